@@ -1,7 +1,7 @@
 """The shape of a model: every number of its GGUF header that its bytes follow from.
 
-A `ModelShape` is made by `backends.gguf` and read by the closed form. It is plain data: building one
-reads no file. Names follow llama.cpp's hyperparameters (`src/llama-hparams.h`).
+A `ModelShape` is made by `backends.gguf` and read by the closed form. It is plain data: building
+one reads no file. Names follow llama.cpp's hyperparameters (`src/llama-hparams.h`).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ GGML_TYPES: Mapping[str, tuple[int, int]] = {
 
 
 def row_bytes(ggml_type: str, n_elements: int) -> int:
-    """Bytes of one row of `n_elements` (rounded up to whole blocks), as `ggml_row_size` counts them.
+    """Bytes of one row of `n_elements`, in whole blocks, as `ggml_row_size` counts them.
 
     Raises:
         KeyError: the type is not in `GGML_TYPES`.
@@ -94,8 +94,8 @@ class TensorShape:
 class ModelShape:
     """What the bytes of a model follow from.
 
-    Tuples with "per layer" in their comment have `n_layers` entries, in layer order. A number that the
-    architecture does not have is 0, so that it can be multiplied without asking.
+    Tuples with "per layer" in their comment have `n_layers` entries, in layer order. A number that
+    the architecture does not have is 0, so that it can be multiplied without asking.
     """
 
     name: str
@@ -111,7 +111,8 @@ class ModelShape:
     kv_heads: tuple[int, ...]
     head_dim_k: tuple[int, ...]
     head_dim_v: tuple[int, ...]
-    # Feed-forward rows, per layer: dense, and of one expert. `n_ff` is 0 where a layer has no dense part.
+    # Feed-forward rows, per layer: as `feed_forward_length` says, and of one expert. A mixtral-like
+    # file gives its experts' rows in the former: both hold the same number then.
     n_ff: tuple[int, ...]
     n_ff_expert: tuple[int, ...]
 

@@ -1,0 +1,196 @@
+"""What a GGUF file says of its model: metadata, tensors, quantization, shape; shards as one."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from backends.gguf.model_shape import build_shape
+from backends.gguf.quantization import (
+    FILE_TYPES,
+    min_bits_per_weight,
+    quantization,
+    weights_by_type,
+)
+from backends.gguf.skim import reject
+from backends.gguf.table import FileIdentity, FileTable, HeaderValue, TensorInfo, read_table
+from budget.estimate.shape import ModelShape
+
+_SHARD_NAME: Final = re.compile(
+    r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL
+)
+
+
+@dataclass(frozen=True)
+class GgufHeader:
+    """The header of a model in one file or several.
+
+    `metadata` is the first file's; a large array in it is a `SkimmedArray`. `tensors` are those of
+    all files, in order. Everything else is derived, and computed once.
+    """
+
+    files: tuple[Path, ...]
+    file_bytes: int
+    identities: tuple[FileIdentity, ...]
+    metadata: Mapping[str, HeaderValue] = field(repr=False)
+    key_offsets: Mapping[str, int] = field(repr=False)
+    tensors: tuple[TensorInfo, ...] = field(repr=False)
+
+    def shape(self) -> ModelShape:
+        """The shape of the model, for footprints.
+
+        Raises:
+            BadModelFile: a hyperparameter is missing or impossible.
+        """
+        return self._shape
+
+    @cached_property
+    def _shape(self) -> ModelShape:
+        return build_shape(self.files[0], self.metadata, self.key_offsets, self.tensors)
+
+    @property
+    def name(self) -> str:
+        """The model's own name, or the file's where it has none."""
+        name = self.metadata.get("general.name")
+        return name if isinstance(name, str) and name else self.files[0].stem
+
+    @property
+    def architecture(self) -> str:
+        """llama.cpp's name of the architecture; empty when the file does not say."""
+        value = self.metadata.get("general.architecture")
+        return value if isinstance(value, str) else ""
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja source of the chat template, or `None`."""
+        value = self.metadata.get("tokenizer.chat_template")
+        return value if isinstance(value, str) else None
+
+    @property
+    def file_type(self) -> str | None:
+        """What the file claims to be (`general.file_type`), or `None` when it claims nothing."""
+        value = self.metadata.get("general.file_type")
+        return FILE_TYPES.get(value, f"type {value}") if type(value) is int else None
+
+    @cached_property
+    def quantization(self) -> str:
+        """What the tensors are: `Q4_K_M`, `Q8_0`, `F16`, ..."""
+        return quantization(self.tensors)
+
+    @cached_property
+    def weights_by_type(self) -> Mapping[str, int]:
+        """The number of weights of each ggml type, most frequent first."""
+        return weights_by_type(self.tensors)
+
+    @cached_property
+    def min_bits_per_weight(self) -> float:
+        """The bits per weight of the coarsest matrix (8.5 for Q8_0, 4.5 for Q4_K)."""
+        return min_bits_per_weight(self.tensors)
+
+    @cached_property
+    def parameters(self) -> int:
+        """The number of weights."""
+        return sum(tensor.n_elements for tensor in self.tensors)
+
+    @cached_property
+    def identity(self) -> str:
+        """A key for caches: it changes when a file is replaced or touched, not when it is renamed.
+
+        Made of each file's device, inode, size, modification time and a hash of its header.
+        """
+        parts = "|".join(
+            f"{i.device}:{i.inode}:{i.n_bytes}:{i.mtime_ns}:{i.header_hash}"
+            for i in self.identities
+        )
+        return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
+
+
+def read_header(path: str | Path) -> GgufHeader:
+    """Read the header of a model; for `NAME-00001-of-0000N.gguf` those of all its shards.
+
+    Raises:
+        BadModelFile: the file, or a shard of it, is missing, damaged or impossible. Facts: `file`,
+            `offset` (bytes from its start), `check`.
+    """
+    first = read_table(Path(path))
+    tables = (first, *_other_shards(first))
+    tensors = tuple(tensor for table in tables for tensor in table.tensors)
+    _check_shards(tables, tensors)
+    return GgufHeader(
+        files=tuple(table.path for table in tables),
+        file_bytes=sum(table.identity.n_bytes for table in tables),
+        identities=tuple(table.identity for table in tables),
+        metadata=first.metadata,
+        key_offsets=first.key_offsets,
+        tensors=tensors,
+    )
+
+
+def _split_number(table: FileTable, key: str, default: int) -> int:
+    value = table.metadata.get(key, default)
+    if type(value) is not int or value < 0:
+        reject(
+            table.path,
+            "shard",
+            f"{key} is {value!r}; a count is allowed.",
+            offset=table.key_offsets.get(key, 0),
+        )
+    return value
+
+
+def _other_shards(first: FileTable) -> tuple[FileTable, ...]:
+    count = _split_number(first, "split.count", 1)
+    number = _split_number(first, "split.no", 0)
+    if count <= 1:
+        return ()
+    offset = first.key_offsets.get("split.no", first.key_offsets["split.count"])
+    named = _SHARD_NAME.fullmatch(first.path.name)
+    if named is None or (int(named["number"]), int(named["count"])) != (number + 1, count):
+        reject(
+            first.path,
+            "shard",
+            f"this is shard {number + 1} of {count} and its name does not say so.",
+            offset=offset,
+            hint=f"Name it NAME-{number + 1:05}-of-{count:05}.gguf.",
+        )
+    siblings = [
+        first.path.with_name(f"{named['stem']}-{i + 1:05}-of-{count:05}.gguf") for i in range(count)
+    ]
+    if number:
+        reject(
+            first.path,
+            "shard",
+            f"this is shard {number + 1} of {count}; a model is opened by its first.",
+            offset=offset,
+            hint=f"Use {siblings[0]}.",
+        )
+    return tuple(read_table(path, shard=i) for i, path in enumerate(siblings[1:], start=1))
+
+
+def _check_shards(tables: tuple[FileTable, ...], tensors: tuple[TensorInfo, ...]) -> None:
+    first = tables[0]
+    for i, table in enumerate(tables[1:], start=1):
+        found = (_split_number(table, "split.no", 0), _split_number(table, "split.count", 1))
+        if found != (i, len(tables)):
+            reject(
+                table.path,
+                "shard",
+                f"it says to be shard {found[0] + 1} of {found[1]}, where shard {i + 1} of "
+                f"{len(tables)} is due.",
+                offset=table.key_offsets.get("split.no", 0),
+            )
+    if len(tables) > 1 and len({tensor.name for tensor in tensors}) != len(tensors):
+        reject(first.path, "duplicate_tensor", "two shards hold the same tensor.", offset=0)
+    claimed = _split_number(first, "split.tensors.count", len(tensors))
+    if claimed != len(tensors):
+        reject(
+            first.path,
+            "shard",
+            f"the shards hold {len(tensors)} tensors and split.tensors.count is {claimed}.",
+            offset=first.key_offsets["split.tensors.count"],
+        )

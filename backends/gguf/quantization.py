@@ -1,0 +1,94 @@
+"""The name of a quantization, read from the tensors: a file's name may say anything."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from budget.estimate.shape import GGML_TYPES, TensorShape
+
+FILE_TYPES: Final[Mapping[int, str]] = {
+    0: "F32",
+    1: "F16",
+    2: "Q4_0",
+    3: "Q4_1",
+    7: "Q8_0",
+    8: "Q5_0",
+    9: "Q5_1",
+    10: "Q2_K",
+    11: "Q3_K_S",
+    12: "Q3_K_M",
+    13: "Q3_K_L",
+    14: "Q4_K_S",
+    15: "Q4_K_M",
+    16: "Q5_K_S",
+    17: "Q5_K_M",
+    18: "Q6_K",
+    19: "IQ2_XXS",
+    20: "IQ2_XS",
+    21: "Q2_K_S",
+    22: "IQ3_XS",
+    23: "IQ3_XXS",
+    24: "IQ1_S",
+    25: "IQ4_NL",
+    26: "IQ3_S",
+    27: "IQ3_M",
+    28: "IQ2_S",
+    29: "IQ2_M",
+    30: "IQ4_XS",
+    31: "IQ1_M",
+    32: "BF16",
+    36: "TQ1_0",
+    37: "TQ2_0",
+    38: "MXFP4_MOE",
+    39: "NVFP4",
+    40: "Q1_0",
+    41: "Q2_0",
+}
+"""llama.cpp's file types (`enum llama_ftype`), by the number in `general.file_type`."""
+
+
+def bits_per_weight(ggml_type: str) -> float:
+    """Bits that one weight takes in a tensor of that type."""
+    elements, n_bytes = GGML_TYPES[ggml_type]
+    return n_bytes * 8 / elements
+
+
+def weights_by_type(tensors: Iterable[TensorShape]) -> dict[str, int]:
+    """The number of weights of each ggml type, most frequent first; all tensors count."""
+    counts: Counter[str] = Counter()
+    for tensor in tensors:
+        counts[tensor.ggml_type] += tensor.n_elements
+    return dict(counts.most_common())
+
+
+def min_bits_per_weight(tensors: Iterable[TensorShape]) -> float:
+    """The bits per weight of the coarsest matrix; 0.0 when there is no matrix.
+
+    Vectors (norms, biases) are left out: they stay F32 in every quantization.
+    """
+    bits = (bits_per_weight(t.ggml_type) for t in tensors if len(t.dims) > 1)
+    return min(bits, default=0.0)
+
+
+def quantization(tensors: Iterable[TensorShape]) -> str:
+    """The quantization's name, such as `Q4_K_M`, `Q8_0` or `F16`; `unknown` without a matrix.
+
+    The type with the most weights in the layers' matrices gives the base. The K-quant mixes differ
+    in what they raise (`src/llama-quant.cpp`): `_M` puts Q6_K into half of `attn_v` and
+    `ffn_down`; the Q3_K mixes raise `ffn_down` to Q4_K (`_M`) or Q5_K (`_L`).
+    """
+    matrices = [t for t in tensors if len(t.dims) > 1]
+    layers = [t for t in matrices if t.layer is not None] or matrices
+    counts = weights_by_type(layers)
+    if not counts:
+        return "unknown"
+    base = next(iter(counts))
+    if base in {"Q4_K", "Q5_K"}:
+        return f"{base}_M" if "Q6_K" in counts else f"{base}_S"
+    if base == "Q3_K":
+        down = weights_by_type(t for t in layers if ".ffn_down" in t.name)
+        most = next(iter(down), base)
+        return "Q3_K_" + {"Q5_K": "L", "Q4_K": "M"}.get(most, "S")
+    return base
