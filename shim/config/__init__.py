@@ -1,0 +1,36 @@
+"""Configuration: `keepwarm.toml` and `HARNESS_ENDPOINTS`, checked to the last key.
+
+`load_config()` finds, reads and checks; `Config` is the result, frozen. Every mistake of a file is
+in one `ConfigError` that names the file, the line, the key, what was found and what is allowed.
+"""
+
+from shim.config.diff import ConfigDiff
+from shim.config.document import Config
+from shim.config.entry import KvType, ModelEntry, Role
+from shim.config.fetch import HubFile, fetch_hub_file, parse_hub_file
+from shim.config.loader import FILE_NAME, find_config, load_config, user_config_file
+from shim.config.reference import json_schema, markdown_reference
+from shim.config.sections import BudgetSection, KeeperSection, TraceSection
+from shim.config.values import FOREVER, Amount
+
+__all__ = [
+    "FILE_NAME",
+    "FOREVER",
+    "Amount",
+    "BudgetSection",
+    "Config",
+    "ConfigDiff",
+    "HubFile",
+    "KeeperSection",
+    "KvType",
+    "ModelEntry",
+    "Role",
+    "TraceSection",
+    "fetch_hub_file",
+    "find_config",
+    "json_schema",
+    "load_config",
+    "markdown_reference",
+    "parse_hub_file",
+    "user_config_file",
+]

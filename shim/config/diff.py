@@ -1,0 +1,52 @@
+"""What changed between two configurations, for a reload that keeps the rest warm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from shim.config.entry import REQUEST_KEYS, ModelEntry
+from shim.config.sections import Section
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigDiff:
+    """Models by what happened to them, and the machine's keys that changed.
+
+    `changed` maps a model to the keys that differ; `sections` lists dotted keys such as
+    `budget.limit`.
+    """
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: Mapping[str, tuple[str, ...]]
+    unchanged: tuple[str, ...]
+    sections: tuple[str, ...]
+
+    @property
+    def restarts(self) -> tuple[str, ...]:
+        """Changed models whose engine must start again."""
+        return tuple(n for n, keys in self.changed.items() if not REQUEST_KEYS.issuperset(keys))
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed or self.sections)
+
+
+def changed_keys(old: Section, new: Section) -> tuple[str, ...]:
+    """The keys of one section whose effective values differ."""
+    return tuple(k for k in type(old).model_fields if getattr(old, k) != getattr(new, k))
+
+
+def diff_models(
+    old: Mapping[str, ModelEntry], new: Mapping[str, ModelEntry], sections: tuple[str, ...]
+) -> ConfigDiff:
+    """The difference of two sets of models; names are sorted."""
+    both = sorted(old.keys() & new.keys())
+    changed = {name: keys for name in both if (keys := changed_keys(old[name], new[name]))}
+    return ConfigDiff(
+        added=tuple(sorted(new.keys() - old.keys())),
+        removed=tuple(sorted(old.keys() - new.keys())),
+        changed=changed,
+        unchanged=tuple(name for name in both if name not in changed),
+        sections=sections,
+    )

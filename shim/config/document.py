@@ -1,0 +1,143 @@
+"""A whole configuration: its sections and models, checked, with the origin of every key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from pydantic import Field, PrivateAttr, ValidationError
+
+from budget.errors import ConfigError
+from shim.config.diff import ConfigDiff, changed_keys, diff_models
+from shim.config.entry import ModelEntry, conflicts
+from shim.config.problems import Problem, dotted, problems_of, raise_for
+from shim.config.sections import BudgetSection, KeeperSection, Section, TraceSection
+from shim.config.values import ModelName
+
+SECTIONS = ("budget", "keeper", "trace")
+FILE_KEYS = ("path", "mmproj", "draft_model", "lora")
+
+
+class Config(Section):
+    """A checked configuration. Frozen; paths are absolute, times in seconds, bytes `Amount`s."""
+
+    budget: BudgetSection = Field(
+        default=BudgetSection(), description="How many bytes may be booked, and who waits."
+    )
+    keeper: KeeperSection = Field(
+        default=KeeperSection(), description="The background process that owns books and engines."
+    )
+    trace: TraceSection = Field(
+        default=TraceSection(), description="What is written about each run."
+    )
+    models: Mapping[ModelName, ModelEntry] = Field(
+        default_factory=dict, description="The models that callers name: [models.NAME]."
+    )
+
+    _file: Path | None = PrivateAttr(default=None)
+    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def from_mapping(
+        cls,
+        data: Mapping[str, Any],
+        *,
+        base: Path | None = None,
+        label: str = "the configuration",
+    ) -> Self:
+        """The configuration that a mapping shaped like a file describes.
+
+        Args:
+            data: sections by name, as TOML gives them.
+            base: the folder that relative paths start at; the working directory when left out.
+            label: what errors call the mapping.
+
+        Raises:
+            ConfigError: lists every mistake.
+        """
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"{label}: found a {type(data).__name__}; allowed: a table.")
+        config, problems = check_mapping(cls, data, base=base)
+        raise_for(label, problems)
+        if config is None:
+            raise ConfigError(f"{label} does not hold.", file=label)
+        return config
+
+    @classmethod
+    def for_files(
+        cls, files: Mapping[str, str | Path], *, budget: Mapping[str, Any] | None = None
+    ) -> Self:
+        """A configuration of bare GGUF files by name, with everything else at its default."""
+        models = {name: {"path": str(path)} for name, path in files.items()}
+        return cls.from_mapping({"budget": dict(budget or {}), "models": models})
+
+    @property
+    def file(self) -> Path | None:
+        """The file it was read from; None for one made in code or from defaults."""
+        return self._file
+
+    def origin(self, key: str) -> str:
+        """Where a dotted key's value comes from: `FILE:LINE`, `HARNESS_ENDPOINTS`, or `default`."""
+        return self._origins.get(key, "default")
+
+    def remember(self, file: Path | None, origins: Mapping[str, str]) -> None:
+        """Note where the values were read; meant for the loader."""
+        self._file = file
+        self._origins = dict(origins)
+
+    def diff(self, other: Config) -> ConfigDiff:
+        """What changes when `other` takes this one's place."""
+        sections = tuple(
+            f"{name}.{key}"
+            for name in SECTIONS
+            for key in changed_keys(getattr(self, name), getattr(other, name))
+        )
+        return diff_models(self.models, other.models, sections)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """What was given, JSON-serialisable; `from_mapping` is the inverse. Paths are absolute."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    def missing_files(self) -> list[tuple[str, Path]]:
+        """The dotted keys that name a file which is not there, with the path."""
+        return [
+            (f"{dotted(('models', name))}.{key}", path)
+            for name, entry in self.models.items()
+            for key in FILE_KEYS
+            for path in _as_paths(getattr(entry, key))
+            if not path.is_file()
+        ]
+
+
+_C = TypeVar("_C", bound=Config)
+
+
+def _as_paths(value: Path | tuple[Path, ...] | None) -> tuple[Path, ...]:
+    if value is None:
+        return ()
+    return value if isinstance(value, tuple) else (value,)
+
+
+def check_mapping(
+    kind: type[_C], data: Mapping[str, Any], *, base: Path | None
+) -> tuple[_C | None, list[Problem]]:
+    """The configuration, or None, and every mistake (without lines)."""
+    problems = list(_conflict_problems(data))
+    try:
+        config = kind.model_validate(dict(data), context={"base": base})
+    except ValidationError as error:
+        return None, problems_of(error, kind) + problems
+    return config, problems
+
+
+def _conflict_problems(data: Mapping[str, Any]) -> list[Problem]:
+    models = data.get("models")
+    if not isinstance(models, Mapping):
+        return []
+    return [
+        Problem(dotted(("models", str(name), key)), found, allowed)
+        for name, entry in models.items()
+        if isinstance(entry, Mapping)
+        for key, found, allowed in conflicts(entry)
+    ]

@@ -1,0 +1,121 @@
+"""`HARNESS_ENDPOINTS`: endpoints by tag from the environment, over what the file says.
+
+The variable holds JSON, or the path of a JSON file: `{"TAG": {"url": ..., "model_id": ...,
+"backend": "vllm" | "openai" | "llama.cpp"}}`; `type` is read as `backend`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from budget.errors import ConfigError
+from shim.config.document import Config, check_mapping
+from shim.config.problems import Problem, dotted, raise_for, show_value, suggest
+
+VARIABLE = "HARNESS_ENDPOINTS"
+ENDPOINT_KEYS = ("url", "model_id", "backend", "type", "api_key_env")
+KEPT_KEYS = ("role", "priority", "max_queue")
+"""Keys of the file's entry that still hold when an endpoint takes its place."""
+SHAPE = 'JSON such as {"TAG": {"url": "http://host:8000", "model_id": "m", "backend": "vllm"}}'
+MAX_BYTES = 1 << 20
+
+
+def read_endpoints(env: Mapping[str, str], cwd: Path) -> dict[str, dict[str, Any]]:
+    """The endpoints by tag, checked, `type` renamed to `backend`; empty without the variable.
+
+    Raises:
+        ConfigError: lists every mistake, by tag and key.
+    """
+    value = env.get(VARIABLE, "").strip()
+    if not value:
+        return {}
+    label, text = VARIABLE, value
+    if not value.startswith(("{", "[", '"')):
+        path = Path(cwd, Path(value).expanduser())
+        label, text = f"{path} ({VARIABLE})", _read(path)
+    table = _parse(label, text)
+    problems: list[Problem] = []
+    endpoints = {tag: _endpoint(tag, item, problems) for tag, item in table.items()}
+    if not problems:
+        _, found = check_mapping(Config, {"models": endpoints}, base=None)
+        problems = [
+            Problem(p.key.removeprefix("models."), p.found, p.allowed, p.line) for p in found
+        ]
+    raise_for(label, problems)
+    return endpoints
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            raise ConfigError(
+                f"{VARIABLE}: {path} has more than {MAX_BYTES} bytes; that is no list of endpoints."
+            )
+        return raw.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{VARIABLE}: found {show_value(str(path))}, which cannot be read ({error}).",
+            hint=f"Give {SHAPE}, or the path of a file that holds it.",
+            file=str(path),
+        ) from None
+
+
+def _parse(label: str, text: str) -> dict[str, Any]:
+    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(pairs)
+        if len(table) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise ConfigError(f"{label}: {', '.join(map(show_value, twice))} is given twice.")
+        return table
+
+    try:
+        table = json.loads(text, object_pairs_hook=no_duplicates)
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"{label}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}.",
+            hint=f"Allowed: {SHAPE}.",
+            file=label,
+        ) from None
+    except RecursionError:
+        raise ConfigError(f"{label}: nested too deeply.", hint=f"Allowed: {SHAPE}.") from None
+    if not isinstance(table, dict):
+        raise ConfigError(
+            f"{label}: found {show_value(table)}.", hint=f"Allowed: {SHAPE}.", file=label
+        )
+    return table
+
+
+def _endpoint(tag: str, item: object, problems: list[Problem]) -> dict[str, Any]:
+    if not isinstance(item, dict):
+        problems.append(Problem(dotted([tag]), show_value(item), SHAPE))
+        return {}
+    for name in item:
+        if name not in ENDPOINT_KEYS:
+            found = f"an unknown key{suggest(name, ENDPOINT_KEYS)}"
+            problems.append(Problem(dotted([tag, name]), found, ", ".join(ENDPOINT_KEYS)))
+    if "type" in item and item.get("backend", item["type"]) != item["type"]:
+        found = f"{show_value(item['type'])} beside backend {show_value(item['backend'])}"
+        problems.append(Problem(dotted([tag, "type"]), found, "one of the two, or both equal"))
+    if "url" not in item:
+        problems.append(Problem(dotted([tag, "url"]), "nothing", "the endpoint's address"))
+    endpoint = {name: value for name, value in item.items() if name != "type"}
+    if "type" in item:
+        endpoint["backend"] = item["type"]
+    return endpoint
+
+
+def with_endpoints(
+    data: Mapping[str, Any], endpoints: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """A file's mapping with the endpoints in place of the entries of the same names."""
+    models = dict(data.get("models", {}))
+    for tag, endpoint in endpoints.items():
+        kept = {k: v for k, v in models.get(tag, {}).items() if k in KEPT_KEYS}
+        models[tag] = {**kept, **endpoint}
+    return {**data, "models": models} if endpoints else dict(data)

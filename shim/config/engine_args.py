@@ -1,0 +1,85 @@
+"""Which llama-server arguments a configuration may add, and which keepwarm decides itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import PlainValidator, WithJsonSchema
+
+_OWN = "keepwarm decides it"
+_BOOKED = "keepwarm books its bytes and decides it"
+_PLACED = "keepwarm decides the placement; use n_gpu_layers and [budget] device"
+_FETCHED = "engines never download; use path or hf"
+
+_BY_REASON: Mapping[str, str] = {
+    "use path": "-m --model",
+    "use context": "-c --ctx-size",
+    "use slots": "-np --parallel",
+    "use n_gpu_layers": "-ngl --gpu-layers --n-gpu-layers",
+    "use kv_type or kv_type_k": "-ctk --cache-type-k",
+    "use kv_type or kv_type_v": "-ctv --cache-type-v",
+    "use flash_attention": "-fa --flash-attn",
+    "use n_batch": "-b --batch-size",
+    "use n_ubatch": "-ub --ubatch-size",
+    "use threads": "-t --threads -tb --threads-batch",
+    "use mmproj": "-mm --mmproj",
+    "use draft_model": "-md --model-draft --spec-draft-model",
+    "use lora": "--lora --lora-scaled",
+    'use role = "embedder"': "--embedding --embeddings",
+    "use api_key_env on a remote model": "--api-key --api-key-file",
+    _FETCHED: "-mu --model-url -dr --docker-repo -hf -hfr --hf-repo -hff --hf-file -hft --hf-token "
+    "-mmu --mmproj-url -hfd -hfrd --hf-repo-draft --spec-draft-hf",
+    _PLACED: "-fit --fit -fitt --fit-target -fitc --fit-ctx -dev --device -sm --split-mode "
+    "-ts --tensor-split -mg --main-gpu -ot --override-tensor -cmoe --cpu-moe -ncmoe --n-cpu-moe "
+    "-ncffn --n-cpu-ffn --rpc -ngld --gpu-layers-draft --n-gpu-layers-draft --spec-draft-ngl "
+    "-devd --device-draft --spec-draft-device -mmdev --mmproj-device",
+    _BOOKED: "-cram --cache-ram -ctxcp --ctx-checkpoints --swa-checkpoints -lm --load-mode "
+    "-lzm --lazy-mode -kvu --kv-unified -no-kvu --no-kv-unified --kv-unified-per-slot --swa-full",
+    _OWN: "--host --port --reuse-port --api-prefix --ssl-key-file --ssl-cert-file -a --alias "
+    "--models-dir --models-preset --models-max --models-autoload --no-models-autoload "
+    "--slot-save-path --log-file --log-disable --log-jsonl --log-colors -v --verbose "
+    "--log-verbose -lv --verbosity --log-verbosity --log-prompts-dir --warmup --no-warmup "
+    "--sleep-idle-seconds --list-devices -h --help --usage --version --offline -to --timeout "
+    "--tools --mcp-servers-config --mcp-servers-json -ag --agent --slots --no-slots",
+}
+
+REFUSED: Mapping[str, str] = {
+    name: reason for reason, names in _BY_REASON.items() for name in names.split()
+}
+"""Argument -> the key to use instead, or why there is none."""
+
+_OPTION = re.compile(r"--?[A-Za-z][\w.-]*", re.ASCII)
+
+
+def option_name(argument: str) -> str | None:
+    """The option an argument names, as llama-server reads it; None for a value such as "-1"."""
+    name = argument.partition("=")[0]
+    if not _OPTION.fullmatch(name):
+        return None
+    return name.replace("_", "-") if name.startswith("--") else name
+
+
+def parse_engine_args(value: object) -> tuple[str, ...]:
+    """The arguments as a tuple; the `ValueError` otherwise lists each refused one."""
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise ValueError("not a list of texts")
+    if any("\0" in item for item in value):
+        raise ValueError("an argument holds a NUL byte")
+    named = [(item, option_name(item)) for item in value]
+    refused = [
+        f"{item} is refused ({REFUSED[name]})" for item, name in named if name and name in REFUSED
+    ]
+    if refused:
+        raise ValueError("; ".join(refused))
+    if named and named[0][1] is None:
+        raise ValueError(f'the first argument "{value[0]}" is not an option')
+    return tuple(value)
+
+
+ExtraArgs = Annotated[
+    tuple[str, ...],
+    PlainValidator(parse_engine_args),
+    WithJsonSchema({"type": "array", "items": {"type": "string"}}),
+]

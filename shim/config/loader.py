@@ -1,0 +1,164 @@
+"""Finding and reading a configuration file."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from budget.errors import ConfigError
+from shim.config.document import Config, check_mapping
+from shim.config.endpoints import VARIABLE, read_endpoints, with_endpoints
+from shim.config.lines import key_lines, line_of
+from shim.config.problems import Problem, dotted, raise_for
+
+FILE_NAME = "keepwarm.toml"
+MAX_FILE_BYTES = 1 << 20
+_TOML_PLACE = re.compile(r"(?P<what>.*) \(at (?P<where>.*)\)")
+
+
+def user_config_file(env: Mapping[str, str]) -> Path:
+    """The file in the user's configuration folder, whether or not it is there."""
+    folder = env.get("XDG_CONFIG_HOME", "")
+    if not Path(folder).is_absolute():
+        folder = str(Path(env["HOME"] if env.get("HOME") else Path.home(), ".config"))
+    return Path(folder, "keepwarm", FILE_NAME)
+
+
+def find_config(
+    path: str | Path | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Path | None:
+    """The configuration file to read: `path`, $KEEPWARM_CONFIG, the working directory, the user's.
+
+    Returns None when nothing is named and neither place has one.
+
+    Raises:
+        ConfigError: a file that was named is not there.
+    """
+    env = os.environ if env is None else env
+    here = cwd or Path.cwd()
+    for named, by in ((path, "--config"), (env.get("KEEPWARM_CONFIG"), "KEEPWARM_CONFIG")):
+        if not named:
+            continue
+        file = Path(here, Path(named).expanduser())
+        if not file.is_file():
+            what = "a folder" if file.is_dir() else "no file"
+            raise ConfigError(
+                f"{by}: found {what} at {file}.",
+                hint=f"Give the path of a configuration file ({FILE_NAME}).",
+                file=str(file),
+            )
+        return file
+    places = (here / FILE_NAME, user_config_file(env))
+    return next((place for place in places if place.is_file()), None)
+
+
+def read_toml(file: Path) -> tuple[dict[str, Any], str]:
+    """A file's tables and its text.
+
+    Raises:
+        ConfigError: it cannot be read, is too big, not UTF-8, or not TOML (with the line).
+    """
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}).", file=str(file)) from None
+    if len(raw) > MAX_FILE_BYTES:
+        raise ConfigError(
+            f"{file}: has more than {MAX_FILE_BYTES} bytes; allowed: at most that many.",
+            file=str(file),
+        )
+    try:
+        text = raw.decode("utf-8")
+        return tomllib.loads(text), text
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise ConfigError(
+            f"{file}: line {line}: found a byte that is not UTF-8; allowed: UTF-8 text.",
+            file=str(file),
+            line=line,
+        ) from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        match = _TOML_PLACE.fullmatch(str(error))
+        what, where = (match["what"], match["where"]) if match else (str(error), "some line")
+        raise ConfigError(
+            f"{file}: {where}: not TOML: {what}.",
+            hint='Texts need quotes: path = "model.gguf".',
+            file=str(file),
+        ) from None
+
+
+def load_config(
+    path: str | Path | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Config:
+    """The configuration in effect: the file that `find_config` finds, under HARNESS_ENDPOINTS.
+
+    Without a file it has no models except those of HARNESS_ENDPOINTS, and defaults elsewhere.
+
+    Args:
+        path: a file named on purpose (`--config`).
+        env: the environment; the process's when left out.
+        cwd: the working directory; the process's when left out.
+
+    Raises:
+        ConfigError: lists every mistake with file, line, key, what was found and what is allowed.
+    """
+    env = os.environ if env is None else env
+    here = cwd or Path.cwd()
+    file = find_config(path, env=env, cwd=here)
+    data, text = read_toml(file) if file else ({}, "")
+    lines = key_lines(text)
+    base = file.parent if file else here
+    if file:
+        raise_for(str(file), _with_lines(check_mapping(Config, data, base=base)[1], lines))
+    endpoints = read_endpoints(env, here)
+    config = Config.from_mapping(
+        with_endpoints(data, endpoints), base=base, label=str(file or VARIABLE)
+    )
+    config.remember(file, _origins(file, data, lines, endpoints))
+    return config
+
+
+def _with_lines(problems: list[Problem], lines: dict[tuple[str, ...], int]) -> list[Problem]:
+    by_key = {dotted(path): number for path, number in lines.items()}
+    return [replace(p, line=_line(p.key, by_key)) for p in problems]
+
+
+def _line(key: str, by_key: Mapping[str, int]) -> int | None:
+    """The line of a dotted key, or of the nearest table around it."""
+    while key and key not in by_key:
+        key = key.rpartition(".")[0]
+    return by_key.get(key)
+
+
+def _origins(
+    file: Path | None,
+    data: Mapping[str, Any],
+    lines: dict[tuple[str, ...], int],
+    endpoints: Mapping[str, Mapping[str, Any]],
+) -> dict[str, str]:
+    found = {
+        dotted(path): f"{file}:{line_of(lines, path)}"
+        for section, table in data.items()
+        for path in _key_paths(section, table)
+    }
+    for tag, endpoint in endpoints.items():
+        found.update({dotted(("models", tag, name)): VARIABLE for name in endpoint})
+    return found
+
+
+def _key_paths(section: str, table: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    if section == "models":
+        return [(section, name, key) for name, entry in table.items() for key in entry]
+    return [(section, key) for key in table]

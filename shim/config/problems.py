@@ -1,0 +1,159 @@
+"""Mistakes of a configuration: what was found where, and what is allowed, all of them at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from budget.errors import ConfigError
+
+OTHER_NAMES: Mapping[str, str] = {
+    "api_key": "api_key_env",
+    "batch_size": "n_batch",
+    "ctx": "context",
+    "ctx_size": "context",
+    "extra_args": "engine_args",
+    "file": "path",
+    "gguf": "path",
+    "gpu_layers": "n_gpu_layers",
+    "max_models": "limit",
+    "model": "path",
+    "model_path": "path",
+    "n_ctx": "context",
+    "ngl": "n_gpu_layers",
+    "num_ctx": "context",
+    "parallel": "slots",
+    "pinned": "pin",
+    "system_prompt": "warm_prompt",
+    "ttl": "keep_alive",
+    "type": "backend",
+    "vram": "limit",
+}
+"""What other programs call a key of ours."""
+
+SECRET_KEYS = frozenset({"api_key_env", "url"})
+"""Keys where people put a secret by mistake: what was found there is never quoted."""
+MAX_QUOTED = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake: a dotted key, its line where known, what was found, what is allowed."""
+
+    key: str
+    found: str
+    allowed: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        where = f"line {self.line}: " if self.line else ""
+        return f"{where}{self.key}: found {self.found}; allowed: {self.allowed}."
+
+    def as_dict(self) -> dict[str, Any]:
+        """The problem as JSON-serialisable data."""
+        return {
+            "key": self.key,
+            "line": self.line,
+            "found": self.found,
+            "allowed": self.allowed,
+            "message": str(self),
+        }
+
+
+def dotted(path: Iterable[str]) -> str:
+    """A path as TOML writes it: parts that need quotes have them."""
+    return ".".join(p if p.replace("_", "").replace("-", "").isalnum() else f'"{p}"' for p in path)
+
+
+def show_value(value: object) -> str:
+    """A found value, short and on one line."""
+    match value:
+        case str():
+            text = value if len(value) <= MAX_QUOTED else value[: MAX_QUOTED - 3] + "..."
+            return '"' + text.encode("unicode_escape").decode("ascii").replace('"', '\\"') + '"'
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return str(value)[:MAX_QUOTED]
+        case Mapping():
+            return "a table"
+        case list() | tuple():
+            return f"a list of {len(value)}"
+    return f"a {type(value).__name__}"
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """A `did you mean` for an unknown name, or an empty text."""
+    names = sorted(known)
+    other = OTHER_NAMES.get(name.lower().replace("-", "_"))
+    if other in names:
+        return f' (did you mean "{other}"?)'
+    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
+    return f' (did you mean "{close[0]}"?)' if close else ""
+
+
+def raise_for(label: str, problems: list[Problem]) -> None:
+    """Raise one `ConfigError` that lists every problem; nothing when there is none."""
+    if not problems:
+        return
+    ordered = sorted(problems, key=lambda problem: problem.line or 0)
+    if len(ordered) == 1:
+        message = f"{label}: {ordered[0]}"
+    else:
+        listed = "\n".join(f"  {problem}" for problem in ordered)
+        message = f"{label} has {len(ordered)} mistakes:\n{listed}"
+    raise ConfigError(message, file=label, problems=[p.as_dict() for p in ordered])
+
+
+def problems_of(error: ValidationError, root: type[BaseModel]) -> list[Problem]:
+    """A validation error of `root` as problems, without the contradictions inside models."""
+    return [
+        _problem(details, root)
+        for details in error.errors(include_url=False)
+        if details["type"] != "conflicts"
+    ]
+
+
+def _problem(details: ErrorDetails, root: type[BaseModel]) -> Problem:
+    path = tuple(str(part) for part in details["loc"])
+    if path and path[-1] == "[key]":
+        return Problem(
+            dotted(path[:-1]),
+            f"the name {show_value(path[-2])}",
+            "letters, digits and . _ : / @ + - (at most 128, a letter or digit first)",
+        )
+    owner, field_path = _owner(root, path)
+    name = dotted(field_path)
+    if details["type"] == "extra_forbidden":
+        known = set(owner.model_fields)
+        found = f"an unknown key{suggest(field_path[-1], known)}"
+        return Problem(name, found, ", ".join(sorted(known)))
+    if details["type"] in ("model_type", "model_attributes_type", "dict_type", "mapping_type"):
+        return Problem(name or "the file", show_value(details["input"]), f"a table [{name}]")
+    secret = bool(field_path) and field_path[-1] in SECRET_KEYS
+    found = "a value that is not shown" if secret else show_value(details["input"])
+    reason = (details.get("ctx") or {}).get("error")
+    why = f" ({reason})" if isinstance(reason, ValueError) else ""
+    return Problem(name, found + why, _allowed(owner, field_path) or details["msg"])
+
+
+def _owner(root: type[BaseModel], path: tuple[str, ...]) -> tuple[type[BaseModel], tuple[str, ...]]:
+    """The section that holds a path, and the path cut at that section's key."""
+    field = root.model_fields.get(path[0]) if path else None
+    if field is None:
+        return root, path[:1]
+    sections = [a for a in (field.annotation, *get_args(field.annotation)) if isinstance(a, type)]
+    section = next(a for a in sections if issubclass(a, BaseModel))
+    depth = 2 if section is field.annotation else 3
+    return (section if len(path) >= depth else root), path[:depth]
+
+
+def _allowed(owner: type[BaseModel], path: tuple[str, ...]) -> str:
+    field = owner.model_fields.get(path[-1]) if path else None
+    extra = field.json_schema_extra if field is not None else None
+    return str(extra.get("x-allowed", "")) if isinstance(extra, dict) else ""

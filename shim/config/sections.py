@@ -1,0 +1,114 @@
+"""The sections of a configuration that are about the machine: budget, keeper, trace."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shim.config.values import Amount, Device, FilePath, Limit, Reserve, Seconds, Timeout
+
+GIB = 1024**3
+OFF = False
+AMOUNT_ALLOWED = 'a number of bytes, a text with a unit ("6GiB", "500MB") or a percentage ("80%")'
+SECONDS_ALLOWED = 'seconds, or a text such as "500ms", "90s", "5m", "1h30m"'
+TIMEOUT_ALLOWED = f"{SECONDS_ALLOWED}; -1 for no time-out"
+
+
+def key(default: object, what: str, allowed: str, **constraints: Any) -> Any:
+    """A field of a section: its default, what it means, and what may be written there."""
+    return Field(
+        default=default,
+        description=what,
+        json_schema_extra={"x-allowed": allowed},
+        **constraints,
+    )
+
+
+class Section(BaseModel):
+    """What all sections share: frozen, nothing converted silently, no unknown key."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class BudgetSection(Section):
+    """How many bytes may be booked, on which device, and who waits for how long."""
+
+    device: Device = key(
+        "auto",
+        "The device whose bytes are budgeted; `auto` takes the first GPU, or the host without one.",
+        '"auto", "host" or "cuda:N" (N counts from 0)',
+    )
+    limit: Limit = key(
+        Amount(share=0.9),
+        "Bytes that models may take on the device; a percentage is of the device's total.",
+        f"{AMOUNT_ALLOWED}, above zero and at most 100%",
+    )
+    reserve: Reserve | None = key(
+        None,
+        "Bytes of the device that stay free for other programs: models get the smaller of `limit` "
+        "and total - reserve. Left out: the smaller of 2GiB and 5%.",
+        f"{AMOUNT_ALLOWED}, below 100%",
+    )
+    policy: Literal["lru"] = key("lru", "How victims of an eviction are chosen.", '"lru"')
+    max_wait: Seconds = key(
+        30.0,
+        "How long a waiting request can be passed over for others whose model is resident.",
+        SECONDS_ALLOWED,
+    )
+    max_queue: int = key(
+        256,
+        "Requests that may wait at once, all models together; one more gets QueueFull.",
+        "a whole number, 0 or more",
+        ge=0,
+    )
+    max_queue_per_model: int | None = key(
+        None,
+        "Requests that may wait for any one model; left out: only `max_queue` counts.",
+        "a whole number, 0 or more",
+        ge=0,
+    )
+
+    def reserve_bytes(self, total_bytes: int) -> int:
+        """Bytes kept free on a device of `total_bytes`."""
+        if self.reserve is None:
+            return min(2 * GIB, total_bytes // 20)
+        return self.reserve.resolve(total_bytes)
+
+    def limit_bytes(self, total_bytes: int) -> int:
+        """Bytes that may be booked on a device of `total_bytes`; never negative."""
+        free_for_models = total_bytes - self.reserve_bytes(total_bytes)
+        return max(0, min(self.limit.resolve(total_bytes), free_for_models))
+
+
+class KeeperSection(Section):
+    """The background process that owns the books and the engines."""
+
+    idle_exit: Timeout = key(
+        1800.0,
+        "How long the keeper stays without a client when it started by itself.",
+        TIMEOUT_ALLOWED,
+    )
+    stall_timeout: Seconds = key(
+        60.0,
+        "A load that makes no progress for this long has failed.",
+        SECONDS_ALLOWED,
+    )
+    stop_grace: Seconds = key(
+        2.0,
+        "How long an engine may take to stop politely before it is killed.",
+        SECONDS_ALLOWED,
+    )
+
+
+class TraceSection(Section):
+    """What is written about each run."""
+
+    enabled: bool = key(OFF, "Write a trace of every run.", "true or false")
+    folder: FilePath | None = key(
+        None,
+        "Where traces and `runs.jsonl` go; left out: `keepwarm/traces` in the user's state folder.",
+        "a path; a relative one starts at this file's folder",
+    )
+    content: bool = key(OFF, "Write prompts and answers into the trace.", "true or false")
+    compress: bool = key(OFF, "Write `.json.gz` instead of `.json`.", "true or false")
