@@ -1,0 +1,134 @@
+"""What every engine is to the rest of keepwarm.
+
+An engine has two planes. Its lifecycle (start, stop, health, memory, saved KV state) belongs to the
+keeper; its data plane (chat, embed) is reached by callers directly, at the `Endpoint` that the engine
+announces, through `backends.openai`. Engines differ in capability and say so in `Capabilities`;
+nobody asks `isinstance`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
+
+from budget.footprint import Placement
+
+Backend = Literal["llama.cpp", "vllm", "openai"]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can honour; a request that asks for more is refused, never silently changed."""
+
+    chat: bool = True
+    embeddings: bool = False
+    grammar: bool = False
+    json_schema: bool = True
+    tools: bool = True
+    save_restore: bool = False
+    load_progress: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a model's requests go. Crosses the keeper's socket as JSON, so it holds no secret.
+
+    `socket_path` is set for an engine on a Unix socket; `base_url` then only fills the Host header.
+    `base_url` ends before `/v1`. `api_key_env` names the environment variable that holds the key.
+    """
+
+    base_url: str
+    model_id: str
+    backend: Backend
+    socket_path: str | None = None
+    api_key_env: str | None = None
+    capabilities: Capabilities = Capabilities()
+
+    def to_wire(self) -> dict[str, Any]:
+        """The endpoint as JSON-serialisable data; `from_wire` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_wire(cls, data: Mapping[str, Any]) -> Endpoint:
+        """The endpoint that `to_wire` described."""
+        fields = dict(data)
+        fields["capabilities"] = Capabilities(**fields["capabilities"])
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What an engine said of itself once it was ready.
+
+    `buffers` maps device to the bytes of the buffers it reported; `storage` says what the load paid:
+    `cold` (the file came from the disk) or `staged` (it lay in the page cache). Times are monotonic
+    nanoseconds of the machine.
+    """
+
+    started_ns: int
+    ready_ns: int
+    storage: Literal["cold", "staged"]
+    file_bytes: int
+    read_bytes: int
+    buffers: Mapping[str, int]
+    pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """How an engine ended when nobody asked it to."""
+
+    message: str
+    exit_code: int | None
+    log_tail: tuple[str, ...]
+    out_of_memory: bool = False
+
+
+class Engine(Protocol):
+    """The lifecycle of one engine. One instance lives one life: start once, stop once."""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where requests go once `start` has returned."""
+        ...
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this engine can honour."""
+        ...
+
+    async def start(
+        self, placement: Placement, on_progress: Callable[[float], None]
+    ) -> LoadReport:
+        """Load the model exactly as placed; `on_progress` gets the fraction loaded, 0 to 1.
+
+        Raises:
+            LoadFailed: the engine ended or refused; `OutOfMemory` when the device refused the bytes.
+            EngineTimeout: no progress for the stall time-out.
+        """
+        ...
+
+    async def wait_death(self) -> Death:
+        """Return when the engine has ended without `stop` having been called."""
+        ...
+
+    async def stop(self, *, grace_s: float) -> None:
+        """End the engine: politely, and after `grace_s` by force. Idempotent."""
+        ...
+
+    async def healthy(self) -> bool:
+        """Whether the engine answers now."""
+        ...
+
+    def memory(self) -> Mapping[str, int]:
+        """Measured bytes by device, now (PSS on the host, NVML's process figure on a GPU)."""
+        ...
+
+    async def save_kv(self, slot: int, name: str) -> int:
+        """Save a slot's KV state under a name; returns its bytes. Needs `capabilities.save_restore`."""
+        ...
+
+    async def restore_kv(self, slot: int, name: str) -> int:
+        """Restore what `save_kv` saved; returns the tokens restored."""
+        ...

@@ -1,0 +1,123 @@
+"""What the core asks for. The keeper's shell carries actions out and reports back with events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from budget.engines import Bookings
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One engine that eviction considered: what losing it costs, and the bytes it frees.
+
+    `loss` is in the policy's own unit; an engine that was released by hint has 0.
+    """
+
+    engine_id: str
+    loss: float
+    bookings: Bookings
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRecord:
+    """Why bytes changed hands. The log line, the trace and `keepwarm ps` all read this.
+
+    `victims` leave now; `draining` leave when their leases end, and get no new ones.
+    """
+
+    number: int
+    at: float
+    wanted: str
+    reason: str
+    policy: str
+    requested: Bookings
+    free: Bookings
+    candidates: tuple[Candidate, ...] = ()
+    victims: tuple[str, ...] = ()
+    draining: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Start an engine at one of its options. Its bytes are booked. Answered by a load event."""
+
+    engine_id: str
+    generation: int
+    option_index: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unload:
+    """End an engine. Answered by `UnloadFinished`, always. `abandon`: it was still loading."""
+
+    engine_id: str
+    generation: int
+    reason: str
+    abandon: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A request has its outcome. For want `lease` the caller holds `slot` until it ends the lease.
+
+    `cold`: the request waited for a load that happened after its arrival.
+    """
+
+    request_id: str
+    client_id: str
+    model: str
+    engine_id: str
+    generation: int
+    slot: int | None
+    cold: bool
+    arrived_at: float
+    granted_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Deny:
+    """A request ends without its outcome. `error` is an error on the wire."""
+
+    request_id: str
+    client_id: str
+    error: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Revoke:
+    """A lease is over because its engine died."""
+
+    request_id: str
+    client_id: str
+    error: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Send `TimerDue` at this time; replaces the timer set before."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A decision was made; keep it and show it."""
+
+    record: DecisionRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A device went over its limit, or came back (`over` False)."""
+
+    device: str
+    over: bool
+    reserved_bytes: int
+    ceiling_bytes: int
+
+
+Action = Load | Unload | Grant | Deny | Revoke | SetTimer | Record | Alert

@@ -1,0 +1,263 @@
+"""Admission: where an engine goes, who leaves for it, and which bytes wait for whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from budget.actions import Candidate, DecisionRecord
+from budget.engines import Bookings, EngineRecord, Option
+from budget.policies.base import EvictionPolicy
+from budget.residency import State
+from budget.residents import Residents
+from budget.victims import choose_victims
+from budget.waiting import Rank
+
+LEASED_LOSS = 1e9
+"""Added to the loss of an engine that is in use: a forced claim drains it only when it must."""
+
+
+@dataclass(slots=True)
+class Claim:
+    """Bytes that are coming free for an engine which is not resident yet.
+
+    `draining` are engines whose leases are running out; everything else it needs is free or leaving.
+    """
+
+    engine: EngineRecord
+    option_index: int
+    rank: Rank
+    reason: str
+    forced: bool
+    draining: set[str] = field(default_factory=set)
+
+    @property
+    def option(self) -> Option:
+        """The placement whose bytes are claimed."""
+        return self.engine.spec.options[self.option_index]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One way to admit an engine: at this option, once these have left or drained."""
+
+    option_index: int
+    candidates: tuple[Candidate, ...] = ()
+    victims: tuple[str, ...] = ()
+    draining: tuple[str, ...] = ()
+    loss: float = 0.0
+    leftover_bytes: int = 0
+
+
+class Admission:
+    """Decides; changes nothing but its own claims."""
+
+    def __init__(self, residents: Residents, policy: EvictionPolicy) -> None:
+        self._residents = residents
+        self._books = residents.books
+        self.policy = policy
+        self.claims: dict[str, Claim] = {}
+        self._records = 0
+
+    # What can ever be
+
+    def feasible(self, engine: EngineRecord, *, measured: bool = False) -> list[int]:
+        """The options of the lowest tier that fit beside all pins; empty when none ever can.
+
+        `measured`: against what devices were measured to have room for, not their limits.
+        """
+        pinned = self._pinned_bytes(engine)
+        fitting = [
+            index
+            for index, option in enumerate(engine.spec.options)
+            if index >= engine.min_option and self._holds(option, pinned, measured=measured)
+        ]
+        if not fitting:
+            return []
+        tier = min(engine.spec.options[i].tier for i in fitting)
+        return [i for i in fitting if engine.spec.options[i].tier == tier]
+
+    def shortfall(self, engine: EngineRecord) -> tuple[str, int, int, int]:
+        """Device, limit, bytes held by pins and bytes requested of the option that misses least."""
+        pinned = self._pinned_bytes(engine)
+
+        def missing(row: tuple[str, int, int, int]) -> int:
+            return row[3] + row[2] - row[1]
+
+        worst = [
+            max(
+                (
+                    (device, self._books[device].limit_bytes, pinned.get(device, 0), amount)
+                    for device, amount in option.bookings
+                ),
+                key=missing,
+            )
+            for option in engine.spec.options[engine.min_option :]
+        ]
+        return min(worst, key=missing)
+
+    def _holds(self, option: Option, pinned: dict[str, int], *, measured: bool) -> bool:
+        for device, amount in option.bookings:
+            ledger = self._books[device]
+            ceiling = ledger.ceiling_bytes if measured else ledger.limit_bytes
+            if amount + pinned.get(device, 0) > ceiling:
+                return False
+        return True
+
+    def _pinned_bytes(self, but: EngineRecord) -> dict[str, int]:
+        pinned: dict[str, int] = {}
+        for engine in self._residents.pinned:
+            if engine is not but:
+                for device, amount in engine.bookings or engine.option.bookings:
+                    pinned[device] = pinned.get(device, 0) + amount
+        return pinned
+
+    # What can be now
+
+    def available(self, device: str) -> int:
+        """Bytes that are free or leaving and promised to nobody; negative when over the limit."""
+        ledger = self._books[device]
+        promised = 0
+        for claim in self.claims.values():
+            promised += self._promised(claim, device)
+        return ledger.room_bytes + ledger.leaving_bytes - promised
+
+    def _promised(self, claim: Claim, device: str) -> int:
+        need = sum(amount for d, amount in claim.option.bookings if d == device)
+        if need:
+            for engine_id in claim.draining:
+                bookings = self._residents[engine_id].bookings
+                need -= sum(amount for d, amount in bookings if d == device)
+        return max(0, need)
+
+    def choose(self, engine: EngineRecord, now: float, *, may_drain: Drain | None) -> Choice | None:
+        """The best way to admit an engine now, or None when leases and pins are in the way.
+
+        `may_drain` says which engines in use may be drained for it; None: none.
+        """
+        best: Choice | None = None
+        for index in self.feasible(engine):
+            choice = self._choice(engine.spec.options[index], index, now, may_drain)
+            if choice is None:
+                continue
+            if best is None or _preference(choice) < _preference(best):
+                best = choice
+        return best
+
+    def _choice(
+        self, option: Option, index: int, now: float, may_drain: Drain | None
+    ) -> Choice | None:
+        shortage: dict[str, int] = {}
+        leftover = 0
+        for device, amount in option.bookings:
+            if self._books[device].over_limit:
+                return None
+            left = self.available(device) - amount
+            leftover += left
+            if left < 0:
+                shortage[device] = -left
+        if not shortage:
+            return Choice(index, leftover_bytes=leftover)
+        candidates = self.candidates(shortage, now, may_drain)
+        victims = choose_victims(candidates, shortage, ordered=self.policy.ordered)
+        if victims is None:
+            return None
+        in_use = {v.engine_id for v in victims if v.loss >= LEASED_LOSS}
+        return Choice(
+            index,
+            tuple(candidates),
+            tuple(v.engine_id for v in victims if v.engine_id not in in_use),
+            tuple(sorted(in_use)),
+            sum(v.loss for v in victims),
+        )
+
+    def candidates(
+        self, devices: Iterable[str], now: float, may_drain: Drain | None
+    ) -> list[Candidate]:
+        """The engines on these devices that may leave, with their losses."""
+        found: dict[str, Candidate] = {}
+        for device in devices:
+            for engine in self._residents.on_device(device):
+                if engine.engine_id in found or engine.pins or engine.draining_for is not None:
+                    continue
+                if engine.state is State.IDLE or engine.abandonable:
+                    loss = 0.0 if engine.released else self.policy.loss(engine, now)
+                elif may_drain is not None and engine.state is State.LEASED and may_drain(engine):
+                    loss = LEASED_LOSS + self.policy.loss(engine, now)
+                else:
+                    continue
+                found[engine.engine_id] = Candidate(engine.engine_id, loss, engine.bookings)
+        return list(found.values())
+
+    # Claims
+
+    def claim(self, engine: EngineRecord, choice: Choice, rank: Rank, reason: str) -> Claim:
+        """Promise the bytes of a choice to an engine."""
+        claim = Claim(
+            engine, choice.option_index, rank, reason, bool(choice.draining), set(choice.draining)
+        )
+        self.claims[engine.engine_id] = claim
+        for engine_id in choice.draining:
+            self._residents[engine_id].draining_for = engine.engine_id
+        return claim
+
+    def drop(self, engine_id: str) -> None:
+        """Withdraw a claim; engines that were draining for it serve on."""
+        claim = self.claims.pop(engine_id, None)
+        if claim is None:
+            return
+        for victim in claim.draining:
+            if victim in self._residents:
+                self._residents[victim].draining_for = None
+
+    def drained(self, engine: EngineRecord) -> None:
+        """An engine that drained for a claim leaves now, or died: the claim waits for it no more."""
+        for claim in self.claims.values():
+            claim.draining.discard(engine.engine_id)
+
+    def ready(self, claim: Claim) -> bool:
+        """Whether a claim's bytes are all free."""
+        return all(
+            not self._books[d].over_limit and self._books[d].room_bytes >= amount
+            for d, amount in claim.option.bookings
+        )
+
+    def hopeless(self, claim: Claim) -> bool:
+        """Whether nothing that leaves or drains can fill a claim any more (bytes were corrected)."""
+        if claim.draining:
+            return False
+        return any(
+            self._books[d].room_bytes + self._books[d].leaving_bytes < amount
+            for d, amount in claim.option.bookings
+        )
+
+    # Records
+
+    def record(
+        self, wanted: str, requested: Bookings, choice: Choice, now: float, reason: str
+    ) -> DecisionRecord:
+        """The decision record of one choice."""
+        self._records += 1
+        free = tuple((device, self._books[device].room_bytes) for device, _ in requested)
+        return DecisionRecord(
+            self._records,
+            now,
+            wanted,
+            reason,
+            self.policy.name,
+            requested,
+            free,
+            choice.candidates,
+            choice.victims,
+            choice.draining,
+        )
+
+
+Drain = Callable[[EngineRecord], bool]
+"""Whether an engine in use may be drained for the request at hand."""
+
+
+def _preference(choice: Choice) -> tuple[bool, float, int, int]:
+    """Nobody leaves, then the least loss, then the tightest fit (large holes stay), then the first."""
+    leaves = bool(choice.victims or choice.draining)
+    return (leaves, choice.loss, choice.leftover_bytes, choice.option_index)

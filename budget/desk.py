@@ -1,0 +1,200 @@
+"""The core's state, and the few steps that every decision is made of."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from budget.actions import Action, DecisionRecord, Deny, Grant, Load, Record, Unload
+from budget.admission import Admission, Choice, Claim
+from budget.engines import NO_TIMEOUT, Bookings, EngineRecord, EngineSpec, Lease, ModelEntry
+from budget.errors import ConfigError, InternalError, KeepwarmError
+from budget.policies.base import EvictionPolicy
+from budget.residents import Residents
+from budget.timers import Timers
+from budget.waiting import Queue, Rank, Waiting
+
+RECORDS_KEPT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an operator decides about waiting.
+
+    `max_wait_s`: after this a waiting request cannot be passed any more. `max_queue`: requests that
+    may wait in all; `max_queue_per_model`: for one model name; None is no bound of its own.
+    """
+
+    max_wait_s: float = 15.0
+    max_queue: int = 512
+    max_queue_per_model: int | None = None
+
+
+class Desk:
+    """Engines, books, queue, leases and claims; `actions` collects what is to be done."""
+
+    def __init__(
+        self,
+        limits: Mapping[str, int],
+        engines: Iterable[EngineSpec],
+        policy: EvictionPolicy,
+        settings: Settings,
+    ) -> None:
+        self.settings = settings
+        self.residents = Residents(limits, engines)
+        self.admission = Admission(self.residents, policy)
+        self.queue = Queue()
+        self.timers = Timers()
+        self.models: dict[str, ModelEntry] = {}
+        self.leases: dict[str, EngineRecord] = {}
+        self.records: deque[DecisionRecord] = deque(maxlen=RECORDS_KEPT)
+        self.actions: list[Action] = []
+        self.restless: dict[str, EngineRecord] = {}
+        """Engines that may have a reason to leave once they are idle."""
+        self.unsettled: set[str] = set()
+        """Devices that may be over their ceiling, or were when last looked at."""
+
+    # Requests
+
+    def enqueue(self, request: Waiting) -> None:
+        """A request waits; wake for its age and its deadline."""
+        self.queue.add(request)
+        self.residents[request.engine_id].demand += 1
+        self.timers.wake_at(request.arrived_at + self.settings.max_wait_s)
+        if request.deadline is not None:
+            self.timers.wake_at(request.deadline)
+
+    def dequeue(self, request: Waiting) -> None:
+        """A request waits no more."""
+        self.queue.remove(request)
+        self.residents[request.engine_id].demand -= 1
+
+    def end(self, request: Waiting, error: KeepwarmError) -> None:
+        """A waiting request ends without its outcome; the pin it brought goes with it."""
+        self.dequeue(request)
+        engine = self.residents[request.engine_id]
+        if request.added_pin:
+            self.residents.unpin(engine, request.model)
+        if not engine.demand and not engine.pins:
+            self.admission.drop(engine.engine_id)
+            if engine.retired:
+                self.restless[engine.engine_id] = engine
+        self.actions.append(Deny(request.request_id, request.client_id, error.to_wire()))
+
+    def head_rank(self, engine_id: str, now: float) -> Rank | None:
+        """The rank of the first request that waits for an engine, or None."""
+        waits = self.queue.of(engine_id)
+        if waits is None:
+            return None
+        return waits.head(now, self.settings.max_wait_s).rank(now, self.settings.max_wait_s)
+
+    def claim_rank(self, claim: Claim, now: float) -> Rank:
+        """The rank of a claim: its first waiting request's, or the one it was made with."""
+        return self.head_rank(claim.engine.engine_id, now) or claim.rank
+
+    def grantable(self, engine: EngineRecord, request: Waiting, now: float) -> bool:
+        """Whether a request may be granted now: resident, a free slot, and nobody before it."""
+        if not engine.resident or engine.leave_when_idle or engine.retired:
+            return False
+        if request.want == "lease" and engine.free_slot() is None:
+            return False
+        rank = request.rank(now, self.settings.max_wait_s)
+        if engine.draining_for is not None:
+            claim = self.admission.claims[engine.draining_for]
+            if self.claim_rank(claim, now) < rank:
+                return False
+        first = self.head_rank(engine.engine_id, now)
+        return first is None or rank <= first
+
+    def grant(self, engine: EngineRecord, request: Waiting, now: float) -> None:
+        """Give a request its outcome; a lease takes the lowest free slot."""
+        slot: int | None = None
+        if request.want == "lease":
+            slot = engine.free_slot()
+            if slot is None:
+                raise InternalError(f"{engine!r} has no free slot for {request.request_id}")
+            lease = Lease(
+                request.request_id, request.client_id, request.model, slot, request.priority, now
+            )
+            self.residents.lease(engine, lease, now)
+            self.leases[request.request_id] = engine
+        self.actions.append(
+            Grant(
+                request.request_id,
+                request.client_id,
+                request.model,
+                engine.engine_id,
+                engine.generation,
+                slot,
+                request.seen_generation != engine.generation,
+                request.arrived_at,
+                now,
+            )
+        )
+
+    def give_back(self, engine: EngineRecord, request_id: str, now: float) -> None:
+        """A lease is over."""
+        del self.leases[request_id]
+        self.residents.end_lease(engine, request_id, now)
+        if not engine.leases and (
+            engine.keep_alive_s != NO_TIMEOUT
+            or engine.draining_for is not None
+            or engine.leave_when_idle
+            or engine.retired
+        ):
+            self.restless[engine.engine_id] = engine
+
+    # Bytes
+
+    def load(self, claim: Claim, now: float) -> None:
+        """A claim's bytes are free: book them and start the load."""
+        engine = claim.engine
+        self.admission.drop(engine.engine_id)
+        self.residents.book(engine, claim.option_index, now, claim.reason)
+        engine.immune_until = now + self.settings.max_wait_s if claim.forced else 0.0
+        self.actions.append(
+            Load(engine.engine_id, engine.generation, claim.option_index, claim.reason)
+        )
+
+    def evict(self, engine: EngineRecord, now: float, reason: str) -> None:
+        """An idle engine leaves, or a load that nobody waits for is abandoned."""
+        self.admission.drained(engine)
+        self.restless.pop(engine.engine_id, None)
+        abandon = self.residents.leave(engine, now, reason)
+        self.actions.append(Unload(engine.engine_id, engine.generation, reason, abandon))
+
+    def decide(
+        self, wanted: str, requested: Bookings, choice: Choice, now: float, reason: str
+    ) -> None:
+        """Write the decision record of a choice and let its victims go."""
+        record = self.admission.record(wanted, requested, choice, now, reason)
+        self.records.append(record)
+        self.actions.append(Record(record))
+        for victim in choice.victims:
+            self.evict(self.residents[victim], now, f"evicted for {wanted}")
+
+    # Configuration
+
+    def adopt(self, models: Iterable[ModelEntry]) -> None:
+        """Take over the model entries; a shared engine is pinned if any entry is.
+
+        Raises:
+            ConfigError: an entry names an engine that does not exist.
+        """
+        entries = {entry.name: entry for entry in models}
+        for entry in entries.values():
+            if entry.engine_id not in self.residents:
+                raise ConfigError(f"Model {entry.name} names unknown engine {entry.engine_id!r}.")
+        self.models = entries
+        longest: dict[str, float] = {}
+        for entry in entries.values():
+            if entry.pinned:
+                self.residents.pin(self.residents[entry.engine_id], entry.name)
+            before = longest.get(entry.engine_id, 0.0)
+            forever = NO_TIMEOUT in (before, entry.keep_alive_s)
+            longest[entry.engine_id] = NO_TIMEOUT if forever else max(before, entry.keep_alive_s)
+        for engine_id, keep_alive_s in longest.items():
+            engine = self.residents[engine_id]
+            engine.keep_alive_s = keep_alive_s
+            self.restless[engine_id] = engine

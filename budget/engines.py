@@ -1,0 +1,183 @@
+"""What the core knows of an engine: its specification, and the record of its life."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from budget.errors import InternalError
+from budget.residency import State, Trigger, next_state
+
+STORY_LENGTH = 32
+NO_TIMEOUT = -1.0
+"""The keep_alive that never ends."""
+
+Bookings = tuple[tuple[str, int], ...]
+"""Bytes by device, sorted by device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One way to place an engine. Lower tiers are preferred as long as they can ever fit.
+
+    `load_seconds` is what loading it is expected to cost.
+    """
+
+    bookings: Bookings
+    load_seconds: float
+    tier: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """An engine that may be run: its placements in order of preference and its slots."""
+
+    engine_id: str
+    options: tuple[Option, ...]
+    slots: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """A name that callers use. Entries with one `engine_id` share an engine.
+
+    `keep_alive_s`: seconds an idle engine stays; 0 leaves at once, -1 has no time-out.
+    """
+
+    name: str
+    engine_id: str
+    pinned: bool = False
+    keep_alive_s: float = NO_TIMEOUT
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A running request's hold on a resident engine. Its id is its request's."""
+
+    request_id: str
+    client_id: str
+    model: str
+    slot: int
+    priority: int
+    granted_at: float
+
+
+class EngineRecord:
+    """One engine's residency, leases and history. Only the core changes it."""
+
+    __slots__ = (
+        "bookings",
+        "deaths",
+        "demand",
+        "draining_for",
+        "failures",
+        "generation",
+        "idle_since",
+        "immune_until",
+        "keep_alive_s",
+        "last_error",
+        "last_used",
+        "leases",
+        "leave_when_idle",
+        "loaded_at",
+        "option_index",
+        "pins",
+        "released",
+        "retired",
+        "retry_at",
+        "min_option",
+        "spec",
+        "state",
+        "story",
+        "used_since_load",
+        "uses",
+    )
+
+    def __init__(self, spec: EngineSpec) -> None:
+        self.spec = spec
+        self.state = State.ABSENT
+        self.generation = 0
+        self.option_index = 0
+        self.bookings: Bookings = ()
+        self.leases: dict[str, Lease] = {}
+        self.pins: set[str] = set()
+        self.keep_alive_s = NO_TIMEOUT
+        self.loaded_at = 0.0
+        self.idle_since = 0.0
+        self.last_used = 0.0
+        self.uses = 0
+        self.used_since_load = False
+        self.failures = 0
+        self.deaths = 0
+        self.demand = 0
+        self.retry_at = 0.0
+        self.min_option = 0
+        self.last_error: dict[str, object] | None = None
+        self.released = False
+        self.leave_when_idle = False
+        self.retired = False
+        self.draining_for: str | None = None
+        self.immune_until = 0.0
+        self.story: deque[tuple[float, str]] = deque(maxlen=STORY_LENGTH)
+
+    @property
+    def engine_id(self) -> str:
+        """The engine's name in every event and action."""
+        return self.spec.engine_id
+
+    @property
+    def pinned(self) -> bool:
+        """Whether eviction may not touch it."""
+        return bool(self.pins)
+
+    @property
+    def resident(self) -> bool:
+        """Whether it can serve now."""
+        return self.state in (State.IDLE, State.LEASED)
+
+    @property
+    def abandonable(self) -> bool:
+        """Whether it is loading and nobody waits for it any more."""
+        return self.state is State.LOADING and not self.demand and not self.pins
+
+    @property
+    def option(self) -> Option:
+        """The placement in use, or last used."""
+        return self.spec.options[self.option_index]
+
+    def free_slot(self) -> int | None:
+        """The lowest slot without a lease, or None when all are taken."""
+        if len(self.leases) >= self.spec.slots:
+            return None
+        taken = {lease.slot for lease in self.leases.values()}
+        return next(slot for slot in range(self.spec.slots) if slot not in taken)
+
+    def move(self, trigger: Trigger, now: float, detail: str = "") -> State:
+        """Take one row of the transition table; returns the new state.
+
+        Raises:
+            InternalError: the pair is not in the table; the message carries the engine's story.
+        """
+        target = next_state(self.state, trigger)
+        if target is None:
+            raise InternalError(
+                f"{self.engine_id}: {trigger.name} is impossible while {self.state.name}.",
+                hint="Story, oldest first: " + self.tell(),
+                engine=self.engine_id,
+                state=self.state.name,
+                trigger=trigger.name,
+            )
+        self.story.append((now, f"{self.state.name}-{trigger.name}->{target.name} {detail}"))
+        self.state = target
+        return target
+
+    def tell(self) -> str:
+        """The last events of this engine, oldest first, one line."""
+        return "; ".join(f"{at:.6f} {what.rstrip()}" for at, what in self.story)
+
+    def __repr__(self) -> str:
+        return (
+            f"<{self.engine_id} {self.state.name} g{self.generation} leases={len(self.leases)}"
+            f"{' pinned' if self.pinned else ''} {dict(self.bookings)}>"
+        )

@@ -1,0 +1,158 @@
+"""What the core is told. Times are arguments of `handle`; ids are the keeper's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from budget.engines import Bookings, EngineSpec, ModelEntry
+
+Want = Literal["lease", "load", "pin"]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The keeper is ready to carry out actions: pinned models load now."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestArrived:
+    """A client asks for an outcome: make this model resident, and lease, keep or pin it.
+
+    `deadline` is an absolute time; `priority` None takes the model's own.
+    """
+
+    request_id: str
+    client_id: str
+    model: str
+    want: Want = "lease"
+    priority: int | None = None
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCancelled:
+    """A client withdraws a request that waits. Nothing happens when it waits no more."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClientGone:
+    """A client's connection ended: its requests are cancelled, its leases are back."""
+
+    client_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseEnded:
+    """A client gives a lease back. A lease's id is its request's."""
+
+    request_id: str
+    client_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFinished:
+    """An engine is ready. `bookings` are its bytes as measured, when they were."""
+
+    engine_id: str
+    generation: int
+    bookings: Bookings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """An engine could not be loaded and nothing of it is left. `error` is an error on the wire."""
+
+    engine_id: str
+    generation: int
+    error: Mapping[str, Any]
+    out_of_memory: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EngineDied:
+    """A resident engine ended by itself and nothing of it is left."""
+
+    engine_id: str
+    generation: int
+    error: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadFinished:
+    """An engine that was told to unload is gone."""
+
+    engine_id: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineMeasured:
+    """A resident engine was found to take these bytes."""
+
+    engine_id: str
+    generation: int
+    bookings: Bookings
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMeasured:
+    """A device has room for this many bytes of engines in all, ours included."""
+
+    device: str
+    available_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class HintGiven:
+    """`release`: the model may leave now. `unload`: it leaves as soon as nobody leases it."""
+
+    kind: Literal["release", "unload", "unpin"]
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlanDeclared:
+    """A client tells the order of its coming uses; an empty order withdraws the plan."""
+
+    client_id: str
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reconfigured:
+    """The configuration changed. Engines with an id that stays are left as they are.
+
+    `limits`: bytes by device; the devices themselves do not change while a keeper runs.
+    """
+
+    models: tuple[ModelEntry, ...]
+    engines: tuple[EngineSpec, ...]
+    limits: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class TimerDue:
+    """The time of the last `SetTimer` has come."""
+
+
+Event = (
+    Started
+    | RequestArrived
+    | RequestCancelled
+    | ClientGone
+    | LeaseEnded
+    | LoadFinished
+    | LoadFailed
+    | EngineDied
+    | UnloadFinished
+    | EngineMeasured
+    | DeviceMeasured
+    | HintGiven
+    | PlanDeclared
+    | Reconfigured
+    | TimerDue
+)

@@ -1,0 +1,167 @@
+"""The books: what is reserved on every device, and for whom. They balance after every event."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from budget.engines import Bookings
+from budget.errors import InternalError
+
+
+class Hold(Enum):
+    """How firmly booked bytes are held."""
+
+    PROTECTED = "protected"
+    EVICTABLE = "evictable"
+    LEAVING = "leaving"
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerView:
+    """One device's books at one moment, in bytes.
+
+    `reserved = protected + evictable` and `free = limit - reserved`; `ceiling` is the lower of the
+    limit and what the device was measured to have room for; `leaving` is the part of `protected`
+    whose engines are being evicted.
+    """
+
+    device: str
+    limit_bytes: int
+    ceiling_bytes: int
+    protected_bytes: int
+    evictable_bytes: int
+    leaving_bytes: int
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Everything booked."""
+        return self.protected_bytes + self.evictable_bytes
+
+    @property
+    def free_bytes(self) -> int:
+        """What is left of the limit; negative only after a correction."""
+        return self.limit_bytes - self.reserved_bytes
+
+
+class Ledger:
+    """The books of one device."""
+
+    __slots__ = ("_held", "ceiling_bytes", "device", "limit_bytes", "over_limit")
+
+    def __init__(self, device: str, limit_bytes: int) -> None:
+        self.device = device
+        self.limit_bytes = limit_bytes
+        self.ceiling_bytes = limit_bytes
+        self.over_limit = False
+        self._held = dict.fromkeys(Hold, 0)
+
+    def change(self, hold: Hold, amount: int) -> None:
+        """Add `amount` bytes (negative to give back) to a kind of hold."""
+        self._held[hold] += amount
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Everything booked."""
+        held = self._held
+        return held[Hold.PROTECTED] + held[Hold.EVICTABLE] + held[Hold.LEAVING]
+
+    @property
+    def leaving_bytes(self) -> int:
+        """Booked by engines that are being evicted."""
+        return self._held[Hold.LEAVING]
+
+    @property
+    def room_bytes(self) -> int:
+        """What admission may still book: the smaller of ledger and measurement."""
+        return self.ceiling_bytes - self.reserved_bytes
+
+    def view(self) -> LedgerView:
+        """The books now."""
+        held = self._held
+        return LedgerView(
+            self.device,
+            self.limit_bytes,
+            self.ceiling_bytes,
+            held[Hold.PROTECTED] + held[Hold.LEAVING],
+            held[Hold.EVICTABLE],
+            held[Hold.LEAVING],
+        )
+
+
+class Books:
+    """Every device's ledger, and who holds which bytes. A booking stands on all its devices or on none."""
+
+    def __init__(self, limits: Mapping[str, int]) -> None:
+        self._ledgers = {device: Ledger(device, limit) for device, limit in limits.items()}
+        self._entries: dict[str, tuple[Bookings, Hold]] = {}
+
+    def __getitem__(self, device: str) -> Ledger:
+        return self._ledgers[device]
+
+    def __iter__(self) -> Iterator[Ledger]:
+        return iter(self._ledgers.values())
+
+    def __contains__(self, device: object) -> bool:
+        return device in self._ledgers
+
+    def entry(self, holder: str) -> tuple[Bookings, Hold] | None:
+        """What a holder has booked and how firmly, or None."""
+        return self._entries.get(holder)
+
+    def book(self, holder: str, bookings: Bookings) -> None:
+        """Book bytes as protected on every device named.
+
+        Raises:
+            InternalError: the holder has a booking, or the bytes pass a device's room.
+        """
+        if holder in self._entries:
+            raise InternalError(f"{holder} is booked already: {self._entries[holder]}")
+        for device, amount in bookings:
+            room = self._ledgers[device].room_bytes
+            if amount > room:
+                raise InternalError(
+                    f"{holder}: booking {amount} bytes on {device} with room {room}"
+                )
+        for device, amount in bookings:
+            self._ledgers[device].change(Hold.PROTECTED, amount)
+        self._entries[holder] = (bookings, Hold.PROTECTED)
+
+    def hold(self, holder: str, hold: Hold) -> None:
+        """Move a holder's bytes to another kind of hold."""
+        bookings, before = self._entries[holder]
+        if before is hold:
+            return
+        for device, amount in bookings:
+            ledger = self._ledgers[device]
+            ledger.change(before, -amount)
+            ledger.change(hold, amount)
+        self._entries[holder] = (bookings, hold)
+
+    def release(self, holder: str) -> Bookings:
+        """Give all of a holder's bytes back; returns them."""
+        bookings, hold = self._entries.pop(holder)
+        for device, amount in bookings:
+            self._ledgers[device].change(hold, -amount)
+        return bookings
+
+    def correct(self, holder: str, bookings: Bookings) -> None:
+        """Replace a holder's bytes by measured ones; the limit may be passed by this alone."""
+        before, hold = self._entries[holder]
+        for device, amount in before:
+            self._ledgers[device].change(hold, -amount)
+        for device, amount in bookings:
+            self._ledgers[device].change(hold, amount)
+        self._entries[holder] = (bookings, hold)
+
+    def check(self) -> None:
+        """Raise `InternalError` unless every ledger equals the sum of its entries."""
+        for ledger in self:
+            sums = dict.fromkeys(Hold, 0)
+            for bookings, hold in self._entries.values():
+                sums[hold] += sum(amount for device, amount in bookings if device == ledger.device)
+            view = ledger.view()
+            found = (view.protected_bytes - view.leaving_bytes, view.evictable_bytes)
+            if (*found, view.leaving_bytes) != tuple(sums.values()):
+                raise InternalError(f"{ledger.device} does not balance: {view} against {sums}")

@@ -1,0 +1,7 @@
+"""Whom to evict. A policy gives each candidate a loss; the choice of the set is in `budget.victims`."""
+
+from budget.policies.base import EvictionPolicy
+from budget.policies.lru import Lru
+from budget.policies.registry import POLICY_NAMES, make_policy
+
+__all__ = ["POLICY_NAMES", "EvictionPolicy", "Lru", "make_policy"]

@@ -1,0 +1,19 @@
+"""Least recently used: the engine that has been idle longest leaves first."""
+
+from __future__ import annotations
+
+from budget.engines import EngineRecord
+
+
+class Lru:
+    """Recency alone."""
+
+    name = "lru"
+    ordered = True
+
+    def used(self, engine_id: str, now: float) -> None:
+        """Recency is on the engine's record already."""
+
+    def loss(self, engine: EngineRecord, now: float) -> float:
+        """1 for an engine used just now, falling to 0 with the seconds since."""
+        return 1.0 / (1.0 + max(0.0, now - engine.last_used))

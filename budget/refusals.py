@@ -1,0 +1,113 @@
+"""The errors with which the core ends a request: what happened, the numbers, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from budget.errors import (
+    AdmissionDenied,
+    Cancelled,
+    ConfigError,
+    DeadlineExceeded,
+    InvalidRequest,
+    KeepwarmError,
+    NeverFits,
+    QueueFull,
+    UnknownModel,
+)
+
+Shortfall = tuple[str, int, int, int]
+"""Device, its limit, the bytes that pins hold there and the bytes requested."""
+
+
+def unknown_model(model: str, known: Collection[str]) -> UnknownModel:
+    """No such model."""
+    return UnknownModel(
+        f"No model is called {model!r}.",
+        hint=f"Configured: {', '.join(sorted(known)) or 'none'}.",
+        model=model,
+    )
+
+
+def withdrawn(model: str) -> Cancelled:
+    """The caller changed its mind, or is gone."""
+    return Cancelled(f"The request for {model} was withdrawn.", model=model)
+
+
+def foreign_lease(request_id: str, client_id: str) -> InvalidRequest:
+    """A lease was given back twice, or by somebody else."""
+    return InvalidRequest(
+        f"Client {client_id} does not hold lease {request_id}.",
+        hint="A lease ends once, by the client it was granted to.",
+    )
+
+
+def queue_full(whose: str, waiting: int, limit: int) -> QueueFull:
+    """The bounded queue has no place. `whose` is empty for the queue of all models."""
+    key = "max_queue_per_model" if whose else "max_queue"
+    return QueueFull(
+        f"{waiting} requests wait{f' for {whose}' if whose else ''}, and the limit is {limit}.",
+        hint=f"Try again later, or raise [budget] {key}.",
+        waiting=waiting,
+        limit=limit,
+    )
+
+
+def too_late(model: str, waited_s: float) -> DeadlineExceeded:
+    """The deadline passed while the request waited."""
+    return DeadlineExceeded(
+        f"The deadline of the request for {model} passed after {waited_s:.3f} s of waiting.",
+        hint="Give it more time, a higher priority, or pin the model.",
+        model=model,
+        waited_s=waited_s,
+    )
+
+
+def never_fits(model: str, shortfall: Shortfall) -> NeverFits:
+    """More bytes than the limit leaves beside the pins."""
+    device, limit, pinned, asked = shortfall
+    return NeverFits(
+        f"{model} asks for {asked} bytes on {device}, where the limit is {limit} and pinned "
+        f"models hold {pinned}.",
+        hint="Raise the limit, unpin a model, or choose a smaller context, KV type or file.",
+        model=model,
+        device=device,
+        limit_bytes=limit,
+        reserved_bytes=pinned,
+        requested_bytes=asked,
+    )
+
+
+def pins_do_not_fit(models: Collection[str], shortfall: Shortfall) -> ConfigError:
+    """The configured pins ask for more than a device has."""
+    device, limit, pinned, asked = shortfall
+    return ConfigError(
+        f"The pinned models do not fit together: {', '.join(sorted(models))} asks for {asked} bytes "
+        f"on {device}, where the limit is {limit} and the other pins hold {pinned}.",
+        hint="Raise [budget] limit, pin fewer models, or shrink their context or slots.",
+        device=device,
+        limit_bytes=limit,
+        reserved_bytes=pinned,
+        requested_bytes=asked,
+    )
+
+
+def no_room(model: str, waited_s: float, shortfall: Shortfall, ceiling: int) -> AdmissionDenied:
+    """Other programs hold what the limit would allow."""
+    device, limit, pinned, asked = shortfall
+    return AdmissionDenied(
+        f"{model} waited {waited_s:.1f} s: it asks for {asked} bytes on {device}, where other "
+        f"programs leave {ceiling} of {limit} and pins hold {pinned}.",
+        hint="End other programs on the device, or lower [budget] reserve.",
+        device=device,
+        limit_bytes=limit,
+        reserved_bytes=pinned,
+        requested_bytes=asked,
+    )
+
+
+def is_pinned(model: str, pins: Collection[str]) -> KeepwarmError:
+    """A pinned model was told to leave."""
+    return AdmissionDenied(
+        f"{model} is pinned (by {', '.join(sorted(pins))}) and stays.", hint="Unpin it first."
+    )

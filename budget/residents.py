@@ -1,0 +1,169 @@
+"""Engines and books together: every move of residency moves the bytes that go with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from budget.engines import Bookings, EngineRecord, EngineSpec, Lease
+from budget.errors import InternalError
+from budget.ledger import Books, Hold
+from budget.residency import State, Trigger
+
+DORMANT = (State.ABSENT, State.FAILED)
+"""The states of an engine that holds nothing and may be loaded."""
+
+
+class Residents:
+    """All engines of the core, and the only door through which their residency changes."""
+
+    def __init__(self, limits: Mapping[str, int], specs: Iterable[EngineSpec]) -> None:
+        self.books = Books(limits)
+        self._engines: dict[str, EngineRecord] = {}
+        self._pinned: dict[str, EngineRecord] = {}
+        self._on_device: dict[str, dict[str, EngineRecord]] = {d: {} for d in limits}
+        for spec in specs:
+            self.add(spec)
+
+    def __getitem__(self, engine_id: str) -> EngineRecord:
+        return self._engines[engine_id]
+
+    def __contains__(self, engine_id: object) -> bool:
+        return engine_id in self._engines
+
+    def __iter__(self) -> Iterator[EngineRecord]:
+        return iter(self._engines.values())
+
+    def add(self, spec: EngineSpec) -> EngineRecord:
+        """Make an engine known; it starts absent."""
+        for option in spec.options:
+            for device, _ in option.bookings:
+                if device not in self.books:
+                    raise InternalError(f"{spec.engine_id} is placed on unknown device {device!r}")
+        record = EngineRecord(spec)
+        self._engines[spec.engine_id] = record
+        return record
+
+    @property
+    def pinned(self) -> Iterable[EngineRecord]:
+        """The engines that eviction may not touch, in the order in which they were pinned."""
+        return self._pinned.values()
+
+    def pin(self, engine: EngineRecord, model: str) -> None:
+        """Protect an engine for a model's sake."""
+        engine.pins.add(model)
+        self._pinned[engine.engine_id] = engine
+        self.classify(engine)
+
+    def unpin(self, engine: EngineRecord, model: str) -> None:
+        """End what `pin` did; no effect when that model did not pin it."""
+        engine.pins.discard(model)
+        if not engine.pins:
+            self._pinned.pop(engine.engine_id, None)
+        self.classify(engine)
+
+    def drop(self, engine: EngineRecord) -> None:
+        """Forget a retired engine that holds nothing."""
+        if self.books.entry(engine.engine_id) is not None:
+            raise InternalError(f"{engine!r} is dropped while it holds bytes")
+        del self._engines[engine.engine_id]
+        self._pinned.pop(engine.engine_id, None)
+
+    def on_device(self, device: str) -> Iterable[EngineRecord]:
+        """The engines with bytes booked on a device."""
+        return self._on_device[device].values()
+
+    def book(self, engine: EngineRecord, option_index: int, now: float, reason: str) -> None:
+        """Book an option's bytes and start a new life: ABSENT or FAILED to LOADING."""
+        bookings = engine.spec.options[option_index].bookings
+        self.books.book(engine.engine_id, bookings)
+        engine.move(Trigger.BOOK, now, reason)
+        engine.generation += 1
+        engine.option_index = option_index
+        self._placed(engine, bookings)
+
+    def loaded(self, engine: EngineRecord, now: float) -> None:
+        """The load of an engine finished."""
+        if engine.move(Trigger.LOADED, now) is State.IDLE:
+            engine.loaded_at = engine.idle_since = engine.last_used = now
+            engine.used_since_load = False
+            self.classify(engine)
+
+    def lease(self, engine: EngineRecord, lease: Lease, now: float) -> None:
+        """Give a slot to a request."""
+        engine.move(Trigger.LEASE, now, lease.request_id)
+        engine.leases[lease.request_id] = lease
+        engine.last_used = now
+        engine.uses += 1
+        engine.used_since_load = True
+        engine.released = False
+        self.classify(engine)
+
+    def end_lease(self, engine: EngineRecord, request_id: str, now: float) -> None:
+        """Take a slot back."""
+        del engine.leases[request_id]
+        engine.last_used = now
+        if not engine.leases:
+            engine.move(Trigger.LAST_LEASE_ENDED, now, request_id)
+            engine.idle_since = now
+            self.classify(engine)
+
+    def leave(self, engine: EngineRecord, now: float, reason: str) -> bool:
+        """Start evicting an idle engine, or abandon a loading one; returns whether it was loading."""
+        loading = engine.state is State.LOADING
+        engine.move(Trigger.ABANDON if loading else Trigger.EVICT, now, reason)
+        engine.draining_for = None
+        self.books.hold(engine.engine_id, Hold.LEAVING)
+        return loading
+
+    def gone(self, engine: EngineRecord, trigger: Trigger, now: float) -> None:
+        """An engine's process is gone (unloaded, failed or died): its bytes are back."""
+        if engine.move(trigger, now) is State.EVICTING:
+            return
+        engine.draining_for = None
+        engine.leave_when_idle = False
+        self.books.release(engine.engine_id)
+        for device, _ in engine.bookings:
+            del self._on_device[device][engine.engine_id]
+        engine.bookings = ()
+
+    def correct(self, engine: EngineRecord, bookings: Bookings) -> None:
+        """Replace booked bytes by measured ones."""
+        self.books.correct(engine.engine_id, bookings)
+        for device, _ in engine.bookings:
+            del self._on_device[device][engine.engine_id]
+        self._placed(engine, bookings)
+
+    def classify(self, engine: EngineRecord) -> None:
+        """Say anew whether an engine's bytes are evictable."""
+        if engine.state in (State.LOADING, State.IDLE, State.LEASED):
+            evictable = engine.state is State.IDLE and not engine.pinned
+            self.books.hold(engine.engine_id, Hold.EVICTABLE if evictable else Hold.PROTECTED)
+
+    def _placed(self, engine: EngineRecord, bookings: Bookings) -> None:
+        engine.bookings = bookings
+        for device, _ in bookings:
+            self._on_device[device][engine.engine_id] = engine
+
+    def check(self) -> None:
+        """Raise `InternalError` unless books and engines tell the same story."""
+        self.books.check()
+        for engine in self:
+            entry = self.books.entry(engine.engine_id)
+            holds = engine.state not in DORMANT
+            if holds != (entry is not None):
+                raise InternalError(f"{engine!r} against its booking {entry}")
+            if entry is not None and entry != (engine.bookings, self._expected_hold(engine)):
+                raise InternalError(f"{engine!r} is held as {entry}")
+            if bool(engine.leases) != (engine.state is State.LEASED):
+                raise InternalError(f"{engine!r} has leases {list(engine.leases)}")
+            slots = [lease.slot for lease in engine.leases.values()]
+            if len(set(slots)) != len(slots) or len(slots) > engine.spec.slots:
+                raise InternalError(f"{engine!r} has slots {slots}")
+
+    @staticmethod
+    def _expected_hold(engine: EngineRecord) -> Hold:
+        if engine.state is State.EVICTING:
+            return Hold.LEAVING
+        if engine.state is State.IDLE and not engine.pinned:
+            return Hold.EVICTABLE
+        return Hold.PROTECTED

@@ -1,0 +1,203 @@
+"""The pump: what follows from any change of bytes, leases or time.
+
+Order matters. What is resident serves first; what has a reason to leave leaves; devices that are
+over their ceiling shed; claims whose bytes are free load; pinned engines load; then those who wait
+look for bytes, in rank order.
+"""
+
+from __future__ import annotations
+
+from budget.actions import Alert
+from budget.admission import Choice
+from budget.desk import Desk
+from budget.engines import NO_TIMEOUT, EngineRecord
+from budget.refusals import never_fits, no_room, too_late
+from budget.residency import State
+from budget.residents import DORMANT
+from budget.waiting import Rank, Waiting
+
+PIN_RANK: Rank = (0, -1, 0)
+"""Pinned engines come before every request."""
+
+
+class Scheduler:
+    """Brings the desk to rest after a change."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self.load_pins = False
+
+    def pump(self, now: float) -> None:
+        """Do everything that can be done now."""
+        desk = self._desk
+        if desk.queue:
+            self._expire(now)
+            for engine_id in desk.queue.engines():
+                self.serve(desk.residents[engine_id], now)
+        if desk.restless:
+            self._let_leave(now)
+        if desk.unsettled:
+            self._relieve(now)
+        if desk.admission.claims:
+            self._advance_claims(now)
+        if self.load_pins:
+            self._load_pins(now)
+        if desk.queue:
+            self._admit_waiting(now)
+
+    def serve(self, engine: EngineRecord, now: float) -> None:
+        """Grant what waits for a resident engine, in order, while slots last."""
+        desk = self._desk
+        while (waits := desk.queue.of(engine.engine_id)) is not None:
+            request = waits.head(now, desk.settings.max_wait_s)
+            if not desk.grantable(engine, request, now):
+                return
+            desk.dequeue(request)
+            desk.grant(engine, request, now)
+
+    def _expire(self, now: float) -> None:
+        for request in self._desk.queue:
+            if request.deadline is not None and request.deadline <= now:
+                self._desk.end(request, too_late(request.model, now - request.arrived_at))
+
+    # Leaving
+
+    def _let_leave(self, now: float) -> None:
+        """Evict what is idle and has a reason to go."""
+        for engine in list(self._desk.restless.values()):
+            if engine.state is State.LOADING and engine.retired and not engine.demand:
+                self._desk.evict(engine, now, "retired")
+            if engine.state is not State.IDLE:
+                self._desk.restless.pop(engine.engine_id, None)
+                continue
+            reason = self._reason_to_leave(engine, now)
+            if reason:
+                self._desk.evict(engine, now, reason)
+
+    def _reason_to_leave(self, engine: EngineRecord, now: float) -> str:
+        if engine.draining_for is not None:
+            return f"drained for {engine.draining_for}"
+        if engine.retired:
+            return "no longer configured"
+        if engine.leave_when_idle:
+            return "asked to leave"
+        if engine.keep_alive_s == NO_TIMEOUT or engine.pins or not engine.used_since_load:
+            # Loaded ahead and not used yet is not idle: its keep_alive has not begun.
+            self._desk.restless.pop(engine.engine_id, None)
+            return ""
+        due = engine.idle_since + engine.keep_alive_s
+        if now < due:
+            self._desk.timers.wake_at(due)
+            return ""
+        return f"keep_alive of {engine.keep_alive_s:g} s is over"
+
+    def _relieve(self, now: float) -> None:
+        """Bring devices that are over their ceiling back under it, and say when that changes."""
+        desk = self._desk
+        for device in sorted(desk.unsettled):
+            ledger = desk.residents.books[device]
+            over = ledger.room_bytes < 0
+            if over and (excess := -ledger.room_bytes - ledger.leaving_bytes) > 0:
+                self._shed(device, excess, now)
+            if over != ledger.over_limit:
+                ledger.over_limit = over
+                desk.actions.append(
+                    Alert(device, over, ledger.reserved_bytes, ledger.ceiling_bytes)
+                )
+            if not over:
+                desk.unsettled.discard(device)
+
+    def _shed(self, device: str, excess: int, now: float) -> None:
+        candidates = self._desk.admission.candidates([device], now, None)
+        victims = []
+        for candidate in sorted(candidates, key=lambda c: c.loss):
+            if excess <= 0:
+                break
+            victims.append(candidate.engine_id)
+            excess -= sum(amount for d, amount in candidate.bookings if d == device)
+        if victims:
+            choice = Choice(0, tuple(candidates), tuple(victims))
+            self._desk.decide(f"room on {device}", ((device, 0),), choice, now, "over the limit")
+
+    # Coming
+
+    def _advance_claims(self, now: float) -> None:
+        admission = self._desk.admission
+        claims = list(admission.claims.values())
+        for claim in sorted(claims, key=lambda c: self._desk.claim_rank(c, now)):
+            if admission.ready(claim):
+                self._desk.load(claim, now)
+            elif admission.hopeless(claim):
+                admission.drop(claim.engine.engine_id)
+
+    def _load_pins(self, now: float) -> None:
+        for engine in list(self._desk.residents.pinned):
+            if engine.state in DORMANT:
+                if now >= engine.retry_at:
+                    self._admit(engine, PIN_RANK, now, "pinned", aged=True, priority=None)
+                else:
+                    self._desk.timers.wake_at(engine.retry_at)
+
+    def _admit_waiting(self, now: float) -> None:
+        desk = self._desk
+        max_wait = desk.settings.max_wait_s
+        wanted = []
+        for engine_id in desk.queue.engines():
+            engine = desk.residents[engine_id]
+            waits = desk.queue.of(engine_id)
+            if waits is not None and engine.state in DORMANT:
+                head = waits.head(now, max_wait)
+                wanted.append((head.rank(now, max_wait), head, engine))
+        for rank, head, engine in sorted(wanted, key=lambda w: w[0]):
+            self._admit_for(engine, head, rank, now)
+
+    def _admit_for(self, engine: EngineRecord, head: Waiting, rank: Rank, now: float) -> None:
+        desk = self._desk
+        if not desk.admission.feasible(engine):
+            for request in list(desk.queue.of(engine.engine_id) or ()):
+                desk.end(request, never_fits(request.model, desk.admission.shortfall(engine)))
+            return
+        aged = head.aged(now, desk.settings.max_wait_s)
+        if self._admit(engine, rank, now, "requested", aged=aged, priority=head.priority):
+            return
+        if aged and not desk.admission.feasible(engine, measured=True):
+            shortfall = desk.admission.shortfall(engine)
+            ceiling = desk.residents.books[shortfall[0]].ceiling_bytes
+            desk.end(head, no_room(head.model, now - head.arrived_at, shortfall, ceiling))
+
+    def _admit(
+        self,
+        engine: EngineRecord,
+        rank: Rank,
+        now: float,
+        reason: str,
+        *,
+        aged: bool,
+        priority: int | None,
+    ) -> bool:
+        """Load or claim for an engine if that can be now; returns whether it is under way."""
+        admission = self._desk.admission
+        if engine.engine_id in admission.claims:
+            return True
+
+        def may_drain(victim: EngineRecord) -> bool:
+            if aged and now >= victim.immune_until:
+                return True
+            if aged:
+                self._desk.timers.wake_at(victim.immune_until)
+            return priority is not None and all(
+                lease.priority < priority for lease in victim.leases.values()
+            )
+
+        choice = admission.choose(engine, now, may_drain=None)
+        if choice is None:
+            choice = admission.choose(engine, now, may_drain=may_drain)
+        if choice is None:
+            return False
+        if choice.victims or choice.draining:
+            requested = engine.spec.options[choice.option_index].bookings
+            self._desk.decide(engine.engine_id, requested, choice, now, reason)
+        claim = admission.claim(engine, choice, rank, reason)
+        if admission.ready(claim):
+            self._desk.load(claim, now)
+        return True

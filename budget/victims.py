@@ -1,0 +1,117 @@
+"""Which set of candidates leaves: enough bytes on every device, the least loss, nobody redundant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from budget.actions import Candidate
+
+EXACT_LIMIT = 12
+"""Up to this many candidates the least total loss is searched exactly (branch and bound)."""
+
+Shortage = Mapping[str, int]
+
+
+def choose_victims(
+    candidates: Sequence[Candidate], shortage: Shortage, *, ordered: bool
+) -> list[Candidate] | None:
+    """The candidates that leave so that `shortage` bytes come free on every device named.
+
+    Args:
+        candidates: engines that may leave.
+        shortage: positive bytes missing, by device.
+        ordered: take strictly from the least loss up, instead of the least total loss.
+
+    Returns:
+        The victims, least loss first, with no member whose bytes are not needed; None when even
+        all candidates together free too little.
+    """
+    useful = [c for c in candidates if any(d in shortage and b > 0 for d, b in c.bookings)]
+    useful.sort(key=lambda c: (c.loss, c.engine_id))
+    if not _covers(useful, shortage):
+        return None
+    if ordered:
+        return _pruned(_first_enough(useful, shortage), shortage)
+    greedy = _pruned(_first_enough(_by_density(useful, shortage), shortage), shortage)
+    if len(useful) > EXACT_LIMIT:
+        simple = _pruned(_first_enough(useful, shortage), shortage)
+        return min(greedy, simple, key=_total_loss)
+    return _exact(useful, shortage, greedy)
+
+
+def _total_loss(chosen: Sequence[Candidate]) -> float:
+    return sum(c.loss for c in chosen)
+
+
+def _covers(chosen: Sequence[Candidate], shortage: Shortage) -> bool:
+    left = dict(shortage)
+    for candidate in chosen:
+        for device, amount in candidate.bookings:
+            if device in left:
+                left[device] -= amount
+    return all(amount <= 0 for amount in left.values())
+
+
+def _first_enough(order: Sequence[Candidate], shortage: Shortage) -> list[Candidate]:
+    """The shortest prefix that covers, leaving out whoever frees nothing that is still missing."""
+    left = {device: amount for device, amount in shortage.items() if amount > 0}
+    chosen = []
+    for candidate in order:
+        if not left:
+            break
+        if not any(device in left for device, _ in candidate.bookings):
+            continue
+        chosen.append(candidate)
+        for device, amount in candidate.bookings:
+            if device in left:
+                left[device] -= amount
+                if left[device] <= 0:
+                    del left[device]
+    return chosen
+
+
+def _pruned(chosen: list[Candidate], shortage: Shortage) -> list[Candidate]:
+    """Without redundant members: whoever costs most to lose stays first, if the rest suffices."""
+    kept = list(chosen)
+    for candidate in sorted(chosen, key=lambda c: (-c.loss, c.engine_id)):
+        rest = [c for c in kept if c is not candidate]
+        if _covers(rest, shortage):
+            kept = rest
+    return sorted(kept, key=lambda c: (c.loss, c.engine_id))
+
+
+def _by_density(candidates: Sequence[Candidate], shortage: Shortage) -> list[Candidate]:
+    def density(candidate: Candidate) -> float:
+        useful = sum(min(b, shortage.get(d, 0)) for d, b in candidate.bookings)
+        return candidate.loss / max(1, useful)
+
+    return sorted(candidates, key=density)
+
+
+def _exact(
+    candidates: list[Candidate], shortage: Shortage, start: list[Candidate]
+) -> list[Candidate]:
+    """The least total loss by depth-first branch and bound, starting from a known cover."""
+    best, best_loss = start, _total_loss(start)
+
+    def descend(index: int, chosen: list[Candidate], loss: float, left: dict[str, int]) -> None:
+        nonlocal best, best_loss
+        if all(amount <= 0 for amount in left.values()):
+            if loss < best_loss:
+                best, best_loss = list(chosen), loss
+            return
+        if index == len(candidates):
+            return
+        candidate = candidates[index]
+        if loss + candidate.loss < best_loss:
+            taken = dict(left)
+            for device, amount in candidate.bookings:
+                if device in taken:
+                    taken[device] -= amount
+            chosen.append(candidate)
+            descend(index + 1, chosen, loss + candidate.loss, taken)
+            chosen.pop()
+        descend(index + 1, chosen, loss, left)
+
+    descend(0, [], 0.0, dict(shortage))
+    return _pruned(best, shortage)

@@ -1,0 +1,116 @@
+"""Requests that wait, by engine, in the order in which they are to be served."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from budget.events import Want
+
+Rank = tuple[int, int, int]
+"""Smaller is served first: aged requests in the order they came, then by priority, then by arrival."""
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A request that has been admitted to the queue and has no outcome yet."""
+
+    request_id: str
+    client_id: str
+    model: str
+    engine_id: str
+    want: Want
+    priority: int
+    deadline: float | None
+    arrived_at: float
+    number: int
+    seen_generation: int = -1
+    """The life of the engine that was resident when the request arrived; -1 when none was."""
+    added_pin: bool = False
+
+    def rank(self, now: float, max_wait_s: float) -> Rank:
+        """Its place among all that wait now."""
+        if self.aged(now, max_wait_s):
+            return (0, 0, self.number)
+        return (1, -self.priority, self.number)
+
+    def aged(self, now: float, max_wait_s: float) -> bool:
+        """Whether it has waited so long that nothing may pass it any more.
+
+        Compared as a sum, as the timer that wakes the core is computed, so that both agree to the bit.
+        """
+        return now >= self.arrived_at + max_wait_s
+
+
+class WaitList:
+    """What waits for one engine."""
+
+    __slots__ = ("_by_arrival", "_ordered")
+
+    def __init__(self) -> None:
+        self._by_arrival: dict[str, Waiting] = {}
+        self._ordered: list[tuple[int, int, Waiting]] = []
+
+    def __len__(self) -> int:
+        return len(self._by_arrival)
+
+    def __iter__(self) -> Iterator[Waiting]:
+        return iter(self._by_arrival.values())
+
+    def add(self, request: Waiting) -> None:
+        """Append a request; numbers must rise."""
+        self._by_arrival[request.request_id] = request
+        insort(self._ordered, (-request.priority, request.number, request))
+
+    def remove(self, request: Waiting) -> None:
+        """Take a request out."""
+        del self._by_arrival[request.request_id]
+        self._ordered.remove((-request.priority, request.number, request))
+
+    def head(self, now: float, max_wait_s: float) -> Waiting:
+        """The request to serve next: the oldest if it has aged, else the one of highest priority."""
+        oldest = next(iter(self._by_arrival.values()))
+        return oldest if oldest.aged(now, max_wait_s) else self._ordered[0][2]
+
+
+class Queue:
+    """Every request that waits, by id and by engine."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, Waiting] = {}
+        self._by_engine: dict[str, WaitList] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Waiting]:
+        return iter(list(self._by_id.values()))
+
+    def __contains__(self, request_id: object) -> bool:
+        return request_id in self._by_id
+
+    def get(self, request_id: str) -> Waiting | None:
+        """The waiting request of that id, or None."""
+        return self._by_id.get(request_id)
+
+    def of(self, engine_id: str) -> WaitList | None:
+        """What waits for an engine; None rather than an empty list."""
+        return self._by_engine.get(engine_id)
+
+    def engines(self) -> list[str]:
+        """The engines that somebody waits for."""
+        return list(self._by_engine)
+
+    def add(self, request: Waiting) -> None:
+        """Append a request to its engine's list."""
+        self._by_id[request.request_id] = request
+        self._by_engine.setdefault(request.engine_id, WaitList()).add(request)
+
+    def remove(self, request: Waiting) -> None:
+        """Take a request out."""
+        del self._by_id[request.request_id]
+        waits = self._by_engine[request.engine_id]
+        waits.remove(request)
+        if not waits:
+            del self._by_engine[request.engine_id]

@@ -1,0 +1,176 @@
+"""A shell for the core that plays keeper: it carries out actions when the test says so."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from budget import actions as act
+from budget import events as ev
+from budget.core import BudgetCore
+from budget.engines import EngineSpec, ModelEntry, Option
+from budget.residency import State
+
+
+def engine(name: str, size: int, *, device: str = "gpu", slots: int = 1) -> EngineSpec:
+    """An engine with one placement on one device."""
+    return EngineSpec(name, (Option(((device, size),), float(size)),), slots)
+
+
+def model(name: str, engine_id: str | None = None, **more: object) -> ModelEntry:
+    """A model entry; its engine has its name unless said otherwise."""
+    return ModelEntry(name, engine_id or name, **more)  # type: ignore[arg-type]
+
+
+@dataclass
+class Shell:
+    """Feeds events, remembers what is outstanding, and checks what must hold after each."""
+
+    core: BudgetCore
+    now: float = 0.0
+    loading: dict[str, act.Load] = field(default_factory=dict)
+    unloading: dict[str, act.Unload] = field(default_factory=dict)
+    waiting: set[str] = field(default_factory=set)
+    leases: dict[str, act.Grant] = field(default_factory=dict)
+    outcomes: dict[str, str] = field(default_factory=dict)
+    timer: float | None = None
+    counts: Counter[str] = field(default_factory=Counter)
+    log: list[act.Action] = field(default_factory=list)
+    draining_recorded: set[str] = field(default_factory=set)
+    requests: int = 0
+
+    def send(self, event: ev.Event) -> list[act.Action]:
+        """One event into the core; its actions are booked here and its invariants checked."""
+        before = {e.engine_id: (e.state, bool(e.pins)) for e in self.core.desk.residents}
+        if isinstance(event, ev.RequestArrived):
+            self.waiting.add(event.request_id)
+        actions = self.core.handle(event, self.now)
+        for action in actions:
+            self._take(action, before)
+        self.log.extend(actions)
+        self.check()
+        return actions
+
+    def _take(self, action: act.Action, before: dict[str, tuple[State, bool]]) -> None:
+        match action:
+            case act.Load():
+                assert action.engine_id not in self.loading | self.unloading
+                self.loading[action.engine_id] = action
+                for ledger in self.core.desk.residents.books:
+                    booked = dict(self.core.desk.residents[action.engine_id].bookings)
+                    if ledger.device in booked:
+                        assert ledger.reserved_bytes <= ledger.ceiling_bytes
+            case act.Unload():
+                self.counts["evictions"] += 1
+                assert not self.core.desk.residents[action.engine_id].leases
+                state, _ = before[action.engine_id]
+                assert state in (State.IDLE, State.LEASED, State.LOADING)
+                assert action.abandon == (action.engine_id in self.loading)
+                self.loading.pop(action.engine_id, None)
+                self.unloading[action.engine_id] = action
+                engine_ = self.core.desk.residents[action.engine_id]
+                assert not engine_.pins, "a pinned engine is never evicted"
+            case act.Grant():
+                self._end(action.request_id, "granted")
+                if action.slot is not None:
+                    self.leases[action.request_id] = action
+            case act.Deny():
+                self._end(action.request_id, str(action.error["error"]))
+            case act.Revoke():
+                del self.leases[action.request_id]
+            case act.SetTimer():
+                self.timer = action.at
+            case act.Record():
+                self.draining_recorded.update(action.record.draining)
+            case act.Alert():
+                self.counts["alerts"] += 1
+
+    def _end(self, request_id: str, outcome: str) -> None:
+        assert request_id in self.waiting, f"{request_id} ends twice: {outcome}"
+        self.waiting.discard(request_id)
+        self.outcomes[request_id] = outcome
+
+    def check(self) -> None:
+        """The invariants that hold after every event."""
+        self.core.validate()
+        desk = self.core.desk
+        assert {r.request_id for r in desk.queue} == self.waiting
+        assert set(desk.leases) == set(self.leases)
+        for view in self.core.ledgers():
+            assert view.reserved_bytes == view.protected_bytes + view.evictable_bytes
+            assert view.free_bytes == view.limit_bytes - view.reserved_bytes
+        for request in desk.queue:
+            engine_ = desk.residents[request.engine_id]
+            if engine_.resident and engine_.free_slot() is not None:
+                claimant = engine_.draining_for
+                assert claimant is not None or engine_.leave_when_idle, (
+                    f"{request.request_id} waits while {engine_!r} could serve it"
+                )
+                if claimant is not None:
+                    rank = request.rank(self.now, desk.settings.max_wait_s)
+                    assert desk.claim_rank(desk.admission.claims[claimant], self.now) < rank
+                    assert engine_.engine_id in self.draining_recorded
+
+    # The test's side
+
+    def ask(self, model_name: str, client: str = "c", **more: object) -> str:
+        """A request arrives; returns its id."""
+        self.requests += 1
+        request_id = f"r{self.requests}"
+        self.send(ev.RequestArrived(request_id, client, model_name, **more))  # type: ignore[arg-type]
+        return request_id
+
+    def finish_load(
+        self, engine_id: str, bookings: tuple[tuple[str, int], ...] | None = None
+    ) -> None:
+        """The load under way for an engine succeeds."""
+        load = self.loading.pop(engine_id)
+        self.send(ev.LoadFinished(engine_id, load.generation, bookings))
+
+    def fail_load(self, engine_id: str, *, out_of_memory: bool = False) -> None:
+        """The load under way for an engine fails."""
+        load = self.loading.pop(engine_id)
+        error = {"error": "OutOfMemory" if out_of_memory else "LoadFailed", "message": "scripted"}
+        self.counts["load_failures"] += 1
+        self.send(ev.LoadFailed(engine_id, load.generation, error, out_of_memory))
+
+    def finish_unload(self, engine_id: str) -> None:
+        """The unload under way for an engine is done."""
+        unload = self.unloading.pop(engine_id)
+        self.send(ev.UnloadFinished(engine_id, unload.generation))
+
+    def kill(self, engine_id: str) -> None:
+        """A resident engine dies."""
+        engine_ = self.core.desk.residents[engine_id]
+        self.counts["deaths"] += 1
+        error = {"error": "EngineDied", "message": "scripted"}
+        self.send(ev.EngineDied(engine_id, engine_.generation, error))
+
+    def end(self, request_id: str) -> None:
+        """A lease is given back."""
+        grant = self.leases.pop(request_id)
+        self.send(ev.LeaseEnded(request_id, grant.client_id))
+
+    def advance(self, seconds: float) -> None:
+        """Time passes; every timer that falls due on the way rings at its time."""
+        target = self.now + seconds
+        while self.timer is not None and self.timer <= target:
+            self.now = max(self.now, self.timer)
+            self.timer = None
+            self.send(ev.TimerDue())
+        self.now = target
+
+    def settle(self) -> None:
+        """Finish every load and unload that is under way, and what follows from them."""
+        for _ in range(1000):
+            if self.unloading:
+                self.finish_unload(next(iter(self.unloading)))
+            elif self.loading:
+                self.finish_load(next(iter(self.loading)))
+            else:
+                return
+        raise AssertionError("loads and unloads never end")
+
+    def resident(self) -> set[str]:
+        """The engines that can serve now."""
+        return {e.engine_id for e in self.core.desk.residents if e.resident}

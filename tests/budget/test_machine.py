@@ -1,0 +1,314 @@
+"""The core under everything that can happen, in any order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+
+from budget import events as ev
+from budget.core import BudgetCore
+from budget.desk import Settings
+from budget.engines import EngineRecord, EngineSpec, ModelEntry, Option
+from budget.errors import ConfigError, KeepwarmError
+from budget.residency import TRANSITIONS, State, Trigger
+from tests.budget.machine import Shell
+
+LIMITS = {"cuda:0": 100, "host": 120}
+ENGINES = (
+    EngineSpec("small", (Option((("cuda:0", 20),), 1.0),), slots=2),
+    EngineSpec(
+        "wide", (Option((("cuda:0", 45),), 2.0), Option((("host", 45),), 2.0, tier=1)), slots=1
+    ),
+    EngineSpec("split", (Option((("cuda:0", 40), ("host", 30)), 3.0),), slots=1),
+    EngineSpec(
+        "large", (Option((("cuda:0", 85),), 4.0), Option((("cuda:0", 50), ("host", 35)), 5.0, 1))
+    ),
+    EngineSpec("host", (Option((("host", 60),), 1.0),), slots=3),
+    EngineSpec("judge", (Option((("cuda:0", 15),), 1.0),)),
+    EngineSpec("giant", (Option((("cuda:0", 101),), 9.0),)),
+)
+MODELS = (
+    ModelEntry("small", "small"),
+    ModelEntry("small-twin", "small", keep_alive_s=5.0),
+    ModelEntry("wide", "wide", keep_alive_s=0.0),
+    ModelEntry("split", "split", priority=1),
+    ModelEntry("large", "large", keep_alive_s=8.0),
+    ModelEntry("host", "host"),
+    ModelEntry("judge", "judge", pinned=True),
+    ModelEntry("giant", "giant"),
+)
+ELSEWHERE = (
+    tuple(m for m in MODELS if m.name not in ("wide", "small-twin")),
+    tuple(e for e in ENGINES if e.engine_id != "wide"),
+)
+NAMES = st.sampled_from([m.name for m in MODELS if m.name != "giant"])
+CLIENTS = st.sampled_from(["a", "b", "c"])
+COUNTS: Counter[str] = Counter()
+ROWS: Counter[tuple[State, Trigger]] = Counter()
+
+
+class CoreMachine(RuleBasedStateMachine):
+    """Drives the core through the shell; the shell checks the invariants after every event."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        core = BudgetCore(LIMITS, MODELS, ENGINES, settings=Settings(max_wait_s=4.0, max_queue=12))
+        self.shell = Shell(core)
+        self.shell.send(ev.Started())
+
+    def _count(self, what: str) -> None:
+        COUNTS["steps"] += 1
+        COUNTS[what] += 1
+
+    @rule(
+        name=NAMES,
+        client=CLIENTS,
+        want=st.sampled_from(["lease"] * 8 + ["load"]),
+        priority=st.sampled_from([None, None, 0, 2]),
+        patience=st.sampled_from([None, None, None, 0.0, 3.0]),
+    )
+    def arrive(
+        self, name: str, client: str, want: ev.Want, priority: int | None, patience: float | None
+    ) -> None:
+        """A request of any kind."""
+        self._count("arrivals")
+        deadline = None if patience is None else self.shell.now + patience
+        self.shell.ask(name, client, want=want, priority=priority, deadline=deadline)
+
+    @rule(name=NAMES, client=CLIENTS)
+    def arrive_plainly(self, name: str, client: str) -> None:
+        """A request as most are."""
+        self._count("arrivals")
+        self.shell.ask(name, client)
+
+    @rule(name=NAMES, client=CLIENTS)
+    def arrive_and_be_served(self, name: str, client: str) -> None:
+        """A request for which everything that is under way ends well."""
+        self._count("arrivals")
+        self.shell.ask(name, client)
+        self.shell.settle()
+
+    def arrive_for_what_never_fits(self, client: str) -> None:
+        """A model that is too big is refused at once and moves nothing."""
+        self._count("never_fits")
+        before = len(self.shell.log)
+        request = self.shell.ask("giant", client)
+        assert self.shell.outcomes[request] == "NeverFits"
+        assert len(self.shell.log) == before + 1
+
+    @precondition(lambda self: self.shell.waiting)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        """A waiting request is withdrawn."""
+        self._count("cancels")
+        request = data.draw(st.sampled_from(sorted(self.shell.waiting)))
+        self.shell.send(ev.RequestCancelled(request))
+        assert self.shell.outcomes[request] == "Cancelled"
+
+    @rule(
+        data=st.data(),
+        kind=st.sampled_from(
+            ["never_fits", "client_goes", "measure_device", "reconfigure", "hint", "hint"]
+        ),
+    )
+    def something_rare(self, data: st.DataObject, kind: str) -> None:
+        """One of the events that need not come often."""
+        if kind == "never_fits":
+            self.arrive_for_what_never_fits(data.draw(CLIENTS))
+        elif kind == "client_goes":
+            self.client_goes(data.draw(CLIENTS))
+        elif kind == "measure_device":
+            available = data.draw(st.sampled_from([40, 90, 1000, 1000]))
+            self.measure_device(data.draw(st.sampled_from(sorted(LIMITS))), available)
+        elif kind == "reconfigure":
+            self.reconfigure(
+                elsewhere=data.draw(st.booleans()),
+                host_limit=data.draw(st.sampled_from([110, 120])),
+            )
+        else:
+            self.hint(
+                data.draw(st.sampled_from(["release", "unload", "unpin", "pin"])), data.draw(NAMES)
+            )
+
+    def client_goes(self, client: str) -> None:
+        """A client's connection ends."""
+        self._count("clients_gone")
+        mine = [r for r, g in self.shell.leases.items() if g.client_id == client]
+        for request in mine:
+            del self.shell.leases[request]
+        self.shell.send(ev.ClientGone(client))
+
+    @precondition(lambda self: self.shell.leases)
+    @rule(data=st.data(), again=st.booleans())
+    def end_lease(self, data: st.DataObject, *, again: bool) -> None:
+        """A lease is given back, once; a second time raises and changes nothing."""
+        self._count("leases_ended")
+        request = data.draw(st.sampled_from(sorted(self.shell.leases)))
+        client = self.shell.leases[request].client_id
+        self.shell.end(request)
+        if again:
+            with pytest.raises(KeepwarmError):
+                self.shell.send(ev.LeaseEnded(request, client))
+
+    @precondition(lambda self: self.shell.leases)
+    @rule(data=st.data())
+    def end_another_lease(self, data: st.DataObject) -> None:
+        """Leases end more often than anything else."""
+        self._count("leases_ended")
+        self.shell.end(data.draw(st.sampled_from(sorted(self.shell.leases))))
+
+    @precondition(lambda self: self.shell.loading)
+    @rule(data=st.data(), factor=st.sampled_from([None, None, 0.9, 1.3]))
+    def load_finishes(self, data: st.DataObject, factor: float | None) -> None:
+        """A load ends well, sometimes with bytes that differ from the booked ones."""
+        self._count("loads_finished")
+        engine_id = data.draw(st.sampled_from(sorted(self.shell.loading)))
+        booked = self.shell.core.desk.residents[engine_id].bookings
+        measured = tuple((d, int(b * factor)) for d, b in booked) if factor else None
+        self.shell.finish_load(engine_id, measured)
+
+    @precondition(lambda self: self.shell.loading)
+    @rule(data=st.data(), out_of_memory=st.booleans())
+    def load_fails(self, data: st.DataObject, *, out_of_memory: bool) -> None:
+        """A load ends badly."""
+        self._count("load_failures")
+        engine_id = data.draw(st.sampled_from(sorted(self.shell.loading)))
+        self.shell.fail_load(engine_id, out_of_memory=out_of_memory)
+
+    @precondition(lambda self: self.shell.resident())
+    @rule(data=st.data())
+    def engine_dies(self, data: st.DataObject) -> None:
+        """A resident engine ends by itself."""
+        self._count("deaths")
+        self.shell.kill(data.draw(st.sampled_from(sorted(self.shell.resident()))))
+
+    @precondition(lambda self: self.shell.unloading)
+    @rule(data=st.data(), last_word=st.sampled_from([None, "loaded", "failed", "died"]))
+    def unload_finishes(self, data: st.DataObject, last_word: str | None) -> None:
+        """An engine is gone; before that it may still report what it was doing."""
+        self._count("unloads_finished")
+        engine_id = data.draw(st.sampled_from(sorted(self.shell.unloading)))
+        generation = self.shell.unloading[engine_id].generation
+        error = {"error": "EngineDied", "message": "on the way out"}
+        if last_word == "loaded":
+            self.shell.send(ev.LoadFinished(engine_id, generation))
+        elif last_word == "failed":
+            self.shell.send(ev.LoadFailed(engine_id, generation, error))
+        elif last_word == "died":
+            self.shell.send(ev.EngineDied(engine_id, generation, error))
+        self.shell.finish_unload(engine_id)
+
+    @precondition(lambda self: self.shell.unloading)
+    @rule()
+    def unloads_finish(self) -> None:
+        """Everything that leaves is gone."""
+        self._count("unloads_finished")
+        for engine_id in sorted(self.shell.unloading):
+            if engine_id in self.shell.unloading:
+                self.shell.finish_unload(engine_id)
+
+    def hint(self, kind: str, name: str) -> None:
+        """A caller says what may leave or must stay."""
+        self._count("hints")
+        if kind == "pin":
+            self.shell.ask(name, want="pin")
+            return
+        try:
+            self.shell.send(ev.HintGiven(kind, name))  # type: ignore[arg-type]
+        except KeepwarmError as error:
+            assert type(error).__name__ in ("AdmissionDenied", "UnknownModel")
+
+    def measure_device(self, device: str, available: int) -> None:
+        """Another program takes memory, or gives it back."""
+        self._count("measurements")
+        self.shell.send(ev.DeviceMeasured(device, available))
+
+    @precondition(lambda self: self.shell.resident())
+    @rule(data=st.data(), factor=st.sampled_from([0.8, 1.0, 1.2]))
+    def measure_engine(self, data: st.DataObject, factor: float) -> None:
+        """An engine is found to take other bytes than booked."""
+        self._count("measurements")
+        engine_id = data.draw(st.sampled_from(sorted(self.shell.resident())))
+        engine = self.shell.core.desk.residents[engine_id]
+        bytes_now = tuple((d, int(b * factor)) for d, b in engine.option.bookings)
+        self.shell.send(ev.EngineMeasured(engine_id, engine.generation, bytes_now))
+
+    def reconfigure(self, *, elsewhere: bool, host_limit: int) -> None:
+        """The configuration is read anew."""
+        self._count("reconfigured")
+        models, engines = ELSEWHERE if elsewhere else (MODELS, ENGINES)
+        try:
+            self.shell.send(ev.Reconfigured(models, engines, {**LIMITS, "host": host_limit}))
+        except ConfigError:
+            self.shell.check()
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 2.0, 5.0]))
+    def time_passes(self, seconds: float) -> None:
+        """Timers ring on the way."""
+        self._count("ticks")
+        self.shell.advance(seconds)
+
+    def teardown(self) -> None:
+        """When the others fall silent, every request that is left ends, and the books are sound."""
+        shell = self.shell
+        for device in LIMITS:
+            shell.send(ev.DeviceMeasured(device, 10**6))
+        for _ in range(400):
+            shell.settle()
+            if shell.leases:
+                shell.end(next(iter(shell.leases)))
+            elif shell.waiting:
+                shell.advance(1.0)
+            else:
+                break
+        assert not shell.waiting, f"never ended: {sorted(shell.waiting)}"
+        COUNTS["evictions"] += shell.counts["evictions"]
+        COUNTS["requests"] += shell.requests
+        for outcome in shell.outcomes.values():
+            COUNTS[f"outcome {outcome}"] += 1
+
+
+@contextmanager
+def rows_counted() -> Iterator[None]:
+    """Count every row of the transition table that is taken."""
+    original = EngineRecord.move
+
+    def move(self: EngineRecord, trigger: Trigger, now: float, detail: str = "") -> State:
+        ROWS[(self.state, trigger)] += 1
+        return original(self, trigger, now, detail)
+
+    EngineRecord.move = move  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        EngineRecord.move = original  # type: ignore[method-assign]
+
+
+def test_the_core_holds_its_invariants_under_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    """At least 10,000 steps: books balance, leases and pins stay, every request ends once."""
+    COUNTS.clear()
+    ROWS.clear()
+    with rows_counted():
+        run_state_machine_as_test(
+            CoreMachine,
+            settings=settings(
+                max_examples=160,
+                stateful_step_count=80,
+                deadline=None,
+                derandomize=True,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    with capsys.disabled():
+        print(f"\n[core machine] {dict(sorted(COUNTS.items()))}")
+    assert COUNTS["steps"] >= 10_000
+    for what in ("evictions", "cancels", "load_failures", "deaths"):
+        assert COUNTS[what] >= 0.02 * COUNTS["steps"], what
+    assert set(ROWS) == set(TRANSITIONS), set(TRANSITIONS) ^ set(ROWS)
