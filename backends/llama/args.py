@@ -1,0 +1,134 @@
+"""A placement as the exact command line of llama-server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from budget.errors import ConfigError
+from budget.footprint import HOST, EngineArgs
+
+LOG_VERBOSITY = 4
+"""llama-server's `-lv`: the lowest level that prints the `buffer size` lines (3 does not, 5 is a
+line per token and slows them)."""
+
+_OWNED = frozenset(
+    {
+        "-m", "--model", "--host", "--port", "-c", "--ctx-size", "-np", "--parallel", "--fit", "-fit",
+        "-ngl", "--gpu-layers", "--n-gpu-layers", "-b", "--batch-size", "-ub", "--ubatch-size",
+        "-ctk", "--cache-type-k", "-ctv", "--cache-type-v", "-fa", "--flash-attn", "-cram",
+        "--cache-ram", "-ctxcp", "--ctx-checkpoints", "--swa-checkpoints", "--swa-full", "-lm",
+        "--load-mode", "--mmap", "--no-mmap", "--repack", "-nr", "--no-repack", "-kvu",
+        "--kv-unified", "-no-kvu", "--no-kv-unified", "--embedding", "--embeddings", "-mm",
+        "--mmproj", "-md", "--model-draft", "--spec-draft-model", "--lora", "--rpc", "-dev",
+        "--device", "--api-key", "--api-key-file", "--slot-save-path", "-lv", "--verbosity",
+        "--log-file", "--log-disable", "-a", "--alias", "--metrics",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchSettings:
+    """What an engine's start needs beside its placement; none of it changes the bytes.
+
+    `threads` is the number of CPU threads for tokens, `threads_batch` for prompts.
+    """
+
+    model_path: Path
+    model_id: str
+    socket_path: Path
+    slot_folder: Path
+    threads: int
+    threads_batch: int
+    pooling: str | None = None
+
+
+def server_argv(binary: Path, args: EngineArgs, settings: LaunchSettings) -> list[str]:
+    """The argv of llama-server for exactly these arguments.
+
+    Every cache that can grow is off (`--cache-ram 0`, no context checkpoints, no idle-slot cache),
+    nothing is fitted or guessed by llama-server, and weights are read, not mapped, unless
+    `use_mmap` says otherwise: mapped and repacked weights would be held twice.
+
+    Raises:
+        ConfigError: an argument that cannot be honoured, or an extra one that keepwarm owns.
+    """
+    _check(args, settings)
+    argv = [str(binary), "--model", str(settings.model_path), "--alias", settings.model_id]
+    argv += ["--host", str(settings.socket_path), "--slot-save-path", str(settings.slot_folder)]
+    argv += ["--fit", "off", "--no-warmup", "--no-ui", "--offline", "--jinja", "--slots"]
+    argv += ["--cache-ram", "0", "--ctx-checkpoints", "0", "--no-cache-idle-slots"]
+    argv += ["--verbosity", str(LOG_VERBOSITY)]
+    argv += ["--threads", str(settings.threads), "--threads-batch", str(settings.threads_batch)]
+    argv += _memory_args(args)
+    argv += _companion_args(args)
+    if args.embeddings:
+        argv.append("--embeddings")
+        if settings.pooling is not None:
+            argv += ["--pooling", settings.pooling]
+    argv += args.extra
+    return argv
+
+
+def _memory_args(args: EngineArgs) -> list[str]:
+    argv = ["--ctx-size", str(args.n_ctx), "--parallel", str(args.slots)]
+    argv += ["--kv-unified" if args.kv_unified else "--no-kv-unified"]
+    argv += ["--cache-type-k", args.kv_type_k, "--cache-type-v", args.kv_type_v]
+    argv += ["--flash-attn", args.flash_attention]
+    argv += ["--batch-size", str(args.n_batch), "--ubatch-size", str(args.n_ubatch)]
+    argv += ["--n-gpu-layers", str(args.n_gpu_layers)]
+    argv += ["--load-mode", "mmap" if args.use_mmap else "none"]
+    argv += ["--repack" if args.repack else "--no-repack"]
+    if args.swa_full:
+        argv.append("--swa-full")
+    return argv
+
+
+def _companion_args(args: EngineArgs) -> list[str]:
+    argv: list[str] = []
+    if args.mmproj is None:
+        argv.append("--no-mmproj")
+    else:
+        argv += ["--mmproj", args.mmproj]
+    if args.draft_model is not None:
+        argv += ["--spec-draft-model", args.draft_model]
+    if args.lora:
+        argv += ["--lora", ",".join(args.lora)]
+    if args.rpc:
+        argv += ["--rpc", ",".join(args.rpc)]
+    if args.devices:
+        argv += ["--device", device_list(args.devices)]
+    return argv
+
+
+def device_list(devices: Sequence[str]) -> str:
+    """llama-server's `--device` value: `cuda:0` is its `CUDA0`; `host` alone is `none`."""
+    named = [_device_name(d) for d in devices if d != HOST]
+    return ",".join(named) if named else "none"
+
+
+def _device_name(device: str) -> str:
+    kind, sep, number = device.partition(":")
+    return f"{kind.upper()}{number}" if sep and number.isdigit() else device
+
+
+def _check(args: EngineArgs, settings: LaunchSettings) -> None:
+    for path in (*args.lora, str(settings.socket_path)):
+        if "," in path:
+            raise ConfigError(
+                f"{path!r} holds a comma, which llama-server reads as a list.",
+                hint="Rename the file or folder.",
+            )
+    if args.slots < 1 or args.n_ctx < args.slots:
+        raise ConfigError(
+            f"n_ctx {args.n_ctx} cannot be shared by {args.slots} slots.",
+            hint="Give at least one slot and a context of at least one token per slot.",
+        )
+    owned = [word for word in args.extra if word.split("=", 1)[0] in _OWNED]
+    if owned:
+        raise ConfigError(
+            f"the engine arguments {', '.join(owned)} are set by keepwarm itself.",
+            hint="Use the model's own keys (context, slots, kv_type, n_gpu_layers, ...).",
+            arguments=list(owned),
+        )

@@ -1,0 +1,58 @@
+"""Small requests to an engine's Unix socket, for the keeper: health, slots. No HTTP library."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from budget.errors import EndpointError
+
+_MAX_ANSWER_BYTES = 16 << 20
+
+
+async def control_request(
+    socket_path: Path,
+    method: str,
+    target: str,
+    body: Mapping[str, Any] | None = None,
+    *,
+    timeout_s: float = 10.0,
+) -> tuple[int, Any]:
+    """One request on a connection of its own; returns the status and the decoded JSON body.
+
+    Raises:
+        OSError: nothing listens, or the connection broke (`TimeoutError` when it took too long).
+        EndpointError: the answer is not HTTP with a JSON body.
+    """
+    async with asyncio.timeout(timeout_s):
+        reader, writer = await asyncio.open_unix_connection(
+            str(socket_path), limit=_MAX_ANSWER_BYTES
+        )
+        try:
+            payload = b"" if body is None else json.dumps(body).encode()
+            head = (
+                f"{method} {target} HTTP/1.1\r\nHost: keepwarm\r\nConnection: close\r\n"
+                f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
+            )
+            writer.write(head.encode() + payload)
+            await writer.drain()
+            return _parse(await reader.read(_MAX_ANSWER_BYTES) + await reader.read())
+        finally:
+            writer.close()
+
+
+def _parse(answer: bytes) -> tuple[int, Any]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    words = head.split(b" ", 2)
+    if len(words) < 2 or not words[1].isdigit():
+        raise ConnectionResetError("the engine closed the connection without an answer")
+    try:
+        return int(words[1]), json.loads(body) if body else None
+    except ValueError as exc:
+        raise EndpointError(
+            f"the engine answered with something that is not JSON: {body[:80]!r}.",
+            status=int(words[1]),
+        ) from exc

@@ -1,0 +1,370 @@
+"""The llama.cpp engine: one managed llama-server process per loaded model."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from backends.base import Capabilities, Death, Endpoint, LoadReport
+from backends.llama.args import LaunchSettings, server_argv
+from backends.llama.binaries import find_binary, library_env
+from backends.llama.control import control_request
+from backends.llama.log import looks_out_of_memory
+from backends.llama.memory import gpu_bytes, process_tree, pss_bytes
+from backends.llama.process import (
+    ServerProcess,
+    check_socket_path,
+    engine_environment,
+    private_folder,
+)
+from backends.llama.progress import IoCounts, LoadProgress, io_counts
+from backends.page_cache import resident_fraction
+from budget.errors import (
+    EndpointError,
+    EngineDied,
+    EngineTimeout,
+    Fact,
+    InternalError,
+    InvalidRequest,
+    KeepwarmError,
+    LoadFailed,
+    OutOfMemory,
+)
+from budget.footprint import HOST, EngineArgs, Placement
+
+_POLL_S = 0.02
+_STAGED_FRACTION = 0.9
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+
+
+def model_files(model_path: Path) -> list[Path]:
+    """The file itself, or all shards when it is the first of several (`-00001-of-0000N.gguf`)."""
+    hit = _SHARD.search(model_path.name)
+    if hit is None:
+        return [model_path]
+    stem, total = model_path.name[: hit.start()], int(hit.group(2))
+    return [model_path.with_name(f"{stem}-{i + 1:05d}-of-{total:05d}.gguf") for i in range(total)]
+
+
+class LlamaServerEngine:
+    """A llama-server process on a Unix socket of mode 0600 in a private folder.
+
+    Args:
+        model_path: the GGUF file (the first shard of several).
+        model_id: the name that requests carry and answers repeat.
+        runtime_dir: the keeper's private folder; made with mode 0700 when missing.
+        threads: CPU threads; by default all that this process may use.
+        stall_s: a load that neither reads, grows nor logs for so long is given up.
+        pooling: pooling of an embedding engine; None keeps the model's own.
+    """
+
+    def __init__(
+        self,
+        model_path: Path,
+        model_id: str,
+        runtime_dir: Path,
+        *,
+        threads: int | None = None,
+        stall_s: float = 60.0,
+        pooling: str | None = None,
+    ) -> None:
+        self._model_path = model_path
+        self._runtime_dir = private_folder(runtime_dir)
+        name = f"e-{secrets.token_hex(6)}"
+        self._socket = check_socket_path(self._runtime_dir / f"{name}.sock")
+        self._slot_folder = self._runtime_dir / f"{name}.slots"
+        self._model_id = model_id
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._stall_s = stall_s
+        self._pooling = pooling
+        self._process: ServerProcess | None = None
+        self._args: EngineArgs | None = None
+        self._gpus: tuple[int, ...] = ()
+        self._stopping = False
+        self._started = False
+
+    def __repr__(self) -> str:
+        pid = self._process.pid if self._process else None
+        return f"<LlamaServerEngine {self._model_id} pid={pid} socket={self._socket.name}>"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this engine can honour; an embedding engine does not chat."""
+        embeds = self._args is not None and self._args.embeddings
+        return Capabilities(
+            chat=not embeds,
+            embeddings=embeds,
+            grammar=True,
+            json_schema=True,
+            tools=True,
+            save_restore=not embeds,
+            load_progress=True,
+        )
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The engine's socket."""
+        return Endpoint(
+            base_url="http://engine",
+            model_id=self._model_id,
+            backend="llama.cpp",
+            socket_path=str(self._socket),
+            capabilities=self.capabilities,
+        )
+
+    @property
+    def log_tail(self) -> tuple[str, ...]:
+        """The engine's last log lines."""
+        return self._process.log.tail if self._process else ()
+
+    @property
+    def pid(self) -> int | None:
+        """The process's number while it runs."""
+        return self._process.pid if self._process else None
+
+    async def start(self, placement: Placement, on_progress: Callable[[float], None]) -> LoadReport:
+        """Load the model exactly as placed.
+
+        Raises:
+            LoadFailed: llama-server ended or refused; `OutOfMemory` when a device refused bytes.
+            EngineTimeout: the load stalled.
+            ConfigError: the arguments cannot be honoured.
+        """
+        if self._started:
+            raise InternalError("an engine lives once; make a new one to start again")
+        self._started = True
+        self._args = placement.args
+        self._gpus = tuple(
+            int(d.partition(":")[2]) for d, _ in placement.bookings if d.startswith("cuda:")
+        )
+        files = self._sizes()
+        cached = await asyncio.to_thread(_cached_fraction, files)
+        started_ns = time.monotonic_ns()
+        try:
+            counts = await self._load(placement.args, sum(files.values()), on_progress)
+        except BaseException:
+            await asyncio.shield(self.stop(grace_s=0.0))
+            raise
+        return self._report(started_ns, files, cached, counts)
+
+    def _sizes(self) -> dict[Path, int]:
+        try:
+            return {path: path.stat().st_size for path in model_files(self._model_path)}
+        except OSError as exc:
+            raise LoadFailed(
+                f"{exc.filename} cannot be read: {exc.strerror}.",
+                hint="Check the model's path.",
+                file=str(exc.filename),
+            ) from exc
+
+    def _report(
+        self, started_ns: int, files: Mapping[Path, int], cached: float, counts: IoCounts
+    ) -> LoadReport:
+        process = self._running()
+        total = sum(files.values())
+        from_disk = counts.disk_bytes > (1 - _STAGED_FRACTION) * total
+        storage: Literal["cold", "staged"] = (
+            "cold" if from_disk or cached < _STAGED_FRACTION else "staged"
+        )
+        return LoadReport(
+            started_ns=started_ns,
+            ready_ns=time.monotonic_ns(),
+            storage=storage,
+            file_bytes=total,
+            read_bytes=counts.disk_bytes,
+            buffers=process.log.buffers(),
+            pid=process.pid,
+        )
+
+    async def _load(
+        self, args: EngineArgs, file_bytes: int, on_progress: Callable[[float], None]
+    ) -> IoCounts:
+        self._slot_folder.mkdir(mode=0o700)
+        settings = LaunchSettings(
+            model_path=self._model_path,
+            model_id=self._model_id,
+            socket_path=self._socket,
+            slot_folder=self._slot_folder,
+            threads=self._threads,
+            threads_batch=self._threads,
+            pooling=self._pooling,
+        )
+        binary = find_binary("llama-server")
+        argv = server_argv(binary, args, settings)
+        env = engine_environment(self._runtime_dir, library_env(binary))
+        said_ready = asyncio.Event()
+        self._process = await ServerProcess.spawn(argv, env, on_ready=said_ready.set)
+        return await self._until_ready(said_ready, file_bytes, on_progress)
+
+    async def _until_ready(
+        self, said_ready: asyncio.Event, file_bytes: int, on_progress: Callable[[float], None]
+    ) -> IoCounts:
+        process = self._running()
+        progress = LoadProgress(file_bytes, time.monotonic())
+        ended = asyncio.ensure_future(process.wait())
+        ready = asyncio.ensure_future(said_ready.wait())
+        try:
+            while True:
+                watched = {ended} if ready.done() else {ended, ready}
+                await asyncio.wait(watched, timeout=_POLL_S, return_when=asyncio.FIRST_COMPLETED)
+                if ended.done():
+                    raise self._load_error(ended.result())
+                if await self.healthy():
+                    on_progress(1.0)
+                    return io_counts(process.pid)
+                now_s = time.monotonic()
+                progress.look(io_counts(process.pid), process.log.lines_seen, now_s)
+                on_progress(progress.fraction)
+                if progress.stalled_for_s(now_s) > self._stall_s:
+                    raise self._stalled(progress.fraction)
+        finally:
+            ended.cancel()
+            ready.cancel()
+
+    def _stalled(self, fraction: float) -> EngineTimeout:
+        return EngineTimeout(
+            f"loading {self._model_path.name} made no progress for {self._stall_s:g} s"
+            f" ({fraction:.0%} loaded).",
+            hint="Look at the engine's last lines, or raise the stall time-out.",
+            stall_s=self._stall_s,
+            fraction=round(fraction, 3),
+            log_tail=list(self.log_tail),
+        )
+
+    def _load_error(self, code: int) -> LoadFailed:
+        lines = self._running().log.lines
+        facts: dict[str, Fact] = {
+            "exit_code": code,
+            "log_tail": list(self.log_tail),
+            "file": str(self._model_path),
+        }
+        if looks_out_of_memory(lines):
+            return OutOfMemory(
+                f"{self._model_path.name} did not load: a device refused the bytes"
+                f" ({_ending(code)}).\n{_quote(self.log_tail)}",
+                hint="Use fewer layers on that device, a smaller context, or a lower limit.",
+                **facts,
+            )
+        return LoadFailed(
+            f"{self._model_path.name} did not load: llama-server {_ending(code)}.\n"
+            f"{_quote(self.log_tail)}",
+            hint="The file may be damaged or of an architecture that this build does not know.",
+            **facts,
+        )
+
+    async def wait_death(self) -> Death:
+        """Return when the process has ended on its own; after `stop` it never returns: cancel it."""
+        code = await self._running().wait()
+        if self._stopping:
+            await asyncio.get_running_loop().create_future()
+        lines = self._running().log.lines
+        return Death(
+            message=f"llama-server of {self._model_id} {_ending(code)}",
+            exit_code=code,
+            log_tail=self.log_tail,
+            out_of_memory=looks_out_of_memory(lines[-8:]),
+        )
+
+    async def stop(self, *, grace_s: float) -> None:
+        """End the process (SIGTERM, then SIGKILL after `grace_s`) and remove its files."""
+        self._stopping = True
+        if self._process is not None:
+            await self._process.stop(grace_s=grace_s)
+        with contextlib.suppress(OSError):
+            self._socket.unlink()
+        shutil.rmtree(self._slot_folder, ignore_errors=True)
+
+    async def healthy(self) -> bool:
+        """Whether `/health` answers 200 now."""
+        if self._process is None or self._process.exit_code is not None:
+            return False
+        try:
+            status, _ = await control_request(self._socket, "GET", "/health", timeout_s=2.0)
+        except (OSError, EndpointError):
+            return False
+        return status == 200
+
+    def memory(self) -> Mapping[str, int]:
+        """PSS of the process and its children on `host`, NVML's figure on the placement's GPUs."""
+        if self._process is None or self._process.exit_code is not None:
+            return {}
+        tree = process_tree(self._process.pid)
+        found = {HOST: pss_bytes(tree)}
+        if self._gpus:
+            found.update(gpu_bytes(tree, self._gpus))
+        return found
+
+    async def save_kv(self, slot: int, name: str) -> int:
+        """Save a slot's KV state under a name; returns the bytes written."""
+        answer = await self._slot_action(slot, "save", name)
+        return int(answer["n_written"])
+
+    async def restore_kv(self, slot: int, name: str) -> int:
+        """Restore what `save_kv` saved; returns the tokens restored."""
+        answer = await self._slot_action(slot, "restore", name)
+        return int(answer["n_restored"])
+
+    async def is_generating(self) -> bool:
+        """Whether any slot is processing a request now."""
+        _, slots = await control_request(self._socket, "GET", "/slots")
+        return any(bool(slot["is_processing"]) for slot in slots)
+
+    async def _slot_action(self, slot: int, action: str, name: str) -> Mapping[str, int]:
+        if not self.capabilities.save_restore:
+            raise InvalidRequest(f"{self._model_id} embeds; it has no KV state to {action}.")
+        if not _NAME.fullmatch(name):
+            raise InvalidRequest(
+                f"{name!r} is not a name for saved KV state.",
+                hint="Use up to 128 letters, digits, dots, dashes and underscores.",
+            )
+        target = f"/slots/{slot}?action={action}"
+        try:
+            status, answer = await control_request(
+                self._socket, "POST", target, {"filename": name}, timeout_s=self._stall_s
+            )
+        except TimeoutError as exc:
+            raise EngineTimeout(f"{action} of slot {slot} took over {self._stall_s:g} s.") from exc
+        except OSError as exc:
+            raise self._died() from exc
+        if status != 200:
+            raise EndpointError(
+                f"{action} of slot {slot} as {name!r} failed: {answer}.", status=status
+            )
+        return dict(answer)
+
+    def _died(self) -> KeepwarmError:
+        return EngineDied(
+            f"the engine of {self._model_id} does not answer.", log_tail=list(self.log_tail)
+        )
+
+    def _running(self) -> ServerProcess:
+        if self._process is None:
+            raise InternalError("the engine was not started")
+        return self._process
+
+
+def _cached_fraction(files: Mapping[Path, int]) -> float:
+    total = sum(files.values())
+    if total == 0:
+        return 1.0
+    return sum(resident_fraction(path) * size for path, size in files.items()) / total
+
+
+def _ending(code: int) -> str:
+    if code < 0:
+        note = " (abort)" if code == -6 else ""
+        return f"was ended by signal {-code}{note}"
+    return f"exited with code {code}"
+
+
+def _quote(lines: tuple[str, ...]) -> str:
+    return "\n".join(f"  | {line}" for line in lines[-6:])

@@ -1,0 +1,91 @@
+"""The log of llama-server: a bounded ring of lines, and what is read out of them."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from budget.footprint import HOST
+
+RING_LINES = 400
+TAIL_LINES = 25
+_LINE_CHARS = 500
+
+_BUFFER = re.compile(r":\s+(\S+)\s+.*\bbuffer size\s*=\s*([\d.]+) MiB")
+_READY = re.compile(r"model loaded|server is listening|all slots are idle", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(
+    r"unable to allocate .*buffer|failed to allocate .*(buffer|memory)|out of memory"
+    r"|cudaMalloc failed|std::bad_alloc|cannot allocate memory|ErrorOutOfDeviceMemory",
+    re.IGNORECASE,
+)
+_SECRET = re.compile(r"(?i)(bearer\s+|api[-_ ]?key[\"'=:\s]+|\bsk-|\bhf_)[\w.\-]{6,}")
+
+
+def device_of(buffer_name: str) -> str:
+    """The device that a llama.cpp buffer lies on.
+
+    `CPU`, `CPU_REPACK`, `CPU_Mapped` and pinned `CUDA_Host` are `host`; `CUDA0` is `cuda:0`;
+    `RPC0[127.0.0.1:50052]` is `RPC0`.
+    """
+    name = buffer_name.partition("[")[0]
+    if name.startswith("CPU") or name.endswith("_Host") or name in {"AMX", "BLAS"}:
+        return HOST
+    gpu = re.fullmatch(r"(?:CUDA)(\d+)(?:_Split)?", name)
+    return f"cuda:{gpu.group(1)}" if gpu else name
+
+
+def buffer_bytes(lines: Iterable[str]) -> dict[str, int]:
+    """Bytes by device over every `buffer size` line; llama.cpp prints MiB with two decimals."""
+    found: dict[str, int] = {}
+    for line in lines:
+        hit = _BUFFER.search(line)
+        if hit:
+            device = device_of(hit.group(1))
+            found[device] = found.get(device, 0) + round(float(hit.group(2)) * (1 << 20))
+    return found
+
+
+def looks_out_of_memory(lines: Iterable[str]) -> bool:
+    """Whether an engine's last lines say that a device refused bytes."""
+    return any(_OUT_OF_MEMORY.search(line) for line in lines)
+
+
+class LogRing:
+    """The last lines of one engine, with secrets masked, and its buffer lines for as long as it lives.
+
+    `on_ready` is called at each line that says the model is loaded; `lines_seen` only grows.
+    """
+
+    def __init__(self, on_ready: Callable[[], None] | None = None) -> None:
+        self._lines: deque[str] = deque(maxlen=RING_LINES)
+        self._buffer_lines: list[str] = []
+        self._on_ready = on_ready
+        self.lines_seen = 0
+
+    def add(self, raw: bytes) -> None:
+        """Take one line as the process wrote it; a long one is cut."""
+        line = raw[: 4 * _LINE_CHARS].decode("utf-8", "replace").rstrip()[:_LINE_CHARS]
+        if not line:
+            return
+        line = _SECRET.sub(r"\1***", line)
+        self._lines.append(line)
+        self.lines_seen += 1
+        if "buffer size" in line and len(self._buffer_lines) < RING_LINES:
+            self._buffer_lines.append(line)
+        if self._on_ready is not None and _READY.search(line):
+            self._on_ready()
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What the ring holds, oldest first."""
+        return tuple(self._lines)
+
+    @property
+    def tail(self) -> tuple[str, ...]:
+        """The last lines, as quoted in errors."""
+        return tuple(self._lines)[-TAIL_LINES:]
+
+    def buffers(self) -> dict[str, int]:
+        """Bytes by device that the engine reported of its buffers so far."""
+        return buffer_bytes(self._buffer_lines)

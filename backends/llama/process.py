@@ -1,0 +1,186 @@
+"""One llama-server process: how it is started, watched and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from backends.llama.log import LogRing
+from budget.errors import ConfigError, LoadFailed
+
+OWNER_VARIABLE = "KEEPWARM_ENGINE_OF"
+"""Environment variable of every engine: the runtime folder of the keeper that started it."""
+
+MAX_SOCKET_PATH_BYTES = 107
+_LINE_LIMIT = 1 << 20
+_PASSED = frozenset({"PATH", "HOME", "USER", "LANG", "TMPDIR", "TZ", "LD_LIBRARY_PATH"})
+_PASSED_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "GGML_", "OMP_", "GOMP_", "KMP_")
+
+
+def private_folder(path: Path) -> Path:
+    """Make (or check) a folder that only this user can enter; returns it resolved.
+
+    Raises:
+        ConfigError: it is not ours, or others may enter it.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.stat()
+    mode = stat.S_IMODE(found.st_mode)
+    if found.st_uid != os.getuid() or mode & 0o077:
+        raise ConfigError(
+            f"{path} belongs to user {found.st_uid} with mode {mode:o}; engines' sockets need a"
+            f" folder of user {os.getuid()} with mode 700.",
+            hint=f"Run `chmod 700 {path}` or choose another runtime folder.",
+            path=str(path),
+        )
+    return path.resolve()
+
+
+def check_socket_path(path: Path) -> Path:
+    """The path itself, when a Unix socket can have it.
+
+    Raises:
+        ConfigError: it is longer than 107 bytes.
+    """
+    length = len(os.fsencode(path))
+    if length > MAX_SOCKET_PATH_BYTES:
+        raise ConfigError(
+            f"the socket path {path} has {length} bytes; a Unix socket allows"
+            f" {MAX_SOCKET_PATH_BYTES}.",
+            hint="Choose a shorter runtime folder.",
+            path=str(path),
+            length=length,
+        )
+    return path
+
+
+def engine_environment(owner: Path, library_env: Mapping[str, str]) -> dict[str, str]:
+    """The environment of an engine: an allow-list, so no API key of the caller reaches it.
+
+    `LLAMA_ARG_*` is left out on purpose: it would override the placement. GPUs are numbered by
+    PCI bus, as NVML numbers them.
+    """
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _PASSED or name.startswith(_PASSED_PREFIXES)
+    }
+    env.update(library_env)
+    env.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    env[OWNER_VARIABLE] = str(owner)
+    return env
+
+
+def death_signal_wrapper() -> list[str]:
+    """The command prefix that makes the kernel kill the engine when the keeper ends.
+
+    Raises:
+        LoadFailed: `setpriv` (util-linux) is not installed.
+    """
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        raise LoadFailed(
+            "`setpriv` is not on the PATH, so an engine could outlive its keeper.",
+            hint="Install util-linux (Debian, Ubuntu: `apt install util-linux`).",
+        )
+    return [setpriv, "--pdeathsig", "KILL", "--"]
+
+
+class ServerProcess:
+    """A child process in a group of its own, with its log in a ring.
+
+    Start it from a thread that lives as long as the engine may: the kernel's parent-death signal
+    follows the thread that started it, not the process.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, log: LogRing) -> None:
+        self._process = process
+        self.log = log
+        self._reader = asyncio.ensure_future(self._read_log())
+        self._ended = asyncio.ensure_future(self._wait())
+
+    @classmethod
+    async def spawn(
+        cls,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        on_ready: Callable[[], None] | None = None,
+    ) -> ServerProcess:
+        """Start the command under the parent-death signal, with everything it creates private.
+
+        Raises:
+            LoadFailed: the command cannot be executed.
+        """
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *death_signal_wrapper(),
+                *argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env=dict(env),
+                umask=0o077,
+                process_group=0,
+                limit=_LINE_LIMIT,
+            )
+        except OSError as exc:
+            raise LoadFailed(
+                f"{argv[0]} cannot be started: {exc.strerror}.",
+                hint="Install the project again; its build of llama.cpp is not complete.",
+            ) from exc
+        return cls(process, LogRing(on_ready))
+
+    @property
+    def pid(self) -> int:
+        """The process's number, which is also its group's."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code (negative: the signal that ended it), None while it runs."""
+        return self._process.returncode
+
+    async def wait(self) -> int:
+        """Return the exit code as soon as the process has ended; cancelling harms nothing."""
+        return await asyncio.shield(self._ended)
+
+    async def _wait(self) -> int:
+        code = await self._process.wait()
+        # A grandchild can hold the pipe open; the log must not delay the news of a death.
+        await asyncio.wait({self._reader}, timeout=0.5)
+        self._reader.cancel()
+        return code
+
+    async def _read_log(self) -> None:
+        stream = self._process.stdout
+        if stream is None:
+            return
+        while True:
+            try:
+                line = await stream.readline()
+            except ValueError:
+                continue  # a line over the limit: the reader has dropped it
+            if not line:
+                return
+            self.log.add(line)
+
+    async def stop(self, *, grace_s: float) -> int:
+        """SIGTERM, and SIGKILL to the group after `grace_s` (at once when it is 0)."""
+        if self.exit_code is None and grace_s > 0:
+            self._signal(signal.SIGTERM)
+            await asyncio.wait({self._ended}, timeout=grace_s)
+        if not self._ended.done():
+            self._signal(signal.SIGKILL)
+        return await self.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.exit_code is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, number)

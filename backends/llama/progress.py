@@ -1,0 +1,52 @@
+"""How far a load is, from what the kernel counts for the process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class IoCounts:
+    """Bytes that a process has read (`rchar`), those that came from a disk, and its RSS."""
+
+    rchar: int = 0
+    disk_bytes: int = 0
+    rss_bytes: int = 0
+
+
+def io_counts(pid: int, page_bytes: int = 4096) -> IoCounts:
+    """The counters of a live process, from `/proc/PID/io` and `statm`; zeros when it has ended."""
+    folder = Path("/proc") / str(pid)
+    try:
+        pairs = (line.split(": ") for line in (folder / "io").read_text().splitlines())
+        counts = {name: int(value) for name, value in pairs}
+        resident = int((folder / "statm").read_text().split()[1]) * page_bytes
+    except (OSError, ValueError, IndexError):
+        return IoCounts()
+    return IoCounts(counts.get("rchar", 0), counts.get("read_bytes", 0), resident)
+
+
+class LoadProgress:
+    """Fraction loaded, and whether the load still moves.
+
+    A load moves when it has read more, holds more, or logged a line since the last look.
+    """
+
+    def __init__(self, file_bytes: int, now_s: float) -> None:
+        self._file_bytes = max(1, file_bytes)
+        self._last: tuple[int, int, int] = (0, 0, 0)
+        self._moved_s = now_s
+        self.fraction = 0.0
+
+    def look(self, counts: IoCounts, lines_seen: int, now_s: float) -> None:
+        """Take the counters of now."""
+        state = (counts.rchar, counts.rss_bytes, lines_seen)
+        if state != self._last:
+            self._last, self._moved_s = state, now_s
+        loaded = max(counts.rchar, counts.rss_bytes) / self._file_bytes
+        self.fraction = max(self.fraction, min(loaded, 0.99))
+
+    def stalled_for_s(self, now_s: float) -> float:
+        """Seconds since the load last moved."""
+        return now_s - self._moved_s
