@@ -1,0 +1,95 @@
+"""Where llama.cpp's executables are, what they need to run, and which build they are."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+from typing import Final
+
+from budget.errors import ConfigError
+
+FOLDER_VARIABLE: Final = "KEEPWARM_LLAMA_BIN"
+"""The environment variable that names a folder of llama.cpp executables, over every other place."""
+
+_DISTRIBUTION: Final = "llama-cpp-python"
+
+
+def find_binary(name: str) -> Path:
+    """The executable of that name (`llama-server`, say).
+
+    Looked for in `$KEEPWARM_LLAMA_BIN` alone where that is set; else beside the installed
+    `llama_cpp` package, then on `PATH`.
+
+    Raises:
+        ConfigError: it is not there, or may not be executed. Facts: `binary`, `searched`.
+    """
+    override = os.environ.get(FOLDER_VARIABLE)
+    places = [Path(override)] if override else _installed_folders()
+    for place in places:
+        candidate = place / name
+        if candidate.is_file() and os.access(candidate, os.X_OK):
+            return candidate
+    found = None if override else shutil.which(name)
+    if found is not None:
+        return Path(found)
+    searched = [str(place) for place in places] + ([] if override else ["PATH"])
+    raise ConfigError(
+        f"llama.cpp's {name} was not found in {', '.join(searched)}.",
+        hint=(
+            f"Set {FOLDER_VARIABLE} to a folder that has it."
+            if override
+            else f"Run `make setup`, which builds it with {_DISTRIBUTION}, or set "
+            f"{FOLDER_VARIABLE} to a folder that has it."
+        ),
+        binary=name,
+        searched=list(searched),
+    )
+
+
+def library_env(binary: Path) -> dict[str, str]:
+    """What to add to the environment so that `binary` finds its own shared libraries.
+
+    A build without an install rpath does not find the `lib` folder beside its `bin` by itself, and
+    would take another llama.cpp's libraries from the system. Empty where there is no such folder.
+    """
+    folder = _library_folder(binary)
+    if folder is None:
+        return {}
+    inherited = os.environ.get("LD_LIBRARY_PATH")
+    return {"LD_LIBRARY_PATH": f"{folder}:{inherited}" if inherited else str(folder)}
+
+
+def build_id(binary: Path) -> str:
+    """A key for caches of what this build measured: it changes when anything of it is replaced.
+
+    Made of the distribution's version (`external` outside of it) and a hash over name, size and
+    modification time of the executable and its libraries.
+    """
+    version = "external"
+    if binary.parent in _installed_folders():
+        version = importlib.metadata.version(_DISTRIBUTION)
+    folder = _library_folder(binary)
+    libraries = sorted(folder.glob("lib*.so*")) if folder else []
+    digest = hashlib.blake2b(digest_size=8)
+    for file in (binary, *libraries):
+        status = file.stat()
+        digest.update(f"{file.name}:{status.st_size}:{status.st_mtime_ns};".encode())
+    return f"{version}-{digest.hexdigest()}"
+
+
+def _installed_folders() -> list[Path]:
+    # Importing llama_cpp would load llama.cpp's libraries into this process; its place is enough.
+    spec = importlib.util.find_spec("llama_cpp")
+    if spec is None or spec.origin is None:
+        return []
+    return [Path(spec.origin).parent.parent / "bin"]
+
+
+def _library_folder(binary: Path) -> Path | None:
+    folder = binary.parent.parent / "lib"
+    holds_llama = any(folder.glob("libllama.so*")) or any(folder.glob("libllama.dylib"))
+    return folder if holds_llama else None
