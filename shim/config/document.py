@@ -31,7 +31,7 @@ class Config(Section):
     trace: TraceSection = Field(
         default=TraceSection(), description="What is written about each run."
     )
-    models: Mapping[ModelName, ModelEntry] = Field(
+    models: dict[ModelName, ModelEntry] = Field(
         default_factory=dict, description="The models that callers name: [models.NAME]."
     )
 

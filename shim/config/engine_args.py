@@ -8,6 +8,8 @@ from typing import Annotated
 
 from pydantic import PlainValidator, WithJsonSchema
 
+from shim.config.values import TEXTS
+
 _OWN = "keepwarm decides it"
 _BOOKED = "keepwarm books its bytes and decides it"
 _PLACED = "keepwarm decides the placement; use n_gpu_layers and [budget] device"
@@ -30,16 +32,22 @@ _BY_REASON: Mapping[str, str] = {
     'use role = "embedder"': "--embedding --embeddings",
     "use api_key_env on a remote model": "--api-key --api-key-file",
     _FETCHED: "-mu --model-url -dr --docker-repo -hf -hfr --hf-repo -hff --hf-file -hft --hf-token "
-    "-mmu --mmproj-url -hfd -hfrd --hf-repo-draft --spec-draft-hf",
+    "-mmu --mmproj-url -hfd -hfrd --hf-repo-draft --spec-draft-hf --embd-gemma-default "
+    "--fim-qwen-1.5b-default --fim-qwen-3b-default --fim-qwen-7b-default --fim-qwen-7b-spec "
+    "--fim-qwen-14b-spec --fim-qwen-30b-default --gpt-oss-20b-default --gpt-oss-120b-default "
+    "--vision-gemma-4b-default --vision-gemma-12b-default --mmproj-auto --no-mmproj --no-mmproj-auto",
     _PLACED: "-fit --fit -fitt --fit-target -fitc --fit-ctx -dev --device -sm --split-mode "
     "-ts --tensor-split -mg --main-gpu -ot --override-tensor -cmoe --cpu-moe -ncmoe --n-cpu-moe "
     "-ncffn --n-cpu-ffn --rpc -ngld --gpu-layers-draft --n-gpu-layers-draft --spec-draft-ngl "
-    "-devd --device-draft --spec-draft-device -mmdev --mmproj-device",
+    "-devd --device-draft --spec-draft-device -mmdev --mmproj-device -kvo --kv-offload -nkvo "
+    "--no-kv-offload --mmproj-offload --no-mmproj-offload -otd --override-tensor-draft "
+    "--spec-draft-override-tensor",
     _BOOKED: "-cram --cache-ram -ctxcp --ctx-checkpoints --swa-checkpoints -lm --load-mode "
-    "-lzm --lazy-mode -kvu --kv-unified -no-kvu --no-kv-unified --kv-unified-per-slot --swa-full",
+    "-lzm --lazy-mode -kvu --kv-unified -no-kvu --no-kv-unified --kv-unified-per-slot --swa-full "
+    "--repack -nr --no-repack --no-host --cache-idle-slots --no-cache-idle-slots",
     _OWN: "--host --port --reuse-port --api-prefix --ssl-key-file --ssl-cert-file -a --alias "
     "--models-dir --models-preset --models-max --models-autoload --no-models-autoload "
-    "--slot-save-path --log-file --log-disable --log-jsonl --log-colors -v --verbose "
+    "--slot-save-path --log-file --log-disable --log-jsonl --no-log-jsonl --log-colors -v --verbose "
     "--log-verbose -lv --verbosity --log-verbosity --log-prompts-dir --warmup --no-warmup "
     "--sleep-idle-seconds --list-devices -h --help --usage --version --offline -to --timeout "
     "--tools --mcp-servers-config --mcp-servers-json -ag --agent --slots --no-slots",
@@ -81,5 +89,6 @@ def parse_engine_args(value: object) -> tuple[str, ...]:
 ExtraArgs = Annotated[
     tuple[str, ...],
     PlainValidator(parse_engine_args),
+    TEXTS,
     WithJsonSchema({"type": "array", "items": {"type": "string"}}),
 ]

@@ -219,7 +219,8 @@ def _local_conflicts(given: Mapping[str, object]) -> Iterator[Conflict]:
         if name in given:
             yield name, "the model is local (it has no url)", "leave it out, or give url"
     value_type = given.get("kv_type_v") or given.get("kv_type") or "f16"
-    if value_type not in FLOAT_KV_TYPES and given.get("flash_attention") == "off":
+    quantized = isinstance(value_type, str) and value_type not in FLOAT_KV_TYPES
+    if quantized and given.get("flash_attention") == "off":
         yield (
             "flash_attention",
             f'"off" with values of type {value_type}; a quantized V cache needs flash attention',

@@ -194,6 +194,10 @@ _SECONDS_JSON: dict[str, Any] = {
 }
 _TIMEOUT_JSON = {"anyOf": [{"const": -1}, {"const": "-1"}, *_SECONDS_JSON["anyOf"]]}
 _TEXT_AMOUNT = PlainSerializer(str, return_type=str)
+TEXTS = PlainSerializer(
+    lambda items: [str(item) for item in items], return_type=list[str], when_used="json"
+)
+"""Writes a tuple as a list of texts."""
 _PATH_JSON = {"type": "string", "minLength": 1}
 
 Limit = Annotated[Amount, PlainValidator(parse_limit), _TEXT_AMOUNT, _AMOUNT_JSON]
@@ -204,6 +208,7 @@ FilePath = Annotated[Path, PlainValidator(parse_path), WithJsonSchema(_PATH_JSON
 FilePaths = Annotated[
     tuple[Path, ...],
     PlainValidator(parse_paths),
+    TEXTS,
     WithJsonSchema({"anyOf": [_PATH_JSON, {"type": "array", "items": _PATH_JSON}]}),
 ]
 GpuLayers = Annotated[
