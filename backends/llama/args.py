@@ -58,6 +58,8 @@ def server_argv(binary: Path, args: EngineArgs, settings: LaunchSettings) -> lis
     argv = [str(binary), "--model", str(settings.model_path), "--alias", settings.model_id]
     argv += ["--host", str(settings.socket_path), "--slot-save-path", str(settings.slot_folder)]
     argv += ["--fit", "off", "--no-warmup", "--no-ui", "--offline", "--jinja", "--slots"]
+    # A ping would look like a token to the time-out between tokens.
+    argv += ["--sse-ping-interval", "-1"]
     argv += ["--cache-ram", "0", "--ctx-checkpoints", "0", "--no-cache-idle-slots"]
     argv += ["--verbosity", str(LOG_VERBOSITY)]
     argv += ["--threads", str(settings.threads), "--threads-batch", str(settings.threads_batch)]
