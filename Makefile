@@ -1,0 +1,43 @@
+# Everything here sets itself up: `make demo`, `make test` and `make check` work in a fresh clone.
+# The first set-up builds llama.cpp (minutes, once a machine); later runs install nothing.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check test test-full demo bench models clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+# A finished environment's own Python answers at once; before that the machine's does the work.
+SETUP_PYTHON := $(if $(and $(wildcard .venv/.keepwarm-stamp),$(wildcard $(BIN)/python)),$(BIN)/python,$(PYTHON))
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: ## Create .venv, build llama.cpp, install everything (nothing to do the second time)
+	@$(SETUP_PYTHON) -E -s tools/bootstrap.py
+
+check: setup ## What CI checks without running: ruff, mypy, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy $(wildcard $(addsuffix /*.py,tools bench examples))
+	$(BIN)/lint-imports
+
+test: setup ## Run the tests (minutes)
+	$(BIN)/python -m pytest -m "not full"
+
+test-full: setup ## Run all tests, with long properties and campaigns
+	$(BIN)/python -m pytest
+
+demo: setup ## Run four models under a budget for half of them, and trace it
+	$(BIN)/keepwarm demo
+
+models: setup ## Make the demo's models
+	$(BIN)/python tools/make_models.py
+
+bench: setup ## Measure the overhead of a warm call and the cost of a swap
+	$(BIN)/python bench/overhead.py
+	$(BIN)/python bench/swap.py
+
+clean: ## Remove what was made, except .venv and the wheel cache
+	rm -rf build dist out models *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
