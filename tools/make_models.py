@@ -32,7 +32,7 @@ Progress = Callable[[str], None]
 Tensor = tuple[str, tuple[int, ...]]
 
 _RECIPE_KEY = "keepwarm.recipe"
-_RECIPE_VERSION = 1
+_RECIPE_VERSION = 2
 _CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -82,9 +82,9 @@ class Recipe:
 
 
 RECIPES = (
-    Recipe("classifier", "llama", "Q4_K_M", 10, 512, 1536, 32_000, 8, 4, seed=1),
+    Recipe("classifier", "llama", "Q4_K_M", 8, 512, 1536, 32_000, 8, 4, seed=1),
     Recipe("embedder", "nomic-bert", "F16", 6, 512, 2048, 30_000, 8, 8, seed=2),
-    Recipe("producer", "qwen2", "Q4_K_M", 10, 1024, 2816, 66_560, 16, 4, seed=3, tied=True),
+    Recipe("producer", "qwen2", "Q4_K_M", 8, 1024, 2816, 66_560, 16, 4, seed=3, tied=True),
     Recipe("evaluator", "llama", "Q8_0", 6, 768, 2048, 32_000, 12, 4, seed=4),
 )
 """The models of the demo, by role."""

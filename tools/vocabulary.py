@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6  # llama.cpp's token types (`enum llama_token_type`)
 
 _LETTERS = "eeeeettttaaaaooooiiiinnnsssrrrhhlldduucmwfgypbvk"
-_MAX_WORD = 10
+_MAX_PART = 5
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,15 @@ def _merged(count: int, space: str, rng: random.Random) -> tuple[list[str], list
     words: list[str] = []
     merges: list[str] = []
     while len(words) < count:
-        left, right = rng.choice(pool), rng.choice(pool)
+        left = pool[int(rng.random() * len(pool))]
+        right = pool[int(rng.random() * len(pool))]
         word = left + right
-        if space in right or left == space == right or len(word) > _MAX_WORD or word in known:
+        if space in right or left == space == right or word in known:
             continue
         known.add(word)
         words.append(word)
-        pool.append(word)
+        if len(word) <= _MAX_PART:
+            pool.append(word)
         merges.append(f"{left} {right}")
     return words, merges
 
