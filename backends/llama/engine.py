@@ -151,6 +151,7 @@ class LlamaServerEngine:
         started_ns = time.monotonic_ns()
         try:
             counts = await self._load(placement.args, sum(files.values()), on_progress)
+            self._socket.chmod(0o600)
         except BaseException:
             await asyncio.shield(self.stop(grace_s=0.0))
             raise

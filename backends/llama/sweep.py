@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def leftovers(runtime_dir: Path) -> list[int]:
 
 
 def sweep_leftovers(runtime_dir: Path) -> list[int]:
-    """Kill every leftover engine of this runtime folder and remove its sockets; returns the pids.
+    """Kill every leftover engine of this runtime folder and remove their sockets; returns the pids.
 
     Call it only while holding the keeper's lock on the folder: a live keeper's engines carry the
     same mark. Each process is held by a pidfd and checked again through it before the signal, so a
@@ -30,10 +31,11 @@ def sweep_leftovers(runtime_dir: Path) -> list[int]:
     """
     marker = f"{OWNER_VARIABLE}={runtime_dir.resolve()}".encode()
     ended = [pid for pid in leftovers(runtime_dir) if _kill(pid, marker)]
-    for stale in (*runtime_dir.glob("*.sock"), *runtime_dir.glob("*.slots/*")):
+    for socket_path in runtime_dir.glob("e-*.sock"):
         with contextlib.suppress(OSError):
-            if stale.is_socket() or stale.parent.suffix == ".slots":
-                stale.unlink()
+            socket_path.unlink()
+    for folder in runtime_dir.glob("e-*.slots"):
+        shutil.rmtree(folder, ignore_errors=True)
     return ended
 
 

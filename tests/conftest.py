@@ -1,0 +1,26 @@
+"""Fixtures that several areas share: tiny real models, folders short enough for Unix sockets."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tools.make_models import make_models
+
+_REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def tiny_models() -> dict[str, Path]:
+    """Real GGUF files of 1 to 3 MB by role name; made once, then found in `models/tiny`."""
+    return make_models(_REPOSITORY / "models" / "tiny", tiny=True)
+
+
+@pytest.fixture
+def runtime_dir() -> Iterator[Path]:
+    """A private folder whose path is short enough for sockets (pytest's own may not be)."""
+    with tempfile.TemporaryDirectory(prefix="kw-") as folder:
+        yield Path(folder)

@@ -1,0 +1,78 @@
+"""Engines under the contract, and a real llama-server on a loopback port for the remote one."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from backends.base import Capabilities, Endpoint, Engine
+from backends.llama.args import LaunchSettings, server_argv
+from backends.llama.binaries import find_binary, library_env
+from backends.llama.process import death_signal_wrapper, engine_environment
+from backends.openai import RemoteEngine
+from backends.scripted import ScriptedEngine
+from tests.engines.support import llama, placement
+
+
+@pytest.fixture(scope="session")
+def loopback_server(tiny_models: dict[str, Path]) -> Iterator[Endpoint]:
+    """A real llama-server on a free loopback port, as somebody else would run it."""
+    binary = find_binary("llama-server")
+    with tempfile.TemporaryDirectory(prefix="kw-") as folder:
+        root = Path(folder)
+        settings = LaunchSettings(tiny_models["producer"], "far", root / "x.sock", root, 1, 1)
+        argv = server_argv(binary, placement().args, settings)
+        argv[argv.index("--host") + 1] = "127.0.0.1"
+        process = subprocess.Popen(
+            [*death_signal_wrapper(), *argv, "--port", "0"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=engine_environment(root, library_env(binary)),
+            text=True,
+        )
+        try:
+            yield Endpoint(_listening(process), "far", "openai")
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def _listening(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    for line in process.stdout:
+        hit = re.search(r"listening on (http://127\.0\.0\.1:\d+)", line)
+        if hit:
+            return hit.group(1)
+    raise AssertionError("llama-server ended before it listened")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One engine under the contract: how to make it, and what may be asked of it."""
+
+    make: Callable[[Path], Engine]
+    local: bool
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("llama.cpp", marks=pytest.mark.real),
+        "scripted",
+        pytest.param("remote", marks=pytest.mark.real),
+    ]
+)
+def case(request: pytest.FixtureRequest, tiny_models: dict[str, Path]) -> Case:
+    """Every engine that the contract holds for."""
+    if request.param == "llama.cpp":
+        return Case(lambda folder: llama(tiny_models["producer"], folder), local=True)
+    if request.param == "scripted":
+        return Case(lambda folder: ScriptedEngine("scripted", folder), local=True)
+    far: Endpoint = request.getfixturevalue("loopback_server")
+    chat_only = Endpoint(far.base_url, far.model_id, far.backend, capabilities=Capabilities())
+    return Case(lambda _folder: RemoteEngine(chat_only, check=True), local=False)

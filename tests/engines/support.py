@@ -1,0 +1,50 @@
+"""What the engine tests share: placements, running engines, bounded waiting for a condition."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from backends.base import Engine
+from backends.llama import LlamaServerEngine
+from backends.openai import ChatRequest
+from budget.footprint import HOST, EngineArgs, Footprint, Placement
+
+HELLO = ChatRequest("Say hello.", {"max_tokens": 8, "temperature": 0.0, "seed": 1})
+
+
+def placement(**args: Any) -> Placement:
+    """A small placement on the host; keyword arguments are those of `EngineArgs`."""
+    small: dict[str, Any] = {"n_ctx": 512, "n_batch": 512, "n_ubatch": 128}
+    return Placement(
+        EngineArgs(**(small | args)), {HOST: Footprint(weights_bytes=4 << 20)}, "closed-form"
+    )
+
+
+@asynccontextmanager
+async def running(engine: Engine, placed: Placement | None = None) -> AsyncIterator[Engine]:
+    """The engine, started; stopped at the end whatever happens."""
+    try:
+        await engine.start(placed or placement(), lambda _fraction: None)
+        yield engine
+    finally:
+        await engine.stop(grace_s=2.0)
+
+
+def llama(model: Path, runtime_dir: Path, **options: Any) -> LlamaServerEngine:
+    """A llama.cpp engine with one thread, so that tests share the machine."""
+    return LlamaServerEngine(model, model.stem, runtime_dir, threads=1, **options)
+
+
+async def until(condition: Callable[[], Awaitable[bool]], *, within_s: float) -> bool:
+    """Poll a condition of another process, for a bounded time; whether it came true."""
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        if await condition():
+            return True
+        await asyncio.sleep(0.01)
+    return False
