@@ -13,7 +13,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 setup: ## Create .venv, build llama.cpp, install everything (nothing to do the second time)
-	@$(SETUP_PYTHON) -E -s tools/bootstrap.py
+	@$(SETUP_PYTHON) -E -s -S tools/bootstrap.py
 
 check: setup ## What CI checks without running: ruff, mypy, import contracts
 	$(BIN)/ruff check .

@@ -97,7 +97,10 @@ def install_rest(log: LogFile) -> None:
     say("installing the Python dependencies and keepwarm")
     pip = [str(venv_python()), "-m", "pip", "install", "--disable-pip-version-check"]
     constraints = ["-c", str(ROOT / "constraints.txt")]
-    run_logged([*pip, *constraints, "-e", f"{ROOT}[dev]"], log=log, what="installing dependencies")
+    # The build backend first, so that it is pinned too and building the project needs no network.
+    run_logged([*pip, *constraints, "setuptools"], log=log, what="installing setuptools")
+    project = ["--no-build-isolation", "-e", f"{ROOT}[dev]"]
+    run_logged([*pip, *constraints, *project], log=log, what="installing dependencies")
 
 
 def set_up() -> None:

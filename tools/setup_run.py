@@ -103,7 +103,7 @@ class StepProgress:
         """`[n/N] elapsed, about remaining`."""
         elapsed = clock(now - self.started)
         if not self.total:
-            return f"preparing, {elapsed} so far"
+            return f"{elapsed} so far"
         left = self.remaining_seconds(now)
         estimate = f", about {clock(left)} left" if left is not None else ""
         return f"[{self.done}/{self.total}] {elapsed} so far{estimate}"
