@@ -1,0 +1,34 @@
+"""Where the time of a run went: spans, a Chrome Trace file for Perfetto, and a line in `runs.jsonl`.
+
+A leaf: imports OpenTelemetry and the standard library only. `RunTrace` is the door; `current_run()` tells
+whether one is open here, at the cost of one context variable.
+"""
+
+from traces.place import default_directory
+from traces.records import (
+    PREFETCH,
+    CounterSample,
+    EvictSpan,
+    LoadSpan,
+    RequestRecord,
+    Storage,
+)
+from traces.run import RunTrace, SpanHandle, current_run
+from traces.runs import RequestLine, RunLine, append_run, read_runs
+
+__all__ = [
+    "PREFETCH",
+    "CounterSample",
+    "EvictSpan",
+    "LoadSpan",
+    "RequestLine",
+    "RequestRecord",
+    "RunLine",
+    "RunTrace",
+    "SpanHandle",
+    "Storage",
+    "append_run",
+    "current_run",
+    "default_directory",
+    "read_runs",
+]

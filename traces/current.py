@@ -1,0 +1,93 @@
+"""Which run is being traced here: one context variable, read by every request."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from contextvars import ContextVar
+from typing import Generic, Protocol, TypeVar
+
+
+class Traced(Protocol):
+    """What the context needs to know of a run."""
+
+    process_wide: bool
+
+    @property
+    def active(self) -> bool:
+        """Whether the run has begun and not ended."""
+        ...
+
+
+_Run = TypeVar("_Run", bound=Traced)
+
+
+class RunContext(Generic[_Run]):
+    """The current run of every context, and of threads that have none of their own.
+
+    A run follows its context into asyncio tasks. A plain thread starts with an empty context: it belongs
+    to the process's one active run, unless several are active or that one is not `process_wide`.
+    """
+
+    def __init__(self) -> None:
+        self._current: ContextVar[_Run | None] = ContextVar("keepwarm_run", default=None)
+        self._open: tuple[_Run, ...] = ()
+        self._lock = threading.Lock()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)
+
+    def get(self) -> _Run | None:
+        """The active run that this code belongs to, or None."""
+        run = self._current.get()
+        if run is not None:
+            return run if run.active else None
+        if not self._open:
+            return None
+        return self._of_a_plain_thread()
+
+    def _of_a_plain_thread(self) -> _Run | None:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            runs = self._open
+            return runs[0] if len(runs) == 1 and runs[0].process_wide else None
+        # A task without a run in its context was started outside of every run.
+        return None
+
+    def enter(self, run: _Run) -> _Run | None:
+        """Make `run` the current one of this context; returns the one before it."""
+        with self._lock:
+            self._open = (*self._open, run)
+        return self.adopt(run)
+
+    def leave(self, run: _Run, before: _Run | None) -> None:
+        """Undo `enter`; also from another context than the one that entered."""
+        with self._lock:
+            self._open = tuple(other for other in self._open if other is not run)
+        if self._current.get() is run:
+            self._current.set(before)
+
+    def adopt(self, run: _Run | None) -> _Run | None:
+        """Make `run` the current one of this context only; returns the one before it."""
+        before = self._current.get()
+        self._current.set(run)
+        return before
+
+    def _forget(self) -> None:
+        # A forked child shares the file but not the lanes: its slices would overlap the parent's.
+        self._open = ()
+        self._lock = threading.Lock()
+        self._current.set(None)
+
+
+def owner() -> tuple[object, str]:
+    """Who runs here, as a key, and by name: the asyncio task, or the thread outside of any."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    if task is not None:
+        return task, task.get_name()
+    thread = threading.current_thread()
+    return thread.ident, thread.name

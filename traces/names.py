@@ -1,0 +1,97 @@
+"""Every name that a span, an attribute, a lane or a counter of a trace carries.
+
+Where the OpenTelemetry conventions for generative AI have a name it is theirs (`gen_ai.*`, `error.*`,
+`service.*`); everything else starts with `keepwarm.`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Spans.
+RUN: Final = "run"
+REQUEST: Final = "request"
+QUEUE: Final = "queue"
+ADMIT: Final = "admit"
+PROMPT_EVALUATION: Final = "prompt_evaluation"
+GENERATE: Final = "generate"
+MODEL_LOAD: Final = "model_load"
+EVICT: Final = "evict"
+STAGE: Final = "stage"
+"""Category of the spans that `RunTrace.span` opens; their names are their callers'."""
+
+# Span events.
+GRANTED: Final = "keepwarm.granted"
+"""When the lease was granted: from here on the request holds its slot."""
+
+# Attributes of the conventions.
+OPERATION: Final = "gen_ai.operation.name"
+PROVIDER: Final = "gen_ai.provider.name"
+REQUEST_MODEL: Final = "gen_ai.request.model"
+INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
+CACHED_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
+OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
+FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
+INPUT_MESSAGES: Final = "gen_ai.input.messages"
+OUTPUT_MESSAGES: Final = "gen_ai.output.messages"
+ERROR_TYPE: Final = "error.type"
+ERROR_MESSAGE: Final = "error.message"
+SERVICE_NAME: Final = "service.name"
+
+# Attributes of keepwarm.
+RUN_ID: Final = "keepwarm.run.id"
+STARTED: Final = "keepwarm.run.started"
+REQUEST_ID: Final = "keepwarm.request.id"
+SLOT: Final = "keepwarm.slot"
+REMOTE: Final = "keepwarm.remote"
+COLD: Final = "keepwarm.cold"
+WAITED_SECONDS: Final = "keepwarm.waited_s"
+WAITED_FOR_LOAD: Final = "keepwarm.waited_for_load"
+PREFETCHED_BY: Final = "keepwarm.prefetched_by"
+PROMPT_MS: Final = "keepwarm.prompt_ms"
+PREDICTED_MS: Final = "keepwarm.predicted_ms"
+LOAD_ID: Final = "keepwarm.load.id"
+EVICT_ID: Final = "keepwarm.evict.id"
+DEVICE: Final = "keepwarm.device"
+STORAGE: Final = "keepwarm.storage"
+BYTES: Final = "keepwarm.bytes"
+REASON: Final = "keepwarm.reason"
+ENGINE: Final = "keepwarm.engine"
+FOR_MODEL: Final = "keepwarm.for_model"
+LANE: Final = "keepwarm.lane"
+THREAD: Final = "keepwarm.thread"
+
+CONTENT: Final = frozenset(
+    {
+        INPUT_MESSAGES,
+        OUTPUT_MESSAGES,
+        "gen_ai.prompt",
+        "gen_ai.completion",
+        "gen_ai.system_instructions",
+        "gen_ai.tool.definitions",
+        "gen_ai.tool.call.arguments",
+        "gen_ai.tool.call.result",
+    }
+)
+"""Attributes that hold what people wrote and models answered: only with `record_content`."""
+
+# The Chrome Trace view. Perfetto sorts processes by name and threads by tid.
+LOAD_FLOW: Final = "load"
+FLOW: Final = "flow"
+RESIDENT_BYTES: Final = "resident bytes"
+DEVICE_BYTES: Final = "device bytes"
+
+
+def run_lanes(service: str, run_id: str) -> str:
+    """Name of the group of lanes that holds the run's own spans."""
+    return f"1 run {service} {run_id}"
+
+
+def device_lanes(device: str) -> str:
+    """Name of the group of lanes and counters of one device."""
+    return f"2 device {device}"
+
+
+def engine_lanes(engine: str, model: str, *, remote: bool) -> str:
+    """Name of the group of lanes of one model on its engine."""
+    return f"{'4 remote' if remote else '3 engine'} {model} ({engine})"

@@ -1,0 +1,113 @@
+"""`runs.jsonl`: one line for every run, also for one that raised."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+FILE_NAME = "runs.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLine:
+    """One request of a run, as its line in `runs.jsonl` tells it.
+
+    `arrival_s` counts from the run's start. `waited_s` is from asking to being granted, `ttft_s` from
+    asking to the first token, `load_s` the length of the load waited for (0 when there was none).
+    None means that it was not observed. `prompt` and `answer` are there only with `record_content`.
+    """
+
+    request_id: str
+    model: str
+    engine: str
+    operation: str
+    remote: bool
+    cold: bool
+    arrival_s: float
+    waited_s: float
+    load_s: float
+    ttft_s: float | None
+    total_s: float
+    prompt_tokens: int | None
+    cached_tokens: int | None
+    output_tokens: int | None
+    tokens_per_s: float | None
+    finish_reason: str | None
+    error: str | None
+    prompt: str | None = None
+    answer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunLine:
+    """One run. `started` is ISO 8601 in UTC; `status` is `ok` or `error`; `trace` a path or None."""
+
+    run_id: str
+    service: str
+    started: str
+    seconds: float
+    status: str
+    error_type: str | None = None
+    error_message: str | None = None
+    loads: int = 0
+    evictions: int = 0
+    load_seconds: float = 0.0
+    trace: str | None = None
+    problems: tuple[str, ...] = ()
+    requests: tuple[RequestLine, ...] = field(default=())
+
+
+def append_run(path: Path, line: RunLine) -> None:
+    """Append one line to `path` (0600) with one write, so that concurrent runs never mix.
+
+    A line that a killed writer left unfinished is closed first.
+
+    Raises:
+        OSError: the file cannot be opened, or took less than the line.
+    """
+    data = (json.dumps(_wire(line), ensure_ascii=True, allow_nan=False) + "\n").encode()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            data = b"\n" + data
+        written = os.write(descriptor, data)
+        if written != len(data):
+            raise OSError(f"{path} took {written} of {len(data)} bytes of a run's line")
+    finally:
+        os.close(descriptor)
+
+
+def _wire(line: RunLine) -> dict[str, Any]:
+    data = asdict(line)
+    for request in data["requests"]:
+        for key in ("prompt", "answer"):
+            if request[key] is None:
+                del request[key]
+    return data
+
+
+def read_runs(path: Path) -> Iterator[RunLine | ValueError]:
+    """Every line of `path` in order: a run, or for a damaged line a ValueError that names it.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for number, text in enumerate(lines, 1):
+            if text.strip():
+                yield _parse(text, f"{path}:{number}")
+
+
+def _parse(text: str, where: str) -> RunLine | ValueError:
+    try:
+        data = json.loads(text)
+        requests = tuple(RequestLine(**request) for request in data.pop("requests"))
+        problems = tuple(data.pop("problems"))
+        return RunLine(**data, requests=requests, problems=problems)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return ValueError(f"{where} is not a run's line: {error}")

@@ -1,0 +1,84 @@
+"""The file of a trace while it is written: whole events only, so that it opens even after a kill."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+from pathlib import Path
+
+SUFFIX = ".trace.json"
+
+
+class EventFile:
+    """A Chrome Trace file that grows event by event.
+
+    The file is an array without its closing bracket until `close`; Perfetto opens it in that state too.
+    It is readable by its owner only.
+
+    Args:
+        directory: where the file goes; made (0700) when it is not there.
+        stem: the file's name without its suffix; a number is added when it is taken.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+
+    def __init__(self, directory: Path, stem: str) -> None:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._descriptor, self.path = _create(directory, stem)
+        self._separator = "[\n"
+
+    def write(self, events: list[str]) -> None:
+        """Append events, each a JSON object, with one system call (more when the disk takes less)."""
+        if not events:
+            return
+        data = (self._separator + ",\n".join(events)).encode()
+        self._separator = ",\n"
+        self._write_all(data)
+
+    def close(self, *, compress: bool) -> Path:
+        """Finish the array; with `compress`, replace the file by its gzip form. Returns its path."""
+        try:
+            self._write_all(b"[\n]\n" if self._separator == "[\n" else b"\n]\n")
+        finally:
+            os.close(self._descriptor)
+        if compress:
+            self.path = _compressed(self.path)
+        return self.path
+
+    def abandon(self) -> None:
+        """Close the descriptor and leave the file as it is."""
+        os.close(self._descriptor)
+
+    def _write_all(self, data: bytes) -> None:
+        while data:
+            data = data[os.write(self._descriptor, data) :]
+
+
+def _create(directory: Path, stem: str) -> tuple[int, Path]:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+    number = 1
+    while True:
+        path = directory / f"{stem}{'' if number == 1 else f'-{number}'}{SUFFIX}"
+        try:
+            if not path.with_name(path.name + ".gz").exists():
+                return os.open(path, flags, 0o600), path
+        except FileExistsError:
+            pass
+        number += 1
+
+
+def _compressed(path: Path) -> Path:
+    target = path.with_name(path.name + ".gz")
+    part = path.with_name(path.name + ".gz.part")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with (
+        path.open("rb") as source,
+        os.fdopen(descriptor, "wb") as raw,
+        gzip.GzipFile(path.name, "wb", 6, raw) as packed,
+    ):
+        shutil.copyfileobj(source, packed, 1 << 20)
+    part.replace(target)
+    path.unlink()
+    return target

@@ -1,0 +1,93 @@
+"""Text and values in the forms that OpenTelemetry and Perfetto's importer both survive."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+Value = str | bool | int | float
+_INT64 = 2**63
+
+
+def clean(text: str) -> str:
+    """`text` as valid Unicode: paired surrogates are joined, a lone one becomes U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def clean_value(value: object) -> Value:
+    """`value` as an attribute: text, bool, finite number; anything else becomes its JSON or its text."""
+    match value:
+        case str():
+            return clean(value)
+        case bool():
+            return value
+        case int():
+            return value if -_INT64 <= value < _INT64 else str(value)
+        case float():
+            return value if math.isfinite(value) else str(value)
+        case _:
+            return clean(json.dumps(_plain(value), ensure_ascii=False))
+
+
+def _plain(value: object) -> Any:
+    match value:
+        case Mapping():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_plain(item) for item in value]
+        case float():
+            return value if math.isfinite(value) else str(value)
+        case None | str() | bool() | int():
+            return value
+        case _:
+            return _text(value)
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
+def clean_attributes(attributes: Mapping[str, Any]) -> dict[str, Value]:
+    """The attributes that have a value, each in a form that every sink can write."""
+    return {
+        clean(str(key)): clean_value(value)
+        for key, value in attributes.items()
+        if value is not None
+    }
+
+
+def _perfetto(text: str) -> str:
+    # Perfetto takes a string's last backslash for an escape of the closing quote and refuses the file:
+    # a zero-width space behind it keeps them apart and shows nothing.
+    text = clean(text)
+    return text + "\u200b" if text.endswith("\\") else text
+
+
+def quote(text: str) -> str:
+    """`text` as a JSON string that Perfetto's importer reads (never with escaped surrogates)."""
+    return json.dumps(_perfetto(text), ensure_ascii=False)
+
+
+def quote_args(arguments: Mapping[str, object]) -> str:
+    """`arguments` as a JSON object that Perfetto's importer reads: no null, no NaN, no Infinity."""
+    safe = {}
+    for key, value in arguments.items():
+        if value is not None:
+            cleaned = clean_value(value)
+            safe[_perfetto(str(key))] = _perfetto(cleaned) if isinstance(cleaned, str) else cleaned
+    return json.dumps(safe, ensure_ascii=False, allow_nan=False)
+
+
+def microseconds(ns: int) -> str:
+    """Nanoseconds as a decimal number of microseconds; exact in the importer below 4e15 ns (46 days)."""
+    whole, rest = divmod(ns, 1000)
+    return f"{whole}.{rest:03d}"
