@@ -316,8 +316,10 @@ def test_any_mapping_is_a_configuration_or_a_config_error(
     data: dict[str, Any], entry: dict[str, Any]
 ) -> None:
     """Whatever shape a mapping has, nothing but ConfigError comes out, and it can cross the wire."""
+    outcome: Config | ConfigError
     try:
-        Config.from_mapping({"models": {"m": entry}, **data})
+        outcome = Config.from_mapping({"models": {"m": entry}, **data})
     except ConfigError as error:
-        json.dumps(error.to_wire())
-        assert error.message
+        outcome = error
+    wire = outcome.to_mapping() if isinstance(outcome, Config) else outcome.to_wire()
+    assert json.loads(json.dumps(wire)) == wire

@@ -268,21 +268,21 @@ def test_a_failed_command_names_its_log_and_shows_the_end(log: LogFile) -> None:
 
 
 def test_an_interrupt_ends_everything_the_command_started(tmp_path: Path) -> None:
-    """After Ctrl-C no compiler is left running."""
-    pipe = tmp_path / "pid"
-    os.mkfifo(pipe)
+    """After Ctrl-C no compiler is left running: the last holder of the pipe is gone."""
+    alive = tmp_path / "alive"
+    os.mkfifo(alive)
     program = (
-        "import sys; from pathlib import Path; from tools.setup_run import *\n"
-        f"run_logged(['sh', '-c', 'sleep 600 & echo $! > {pipe}; wait'], "
+        "from pathlib import Path; from tools.setup_run import LogFile, run_logged\n"
+        f"run_logged(['sh', '-c', 'sleep 600 > {alive} & wait'], "
         f"log=LogFile(Path({str(tmp_path / 'log')!r})), what='it')\n"
     )
     ours = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.DEVNULL)
-    grandchild = os.pidfd_open(int(pipe.read_text()))
-    ours.send_signal(signal.SIGINT)
-    assert ours.wait(timeout=30) != 0
-    ended, _, _ = select.select([grandchild], [], [], 30)
-    os.close(grandchild)
-    assert ended
+    with alive.open("rb") as held_by_grandchild:
+        ours.send_signal(signal.SIGINT)
+        assert ours.wait(timeout=30) != 0
+        ended, _, _ = select.select([held_by_grandchild], [], [], 30)
+        assert ended
+        assert held_by_grandchild.read() == b""
 
 
 def test_two_set_ups_at_once_do_not_collide(tmp_path: Path) -> None:
