@@ -122,7 +122,7 @@ def test_every_package_says_what_it_is_for() -> None:
 
 
 def test_names_of_test_files_are_unique() -> None:
-    """Test folders are no packages, so two files of one name would be taken for one module."""
+    """In a folder that is no package, two files of one name would be taken for one module."""
     names = [file.name for file in (ROOT / "tests").rglob("test_*.py")]
     assert sorted(names) == sorted(set(names))
 
