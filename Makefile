@@ -4,7 +4,10 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup check test test-full demo bench models clean
 
-PYTHON ?= python3
+# The first Python here that is new enough.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && exit; \
+	done; echo python3)
 BIN := .venv/bin
 # A finished environment's own Python answers at once; before that the machine's does the work.
 SETUP_PYTHON := $(if $(and $(wildcard .venv/.keepwarm-stamp),$(wildcard $(BIN)/python)),$(BIN)/python,$(PYTHON))
