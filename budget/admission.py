@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from budget.actions import Candidate, DecisionRecord
 from budget.engines import Bookings, EngineRecord, Option
+from budget.placing import place_together
 from budget.policies.base import EvictionPolicy
 from budget.residency import State
-from budget.residents import Residents
+from budget.residents import DORMANT, Residents
 from budget.victims import choose_victims
 from budget.waiting import Rank
 
@@ -58,31 +59,66 @@ class Admission:
         self.policy = policy
         self.claims: dict[str, Claim] = {}
         self._records = 0
+        self.barred: set[str] = set()
+        """Devices on which nothing more is admitted in this pass: somebody before waits there."""
 
     # What can ever be
 
-    def feasible(self, engine: EngineRecord, *, measured: bool = False) -> list[int]:
+    def feasible(
+        self, engine: EngineRecord, first: int | None = None, *, measured: bool = False
+    ) -> list[int]:
         """The options of the lowest tier that fit beside all pins; empty when none ever can.
 
+        `first`: the first option to look at; by default the first not known to be refused.
         `measured`: against what devices were measured to have room for, not their limits.
         """
+        first = engine.min_option if first is None else first
         pinned = self._pinned_bytes(engine)
         fitting = [
             index
             for index, option in enumerate(engine.spec.options)
-            if index >= engine.min_option and self._holds(option, pinned, measured=measured)
+            if index >= first and self._holds(option, pinned, measured=measured)
         ]
         if not fitting:
             return []
         tier = min(engine.spec.options[i].tier for i in fitting)
         return [i for i in fitting if engine.spec.options[i].tier == tier]
 
-    def shortfall(self, engine: EngineRecord) -> tuple[str, int, int, int]:
-        """Device, limit, bytes held by pins and bytes requested of the option that misses least."""
+    def pinnable(self, engine: EngineRecord) -> bool:
+        """Whether an engine can stay beside all pins where it is, or be loaded beside them."""
+        if engine.state in DORMANT or engine.state is State.EVICTING:
+            return bool(self.feasible(engine))
+        here = Option(engine.bookings, 0.0)
+        return self._holds(here, self._pinned_bytes(engine), measured=False)
+
+    def place_pins(self) -> EngineRecord | None:
+        """Choose options for the pinned engines that hold nothing, so that all fit together.
+
+        Returns:
+            None when they do, else one that finds no place; then no choice changes.
+        """
+        pinned = list(self._residents.pinned)
+        room = {ledger.device: ledger.limit_bytes for ledger in self._books}
+        for engine in pinned:
+            for device, amount in engine.bookings:
+                room[device] -= amount
+        coming = [engine for engine in pinned if not engine.bookings]
+        coming.sort(key=lambda e: len(e.spec.options))
+        return place_together(coming, room)
+
+    def shortfall(
+        self, engine: EngineRecord, *, measured: bool = False
+    ) -> tuple[str, int, int, int]:
+        """Device, limit, bytes held by pins and bytes requested of the option that misses least.
+
+        `measured`: what misses is judged by what devices were measured to have room for.
+        """
         pinned = self._pinned_bytes(engine)
 
         def missing(row: tuple[str, int, int, int]) -> int:
-            return row[3] + row[2] - row[1]
+            ledger = self._books[row[0]]
+            room = ledger.ceiling_bytes if measured else ledger.limit_bytes
+            return row[3] + row[2] - room
 
         worst = [
             max(
@@ -130,14 +166,27 @@ class Admission:
                 need -= sum(amount for d, amount in bookings if d == device)
         return max(0, need)
 
-    def choose(self, engine: EngineRecord, now: float, *, may_drain: Drain | None) -> Choice | None:
+    def choose(
+        self,
+        engine: EngineRecord,
+        now: float,
+        *,
+        may_drain: Drain | None,
+        measured: bool = False,
+        loading: bool = False,
+    ) -> Choice | None:
         """The best way to admit an engine now, or None when leases and pins are in the way.
 
-        `may_drain` says which engines in use may be drained for it; None: none.
+        `may_drain` says which engines in use may be drained for it; None: none. `measured`: what
+        other programs hold is taken as theirs to keep, and a higher tier chosen if that is what
+        is left. `loading`: count on the bytes of engines that load for others, too.
         """
         best: Choice | None = None
-        for index in self.feasible(engine):
-            choice = self._choice(engine.spec.options[index], index, now, may_drain)
+        indices = self.feasible(engine, measured=True) if measured else []
+        for index in indices or self.feasible(engine):
+            choice = self._choice(
+                engine.spec.options[index], index, now, may_drain, loading=loading
+            )
             if choice is None:
                 continue
             if best is None or _preference(choice) < _preference(best):
@@ -145,12 +194,12 @@ class Admission:
         return best
 
     def _choice(
-        self, option: Option, index: int, now: float, may_drain: Drain | None
+        self, option: Option, index: int, now: float, may_drain: Drain | None, *, loading: bool
     ) -> Choice | None:
         shortage: dict[str, int] = {}
         leftover = 0
         for device, amount in option.bookings:
-            if self._books[device].over_limit:
+            if device in self.barred:
                 return None
             left = self.available(device) - amount
             leftover += left
@@ -158,11 +207,12 @@ class Admission:
                 shortage[device] = -left
         if not shortage:
             return Choice(index, leftover_bytes=leftover)
-        candidates = self.candidates(shortage, now, may_drain)
+        candidates = self.candidates(shortage, now, may_drain, loading=loading)
         victims = choose_victims(candidates, shortage, ordered=self.policy.ordered)
         if victims is None:
             return None
-        in_use = {v.engine_id for v in victims if v.loss >= LEASED_LOSS}
+        states = {v.engine_id: self._residents[v.engine_id].state for v in victims}
+        in_use = {engine_id for engine_id, state in states.items() if state is State.LEASED}
         return Choice(
             index,
             tuple(candidates),
@@ -172,7 +222,12 @@ class Admission:
         )
 
     def candidates(
-        self, devices: Iterable[str], now: float, may_drain: Drain | None
+        self,
+        devices: Iterable[str],
+        now: float,
+        may_drain: Drain | None,
+        *,
+        loading: bool = False,
     ) -> list[Candidate]:
         """The engines on these devices that may leave, with their losses."""
         found: dict[str, Candidate] = {}
@@ -182,7 +237,9 @@ class Admission:
                     continue
                 if engine.state is State.IDLE or engine.abandonable:
                     loss = 0.0 if engine.released else self.policy.loss(engine, now)
-                elif may_drain is not None and engine.state is State.LEASED and may_drain(engine):
+                elif (loading and engine.state is State.LOADING) or (
+                    may_drain is not None and engine.state is State.LEASED and may_drain(engine)
+                ):
                     loss = LEASED_LOSS + self.policy.loss(engine, now)
                 else:
                     continue
@@ -214,6 +271,24 @@ class Admission:
         """An engine that drained for a claim leaves now, or died: the claim waits for it no more."""
         for claim in self.claims.values():
             claim.draining.discard(engine.engine_id)
+
+    def bar(self, engine: EngineRecord, now: float, may_drain: Drain) -> None:
+        """Let nobody pass a request that waits for nothing but loads to end.
+
+        Loads that overlap without a gap would otherwise keep it out for ever.
+        """
+        coming = self.choose(engine, now, may_drain=may_drain, measured=True, loading=True)
+        if coming is not None:
+            self.barred.update(d for d, _ in engine.spec.options[coming.option_index].bookings)
+
+    def outdated(self, claim: Claim, now: float) -> bool:
+        """Whether a claim waits for leases to end and could do without by now."""
+        if not claim.draining:
+            return False
+        del self.claims[claim.engine.engine_id]
+        better = self.choose(claim.engine, now, may_drain=None)
+        self.claims[claim.engine.engine_id] = claim
+        return better is not None
 
     def ready(self, claim: Claim) -> bool:
         """Whether a claim's bytes are all free."""

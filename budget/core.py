@@ -9,18 +9,20 @@ the requests in progress) engines in use are drained: they get no new leases on 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from budget import events as ev
 from budget.actions import Action, Deny, Revoke, SetTimer
 from budget.desk import Desk, Settings
 from budget.engines import EngineRecord, EngineSpec, ModelEntry
-from budget.errors import InternalError, KeepwarmError, LoadFailed, error_from_wire
+from budget.errors import ConfigError, InternalError, KeepwarmError, LoadFailed, error_from_wire
 from budget.ledger import LedgerView
 from budget.policies.base import EvictionPolicy
 from budget.policies.lru import Lru
 from budget.refusals import (
     foreign_lease,
+    is_awaited,
     is_pinned,
     never_fits,
     pins_do_not_fit,
@@ -34,6 +36,7 @@ from budget.residents import DORMANT
 from budget.scheduler import Scheduler
 from budget.waiting import Waiting
 
+FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 30.0
 DEATHS_BEFORE_DENIAL = 2
 """An engine that died this often without serving anybody is not restarted for those who wait."""
@@ -65,7 +68,6 @@ class BudgetCore:
         self._scheduler = Scheduler(self._desk)
         self._revoked: dict[str, str] = {}
         self._plans: dict[str, tuple[str, ...]] = {}
-        self._runtime_pins: set[str] = set()
         self._numbers = 0
         self._desk.adopt(models)
         self._check_pins()
@@ -146,18 +148,22 @@ class BudgetCore:
             return
         engine = desk.residents[entry.engine_id]
         request = self._request(event, entry, engine, now)
-        error = self._refusal(engine, request, now)
+        at_once = desk.grantable(engine, request, now)
+        error = self._impossible(engine, request, now)
+        if error is None and not at_once:
+            error = self._cannot_wait(request, now)
         if error is not None:
             self._deny(event, error)
             return
         desk.admission.policy.used(engine.engine_id, now)
         if request.want == "pin":
             self._pin(engine, request)
-        if desk.grantable(engine, request, now):
+        if at_once:
             desk.grant(engine, request, now)
-            return
-        desk.enqueue(request)
-        self._scheduler.pump(now)
+        else:
+            desk.enqueue(request)
+        if request.want == "pin" or not at_once:
+            self._scheduler.pump(now)
 
     def _request(
         self, event: ev.RequestArrived, entry: ModelEntry, engine: EngineRecord, now: float
@@ -176,18 +182,25 @@ class BudgetCore:
             engine.generation if engine.resident else -1,
         )
 
-    def _refusal(self, engine: EngineRecord, request: Waiting, now: float) -> KeepwarmError | None:
-        """Why a request cannot even wait, or None. Asks and changes nothing."""
+    def _impossible(
+        self, engine: EngineRecord, request: Waiting, now: float
+    ) -> KeepwarmError | None:
+        """Why waiting would be in vain, or None. Asks and changes nothing."""
         desk = self._desk
         if not engine.spec.options:
             return LoadFailed(f"{request.model} has no placement.", hint="See `keepwarm plan`.")
-        if not engine.resident or request.want == "pin":
-            if not desk.admission.feasible(engine):
-                return never_fits(request.model, desk.admission.shortfall(engine))
-            if engine.state is State.FAILED and now < engine.retry_at and engine.last_error:
-                return error_from_wire(engine.last_error)
-        elif engine.free_slot() is not None and engine.draining_for is None:
-            return None
+        admission = desk.admission
+        if request.want == "pin" and not admission.pinnable(engine):
+            return never_fits(request.model, admission.shortfall(engine))
+        if not engine.resident and not admission.feasible(engine):
+            return never_fits(request.model, admission.shortfall(engine))
+        if engine.state is State.FAILED and engine.setbacks > 1 and now < engine.retry_at:
+            return error_from_wire(dict(engine.last_error or {}))
+        return None
+
+    def _cannot_wait(self, request: Waiting, now: float) -> KeepwarmError | None:
+        """Why a request that would have to wait may not, or None."""
+        desk = self._desk
         if request.deadline is not None and request.deadline <= now:
             return too_late(request.model, 0.0)
         waiting, limit = len(desk.queue), desk.settings.max_queue
@@ -195,7 +208,7 @@ class BudgetCore:
             return queue_full("", waiting, limit)
         per_model = desk.settings.max_queue_per_model
         if per_model is not None:
-            mine = desk.queue.of(engine.engine_id) or ()
+            mine = desk.queue.of(request.engine_id) or ()
             waiting = sum(1 for other in mine if other.model == request.model)
             if waiting >= per_model:
                 return queue_full(request.model, waiting, per_model)
@@ -207,14 +220,14 @@ class BudgetCore:
     def _on_cancelled(self, event: ev.RequestCancelled, now: float) -> None:
         request = self._desk.queue.get(event.request_id)
         if request is not None:
-            self._desk.end(request, withdrawn(request.model))
+            self._desk.end(request, withdrawn(request.model), now)
             self._scheduler.pump(now)
 
     def _on_client_gone(self, event: ev.ClientGone, now: float) -> None:
         desk = self._desk
         for request in desk.queue:
             if request.client_id == event.client_id:
-                desk.end(request, withdrawn(request.model))
+                desk.end(request, withdrawn(request.model), now)
         for request_id, engine in list(desk.leases.items()):
             if engine.leases[request_id].client_id == event.client_id:
                 desk.give_back(engine, request_id, now)
@@ -252,10 +265,12 @@ class BudgetCore:
         if engine.state is State.IDLE:
             engine.failures = 0
             engine.last_error = None
+            self._desk.restless[engine.engine_id] = engine
+            if not (engine.demand or engine.pins):
+                # Whoever it was loaded for is gone: its keep_alive begins now.
+                engine.used_since_load = True
             if engine.immune_until:
                 engine.immune_until = now + self._desk.settings.max_wait_s
-            if engine.retired:
-                self._desk.restless[engine.engine_id] = engine
             if event.bookings is not None:
                 self._correct(engine, event.bookings)
         self._scheduler.pump(now)
@@ -268,8 +283,10 @@ class BudgetCore:
             if smaller is not None:
                 engine.min_option = smaller
             else:
+                engine.failures += 1
+                engine.min_option = 0
                 self._failed(engine, event.error, now)
-                self._end_all(engine, event.error)
+                self._end_all(engine, event.error, now)
             self._drop_if_retired(engine)
         self._scheduler.pump(now)
 
@@ -278,7 +295,8 @@ class BudgetCore:
         if engine.min_option:
             return None
         tried = dict(engine.option.bookings)
-        for index in range(engine.option_index + 1, len(engine.spec.options)):
+        later = self._desk.admission.feasible(engine, engine.option_index + 1)
+        for index in later:
             bookings = engine.spec.options[index].bookings
             fewer = all(amount < tried.get(device, amount + 1) for device, amount in bookings)
             if fewer or not tried.keys() & dict(bookings).keys():
@@ -286,15 +304,17 @@ class BudgetCore:
         return None
 
     def _failed(self, engine: EngineRecord, error: Mapping[str, Any], now: float) -> None:
-        """Remember a failure; from the second in a row on, requests are refused for a while."""
+        """Remember a failure: the next try of a pinned engine waits longer each time.
+
+        From the second in a row on requests are refused until then, too.
+        """
         engine.last_error = dict(error)
-        engine.failures += 1
-        patience = 0.0 if engine.failures == 1 and not engine.pins else 0.25 * 2.0**engine.failures
+        patience = FIRST_BACKOFF_S * 2.0 ** min(engine.setbacks - 1, 16)
         engine.retry_at = now + min(MAX_BACKOFF_S, patience)
 
-    def _end_all(self, engine: EngineRecord, error: Mapping[str, Any]) -> None:
+    def _end_all(self, engine: EngineRecord, error: Mapping[str, Any], now: float) -> None:
         for request in list(self._desk.queue.of(engine.engine_id) or ()):
-            self._desk.end(request, error_from_wire(dict(error)))
+            self._desk.end(request, error_from_wire(dict(error)), now)
 
     def _on_engine_died(self, event: ev.EngineDied, now: float) -> None:
         engine = self._alive(event.engine_id, event.generation)
@@ -309,7 +329,7 @@ class BudgetCore:
             engine.deaths += 1
             self._failed(engine, event.error, now)
             if engine.deaths >= DEATHS_BEFORE_DENIAL:
-                self._end_all(engine, event.error)
+                self._end_all(engine, event.error, now)
             self._drop_if_retired(engine)
         self._scheduler.pump(now)
 
@@ -330,6 +350,8 @@ class BudgetCore:
         self._desk.unsettled.update(device for device, _ in bookings)
 
     def _on_device_measured(self, event: ev.DeviceMeasured, now: float) -> None:
+        if event.device not in self._desk.residents.books:
+            raise InternalError(f"unknown device {event.device!r} was measured")
         ledger = self._desk.residents.books[event.device]
         ledger.ceiling_bytes = min(ledger.limit_bytes, max(0, event.available_bytes))
         self._desk.unsettled.add(event.device)
@@ -339,12 +361,9 @@ class BudgetCore:
 
     def _pin(self, engine: EngineRecord, request: Waiting) -> None:
         request.added_pin = request.model not in engine.pins
-        self._runtime_pins.add(request.model)
-        self._desk.residents.pin(engine, request.model)
-        engine.leave_when_idle = False
-        if engine.draining_for is not None:
-            # A pinned engine drains for nobody; the claim that counted on it is decided anew.
-            self._desk.admission.drop(engine.draining_for)
+        self._desk.runtime_pins.add(request.model)
+        self._desk.pin(engine, request.model)
+        self._desk.admission.place_pins()
 
     def _on_hint(self, event: ev.HintGiven, now: float) -> None:
         desk = self._desk
@@ -352,20 +371,28 @@ class BudgetCore:
         if entry is None:
             raise unknown_model(event.model, desk.models)
         engine = desk.residents[entry.engine_id]
-        if event.kind == "unload" and engine.pins:
-            raise is_pinned(event.model, engine.pins)
+        if event.kind == "unload":
+            self._unload(engine, event.model, now)
         if event.kind == "unpin":
-            self._runtime_pins.discard(event.model)
+            self._desk.runtime_pins.discard(event.model)
             desk.residents.unpin(engine, event.model)
             if not engine.demand and not engine.pins:
                 desk.admission.drop(engine.engine_id)
             desk.restless[engine.engine_id] = engine
-        elif event.kind == "release":
+        elif event.kind == "release" and engine.state not in DORMANT:
             engine.released = True
+        self._scheduler.pump(now)
+
+    def _unload(self, engine: EngineRecord, model: str, now: float) -> None:
+        if engine.pins:
+            raise is_pinned(model, engine.pins)
+        if engine.state is State.LOADING and engine.demand:
+            raise is_awaited(model, engine.demand)
+        if engine.state is State.LOADING:
+            self._desk.evict(engine, now, "asked to leave")
         elif engine.resident:
             engine.leave_when_idle = True
-            desk.restless[engine.engine_id] = engine
-        self._scheduler.pump(now)
+            self._desk.restless[engine.engine_id] = engine
 
     def _on_plan(self, event: ev.PlanDeclared, now: float) -> None:
         for model in event.models:
@@ -389,8 +416,8 @@ class BudgetCore:
 
     def _on_reconfigured(self, event: ev.Reconfigured, now: float) -> None:
         # A core of the new configuration alone says whether it holds, before anything changes here.
-        BudgetCore(event.limits, event.models, event.engines)
         desk = self._desk
+        self._check_new(event)
         kept = {spec.engine_id for spec in event.engines}
         for spec in event.engines:
             if spec.engine_id not in desk.residents:
@@ -400,30 +427,52 @@ class BudgetCore:
             for model in list(engine.pins):
                 desk.residents.unpin(engine, model)
         desk.adopt(event.models)
-        self._runtime_pins &= desk.models.keys()
-        for model in self._runtime_pins:
-            desk.residents.pin(desk.residents[desk.models[model].engine_id], model)
-        self._requeue()
+        self._desk.runtime_pins &= desk.models.keys()
+        for model in self._desk.runtime_pins:
+            desk.pin(desk.residents[desk.models[model].engine_id], model)
+        self._requeue(now)
         for engine in list(desk.residents):
             desk.restless[engine.engine_id] = engine
             self._drop_if_retired(engine)
+        for claim in list(desk.admission.claims.values()):
+            if not (claim.engine.demand or claim.engine.pins):
+                desk.admission.drop(claim.engine.engine_id)
+        desk.admission.place_pins()
         for device, limit in event.limits.items():
             ledger = desk.residents.books[device]
-            ledger.ceiling_bytes = min(limit, ledger.ceiling_bytes + limit - ledger.limit_bytes)
+            unmeasured = ledger.ceiling_bytes == ledger.limit_bytes
+            ledger.ceiling_bytes = limit if unmeasured else min(limit, ledger.ceiling_bytes)
             ledger.limit_bytes = limit
             desk.unsettled.add(device)
         self._scheduler.pump(now)
 
-    def _requeue(self) -> None:
+    def _check_new(self, event: ev.Reconfigured) -> None:
+        """Raise `ConfigError` unless the new configuration, with the pins of callers, holds."""
+        devices = {ledger.device for ledger in self._desk.residents.books}
+        if set(event.limits) != devices:
+            raise ConfigError(
+                f"The devices changed from {sorted(devices)} to {sorted(event.limits)}.",
+                hint="Restart the keeper to change its devices.",
+            )
+        pins = self._desk.runtime_pins
+        models = [replace(m, pinned=m.pinned or m.name in pins) for m in event.models]
+        # A core of the new configuration alone says whether it holds, before anything changes.
+        BudgetCore(event.limits, models, event.engines)
+
+    def _requeue(self, now: float) -> None:
         """Those who wait follow their model to its new engine; a model that is gone ends them."""
         desk = self._desk
         for request in desk.queue:
             entry = desk.models.get(request.model)
             if entry is None:
-                desk.end(request, unknown_model(request.model, desk.models))
-            elif entry.engine_id != request.engine_id:
+                desk.end(request, unknown_model(request.model, desk.models), now)
+                continue
+            request.added_pin = request.added_pin and not entry.pinned
+            if entry.engine_id != request.engine_id:
+                after = desk.residents[entry.engine_id]
                 desk.dequeue(request)
-                request.engine_id = entry.engine_id
+                request.engine_id = after.engine_id
+                request.seen_generation = after.generation if after.resident else -1
                 desk.enqueue(request)
 
     def _drop_if_retired(self, engine: EngineRecord) -> None:
@@ -434,7 +483,9 @@ class BudgetCore:
 
     def _check_pins(self) -> None:
         for engine in self._desk.residents.pinned:
-            options = self._desk.admission.feasible(engine)
-            if not options:
-                raise pins_do_not_fit(engine.pins, self._desk.admission.shortfall(engine))
-            engine.option_index = options[0]
+            if not engine.spec.options:
+                names = ", ".join(sorted(engine.pins))
+                raise ConfigError(f"{names} is pinned and has no placement.", hint="Unpin it.")
+        stuck = self._desk.admission.place_pins()
+        if stuck is not None:
+            raise pins_do_not_fit(stuck.pins, self._desk.admission.shortfall(stuck))

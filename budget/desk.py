@@ -16,6 +16,8 @@ from budget.timers import Timers
 from budget.waiting import Queue, Rank, Waiting
 
 RECORDS_KEPT = 64
+PIN_RANK: Rank = (0, -1, 0)
+"""Pinned engines come before every request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class Desk:
         self.queue = Queue()
         self.timers = Timers()
         self.models: dict[str, ModelEntry] = {}
+        self.runtime_pins: set[str] = set()
         self.leases: dict[str, EngineRecord] = {}
         self.records: deque[DecisionRecord] = deque(maxlen=RECORDS_KEPT)
         self.actions: list[Action] = []
@@ -70,17 +73,29 @@ class Desk:
         self.queue.remove(request)
         self.residents[request.engine_id].demand -= 1
 
-    def end(self, request: Waiting, error: KeepwarmError) -> None:
+    def end(self, request: Waiting, error: KeepwarmError, now: float) -> None:
         """A waiting request ends without its outcome; the pin it brought goes with it."""
-        self.dequeue(request)
         engine = self.residents[request.engine_id]
+        waits = self.queue.of(engine.engine_id)
+        was_head = waits is not None and waits.head(now, self.settings.max_wait_s) is request
+        self.dequeue(request)
         if request.added_pin:
-            self.residents.unpin(engine, request.model)
-        if not engine.demand and not engine.pins:
+            self._take_pin_back(engine, request)
+        claim = self.admission.claims.get(engine.engine_id)
+        if claim and ((was_head and claim.draining) or not (engine.demand or engine.pins)):
+            # Engines drain for the first in line; whether they do for the next is decided anew.
             self.admission.drop(engine.engine_id)
-            if engine.retired:
-                self.restless[engine.engine_id] = engine
+        if not engine.demand:
+            self.restless[engine.engine_id] = engine
         self.actions.append(Deny(request.request_id, request.client_id, error.to_wire()))
+
+    def _take_pin_back(self, engine: EngineRecord, request: Waiting) -> None:
+        for other in self.queue.of(engine.engine_id) or ():
+            if other.want == "pin" and other.model == request.model:
+                other.added_pin = True
+                return
+        self.runtime_pins.discard(request.model)
+        self.residents.unpin(engine, request.model)
 
     def head_rank(self, engine_id: str, now: float) -> Rank | None:
         """The rank of the first request that waits for an engine, or None."""
@@ -90,12 +105,18 @@ class Desk:
         return waits.head(now, self.settings.max_wait_s).rank(now, self.settings.max_wait_s)
 
     def claim_rank(self, claim: Claim, now: float) -> Rank:
-        """The rank of a claim: its first waiting request's, or the one it was made with."""
+        """The rank of a claim: its first waiting request's; a pin's is before every request's."""
+        if claim.engine.pins:
+            return PIN_RANK
         return self.head_rank(claim.engine.engine_id, now) or claim.rank
 
     def grantable(self, engine: EngineRecord, request: Waiting, now: float) -> bool:
         """Whether a request may be granted now: resident, a free slot, and nobody before it."""
-        if not engine.resident or engine.leave_when_idle or engine.retired:
+        if not engine.resident or engine.retired:
+            return False
+        if request.want == "pin":
+            return True
+        if engine.leave_when_idle:
             return False
         if request.want == "lease" and engine.free_slot() is None:
             return False
@@ -104,7 +125,7 @@ class Desk:
             claim = self.admission.claims[engine.draining_for]
             if self.claim_rank(claim, now) < rank:
                 return False
-        first = self.head_rank(engine.engine_id, now)
+        first = self.head_rank(engine.engine_id, now) if request.want == "lease" else None
         return first is None or rank <= first
 
     def grant(self, engine: EngineRecord, request: Waiting, now: float) -> None:
@@ -174,6 +195,13 @@ class Desk:
         for victim in choice.victims:
             self.evict(self.residents[victim], now, f"evicted for {wanted}")
 
+    def pin(self, engine: EngineRecord, model: str) -> None:
+        """Protect an engine; whoever counted on its bytes decides anew."""
+        self.residents.pin(engine, model)
+        engine.leave_when_idle = False
+        if engine.draining_for is not None:
+            self.admission.drop(engine.draining_for)
+
     # Configuration
 
     def adopt(self, models: Iterable[ModelEntry]) -> None:
@@ -190,7 +218,7 @@ class Desk:
         longest: dict[str, float] = {}
         for entry in entries.values():
             if entry.pinned:
-                self.residents.pin(self.residents[entry.engine_id], entry.name)
+                self.pin(self.residents[entry.engine_id], entry.name)
             before = longest.get(entry.engine_id, 0.0)
             forever = NO_TIMEOUT in (before, entry.keep_alive_s)
             longest[entry.engine_id] = NO_TIMEOUT if forever else max(before, entry.keep_alive_s)

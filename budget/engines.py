@@ -81,12 +81,12 @@ class EngineRecord:
         "leases",
         "leave_when_idle",
         "loaded_at",
+        "min_option",
         "option_index",
         "pins",
         "released",
         "retired",
         "retry_at",
-        "min_option",
         "spec",
         "state",
         "story",
@@ -135,6 +135,11 @@ class EngineRecord:
     def resident(self) -> bool:
         """Whether it can serve now."""
         return self.state in (State.IDLE, State.LEASED)
+
+    @property
+    def setbacks(self) -> int:
+        """Failures in a row: loads that failed, or lives that ended before they served anybody."""
+        return max(self.failures, self.deaths)
 
     @property
     def abandonable(self) -> bool:

@@ -106,6 +106,16 @@ def no_room(model: str, waited_s: float, shortfall: Shortfall, ceiling: int) -> 
     )
 
 
+def is_awaited(model: str, waiting: int) -> KeepwarmError:
+    """A model was told to leave while it loads for those who wait."""
+    return AdmissionDenied(
+        f"{model} is loading for {waiting} waiting requests.",
+        hint="Unload it when they are served, or cancel them.",
+        model=model,
+        waiting=waiting,
+    )
+
+
 def is_pinned(model: str, pins: Collection[str]) -> KeepwarmError:
     """A pinned model was told to leave."""
     return AdmissionDenied(

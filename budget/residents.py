@@ -36,9 +36,7 @@ class Residents:
     def add(self, spec: EngineSpec) -> EngineRecord:
         """Make an engine known; it starts absent."""
         for option in spec.options:
-            for device, _ in option.bookings:
-                if device not in self.books:
-                    raise InternalError(f"{spec.engine_id} is placed on unknown device {device!r}")
+            self._sound(spec.engine_id, option.bookings)
         record = EngineRecord(spec)
         self._engines[spec.engine_id] = record
         return record
@@ -78,6 +76,7 @@ class Residents:
         self.books.book(engine.engine_id, bookings)
         engine.move(Trigger.BOOK, now, reason)
         engine.generation += 1
+        engine.released = False
         engine.option_index = option_index
         self._placed(engine, bookings)
 
@@ -128,10 +127,17 @@ class Residents:
 
     def correct(self, engine: EngineRecord, bookings: Bookings) -> None:
         """Replace booked bytes by measured ones."""
+        self._sound(engine.engine_id, bookings)
         self.books.correct(engine.engine_id, bookings)
         for device, _ in engine.bookings:
             del self._on_device[device][engine.engine_id]
         self._placed(engine, bookings)
+
+    def _sound(self, engine_id: str, bookings: Bookings) -> None:
+        devices = [device for device, _ in bookings]
+        known = all(device in self.books for device in devices)
+        if not known or len(set(devices)) < len(devices) or any(b < 0 for _, b in bookings):
+            raise InternalError(f"{engine_id} cannot take {bookings}")
 
     def classify(self, engine: EngineRecord) -> None:
         """Say anew whether an engine's bytes are evictable."""

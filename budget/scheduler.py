@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from budget.actions import Alert
 from budget.admission import Choice
-from budget.desk import Desk
+from budget.desk import PIN_RANK, Desk
 from budget.engines import NO_TIMEOUT, EngineRecord
 from budget.refusals import never_fits, no_room, too_late
 from budget.residency import State
 from budget.residents import DORMANT
+from budget.victims import choose_victims
 from budget.waiting import Rank, Waiting
-
-PIN_RANK: Rank = (0, -1, 0)
-"""Pinned engines come before every request."""
 
 
 class Scheduler:
@@ -30,6 +28,7 @@ class Scheduler:
     def pump(self, now: float) -> None:
         """Do everything that can be done now."""
         desk = self._desk
+        desk.admission.barred.clear()
         if desk.queue:
             self._expire(now)
             for engine_id in desk.queue.engines():
@@ -48,6 +47,13 @@ class Scheduler:
     def serve(self, engine: EngineRecord, now: float) -> None:
         """Grant what waits for a resident engine, in order, while slots last."""
         desk = self._desk
+        if not engine.resident:
+            return
+        for request in list(desk.queue.of(engine.engine_id) or ()):
+            # What asks for no slot waits for none.
+            if request.want != "lease" and desk.grantable(engine, request, now):
+                desk.dequeue(request)
+                desk.grant(engine, request, now)
         while (waits := desk.queue.of(engine.engine_id)) is not None:
             request = waits.head(now, desk.settings.max_wait_s)
             if not desk.grantable(engine, request, now):
@@ -58,7 +64,7 @@ class Scheduler:
     def _expire(self, now: float) -> None:
         for request in self._desk.queue:
             if request.deadline is not None and request.deadline <= now:
-                self._desk.end(request, too_late(request.model, now - request.arrived_at))
+                self._desk.end(request, too_late(request.model, now - request.arrived_at), now)
 
     # Leaving
 
@@ -75,13 +81,16 @@ class Scheduler:
                 self._desk.evict(engine, now, reason)
 
     def _reason_to_leave(self, engine: EngineRecord, now: float) -> str:
+        if engine.pins:
+            self._desk.restless.pop(engine.engine_id, None)
+            return ""
         if engine.draining_for is not None:
             return f"drained for {engine.draining_for}"
         if engine.retired:
             return "no longer configured"
         if engine.leave_when_idle:
             return "asked to leave"
-        if engine.keep_alive_s == NO_TIMEOUT or engine.pins or not engine.used_since_load:
+        if engine.keep_alive_s == NO_TIMEOUT or not engine.used_since_load:
             # Loaded ahead and not used yet is not idle: its keep_alive has not begun.
             self._desk.restless.pop(engine.engine_id, None)
             return ""
@@ -109,14 +118,11 @@ class Scheduler:
 
     def _shed(self, device: str, excess: int, now: float) -> None:
         candidates = self._desk.admission.candidates([device], now, None)
-        victims = []
-        for candidate in sorted(candidates, key=lambda c: c.loss):
-            if excess <= 0:
-                break
-            victims.append(candidate.engine_id)
-            excess -= sum(amount for d, amount in candidate.bookings if d == device)
+        ordered = self._desk.admission.policy.ordered
+        enough = choose_victims(candidates, {device: excess}, ordered=ordered)
+        victims = tuple(c.engine_id for c in (candidates if enough is None else enough))
         if victims:
-            choice = Choice(0, tuple(candidates), tuple(victims))
+            choice = Choice(0, tuple(candidates), victims)
             self._desk.decide(f"room on {device}", ((device, 0),), choice, now, "over the limit")
 
     # Coming
@@ -127,7 +133,7 @@ class Scheduler:
         for claim in sorted(claims, key=lambda c: self._desk.claim_rank(c, now)):
             if admission.ready(claim):
                 self._desk.load(claim, now)
-            elif admission.hopeless(claim):
+            elif admission.hopeless(claim) or admission.outdated(claim, now):
                 admission.drop(claim.engine.engine_id)
 
     def _load_pins(self, now: float) -> None:
@@ -155,15 +161,23 @@ class Scheduler:
         desk = self._desk
         if not desk.admission.feasible(engine):
             for request in list(desk.queue.of(engine.engine_id) or ()):
-                desk.end(request, never_fits(request.model, desk.admission.shortfall(engine)))
+                desk.end(request, never_fits(request.model, desk.admission.shortfall(engine)), now)
             return
         aged = head.aged(now, desk.settings.max_wait_s)
         if self._admit(engine, rank, now, "requested", aged=aged, priority=head.priority):
             return
         if aged and not desk.admission.feasible(engine, measured=True):
-            shortfall = desk.admission.shortfall(engine)
-            ceiling = desk.residents.books[shortfall[0]].ceiling_bytes
-            desk.end(head, no_room(head.model, now - head.arrived_at, shortfall, ceiling))
+            self._deny_aged(engine, now)
+
+    def _deny_aged(self, engine: EngineRecord, now: float) -> None:
+        """Other programs hold the bytes, and these have waited long enough for them."""
+        desk = self._desk
+        shortfall = desk.admission.shortfall(engine, measured=True)
+        ceiling = desk.residents.books[shortfall[0]].ceiling_bytes
+        for request in list(desk.queue.of(engine.engine_id) or ()):
+            if request.aged(now, desk.settings.max_wait_s):
+                waited_s = now - request.arrived_at
+                desk.end(request, no_room(request.model, waited_s, shortfall, ceiling), now)
 
     def _admit(
         self,
@@ -189,10 +203,12 @@ class Scheduler:
                 lease.priority < priority for lease in victim.leases.values()
             )
 
-        choice = admission.choose(engine, now, may_drain=None)
+        choice = admission.choose(engine, now, may_drain=None, measured=aged)
         if choice is None:
-            choice = admission.choose(engine, now, may_drain=may_drain)
+            choice = admission.choose(engine, now, may_drain=may_drain, measured=aged)
         if choice is None:
+            if aged:
+                admission.bar(engine, now, may_drain)
             return False
         if choice.victims or choice.draining:
             requested = engine.spec.options[choice.option_index].bookings

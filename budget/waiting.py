@@ -59,8 +59,12 @@ class WaitList:
         return iter(self._by_arrival.values())
 
     def add(self, request: Waiting) -> None:
-        """Append a request; numbers must rise."""
+        """Take a request in; one that comes from another list keeps its place by number."""
+        last = next(reversed(self._by_arrival.values()), None)
         self._by_arrival[request.request_id] = request
+        if last is not None and last.number > request.number:
+            in_order = sorted(self._by_arrival.values(), key=lambda r: r.number)
+            self._by_arrival = {r.request_id: r for r in in_order}
         insort(self._ordered, (-request.priority, request.number, request))
 
     def remove(self, request: Waiting) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from budget import actions as act
 from budget import events as ev
 from budget.core import BudgetCore
+from budget.desk import Settings
 from budget.engines import EngineSpec, ModelEntry, Option
+from budget.policies.base import EvictionPolicy
 from budget.residency import State
 
 
@@ -20,6 +24,25 @@ def engine(name: str, size: int, *, device: str = "gpu", slots: int = 1) -> Engi
 def model(name: str, engine_id: str | None = None, **more: object) -> ModelEntry:
     """A model entry; its engine has its name unless said otherwise."""
     return ModelEntry(name, engine_id or name, **more)  # type: ignore[arg-type]
+
+
+def shell_of(
+    limits: int | Mapping[str, int],
+    engines: Iterable[EngineSpec],
+    models: Iterable[ModelEntry] = (),
+    *,
+    policy: EvictionPolicy | None = None,
+    **settings: Any,
+) -> Shell:
+    """A shell around a started core; engines that no model names get a model of their name."""
+    specs = list(engines)
+    entries = list(models)
+    named = {entry.engine_id for entry in entries}
+    entries += [model(s.engine_id) for s in specs if s.engine_id not in named]
+    devices = {"gpu": limits} if isinstance(limits, int) else limits
+    shell = Shell(BudgetCore(devices, entries, specs, policy, Settings(**settings)))
+    shell.send(ev.Started())
+    return shell
 
 
 @dataclass
@@ -38,10 +61,12 @@ class Shell:
     log: list[act.Action] = field(default_factory=list)
     draining_recorded: set[str] = field(default_factory=set)
     requests: int = 0
+    started: bool = False
 
     def send(self, event: ev.Event) -> list[act.Action]:
         """One event into the core; its actions are booked here and its invariants checked."""
         before = {e.engine_id: (e.state, bool(e.pins)) for e in self.core.desk.residents}
+        self.started = self.started or isinstance(event, ev.Started)
         if isinstance(event, ev.RequestArrived):
             self.waiting.add(event.request_id)
         actions = self.core.handle(event, self.now)
@@ -111,6 +136,60 @@ class Shell:
                     assert desk.claim_rank(desk.admission.claims[claimant], self.now) < rank
                     assert engine_.engine_id in self.draining_recorded
 
+        self._check_leaving()
+        self._check_timers()
+        self._check_nobody_is_stuck()
+
+    def _check_leaving(self) -> None:
+        """Whoever has a reason to leave is on the way; who drains is in use and not pinned."""
+        desk = self.core.desk
+        for engine_ in desk.residents:
+            if engine_.draining_for is not None:
+                assert engine_.state is State.LEASED, engine_
+                assert not engine_.pins, f"{engine_!r} is pinned and drains"
+            if engine_.state is State.IDLE and not engine_.pins:
+                assert not engine_.retired, engine_
+                assert not engine_.leave_when_idle, engine_
+                if engine_.used_since_load and engine_.keep_alive_s >= 0:
+                    assert self.now < engine_.idle_since + engine_.keep_alive_s, engine_
+        for claim in desk.admission.claims.values():
+            assert claim.engine.demand or claim.engine.pins, f"claimed for nobody: {claim}"
+        for ledger in desk.residents.books:
+            assert ledger.over_limit == (ledger.room_bytes < 0), ledger.view()
+
+    def _check_timers(self) -> None:
+        """A timer is set for everything that the passing of time alone will change."""
+        desk = self.core.desk
+        dues = [
+            e.idle_since + e.keep_alive_s
+            for e in desk.residents
+            if e.state is State.IDLE and e.used_since_load and e.keep_alive_s > 0 and not e.pins
+        ]
+        for request in desk.queue:
+            dues.append(request.arrived_at + desk.settings.max_wait_s)
+            if request.deadline is not None:
+                assert request.deadline > self.now, f"{request.request_id} is late and waits"
+                dues.append(request.deadline)
+        dues = [due for due in dues if due > self.now]
+        if dues:
+            assert self.timer is not None
+            assert self.timer <= min(dues)
+
+    def _check_nobody_is_stuck(self) -> None:
+        """When nothing is under way and nobody else holds bytes, nobody waits, pins are in."""
+        if self.loading or self.unloading or self.leases:
+            return
+        desk = self.core.desk
+        if any(ledger.ceiling_bytes < ledger.limit_bytes for ledger in desk.residents.books):
+            assert not self.waiting or self.timer is not None
+            return
+        assert not self.waiting, f"stuck: {sorted(self.waiting)} {list(desk.residents)}"
+        for engine_ in desk.residents.pinned:
+            if self.started and not engine_.resident and desk.admission.feasible(engine_):
+                assert engine_.retry_at > self.now
+                assert self.timer is not None
+                assert self.timer <= engine_.retry_at
+
     # The test's side
 
     def ask(self, model_name: str, client: str = "c", **more: object) -> str:
@@ -159,6 +238,36 @@ class Shell:
             self.timer = None
             self.send(ev.TimerDue())
         self.now = target
+
+    def serve(self, model_name: str, client: str = "c", **more: object) -> str:
+        """A request whose loads all end well and whose lease is granted; returns its id."""
+        request_id = self.ask(model_name, client, **more)
+        self.settle()
+        assert request_id in self.leases, self.outcomes.get(request_id, "waits")
+        return request_id
+
+    def use(self, model_name: str, client: str = "c") -> None:
+        """A request is served and over."""
+        self.end(self.serve(model_name, client))
+
+    def gone(self, client: str) -> None:
+        """A client's connection ends."""
+        for request_id in [r for r, g in self.leases.items() if g.client_id == client]:
+            del self.leases[request_id]
+        self.send(ev.ClientGone(client))
+
+    def state(self, engine_id: str) -> State:
+        """Where an engine is in its life."""
+        return self.core.desk.residents[engine_id].state
+
+    def error(self, request_id: str) -> dict[str, Any]:
+        """The error on the wire with which a request was denied."""
+        denied = [a for a in self.log if isinstance(a, act.Deny) and a.request_id == request_id]
+        return dict(denied[0].error)
+
+    def loads(self) -> list[str]:
+        """The engines in the order in which loads were started."""
+        return [a.engine_id for a in self.log if isinstance(a, act.Load)]
 
     def settle(self) -> None:
         """Finish every load and unload that is under way, and what follows from them."""

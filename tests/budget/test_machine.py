@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import pytest
@@ -47,6 +48,11 @@ ELSEWHERE = (
     tuple(m for m in MODELS if m.name not in ("wide", "small-twin")),
     tuple(e for e in ENGINES if e.engine_id != "wide"),
 )
+PINNED_ANEW = (
+    tuple(replace(m, pinned=m.name in ("small-twin", "split")) for m in MODELS),
+    ENGINES,
+)
+"""Two ways to be configured anew: engines and names gone; other pins."""
 NAMES = st.sampled_from([m.name for m in MODELS if m.name != "giant"])
 CLIENTS = st.sampled_from(["a", "b", "c"])
 COUNTS: Counter[str] = Counter()
@@ -128,7 +134,7 @@ class CoreMachine(RuleBasedStateMachine):
             self.measure_device(data.draw(st.sampled_from(sorted(LIMITS))), available)
         elif kind == "reconfigure":
             self.reconfigure(
-                elsewhere=data.draw(st.booleans()),
+                data.draw(st.sampled_from([(MODELS, ENGINES), ELSEWHERE, PINNED_ANEW])),
                 host_limit=data.draw(st.sampled_from([110, 120])),
             )
         else:
@@ -139,10 +145,7 @@ class CoreMachine(RuleBasedStateMachine):
     def client_goes(self, client: str) -> None:
         """A client's connection ends."""
         self._count("clients_gone")
-        mine = [r for r, g in self.shell.leases.items() if g.client_id == client]
-        for request in mine:
-            del self.shell.leases[request]
-        self.shell.send(ev.ClientGone(client))
+        self.shell.gone(client)
 
     @precondition(lambda self: self.shell.leases)
     @rule(data=st.data(), again=st.booleans())
@@ -239,10 +242,15 @@ class CoreMachine(RuleBasedStateMachine):
         bytes_now = tuple((d, int(b * factor)) for d, b in engine.option.bookings)
         self.shell.send(ev.EngineMeasured(engine_id, engine.generation, bytes_now))
 
-    def reconfigure(self, *, elsewhere: bool, host_limit: int) -> None:
+    def reconfigure(
+        self,
+        what: tuple[tuple[ModelEntry, ...], tuple[EngineSpec, ...]],
+        *,
+        host_limit: int,
+    ) -> None:
         """The configuration is read anew."""
         self._count("reconfigured")
-        models, engines = ELSEWHERE if elsewhere else (MODELS, ENGINES)
+        models, engines = what
         try:
             self.shell.send(ev.Reconfigured(models, engines, {**LIMITS, "host": host_limit}))
         except ConfigError:
