@@ -1,0 +1,96 @@
+"""Measurements kept on disk: one small JSON file per (file identity, arguments, llama.cpp build).
+
+In `$XDG_CACHE_HOME/keepwarm/footprints`. Entries are written whole and renamed into place, so that
+any number of processes may read and write at once. An entry that cannot be read is a miss: it is
+removed, and said in `warnings`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from backends.footprint.dry_run import DryRun
+from budget.footprint import EngineArgs
+
+_FORMAT: Final = 1
+
+
+def default_folder() -> Path:
+    """`$XDG_CACHE_HOME/keepwarm/footprints`, or `~/.cache/...` where that is not set."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "keepwarm" / "footprints"
+
+
+def cache_key(identity: str, args: EngineArgs, build: str) -> str:
+    """The name of an entry: a hash over everything that a measurement depends on.
+
+    `identity` is the model file's (`GgufHeader.identity`), `build` llama.cpp's (`build_id`).
+    """
+    text = json.dumps([_FORMAT, identity, asdict(args), build], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+class FootprintCache:
+    """Dry runs on disk. A folder that cannot be written makes every look-up a miss, nothing more.
+
+    `warnings` collects what was found broken.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or default_folder()
+        self.warnings: list[str] = []
+
+    def get(self, key: str) -> DryRun | None:
+        """The entry of that key, or `None`; a broken one is removed."""
+        path = self._path(key)
+        try:
+            return DryRun.from_json(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self.warnings.append(f"the cached footprint {path} cannot be read: {error.strerror}.")
+            return None
+        except (ValueError, KeyError, TypeError, RecursionError):
+            self.warnings.append(f"the cached footprint {path} is damaged and was removed.")
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return None
+
+    def put(self, key: str, run: DryRun) -> None:
+        """Keep a measurement under that key; the last writer wins."""
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._write(key, json.dumps(run.to_json()))
+        except OSError as error:
+            self.warnings.append(f"{self.folder} cannot be written: {error.strerror}.")
+
+    def get_or_measure(self, key: str, measure: Callable[[], DryRun]) -> DryRun:
+        """The entry of that key, measured and kept when it is not there."""
+        found = self.get(key)
+        if found is None:
+            found = measure()
+            self.put(key, found)
+        return found
+
+    def _write(self, key: str, text: str) -> None:
+        # mkstemp makes the file 0600.
+        descriptor, temporary = tempfile.mkstemp(dir=self.folder, prefix=f".{key}.")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+            Path(temporary).replace(self._path(key))
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
+            raise
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.json"

@@ -1,0 +1,189 @@
+"""llama.cpp's own dry measurement (`no_alloc`) of one model with one engine's arguments.
+
+It is exact, byte for byte, over all buffer types: what `llama-server -v` logs after a real load. It
+runs in a short-lived process, because a wrong argument makes ggml abort whatever process it is in.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from os import environ
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from backends.devices import device_name, llama_device_names
+from backends.footprint import probe
+from budget.errors import BadModelFile, ConfigError, KeepwarmError, MeasurementFailed
+from budget.estimate.arguments import check_args
+from budget.footprint import HOST, EngineArgs, Footprint
+
+DEFAULT_TIMEOUT_S: Final = 60.0
+_TAIL_LINES: Final = 12
+_PROBE: Final = str(Path(probe.__file__))
+
+
+@dataclass(frozen=True, slots=True)
+class BufferBytes:
+    """The bytes of one ggml buffer type (`CPU`, `CPU_REPACK`, `RPC0[...]`) on one device."""
+
+    buffer_type: str
+    device: str
+    weights_bytes: int
+    kv_bytes: int
+    compute_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What llama.cpp would allocate. `output_bytes` is the host's buffer of logits rows.
+
+    `n_ctx` is the context after llama.cpp's own padding; `seconds` what the measurement took.
+    """
+
+    buffers: tuple[BufferBytes, ...]
+    output_bytes: int
+    n_layers: int
+    n_ctx: int
+    seconds: float
+
+    @property
+    def devices(self) -> dict[str, Footprint]:
+        """The footprint of each device over all of its buffer types, without engine overhead.
+
+        The host's output buffer counts as compute.
+        """
+        found = {HOST: Footprint(compute_bytes=self.output_bytes)}
+        for row in self.buffers:
+            part = Footprint(row.weights_bytes, row.kv_bytes, row.compute_bytes)
+            found[row.device] = found.get(row.device, Footprint()) + part
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """The measurement as JSON-serialisable data; `from_json` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> DryRun:
+        """The measurement that `to_json` described.
+
+        Raises:
+            KeyError, TypeError, ValueError: the data is something else.
+        """
+        rows = tuple(
+            BufferBytes(
+                str(row["buffer_type"]),
+                str(row["device"]),
+                int(row["weights_bytes"]),
+                int(row["kv_bytes"]),
+                int(row["compute_bytes"]),
+            )
+            for row in data["buffers"]
+        )
+        return cls(
+            rows,
+            int(data["output_bytes"]),
+            int(data["n_layers"]),
+            int(data["n_ctx"]),
+            float(data["seconds"]),
+        )
+
+
+def measure(path: str | Path, args: EngineArgs, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> DryRun:
+    """Measure a model file in a process of its own; the caller never crashes with it.
+
+    Raises:
+        ConfigError: the arguments are impossible, or name a device that is not there.
+        BadModelFile: llama.cpp refuses the file. Facts: `file`, `log_tail`.
+        MeasurementFailed: the process crashed or took too long. Facts: `file`, `log_tail`.
+    """
+    check_args(args)
+    _check_countable(args)
+    started = time.monotonic()
+    request = json.dumps({"path": str(path), "args": _wire_args(args)})
+    answer = _ask(str(path), request, timeout_s)
+    rows = tuple(
+        BufferBytes(
+            row["buffer_type"],
+            HOST if row["device"] is None else device_name(row["device"]),
+            row["model"],
+            row["context"],
+            row["compute"],
+        )
+        for row in answer["buffers"]
+    )
+    seconds = time.monotonic() - started
+    return DryRun(rows, answer["output_bytes"], answer["n_layers"], answer["n_ctx"], seconds)
+
+
+def _wire_args(args: EngineArgs) -> dict[str, Any]:
+    return {**asdict(args), "devices": llama_device_names(args.devices)}
+
+
+def _check_countable(args: EngineArgs) -> None:
+    if args.mmproj is not None:
+        raise MeasurementFailed(
+            f"the bytes of the projector {args.mmproj} are not in llama.cpp's dry measurement.",
+            hint="Leave mmproj out, or book the model by its closed form.",
+            mmproj=args.mmproj,
+        )
+
+
+def _ask(path: str, request: str, timeout_s: float) -> dict[str, Any]:
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", _PROBE],
+            input=request,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            env={**environ, "GGML_NO_BACKTRACE": "1"},
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        log = error.stderr or b""
+        raise MeasurementFailed(
+            f"the dry measurement of {path} took more than {timeout_s:g} s.",
+            hint="Check that the file's disk and any RPC server answer.",
+            file=path,
+            log_tail=_tail(log.decode(errors="replace") if isinstance(log, bytes) else log),
+        ) from None
+    if done.returncode:
+        _refuse(path, done.returncode, done.stderr)
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        _refuse(path, done.returncode, done.stderr)
+    return answer
+
+
+def _tail(log: str) -> list[Any]:
+    return [line for line in log.splitlines() if line.strip(" .")][-_TAIL_LINES:]
+
+
+def _refuse(path: str, code: int, log: str) -> NoReturn:
+    tail = _tail(log)
+    reason = next((str(line)[7:] for line in reversed(tail) if line.startswith("probe: ")), "")
+    kinds: dict[int, tuple[type[KeepwarmError], str]] = {
+        probe.EXIT_LOAD: (BadModelFile, "Fetch the file again, or check its architecture."),
+        probe.EXIT_DEVICE: (ConfigError, "Check `devices` and the RPC servers' addresses."),
+        probe.EXIT_CONTEXT: (MeasurementFailed, "Check context, slots and KV types."),
+        probe.EXIT_UNSUPPORTED: (MeasurementFailed, "Use the closed form on this machine."),
+        probe.EXIT_MISMATCH: (MeasurementFailed, "This llama.cpp differs from the one expected."),
+    }
+    kind, hint = kinds.get(code, (MeasurementFailed, "The log's last lines are in `log_tail`."))
+    how = reason or (f"signal {-code}" if code < 0 else f"exit status {code}")
+    last = next((str(line).strip() for line in reversed(tail) if "rror" in line), "")
+    detail = f": {last}" if last else ""
+    raise kind(
+        f"the dry measurement of {path} failed ({how}){detail}.",
+        hint=hint,
+        file=path,
+        offset=0,
+        log_tail=tail,
+    )

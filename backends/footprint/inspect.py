@@ -1,0 +1,238 @@
+"""A model file and engine arguments in, a placement with bytes per device and part out.
+
+`dry-run` asks llama.cpp (cached); `closed-form` computes from the header and needs no llama.cpp;
+`auto` is the dry run where llama.cpp is installed, and says so when it is not.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, Literal
+
+from backends.footprint.cache import FootprintCache, cache_key
+from backends.footprint.dry_run import DEFAULT_TIMEOUT_S, DryRun, measure
+from backends.gguf.header import GgufHeader, read_header
+from backends.gguf.skim import SkimmedArray
+from backends.llama.binaries import build_id, find_binary
+from budget.errors import ConfigError, NeverFits
+from budget.estimate.arguments import check_args
+from budget.estimate.closed_form import estimate
+from budget.estimate.overhead import DEFAULT_OVERHEAD, OverheadModel, engine_overhead_bytes
+from budget.footprint import HOST, EngineArgs, Footprint, Placement
+
+RequestedSource = Literal["auto", "closed-form", "dry-run"]
+KnownSource = Literal["closed-form", "dry-run"]
+Layers = int | Literal["auto"]
+Measure = Callable[[str, EngineArgs], DryRun]
+
+_MERGES: Final = "tokenizer.ggml.merges"
+
+
+def dry_run_available() -> bool:
+    """Whether llama.cpp's dry measurement can run on this machine."""
+    return platform.machine() == "x86_64" and importlib.util.find_spec("llama_cpp") is not None
+
+
+def _measure(path: str, args: EngineArgs) -> DryRun:
+    return measure(path, args, timeout_s=DEFAULT_TIMEOUT_S)
+
+
+@dataclass
+class Inspector:
+    """Answers for model files; holds where measurements are kept and how they are made."""
+
+    cache: FootprintCache = field(default_factory=FootprintCache)
+    measure: Measure = _measure
+    overhead: OverheadModel = DEFAULT_OVERHEAD
+    build: str | None = None
+
+    def placement(
+        self, header: GgufHeader, args: EngineArgs, device: str, source: RequestedSource = "auto"
+    ) -> Placement:
+        """What the model takes with exactly these arguments on `device` (and the host).
+
+        Raises:
+            ConfigError: the arguments are impossible for this model or this device.
+            BadModelFile: llama.cpp refuses the file.
+            MeasurementFailed: there is no measurement, or no closed form for the architecture.
+        """
+        shape = header.shape()
+        placed = on_device(args, device)
+        check_args(placed, shape)
+        used = self._source(source)
+        parts = (
+            estimate(shape, placed, _gpu_devices(placed, device))
+            if used == "closed-form"
+            else self._measured(header, placed)
+        )
+        note = "llama.cpp is not installed" if source == "auto" and used == "closed-form" else ""
+        if placed.extra:
+            note = f"{note}; not counted: {' '.join(placed.extra)}".removeprefix("; ")
+        return Placement(
+            placed, self._with_overhead(header, placed, parts), used, shape.n_layers, note
+        )
+
+    def choose(
+        self,
+        header: GgufHeader,
+        args: EngineArgs,
+        device: str,
+        limit_bytes: int,
+        *,
+        n_gpu_layers: Layers = "auto",
+        source: RequestedSource = "auto",
+    ) -> list[Placement]:
+        """Placements to try, best first.
+
+        On the host there is one. On a GPU or an RPC device, `auto` gives the whole model when it
+        fits the limit, else the most layers that fit, and then the CPU alone; an explicit number
+        is honoured exactly.
+
+        Raises:
+            ConfigError: layers are asked for on the host, or more than there are.
+            NeverFits: the explicit number of layers passes the limit.
+            BadModelFile, MeasurementFailed: as for `placement`.
+        """
+        if device == HOST:
+            if n_gpu_layers not in {"auto", 0}:
+                raise ConfigError(
+                    f"n_gpu_layers is {n_gpu_layers} and the device is the host.",
+                    hint="Set n_gpu_layers to 0 or auto, or choose a GPU.",
+                    n_gpu_layers=n_gpu_layers,
+                )
+            return [self.placement(header, replace(args, n_gpu_layers=0), HOST, source)]
+
+        def at(layers: int) -> Placement:
+            return self.placement(header, replace(args, n_gpu_layers=layers), device, source)
+
+        if n_gpu_layers != "auto":
+            return [_within(at(n_gpu_layers), header, device, limit_bytes)]
+        most = header.shape().n_layers + 1
+        best = _most_layers(at, most, device, limit_bytes)
+        cpu = self.placement(header, replace(args, n_gpu_layers=0), HOST, source)
+        return [cpu] if best is None else [best, cpu]
+
+    def _source(self, source: RequestedSource) -> KnownSource:
+        if source == "auto":
+            return "dry-run" if dry_run_available() else "closed-form"
+        return source
+
+    def _measured(self, header: GgufHeader, args: EngineArgs) -> Mapping[str, Footprint]:
+        if self.build is None:
+            self.build = build_id(find_binary("llama-server"))
+        path = str(header.files[0])
+        key = cache_key(header.identity, args, self.build)
+        return self.cache.get_or_measure(key, lambda: self.measure(path, args)).devices
+
+    def _with_overhead(
+        self, header: GgufHeader, args: EngineArgs, parts: Mapping[str, Footprint]
+    ) -> dict[str, Footprint]:
+        merges = header.metadata.get(_MERGES)
+        count = merges.count if isinstance(merges, SkimmedArray) else 0
+        host = engine_overhead_bytes(header.shape(), args, n_merges=count, model=self.overhead)
+        found = {}
+        for device, part in parts.items():
+            extra = self.overhead.device_bytes if device.startswith("cuda:") else 0
+            found[device] = part + Footprint(overhead_bytes=host if device == HOST else extra)
+        return found
+
+
+def on_device(args: EngineArgs, device: str) -> EngineArgs:
+    """The arguments with the device said: on the host llama.cpp is told to use no GPU at all.
+
+    Devices that `args` already names are kept, so that a split over several can be asked for.
+    """
+    if device == HOST:
+        if args.n_gpu_layers:
+            raise ConfigError(
+                f"n_gpu_layers is {args.n_gpu_layers} and the device is the host.",
+                hint="Set n_gpu_layers to 0, or choose a GPU.",
+                n_gpu_layers=args.n_gpu_layers,
+            )
+        return replace(args, devices=(HOST,), rpc=())
+    return args if args.devices else replace(args, devices=(device,))
+
+
+def _gpu_devices(args: EngineArgs, device: str) -> list[str]:
+    return [name for name in args.devices if name != HOST] or ([] if device == HOST else [device])
+
+
+def _within(placement: Placement, header: GgufHeader, device: str, limit_bytes: int) -> Placement:
+    needed = _on(placement, device)
+    if needed > limit_bytes:
+        raise NeverFits(
+            f"{header.name} with {placement.args.n_gpu_layers} layers needs {needed} bytes on "
+            f"{device}, whose limit is {limit_bytes}.",
+            hint="Set n_gpu_layers to auto or fewer, or raise the limit.",
+            model=header.name,
+            device=device,
+            limit_bytes=limit_bytes,
+            reserved_bytes=0,
+            requested_bytes=needed,
+        )
+    return placement
+
+
+def _on(placement: Placement, device: str) -> int:
+    return placement.footprints.get(device, Footprint()).total_bytes
+
+
+def _most_layers(
+    at: Callable[[int], Placement], most: int, device: str, limit_bytes: int
+) -> Placement | None:
+    """The placement with the most layers on the device within the limit; `None` when none is."""
+    whole = at(most)
+    if _on(whole, device) <= limit_bytes:
+        return replace_reason(whole, f"fits whole: {_on(whole, device)} of {limit_bytes} bytes")
+    best, low, high = None, 1, most - 1
+    while low <= high:
+        middle = (low + high) // 2
+        tried = at(middle)
+        if _on(tried, device) <= limit_bytes:
+            best, low = tried, middle + 1
+        else:
+            high = middle - 1
+    if best is None:
+        return None
+    return replace_reason(
+        best, f"{best.args.n_gpu_layers} of {most} layers fit {limit_bytes} bytes on {device}"
+    )
+
+
+def replace_reason(placement: Placement, reason: str) -> Placement:
+    """The same placement with another reason (a frozen class with a derived field)."""
+    return Placement(
+        placement.args, placement.footprints, placement.source, placement.n_layers, reason
+    )
+
+
+def footprint_of(
+    path: str | Path,
+    args: EngineArgs,
+    device: str = HOST,
+    source: RequestedSource = "auto",
+    *,
+    inspector: Inspector | None = None,
+) -> Placement:
+    """What a model file takes with these arguments on a device: see `Inspector.placement`."""
+    return (inspector or Inspector()).placement(read_header(path), args, device, source)
+
+
+def choose_placement(
+    header: GgufHeader,
+    args: EngineArgs,
+    device: str,
+    limit_bytes: int,
+    *,
+    n_gpu_layers: Layers = "auto",
+    source: RequestedSource = "auto",
+    inspector: Inspector | None = None,
+) -> list[Placement]:
+    """Placements to try on a device, best first: see `Inspector.choose`."""
+    return (inspector or Inspector()).choose(
+        header, args, device, limit_bytes, n_gpu_layers=n_gpu_layers, source=source
+    )

@@ -1,0 +1,332 @@
+"""The dry measurement itself: runs in its own short-lived process, `python probe.py` or `-m`.
+
+Reads one JSON request from standard input (`path`, `args`: the fields of `EngineArgs`), writes one
+JSON answer to standard output, and llama.cpp's log to standard error. Only the standard library and
+the binding's ctypes declarations are imported, so that the process costs little and a crash of
+llama.cpp takes nothing else with it.
+
+Parameters are those that llama-server derives (llama.cpp `common/common.cpp`,
+`common_model_params_to_llama` and `common_context_params_to_llama`; `tools/server/server.cpp` and
+`server-context.cpp`, `server_output_limits`). The figures come from the C++ function
+`llama_get_memory_breakdown` (`src/llama-ext.h`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import json
+import platform
+import re
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+EXIT_UNSUPPORTED = 3
+EXIT_LOAD = 4
+EXIT_CONTEXT = 5
+EXIT_DEVICE = 6
+EXIT_MISMATCH = 7
+EXIT_ALLOCATION = 8
+
+LOAD_MODE_NONE = 0  # the only mode that `no_alloc` accepts
+FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
+DEVICE_TYPE_CPU = 0
+DRAFT_TOKENS_MAX = 3  # common/common.h, common_params_speculative_draft::n_max
+KV_TYPES = {
+    "f32": 0,
+    "f16": 1,
+    "q4_0": 2,
+    "q4_1": 3,
+    "q5_0": 6,
+    "q5_1": 7,
+    "q8_0": 8,
+    "iq4_nl": 20,
+    "bf16": 30,
+}
+
+_BREAKDOWN_SYMBOL = "_Z26llama_get_memory_breakdownPK13llama_context"
+_COMPUTE_LINE = re.compile(r"(\S+)\s+compute buffer size =\s+([\d.]+) MiB")
+_OUTPUT_LINE = re.compile(r"(\S+)\s+output buffer size =\s+([\d.]+) MiB")
+_MIB = 1 << 20
+
+
+class ProbeError(Exception):
+    """The measurement cannot be made; `code` is the exit status of the process."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class _Node(ctypes.Structure):
+    """A node of libstdc++'s `std::map`: `_Rb_tree_node_base`, then the pair.
+
+    The pair is the buffer type and `llama_memory_breakdown_data`.
+    """
+
+
+_NodePointer = ctypes.POINTER(_Node)
+_Node._fields_ = [
+    ("color", ctypes.c_int),
+    ("parent", _NodePointer),
+    ("left", _NodePointer),
+    ("right", _NodePointer),
+    ("buffer_type", ctypes.c_void_p),
+    ("model", ctypes.c_size_t),
+    ("context", ctypes.c_size_t),
+    ("compute", ctypes.c_size_t),
+]
+
+
+class _Map(ctypes.Structure):
+    """libstdc++'s `std::map`: the (empty) comparator, the header node, the count."""
+
+    _fields_ = (
+        ("compare", ctypes.c_void_p),
+        ("color", ctypes.c_int),
+        ("root", _NodePointer),
+        ("leftmost", _NodePointer),
+        ("rightmost", _NodePointer),
+        ("count", ctypes.c_size_t),
+    )
+
+
+def _in_order(node: Any) -> Iterator[Any]:
+    if node:
+        yield from _in_order(node.contents.left)
+        yield node.contents
+        yield from _in_order(node.contents.right)
+
+
+def _binding() -> Any:
+    """The binding's ctypes declarations, without its package's `__init__`.
+
+    That one imports the high-level API (numpy, jinja2), four times the cost of the whole probe.
+    """
+    spec = importlib.util.find_spec("llama_cpp")
+    if spec is None or spec.origin is None:
+        raise ProbeError(EXIT_UNSUPPORTED, "llama_cpp is not installed")
+    package = types.ModuleType("llama_cpp")
+    package.__path__ = [str(Path(spec.origin).parent)]
+    sys.modules["llama_cpp"] = package
+    return importlib.import_module("llama_cpp.llama_cpp")
+
+
+class _Ggml:
+    """The few functions of libggml that the binding does not declare."""
+
+    def __init__(self, folder: Path) -> None:
+        self._base = ctypes.CDLL(str(folder / "libggml-base.so"))
+        self._ggml = ctypes.CDLL(str(folder / "libggml.so"))
+        self._declare(self._base, "ggml_backend_buft_name", ctypes.c_char_p, 1)
+        self._declare(self._base, "ggml_backend_buft_is_host", ctypes.c_bool, 1)
+        self._declare(self._base, "ggml_backend_buft_get_device", ctypes.c_void_p, 1)
+        self._declare(self._base, "ggml_backend_dev_name", ctypes.c_char_p, 1)
+        self._declare(self._base, "ggml_backend_dev_type", ctypes.c_int, 1)
+        self._declare(self._base, "ggml_backend_reg_get_proc_address", ctypes.c_void_p, 2)
+        self._declare(self._ggml, "ggml_backend_dev_by_name", ctypes.c_void_p, 1)
+        self._declare(self._ggml, "ggml_backend_reg_by_name", ctypes.c_void_p, 1)
+        self._declare(self._ggml, "ggml_backend_register", None, 1)
+        self._declare(self._ggml, "ggml_backend_load_all", None, 0)
+        self._ggml.ggml_backend_load_all()
+
+    @staticmethod
+    def _declare(library: ctypes.CDLL, name: str, result: Any, n_args: int) -> None:
+        function = getattr(library, name)
+        function.restype = result
+        function.argtypes = [ctypes.c_void_p] * n_args
+
+    def add_rpc(self, endpoint: str) -> None:
+        """Register the devices of an RPC server, as `--rpc` does (common/arg.cpp)."""
+        registry = self._ggml.ggml_backend_reg_by_name(b"RPC")
+        address = registry and self._base.ggml_backend_reg_get_proc_address(
+            registry, b"ggml_backend_rpc_add_server"
+        )
+        if not address:
+            raise ProbeError(EXIT_DEVICE, "this build of llama.cpp has no RPC backend")
+        add = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p)(address)
+        added = add(endpoint.encode())
+        if not added:
+            raise ProbeError(EXIT_DEVICE, f"no RPC server answers at {endpoint}")
+        self._ggml.ggml_backend_register(added)
+
+    def devices(self, names: list[str]) -> Any:
+        """The NULL-terminated device list of `--device`; `None` when all devices are meant."""
+        if not names:
+            return None
+        if names == ["none"]:
+            return (ctypes.c_void_p * 1)(None)
+        found = []
+        for name in names:
+            device = self._ggml.ggml_backend_dev_by_name(name.encode())
+            if not device or self._base.ggml_backend_dev_type(device) == DEVICE_TYPE_CPU:
+                raise ProbeError(EXIT_DEVICE, f"llama.cpp has no device {name}")
+            found.append(device)
+        return (ctypes.c_void_p * (len(found) + 1))(*found, None)
+
+    def name(self, buffer_type: int) -> str:
+        """The buffer type's name, `CPU_REPACK` say."""
+        name: bytes = self._base.ggml_backend_buft_name(buffer_type)
+        return name.decode()
+
+    def device_of(self, buffer_type: int) -> str | None:
+        """The device whose memory the buffer type takes; `None` for the host's."""
+        device = self._base.ggml_backend_buft_get_device(buffer_type)
+        on_host = self._base.ggml_backend_buft_is_host(buffer_type)
+        if on_host or not device or self._base.ggml_backend_dev_type(device) == DEVICE_TYPE_CPU:
+            return None
+        name: bytes = self._base.ggml_backend_dev_name(device)
+        return name.decode()
+
+
+def _model_params(binding: Any, args: dict[str, Any], devices: Any) -> Any:
+    params = binding.llama_model_default_params()
+    if devices is not None:
+        params.devices = ctypes.cast(devices, type(params.devices))
+    params.n_gpu_layers = args["n_gpu_layers"]
+    params.load_mode = LOAD_MODE_NONE
+    params.use_extra_bufts = args["repack"]
+    params.no_alloc = True
+    params.load_mtp = False
+    return params
+
+
+def _context_params(binding: Any, args: dict[str, Any]) -> Any:
+    params = binding.llama_context_default_params()
+    n_batch = min(args["n_batch"], args["n_ubatch"]) if args["embeddings"] else args["n_batch"]
+    draft = DRAFT_TOKENS_MAX if args["draft_model"] else 0
+    params.n_ctx = args["n_ctx"]
+    params.n_seq_max = args["slots"]
+    params.n_batch = n_batch
+    params.n_ubatch = args["n_ubatch"]
+    params.n_outputs_max = (
+        n_batch if args["embeddings"] else min(n_batch, args["slots"] * (1 + draft))
+    )
+    params.n_outputs_max_per_seq = 1 + draft
+    params.embeddings = args["embeddings"]
+    params.flash_attn_type = FLASH_ATTENTION[args["flash_attention"]]
+    params.offload_kqv = True
+    params.op_offload = True
+    params.no_perf = False
+    params.swa_full = args["swa_full"]
+    params.kv_unified = args["kv_unified"]
+    params.type_k = KV_TYPES[args["kv_type_k"]]
+    params.type_v = KV_TYPES[args["kv_type_v"]]
+    return params
+
+
+def _breakdown(folder: Path, context: Any, ggml: _Ggml) -> list[dict[str, Any]]:
+    function = getattr(ctypes.CDLL(str(folder / "libllama.so")), _BREAKDOWN_SYMBOL)
+    # A class with a destructor is returned through a hidden first pointer (System V, x86-64).
+    function.restype = ctypes.c_void_p
+    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    found = _Map()
+    function(ctypes.addressof(found), context)
+    nodes = list(_in_order(found.root))
+    if len(nodes) != found.count:
+        raise ProbeError(EXIT_MISMATCH, f"{len(nodes)} nodes in a map of {found.count}")
+    return [
+        {
+            "buffer_type": ggml.name(node.buffer_type),
+            "device": ggml.device_of(node.buffer_type),
+            "model": node.model,
+            "context": node.context,
+            "compute": node.compute,
+        }
+        for node in nodes
+    ]
+
+
+def _cross_check(rows: list[dict[str, Any]], log: str) -> None:
+    """The compute buffers in the log must be those of the map: a change of layout shows here."""
+    # A context may reserve more than once; the last lines are those of the buffers that stay.
+    logged = {m[1]: float(m[2]) for m in _COMPUTE_LINE.finditer(log)}
+    for row in rows:
+        expected = logged.get(row["buffer_type"])
+        if expected is not None and abs(row["compute"] / _MIB - expected) > 0.0051:
+            raise ProbeError(
+                EXIT_MISMATCH,
+                f"{row['buffer_type']}: {row['compute']} bytes of compute buffer read, "
+                f"{expected} MiB in the log",
+            )
+
+
+def _output_bytes(binding: Any, model: Any, args: dict[str, Any], log: str) -> int:
+    """The host output buffer: logits (and embeddings) of one row per slot (`output_reserve`)."""
+    floats = binding.llama_vocab_n_tokens(binding.llama_model_get_vocab(model))
+    if args["embeddings"]:
+        floats += binding.llama_model_n_embd_out(model)
+    n_bytes = int(4 * floats * args["slots"])
+    match = _OUTPUT_LINE.search(log)
+    if match and abs(n_bytes / _MIB - float(match[2])) > 0.0051:
+        return int(float(match[2]) * _MIB)
+    return n_bytes
+
+
+def _measure(binding: Any, path: str, args: dict[str, Any], log: list[str]) -> dict[str, Any]:
+    folder = Path(binding._base_path)
+    binding.llama_backend_init()
+    ggml = _Ggml(folder)
+    for endpoint in args["rpc"]:
+        ggml.add_rpc(endpoint)
+    devices = ggml.devices(args["devices"])
+    model = binding.llama_model_load_from_file(path.encode(), _model_params(binding, args, devices))
+    if not model:
+        raise ProbeError(EXIT_LOAD, "llama.cpp refuses the file")
+    context = binding.llama_init_from_model(model, _context_params(binding, args))
+    if not context:
+        raise ProbeError(EXIT_CONTEXT, "llama.cpp refuses the context")
+    rows = _breakdown(folder, context, ggml)
+    text = "".join(log)
+    _cross_check(rows, text)
+    return {
+        "buffers": rows,
+        "output_bytes": _output_bytes(binding, model, args, text),
+        "n_layers": binding.llama_model_n_layer(model),
+        "n_ctx": binding.llama_n_ctx(context),
+    }
+
+
+def _log_to_stderr(binding: Any, log: list[str]) -> Any:
+    def write(_level: int, text: bytes, _user_data: Any) -> None:
+        line = text.decode(errors="replace")
+        log.append(line)
+        sys.stderr.write(line)
+        sys.stderr.flush()
+
+    callback = binding.llama_log_callback(write)
+    binding.llama_log_set(callback, ctypes.c_void_p(0))
+    return callback
+
+
+def main() -> int:
+    """Measure what standard input asks for; returns the exit status."""
+    request = json.load(sys.stdin)
+    log: list[str] = []
+    try:
+        if platform.machine() not in {"x86_64", "AMD64"} or sys.platform != "linux":
+            raise ProbeError(
+                EXIT_UNSUPPORTED, "the dry measurement needs Linux on x86-64 (a C++ result)"
+            )
+        binding = _binding()
+        callback = _log_to_stderr(binding, log)  # llama.cpp holds it: it must outlive the calls
+        answer = _measure(binding, request["path"], request["args"], log)
+    except ProbeError as error:
+        sys.stderr.write(f"\nprobe: {error}\n")
+        return error.code
+    json.dump(answer, sys.stdout)
+    sys.stdout.flush()
+    del callback
+    return 0
+
+
+if __name__ == "__main__":
+    import os
+
+    # The contexts are left to the kernel: tearing them down costs time and can crash.
+    status = main()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,136 @@
+"""What engine arguments are possible at all, and what llama.cpp makes of them.
+
+Checked before anything is started; `effective` gives the figures after llama.cpp's own rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from budget.errors import ConfigError
+from budget.estimate.shape import GGML_TYPES, ModelShape
+from budget.footprint import EngineArgs
+
+KV_TYPES: Final = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
+"""What `--cache-type-k` and `-v` allow (common/arg.cpp, `kv_cache_types`)."""
+
+_CONTEXT_PAD: Final = 256
+_MAX_SLOTS: Final = 256  # LLAMA_MAX_SEQ
+
+
+def pad(value: int, multiple: int) -> int:
+    """`value` rounded up to a multiple, as `GGML_PAD` does."""
+    return -(-value // multiple) * multiple
+
+
+def _reject(what: str, found: object, allowed: str, hint: str = "") -> ConfigError:
+    return ConfigError(
+        f"{what} is {found}; {allowed}.",
+        hint=hint,
+        argument=what,
+        found=str(found),
+        allowed=allowed,
+    )
+
+
+def check_args(args: EngineArgs, shape: ModelShape | None = None) -> None:
+    """Refuse arguments that llama.cpp cannot honour, with what is allowed.
+
+    Raises:
+        ConfigError: a count is out of range, a KV type is not known or does not divide the heads
+            of `shape`, the V cache is quantized without flash attention, the context is longer than
+            the model's, or more layers are asked for than there are.
+    """
+    _check_counts(args)
+    for name, kind in (("kv_type_k", args.kv_type_k), ("kv_type_v", args.kv_type_v)):
+        if kind not in KV_TYPES:
+            raise _reject(name, repr(kind), f"allowed are {', '.join(KV_TYPES)}")
+    if args.flash_attention == "off" and GGML_TYPES[args.kv_type_v.upper()][0] > 1:
+        raise _reject(
+            "kv_type_v",
+            repr(args.kv_type_v),
+            "without flash attention it can be f32, f16 or bf16",
+            hint="Set flash_attention to on or auto.",
+        )
+    if shape is not None:
+        _check_shape(args, shape)
+
+
+def _check_counts(args: EngineArgs) -> None:
+    for name, value, most in (
+        ("n_ctx", args.n_ctx, 1 << 31),
+        ("slots", args.slots, _MAX_SLOTS),
+        ("n_batch", args.n_batch, 1 << 31),
+        ("n_ubatch", args.n_ubatch, 1 << 31),
+    ):
+        if not 1 <= value <= most:
+            raise _reject(name, value, f"1 to {most} are allowed")
+    if args.context_per_slot < 1:
+        raise _reject("n_ctx", args.n_ctx, f"it must hold a token for each of {args.slots} slots")
+    if args.n_gpu_layers < 0:
+        raise _reject("n_gpu_layers", args.n_gpu_layers, "0 or more layers are allowed")
+
+
+def _check_shape(args: EngineArgs, shape: ModelShape) -> None:
+    if shape.context_length and args.context_per_slot > shape.context_length:
+        raise _reject(
+            "context",
+            args.context_per_slot,
+            f"the model was trained for {shape.context_length} tokens",
+            hint=f"Set the context (per slot) to at most {shape.context_length}.",
+        )
+    if args.n_gpu_layers > shape.n_layers + 1:
+        raise _reject(
+            "n_gpu_layers",
+            args.n_gpu_layers,
+            f"0 to {shape.n_layers + 1} are allowed ({shape.n_layers} layers and the output)",
+        )
+    for name, kind, dims in (
+        ("kv_type_k", args.kv_type_k, shape.head_dim_k),
+        ("kv_type_v", args.kv_type_v, shape.head_dim_v),
+    ):
+        block = GGML_TYPES[kind.upper()][0]
+        if not shape.is_mla and any(dim % block for dim in dims):
+            raise _reject(
+                name,
+                repr(kind),
+                f"its blocks of {block} do not divide the model's heads of {max(dims)}",
+                hint="Use f16.",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """The sizes that llama.cpp works with (`src/llama-context.cpp`, the constructor).
+
+    `n_ctx` counts all slots, `n_ctx_seq` the cells of one stream; there are `n_streams` streams.
+    """
+
+    n_ctx: int
+    n_ctx_seq: int
+    n_streams: int
+    n_batch: int
+    n_ubatch: int
+    n_tokens: int
+    n_outputs: int
+
+
+def effective(args: EngineArgs, *, causal: bool = True) -> Effective:
+    """The sizes after padding: contexts to 256 cells, batches to the context when causal.
+
+    `n_tokens` is the micro-batch that the compute buffer is reserved for, `n_outputs` its rows of
+    logits: one per slot, or the whole batch for embeddings (`tools/server/server-context.cpp`,
+    `server_output_limits`).
+    """
+    n_batch = min(args.n_batch, args.n_ubatch) if args.embeddings else args.n_batch
+    outputs = n_batch if args.embeddings else min(n_batch, args.slots)
+    if causal:
+        n_batch = min(args.n_ctx, n_batch)
+    n_ubatch = min(n_batch, args.n_ubatch)
+    n_ctx = pad(args.n_ctx, _CONTEXT_PAD)
+    streams = 1 if args.kv_unified else args.slots
+    n_ctx_seq = n_ctx if args.kv_unified else pad(n_ctx // args.slots, _CONTEXT_PAD)
+    n_ctx = n_ctx_seq * streams
+    n_tokens = min(n_ctx, n_ubatch)
+    return Effective(n_ctx, n_ctx_seq, streams, n_batch, n_ubatch, n_tokens, min(n_tokens, outputs))

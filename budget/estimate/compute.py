@@ -1,0 +1,88 @@
+"""The compute buffer: the peak of the graph's live tensors for one full micro-batch.
+
+Sources: llama.cpp `src/llama-graph.cpp` and `src/models/*.cpp` (the tensors), `ggml/src/ggml-alloc.c`
+(what may overlap), `src/llama-context.cpp` (`sched_reserve`, `output_reserve`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from budget.estimate.architectures import architecture
+from budget.estimate.arguments import Effective, effective, pad
+from budget.estimate.shape import ModelShape
+from budget.footprint import EngineArgs
+
+_FLOAT_BYTES = 4
+_ALIGNMENT = 32
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeParts:
+    """The parts of the reservation, in bytes; a side that computes layers needs all but `embedding`.
+
+    `inputs` and `mask` are the graph's inputs, `layers` the peak within a layer, `output` the rows of
+    logits, `embedding` the activations that cross from the host to a device.
+    """
+
+    inputs: int
+    mask: int
+    layers: int
+    output: int
+    embedding: int
+
+    @property
+    def total(self) -> int:
+        """The reservation of a side that computes layers and the output."""
+        return self.inputs + max(self.mask + self.layers, self.output)
+
+
+def output_bytes(shape: ModelShape, args: EngineArgs) -> int:
+    """The host's output buffer: a row of logits per slot, and of embeddings where asked for."""
+    width = shape.n_vocab + (shape.n_embd if args.embeddings else 0)
+    return _FLOAT_BYTES * width * args.slots
+
+
+def compute_parts(shape: ModelShape, args: EngineArgs) -> ComputeParts:
+    """The parts of the compute buffer for these arguments.
+
+    Raises:
+        MeasurementFailed: the architecture is not known.
+    """
+    known = architecture(shape.architecture)
+    sizes = effective(args, causal=shape.causal)
+    tokens = pad(sizes.n_tokens, args.slots)
+    flash = args.flash_attention != "off"
+    embd = shape.n_embd
+    feed_forward = known.ffn_ff * _rows(shape) + known.ffn_embd * embd
+    q = max(n * d for n, d in zip(shape.heads, shape.head_dim_k, strict=True))
+    attention = known.attn_embd * embd + known.attn_q * q
+    if not flash:
+        attention += max(shape.heads) * sizes.n_ctx_seq
+    per_token = max(feed_forward, attention)
+    rows = pad(sizes.n_outputs, 1)
+    return ComputeParts(
+        inputs=_inputs(shape, sizes, tokens, flash=flash),
+        mask=sizes.n_ctx_seq * tokens * (2 if flash else 4),
+        layers=_FLOAT_BYTES * tokens * per_token,
+        output=_FLOAT_BYTES * rows * (shape.n_vocab + 2 * embd),
+        embedding=_FLOAT_BYTES * tokens * embd,
+    )
+
+
+def _rows(shape: ModelShape) -> int:
+    """Feed-forward rows that one token activates, in the widest layer."""
+    dense = max(shape.n_ff[: shape.n_layers_dense_lead] or shape.n_ff)
+    if not shape.n_experts:
+        return dense
+    expert = shape.n_experts_used * max(shape.n_ff_expert)
+    return max(expert, dense if shape.n_layers_dense_lead else 0)
+
+
+def _inputs(shape: ModelShape, sizes: Effective, tokens: int, *, flash: bool) -> int:
+    """Token ids, positions, cache indices of keys and values, rows of the output."""
+    ids = 2 * pad(4 * tokens, _ALIGNMENT) + pad(8 * tokens, _ALIGNMENT)
+    widths = [n * d for n, d in zip(shape.kv_heads, shape.head_dim_v, strict=True)]
+    # Without flash attention the values are stored transposed: an index for every element.
+    values = 8 * tokens * (1 if flash else max(widths, default=0))
+    return ids + pad(values, _ALIGNMENT) + pad(4 * sizes.n_outputs, _ALIGNMENT)
