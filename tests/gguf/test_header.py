@@ -150,7 +150,8 @@ def test_the_tables_are_those_of_the_gguf_package() -> None:
     """Type numbers, block sizes and file types are not our invention; the package may lag behind."""
     for kind, sizes in GGML_QUANT_SIZES.items():
         assert TYPE_NUMBERS[GGMLQuantizationType(kind).value] == kind.name
-        assert GGML_TYPES[kind.name] == sizes
+        if kind.name != "Q8_1":  # 40 bytes there; ggml itself, asked below, has 36
+            assert GGML_TYPES[kind.name] == sizes
     for file_type in LlamaFileType:
         if file_type is not LlamaFileType.GUESSED:
             name = file_type.name.removeprefix("MOSTLY_").removeprefix("ALL_")
