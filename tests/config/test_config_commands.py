@@ -2,13 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from click.testing import CliRunner
 
 from budget.errors import ConfigError
+from budget.policies import POLICY_NAMES
 from shim.cli_config import config_group
-from shim.config import ModelEntry, json_schema, markdown_reference
+from shim.config import BudgetSection, ModelEntry, json_schema, markdown_reference
 from shim.config.document import SECTIONS, Config
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +43,11 @@ def test_the_schema_has_every_key_with_a_description_and_refuses_others() -> Non
         assert definition["additionalProperties"] is False
         assert all(p["description"] and p["x-allowed"] for p in definition["properties"].values())
     assert set(schema["$defs"]["ModelEntry"]["properties"]) == set(ModelEntry.model_fields)
+
+
+def test_the_policies_allowed_are_those_there_are() -> None:
+    """A policy that is added to the core can be configured, and no other."""
+    assert tuple(get_args(BudgetSection.model_fields["policy"].annotation)) == POLICY_NAMES
 
 
 def test_schema_command_prints_the_schema(runner: CliRunner) -> None:
