@@ -156,34 +156,58 @@ def run_logged(
         SetupError: it failed; names the log and quotes its end.
     """
     log.append(f"$ {' '.join(map(str, command))}")
-    process = subprocess.Popen(
-        list(map(str, command)),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=dict(env) if env is not None else clean_env(),
-        process_group=0,
-    )
     progress = StepProgress(time.monotonic())
     display = Display(what)
-    reader = threading.Thread(target=_read, args=(process, log, progress), daemon=True)
-    reader.start()
+    process = None
     try:
-        while True:
+        with _signals_held():
+            process = _start(command, clean_env() if env is None else dict(env))
+        reader = threading.Thread(target=_read, args=(process, log, progress), daemon=True)
+        reader.start()
+        while process.poll() is None:
             try:
-                status = process.wait(timeout=1.0)
-                break
+                process.wait(timeout=1.0)
             except subprocess.TimeoutExpired:
                 display.show(progress)
     except BaseException:
-        end_group(process)
+        if process is not None:
+            end_group(process)
         raise
     finally:
         display.close()
     reader.join(timeout=KILL_AFTER_S)
+    status = process.returncode
     if status != 0:
         end = "by a signal" if status < 0 else f"with status {status}"
         raise SetupError(f"{what} failed {end}; the full log is {log.path}\n{log.tail()}")
+
+
+def _start(command: Sequence[str | Path], env: dict[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        list(map(str, command)),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=env,
+        process_group=0,
+    )
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Keep an interrupt until the block has ended, so that it cannot lose what is being started."""
+    caught: list[int] = []
+    kept = {
+        number: signal.signal(number, lambda signum, _frame: caught.append(signum))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+    if caught:
+        raise KeyboardInterrupt(signal.Signals(caught[0]).name)
 
 
 def _read(process: subprocess.Popen[bytes], log: LogFile, progress: StepProgress) -> None:
