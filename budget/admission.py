@@ -59,6 +59,8 @@ class Admission:
         self.policy = policy
         self.claims: dict[str, Claim] = {}
         self._records = 0
+        self.spared: set[str] = set()
+        """Engines that drained for a claim which was dropped, and may serve again."""
         self.barred: set[str] = set()
         """Devices on which nothing more is admitted in this pass: somebody before waits there."""
 
@@ -266,6 +268,7 @@ class Admission:
         for victim in claim.draining:
             if victim in self._residents:
                 self._residents[victim].draining_for = None
+                self.spared.add(victim)
 
     def drained(self, engine: EngineRecord) -> None:
         """An engine that drained for a claim leaves now, or died: the claim waits for it no more."""

@@ -428,7 +428,7 @@ class BudgetCore:
                 desk.residents.unpin(engine, model)
         desk.adopt(event.models)
         self._desk.runtime_pins &= desk.models.keys()
-        for model in self._desk.runtime_pins:
+        for model in sorted(self._desk.runtime_pins):
             desk.pin(desk.residents[desk.models[model].engine_id], model)
         self._requeue(now)
         for engine in list(desk.residents):

@@ -43,6 +43,10 @@ class Scheduler:
             self._load_pins(now)
         if desk.queue:
             self._admit_waiting(now)
+        for engine_id in sorted(desk.admission.spared):
+            if engine_id in desk.residents:
+                self.serve(desk.residents[engine_id], now)
+        desk.admission.spared.clear()
 
     def serve(self, engine: EngineRecord, now: float) -> None:
         """Grant what waits for a resident engine, in order, while slots last."""

@@ -260,6 +260,10 @@ class Shell:
         """Where an engine is in its life."""
         return self.core.desk.residents[engine_id].state
 
+    def drains_for(self, engine_id: str) -> str | None:
+        """The engine that this one drains for, or None."""
+        return self.core.desk.residents[engine_id].draining_for
+
     def error(self, request_id: str) -> dict[str, Any]:
         """The error on the wire with which a request was denied."""
         denied = [a for a in self.log if isinstance(a, act.Deny) and a.request_id == request_id]

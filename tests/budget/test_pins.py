@@ -1,0 +1,187 @@
+"""Pins: never evicted, loaded at start, and they fit together or the configuration does not hold."""
+
+from __future__ import annotations
+
+import pytest
+
+from budget import events as ev
+from budget.core import BudgetCore
+from budget.engines import EngineSpec, Option
+from budget.errors import AdmissionDenied, ConfigError, UnknownModel
+from budget.residency import State
+from tests.budget.machine import Shell, engine, model, shell_of
+
+
+def test_pinned_models_load_when_the_keeper_starts_and_not_before() -> None:
+    """Constructing a core acts on nothing; `Started` does."""
+    core = BudgetCore({"gpu": 100}, [model("p", pinned=True)], [engine("p", 50)])
+    shell = Shell(core)
+    assert not shell.loading
+    shell.send(ev.Started())
+    assert shell.loading.keys() == {"p"}
+
+
+def test_a_pinned_model_is_never_evicted() -> None:
+    """Not for room, not for age, not by a hint; others are refused or wait."""
+    shell = shell_of(
+        100,
+        [engine("p", 50), engine("a", 50), engine("b", 50)],
+        [model("p", pinned=True, keep_alive_s=0.0)],
+        max_wait_s=2.0,
+    )
+    shell.settle()
+    shell.use("p")
+    held = shell.serve("a")
+    shell.ask("b")
+    shell.advance(10.0)
+    shell.end(held)
+    shell.settle()
+    assert shell.resident() == {"p", "b"}
+    with pytest.raises(AdmissionDenied, match="pinned"):
+        shell.send(ev.HintGiven("unload", "p"))
+
+
+def test_pins_that_do_not_fit_together_are_a_config_error_with_numbers() -> None:
+    """Before anything is loaded."""
+    models = [model("p", pinned=True), model("q", pinned=True)]
+    with pytest.raises(ConfigError, match="do not fit together") as caught:
+        BudgetCore({"gpu": 100}, models, [engine("p", 60), engine("q", 50)])
+    facts = caught.value.facts
+    assert facts["limit_bytes"] == 100
+    assert {facts["reserved_bytes"], facts["requested_bytes"]} == {60, 50}
+
+
+def test_a_pin_without_a_placement_is_a_config_error() -> None:
+    """It could never be loaded."""
+    with pytest.raises(ConfigError, match="no placement"):
+        BudgetCore({"gpu": 100}, [model("p", pinned=True)], [EngineSpec("p", ())])
+
+
+@pytest.mark.parametrize("order", [("rigid", "flexible"), ("flexible", "rigid")])
+def test_pins_that_fit_together_in_some_way_are_found_in_any_order(order: tuple[str, str]) -> None:
+    """Who can go elsewhere does, whichever is named first."""
+    specs = {
+        "rigid": engine("rigid", 60),
+        "flexible": EngineSpec(
+            "flexible", (Option((("gpu", 60),), 1.0), Option((("host", 60),), 1.0, tier=1))
+        ),
+    }
+    models = [model(name, pinned=True) for name in order]
+    shell = shell_of({"gpu": 100, "host": 100}, [specs[name] for name in order], models)
+    shell.settle()
+    assert shell.resident() == {"rigid", "flexible"}
+
+
+def test_a_runtime_pin_protects_and_unpin_ends_it() -> None:
+    """A pin is an outcome: loaded and protected."""
+    shell = shell_of(100, [engine("a", 80), engine("b", 80)])
+    pin = shell.ask("a", want="pin")
+    shell.settle()
+    assert shell.outcomes[pin] == "granted"
+    refused = shell.ask("b")
+    assert shell.outcomes[refused] == "NeverFits"
+    assert shell.error(refused)["facts"]["reserved_bytes"] == 80
+    shell.send(ev.HintGiven("unpin", "a"))
+    shell.use("b")
+    assert shell.resident() == {"b"}
+
+
+def test_a_runtime_pin_that_does_not_fit_beside_the_others_is_refused() -> None:
+    """And leaves no trace."""
+    shell = shell_of(100, [engine("p", 60), engine("a", 60)], [model("p", pinned=True)])
+    shell.settle()
+    assert shell.outcomes[shell.ask("a", want="pin")] == "NeverFits"
+    assert not shell.core.desk.residents["a"].pins
+
+
+def test_a_pin_is_refused_where_the_engine_is_if_others_are_then_shut_out() -> None:
+    """What counts is where it is resident, not where it might have been."""
+    flexible = EngineSpec(
+        "flexible", (Option((("gpu", 60),), 1.0), Option((("host", 60),), 1.0, tier=1))
+    )
+    shell = shell_of({"gpu": 100, "host": 100}, [flexible, engine("p", 60)])
+    shell.use("flexible")
+    held = shell.serve("flexible")
+    pin = shell.ask("p", want="pin")
+    assert pin in shell.waiting
+    assert shell.outcomes[shell.ask("flexible", want="pin")] == "NeverFits"
+    shell.end(held)
+    shell.settle()
+    assert shell.outcomes[pin] == "granted"
+
+
+def test_a_pin_that_is_withdrawn_before_it_was_granted_is_gone() -> None:
+    """Also after the next reading of the configuration."""
+    specs = (engine("a", 50),)
+    models = (model("a"),)
+    shell = shell_of(100, specs, models)
+    pin = shell.ask("a", want="pin")
+    shell.send(ev.RequestCancelled(pin))
+    assert not shell.core.desk.residents["a"].pins
+    shell.send(ev.Reconfigured(models, specs, {"gpu": 100}))
+    assert not shell.core.desk.residents["a"].pins
+
+
+def test_of_two_pins_that_wait_one_withdrawn_leaves_the_other() -> None:
+    """The second caller keeps what it was promised."""
+    shell = shell_of(100, [engine("a", 50)])
+    first, second = shell.ask("a", want="pin"), shell.ask("a", "other", want="pin")
+    shell.send(ev.RequestCancelled(first))
+    shell.settle()
+    assert shell.outcomes[second] == "granted"
+    assert shell.core.desk.residents["a"].pins == {"a"}
+
+
+def test_a_shared_engine_is_pinned_if_any_of_its_names_is() -> None:
+    """Unpinning one name leaves the other's pin."""
+    names = [model("x", "a", pinned=True), model("y", "a"), model("z", "a", pinned=True)]
+    shell = shell_of(100, [engine("a", 50)], names)
+    shell.settle()
+    shell.send(ev.HintGiven("unpin", "x"))
+    assert shell.core.desk.residents["a"].pins == {"z"}
+    shell.send(ev.HintGiven("unpin", "y"))
+    assert shell.core.desk.residents["a"].pins == {"z"}
+    shell.send(ev.HintGiven("unpin", "z"))
+    assert not shell.core.desk.residents["a"].pins
+
+
+def test_pinning_a_draining_engine_frees_it_and_decides_the_claim_anew() -> None:
+    """Its own waiters are served at once; who counted on its bytes is told they never come."""
+    shell = shell_of(100, [engine("a", 80, slots=2), engine("c", 80)], max_wait_s=2.0)
+    shell.serve("a")
+    lone = shell.ask("c")
+    shell.advance(2.0)
+    behind = shell.ask("a")
+    assert behind in shell.waiting
+    shell.ask("a", want="pin")
+    assert shell.outcomes[behind] == "granted"
+    assert shell.outcomes[lone] == "NeverFits"
+
+
+def test_a_pinned_engine_drains_others_at_once() -> None:
+    """A pin does not wait for max_wait."""
+    shell = shell_of(100, [engine("a", 80), engine("p", 80), engine("b", 80)])
+    held = shell.serve("a")
+    pin = shell.ask("p", want="pin")
+    assert shell.drains_for("a") == "p"
+    assert shell.outcomes[shell.ask("b")] == "NeverFits"
+    shell.end(held)
+    shell.settle()
+    assert shell.outcomes[pin] == "granted"
+
+
+def test_a_pin_whose_load_fails_is_denied_and_ends() -> None:
+    """The caller hears why; nothing stays pinned behind its back."""
+    shell = shell_of(100, [engine("a", 50)])
+    pin = shell.ask("a", want="pin")
+    shell.fail_load("a")
+    assert shell.outcomes[pin] == "LoadFailed"
+    assert not shell.core.desk.residents["a"].pins
+    assert shell.state("a") is State.FAILED
+
+
+def test_hints_about_unknown_models_raise() -> None:
+    """A typing error is not ignored."""
+    shell = shell_of(100, [engine("a", 50)])
+    with pytest.raises(UnknownModel):
+        shell.send(ev.HintGiven("release", "zebra"))
