@@ -22,7 +22,7 @@ check: setup ## What CI checks without running: ruff, mypy, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy $(wildcard $(addsuffix /*.py,tools bench examples))
+	$(BIN)/mypy $(wildcard tools/*.py bench/*.py examples/*.py) tests
 	$(BIN)/lint-imports
 
 test: setup ## Run the tests (minutes)
