@@ -89,6 +89,11 @@ class Placement:
         object.__setattr__(self, "bookings", booked)
 
     @property
+    def main_device(self) -> str:
+        """The device that holds most of it."""
+        return max(self.bookings, key=lambda row: row[1])[0] if self.bookings else HOST
+
+    @property
     def total_bytes(self) -> int:
         """Bytes over all devices."""
         return sum(amount for _, amount in self.bookings)

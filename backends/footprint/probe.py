@@ -185,7 +185,7 @@ class _Ggml:
 def _model_params(binding: Any, args: dict[str, Any], devices: Any) -> Any:
     params = binding.llama_model_default_params()
     if devices is not None:
-        params.devices = ctypes.cast(devices, type(params.devices))
+        params.devices = ctypes.cast(devices, ctypes.c_void_p)
     params.n_gpu_layers = args["n_gpu_layers"]
     params.load_mode = LOAD_MODE_NONE
     params.use_extra_bufts = args["repack"]

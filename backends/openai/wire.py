@@ -58,6 +58,9 @@ class Delta:
     usage: Usage | None = None
     timings: Timings | None = None
 
+    def __str__(self) -> str:
+        return self.content
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:

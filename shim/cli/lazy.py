@@ -1,0 +1,83 @@
+"""A click group whose commands are imported when they are run, not when the program starts."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Final
+
+import click
+
+ENTRY_POINTS: Final = "keepwarm.commands"
+"""The entry-point group through which other packages add commands."""
+
+
+class LazyGroup(click.Group):
+    """Commands by name as `("module:attribute", "one line of help")`, and those of entry points.
+
+    The one line is written here as well as in the command, so that the list of commands is printed
+    without importing any.
+    """
+
+    def __init__(
+        self, *args: Any, lazy: Mapping[str, tuple[str, str]] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.lazy = dict(lazy or {})
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands: ours in the order in which they are listed, then the others."""
+        named = [*super().list_commands(ctx), *self.lazy]
+        return [*named, *(name for name in sorted(plugins()) if name not in named)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, imported now."""
+        if cmd_name in self.lazy:
+            module, _, attribute = self.lazy[cmd_name][0].partition(":")
+            command = getattr(importlib.import_module(module), attribute)
+            assert isinstance(command, click.Command)
+            return command
+        found = super().get_command(ctx, cmd_name)
+        if found is not None:
+            return found
+        plugin = plugins().get(cmd_name)
+        return None if plugin is None else load_plugin(plugin)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, without importing them."""
+        others = plugins()
+        rows = []
+        for name in self.list_commands(ctx):
+            if name in self.lazy:
+                rows.append((name, self.lazy[name][1]))
+            elif name in others:
+                rows.append((name, f"From the package {others[name].module.partition('.')[0]}."))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def plugins() -> dict[str, EntryPoint]:
+    """The commands that installed packages add, by name."""
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+
+
+def load_plugin(point: EntryPoint) -> click.Command:
+    """The command of an entry point.
+
+    Raises:
+        ClickException: it cannot be imported, or is no command; the others are not touched.
+    """
+    try:
+        command = point.load()
+    except Exception as error:
+        raise click.ClickException(
+            f"the command {point.name} ({point.value}) cannot be used: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(command, click.Command):
+        raise click.ClickException(
+            f"the command {point.name} ({point.value}) is a {type(command).__name__}, "
+            "not a click command."
+        )
+    return command

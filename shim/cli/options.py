@@ -1,0 +1,71 @@
+"""Options that several commands share, and what the commands take from the `keepwarm` group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from budget.errors import ConfigError, UnknownModel
+from shim.cli.failure import remember_json
+from shim.client import Shim
+from shim.config import Config, ModelEntry, load_config
+
+Decorated = Callable[..., Any]
+
+
+def json_option(command: Decorated) -> Decorated:
+    """`--json`, as the argument `as_json`; errors are printed as JSON then, too."""
+    return click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        is_eager=True,
+        callback=remember_json,
+        help="Print one JSON object.",
+    )(command)
+
+
+def config_path(ctx: click.Context) -> Path | None:
+    """The file given by `keepwarm --config`, or None."""
+    value = ctx.find_root().params.get("config")
+    return Path(value) if value else None
+
+
+def config_of(ctx: click.Context) -> Config:
+    """The configuration in effect.
+
+    Raises:
+        ConfigError: it does not hold, or there is none and no endpoint either.
+    """
+    config = load_config(config_path(ctx))
+    if config.file is None and not config.models:
+        raise ConfigError(
+            "No configuration was found, so there are no models.",
+            hint="Write a keepwarm.toml (docs/configuration.md), or name one with --config.",
+        )
+    return config
+
+
+def shim_of(config: Config) -> Shim:
+    """A shim on the background keeper."""
+    return Shim(config, inline=False)
+
+
+def entry_of(config: Config, model: str) -> ModelEntry:
+    """A model of the configuration.
+
+    Raises:
+        UnknownModel: there is none of that name.
+    """
+    entry = config.models.get(model)
+    if entry is None:
+        raise UnknownModel(
+            f"No model is called {model!r}.",
+            hint=f"{config.file or 'HARNESS_ENDPOINTS'} has: "
+            f"{', '.join(sorted(config.models)) or 'no models'}.",
+            model=model,
+        )
+    return entry

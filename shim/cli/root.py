@@ -1,0 +1,72 @@
+"""The `keepwarm` group: its commands, and what becomes of an error."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from budget.errors import InternalError, KeepwarmError
+from shim.cli.failure import EXIT_INTERRUPTED, exit_code, tell
+from shim.cli.lazy import LazyGroup
+
+COMMANDS: Final = {
+    "chat": ("shim.cli.chat:chat", "Ask a model and print its answer as it comes."),
+    "embed": ("shim.cli.embed:embed", "Turn texts into vectors."),
+    "ps": ("shim.cli.ps:ps", "Show what is resident, leased, pinned and waiting."),
+    "plan": ("shim.cli.plan:plan", "Show what would be resident, on which device, and why."),
+    "inspect": ("shim.cli.inspect:inspect", "Show what a GGUF file takes before it is loaded."),
+    "load": ("shim.cli.models:load", "Make a model resident without a request."),
+    "unload": ("shim.cli.models:unload", "Let a model leave as soon as nobody leases it."),
+    "pin": ("shim.cli.models:pin", "Make a model resident and keep it until `unpin`."),
+    "unpin": ("shim.cli.models:unpin", "Let a pinned model be evicted again."),
+    "release": ("shim.cli.models:release", "Say that a model may leave now."),
+    "keeper": ("shim.cli.keeper:keeper_group", "Start, stop and watch the background keeper."),
+    "config": ("shim.cli.config:config_group", "Check, show and reload the configuration."),
+    "trace": ("shim.cli.trace:trace_group", "List and open the traces of runs."),
+    "version": ("shim.cli.version:version", "Print the versions of keepwarm and llama.cpp."),
+}
+
+
+class Root(LazyGroup):
+    """Reports every error once, in one shape, with the exit code of whose fault it is."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            ctx.exit(EXIT_INTERRUPTED)
+        except KeepwarmError as error:
+            tell(ctx, error)
+            ctx.exit(exit_code(error))
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            traceback.print_exc(file=sys.stderr)
+            tell(ctx, InternalError(f"{type(error).__name__}: {error}"))
+            ctx.exit(exit_code(error))
+
+
+@click.group(
+    "keepwarm",
+    cls=Root,
+    lazy=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done; 1 a bug of ours; 2 the caller's mistake; 3 too much to do now, try "
+    "later; 4 an engine, an endpoint, a file or the keeper failed; 130 interrupted.",
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="The configuration file; without it $KEEPWARM_CONFIG, ./keepwarm.toml, the user's.",
+)
+def main(config: Path | None) -> None:  # noqa: ARG001 - read by the commands, from the context
+    """One byte budget over every model on this machine.
+
+    The models are named in keepwarm.toml; a background keeper holds them warm between commands.
+    """

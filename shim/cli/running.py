@@ -1,0 +1,45 @@
+"""Asking the keeper that runs. Nothing here starts one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from budget.errors import KeeperUnavailable
+from shim.keeper.launch import try_connect
+from shim.line import KeeperLine
+from shim.paths import runtime_dir
+from shim.wire import Message
+
+
+def ask_running(op: str, *, runtime: Path | None = None, **fields: Any) -> Message | None:
+    """The answer of the keeper that runs, or None when none does.
+
+    Raises:
+        KeepwarmError: the op's own error.
+    """
+    sock = try_connect(runtime or runtime_dir())
+    if sock is None:
+        return None
+    line = KeeperLine(sock)
+    try:
+        return line.ask(op, **fields)
+    except KeeperUnavailable:
+        # It ended between connecting and answering.
+        return None
+    finally:
+        line.close()
+
+
+def is_running(runtime: Path | None = None) -> bool:
+    """Whether a keeper runs."""
+    sock = try_connect(runtime or runtime_dir())
+    if sock is not None:
+        sock.close()
+    return sock is not None
+
+
+def engine_row(status: Message, model: str) -> Message | None:
+    """The row of a model's engine in a keeper's status, or None."""
+    rows: list[Message] = status["engines"]
+    return next((row for row in rows if model in row["models"]), None)

@@ -1,0 +1,208 @@
+"""`Shim`: chat with models by name, and say what should stay, come or go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from budget.errors import InvalidRequest
+from shim.async_calls import AsyncCalls
+from shim.call import OWN_OPTIONS, Call, Messages
+from shim.config import Config
+from shim.describe import ModelInfo, describe_model
+from shim.keeper.shell import EngineFactory
+from shim.reply import EmbeddingReply, Reply
+from shim.session import Session
+from shim.streams import AsyncReplyStream, ReplyStream
+from shim.sync_calls import SyncCalls
+
+
+class Shim:
+    """A door to the models of one configuration. Thread-safe, usable from asyncio, safe after fork.
+
+    The keeper is found, or started in the background, when it is first needed. A configuration made
+    in code gets an inline keeper, which ends with this object.
+
+    Args:
+        config: a `Config`, the path of a file, a mapping shaped like one, or None to search
+            (`$KEEPWARM_CONFIG`, `./keepwarm.toml`, the user's configuration folder).
+        inline: run the keeper inside this process (True), or in the background (False).
+        runtime: the background keeper's folder; the user's own when not given.
+        factory: makes an inline keeper's engines; for tests.
+
+    Raises:
+        ConfigError: the configuration does not hold.
+    """
+
+    def __init__(
+        self,
+        config: Config | str | Path | Mapping[str, Any] | None = None,
+        *,
+        inline: bool | None = None,
+        runtime: Path | None = None,
+        factory: EngineFactory | None = None,
+    ) -> None:
+        self._session = Session(config, inline=inline, runtime=runtime, factory=factory)
+        self._sync = SyncCalls(self._session)
+        self._async = AsyncCalls(self._session)
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self._session.config
+
+    @property
+    def runtime(self) -> Path:
+        """The keeper's folder."""
+        return self._session.runtime
+
+    # Calls
+
+    def chat(self, model: str, messages: Messages, **options: Any) -> Reply:
+        """One whole answer.
+
+        Args:
+            model: a name of the configuration.
+            messages: OpenAI chat messages, or a string for one user message.
+            options: sampling and format options of the engine (`max_tokens`, `temperature`, `seed`,
+                `stop`, `json_schema`, `grammar`, `tools`, ...), and `priority` and `deadline_s` of
+                keepwarm: seconds until which the request may wait to be served.
+
+        Raises:
+            KeepwarmError: the tree of `budget.errors`, by whose fault it is.
+        """
+        call = self._session.call(model, messages, options)
+        send = self._session.sync_transport.chat
+        return self._sync.run(call, lambda g: send(g.endpoint, call.request), call.reply)
+
+    def stream(self, model: str, messages: Messages, **options: Any) -> ReplyStream:
+        """The answer piece by piece; `reply` of the stream is the whole one at the end.
+
+        Closing an unfinished stream stops generation and gives the lease back.
+
+        Raises:
+            KeepwarmError: as `chat`, here or while iterating.
+        """
+        return self._sync.stream(self._session.call(model, messages, options))
+
+    def embed(self, model: str, texts: Sequence[str] | str, **options: Any) -> EmbeddingReply:
+        """One vector per text. Options: `priority`, `deadline_s`.
+
+        Raises:
+            KeepwarmError: as `chat`.
+        """
+        call, batch = self._embedding(model, texts, options)
+        send = self._session.sync_transport.embed
+        return self._sync.run(call, lambda g: send(g.endpoint, batch), call.embedding_reply)
+
+    async def achat(self, model: str, messages: Messages, **options: Any) -> Reply:
+        """As `chat`, awaited; cancelling it stops generation and gives the lease back."""
+        call = self._session.call(model, messages, options)
+        send = self._session.async_transport.chat
+        return await self._async.run(call, lambda g: send(g.endpoint, call.request), call.reply)
+
+    async def astream(self, model: str, messages: Messages, **options: Any) -> AsyncReplyStream:
+        """As `stream`, awaited; close it with `aclose` or use it as a context manager."""
+        return await self._async.stream(self._session.call(model, messages, options))
+
+    async def aembed(
+        self, model: str, texts: Sequence[str] | str, **options: Any
+    ) -> EmbeddingReply:
+        """As `embed`, awaited."""
+        call, batch = self._embedding(model, texts, options)
+        send = self._session.async_transport.embed
+        return await self._async.run(call, lambda g: send(g.endpoint, batch), call.embedding_reply)
+
+    def _embedding(
+        self, model: str, texts: Sequence[str] | str, options: Mapping[str, Any]
+    ) -> tuple[Call, list[str]]:
+        batch = [texts] if isinstance(texts, str) else list(texts)
+        call = self._session.call(model, [], options, "embeddings")
+        if call.request.options:
+            raise InvalidRequest(
+                f"embed() takes no option {sorted(call.request.options)}.",
+                hint=f"It takes {', '.join(OWN_OPTIONS)}.",
+            )
+        return call, batch
+
+    # Models
+
+    def load(self, model: str, **options: Any) -> Mapping[str, Any]:
+        """Make a model resident without a request; returns when it is.
+
+        Raises:
+            KeepwarmError: as `chat`.
+        """
+        return self._want(model, "load", options)
+
+    def pin(self, model: str, **options: Any) -> Mapping[str, Any]:
+        """Make a model resident and keep it: eviction may not touch it until `unpin`.
+
+        Raises:
+            NeverFits: it does not fit beside the other pins.
+            KeepwarmError: as `chat`.
+        """
+        return self._want(model, "pin", options)
+
+    def unpin(self, model: str) -> None:
+        """Let a pinned model be evicted again; it stays resident until its bytes are needed."""
+        self._session.lines.ask("hint", kind="unpin", model=model)
+
+    def release(self, model: str) -> None:
+        """Say that a model may leave now: it is first among the victims when bytes are needed."""
+        self._session.lines.ask("hint", kind="release", model=model)
+
+    def unload(self, model: str) -> bool:
+        """Let a model leave as soon as nobody leases it; returns whether it is gone.
+
+        Raises:
+            AdmissionDenied: it is pinned.
+        """
+        return bool(self._session.lines.ask("hint", kind="unload", model=model)["gone"])
+
+    def describe(self, model: str) -> ModelInfo:
+        """What a model is, read from its file: architecture, quantization, size. Loads nothing.
+
+        Raises:
+            UnknownModel: it is not configured.
+            BadModelFile: its file is missing or damaged.
+        """
+        return describe_model(self.config, model)
+
+    def status(self) -> dict[str, Any]:
+        """Devices, engines, queue and last decisions, as `keepwarm ps --json` prints them."""
+        return self._session.lines.ask("status")
+
+    def _want(self, model: str, want: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        call = self._session.call(model, "", options)
+        if call.remote:
+            return {}
+        return self._session.lines.ask("lease", **self._session.want(call, want))
+
+    def reload(self, config: Config | str | Path | None = None) -> dict[str, list[str]]:
+        """Make the keeper take over a configuration; models that did not change stay warm.
+
+        Raises:
+            ConfigError: it does not hold; nothing changed.
+        """
+        return self._session.reload(config)
+
+    # Ends
+
+    def close(self) -> None:
+        """Close the connections; an inline keeper ends with its engines. Idempotent."""
+        self._session.close()
+
+    def __enter__(self) -> Self:
+        self._session.start_inline()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,97 @@
+"""The module-level functions, on one default `Shim` per process."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from shim.call import Messages
+from shim.client import Shim
+from shim.reply import EmbeddingReply, Reply
+from shim.streams import AsyncReplyStream, ReplyStream
+
+_lock = threading.Lock()
+_default: Shim | None = None
+
+
+def default_shim() -> Shim:
+    """The process's default `Shim`, made from the configuration that is found, at first use.
+
+    Raises:
+        ConfigError: none is found, or it does not hold.
+    """
+    global _default  # noqa: PLW0603
+    if _default is None:
+        with _lock:
+            if _default is None:
+                _default = Shim()
+                atexit.register(_default.close)
+    return _default
+
+
+def use(shim: Shim) -> None:
+    """Make `shim` the default one; the caller still closes it."""
+    global _default  # noqa: PLW0603
+    _default = shim
+
+
+def chat(model: str, messages: Messages, **options: Any) -> Reply:
+    """One whole answer: `Shim.chat` of the default shim."""
+    return default_shim().chat(model, messages, **options)
+
+
+def stream(model: str, messages: Messages, **options: Any) -> ReplyStream:
+    """The answer piece by piece: `Shim.stream` of the default shim."""
+    return default_shim().stream(model, messages, **options)
+
+
+def embed(model: str, texts: Sequence[str] | str, **options: Any) -> EmbeddingReply:
+    """One vector per text: `Shim.embed` of the default shim."""
+    return default_shim().embed(model, texts, **options)
+
+
+async def achat(model: str, messages: Messages, **options: Any) -> Reply:
+    """One whole answer, awaited: `Shim.achat` of the default shim."""
+    return await default_shim().achat(model, messages, **options)
+
+
+async def astream(model: str, messages: Messages, **options: Any) -> AsyncReplyStream:
+    """The answer piece by piece, awaited: `Shim.astream` of the default shim."""
+    return await default_shim().astream(model, messages, **options)
+
+
+async def aembed(model: str, texts: Sequence[str] | str, **options: Any) -> EmbeddingReply:
+    """One vector per text, awaited: `Shim.aembed` of the default shim."""
+    return await default_shim().aembed(model, texts, **options)
+
+
+def load(model: str, **options: Any) -> Mapping[str, Any]:
+    """Make a model resident: `Shim.load` of the default shim."""
+    return default_shim().load(model, **options)
+
+
+def pin(model: str, **options: Any) -> Mapping[str, Any]:
+    """Make a model resident and keep it: `Shim.pin` of the default shim."""
+    return default_shim().pin(model, **options)
+
+
+def unpin(model: str) -> None:
+    """Let a pinned model be evicted again: `Shim.unpin` of the default shim."""
+    default_shim().unpin(model)
+
+
+def release(model: str) -> None:
+    """Say that a model may leave now: `Shim.release` of the default shim."""
+    default_shim().release(model)
+
+
+def unload(model: str) -> bool:
+    """Let a model leave once nobody leases it: `Shim.unload` of the default shim."""
+    return default_shim().unload(model)
+
+
+def status() -> dict[str, Any]:
+    """What is resident and why: `Shim.status` of the default shim."""
+    return default_shim().status()

@@ -1,0 +1,10 @@
+"""`python -m shim.keeper ORDER READY_FD`: run a keeper; `shim.keeper.launch` calls this."""
+
+from __future__ import annotations
+
+import sys
+
+from shim.keeper.daemon import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

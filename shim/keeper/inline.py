@@ -1,0 +1,86 @@
+"""A keeper inside the caller's process, on a thread of its own: for tests and embedding.
+
+The same code as the background keeper, behind the same kind of socket, in a private folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+
+from budget.errors import InternalError
+from shim.config import Config
+from shim.keeper.keeper import Keeper
+from shim.keeper.server import Server
+from shim.keeper.shell import EngineFactory
+from shim.paths import keeper_socket
+
+
+class InlineKeeper:
+    """Starts with the object, ends with `close`. Engines never outlive the process.
+
+    Args:
+        config: what to keep.
+        factory: makes engines; real llama-server processes when not given.
+
+    Raises:
+        KeepwarmError: why it cannot run.
+    """
+
+    def __init__(self, config: Config, *, factory: EngineFactory | None = None) -> None:
+        self.runtime = Path(tempfile.mkdtemp(prefix="keepwarm-"))
+        self._config = config
+        self._factory = factory
+        self._ready = threading.Event()
+        self._error: BaseException | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._pid = os.getpid()
+        self._thread = threading.Thread(target=self._run, name="keepwarm-keeper", daemon=True)
+        self._thread.start()
+        self._ready.wait()
+        error = self._failure()
+        if error is not None:
+            self.close()
+            raise error
+
+    def _failure(self) -> BaseException | None:
+        return self._error
+
+    @property
+    def socket_path(self) -> Path:
+        """Where it listens."""
+        return keeper_socket(self.runtime)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        keeper = await Keeper.create(self._config, self.runtime, self._factory)
+        server = Server(keeper, on_stop=self._stop.set)
+        try:
+            await server.listen(self.socket_path)
+            self._ready.set()
+            await self._stop.wait()
+        finally:
+            await server.close()
+            await keeper.close()
+
+    def close(self) -> None:
+        """End the engines and the thread, and remove the folder. Idempotent."""
+        if os.getpid() != self._pid:
+            raise InternalError("an inline keeper is closed by the process that made it")
+        if self._loop is not None and self._stop is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(timeout=30.0)
+        shutil.rmtree(self.runtime, ignore_errors=True)

@@ -1,0 +1,286 @@
+"""The keeper itself: catalog, core and shell together, and what clients can ask of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from budget.snapshot import record_to_wire, snapshot
+
+from backends.devices import free_bytes
+from backends.llama.engine import LlamaServerEngine
+from backends.llama.sweep import sweep_leftovers
+from budget import actions as act
+from budget import events as ev
+from budget.core import BudgetCore
+from budget.desk import Settings
+from budget.errors import KeepwarmError, UnknownModel
+from budget.policies import make_policy
+from shim.config import Config
+from shim.keeper.catalog import Catalog, CatalogEngine, build_catalog
+from shim.keeper.shell import Done, EngineFactory, Shell
+
+LOG = logging.getLogger("keepwarm.keeper")
+
+MEASURE_EVERY_S = 2.0
+LOOKS_BACK_NS = 2_000_000_000
+
+
+def llama_server_factory(config: Config) -> EngineFactory:
+    """Engines that are real llama-server processes."""
+
+    def make(entry: CatalogEngine, runtime: Path) -> LlamaServerEngine:
+        return LlamaServerEngine(
+            entry.path,
+            entry.names[0],
+            runtime,
+            threads=entry.threads,
+            stall_s=config.keeper.stall_timeout,
+        )
+
+    return make
+
+
+class Keeper:
+    """Owns every ledger and every engine. Lives on one asyncio loop."""
+
+    def __init__(
+        self, config: Config, catalog: Catalog, runtime: Path, factory: EngineFactory | None = None
+    ) -> None:
+        self.config = config
+        self.catalog = catalog
+        self.runtime = runtime
+        self.started_ns = time.monotonic_ns()
+        core = BudgetCore(
+            catalog.limits,
+            catalog.models(),
+            catalog.specs(),
+            make_policy(config.budget.policy),
+            _settings(config),
+        )
+        self.shell = Shell(core, catalog, runtime, factory or llama_server_factory(config))
+        self._numbers = itertools.count(1)
+        self._monitor: asyncio.Task[None] | None = None
+        self._refreshing = asyncio.Lock()
+
+    @classmethod
+    async def create(
+        cls, config: Config, runtime: Path, factory: EngineFactory | None = None
+    ) -> Keeper:
+        """Read the models, sweep what an earlier keeper left, and load the pinned ones.
+
+        Raises:
+            ConfigError: the device is not there, or the pins do not fit together.
+        """
+        swept = await asyncio.to_thread(sweep_leftovers, runtime)
+        if swept:
+            LOG.warning("ended %d engines that an earlier keeper left: %s", len(swept), swept)
+        catalog = await asyncio.to_thread(build_catalog, config)
+        for name, error in catalog.errors.items():
+            LOG.warning("model %s cannot be run now: %s", name, error)
+        keeper = cls(config, catalog, runtime, factory)
+        keeper.shell.post(ev.Started())
+        keeper._monitor = asyncio.create_task(keeper._measure_for_ever())
+        return keeper
+
+    async def close(self) -> None:
+        """End every engine."""
+        if self._monitor is not None:
+            self._monitor.cancel()
+            await asyncio.gather(self._monitor, return_exceptions=True)
+        await self.shell.close(grace_s=self.config.keeper.stop_grace)
+
+    # Requests
+
+    def new_id(self) -> str:
+        """A name that no request of this keeper had before."""
+        return f"r{next(self._numbers)}"
+
+    def is_ready_for(self, model: str) -> bool:
+        """Whether a request for a model can be posted as the catalog stands.
+
+        Raises:
+            UnknownModel: it is not configured, or not here.
+        """
+        entry = self.config.models.get(model)
+        if entry is None or entry.remote:
+            known = [name for name, e in self.config.models.items() if not e.remote]
+            raise UnknownModel(
+                f"No model of this keeper is called {model!r}.",
+                hint=f"Its configuration ({self.config.file or 'given in code'}) has: "
+                f"{', '.join(sorted(known)) or 'none'}.",
+                model=model,
+            )
+        return not self.catalog.is_stale(model)
+
+    async def make_ready(self, model: str) -> None:
+        """Read a model's file again: it changed, or could not be read before.
+
+        Raises:
+            KeepwarmError: why the model cannot be run now.
+        """
+        async with self._refreshing:
+            if self.catalog.is_stale(model):
+                await self._reconfigure(self.config)
+        error = self.catalog.errors.get(model)
+        if error is not None:
+            raise error
+
+    def ask(
+        self,
+        client_id: str,
+        model: str,
+        done: Done,
+        *,
+        want: ev.Want = "lease",
+        priority: int | None = None,
+        deadline_s: float | None = None,
+    ) -> str:
+        """Ask for an outcome; `done` gets the grant or the error, now or later. Returns the id."""
+        request_id = self.new_id()
+        deadline = None if deadline_s is None else time.monotonic() + deadline_s
+        request = ev.RequestArrived(request_id, client_id, model, want, priority, deadline)
+        self.shell.ask(request, done)
+        return request_id
+
+    def granted(self, grant: act.Grant) -> dict[str, Any]:
+        """What a client is told of its grant."""
+        life = self.shell.lives[grant.engine_id]
+        told: dict[str, Any] = {
+            "lease": grant.request_id if grant.slot is not None else None,
+            "engine": grant.engine_id,
+            "generation": grant.generation,
+            "slot": grant.slot,
+            "cold": grant.cold,
+            "arrived_ns": int(grant.arrived_at * 1e9),
+            "granted_ns": int(grant.granted_at * 1e9),
+            "endpoint": life.engine.endpoint.to_wire(),
+        }
+        if grant.cold:
+            since = told["arrived_ns"] - LOOKS_BACK_NS
+            seen = self.shell.history.between(since, told["granted_ns"])
+            told["load"] = next(x for x in seen["loads"] if x["load_id"] == life.load.load_id)
+            told["evictions"] = [e for e in seen["evictions"] if e["end_ns"] >= told["arrived_ns"]]
+            told["decision"] = next(
+                (
+                    record_to_wire(r)
+                    for r in reversed(self.shell.core.desk.records)
+                    if r.wanted == grant.engine_id
+                ),
+                None,
+            )
+        return told
+
+    # State
+
+    def status(self) -> dict[str, Any]:
+        """Everything that `keepwarm ps` shows, JSON-serialisable."""
+        now = time.monotonic()
+        state: dict[str, Any] = snapshot(self.shell.core, now)
+        for row in state["engines"]:
+            life = self.shell.lives.get(row["id"])
+            row["pid"] = life.report.pid if life and life.report else None
+            row["load_fraction"] = life.load.fraction if life else None
+            row["measured"] = dict(life.engine.memory()) if life and life.ready else None
+            entry = self.catalog.engines.get(row["id"])
+            row["file"] = str(entry.path) if entry else None
+            row["quantization"] = entry.quantization if entry else None
+        state["keeper"] = {
+            "pid": os.getpid(),
+            "runtime": str(self.runtime),
+            "config": str(self.config.file) if self.config.file else None,
+            "uptime_s": round((time.monotonic_ns() - self.started_ns) / 1e9, 3),
+        }
+        state["unavailable"] = {n: e.to_wire() for n, e in self.catalog.errors.items()}
+        return state
+
+    async def until_gone(self, model: str, timeout_s: float) -> bool:
+        """Wait until a model's engine is gone; returns whether it is."""
+        engine_id = self.catalog.prepared[model].engine_id
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s), self.shell.gone:
+                await self.shell.gone.wait_for(lambda: engine_id not in self.shell.lives)
+        return engine_id not in self.shell.lives
+
+    # Configuration
+
+    async def reload(self, config: Config) -> dict[str, list[str]]:
+        """Take over another configuration; models that did not change stay warm.
+
+        Raises:
+            ConfigError: it does not hold; nothing changed.
+        """
+        async with self._refreshing:
+            diff = self.config.diff(config)
+            await self._reconfigure(config)
+        return {
+            "added": list(diff.added),
+            "removed": list(diff.removed),
+            "changed": list(diff.changed),
+            "unchanged": list(diff.unchanged),
+        }
+
+    async def _reconfigure(self, config: Config) -> None:
+        catalog = await asyncio.to_thread(build_catalog, config, self.catalog)
+        before = self.shell.catalog
+        self.shell.catalog = catalog
+        try:
+            self.shell.post(ev.Reconfigured(catalog.models(), catalog.specs(), catalog.limits))
+        except KeepwarmError:
+            self.shell.catalog = before
+            raise
+        self.catalog, self.config = catalog, config
+
+    # Measuring
+
+    async def _measure_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(MEASURE_EVERY_S)
+            try:
+                await self._measure()
+            except KeepwarmError:
+                raise
+            except Exception:
+                LOG.exception("measuring memory")
+
+    async def _measure(self) -> None:
+        """Tell the core what engines take and what devices have left."""
+        lives = dict(self.shell.lives)
+        free, taken = await asyncio.to_thread(self._read_memory, lives)
+        for engine_id, measured in taken.items():
+            life = lives[engine_id]
+            if self.shell.lives.get(engine_id) is life and life.ready:
+                self._correct(engine_id, life.generation, measured)
+        for device, free_now in free.items():
+            ours = sum(measured.get(device, 0) for measured in taken.values())
+            room = free_now + ours - self.catalog.reserves.get(device, 0)
+            self.shell.post(ev.DeviceMeasured(device, room))
+
+    def _read_memory(
+        self, lives: dict[str, Any]
+    ) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
+        taken = {engine_id: dict(life.engine.memory()) for engine_id, life in lives.items()}
+        return {device: free_bytes(device) for device in self.catalog.limits}, taken
+
+    def _correct(self, engine_id: str, generation: int, measured: dict[str, int]) -> None:
+        """Book what an engine was found to take where that is more than what is booked."""
+        engine = self.shell.core.desk.residents[engine_id]
+        corrected = tuple((d, max(b, measured.get(d, 0))) for d, b in engine.bookings)
+        if engine.resident and engine.generation == generation and corrected != engine.bookings:
+            LOG.warning("%s takes %s, booked were %s", engine_id, corrected, engine.bookings)
+            self.shell.post(ev.EngineMeasured(engine_id, generation, corrected))
+
+
+def _settings(config: Config) -> Settings:
+    budget = config.budget
+    return Settings(budget.max_wait, budget.max_queue, budget.max_queue_per_model)
+
+
+Factory = Callable[[Config], EngineFactory]

@@ -1,0 +1,292 @@
+"""The shell around the core: a single writer that feeds it events and carries its actions out.
+
+Everything here runs on one asyncio loop. `post` is the only way into the core; an action never
+calls back into it directly, it starts a task whose outcome is the next event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from budget.snapshot import record_to_wire
+
+from backends.base import Engine, LoadReport
+from budget import actions as act
+from budget import events as ev
+from budget.core import BudgetCore
+from budget.errors import EngineDied, InternalError, KeepwarmError, OutOfMemory, error_from_wire
+from shim.keeper.catalog import Catalog, CatalogEngine
+from shim.keeper.history import EvictStory, History, LoadStory
+from shim.keeper.warming import warm_up
+
+LOG = logging.getLogger("keepwarm.keeper")
+
+EngineFactory = Callable[[CatalogEngine, Path], Engine]
+Outcome = act.Grant | KeepwarmError
+Done = Callable[[Outcome], None]
+RevokeListener = Callable[[str, KeepwarmError], None]
+
+
+@dataclass(slots=True)
+class Life:
+    """One life of an engine: its process, the tasks around it, and its story."""
+
+    engine: Engine
+    entry: CatalogEngine
+    generation: int
+    load: LoadStory
+    task: asyncio.Task[None] | None = None
+    watch: asyncio.Task[None] | None = None
+    report: LoadReport | None = None
+    ready: bool = False
+
+
+class Shell:
+    """Carries out what the core decides."""
+
+    def __init__(
+        self, core: BudgetCore, catalog: Catalog, runtime: Path, factory: EngineFactory
+    ) -> None:
+        self.core = core
+        self.catalog = catalog
+        self.history = History()
+        self.lives: dict[str, Life] = {}
+        self.on_revoke: RevokeListener = lambda _client, _error: None
+        self._runtime = runtime
+        self._factory = factory
+        self._done: dict[str, Done] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._last_death: dict[str, dict[str, Any]] = {}
+        self.gone = asyncio.Condition()
+
+    # Events in
+
+    def post(self, event: ev.Event) -> None:
+        """One event into the core, and its actions on their way.
+
+        Raises:
+            KeepwarmError: the event asks for what cannot be; nothing changed.
+        """
+        actions = self.core.handle(event, time.monotonic())
+        changed = False
+        for action in actions:
+            changed |= self._carry_out(action)
+        if changed or not isinstance(event, ev.RequestArrived | ev.LeaseEnded | ev.TimerDue):
+            self._sample()
+
+    def ask(self, request: ev.RequestArrived, done: Done) -> None:
+        """Post a request; `done` is called once, now or later, with its grant or its error."""
+        self._done[request.request_id] = done
+        self.post(request)
+
+    # Actions out
+
+    def _carry_out(self, action: act.Action) -> bool:
+        """Start one action; returns whether the books may have changed."""
+        match action:
+            case act.Grant():
+                self._done.pop(action.request_id)(action)
+            case act.Deny():
+                self._done.pop(action.request_id)(_error(action.error))
+            case act.Revoke():
+                self.on_revoke(action.request_id, _error(action.error))
+            case act.SetTimer():
+                self._set_timer(action.at)
+            case act.Record():
+                LOG.info("decision %s", record_to_wire(action.record))
+            case act.Alert():
+                word = "over its limit" if action.over else "back under its limit"
+                LOG.warning(
+                    "device %s is %s: %d reserved, %d allowed",
+                    action.device,
+                    word,
+                    action.reserved_bytes,
+                    action.ceiling_bytes,
+                )
+            case act.Load():
+                self._start_load(action)
+                return True
+            case act.Unload():
+                self._spawn(self._unload(action))
+                return True
+        return False
+
+    def _set_timer(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        # The loop's clock is the one that `post` reads; a timer that rings a hair early would find
+        # nothing due, so it is set a millisecond late.
+        self._timer = self._loop.call_at(at + 0.001, self.post, ev.TimerDue())
+
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            LOG.critical("a keeper task failed", exc_info=error)
+
+    # Loading
+
+    def _start_load(self, action: act.Load) -> None:
+        entry = self.catalog.engines[action.engine_id]
+        placement = entry.placements[action.option_index]
+        story = LoadStory(
+            load_id=f"{action.engine_id}/{action.generation}",
+            engine=action.engine_id,
+            model=entry.label,
+            device=placement.main_device,
+            bytes=placement.total_bytes,
+            reason=action.reason,
+            start_ns=time.monotonic_ns(),
+        )
+        self.history.loads.append(story)
+        life = Life(self._factory(entry, self._runtime), entry, action.generation, story)
+        self.lives[action.engine_id] = life
+        life.task = self._spawn(self._load(life, action))
+
+    async def _load(self, life: Life, action: act.Load) -> None:
+        entry, story = life.entry, life.load
+        placement = entry.placements[action.option_index]
+
+        def progressed(fraction: float) -> None:
+            story.fraction = fraction
+
+        LOG.info("loading %s (%s): %d bytes", entry.label, action.reason, placement.total_bytes)
+        try:
+            life.report = await life.engine.start(placement, progressed)
+            if entry.warm_prompt:
+                await warm_up(life.engine.endpoint, entry.warm_prompt)
+        except KeepwarmError as error:
+            await self._load_failed(life, action, error)
+            return
+        except Exception as error:
+            LOG.exception("loading %s", entry.label)
+            await self._load_failed(
+                life, action, InternalError(f"loading {entry.label}: {error!r}")
+            )
+            return
+        story.end_ns = time.monotonic_ns()
+        story.storage = life.report.storage
+        story.read_bytes = life.report.read_bytes
+        story.fraction = 1.0
+        life.ready = True
+        life.watch = self._spawn(self._watch(life, action.engine_id))
+        seconds = (story.end_ns - story.start_ns) / 1e9
+        LOG.info("loaded %s in %.3f s (%s)", entry.label, seconds, story.storage)
+        self.post(ev.LoadFinished(action.engine_id, action.generation))
+
+    async def _load_failed(self, life: Life, action: act.Load, error: KeepwarmError) -> None:
+        life.load.end_ns = time.monotonic_ns()
+        life.load.error = error.message.partition("\n")[0]
+        LOG.warning("loading %s failed: %s", life.entry.label, error)
+        await self._stop(life, grace_s=0.0)
+        self._forget(action.engine_id, life)
+        out_of_memory = isinstance(error, OutOfMemory)
+        self.post(
+            ev.LoadFailed(action.engine_id, action.generation, error.to_wire(), out_of_memory)
+        )
+
+    async def _watch(self, life: Life, engine_id: str) -> None:
+        death = await life.engine.wait_death()
+        error = EngineDied(
+            f"{death.message}.",
+            hint="The next request starts it again; its last lines are in `log_tail`.",
+            model=life.entry.label,
+            exit_code=death.exit_code,
+            log_tail=list(death.log_tail),
+        )
+        LOG.warning("%s; last lines: %s", death.message, " | ".join(death.log_tail[-5:]))
+        # What is left of it (its socket, its folder) goes before the bytes are anybody's again.
+        await self._stop(life, grace_s=0.0)
+        self._forget(engine_id, life)
+        self._last_death[life.load.load_id] = error.to_wire()
+        self.post(ev.EngineDied(engine_id, life.generation, error.to_wire()))
+        await self._announce()
+
+    def death_of(self, engine_id: str, generation: int) -> dict[str, Any] | None:
+        """How a past life of an engine ended, as an error on the wire; None while it lives."""
+        return self._last_death.get(f"{engine_id}/{generation}")
+
+    # Unloading
+
+    async def _unload(self, action: act.Unload) -> None:
+        life = self.lives[action.engine_id]
+        story = EvictStory(
+            evict_id=f"{life.load.load_id}/end",
+            engine=action.engine_id,
+            model=life.entry.label,
+            device=life.load.device,
+            bytes=life.load.bytes,
+            reason=action.reason,
+            start_ns=time.monotonic_ns(),
+        )
+        self.history.evictions.append(story)
+        LOG.info("unloading %s: %s", life.entry.label, action.reason)
+        for task in (life.task if action.abandon else None, life.watch):
+            if task is not None and not task.done():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        # Nobody leases it, so there is nothing to be polite about; killing is 100 ms faster.
+        await self._stop(life, grace_s=0.0)
+        self._forget(action.engine_id, life)
+        story.end_ns = time.monotonic_ns()
+        if life.load.end_ns == 0:
+            life.load.end_ns = story.start_ns
+            life.load.error = "abandoned"
+        self.post(ev.UnloadFinished(action.engine_id, action.generation))
+        await self._announce()
+
+    def _forget(self, engine_id: str, life: Life) -> None:
+        if self.lives.get(engine_id) is life:
+            del self.lives[engine_id]
+
+    async def _stop(self, life: Life, *, grace_s: float) -> None:
+        try:
+            await asyncio.shield(life.engine.stop(grace_s=grace_s))
+        except Exception:
+            LOG.exception("stopping %s", life.entry.label)
+
+    async def _announce(self) -> None:
+        async with self.gone:
+            self.gone.notify_all()
+
+    async def close(self, *, grace_s: float) -> None:
+        """End every engine; the core is not told, for it ends too."""
+        if self._timer is not None:
+            self._timer.cancel()
+        mine = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in mine:
+            task.cancel()
+        await asyncio.gather(*mine, return_exceptions=True)
+        await asyncio.gather(*(self._stop(life, grace_s=grace_s) for life in self.lives.values()))
+        self.lives.clear()
+
+    # The books over time
+
+    def _sample(self) -> None:
+        ns = time.monotonic_ns()
+        residents = self.core.desk.residents
+        for view in self.core.ledgers():
+            by_model = {
+                self.catalog.label(engine.engine_id): amount
+                for engine in residents.on_device(view.device)
+                for device, amount in engine.bookings
+                if device == view.device
+            }
+            self.history.sample(ns, view, by_model)
+
+
+def _error(wire: Any) -> KeepwarmError:
+    return error_from_wire(dict(wire))

@@ -1,0 +1,198 @@
+"""What a client is before its first call: a configuration, a keeper to talk to, two transports."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from backends.base import Backend, Capabilities, Endpoint
+from backends.openai.async_client import AsyncTransport
+from backends.openai.sync_client import SyncTransport
+from backends.openai.wire import ChatRequest
+from budget.errors import ConfigError, KeeperUnavailable, UnknownModel
+from shim.aline import AsyncKeeperLine, AsyncLinePool
+from shim.call import Call, Messages, split_options
+from shim.config import Config, load_config
+from shim.fingerprint import check_fingerprint, fingerprint
+from shim.keeper.inline import InlineKeeper
+from shim.keeper.launch import connect_or_start, try_connect
+from shim.keeper.shell import EngineFactory
+from shim.line import KeeperLine, LinePool
+from shim.paths import runtime_dir
+from shim.tracing import trace_history
+from shim.wire import VERSION, Message
+from traces import RunTrace
+
+
+class Session:
+    """Finds or starts the keeper when it is first needed, and remembers the connections.
+
+    Args:
+        config: a configuration, a file, a mapping shaped like one, or None to search.
+        inline: run the keeper inside this process; by default for a configuration made in code.
+        runtime: the keeper's folder; the user's own when not given.
+        factory: makes an inline keeper's engines; for tests.
+    """
+
+    def __init__(
+        self,
+        config: Config | str | Path | Mapping[str, Any] | None = None,
+        *,
+        inline: bool | None = None,
+        runtime: Path | None = None,
+        factory: EngineFactory | None = None,
+    ) -> None:
+        self.config = _configuration(config)
+        self.inline = (self.config.file is None) if inline is None else inline
+        self._runtime = runtime
+        self._factory = factory
+        self._keeper: InlineKeeper | None = None
+        self.lines = LinePool(self._connect, self._hello)
+        self.async_lines = AsyncLinePool(self._connect, self._hello_async)
+        self.sync_transport = SyncTransport()
+        self.async_transport = AsyncTransport()
+        self._traced: set[str] = set()
+
+    @property
+    def runtime(self) -> Path:
+        """The keeper's folder."""
+        if self._keeper is not None:
+            return self._keeper.runtime
+        return self._runtime or runtime_dir()
+
+    # Connecting
+
+    def start_inline(self) -> None:
+        """Start the inline keeper if this session has one and it does not run yet."""
+        if self.inline and self._keeper is None:
+            self._keeper = InlineKeeper(self.config, factory=self._factory)
+
+    def _connect(self) -> socket.socket:
+        if not self.inline:
+            return connect_or_start(self.runtime, self.config)
+        self.start_inline()
+        sock = try_connect(self.runtime)
+        if sock is None:
+            raise KeeperUnavailable("The inline keeper has ended.", hint="Make a new Shim.")
+        return sock
+
+    def connect_running(self) -> KeeperLine | None:
+        """A connection to a keeper that runs already, whatever its configuration; else None."""
+        if self.inline:
+            return self.lines.take()
+        sock = try_connect(self.runtime)
+        return KeeperLine(sock) if sock else None
+
+    def _hello(self, line: KeeperLine) -> None:
+        self._check(line.ask("hello", version=VERSION))
+
+    async def _hello_async(self, line: AsyncKeeperLine) -> None:
+        self._check(await line.ask("hello", version=VERSION))
+
+    def _check(self, said: Message) -> None:
+        check_fingerprint(fingerprint(self.config), said["fingerprint"], str(said["config"]))
+
+    def close(self) -> None:
+        """Close every connection; an inline keeper ends with its engines."""
+        self.lines.close()
+        self.sync_transport.close()
+        if self._keeper is not None:
+            self._keeper.close()
+            self._keeper = None
+
+    def reload(self, config: Config | str | Path | None) -> dict[str, list[str]]:
+        """Make the keeper take over a configuration, the one it was read from when None."""
+        new = _configuration(config if config is not None else self.config.file)
+        line = self.connect_running()
+        if line is None:
+            raise KeeperUnavailable("No keeper runs.", hint="The next call starts one.")
+        try:
+            told = line.ask(
+                "reload",
+                config=new.to_mapping(),
+                file=str(new.file) if new.file else None,
+                label=str(new.file or "the configuration given in code"),
+            )
+        finally:
+            line.close()
+        self.config = new
+        return told
+
+    # Calls
+
+    def call(
+        self, model: str, messages: Messages, options: Mapping[str, Any], operation: str = "chat"
+    ) -> Call:
+        """A call of a configured model.
+
+        Raises:
+            UnknownModel: it is not configured.
+            InvalidRequest: an option of keepwarm's own is not allowed.
+        """
+        entry = self.config.models.get(model)
+        if entry is None:
+            raise UnknownModel(
+                f"No model is called {model!r}.",
+                hint=f"{self.config.file or 'The configuration'} has: "
+                f"{', '.join(sorted(self.config.models)) or 'no models'}.",
+                model=model,
+            )
+        own, rest = split_options(options)
+        return Call(model, ChatRequest(messages, rest), own, entry.remote, operation)
+
+    def remote_endpoint(self, model: str) -> Endpoint:
+        """Where a remote model's requests go: straight there, past the local budget."""
+        entry = self.config.models[model]
+        if entry.url is None:
+            raise ConfigError(f"{model} has no url.")
+        backend: Backend = entry.backend
+        return Endpoint(
+            base_url=entry.url,
+            model_id=entry.model_id or model,
+            backend=backend,
+            api_key_env=entry.api_key_env,
+            capabilities=Capabilities(embeddings=True, grammar=False),
+        )
+
+    def want(self, call: Call, want: str = "lease") -> dict[str, Any]:
+        """The fields of the op that asks for a call's lease."""
+        return {"model": call.model, "want": want, **call.wants}
+
+    # Traces
+
+    def follow(self, run: RunTrace) -> None:
+        """When a run ends, put what the keeper did during it on its trace."""
+        if run.run_id in self._traced:
+            return
+        self._traced.add(run.run_id)
+        pid = os.getpid()
+
+        def add_history() -> Message | None:
+            if os.getpid() != pid:
+                return None
+            line = self.connect_running()
+            if line is None:
+                return None
+            try:
+                return line.ask("history", since_ns=run.started_ns, until_ns=time.monotonic_ns())
+            finally:
+                line.close()
+
+        def finish() -> None:
+            history = add_history()
+            if history is not None:
+                trace_history(run, history)
+
+        run.on_finish(finish)
+
+
+def _configuration(given: Config | str | Path | Mapping[str, Any] | None) -> Config:
+    if isinstance(given, Config):
+        return given
+    if given is None or isinstance(given, str | Path):
+        return load_config(Path(given) if given is not None else None)
+    return Config.from_mapping(given)
