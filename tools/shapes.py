@@ -1,6 +1,6 @@
-"""Sparse GGUF files of real models' shapes: header and tensor table, no weights.
+"""Sparse GGUF files of real models' shapes: header, vocabulary and tensor table, no weights.
 
-A file has its full apparent size and some 100 KB on disk, so that footprints of any model can be
+A file has its full apparent size and a few MB on disk, so that footprints of any model can be
 measured and computed without downloading it: `python tools/shapes.py FOLDER [NAME ...]`.
 Dimensions are those of the published models; weights read as zeros.
 """
@@ -8,141 +8,173 @@ Dimensions are those of the published models; weights read as zeros.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 
-Tensor = tuple[str, tuple[int, ...], str]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from backends.gguf.quantization import FILE_TYPES
+from tools.shape_layouts import Role, Shape, tensors
+
 _ALIGNMENT = 32
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The numbers of one model; `extra` are further keys without the architecture's prefix."""
-
-    name: str
-    architecture: str
-    n_layers: int
-    n_embd: int
-    n_vocab: int
-    n_ff: int
-    heads: int
-    kv_heads: int
-    head_dim: int = 0
-    context: int = 32768
-    tied: bool = False
-    qkv_bias: bool = False
-    qk_norm: bool = False
-    experts: int = 0
-    experts_used: int = 0
-    n_ff_expert: int = 0
-    matrix: str = "F16"
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    tensors: Callable[[Shape], Iterator[Tensor]] | None = None
-
-    @property
-    def dim(self) -> int:
-        """Elements of one attention head."""
-        return self.head_dim or self.n_embd // self.heads
-
-
-def attention(s: Shape, layer: str) -> Iterator[Tensor]:
-    """Plain (grouped-query) attention with separate matrices."""
-    q, kv = s.heads * s.dim, s.kv_heads * s.dim
-    yield f"{layer}.attn_norm.weight", (s.n_embd,), "F32"
-    for part, rows in (("q", q), ("k", kv), ("v", kv)):
-        yield f"{layer}.attn_{part}.weight", (s.n_embd, rows), s.matrix
-        if s.qkv_bias:
-            yield f"{layer}.attn_{part}.bias", (rows,), "F32"
-    yield f"{layer}.attn_output.weight", (q, s.n_embd), s.matrix
-    if s.qk_norm:
-        yield f"{layer}.attn_q_norm.weight", (s.dim,), "F32"
-        yield f"{layer}.attn_k_norm.weight", (s.dim,), "F32"
-
-
-def feed_forward(s: Shape, layer: str) -> Iterator[Tensor]:
-    """A gated feed-forward block."""
-    yield f"{layer}.ffn_norm.weight", (s.n_embd,), "F32"
-    yield f"{layer}.ffn_gate.weight", (s.n_embd, s.n_ff), s.matrix
-    yield f"{layer}.ffn_up.weight", (s.n_embd, s.n_ff), s.matrix
-    yield f"{layer}.ffn_down.weight", (s.n_ff, s.n_embd), s.matrix
-
-
-def expert_feed_forward(s: Shape, layer: str) -> Iterator[Tensor]:
-    """A router and its experts."""
-    ff = s.n_ff_expert or s.n_ff
-    yield f"{layer}.ffn_norm.weight", (s.n_embd,), "F32"
-    yield f"{layer}.ffn_gate_inp.weight", (s.n_embd, s.experts), "F32"
-    yield f"{layer}.ffn_gate_exps.weight", (s.n_embd, ff, s.experts), s.matrix
-    yield f"{layer}.ffn_up_exps.weight", (s.n_embd, ff, s.experts), s.matrix
-    yield f"{layer}.ffn_down_exps.weight", (ff, s.n_embd, s.experts), s.matrix
-
-
-def llama_like(s: Shape) -> Iterator[Tensor]:
-    """Embedding, layers of attention and feed-forward, output."""
-    yield "token_embd.weight", (s.n_embd, s.n_vocab), s.matrix
-    for i in range(s.n_layers):
-        yield from attention(s, f"blk.{i}")
-        block = expert_feed_forward if s.experts else feed_forward
-        yield from block(s, f"blk.{i}")
-    yield "output_norm.weight", (s.n_embd,), "F32"
-    if not s.tied:
-        yield "output.weight", (s.n_embd, s.n_vocab), s.matrix
-
-
-SHAPES: dict[str, Shape] = {
-    s.name: s
-    for s in (
-        Shape("smollm2-135m", "llama", 30, 576, 49152, 1536, 9, 3, tied=True, context=8192),
-        Shape("tinyllama-1.1b", "llama", 22, 2048, 32000, 5632, 32, 4, context=2048),
-        Shape("llama-2-7b", "llama", 32, 4096, 32000, 11008, 32, 32, context=4096),
-        Shape("llama-3.1-8b", "llama", 32, 4096, 128256, 14336, 32, 8, context=131072),
-        Shape("llama-3.1-70b", "llama", 80, 8192, 128256, 28672, 64, 8, context=131072),
-        Shape("qwen2.5-0.5b", "qwen2", 24, 896, 151936, 4864, 14, 2, tied=True, qkv_bias=True),
-        Shape("qwen2.5-7b", "qwen2", 28, 3584, 152064, 18944, 28, 4, qkv_bias=True),
-        Shape("qwen3-0.6b", "qwen3", 28, 1024, 151936, 3072, 16, 8, 128, tied=True, qk_norm=True),
-        Shape("qwen3-8b", "qwen3", 36, 4096, 151936, 12288, 32, 8, 128, qk_norm=True),
-        Shape("mixtral-8x7b", "llama", 32, 4096, 32000, 14336, 32, 8, experts=8, experts_used=2),
-        Shape(
-            "qwen3-30b-a3b",
-            "qwen3moe",
-            48,
-            2048,
-            151936,
-            6144,
-            32,
-            4,
-            128,
-            qk_norm=True,
-            experts=128,
-            experts_used=8,
-            n_ff_expert=768,
-        ),
-    )
+_MLA_LITE = {
+    "attention.kv_lora_rank": 512,
+    "attention.key_length": 576,
+    "attention.value_length": 512,
+    "attention.key_length_mla": 192,
+    "attention.value_length_mla": 128,
+    "rope.dimension_count": 64,
+    "leading_dense_block_count": 1,
+    "expert_shared_count": 2,
+    "expert_weights_scale": 1.0,
+    "rope.scaling.type": "yarn",
+    "rope.scaling.factor": 40.0,
+    "rope.scaling.original_context_length": 4096,
+    "rope.scaling.yarn_log_multiplier": 0.0707,
+}
+_ENCODER = {"attention.causal": False, "attention.layer_norm_epsilon": 1e-12}
+_GEMMA2 = {
+    "attention.sliding_window": 4096,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+}
+_GEMMA3 = {
+    "attention.sliding_window": 1024,
+    "rope.freq_base": 1e6,
+    "rope.scaling.type": "linear",
+    "rope.scaling.factor": 8.0,
+}
+_GPT_OSS = {
+    "attention.sliding_window": 128,
+    "rope.freq_base": 150000.0,
+    "rope.dimension_count": 64,
+    "rope.scaling.type": "yarn",
+    "rope.scaling.factor": 32.0,
+    "rope.scaling.original_context_length": 4096,
+}
+_MAMBA = {
+    "ssm.conv_kernel": 4,
+    "ssm.inner_size": 1536,
+    "ssm.state_size": 16,
+    "ssm.time_step_rank": 48,
+}
+_FALCON_H1 = {
+    "ssm.conv_kernel": 4,
+    "ssm.inner_size": 1536,
+    "ssm.state_size": 128,
+    "ssm.time_step_rank": 24,
+    "ssm.group_count": 1,
+    "rope.dimension_count": 64,
+    "rope.freq_base": 1e11,
 }
 
 
+def _moe(experts: int, used: int, n_ff_expert: int = 0) -> dict[str, Any]:
+    return {"experts": experts, "experts_used": used, "n_ff_expert": n_ff_expert}
+
+
+# Name, architecture, layers, width, vocabulary, feed-forward, heads, KV heads, head size.
+_TABLE = (
+    Shape("smollm2-135m", "llama", 30, 576, 49152, 1536, 9, 3, tied=True, context=8192),
+    Shape("tinyllama-1.1b", "llama", 22, 2048, 32000, 5632, 32, 4, context=2048),
+    Shape("llama-2-7b", "llama", 32, 4096, 32000, 11008, 32, 32, context=4096),
+    Shape("llama-3.1-8b", "llama", 32, 4096, 128256, 14336, 32, 8, context=131072),
+    Shape("llama-3.1-70b", "llama", 80, 8192, 128256, 28672, 64, 8, context=131072),
+    Shape("qwen2.5-0.5b", "qwen2", 24, 896, 151936, 4864, 14, 2, tied=True, qkv_bias=True),
+    Shape("qwen2.5-7b", "qwen2", 28, 3584, 152064, 18944, 28, 4, qkv_bias=True),
+    Shape("qwen3-0.6b", "qwen3", 28, 1024, 151936, 3072, 16, 8, 128, tied=True, qk_norm=True),
+    Shape("qwen3-8b", "qwen3", 36, 4096, 151936, 12288, 32, 8, 128, qk_norm=True),
+    Shape("mixtral-8x7b", "llama", 32, 4096, 32000, 14336, 32, 8, **_moe(8, 2)),
+    Shape(
+        "qwen3-30b-a3b", "qwen3moe", 48, 2048, 151936, 6144, 32, 4, 128, qk_norm=True,
+        **_moe(128, 8, 768),
+    ),
+    Shape(
+        "gemma2-9b", "gemma2", 42, 3584, 256000, 14336, 16, 8, 256, context=8192, tied=True,
+        extra=_GEMMA2,
+    ),
+    Shape(
+        "gemma3-4b", "gemma3", 34, 2560, 262144, 10240, 8, 4, 256, context=131072, tied=True,
+        qk_norm=True, extra=_GEMMA3,
+    ),
+    Shape(
+        "phi3-mini-4k", "phi3", 32, 3072, 32064, 8192, 32, 32, context=4096,
+        extra={"rope.dimension_count": 96, "attention.sliding_window": 2047},
+    ),
+    Shape(
+        "deepseek2-lite", "deepseek2", 27, 2048, 102400, 10944, 16, 1, context=163840,
+        extra=_MLA_LITE, **_moe(64, 6, 1408),
+    ),
+    Shape(
+        "gpt-oss-20b", "gpt-oss", 24, 2880, 201088, 2880, 64, 8, 64, context=131072,
+        qkv_bias=True, extra=_GPT_OSS, **_moe(32, 4, 2880),
+    ),
+    Shape("mamba-130m", "mamba", 24, 768, 50280, 0, 0, 0, context=1048576, tied=True, extra=_MAMBA),
+    Shape(
+        "falcon-h1-0.5b", "falcon-h1", 36, 1024, 32784, 2048, 8, 2, 64, context=16384,
+        extra=_FALCON_H1,
+    ),
+    Shape(
+        "nomic-embed-1.5", "nomic-bert", 12, 768, 30522, 3072, 12, 12, context=2048, tied=True,
+        extra=_ENCODER | {"pooling_type": 1, "rope.freq_base": 1000.0},
+    ),
+    Shape(
+        "bge-small", "bert", 12, 384, 30522, 1536, 12, 12, context=512, tied=True,
+        extra=_ENCODER | {"pooling_type": 2},
+    ),
+)  # fmt: skip
+_FILE_TYPE_NUMBERS = {name: number for number, name in FILE_TYPES.items()} | {"MXFP4": 38}
+SHAPES: dict[str, Shape] = {shape.name: shape for shape in _TABLE}
+"""The models by name; their matrices are F16 until `quantized` says otherwise."""
+
+
 def quantized(shape: Shape, matrix: str) -> Shape:
-    """The same model with another tensor type for its matrices."""
+    """The same model as a file of another type: a tensor type, or `Q4_K_M`, `Q5_K_M`, `MXFP4`."""
     return replace(shape, name=f"{shape.name}-{matrix.lower()}", matrix=matrix)
 
 
+def write_shape(
+    name: str, path: str | Path, *, file_type: str = "Q4_K_M", **overrides: Any
+) -> Path:
+    """Write the sparse file of a model of `SHAPES`; returns its path.
+
+    Args:
+        name: one of `SHAPES`.
+        path: the file to write.
+        file_type: see `quantized`.
+        overrides: other values for fields of `Shape` (`n_layers=2`); `extra` is added to.
+
+    Raises:
+        KeyError: there is no such model.
+    """
+    base = SHAPES[name]
+    extra = {**base.extra, **overrides.pop("extra", {})}
+    return _write(replace(base, matrix=file_type, extra=extra, **overrides), Path(path))
+
+
 def write(shape: Shape, folder: Path) -> Path:
-    """Write the sparse file; returns its path."""
-    path = folder / f"{shape.name}.gguf"
+    """Write the sparse file into a folder, named as the shape; returns its path."""
+    return _write(shape, folder / f"{shape.name}.gguf")
+
+
+def _write(shape: Shape, path: Path) -> Path:
     writer = gguf.GGUFWriter(str(path), shape.architecture)
     _add_keys(writer, shape)
-    _add_vocabulary(writer)
+    _add_vocabulary(writer, shape)
     data_bytes = 0
-    for name, dims, kind in (shape.tensors or llama_like)(shape):
-        quantization = gguf.GGMLQuantizationType[kind]
-        block, block_bytes = gguf.GGML_QUANT_SIZES[quantization]
+    for name, dims, role in tensors(shape):
+        kind = gguf.GGMLQuantizationType[_tensor_type(shape, name, dims, role)]
+        block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
         n_bytes = int(np.prod(dims, dtype=np.int64)) // block * block_bytes
-        _add_tensor(writer, name, dims, n_bytes, quantization)
+        # The writer wants numpy's order, and for a raw type the shape in bytes.
+        as_bytes = (*reversed(dims[1:]), dims[0] // block * block_bytes)
+        writer.add_tensor_info(name, as_bytes, np.dtype(np.uint8), n_bytes, raw_dtype=kind)
         data_bytes += -(-n_bytes // _ALIGNMENT) * _ALIGNMENT
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -154,69 +186,128 @@ def write(shape: Shape, folder: Path) -> Path:
     return path
 
 
-def _add_tensor(
-    writer: gguf.GGUFWriter,
-    name: str,
-    dims: tuple[int, ...],
-    n_bytes: int,
-    kind: gguf.GGMLQuantizationType,
-) -> None:
-    # The writer wants numpy's order, and for a raw type the shape in bytes.
-    block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
-    rows = tuple(reversed(dims))
-    as_bytes = (*rows[:-1], rows[-1] // block * block_bytes)
-    writer.add_tensor_info(name, as_bytes, np.dtype(np.uint8), n_bytes, raw_dtype=kind)
+# What llama.cpp's quantizer takes when rows are no multiple of a type's block, in its order.
+_FALLBACKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+
+
+def _tensor_type(shape: Shape, name: str, dims: tuple[int, ...], role: Role) -> str:
+    wanted = "F32" if role == "plain" else _mixed(shape, name, role)
+    for kind in (wanted, _FALLBACKS.get(wanted, "F16")):
+        if dims[0] % gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0] == 0:
+            return kind
+    return "F16"
+
+
+def _mixed(shape: Shape, name: str, role: Role) -> str:
+    """The type that llama.cpp's mixes give to a tensor (`src/llama-quant.cpp`)."""
+    if shape.matrix == "MXFP4":
+        return "MXFP4" if role == "experts" else "Q8_0"
+    if not shape.matrix.endswith("_K_M"):
+        quantized_output = shape.matrix == "Q4_0" and _makes_logits(shape, role)
+        return "Q6_K" if quantized_output else shape.matrix
+    base = shape.matrix.removesuffix("_M")
+    if _makes_logits(shape, role):
+        return "Q6_K"
+    if role == "qkv":
+        return {"Q4_K": "Q5_K", "Q5_K": "Q6_K"}[base]
+    if role == "up":
+        if shape.experts == 8 and "attn_v" in name:
+            return "Q8_0"
+        return "Q6_K" if _raised(int(name.split(".")[1]), shape.n_layers) else base
+    return base
+
+
+def _makes_logits(shape: Shape, role: Role) -> bool:
+    return role == "output" or (role == "embedding" and shape.tied)
+
+
+def _raised(layer: int, n_layers: int) -> bool:
+    eighth = n_layers // 8
+    return layer < eighth or layer >= 7 * n_layers // 8 or (layer - eighth) % 3 == 2
 
 
 def _add_keys(writer: gguf.GGUFWriter, s: Shape) -> None:
     writer.add_name(s.name)
-    writer.add_block_count(s.n_layers)
-    writer.add_context_length(s.context)
-    writer.add_embedding_length(s.n_embd)
-    writer.add_feed_forward_length(s.n_ff)
+    writer.add_file_type(_FILE_TYPE_NUMBERS[s.matrix])
+    keys: dict[str, Any] = {
+        "block_count": s.n_layers,
+        "context_length": s.context,
+        "embedding_length": s.n_embd,
+        "feed_forward_length": s.n_ff,
+        "vocab_size": s.n_vocab,
+        "attention.head_count": s.heads,
+        "attention.layer_norm_rms_epsilon": 1e-5,
+    }
     if s.heads:
-        writer.add_head_count(s.heads)
-        writer.add_head_count_kv(s.kv_heads)
+        keys["attention.head_count_kv"] = s.kv_heads
     if s.head_dim:
-        writer.add_key_length(s.head_dim)
-        writer.add_value_length(s.head_dim)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(s.n_vocab)
+        keys |= {"attention.key_length": s.head_dim, "attention.value_length": s.head_dim}
     if s.experts:
-        writer.add_expert_count(s.experts)
-        writer.add_expert_used_count(s.experts_used)
-        if s.n_ff_expert:
-            writer.add_expert_feed_forward_length(s.n_ff_expert)
-    for key, value in s.extra.items():
-        name = f"{s.architecture}.{key}"
+        keys |= {"expert_count": s.experts, "expert_used_count": s.experts_used}
+    if s.n_ff_expert:
+        keys["expert_feed_forward_length"] = s.n_ff_expert
+    _add_values(writer, s.architecture, {**keys, **s.extra})
+
+
+def _add_values(writer: gguf.GGUFWriter, architecture: str, values: Mapping[str, Any]) -> None:
+    for suffix, value in values.items():
+        key = f"{architecture}.{suffix}"
         if isinstance(value, bool):
-            writer.add_bool(name, value)
+            writer.add_bool(key, value)
         elif isinstance(value, int):
-            writer.add_uint32(name, value)
+            writer.add_uint32(key, value)
         elif isinstance(value, float):
-            writer.add_float32(name, value)
+            writer.add_float32(key, value)
         elif isinstance(value, str):
-            writer.add_string(name, value)
+            writer.add_string(key, value)
         else:
-            writer.add_array(name, value)
+            writer.add_array(key, list(value))
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
-    # A file without tokens: llama.cpp takes their number from `vocab_size`, and measures the same.
-    writer.add_tokenizer_model("no_vocab")
+def _add_vocabulary(writer: gguf.GGUFWriter, s: Shape) -> None:
+    if "bert" in s.architecture:
+        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        types = [3] * len(special)
+        writer.add_tokenizer_model("bert")
+        writer.add_token_type_count(2)
+        writer.add_bos_token_id(2)
+        writer.add_sep_token_id(3)
+        writer.add_mask_token_id(4)
+    else:
+        # llama.cpp looks for the fourth one in everything that is called phi-3.
+        special = ["<unk>", "<s>", "</s>", "<|endoftext|>"]
+        special += [f"<0x{i:02X}>" for i in range(256)]
+        types = [2, 3, 3, 3] + [6] * 256
+        writer.add_tokenizer_model("llama")
+        writer.add_token_scores([0.0] * s.n_vocab)
+        writer.add_bos_token_id(1)
+        writer.add_eos_token_id(2)
+        writer.add_unk_token_id(0)
+    words = [f"\u2581w{i}" for i in range(s.n_vocab - len(special))]
+    writer.add_token_list(special + words)
+    writer.add_token_types(types + [1] * len(words))
 
 
 def main() -> None:
-    """Write the named shapes (all by default) into a folder."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("names", nargs="*", default=sorted(SHAPES))
-    parser.add_argument("--type", default="F16", help="tensor type of the matrices")
+    """Write the named shapes into a folder, or list what there is."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("names", nargs="*", help=f"all by default: {', '.join(SHAPES)}")
+    parser.add_argument("--type", default="Q4_K_M", help="F16, Q8_0, Q4_0, Q4_K_M, MXFP4, ...")
     options = parser.parse_args()
+    if options.folder is None:
+        for shape in SHAPES.values():
+            print(f"{shape.name:<18}{shape.architecture:<12}{shape.n_layers:3} layers")
+        return
+    unknown = sorted(set(options.names) - set(SHAPES))
+    if unknown:
+        parser.error(f"no shape is called {', '.join(unknown)}; there are {', '.join(SHAPES)}")
     options.folder.mkdir(parents=True, exist_ok=True)
-    for name in options.names:
-        path = write(quantized(SHAPES[name], options.type), options.folder)
-        print(path)
+    for name in options.names or SHAPES:
+        path = options.folder / f"{name}-{options.type}.gguf"
+        write_shape(name, path, file_type=options.type)
+        size = path.stat()
+        print(f"{path}  {size.st_size / 1e9:.2f} GB, on disk {size.st_blocks * 512 / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -49,6 +49,9 @@ FILE_TYPES: Final[Mapping[int, str]] = {
 """llama.cpp's file types (`enum llama_ftype`), by the number in `general.file_type`."""
 
 
+_FALLBACK_OF: Final = {"Q5_0": "Q4_K", "Q5_1": "Q5_K", "IQ4_NL": "Q3_K", "Q8_0": "Q6_K"}
+
+
 def bits_per_weight(ggml_type: str) -> float:
     """Bits that one weight takes in a tensor of that type."""
     elements, n_bytes = GGML_TYPES[ggml_type]
@@ -76,8 +79,9 @@ def quantization(tensors: Iterable[TensorShape]) -> str:
     """The quantization's name, such as `Q4_K_M`, `Q8_0` or `F16`; `unknown` without a matrix.
 
     The type with the most weights in the layers' matrices gives the base. The K-quant mixes differ
-    in what they raise (`src/llama-quant.cpp`): `_M` puts Q6_K into half of `attn_v` and
-    `ffn_down`; the Q3_K mixes raise `ffn_down` to Q4_K (`_M`) or Q5_K (`_L`).
+    in what they raise (`src/llama-quant.cpp`): `Q4_K_M` and `Q5_K_M` put Q6_K into half of `attn_v`
+    and `ffn_down`, `Q4_K_S` puts Q5_K into a few; the Q3_K mixes raise `ffn_down` to Q4_K (`_M`) or
+    Q5_K (`_L`). Rows that are no multiple of 256 fall back to an older type beside the K type.
     """
     matrices = [t for t in tensors if len(t.dims) > 1]
     layers = [t for t in matrices if t.layer is not None] or matrices
@@ -85,8 +89,12 @@ def quantization(tensors: Iterable[TensorShape]) -> str:
     if not counts:
         return "unknown"
     base = next(iter(counts))
-    if base in {"Q4_K", "Q5_K"}:
-        return f"{base}_M" if "Q6_K" in counts else f"{base}_S"
+    if _FALLBACK_OF.get(base) in counts:
+        base = _FALLBACK_OF[base]
+    if base in {"Q4_K", "Q5_K"} and "Q6_K" in counts:
+        return f"{base}_M"
+    if base == "Q5_K" or (base == "Q4_K" and "Q5_K" in counts):
+        return f"{base}_S"
     if base == "Q3_K":
         down = weights_by_type(t for t in layers if ".ffn_down" in t.name)
         most = next(iter(down), base)
