@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from budget.estimate.architectures import architecture
+from budget.estimate.architectures import Architecture, architecture
 from budget.estimate.arguments import Effective, effective, pad
-from budget.estimate.shape import ModelShape
+from budget.estimate.shape import GGML_TYPES, ModelShape
 from budget.footprint import EngineArgs
 
 _FLOAT_BYTES = 4
@@ -53,16 +53,15 @@ def compute_parts(shape: ModelShape, args: EngineArgs) -> ComputeParts:
     sizes = effective(args, causal=shape.causal)
     tokens = pad(sizes.n_tokens, args.slots)
     flash = args.flash_attention != "off"
-    embd = shape.n_embd
-    feed_forward = known.ffn_ff * _rows(shape) + known.ffn_embd * embd
-    q = max(n * d for n, d in zip(shape.heads, shape.head_dim_k, strict=True))
+    embd, q = shape.n_embd, _q_width(shape)
     attention = known.attn_embd * embd + known.attn_q * q
     if not flash:
         attention += max(shape.heads) * sizes.n_ctx_seq
-    per_token = max(feed_forward, attention)
-    rows = pad(sizes.n_outputs, 1)
+    rotated = _rotates(args)
+    per_token = max(_feed_forward(shape, known, rotated=rotated), attention)
+    rows = sizes.n_outputs
     return ComputeParts(
-        inputs=_inputs(shape, sizes, tokens, flash=flash),
+        inputs=_inputs(shape, sizes, tokens, flash=flash) + (_rotations(shape) if rotated else 0),
         mask=sizes.n_ctx_seq * tokens * (2 if flash else 4),
         layers=_FLOAT_BYTES * tokens * per_token,
         output=_FLOAT_BYTES * rows * (shape.n_vocab + 2 * embd),
@@ -70,13 +69,37 @@ def compute_parts(shape: ModelShape, args: EngineArgs) -> ComputeParts:
     )
 
 
-def _rows(shape: ModelShape) -> int:
-    """Feed-forward rows that one token activates, in the widest layer."""
-    dense = max(shape.n_ff[: shape.n_layers_dense_lead] or shape.n_ff)
+def _q_width(shape: ModelShape) -> int:
+    return max(n * d for n, d in zip(shape.heads, shape.head_dim_k, strict=True))
+
+
+def _rotates(args: EngineArgs) -> bool:
+    """Whether a quantized cache is stored rotated (`src/llama-kv-cache.cpp`, `attn_rot_k`)."""
+    return any(GGML_TYPES[kind.upper()][0] > 1 for kind in (args.kv_type_k, args.kv_type_v))
+
+
+def _rotations(shape: ModelShape) -> int:
+    """The rotation matrices: the largest power of two in a key head, and 64 for values."""
+    head = max(shape.head_dim_k)
+    return _FLOAT_BYTES * ((head & -head) ** 2 + 64**2)
+
+
+def _feed_forward(shape: ModelShape, known: Architecture, *, rotated: bool) -> int:
+    """Floats per token at the feed-forward peak, of the widest layer."""
+    embd, q = shape.n_embd, _q_width(shape)
+    base = known.ffn_embd * embd
+    if rotated and q == embd:
+        base -= embd
     if not shape.n_experts:
-        return dense
-    expert = shape.n_experts_used * max(shape.n_ff_expert)
-    return max(expert, dense if shape.n_layers_dense_lead else 0)
+        return base + known.ffn_ff * max(shape.n_ff)
+    rows = shape.n_experts_used * max(shape.n_ff_expert)
+    outputs = shape.n_experts_used * embd
+    experts = base + known.ffn_ff * rows + max(q - embd, 0)
+    # The experts' outputs go where gate and up were, if they fit there.
+    if outputs > 2 * rows:
+        experts += outputs
+    dense = max(shape.n_ff[: shape.n_layers_dense_lead], default=0)
+    return max(experts, base + known.ffn_ff * dense if dense else 0)
 
 
 def _inputs(shape: ModelShape, sizes: Effective, tokens: int, *, flash: bool) -> int:

@@ -1,0 +1,202 @@
+"""A configuration that is read anew keeps warm what did not change."""
+
+from __future__ import annotations
+
+import pytest
+
+from budget import actions as act
+from budget import events as ev
+from budget.engines import EngineSpec, ModelEntry
+from budget.errors import ConfigError
+from budget.residency import State
+from tests.budget.machine import Shell, engine, model, shell_of
+
+
+def configure(
+    shell: Shell, models: list[ModelEntry], engines: list[EngineSpec], limit: int = 100
+) -> list[act.Action]:
+    """Read these anew."""
+    return shell.send(ev.Reconfigured(tuple(models), tuple(engines), {"gpu": limit}))
+
+
+def test_what_did_not_change_stays_warm_and_what_is_gone_leaves() -> None:
+    """No reload, no new generation for the one; the other is forgotten when it is out."""
+    shell = shell_of(100, [engine("a", 40), engine("b", 40)])
+    shell.use("a")
+    shell.use("b")
+    configure(shell, [model("a")], [engine("a", 40)])
+    assert shell.state("a") is State.IDLE
+    assert shell.unloading.keys() == {"b"}
+    shell.finish_unload("b")
+    assert "b" not in shell.core.desk.residents
+    assert shell.outcomes[shell.ask("b")] == "UnknownModel"
+    assert not shell.leases[shell.serve("a")].cold
+
+
+def test_running_leases_of_a_model_that_is_gone_end_by_themselves() -> None:
+    """Then its engine leaves."""
+    shell = shell_of(100, [engine("a", 40), engine("b", 40)])
+    lease = shell.serve("b")
+    configure(shell, [model("a")], [engine("a", 40)])
+    assert shell.state("b") is State.LEASED
+    shell.end(lease)
+    assert shell.unloading.keys() == {"b"}
+
+
+def test_those_who_wait_follow_their_model_to_its_new_engine() -> None:
+    """In the order in which they came, also among those who waited there before."""
+    shell = shell_of(
+        100, [engine("a", 60), engine("new", 60)], [model("m", "a"), model("n", "new")]
+    )
+    held = shell.serve("m")
+    waits = shell.ask("m")
+    shell.advance(1.0)
+    there = shell.ask("n")
+    configure(shell, [model("m", "new"), model("n", "new")], [engine("new", 60)])
+    shell.end(held)
+    shell.settle()
+    assert waits in shell.leases
+    assert shell.leases[waits].cold
+    assert there in shell.waiting
+    shell.end(waits)
+    assert there in shell.leases
+
+
+def test_those_who_wait_for_a_model_that_is_gone_are_told() -> None:
+    """Not left waiting."""
+    shell = shell_of(100, [engine("a", 60), engine("b", 60)])
+    shell.serve("a")
+    waits = shell.ask("b")
+    configure(shell, [model("a")], [engine("a", 60)])
+    assert shell.outcomes[waits] == "UnknownModel"
+
+
+def test_a_load_under_way_for_a_model_that_is_gone_is_abandoned() -> None:
+    """Its bytes come back."""
+    shell = shell_of(100, [engine("a", 60), engine("b", 60)])
+    request = shell.ask("b")
+    configure(shell, [model("a")], [engine("a", 60)])
+    assert shell.outcomes[request] == "UnknownModel"
+    assert shell.unloading["b"].abandon
+
+
+def test_a_claim_does_not_outlive_those_it_was_made_for() -> None:
+    """The model moved to another engine; the engine that drained serves on."""
+    engines = [engine("a", 80, slots=2), engine("c", 80), engine("d", 15)]
+    shell = shell_of(100, engines, [model("a"), model("m", "c"), model("x", "c")], max_wait_s=1.0)
+    shell.serve("a")
+    shell.ask("m")
+    shell.advance(1.0)
+    blocked = shell.ask("a")
+    configure(shell, [model("a"), model("m", "d"), model("x", "c")], engines)
+    assert not shell.core.desk.admission.claims
+    assert shell.outcomes[blocked] == "granted"
+    assert shell.loading.keys() == {"d"}
+
+
+def test_a_configuration_that_does_not_hold_changes_nothing() -> None:
+    """Pins that do not fit are refused before anything is touched."""
+    shell = shell_of(100, [engine("a", 60), engine("b", 60)])
+    shell.use("a")
+    before = (repr(list(shell.core.desk.residents)), shell.core.ledgers())
+    with pytest.raises(ConfigError):
+        configure(
+            shell,
+            [model("a", pinned=True), model("b", pinned=True)],
+            [engine("a", 60), engine("b", 60)],
+        )
+    assert (repr(list(shell.core.desk.residents)), shell.core.ledgers()) == before
+
+
+def test_a_callers_pin_counts_when_the_configuration_is_read_anew() -> None:
+    """It survives, and a limit that it does not fit in is refused."""
+    shell = shell_of(100, [engine("a", 60)])
+    shell.ask("a", want="pin")
+    shell.settle()
+    configure(shell, [model("a")], [engine("a", 60)])
+    assert shell.core.desk.residents["a"].pins == {"a"}
+    with pytest.raises(ConfigError, match="do not fit"):
+        configure(shell, [model("a")], [engine("a", 60)], limit=50)
+
+
+def test_other_devices_are_a_config_error() -> None:
+    """A keeper's devices do not change while it runs, and it says so."""
+    shell = shell_of(100, [engine("a", 60)])
+    with pytest.raises(ConfigError, match="devices changed"):
+        shell.send(ev.Reconfigured((model("a"),), (engine("a", 60),), {"gpu": 100, "gpu1": 100}))
+
+
+def test_a_new_pin_frees_an_engine_that_was_draining() -> None:
+    """A pinned engine drains for nobody and is not evicted when its leases end."""
+    engines = [engine("a", 60), engine("c", 60)]
+    shell = shell_of(100, engines, max_wait_s=1.0)
+    held = shell.serve("a")
+    lone = shell.ask("c")
+    shell.advance(1.0)
+    assert shell.drains_for("a") == "c"
+    configure(shell, [model("a", pinned=True), model("c")], engines)
+    assert shell.outcomes[lone] == "NeverFits"
+    shell.end(held)
+    assert shell.state("a") is State.IDLE
+
+
+def test_a_new_pin_cancels_an_earlier_unload_hint() -> None:
+    """The later word counts."""
+    engines = [engine("a", 60)]
+    shell = shell_of(100, engines)
+    held = shell.serve("a")
+    shell.send(ev.HintGiven("unload", "a"))
+    configure(shell, [model("a", pinned=True)], engines)
+    shell.end(held)
+    assert shell.state("a") is State.IDLE
+
+
+def test_a_new_keep_alive_counts_from_the_last_use() -> None:
+    """Shortened below the time already idle, the engine leaves at once."""
+    engines = [engine("a", 60)]
+    shell = shell_of(100, engines)
+    shell.use("a")
+    shell.advance(10.0)
+    configure(shell, [model("a", keep_alive_s=15.0)], engines)
+    assert shell.state("a") is State.IDLE
+    shell.advance(5.0)
+    assert shell.state("a") is State.EVICTING
+
+
+def test_a_lower_limit_sheds_idle_engines_and_a_higher_one_admits() -> None:
+    """The limit is the configuration's to change."""
+    engines = [engine("a", 40), engine("b", 40)]
+    models = [model("a"), model("b")]
+    shell = shell_of(100, engines)
+    shell.use("a")
+    shell.advance(1.0)
+    held = shell.serve("b")
+    configure(shell, models, engines, limit=70)
+    assert shell.unloading.keys() == {"a"}
+    shell.settle()
+    waits = shell.ask("a")
+    configure(shell, models, engines, limit=100)
+    shell.settle()
+    assert {waits, held} == set(shell.leases)
+
+
+def test_what_other_programs_hold_is_remembered_through_a_new_limit() -> None:
+    """A measured ceiling is not moved by the limit."""
+    engines = [engine("a", 30)]
+    shell = shell_of(100, engines)
+    shell.send(ev.DeviceMeasured("gpu", 40))
+    configure(shell, [model("a")], engines, limit=50)
+    assert shell.core.ledgers()[0].ceiling_bytes == 40
+    configure(shell, [model("a")], engines, limit=30)
+    assert shell.core.ledgers()[0].ceiling_bytes == 30
+
+
+def test_an_engine_that_comes_back_before_it_left_is_kept() -> None:
+    """Configured away and back while leased: nothing happened."""
+    engines = [engine("a", 30)]
+    shell = shell_of(100, [*engines, engine("b", 30)])
+    held = shell.serve("a")
+    configure(shell, [model("b")], [engine("b", 30)])
+    configure(shell, [model("a")], engines)
+    shell.end(held)
+    assert shell.state("a") is State.IDLE
