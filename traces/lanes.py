@@ -13,6 +13,8 @@ from operator import attrgetter
 _KEEP = 4096
 """Outermost slices that a lane remembers; what starts before the oldest one goes to another lane."""
 
+_GAP_LANES = 32
+
 _TIDS_PER_GROUP = 10_000
 _TIDS_PER_PROCESS = 1_000_000
 _LAST_GROUP = _TIDS_PER_PROCESS // _TIDS_PER_GROUP - 1
@@ -53,11 +55,12 @@ def _insert(slices: list[_Slice], start: int, end: int, *, nest: bool) -> bool:
 
 
 class Lane:
-    """One lane: remembers its slices and takes a new one only if it nests."""
+    """One lane: remembers its slices and takes a new one only if it nests. Times are not negative."""
 
     def __init__(self) -> None:
         self._slices: list[_Slice] = []
         self._floor: int | None = None
+        self.last_end = 0
 
     def place(self, start: int, end: int, *, nest: bool = False) -> bool:
         """Take [start, end]; False if it overlaps. With `nest`, containing and contained is fine too."""
@@ -65,14 +68,11 @@ class Lane:
             return False
         if not _insert(self._slices, start, end, nest=nest):
             return False
+        self.last_end = max(self.last_end, end)
         if len(self._slices) > _KEEP:
             self._floor = self._slices[_KEEP // 2 - 1].end
             del self._slices[: _KEEP // 2]
         return True
-
-    def free_from(self, start: int) -> bool:
-        """Whether nothing on this lane ends after `start`."""
-        return not self._slices or self._slices[-1].end <= start
 
 
 class LaneGroup:
@@ -83,13 +83,18 @@ class LaneGroup:
         self._announce = announce
         self._lanes: list[Lane] = []
 
-    def place(self, start: int, end: int, *, at_least: int = 0, nest: bool = False) -> int:
-        """The tid of the lane that took [start, end]; lanes below `at_least` are not tried."""
-        for index in range(at_least, len(self._lanes)):
-            if self._lanes[index].place(start, end, nest=nest):
+    def place(self, start: int, end: int, *, nest: bool = False) -> int:
+        """The tid of the lane that took [start, end]; with `nest` it may lie within another slice."""
+        for index, lane in enumerate(self._lanes):
+            if lane.last_end <= start:
+                lane.place(start, end)
                 return self._first_tid + index
-        index = max(at_least, len(self._lanes))
-        self._lane(index).place(start, end, nest=nest)
+        # Out of order: a gap, looked for in some lanes only, since thousands may overlap.
+        for index, lane in enumerate(self._lanes[:_GAP_LANES]):
+            if lane.place(start, end, nest=nest):
+                return self._first_tid + index
+        index = len(self._lanes)
+        self._lane(index).place(start, end)
         return self._first_tid + index
 
     def place_on(self, index: int, start: int, end: int) -> int | None:
@@ -101,7 +106,7 @@ class LaneGroup:
     def free_lane(self, start: int, taken: set[int]) -> int:
         """The first lane, not in `taken`, on which nothing ends after `start`."""
         index = 0
-        while index in taken or not self._lane(index).free_from(start):
+        while index in taken or self._lane(index).last_end > start:
             index += 1
         return index
 

@@ -124,12 +124,7 @@ class Recorder:
     # -- spans ------------------------------------------------------------------------------------
 
     def _request_parts(self, record: RequestRecord, parent: Context, end_ns: int) -> None:
-        common = {
-            names.REQUEST_ID: record.request_id,
-            names.PROVIDER: record.engine,
-            names.REQUEST_MODEL: record.model,
-            names.REMOTE: record.remote,
-        }
+        common = {names.REQUEST_ID: record.request_id}
         granted_ns = record.granted_ns
         until = end_ns if granted_ns is None else granted_ns
         if until > record.queued_ns:

@@ -10,9 +10,14 @@ from typing import Any
 Value = str | bool | int | float
 _INT64 = 2**63
 
+# Made once: json.dumps makes a new one a call when it is given options.
+_to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
 
 def clean(text: str) -> str:
     """`text` as valid Unicode: paired surrogates are joined, a lone one becomes U+FFFD."""
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -22,17 +27,15 @@ def clean(text: str) -> str:
 
 def clean_value(value: object) -> Value:
     """`value` as an attribute: text, bool, finite number; anything else becomes its JSON or its text."""
-    match value:
-        case str():
-            return clean(value)
-        case bool():
-            return value
-        case int():
-            return value if -_INT64 <= value < _INT64 else str(value)
-        case float():
-            return value if math.isfinite(value) else str(value)
-        case _:
-            return clean(json.dumps(_plain(value), ensure_ascii=False))
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return value if -_INT64 <= value < _INT64 else str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return clean(_to_json(_plain(value)))
 
 
 def _plain(value: object) -> Any:
@@ -74,7 +77,7 @@ def _perfetto(text: str) -> str:
 
 def quote(text: str) -> str:
     """`text` as a JSON string that Perfetto's importer reads (never with escaped surrogates)."""
-    return json.dumps(_perfetto(text), ensure_ascii=False)
+    return _to_json(_perfetto(text))
 
 
 def quote_args(arguments: Mapping[str, object]) -> str:
@@ -84,7 +87,7 @@ def quote_args(arguments: Mapping[str, object]) -> str:
         if value is not None:
             cleaned = clean_value(value)
             safe[_perfetto(str(key))] = _perfetto(cleaned) if isinstance(cleaned, str) else cleaned
-    return json.dumps(safe, ensure_ascii=False, allow_nan=False)
+    return _to_json(safe)
 
 
 def microseconds(ns: int) -> str:
