@@ -1,0 +1,82 @@
+"""`keepwarm demo`."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import click
+from rich.console import Console
+
+from harness.demo.models import default_folder, demo_models
+from harness.demo.report import show, to_json
+from harness.demo.run import run_demo
+
+_INTERRUPTED = 130
+_TERMINATED = 143
+
+
+@click.command("demo")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--models",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Folder of the four models; they are made when missing.",
+)
+@click.option("--device", default="host", show_default=True, help="host, auto or cuda:N.")
+@click.option(
+    "--requests",
+    "n_requests",
+    type=click.IntRange(1, 1000),
+    default=8,
+    show_default=True,
+    help="Requests that go through the pipeline.",
+)
+@click.option(
+    "--trace-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Where the trace and runs.jsonl go.",
+)
+def demo_command(
+    models: Path | None, device: str, n_requests: int, trace_dir: Path | None, *, as_json: bool
+) -> None:
+    """Run four real models under a budget for half of them.
+
+    classify -> retrieve -> produce -> evaluate over a few requests, with the evaluator pinned, the
+    engines' memory measured from outside, and a trace for Perfetto. The models are random weights.
+    """
+    progress = Console(stderr=True, highlight=False)
+
+    def say(line: str) -> None:
+        progress.print(f"demo: {line}", markup=False)
+
+    with _ending_cleanly():
+        files = demo_models(models or default_folder(), say)
+        report = run_demo(files, device, n_requests, trace_dir, say)
+    if as_json:
+        click.echo(json.dumps(to_json(report)))
+    else:
+        show(report, Console())
+
+
+@contextmanager
+def _ending_cleanly() -> Iterator[None]:
+    """Make SIGTERM unwind as Ctrl-C does, so that no engine and no folder is left."""
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(_TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("demo: interrupted", err=True)
+        raise SystemExit(_INTERRUPTED) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)

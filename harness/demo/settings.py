@@ -1,0 +1,64 @@
+"""The demo's configuration: four entries, and a limit for about half of their bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from harness.demo.texts import RUBRIC
+from shim import Config
+from shim.keeper.catalog import build_catalog
+
+SLACK: Final = 1.02
+"""Over the sum of the two models that the limit has to hold, for what measuring may add to it."""
+
+# Batches are small so that a prompt of a few hundred tokens fills one: a compute buffer takes its
+# bytes from the machine when it is first used in full.
+_ENTRIES: Final[Mapping[str, Mapping[str, Any]]] = {
+    "classifier": {"role": "planner", "context": 4096, "n_batch": 128, "n_ubatch": 128},
+    "embedder": {"role": "embedder", "context": 256, "n_batch": 256, "n_ubatch": 256},
+    "producer": {"role": "producer", "context": 1024, "n_batch": 128, "n_ubatch": 128},
+    "evaluator": {
+        "role": "evaluator",
+        "context": 1024,
+        "n_batch": 128,
+        "n_ubatch": 128,
+        "warm_prompt": RUBRIC,
+    },
+}
+
+
+def demo_config(models: Mapping[str, Path], device: str, limit: int | str = "100%") -> Config:
+    """The configuration with that limit; the evaluator is pinned by its role."""
+    return Config.from_mapping(
+        {
+            "budget": {"device": device, "limit": limit, "reserve": 0},
+            "models": {
+                name: {"path": str(models[name]), **entry} for name, entry in _ENTRIES.items()
+            },
+        },
+        label="the demo's configuration",
+    )
+
+
+def booked_bytes(config: Config) -> tuple[str, dict[str, int]]:
+    """The budgeted device, and what every model is going to be booked with on it.
+
+    Raises:
+        KeepwarmError: a model cannot be measured.
+    """
+    catalog = build_catalog(config)
+    for error in catalog.errors.values():
+        raise error
+    device = catalog.device.name
+    return device, {
+        name: dict(prepared.placements[0].bookings).get(device, 0)
+        for name, prepared in catalog.prepared.items()
+    }
+
+
+def half_limit_bytes(booked: Mapping[str, int]) -> int:
+    """About half of all: just enough for the pinned evaluator beside the biggest other model."""
+    others = [amount for name, amount in booked.items() if name != "evaluator"]
+    return int((booked["evaluator"] + max(others)) * SLACK)

@@ -1,0 +1,170 @@
+"""A sequential pipeline: every input goes through the stages in order, each a span on the trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from shim import (
+    ConfigError,
+    EmbeddingReply,
+    InvalidRequest,
+    Reply,
+    Shim,
+    UnknownModel,
+    default_shim,
+)
+from traces import current_run
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+Messages = Sequence[Mapping[str, Any]] | str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stage(Generic[T]):
+    """One step: a name, the model it works with, and what it does with it.
+
+    `run` gets a `StageContext`; what it returns is the stage's result.
+    """
+
+    name: str
+    model: str
+    run: Callable[[StageContext], T]
+
+
+@dataclass(frozen=True, slots=True)
+class StageReply:
+    """What a model answered in a stage; several when the stage asked several times."""
+
+    stage: str
+    reply: Reply | EmbeddingReply
+
+
+@dataclass(frozen=True, slots=True)
+class ItemResult:
+    """What became of one input: every stage's result, and every reply in the order it came."""
+
+    index: int
+    input: Any
+    results: Mapping[str, Any]
+    replies: tuple[StageReply, ...]
+
+    def result(self, stage: Stage[T]) -> T:
+        """The result of a stage.
+
+        Raises:
+            InvalidRequest: it is no stage of this pipeline.
+        """
+        return _result_of(stage, self.results)
+
+
+@dataclass(slots=True)
+class StageContext:
+    """What a stage works with: the input, the results so far, and its own model."""
+
+    shim: Shim
+    stage: str
+    model: str
+    index: int
+    input: Any
+    results: Mapping[str, Any]
+    replies: list[StageReply] = field(default_factory=list)
+
+    def result(self, stage: Stage[U]) -> U:
+        """The result of an earlier stage for the same input.
+
+        Raises:
+            InvalidRequest: it has not run yet, or is no stage of this pipeline.
+        """
+        return _result_of(stage, self.results)
+
+    def chat(self, messages: Messages, **options: Any) -> Reply:
+        """`Shim.chat` with the stage's model; the reply is kept with the item's result."""
+        reply = self.shim.chat(self.model, messages, **options)
+        self.replies.append(StageReply(self.stage, reply))
+        return reply
+
+    def embed(self, texts: Sequence[str] | str, **options: Any) -> EmbeddingReply:
+        """`Shim.embed` with the stage's model; the reply is kept with the item's result."""
+        reply = self.shim.embed(self.model, texts, **options)
+        self.replies.append(StageReply(self.stage, reply))
+        return reply
+
+
+class Pipeline:
+    """Stages in a row.
+
+    Args:
+        stages: at least one; their names are different.
+        shim: where the models are; the default one when not given.
+
+    Raises:
+        ConfigError: there is no stage, or two have the same name.
+        UnknownModel: a stage's model is not configured.
+    """
+
+    def __init__(self, stages: Sequence[Stage[Any]], shim: Shim | None = None) -> None:
+        self.stages = tuple(stages)
+        self.shim = shim or default_shim()
+        names = [stage.name for stage in self.stages]
+        if not names or len(set(names)) != len(names):
+            raise ConfigError(
+                f"The pipeline's stages are {names}; at least one is needed, and each needs a "
+                "name of its own."
+            )
+        for stage in self.stages:
+            self._check_model(stage)
+
+    def run(self, inputs: Iterable[Any]) -> list[ItemResult]:
+        """The results of all inputs, in their order. The first failure ends the run.
+
+        Raises:
+            KeepwarmError: as `Shim.chat`, or whatever a stage raises.
+        """
+        return list(self.iterate(inputs))
+
+    def iterate(self, inputs: Iterable[Any]) -> Iterator[ItemResult]:
+        """As `run`, each result as soon as it is there."""
+        for index, item in enumerate(inputs):
+            yield self._run_one(index, item)
+
+    def _run_one(self, index: int, item: Any) -> ItemResult:
+        results: dict[str, Any] = {}
+        replies: list[StageReply] = []
+        for stage in self.stages:
+            context = StageContext(
+                self.shim, stage.name, stage.model, index, item, results, replies
+            )
+            with _span(stage, index):
+                results[stage.name] = stage.run(context)
+        return ItemResult(index, item, results, tuple(replies))
+
+    def _check_model(self, stage: Stage[Any]) -> None:
+        known = self.shim.config.models
+        if stage.model not in known:
+            raise UnknownModel(
+                f"Stage {stage.name} asks for a model called {stage.model!r}.",
+                hint=f"Configured are: {', '.join(sorted(known)) or 'none'}.",
+                model=stage.model,
+            )
+
+
+def _span(stage: Stage[Any], index: int) -> AbstractContextManager[object]:
+    run = current_run()
+    if run is None:
+        return nullcontext()
+    return run.span(stage.name, model=stage.model, item=index)
+
+
+def _result_of(stage: Stage[T], results: Mapping[str, Any]) -> T:
+    if stage.name not in results:
+        raise InvalidRequest(
+            f"Stage {stage.name} has no result here.",
+            hint=f"Results are there of: {', '.join(results) or 'no stage yet'}.",
+        )
+    result: T = results[stage.name]
+    return result

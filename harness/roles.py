@@ -1,0 +1,108 @@
+"""Which model plays which role, and whether it is fit for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, Literal, get_args
+
+from shim import RoleViolation, Shim
+from shim.describe import ModelInfo
+
+Role = Literal["producer", "evaluator", "planner", "embedder"]
+ROLES: Final[tuple[str, ...]] = get_args(Role)
+
+EVALUATOR_FLOOR_BITS: Final = 8.5
+"""Bits per weight of Q8_0: a coarser evaluator judges its own rounding errors too."""
+
+
+class Roles:
+    """The models of a configuration by role. An object of this class has passed its checks.
+
+    Args:
+        models: those that have a role; the others are left out.
+
+    Raises:
+        RoleViolation: an evaluator has a matrix coarser than Q8_0, or is the same model as a
+            producer.
+    """
+
+    def __init__(self, models: Iterable[ModelInfo]) -> None:
+        self._models = {info.name: info for info in models if info.role is not None}
+        for evaluator in self._of("evaluator"):
+            _check_floor(evaluator)
+            for producer in self._of("producer"):
+                _check_different(evaluator, producer)
+
+    @classmethod
+    def of(cls, shim: Shim) -> Roles:
+        """The roles of a shim's configuration, read from the models' files.
+
+        Raises:
+            RoleViolation: as the class.
+            BadModelFile: a file is missing or damaged.
+        """
+        named = [name for name, entry in shim.config.models.items() if entry.role is not None]
+        return cls(shim.describe(name) for name in named)
+
+    @property
+    def unverified(self) -> tuple[str, ...]:
+        """Remote evaluators: nobody here can read their quantization."""
+        return tuple(info.name for info in self._of("evaluator") if info.remote)
+
+    def names(self, role: Role) -> tuple[str, ...]:
+        """The names of the models of a role, in the configuration's order; often one, maybe none."""
+        return tuple(info.name for info in self._of(role))
+
+    def the(self, role: Role) -> str:
+        """The name of the one model of a role.
+
+        Raises:
+            RoleViolation: there is none, or there are several.
+        """
+        names = self.names(role)
+        if len(names) != 1:
+            raise RoleViolation(
+                f"{len(names)} models have the role {role} ({', '.join(names) or 'none'}); "
+                "exactly 1 is needed here.",
+                hint=f'Give one model role = "{role}".',
+                role=role,
+                models=list(names),
+            )
+        return names[0]
+
+    def _of(self, role: Role) -> list[ModelInfo]:
+        return [info for info in self._models.values() if info.role == role]
+
+
+def _check_floor(evaluator: ModelInfo) -> None:
+    bits = evaluator.min_bits_per_weight
+    if bits is None or bits >= EVALUATOR_FLOOR_BITS:
+        return
+    raise RoleViolation(
+        f"The evaluator {evaluator.name} is {evaluator.quantization} by its tensors: its coarsest "
+        f"matrix has {bits:.4g} bits per weight, an evaluator needs at least "
+        f"{EVALUATOR_FLOOR_BITS} (Q8_0).",
+        hint=f"Give [models.{evaluator.name}] a file of Q8_0, F16, BF16 or F32.",
+        model=evaluator.name,
+        role="evaluator",
+        quantization=evaluator.quantization,
+        bits_per_weight=bits,
+        needed_bits_per_weight=EVALUATOR_FLOOR_BITS,
+    )
+
+
+def _check_different(evaluator: ModelInfo, producer: ModelInfo) -> None:
+    if evaluator.identity != producer.identity:
+        return
+    raise RoleViolation(
+        f"The evaluator {evaluator.name} and the producer {producer.name} are one model "
+        f"({_place(evaluator)} and {_place(producer)}): it would judge its own work.",
+        hint=f"Give [models.{evaluator.name}] another model.",
+        evaluator=evaluator.name,
+        producer=producer.name,
+        identity=evaluator.identity,
+    )
+
+
+def _place(info: ModelInfo) -> str:
+    return info.identity if info.file is None else str(info.file)
