@@ -1,4 +1,4 @@
-"""The core as JSON-serialisable data, for `keepwarm ps`: devices, engines, queue, decisions."""
+"""The core as JSON-serialisable data, for `keepwarm ps` and the keeper's status."""
 
 from __future__ import annotations
 
@@ -9,97 +9,47 @@ from budget.core import BudgetCore
 from budget.desk import Desk
 from budget.engines import NO_TIMEOUT, EngineRecord
 from budget.residency import State
+from budget.waiting import Waiting
+
+DECISIONS_SHOWN = 16
 
 
 def snapshot(core: BudgetCore, now: float) -> dict[str, Any]:
-    """Everything that can be seen of the core at one moment. Bytes are ints, times seconds ago."""
+    """Everything that can be seen of the core at one moment. Reads, and changes nothing.
+
+    Args:
+        core: the core.
+        now: the time on the clock that its events carry, in seconds.
+
+    Returns:
+        `devices`, `engines` (those that hold bytes first), `queue` (in the order in which it will
+        be served) and `decisions` (newest first). Bytes are ints, times are seconds before `now`
+        (`_s`); times that do not apply are None.
+    """
     desk = core.desk
+    engines = sorted(desk.residents, key=lambda e: (not e.bookings, e.engine_id))
+    recent = list(desk.records)[: -DECISIONS_SHOWN - 1 : -1]
     return {
-        "devices": [_device(core, row.device) for row in core.ledgers()],
-        "engines": [_engine(desk, engine, now) for engine in desk.residents],
-        "queue": [
-            {
-                "request": waiting.request_id,
-                "model": waiting.model,
-                "want": waiting.want,
-                "priority": waiting.priority,
-                "waited_s": round(now - waiting.arrived_at, 6),
-                "aged": waiting.aged(now, desk.settings.max_wait_s),
-            }
-            for waiting in desk.queue
-        ],
-        "decisions": [record_to_wire(record) for record in desk.records],
+        "devices": _devices(core),
+        "engines": [_engine(desk, engine, now) for engine in engines],
+        "queue": _queue(desk, now),
+        "decisions": [record_to_wire(record) for record in recent],
     }
-
-
-def _device(core: BudgetCore, device: str) -> dict[str, Any]:
-    ledger = core.desk.residents.books[device]
-    view = ledger.view()
-    return {
-        "device": device,
-        "limit_bytes": view.limit_bytes,
-        "ceiling_bytes": view.ceiling_bytes,
-        "reserved_bytes": view.reserved_bytes,
-        "protected_bytes": view.protected_bytes,
-        "evictable_bytes": view.evictable_bytes,
-        "leaving_bytes": view.leaving_bytes,
-        "free_bytes": view.free_bytes,
-        "over_limit": ledger.over_limit,
-    }
-
-
-def _engine(desk: Desk, engine: EngineRecord, now: float) -> dict[str, Any]:
-    names = [m.name for m in desk.models.values() if m.engine_id == engine.engine_id]
-    idle = engine.state is State.IDLE
-    waits = desk.queue.of(engine.engine_id)
-    return {
-        "id": engine.engine_id,
-        "models": names,
-        "state": engine.state.value,
-        "generation": engine.generation,
-        "option": engine.option_index,
-        "bytes": dict(engine.bookings),
-        "slots": engine.spec.slots,
-        "pinned_by": sorted(engine.pins),
-        "leases": [
-            {
-                "request": lease.request_id,
-                "client": lease.client_id,
-                "model": lease.model,
-                "slot": lease.slot,
-                "since_s": round(now - lease.granted_at, 6),
-            }
-            for lease in engine.leases.values()
-        ],
-        "waiting": len(waits) if waits else 0,
-        "uses": engine.uses,
-        "loaded_s": round(now - engine.loaded_at, 6) if engine.resident else None,
-        "idle_s": round(now - engine.idle_since, 6) if idle else None,
-        "keep_alive_s": engine.keep_alive_s,
-        "leaves_in_s": _leaves_in(engine, now) if idle else None,
-        "draining_for": engine.draining_for,
-        "released": engine.released,
-        "failures": engine.failures,
-        "last_error": engine.last_error,
-    }
-
-
-def _leaves_in(engine: EngineRecord, now: float) -> float | None:
-    if engine.keep_alive_s == NO_TIMEOUT or engine.pins or not engine.used_since_load:
-        return None
-    return max(0.0, engine.idle_since + engine.keep_alive_s - now)
 
 
 def record_to_wire(record: DecisionRecord) -> dict[str, Any]:
-    """A decision record as JSON-serialisable data."""
+    """A decision record as JSON-serialisable data.
+
+    `at` is on the clock of the events; `requested` and `free` are bytes by device.
+    """
     return {
         "number": record.number,
-        "at_s": record.at,
+        "at": record.at,
         "wanted": record.wanted,
         "reason": record.reason,
         "policy": record.policy,
-        "requested_bytes": dict(record.requested),
-        "free_bytes": dict(record.free),
+        "requested": dict(record.requested),
+        "free": dict(record.free),
         "candidates": [
             {"engine": c.engine_id, "loss": c.loss, "bytes": dict(c.bookings)}
             for c in record.candidates
@@ -107,3 +57,118 @@ def record_to_wire(record: DecisionRecord) -> dict[str, Any]:
         "victims": list(record.victims),
         "draining": list(record.draining),
     }
+
+
+def _devices(core: BudgetCore) -> list[dict[str, Any]]:
+    books = core.desk.residents.books
+    return [
+        {
+            "device": view.device,
+            "limit_bytes": view.limit_bytes,
+            "ceiling_bytes": view.ceiling_bytes,
+            "protected_bytes": view.protected_bytes,
+            "evictable_bytes": view.evictable_bytes,
+            "leaving_bytes": view.leaving_bytes,
+            "reserved_bytes": view.reserved_bytes,
+            "free_bytes": view.free_bytes,
+            "over_limit": books[view.device].over_limit,
+        }
+        for view in core.ledgers()
+    ]
+
+
+def _engine(desk: Desk, engine: EngineRecord, now: float) -> dict[str, Any]:
+    idle_s = now - engine.idle_since if engine.state is State.IDLE else None
+    backing_off = engine.state is State.FAILED and now < engine.retry_at
+    return {
+        "id": engine.engine_id,
+        "models": sorted(m.name for m in desk.models.values() if m.engine_id == engine.engine_id),
+        "state": engine.state.value,
+        "generation": engine.generation,
+        "option_index": engine.option_index if engine.bookings else None,
+        "bytes": dict(engine.bookings),
+        "slots": engine.spec.slots,
+        "leases": _leases(engine, now),
+        "pinned": engine.pinned,
+        "pinned_by": sorted(engine.pins),
+        "waiting": engine.demand,
+        "draining_for": engine.draining_for,
+        "leaves_when_idle": engine.leave_when_idle or engine.retired,
+        "uses": engine.uses,
+        "idle_s": idle_s,
+        "loaded_s": now - engine.loaded_at if engine.resident else None,
+        "keep_alive_s": engine.keep_alive_s,
+        "keep_alive_left_s": _keep_alive_left(engine, now),
+        "failures": engine.failures,
+        "deaths": engine.deaths,
+        "retry_in_s": engine.retry_at - now if backing_off else None,
+        "last_error": engine.last_error,
+    }
+
+
+def _leases(engine: EngineRecord, now: float) -> list[dict[str, Any]]:
+    return [
+        {
+            "request": lease.request_id,
+            "client": lease.client_id,
+            "model": lease.model,
+            "slot": lease.slot,
+            "priority": lease.priority,
+            "since_s": now - lease.granted_at,
+        }
+        for lease in sorted(engine.leases.values(), key=lambda lease: lease.slot)
+    ]
+
+
+def _keep_alive_left(engine: EngineRecord, now: float) -> float | None:
+    """Seconds until its time-out; None while nothing counts down."""
+    counting = engine.state is State.IDLE and engine.used_since_load and not engine.pinned
+    if not counting or engine.keep_alive_s == NO_TIMEOUT:
+        return None
+    return max(0.0, engine.idle_since + engine.keep_alive_s - now)
+
+
+def _queue(desk: Desk, now: float) -> list[dict[str, Any]]:
+    max_wait_s = desk.settings.max_wait_s
+    in_order = sorted(desk.queue, key=lambda request: request.rank(now, max_wait_s))
+    return [
+        {
+            "request": request.request_id,
+            "client": request.client_id,
+            "model": request.model,
+            "engine": request.engine_id,
+            "want": request.want,
+            "waited_s": now - request.arrived_at,
+            "deadline_in_s": None if request.deadline is None else request.deadline - now,
+            "priority": request.priority,
+            "rank_reason": _rank_reason(request, now, max_wait_s),
+            "waits_for": _waits_for(desk, desk.residents[request.engine_id]),
+        }
+        for request in in_order
+    ]
+
+
+def _rank_reason(request: Waiting, now: float, max_wait_s: float) -> str:
+    if request.aged(now, max_wait_s):
+        return f"waited max_wait of {max_wait_s:g} s: before all that came later"
+    if request.priority:
+        return f"priority {request.priority}, then by arrival"
+    return "by arrival"
+
+
+def _waits_for(desk: Desk, engine: EngineRecord) -> str:
+    """What has to happen before a request for this engine is served, in words."""
+    claim = desk.admission.claims.get(engine.engine_id)
+    if claim is not None and claim.draining:
+        return f"leases of {', '.join(sorted(claim.draining))} to end"
+    if claim is not None:
+        return "evictions under way"
+    if engine.state is State.LOADING:
+        return "its load"
+    if engine.state is State.EVICTING:
+        return "its last life to end"
+    if engine.draining_for is not None:
+        return f"its next life: it drains for {engine.draining_for}"
+    if engine.resident:
+        return "its next life" if engine.leave_when_idle else "a slot"
+    return "bytes"
