@@ -16,7 +16,7 @@ from backends.openai.wire import ChatRequest
 from budget.errors import ConfigError, KeeperUnavailable, UnknownModel
 from shim.aline import AsyncKeeperLine, AsyncLinePool
 from shim.call import Call, Messages, split_options
-from shim.config import Config, load_config
+from shim.config import FILE_NAME, Config, load_config, user_config_file
 from shim.fingerprint import check_fingerprint, fingerprint
 from shim.keeper.inline import InlineKeeper
 from shim.keeper.launch import connect_or_start, try_connect
@@ -194,5 +194,17 @@ def _configuration(given: Config | str | Path | Mapping[str, Any] | None) -> Con
     if isinstance(given, Config):
         return given
     if given is None or isinstance(given, str | Path):
-        return load_config(Path(given) if given is not None else None)
+        config = load_config(Path(given) if given is not None else None)
+        if not config.models:
+            raise _nothing_configured(config)
+        return config
     return Config.from_mapping(given)
+
+
+def _nothing_configured(config: Config) -> ConfigError:
+    looked = f"$KEEPWARM_CONFIG, ./{FILE_NAME}, {user_config_file(os.environ)}, $HARNESS_ENDPOINTS"
+    where = str(config.file) if config.file else f"looked in {looked}"
+    return ConfigError(
+        f"No model is configured ({where}).",
+        hint=f"Write a {FILE_NAME} with [models.NAME] path = ..., or pass Shim a configuration.",
+    )

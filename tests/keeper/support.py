@@ -39,7 +39,9 @@ class Client:
         """The next thing it said."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert line, f"the client ended: {self.process.stderr.read() if self.process.stderr else ''}"
+        assert line, (
+            f"the client ended: {self.process.stderr.read() if self.process.stderr else ''}"
+        )
         return dict(json.loads(line))
 
     def kill(self) -> None:

@@ -8,6 +8,7 @@ import signal
 import stat
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.keeper.support import World, alive, wait_until, world
@@ -15,7 +16,7 @@ from tests.keeper.support import World, alive, wait_until, world
 pytestmark = pytest.mark.real
 
 ENDLESS = """
-stream = s.stream("a", "Count for ever.", max_tokens=100000, stop=["never-said"], extra={"ignore_eos": True})
+stream = s.stream("a", "Count for ever.", max_tokens=100000, extra={"ignore_eos": True})
 next(stream)
 say(started=True)
 for piece in stream:
@@ -29,8 +30,6 @@ say(cold=r.residency.cold, content=r.content, tokens=r.usage.completion_tokens)
 
 def is_generating(place: World, model: str) -> bool:
     """Whether the engine of a model works on a request now, by its own account."""
-    import httpx
-
     pid = place.engine(model)["pid"]
     argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     socket = argv[argv.index(b"--host") + 1].decode()
@@ -229,13 +228,11 @@ def test_a_model_that_cannot_fit_is_refused_with_three_numbers(
                 "huge": {
                     "path": str(tiny_models["classifier"]),
                     "context": 4096,
-                    "slots": 1,
-                    "engine_args": [],
                     "n_batch": 4096,
                     "n_ubatch": 4096,
                 },
             },
-            budget={"limit": "100MB"},
+            budget={"limit": "60MB"},
         )
         client = place.client(
             """
@@ -248,7 +245,7 @@ say(cold=s.chat("a", "Hello.", max_tokens=1).residency.cold)
 """
         )
         facts = client.hear()
-        assert facts["limit_bytes"] == 100_000_000
+        assert facts["limit_bytes"] == 60_000_000
         assert facts["requested_bytes"] > facts["limit_bytes"]
         assert facts["reserved_bytes"] == 0
         assert client.hear() == {"cold": False}

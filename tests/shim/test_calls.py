@@ -1,0 +1,207 @@
+"""Calls through the shim: replies, streams, leases that come back, threads, tasks and forks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from backends.scripted import Script
+from shim import (
+    ConfigError,
+    EndpointUnavailable,
+    EngineDied,
+    InvalidRequest,
+    LoadFailed,
+    Shim,
+    UnknownModel,
+)
+from tests.shim.conftest import Stage
+
+
+def test_a_reply_says_what_it_took(stage: Stage) -> None:
+    """The first request is cold with load seconds, the second is warm."""
+    first = stage.shim.chat("a", "Hello.")
+    assert first.content == "one two three"
+    assert str(first) == first.content
+    assert first.residency.cold
+    assert first.residency.load_s > 0
+    assert first.residency.slot == 0
+    second = stage.shim.chat("a", [{"role": "user", "content": "Hello."}])
+    assert not second.residency.cold
+    assert second.residency.load_s == 0
+    assert second.residency.storage == "warm"
+
+
+def test_a_stream_gives_pieces_and_then_the_whole(stage: Stage) -> None:
+    """Pieces as they come; the reply is their sum; the lease is back at the end."""
+    with stage.shim.stream("a", "Hello.") as stream:
+        with pytest.raises(InvalidRequest, match="not at its end"):
+            _ = stream.reply
+        pieces = [str(piece) for piece in stream]
+    assert "".join(pieces) == "one two three" == stream.reply.content
+    assert stream.reply.ttft_s is not None
+    assert stage.lease_count() == 0
+
+
+def test_closing_an_unfinished_stream_gives_the_lease_back(stage: Stage) -> None:
+    """The engine's connection closes and the slot is free for others."""
+    stage.scripts["a"] = Script(tokens=["word "] * 10_000)
+    stream = stage.shim.stream("a", "Hello.")
+    next(stream)
+    assert stage.lease_count() == 1
+    stream.close()
+    stream.close()
+    assert stage.lease_count() == 0
+    assert next(stream, None) is None
+
+
+def test_a_forgotten_stream_gives_the_lease_back(stage: Stage) -> None:
+    """A stream that goes out of scope is closed."""
+    stage.scripts["a"] = Script(tokens=["word "] * 10_000)
+    next(stage.shim.stream("a", "Hello."))
+    assert stage.lease_count() == 0
+
+
+def test_an_engine_that_dies_is_told_with_its_last_words(stage: Stage) -> None:
+    """The keeper's account replaces the broken connection; the next call works."""
+    stage.scripts["a"] = Script(tokens=["word "] * 50, die_after=3)
+    with pytest.raises(EngineDied) as caught:
+        list(stage.shim.stream("a", "Hello."))
+    assert caught.value.facts["log_tail"] == ["scripted: last line"]
+    assert caught.value.facts["model"] == "a"
+    stage.scripts.clear()
+    assert stage.shim.chat("a", "Hello.").residency.cold
+
+
+def test_a_load_that_fails_is_an_error_with_the_books_balanced(stage: Stage) -> None:
+    """Nothing stays booked, and the next call tries again."""
+    stage.scripts["a"] = Script(load="fail")
+    with pytest.raises(LoadFailed, match="told not to"):
+        stage.shim.chat("a", "Hello.")
+    assert stage.shim.status()["devices"][0]["reserved_bytes"] == 0
+    stage.scripts.clear()
+    assert stage.shim.chat("a", "Hello.").content == "one two three"
+
+
+def test_pins_loads_and_releases(stage: Stage) -> None:
+    """`load` makes resident, `pin` protects, `unload` waits until it is gone."""
+    stage.shim.load("a")
+    assert not stage.shim.chat("a", "Hello.").residency.cold
+    stage.shim.pin("b")
+    rows = {row["models"][0]: row for row in stage.shim.status()["engines"]}
+    assert rows["b"]["pinned_by"] == ["b"]
+    stage.shim.unpin("b")
+    stage.shim.release("b")
+    assert stage.shim.unload("b")
+    rows = {row["models"][0]: row for row in stage.shim.status()["engines"]}
+    assert rows["b"]["state"] == "absent"
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda s: s.chat("c", "Hi"), UnknownModel, "a, b, remote"),
+        (lambda s: s.chat("a", "Hi", priority="high"), InvalidRequest, "integer"),
+        (lambda s: s.chat("a", "Hi", deadline_s=0), InvalidRequest, "above 0"),
+        (lambda s: s.chat("a", "Hi", temprature=1), InvalidRequest, "temprature"),
+        (lambda s: s.chat("a", []), InvalidRequest, "message"),
+        (lambda s: s.embed("a", []), InvalidRequest, "non-empty"),
+        (lambda s: s.embed("a", "x", max_tokens=1), InvalidRequest, "max_tokens"),
+        (lambda s: s.chat("remote", "Hi"), EndpointUnavailable, "far"),
+    ],
+)
+def test_wrong_calls_are_typed_errors_and_hold_nothing(
+    stage: Stage, call: Any, error: type[Exception], words: str
+) -> None:
+    """Every mistake says what was found and what is allowed; no lease stays behind."""
+    with pytest.raises(error, match=words):
+        call(stage.shim)
+    assert stage.lease_count() == 0
+
+
+def test_embeddings_come_in_the_order_of_the_texts(stage: Stage) -> None:
+    """One vector per text."""
+    reply = stage.shim.embed("a", ["x", "y"])
+    assert len(reply.vectors) == 2
+    assert stage.shim.embed("a", "x").vectors == reply.vectors[:1]
+
+
+def test_many_threads_share_one_shim(stage: Stage) -> None:
+    """Answers go back to their own callers, and every lease comes back."""
+    barrier = threading.Barrier(8)
+
+    def work(number: int) -> list[str]:
+        barrier.wait()
+        return [stage.shim.chat("ab"[number % 2], f"{number}").model for _ in range(10)]
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(work, range(8)))
+    assert answers == [["ab"[number % 2]] * 10 for number in range(8)]
+    assert stage.lease_count() == 0
+
+
+async def until_waiting(stage: Stage) -> None:
+    """Return once a request waits at the keeper."""
+    for _ in range(10_000):
+        if (await asyncio.to_thread(stage.shim.status))["queue"]:
+            return
+    raise AssertionError("nothing ever waited")
+
+
+def test_tasks_share_one_shim_and_cancelling_gives_the_lease_back(stage: Stage) -> None:
+    """The async calls give the same replies; a cancelled one holds nothing."""
+
+    async def main() -> None:
+        replies = await asyncio.gather(*(stage.shim.achat("a", f"{i}") for i in range(6)))
+        assert {r.content for r in replies} == {"one two three"}
+        stream = await stage.shim.astream("a", "Hello.")
+        assert "".join([str(piece) async for piece in stream]) == "one two three"
+        assert stream.reply.content == "one two three"
+        assert len((await stage.shim.aembed("a", ["x"])).vectors) == 1
+
+    asyncio.run(main())
+    stage.shim.unload("a")
+    gate = asyncio.Event()
+    stage.scripts["a"] = Script(load_gate=gate)
+
+    async def cancelled() -> None:
+        task = asyncio.create_task(stage.shim.achat("a", "Hello."))
+        await until_waiting(stage)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled())
+    assert stage.shim.status()["queue"] == []
+
+
+def test_a_forked_child_makes_its_own_connections(stage: Stage) -> None:
+    """The child's calls work, and its end takes nothing from the parent."""
+    stage.shim.chat("a", "Hello.")
+    read_fd, write_fd = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(write_fd, stage.shim.chat("a", "Hi").content.encode())
+        finally:
+            os._exit(0)
+    os.close(write_fd)
+    os.waitpid(pid, 0)
+    assert os.read(read_fd, 100) == b"one two three"
+    os.close(read_fd)
+    assert stage.shim.chat("a", "Hello again.").content == "one two three"
+    assert stage.lease_count() == 0
+
+
+def test_a_shim_needs_a_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """With none to be found the error says where it looked."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KEEPWARM_CONFIG", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"keepwarm\.toml"):
+        Shim()
