@@ -40,13 +40,16 @@ class BufferBytes:
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """What llama.cpp would allocate. `output_bytes` is the host's buffer of logits rows.
+    """What llama.cpp would allocate.
 
+    `output_bytes` is the host's buffer of output rows as it is logged at the start, and
+    `output_max_bytes` what it grows to: an embedding engine's holds the longest batch it has seen.
     `n_ctx` is the context after llama.cpp's own padding; `seconds` what the measurement took.
     """
 
     buffers: tuple[BufferBytes, ...]
     output_bytes: int
+    output_max_bytes: int
     n_layers: int
     n_ctx: int
     seconds: float
@@ -55,9 +58,9 @@ class DryRun:
     def devices(self) -> dict[str, Footprint]:
         """The footprint of each device over all of its buffer types, without engine overhead.
 
-        The host's output buffer counts as compute.
+        The host's output buffer counts as compute, at its largest.
         """
-        found = {HOST: Footprint(compute_bytes=self.output_bytes)}
+        found = {HOST: Footprint(compute_bytes=self.output_max_bytes)}
         for row in self.buffers:
             part = Footprint(row.weights_bytes, row.kv_bytes, row.compute_bytes)
             found[row.device] = found.get(row.device, Footprint()) + part
@@ -87,6 +90,7 @@ class DryRun:
         return cls(
             rows,
             int(data["output_bytes"]),
+            int(data["output_max_bytes"]),
             int(data["n_layers"]),
             int(data["n_ctx"]),
             float(data["seconds"]),
@@ -116,8 +120,16 @@ def measure(path: str | Path, args: EngineArgs, *, timeout_s: float = DEFAULT_TI
         )
         for row in answer["buffers"]
     )
-    seconds = time.monotonic() - started
-    return DryRun(rows, answer["output_bytes"], answer["n_layers"], answer["n_ctx"], seconds)
+    row_bytes = answer["output_row_bytes"]
+    most_rows = max(args.slots, answer["n_batch"] if args.embeddings else 0)
+    return DryRun(
+        rows,
+        row_bytes * args.slots,
+        row_bytes * most_rows,
+        answer["n_layers"],
+        answer["n_ctx"],
+        time.monotonic() - started,
+    )
 
 
 def _wire_args(args: EngineArgs) -> dict[str, Any]:

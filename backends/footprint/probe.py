@@ -254,15 +254,18 @@ def _cross_check(rows: list[dict[str, Any]], log: str) -> None:
             )
 
 
-def _output_bytes(binding: Any, model: Any, args: dict[str, Any], log: str) -> int:
-    """The host output buffer: logits (and embeddings) of one row per slot (`output_reserve`)."""
+def _output_row_bytes(binding: Any, model: Any, args: dict[str, Any], log: str) -> int:
+    """A row of the host output buffer: logits and embeddings (`output_reserve`)."""
     floats = binding.llama_vocab_n_tokens(binding.llama_model_get_vocab(model))
     if args["embeddings"]:
         floats += binding.llama_model_n_embd_out(model)
-    n_bytes = int(4 * floats * args["slots"])
+    n_bytes = int(4 * floats)
     match = _OUTPUT_LINE.search(log)
-    if match and abs(n_bytes / _MIB - float(match[2])) > 0.0051:
-        return int(float(match[2]) * _MIB)
+    if match and abs(n_bytes * args["slots"] / _MIB - float(match[2])) > 0.0051:
+        raise ProbeError(
+            EXIT_MISMATCH,
+            f"{args['slots']} output rows of {n_bytes} bytes expected, {match[2]} MiB in the log",
+        )
     return n_bytes
 
 
@@ -284,7 +287,8 @@ def _measure(binding: Any, path: str, args: dict[str, Any], log: list[str]) -> d
     _cross_check(rows, text)
     return {
         "buffers": rows,
-        "output_bytes": _output_bytes(binding, model, args, text),
+        "output_row_bytes": _output_row_bytes(binding, model, args, text),
+        "n_batch": binding.llama_n_batch(context),
         "n_layers": binding.llama_model_n_layer(model),
         "n_ctx": binding.llama_n_ctx(context),
     }

@@ -37,10 +37,20 @@ class ComputeParts:
         return self.inputs + max(self.mask + self.layers, self.output)
 
 
+def output_rows(shape: ModelShape, args: EngineArgs) -> int:
+    """Rows that the host's output buffer grows to: one per slot, or a whole batch of embeddings."""
+    sizes = effective(args, causal=shape.causal)
+    return max(args.slots, sizes.n_batch if args.embeddings else 0)
+
+
 def output_bytes(shape: ModelShape, args: EngineArgs) -> int:
-    """The host's output buffer: a row of logits per slot, and of embeddings where asked for."""
+    """The host's output buffer at its largest: rows of logits, and of embeddings where asked for.
+
+    An embedding engine starts with a row per slot and grows with the longest batch it has seen; the
+    rows of logits are allocated even where the model has no output layer (`output_reserve`).
+    """
     width = shape.n_vocab + (shape.n_embd if args.embeddings else 0)
-    return _FLOAT_BYTES * width * args.slots
+    return _FLOAT_BYTES * width * output_rows(shape, args)
 
 
 def compute_parts(shape: ModelShape, args: EngineArgs) -> ComputeParts:
