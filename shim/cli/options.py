@@ -1,17 +1,15 @@
-"""Options that several commands share, and what the commands take from the `keepwarm` group."""
+"""What several commands read in the same way: `--json`, and a prompt on stdin."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
 
-from budget.errors import ConfigError, UnknownModel
+from budget.errors import InvalidRequest
 from shim.cli.failure import remember_json
-from shim.client import Shim
-from shim.config import Config, ModelEntry, load_config
 
 Decorated = Callable[..., Any]
 
@@ -28,44 +26,15 @@ def json_option(command: Decorated) -> Decorated:
     )(command)
 
 
-def config_path(ctx: click.Context) -> Path | None:
-    """The file given by `keepwarm --config`, or None."""
-    value = ctx.find_root().params.get("config")
-    return Path(value) if value else None
-
-
-def config_of(ctx: click.Context) -> Config:
-    """The configuration in effect.
+def read_stdin() -> str:
+    """All of stdin.
 
     Raises:
-        ConfigError: it does not hold, or there is none and no endpoint either.
+        InvalidRequest: it is not UTF-8.
     """
-    config = load_config(config_path(ctx))
-    if config.file is None and not config.models:
-        raise ConfigError(
-            "No configuration was found, so there are no models.",
-            hint="Write a keepwarm.toml (docs/configuration.md), or name one with --config.",
-        )
-    return config
-
-
-def shim_of(config: Config) -> Shim:
-    """A shim on the background keeper."""
-    return Shim(config, inline=False)
-
-
-def entry_of(config: Config, model: str) -> ModelEntry:
-    """A model of the configuration.
-
-    Raises:
-        UnknownModel: there is none of that name.
-    """
-    entry = config.models.get(model)
-    if entry is None:
-        raise UnknownModel(
-            f"No model is called {model!r}.",
-            hint=f"{config.file or 'HARNESS_ENDPOINTS'} has: "
-            f"{', '.join(sorted(config.models)) or 'no models'}.",
-            model=model,
-        )
-    return entry
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(
+            f"The text on stdin is not UTF-8 (byte {error.start}).", offset=error.start
+        ) from None

@@ -65,7 +65,7 @@ class Root(LazyGroup):
     default=None,
     help="The configuration file; without it $KEEPWARM_CONFIG, ./keepwarm.toml, the user's.",
 )
-def main(config: Path | None) -> None:  # noqa: ARG001 - read by the commands, from the context
+def main(config: Path | None) -> None:
     """One byte budget over every model on this machine.
 
     The models are named in keepwarm.toml; a background keeper holds them warm between commands.

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from budget.errors import ConfigError
 from budget.policies import POLICY_NAMES
-from shim.cli_config import config_group
+from shim.cli.config import config_group
 from shim.config import BudgetSection, ModelEntry, json_schema, markdown_reference
 from shim.config.document import SECTIONS, Config
 

@@ -1,4 +1,4 @@
-"""`keepwarm config`: the schema, the check, what is in effect, and which file it is from."""
+"""`keepwarm config`: the schema, the check, what is in effect, where it is from, and reloading it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from budget.errors import ConfigError
+from shim.cli.failure import EXIT_CALLER
+from shim.cli.options import json_option
+from shim.cli.output import print_json, print_table
+from shim.cli.running import is_running
+from shim.cli.settings import config_path, shim_of
 from shim.config import Config, find_config, json_schema, load_config, markdown_reference
 from shim.config.problems import dotted
 
-EXIT_PROBLEMS = 2
-"""The exit status of a configuration that does not hold, as of every caller's error."""
+CHANGES = ("added", "removed", "changed", "unchanged")
+"""What becomes of models when a configuration is reloaded."""
 
 config_option = click.option(
     "--config",
@@ -25,12 +28,11 @@ config_option = click.option(
     default=None,
     help="The file to read instead of the one that is found.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group("config")
 def config_group() -> None:
-    """Check and show the configuration."""
+    """Check, show and reload the configuration."""
 
 
 @config_group.command("schema")
@@ -55,13 +57,13 @@ def schema(style: str) -> None:
 @click.pass_context
 def path_command(ctx: click.Context, path: Path | None, *, as_json: bool) -> None:
     """Print the path of the file in effect; status 2 when there is none."""
-    chosen = path or _inherited(ctx)
+    chosen = path or config_path(ctx)
     file = find_config(chosen)
     if as_json:
-        click.echo(json.dumps({"file": str(file) if file else None}))
+        print_json({"file": str(file) if file else None})
     else:
         click.echo(str(file) if file else "no configuration file found", err=file is None)
-    ctx.exit(0 if file else EXIT_PROBLEMS)
+    ctx.exit(0 if file else EXIT_CALLER)
 
 
 @config_group.command("check")
@@ -70,12 +72,12 @@ def path_command(ctx: click.Context, path: Path | None, *, as_json: bool) -> Non
 @click.pass_context
 def check(ctx: click.Context, path: Path | None, *, as_json: bool) -> None:
     """Check the configuration and the files it names; status 2 when something is wrong."""
-    report = check_report(path or _inherited(ctx))
+    report = check_report(path or config_path(ctx))
     if as_json:
-        click.echo(json.dumps(report))
+        print_json(report)
     else:
         _print_report(report)
-    ctx.exit(0 if report["ok"] else EXIT_PROBLEMS)
+    ctx.exit(0 if report["ok"] else EXIT_CALLER)
 
 
 @config_group.command("show")
@@ -84,23 +86,35 @@ def check(ctx: click.Context, path: Path | None, *, as_json: bool) -> None:
 @click.pass_context
 def show(ctx: click.Context, path: Path | None, *, as_json: bool) -> None:
     """Print every key in effect with its value and where it comes from."""
-    config = load_config(path or _inherited(ctx))
+    config = load_config(path or config_path(ctx))
     keys = effective(config)
     if as_json:
         file = str(config.file) if config.file else None
-        click.echo(json.dumps({"file": file, "keys": keys}))
+        print_json({"file": file, "keys": keys})
         return
-    table = Table("key", "value", "from", box=None)
-    for name, item in keys.items():
-        table.add_row(name, json.dumps(item["value"]), item["origin"])
-    Console(soft_wrap=True).print(table)
+    rows = [(name, json.dumps(item["value"]), item["origin"]) for name, item in keys.items()]
+    print_table(("key", "value", "from"), rows)
 
 
-def _inherited(ctx: click.Context) -> Path | None:
-    """The `--config` of the command above, where it has one."""
-    parent = ctx.find_root()
-    value = parent.params.get("config") or parent.params.get("path")
-    return Path(value) if value else None
+@config_group.command("reload")
+@config_option
+@json_option
+@click.pass_context
+def reload(ctx: click.Context, path: Path | None, *, as_json: bool) -> None:
+    """Make the running keeper take the configuration; models that did not change stay warm."""
+    config = load_config(path or config_path(ctx))
+    running = is_running()
+    told: Mapping[str, list[str]] = {name: [] for name in CHANGES}
+    if running:
+        with shim_of(config) as shim:
+            told = shim.reload(config)
+    if as_json:
+        print_json({"running": running, **{name: list(told[name]) for name in CHANGES}})
+    elif not running:
+        click.echo("No keeper runs; the next one reads the configuration when it starts.")
+    else:
+        for name in CHANGES:
+            click.echo(f"{name}: {', '.join(told[name]) or 'none'}")
 
 
 def check_report(path: Path | None) -> dict[str, Any]:
@@ -148,21 +162,19 @@ def _missing(config: Config, key: str, file: Path) -> dict[str, Any]:
 
 
 def _print_report(report: Mapping[str, Any]) -> None:
-    console = Console(soft_wrap=True)
-    where = report["file"] or "no configuration file (defaults only)"
-    console.print(where, markup=False, highlight=False)
+    click.echo(report["file"] or "no configuration file (defaults only)")
     for problem in report["problems"]:
-        console.print(f"  {problem['message']}", markup=False, highlight=False)
+        click.echo(f"  {problem['message']}")
     if not report["ok"]:
         count = len(report["problems"])
-        console.print(f"{count} {'mistake' if count == 1 else 'mistakes'}", style="red")
+        click.secho(f"{count} {'mistake' if count == 1 else 'mistakes'}", fg="red")
         return
-    table = Table("model", "role", "runs on", "source", "pinned", box=None)
-    for model in report["models"]:
-        pinned = "yes" if model["pinned"] else ""
-        table.add_row(model["name"], model["role"] or "", model["backend"], model["source"], pinned)
-    console.print(table)
-    console.print("no mistakes", style="green")
+    rows = [
+        (m["name"], m["role"], m["backend"], m["source"], "yes" if m["pinned"] else "")
+        for m in report["models"]
+    ]
+    print_table(("model", "role", "runs on", "source", "pinned"), rows)
+    click.secho("no mistakes", fg="green")
 
 
 def effective(config: Config) -> dict[str, dict[str, Any]]:

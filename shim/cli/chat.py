@@ -1,0 +1,149 @@
+"""`keepwarm chat`: one question, its answer as it comes."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from budget.errors import InvalidRequest
+from shim.cli.options import json_option, read_stdin
+from shim.cli.output import print_json, span
+from shim.cli.progress import StatusLine, Waiting, fetch_first
+from shim.cli.settings import config_of, entry_of, shim_of
+from shim.cli.traced import traced
+from shim.reply import Reply, Residency
+from shim.streams import ReplyStream
+
+
+@click.command()
+@click.argument("model")
+@click.argument("prompt", required=False)
+@click.option("--system", help="A system message before the prompt.")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="The most tokens of an answer.")
+@click.option("--temperature", type=click.FloatRange(min=0), help="0 takes the likeliest token.")
+@click.option("--seed", type=int, help="Makes sampling repeatable.")
+@click.option("--priority", type=int, help="Higher is served first; without it the model's own.")
+@click.option(
+    "--deadline",
+    "deadline_s",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="How long the request may wait to be served.",
+)
+@click.option("--no-stream", is_flag=True, help="Print the answer when it is whole.")
+@json_option
+@click.pass_context
+def chat(
+    ctx: click.Context,
+    /,
+    model: str,
+    prompt: str | None,
+    system: str | None,
+    *,
+    no_stream: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Ask a model and print its answer as it comes.
+
+    Without PROMPT, or with -, the prompt is read from stdin. Ctrl-C ends the answer and gives the
+    model back.
+    """
+    config = config_of(ctx)
+    entry = entry_of(config, model)
+    messages = _messages(system, _prompt(prompt))
+    given = {name: value for name, value in options.items() if value is not None}
+    line = StatusLine()
+    fetch_first(line, entry, lambda text: click.echo(text, err=True))
+    with shim_of(config) as shim, traced(config, "chat"), Waiting(line, model, shim.runtime) as w:
+        if no_stream:
+            reply = shim.chat(model, messages, **given)
+            if not as_json:
+                click.echo(reply.content)
+        else:
+            reply = _stream(shim.stream(model, messages, **given), w, quiet=as_json)
+    if as_json:
+        print_json(reply_json(reply))
+    line.last(summary(reply))
+
+
+def _prompt(given: str | None) -> str:
+    if given is not None and given != "-":
+        return given
+    if sys.stdin.isatty():
+        click.echo("The prompt, ended by Ctrl-D on a line of its own:", err=True)
+    text = read_stdin().strip()
+    if not text:
+        raise InvalidRequest(
+            "The prompt on stdin is empty.", hint='Try: keepwarm chat MODEL "a prompt".'
+        )
+    return text
+
+
+def _messages(system: str | None, prompt: str) -> list[dict[str, str]]:
+    first = [{"role": "system", "content": system}] if system else []
+    return [*first, {"role": "user", "content": prompt}]
+
+
+def _stream(stream: ReplyStream, waiting: Waiting, *, quiet: bool) -> Reply:
+    """Print the pieces as they come, unless `quiet`; closing it early gives the lease back."""
+    last = ""
+    with stream:
+        try:
+            for piece in stream:
+                if text := str(piece):
+                    waiting.end()
+                    last = text
+                    if not quiet:
+                        click.echo(text, nl=False)
+        finally:
+            if not quiet and last and not last.endswith("\n"):
+                click.echo()
+        return stream.reply
+
+
+def reply_json(reply: Reply) -> dict[str, Any]:
+    """A reply as `chat --json` prints it."""
+    return {
+        "model": reply.model,
+        "content": reply.content,
+        "reasoning": reply.reasoning,
+        "finish_reason": reply.finish_reason,
+        "usage": asdict(reply.usage),
+        "timings": asdict(reply.timings) if reply.timings else None,
+        "residency": residency_json(reply.residency),
+        "ttft_s": reply.ttft_s,
+        "total_s": reply.total_s,
+        "tokens_per_s": reply.tokens_per_s,
+    }
+
+
+def residency_json(residency: Residency) -> dict[str, Any]:
+    """A residency outcome as `--json` prints it."""
+    return {**asdict(residency), "evicted": list(residency.evicted)}
+
+
+def summary(reply: Reply) -> str:
+    """One line about a reply: cold or warm, tokens, speed."""
+    return " · ".join(
+        [
+            reply.model,
+            *temperature_of(reply.residency),
+            *([f"first token after {span(reply.ttft_s)}"] if reply.ttft_s is not None else []),
+            f"{reply.usage.completion_tokens} tokens",
+            *([f"{reply.tokens_per_s:.1f} tokens/s"] if reply.tokens_per_s else []),
+        ]
+    )
+
+
+def temperature_of(residency: Residency) -> list[str]:
+    """`warm`, or `cold, loaded in 0.42 s (staged)` and who left for it; nothing at an endpoint."""
+    if not residency.engine:
+        return []
+    if not residency.cold:
+        return ["warm"]
+    loaded = f"cold, loaded in {span(residency.load_s)} ({residency.storage})"
+    return [loaded, *([f"evicted {', '.join(residency.evicted)}"] if residency.evicted else [])]

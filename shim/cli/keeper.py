@@ -1,0 +1,169 @@
+"""`keepwarm keeper`: start, stop and watch the background keeper."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from budget.errors import KeeperUnavailable
+from shim.cli.options import json_option
+from shim.cli.output import print_json, span
+from shim.cli.running import ask_running
+from shim.cli.settings import config_of
+from shim.keeper.daemon import log_file
+from shim.keeper.launch import start as start_keeper
+from shim.paths import keeper_socket, runtime_dir
+
+STOP_LIMIT_S: Final = 30.0
+FOLLOW_EVERY_S: Final = 0.2
+_TAIL_BYTES: Final = 1 << 20
+
+
+@click.group("keeper")
+def keeper_group() -> None:
+    """Start, stop and watch the background keeper.
+
+    It starts by itself when the first request needs it, and then leaves after [keeper] idle_exit
+    without a client. One that was started here stays until it is stopped.
+    """
+
+
+@keeper_group.command("start")
+@json_option
+@click.pass_context
+def start(ctx: click.Context, *, as_json: bool) -> None:
+    """Start the keeper, which stays until it is stopped; one that runs is left alone."""
+    config = config_of(ctx)
+    runtime = runtime_dir()
+    begun = ask_running("status", runtime=runtime) is None
+    if begun:
+        start_keeper(runtime, config, automatic=False)
+    state = {**keeper_state(runtime), "started": begun}
+    if as_json:
+        print_json(state)
+    else:
+        what = "The keeper runs" if begun else "A keeper runs already"
+        click.echo(f"{what}: process {state['pid']}, in {runtime}.")
+
+
+@keeper_group.command("stop")
+@json_option
+def stop(*, as_json: bool) -> None:
+    """Stop the keeper and its engines, and wait until they are gone."""
+    told = ask_running("stop")
+    pid = None if told is None else int(told["pid"])
+    if pid is not None:
+        wait_gone(pid, STOP_LIMIT_S)
+    if as_json:
+        print_json({"stopped": pid is not None, "pid": pid})
+    else:
+        click.echo("No keeper runs." if pid is None else f"The keeper (process {pid}) ended.")
+
+
+@keeper_group.command("status")
+@json_option
+def status(*, as_json: bool) -> None:
+    """Say whether a keeper runs, where, and with which configuration."""
+    state = keeper_state(runtime_dir())
+    if as_json:
+        print_json(state)
+    elif not state["running"]:
+        click.echo(f"No keeper runs in {state['runtime']}.")
+    else:
+        click.echo(f"process {state['pid']}, up {span(state['uptime_s'])}")
+        click.echo(f"configuration {state['config'] or 'given in code'}")
+        click.echo(f"socket {state['socket']}")
+        click.echo(f"log {state['log']}")
+
+
+def keeper_state(runtime: Path) -> dict[str, Any]:
+    """What `keeper status --json` prints."""
+    found = ask_running("status", runtime=runtime)
+    about = found["keeper"] if found else {}
+    return {
+        "running": found is not None,
+        "pid": about.get("pid"),
+        "uptime_s": about.get("uptime_s"),
+        "config": about.get("config"),
+        "runtime": str(runtime),
+        "socket": str(keeper_socket(runtime)),
+        "log": str(log_file()),
+    }
+
+
+def wait_gone(pid: int, limit_s: float) -> None:
+    """Return when a process has ended.
+
+    Raises:
+        KeeperUnavailable: it has not within `limit_s`.
+    """
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        ended, _, _ = select.select([handle], [], [], limit_s)
+    finally:
+        os.close(handle)
+    if not ended:
+        raise KeeperUnavailable(
+            f"The keeper (process {pid}) did not end within {limit_s:.0f} s.",
+            hint=f"See `keepwarm keeper log`; `kill -9 {pid}` ends it and its engines.",
+            pid=pid,
+        )
+
+
+@keeper_group.command("log")
+@click.option("-n", "--lines", type=click.IntRange(min=0), default=50, show_default=True)
+@click.option("-f", "--follow", is_flag=True, help="Print what is added, until Ctrl-C.")
+def log(lines: int, *, follow: bool) -> None:
+    """Print the end of the keeper's log."""
+    path = log_file()
+    errors = path.with_name("keeper.err")
+    if not path.exists() and not errors.exists():
+        click.echo(f"There is no log yet; it will be at {path}.", err=True)
+    for line in last_lines(errors, lines):
+        click.echo(f"stderr: {line}")
+    for line in last_lines(path, lines):
+        click.echo(line)
+    if follow:
+        for text in additions(path):
+            click.echo(text, nl=False)
+
+
+def last_lines(path: Path, count: int) -> list[str]:
+    """The last lines of a file, without reading more than its last MiB; none when it is not there."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL_BYTES))
+            text = file.read().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    return text.splitlines()[-count:] if count else []
+
+
+def additions(path: Path) -> Iterator[str]:
+    """What is added to a file from now on, for ever; a new file in its place is read from its start."""
+    place = path.stat() if path.exists() else None
+    offset = place.st_size if place else 0
+    while True:
+        time.sleep(FOLLOW_EVERY_S)
+        if not path.exists():
+            continue
+        with path.open("rb") as file:
+            now = os.fstat(file.fileno())
+            if place is None or now.st_ino != place.st_ino or now.st_size < offset:
+                offset = 0
+            place = now
+            file.seek(offset)
+            added = file.read()
+            offset += len(added)
+        if added:
+            yield added.decode("utf-8", errors="replace")

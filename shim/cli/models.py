@@ -1,0 +1,139 @@
+"""`keepwarm load`, `unload`, `pin`, `unpin` and `release`: what should stay, come or go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import click
+
+from shim.cli.options import json_option
+from shim.cli.output import print_json, size, span
+from shim.cli.progress import StatusLine, Waiting, fetch_first
+from shim.cli.running import is_running
+from shim.cli.settings import config_of, entry_of, shim_of
+from shim.client import Shim
+
+model_argument = click.argument("model")
+
+
+@click.command()
+@model_argument
+@json_option
+@click.pass_context
+def load(ctx: click.Context, model: str, *, as_json: bool) -> None:
+    """Make a model resident without a request."""
+    _bring(ctx, model, lambda shim: shim.load(model), pinned=False, as_json=as_json)
+
+
+@click.command()
+@model_argument
+@json_option
+@click.pass_context
+def pin(ctx: click.Context, model: str, *, as_json: bool) -> None:
+    """Make a model resident and keep it until `unpin`."""
+    _bring(ctx, model, lambda shim: shim.pin(model), pinned=True, as_json=as_json)
+
+
+@click.command()
+@model_argument
+@json_option
+@click.pass_context
+def unload(ctx: click.Context, model: str, *, as_json: bool) -> None:
+    """Let a model leave as soon as nobody leases it."""
+    with _running(ctx, model) as shim:
+        gone = shim is None or shim.unload(model)
+    if as_json:
+        print_json({"model": model, "gone": gone})
+    elif shim is None:
+        click.echo(f"No keeper runs, so {model} is not resident.")
+    else:
+        click.echo(f"{model} is gone." if gone else f"{model} leaves when its leases end.")
+
+
+@click.command()
+@model_argument
+@json_option
+@click.pass_context
+def unpin(ctx: click.Context, model: str, *, as_json: bool) -> None:
+    """Let a pinned model be evicted again."""
+    with _running(ctx, model) as shim:
+        if shim is not None:
+            shim.unpin(model)
+    _say_hint(model, "may be evicted again", told=shim is not None, as_json=as_json)
+
+
+@click.command()
+@model_argument
+@json_option
+@click.pass_context
+def release(ctx: click.Context, model: str, *, as_json: bool) -> None:
+    """Say that a model may leave now."""
+    with _running(ctx, model) as shim:
+        if shim is not None:
+            shim.release(model)
+    _say_hint(model, "may leave when its bytes are needed", told=shim is not None, as_json=as_json)
+
+
+def _say_hint(model: str, what: str, *, told: bool, as_json: bool) -> None:
+    if as_json:
+        print_json({"model": model, "told": told})
+    else:
+        click.echo(f"{model} {what}." if told else f"No keeper runs, so {model} is not resident.")
+
+
+def _running(ctx: click.Context, model: str) -> AbstractContextManager[Shim | None]:
+    """A shim on the keeper that runs, or None: none is started to be told that a model may go."""
+    config = config_of(ctx)
+    entry_of(config, model)
+    return shim_of(config) if is_running() else nullcontext()
+
+
+def _bring(
+    ctx: click.Context,
+    model: str,
+    ask: Callable[[Shim], Mapping[str, Any]],
+    *,
+    pinned: bool,
+    as_json: bool,
+) -> None:
+    config = config_of(ctx)
+    entry = entry_of(config, model)
+    line = StatusLine()
+    fetch_first(line, entry, lambda text: click.echo(text, err=True))
+    with shim_of(config) as shim, Waiting(line, model, shim.runtime):
+        told = ask(shim)
+    outcome = bring_json(model, told, pinned=pinned)
+    if as_json:
+        print_json(outcome)
+    elif entry.remote:
+        click.echo(f"{model} runs at {entry.url}; there is nothing to load.")
+    else:
+        click.echo(_sentence(outcome))
+
+
+def bring_json(model: str, told: Mapping[str, Any], *, pinned: bool) -> dict[str, Any]:
+    """What `load --json` and `pin --json` print; a remote model is never resident."""
+    story = told.get("load")
+    return {
+        "model": model,
+        "resident": bool(told),
+        "pinned": pinned and bool(told),
+        "cold": bool(told.get("cold")),
+        "load_s": (story["end_ns"] - story["start_ns"]) / 1e9 if story else 0.0,
+        "storage": story["storage"] if story else "warm",
+        "bytes": story["bytes"] if story else None,
+        "evicted": [row["model"] for row in told.get("evictions", ())],
+    }
+
+
+def _sentence(outcome: Mapping[str, Any]) -> str:
+    kept = " and pinned" if outcome["pinned"] else ""
+    if not outcome["cold"]:
+        return f"{outcome['model']} was resident already{', and is pinned now' if kept else ''}."
+    text = (
+        f"{outcome['model']} is resident{kept}: {size(outcome['bytes'])}, loaded in "
+        f"{span(outcome['load_s'])} ({outcome['storage']})"
+    )
+    return f"{text}; evicted {', '.join(outcome['evicted'])}." if outcome["evicted"] else f"{text}."

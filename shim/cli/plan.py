@@ -1,0 +1,48 @@
+"""`keepwarm plan`: what would be resident, with which bytes and why."""
+
+from __future__ import annotations
+
+import click
+
+from shim.cli.options import json_option
+from shim.cli.output import print_json, print_table, size
+from shim.cli.planning import Plan, make_plan
+from shim.cli.settings import config_of
+
+
+@click.command()
+@json_option
+@click.pass_context
+def plan(ctx: click.Context, *, as_json: bool) -> None:
+    """Show what would be resident, on which device, and why.
+
+    Computed from the configuration: no keeper is asked and nothing is loaded or downloaded.
+    """
+    found = make_plan(config_of(ctx))
+    if as_json:
+        print_json(found.to_json())
+    else:
+        _print(found)
+
+
+def _print(found: Plan) -> None:
+    click.echo(
+        f"{found.device}: limit {size(found.limit_bytes)}, {size(found.reserved_bytes)} reserved, "
+        f"{size(found.free_bytes)} free"
+    )
+    click.echo()
+    rows = [
+        (
+            row.name,
+            row.role,
+            "yes" if row.pinned else "",
+            "yes" if row.resident else "no",
+            row.placement.main_device if row.placement else "",
+            row.placement.args.n_gpu_layers if row.placement else "",
+            size(row.placement.total_bytes) if row.placement else "",
+            row.reason,
+        )
+        for row in found.models
+    ]
+    columns = ("model", "role", "pinned", "resident", "device", "gpu layers", "bytes", "why")
+    print_table(columns, rows, right=("gpu layers", "bytes"))

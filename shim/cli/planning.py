@@ -1,0 +1,198 @@
+"""What would be resident: the core itself, fed with the configuration and nothing else.
+
+Pinned models first, then the others in the order of the configuration while they fit beside what
+is there. No keeper is asked, nothing is loaded and nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from budget import actions as act
+from budget import events as ev
+from budget.core import BudgetCore
+from budget.engines import EngineRecord
+from budget.errors import KeepwarmError, LoadFailed
+from budget.footprint import Placement
+from budget.policies import make_policy
+from shim.cli.output import size, sizes
+from shim.config import Config, ModelEntry, fetch_hub_file
+from shim.keeper.catalog import Catalog, Prepared, build_catalog
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRow:
+    """One model of a plan. Without a placement it cannot be run, or runs elsewhere."""
+
+    name: str
+    role: str | None
+    pinned: bool
+    resident: bool
+    reason: str
+    placement: Placement | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as `plan --json` prints it."""
+        placed = self.placement
+        return {
+            "name": self.name,
+            "role": self.role,
+            "pinned": self.pinned,
+            "n_gpu_layers": placed.args.n_gpu_layers if placed else None,
+            "total_bytes": placed.total_bytes if placed else None,
+            "resident": self.resident,
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The books of the budget's device once everything that fits is loaded, and every model."""
+
+    device: str
+    limit_bytes: int
+    reserved_bytes: int
+    free_bytes: int
+    models: tuple[PlanRow, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """What `plan --json` prints."""
+        return {
+            "device": self.device,
+            "limit_bytes": self.limit_bytes,
+            "reserved_bytes": self.reserved_bytes,
+            "free_bytes": self.free_bytes,
+            "models": [row.to_json() for row in self.models],
+        }
+
+
+def make_plan(config: Config) -> Plan:
+    """What would be resident of a configuration on this machine.
+
+    Raises:
+        ConfigError: the budget's device is not there, or the pins do not fit together.
+    """
+    here, missing = _downloaded(config)
+    catalog = build_catalog(here)
+    catalog.errors.update(missing)
+    simulation = _Simulation(catalog)
+    reasons = simulation.run()
+    rows = tuple(
+        _row(name, entry, catalog, simulation, reasons) for name, entry in config.models.items()
+    )
+    books = next(v for v in simulation.core.ledgers() if v.device == catalog.device.name)
+    return Plan(books.device, books.limit_bytes, books.reserved_bytes, books.free_bytes, rows)
+
+
+def _downloaded(config: Config) -> tuple[Config, dict[str, KeepwarmError]]:
+    """The configuration without the models whose Hub files are not here, and why each is not."""
+    missing: dict[str, KeepwarmError] = {}
+    for name, entry in config.models.items():
+        if entry.hf is None:
+            continue
+        try:
+            fetch_hub_file(entry.hf, offline=True)
+        except KeepwarmError:
+            missing[name] = LoadFailed(
+                f"{entry.hf} is not downloaded yet.", hint=f"Run `keepwarm load {name}`."
+            )
+    kept = {name: entry for name, entry in config.models.items() if name not in missing}
+    return config.model_copy(update={"models": kept}), missing
+
+
+def _row(
+    name: str,
+    entry: ModelEntry,
+    catalog: Catalog,
+    simulation: _Simulation,
+    reasons: dict[str, str],
+) -> PlanRow:
+    if entry.remote:
+        return PlanRow(
+            name, entry.role, pinned=False, resident=False, reason=f"runs at {entry.url}"
+        )
+    if name in catalog.errors:
+        reason = str(catalog.errors[name])
+        return PlanRow(name, entry.role, entry.pinned, resident=False, reason=reason)
+    prepared = catalog.prepared[name]
+    engine = simulation.engine(prepared)
+    placement = prepared.placements[simulation.option(engine)]
+    reason = "; ".join(text for text in (reasons[name], placement.reason) if text)
+    return PlanRow(name, entry.role, entry.pinned, engine.resident, reason, placement)
+
+
+class _Simulation:
+    """A core in which every load succeeds at once."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        policy = make_policy(catalog.config.budget.policy)
+        self.core = BudgetCore(catalog.limits, catalog.models(), catalog.specs(), policy)
+
+    def engine(self, prepared: Prepared) -> EngineRecord:
+        """The record of a model's engine."""
+        return self.core.desk.residents[prepared.engine_id]
+
+    def option(self, engine: EngineRecord) -> int:
+        """The option in use, or else the one that would be."""
+        if engine.resident:
+            return engine.option_index
+        return next(iter(self.core.desk.admission.feasible(engine)), 0)
+
+    def run(self) -> dict[str, str]:
+        """Load the pinned models, then the others while they fit; returns each one's reason."""
+        self._tell(ev.Started())
+        local = self._catalog.prepared.values()
+        reasons = {p.name: self._pinned_reason(p) for p in local if p.entry.pinned}
+        for prepared in local:
+            if not prepared.entry.pinned:
+                reasons[prepared.name] = self._place(prepared)
+        return reasons
+
+    def _tell(self, event: ev.Event) -> None:
+        todo = self.core.handle(event, 0.0)
+        while todo:
+            action = todo.pop(0)
+            if isinstance(action, act.Load):
+                finished = ev.LoadFinished(action.engine_id, action.generation)
+                todo += self.core.handle(finished, 0.0)
+
+    def _pinned_reason(self, prepared: Prepared) -> str:
+        why = "pin = true" if prepared.entry.pin else f"its role is {prepared.entry.role}"
+        taken = sizes(dict(self.engine(prepared).bookings))
+        return f"pinned ({why}): {taken} that eviction may not touch"
+
+    def _place(self, prepared: Prepared) -> str:
+        engine = self.engine(prepared)
+        if engine.resident:
+            others = [n for n in self._names(engine) if n != prepared.name]
+            return f"shares the engine of {', '.join(others)}"
+        admission = self.core.desk.admission
+        feasible = admission.feasible(engine)
+        if not feasible:
+            device, limit, pinned, asked = admission.shortfall(engine)
+            return (
+                f"never fits: asks for {size(asked)} on {device}, where the limit is {size(limit)} "
+                f"and pinned models hold {size(pinned)}"
+            )
+        free = {view.device: view.free_bytes for view in self.core.ledgers()}
+        for index in feasible:
+            bookings = engine.spec.options[index].bookings
+            if all(amount <= free[device] for device, amount in bookings):
+                self._tell(ev.RequestArrived(prepared.name, "plan", prepared.name, "load"))
+                room = {device: free[device] for device, _ in bookings}
+                return f"fits: {sizes(dict(bookings))} of {sizes(room)} free"
+        return self._too_much(engine, dict(engine.spec.options[feasible[0]].bookings), free)
+
+    def _too_much(self, engine: EngineRecord, asked: dict[str, int], free: dict[str, int]) -> str:
+        choice = self.core.desk.admission.choose(engine, 0.0, may_drain=None)
+        left = {device: free[device] for device in asked}
+        text = f"loaded when asked for: {sizes(asked)} with {sizes(left)} free"
+        if choice is None or not choice.victims:
+            return text
+        names = [n for v in choice.victims for n in self._names(self.core.desk.residents[v])]
+        return f"{text}; would evict {', '.join(names)}"
+
+    def _names(self, engine: EngineRecord) -> tuple[str, ...]:
+        return self._catalog.engines[engine.engine_id].names

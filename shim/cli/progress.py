@@ -1,0 +1,158 @@
+"""One line on a terminal's stderr that says what is being waited for. Silent elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from budget.errors import EndpointUnavailable, KeepwarmError
+from shim.cli.output import size
+from shim.cli.running import ask_running, engine_row
+from shim.config import ModelEntry, fetch_hub_file
+
+FIRST_LOOK_S: Final = 0.25
+LOOK_EVERY_S: Final = 0.2
+_ERASE: Final = "\r\x1b[K"
+
+
+class StatusLine:
+    """A line that is rewritten in place; nothing at all where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self.shown = sys.stderr.isatty()
+        self._lock = threading.Lock()
+        self._dirty = False
+
+    def show(self, text: str) -> None:
+        """Replace the line."""
+        with self._lock:
+            if self.shown:
+                self._dirty = True
+                self._write(_ERASE + text)
+
+    def clear(self) -> None:
+        """Take the line away."""
+        with self._lock:
+            if self._dirty:
+                self._dirty = False
+                self._write(_ERASE)
+
+    def last(self, text: str) -> None:
+        """Replace the line for good."""
+        self.clear()
+        if self.shown:
+            self._write(text + "\n")
+
+    @staticmethod
+    def _write(text: str) -> None:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+class Waiting:
+    """While it is entered, tells on a status line what a model's request waits for.
+
+    It asks the keeper that runs, on a connection of its own, and only after a moment: a request for
+    a model that is warm costs nothing.
+    """
+
+    def __init__(self, line: StatusLine, model: str, runtime: Path) -> None:
+        self._line = line
+        self._model = model
+        self._runtime = runtime
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        if self._line.shown:
+            self._thread = threading.Thread(target=self._watch, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Say no more, and take the line away. Idempotent."""
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+            self._line.clear()
+
+    def _watch(self) -> None:
+        since = time.monotonic()
+        pause_s = FIRST_LOOK_S
+        while not self._over.wait(pause_s):
+            pause_s = LOOK_EVERY_S
+            try:
+                status = ask_running("status", runtime=self._runtime)
+            except KeepwarmError:
+                continue
+            text = waiting_for(status, self._model)
+            if not self._over.is_set():
+                self._line.show(f"{text} ({time.monotonic() - since:.0f} s)")
+
+
+def waiting_for(status: Mapping[str, Any] | None, model: str) -> str:
+    """What a request for a model waits for, by the keeper's status; None: no keeper runs yet."""
+    if status is None:
+        return "starting the keeper and measuring the models"
+    row = engine_row(dict(status), model)
+    if row is None:
+        return f"reading {model}"
+    state = row["state"]
+    if state == "loading":
+        share = f" {row['load_fraction']:.0%}" if row["load_fraction"] else ""
+        return f"loading {model}{share} of {size(sum(row['bytes'].values()))}"
+    if state == "evicting":
+        return f"{model} is leaving; it will be loaded again"
+    if state == "leased":
+        if len(row["leases"]) >= row["slots"]:
+            return f"waiting for a slot of {model}, {row['waiting']} in line"
+        return f"{model} is evaluating the prompt"
+    queued = next((q for q in status["queue"] if q["model"] == model), None)
+    if queued is not None:
+        return f"{model} waits for {queued['waits_for']}, {len(status['queue'])} in line"
+    return f"{model} is {state}"
+
+
+def fetch_first(line: StatusLine, entry: ModelEntry, say: Callable[[str], None]) -> None:
+    """Download a model's file of the Hugging Face Hub here, visibly, unless the cache has it.
+
+    Args:
+        line: shows how far the download is, on a terminal.
+        entry: the model; nothing happens for one that has no `hf`.
+        say: told the name of every file whose download begins.
+
+    Raises:
+        KeepwarmError: why it cannot be downloaded.
+    """
+    if entry.hf is None:
+        return
+    try:
+        fetch_hub_file(entry.hf, offline=True)
+    except EndpointUnavailable:
+        begun: set[str] = set()
+
+        def progress(name: str, done: int, total: int | None) -> None:
+            if name not in begun:
+                begun.add(name)
+                say(f"downloading {name}")
+            share = f" of {size(total)} ({done / total:.0%})" if total else ""
+            line.show(f"downloading {name}: {size(done)}{share}")
+
+        try:
+            fetch_hub_file(entry.hf, on_progress=progress)
+        finally:
+            line.clear()

@@ -1,0 +1,178 @@
+"""`keepwarm ps`: the books, the engines, the queue and the last decisions of the running keeper."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import click
+
+from shim.cli.options import json_option
+from shim.cli.output import print_json, print_table, size, sizes, span
+from shim.cli.running import ask_running
+
+EVERY_S: Final = 1.0
+DECISIONS_SHOWN: Final = 5
+NOBODY: Final[Mapping[str, Any]] = {
+    "running": False,
+    "keeper": None,
+    "devices": [],
+    "engines": [],
+    "queue": [],
+    "decisions": [],
+    "unavailable": {},
+}
+"""What `ps --json` prints when no keeper runs."""
+
+
+@click.command()
+@click.option("--watch", is_flag=True, help="Show it again every second, until Ctrl-C.")
+@json_option
+def ps(*, watch: bool, as_json: bool) -> None:
+    """Show what is resident, leased, pinned and waiting.
+
+    Asks the keeper that runs; starts none, loads nothing and resets no time-out.
+    """
+    while True:
+        if watch and not as_json:
+            click.clear()
+        status = read_status()
+        if as_json:
+            print_json(status)
+        else:
+            _print(status)
+        if not watch:
+            return
+        time.sleep(EVERY_S)
+
+
+def read_status() -> dict[str, Any]:
+    """What `ps --json` prints: the keeper's status with `running`."""
+    status = ask_running("status")
+    return dict(NOBODY) if status is None else {"running": True, **status}
+
+
+def _print(status: Mapping[str, Any]) -> None:
+    if not status["running"]:
+        click.echo("No keeper runs, so no model is resident. The first request starts one.")
+        return
+    keeper = status["keeper"]
+    click.echo(
+        f"keeper {keeper['pid']}, up {span(keeper['uptime_s'])}, "
+        f"configuration {keeper['config'] or 'given in code'}"
+    )
+    _print_devices(status["devices"])
+    _print_engines(status["engines"])
+    _print_queue(status["queue"])
+    _print_decisions(status["decisions"])
+    for name, error in status["unavailable"].items():
+        click.echo(f"\n{name} cannot be run: {error['message']}")
+
+
+def _print_devices(devices: list[dict[str, Any]]) -> None:
+    click.echo()
+    rows = [
+        (
+            d["device"],
+            size(d["limit_bytes"]),
+            size(d["reserved_bytes"]),
+            size(d["protected_bytes"]),
+            size(d["evictable_bytes"]),
+            size(d["free_bytes"]),
+            _note(d),
+        )
+        for d in devices
+    ]
+    figures = ("limit", "reserved", "protected", "evictable", "free")
+    print_table(("device", *figures, ""), rows, right=figures)
+
+
+def _note(device: Mapping[str, Any]) -> str:
+    if device["over_limit"]:
+        return "OVER ITS LIMIT: nothing is admitted"
+    if device["ceiling_bytes"] < device["limit_bytes"]:
+        return f"other programs leave {size(device['ceiling_bytes'])}"
+    return ""
+
+
+def _print_engines(engines: list[dict[str, Any]]) -> None:
+    click.echo()
+    rows = [
+        (
+            ", ".join(e["models"]) or e["id"],
+            _state(e),
+            "yes" if e["pinned"] else "",
+            f"{len(e['leases'])}/{e['slots']}",
+            e["waiting"] or "",
+            sizes(e["bytes"]),
+            sizes(e["measured"]) if e["measured"] else "",
+            span(e["loaded_s"]),
+            _leaves(e),
+        )
+        for e in engines
+    ]
+    print_table(
+        ("model", "state", "pinned", "leases", "waiting", "booked", "measured", "loaded", "leaves"),
+        rows,
+        right=("leases", "waiting", "booked", "measured", "loaded"),
+    )
+
+
+def _state(engine: Mapping[str, Any]) -> str:
+    state = str(engine["state"])
+    if state == "loading" and engine["load_fraction"]:
+        return f"loading {engine['load_fraction']:.0%}"
+    if state == "idle":
+        return f"idle {span(engine['idle_s'])}"
+    if state == "failed" and engine["last_error"]:
+        return f"failed: {engine['last_error']['message'].splitlines()[0]}"
+    return state
+
+
+def _leaves(engine: Mapping[str, Any]) -> str:
+    if engine["draining_for"]:
+        return f"for {engine['draining_for']}"
+    if engine["keep_alive_left_s"] is not None:
+        return f"in {span(engine['keep_alive_left_s'])}"
+    return "when idle" if engine["leaves_when_idle"] else ""
+
+
+def _print_queue(queue: list[dict[str, Any]]) -> None:
+    if not queue:
+        return
+    click.echo()
+    rows = [
+        (
+            q["model"],
+            q["want"],
+            q["priority"],
+            span(q["waited_s"]),
+            q["waits_for"],
+            q["rank_reason"],
+        )
+        for q in queue
+    ]
+    columns = ("queue", "wants", "priority", "waited", "waits for", "ranked")
+    print_table(columns, rows, right=("priority", "waited"))
+
+
+def _print_decisions(decisions: list[dict[str, Any]]) -> None:
+    if not decisions:
+        return
+    click.echo()
+    now = time.monotonic()
+    rows = [
+        (
+            f"{span(max(0.0, now - d['at']))} ago",
+            d["wanted"],
+            d["reason"],
+            sizes(d["requested"]),
+            sizes(d["free"]),
+            ", ".join(d["victims"]),
+            ", ".join(d["draining"]),
+        )
+        for d in decisions[:DECISIONS_SHOWN]
+    ]
+    columns = ("decision", "for", "reason", "requested", "free", "evicted", "draining")
+    print_table(columns, rows, right=("decision", "requested", "free"))

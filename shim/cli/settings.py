@@ -1,0 +1,54 @@
+"""What commands take from the `keepwarm` group: the configuration, and a shim made from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from budget.errors import ConfigError, UnknownModel
+from shim.client import Shim
+from shim.config import Config, ModelEntry, load_config
+
+
+def config_path(ctx: click.Context) -> Path | None:
+    """The file given by `keepwarm --config`, or None."""
+    value = ctx.find_root().params.get("config")
+    return Path(value) if value else None
+
+
+def config_of(ctx: click.Context) -> Config:
+    """The configuration in effect.
+
+    Raises:
+        ConfigError: it does not hold, or there is none and no endpoint either.
+    """
+    config = load_config(config_path(ctx))
+    if config.file is None and not config.models:
+        raise ConfigError(
+            "No configuration was found, so there are no models.",
+            hint="Write a keepwarm.toml (docs/configuration.md), or name one with --config.",
+        )
+    return config
+
+
+def shim_of(config: Config) -> Shim:
+    """A shim on the background keeper."""
+    return Shim(config, inline=False)
+
+
+def entry_of(config: Config, model: str) -> ModelEntry:
+    """A model of the configuration.
+
+    Raises:
+        UnknownModel: there is none of that name.
+    """
+    entry = config.models.get(model)
+    if entry is None:
+        raise UnknownModel(
+            f"No model is called {model!r}.",
+            hint=f"{config.file or 'HARNESS_ENDPOINTS'} has: "
+            f"{', '.join(sorted(config.models)) or 'no models'}.",
+            model=model,
+        )
+    return entry
