@@ -61,8 +61,10 @@ class Admission:
         self._records = 0
         self.spared: set[str] = set()
         """Engines that drained for a claim which was dropped, and may serve again."""
-        self.barred: set[str] = set()
+        self._barred: set[str] = set()
         """Devices on which nothing more is admitted in this pass: somebody before waits there."""
+        self._turn_taken: set[str] = set()
+        """Devices on which nobody more is drained for in this pass: somebody before waits there."""
 
     # What can ever be
 
@@ -201,7 +203,7 @@ class Admission:
         shortage: dict[str, int] = {}
         leftover = 0
         for device, amount in option.bookings:
-            if device in self.barred:
+            if device in self._barred:
                 return None
             left = self.available(device) - amount
             leftover += left
@@ -240,13 +242,18 @@ class Admission:
                 if engine.state is State.IDLE or engine.abandonable:
                     loss = 0.0 if engine.released else self.policy.loss(engine, now)
                 elif (loading and engine.state is State.LOADING) or (
-                    may_drain is not None and engine.state is State.LEASED and may_drain(engine)
+                    may_drain is not None and self._drainable(engine) and may_drain(engine)
                 ):
                     loss = LEASED_LOSS + self.policy.loss(engine, now)
                 else:
                     continue
                 found[engine.engine_id] = Candidate(engine.engine_id, loss, engine.bookings)
         return list(found.values())
+
+    def _drainable(self, engine: EngineRecord) -> bool:
+        if engine.state is not State.LEASED:
+            return False
+        return all(device not in self._turn_taken for device, _ in engine.bookings)
 
     # Claims
 
@@ -275,14 +282,23 @@ class Admission:
         for claim in self.claims.values():
             claim.draining.discard(engine.engine_id)
 
-    def bar(self, engine: EngineRecord, now: float, may_drain: Drain) -> None:
-        """Let nobody pass a request that waits for nothing but loads to end.
+    def start_pass(self) -> None:
+        """Those who wait are looked at anew, in rank order."""
+        self._barred.clear()
+        self._turn_taken.clear()
 
-        Loads that overlap without a gap would otherwise keep it out for ever.
+    def bar(self, engine: EngineRecord, now: float, may_drain: Drain) -> None:
+        """Let nobody pass a request whose turn it is and that cannot even claim its bytes yet.
+
+        Nobody after it drains engines on its devices: what was drained for is immune for a while,
+        and with two immune in turns it would never have both. If it waits for nothing but loads
+        to end, nobody loads there either: loads that overlap would keep it out for ever.
         """
         coming = self.choose(engine, now, may_drain=may_drain, measured=True, loading=True)
         if coming is not None:
-            self.barred.update(d for d, _ in engine.spec.options[coming.option_index].bookings)
+            self._barred.update(d for d, _ in engine.spec.options[coming.option_index].bookings)
+        for index in self.feasible(engine):
+            self._turn_taken.update(d for d, _ in engine.spec.options[index].bookings)
 
     def outdated(self, claim: Claim, now: float) -> bool:
         """Whether a claim waits for leases to end and could do without by now."""

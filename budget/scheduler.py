@@ -28,7 +28,7 @@ class Scheduler:
     def pump(self, now: float) -> None:
         """Do everything that can be done now."""
         desk = self._desk
-        desk.admission.barred.clear()
+        desk.admission.start_pass()
         if desk.queue:
             self._expire(now)
             for engine_id in desk.queue.engines():

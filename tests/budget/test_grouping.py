@@ -189,3 +189,28 @@ def test_loads_that_overlap_without_a_gap_do_not_keep_an_aged_request_out() -> N
         shell.end(request)
     shell.settle()
     assert shell.outcomes[lone] == "granted"
+
+
+def test_engines_immune_in_turns_do_not_keep_a_large_request_out() -> None:
+    """Small models that all aged take turns on two halves; the one that needs both comes in."""
+    small = [engine(f"s{i}", 50) for i in range(6)]
+    shell = shell_of(100, [*small, engine("large", 100)], max_wait_s=4.0)
+    granted_at: dict[str, float] = {}
+    lone = ""
+    for step in range(200):
+        if step == 60:
+            lone = shell.ask("large")
+        for i in range(6):
+            if step < 3 * (i % 2):
+                continue  # the halves' turns are out of step
+            waits = shell.core.desk.queue.of(f"s{i}")
+            if not waits or len(waits) < 2:
+                shell.ask(f"s{i}")
+        for request in list(shell.leases):
+            if shell.now - granted_at.setdefault(request, shell.now) >= 1.0:
+                shell.end(request)
+        shell.settle()
+        shell.advance(0.5)
+        if lone in shell.leases:
+            break
+    assert lone in shell.leases, "granted within a few turns"
