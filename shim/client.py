@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from budget.errors import InvalidRequest
 from shim.async_calls import AsyncCalls
 from shim.call import OWN_OPTIONS, Call, Messages
 from shim.config import Config
 from shim.describe import ModelInfo, describe_model
-from shim.keeper.shell import EngineFactory
 from shim.reply import EmbeddingReply, Reply
 from shim.session import Session
 from shim.streams import AsyncReplyStream, ReplyStream
 from shim.sync_calls import SyncCalls
+
+if TYPE_CHECKING:
+    from shim.keeper.shell import EngineFactory
 
 
 class Shim:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backends.base import Backend, Capabilities, Endpoint
 from backends.openai.async_client import AsyncTransport
@@ -18,14 +19,16 @@ from shim.aline import AsyncKeeperLine, AsyncLinePool
 from shim.call import Call, Messages, split_options
 from shim.config import FILE_NAME, Config, load_config, user_config_file
 from shim.fingerprint import check_fingerprint, fingerprint
-from shim.keeper.inline import InlineKeeper
 from shim.keeper.launch import connect_or_start, try_connect
-from shim.keeper.shell import EngineFactory
 from shim.line import KeeperLine, LinePool
 from shim.paths import runtime_dir
 from shim.tracing import trace_history
 from shim.wire import VERSION, Message
 from traces import RunTrace
+
+if TYPE_CHECKING:
+    from shim.keeper.inline import InlineKeeper
+    from shim.keeper.shell import EngineFactory
 
 
 class Session:
@@ -69,7 +72,9 @@ class Session:
     def start_inline(self) -> None:
         """Start the inline keeper if this session has one and it does not run yet."""
         if self.inline and self._keeper is None:
-            self._keeper = InlineKeeper(self.config, factory=self._factory)
+            # The keeper's side is two fifths of the import time, and most clients never need it.
+            inline = importlib.import_module("shim.keeper.inline")
+            self._keeper = inline.InlineKeeper(self.config, factory=self._factory)
 
     def _connect(self) -> socket.socket:
         if not self.inline:
