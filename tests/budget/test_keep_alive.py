@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from budget import events as ev
+from budget.errors import AdmissionDenied
 from budget.residency import State
 from tests.budget.machine import engine, model, shell_of
 
@@ -149,3 +152,13 @@ def test_a_release_hint_ends_with_the_life_it_was_given_to() -> None:
     shell.settle()
     shell.use("c")
     assert shell.resident() == {"a", "c"}
+
+
+def test_an_unload_hint_for_a_load_that_others_wait_for_is_refused() -> None:
+    """It is neither forgotten nor allowed to make them pay for a second load."""
+    shell = shell_of(100, [engine("a", 50)])
+    shell.ask("a")
+    with pytest.raises(AdmissionDenied, match="loading for 1 waiting"):
+        shell.send(ev.HintGiven("unload", "a"))
+    shell.settle()
+    assert shell.state("a") is State.LEASED

@@ -1,0 +1,158 @@
+"""Worlds drawn at random: devices, placements, slots, pins and priorities the machine has not."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from budget import events as ev
+from budget.core import BudgetCore
+from budget.desk import Settings
+from budget.engines import EngineSpec, ModelEntry, Option
+from budget.errors import ConfigError, KeepwarmError
+from tests.budget.machine import Shell
+
+MAX_WAIT_S = 4.0
+LEASE_S, LOAD_S = 2.0, 2.0
+STEPS = 200
+
+
+def options(draw: Random, devices: list[str]) -> tuple[Option, ...]:
+    """Whole on some devices, on the host as second best, split as third."""
+    size = draw.choice([10, 20, 30, 45, 60, 90, 100])
+    found = [
+        Option(((device, size),), 1.0, tier=1 if device == "host" else 0)
+        for device in draw.sample(devices, draw.randint(1, len(devices)))
+    ]
+    if len(devices) > 1 and draw.random() < 0.3:
+        one, other = sorted(draw.sample(devices, 2))
+        found.append(Option(((one, size // 2), (other, size - size // 2)), 2.0, tier=2))
+    return tuple(found)
+
+
+def world(draw: Random) -> Shell:
+    """A started core with one to three GPUs, maybe a host, and up to nine engines."""
+    limits = {f"gpu{i}": draw.choice([60, 100]) for i in range(draw.randint(1, 3))}
+    if draw.random() < 0.5:
+        limits["host"] = 150
+    specs = [
+        EngineSpec(f"e{i}", options(draw, sorted(limits)), draw.randint(1, 3))
+        for i in range(draw.randint(2, 9))
+    ]
+    models = [
+        ModelEntry(
+            f"m{i}",
+            spec.engine_id if draw.random() < 0.8 else draw.choice(specs).engine_id,
+            pinned=draw.random() < 0.12,
+            keep_alive_s=draw.choice([-1.0, -1.0, 0.0, 3.0]),
+            priority=draw.choice([0, 0, 0, 1]),
+        )
+        for i, spec in enumerate(specs)
+    ]
+    settings = Settings(max_wait_s=MAX_WAIT_S, max_queue=30)
+    try:
+        shell = Shell(BudgetCore(limits, models, specs, settings=settings))
+    except ConfigError:
+        return world(draw)
+    shell.send(ev.Started())
+    return shell
+
+
+class Life:
+    """Carries out what is under way, each thing within a bounded time."""
+
+    def __init__(self, draw: Random, shell: Shell) -> None:
+        self.draw = draw
+        self.shell = shell
+        self.names = sorted(shell.core.desk.models)
+        self.since: dict[object, float] = {}
+
+    def over(self, what: object, after_s: float) -> bool:
+        """Whether something that is under way ends now: by chance, or because its time is up."""
+        began = self.since.setdefault(what, self.shell.now)
+        return self.shell.now - began >= after_s or self.draw.random() < 0.15
+
+    def work(self, failing: float) -> None:
+        """Half a second of arrivals, leases, loads and unloads."""
+        shell, draw = self.shell, self.draw
+        for _ in range(draw.choice([0, 1, 1, 2])):
+            want: ev.Want = "load" if draw.random() < 0.1 else "lease"
+            shell.ask(draw.choice(self.names), draw.choice("abc"), want=want)
+        for request in list(shell.leases):
+            if request in shell.leases and self.over(request, LEASE_S):
+                shell.end(request)
+        for engine_id, load in list(shell.loading.items()):
+            if shell.loading.get(engine_id) is not load or not self.over(load, LOAD_S):
+                continue
+            if draw.random() < failing:
+                shell.fail_load(engine_id, out_of_memory=draw.random() < 0.5)
+            else:
+                shell.finish_load(engine_id)
+        for engine_id in list(shell.unloading):
+            if engine_id in shell.unloading and draw.random() < 0.6:
+                shell.finish_unload(engine_id)
+        shell.advance(0.5)
+
+    def trouble(self) -> None:
+        """Now and then a death, other programs, a client that goes, a pin, a hint."""
+        shell, draw = self.shell, self.draw
+        if draw.random() < 0.03 and shell.resident():
+            shell.kill(draw.choice(sorted(shell.resident())))
+        if draw.random() < 0.03:
+            device = draw.choice([view.device for view in shell.core.ledgers()])
+            shell.send(ev.DeviceMeasured(device, draw.choice([30, 10**6, 10**6])))
+        if draw.random() < 0.02:
+            shell.gone(draw.choice("abc"))
+        if draw.random() < 0.03:
+            self.hint(draw.choice(self.names))
+
+    def hint(self, name: str) -> None:
+        """A pin, or a hint that may be refused."""
+        if self.draw.random() < 0.4:
+            self.shell.ask(name, want="pin")
+            return
+        kind = self.draw.choice(["release", "unload", "unpin", "unpin"])
+        try:
+            self.shell.send(ev.HintGiven(kind, name))  # type: ignore[arg-type]
+        except KeepwarmError as error:
+            assert type(error).__name__ == "AdmissionDenied"
+
+    def wind_down(self) -> None:
+        """Everything under way ends; nobody is left waiting."""
+        shell = self.shell
+        for view in shell.core.ledgers():
+            shell.send(ev.DeviceMeasured(view.device, 10**6))
+        for _ in range(400):
+            shell.settle()
+            if shell.leases:
+                shell.end(next(iter(shell.leases)))
+            elif shell.waiting:
+                shell.advance(1.0)
+        assert not shell.waiting
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_invariants_hold_in_worlds_with_trouble(seed: int) -> None:
+    """The shell checks books, leases, pins, timers and liveness after every event."""
+    draw = Random(seed)
+    life = Life(draw, world(draw))
+    for _ in range(STEPS):
+        life.work(failing=0.1)
+        life.trouble()
+    life.wind_down()
+
+
+@pytest.mark.parametrize("seed", range(100, 108))
+def test_every_wait_is_bounded_under_steady_overload(seed: int) -> None:
+    """A turn is max_wait of immunity, the leases and the load; each engine takes one before mine."""
+    draw = Random(seed)
+    shell = world(draw)
+    life = Life(draw, shell)
+    turn_s = MAX_WAIT_S + LEASE_S + LOAD_S + 2.0
+    bound_s = MAX_WAIT_S + turn_s * (1 + len(list(shell.core.desk.residents)))
+    for _ in range(STEPS):
+        life.work(failing=0.0)
+        for request in shell.core.desk.queue:
+            assert shell.now - request.arrived_at <= bound_s, (request, bound_s)
+    life.wind_down()
