@@ -1,10 +1,13 @@
 """The public door of keepwarm: `chat(model, messages)` and what belongs to it.
 
 The functions here use one default `Shim`, made from the configuration that is found at first use; a
-program that wants several, or one made in code, makes its own `Shim`.
+program that wants several, or one made in code, makes its own `Shim`. Names are imported when they
+are used: the command line lives in this package and starts without HTTP, pydantic and OpenTelemetry.
 """
 
-from backends.openai.wire import Delta, Timings, Usage
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from budget.errors import (
     AdmissionDenied,
     BadModelFile,
@@ -30,27 +33,44 @@ from budget.errors import (
     RoleViolation,
     UnknownModel,
 )
-from shim.client import Shim
-from shim.config import Config, load_config
-from shim.defaults import (
-    achat,
-    aembed,
-    astream,
-    chat,
-    default_shim,
-    embed,
-    load,
-    pin,
-    release,
-    status,
-    stream,
-    unload,
-    unpin,
-    use,
-)
-from shim.describe import ModelInfo
-from shim.reply import EmbeddingReply, Reply, Residency
-from shim.streams import AsyncReplyStream, ReplyStream
+
+if TYPE_CHECKING:
+    from backends.openai.wire import Delta, Timings, Usage
+    from shim.client import Shim
+    from shim.config import Config, load_config
+    from shim.defaults import (
+        achat,
+        aembed,
+        astream,
+        chat,
+        default_shim,
+        embed,
+        load,
+        pin,
+        release,
+        status,
+        stream,
+        unload,
+        unpin,
+        use,
+    )
+    from shim.describe import ModelInfo
+    from shim.reply import EmbeddingReply, Reply, Residency
+    from shim.streams import AsyncReplyStream, ReplyStream
+
+_HOMES = {
+    "backends.openai.wire": "Delta Timings Usage",
+    "shim.client": "Shim",
+    "shim.config": "Config load_config",
+    "shim.defaults": (
+        "achat aembed astream chat default_shim embed load pin release status stream "
+        "unload unpin use "
+    ),
+    "shim.describe": "ModelInfo",
+    "shim.reply": "EmbeddingReply Reply Residency",
+    "shim.streams": "AsyncReplyStream ReplyStream",
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
     "AdmissionDenied",
@@ -103,3 +123,17 @@ __all__ = [
     "unpin",
     "use",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported now and remembered."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, imported or not."""
+    return sorted({*globals(), *__all__})
