@@ -5,8 +5,7 @@ program that wants several, or one made in code, makes its own `Shim`. Names are
 are used: the command line lives in this package and starts without HTTP, pydantic and OpenTelemetry.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from budget.errors import (
     AdmissionDenied,
@@ -33,6 +32,7 @@ from budget.errors import (
     RoleViolation,
     UnknownModel,
 )
+from shim.lazy import lazy_names
 
 if TYPE_CHECKING:
     from backends.openai.wire import Delta, Timings, Usage
@@ -58,19 +58,21 @@ if TYPE_CHECKING:
     from shim.reply import EmbeddingReply, Reply, Residency
     from shim.streams import AsyncReplyStream, ReplyStream
 
-_HOMES = {
-    "backends.openai.wire": "Delta Timings Usage",
-    "shim.client": "Shim",
-    "shim.config": "Config load_config",
-    "shim.defaults": (
-        "achat aembed astream chat default_shim embed load pin release status stream "
-        "unload unpin use "
-    ),
-    "shim.describe": "ModelInfo",
-    "shim.reply": "EmbeddingReply Reply Residency",
-    "shim.streams": "AsyncReplyStream ReplyStream",
-}
-_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "backends.openai.wire": "Delta Timings Usage",
+        "shim.client": "Shim",
+        "shim.config": "Config load_config",
+        "shim.defaults": (
+            "achat aembed astream chat default_shim embed load pin release status stream "
+            "unload unpin use "
+        ),
+        "shim.describe": "ModelInfo",
+        "shim.reply": "EmbeddingReply Reply Residency",
+        "shim.streams": "AsyncReplyStream ReplyStream",
+    },
+)
 
 __all__ = [
     "AdmissionDenied",
@@ -123,17 +125,3 @@ __all__ = [
     "unpin",
     "use",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """A public name, imported now and remembered."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    """The public names, imported or not."""
-    return sorted({*globals(), *__all__})
