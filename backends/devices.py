@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, Protocol
 from budget.errors import ConfigError, OutsideError
 from budget.footprint import HOST
 
-Kind = Literal["host", "cuda"]
+Kind = Literal["host", "cuda", "rpc"]
 Reader = Callable[[str], str | None]
 
 _CGROUP_ROOT: Final = "/sys/fs/cgroup"
@@ -23,6 +23,7 @@ _CGROUP_ROOT: Final = "/sys/fs/cgroup"
 _NO_LIMIT_BYTES: Final = 1 << 60
 _CUDA_NAME: Final = re.compile(r"cuda:(\d+)")
 _LLAMA_CUDA_NAME: Final = re.compile(r"CUDA(\d+)")
+_RPC_NAME: Final = re.compile(r"RPC\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,11 @@ def device_name(llama_name: str) -> str:
     """Our name of a device that llama.cpp names: `CUDA0` is `cuda:0`; others keep their name."""
     match = _LLAMA_CUDA_NAME.fullmatch(llama_name)
     return f"cuda:{match[1]}" if match else llama_name
+
+
+def is_rpc(name: str) -> bool:
+    """Whether a name is that of a device behind an RPC server. Its bytes are not measured here."""
+    return _RPC_NAME.fullmatch(name) is not None
 
 
 def llama_device_names(devices: Sequence[str]) -> list[str]:

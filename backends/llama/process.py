@@ -73,6 +73,8 @@ def engine_environment(owner: Path, library_env: Mapping[str, str]) -> dict[str,
     }
     env.update(library_env)
     env.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    # An abort would start a debugger for its backtrace, and the news of the death would be late.
+    env.setdefault("GGML_NO_BACKTRACE", "1")
     env[OWNER_VARIABLE] = str(owner)
     return env
 

@@ -12,7 +12,13 @@ from budget.errors import ConfigError
 from shim.config.diff import ConfigDiff, changed_keys, diff_models
 from shim.config.entry import ModelEntry, conflicts
 from shim.config.problems import Problem, dotted, problems_of, raise_for
-from shim.config.sections import BudgetSection, KeeperSection, Section, TraceSection
+from shim.config.sections import (
+    BudgetSection,
+    KeeperSection,
+    Section,
+    TraceSection,
+    budget_conflicts,
+)
 from shim.config.values import ModelName
 
 SECTIONS = ("budget", "keeper", "trace")
@@ -132,10 +138,13 @@ def check_mapping(
 
 
 def _conflict_problems(data: Mapping[str, Any]) -> list[Problem]:
+    budget = data.get("budget")
+    about_budget = budget_conflicts(budget) if isinstance(budget, Mapping) else ()
+    problems = [Problem(f"budget.{key}", found, allowed) for key, found, allowed in about_budget]
     models = data.get("models")
     if not isinstance(models, Mapping):
-        return []
-    return [
+        return problems
+    return problems + [
         Problem(dotted(("models", str(name), key)), found, allowed)
         for name, entry in models.items()
         if isinstance(entry, Mapping)

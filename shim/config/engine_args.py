@@ -25,6 +25,7 @@ _BY_REASON: Mapping[str, str] = {
     "use flash_attention": "-fa --flash-attn",
     "use n_batch": "-b --batch-size",
     "use n_ubatch": "-ub --ubatch-size",
+    "use repack": "--repack -nr --no-repack",
     "use threads": "-t --threads -tb --threads-batch",
     "use mmproj": "-mm --mmproj",
     "use draft_model": "-md --model-draft --spec-draft-model",
@@ -44,7 +45,7 @@ _BY_REASON: Mapping[str, str] = {
     "--spec-draft-override-tensor",
     _BOOKED: "-cram --cache-ram -ctxcp --ctx-checkpoints --swa-checkpoints -lm --load-mode "
     "-lzm --lazy-mode -kvu --kv-unified -no-kvu --no-kv-unified --kv-unified-per-slot --swa-full "
-    "--repack -nr --no-repack --no-host --cache-idle-slots --no-cache-idle-slots",
+    "--no-host --cache-idle-slots --no-cache-idle-slots",
     _OWN: "--host --port --reuse-port --api-prefix --ssl-key-file --ssl-cert-file -a --alias "
     "--models-dir --models-preset --models-max --models-autoload --no-models-autoload "
     "--slot-save-path --log-file --log-disable --log-jsonl --no-log-jsonl --log-colors -v --verbose "

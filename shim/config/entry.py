@@ -27,6 +27,7 @@ FLOAT_KV_TYPES = frozenset({"f32", "f16", "bf16"})
 KV_ALLOWED = '"f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0" or "iq4_nl"'
 PATH_ALLOWED = "a path; a relative one starts at this file's folder, ~ is your home"
 DEFAULT_CONTEXT = 4096
+REPACKED = True
 
 ANYWHERE_KEYS = frozenset({"backend", "role", "priority", "max_queue"})
 REMOTE_KEYS = frozenset({"url", "model_id", "api_key_env"})
@@ -77,6 +78,12 @@ class ModelEntry(Section):
     n_batch: int = key(2048, "Tokens of a logical batch.", "1 or more", ge=1, le=2**20)
     n_ubatch: int = key(
         512, "Tokens of a physical batch.", "1 or more, at most n_batch", ge=1, le=2**20
+    )
+    repack: bool = key(
+        REPACKED,
+        "Store weights in the layout that this CPU multiplies fastest. Repacked kernels round "
+        "differently: `false` on every side makes answers of Q4 files equal over all splits.",
+        "true or false",
     )
     threads: int | None = key(
         None, "CPU threads of the engine; left out: chosen by keepwarm.", "1 or more", ge=1, le=4096

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shim.config.values import Amount, Device, FilePath, Limit, Reserve, Seconds, Timeout
+from shim.config.values import (
+    Amount,
+    Device,
+    FilePath,
+    Limit,
+    Reserve,
+    RpcEndpoints,
+    Seconds,
+    Timeout,
+    parse_limit,
+)
 
 GIB = 1024**3
 OFF = False
@@ -37,7 +48,13 @@ class BudgetSection(Section):
     device: Device = key(
         "auto",
         "The device whose bytes are budgeted; `auto` takes the first GPU, or the host without one.",
-        '"auto", "host" or "cuda:N" (N counts from 0)',
+        '"auto", "host", "cuda:N" or "RPCn" (N and n count from 0)',
+    )
+    rpc: RpcEndpoints = key(
+        (),
+        "Where `ggml-rpc-server`s listen; their devices are `RPC0`, `RPC1`, ... in this order. Each "
+        "needs a `limit` in bytes: what a server reports is its whole machine.",
+        'a list of "host:port", each once (at most 16)',
     )
     limit: Limit = key(
         Amount(share=0.9),
@@ -79,6 +96,26 @@ class BudgetSection(Section):
         """Bytes that may be booked on a device of `total_bytes`; never negative."""
         free_for_models = total_bytes - self.reserve_bytes(total_bytes)
         return max(0, min(self.limit.resolve(total_bytes), free_for_models))
+
+
+def budget_conflicts(given: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
+    """Contradictions between the keys of `[budget]`: the key, what is wrong, what is allowed."""
+    device = given.get("device", "auto")
+    remote = isinstance(device, str) and device.startswith("RPC")
+    if remote and "rpc" not in given:
+        yield "rpc", f"no endpoint for device {device}", 'a list of "host:port"'
+    if "rpc" in given and not remote:
+        yield "rpc", f'endpoints with device "{device}"', 'leave it out, or device = "RPC0"'
+    if remote and not _in_bytes(given.get("limit")):
+        found = "no limit" if "limit" not in given else f'"{given["limit"]}"'
+        yield "limit", f"{found} for device {device}", "bytes, such as 6GiB (no percentage)"
+
+
+def _in_bytes(limit: object) -> bool:
+    try:
+        return parse_limit(limit).fixed_bytes is not None
+    except ValueError:
+        return limit is not None  # what is wrong with it is said already
 
 
 class KeeperSection(Section):

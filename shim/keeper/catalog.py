@@ -10,12 +10,13 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from backends.devices import Device, discover
+from backends.devices import Device, discover, is_rpc
 from backends.footprint.inspect import choose_placement
 from backends.gguf import GgufHeader, read_header
+from backends.rpc import rpc_devices
 from budget.engines import EngineSpec, ModelEntry, Option
 from budget.errors import BadModelFile, ConfigError, KeepwarmError, LoadFailed
 from budget.footprint import HOST, EngineArgs, Placement
@@ -127,7 +128,7 @@ def build_catalog(config: Config, previous: Catalog | None = None) -> Catalog:
     local = {name: entry for name, entry in config.models.items() if not entry.remote}
     with ThreadPoolExecutor(max_workers=2) as pool:
         jobs = {
-            name: pool.submit(prepare, name, entry, device.name, limits)
+            name: pool.submit(prepare, name, entry, device.name, limits, config.budget.rpc)
             for name, entry in local.items()
             if not _reuse(catalog, previous, name)
         }
@@ -157,8 +158,9 @@ def device_limits(config: Config) -> tuple[Device, dict[str, int], dict[str, int
     Raises:
         ConfigError: the configured device is not there.
     """
-    found = discover()
     wanted = config.budget.device
+    remote = rpc_devices(config.budget.rpc) if is_rpc(wanted) else ()
+    found = [*discover(), *remote]
     by_name = {device.name: device for device in found}
     if wanted == "auto":
         gpus = [device for device in found if device.kind == "cuda"]
@@ -191,6 +193,7 @@ def engine_args(entry: ConfigEntry) -> EngineArgs:
         flash_attention=entry.flash_attention,
         n_batch=entry.n_batch,
         n_ubatch=entry.n_ubatch,
+        repack=entry.repack,
         embeddings=entry.role == "embedder",
         mmproj=str(entry.mmproj) if entry.mmproj else None,
         draft_model=str(entry.draft_model) if entry.draft_model else None,
@@ -199,7 +202,13 @@ def engine_args(entry: ConfigEntry) -> EngineArgs:
     )
 
 
-def prepare(name: str, entry: ConfigEntry, device: str, limits: Mapping[str, int]) -> Prepared:
+def prepare(
+    name: str,
+    entry: ConfigEntry,
+    device: str,
+    limits: Mapping[str, int],
+    rpc: tuple[str, ...] = (),
+) -> Prepared:
     """Read one local model and choose its placements.
 
     Raises:
@@ -220,10 +229,9 @@ def prepare(name: str, entry: ConfigEntry, device: str, limits: Mapping[str, int
             f"{entry.context_per_slot} a slot; the model was trained for {shape.context_length}.",
             hint=f"Lower [models.{name}] context to at most {shape.context_length * entry.slots}.",
         )
+    args = replace(engine_args(entry), rpc=rpc)
     placements = tuple(
-        choose_placement(
-            header, engine_args(entry), device, limits[device], n_gpu_layers=entry.n_gpu_layers
-        )
+        choose_placement(header, args, device, limits[device], n_gpu_layers=entry.n_gpu_layers)
     )
     if not placements:
         raise BadModelFile(f"{name}: no placement could be measured.", file=str(path))

@@ -12,9 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from budget.snapshot import record_to_wire, snapshot
-
-from backends.devices import free_bytes
+from backends.devices import free_bytes, is_rpc
 from backends.llama.engine import LlamaServerEngine
 from backends.llama.sweep import sweep_leftovers
 from budget import actions as act
@@ -23,6 +21,7 @@ from budget.core import BudgetCore
 from budget.desk import Settings
 from budget.errors import KeepwarmError, UnknownModel
 from budget.policies import make_policy
+from budget.snapshot import record_to_wire, snapshot
 from shim.config import Config
 from shim.keeper.catalog import Catalog, CatalogEngine, build_catalog
 from shim.keeper.shell import Done, EngineFactory, Shell
@@ -267,7 +266,9 @@ class Keeper:
         self, lives: dict[str, Any]
     ) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
         taken = {engine_id: dict(life.engine.memory()) for engine_id, life in lives.items()}
-        return {device: free_bytes(device) for device in self.catalog.limits}, taken
+        # What an RPC server has left, only it knows: its limit is all that counts.
+        here = [device for device in self.catalog.limits if not is_rpc(device)]
+        return {device: free_bytes(device) for device in here}, taken
 
     def _correct(self, engine_id: str, generation: int, measured: dict[str, int]) -> None:
         """Book what an engine was found to take where that is more than what is booked."""

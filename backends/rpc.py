@@ -1,0 +1,95 @@
+"""Devices behind `ggml-rpc-server`: llama.cpp's `RPC0`, `RPC1`, ... in the order of `--rpc`.
+
+What a server offers is asked of llama-server itself (`--list-devices`), in a short-lived process: it
+aborts when an endpoint does not answer or speaks another version of the protocol.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+from backends.devices import Device
+from backends.llama.binaries import find_binary, library_env
+from budget.errors import ConfigError
+
+_MIB: Final = 1 << 20
+_CONNECT_S: Final = 2.0
+_LIST_S: Final = 10.0
+_LISTED: Final = re.compile(
+    r"^\s*(RPC\d+): (.*) \((\d+) MiB, (\d+) MiB free\)\s*$",
+    re.MULTILINE,
+)
+
+
+def answers(endpoint: str, *, timeout_s: float = _CONNECT_S) -> bool:
+    """Whether something accepts a connection at `host:port` within the time-out."""
+    host, _, port = endpoint.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=timeout_s):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+def rpc_devices(endpoints: Sequence[str], *, timeout_s: float = _LIST_S) -> tuple[Device, ...]:
+    """The devices that RPC servers offer, in llama.cpp's order.
+
+    Totals and free bytes are what the servers report, in whole MiB. `uuid` names the server and the
+    device's number there, so that it is the same in every configuration.
+
+    Args:
+        endpoints: `host:port` of each server.
+        timeout_s: how long all of them together may take.
+
+    Raises:
+        ConfigError: an endpoint does not answer, or not as an RPC server of this build.
+    """
+    for endpoint in endpoints:
+        if not answers(endpoint):
+            raise _silent(endpoint, "nothing accepts connections there")
+    if not endpoints:
+        return ()
+    listing = _list(endpoints, timeout_s)
+    seen: Counter[str] = Counter()
+    found = []
+    for name, server, total, free in _LISTED.findall(listing):
+        uuid = f"rpc-{server}-{seen[server]}"
+        seen[server] += 1
+        found.append(
+            Device(name, "rpc", int(total) * _MIB, int(free) * _MIB, uuid, f"RPC {server}")
+        )
+    if not found:
+        raise _silent(", ".join(endpoints), "llama-server lists no device of it")
+    return tuple(found)
+
+
+def _list(endpoints: Sequence[str], timeout_s: float) -> str:
+    binary = find_binary("llama-server")
+    command = [str(binary), "--rpc", ",".join(endpoints), "--list-devices"]
+    # An abort would start a debugger for its backtrace: seconds, for nothing.
+    env = {**os.environ, **library_env(binary), "GGML_NO_BACKTRACE": "1"}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout_s, env=env, check=False
+        )
+    except subprocess.TimeoutExpired:
+        where = ", ".join(endpoints)
+        raise _silent(where, f"llama-server had no answer after {timeout_s:g} s") from None
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        raise _silent(", ".join(endpoints), lines[-1] if lines else f"status {done.returncode}")
+    return done.stdout + done.stderr
+
+
+def _silent(endpoint: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"No RPC server of this llama.cpp answers at {endpoint}: {why}.",
+        hint="Start ggml-rpc-server there (of the same build), or change [budget] rpc.",
+        endpoint=endpoint,
+    )
