@@ -14,13 +14,15 @@ class Architecture:
     """The peak of the compute graph per token, in floats, as multiples of the model's dimensions.
 
     Feed-forward peak: `ffn_ff` x n_ff + `ffn_embd` x n_embd (with experts: rows of the experts that
-    are used). Attention peak without flash attention: one score per head and cell, and `attn_embd` x
-    n_embd + `attn_q` x (heads x head size).
+    are used). Attention peak: `flash_embd` x n_embd + `flash_q` x (heads x head size) with flash
+    attention; without it, `attn_embd` and `attn_q` and one score per head and cell.
     Fitted to dry runs of llama-cpp-python 0.3.36 (ggml/src/ggml-alloc.c decides what overlaps).
     """
 
     ffn_ff: int = 3
     ffn_embd: int = 4
+    flash_embd: int = 2
+    flash_q: int = 2
     attn_embd: int = 3
     attn_q: int = 2
 

@@ -105,9 +105,12 @@ def _split(by_layer: Bytes) -> tuple[Bytes, Bytes]:
 
 
 def _compute(parts: ComputeParts, n_layers: int) -> tuple[Bytes, Bytes]:
-    """Compute buffers of both sides: all on the host, the output offloaded, split, whole."""
+    """Compute buffers of both sides by n_gpu_layers, the output being the first of them."""
     layers = np.arange(n_layers + 2)
-    crossing = parts.inputs + parts.embedding
-    host = np.where(layers > n_layers, crossing, parts.total)
-    device = np.where(layers == 0, 0, np.where(layers == 1, parts.output, parts.total))
+    host = np.where(layers > n_layers, parts.host_none, parts.host_all)
+    device = np.select(
+        [layers == 0, layers == 1, layers == 2, layers <= n_layers],
+        [0, parts.output, parts.device_last, parts.device_some],
+        parts.device_all,
+    )
     return host.astype(np.int64), device.astype(np.int64)

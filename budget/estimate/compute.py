@@ -19,22 +19,49 @@ _ALIGNMENT = 32
 
 @dataclass(frozen=True, slots=True)
 class ComputeParts:
-    """The parts of the reservation, in bytes; a side that computes layers needs all but `embedding`.
+    """The parts of the reservations, in bytes.
 
-    `inputs` and `mask` are the graph's inputs, `layers` the peak within a layer, `output` the rows of
-    logits, `embedding` the activations that cross from the host to a device.
+    `tokens` are the token ids (on the side of the embedding), `inputs` all other small inputs,
+    `mask` the attention mask, `layers` the peak within a layer, `last_layer` that within the last
+    one (whose feed-forward sees the output rows only), `output` the rows of logits, `embedding` the
+    activations of one micro-batch. `narrow` is whether queries are as wide as activations.
     """
 
+    tokens: int
     inputs: int
     mask: int
     layers: int
+    last_layer: int
     output: int
+    hidden: int
     embedding: int
+    narrow: bool
 
     @property
-    def total(self) -> int:
-        """The reservation of a side that computes layers and the output."""
-        return self.inputs + max(self.mask + self.layers, self.output)
+    def host_all(self) -> int:
+        """The host's buffer while it computes a layer, or everything."""
+        return self.tokens + self.inputs + max(self.mask + self.layers, self.output + self.hidden)
+
+    @property
+    def host_none(self) -> int:
+        """The host's buffer when it only looks up the embedding."""
+        return self.tokens + self.inputs + self.mask + 2 * self.embedding
+
+    @property
+    def device_all(self) -> int:
+        """A device's buffer with every layer; a wide query hides the embedding's arrival."""
+        arriving = self.embedding if self.narrow else 0
+        return self.inputs + max(self.mask + self.layers - arriving, self.output)
+
+    @property
+    def device_some(self) -> int:
+        """A device's buffer with some of the layers and the output."""
+        return self.inputs + max(self.mask + self.layers - 2 * self.embedding, self.output)
+
+    @property
+    def device_last(self) -> int:
+        """A device's buffer with the last layer and the output."""
+        return self.inputs + max(self.mask + self.last_layer, self.output)
 
 
 def output_rows(shape: ModelShape, args: EngineArgs) -> int:
@@ -64,18 +91,22 @@ def compute_parts(shape: ModelShape, args: EngineArgs) -> ComputeParts:
     tokens = pad(sizes.n_tokens, args.slots)
     flash = args.flash_attention != "off"
     embd, q = shape.n_embd, _q_width(shape)
-    attention = known.attn_embd * embd + known.attn_q * q
-    if not flash:
-        attention += max(shape.heads) * sizes.n_ctx_seq
+    flash_peak = known.flash_embd * embd + known.flash_q * q
+    score_peak = known.attn_embd * embd + known.attn_q * q + max(shape.heads) * sizes.n_ctx_seq
+    attention = flash_peak if flash else score_peak
     rotated = _rotates(args)
     per_token = max(_feed_forward(shape, known, rotated=rotated), attention)
     rows = sizes.n_outputs
     return ComputeParts(
+        tokens=pad(4 * tokens, _ALIGNMENT),
         inputs=_inputs(shape, sizes, tokens, flash=flash) + (_rotations(shape) if rotated else 0),
         mask=sizes.n_ctx_seq * tokens * (2 if flash else 4),
         layers=_FLOAT_BYTES * tokens * per_token,
-        output=_FLOAT_BYTES * rows * (shape.n_vocab + 2 * embd),
+        last_layer=_FLOAT_BYTES * tokens * attention,
+        output=_FLOAT_BYTES * rows * (shape.n_vocab + embd),
+        hidden=_FLOAT_BYTES * rows * embd,
         embedding=_FLOAT_BYTES * tokens * embd,
+        narrow=q == embd,
     )
 
 
@@ -113,8 +144,8 @@ def _feed_forward(shape: ModelShape, known: Architecture, *, rotated: bool) -> i
 
 
 def _inputs(shape: ModelShape, sizes: Effective, tokens: int, *, flash: bool) -> int:
-    """Token ids, positions, cache indices of keys and values, rows of the output."""
-    ids = 2 * pad(4 * tokens, _ALIGNMENT) + pad(8 * tokens, _ALIGNMENT)
+    """Positions, cache indices of keys and values, rows of the output."""
+    ids = pad(4 * tokens, _ALIGNMENT) + pad(8 * tokens, _ALIGNMENT)
     widths = [n * d for n, d in zip(shape.kv_heads, shape.head_dim_v, strict=True)]
     # Without flash attention the values are stored transposed: an index for every element.
     values = 8 * tokens * (1 if flash else max(widths, default=0))
