@@ -20,6 +20,7 @@ from backends.openai.exchange import (
     Exchange,
     Route,
     Timeouts,
+    dead_sockets,
     pool_key,
     transport_settings,
 )
@@ -101,6 +102,7 @@ class AsyncTransport:
     def __init__(self, timeouts: Timeouts | None = None) -> None:
         self._timeouts = timeouts or Timeouts()
         self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pools] = WeakKeyDictionary()
+        self._closing: set[asyncio.Future[None]] = set()
         self._pid = os.getpid()
 
     async def chat(
@@ -195,6 +197,11 @@ class AsyncTransport:
         pools = self._by_loop.setdefault(asyncio.get_running_loop(), {})
         key = pool_key(endpoint)
         if key not in pools:
+            # A model that comes and goes gets a new socket every time; the old pools go here.
+            for dead in dead_sockets(pools):
+                closing = asyncio.ensure_future(pools.pop(dead)[0].aclose())
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
             pools[key] = (self._transport(endpoint), Route.to(endpoint))
         return pools[key]
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import ssl
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,6 +29,11 @@ MAX_IDLE_CONNECTIONS = 16
 _CONNECT_RETRIES = 2
 _STALE = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 _NO_ANSWER = "without sending a response"
+
+
+def dead_sockets(keys: Iterable[str]) -> list[str]:
+    """Those pool keys that are Unix sockets which are gone: their engines have ended for good."""
+    return [key for key in keys if key.startswith("/") and not os.path.exists(key)]  # noqa: PTH110
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +90,23 @@ def transport_settings(endpoint: Endpoint) -> dict[str, Any]:
         keepalive_expiry=KEEP_ALIVE_S,
     )
     settings: dict[str, Any] = {"limits": limits, "trust_env": False}
+    settings["verify"] = _tls_context(needed=endpoint.base_url.startswith("https:"))
     if endpoint.socket_path is not None:
         return settings | {"uds": endpoint.socket_path}
     return settings | {"retries": _CONNECT_RETRIES, "proxy": _proxy(endpoint.base_url)}
+
+
+@functools.cache
+def _tls_context(*, needed: bool) -> ssl.SSLContext:
+    """One context for all transports: reading the authorities takes tens of milliseconds.
+
+    An engine's socket needs none of them, and a swap would pay for them every time.
+    """
+    return (
+        httpx.create_ssl_context(trust_env=False)
+        if needed
+        else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    )
 
 
 def _proxy(url: str) -> str | None:

@@ -19,6 +19,7 @@ from backends.openai.exchange import (
     Exchange,
     Route,
     Timeouts,
+    dead_sockets,
     pool_key,
     transport_settings,
 )
@@ -194,6 +195,9 @@ class SyncTransport:
         if known is not None:
             return known
         with self._lock:
+            # A model that comes and goes gets a new socket every time; the old pools go here.
+            for dead in dead_sockets(self._pools):
+                self._pools.pop(dead)[0].close()
             if key not in self._pools:
                 self._pools[key] = (self._transport(endpoint), Route.to(endpoint))
             return self._pools[key]

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import pytest
 
 from backends.base import Endpoint
 from backends.openai import AsyncTransport, ChatRequest, RemoteEngine, SyncTransport, Timeouts
+from backends.openai.exchange import transport_settings
 from backends.scripted import Script, ScriptedEngine
 from budget.errors import (
     ConfigError,
@@ -318,3 +320,33 @@ def test_a_forked_child_does_not_share_its_parents_connections(runtime_dir: Path
             return await asyncio.to_thread(fork_and_ask)
 
     assert set(asyncio.run(scenario())) == {"one two three"}
+
+
+def test_the_pool_of_an_engine_that_is_gone_is_dropped(runtime_dir: Path) -> None:
+    """A model that comes and goes leaves no connection pool behind for each of its lives."""
+
+    async def main() -> None:
+        sync, asynchronous = SyncTransport(), AsyncTransport()
+        for _ in range(3):
+            async with running(ScriptedEngine("scripted", runtime_dir)) as engine:
+                await asyncio.to_thread(sync.chat, engine.endpoint, ChatRequest("hello", {}))
+                await asynchronous.chat(engine.endpoint, ChatRequest("hello", {}))
+        assert len(sync._pools) == 1
+        assert [len(pools) for pools in asynchronous._by_loop.values()] == [1]
+        await asynchronous.aclose()
+        sync.close()
+
+    asyncio.run(main())
+
+
+def test_reaching_a_socket_reads_no_certificate_authorities(runtime_dir: Path) -> None:
+    """A swap pays nothing for TLS: the transports of all sockets share one empty context."""
+    first, second = (
+        transport_settings(Endpoint("http://engine", "m", "llama.cpp", socket_path=str(path)))
+        for path in (runtime_dir / "a.sock", runtime_dir / "b.sock")
+    )
+    assert first["verify"] is second["verify"]
+    assert first["verify"].cert_store_stats()["x509_ca"] == 0
+    secure = transport_settings(Endpoint("https://example.org", "m", "openai"))
+    assert secure["verify"].verify_mode == ssl.CERT_REQUIRED
+    assert secure["verify"].cert_store_stats()["x509_ca"] > 0
