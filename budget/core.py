@@ -17,6 +17,7 @@ from budget.actions import Action, Deny, Revoke, SetTimer
 from budget.desk import Desk, Settings
 from budget.engines import EngineRecord, EngineSpec, ModelEntry
 from budget.errors import ConfigError, InternalError, KeepwarmError, LoadFailed, error_from_wire
+from budget.footprint import HOST
 from budget.ledger import LedgerView
 from budget.policies.base import EvictionPolicy
 from budget.policies.lru import Lru
@@ -279,7 +280,7 @@ class BudgetCore:
         engine = self._alive(event.engine_id, event.generation)
         self._desk.residents.gone(engine, Trigger.LOAD_FAILED, now)
         if engine.state is State.FAILED:
-            smaller = self._smaller_option(engine) if event.out_of_memory else None
+            smaller = self._smaller_option(engine, event) if event.out_of_memory else None
             if smaller is not None:
                 engine.min_option = smaller
             else:
@@ -290,17 +291,23 @@ class BudgetCore:
             self._drop_if_retired(engine)
         self._scheduler.pump(now)
 
-    def _smaller_option(self, engine: EngineRecord) -> int | None:
-        """The next option that asks no device for as much as the one that failed; tried once."""
+    def _smaller_option(self, engine: EngineRecord, event: ev.LoadFailed) -> int | None:
+        """The next option that asks the device which refused for less; tried once.
+
+        Where the device is not known, it is any but the host, which alone cannot be spared.
+        """
         if engine.min_option:
             return None
         tried = dict(engine.option.bookings)
-        later = self._desk.admission.feasible(engine, engine.option_index + 1)
-        for index in later:
-            bookings = engine.spec.options[index].bookings
-            fewer = all(amount < tried.get(device, amount + 1) for device, amount in bookings)
-            if fewer or not tried.keys() & dict(bookings).keys():
-                return index
+        named = [device for device in tried if device == event.refused_device]
+        suspects = named or [device for device in tried if device != HOST] or list(tried)
+        first = engine.option_index + 1
+        while later := self._desk.admission.feasible(engine, first):
+            for index in later:
+                asked = dict(engine.spec.options[index].bookings)
+                if all(asked.get(device, 0) < tried[device] for device in suspects):
+                    return index
+            first = max(later) + 1
         return None
 
     def _failed(self, engine: EngineRecord, error: Mapping[str, Any], now: float) -> None:

@@ -150,7 +150,7 @@ class LoadFailed(OutsideError):
 
 
 class OutOfMemory(LoadFailed):
-    """The device refused the bytes."""
+    """The device refused the bytes. Facts: `device` where it is known."""
 
 
 class EndpointUnavailable(OutsideError):

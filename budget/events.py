@@ -64,12 +64,16 @@ class LoadFinished:
 
 @dataclass(frozen=True, slots=True)
 class LoadFailed:
-    """An engine could not be loaded and nothing of it is left. `error` is an error on the wire."""
+    """An engine could not be loaded and nothing of it is left. `error` is an error on the wire.
+
+    `refused_device` is the one that was out of memory, where that is known.
+    """
 
     engine_id: str
     generation: int
     error: Mapping[str, Any]
     out_of_memory: bool = False
+    refused_device: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

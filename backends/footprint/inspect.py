@@ -89,8 +89,9 @@ class Inspector:
         """Placements to try, best first.
 
         On the host there is one. On a GPU or an RPC device, `auto` gives the whole model when it
-        fits the limit, else the most layers that fit, and then the CPU alone; an explicit number
-        is honoured exactly.
+        fits the limit, else the most layers that fit, then half of those layers (for a device that
+        refuses bytes it was thought to have), and then the CPU alone; an explicit number is
+        honoured exactly.
 
         Raises:
             ConfigError: layers are asked for on the host, or more than there are.
@@ -114,7 +115,11 @@ class Inspector:
         most = header.shape().n_layers + 1
         best = _most_layers(at, most, device, limit_bytes)
         cpu = self.placement(header, replace(args, n_gpu_layers=0), HOST, source)
-        return [cpu] if best is None else [best, cpu]
+        if best is None:
+            return [cpu]
+        fewer = best.args.n_gpu_layers // 2
+        spare = [replace_reason(at(fewer), f"{fewer} of {most} layers")] if fewer else []
+        return [best, *spare, cpu]
 
     def _source(self, source: RequestedSource) -> KnownSource:
         if source == "auto":

@@ -17,7 +17,7 @@ from backends.base import Capabilities, Death, Endpoint, LoadReport
 from backends.llama.args import LaunchSettings, server_argv
 from backends.llama.binaries import find_binary, library_env
 from backends.llama.control import control_request
-from backends.llama.log import looks_out_of_memory
+from backends.llama.log import looks_out_of_memory, refused_device, rpc_was_cut
 from backends.llama.memory import gpu_bytes, process_tree, pss_bytes
 from backends.llama.process import (
     ServerProcess,
@@ -26,6 +26,7 @@ from backends.llama.process import (
     private_folder,
 )
 from backends.llama.progress import IoCounts, LoadProgress, io_counts
+from backends.llama.rpc import answers
 from backends.page_cache import resident_fraction
 from budget.errors import (
     EndpointError,
@@ -218,7 +219,7 @@ class LlamaServerEngine:
                 watched = {ended} if ready.done() else {ended, ready}
                 await asyncio.wait(watched, timeout=_POLL_S, return_when=asyncio.FIRST_COMPLETED)
                 if ended.done():
-                    raise self._load_error(ended.result())
+                    raise await self._load_error(ended.result())
                 if await self.healthy():
                     on_progress(1.0)
                     return io_counts(process.pid)
@@ -241,14 +242,15 @@ class LlamaServerEngine:
             log_tail=list(self.log_tail),
         )
 
-    def _load_error(self, code: int) -> LoadFailed:
+    async def _load_error(self, code: int) -> LoadFailed:
         lines = self._running().log.lines
         facts: dict[str, Fact] = {
             "exit_code": code,
             "log_tail": list(self.log_tail),
             "file": str(self._model_path),
         }
-        if looks_out_of_memory(lines):
+        if looks_out_of_memory(lines) or await self._rpc_refused():
+            facts["device"] = refused_device(lines)
             return OutOfMemory(
                 f"{self._model_path.name} did not load: a device refused the bytes"
                 f" ({_ending(code)}).\n{_quote(self.log_tail)}",
@@ -261,6 +263,15 @@ class LlamaServerEngine:
             hint="The file may be damaged or of an architecture that this build does not know.",
             **facts,
         )
+
+    async def _rpc_refused(self) -> bool:
+        """Whether an RPC server cut the load off and is still there.
+
+        That is how it answers a transfer that it has no memory for; one that is gone has crashed.
+        """
+        if self._args is None or not rpc_was_cut(self._running().log.lines):
+            return False
+        return await asyncio.to_thread(lambda rpc: all(map(answers, rpc)), self._args.rpc)
 
     async def wait_death(self) -> Death:
         """Return when the process has ended on its own; after `stop` it never returns: cancel it."""

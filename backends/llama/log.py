@@ -19,6 +19,8 @@ _OUT_OF_MEMORY = re.compile(
     r"|cudaMalloc failed|std::bad_alloc|cannot allocate memory|ErrorOutOfDeviceMemory",
     re.IGNORECASE,
 )
+_REFUSED = re.compile(r"(?:unable|failed) to allocate (\S+) buffer")
+_RPC_CUT = re.compile(r"Remote RPC server crashed")
 _SECRET = re.compile(r"(?i)(bearer\s+|api[-_ ]?key[\"'=:\s]+|\bsk-|\bhf_)[\w.\-]{6,}")
 
 
@@ -49,6 +51,17 @@ def buffer_bytes(lines: Iterable[str]) -> dict[str, int]:
 def looks_out_of_memory(lines: Iterable[str]) -> bool:
     """Whether an engine's last lines say that a device refused bytes."""
     return any(_OUT_OF_MEMORY.search(line) for line in lines)
+
+
+def refused_device(lines: Iterable[str]) -> str | None:
+    """The device that refused a buffer, by the first line that names it."""
+    hits = (_REFUSED.search(line) for line in lines)
+    return next((device_of(hit.group(1)) for hit in hits if hit), None)
+
+
+def rpc_was_cut(lines: Iterable[str]) -> bool:
+    """Whether an RPC server ended the connection, on which llama.cpp aborts."""
+    return any(_RPC_CUT.search(line) for line in lines)
 
 
 class LogRing:

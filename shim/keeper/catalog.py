@@ -16,7 +16,7 @@ from pathlib import Path
 from backends.devices import Device, discover, is_rpc
 from backends.footprint.inspect import choose_placement
 from backends.gguf import GgufHeader, read_header
-from backends.rpc import rpc_devices
+from backends.llama.rpc import rpc_devices
 from budget.engines import EngineSpec, ModelEntry, Option
 from budget.errors import BadModelFile, ConfigError, KeepwarmError, LoadFailed
 from budget.footprint import HOST, EngineArgs, Placement

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from budget.snapshot import record_to_wire
-
 from backends.base import Engine, LoadReport
 from budget import actions as act
 from budget import events as ev
 from budget.core import BudgetCore
 from budget.errors import EngineDied, InternalError, KeepwarmError, OutOfMemory, error_from_wire
+from budget.snapshot import record_to_wire
 from shim.keeper.catalog import Catalog, CatalogEngine
 from shim.keeper.history import EvictStory, History, LoadStory
 from shim.keeper.warming import warm_up
@@ -194,8 +193,12 @@ class Shell:
         await self._stop(life, grace_s=0.0)
         self._forget(action.engine_id, life)
         out_of_memory = isinstance(error, OutOfMemory)
+        refused = error.facts.get("device") if out_of_memory else None
+        device = refused if isinstance(refused, str) else None
         self.post(
-            ev.LoadFailed(action.engine_id, action.generation, error.to_wire(), out_of_memory)
+            ev.LoadFailed(
+                action.engine_id, action.generation, error.to_wire(), out_of_memory, device
+            )
         )
 
     async def _watch(self, life: Life, engine_id: str) -> None:

@@ -77,6 +77,37 @@ def test_out_of_memory_with_no_smaller_placement_that_fits_says_so() -> None:
     assert shell.outcomes[request] == "OutOfMemory"
 
 
+def test_out_of_memory_of_a_split_takes_fewer_layers_although_the_host_takes_more() -> None:
+    """What the device refused moves to the host; only the device that refused must be asked less."""
+    split = EngineSpec(
+        "a",
+        tuple(
+            Option((("gpu", on_gpu), ("host", 100 - on_gpu)), 1.0, tier)
+            for tier, on_gpu in enumerate((80, 40, 0))
+        ),
+    )
+    shell = shell_of({"gpu": 100, "host": 100}, [split])
+    request = shell.ask("a")
+    shell.fail_load("a", out_of_memory=True)
+    assert shell.loading["a"].option_index == 1
+    shell.fail_load("a", out_of_memory=True)
+    assert shell.outcomes[request] == "OutOfMemory"
+    assert [view.reserved_bytes for view in shell.core.ledgers()] == [0, 0]
+
+
+def test_out_of_memory_of_the_host_is_not_tried_on_a_placement_that_asks_it_for_more() -> None:
+    """Fewer layers elsewhere are more bytes on the host, which had too few already."""
+    split = EngineSpec(
+        "a", (Option((("gpu", 80), ("host", 20)), 1.0), Option((("host", 100),), 1.0, 1))
+    )
+    shell = shell_of({"gpu": 100, "host": 100}, [split])
+    request = shell.ask("a")
+    load = shell.loading["a"]
+    error = {"error": "OutOfMemory", "message": "scripted"}
+    shell.send(ev.LoadFailed("a", load.generation, error, True, "host"))
+    assert shell.outcomes[request] == "OutOfMemory"
+
+
 def test_a_dead_engine_revokes_its_leases_with_its_error() -> None:
     """The holder hears why; giving the lease back afterwards is no error, once."""
     shell = shell_of(100, [engine("a", 50)])
