@@ -50,6 +50,11 @@ def state_dir(env: Mapping[str, str] = os.environ) -> Path:
     return folder
 
 
+def log_file() -> Path:
+    """Where keepers write their log."""
+    return state_dir() / "keeper.log"
+
+
 def lock_dir(env: Mapping[str, str] = os.environ) -> Path:
     """The folder of the machine-wide device locks, which all users share."""
     given = env.get(LOCK_VARIABLE)

@@ -12,8 +12,9 @@ from budget.errors import InvalidRequest
 from shim.cli.options import json_option, read_stdin
 from shim.cli.output import print_json, span
 from shim.cli.progress import StatusLine, Waiting, fetch_first
-from shim.cli.settings import config_of, entry_of, shim_of
+from shim.cli.settings import config_of, entry_of
 from shim.cli.traced import traced
+from shim.client import Shim
 from shim.reply import Reply, Residency
 from shim.streams import ReplyStream
 
@@ -58,13 +59,17 @@ def chat(
     given = {name: value for name, value in options.items() if value is not None}
     line = StatusLine()
     fetch_first(line, entry, lambda text: click.echo(text, err=True))
-    with shim_of(config) as shim, traced(config, "chat"), Waiting(line, model, shim.runtime) as w:
+    with (
+        Shim(config, inline=False) as shim,
+        traced(config, "chat"),
+        Waiting(line, model, shim.runtime) as waiting,
+    ):
         if no_stream:
             reply = shim.chat(model, messages, **given)
             if not as_json:
                 click.echo(reply.content)
         else:
-            reply = _stream(shim.stream(model, messages, **given), w, quiet=as_json)
+            reply = _stream(shim.stream(model, messages, **given), waiting, quiet=as_json)
     if as_json:
         print_json(reply_json(reply))
     line.last(summary(reply))

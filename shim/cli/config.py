@@ -11,26 +11,19 @@ import click
 
 from budget.errors import ConfigError
 from shim.cli.failure import EXIT_CALLER
-from shim.cli.options import json_option
+from shim.cli.lazy import LazyGroup
+from shim.cli.options import config_option, json_option
 from shim.cli.output import print_json, print_table
-from shim.cli.running import is_running
-from shim.cli.settings import config_path, shim_of
+from shim.cli.settings import config_path
 from shim.config import Config, find_config, json_schema, load_config, markdown_reference
 from shim.config.problems import dotted
 
-CHANGES = ("added", "removed", "changed", "unchanged")
-"""What becomes of models when a configuration is reloaded."""
 
-config_option = click.option(
-    "--config",
-    "path",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="The file to read instead of the one that is found.",
+@click.group(
+    "config",
+    cls=LazyGroup,
+    lazy={"reload": ("shim.cli.reload:reload", "Make the running keeper take it.")},
 )
-
-
-@click.group("config")
 def config_group() -> None:
     """Check, show and reload the configuration."""
 
@@ -94,27 +87,6 @@ def show(ctx: click.Context, path: Path | None, *, as_json: bool) -> None:
         return
     rows = [(name, json.dumps(item["value"]), item["origin"]) for name, item in keys.items()]
     print_table(("key", "value", "from"), rows)
-
-
-@config_group.command("reload")
-@config_option
-@json_option
-@click.pass_context
-def reload(ctx: click.Context, path: Path | None, *, as_json: bool) -> None:
-    """Make the running keeper take the configuration; models that did not change stay warm."""
-    config = load_config(path or config_path(ctx))
-    running = is_running()
-    told: Mapping[str, list[str]] = {name: [] for name in CHANGES}
-    if running:
-        with shim_of(config) as shim:
-            told = shim.reload(config)
-    if as_json:
-        print_json({"running": running, **{name: list(told[name]) for name in CHANGES}})
-    elif not running:
-        click.echo("No keeper runs; the next one reads the configuration when it starts.")
-    else:
-        for name in CHANGES:
-            click.echo(f"{name}: {', '.join(told[name]) or 'none'}")
 
 
 def check_report(path: Path | None) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from shim.cli.chat import residency_json, temperature_of
 from shim.cli.options import json_option, read_stdin
 from shim.cli.output import print_json, print_table
 from shim.cli.progress import StatusLine, Waiting, fetch_first
-from shim.cli.settings import config_of, entry_of, shim_of
+from shim.cli.settings import config_of, entry_of
 from shim.cli.traced import traced
+from shim.client import Shim
 from shim.reply import EmbeddingReply
 
 
@@ -33,7 +34,11 @@ def embed(ctx: click.Context, model: str, texts: tuple[str, ...], *, as_json: bo
     batch = list(texts) or _lines()
     line = StatusLine()
     fetch_first(line, entry, lambda text: click.echo(text, err=True))
-    with shim_of(config) as shim, traced(config, "embed"), Waiting(line, model, shim.runtime):
+    with (
+        Shim(config, inline=False) as shim,
+        traced(config, "embed"),
+        Waiting(line, model, shim.runtime),
+    ):
         reply = shim.embed(model, batch)
     if as_json:
         print_json(reply_json(reply))

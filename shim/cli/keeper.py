@@ -16,9 +16,8 @@ from shim.cli.options import json_option
 from shim.cli.output import print_json, span
 from shim.cli.running import ask_running
 from shim.cli.settings import config_of
-from shim.keeper.daemon import log_file
 from shim.keeper.launch import start as start_keeper
-from shim.paths import keeper_socket, runtime_dir
+from shim.paths import keeper_socket, log_file, runtime_dir
 
 STOP_LIMIT_S: Final = 30.0
 FOLLOW_EVERY_S: Final = 0.2

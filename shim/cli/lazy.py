@@ -14,22 +14,32 @@ ENTRY_POINTS: Final = "keepwarm.commands"
 
 
 class LazyGroup(click.Group):
-    """Commands by name as `("module:attribute", "one line of help")`, and those of entry points.
+    """Commands by name as `("module:attribute", "one line of help")`, beside ordinary ones.
+
+    `open_to_plugins`: with those of entry points, too.
 
     The one line is written here as well as in the command, so that the list of commands is printed
     without importing any.
     """
 
     def __init__(
-        self, *args: Any, lazy: Mapping[str, tuple[str, str]] | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        lazy: Mapping[str, tuple[str, str]] | None = None,
+        open_to_plugins: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.lazy = dict(lazy or {})
+        self.open_to_plugins = open_to_plugins
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names of all commands: ours in the order in which they are listed, then the others."""
         named = [*super().list_commands(ctx), *self.lazy]
-        return [*named, *(name for name in sorted(plugins()) if name not in named)]
+        return [*named, *(name for name in sorted(self._plugins()) if name not in named)]
+
+    def _plugins(self) -> dict[str, EntryPoint]:
+        return plugins() if self.open_to_plugins else {}
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of that name, imported now."""
@@ -41,18 +51,20 @@ class LazyGroup(click.Group):
         found = super().get_command(ctx, cmd_name)
         if found is not None:
             return found
-        plugin = plugins().get(cmd_name)
+        plugin = self._plugins().get(cmd_name)
         return None if plugin is None else load_plugin(plugin)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, without importing them."""
-        others = plugins()
+        others = self._plugins()
         rows = []
         for name in self.list_commands(ctx):
             if name in self.lazy:
                 rows.append((name, self.lazy[name][1]))
             elif name in others:
                 rows.append((name, f"From the package {others[name].module.partition('.')[0]}."))
+            elif name in self.commands:
+                rows.append((name, self.commands[name].get_short_help_str(100)))
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 

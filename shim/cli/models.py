@@ -12,7 +12,7 @@ from shim.cli.options import json_option
 from shim.cli.output import print_json, size, span
 from shim.cli.progress import StatusLine, Waiting, fetch_first
 from shim.cli.running import is_running
-from shim.cli.settings import config_of, entry_of, shim_of
+from shim.cli.settings import config_of, entry_of
 from shim.client import Shim
 
 model_argument = click.argument("model")
@@ -87,7 +87,7 @@ def _running(ctx: click.Context, model: str) -> AbstractContextManager[Shim | No
     """A shim on the keeper that runs, or None: none is started to be told that a model may go."""
     config = config_of(ctx)
     entry_of(config, model)
-    return shim_of(config) if is_running() else nullcontext()
+    return Shim(config, inline=False) if is_running() else nullcontext()
 
 
 def _bring(
@@ -102,7 +102,7 @@ def _bring(
     entry = entry_of(config, model)
     line = StatusLine()
     fetch_first(line, entry, lambda text: click.echo(text, err=True))
-    with shim_of(config) as shim, Waiting(line, model, shim.runtime):
+    with Shim(config, inline=False) as shim, Waiting(line, model, shim.runtime):
         told = ask(shim)
     outcome = bring_json(model, told, pinned=pinned)
     if as_json:

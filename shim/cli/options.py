@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,6 +13,14 @@ from budget.errors import InvalidRequest
 from shim.cli.failure import remember_json
 
 Decorated = Callable[..., Any]
+
+config_option = click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="The file to read instead of the one that is found.",
+)
 
 
 def json_option(command: Decorated) -> Decorated:

@@ -55,6 +55,7 @@ class Root(LazyGroup):
     "keepwarm",
     cls=Root,
     lazy=COMMANDS,
+    open_to_plugins=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done; 1 a bug of ours; 2 the caller's mistake; 3 too much to do now, try "
     "later; 4 an engine, an endpoint, a file or the keeper failed; 130 interrupted.",

@@ -1,4 +1,4 @@
-"""What commands take from the `keepwarm` group: the configuration, and a shim made from it."""
+"""What commands take from the `keepwarm` group: the configuration and its models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from budget.errors import ConfigError, UnknownModel
-from shim.client import Shim
 from shim.config import Config, ModelEntry, load_config
 
 
@@ -30,11 +29,6 @@ def config_of(ctx: click.Context) -> Config:
             hint="Write a keepwarm.toml (docs/configuration.md), or name one with --config.",
         )
     return config
-
-
-def shim_of(config: Config) -> Shim:
-    """A shim on the background keeper."""
-    return Shim(config, inline=False)
 
 
 def entry_of(config: Config, model: str) -> ModelEntry:

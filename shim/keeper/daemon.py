@@ -23,7 +23,7 @@ from shim.keeper.catalog import device_limits
 from shim.keeper.keeper import Keeper
 from shim.keeper.locks import FileLock, lock_devices, lock_keeper
 from shim.keeper.server import Server
-from shim.paths import keeper_socket, lock_dir, state_dir
+from shim.paths import keeper_socket, lock_dir, log_file
 
 LOG = logging.getLogger("keepwarm.keeper")
 
@@ -38,11 +38,6 @@ class Order:
     config: Config
     runtime: Path
     automatic: bool
-
-
-def log_file() -> Path:
-    """Where keepers write their log."""
-    return state_dir() / "keeper.log"
 
 
 async def serve(
@@ -84,7 +79,7 @@ async def _until_over(server: Server, order: Order, stop: asyncio.Event) -> None
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), IDLE_LOOK_S)
         idle_exit = server.keeper.config.keeper.idle_exit
-        if order.automatic and idle_exit != FOREVER and not server.clients:
+        if order.automatic and idle_exit != FOREVER and not server.in_use:
             idle_s = time.monotonic() - server.idle_since
             if idle_s >= idle_exit:
                 LOG.info("no client for %.0f s", idle_s)

@@ -35,6 +35,9 @@ LOG = logging.getLogger("keepwarm.keeper")
 DIAGNOSE_LIMIT_S = 1.0
 UNLOAD_LIMIT_S = 120.0
 
+LOOKING = frozenset({"hello", "status", "history"})
+"""Ops that keep no keeper alive and reset no time-out."""
+
 Answer = dict[str, Any] | None
 Op = Callable[["Connection", Message], Answer | Awaitable[Answer]]
 
@@ -50,6 +53,11 @@ class Server:
         self._numbers = itertools.count(1)
         self._server: asyncio.Server | None = None
         keeper.shell.on_revoke = self._revoked
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a client is connected that asked for more than to look."""
+        return any(client.asked for client in self.clients.values())
 
     async def listen(self, path: Path) -> None:
         """Listen on a Unix socket of mode 0600; what lay there before is removed."""
@@ -84,6 +92,7 @@ class Connection(asyncio.Protocol):
         self._keeper = server.keeper
         self.client_id = client_id
         self.leases: set[str] = set()
+        self.asked = False
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -119,7 +128,7 @@ class Connection(asyncio.Protocol):
         self._transport = None
         for task in self._tasks:
             task.cancel()
-        if not self._server.clients:
+        if self.asked and not self._server.in_use:
             self._server.idle_since = time.monotonic()
         self._keeper.shell.post(ev.ClientGone(self.client_id))
 
@@ -146,6 +155,7 @@ class Connection(asyncio.Protocol):
                     f"The keeper knows no op {message.get('op')!r}.",
                     hint=f"It knows {', '.join(sorted(OPS))}.",
                 )
+            self.asked = self.asked or message["op"] not in LOOKING
             result = op(self, message)
             if isinstance(result, Awaitable):
                 self._later(number, result)

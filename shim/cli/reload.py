@@ -1,0 +1,42 @@
+"""`keepwarm config reload`: the running keeper takes the configuration over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from shim.cli.options import config_option, json_option
+from shim.cli.output import print_json
+from shim.cli.running import is_running
+from shim.cli.settings import config_path
+from shim.client import Shim
+from shim.config import load_config
+
+CHANGES = ("added", "removed", "changed", "unchanged")
+"""What becomes of models when a configuration is reloaded."""
+
+
+@click.command()
+@config_option
+@json_option
+@click.pass_context
+def reload(ctx: click.Context, path: Path | None, *, as_json: bool) -> None:
+    """Make the running keeper take it.
+
+    Models that did not change stay warm. Without a keeper there is nothing to do.
+    """
+    config = load_config(path or config_path(ctx))
+    running = is_running()
+    told: Mapping[str, list[str]] = {name: [] for name in CHANGES}
+    if running:
+        with Shim(config, inline=False) as shim:
+            told = shim.reload(config)
+    if as_json:
+        print_json({"running": running, **{name: list(told[name]) for name in CHANGES}})
+    elif not running:
+        click.echo("No keeper runs; the next one reads the configuration when it starts.")
+    else:
+        for name in CHANGES:
+            click.echo(f"{name}: {', '.join(told[name]) or 'none'}")
