@@ -83,6 +83,7 @@ class BudgetCore:
             ev.EngineDied: self._on_engine_died,
             ev.UnloadFinished: self._on_unload_finished,
             ev.EngineMeasured: self._on_engine_measured,
+            ev.EngineEstimated: self._on_engine_estimated,
             ev.DeviceMeasured: self._on_device_measured,
             ev.HintGiven: self._on_hint,
             ev.PlanDeclared: self._on_plan,
@@ -356,6 +357,16 @@ class BudgetCore:
         self._desk.residents.correct(engine, bookings)
         self._desk.unsettled.update(device for device, _ in bookings)
 
+    def _on_engine_estimated(self, event: ev.EngineEstimated, now: float) -> None:
+        if event.engine_id not in self._desk.residents:
+            raise InternalError(f"unknown engine {event.engine_id!r} was estimated")
+        engine = self._desk.residents[event.engine_id]
+        self._desk.residents.estimate(engine, event.options)
+        # What was promised to it was counted in the bytes of before.
+        self._desk.admission.drop(event.engine_id)
+        self._desk.admission.place_pins()
+        self._scheduler.pump(now)
+
     def _on_device_measured(self, event: ev.DeviceMeasured, now: float) -> None:
         if event.device not in self._desk.residents.books:
             raise InternalError(f"unknown device {event.device!r} was measured")
@@ -429,6 +440,8 @@ class BudgetCore:
         for spec in event.engines:
             if spec.engine_id not in desk.residents:
                 desk.residents.add(spec)
+            elif len(spec.options) == len(desk.residents[spec.engine_id].spec.options):
+                desk.residents.estimate(desk.residents[spec.engine_id], spec.options)
         for engine in list(desk.residents):
             engine.retired = engine.engine_id not in kept
             for model in list(engine.pins):

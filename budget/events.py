@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from budget.engines import Bookings, EngineSpec, ModelEntry
+from budget.engines import Bookings, EngineSpec, ModelEntry, Option
 
 Want = Literal["lease", "load", "pin"]
 
@@ -103,6 +103,14 @@ class EngineMeasured:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineEstimated:
+    """What an engine's placements take was corrected; counts from its next load on."""
+
+    engine_id: str
+    options: tuple[Option, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceMeasured:
     """A device has room for this many bytes of engines in all, ours included."""
 
@@ -154,6 +162,7 @@ Event = (
     | EngineDied
     | UnloadFinished
     | EngineMeasured
+    | EngineEstimated
     | DeviceMeasured
     | HintGiven
     | PlanDeclared

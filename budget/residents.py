@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
-from budget.engines import Bookings, EngineRecord, EngineSpec, Lease
+from budget.engines import Bookings, EngineRecord, EngineSpec, Lease, Option
 from budget.errors import InternalError
 from budget.ledger import Books, Hold
 from budget.residency import State, Trigger
@@ -40,6 +41,14 @@ class Residents:
         record = EngineRecord(spec)
         self._engines[spec.engine_id] = record
         return record
+
+    def estimate(self, engine: EngineRecord, options: tuple[Option, ...]) -> None:
+        """Replace what an engine's placements take; its life at hand is not touched."""
+        if len(options) != len(engine.spec.options):
+            raise InternalError(f"{engine!r} has {len(engine.spec.options)} options: {options}")
+        for option in options:
+            self._sound(engine.engine_id, option.bookings)
+        engine.spec = replace(engine.spec, options=options)
 
     @property
     def pinned(self) -> Iterable[EngineRecord]:

@@ -38,6 +38,24 @@ def cache_key(identity: str, args: EngineArgs, build: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a private file (0600) so that a reader finds the old one or the new one, never a half.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
+    # mkstemp makes the file 0600.
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise
+
+
 class FootprintCache:
     """Dry runs on disk. A folder that cannot be written makes every look-up a miss, nothing more.
 
@@ -68,7 +86,7 @@ class FootprintCache:
         """Keep a measurement under that key; the last writer wins."""
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._write(key, json.dumps(run.to_json()))
+            write_whole(self._path(key), json.dumps(run.to_json()))
         except OSError as error:
             self.warnings.append(f"{self.folder} cannot be written: {error.strerror}.")
 
@@ -79,18 +97,6 @@ class FootprintCache:
             found = measure()
             self.put(key, found)
         return found
-
-    def _write(self, key: str, text: str) -> None:
-        # mkstemp makes the file 0600.
-        descriptor, temporary = tempfile.mkstemp(dir=self.folder, prefix=f".{key}.")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-            Path(temporary).replace(self._path(key))
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(temporary).unlink()
-            raise
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.json"

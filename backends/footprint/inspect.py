@@ -15,6 +15,7 @@ from typing import Final, Literal
 
 from backends.footprint.cache import FootprintCache, cache_key
 from backends.footprint.dry_run import DEFAULT_TIMEOUT_S, DryRun, measure
+from backends.footprint.learned import Learned, LearnedStore
 from backends.gguf.header import GgufHeader, read_header
 from backends.gguf.skim import SkimmedArray
 from backends.llama.binaries import build_id, find_binary
@@ -29,6 +30,7 @@ KnownSource = Literal["closed-form", "dry-run"]
 Layers = int | Literal["auto"]
 Measure = Callable[[str, EngineArgs], DryRun]
 
+NO_BUILD: Final = "none"
 _MERGES: Final = "tokenizer.ggml.merges"
 
 
@@ -49,6 +51,8 @@ class Inspector:
     measure: Measure = _measure
     overhead: OverheadModel = DEFAULT_OVERHEAD
     build: str | None = None
+    learned: LearnedStore | None = None
+    """Corrections to book; without it placements are as estimated."""
 
     def placement(
         self, header: GgufHeader, args: EngineArgs, device: str, source: RequestedSource = "auto"
@@ -72,9 +76,26 @@ class Inspector:
         note = "llama.cpp is not installed" if source == "auto" and used == "closed-form" else ""
         if placed.extra:
             note = f"{note}; not counted: {' '.join(placed.extra)}".removeprefix("; ")
-        return Placement(
+        found = Placement(
             placed, self._with_overhead(header, placed, parts), used, shape.n_layers, note
         )
+        learned = self.learned_of(header, placed)
+        return learned.apply(found) if learned else found
+
+    def learned_of(self, header: GgufHeader, args: EngineArgs) -> Learned | None:
+        """What earlier loads of that file with exactly these arguments taught, if anything."""
+        if self.learned is None:
+            return None
+        return self.learned.get(header.identity, args, self.build_key())
+
+    def build_key(self) -> str:
+        """The llama.cpp build that figures are kept under; `none` where it is not installed."""
+        if self.build is None:
+            try:
+                self.build = build_id(find_binary("llama-server"))
+            except ConfigError:
+                self.build = NO_BUILD
+        return self.build
 
     def choose(
         self,
@@ -127,10 +148,10 @@ class Inspector:
         return source
 
     def _measured(self, header: GgufHeader, args: EngineArgs) -> Mapping[str, Footprint]:
-        if self.build is None:
-            self.build = build_id(find_binary("llama-server"))
         path = str(header.files[0])
-        key = cache_key(header.identity, args, self.build)
+        if self.build_key() == NO_BUILD:
+            find_binary("llama-server")  # says what is missing: a measurement belongs to a build
+        key = cache_key(header.identity, args, self.build_key())
         return self.cache.get_or_measure(key, lambda: self.measure(path, args)).devices
 
     def _with_overhead(
