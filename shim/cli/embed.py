@@ -25,9 +25,9 @@ from shim.reply import EmbeddingReply
 @json_option
 @click.pass_context
 def embed(ctx: click.Context, model: str, texts: tuple[str, ...], *, as_json: bool) -> None:
-    """Turn texts into vectors; without TEXT one per line of stdin.
+    """Turn texts into vectors.
 
-    People get an overview; --json has the whole vectors.
+    Without TEXT there is one per line of stdin. People get an overview; --json has the vectors.
     """
     config = config_of(ctx)
     entry = entry_of(config, model)

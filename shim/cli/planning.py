@@ -128,7 +128,7 @@ class _Simulation:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         policy = make_policy(catalog.config.budget.policy)
-        self.core = BudgetCore(catalog.limits, catalog.models(), catalog.specs(), policy)
+        self.core = BudgetCore(catalog.pools, catalog.models(), catalog.specs(), policy)
 
     def engine(self, prepared: Prepared) -> EngineRecord:
         """The record of a model's engine."""

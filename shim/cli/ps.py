@@ -65,7 +65,8 @@ def _print(status: Mapping[str, Any]) -> None:
     _print_devices(status["devices"])
     _print_engines(status["engines"])
     _print_queue(status["queue"])
-    _print_decisions(status["decisions"])
+    names = {e["id"]: ", ".join(e["models"]) or e["id"] for e in status["engines"]}
+    _print_decisions(status["decisions"], names)
     for name, error in status["unavailable"].items():
         click.echo(f"\n{name} cannot be run: {error['message']}")
 
@@ -157,7 +158,7 @@ def _print_queue(queue: list[dict[str, Any]]) -> None:
     print_table(columns, rows, right=("priority", "waited"))
 
 
-def _print_decisions(decisions: list[dict[str, Any]]) -> None:
+def _print_decisions(decisions: list[dict[str, Any]], names: Mapping[str, str]) -> None:
     if not decisions:
         return
     click.echo()
@@ -165,12 +166,12 @@ def _print_decisions(decisions: list[dict[str, Any]]) -> None:
     rows = [
         (
             f"{span(max(0.0, now - d['at']))} ago",
-            d["wanted"],
+            names.get(d["wanted"], d["wanted"]),
             d["reason"],
             sizes(d["requested"]),
             sizes(d["free"]),
-            ", ".join(d["victims"]),
-            ", ".join(d["draining"]),
+            ", ".join(names.get(v, v) for v in d["victims"]),
+            ", ".join(names.get(v, v) for v in d["draining"]),
         )
         for d in decisions[:DECISIONS_SHOWN]
     ]
