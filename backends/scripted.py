@@ -35,6 +35,7 @@ class Script:
         die_after: the engine dies when so many tokens of an answer are sent.
         refuse: answer chat requests with this status and body.
         memory: bytes by device; None is what the placement booked.
+        buffers: bytes by device that the load reports; None is the placement's, less its overhead.
         storage: what the load report says.
         log_tail: the last lines that errors and the death quote.
     """
@@ -46,6 +47,7 @@ class Script:
     die_after: int | None = None
     refuse: tuple[int, Mapping[str, Any]] | None = None
     memory: Mapping[str, int] | None = None
+    buffers: Mapping[str, int] | None = None
     storage: Literal["cold", "staged"] = "staged"
     log_tail: tuple[str, ...] = ("scripted: last line",)
     capabilities: Capabilities = field(
@@ -114,8 +116,14 @@ class ScriptedEngine:
             storage=self.script.storage,
             file_bytes=placement.total_bytes,
             read_bytes=placement.total_bytes if self.script.storage == "cold" else 0,
-            buffers=dict(placement.bookings),
+            buffers=self._buffers(placement),
         )
+
+    def _buffers(self, placement: Placement) -> dict[str, int]:
+        if self.script.buffers is not None:
+            return dict(self.script.buffers)
+        parts = placement.footprints.items()
+        return {device: part.total_bytes - part.overhead_bytes for device, part in parts}
 
     def _fail_if_scripted(self) -> None:
         tail = list(self.script.log_tail)

@@ -19,6 +19,17 @@ def tiny_models() -> dict[str, Path]:
     return make_models(_REPOSITORY / "models" / "tiny", tiny=True)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def private_state() -> Iterator[None]:
+    """What keepers learn from scripted engines is not kept among what this user's really learned."""
+    with (
+        tempfile.TemporaryDirectory(prefix="kw-state-") as folder,
+        pytest.MonkeyPatch.context() as m,
+    ):
+        m.setenv("XDG_STATE_HOME", folder)
+        yield
+
+
 @pytest.fixture
 def runtime_dir() -> Iterator[Path]:
     """A private folder whose path is short enough for sockets (pytest's own may not be)."""

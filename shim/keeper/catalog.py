@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from backends.devices import Device, discover, is_rpc
-from backends.footprint.inspect import choose_placement
+from backends.footprint.inspect import Inspector
+from backends.footprint.learned import LearnedStore
 from backends.gguf import GgufHeader, read_header
 from backends.llama.rpc import rpc_devices
-from budget.engines import EngineSpec, ModelEntry, Option
+from budget.engines import Bookings, EngineSpec, ModelEntry, Option
 from budget.errors import BadModelFile, ConfigError, KeepwarmError, LoadFailed
 from budget.footprint import HOST, EngineArgs, Placement
 from shim.config import Config, fetch_hub_file
@@ -26,6 +27,9 @@ from shim.config import ModelEntry as ConfigEntry
 FIXED_LOAD_S = 0.2
 LOAD_BYTES_PER_S = 1.0e9
 """First guesses of what a load costs, until loads were seen."""
+
+SEAT = " client"
+"""What follows a device's name where its one connection is booked."""
 
 Stamp = tuple[tuple[str, int, int], ...]
 """Path, size and modification time of every file that an engine reads."""
@@ -45,6 +49,7 @@ class CatalogEngine:
     min_bits_per_weight: float
     threads: int | None
     warm_prompt: str | None
+    identity: str = ""
 
     @property
     def label(self) -> str:
@@ -56,10 +61,30 @@ class CatalogEngine:
         size = sum(entry[1] for entry in self.stamp)
         seconds = FIXED_LOAD_S + size / LOAD_BYTES_PER_S
         options = tuple(
-            Option(placement.bookings, seconds, tier)
+            Option(bookings_of(placement), seconds, tier)
             for tier, placement in enumerate(self.placements)
         )
         return EngineSpec(self.engine_id, options, self.placements[0].args.slots)
+
+    def corrected(self, option_index: int, placement: Placement) -> CatalogEngine:
+        """The engine with another placement at one option."""
+        placements = list(self.placements)
+        placements[option_index] = placement
+        return replace(self, placements=tuple(placements))
+
+
+def seat(device: str) -> str:
+    """The name in the books of an RPC device's one connection."""
+    return f"{device}{SEAT}"
+
+
+def bookings_of(placement: Placement) -> Bookings:
+    """What a placement books: its bytes, and the connection of every RPC server that it uses.
+
+    `ggml-rpc-server` serves one client at a time: a second engine would wait for the first to end.
+    """
+    used = [device for device in placement.args.devices if is_rpc(device)]
+    return tuple(sorted([*placement.bookings, *((seat(device), 1) for device in used)]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +109,22 @@ class Catalog:
     reserves: dict[str, int]
     prepared: dict[str, Prepared] = field(default_factory=dict)
     errors: dict[str, KeepwarmError] = field(default_factory=dict)
+    learned: LearnedStore = field(default_factory=LearnedStore)
     engines: dict[str, CatalogEngine] = field(default_factory=dict)
+
+    @property
+    def pools(self) -> dict[str, int]:
+        """The limits as the core sees them: bytes by device, and one connection by RPC device."""
+        return {**self.limits, **{seat(d): 1 for d in self.limits if is_rpc(d)}}
+
+    def correct(self, engine_id: str, option_index: int, placement: Placement) -> CatalogEngine:
+        """Book another figure for the next loads of an engine; returns it as it is known now."""
+        engine = self.engines[engine_id].corrected(option_index, placement)
+        self.engines[engine_id] = engine
+        for name, prepared in self.prepared.items():
+            if prepared.engine_id == engine_id:
+                self.prepared[name] = replace(prepared, placements=engine.placements)
+        return engine
 
     def label(self, engine_id: str) -> str:
         """The name of an engine, also of one that is no longer configured."""
@@ -121,14 +161,15 @@ def build_catalog(config: Config, previous: Catalog | None = None) -> Catalog:
     Raises:
         ConfigError: the budget's device is not there.
     """
-    device, limits, reserves = device_limits(config)
+    device, limits, reserves = device_limits(config, previous)
     catalog = Catalog(config, device, limits, reserves)
+    inspector = Inspector(learned=catalog.learned)
     if previous is not None:
         catalog.engines.update(previous.engines)
     local = {name: entry for name, entry in config.models.items() if not entry.remote}
     with ThreadPoolExecutor(max_workers=2) as pool:
         jobs = {
-            name: pool.submit(prepare, name, entry, device.name, limits, config.budget.rpc)
+            name: pool.submit(prepare, name, entry, catalog, inspector)
             for name, entry in local.items()
             if not _reuse(catalog, previous, name)
         }
@@ -152,14 +193,19 @@ def _reuse(catalog: Catalog, previous: Catalog | None, name: str) -> bool:
     return True
 
 
-def device_limits(config: Config) -> tuple[Device, dict[str, int], dict[str, int]]:
+def device_limits(
+    config: Config, previous: Catalog | None = None
+) -> tuple[Device, dict[str, int], dict[str, int]]:
     """The budgeted device; limit and reserve in bytes of it and of the host.
+
+    RPC servers that `previous` has asked already are not asked again: one of its engines may be
+    connected, and they serve one client at a time.
 
     Raises:
         ConfigError: the configured device is not there.
     """
     wanted = config.budget.device
-    remote = rpc_devices(config.budget.rpc) if is_rpc(wanted) else ()
+    remote = _rpc_devices(config, previous) if is_rpc(wanted) else ()
     found = [*discover(), *remote]
     by_name = {device.name: device for device in found}
     if wanted == "auto":
@@ -182,6 +228,14 @@ def device_limits(config: Config) -> tuple[Device, dict[str, int], dict[str, int
     return device, limits, reserves
 
 
+def _rpc_devices(config: Config, previous: Catalog | None) -> tuple[Device, ...]:
+    budget = config.budget
+    if previous is None or previous.config.budget.rpc != budget.rpc:
+        return rpc_devices(budget.rpc)
+    known = previous.device
+    return (known,) if known.name == budget.device else rpc_devices(budget.rpc)
+
+
 def engine_args(entry: ConfigEntry) -> EngineArgs:
     """The arguments of an engine as the configuration asks for them; layers are decided later."""
     kv_type_k, kv_type_v = entry.kv_types
@@ -202,13 +256,7 @@ def engine_args(entry: ConfigEntry) -> EngineArgs:
     )
 
 
-def prepare(
-    name: str,
-    entry: ConfigEntry,
-    device: str,
-    limits: Mapping[str, int],
-    rpc: tuple[str, ...] = (),
-) -> Prepared:
+def prepare(name: str, entry: ConfigEntry, catalog: Catalog, inspector: Inspector) -> Prepared:
     """Read one local model and choose its placements.
 
     Raises:
@@ -229,9 +277,12 @@ def prepare(
             f"{entry.context_per_slot} a slot; the model was trained for {shape.context_length}.",
             hint=f"Lower [models.{name}] context to at most {shape.context_length * entry.slots}.",
         )
-    args = replace(engine_args(entry), rpc=rpc)
+    device, args = catalog.device.name, engine_args(entry)
+    if is_rpc(device):
+        args = replace(args, rpc=catalog.config.budget.rpc)
+    limit = catalog.limits[device]
     placements = tuple(
-        choose_placement(header, args, device, limits[device], n_gpu_layers=entry.n_gpu_layers)
+        inspector.choose(header, args, device, limit, n_gpu_layers=entry.n_gpu_layers)
     )
     if not placements:
         raise BadModelFile(f"{name}: no placement could be measured.", file=str(path))
@@ -267,7 +318,8 @@ def _side_files(entry: ConfigEntry) -> list[Path]:
 
 def _engine_id(header: GgufHeader, placements: Sequence[Placement], entry: ConfigEntry) -> str:
     """What must be equal for two entries to share an engine."""
-    args = [(p.args, p.bookings) for p in placements]
+    # Not the bytes: a correction does not make it another engine.
+    args = [p.args for p in placements]
     side = stamp_of(_side_files(entry))
     text = repr((header.identity, args, side, entry.threads, entry.warm_prompt))
     return f"{header.files[0].stem}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
@@ -290,4 +342,5 @@ def _share_engines(catalog: Catalog) -> None:
             header.min_bits_per_weight,
             prepared.entry.threads,
             prepared.entry.warm_prompt,
+            header.identity,
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.devices import free_bytes, is_rpc
+from backends.footprint.inspect import Inspector
 from backends.llama.engine import LlamaServerEngine
 from backends.llama.sweep import sweep_leftovers
 from budget import actions as act
@@ -24,7 +25,8 @@ from budget.policies import make_policy
 from budget.snapshot import record_to_wire, snapshot
 from shim.config import Config
 from shim.keeper.catalog import Catalog, CatalogEngine, build_catalog
-from shim.keeper.shell import Done, EngineFactory, Shell
+from shim.keeper.corrections import Corrections
+from shim.keeper.shell import Done, EngineFactory, Life, Shell
 
 LOG = logging.getLogger("keepwarm.keeper")
 
@@ -58,13 +60,16 @@ class Keeper:
         self.runtime = runtime
         self.started_ns = time.monotonic_ns()
         core = BudgetCore(
-            catalog.limits,
+            catalog.pools,
             catalog.models(),
             catalog.specs(),
             make_policy(config.budget.policy),
             _settings(config),
         )
-        self.shell = Shell(core, catalog, runtime, factory or llama_server_factory(config))
+        corrections = Corrections(catalog.learned, Inspector().build_key())
+        self.shell = Shell(
+            core, catalog, runtime, factory or llama_server_factory(config), corrections
+        )
         self._numbers = itertools.count(1)
         self._monitor: asyncio.Task[None] | None = None
         self._refreshing = asyncio.Lock()
@@ -188,9 +193,12 @@ class Keeper:
             row["pid"] = life.report.pid if life and life.report else None
             row["load_fraction"] = life.load.fraction if life else None
             row["measured"] = dict(life.engine.memory()) if life and life.ready else None
+            row["bytes"] = {d: n for d, n in row["bytes"].items() if d in self.catalog.limits}
+            row["reported"] = dict(life.report.buffers) if life and life.report else None
             entry = self.catalog.engines.get(row["id"])
             row["file"] = str(entry.path) if entry else None
             row["quantization"] = entry.quantization if entry else None
+        state["devices"] = [d for d in state["devices"] if d["device"] in self.catalog.limits]
         state["keeper"] = {
             "pid": os.getpid(),
             "runtime": str(self.runtime),
@@ -231,7 +239,7 @@ class Keeper:
         before = self.shell.catalog
         self.shell.catalog = catalog
         try:
-            self.shell.post(ev.Reconfigured(catalog.models(), catalog.specs(), catalog.limits))
+            self.shell.post(ev.Reconfigured(catalog.models(), catalog.specs(), catalog.pools))
         except KeepwarmError:
             self.shell.catalog = before
             raise
@@ -256,7 +264,7 @@ class Keeper:
         for engine_id, measured in taken.items():
             life = lives[engine_id]
             if self.shell.lives.get(engine_id) is life and life.ready:
-                self._correct(engine_id, life.generation, measured)
+                self._correct(engine_id, life, measured)
         for device, free_now in free.items():
             ours = sum(measured.get(device, 0) for measured in taken.values())
             room = free_now + ours - self.catalog.reserves.get(device, 0)
@@ -270,13 +278,15 @@ class Keeper:
         here = [device for device in self.catalog.limits if not is_rpc(device)]
         return {device: free_bytes(device) for device in here}, taken
 
-    def _correct(self, engine_id: str, generation: int, measured: dict[str, int]) -> None:
-        """Book what an engine was found to take where that is more than what is booked."""
+    def _correct(self, engine_id: str, life: Life, measured: dict[str, int]) -> None:
+        """Book what an engine was found to take where that is more, and learn for its next load."""
         engine = self.shell.core.desk.residents[engine_id]
+        if not engine.resident or engine.generation != life.generation:
+            return
         corrected = tuple((d, max(b, measured.get(d, 0))) for d, b in engine.bookings)
-        if engine.resident and engine.generation == generation and corrected != engine.bookings:
-            LOG.warning("%s takes %s, booked were %s", engine_id, corrected, engine.bookings)
-            self.shell.post(ev.EngineMeasured(engine_id, generation, corrected))
+        if corrected != engine.bookings:
+            self.shell.post(ev.EngineMeasured(engine_id, life.generation, corrected))
+        self.shell.learn(engine_id, life, measured)
 
 
 def _settings(config: Config) -> Settings:

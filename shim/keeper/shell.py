@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from backends.base import Engine, LoadReport
 from budget import actions as act
 from budget import events as ev
 from budget.core import BudgetCore
+from budget.engines import Bookings
 from budget.errors import EngineDied, InternalError, KeepwarmError, OutOfMemory, error_from_wire
 from budget.snapshot import record_to_wire
-from shim.keeper.catalog import Catalog, CatalogEngine
+from shim.keeper.catalog import Catalog, CatalogEngine, bookings_of
+from shim.keeper.corrections import Corrections, Seen
 from shim.keeper.history import EvictStory, History, LoadStory
 from shim.keeper.warming import warm_up
 
@@ -40,6 +42,8 @@ class Life:
     entry: CatalogEngine
     generation: int
     load: LoadStory
+    option_index: int = 0
+    uses_before: int = 0
     task: asyncio.Task[None] | None = None
     watch: asyncio.Task[None] | None = None
     report: LoadReport | None = None
@@ -50,7 +54,12 @@ class Shell:
     """Carries out what the core decides."""
 
     def __init__(
-        self, core: BudgetCore, catalog: Catalog, runtime: Path, factory: EngineFactory
+        self,
+        core: BudgetCore,
+        catalog: Catalog,
+        runtime: Path,
+        factory: EngineFactory,
+        corrections: Corrections,
     ) -> None:
         self.core = core
         self.catalog = catalog
@@ -58,6 +67,7 @@ class Shell:
         self.lives: dict[str, Life] = {}
         self.on_revoke: RevokeListener = lambda _client, _error: None
         self._runtime = runtime
+        self._corrections = corrections
         self._factory = factory
         self._done: dict[str, Done] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -151,7 +161,14 @@ class Shell:
             start_ns=time.monotonic_ns(),
         )
         self.history.loads.append(story)
-        life = Life(self._factory(entry, self._runtime), entry, action.generation, story)
+        life = Life(
+            self._factory(entry, self._runtime),
+            entry,
+            action.generation,
+            story,
+            action.option_index,
+            self.core.desk.residents[action.engine_id].uses,
+        )
         self.lives[action.engine_id] = life
         life.task = self._spawn(self._load(life, action))
 
@@ -184,7 +201,30 @@ class Shell:
         life.watch = self._spawn(self._watch(life, action.engine_id))
         seconds = (story.end_ns - story.start_ns) / 1e9
         LOG.info("loaded %s in %.3f s (%s)", entry.label, seconds, story.storage)
-        self.post(ev.LoadFinished(action.engine_id, action.generation))
+        bookings = self.learn(action.engine_id, life, {})
+        self.post(ev.LoadFinished(action.engine_id, action.generation, bookings))
+
+    def learn(self, engine_id: str, life: Life, measured: Mapping[str, int]) -> Bookings | None:
+        """Compare an engine's bytes with its booked placement; the next loads book what was found.
+
+        Returns:
+            What the placement books from now on, or None when it was right.
+        """
+        if life.report is None:
+            return None
+        entry, index = life.entry, life.option_index
+        uses = self.core.desk.residents[engine_id].uses - life.uses_before
+        seen = Seen(life.report.buffers, measured, uses)
+        placement = self._corrections.observe(
+            entry.label, entry.identity, entry.placements[index], seen
+        )
+        if placement is entry.placements[index]:
+            return None
+        life.entry = entry.corrected(index, placement)
+        if engine_id in {prepared.engine_id for prepared in self.catalog.prepared.values()}:
+            spec = self.catalog.correct(engine_id, index, placement).spec()
+            self.post(ev.EngineEstimated(engine_id, spec.options))
+        return bookings_of(placement)
 
     async def _load_failed(self, life: Life, action: act.Load, error: KeepwarmError) -> None:
         life.load.end_ns = time.monotonic_ns()

@@ -1,0 +1,109 @@
+"""What a loaded engine teaches: its bytes as found against its bytes as booked.
+
+`compare` is pure; `Corrections` keeps what it finds and says it in the log. The rule, and why bytes
+go up at once and down only with reserve, is in docs/decisions/corrections.md.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from backends.footprint.learned import Learned, LearnedBytes, LearnedStore
+from budget.footprint import EngineArgs, Footprint, Placement
+
+LOG = logging.getLogger("keepwarm.keeper")
+
+TOLERANCE: Final = 0.01
+"""Differences up to this share of what was booked are left alone."""
+
+WARM_USES: Final = 3
+"""Leases after which an engine has touched what it works with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One engine as it was found: its reported buffers, its process's bytes, the leases it served."""
+
+    reported: Mapping[str, int]
+    measured: Mapping[str, int]
+    uses: int = 0
+
+
+def compare(
+    placement: Placement, seen: Seen, before: Learned | None = None
+) -> dict[str, LearnedBytes] | None:
+    """What is known of each device now; None when no booked figure is wrong by more than 1%.
+
+    Args:
+        placement: what is booked for a load, corrected by `before` already.
+        seen: what was found.
+        before: what earlier loads taught.
+    """
+    growing = placement.args.embeddings
+    found = {
+        device: _device(part, device, seen, before, growing=growing)
+        for device, part in placement.footprints.items()
+    }
+    booked = dict(placement.bookings)
+    wrong = [d for d, row in found.items() if row.corrected_bytes != booked[d]]
+    return found if wrong else None
+
+
+def _device(
+    part: Footprint, device: str, seen: Seen, before: Learned | None, *, growing: bool
+) -> LearnedBytes:
+    known = before.devices.get(device) if before else None
+    reported = max(seen.reported.get(device, 0), known.reported_bytes if known else 0)
+    measured = max(seen.measured.get(device, 0), known.measured_bytes if known else 0)
+    overhead = known.overhead_bytes if known else part.overhead_bytes
+    booked = part.total_bytes
+    # A device whose processes cannot be measured takes what was reported, and the overhead.
+    whole = max(measured, reported) if measured else reported + overhead
+    target = max(booked, whole, reported + overhead if reported else 0)
+    touched = measured >= reported > 0 or (reported > 0 and not measured)
+    if touched and seen.uses >= WARM_USES and not growing:
+        target = whole
+    if abs(target - booked) <= TOLERANCE * booked:
+        target = booked
+    estimated = known.estimated_bytes if known else booked
+    return LearnedBytes(estimated, overhead, reported, measured, target)
+
+
+class Corrections:
+    """Compares, remembers and tells. One per keeper."""
+
+    def __init__(self, store: LearnedStore, build: str) -> None:
+        self._store = store
+        self._build = build
+        self._known: dict[tuple[str, EngineArgs], Learned | None] = {}
+
+    def observe(self, label: str, identity: str, placement: Placement, seen: Seen) -> Placement:
+        """The placement as it is to be booked from now on; the same one when it was right."""
+        key = (identity, placement.args)
+        if key not in self._known:
+            self._known[key] = self._store.get(identity, placement.args, self._build)
+        devices = compare(placement, seen, self._known[key])
+        if devices is None:
+            return placement
+        learned = Learned(identity, self._build, asdict(placement.args), devices)
+        self._known[key] = learned
+        self._store.put(placement.args, learned)
+        booked = dict(placement.bookings)
+        for device, row in devices.items():
+            if row.corrected_bytes != booked[device]:
+                LOG.warning("%s", _sentence(label, device, booked[device], row))
+        for warning in self._store.warnings:
+            LOG.warning("%s", warning)
+        self._store.warnings.clear()
+        return learned.apply(placement)
+
+
+def _sentence(label: str, device: str, booked: int, row: LearnedBytes) -> str:
+    share = f"{(row.corrected_bytes - booked) / booked:+.1%}" if booked else "unbooked"
+    return (
+        f"{label} takes {row.corrected_bytes} bytes of {device}, booked were {booked} ({share}; "
+        f"reported {row.reported_bytes}, measured {row.measured_bytes}): learned for its next load"
+    )
