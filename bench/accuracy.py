@@ -21,16 +21,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from backends.footprint.dry_run import measure
 from backends.gguf.header import read_header
 from backends.llama.binaries import find_binary, library_env
 from budget.errors import KeepwarmError
 from budget.estimate.closed_form import estimate
 from budget.footprint import HOST, EngineArgs, Footprint
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-
-from shapes import SHAPES, write  # type: ignore[import-not-found]
+from tools.shapes import SHAPES, write
 
 DEVICE = "RPC0"
 CONTEXTS = (2048, 32768)

@@ -1,0 +1,187 @@
+"""The closed form against llama.cpp's dry run, and what holds for any shape."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from backends.footprint.dry_run import measure
+from backends.gguf.header import read_header
+from budget.errors import ConfigError, MeasurementFailed
+from budget.estimate.architectures import ARCHITECTURES
+from budget.estimate.arguments import check_args, effective
+from budget.estimate.closed_form import estimate, estimate_by_layers
+from budget.estimate.shape import ModelShape
+from budget.footprint import HOST, EngineArgs
+from tools.shape_layouts import Shape
+from tools.shapes import SHAPES, quantized, write
+
+ARGS = EngineArgs(n_ctx=2048, devices=(HOST,))
+KNOWN = [
+    pytest.param(name, marks=[pytest.mark.full] if shape.n_embd > 2048 else [])
+    for name, shape in sorted(SHAPES.items())
+    if shape.architecture in ARCHITECTURES
+]
+VARIANTS = [
+    ARGS,
+    replace(ARGS, n_ctx=8192, slots=4, n_ubatch=64),
+    replace(ARGS, kv_type_k="q8_0", kv_type_v="q4_0"),
+    replace(ARGS, flash_attention="off", slots=2, kv_unified=True),
+    replace(ARGS, n_ctx=300),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where sparse files go."""
+    return tmp_path_factory.mktemp("shapes")
+
+
+def shape_of(name: str, folder: Path, matrix: str = "F16") -> tuple[Path, ModelShape]:
+    """The sparse file of a named shape, its vocabulary cut down: writing one takes seconds."""
+    shape = SHAPES[name]
+    small = replace(shape, n_vocab=min(shape.n_vocab, 32_000))
+    path = write(quantized(small, matrix), folder)
+    return path, read_header(path).shape()
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", KNOWN)
+def test_named_shapes_are_within_one_percent_of_the_dry_run(name: str, folder: Path) -> None:
+    """Weights and KV cache to the byte, the total to 1%, over contexts, slots and KV types."""
+    path, shape = shape_of(name, folder)
+    for args in VARIANTS[:3]:
+        closed = estimate(shape, args, [])[HOST]
+        measured = measure(path, args).devices[HOST]
+        assert closed.weights_bytes == measured.weights_bytes
+        assert closed.kv_bytes == measured.kv_bytes
+        assert closed.total_bytes == pytest.approx(measured.total_bytes, rel=0.01)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("matrix", ["Q8_0", "Q4_0", "Q4_K_M"])
+@pytest.mark.parametrize("repack", [True, False])
+def test_repacked_and_tied_weights_are_counted_as_llama_cpp_holds_them(
+    matrix: str, repack: bool, folder: Path
+) -> None:
+    """A tied embedding is held twice when the output's copy is repacked."""
+    tied = Shape("tied", "llama", 4, 512, 8192, 1536, 8, 2, tied=True, matrix=matrix)
+    path = write(tied, folder)
+    args = replace(ARGS, repack=repack)
+    closed = estimate(read_header(path).shape(), args, [])[HOST]
+    assert closed == measure(path, args).devices[HOST]
+
+
+@st.composite
+def llama_shapes(draw: st.DrawFn) -> Shape:
+    """Small llama-like shapes: any heads, any ratio, tied or not, experts or not."""
+    kv_heads = draw(st.sampled_from([1, 2, 4]))
+    heads = kv_heads * draw(st.sampled_from([1, 2, 4]))
+    experts = draw(st.sampled_from([0, 0, 8]))
+    architecture = draw(st.sampled_from(["llama", "qwen2", "qwen3"]))
+    n_embd = heads * draw(st.sampled_from([64, 128]))
+    return Shape(
+        "drawn",
+        architecture,
+        n_layers=draw(st.integers(3, 6)),
+        n_embd=n_embd,
+        n_vocab=draw(st.integers(300, 40_000)),
+        n_ff=n_embd // 2 * draw(st.integers(5, 10)),
+        heads=heads,
+        kv_heads=kv_heads,
+        tied=draw(st.booleans()),
+        qkv_bias=architecture == "qwen2",
+        qk_norm=architecture == "qwen3",
+        experts=experts if architecture == "llama" else 0,
+        experts_used=2 if architecture == "llama" and experts else 0,
+        matrix=draw(st.sampled_from(["F16", "Q8_0", "Q4_0"])),
+    )
+
+
+@pytest.mark.real
+@settings(
+    max_examples=20,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(shape=llama_shapes(), args=st.sampled_from(VARIANTS))
+def test_drawn_shapes_have_exact_weights_and_kv_and_close_totals(
+    shape: Shape, args: EngineArgs, folder: Path
+) -> None:
+    """Shapes nobody chose: weights and KV to the byte, the total within 3% (toys of a few MB)."""
+    path = write(shape, folder)
+    closed = estimate(read_header(path).shape(), args, [])[HOST]
+    measured = measure(path, args).devices[HOST]
+    assert closed.weights_bytes == measured.weights_bytes
+    assert closed.kv_bytes == measured.kv_bytes
+    assert closed.total_bytes == pytest.approx(measured.total_bytes, rel=0.03)
+
+
+@settings(
+    max_examples=30,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(shape=llama_shapes(), args=st.sampled_from(VARIANTS))
+def test_every_split_holds_the_whole_model(shape: Shape, args: EngineArgs, folder: Path) -> None:
+    """Layers move one by one from host to device; nothing is lost, and one form agrees with all."""
+    read = read_header(write(shape, folder)).shape()
+    both = estimate_by_layers(read, args)
+    assert len(both.host.weights) == read.n_layers + 2
+    assert (np.diff(both.host.weights) <= 0).all()
+    assert (np.diff(both.device.weights) >= 0).all()
+    assert (both.host.kv + both.device.kv == both.host.kv[0]).all()
+    assert both.device.weights[0] == both.device.kv[0] == both.device.compute[0] == 0
+    one = estimate(read, replace(args, n_gpu_layers=2), ["RPC0"])
+    assert one == {HOST: both.host.at(2), "RPC0": both.device.at(2)}
+
+
+def test_an_unknown_architecture_is_said_and_not_guessed(folder: Path) -> None:
+    """The answer names it and what is known."""
+    _, shape = shape_of("smollm2-135m", folder)
+    with pytest.raises(MeasurementFailed, match="'novel-arch'") as caught:
+        estimate(replace(shape, architecture="novel-arch"), ARGS, [])
+    assert "llama" in str(caught.value.facts["known"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"n_ctx": 8193}, "trained for 8192"),
+        ({"n_gpu_layers": 32}, "0 to 31"),
+        ({"n_gpu_layers": -1}, "0 or more"),
+        ({"kv_type_k": "Q9"}, "allowed are"),
+        ({"slots": 4, "n_ctx": 3}, "each of 4 slots"),
+    ],
+)
+def test_arguments_beyond_the_model_are_refused(
+    changes: dict[str, object], words: str, folder: Path
+) -> None:
+    """What was found and what is allowed, before anything starts."""
+    _, shape = shape_of("smollm2-135m", folder)
+    with pytest.raises(ConfigError, match=words):
+        check_args(replace(ARGS, **changes), shape)  # type: ignore[arg-type]
+
+
+def test_quantized_kv_must_divide_the_heads(folder: Path) -> None:
+    """A head of 80 has no whole q8_0 blocks."""
+    odd = Shape("odd", "llama", 2, 320, 1000, 1024, 4, 4)
+    shape = read_header(write(odd, folder)).shape()
+    with pytest.raises(ConfigError, match="heads of 80"):
+        check_args(replace(ARGS, kv_type_k="q8_0"), shape)
+
+
+def test_contexts_are_padded_as_llama_cpp_pads_them() -> None:
+    """To 256 cells in all, and again per slot; batches to the context."""
+    sizes = effective(EngineArgs(n_ctx=300, slots=4))
+    assert (sizes.n_ctx_seq, sizes.n_ctx, sizes.n_streams) == (256, 1024, 4)
+    assert (sizes.n_batch, sizes.n_ubatch, sizes.n_outputs) == (300, 300, 4)
+    unified = effective(EngineArgs(n_ctx=300, slots=4, kv_unified=True))
+    assert (unified.n_ctx_seq, unified.n_streams) == (512, 1)
