@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from budget.actions import Candidate, DecisionRecord
 from budget.engines import Bookings, EngineRecord, Option
 from budget.placing import place_together
-from budget.policies.base import EvictionPolicy
+from budget.policies.base import EvictionPolicy, Need
 from budget.residency import State
 from budget.residents import DORMANT, Residents
 from budget.victims import choose_victims
@@ -188,9 +188,7 @@ class Admission:
         best: Choice | None = None
         indices = self.feasible(engine, measured=True) if measured else []
         for index in indices or self.feasible(engine):
-            choice = self._choice(
-                engine.spec.options[index], index, now, may_drain, loading=loading
-            )
+            choice = self._choice(engine, index, now, may_drain, loading=loading)
             if choice is None:
                 continue
             if best is None or _preference(choice) < _preference(best):
@@ -198,8 +196,15 @@ class Admission:
         return best
 
     def _choice(
-        self, option: Option, index: int, now: float, may_drain: Drain | None, *, loading: bool
+        self,
+        engine: EngineRecord,
+        index: int,
+        now: float,
+        may_drain: Drain | None,
+        *,
+        loading: bool,
     ) -> Choice | None:
+        option = engine.spec.options[index]
         shortage: dict[str, int] = {}
         leftover = 0
         for device, amount in option.bookings:
@@ -212,7 +217,7 @@ class Admission:
         if not shortage:
             return Choice(index, leftover_bytes=leftover)
         candidates = self.candidates(shortage, now, may_drain, loading=loading)
-        victims = choose_victims(candidates, shortage, ordered=self.policy.ordered)
+        victims = self._victims(Need(engine.engine_id, shortage, candidates, now))
         if victims is None:
             return None
         states = {v.engine_id: self._residents[v.engine_id].state for v in victims}
@@ -224,6 +229,12 @@ class Admission:
             tuple(sorted(in_use)),
             sum(v.loss for v in victims),
         )
+
+    def _victims(self, need: Need) -> list[Candidate] | None:
+        chosen = self.policy.victims(need)
+        if chosen is None:
+            return choose_victims(need.candidates, need.shortage, ordered=self.policy.ordered)
+        return [c for c in need.candidates if c.engine_id in chosen]
 
     def candidates(
         self,

@@ -2,22 +2,90 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+from budget.actions import Candidate
 from budget.engines import EngineRecord
+from budget.plans import Plans
+from budget.residents import Residents
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What an eviction is for: who wants bytes, how many are missing where, who may leave."""
+
+    wanted: str
+    shortage: Mapping[str, int]
+    candidates: Sequence[Candidate]
+    now: float
 
 
 class EvictionPolicy(Protocol):
     """Says what losing an engine would cost. Never acts, never reads a clock."""
 
     name: str
-    ordered: bool
-    """True: victims go strictly from the least loss up. False: the set of least total loss goes."""
+
+    @property
+    def ordered(self) -> bool:
+        """True: victims go strictly from the least loss up. False: the set of least total loss."""
+        ...
+
+    def attach(self, residents: Residents, plans: Plans) -> None:
+        """Engines, books and declared plans, to be read; called once, before anything else."""
+        ...
 
     def used(self, engine_id: str, now: float) -> None:
         """A request for this engine arrived."""
         ...
 
+    def booked(self, engine: EngineRecord, now: float) -> None:
+        """A load of this engine starts; its bookings are final."""
+        ...
+
     def loss(self, engine: EngineRecord, now: float) -> float:
         """The cost of losing this engine now; at least 0, in the policy's own unit."""
         ...
+
+    def victims(self, need: Need) -> Sequence[str] | None:
+        """The set that leaves when the policy knows better than a sum of losses; else None."""
+        ...
+
+    def export_state(self) -> dict[str, Any]:
+        """What was learned, JSON-serialisable, to be kept over a restart."""
+        ...
+
+    def import_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what `export_state` gave; anything else is an error.
+
+        Raises:
+            ConfigError: the state is damaged or of another version; nothing was taken over.
+        """
+        ...
+
+
+class Stateless:
+    """A base for policies that read everything they need from the engine's record."""
+
+    ordered: bool = True
+
+    def attach(self, residents: Residents, plans: Plans) -> None:
+        """Nothing to read but the records."""
+
+    def used(self, engine_id: str, now: float) -> None:
+        """The record knows."""
+
+    def booked(self, engine: EngineRecord, now: float) -> None:
+        """The record knows."""
+
+    def victims(self, need: Need) -> Sequence[str] | None:
+        """By loss."""
+        return None
+
+    def export_state(self) -> dict[str, Any]:
+        """Nothing is learned."""
+        return {}
+
+    def import_state(self, state: Mapping[str, Any]) -> None:
+        """Nothing is learned."""

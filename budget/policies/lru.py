@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from budget.engines import EngineRecord
+from budget.policies.base import Stateless
 
 
-class Lru:
+class Lru(Stateless):
     """Recency alone."""
 
     name = "lru"
-    ordered = True
-
-    def used(self, engine_id: str, now: float) -> None:
-        """Recency is on the engine's record already."""
 
     def loss(self, engine: EngineRecord, now: float) -> float:
         """1 for an engine used just now, falling to 0 with the seconds since."""

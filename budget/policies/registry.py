@@ -6,9 +6,17 @@ from collections.abc import Callable
 
 from budget.errors import ConfigError
 from budget.policies.base import EvictionPolicy
+from budget.policies.idle_cost import IdleCost
+from budget.policies.lfu_decay import LfuDecay
 from budget.policies.lru import Lru
+from budget.policies.ttl import Ttl
 
-_POLICIES: dict[str, Callable[[], EvictionPolicy]] = {Lru.name: Lru}
+_POLICIES: dict[str, Callable[[], EvictionPolicy]] = {
+    IdleCost.name: IdleCost,
+    LfuDecay.name: LfuDecay,
+    Lru.name: Lru,
+    Ttl.name: Ttl,
+}
 
 POLICY_NAMES = tuple(sorted(_POLICIES))
 

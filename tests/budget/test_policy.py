@@ -7,11 +7,12 @@ import pytest
 from budget.engines import EngineRecord
 from budget.errors import ConfigError
 from budget.policies import POLICY_NAMES, Lru, make_policy
+from budget.policies.base import Stateless
 from budget.residency import State
 from tests.budget.machine import engine, model, shell_of
 
 
-class Dear:
+class Dear(Stateless):
     """The first in the alphabet costs most, and by far more than anybody else would charge."""
 
     name = "dear"

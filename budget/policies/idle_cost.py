@@ -1,0 +1,18 @@
+"""Idle time over load time: what has been idle for long against what it takes to come back."""
+
+from __future__ import annotations
+
+from budget.engines import EngineRecord
+from budget.policies.base import Stateless
+
+SHORTEST_IDLE_S = 1e-3
+
+
+class IdleCost(Stateless):
+    """An engine that loads ten times as fast leaves after a tenth of the idle time."""
+
+    name = "idle-cost"
+
+    def loss(self, engine: EngineRecord, now: float) -> float:
+        """Load seconds over idle seconds."""
+        return engine.option.load_seconds / max(SHORTEST_IDLE_S, now - engine.last_used)

@@ -1,0 +1,21 @@
+"""Time to live: whoever's keep_alive ends first leaves first, as in Ollama."""
+
+from __future__ import annotations
+
+from budget.engines import NO_TIMEOUT, EngineRecord
+from budget.policies.base import Stateless
+
+USUAL_TTL_S = 300.0
+"""Ollama's keep_alive, taken for engines that have none of their own."""
+
+
+class Ttl(Stateless):
+    """The time-out as a rank. The time-outs themselves are each model's `keep_alive`."""
+
+    name = "ttl"
+
+    def loss(self, engine: EngineRecord, now: float) -> float:
+        """Seconds of life left; between 1 and 0 and falling for an engine that has outlived them."""
+        ttl_s = USUAL_TTL_S if engine.keep_alive_s == NO_TIMEOUT else engine.keep_alive_s
+        left_s = engine.last_used + ttl_s - now
+        return 1.0 + left_s if left_s >= 0.0 else 1.0 / (1.0 - left_s)
