@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +57,8 @@ def demo_command(
     def say(line: str) -> None:
         progress.print(f"demo: {line}", markup=False)
 
+    # What the inline keeper logs is its own affair; failures come as errors.
+    logging.getLogger("keepwarm").addHandler(logging.NullHandler())
     with _ending_cleanly():
         files = demo_models(models or default_folder(), say)
         report = run_demo(files, device, n_requests, trace_dir, say)

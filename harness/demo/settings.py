@@ -10,7 +10,7 @@ from harness.demo.texts import RUBRIC
 from shim import Config
 from shim.keeper.catalog import build_catalog
 
-SLACK: Final = 1.02
+SLACK: Final = 1.03
 """Over the sum of the two models that the limit has to hold, for what measuring may add to it."""
 
 # Batches are small so that a prompt of a few hundred tokens fills one: a compute buffer takes its

@@ -9,9 +9,10 @@ from harness.demo.texts import CLASSIFY, LABELS, PASSAGES, RUBRIC, WRITE
 from harness.pipeline import Pipeline, Stage, StageContext
 from shim import Shim
 
-_LABEL_GRAMMAR = "root ::= " + " | ".join(f'"{label}"' for label in LABELS)
-_GRADE_GRAMMAR = "root ::= [1-5]"
+UNSORTED = "unsorted"
+_LABEL_TOKENS = 8
 _ANSWER_TOKENS = 24
+_GRADE_TOKENS = 8
 _SEED = 7
 
 
@@ -20,7 +21,8 @@ def demo_pipeline(shim: Shim) -> Pipeline:
 
     def classify_one(context: StageContext) -> str:
         messages = _messages(CLASSIFY, context.input)
-        return context.chat(messages, grammar=_LABEL_GRAMMAR, max_tokens=16, seed=_SEED).content
+        answer = context.chat(messages, max_tokens=_LABEL_TOKENS, seed=_SEED).content
+        return next((label for label in LABELS if label in answer), UNSORTED)
 
     def retrieve_one(context: StageContext) -> str:
         vectors = context.embed([context.input, *PASSAGES]).vectors
@@ -32,10 +34,11 @@ def demo_pipeline(shim: Shim) -> Pipeline:
         messages = _messages(WRITE, f"{asked}Request: {context.input}")
         return context.chat(messages, max_tokens=_ANSWER_TOKENS, seed=_SEED).content
 
-    def evaluate_one(context: StageContext) -> int:
+    def evaluate_one(context: StageContext) -> int | None:
         work = f"Passage: {context.result(retrieve)}\n\nAnswer: {context.result(produce)}"
         messages = _messages(RUBRIC, f"Request: {context.input}\n\n{work}")
-        return int(context.chat(messages, grammar=_GRADE_GRAMMAR, max_tokens=4).content)
+        answer = context.chat(messages, max_tokens=_GRADE_TOKENS, seed=_SEED).content
+        return next((int(sign) for sign in answer if sign in "12345"), None)
 
     classify = Stage("classify", "classifier", classify_one)
     retrieve = Stage("retrieve", "embedder", retrieve_one)
