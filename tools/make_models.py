@@ -127,12 +127,17 @@ def make_models(
     for recipe in TINY_RECIPES if tiny else RECIPES:
         prefix = "tiny-" if tiny else ""
         target = folder / f"{prefix}{recipe.name}-{recipe.quantization}.gguf"
-        if not _is_made(target, recipe):
-            progress(f"{target.name}: making it")
-            _make(recipe, target)
-            progress(f"{target.name}: {target.stat().st_size / 1e6:.0f} MB, loads")
-        made[recipe.name] = target
+        made[recipe.name] = make_model(recipe, target, progress)
     return made
+
+
+def make_model(recipe: Recipe, target: Path, progress: Progress = lambda _line: None) -> Path:
+    """Make one model unless it is there; returns its file."""
+    if not _is_made(target, recipe):
+        progress(f"{target.name}: making it")
+        _make(recipe, target)
+        progress(f"{target.name}: {target.stat().st_size / 1e6:.0f} MB, loads")
+    return target
 
 
 def _is_made(target: Path, recipe: Recipe) -> bool:
