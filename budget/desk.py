@@ -10,6 +10,7 @@ from budget.actions import Action, DecisionRecord, Deny, Grant, Load, Record, Un
 from budget.admission import Admission, Choice, Claim
 from budget.engines import NO_TIMEOUT, Bookings, EngineRecord, EngineSpec, Lease, ModelEntry
 from budget.errors import ConfigError, InternalError, KeepwarmError
+from budget.plans import Plans
 from budget.policies.base import EvictionPolicy
 from budget.residents import Residents
 from budget.timers import Timers
@@ -45,12 +46,16 @@ class Desk:
     ) -> None:
         self.settings = settings
         self.residents = Residents(limits, engines)
+        self.plans = Plans()
+        policy.attach(self.residents, self.plans)
         self.admission = Admission(self.residents, policy)
         self.queue = Queue()
         self.timers = Timers()
         self.models: dict[str, ModelEntry] = {}
         self.runtime_pins: set[str] = set()
         self.leases: dict[str, EngineRecord] = {}
+        self.revoked: dict[str, str] = {}
+        """Clients by the leases that ended with an engine and that they have not given back yet."""
         self.records: deque[DecisionRecord] = deque(maxlen=RECORDS_KEPT)
         self.actions: list[Action] = []
         self.restless: dict[str, EngineRecord] = {}
@@ -173,6 +178,7 @@ class Desk:
         engine = claim.engine
         self.admission.drop(engine.engine_id)
         self.residents.book(engine, claim.option_index, now, claim.reason)
+        self.admission.policy.booked(engine, now)
         engine.immune_until = now + self.settings.max_wait_s if claim.forced else 0.0
         self.actions.append(
             Load(engine.engine_id, engine.generation, claim.option_index, claim.reason)

@@ -1,0 +1,70 @@
+"""Pins and hints: what callers say should stay, and what may go."""
+
+from __future__ import annotations
+
+from budget.desk import Desk
+from budget.engines import EngineRecord
+from budget.errors import ConfigError
+from budget.events import HintGiven
+from budget.refusals import is_awaited, is_pinned, pins_do_not_fit, unknown_model
+from budget.residency import State
+from budget.residents import DORMANT
+from budget.waiting import Waiting
+
+
+def pin_for(desk: Desk, engine: EngineRecord, request: Waiting) -> None:
+    """Pin an engine because a caller asked for it; its bytes are protected from now on."""
+    request.added_pin = request.model not in engine.pins
+    desk.runtime_pins.add(request.model)
+    desk.pin(engine, request.model)
+    desk.admission.place_pins()
+
+
+def take_hint(desk: Desk, event: HintGiven, now: float) -> None:
+    """Release, unload or unpin a model.
+
+    Raises:
+        UnknownModel: it is not configured.
+        AdmissionDenied: it is pinned, or somebody waits for its load.
+    """
+    entry = desk.models.get(event.model)
+    if entry is None:
+        raise unknown_model(event.model, desk.models)
+    engine = desk.residents[entry.engine_id]
+    if event.kind == "unload":
+        _unload(desk, engine, event.model, now)
+    elif event.kind == "unpin":
+        desk.runtime_pins.discard(event.model)
+        desk.residents.unpin(engine, event.model)
+        if not engine.demand and not engine.pins:
+            desk.admission.drop(engine.engine_id)
+        desk.restless[engine.engine_id] = engine
+    elif engine.state not in DORMANT:
+        engine.released = True
+
+
+def _unload(desk: Desk, engine: EngineRecord, model: str, now: float) -> None:
+    if engine.pins:
+        raise is_pinned(model, engine.pins)
+    if engine.state is State.LOADING and engine.demand:
+        raise is_awaited(model, engine.demand)
+    if engine.state is State.LOADING:
+        desk.evict(engine, now, "asked to leave")
+    elif engine.resident:
+        engine.leave_when_idle = True
+        desk.restless[engine.engine_id] = engine
+
+
+def check_pins(desk: Desk) -> None:
+    """Choose where the pinned engines go.
+
+    Raises:
+        ConfigError: they do not fit together, or one has no placement.
+    """
+    for engine in desk.residents.pinned:
+        if not engine.spec.options:
+            names = ", ".join(sorted(engine.pins))
+            raise ConfigError(f"{names} is pinned and has no placement.", hint="Unpin it.")
+    stuck = desk.admission.place_pins()
+    if stuck is not None:
+        raise pins_do_not_fit(stuck.pins, desk.admission.shortfall(stuck))
