@@ -75,6 +75,10 @@ def engine_environment(owner: Path, library_env: Mapping[str, str]) -> dict[str,
     env.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     # An abort would start a debugger for its backtrace, and the news of the death would be late.
     env.setdefault("GGML_NO_BACKTRACE", "1")
+    # One heap that gives back what it frees: what is booked stays what is taken.
+    env.setdefault("MALLOC_ARENA_MAX", "1")
+    env.setdefault("MALLOC_MMAP_THRESHOLD_", "131072")
+    env.setdefault("MALLOC_TRIM_THRESHOLD_", "131072")
     env[OWNER_VARIABLE] = str(owner)
     return env
 

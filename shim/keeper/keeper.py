@@ -14,6 +14,8 @@ from typing import Any
 
 from backends.devices import free_bytes, is_rpc
 from backends.footprint.inspect import Inspector
+from backends.footprint.shared_code import SharedCode
+from backends.llama.binaries import find_binary
 from backends.llama.engine import LlamaServerEngine
 from backends.llama.sweep import sweep_leftovers
 from budget import actions as act
@@ -72,6 +74,8 @@ class Keeper:
         )
         self._numbers = itertools.count(1)
         self._monitor: asyncio.Task[None] | None = None
+        # Engines share their code with these mappings; the overhead that is booked counts on it.
+        self._code = SharedCode(find_binary("llama-server"))
         self._refreshing = asyncio.Lock()
 
     @classmethod
@@ -100,6 +104,7 @@ class Keeper:
             self._monitor.cancel()
             await asyncio.gather(self._monitor, return_exceptions=True)
         await self.shell.close(grace_s=self.config.keeper.stop_grace)
+        self._code.close()
 
     # Requests
 
