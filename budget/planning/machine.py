@@ -20,7 +20,8 @@ DECODE_SHARE: Final = 0.7
 class SideFigures:
     """How fast one device decodes: seconds of a token = `token_s` + layers x `layer_s` + bytes / rate.
 
-    `bytes_per_s` is by ggml type: a quantized type is often bound by arithmetic, not by memory.
+    `crossing_s` is paid once a token where the host has layers as well. `bytes_per_s` is by ggml
+    type: a quantized type is often bound by arithmetic, not by memory.
     `token_s` is paid once a token by a device that has layers (a graph's start, a round trip),
     `layer_s` for each of its layers (synchronisation, small operations).
     """
@@ -28,11 +29,12 @@ class SideFigures:
     bytes_per_s: Mapping[str, float]
     token_s: float = 0.0
     layer_s: float = 0.0
+    crossing_s: float = 0.0
     origin: Origin = "measured"
 
     def __post_init__(self) -> None:
         bad = {t: r for t, r in self.bytes_per_s.items() if not 0.0 < r < float("inf")}
-        if not self.bytes_per_s or bad or self.token_s < 0 or self.layer_s < 0:
+        if not self.bytes_per_s or bad or min(self.token_s, self.layer_s, self.crossing_s) < 0:
             raise ConfigError(
                 f"these figures cannot be: rates {dict(self.bytes_per_s)}, {self.token_s:g} s a "
                 f"token, {self.layer_s:g} s a layer.",

@@ -102,5 +102,6 @@ def decode_seconds(
     left = np.concatenate([np.cumsum(on_host)[::-1], zero])
     moved = np.concatenate([zero, np.cumsum(on_device[::-1])])
     moved[1:] += device.token_s
+    moved[1:-1] += device.crossing_s
     seconds: Seconds = left + moved + host.token_s
     return seconds

@@ -1,0 +1,108 @@
+"""Seconds of a token, by `llama-bench`: the best repetition of each run, the median over runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from backends.devices import llama_device_names
+from backends.llama.binaries import find_binary, library_env
+from budget.errors import MeasurementFailed
+from budget.footprint import HOST
+
+_PRIORITY: Final = "2"
+_TAIL_LINES: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeRun:
+    """What to measure: a file, where its layers are, how many tokens, how often."""
+
+    path: Path
+    device: str = HOST
+    n_gpu_layers: int = 0
+    rpc: tuple[str, ...] = ()
+    tokens: int = 8
+    repetitions: int = 3
+    repack: bool = True
+
+
+@dataclass
+class DecodeTimer:
+    """Runs llama-bench; asks for a priority over other programs, and does without where refused."""
+
+    threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    timeout_s: float = 120.0
+    _priority: str = field(default=_PRIORITY, init=False)
+
+    def token_s(self, run: DecodeRun) -> float:
+        """Seconds of a token in the best repetition: what the machine does when left alone.
+
+        Raises:
+            ConfigError: llama-bench is not installed.
+            MeasurementFailed: it failed or took too long. Facts: `file`, `log_tail`.
+        """
+        done = self._bench(run)
+        if done.returncode and self._priority != "0":
+            self._priority = "0"
+            done = self._bench(run)
+        try:
+            rows = json.loads(done.stdout)
+            samples = [float(ns) for ns in rows[-1]["samples_ns"]]
+            return min(samples) / 1e9 / run.tokens
+        except (ValueError, LookupError, TypeError):
+            raise _failed(run, done.returncode, done.stderr) from None
+
+    def _bench(self, run: DecodeRun) -> subprocess.CompletedProcess[str]:
+        binary = find_binary("llama-bench")
+        # A device is known to llama-bench only after its server was named.
+        command = [str(binary), *(("-rpc", ",".join(run.rpc)) if run.rpc else ())]
+        command += ["-m", str(run.path), "-o", "json", "-p", "0"]
+        command += ["-n", str(run.tokens), "-r", str(run.repetitions), "-t", str(self.threads)]
+        command += ["--prio", self._priority, "-lm", "none", "-ngl", str(run.n_gpu_layers)]
+        command += ["-dev", "/".join(llama_device_names([run.device]))]
+        command += ["--repack", "1" if run.repack else "0"]
+        env = {**os.environ, **library_env(binary), "GGML_NO_BACKTRACE": "1"}
+        try:
+            return subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=self.timeout_s,
+                env=env,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise _failed(run, None, f"more than {self.timeout_s:g} s") from None
+
+
+def medians(timer: DecodeTimer, runs: Sequence[DecodeRun], rounds: int) -> list[float]:
+    """The median seconds of a token of each run over rounds that take the runs in turn.
+
+    Raises:
+        MeasurementFailed: a run failed.
+    """
+    seen: list[list[float]] = [[] for _ in runs]
+    for _ in range(rounds):
+        for number, run in enumerate(runs):
+            seen[number].append(timer.token_s(run))
+    return [statistics.median(row) for row in seen]
+
+
+def _failed(run: DecodeRun, code: int | None, log: str) -> MeasurementFailed:
+    tail: list[Any] = [line for line in log.splitlines() if line.strip()][-_TAIL_LINES:]
+    how = "took too long" if code is None else f"ended with {code}"
+    return MeasurementFailed(
+        f"llama-bench {how} on {run.path.name} with {run.n_gpu_layers} layers on {run.device}.",
+        hint="Its last lines are in `log_tail`.",
+        file=str(run.path),
+        log_tail=tail,
+    )

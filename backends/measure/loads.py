@@ -1,0 +1,145 @@
+"""Seconds of a load, by llama-server: process start to ready, staged and disk-cold."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from backends.devices import free_bytes, llama_device_names
+from backends.llama.binaries import find_binary, library_env
+from backends.page_cache import drop_from_page_cache
+from budget.errors import MeasurementFailed
+from budget.footprint import HOST
+
+WANTED_MODES: Final = ("none", "mmap", "dio")
+"""Load modes that are measured where the build offers them."""
+
+_POLL_S: Final = 0.002
+_REQUEST: Final = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+def load_modes() -> tuple[str, ...]:
+    """The load modes of `WANTED_MODES` that this llama-server offers, by its own help.
+
+    Raises:
+        ConfigError: llama-server is not installed.
+        MeasurementFailed: it does not print its help.
+    """
+    binary = find_binary("llama-server")
+    try:
+        text = subprocess.run(
+            [str(binary), "--help"],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=20,
+            env={**os.environ, **library_env(binary)},
+            check=False,
+        ).stdout
+    except subprocess.TimeoutExpired:
+        raise MeasurementFailed("llama-server --help took more than 20 s.") from None
+    return parse_load_modes(text)
+
+
+def parse_load_modes(help_text: str) -> tuple[str, ...]:
+    """The wanted modes in the text of llama-server's help; `mmap` and `none` in one without any."""
+    _, found, rest = help_text.partition("--load-mode")
+    named = set(re.findall(r"^\s+- ([a-z+]+):", rest[:1500], re.MULTILINE)) if found else set()
+    modes = tuple(mode for mode in WANTED_MODES if mode in named)
+    return modes or ("none", "mmap")
+
+
+@dataclass
+class LoadTimer:
+    """Starts llama-server on a private socket, waits until it is ready, and ends it."""
+
+    folder: Path
+    device: str = HOST
+    rpc: tuple[str, ...] = ()
+    timeout_s: float = 60.0
+    threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+
+    def ready_s(self, path: Path, mode: str, *, cold: bool = False) -> float:
+        """Seconds from process start to the first healthy answer.
+
+        Raises:
+            MeasurementFailed: llama-server ended, or was not ready in time.
+        """
+        if cold:
+            drop_from_page_cache(path)
+        with self._server(path, mode) as seconds:
+            return seconds
+
+    def context_bytes(self, path: Path, buffers: int) -> int:
+        """What an engine takes on the device beyond its buffers: the fall of the free figure.
+
+        Only a GPU has such a context; 0 elsewhere.
+        """
+        if not self.device.startswith("cuda:"):
+            return 0
+        before = free_bytes(self.device)
+        with self._server(path, "none"):
+            return max(0, before - free_bytes(self.device) - buffers)
+
+    @contextmanager
+    def _server(self, path: Path, mode: str) -> Iterator[float]:
+        # A socket's path is short, which that of a nested folder may not be.
+        with tempfile.TemporaryDirectory(prefix="kw-") as folder:
+            sock = Path(folder) / "s.sock"
+            log = self.folder / "load.log"
+            with log.open("wb") as output:
+                started = time.monotonic()
+                process = self._spawn(path, mode, sock, output.fileno())
+                try:
+                    yield self._wait(process, sock, started, log)
+                finally:
+                    process.kill()
+                    process.wait()
+
+    def _spawn(self, path: Path, mode: str, sock: Path, log: int) -> subprocess.Popen[bytes]:
+        binary = find_binary("llama-server")
+        layers = "0" if self.device == HOST else "999"
+        command = [str(binary), "-m", str(path), "--host", str(sock), "-lm", mode, "-c", "256"]
+        command += ["--fit", "off", "--no-warmup", "--no-ui", "--offline", "-ngl", layers]
+        command += ["-dev", ",".join(llama_device_names([self.device]))]
+        command += ["-t", str(self.threads), "--cache-ram", "0", "-np", "1"]
+        if self.rpc:
+            command += ["--rpc", ",".join(self.rpc)]
+        env = {**os.environ, **library_env(binary), "GGML_NO_BACKTRACE": "1"}
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
+
+    def _wait(
+        self, process: subprocess.Popen[bytes], sock: Path, started: float, log: Path
+    ) -> float:
+        while time.monotonic() - started < self.timeout_s:
+            if process.poll() is not None:
+                break
+            if _healthy(sock):
+                return time.monotonic() - started
+            time.sleep(_POLL_S)
+        tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
+        raise MeasurementFailed(
+            f"llama-server was not ready within {self.timeout_s:g} s.",
+            hint="Its last lines are in `log_tail`.",
+            log_tail=list(tail),
+        )
+
+
+def _healthy(sock: Path) -> bool:
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(2.0)
+            client.connect(str(sock))
+            client.sendall(_REQUEST)
+            return b" 200 " in client.recv(64)
+    except OSError:
+        return False
