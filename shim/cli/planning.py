@@ -160,7 +160,7 @@ class _Simulation:
 
     def _pinned_reason(self, prepared: Prepared) -> str:
         why = "pin = true" if prepared.entry.pin else f"its role is {prepared.entry.role}"
-        taken = sizes(dict(self.engine(prepared).bookings))
+        taken = self._sizes(dict(self.engine(prepared).bookings))
         return f"pinned ({why}): {taken} that eviction may not touch"
 
     def _place(self, prepared: Prepared) -> str:
@@ -182,17 +182,21 @@ class _Simulation:
             if all(amount <= free[device] for device, amount in bookings):
                 self._tell(ev.RequestArrived(prepared.name, "plan", prepared.name, "load"))
                 room = {device: free[device] for device, _ in bookings}
-                return f"fits: {sizes(dict(bookings))} of {sizes(room)} free"
+                return f"fits: {self._sizes(dict(bookings))} of {self._sizes(room)} free"
         return self._too_much(engine, dict(engine.spec.options[feasible[0]].bookings), free)
 
     def _too_much(self, engine: EngineRecord, asked: dict[str, int], free: dict[str, int]) -> str:
         choice = self.core.desk.admission.choose(engine, 0.0, may_drain=None)
         left = {device: free[device] for device in asked}
-        text = f"loaded when asked for: {sizes(asked)} with {sizes(left)} free"
+        text = f"loaded when asked for: {self._sizes(asked)} with {self._sizes(left)} free"
         if choice is None or not choice.victims:
             return text
         names = [n for v in choice.victims for n in self._names(self.core.desk.residents[v])]
         return f"{text}; would evict {', '.join(names)}"
+
+    def _sizes(self, by_device: dict[str, int]) -> str:
+        """Bytes by device; what the core counts beside them (connections) is nobody's bytes."""
+        return sizes({d: n for d, n in by_device.items() if d in self._catalog.limits})
 
     def _names(self, engine: EngineRecord) -> tuple[str, ...]:
         return self._catalog.engines[engine.engine_id].names

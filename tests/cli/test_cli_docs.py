@@ -1,0 +1,98 @@
+"""docs/cli.md against the program: its JSON examples and its table of exit codes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from budget import errors
+from budget.errors import KeepwarmError
+from shim.cli.failure import exit_code
+from shim.cli.root import COMMANDS
+from tests.cli.support import Place
+
+PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
+EXAMPLE = re.compile(
+    r"^### (?P<title>.+?)$(?P<text>.*?)^```json\n(?P<json>.*?)^```", re.MULTILINE | re.DOTALL
+)
+EXAMPLES = {m["title"]: json.loads(m["json"]) for m in EXAMPLE.finditer(PAGE)}
+NAMED = {"devices", "bytes", "measured", "reported", "requested", "free", "facts", "unavailable"}
+"""Keys of objects whose own keys are names."""
+
+
+def shape(value: Any) -> Any:
+    """What an object's keys are, all the way down; None for figures, texts, and what is empty."""
+    if isinstance(value, dict):
+        return {
+            key: None if key in NAMED and isinstance(inner, dict) else shape(inner)
+            for key, inner in value.items()
+        }
+    return [shape(value[0])] if isinstance(value, list) and value else None
+
+
+def differences(documented: Any, printed: Any, where: str = "") -> list[str]:
+    """The keys that only one of two shapes has, wherever both have any."""
+    if isinstance(documented, dict) and isinstance(printed, dict):
+        lone = [f"{where}.{key}" for key in documented.keys() ^ printed.keys()]
+        both = documented.keys() & printed.keys()
+        return lone + [
+            line for k in both for line in differences(documented[k], printed[k], f"{where}.{k}")
+        ]
+    if isinstance(documented, list) and isinstance(printed, list):
+        return differences(documented[0], printed[0], f"{where}[]")
+    return []
+
+
+def test_every_command_is_on_the_page() -> None:
+    """In the table of commands."""
+    table = PAGE.partition("| command |")[2].partition("\n\n")[0]
+    assert [name for name in COMMANDS if f"`{name}" not in table] == []
+
+
+def test_the_table_of_exit_codes_has_every_error_where_it_belongs() -> None:
+    """Each error that a command can end with is in the row of its code."""
+    rows = re.findall(r"^\| (\d+) \|.*\| (.*) \|$", PAGE, re.MULTILINE)
+    documented = {name: int(code) for code, cell in rows for name in re.findall(r"`(\w+)`", cell)}
+    groups = {"KeepwarmError", "CallerError", "LoadError", "OutsideError"}
+    kinds = [
+        k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, KeepwarmError)
+    ]
+    found = {k.__name__: exit_code(k("x")) for k in kinds if k.__name__ not in groups}
+    assert documented == found
+
+
+@pytest.mark.real
+def test_every_json_example_has_the_keys_that_are_printed(
+    shared: Place, tiny_models: dict[str, Path]
+) -> None:
+    """The examples are what programs can count on."""
+    file = str(tiny_models["producer"])
+    printed: dict[str, Callable[[], Any]] = {
+        "An error": lambda: shared.json("chat", "nobody", "x", code=2),
+        "chat": lambda: shared.json("chat", "writer", "Hello", "--max-tokens", "2"),
+        "embed": lambda: shared.json("embed", "vec", "Hello"),
+        "inspect": lambda: shared.json("inspect", file, "--source", "closed-form"),
+        "plan": lambda: shared.json("plan"),
+        "ps": lambda: shared.json("ps"),
+        "load": lambda: shared.json("load", "writer"),
+        "unload": lambda: shared.json("unload", "writer"),
+        "unpin": lambda: shared.json("unpin", "writer"),
+        "keeper status": lambda: shared.json("keeper", "status"),
+        "keeper stop": lambda: shared.json("keeper", "stop"),
+        "config reload": lambda: shared.json("config", "reload"),
+        "trace list": lambda: shared.json("trace", "list"),
+        "version": lambda: shared.json("version"),
+    }
+    assert len(EXAMPLES) == len(printed)
+    for command, call in printed.items():
+        title = next(t for t in EXAMPLES if t.removeprefix("`keepwarm ").startswith(command))
+        found = call()
+        assert differences(shape(EXAMPLES[title]), shape(found), command) == []
+    empty = shared.json("ps")
+    assert empty.keys() == EXAMPLES["`keepwarm ps --json`"].keys()
+    assert not empty["running"]
