@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from backends.base import Capabilities, Death, Endpoint, LoadReport
+from backends.devices import is_rpc
 from backends.llama.args import LaunchSettings, server_argv
 from backends.llama.binaries import find_binary, library_env
 from backends.llama.control import control_request
@@ -66,6 +67,7 @@ class LlamaServerEngine:
         threads: CPU threads; by default all that this process may use.
         stall_s: a load that neither reads, grows nor logs for so long is given up.
         pooling: pooling of an embedding engine; None keeps the model's own.
+        carries_kv: whether restored KV state spares it anything (`budget.kv_store.carries_kv`).
     """
 
     def __init__(
@@ -77,12 +79,15 @@ class LlamaServerEngine:
         threads: int | None = None,
         stall_s: float = 60.0,
         pooling: str | None = None,
+        carries_kv: bool = True,
     ) -> None:
         self._model_path = model_path
         self._runtime_dir = private_folder(runtime_dir)
         name = f"e-{secrets.token_hex(6)}"
         self._socket = check_socket_path(self._runtime_dir / f"{name}.sock")
         self._slot_folder = self._runtime_dir / f"{name}.slots"
+        self._keeps_kv = False
+        self._carries_kv = carries_kv
         self._model_id = model_id
         self._threads = threads or len(os.sched_getaffinity(0))
         self._stall_s = stall_s
@@ -107,7 +112,7 @@ class LlamaServerEngine:
             grammar=True,
             json_schema=True,
             tools=True,
-            save_restore=not embeds,
+            save_restore=not embeds and self._carries_kv,
             load_progress=True,
         )
 
@@ -190,7 +195,8 @@ class LlamaServerEngine:
     async def _load(
         self, args: EngineArgs, file_bytes: int, on_progress: Callable[[float], None]
     ) -> IoCounts:
-        self._slot_folder.mkdir(mode=0o700)
+        if not self._keeps_kv:
+            self._slot_folder.mkdir(mode=0o700)
         settings = LaunchSettings(
             model_path=self._model_path,
             model_id=self._model_id,
@@ -249,8 +255,9 @@ class LlamaServerEngine:
             "log_tail": list(self.log_tail),
             "file": str(self._model_path),
         }
-        if looks_out_of_memory(lines) or await self._rpc_refused():
-            facts["device"] = refused_device(lines)
+        cut_off = await self._rpc_refused()
+        if cut_off or looks_out_of_memory(lines):
+            facts["device"] = self._only_rpc_device() if cut_off else refused_device(lines)
             return OutOfMemory(
                 f"{self._model_path.name} did not load: a device refused the bytes"
                 f" ({_ending(code)}).\n{_quote(self.log_tail)}",
@@ -263,6 +270,11 @@ class LlamaServerEngine:
             hint="The file may be damaged or of an architecture that this build does not know.",
             **facts,
         )
+
+    def _only_rpc_device(self) -> str | None:
+        """The RPC device of this engine, when it has but one: no line names it when it cuts off."""
+        named = [device for device in (self._args.devices if self._args else ()) if is_rpc(device)]
+        return named[0] if len(named) == 1 else None
 
     async def _rpc_refused(self) -> bool:
         """Whether an RPC server cut the load off and is still there.
@@ -293,7 +305,8 @@ class LlamaServerEngine:
             await self._process.stop(grace_s=grace_s)
         with contextlib.suppress(OSError):
             self._socket.unlink()
-        shutil.rmtree(self._slot_folder, ignore_errors=True)
+        if not self._keeps_kv:
+            shutil.rmtree(self._slot_folder, ignore_errors=True)
 
     async def healthy(self) -> bool:
         """Whether `/health` answers 200 now."""
@@ -315,6 +328,15 @@ class LlamaServerEngine:
             found.update(gpu_bytes(tree, self._gpus))
         return found
 
+    def keep_kv_in(self, folder: Path) -> None:
+        """Save KV state in a folder that outlives the engine."""
+        self._slot_folder, self._keeps_kv = folder, True
+
+    async def kv_tokens(self) -> Mapping[int, int]:
+        """The tokens that each slot holds, of the slots that served since the start."""
+        _, slots = await control_request(self._socket, "GET", "/slots")
+        return {int(s["id"]): int(s["n_prompt_tokens"]) for s in slots if "n_prompt_tokens" in s}
+
     async def save_kv(self, slot: int, name: str) -> int:
         """Save a slot's KV state under a name; returns the bytes written."""
         answer = await self._slot_action(slot, "save", name)
@@ -332,7 +354,7 @@ class LlamaServerEngine:
 
     async def _slot_action(self, slot: int, action: str, name: str) -> Mapping[str, int]:
         if not self.capabilities.save_restore:
-            raise InvalidRequest(f"{self._model_id} embeds; it has no KV state to {action}.")
+            raise InvalidRequest(f"{self._model_id} has no KV state to {action}: it embeds, or does not keep all of it.")
         if not _NAME.fullmatch(name):
             raise InvalidRequest(
                 f"{name!r} is not a name for saved KV state.",

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from backends.llama.binaries import find_binary, library_env
 from backends.llama.process import death_signal_wrapper
@@ -57,3 +58,11 @@ def rpc_server(address_space_bytes: int | None = None) -> Iterator[RpcServer]:
     finally:
         process.kill()
         process.wait()
+
+
+def idle_bytes() -> int:
+    """The address space that an RPC server takes before anybody uses it."""
+    with rpc_server() as server:
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+    size = next(line for line in status.splitlines() if line.startswith("VmPeak:"))
+    return int(size.split()[1]) * 1024
