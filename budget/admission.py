@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from budget.actions import Candidate, DecisionRecord
 from budget.engines import Bookings, EngineRecord, Option
 from budget.placing import place_together
-from budget.policies.base import EvictionPolicy, Need
+from budget.policies.base import EvictionPolicy
 from budget.residency import State
 from budget.residents import DORMANT, Residents
-from budget.victims import choose_victims
+from budget.victims import Need, choose_victims
 from budget.waiting import Rank
 
 LEASED_LOSS = 1e9

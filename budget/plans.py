@@ -7,55 +7,89 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, islice, zip_longest
 
 SKIPPED_STEPS = 8
-"""A request that matches none of so many next steps of its client's plan is taken as an aside."""
+"""A request that matches none of so many next steps of its plan is taken as an aside."""
+
+FADING = 0.2
+"""The weight of the newest request in the share of those that were planned."""
 
 
 class Plans:
-    """The declared next uses of every client, as engine ids, soonest first."""
+    """The declared next uses of every plan, as engine ids, soonest first.
 
-    __slots__ = ("_by_client",)
+    A plan has a name of its own and an owner, the client that declared it: requests that use it up
+    may come from other clients, since a program talks to its keeper over several connections.
+    """
+
+    __slots__ = ("_by_name", "_owners", "unplanned", "version")
 
     def __init__(self) -> None:
-        self._by_client: dict[str, deque[str]] = {}
+        self._by_name: dict[str, deque[str]] = {}
+        self._owners: dict[str, str] = {}
+        self.version = 0
+        """Changes with every change of a plan."""
+        self.unplanned = 1.0
+        """The share of recent requests that no plan foretold, between 0 and 1."""
 
     def __bool__(self) -> bool:
-        return bool(self._by_client)
+        return bool(self._by_name)
 
-    def declare(self, client_id: str, engine_ids: Iterable[str]) -> None:
-        """Replace a client's plan; an empty one withdraws it."""
+    def declare(self, name: str, engine_ids: Iterable[str], owner: str | None = None) -> None:
+        """Replace a plan; an empty one withdraws it. A plan without an owner is its own."""
         order = deque(engine_ids)
+        self.version += 1
         if order:
-            self._by_client[client_id] = order
+            self._by_name[name] = order
+            self._owners[name] = owner or name
         else:
-            self._by_client.pop(client_id, None)
+            self._drop(name)
 
-    def withdraw(self, client_id: str) -> None:
-        """A client is gone and its plan with it."""
-        self._by_client.pop(client_id, None)
+    def withdraw(self, owner: str) -> None:
+        """A client is gone and its plans with it."""
+        for name in [name for name, of in self._owners.items() if of == owner]:
+            self._drop(name)
 
-    def used(self, client_id: str, engine_id: str) -> None:
-        """A client asked for an engine: its plan goes on behind that step.
+    def _drop(self, name: str) -> None:
+        self.version += 1
+        self._by_name.pop(name, None)
+        self._owners.pop(name, None)
+
+    def used(self, name: str, engine_id: str) -> None:
+        """A request under a plan asked for an engine: the plan goes on behind that step.
 
         Steps that were left out are dropped with it, up to a few; a use that is not planned for
         changes nothing.
         """
-        order = self._by_client.get(client_id)
+        self.unplanned += FADING * (1.0 - self.unplanned)
+        order = self._by_name.get(name)
         if order is None:
             return
         for position, planned in enumerate(islice(order, SKIPPED_STEPS)):
             if planned == engine_id:
                 for _ in range(position + 1):
                     order.popleft()
+                self.version += 1
+                self.unplanned -= FADING
                 break
         if not order:
-            del self._by_client[client_id]
+            self._drop(name)
 
     def order(self, limit: int) -> list[str]:
-        """The next `limit` uses of all clients, taken in turns: nobody says who is faster."""
+        """The next `limit` uses of all plans, taken in turns: nobody says who is faster."""
         return list(islice(self._merged(), limit))
 
+    def next_uses(self, limit: int) -> dict[str, int]:
+        """Each engine's place (0 is next) among the next `limit` uses, nearest first."""
+        found: dict[str, int] = {}
+        for place, engine_id in enumerate(islice(self._merged(), limit)):
+            found.setdefault(engine_id, place)
+        return found
+
+    def by_plan(self, limit: int) -> dict[str, list[str]]:
+        """The next `limit` uses of each plan, by its name."""
+        return {name: list(islice(order, limit)) for name, order in self._by_name.items()}
+
     def _merged(self) -> Iterator[str]:
-        orders = list(self._by_client.values())
+        orders = list(self._by_name.values())
         if len(orders) == 1:
             return iter(orders[0])
         turns = chain.from_iterable(zip_longest(*orders))

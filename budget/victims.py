@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from budget.actions import Candidate
 
@@ -10,6 +11,16 @@ EXACT_LIMIT = 12
 """Up to this many candidates the least total loss is searched exactly (branch and bound)."""
 
 Shortage = Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What an eviction is for: who wants bytes, how many are missing where, who may leave."""
+
+    wanted: str
+    shortage: Mapping[str, int]
+    candidates: Sequence[Candidate]
+    now: float
 
 
 def choose_victims(

@@ -2,6 +2,6 @@
 
 from budget.policies.base import EvictionPolicy
 from budget.policies.lru import Lru
-from budget.policies.registry import POLICY_NAMES, make_policy
+from budget.policies.registry import DEFAULT_POLICY, POLICY_NAMES, make_policy
 
-__all__ = ["POLICY_NAMES", "EvictionPolicy", "Lru", "make_policy"]
+__all__ = ["DEFAULT_POLICY", "POLICY_NAMES", "EvictionPolicy", "Lru", "make_policy"]

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
-from budget.actions import Candidate
 from budget.engines import EngineRecord
 from budget.plans import Plans
 from budget.residents import Residents
-
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """What an eviction is for: who wants bytes, how many are missing where, who may leave."""
-
-    wanted: str
-    shortage: Mapping[str, int]
-    candidates: Sequence[Candidate]
-    now: float
+from budget.victims import Need
 
 
 class EvictionPolicy(Protocol):

@@ -6,18 +6,21 @@ from collections.abc import Callable
 
 from budget.errors import ConfigError
 from budget.policies.base import EvictionPolicy
+from budget.policies.forecast import Forecast
 from budget.policies.idle_cost import IdleCost
 from budget.policies.lfu_decay import LfuDecay
 from budget.policies.lru import Lru
 from budget.policies.ttl import Ttl
 
 _POLICIES: dict[str, Callable[[], EvictionPolicy]] = {
+    Forecast.name: Forecast,
     IdleCost.name: IdleCost,
     LfuDecay.name: LfuDecay,
     Lru.name: Lru,
     Ttl.name: Ttl,
 }
 
+DEFAULT_POLICY = Forecast.name
 POLICY_NAMES = tuple(sorted(_POLICIES))
 
 

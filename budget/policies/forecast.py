@@ -1,0 +1,117 @@
+"""The forecast: the least expected load seconds leave; declared uses before learned ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from budget.engines import EngineRecord
+from budget.forecast.forecaster import Forecaster
+from budget.forecast.guard import Guard
+from budget.forecast.lookahead import Lookahead, Problem
+from budget.plans import Plans
+from budget.residents import Residents
+from budget.victims import Need
+
+WINDOW = 128
+"""Declared uses that are looked at."""
+SMALLEST = 1e-9
+
+
+class Forecast:
+    """The default policy. A loss is load seconds x the discounted number of expected uses.
+
+    Expected uses: p / (1 - p), p being the forecaster's E[discount**d] of the next use; for uses that
+    come at random this is proportional to their rate, and for a known next use it falls with its
+    distance. While the guard follows LRU, losses are recency's.
+    """
+
+    name = "forecast"
+
+    def __init__(self) -> None:
+        self._forecaster = Forecaster()
+        self._lookahead = Lookahead()
+        self._plans = Plans()
+        self._residents: Residents | None = None
+        self._guard: Guard | None = None
+        self._seen: tuple[int, dict[str, int], int] = (-1, {}, 0)
+
+    @property
+    def ordered(self) -> bool:
+        """In order only while LRU is followed."""
+        return self._follows_lru
+
+    @property
+    def _follows_lru(self) -> bool:
+        return self._guard is not None and self._guard.following and not self._plans
+
+    @property
+    def forecaster(self) -> Forecaster:
+        """What was learned, to be read."""
+        return self._forecaster
+
+    def attach(self, residents: Residents, plans: Plans) -> None:
+        """Engines, books and declared plans, to be read."""
+        self._residents, self._plans = residents, plans
+        self._guard = Guard(residents)
+
+    def used(self, engine_id: str, now: float) -> None:
+        """Learn from a request."""
+        self._forecaster.used(engine_id, now)
+        if self._guard is not None:
+            self._guard.used(engine_id)
+
+    def booked(self, engine: EngineRecord, now: float) -> None:
+        """A load starts."""
+        if self._guard is not None:
+            self._guard.booked(engine)
+
+    def loss(self, engine: EngineRecord, now: float) -> float:
+        """Expected load seconds to be paid for losing this engine, in the horizon's unit."""
+        if self._guard is not None and self._follows_lru:
+            recency = 1.0 / (1.0 + max(0.0, now - engine.last_used))
+            return recency + (1.0 if self._guard.holds(engine.engine_id) else 0.0)
+        chance = self._expectation(engine.engine_id, now)
+        return engine.option.load_seconds * (chance / (1.0 - chance) + SMALLEST)
+
+    def _expectation(self, engine_id: str, now: float) -> float:
+        guess = self._forecaster.expectation(engine_id, now)
+        if self._plans:
+            distances, length = self._declared()
+            discount = self._forecaster.discount
+            if engine_id in distances:
+                known = discount ** distances[engine_id]
+                guess = known + self._plans.unplanned * max(0.0, guess - known)
+            else:
+                guess *= self._plans.unplanned + (1.0 - self._plans.unplanned) * discount**length
+        return min(guess, 1.0 - SMALLEST)
+
+    def _declared(self) -> tuple[dict[str, int], int]:
+        """The distance of every declared next use (1: the next request), and how many are known."""
+        if self._seen[0] != self._plans.version:
+            order = self._plans.order(WINDOW)
+            distances: dict[str, int] = {}
+            for distance, engine_id in enumerate(order, start=1):
+                distances.setdefault(engine_id, distance)
+            self._seen = (self._plans.version, distances, len(order))
+        return self._seen[1], self._seen[2]
+
+    def victims(self, need: Need) -> Sequence[str] | None:
+        """The exact choice for the declared uses, where they are known and few enough engines."""
+        if not self._plans or self._residents is None or len(need.shortage) != 1:
+            return None
+        worth = {
+            c.engine_id: self._residents[c.engine_id].option.load_seconds
+            * self._forecaster.expectation(c.engine_id, need.now)
+            for c in need.candidates
+        }
+        problem = Problem.of(need, self._residents, self._plans.order(WINDOW), worth)
+        return None if problem is None else self._lookahead.victims(problem)
+
+    def export_state(self) -> dict[str, Any]:
+        """What was learned."""
+        return self._forecaster.export_state()
+
+    def import_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what was learned before a restart."""
+        self._forecaster.import_state(state)
