@@ -26,8 +26,8 @@ _MAX_FILES: Final = 4096
 class LearnedBytes:
     """One device's story, in bytes.
 
-    `estimated` was booked before anything was learned, `overhead` of it beyond the engine's buffers;
-    `reported` is what the engine said of its buffers, `measured` the most its process took (0 where
+    `estimated` was booked before anything was learned; `overhead` is what an engine takes beyond its
+    buffers, as estimated or, once it was warm, as measured; `reported` is what the engine said of its buffers, `measured` the most its process took (0 where
     that is not to be had); `corrected` is booked from now on.
     """
 

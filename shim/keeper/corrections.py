@@ -65,7 +65,8 @@ def _device(
     target = max(booked, whole, reported + overhead if reported else 0)
     touched = measured >= reported > 0 or (reported > 0 and not measured)
     if touched and seen.uses >= WARM_USES and not growing:
-        target = whole
+        # What it takes beyond its buffers is known now: the next load counts with that.
+        target, overhead = whole, whole - reported
     if abs(target - booked) <= TOLERANCE * booked:
         target = booked
     estimated = known.estimated_bytes if known else booked
