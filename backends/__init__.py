@@ -1,0 +1,1 @@
+"""Engines and everything that is measured: GGUF files, footprints, processes, HTTP, devices."""

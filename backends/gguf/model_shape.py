@@ -138,11 +138,7 @@ class _Builder:
             kv_lora_rank=self._number("attention.kv_lora_rank"),
             head_dim_k_mla=self._number("attention.key_length_mla"),
             head_dim_v_mla=self._number("attention.value_length_mla"),
-            ssm_conv_kernel=self._number("ssm.conv_kernel"),
-            ssm_inner=self._number("ssm.inner_size"),
-            ssm_state=self._number("ssm.state_size"),
-            ssm_groups=self._number("ssm.group_count"),
-            ssm_dt_rank=self._number("ssm.time_step_rank"),
+            **self._recurrence(),
             rope_dims=self._number("rope.dimension_count", default=self._rope_default(heads)),
             rope_freq_base=self._real("rope.freq_base", 10000.0),
             rope_scaling=self._text(self._key("rope.scaling.type"), "none"),
@@ -153,6 +149,15 @@ class _Builder:
             tied_embeddings=bool(self._tensors) and "output.weight" not in self._tensors,
             metadata=self._small_metadata(),
         )
+
+    def _recurrence(self) -> dict[str, int]:
+        return {
+            "ssm_conv_kernel": self._number("ssm.conv_kernel"),
+            "ssm_inner": self._number("ssm.inner_size"),
+            "ssm_state": self._number("ssm.state_size"),
+            "ssm_groups": self._number("ssm.group_count"),
+            "ssm_dt_rank": self._number("ssm.time_step_rank"),
+        }
 
     def _key(self, suffix: str) -> str:
         return f"{self._architecture}.{suffix}"

@@ -37,10 +37,10 @@ def keeper_group() -> None:
 @json_option
 @click.pass_context
 def start(ctx: click.Context, *, as_json: bool) -> None:
-    """Start the keeper, which stays until it is stopped; one that runs is left alone."""
+    """Start the keeper, which stays until it is stopped; one that runs stays, too."""
     config = config_of(ctx)
     runtime = runtime_dir()
-    begun = ask_running("status", runtime=runtime) is None
+    begun = ask_running("stay", runtime=runtime) is None
     if begun:
         start_keeper(runtime, config, automatic=False)
     state = {**keeper_state(runtime), "started": begun}

@@ -15,13 +15,14 @@ from shim.config.problems import Problem, dotted, problems_of, raise_for
 from shim.config.sections import (
     BudgetSection,
     KeeperSection,
+    KvSection,
     Section,
     TraceSection,
     budget_conflicts,
 )
 from shim.config.values import ModelName
 
-SECTIONS = ("budget", "keeper", "trace")
+SECTIONS = ("budget", "keeper", "kv", "trace")
 FILE_KEYS = ("path", "mmproj", "draft_model", "lora")
 
 
@@ -33,6 +34,9 @@ class Config(Section):
     )
     keeper: KeeperSection = Field(
         default=KeeperSection(), description="The background process that owns books and engines."
+    )
+    kv: KvSection = Field(
+        default=KvSection(), description="KV state kept on disk while its model is away."
     )
     trace: TraceSection = Field(
         default=TraceSection(), description="What is written about each run."

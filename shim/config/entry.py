@@ -28,6 +28,7 @@ KV_ALLOWED = '"f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0" or "i
 PATH_ALLOWED = "a path; a relative one starts at this file's folder, ~ is your home"
 DEFAULT_CONTEXT = 4096
 REPACKED = True
+WINDOWED = False
 
 ANYWHERE_KEYS = frozenset({"backend", "role", "priority", "max_queue"})
 REMOTE_KEYS = frozenset({"url", "model_id", "api_key_env"})
@@ -83,6 +84,12 @@ class ModelEntry(Section):
         REPACKED,
         "Store weights in the layout that this CPU multiplies fastest. Repacked kernels round "
         "differently: `false` on every side makes answers of Q4 files equal over all splits.",
+        "true or false",
+    )
+    swa_full: bool = key(
+        WINDOWED,
+        "Keep the whole context of sliding-window layers: more KV cache (it is booked), and KV state "
+        "that can be carried over a swap.",
         "true or false",
     )
     threads: int | None = key(

@@ -15,12 +15,14 @@ from shim.config.values import (
     Reserve,
     RpcEndpoints,
     Seconds,
+    Size,
     Timeout,
     parse_limit,
 )
 
 GIB = 1024**3
 OFF = False
+ON = True
 AMOUNT_ALLOWED = 'a number of bytes, a text with a unit ("6GiB", "500MB") or a percentage ("80%")'
 SECONDS_ALLOWED = 'seconds, or a text such as "500ms", "90s", "5m", "1h30m"'
 TIMEOUT_ALLOWED = f"{SECONDS_ALLOWED}; -1 for no time-out"
@@ -138,13 +140,40 @@ class KeeperSection(Section):
     )
 
 
+class KvSection(Section):
+    """KV state that is kept on disk while its model is away."""
+
+    enabled: bool = key(
+        ON,
+        "Save the KV state of conversations and warm prompts when a model is evicted, and restore it "
+        "when the model returns.",
+        "true or false",
+    )
+    limit: Size = key(
+        Amount(fixed_bytes=2 * GIB),
+        "Bytes of all saved state; what was of no use for longest goes first. 0 saves nothing.",
+        'a number of bytes, or a text with a unit ("6GiB", "500MB")',
+    )
+    folder: FilePath | None = key(
+        None,
+        "Where it is kept (mode 0700); left out: `keepwarm/kv` in the user's state folder. A folder in "
+        "RAM (`/dev/shm/...`) is faster, and its bytes are not booked.",
+        "a path; a relative one starts at this file's folder",
+    )
+
+    @property
+    def limit_bytes(self) -> int:
+        """The budget; 0 when nothing is to be saved."""
+        return self.limit.resolve(0) if self.enabled else 0
+
+
 class TraceSection(Section):
     """What is written about each run."""
 
     enabled: bool = key(OFF, "Write a trace of every run.", "true or false")
     folder: FilePath | None = key(
         None,
-        "Where traces and `runs.jsonl` go; left out: `keepwarm/traces` in the user's state folder.",
+        "Where traces and `runs.jsonl` go; left out: `keepwarm/runs` in the user's state folder.",
         "a path; a relative one starts at this file's folder",
     )
     content: bool = key(OFF, "Write prompts and answers into the trace.", "true or false")

@@ -104,6 +104,14 @@ def parse_reserve(value: object) -> Amount:
     return amount
 
 
+def parse_size(value: object) -> Amount:
+    """A number of bytes; 0 for none at all."""
+    amount = parse_amount(value)
+    if amount.fixed_bytes is None:
+        raise ValueError("a percentage, of nothing in particular")
+    return amount
+
+
 def parse_seconds(value: object) -> float:
     """Seconds from a number, or from a text such as "90s", "5m", "1h30m"; never negative."""
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -221,6 +229,7 @@ _PATH_JSON = {"type": "string", "minLength": 1}
 
 Limit = Annotated[Amount, PlainValidator(parse_limit), _TEXT_AMOUNT, _AMOUNT_JSON]
 Reserve = Annotated[Amount, PlainValidator(parse_reserve), _TEXT_AMOUNT, _AMOUNT_JSON]
+Size = Annotated[Amount, PlainValidator(parse_size), _TEXT_AMOUNT, _AMOUNT_JSON]
 Seconds = Annotated[float, PlainValidator(parse_seconds), WithJsonSchema(_SECONDS_JSON)]
 Timeout = Annotated[float, PlainValidator(parse_timeout), WithJsonSchema(_TIMEOUT_JSON)]
 FilePath = Annotated[Path, PlainValidator(parse_path), WithJsonSchema(_PATH_JSON)]

@@ -6,23 +6,32 @@ file is missing or damaged, say) keeps its error, which its requests get; the ot
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import os
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 from backends.devices import Device, discover, is_rpc
 from backends.footprint.inspect import Inspector
 from backends.footprint.learned import LearnedStore
-from backends.gguf import GgufHeader, read_header
+from backends.gguf import read_header
 from backends.llama.rpc import rpc_devices
 from budget.engines import Bookings, EngineSpec, ModelEntry, Option
 from budget.errors import BadModelFile, ConfigError, KeepwarmError, LoadFailed
-from budget.footprint import HOST, EngineArgs, Placement
-from shim.config import Config, fetch_hub_file
+from budget.footprint import HOST, Placement
+from budget.kv_store import carries_kv
+from shim.config import Config
 from shim.config import ModelEntry as ConfigEntry
+from shim.plan.asked import asked_of, engine_args, side_files
+from shim.plan.asked import local_path as local_path
+from shim.plan.asked import stamp_of as stamp_of
+from shim.plan.entry import Stamp
+from shim.plan.file import usable_plan
+from shim.plan.use import Decided, decide
 
 FIXED_LOAD_S = 0.2
 LOAD_BYTES_PER_S = 1.0e9
@@ -31,8 +40,31 @@ LOAD_BYTES_PER_S = 1.0e9
 SEAT = " client"
 """What follows a device's name where its one connection is booked."""
 
-Stamp = tuple[tuple[str, int, int], ...]
-"""Path, size and modification time of every file that an engine reads."""
+LOG = logging.getLogger("keepwarm.keeper")
+
+
+class ModelFile(Protocol):
+    """What is known of a model's file: a header read now, or what a plan remembers of one."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file, or all shards."""
+
+    @property
+    def identity(self) -> str:
+        """A key for caches: changes when a file is replaced or touched."""
+
+    @property
+    def architecture(self) -> str:
+        """llama.cpp's name of the architecture."""
+
+    @property
+    def quantization(self) -> str:
+        """What the tensors are."""
+
+    @property
+    def min_bits_per_weight(self) -> float:
+        """Of the coarsest matrix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +82,7 @@ class CatalogEngine:
     threads: int | None
     warm_prompt: str | None
     identity: str = ""
+    carries_kv: bool = False
 
     @property
     def label(self) -> str:
@@ -93,7 +126,7 @@ class Prepared:
 
     name: str
     entry: ConfigEntry
-    header: GgufHeader
+    header: ModelFile
     placements: tuple[Placement, ...]
     engine_id: str
     stamp: Stamp
@@ -133,8 +166,12 @@ class Catalog:
 
     def specs(self) -> tuple[EngineSpec, ...]:
         """The engines as the core sees them."""
+        return tuple(engine.spec() for engine in self.configured())
+
+    def configured(self) -> list[CatalogEngine]:
+        """The engines of the configuration, without those that only still run."""
         current = {p.engine_id for p in self.prepared.values()}
-        return tuple(e.spec() for e in self.engines.values() if e.engine_id in current)
+        return [e for e in self.engines.values() if e.engine_id in current]
 
     def models(self) -> tuple[ModelEntry, ...]:
         """The model names as the core sees them."""
@@ -167,11 +204,13 @@ def build_catalog(config: Config, previous: Catalog | None = None) -> Catalog:
     if previous is not None:
         catalog.engines.update(previous.engines)
     local = {name: entry for name, entry in config.models.items() if not entry.remote}
+    kept = {name for name in local if _reuse(catalog, previous, name)}
+    _take_planned(catalog, {n: entry for n, entry in local.items() if n not in kept})
     with ThreadPoolExecutor(max_workers=2) as pool:
         jobs = {
             name: pool.submit(prepare, name, entry, catalog, inspector)
             for name, entry in local.items()
-            if not _reuse(catalog, previous, name)
+            if name not in catalog.prepared
         }
     for name, job in jobs.items():
         try:
@@ -191,6 +230,43 @@ def _reuse(catalog: Catalog, previous: Catalog | None, name: str) -> bool:
         return False
     catalog.prepared[name] = known
     return True
+
+
+def _take_planned(catalog: Catalog, local: Mapping[str, ConfigEntry]) -> None:
+    """Take models from the plan, where it is good here and their files did not change.
+
+    No model file is opened. What the plan does not have is left to be measured, and said.
+    """
+    plan, refused = usable_plan()
+    if plan is None:
+        if refused:
+            LOG.warning("%s The models are measured instead.", refused)
+        return
+    asked = {}
+    for name, entry in local.items():
+        with contextlib.suppress(KeepwarmError):
+            asked[name] = asked_of(entry, catalog.device.name, catalog.config.budget.rpc)
+    try:
+        found = decide(plan, asked, catalog.limits)
+    except ConfigError as error:
+        LOG.warning("the plan gives no joint decision: %s The models are measured instead.", error)
+        return
+    for name, why in found.missing.items():
+        LOG.info("%s is not taken from the plan: %s", name, why)
+    for line in found.changes:
+        LOG.info("decided otherwise than the plan did: %s", line)
+    for name, row in found.decided.items():
+        catalog.prepared[name] = _planned(name, local[name], catalog, row, plan.build)
+
+
+def _planned(name: str, entry: ConfigEntry, catalog: Catalog, row: Decided, build: str) -> Prepared:
+    facts = row.entry.facts
+    placements = []
+    for placement in row.placements:
+        learned = catalog.learned.get(facts.identity, placement.args, build)
+        placements.append(learned.apply(placement) if learned else placement)
+    engine_id = _engine_id(facts, placements, entry)
+    return Prepared(name, entry, facts, tuple(placements), engine_id, row.entry.stamp)
 
 
 def device_limits(
@@ -236,26 +312,6 @@ def _rpc_devices(config: Config, previous: Catalog | None) -> tuple[Device, ...]
     return (known,) if known.name == budget.device else rpc_devices(budget.rpc)
 
 
-def engine_args(entry: ConfigEntry) -> EngineArgs:
-    """The arguments of an engine as the configuration asks for them; layers are decided later."""
-    kv_type_k, kv_type_v = entry.kv_types
-    return EngineArgs(
-        n_ctx=entry.context,
-        slots=entry.slots,
-        kv_type_k=kv_type_k,
-        kv_type_v=kv_type_v,
-        flash_attention=entry.flash_attention,
-        n_batch=entry.n_batch,
-        n_ubatch=entry.n_ubatch,
-        repack=entry.repack,
-        embeddings=entry.role == "embedder",
-        mmproj=str(entry.mmproj) if entry.mmproj else None,
-        draft_model=str(entry.draft_model) if entry.draft_model else None,
-        lora=tuple(str(path) for path in entry.lora),
-        extra=tuple(entry.engine_args),
-    )
-
-
 def prepare(name: str, entry: ConfigEntry, catalog: Catalog, inspector: Inspector) -> Prepared:
     """Read one local model and choose its placements.
 
@@ -286,41 +342,15 @@ def prepare(name: str, entry: ConfigEntry, catalog: Catalog, inspector: Inspecto
     )
     if not placements:
         raise BadModelFile(f"{name}: no placement could be measured.", file=str(path))
-    stamp = stamp_of([*header.files, *_side_files(entry)])
+    stamp = stamp_of([*header.files, *side_files(entry)])
     return Prepared(name, entry, header, placements, _engine_id(header, placements, entry), stamp)
 
 
-def local_path(entry: ConfigEntry) -> Path:
-    """The GGUF file of a local entry; one on the Hugging Face Hub is downloaded when missing."""
-    if entry.hf is not None:
-        return fetch_hub_file(entry.hf)
-    if entry.path is None:
-        raise ConfigError("The model has neither path nor hf.")
-    return Path(entry.path)
-
-
-def stamp_of(paths: Sequence[Path]) -> Stamp:
-    """Size and modification time of files; a missing one counts as empty."""
-    rows = []
-    for path in paths:
-        try:
-            found = os.stat(path)  # noqa: PTH116 - on the path of every request
-            rows.append((str(path), found.st_size, found.st_mtime_ns))
-        except OSError:
-            rows.append((str(path), 0, 0))
-    return tuple(rows)
-
-
-def _side_files(entry: ConfigEntry) -> list[Path]:
-    single = [path for path in (entry.mmproj, entry.draft_model) if path is not None]
-    return [*single, *entry.lora]
-
-
-def _engine_id(header: GgufHeader, placements: Sequence[Placement], entry: ConfigEntry) -> str:
+def _engine_id(header: ModelFile, placements: Sequence[Placement], entry: ConfigEntry) -> str:
     """What must be equal for two entries to share an engine."""
     # Not the bytes: a correction does not make it another engine.
     args = [p.args for p in placements]
-    side = stamp_of(_side_files(entry))
+    side = stamp_of(side_files(entry))
     text = repr((header.identity, args, side, entry.threads, entry.warm_prompt))
     return f"{header.files[0].stem}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
 
@@ -343,4 +373,5 @@ def _share_engines(catalog: Catalog) -> None:
             prepared.entry.threads,
             prepared.entry.warm_prompt,
             header.identity,
+            carries_kv(header.shape(), prepared.placements[0].args),
         )

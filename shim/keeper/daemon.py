@@ -79,7 +79,7 @@ async def _until_over(server: Server, order: Order, stop: asyncio.Event) -> None
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), IDLE_LOOK_S)
         idle_exit = server.keeper.config.keeper.idle_exit
-        if order.automatic and idle_exit != FOREVER and not server.in_use:
+        if order.automatic and not server.permanent and idle_exit != FOREVER and not server.in_use:
             idle_s = time.monotonic() - server.idle_since
             if idle_s >= idle_exit:
                 LOG.info("no client for %.0f s", idle_s)

@@ -15,7 +15,10 @@ SAMPLES_KEPT = 16384
 
 @dataclass(slots=True)
 class LoadStory:
-    """One load. `end_ns` is 0 while it lasts; times are monotonic nanoseconds."""
+    """One load. `end_ns` is 0 while it lasts; times are monotonic nanoseconds.
+
+    `restore_s` of it went into restoring the KV state of `restored_tokens`.
+    """
 
     load_id: str
     engine: str
@@ -29,11 +32,13 @@ class LoadStory:
     read_bytes: int = 0
     fraction: float = 0.0
     error: str = ""
+    restore_s: float = 0.0
+    restored_tokens: int = 0
 
 
 @dataclass(slots=True)
 class EvictStory:
-    """One eviction, from the decision to the process's end."""
+    """One eviction, from the decision to the process's end. `save_s` of it saved KV state."""
 
     evict_id: str
     engine: str
@@ -43,6 +48,8 @@ class EvictStory:
     reason: str
     start_ns: int
     end_ns: int = 0
+    save_s: float = 0.0
+    saved_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,13 +22,16 @@ from budget import actions as act
 from budget import events as ev
 from budget.core import BudgetCore
 from budget.desk import Settings
-from budget.errors import KeepwarmError, UnknownModel
+from budget.errors import ConfigError, KeepwarmError, UnknownModel
 from budget.policies import make_policy
 from budget.snapshot import record_to_wire, snapshot
-from shim.config import Config
+from shim.config import Config, fetch_hub_file
 from shim.keeper.catalog import Catalog, CatalogEngine, build_catalog
 from shim.keeper.corrections import Corrections
+from shim.keeper.kv_carry import KvCarrier
+from shim.keeper.kv_files import KvFiles
 from shim.keeper.shell import Done, EngineFactory, Life, Shell
+from shim.paths import state_dir
 
 LOG = logging.getLogger("keepwarm.keeper")
 
@@ -46,6 +49,7 @@ def llama_server_factory(config: Config) -> EngineFactory:
             runtime,
             threads=entry.threads,
             stall_s=config.keeper.stall_timeout,
+            carries_kv=entry.carries_kv,
         )
 
     return make
@@ -68,9 +72,11 @@ class Keeper:
             make_policy(config.budget.policy),
             _settings(config),
         )
-        corrections = Corrections(catalog.learned, Inspector().build_key())
+        build = Inspector().build_key()
+        corrections = Corrections(catalog.learned, build)
+        carrier = KvCarrier(kv_files(config), build)
         self.shell = Shell(
-            core, catalog, runtime, factory or llama_server_factory(config), corrections
+            core, catalog, runtime, factory or llama_server_factory(config), corrections, carrier
         )
         self._numbers = itertools.count(1)
         self._monitor: asyncio.Task[None] | None = None
@@ -130,17 +136,27 @@ class Keeper:
         return not self.catalog.is_stale(model)
 
     async def make_ready(self, model: str) -> None:
-        """Read a model's file again: it changed, or could not be read before.
+        """Read a model's file again: it changed, could not be read before, or is not downloaded yet.
 
         Raises:
             KeepwarmError: why the model cannot be run now.
         """
+        hub_file = self.config.models[model].hf
+        if hub_file is not None:
+            await asyncio.to_thread(fetch_hub_file, hub_file)
         async with self._refreshing:
             if self.catalog.is_stale(model):
                 await self._reconfigure(self.config)
         error = self.catalog.errors.get(model)
         if error is not None:
             raise error
+
+    def served(self, lease: str, spent: dict[str, Any]) -> None:
+        """What a client says of its finished request: the engine's own timings."""
+        engine = self.shell.core.desk.leases.get(lease)
+        life = self.shell.lives.get(engine.engine_id) if engine is not None else None
+        if life is not None and spent:
+            self.shell.kv.served(life.engine, spent)
 
     def ask(
         self,
@@ -248,6 +264,9 @@ class Keeper:
         except KeepwarmError:
             self.shell.catalog = before
             raise
+        self.shell.kv.configured(
+            self.catalog.configured(), catalog.configured(), config.kv.limit_bytes
+        )
         self.catalog, self.config = catalog, config
 
     # Measuring
@@ -292,6 +311,21 @@ class Keeper:
         if corrected != engine.bookings:
             self.shell.post(ev.EngineMeasured(engine_id, life.generation, corrected))
         self.shell.learn(engine_id, life, measured)
+
+
+def kv_files(config: Config) -> KvFiles | None:
+    """Where KV state is kept between loads; None when it is not."""
+    if not config.kv.limit_bytes:
+        return None
+    folder = config.kv.folder or state_dir() / "kv"
+    try:
+        files = KvFiles.open(folder, config.kv.limit_bytes)
+    except (OSError, ConfigError) as error:
+        LOG.warning("no KV state is carried over: %s", error)
+        return None
+    if files is None:
+        LOG.warning("no KV state is carried over: another keeper uses %s", folder)
+    return files
 
 
 def _settings(config: Config) -> Settings:

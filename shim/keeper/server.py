@@ -49,6 +49,7 @@ class Server:
         self.keeper = keeper
         self.on_stop = on_stop
         self.clients: dict[str, Connection] = {}
+        self.permanent = False
         self.idle_since = time.monotonic()
         self._numbers = itertools.count(1)
         self._server: asyncio.Server | None = None
@@ -240,6 +241,8 @@ class Connection(asyncio.Protocol):
         """A lease is over; not answered."""
         lease = str(message.get("lease"))
         self.leases.discard(lease)
+        if isinstance(spent := message.get("spent"), dict):
+            self._keeper.served(lease, spent)
         try:
             self._keeper.shell.post(ev.LeaseEnded(lease, self.client_id))
         except KeepwarmError as error:
@@ -296,6 +299,11 @@ class Connection(asyncio.Protocol):
         config.remember(Path(message["file"]) if message.get("file") else None, {})
         return dict(await self._keeper.reload(config))
 
+    def stay(self, _: Message) -> Answer:
+        """Do not leave for want of clients: somebody started this keeper on purpose."""
+        self._server.permanent = True
+        return {"pid": os.getpid()}
+
     def stop(self, _: Message) -> Answer:
         """End the keeper once this answer is on its way."""
         asyncio.get_running_loop().call_soon(self._server.on_stop)
@@ -312,6 +320,7 @@ OPS: dict[str, Op] = {
     "status": Connection.status,
     "history": Connection.history,
     "reload": Connection.reload,
+    "stay": Connection.stay,
     "stop": Connection.stop,
 }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from budget.snapshot import record_to_wire
 from shim.keeper.catalog import Catalog, CatalogEngine, bookings_of
 from shim.keeper.corrections import Corrections, Seen
 from shim.keeper.history import EvictStory, History, LoadStory
-from shim.keeper.warming import warm_up
+from shim.keeper.kv_carry import KvCarrier
+from shim.keeper.warming import Warmed, warm_up
 
 LOG = logging.getLogger("keepwarm.keeper")
 
@@ -60,6 +61,7 @@ class Shell:
         runtime: Path,
         factory: EngineFactory,
         corrections: Corrections,
+        kv: KvCarrier,
     ) -> None:
         self.core = core
         self.catalog = catalog
@@ -68,6 +70,7 @@ class Shell:
         self.on_revoke: RevokeListener = lambda _client, _error: None
         self._runtime = runtime
         self._corrections = corrections
+        self.kv = kv
         self._factory = factory
         self._done: dict[str, Done] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -181,9 +184,9 @@ class Shell:
 
         LOG.info("loading %s (%s): %d bytes", entry.label, action.reason, placement.total_bytes)
         try:
+            self.kv.begin(life.engine, entry, placement)
             life.report = await life.engine.start(placement, progressed)
-            if entry.warm_prompt:
-                await warm_up(life.engine.endpoint, entry.warm_prompt)
+            await self.kv.started(life.engine, _warm_up(life), story)
         except KeepwarmError as error:
             await self._load_failed(life, action, error)
             return
@@ -255,6 +258,7 @@ class Shell:
         await self._stop(life, grace_s=0.0)
         self._forget(engine_id, life)
         self._last_death[life.load.load_id] = error.to_wire()
+        self.kv.died(life.engine)
         self.post(ev.EngineDied(engine_id, life.generation, error.to_wire()))
         await self._announce()
 
@@ -281,6 +285,9 @@ class Shell:
             if task is not None and not task.done():
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
+        if life.ready:
+            uses = self.core.desk.residents[action.engine_id].uses
+            await self.kv.leaving(life.engine, story, used=uses > life.uses_before)
         # Nobody leases it, so there is nothing to be polite about; killing is 100 ms faster.
         await self._stop(life, grace_s=0.0)
         self._forget(action.engine_id, life)
@@ -315,6 +322,7 @@ class Shell:
         await asyncio.gather(*mine, return_exceptions=True)
         await asyncio.gather(*(self._stop(life, grace_s=grace_s) for life in self.lives.values()))
         self.lives.clear()
+        await self.kv.close()
 
     # The books over time
 
@@ -329,6 +337,12 @@ class Shell:
                 if device == view.device
             }
             self.history.sample(ns, view, by_model)
+
+
+def _warm_up(life: Life) -> Callable[[], Awaitable[Warmed]] | None:
+    """What evaluates the warm prompt of an engine that has one."""
+    prompt = life.entry.warm_prompt
+    return (lambda: warm_up(life.engine.endpoint, prompt)) if prompt else None
 
 
 def _error(wire: Any) -> KeepwarmError:

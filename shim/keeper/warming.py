@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from backends.base import Endpoint
@@ -11,14 +12,22 @@ from budget.errors import LoadFailed
 EVALUATION_LIMIT_S = 600.0
 
 
-async def warm_up(endpoint: Endpoint, prompt: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Warmed:
+    """What evaluating a warm prompt took."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+async def warm_up(endpoint: Endpoint, prompt: str) -> Warmed:
     """Evaluate a system prompt on slot 0 of an engine; its KV state stays in the slot.
 
     Raises:
         LoadFailed: the engine refused the prompt.
     """
     if endpoint.socket_path is None:
-        return
+        return Warmed()
     body = {
         "messages": [{"role": "system", "content": prompt}, {"role": "user", "content": ""}],
         "max_tokens": 1,
@@ -37,3 +46,6 @@ async def warm_up(endpoint: Endpoint, prompt: str) -> None:
             f"The warm_prompt of {endpoint.model_id} was refused: {answer}.",
             hint="Shorten it, or give the model a larger context.",
         )
+    timings = answer.get("timings") or {}
+    tokens = int(timings.get("prompt_n", 0))
+    return Warmed(tokens, float(timings.get("prompt_ms", 0.0)) / 1e3)

@@ -288,3 +288,13 @@ say(trace=str(run.trace_path), problems=run.problems)
     run = json.loads((trace.parent / "runs.jsonl").read_text())
     assert run["loads"] == 1
     assert run["requests"][0]["cold"] is True
+
+
+def test_a_keeper_that_was_asked_to_stay_does_not_leave(tiny_models: dict[str, Path]) -> None:
+    """`keepwarm keeper start` on one that started by itself makes it stay."""
+    with world() as place:
+        place.configure({"a": {"path": str(tiny_models["classifier"])}}, keeper={"idle_exit": 0.2})
+        client = place.client('s.load("a")\nsay(**s._session.lines.ask("stay"))')
+        pid = client.hear()["pid"]
+        assert client.process.wait(20) == 0
+        assert not wait_until(lambda: not alive(pid), 2.5)
