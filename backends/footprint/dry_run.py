@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from os import environ
 from pathlib import Path
@@ -110,6 +110,33 @@ def measure(path: str | Path, args: EngineArgs, *, timeout_s: float = DEFAULT_TI
     started = time.monotonic()
     request = json.dumps({"path": str(path), "args": _wire_args(args)})
     answer = _ask(str(path), request, timeout_s)
+    return _dry_run(answer, args, time.monotonic() - started)
+
+
+def measure_many(
+    path: str | Path, many: Sequence[EngineArgs], *, timeout_s: float = DEFAULT_TIMEOUT_S
+) -> list[DryRun | None]:
+    """Measure one file with many arguments in one process: for tables and fits, not for admission.
+
+    Arguments that llama.cpp refuses give `None`. Neighbours with equal n_gpu_layers share a load.
+
+    Raises:
+        as `measure`; a crash or a time-out ends them all.
+    """
+    for args in many:
+        check_args(args)
+        _check_countable(args)
+    request = json.dumps({"path": str(path), "many": [_wire_args(args) for args in many]})
+    started = time.monotonic()
+    answers = _ask(str(path), request, timeout_s)
+    each_s = (time.monotonic() - started) / max(len(many), 1)
+    return [
+        None if "error" in answer else _dry_run(answer, args, each_s)
+        for answer, args in zip(answers, many, strict=True)
+    ]
+
+
+def _dry_run(answer: Mapping[str, Any], args: EngineArgs, seconds: float) -> DryRun:
     rows = tuple(
         BufferBytes(
             row["buffer_type"],
@@ -128,7 +155,7 @@ def measure(path: str | Path, args: EngineArgs, *, timeout_s: float = DEFAULT_TI
         row_bytes * most_rows,
         answer["n_layers"],
         answer["n_ctx"],
-        time.monotonic() - started,
+        seconds,
     )
 
 
@@ -145,7 +172,7 @@ def _check_countable(args: EngineArgs) -> None:
         )
 
 
-def _ask(path: str, request: str, timeout_s: float) -> dict[str, Any]:
+def _ask(path: str, request: str, timeout_s: float) -> Any:
     try:
         done = subprocess.run(
             [sys.executable, "-P", _PROBE],
@@ -168,10 +195,9 @@ def _ask(path: str, request: str, timeout_s: float) -> dict[str, Any]:
     if done.returncode:
         _refuse(path, done.returncode, done.stderr)
     try:
-        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):
         _refuse(path, done.returncode, done.stderr)
-    return answer
 
 
 def _tail(log: str) -> list[Any]:

@@ -1,9 +1,9 @@
 """The dry measurement itself: runs in its own short-lived process, `python probe.py` or `-m`.
 
-Reads one JSON request from standard input (`path`, `args`: the fields of `EngineArgs`), writes one
-JSON answer to standard output, and llama.cpp's log to standard error. Only the standard library and
-the binding's ctypes declarations are imported, so that the process costs little and a crash of
-llama.cpp takes nothing else with it.
+Reads one JSON request from standard input (`path`, `args`: the fields of `EngineArgs`, or `many` of
+them), writes one JSON answer to standard output, and llama.cpp's log to standard error. Only the
+standard library and the binding's ctypes declarations are imported, so that the process costs
+little and a crash of llama.cpp takes nothing else with it.
 
 Parameters are those that llama-server derives (llama.cpp `common/common.cpp`,
 `common_model_params_to_llama` and `common_context_params_to_llama`; `tools/server/server.cpp` and
@@ -269,29 +269,71 @@ def _output_row_bytes(binding: Any, model: Any, args: dict[str, Any], log: str) 
     return n_bytes
 
 
-def _measure(binding: Any, path: str, args: dict[str, Any], log: list[str]) -> dict[str, Any]:
-    folder = Path(binding._base_path)
-    binding.llama_backend_init()
-    ggml = _Ggml(folder)
-    for endpoint in args["rpc"]:
-        ggml.add_rpc(endpoint)
-    devices = ggml.devices(args["devices"])
-    model = binding.llama_model_load_from_file(path.encode(), _model_params(binding, args, devices))
-    if not model:
-        raise ProbeError(EXIT_LOAD, "llama.cpp refuses the file")
-    context = binding.llama_init_from_model(model, _context_params(binding, args))
-    if not context:
-        raise ProbeError(EXIT_CONTEXT, "llama.cpp refuses the context")
-    rows = _breakdown(folder, context, ggml)
-    text = "".join(log)
-    _cross_check(rows, text)
-    return {
-        "buffers": rows,
-        "output_row_bytes": _output_row_bytes(binding, model, args, text),
-        "n_batch": binding.llama_n_batch(context),
-        "n_layers": binding.llama_model_n_layer(model),
-        "n_ctx": binding.llama_n_ctx(context),
-    }
+class _Session:
+    """llama.cpp with the devices of one request; models are loaded and measured one by one."""
+
+    def __init__(self, binding: Any, path: str, log: list[str]) -> None:
+        self._binding = binding
+        self._path = path.encode()
+        self._log = log
+        self._folder = Path(binding._base_path)
+        binding.llama_backend_init()
+        self._ggml = _Ggml(self._folder)
+        self._servers: set[str] = set()
+        self._loaded: tuple[object, Any] | None = None
+
+    def measure(self, args: dict[str, Any]) -> dict[str, Any]:
+        """The answer for one set of arguments; a model that is loaded alike is used again."""
+        for endpoint in args["rpc"]:
+            if endpoint not in self._servers:
+                self._ggml.add_rpc(endpoint)
+                self._servers.add(endpoint)
+        model = self._model(args)
+        self._log.clear()
+        context = self._binding.llama_init_from_model(model, _context_params(self._binding, args))
+        if not context:
+            raise ProbeError(EXIT_CONTEXT, "llama.cpp refuses the context")
+        try:
+            return self._answer(model, context, args)
+        finally:
+            self._binding.llama_free(context)
+
+    def _model(self, args: dict[str, Any]) -> Any:
+        key = (args["n_gpu_layers"], args["repack"], tuple(args["devices"]))
+        if self._loaded is not None and self._loaded[0] == key:
+            return self._loaded[1]
+        devices = self._ggml.devices(args["devices"])
+        params = _model_params(self._binding, args, devices)
+        model = self._binding.llama_model_load_from_file(self._path, params)
+        if not model:
+            raise ProbeError(EXIT_LOAD, "llama.cpp refuses the file")
+        if self._loaded is not None:
+            self._binding.llama_model_free(self._loaded[1])
+        self._loaded = (key, model)
+        return model
+
+    def _answer(self, model: Any, context: Any, args: dict[str, Any]) -> dict[str, Any]:
+        rows = _breakdown(self._folder, context, self._ggml)
+        text = "".join(self._log)
+        _cross_check(rows, text)
+        return {
+            "buffers": rows,
+            "output_row_bytes": _output_row_bytes(self._binding, model, args, text),
+            "n_batch": self._binding.llama_n_batch(context),
+            "n_layers": self._binding.llama_model_n_layer(model),
+            "n_ctx": self._binding.llama_n_ctx(context),
+        }
+
+
+def _measure_all(session: _Session, many: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """An answer for each; one that llama.cpp refuses is `{"error": why}`."""
+    answers = []
+    for args in many:
+        try:
+            answers.append(session.measure(args))
+        except ProbeError as error:
+            answers.append({"error": str(error)})
+    return answers
 
 
 def _log_to_stderr(binding: Any, log: list[str]) -> Any:
@@ -317,7 +359,11 @@ def main() -> int:
             )
         binding = _binding()
         callback = _log_to_stderr(binding, log)  # llama.cpp holds it: it must outlive the calls
-        answer = _measure(binding, request["path"], request["args"], log)
+        session = _Session(binding, request["path"], log)
+        if "many" in request:
+            answer: Any = _measure_all(session, request["many"])
+        else:
+            answer = session.measure(request["args"])
     except ProbeError as error:
         sys.stderr.write(f"\nprobe: {error}\n")
         return error.code
