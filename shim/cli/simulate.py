@@ -1,0 +1,203 @@
+"""`keepwarm simulate`: a trace replayed under several policies, beside the offline optimum."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from budget.errors import ConfigError, InvalidRequest
+from budget.policies import DEFAULT_POLICY
+from budget.simulation import (
+    Arrival,
+    Comparison,
+    SimulatedModel,
+    Trial,
+    compare,
+    parse_models,
+    parse_rows,
+    parse_runs,
+)
+from shim.cli.options import json_option
+from shim.cli.output import print_json, print_table, size, span
+from shim.cli.simulate_plot import draw
+from shim.config.values import parse_size
+
+JSON_FIGURES: Final = (
+    "loads",
+    "load_seconds",
+    "hidden_load_seconds",
+    "evictions",
+    "wait_p50_s",
+    "wait_p95_s",
+    "wait_p99_s",
+    "wait_max_s",
+)
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
+@click.command()
+@click.option("--trace", required=True, type=FILE, help="A CSV file or a runs.jsonl.")
+@click.option("--models", required=True, type=FILE, help="The models, as TOML or JSON.")
+@click.option("--budget", required=True, help='Bytes of each device: a number, "24GB", "16GiB".')
+@click.option("--devices", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--policy", default=f"{DEFAULT_POLICY},lru", show_default=True, help="NAME[,NAME...]")
+@click.option(
+    "--declare",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="So many coming requests' models are known to the policy, in order.",
+)
+@click.option(
+    "--replay",
+    type=click.Choice(["sequential", "timed"]),
+    default="sequential",
+    show_default=True,
+    help="One request at a time, or each at its own time.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw residency over time and the comparison into this PNG file.",
+)
+@json_option
+def simulate(
+    *,
+    trace: Path,
+    models: Path,
+    budget: str,
+    devices: int,
+    policy: str,
+    declare: int,
+    replay: Any,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Replay a trace through the production core, with simulated engines.
+
+    The trace has the columns arrival_s, model, prompt_tokens and output_tokens; the models file is
+    {"models": [{"name", "bytes", "load_fixed_s", "load_bandwidth_bytes_per_s",
+    "prompt_tokens_per_s", "decode_tokens_per_s", "slots", "pinned"}]}, the last four optional.
+    """
+    names = list(dict.fromkeys(name.strip() for name in policy.split(",") if name.strip()))
+    described = {model.name: model for model in read_models(models)}
+    arrivals = read_trace(trace)
+    trial = Trial(
+        arrivals, described, read_budget(budget), devices, declare, replay, plot is not None
+    )
+    found = compare(trial, names)
+    if plot is not None:
+        draw(found, trial, plot)
+    if as_json:
+        print_json(to_json(found, trial, trace))
+    else:
+        _print(found, trial)
+
+
+def read_budget(text: str) -> int:
+    """Bytes of one device.
+
+    Raises:
+        InvalidRequest: it is not a number of bytes.
+    """
+    try:
+        value = int(text) if text.isdecimal() else parse_size(text).resolve(0)
+    except ValueError as error:
+        raise InvalidRequest(f"--budget {text!r}: {error}.") from None
+    if value < 1:
+        raise InvalidRequest(f"--budget {text!r}: bytes above 0 are needed, not a share.")
+    return value
+
+
+def read_models(path: Path) -> list[SimulatedModel]:
+    """The models of a TOML (`.toml`) or JSON file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path}: {error}.") from None
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{path}: found a {type(data).__name__}, not a table.")
+    return parse_models(data, path.name)
+
+
+def read_trace(path: Path) -> list[Arrival]:
+    """The arrivals of a CSV file, or of a `runs.jsonl` (by the file's ending)."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            if path.suffix == ".jsonl":
+                return parse_runs([_run(line, path) for line in file if line.strip()], path.name)
+            return parse_rows(csv.DictReader(file), path.name)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InvalidRequest(f"{path}: {error}.") from None
+
+
+def _run(line: str, path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+        started_s = datetime.fromisoformat(found["started"]).timestamp()
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidRequest(
+            f"{path}: {type(error).__name__}: {error} in {line[:60]!r}.",
+            hint="A line of runs.jsonl is one run with `started` and `requests`.",
+        ) from None
+    return {**found, "started_s": started_s}
+
+
+def to_json(found: Comparison, trial: Trial, trace: Path) -> dict[str, Any]:
+    """What `--json` prints."""
+    return {
+        "trace": str(trace),
+        "requests": len(trial.arrivals),
+        "budget_bytes": trial.budget_bytes,
+        "policies": {
+            name: {figure: getattr(result.summary, figure) for figure in JSON_FIGURES}
+            for name, result in found.results.items()
+        },
+        "optimum": {"load_seconds": found.optimum_seconds, "exact": found.exact},
+    }
+
+
+def _print(found: Comparison, trial: Trial) -> None:
+    label = "optimum" if found.exact else "lower bound"
+    click.echo(
+        f"{len(trial.arrivals)} requests, {len(trial.models)} models, {trial.devices} x "
+        f"{size(trial.budget_bytes)}, {trial.mode}; {label} {found.optimum_seconds:.1f} load seconds"
+        + ("" if found.exact else " (by relaxation; the optimum is not below it)")
+    )
+    click.echo()
+    numbers = (
+        *("loads", "load s", "hidden s", f"x {label}", "p50 wait", "p95 wait", "p99 wait"),
+        *("worst wait", "evictions", "moved", "denied"),
+    )
+    print_table(("policy", *numbers), _rows(found), right=numbers)
+
+
+def _rows(found: Comparison) -> Sequence[Sequence[object]]:
+    rows = []
+    for name, result in found.results.items():
+        figures = result.summary
+        waits = (figures.wait_p50_s, figures.wait_p95_s, figures.wait_p99_s, figures.wait_max_s)
+        ratio = found.ratio(name)
+        rows.append(
+            (
+                name,
+                figures.loads,
+                f"{figures.load_seconds:.1f}",
+                f"{figures.hidden_load_seconds:.1f}",
+                "" if math.isinf(ratio) else f"{ratio:.3f}",
+                *(span(wait_s) for wait_s in waits),
+                figures.evictions,
+                size(figures.moved_bytes),
+                figures.denied,
+            )
+        )
+    return rows
