@@ -8,11 +8,13 @@ from typing import Any, Final, Literal
 
 import click
 
-from backends.devices import Device, discover
+from backends.devices import Device, discover, is_rpc
 from backends.footprint.inspect import Inspector, RequestedSource
 from backends.gguf import GgufHeader, read_header
+from backends.llama.rpc import rpc_devices
 from budget.errors import ConfigError
 from budget.footprint import HOST, EngineArgs, Placement
+from shim.cli.learned import learned_lines, learned_report
 from shim.cli.options import json_option
 from shim.cli.output import print_json, print_table, size
 
@@ -35,6 +37,7 @@ FIRST_GPU: Final = "cuda:0"
     help="Layers on the GPU; without it all of them on a GPU, none on the host.",
 )
 @click.option("--device", default="auto", help="auto, host, cuda:N or a device of llama.cpp.")
+@click.option("--rpc", multiple=True, help="host:port of an RPC server; its device is RPC0.")
 @click.option(
     "--source",
     type=click.Choice(["closed-form", "dry-run"]),
@@ -48,6 +51,7 @@ def inspect(
     kv_type: str,
     n_gpu_layers: int | None,
     device: str,
+    rpc: tuple[str, ...],
     source: Literal["closed-form", "dry-run"] | None,
     *,
     as_json: bool,
@@ -61,6 +65,8 @@ def inspect(
     if context is None:
         context = min(DEFAULT_CONTEXT, (shape.context_length or DEFAULT_CONTEXT) * slots)
     name, used = choose_device(device, n_gpu_layers, source)
+    if is_rpc(name) and used != "closed-form":
+        check_rpc(name, rpc)
     layers = n_gpu_layers if n_gpu_layers is not None else 0 if name == HOST else shape.n_layers + 1
     args = EngineArgs(
         n_ctx=context,
@@ -69,14 +75,21 @@ def inspect(
         kv_type_v=kv_type,
         n_gpu_layers=layers,
         embeddings=not shape.causal,
+        rpc=rpc,
     )
-    placement = Inspector().placement(header, args, name, used)
+    inspector = Inspector()
+    placement = inspector.placement(header, args, name, used)
+    learned = None
+    if source != "closed-form":
+        learned = learned_report(header.identity, placement.args, inspector.build_key())
     if used == "closed-form" and source is None:
         click.echo(f"{name} is not on this machine; computed from the header.", err=True)
     if as_json:
-        print_json(report(file, header, kv_type, placement))
+        print_json({**report(file, header, kv_type, placement), "learned": learned})
     else:
         _print(file, header, kv_type, placement)
+        for line in learned_lines(learned) if learned else ():
+            click.echo(line)
 
 
 def choose_device(
@@ -103,6 +116,22 @@ def choose_device(
             devices=list(names),
         )
     return wanted, "closed-form"
+
+
+def check_rpc(device: str, endpoints: tuple[str, ...]) -> None:
+    """Ask the RPC servers whether that device is theirs.
+
+    Raises:
+        ConfigError: it is not, or one of them does not answer.
+    """
+    names = [found.name for found in rpc_devices(endpoints)]
+    if device not in names:
+        raise ConfigError(
+            f"Device {device} is not there; the RPC servers have {', '.join(names) or 'none'}.",
+            hint="Name every server with --rpc HOST:PORT, or use --source closed-form.",
+            device=device,
+            devices=list(names),
+        )
 
 
 def _automatic(here: list[Device], n_gpu_layers: int | None) -> str:
