@@ -1,7 +1,7 @@
 """What a loaded engine teaches: its bytes as found against its bytes as booked.
 
 `compare` is pure; `Corrections` keeps what it finds and says it in the log. The rule, and why bytes
-go up at once and down only with reserve, is in docs/decisions/corrections.md.
+go up at once and down only with reserve, is in docs/decisions/0005-corrections-go-up-at-once.md.
 """
 
 from __future__ import annotations
