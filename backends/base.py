@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from budget.footprint import Placement
@@ -98,9 +99,7 @@ class Engine(Protocol):
         """What this engine can honour."""
         ...
 
-    async def start(
-        self, placement: Placement, on_progress: Callable[[float], None]
-    ) -> LoadReport:
+    async def start(self, placement: Placement, on_progress: Callable[[float], None]) -> LoadReport:
         """Load the model exactly as placed; `on_progress` gets the fraction loaded, 0 to 1.
 
         Raises:
@@ -123,6 +122,14 @@ class Engine(Protocol):
 
     def memory(self) -> Mapping[str, int]:
         """Measured bytes by device, now (PSS on the host, NVML's process figure on a GPU)."""
+        ...
+
+    def keep_kv_in(self, folder: Path) -> None:
+        """Where saved KV state goes, said before `start`; by default a folder that ends with it."""
+        ...
+
+    async def kv_tokens(self) -> Mapping[int, int]:
+        """The tokens that each slot holds, of the slots that served since the start."""
         ...
 
     async def save_kv(self, slot: int, name: str) -> int:

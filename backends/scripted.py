@@ -72,6 +72,8 @@ class ScriptedEngine:
         self._death: asyncio.Future[Death] | None = None
         self._placement: Placement | None = None
         self._saved: dict[str, int] = {}
+        self._kv_folder: Path | None = None
+        self.restored: list[tuple[int, str]] = []
 
     def __repr__(self) -> str:
         return f"<ScriptedEngine {self._model_id} socket={self._socket.name}>"
@@ -175,10 +177,25 @@ class ScriptedEngine:
             return dict(self.script.memory)
         return dict(self._placement.bookings)
 
+    def keep_kv_in(self, folder: Path) -> None:
+        """Save KV state in a folder that outlives the engine."""
+        self._kv_folder = folder
+
+    async def kv_tokens(self) -> Mapping[int, int]:
+        """One slot, with the words of the last request and its answer."""
+        if not self.requests:
+            return {}
+        body = self.requests[-1]
+        return {0: _words(body) + len(self._tokens(body))}
+
     async def save_kv(self, slot: int, name: str) -> int:
-        """Remember a name; returns a made-up size."""
+        """Remember a name; returns a made-up size. In a folder that was given a file is written."""
         self._check_kv(slot)
         self._saved[name] = 1024
+        if self._kv_folder is not None:
+            path = self._kv_folder / name
+            path.touch(mode=0o600)
+            path.write_bytes(b"\0" * 1024)
         return 1024
 
     async def restore_kv(self, slot: int, name: str) -> int:
@@ -188,7 +205,9 @@ class ScriptedEngine:
             InvalidRequest: it was not.
         """
         self._check_kv(slot)
-        if name not in self._saved:
+        self.restored.append((slot, name))
+        kept = self._kv_folder is not None and (self._kv_folder / name).exists()
+        if name not in self._saved and not kept:
             raise InvalidRequest(f"no KV state was saved as {name!r}.", name=name)
         return 8
 
@@ -285,8 +304,12 @@ class ScriptedEngine:
         return list(self.script.tokens[:limit])
 
 
+def _words(body: Mapping[str, Any]) -> int:
+    return sum(len(str(message.get("content")).split()) for message in body.get("messages", ()))
+
+
 def _counts(body: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, Any]:
-    prompt = sum(len(str(message.get("content")).split()) for message in body["messages"])
+    prompt = _words(body)
     usage = {"prompt_tokens": prompt, "completion_tokens": len(tokens)}
     timings = {"prompt_n": prompt, "cache_n": 0, "prompt_ms": 1.0, "predicted_n": len(tokens)}
     return {"usage": usage, "timings": {**timings, "predicted_ms": 1.0}}

@@ -11,7 +11,7 @@ from shim.call import Call, Grant
 from shim.reply import EmbeddingReply, Reply
 from shim.session import Session
 from shim.streams import AsyncReplyStream
-from shim.sync_calls import held
+from shim.sync_calls import held, spent
 from shim.tracing import trace_call
 from traces import current_run
 
@@ -103,7 +103,7 @@ class AsyncCalls:
                 if error is not None and not isinstance(error, Exception):
                     line.close()
                 else:
-                    line.tell("end", lease=held(call).lease)
+                    line.tell("end", lease=held(call).lease, **spent(answer))
                     self._session.async_lines.give(line)
             except KeepwarmError:
                 line.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from budget.errors import EngineDied, InternalError, KeepwarmError, error_from_wire
 from shim.call import Call, Grant
@@ -99,7 +99,7 @@ class SyncCalls:
                 if error is not None and not isinstance(error, Exception):
                     line.close()
                 else:
-                    line.tell("end", lease=held(call).lease)
+                    line.tell("end", lease=held(call).lease, **spent(answer))
                     self._session.lines.give(line)
             except KeepwarmError:
                 line.close()
@@ -116,6 +116,21 @@ class SyncCalls:
         except KeepwarmError as gone:
             return gone
         return error_from_wire(told["death"]) if told["death"] else error
+
+
+def spent(answer: Reply | EmbeddingReply | None) -> dict[str, Any]:
+    """What the keeper learns from a finished request: the engine's own figures, where it has any."""
+    timings = answer.timings if isinstance(answer, Reply) else None
+    if timings is None:
+        return {}
+    figures = {
+        "prompt_n": timings.prompt_n,
+        "prompt_ms": timings.prompt_ms,
+        "cache_n": timings.cache_n,
+        "predicted_n": timings.predicted_n,
+        "predicted_ms": timings.predicted_ms,
+    }
+    return {"spent": figures}
 
 
 def held(call: Call) -> Grant:

@@ -9,7 +9,7 @@ from typing import Any
 
 from shim.call import Call
 from shim.reply import EmbeddingReply, Reply
-from traces import CounterSample, EvictSpan, LoadSpan, RunTrace, current_run
+from traces import CounterSample, EvictSpan, LoadSpan, RunTrace, current_run, names
 
 _NUMBERS = itertools.count(1)
 
@@ -54,6 +54,9 @@ def load_span(row: Mapping[str, Any]) -> LoadSpan:
         storage=row["storage"] or "staged",
         reason=row["reason"],
         engine=row["engine"],
+        attributes=_told(
+            row, restore_s=names.RESTORE_SECONDS, restored_tokens=names.RESTORED_TOKENS
+        ),
     )
 
 
@@ -69,4 +72,10 @@ def evict_span(row: Mapping[str, Any]) -> EvictSpan:
         bytes=row["bytes"],
         reason=row["reason"],
         for_model=wanted if wanted != row["reason"] else None,
+        attributes=_told(row, save_s=names.SAVE_SECONDS, saved_bytes=names.SAVED_BYTES),
     )
+
+
+def _told(row: Mapping[str, Any], **fields: str) -> dict[str, Any]:
+    """The fields of a row that are not zero, under the names they have on a trace."""
+    return {name: row[field] for field, name in fields.items() if row.get(field)}

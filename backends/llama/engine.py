@@ -354,7 +354,9 @@ class LlamaServerEngine:
 
     async def _slot_action(self, slot: int, action: str, name: str) -> Mapping[str, int]:
         if not self.capabilities.save_restore:
-            raise InvalidRequest(f"{self._model_id} has no KV state to {action}: it embeds, or does not keep all of it.")
+            raise InvalidRequest(
+                f"{self._model_id} has no KV state to {action}: it embeds, or does not keep all of it."
+            )
         if not _NAME.fullmatch(name):
             raise InvalidRequest(
                 f"{name!r} is not a name for saved KV state.",

@@ -130,6 +130,7 @@ class Prepared:
     placements: tuple[Placement, ...]
     engine_id: str
     stamp: Stamp
+    carries_kv: bool = False
 
 
 @dataclass(slots=True)
@@ -266,7 +267,9 @@ def _planned(name: str, entry: ConfigEntry, catalog: Catalog, row: Decided, buil
         learned = catalog.learned.get(facts.identity, placement.args, build)
         placements.append(learned.apply(placement) if learned else placement)
     engine_id = _engine_id(facts, placements, entry)
-    return Prepared(name, entry, facts, tuple(placements), engine_id, row.entry.stamp)
+    return Prepared(
+        name, entry, facts, tuple(placements), engine_id, row.entry.stamp, row.entry.carries_kv
+    )
 
 
 def device_limits(
@@ -343,7 +346,15 @@ def prepare(name: str, entry: ConfigEntry, catalog: Catalog, inspector: Inspecto
     if not placements:
         raise BadModelFile(f"{name}: no placement could be measured.", file=str(path))
     stamp = stamp_of([*header.files, *side_files(entry)])
-    return Prepared(name, entry, header, placements, _engine_id(header, placements, entry), stamp)
+    return Prepared(
+        name,
+        entry,
+        header,
+        placements,
+        _engine_id(header, placements, entry),
+        stamp,
+        carries_kv(shape, placements[0].args),
+    )
 
 
 def _engine_id(header: ModelFile, placements: Sequence[Placement], entry: ConfigEntry) -> str:
@@ -373,5 +384,5 @@ def _share_engines(catalog: Catalog) -> None:
             prepared.entry.threads,
             prepared.entry.warm_prompt,
             header.identity,
-            carries_kv(header.shape(), prepared.placements[0].args),
+            prepared.carries_kv,
         )

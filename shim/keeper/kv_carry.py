@@ -1,0 +1,281 @@
+"""KV state that is carried over a swap: saved before an engine's end, restored after its next start.
+
+Nothing here may fail a request or hold an eviction up for long: whatever goes wrong costs a prompt
+evaluation, is said in the log, and the file concerned is deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeVar
+from weakref import WeakKeyDictionary
+
+from backends.base import Engine
+from backends.footprint.cache import cache_key
+from budget.errors import KeepwarmError
+from budget.footprint import Placement
+from budget.kv_store import SlotState, choose_saves, restore_plan
+from shim.keeper.catalog import CatalogEngine
+from shim.keeper.history import EvictStory, LoadStory
+from shim.keeper.kv_files import WARM, KvFiles, Shelf, slot_file
+from shim.keeper.warming import Warmed
+
+LOG = logging.getLogger("keepwarm.keeper")
+
+SAVE_LIMIT_S: Final = 10.0
+"""An eviction waits no longer than this for all of its saves."""
+
+WarmUp = Callable[[], Awaitable[Warmed]]
+_T = TypeVar("_T")
+
+
+@dataclass(slots=True)
+class Carry:
+    """The carrying over of one life of an engine."""
+
+    shelf: Shelf
+    slots: int
+    bytes_per_token: float
+    lock: asyncio.Lock
+    restored: dict[int, int] = field(default_factory=dict)
+    leases_seen: int = 0
+    used_tokens: int = 0
+
+
+class KvCarrier:
+    """Decides with `budget.kv_store`, acts through the engine, keeps files. One per keeper.
+
+    Args:
+        files: where to; None carries nothing over.
+        build: of llama.cpp, part of every key.
+    """
+
+    def __init__(self, files: KvFiles | None, build: str) -> None:
+        self._files = files
+        self._build = build
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._lives: WeakKeyDictionary[Engine, Carry] = WeakKeyDictionary()
+        self._sealing: set[asyncio.Task[None]] = set()
+
+    # A life
+
+    def begin(self, engine: Engine, entry: CatalogEngine, placement: Placement) -> None:
+        """Before an engine starts: give it the folder of its kind."""
+        if self._files is None or not entry.carries_kv:
+            return
+        key = kv_key(entry, placement, self._build)
+        try:
+            shelf = self._files.shelf(key, {"stamp": entry.stamp, "engine": entry.engine_id})
+        except OSError as error:
+            LOG.warning("no KV state is kept of %s: %s", entry.label, error)
+            return
+        engine.keep_kv_in(shelf.folder)
+        held = sum(part.kv_bytes for part in placement.footprints.values())
+        args = placement.args
+        per_token = held / args.n_ctx if args.n_ctx else 0.0
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        self._lives[engine] = Carry(shelf, args.slots, per_token, lock)
+
+    async def started(self, engine: Engine, warm_up: WarmUp | None, story: LoadStory) -> None:
+        """After an engine's start: give it back what it held, and its warm prompt.
+
+        Raises:
+            LoadFailed: the engine refused its warm prompt.
+        """
+        carry = self._lives.get(engine)
+        if carry is None or not engine.capabilities.save_restore:
+            self._lives.pop(engine, None)
+            if warm_up is not None:
+                await warm_up()
+            return
+        async with carry.lock:
+            await asyncio.to_thread(carry.shelf.check)
+            if warm_up is not None and WARM not in carry.shelf.states:
+                await self._evaluate_warm(engine, carry, warm_up)
+            await self._restore(engine, carry, story, warm=warm_up is not None)
+
+    async def _evaluate_warm(self, engine: Engine, carry: Carry, warm_up: WarmUp) -> None:
+        """Evaluate the warm prompt for the first time, and save it for good."""
+        warmed = await warm_up()
+        shelf = carry.shelf
+        shelf.figures = replace(
+            shelf.figures,
+            evaluation=shelf.figures.evaluation.seen(warmed.tokens, warmed.seconds),
+        )
+        size = int(warmed.tokens * carry.bytes_per_token)
+        if await self._save(engine, carry, SlotState(0, warmed.tokens), WARM, size):
+            await asyncio.to_thread(shelf.seal)
+
+    async def _restore(self, engine: Engine, carry: Carry, story: LoadStory, *, warm: bool) -> None:
+        states = carry.shelf.states
+        saved = {
+            slot: states[slot_file(slot)].tokens
+            for slot in range(carry.slots)
+            if slot_file(slot) in states
+        }
+        kept = states.get(WARM) if warm else None
+        begin_ns = time.monotonic_ns()
+        for slot, source in restore_plan(carry.slots, saved, kept.tokens if kept else None).items():
+            name = WARM if source is None else slot_file(slot)
+            tokens = await self._restore_one(engine, carry, slot, name)
+            story.restored_tokens += tokens
+            if source is not None and tokens:
+                carry.restored[slot] = tokens
+        if story.restored_tokens:
+            story.restore_s = (time.monotonic_ns() - begin_ns) / 1e9
+
+    async def _restore_one(self, engine: Engine, carry: Carry, slot: int, name: str) -> int:
+        shelf, begin_ns = carry.shelf, time.monotonic_ns()
+        tokens = await _tried(engine.restore_kv(slot, name), f"restoring {name} of {shelf.key}")
+        if tokens is None:
+            shelf.drop(name)
+            return 0
+        seconds = (time.monotonic_ns() - begin_ns) / 1e9
+        if name in shelf.states:
+            shelf.states[name].used_at = time.time()
+        shelf.figures = replace(shelf.figures, restore=shelf.figures.restore.seen(tokens, seconds))
+        return tokens
+
+    def served(self, engine: Engine, spent: Mapping[str, Any]) -> None:
+        """A request ended: what its prompt cost, and how much of it was there already."""
+        carry = self._lives.get(engine)
+        try:
+            tokens, cached = int(spent["prompt_n"]), int(spent["cache_n"])
+            seconds = float(spent["prompt_ms"]) / 1e3
+        except (KeyError, TypeError, ValueError):
+            return
+        if carry is None:
+            return
+        figures = carry.shelf.figures
+        carry.shelf.figures = replace(figures, evaluation=figures.evaluation.seen(tokens, seconds))
+        if carry.leases_seen < len(carry.restored):
+            carry.leases_seen += 1
+            carry.used_tokens += max(0, cached)
+
+    async def leaving(self, engine: Engine, story: EvictStory, *, used: bool) -> None:
+        """Before an idle engine's end: save what is worth it. Without a use, all is saved already."""
+        carry = self._lives.pop(engine, None)
+        if carry is None or not used or self._files is None:
+            return
+        if carry.shelf.key not in self._files:
+            return  # its model is no longer configured
+        begin_ns = time.monotonic_ns()
+        async with carry.lock:
+            shelf = carry.shelf
+            restored = sum(carry.restored.values())
+            shelf.figures = shelf.figures.reused(restored, carry.used_tokens)
+            try:
+                async with asyncio.timeout(SAVE_LIMIT_S):
+                    story.saved_bytes = await self._save_slots(engine, carry)
+            except TimeoutError:
+                LOG.warning("saving KV state of %s took over %g s", story.model, SAVE_LIMIT_S)
+                shelf.sweep()
+        story.save_s = (time.monotonic_ns() - begin_ns) / 1e9
+        self._seal(carry)
+
+    def died(self, engine: Engine) -> None:
+        """An engine crashed: what it was given back may be why, so it is not given back again."""
+        carry = self._lives.pop(engine, None)
+        if carry is not None:
+            for slot in range(carry.slots):
+                carry.shelf.drop(slot_file(slot))
+
+    async def _save_slots(self, engine: Engine, carry: Carry) -> int:
+        """Save the conversations that are worth it; those that they replace go. Returns bytes."""
+        if self._files is None:
+            return 0
+        shelf = carry.shelf
+        held = await _tried(engine.kv_tokens(), f"looking at the slots of {shelf.key}")
+        warm = shelf.states.get(WARM)
+        warm_tokens = len(warm.tokens) if warm else -1
+        slots = [SlotState(s, n) for s, n in (held or {}).items() if n != warm_tokens]
+        for state in slots:
+            shelf.drop(slot_file(state.slot))
+        limit = self._files.limit_bytes
+        chosen = choose_saves(slots, shelf.figures, carry.bytes_per_token, limit)
+        if len(chosen) < len(slots):
+            shelf.figures = shelf.figures.skipped()
+        total = 0
+        for state in chosen:
+            size = int(state.tokens * carry.bytes_per_token)
+            total += await self._save(engine, carry, state, slot_file(state.slot), size)
+        return total
+
+    async def _save(
+        self, engine: Engine, carry: Carry, state: SlotState, name: str, expected_bytes: int
+    ) -> int:
+        """Save one slot within the budget; returns the bytes, 0 when it was not saved."""
+        shelf = carry.shelf
+        if self._files is None or expected_bytes > self._files.limit_bytes:
+            return 0
+        self._files.make_room(expected_bytes)
+        begin_ns = time.monotonic_ns()
+        saving = engine.save_kv(state.slot, name)
+        written = await _tried(saving, f"saving slot {state.slot} of {shelf.key}")
+        kept = shelf.add(name) if written else None
+        if kept is None:
+            shelf.drop(name)
+            return 0
+        seconds = (time.monotonic_ns() - begin_ns) / 1e9
+        shelf.figures = replace(shelf.figures, save=shelf.figures.save.seen(state.tokens, seconds))
+        self._files.make_room()
+        return kept.size_bytes
+
+    # Files
+
+    def _seal(self, carry: Carry) -> None:
+        """Compute checksums while the next engine loads; a restore waits for it."""
+
+        async def seal() -> None:
+            async with carry.lock:
+                await asyncio.to_thread(carry.shelf.seal)
+
+        task = asyncio.ensure_future(seal())
+        self._sealing.add(task)
+        task.add_done_callback(self._sealing.discard)
+
+    def configured(
+        self, before: Iterable[CatalogEngine], after: Iterable[CatalogEngine], limit_bytes: int
+    ) -> None:
+        """The configuration changed: what was kept of engines that are gone is deleted."""
+        if self._files is None:
+            return
+        self._files.limit_bytes = limit_bytes
+        self._files.make_room()
+        stay = {k for entry in after for k in _keys(entry, self._build)}
+        gone = {k for entry in before for k in _keys(entry, self._build)} - stay
+        self._files.discard(gone)
+
+    async def close(self) -> None:
+        """The keeper ends: no conversation outlives it."""
+        await asyncio.gather(*self._sealing, return_exceptions=True)
+        if self._files is not None:
+            await asyncio.to_thread(self._files.close)
+
+
+def kv_key(entry: CatalogEngine, placement: Placement, build: str) -> str:
+    """The name that an engine's state is kept under: file identity, arguments, llama.cpp build.
+
+    The engine's id tells apart engines on one file with other threads or another warm prompt.
+    """
+    text = f"{cache_key(entry.identity, placement.args, build)} {entry.engine_id} {entry.stamp}"
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def _keys(entry: CatalogEngine, build: str) -> list[str]:
+    return [kv_key(entry, placement, build) for placement in entry.placements]
+
+
+async def _tried(work: Awaitable[_T], what: str) -> _T | None:
+    """The outcome of an engine's action, or None when it failed."""
+    try:
+        return await work
+    except (KeepwarmError, OSError, KeyError, TypeError, ValueError) as error:
+        # An engine's time-out is an OSError too; the eviction's own ends the task from outside.
+        LOG.warning("%s failed: %s", what, error)
+        return None
