@@ -93,7 +93,8 @@ class Lives:
         while later := self._desk.admission.feasible(engine, first):
             for index in later:
                 asked = dict(engine.spec.options[index].bookings)
-                if all(asked.get(device, 0) < tried[device] for device in suspects):
+                more = [asked.get(device, 0) - tried[device] for device in suspects]
+                if max(more) <= 0 and min(more) < 0:
                     return index
             first = max(later) + 1
         return None
