@@ -1,0 +1,191 @@
+"""`keepwarm build`: measure the machine and the models once, and write the plan."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import click
+
+from budget.errors import ConfigError
+from shim.cli.options import json_option
+from shim.cli.output import print_json, print_table, size
+from shim.cli.progress import StatusLine
+from shim.cli.settings import config_of
+from shim.config import Config
+from shim.keeper.catalog import device_limits
+from shim.plan.asked import asked_of
+from shim.plan.build import PlanBuilder
+from shim.plan.file import Plan, plan_path, usable_plan, write_plan
+from shim.plan.use import Decisions, decide
+
+
+@click.command()
+@click.option("--quick", "effort", flag_value="quick", default="quick", help="Half a minute.")
+@click.option("--full", "effort", flag_value="full", help="More types, layers and rounds: minutes.")
+@click.option("--device", help="Measure for this device instead of [budget] device.")
+@click.option("--check", is_flag=True, help="Measure nothing: say whether the plan is good here.")
+@json_option
+@click.pass_context
+def build(
+    ctx: click.Context,
+    effort: Literal["quick", "full"],
+    device: str | None,
+    *,
+    check: bool,
+    as_json: bool,
+) -> None:
+    """Measure this machine and the models once, and write the plan that later starts use.
+
+    What is measured already and did not change is kept.
+    """
+    config = with_device(config_of(ctx), device)
+    if check:
+        checked(config, as_json=as_json)
+        return
+    before, why = usable_plan()
+    if why:
+        click.echo(why, err=True)
+    line = StatusLine()
+    shown = _Progress(line)
+    builder = PlanBuilder(config, effort, shown)
+    try:
+        plan = builder.build(before)
+    finally:
+        line.clear()
+    path = write_plan(plan)
+    result = report(plan, builder, decisions_of(config, plan))
+    if as_json:
+        print_json({"file": str(path), **result})
+    else:
+        _print(str(path), plan, result)
+
+
+class _Progress:
+    """A line that changes on a terminal, and whole lines elsewhere."""
+
+    def __init__(self, line: StatusLine) -> None:
+        self._line = line
+
+    def __call__(self, text: str) -> None:
+        if self._line.shown:
+            self._line.show(text)
+        else:
+            click.echo(text, err=True)
+
+
+def with_device(config: Config, device: str | None) -> Config:
+    """The configuration with another device budgeted."""
+    if device is None:
+        return config
+    data = config.to_mapping()
+    data["budget"] = {**data.get("budget", {}), "device": device}
+    return Config.from_mapping(data, label="--device")
+
+
+def decisions_of(config: Config, plan: Plan) -> Decisions:
+    """The joint decisions over the plan's entries, as a start makes them."""
+    device, limits, _ = device_limits(config)
+    asked = {
+        name: asked_of(entry, device.name, config.budget.rpc)
+        for name, entry in config.models.items()
+        if not entry.remote
+    }
+    return decide(plan, asked, limits)
+
+
+def checked(config: Config, *, as_json: bool) -> None:
+    """Say whether the plan is good here, what it lacks, and what is decided otherwise now.
+
+    Raises:
+        ConfigError: there is no plan, or it is not good here, with the reason.
+    """
+    plan, why = usable_plan()
+    if plan is None:
+        raise ConfigError(
+            why or f"There is no plan at {plan_path()}.", hint="Run `keepwarm build`."
+        )
+    found = decisions_of(config, plan)
+    result = {
+        "file": str(plan_path()),
+        "valid": True,
+        "effort": plan.effort,
+        "missing": found.missing,
+        "changes": found.changes,
+    }
+    if as_json:
+        print_json(result)
+        return
+    click.echo(f"{plan_path()} is good here ({plan.effort}).")
+    for name, reason in found.missing.items():
+        click.echo(f"{name}: not in it: {reason}")
+    for change in found.changes:
+        click.echo(f"decided otherwise: {change}")
+
+
+def report(plan: Plan, builder: PlanBuilder, found: Decisions) -> dict[str, Any]:
+    """What `build --json` prints, without the file's path."""
+    return {
+        "effort": plan.effort,
+        "llama_build": plan.build,
+        "hardware": dict(plan.hardware),
+        "machine": plan.machine.to_json(),
+        "measured": builder.measured,
+        "kept": [name for name in found.decided if name not in builder.measured],
+        "errors": builder.errors,
+        "models": {
+            name: {
+                **row.decision.to_json(),
+                "load_s": row.entry.load_s,
+                "measured": dict(row.entry.measured),
+            }
+            for name, row in found.decided.items()
+        },
+        "changes": found.changes,
+    }
+
+
+def _print(path: str, plan: Plan, result: dict[str, Any]) -> None:
+    for name, side in plan.machine.sides.items():
+        rates = ", ".join(f"{kind} {rate / 1e9:.1f}" for kind, rate in side.bytes_per_s.items())
+        click.echo(
+            f"{name}: decode reads {rates} GB/s; {side.token_s * 1e3:.2f} ms a token, "
+            f"{side.layer_s * 1e6:.0f} us a layer, {side.crossing_s * 1e3:.2f} ms a split"
+        )
+    load = plan.machine.load
+    by_storage = {"staged": load.staged_bytes_per_s, "cold": load.cold_bytes_per_s}
+    for storage, modes in by_storage.items():
+        told = ", ".join(f"{mode} {rate / 1e9:.2f}" for mode, rate in modes.items())
+        click.echo(f"{storage} loads: {told} GB/s")
+    click.echo(f"start of an engine: {load.start_s:.2f} s")
+    click.echo()
+    rows = [
+        (
+            name,
+            ", ".join(row["devices"]),
+            row["n_gpu_layers"],
+            row["n_ctx"],
+            row["slots"],
+            size(sum(row["bytes_by_device"].values())),
+            f"{row['tokens_per_s']:.1f}",
+            f"{row['load_s']:.2f}",
+            row["reason"],
+        )
+        for name, row in result["models"].items()
+    ]
+    columns = (
+        "model",
+        "device",
+        "layers",
+        "context",
+        "slots",
+        "bytes",
+        "tokens/s",
+        "load s",
+        "why",
+    )
+    print_table(columns, rows, right=("layers", "context", "slots", "bytes", "tokens/s", "load s"))
+    for name, error in result["errors"].items():
+        click.echo(f"{name}: not in the plan: {error}")
+    for change in result["changes"]:
+        click.echo(f"decided otherwise than before: {change}")
+    click.echo(f"\nwritten to {path}")

@@ -1,0 +1,114 @@
+"""`keepwarm recommend`: what to run here, where, with which runtime, and how fast."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from budget.errors import InvalidRequest
+from shim.cli.options import json_option
+from shim.cli.output import print_json, print_table, size
+from shim.cli.settings import config_path
+from shim.config import load_config
+from shim.config.values import parse_amount
+from shim.plan.recommend import Advice, Subject, Target, advise, here, subjects
+
+_GB = 1e9
+
+
+@click.command()
+@click.argument("models", nargs=-1, metavar="[FILE|NAME|CONFIGURED]...")
+@click.option("--vram", help='A GPU that need not be here: its bytes, such as "8GiB".')
+@click.option("--bandwidth", type=float, help="Its memory bandwidth by its data sheet, in GB/s.")
+@click.option("--gpus", type=click.IntRange(min=1), default=1, help="How many of them.")
+@click.option("--host-bandwidth", type=float, help="The host's memory bandwidth, in GB/s.")
+@click.option("--host-memory", help='The host\'s memory, such as "32GiB".')
+@click.option("--device", help="A device of this machine, instead of --vram.")
+@click.option("--users", type=click.IntRange(min=1), default=1, help="Requests at the same time.")
+@click.option("--context", type=click.IntRange(min=1), default=4096, help="Tokens of each of them.")
+@click.option("--kv-type", default="f16", help="Type of the KV cache.", show_default=True)
+@json_option
+@click.pass_context
+def recommend(
+    ctx: click.Context,
+    models: tuple[str, ...],
+    vram: str | None,
+    bandwidth: float | None,
+    gpus: int,
+    host_bandwidth: float | None,
+    host_memory: str | None,
+    device: str | None,
+    users: int,
+    context: int,
+    kv_type: str,
+    *,
+    as_json: bool,
+) -> None:
+    """Say what to run here: fits, split or CPU, with predicted tokens/s and the runtime.
+
+    Of GGUF files, of configured models, of names that are built in (llama-3.1-8b, or
+    llama-3.1-8b:Q4_K_M); of all that are built in where nothing is named. Needs no GPU and no
+    llama.cpp.
+    """
+    if vram is not None and device is not None:
+        raise InvalidRequest("--vram and --device contradict each other.", hint="Give one of them.")
+    target = here(
+        vram_bytes=None if vram is None else _bytes("--vram", vram),
+        bandwidth_bytes_per_s=_rate("--bandwidth", bandwidth),
+        n_gpus=gpus,
+        host_bytes=None if host_memory is None else _bytes("--host-memory", host_memory),
+        host_bytes_per_s=_rate("--host-bandwidth", host_bandwidth),
+        device=device,
+    )
+    named = subjects(models, load_config(config_path(ctx)))
+    rows = [advise(subject, target, users, context, kv_type) for subject in named]
+    if as_json:
+        print_json({"target": target.to_json(), "users": users, "context": context, **_json(rows)})
+    else:
+        _print(target, rows, named)
+
+
+def _json(rows: list[Advice]) -> dict[str, Any]:
+    return {"models": [row.to_json() for row in rows]}
+
+
+def _bytes(option: str, text: str) -> int:
+    try:
+        found = parse_amount(text).fixed_bytes
+    except ValueError as error:
+        raise InvalidRequest(f"{option} {text!r}: {error}.", hint='Say "8GiB".') from None
+    if not found:
+        raise InvalidRequest(f"{option} {text!r} is no number of bytes.", hint='Say "8GiB".')
+    return found
+
+
+def _rate(option: str, gb_per_s: float | None) -> float | None:
+    if gb_per_s is None:
+        return None
+    if not 0.0 < gb_per_s < 1e6:
+        raise InvalidRequest(f"{option} {gb_per_s:g} is no bandwidth.", hint="Give GB/s, above 0.")
+    return gb_per_s * _GB
+
+
+def _print(target: Target, rows: list[Advice], named: list[Subject]) -> None:
+    gpu = f"{target.n_gpus} x {size(target.vram_bytes)}" if target.n_gpus else "no GPU"
+    click.echo(f"{gpu}, host {size(target.host_bytes)}; bandwidths {target.origin}")
+    click.echo()
+    table = [
+        (
+            row.name,
+            row.file_type,
+            size(row.total_bytes),
+            row.verdict,
+            row.runtime,
+            f"{row.tokens_per_s:.1f}" if row.tokens_per_s else "",
+            f"{row.cpu_tokens_per_s:.1f}" if row.cpu_tokens_per_s else "",
+            row.reason,
+        )
+        for row in rows
+    ]
+    columns = ("model", "type", "bytes", "", "runtime", "tokens/s", "CPU alone", "why")
+    print_table(columns, table, right=("bytes", "tokens/s", "CPU alone"))
+    if not named:
+        click.echo("There is no model to speak of.")

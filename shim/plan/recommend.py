@@ -1,0 +1,315 @@
+"""What to run on a machine, here or elsewhere: bytes from shapes, rates measured or assumed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from backends.devices import discover, find_device
+from backends.gguf import read_header
+from budget.errors import ConfigError, KeepwarmError, UnknownModel
+from budget.estimate.closed_form import estimate_by_layers
+from budget.estimate.overhead import DEFAULT_OVERHEAD, engine_overhead_bytes
+from budget.estimate.shape import ModelShape
+from budget.footprint import HOST, EngineArgs
+from budget.planning.known import FILE_TYPES, KNOWN, known_shape
+from budget.planning.machine import MachineFigures, SideFigures, assumed_side
+from budget.planning.options import Option, Pools, options_of
+from budget.planning.runtimes import VLLM_SHARE, Case, choose_runtime
+from budget.planning.tables import Candidate, Variant
+from budget.planning.traffic import decode_seconds, decode_traffic
+from shim.config import Config
+from shim.plan.asked import local_path
+from shim.plan.file import usable_plan
+
+GPU: Final = "gpu"
+ASSUMED_GPU_BYTES_PER_S: Final = 400e9
+ASSUMED_HOST_BYTES_PER_S: Final = 50e9
+"""A GPU of 8 to 16 GB and two channels of DDR4, where neither is measured nor given."""
+
+Verdict = Literal["fits", "split", "CPU", "no"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The machine to advise for. `origin` says where the bandwidths are from."""
+
+    n_gpus: int
+    vram_bytes: int
+    host_bytes: int
+    gpu: SideFigures | None
+    host: SideFigures
+    origin: str
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-serialisable data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model to advise on; without a shape, why it has none."""
+
+    name: str
+    file_type: str
+    shape: ModelShape | None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """One row: whether it fits, how fast it is, what runs it. Rates are None where it does not run."""
+
+    name: str
+    file_type: str
+    verdict: Verdict
+    runtime: str
+    n_gpu_layers: int
+    total_bytes: int
+    gpu_bytes: int
+    host_bytes: int
+    tokens_per_s: float | None
+    cpu_tokens_per_s: float | None
+    rule: str
+    also: tuple[str, ...]
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-serialisable data."""
+        return asdict(self)
+
+
+def here(
+    *,
+    vram_bytes: int | None = None,
+    bandwidth_bytes_per_s: float | None = None,
+    n_gpus: int = 1,
+    host_bytes: int | None = None,
+    host_bytes_per_s: float | None = None,
+    device: str | None = None,
+) -> Target:
+    """This machine, with what is given in place of what it has.
+
+    Rates are taken from what is given, then from the plan, and are else assumed.
+
+    Raises:
+        ConfigError: the device is not here.
+    """
+    plan, _ = usable_plan()
+    measured = plan.machine if plan else None
+    found = discover()
+    memory = host_bytes if host_bytes is not None else found[0].total_bytes
+    gpus = [d for d in found if d.kind == "cuda"]
+    if device is not None:
+        gpus = [find_device(device)] if device != HOST else []
+    if vram_bytes is not None:
+        count, vram, name = n_gpus, vram_bytes, ""
+    else:
+        count = len(gpus)
+        vram = min((d.total_bytes for d in gpus), default=0)
+        name = gpus[0].name if gpus else ""
+    host, host_origin = _side(measured, HOST, host_bytes_per_s, ASSUMED_HOST_BYTES_PER_S)
+    gpu, gpu_origin = _side(measured, name, bandwidth_bytes_per_s, ASSUMED_GPU_BYTES_PER_S)
+    origin = f"host {host_origin}" + (f", GPU {gpu_origin}" if count else "")
+    return Target(count, vram, memory, gpu if count else None, host, origin)
+
+
+def _side(
+    measured: MachineFigures | None, name: str, given: float | None, assumed: float
+) -> tuple[SideFigures, str]:
+    if given is not None:
+        return assumed_side(given), "given"
+    if measured is not None and name in measured.sides:
+        return measured.sides[name], "measured"
+    return assumed_side(assumed), f"assumed ({assumed / 1e9:.0f} GB/s)"
+
+
+def subjects(named: Sequence[str], config: Config) -> list[Subject]:
+    """Models by file, by configured name, or by a built-in name with or without `:TYPE`.
+
+    Without a name: those of the configuration, and everything that is built in where it has none.
+
+    Raises:
+        UnknownModel: a name is none of these.
+    """
+    local = {name: entry for name, entry in config.models.items() if not entry.remote}
+    found: list[Subject] = []
+    for name in named or [*local] or [*KNOWN]:
+        if name in local:
+            found.append(_read(name, local_path(local[name])))
+        elif Path(name).is_file():
+            found.append(_read(Path(name).stem, Path(name)))
+        else:
+            found += _built_in(name)
+    return found
+
+
+def _read(name: str, path: Path) -> Subject:
+    try:
+        header = read_header(path)
+        return Subject(name, header.quantization, header.shape())
+    except KeepwarmError as error:
+        return Subject(name, "", None, str(error))
+
+
+def _built_in(name: str) -> list[Subject]:
+    base, _, wanted = name.partition(":")
+    if base.lower() not in KNOWN:
+        raise UnknownModel(
+            f"{name!r} is no file, no configured model and not built in.",
+            hint=f"Built in are {', '.join(KNOWN)}, each also with :{', :'.join(FILE_TYPES)}.",
+            model=name,
+        )
+    kinds = [wanted.upper()] if wanted else [*FILE_TYPES]
+    return [Subject(base.lower(), kind, known_shape(base, kind)) for kind in kinds]
+
+
+def advise(
+    subject: Subject, target: Target, users: int, context: int, kv_type: str = "f16"
+) -> Advice:
+    """What to do with one model on a machine.
+
+    Raises:
+        ConfigError: the arguments are impossible for this model.
+    """
+    if subject.shape is None:
+        return _none(subject, subject.error)
+    shape = subject.shape
+    each = min(context, shape.context_length or context)
+    args = EngineArgs(
+        each * users, users, kv_type, kv_type, embeddings=not shape.causal, flash_attention="auto"
+    )
+    try:
+        variant = _variant(shape, args, target)
+    except ConfigError:
+        raise
+    except KeepwarmError as error:
+        return _none(subject, str(error))
+    return _advice(subject, target, variant, users)
+
+
+def _variant(shape: ModelShape, args: EngineArgs, target: Target) -> Variant:
+    both = estimate_by_layers(shape, args)
+    traffic = decode_traffic(shape, args, fill_tokens=args.context_per_slot // 2)
+    host = both.host.total + engine_overhead_bytes(shape, args)
+    device = both.device.total.copy()
+    device[1:] += DEFAULT_OVERHEAD.device_bytes
+    cpu = float(decode_seconds(traffic, target.host)[0])
+    token_s = {}
+    if target.gpu is not None:
+        seconds = decode_seconds(traffic, target.host, target.gpu)
+        token_s = {f"{GPU}:{number}": seconds for number in range(target.n_gpus)}
+    return Variant(args.n_ctx, args.slots, host, device, token_s, cpu)
+
+
+def _advice(subject: Subject, target: Target, variant: Variant, users: int) -> Advice:
+    limits = {HOST: target.host_bytes}
+    limits |= {f"{GPU}:{number}": target.vram_bytes for number in range(target.n_gpus)}
+    pools = Pools.of(limits)
+    model = Candidate(subject.name, (variant,))
+    options: dict[str, Option] = {}
+    # The fastest of each kind; without a threshold, so that the answer has both numbers.
+    for option in options_of(model, variant, pools, min_gain=0.0):
+        best = options.get(option.kind)
+        if best is None or option.token_s < best.token_s:
+            options[option.kind] = option
+    split = _most_layers(variant, pools)
+    verdict = choose_runtime(_case(variant, target, options, split, users))
+    chosen = {
+        "llama.cpp whole": options.get("whole") or options.get("spread"),
+        "vLLM": options.get("whole"),
+        "vLLM with tensor parallelism": options.get("spread"),
+        "llama.cpp split": split,
+        "llama.cpp on CPU": options.get("cpu"),
+    }.get(verdict.runtime)
+    if chosen is None:
+        return _none(subject, verdict.rule.because, verdict.rule.condition, variant)
+    fits: Verdict = "CPU" if chosen.kind == "cpu" else "split" if chosen.kind == "split" else "fits"
+    cpu = 1.0 / variant.cpu_token_s if "cpu" in options else None
+    return Advice(
+        subject.name,
+        subject.file_type,
+        fits,
+        verdict.runtime,
+        chosen.n_gpu_layers,
+        sum(chosen.pool_bytes),
+        sum(chosen.pool_bytes[1:]),
+        chosen.pool_bytes[0],
+        round(1.0 / chosen.token_s, 2),
+        None if cpu is None else round(cpu, 2),
+        verdict.rule.condition,
+        tuple(rule.condition for rule in verdict.also),
+        _why(verdict.rule.because, chosen, variant),
+    )
+
+
+def _most_layers(variant: Variant, pools: Pools) -> Option | None:
+    """The fastest split that one GPU and the host hold."""
+    if not pools.devices:
+        return None
+    found = [
+        Option(
+            "split",
+            pools.devices[:1],
+            k,
+            (int(variant.host_bytes[k]), int(variant.device_bytes[k])),
+            float(variant.token_s[pools.devices[0]][k]),
+        )
+        for k in range(1, variant.whole)
+        if variant.host_bytes[k] <= pools.limits[0] and variant.device_bytes[k] <= pools.limits[1]
+    ]
+    return min(found, key=lambda option: option.token_s, default=None)
+
+
+def _case(
+    variant: Variant,
+    target: Target,
+    options: dict[str, Option],
+    split: Option | None,
+    users: int,
+) -> Case:
+    needed = int(variant.device_bytes[variant.whole])
+    share = VLLM_SHARE * target.vram_bytes
+    return Case(
+        users=users,
+        n_gpus=target.n_gpus,
+        fits_one="whole" in options,
+        fits_all="whole" in options or "spread" in options,
+        vllm_fits_one="whole" in options and needed <= share,
+        vllm_fits_all=("spread" in options or "whole" in options)
+        and needed <= share * target.n_gpus,
+        fits_host="cpu" in options,
+        fits_split=split is not None,
+        split_gain=variant.cpu_token_s / split.token_s if split else 0.0,
+    )
+
+
+def _why(because: str, chosen: Option, variant: Variant) -> str:
+    if chosen.kind != "split":
+        return because
+    gain = variant.cpu_token_s / chosen.token_s
+    return (
+        f"{chosen.n_gpu_layers} of {variant.whole} layers on the GPU, {gain:.2f} times the CPU "
+        f"alone; {because}"
+    )
+
+
+def _none(subject: Subject, reason: str, rule: str = "", variant: Variant | None = None) -> Advice:
+    total = int(variant.host_bytes[0]) if variant else 0
+    return Advice(
+        subject.name,
+        subject.file_type,
+        "no",
+        "none here",
+        0,
+        total,
+        0,
+        0,
+        None,
+        None,
+        rule,
+        (),
+        reason,
+    )
