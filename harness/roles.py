@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final, Literal, get_args
 
 from shim import RoleViolation, Shim
-from shim.describe import ModelInfo
+from shim.model_info import ModelInfo
 
 Role = Literal["producer", "evaluator", "planner", "embedder"]
 ROLES: Final[tuple[str, ...]] = get_args(Role)

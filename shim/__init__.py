@@ -54,7 +54,7 @@ if TYPE_CHECKING:
         unpin,
         use,
     )
-    from shim.describe import ModelInfo
+    from shim.model_info import ModelInfo
     from shim.reply import EmbeddingReply, Reply, Residency
     from shim.streams import AsyncReplyStream, ReplyStream
 
@@ -68,7 +68,7 @@ __getattr__ = lazy_names(
             "achat aembed astream chat default_shim embed load pin release status stream "
             "unload unpin use "
         ),
-        "shim.describe": "ModelInfo",
+        "shim.model_info": "ModelInfo",
         "shim.reply": "EmbeddingReply Reply Residency",
         "shim.streams": "AsyncReplyStream ReplyStream",
     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +12,7 @@ from budget.errors import InvalidRequest
 from shim.async_calls import AsyncCalls
 from shim.call import OWN_OPTIONS, Call, Messages
 from shim.config import Config
-from shim.describe import ModelInfo, describe_model
+from shim.model_info import ModelInfo
 from shim.reply import EmbeddingReply, Reply
 from shim.session import Session
 from shim.streams import AsyncReplyStream, ReplyStream
@@ -171,7 +172,10 @@ class Shim:
             UnknownModel: it is not configured.
             BadModelFile: its file is missing or damaged.
         """
-        return describe_model(self.config, model)
+        # Reading model files is the keeper's side, which most clients never import.
+        describe = importlib.import_module("shim.describe")
+        found: ModelInfo = describe.describe_model(self.config, model)
+        return found
 
     def status(self) -> dict[str, Any]:
         """Devices, engines, queue and last decisions, as `keepwarm ps --json` prints them."""

@@ -4,48 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from backends.gguf import read_header
 from budget.errors import BadModelFile, UnknownModel
 from shim.config import Config, ModelEntry
-from shim.keeper.catalog import local_path
+from shim.model_info import ModelInfo
+from shim.plan.asked import local_path
 
 _SAMPLES = 64
 _SAMPLE_BYTES = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """A model of the configuration.
-
-    For a remote model only `name`, `role`, `remote` and `identity` are known; the rest is None.
-
-    Attributes:
-        name: what callers call it.
-        role: `producer`, `evaluator`, `planner`, `embedder`, or None.
-        remote: whether an endpoint runs it.
-        identity: equal for two models that are the same thing: the same weights (a link or a copy
-            of one file), or the same model of the same endpoint.
-        file: the GGUF file, the first of several shards.
-        architecture: llama.cpp's name of it.
-        quantization: what its tensors are: `Q4_K_M`, `Q8_0`, `F16`, ...
-        min_bits_per_weight: of its coarsest matrix (Q8_0: 8.5).
-        parameters: the number of its weights.
-        context_per_slot: tokens that one request can use.
-    """
-
-    name: str
-    role: str | None
-    remote: bool
-    identity: str
-    file: Path | None = None
-    architecture: str | None = None
-    quantization: str | None = None
-    min_bits_per_weight: float | None = None
-    parameters: int | None = None
-    context_per_slot: int | None = None
 
 
 def describe_model(config: Config, name: str) -> ModelInfo:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,15 +57,15 @@ def run_demo(
     limit = half_limit_bytes(booked)
     inputs = [REQUESTS[i % len(REQUESTS)] for i in range(n_requests)]
     run = RunTrace(directory=trace_folder, service="keepwarm demo")
-    with Shim(demo_config(models, name, limit), inline=True) as shim:
+    with closing(Shim(demo_config(models, name, limit), inline=True)) as shim, run:
         Roles.of(shim)
+        shim.status()  # the keeper starts here, so that the evaluator's load is on the trace
         with MemorySampler(shim.runtime, name) as sampler:
-            with run:
-                say("loading the pinned evaluator")
-                shim.load("evaluator")
-                before = _books(shim, name)
-                items = _run_items(shim, inputs, say)
-                after = _books(shim, name)
+            say("loading the pinned evaluator")
+            shim.load("evaluator")
+            before = _books(shim, name)
+            items = _run_items(shim, inputs, say)
+            after = _books(shim, name)
             measured = sampler.result()
     line = _line_of(run)
     return DemoReport(

@@ -22,25 +22,42 @@ from typing import IO, Any
 
 OWNER_VARIABLE = "KEEPWARM_ENGINE_OF"
 INTERVAL_S = 0.05
+NEW_FOR_S = 1.0
 _PSS = re.compile(r"^Pss:\s+(\d+) kB$", re.MULTILINE)
 
 Measure = Callable[[Iterable[int]], dict[int, int]]
 
 
-def engine_pids(runtime: Path, proc: Path = Path("/proc")) -> list[int]:
-    """The engines of a keeper: processes whose environment names its runtime folder."""
-    marker = f"{OWNER_VARIABLE}={runtime.resolve()}".encode()
-    found = []
-    for entry in os.listdir(proc):  # noqa: PTH208 - twenty times a second
-        if not entry.isdigit():
-            continue
+class Engines:
+    """The engines of a keeper: processes whose environment names its runtime folder.
+
+    A process that is not one after its first second is not looked at again: between fork and exec
+    it still has its parent's environment, later it keeps the one it has.
+    """
+
+    def __init__(self, runtime: Path, proc: Path = Path("/proc")) -> None:
+        self._marker = f"{OWNER_VARIABLE}={runtime.resolve()}".encode()
+        self._proc = proc
+        self._first_seen_s: dict[int, float] = {}
+        self._ours: set[int] = set()
+
+    def pids(self) -> list[int]:
+        """Those that run now."""
+        now_s = time.monotonic()
+        here = {int(name) for name in os.listdir(self._proc) if name.isdigit()}  # noqa: PTH208
+        self._first_seen_s = {pid: self._first_seen_s.get(pid, now_s) for pid in here}
+        self._ours &= here
+        for pid, first_s in self._first_seen_s.items():
+            if pid not in self._ours and now_s - first_s <= NEW_FOR_S and self._is_ours(pid):
+                self._ours.add(pid)
+        return sorted(self._ours)
+
+    def _is_ours(self, pid: int) -> bool:
         try:
-            with open(f"{proc}/{entry}/environ", "rb") as file:  # noqa: PTH123
-                if marker in file.read().split(b"\0"):
-                    found.append(int(entry))
+            environment = (self._proc / str(pid) / "environ").read_bytes()
         except OSError:
-            continue  # it has ended, or is another user's
-    return found
+            return False  # it has ended, or is another user's
+        return self._marker in environment.split(b"\0")
 
 
 def model_of(pid: int, proc: Path = Path("/proc")) -> str:
@@ -80,9 +97,9 @@ def gpu_measure(index: int) -> Measure:
     return measure
 
 
-def take(runtime: Path, measure: Measure, names: dict[int, str]) -> dict[str, Any]:
+def take(engines: Engines, measure: Measure, names: dict[int, str]) -> dict[str, Any]:
     """One sample; `names` remembers the models of process numbers that were seen before."""
-    amounts = measure(engine_pids(runtime))
+    amounts = measure(engines.pids())
     for pid in amounts:
         names[pid] = names.get(pid) or model_of(pid)
     return {
@@ -94,10 +111,10 @@ def take(runtime: Path, measure: Measure, names: dict[int, str]) -> dict[str, An
 
 def sample_until_eof(runtime: Path, measure: Measure, out: IO[str], interval_s: float) -> None:
     """Write a sample every `interval_s` until standard input ends."""
-    names: dict[int, str] = {}
+    engines, names = Engines(runtime), dict[int, str]()
     due_s = time.monotonic()
     while True:
-        out.write(json.dumps(take(runtime, measure, names)) + "\n")
+        out.write(json.dumps(take(engines, measure, names)) + "\n")
         out.flush()
         now_s = time.monotonic()
         due_s = max(due_s + interval_s, now_s)

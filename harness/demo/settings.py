@@ -13,15 +13,15 @@ from shim.keeper.catalog import build_catalog
 SLACK: Final = 1.03
 """Over the sum of the two models that the limit has to hold, for what measuring may add to it."""
 
-# Batches are small so that a prompt of a few hundred tokens fills one: a compute buffer takes its
+# Batches are small so that a prompt of a hundred tokens fills one: a compute buffer takes its
 # bytes from the machine when it is first used in full.
 _ENTRIES: Final[Mapping[str, Mapping[str, Any]]] = {
-    "classifier": {"role": "planner", "context": 4096, "n_batch": 128, "n_ubatch": 128},
-    "embedder": {"role": "embedder", "context": 256, "n_batch": 256, "n_ubatch": 256},
-    "producer": {"role": "producer", "context": 1024, "n_batch": 128, "n_ubatch": 128},
+    "classifier": {"role": "planner", "context": 8192, "n_batch": 128, "n_ubatch": 128},
+    "embedder": {"role": "embedder", "context": 96, "n_batch": 96, "n_ubatch": 96},
+    "producer": {"role": "producer", "context": 512, "n_batch": 128, "n_ubatch": 128},
     "evaluator": {
         "role": "evaluator",
-        "context": 1024,
+        "context": 768,
         "n_batch": 128,
         "n_ubatch": 128,
         "warm_prompt": RUBRIC,

@@ -10,9 +10,9 @@ from harness.pipeline import Pipeline, Stage, StageContext
 from shim import Shim
 
 UNSORTED = "unsorted"
-_LABEL_TOKENS = 8
-_ANSWER_TOKENS = 24
-_GRADE_TOKENS = 8
+_LABEL_TOKENS = 4
+_ANSWER_TOKENS = 16
+_GRADE_TOKENS = 4
 _SEED = 7
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from harness import EVALUATOR_FLOOR_BITS, Roles
 from shim import BadModelFile, RoleViolation, Shim, UnknownModel
-from shim.describe import ModelInfo
+from shim.model_info import ModelInfo
 
 
 def shim_of(models: Mapping[str, Mapping[str, Any]]) -> Shim:

@@ -1,0 +1,38 @@
+"""What is known of a configured model without loading it; `shim.describe` reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model of the configuration.
+
+    For a remote model only `name`, `role`, `remote` and `identity` are known; the rest is None.
+
+    Attributes:
+        name: what callers call it.
+        role: `producer`, `evaluator`, `planner`, `embedder`, or None.
+        remote: whether an endpoint runs it.
+        identity: equal for two models that are the same thing: the same weights (a link or a copy
+            of one file), or the same model of the same endpoint.
+        file: the GGUF file, the first of several shards.
+        architecture: llama.cpp's name of it.
+        quantization: what its tensors are: `Q4_K_M`, `Q8_0`, `F16`, ...
+        min_bits_per_weight: of its coarsest matrix (Q8_0: 8.5).
+        parameters: the number of its weights.
+        context_per_slot: tokens that one request can use.
+    """
+
+    name: str
+    role: str | None
+    remote: bool
+    identity: str
+    file: Path | None = None
+    architecture: str | None = None
+    quantization: str | None = None
+    min_bits_per_weight: float | None = None
+    parameters: int | None = None
+    context_per_slot: int | None = None

@@ -1,0 +1,213 @@
+"""The main job on real llama.cpp: a budget for half of four models, measured from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from harness.demo.models import NAMES, demo_models
+from harness.demo.report import show, to_json
+from harness.demo.run import DemoReport, run_demo
+from harness.demo.settings import half_limit_bytes
+from harness.demo.stages import cosine
+from shim import ConfigError
+from shim.cli import main as keepwarm
+from tools.make_models import make_models
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+N_REQUESTS = 2
+
+
+@dataclass(frozen=True)
+class Demo:
+    """One run that all tests look at."""
+
+    report: DemoReport
+    said: list[str]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """The demo on its real models, over fewer requests."""
+    models = make_models(REPOSITORY / "models" / "demo")
+    said: list[str] = []
+    folder = tmp_path_factory.mktemp("traces")
+    return Demo(run_demo(models, "host", N_REQUESTS, folder, said.append), said)
+
+
+@pytest.mark.real
+def test_the_engines_never_take_more_than_the_limit(demo: Demo) -> None:
+    """Every 50 ms another process added up their PSS: within 2% of the limit, and near it."""
+    measured, limit = demo.report.measured, demo.report.limit_bytes
+    assert measured.samples > 20
+    assert measured.peak_bytes <= 1.02 * limit
+    assert measured.peak_bytes >= 0.80 * limit
+
+
+@pytest.mark.real
+def test_every_warm_engine_takes_what_is_booked_for_it(demo: Demo) -> None:
+    """Measured over booked, for each engine process of the run, all of which have answered."""
+    booked = demo.report.booked
+    ratios = {
+        f"{life.model} {life.pid}": round(life.peak_bytes / booked[life.model], 3)
+        for life in demo.report.measured.lives
+    }
+    print(ratios)
+    assert {life.model for life in demo.report.measured.lives} == set(NAMES)
+    assert all(0.95 <= ratio <= 1.02 for ratio in ratios.values()), ratios
+
+
+@pytest.mark.real
+def test_the_limit_holds_about_half_and_makes_models_swap(demo: Demo) -> None:
+    """The evaluator stays through all of it; each of the others comes anew for each request."""
+    report = demo.report
+    assert 0.45 <= report.limit_bytes / sum(report.booked.values()) <= 0.60
+    cold = [
+        (staged.reply.model, staged.reply.residency.cold)
+        for item in report.items
+        for staged in item.replies
+    ]
+    assert cold == N_REQUESTS * [
+        ("classifier", True),
+        ("embedder", True),
+        ("producer", True),
+        ("evaluator", False),
+    ]
+    assert report.loads == 3 * N_REQUESTS + 1
+    assert report.evictions == 3 * N_REQUESTS - 1
+    assert list(report.books_before["resident"]) == ["evaluator"]
+    assert set(report.books_after["resident"]) == {"evaluator", "producer"}
+
+
+@pytest.mark.real
+def test_the_json_is_as_documented(demo: Demo) -> None:
+    """Exactly these keys, and figures wherever there are any."""
+    found = json.loads(json.dumps(to_json(demo.report)))
+    assert list(found) == [
+        "requests",
+        "loads",
+        "evictions",
+        "limit_bytes",
+        "peak_measured_bytes",
+        "trace",
+        "runs",
+    ]
+    assert len(found["requests"]) == 4 * N_REQUESTS
+    for row in found["requests"]:
+        assert list(row) == ["model", "cold", "waited_s", "load_s", "ttft_s", "tokens_per_s"]
+        assert (row["load_s"] > 0) == row["cold"]
+        assert (row["ttft_s"] is None) == (row["model"] == "embedder")
+    assert Path(found["trace"]).is_file()
+    assert Path(found["runs"]).is_file()
+
+
+@pytest.mark.real
+def test_the_tables_say_what_people_need(demo: Demo, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every request, the books, the peak beside the limit, the noise, and how to open the trace."""
+    show(demo.report, Console(width=160))
+    text = capsys.readouterr().out
+    assert text.count("classify") == N_REQUESTS
+    for words in ("noise", "before", "after", "peak", f"keepwarm trace open {demo.report.trace}"):
+        assert words in text
+    assert "request 2 of 2 done" in demo.said
+
+
+@pytest.mark.real
+def test_an_interrupted_demo_leaves_nothing(tmp_path: Path) -> None:
+    """Ctrl-C in the middle: exit status 130, and no engine, sampler or folder stays."""
+    env = {**os.environ, "TMPDIR": str(short(tmp_path))}
+    command = [sys.executable, "-c", "from shim.cli import main; main()", "demo"]
+    with subprocess.Popen(
+        [*command, "--trace-dir", str(tmp_path / "traces")],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env=env,
+        cwd=REPOSITORY,
+        start_new_session=True,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "loading the pinned" in line:
+                break
+        os.killpg(process.pid, signal.SIGINT)
+        process.stderr.read()
+        assert process.wait(30) == 130
+    assert members(process.pid) == []
+    assert list(short(tmp_path).iterdir()) == []
+
+
+def short(folder: Path) -> Path:
+    """A folder for temporary files."""
+    place = folder / "t"
+    place.mkdir(exist_ok=True)
+    return place
+
+
+def members(group: int) -> list[int]:
+    """The processes whose session is that of a command."""
+    found: list[int] = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            found += list(_if_in(group, int(entry.name)))
+    return found
+
+
+def _if_in(session: int, pid: int) -> Iterator[int]:
+    try:
+        if os.getsid(pid) == session:
+            yield pid
+    except ProcessLookupError:
+        return
+
+
+def test_without_the_maker_missing_models_are_a_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An installed wheel has no tools/: the error says what is missing and what to do."""
+    monkeypatch.setattr("harness.demo.models._MAKER", tmp_path / "tools" / "make_models.py")
+    (tmp_path / "embedder-F16.gguf").touch()
+    with pytest.raises(ConfigError, match="classifier, producer, evaluator") as caught:
+        demo_models(tmp_path, lambda _line: None)
+    assert "make demo" in caught.value.hint
+
+
+def test_a_maker_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last line is in the error, its lines were shown."""
+    maker = tmp_path / "maker.py"
+    maker.write_text("print('quantizing'); raise SystemExit('no room')")
+    monkeypatch.setattr("harness.demo.models._MAKER", maker)
+    said: list[str] = []
+    with pytest.raises(ConfigError, match="code 1: no room"):
+        demo_models(tmp_path / "models", said.append)
+    assert "quantizing" in said
+
+
+def test_the_limit_is_for_the_evaluator_and_the_biggest_other() -> None:
+    """Never less than a pair that has to be resident together."""
+    booked = {"evaluator": 100, "a": 50, "b": 120}
+    assert 220 <= half_limit_bytes(booked) <= 230
+
+
+def test_cosine_of_vectors() -> None:
+    """Same direction 1, right angle 0, and no division by zero."""
+    assert cosine([1.0, 2.0], [2.0, 4.0]) == pytest.approx(1.0)
+    assert cosine([1.0, 0.0], [0.0, 3.0]) == 0.0
+    assert cosine([0.0, 0.0], [1.0, 1.0]) == 0.0
+
+
+def test_the_command_is_registered(capsys: pytest.CaptureFixture[str]) -> None:
+    """`keepwarm demo --help` comes from the entry point."""
+    with pytest.raises(SystemExit) as ended:
+        keepwarm(["demo", "--help"])
+    assert ended.value.code == 0
+    assert "--trace-dir" in capsys.readouterr().out
