@@ -330,6 +330,8 @@ class Shell:
         ns = time.monotonic_ns()
         residents = self.core.desk.residents
         for view in self.core.ledgers():
+            if view.device not in self.catalog.limits:
+                continue  # an RPC server's connection: no bytes
             by_model = {
                 self.catalog.label(engine.engine_id): amount
                 for engine in residents.on_device(view.device)
