@@ -12,11 +12,14 @@ from shim.config.engine_args import ExtraArgs
 from shim.config.sections import TIMEOUT_ALLOWED, Section, key
 from shim.config.values import (
     FOREVER,
+    Context,
     EnvName,
     FilePath,
     FilePaths,
     GpuLayers,
     HfFile,
+    Slots,
+    Span,
     Timeout,
     Url,
 )
@@ -52,16 +55,16 @@ class ModelEntry(Section):
         "What the model is for; an evaluator needs Q8_0 or better and is pinned.",
         '"producer", "evaluator", "planner" or "embedder"',
     )
-    context: int = key(
+    context: Context = key(
         DEFAULT_CONTEXT,
         "Tokens of KV cache of all slots together (llama.cpp's n_ctx); a request can use "
-        "context / slots.",
-        "a whole number of tokens, 1 or more",
-        ge=1,
-        le=2**31 - 1,
+        "context / slots. With a range the planner takes less before it splits the model.",
+        "a whole number of tokens, 1 or more, or { min = 4096, preferred = 16384 }",
     )
-    slots: int = key(
-        1, "Requests served at the same time.", "a whole number from 1 to 256", ge=1, le=256
+    slots: Slots = key(
+        1,
+        "Requests served at the same time; a range as for `context`.",
+        "a whole number from 1 to 256, or { min = 1, preferred = 4 }",
     )
     kv_type: KvType = key("f16", "Type of the KV cache.", KV_ALLOWED)
     kv_type_k: KvType | None = key(
@@ -243,8 +246,18 @@ def _local_conflicts(given: Mapping[str, object]) -> Iterator[Conflict]:
     if given.get("pin") is True and given.get("keep_alive") in (0, "0", "0s"):
         yield "keep_alive", "0 (leave at once) on a pinned model", "-1, or pin = false"
     context, slots = given.get("context", DEFAULT_CONTEXT), given.get("slots", 1)
-    if isinstance(context, int) and isinstance(slots, int) and 0 < context < slots:
-        yield "context", f"{context} tokens for {slots} slots", "at least one token a slot"
+    least, most = _of(context, "min"), _of(slots, "preferred")
+    if least is not None and most is not None and 0 < least < most:
+        yield "context", f"{least} tokens for {most} slots", "at least one token a slot"
     batch, ubatch = given.get("n_batch", 2048), given.get("n_ubatch", 512)
     if isinstance(batch, int) and isinstance(ubatch, int) and 0 < batch < ubatch:
         yield "n_ubatch", f"{ubatch} with n_batch = {batch}", "at most n_batch"
+
+
+def _of(value: object, end: Literal["min", "preferred"]) -> int | None:
+    """One end of a number or a range as it was written; None where it is neither."""
+    if isinstance(value, Span):
+        return value.least if end == "min" else int(value)
+    if isinstance(value, Mapping):
+        value = value.get(end)
+    return value if type(value) is int else None

@@ -7,11 +7,11 @@ says what is wrong with it. The `Annotated` types below carry the parser into th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import PlainSerializer, PlainValidator, ValidationInfo, WithJsonSchema
@@ -86,6 +86,77 @@ def _checked_bytes(value: int) -> int:
     if value > MAX_BYTES:
         raise ValueError("more bytes than any machine has")
     return value
+
+
+class Span(int):
+    """A number that is preferred, and the least that it may be shrunk to; as an int the former."""
+
+    least: int
+
+    def __new__(cls, preferred: int, least: int | None = None) -> Self:
+        """A preferred number; without `least` it may not be shrunk."""
+        made = super().__new__(cls, preferred)
+        made.least = preferred if least is None else least
+        return made
+
+    def __reduce__(self) -> tuple[type[Self], tuple[int, int]]:
+        return type(self), (int(self), self.least)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, int):
+            return NotImplemented
+        return int(self) == int(other) and self.least == getattr(other, "least", int(other))
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash((int(self), self.least))
+
+    def __repr__(self) -> str:
+        if self.least == int(self):
+            return str(int(self))
+        return f"{{ min = {self.least}, preferred = {int(self)} }}"
+
+    __str__ = __repr__
+
+
+def _span(most: int) -> Callable[[object], Span]:
+    def parse(value: object) -> Span:
+        if isinstance(value, Span):
+            return value
+        if isinstance(value, Mapping):
+            if set(value) != {"min", "preferred"}:
+                raise ValueError("a table needs exactly min and preferred")
+            least, preferred = (_counted(value[name], most) for name in ("min", "preferred"))
+            if least > preferred:
+                raise ValueError("min is above preferred")
+            return Span(preferred, least)
+        return Span(_counted(value, most))
+
+    return parse
+
+
+def _counted(value: object, most: int) -> int:
+    if type(value) is not int or not 1 <= value <= most:
+        raise ValueError(f"not a whole number from 1 to {most}")
+    return value
+
+
+def _span_data(value: int) -> int | dict[str, int]:
+    least = getattr(value, "least", int(value))
+    return int(value) if least == int(value) else {"min": least, "preferred": int(value)}
+
+
+def _span_json(most: int) -> WithJsonSchema:
+    number = {"type": "integer", "minimum": 1, "maximum": most}
+    table = {
+        "type": "object",
+        "properties": {"min": number, "preferred": number},
+        "required": ["min", "preferred"],
+        "additionalProperties": False,
+    }
+    return WithJsonSchema({"anyOf": [number, table]})
 
 
 def parse_limit(value: object) -> Amount:
@@ -238,6 +309,17 @@ FilePaths = Annotated[
     PlainValidator(parse_paths),
     TEXTS,
     WithJsonSchema({"anyOf": [_PATH_JSON, {"type": "array", "items": _PATH_JSON}]}),
+]
+MAX_CONTEXT = 2**31 - 1
+MAX_SLOTS = 256
+Context = Annotated[
+    Span,
+    PlainValidator(_span(MAX_CONTEXT)),
+    PlainSerializer(_span_data),
+    _span_json(MAX_CONTEXT),
+]
+Slots = Annotated[
+    Span, PlainValidator(_span(MAX_SLOTS)), PlainSerializer(_span_data), _span_json(MAX_SLOTS)
 ]
 GpuLayers = Annotated[
     int | Literal["auto"],

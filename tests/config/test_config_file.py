@@ -135,8 +135,10 @@ def test_every_mistake_of_a_file_is_told_at_once(tmp_path: Path) -> None:
         "modles": 12,
     }
     assert found["budget.limit"]["found"] == '"120%" (more than 100%)'
-    assert found["models.m.context"]["found"] == "0"
-    assert found["models.m.slots"]["allowed"] == "a whole number from 1 to 256"
+    assert found["models.m.context"]["found"] == "0 (not a whole number from 1 to 2147483647)"
+    assert found["models.m.slots"]["allowed"] == (
+        "a whole number from 1 to 256, or { min = 1, preferred = 4 }"
+    )
     assert 'did you mean "reserve"?' in found["budget.reserv"]["found"]
     assert 'did you mean "models"?' in found["modles"]["found"]
 
