@@ -61,6 +61,20 @@ class Unload:
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """Read an engine's file into the page cache, slowly. Answered by `StageFinished`, always."""
+
+    engine_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopStaging:
+    """End a staging that is under way; its `StageFinished` follows."""
+
+    engine_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
     """A request has its outcome. For want `lease` the caller holds `slot` until it ends the lease.
 
@@ -120,4 +134,26 @@ class Alert:
     ceiling_bytes: int
 
 
-Action = Load | Unload | Grant | Deny | Revoke | SetTimer | Record | Alert
+@dataclass(frozen=True, slots=True)
+class LowMemory:
+    """A device has less free than its reserve, or again enough (`low` False)."""
+
+    device: str
+    low: bool
+    free_bytes: int
+    reserve_bytes: int
+
+
+Action = (
+    Load
+    | Unload
+    | Stage
+    | StopStaging
+    | Grant
+    | Deny
+    | Revoke
+    | SetTimer
+    | Record
+    | Alert
+    | LowMemory
+)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from budget.actions import Candidate, DecisionRecord
-from budget.engines import Bookings, EngineRecord, Option
+from budget.engines import Bookings, EngineRecord, EngineSpec, Option
 from budget.placing import place_together
 from budget.policies.base import EvictionPolicy
 from budget.residency import State
@@ -14,6 +14,8 @@ from budget.residents import DORMANT, Residents
 from budget.victims import Need, choose_victims
 from budget.waiting import Rank
 
+OPTIONS_WEIGHED = 4
+"""Of more options than this only so many are weighed: those whose device has been idle longest."""
 LEASED_LOSS = 1e9
 """Added to the loss of an engine that is in use: a forced claim drains it only when it must."""
 
@@ -59,6 +61,7 @@ class Admission:
         self.policy = policy
         self.claims: dict[str, Claim] = {}
         self._records = 0
+        self._feasible: dict[str, tuple[tuple[int, int, int], EngineSpec, list[int]]] = {}
         self.spared: set[str] = set()
         """Engines that drained for a claim which was dropped, and may serve again."""
         self._barred: set[str] = set()
@@ -76,7 +79,16 @@ class Admission:
         `first`: the first option to look at; by default the first not known to be refused.
         `measured`: against what devices were measured to have room for, not their limits.
         """
-        first = engine.min_option if first is None else first
+        if first is not None or measured:
+            return self._fitting(engine, engine.min_option if first is None else first, measured)
+        key = (self._residents.pins_version, self._books.settings_version, engine.min_option)
+        known = self._feasible.get(engine.engine_id)
+        if known is None or known[0] != key or known[1] is not engine.spec:
+            fitting = self._fitting(engine, engine.min_option, measured)
+            known = self._feasible[engine.engine_id] = (key, engine.spec, fitting)
+        return known[2]
+
+    def _fitting(self, engine: EngineRecord, first: int, measured: bool) -> list[int]:  # noqa: FBT001
         pinned = self._pinned_bytes(engine)
         fitting = [
             index
@@ -106,6 +118,8 @@ class Admission:
         for engine in pinned:
             for device, amount in engine.bookings:
                 room[device] -= amount
+        # Choosing an option anew changes what a pin will take.
+        self._residents.pins_version += 1
         coming = [engine for engine in pinned if not engine.bookings]
         coming.sort(key=lambda e: len(e.spec.options))
         return place_together(coming, room)
@@ -157,6 +171,8 @@ class Admission:
     def available(self, device: str) -> int:
         """Bytes that are free or leaving and promised to nobody; negative when over the limit."""
         ledger = self._books[device]
+        if not self.claims:
+            return ledger.room_bytes + ledger.leaving_bytes
         promised = 0
         for claim in self.claims.values():
             promised += self._promised(claim, device)
@@ -178,22 +194,44 @@ class Admission:
         may_drain: Drain | None,
         measured: bool = False,
         loading: bool = False,
+        spare: Drain | None = None,
     ) -> Choice | None:
         """The best way to admit an engine now, or None when leases and pins are in the way.
 
         `may_drain` says which engines in use may be drained for it; None: none. `measured`: what
         other programs hold is taken as theirs to keep, and a higher tier chosen if that is what
-        is left. `loading`: count on the bytes of engines that load for others, too.
+        is left. `loading`: count on the bytes of engines that load for others, too. `spare`: says
+        which engines may not leave for it.
         """
         best: Choice | None = None
+        found = 0
         indices = self.feasible(engine, measured=True) if measured else []
-        for index in indices or self.feasible(engine):
-            choice = self._choice(engine, index, now, may_drain, loading=loading)
+        for index in self._promising(engine, indices or self.feasible(engine)):
+            if found == OPTIONS_WEIGHED:
+                break
+            choice = self._choice(engine, index, now, may_drain, loading=loading, spare=spare)
             if choice is None:
                 continue
+            found += 1
             if best is None or _preference(choice) < _preference(best):
                 best = choice
         return best
+
+    def _promising(self, engine: EngineRecord, indices: list[int]) -> list[int]:
+        """Of many options the one that fits best without a victim, else all, the idlest first."""
+        if len(indices) <= OPTIONS_WEIGHED:
+            return indices
+        ranked = []
+        free: list[tuple[int, int]] = []
+        for index in indices:
+            bookings = engine.spec.options[index].bookings
+            left = [self.available(d) - amount for d, amount in bookings if d not in self._barred]
+            if len(left) == len(bookings) and min(left, default=0) >= 0:
+                free.append((sum(left), index))
+            elif not free:
+                idlest = max((self._residents.idle_longest(d) for d, _ in bookings), default=0.0)
+                ranked.append((idlest, index))
+        return [min(free)[1]] if free else [index for _, index in sorted(ranked)]
 
     def _choice(
         self,
@@ -203,6 +241,7 @@ class Admission:
         may_drain: Drain | None,
         *,
         loading: bool,
+        spare: Drain | None,
     ) -> Choice | None:
         option = engine.spec.options[index]
         shortage: dict[str, int] = {}
@@ -217,6 +256,8 @@ class Admission:
         if not shortage:
             return Choice(index, leftover_bytes=leftover)
         candidates = self.candidates(shortage, now, may_drain, loading=loading)
+        if spare is not None:
+            candidates = [c for c in candidates if not spare(self._residents[c.engine_id])]
         victims = self._victims(Need(engine.engine_id, shortage, candidates, now))
         if victims is None:
             return None
@@ -359,7 +400,7 @@ class Admission:
 
 
 Drain = Callable[[EngineRecord], bool]
-"""Whether an engine in use may be drained for the request at hand."""
+"""Whether an engine may be drained, or must be spared, for the request at hand."""
 
 
 def _preference(choice: Choice) -> tuple[bool, float, int, int]:

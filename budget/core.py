@@ -71,6 +71,7 @@ class BudgetCore:
             ev.LeaseEnded: self._on_lease_ended,
             ev.HintGiven: self._on_hint,
             ev.PlanDeclared: self._on_plan,
+            ev.StageFinished: self._on_stage_finished,
             ev.Reconfigured: self._on_reconfigured,
             ev.TimerDue: self._on_timer,
             **Lives(self._desk, self._scheduler).handlers,
@@ -99,6 +100,11 @@ class BudgetCore:
     def desk(self) -> Desk:
         """The state, to be read; changing it is the events' business."""
         return self._desk
+
+    @property
+    def staging(self) -> str | None:
+        """The engine whose file is being staged, or None."""
+        return self._scheduler.prefetcher.staging
 
     def ledgers(self) -> list[LedgerView]:
         """The books of every device now."""
@@ -142,7 +148,8 @@ class BudgetCore:
         if error is not None:
             self._deny(event, error)
             return
-        desk.plans.used(event.client_id, engine.engine_id)
+        planned = bool(desk.plans)
+        desk.plans.used(event.plan or event.client_id, engine.engine_id)
         desk.admission.policy.used(engine.engine_id, now)
         if request.want == "pin":
             pin_for(desk, engine, request)
@@ -150,7 +157,7 @@ class BudgetCore:
             desk.grant(engine, request, now)
         else:
             desk.enqueue(request)
-        if request.want == "pin" or not at_once:
+        if request.want == "pin" or not at_once or planned:
             self._scheduler.pump(now)
 
     def _request(
@@ -245,7 +252,12 @@ class BudgetCore:
             if model not in self._desk.models:
                 raise unknown_model(model, self._desk.models)
         models = self._desk.models
-        self._desk.plans.declare(event.client_id, (models[m].engine_id for m in event.models))
+        order = [models[model].engine_id for model in event.models]
+        self._desk.plans.declare(event.plan or event.client_id, order, owner=event.client_id)
+        self._scheduler.pump(now)
+
+    def _on_stage_finished(self, event: ev.StageFinished, now: float) -> None:
+        self._scheduler.prefetcher.staged(event.engine_id, event.read_bytes)
         self._scheduler.pump(now)
 
     def _on_reconfigured(self, event: ev.Reconfigured, now: float) -> None:

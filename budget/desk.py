@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from budget.actions import Action, DecisionRecord, Deny, Grant, Load, Record, Unload
 from budget.admission import Admission, Choice, Claim
@@ -19,6 +20,8 @@ from budget.waiting import Queue, Rank, Waiting
 RECORDS_KEPT = 64
 PIN_RANK: Rank = (0, -1, 0)
 """Pinned engines come before every request."""
+PREFETCH = "prefetch"
+"""The reason of a load for a planned use that nobody asked for yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +30,23 @@ class Settings:
 
     `max_wait_s`: after this a waiting request cannot be passed any more. `max_queue`: requests that
     may wait in all; `max_queue_per_model`: for one model name; None is no bound of its own.
+    `prefetch`: what planned uses may cause before they are asked for.
     """
 
     max_wait_s: float = 15.0
     max_queue: int = 512
     max_queue_per_model: int | None = None
+    prefetch: Literal["off", "stage", "load"] = "off"
+
+
+@dataclass(slots=True)
+class PrefetchCounts:
+    """What looking ahead did: loads started and used, bytes staged, bytes loaded or read in vain."""
+
+    loads: int = 0
+    used: int = 0
+    staged_bytes: int = 0
+    wasted_bytes: int = 0
 
 
 class Desk:
@@ -60,6 +75,11 @@ class Desk:
         self.actions: list[Action] = []
         self.restless: dict[str, EngineRecord] = {}
         """Engines that may have a reason to leave once they are idle."""
+        self.prefetch = PrefetchCounts()
+        self.prefetched: dict[str, EngineRecord] = {}
+        """Engines that were loaded ahead, or are loading, and that nobody has used yet."""
+        self.low: set[str] = set()
+        """Devices with less free than their reserve."""
         self.unsettled: set[str] = set()
         """Devices that may be over their ceiling, or were when last looked at."""
 
@@ -145,6 +165,8 @@ class Desk:
             )
             self.residents.lease(engine, lease, now)
             self.leases[request.request_id] = engine
+        if self.prefetched.pop(engine.engine_id, None) is not None:
+            self.prefetch.used += 1
         self.actions.append(
             Grant(
                 request.request_id,
@@ -180,6 +202,9 @@ class Desk:
         self.residents.book(engine, claim.option_index, now, claim.reason)
         self.admission.policy.booked(engine, now)
         engine.immune_until = now + self.settings.max_wait_s if claim.forced else 0.0
+        if claim.reason == PREFETCH:
+            self.prefetch.loads += 1
+            self.prefetched[engine.engine_id] = engine
         self.actions.append(
             Load(engine.engine_id, engine.generation, claim.option_index, claim.reason)
         )
@@ -187,9 +212,15 @@ class Desk:
     def evict(self, engine: EngineRecord, now: float, reason: str) -> None:
         """An idle engine leaves, or a load that nobody waits for is abandoned."""
         self.admission.drained(engine)
+        self.lost(engine)
         self.restless.pop(engine.engine_id, None)
         abandon = self.residents.leave(engine, now, reason)
         self.actions.append(Unload(engine.engine_id, engine.generation, reason, abandon))
+
+    def lost(self, engine: EngineRecord) -> None:
+        """An engine ends; if it was loaded ahead and never used, that was in vain."""
+        if self.prefetched.pop(engine.engine_id, None) is not None:
+            self.prefetch.wasted_bytes += sum(amount for _, amount in engine.bookings)
 
     def decide(
         self, wanted: str, requested: Bookings, choice: Choice, now: float, reason: str

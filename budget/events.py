@@ -20,7 +20,8 @@ class Started:
 class RequestArrived:
     """A client asks for an outcome: make this model resident, and lease, keep or pin it.
 
-    `deadline` is an absolute time; `priority` None takes the model's own.
+    `deadline` is an absolute time; `priority` None takes the model's own. `plan` names the plan
+    that it is a step of; None: its client's own.
     """
 
     request_id: str
@@ -29,6 +30,7 @@ class RequestArrived:
     want: Want = "lease"
     priority: int | None = None
     deadline: float | None = None
+    plan: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +114,23 @@ class EngineEstimated:
 
 @dataclass(frozen=True, slots=True)
 class DeviceMeasured:
-    """A device has room for this many bytes of engines in all, ours included."""
+    """A device has room for this many bytes of engines in all, ours included.
+
+    `free_bytes` is what nobody uses there now, and `reserve_bytes` what should stay free.
+    """
 
     device: str
     available_bytes: int
+    free_bytes: int | None = None
+    reserve_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StageFinished:
+    """The staging of an engine's file ended, or was stopped, after it had read these bytes."""
+
+    engine_id: str
+    read_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +143,14 @@ class HintGiven:
 
 @dataclass(frozen=True, slots=True)
 class PlanDeclared:
-    """A client tells the order of its coming uses; an empty order withdraws the plan."""
+    """A client tells the order of its coming uses; an empty order withdraws the plan.
+
+    `plan` names it among the plans of all clients; None: the client has one, under its own name.
+    """
 
     client_id: str
     models: tuple[str, ...]
+    plan: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +183,7 @@ Event = (
     | EngineMeasured
     | EngineEstimated
     | DeviceMeasured
+    | StageFinished
     | HintGiven
     | PlanDeclared
     | Reconfigured

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from budget import events as ev
-from budget.actions import Revoke
+from budget.actions import LowMemory, Revoke
 from budget.desk import Desk
 from budget.engines import EngineRecord
 from budget.errors import InternalError, error_from_wire
@@ -55,7 +55,8 @@ class Lives:
             engine.failures = 0
             engine.last_error = None
             self._desk.restless[engine.engine_id] = engine
-            if not (engine.demand or engine.pins):
+            awaited = engine.demand or engine.pins or engine.engine_id in self._desk.prefetched
+            if not awaited:
                 # Whoever it was loaded for is gone: its keep_alive begins now.
                 engine.used_since_load = True
             if engine.immune_until:
@@ -66,6 +67,7 @@ class Lives:
 
     def _on_load_failed(self, event: ev.LoadFailed, now: float) -> None:
         engine = self._alive(event.engine_id, event.generation)
+        self._desk.lost(engine)
         self._desk.residents.gone(engine, Trigger.LOAD_FAILED, now)
         if engine.state is State.FAILED:
             smaller = self._smaller_option(engine, event) if event.out_of_memory else None
@@ -120,6 +122,7 @@ class Lives:
             self._desk.actions.append(Revoke(request_id, lease.client_id, event.error))
         engine.leases.clear()
         self._desk.admission.drained(engine)
+        self._desk.lost(engine)
         self._desk.residents.gone(engine, Trigger.DIED, now)
         if engine.state is State.FAILED:
             engine.deaths += 1
@@ -161,4 +164,22 @@ class Lives:
         ledger = self._desk.residents.books[event.device]
         ledger.ceiling_bytes = min(ledger.limit_bytes, max(0, event.available_bytes))
         self._desk.unsettled.add(event.device)
+        self._note_free(event)
         self._scheduler.pump(now)
+
+    def _note_free(self, event: ev.DeviceMeasured) -> None:
+        """Say once that a device has less free than its reserve, and once that it has recovered.
+
+        It has recovered with a tenth of the reserve more than it, so that it does not flicker.
+        """
+        if event.free_bytes is None:
+            return
+        was_low = event.device in self._desk.low
+        enough = event.reserve_bytes + (event.reserve_bytes // 10 if was_low else 0)
+        low = event.free_bytes < enough
+        if low == was_low:
+            return
+        (self._desk.low.add if low else self._desk.low.discard)(event.device)
+        self._desk.actions.append(
+            LowMemory(event.device, low, event.free_bytes, event.reserve_bytes)
+        )

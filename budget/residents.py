@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
@@ -22,6 +23,10 @@ class Residents:
         self._engines: dict[str, EngineRecord] = {}
         self._pinned: dict[str, EngineRecord] = {}
         self._on_device: dict[str, dict[str, EngineRecord]] = {d: {} for d in limits}
+        self.pins_version = 0
+        """Changes whenever the bytes of the pinned engines may have changed."""
+        self.loading: dict[str, EngineRecord] = {}
+        """The engines whose loads are under way."""
         for spec in specs:
             self.add(spec)
 
@@ -58,12 +63,14 @@ class Residents:
     def pin(self, engine: EngineRecord, model: str) -> None:
         """Protect an engine for a model's sake."""
         engine.pins.add(model)
+        self.pins_version += 1
         self._pinned[engine.engine_id] = engine
         self.classify(engine)
 
     def unpin(self, engine: EngineRecord, model: str) -> None:
         """End what `pin` did; no effect when that model did not pin it."""
         engine.pins.discard(model)
+        self.pins_version += 1
         if not engine.pins:
             self._pinned.pop(engine.engine_id, None)
         self.classify(engine)
@@ -76,8 +83,21 @@ class Residents:
         self._pinned.pop(engine.engine_id, None)
 
     def on_device(self, device: str) -> Iterable[EngineRecord]:
-        """The engines with bytes booked on a device."""
+        """The engines with bytes booked on a device, the longest unused first."""
         return self._on_device[device].values()
+
+    def idle_longest(self, device: str) -> float:
+        """When the engine that has been idle longest on a device was last used; inf without one."""
+        for engine in self._on_device[device].values():
+            if engine.state is State.IDLE and not engine.pins:
+                return engine.last_used
+        return math.inf
+
+    def _touch(self, engine: EngineRecord) -> None:
+        """Keep every device's engines in the order of their last use."""
+        for device, _ in engine.bookings:
+            engines = self._on_device[device]
+            engines[engine.engine_id] = engines.pop(engine.engine_id)
 
     def book(self, engine: EngineRecord, option_index: int, now: float, reason: str) -> None:
         """Book an option's bytes and start a new life: ABSENT or FAILED to LOADING."""
@@ -85,14 +105,17 @@ class Residents:
         self.books.book(engine.engine_id, bookings)
         engine.move(Trigger.BOOK, now, reason)
         engine.generation += 1
+        self.loading[engine.engine_id] = engine
         engine.released = False
         engine.option_index = option_index
         self._placed(engine, bookings)
 
     def loaded(self, engine: EngineRecord, now: float) -> None:
         """The load of an engine finished."""
+        self.loading.pop(engine.engine_id, None)
         if engine.move(Trigger.LOADED, now) is State.IDLE:
             engine.loaded_at = engine.idle_since = engine.last_used = now
+            self._touch(engine)
             engine.used_since_load = False
             self.classify(engine)
 
@@ -104,12 +127,14 @@ class Residents:
         engine.uses += 1
         engine.used_since_load = True
         engine.released = False
+        self._touch(engine)
         self.classify(engine)
 
     def end_lease(self, engine: EngineRecord, request_id: str, now: float) -> None:
         """Take a slot back."""
         del engine.leases[request_id]
         engine.last_used = now
+        self._touch(engine)
         if not engine.leases:
             engine.move(Trigger.LAST_LEASE_ENDED, now, request_id)
             engine.idle_since = now
@@ -118,6 +143,7 @@ class Residents:
     def leave(self, engine: EngineRecord, now: float, reason: str) -> bool:
         """Start evicting an idle engine, or abandon a loading one; returns whether it was loading."""
         loading = engine.state is State.LOADING
+        self.loading.pop(engine.engine_id, None)
         engine.move(Trigger.ABANDON if loading else Trigger.EVICT, now, reason)
         engine.draining_for = None
         self.books.hold(engine.engine_id, Hold.LEAVING)
@@ -127,12 +153,14 @@ class Residents:
         """An engine's process is gone (unloaded, failed or died): its bytes are back."""
         if engine.move(trigger, now) is State.EVICTING:
             return
+        self.loading.pop(engine.engine_id, None)
         engine.draining_for = None
         engine.leave_when_idle = False
         self.books.release(engine.engine_id)
         for device, _ in engine.bookings:
             del self._on_device[device][engine.engine_id]
         engine.bookings = ()
+        self.pins_version += bool(engine.pins)
 
     def correct(self, engine: EngineRecord, bookings: Bookings) -> None:
         """Replace booked bytes by measured ones."""
@@ -156,6 +184,7 @@ class Residents:
 
     def _placed(self, engine: EngineRecord, bookings: Bookings) -> None:
         engine.bookings = bookings
+        self.pins_version += bool(engine.pins)
         for device, _ in bookings:
             self._on_device[device][engine.engine_id] = engine
 
@@ -169,6 +198,8 @@ class Residents:
                 raise InternalError(f"{engine!r} against its booking {entry}")
             if entry is not None and entry != (engine.bookings, self._expected_hold(engine)):
                 raise InternalError(f"{engine!r} is held as {entry}")
+            if (engine.engine_id in self.loading) != (engine.state is State.LOADING):
+                raise InternalError(f"{engine!r} against {list(self.loading)} loading")
             if bool(engine.leases) != (engine.state is State.LEASED):
                 raise InternalError(f"{engine!r} has leases {list(engine.leases)}")
             slots = [lease.slot for lease in engine.leases.values()]

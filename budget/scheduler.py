@@ -2,7 +2,7 @@
 
 Order matters. What is resident serves first; what has a reason to leave leaves; devices that are
 over their ceiling shed; claims whose bytes are free load; pinned engines load; then those who wait
-look for bytes, in rank order.
+look for bytes, in rank order; and what nobody needs now may serve what is planned.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from budget.actions import Alert
 from budget.admission import Choice
 from budget.desk import PIN_RANK, Desk
 from budget.engines import NO_TIMEOUT, EngineRecord
+from budget.prefetch import Prefetcher, unused_first
 from budget.refusals import never_fits, no_room, too_late
 from budget.residency import State
 from budget.residents import DORMANT
@@ -24,6 +25,7 @@ class Scheduler:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self.load_pins = False
+        self.prefetcher = Prefetcher(desk)
 
     def pump(self, now: float) -> None:
         """Do everything that can be done now."""
@@ -33,6 +35,7 @@ class Scheduler:
             self._expire(now)
             for engine_id in desk.queue.engines():
                 self.serve(desk.residents[engine_id], now)
+        self.prefetcher.forget(now)
         if desk.restless:
             self._let_leave(now)
         if desk.unsettled:
@@ -47,6 +50,7 @@ class Scheduler:
             if engine_id in desk.residents:
                 self.serve(desk.residents[engine_id], now)
         desk.admission.spared.clear()
+        self.prefetcher.look_ahead(now)
 
     def serve(self, engine: EngineRecord, now: float) -> None:
         """Grant what waits for a resident engine, in order, while slots last."""
@@ -122,6 +126,7 @@ class Scheduler:
 
     def _shed(self, device: str, excess: int, now: float) -> None:
         candidates = self._desk.admission.candidates([device], now, None)
+        candidates = unused_first(self._desk, candidates)
         ordered = self._desk.admission.policy.ordered
         enough = choose_victims(candidates, {device: excess}, ordered=ordered)
         victims = tuple(c.engine_id for c in (candidates if enough is None else enough))

@@ -10,7 +10,7 @@ from typing import Any
 from budget import actions as act
 from budget import events as ev
 from budget.core import BudgetCore
-from budget.desk import Settings
+from budget.desk import PREFETCH, Settings
 from budget.engines import EngineSpec, ModelEntry, Option
 from budget.policies.base import EvictionPolicy
 from budget.residency import State
@@ -53,6 +53,8 @@ class Shell:
     now: float = 0.0
     loading: dict[str, act.Load] = field(default_factory=dict)
     unloading: dict[str, act.Unload] = field(default_factory=dict)
+    staging: set[str] = field(default_factory=set)
+    low: set[str] = field(default_factory=set)
     waiting: set[str] = field(default_factory=set)
     leases: dict[str, act.Grant] = field(default_factory=dict)
     outcomes: dict[str, str] = field(default_factory=dict)
@@ -72,6 +74,7 @@ class Shell:
         actions = self.core.handle(event, self.now)
         for action in actions:
             self._take(action, before)
+            self._check_prefetch(action, before)
         self.log.extend(actions)
         self.check()
         return actions
@@ -109,6 +112,46 @@ class Shell:
                 self.draining_recorded.update(action.record.draining)
             case act.Alert():
                 self.counts["alerts"] += 1
+            case _:
+                self._take_quiet(action)
+
+    def _take_quiet(self, action: act.Action) -> None:
+        """Those that change no books."""
+        match action:
+            case act.Stage():
+                assert not self.staging, "one file is staged at a time"
+                assert action.engine_id in self.core.desk.plans.next_uses(10**6)
+                self.staging.add(action.engine_id)
+                self.counts["stagings"] += 1
+            case act.StopStaging():
+                assert action.engine_id in self.staging
+            case act.LowMemory():
+                assert action.low == (action.device not in self.low), "said once"
+                (self.low.add if action.low else self.low.remove)(action.device)
+                self.counts["low memory"] += 1
+            case _:
+                raise AssertionError(f"unknown action {action}")
+
+    def _check_prefetch(self, action: act.Action, before: dict[str, tuple[State, bool]]) -> None:
+        """What is loaded ahead takes nothing from those who wait, work, are pinned or are sooner."""
+        desk = self.core.desk
+        nexts = desk.plans.next_uses(10**6)
+        if isinstance(action, act.Record) and action.record.reason == PREFETCH:
+            self.counts["prefetch evictions"] += 1
+            assert not action.record.draining
+            for victim in action.record.victims:
+                assert not desk.residents[victim].pins
+                assert not desk.residents[victim].demand
+                assert nexts.get(victim, 10**6) > nexts[action.record.wanted]
+        if isinstance(action, act.Load) and action.reason == PREFETCH:
+            self.counts["prefetches"] += 1
+            booked = {device for device, _ in desk.residents[action.engine_id].bookings}
+            assert not booked & desk.low
+            for engine_id in desk.queue.engines():
+                other = desk.residents[engine_id]
+                if not other.resident and other.state is not State.LOADING:
+                    wants = {d for option in other.spec.options for d, _ in option.bookings}
+                    assert not wants & booked, f"{engine_id} waits for bytes on {booked}"
 
     def _end(self, request_id: str, outcome: str) -> None:
         assert request_id in self.waiting, f"{request_id} ends twice: {outcome}"
@@ -121,6 +164,7 @@ class Shell:
         desk = self.core.desk
         assert {r.request_id for r in desk.queue} == self.waiting
         assert set(desk.leases) == set(self.leases)
+        assert self.staging == ({self.core.staging} if self.core.staging else set())
         for view in self.core.ledgers():
             assert view.reserved_bytes == view.protected_bytes + view.evictable_bytes
             assert view.free_bytes == view.limit_bytes - view.reserved_bytes
@@ -144,6 +188,8 @@ class Shell:
         """Whoever has a reason to leave is on the way; who drains is in use and not pinned."""
         desk = self.core.desk
         for engine_ in desk.residents:
+            if engine_.engine_id in desk.prefetched:
+                assert engine_.state in (State.LOADING, State.IDLE), engine_
             if engine_.draining_for is not None:
                 assert engine_.state is State.LEASED, engine_
                 assert not engine_.pins, f"{engine_!r} is pinned and drains"
@@ -217,6 +263,14 @@ class Shell:
         """The unload under way for an engine is done."""
         unload = self.unloading.pop(engine_id)
         self.send(ev.UnloadFinished(engine_id, unload.generation))
+
+    def finish_staging(self, read_bytes: int = 1) -> None:
+        """The staging under way ends."""
+        self.send(ev.StageFinished(self.staging.pop(), read_bytes))
+
+    def plan(self, *models: str, client: str = "c", plan: str | None = None) -> None:
+        """A client declares its next uses."""
+        self.send(ev.PlanDeclared(client, models, plan))
 
     def kill(self, engine_id: str) -> None:
         """A resident engine dies."""

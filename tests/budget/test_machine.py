@@ -64,7 +64,7 @@ class CoreMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        core = BudgetCore(LIMITS, MODELS, ENGINES, settings=Settings(max_wait_s=4.0, max_queue=12))
+        core = BudgetCore(LIMITS, MODELS, ENGINES, settings=Settings(4.0, 12, prefetch="load"))
         self.shell = Shell(core)
         self.shell.send(ev.Started())
 
@@ -120,7 +120,7 @@ class CoreMachine(RuleBasedStateMachine):
     @rule(
         data=st.data(),
         kind=st.sampled_from(
-            ["never_fits", "client_goes", "measure_device", "reconfigure", "hint", "hint"]
+            ["never_fits", "client_goes", "measure_device", "reconfigure", "hint", "hint", "plan"]
         ),
     )
     def something_rare(self, data: st.DataObject, kind: str) -> None:
@@ -129,6 +129,9 @@ class CoreMachine(RuleBasedStateMachine):
             self.arrive_for_what_never_fits(data.draw(CLIENTS))
         elif kind == "client_goes":
             self.client_goes(data.draw(CLIENTS))
+        elif kind == "plan":
+            steps = data.draw(st.lists(NAMES, max_size=6))
+            self.declare(data.draw(CLIENTS), data.draw(st.sampled_from([None, "p"])), steps)
         elif kind == "measure_device":
             available = data.draw(st.sampled_from([40, 90, 1000, 1000]))
             self.measure_device(data.draw(st.sampled_from(sorted(LIMITS))), available)
@@ -230,7 +233,30 @@ class CoreMachine(RuleBasedStateMachine):
     def measure_device(self, device: str, available: int) -> None:
         """Another program takes memory, or gives it back."""
         self._count("measurements")
-        self.shell.send(ev.DeviceMeasured(device, available))
+        self.shell.send(ev.DeviceMeasured(device, available, available // 2, 30))
+
+    def declare(self, client: str, plan: str | None, steps: list[str]) -> None:
+        """A client says what it will use next, or withdraws that."""
+        self._count("plans")
+        try:
+            self.shell.plan(*steps, client=client, plan=plan)
+        except KeepwarmError as error:
+            assert type(error).__name__ == "UnknownModel"
+
+    @rule(steps=st.lists(NAMES, min_size=2, max_size=6), client=CLIENTS, use=st.booleans())
+    def declare_and_work(self, steps: list[str], client: str, *, use: bool) -> None:
+        """A plan that is kept to, for a while: everything under way ends, the first step is asked for."""
+        self.declare(client, None, steps)
+        self.shell.settle()
+        if use:
+            self.shell.ask(steps[0], client)
+
+    @precondition(lambda self: self.shell.staging)
+    @rule()
+    def staging_ends(self) -> None:
+        """A file has been read, or its reading was stopped."""
+        self._count("stagings_ended")
+        self.shell.finish_staging()
 
     @precondition(lambda self: self.shell.resident())
     @rule(data=st.data(), factor=st.sampled_from([0.8, 1.0, 1.2]))
@@ -276,7 +302,8 @@ class CoreMachine(RuleBasedStateMachine):
             else:
                 break
         assert not shell.waiting, f"never ended: {sorted(shell.waiting)}"
-        COUNTS["evictions"] += shell.counts["evictions"]
+        for what in ("evictions", "prefetches", "prefetch evictions", "stagings"):
+            COUNTS[what] += shell.counts[what]
         COUNTS["requests"] += shell.requests
         for outcome in shell.outcomes.values():
             COUNTS[f"outcome {outcome}"] += 1
@@ -306,7 +333,7 @@ def test_the_core_holds_its_invariants_under_everything(capsys: pytest.CaptureFi
         run_state_machine_as_test(
             CoreMachine,
             settings=settings(
-                max_examples=160,
+                max_examples=180,
                 stateful_step_count=80,
                 deadline=None,
                 derandomize=True,
@@ -317,6 +344,7 @@ def test_the_core_holds_its_invariants_under_everything(capsys: pytest.CaptureFi
     with capsys.disabled():
         print(f"\n[core machine] {dict(sorted(COUNTS.items()))}")
     assert COUNTS["steps"] >= 10_000
+    assert min(COUNTS["prefetches"], COUNTS["prefetch evictions"], COUNTS["stagings"]) >= 10
     for what in ("evictions", "cancels", "load_failures", "deaths"):
         assert COUNTS[what] >= 0.02 * COUNTS["steps"], what
     assert set(ROWS) == set(TRANSITIONS), set(TRANSITIONS) ^ set(ROWS)

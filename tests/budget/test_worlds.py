@@ -51,7 +51,7 @@ def world(draw: Random) -> Shell:
         )
         for i, spec in enumerate(specs)
     ]
-    settings = Settings(max_wait_s=MAX_WAIT_S, max_queue=MAX_QUEUE)
+    settings = Settings(max_wait_s=MAX_WAIT_S, max_queue=MAX_QUEUE, prefetch="load")
     try:
         shell = Shell(BudgetCore(limits, models, specs, settings=settings))
     except ConfigError:
@@ -93,7 +93,17 @@ class Life:
         for engine_id in list(shell.unloading):
             if engine_id in shell.unloading and draw.random() < 0.6:
                 shell.finish_unload(engine_id)
+        self.look_ahead()
         shell.advance(0.5)
+
+    def look_ahead(self) -> None:
+        """Plans come and go, some kept to and some not; files are staged."""
+        shell, draw = self.shell, self.draw
+        if draw.random() < 0.1:
+            steps = [draw.choice(self.names) for _ in range(draw.randint(0, 8))]
+            shell.plan(*steps, client=draw.choice("abc"))
+        if shell.staging and draw.random() < 0.5:
+            shell.finish_staging()
 
     def trouble(self) -> None:
         """Now and then a death, other programs, a client that goes, a pin, a hint."""

@@ -1,0 +1,184 @@
+"""Looking ahead: what the plans say comes next is staged, and loaded if it fits beside what works.
+
+A prefetch takes only what nobody needs now. It books free bytes, or those of idle engines whose own
+next declared use is later; it holds no claim, so every request passes it; while it loads it is
+abandoned for any request, and once loaded it is the first to go when a device is short.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from budget.actions import Candidate, Stage, StopStaging
+from budget.admission import Choice, Claim
+from budget.desk import PREFETCH, Desk
+from budget.engines import EngineRecord
+from budget.residency import State
+from budget.residents import DORMANT
+from budget.waiting import Rank
+
+LOOKAHEAD = 256
+"""Planned uses that are looked at; what comes later counts as never."""
+STAGED_AHEAD = 2
+"""Files that may lie staged and not loaded: more would only push one another out of RAM."""
+LAST: Rank = (2, 0, 0)
+
+
+@dataclass(slots=True)
+class Staging:
+    """The file that is being read into the page cache. `stopped`: it was told to stop."""
+
+    engine_id: str
+    stopped: bool = False
+
+
+class Prefetcher:
+    """Stages and loads ahead; runs at the end of every pump."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._staging: Staging | None = None
+        self._staged: set[str] = set()
+        """Engines whose files were read to the end and that have not been loaded since."""
+        self._read: dict[str, int] = {}
+        """Bytes that staging read for engines that have not been loaded since."""
+
+    @property
+    def staging(self) -> str | None:
+        """The engine whose file is being staged, or None."""
+        return self._staging.engine_id if self._staging else None
+
+    def staged(self, engine_id: str, read_bytes: int) -> None:
+        """A staging ended, or was stopped."""
+        if self._staging is None or self._staging.engine_id != engine_id:
+            return
+        if not self._staging.stopped:
+            self._staged.add(engine_id)
+        self._staging = None
+        self._desk.prefetch.staged_bytes += read_bytes
+        self._read[engine_id] = self._read.get(engine_id, 0) + read_bytes
+
+    def forget(self, now: float) -> None:
+        """What is planned no more: its keep_alive begins, and what was staged was read in vain."""
+        desk = self._desk
+        if not (self._read or desk.prefetched):
+            return
+        nexts = self._nexts()
+        for engine_id, engine in desk.prefetched.items():
+            if engine_id not in nexts and engine.state is State.IDLE and not engine.used_since_load:
+                engine.used_since_load = True
+                engine.idle_since = now
+                desk.restless[engine_id] = engine
+        for engine_id in list(self._read):
+            known = engine_id in desk.residents
+            if known and desk.residents[engine_id].state not in DORMANT:
+                del self._read[engine_id]
+            elif engine_id not in nexts:
+                desk.prefetch.wasted_bytes += self._read.pop(engine_id)
+        self._staged &= self._read.keys()
+
+    def look_ahead(self, now: float) -> None:
+        """Start the next prefetch if one is due; stop a staging that is not."""
+        desk = self._desk
+        if not (desk.plans or self._staging):
+            return
+        nexts = self._nexts()
+        absent = self._absent(nexts)
+        if absent and desk.settings.prefetch == "load" and not desk.residents.loading:
+            self._load(absent[0], nexts, now)
+        # One reader at a time: a load has the disk to itself.
+        if desk.residents.loading or not nexts:
+            self._stop_staging()
+        else:
+            self._stage(absent[:STAGED_AHEAD])
+
+    def _nexts(self) -> dict[str, int]:
+        desk = self._desk
+        return desk.plans.next_uses(LOOKAHEAD) if desk.settings.prefetch != "off" else {}
+
+    # Which
+
+    def _absent(self, nexts: dict[str, int]) -> list[EngineRecord]:
+        """The engines that may be fetched, nearest use first; nothing past one that is leaving.
+
+        What failed before is left to a request, so that nothing is tried over and over for nobody.
+        """
+        desk = self._desk
+        found = []
+        for engine_id in nexts:
+            if engine_id not in desk.residents:
+                continue
+            engine = desk.residents[engine_id]
+            if engine.state is State.EVICTING:
+                break
+            wanted = engine.demand or engine.retired or not engine.spec.options
+            if engine.state is not State.ABSENT or wanted:
+                continue
+            if desk.admission.feasible(engine, measured=True):
+                found.append(engine)
+        return found
+
+    # Loading
+
+    def _load(self, engine: EngineRecord, nexts: dict[str, int], now: float) -> None:
+        """Load an engine ahead, or let victims go for it first, where that is nobody's loss."""
+        desk = self._desk
+        admission = desk.admission
+        mine = nexts[engine.engine_id]
+        blocked = self._wanted_devices()
+
+        def spare(other: EngineRecord) -> bool:
+            sooner = nexts.get(other.engine_id, LOOKAHEAD) <= mine
+            return sooner or other.state is not State.IDLE or bool(other.demand)
+
+        choice = admission.choose(engine, now, may_drain=None, measured=True, spare=spare)
+        if choice is None or self._touches(engine, choice, blocked):
+            return
+        if choice.victims:
+            requested = engine.spec.options[choice.option_index].bookings
+            desk.decide(engine.engine_id, requested, choice, now, PREFETCH)
+        claim = Claim(engine, choice.option_index, LAST, PREFETCH, forced=False)
+        if admission.ready(claim):
+            desk.load(claim, now)
+
+    def _wanted_devices(self) -> set[str]:
+        """Devices on which somebody waits for bytes: nothing is taken ahead there."""
+        desk = self._desk
+        wanted: set[str] = set(desk.low)
+        for engine_id in desk.queue.engines():
+            engine = desk.residents[engine_id]
+            if not engine.resident and engine.state is not State.LOADING:
+                wanted.update(d for option in engine.spec.options for d, _ in option.bookings)
+        return wanted
+
+    @staticmethod
+    def _touches(engine: EngineRecord, choice: Choice, devices: set[str]) -> bool:
+        bookings = engine.spec.options[choice.option_index].bookings
+        return any(device in devices for device, _ in bookings)
+
+    # Staging
+
+    def _stage(self, wanted: list[EngineRecord]) -> None:
+        names = [engine.engine_id for engine in wanted]
+        if self._staging is not None:
+            if self._staging.engine_id not in names:
+                self._stop_staging()
+            return
+        for engine in wanted:
+            if engine.engine_id not in self._staged:
+                self._staging = Staging(engine.engine_id)
+                self._desk.actions.append(Stage(engine.engine_id))
+                return
+
+    def _stop_staging(self) -> None:
+        if self._staging is not None and not self._staging.stopped:
+            self._staging.stopped = True
+            self._desk.actions.append(StopStaging(self._staging.engine_id))
+
+
+def unused_first(desk: Desk, candidates: list[Candidate]) -> list[Candidate]:
+    """The candidates with those that were prefetched and not used at no loss: they go first."""
+    return [
+        Candidate(c.engine_id, 0.0, c.bookings) if c.engine_id in desk.prefetched else c
+        for c in candidates
+    ]
