@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import httpx
 
@@ -88,6 +89,13 @@ class RemoteEngine:
 
     def memory(self) -> Mapping[str, int]:
         """Nothing on this machine."""
+        return {}
+
+    def keep_kv_in(self, folder: Path) -> None:
+        """Nothing is saved anywhere."""
+
+    async def kv_tokens(self) -> Mapping[int, int]:
+        """Nothing that is known here."""
         return {}
 
     async def save_kv(self, slot: int, name: str) -> int:

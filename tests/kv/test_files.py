@@ -1,0 +1,128 @@
+"""Saved state on disk: private, checked, within its budget, one keeper at a time."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+from budget.kv_store import KvFigures, Rate
+from shim.keeper.kv_files import WARM, KvFiles, Shelf, read_tokens, slot_file
+
+
+def opened(folder: Path, limit_bytes: int = 10_000) -> KvFiles:
+    """The folder, taken."""
+    files = KvFiles.open(folder, limit_bytes)
+    assert files is not None
+    return files
+
+
+def shelf_with(files: KvFiles, origin: Path, names: tuple[str, ...]) -> Shelf:
+    """A shelf of an engine made of one file, with saved files of 1,000 bytes."""
+    found = origin.stat()
+    stamp = [[str(origin), found.st_size, found.st_mtime_ns]]
+    shelf = files.shelf("engine", {"stamp": stamp})
+    for name in names:
+        (shelf.folder / name).write_bytes(bytes(1000))
+        shelf.add(name)
+    shelf.seal()
+    return shelf
+
+
+def model(tmp_path: Path) -> Path:
+    """Something that stands for a model's file."""
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF")
+    return path
+
+
+def test_a_folder_is_private_and_used_by_one_keeper(tmp_path: Path) -> None:
+    """Mode 0700 for folders; a second keeper carries nothing over until the first has ended."""
+    files = opened(tmp_path / "kv")
+    shelf = shelf_with(files, model(tmp_path), (WARM,))
+    assert (tmp_path / "kv").stat().st_mode & 0o777 == 0o700
+    assert shelf.folder.stat().st_mode & 0o777 == 0o700
+    assert (shelf.folder / "index.json").stat().st_mode & 0o777 == 0o600
+    assert KvFiles.open(tmp_path / "kv", 1) is None
+    files.close()
+    opened(tmp_path / "kv").close()
+
+
+def test_conversations_end_with_the_keeper_and_warm_prompts_stay(tmp_path: Path) -> None:
+    """Also when the keeper was killed: the next one sweeps. Figures stay, too."""
+    files = opened(tmp_path / "kv")
+    shelf = shelf_with(files, model(tmp_path), (WARM, slot_file(0)))
+    shelf.figures = KvFigures(Rate(10, 0.5), reuse=0.5)
+    shelf.seal()
+    assert files._lock is not None
+    files._lock.release()  # as the kernel does for a killed keeper
+    after = opened(tmp_path / "kv")
+    kept = after.shelf("engine", {})
+    assert list(kept.states) == [WARM]
+    assert kept.figures == shelf.figures
+    assert not (kept.folder / slot_file(0)).exists()
+    after.close()
+    assert (kept.folder / WARM).exists()
+
+
+def test_nothing_is_kept_of_a_model_whose_file_changed(tmp_path: Path) -> None:
+    """Its state is of other weights."""
+    files = opened(tmp_path / "kv")
+    path = model(tmp_path)
+    folder = shelf_with(files, path, (WARM,)).folder
+    files.close()
+    path.write_bytes(b"GGUF, another one")
+    opened(tmp_path / "kv").close()
+    assert not folder.exists()
+
+
+def test_a_damaged_index_is_as_none(tmp_path: Path) -> None:
+    """The folder goes, and everything is evaluated anew."""
+    files = opened(tmp_path / "kv")
+    folder = shelf_with(files, model(tmp_path), (WARM,)).folder
+    files.close()
+    (folder / "index.json").write_text('{"format": 1')
+    opened(tmp_path / "kv").close()
+    assert not folder.exists()
+
+
+def test_a_flipped_bit_a_cut_and_a_missing_file_are_seen(tmp_path: Path) -> None:
+    """A file that is not what was saved is deleted, never restored."""
+    files = opened(tmp_path / "kv")
+    names = tuple(slot_file(slot) for slot in range(4))
+    shelf = shelf_with(files, model(tmp_path), names)
+    (shelf.folder / names[0]).write_bytes(bytes(500) + b"\1" + bytes(499))
+    (shelf.folder / names[1]).write_bytes(bytes(999))
+    (shelf.folder / names[2]).unlink()
+    shelf.check()
+    assert list(shelf.states) == [names[3]]
+    assert [p.name for p in shelf.folder.glob("*.kv")] == [names[3]]
+
+
+def test_the_budget_holds_over_all_engines(tmp_path: Path) -> None:
+    """What was of no use for longest goes first, also when the budget became smaller."""
+    files = opened(tmp_path / "kv", 3000)
+    shelf = shelf_with(files, model(tmp_path), (WARM, slot_file(0), slot_file(1)))
+    for age, name in enumerate((slot_file(1), WARM, slot_file(0))):
+        shelf.states[name].used_at = float(age)
+    files.make_room(1000)
+    assert set(shelf.states) == {WARM, slot_file(0)}
+    files.limit_bytes = 1500
+    files.make_room()
+    assert set(shelf.states) == {slot_file(0)}
+    assert files.total_bytes == 1000
+
+
+def test_the_tokens_of_a_saved_file_are_read_from_its_header(tmp_path: Path) -> None:
+    """As llama-server packs them, and as older versions wrote them; anything else has none."""
+    path = tmp_path / "x.kv"
+
+    def write(words: list[int]) -> None:
+        path.write_bytes(b"qsgg" + struct.pack(f"<II{len(words)}I", 2, len(words), *words) + b"KV")
+
+    write([0xFFFFFFFF, 1, 3, 10, 11, 12, 0])
+    assert read_tokens(path) == (10, 11, 12)
+    write([10, 11, 12])
+    assert read_tokens(path) == (10, 11, 12)
+    for content in (b"", b"qsgg", b"GGUF" + bytes(100), b"qsgg" + struct.pack("<II", 2, 99)):
+        path.write_bytes(content)
+        assert read_tokens(path) == ()
