@@ -1,8 +1,9 @@
 """Layers, device, context and slots for all models together, by expected seconds per request.
 
-Nothing here prefers all or nothing: a model that fits whole gets a device's bytes before a bigger
-one that would be split because its seconds per byte fall most. Contexts and slots are shrunk,
-within what the configuration allows, where that is cheaper than a split.
+A second counts relative to what the request takes with a device to itself. Nothing here prefers all
+or nothing: a model that fits whole gets a device's bytes before a bigger one that would be split
+because the same bytes make its requests faster by a larger factor (Amdahl's law). Contexts and slots
+are shrunk, within what the configuration allows, where that is cheaper than a split.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ MIN_SHRINK_GAIN: Final = 1.05
 class JointPlan:
     """Decisions in the order of the models; `seconds` a request is expected to take.
 
+    The mean is by rate, by role, and by what each model's requests take alone.
     `misfits` are the models that fit nowhere within the limits.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Final
 
 import numpy as np
@@ -13,6 +14,8 @@ from budget.planning.options import Option, Pools, option_at, worthwhile_layers
 from budget.planning.tables import Candidate, Variant
 
 _ROUNDS: Final = 200
+_EVERYTHING: Final = 1024
+"""Assignments that are all tried where there are no more of them."""
 _BETTER: Final = 1.0 - 1e-9
 
 Numbers = NDArray[np.int64]
@@ -35,7 +38,7 @@ class Search:
         rates = np.array([model.rate for model in models], dtype=float)
         self._load = Load(
             rates / rates.sum() * requests_per_s,
-            np.array([model.weight for model in models], dtype=float),
+            np.array([model.weight / model.alone_s for model in models], dtype=float),
             np.array([model.passes for model in models], dtype=float),
             np.array([model.load_s for model in models], dtype=float),
             np.array([model.pinned for model in models], dtype=bool),
@@ -58,8 +61,13 @@ class Search:
 
     def run(self) -> tuple[list[Option], float]:
         """The cheapest assignment found, and its expected seconds (infinite: none is possible)."""
-        for start in self._starts():
-            self._descend(start)
+        counts = [len(row) for row in self._choices]
+        if prod(counts) <= _EVERYTHING:
+            rows = np.indices(counts).reshape(len(counts), -1).T
+            self._best = self._cheapest(rows, float("inf")) or self._best
+        else:
+            for start in self._starts():
+                self._descend(start)
         return self._options(), self._best[1]
 
     def refine(self, variants: Sequence[Variant], min_gain: float) -> tuple[list[Option], float]:

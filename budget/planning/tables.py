@@ -75,6 +75,17 @@ class Candidate:
     n_gpu_layers: int | None = None
     role: str | None = field(default=None, compare=False)
 
+    @property
+    def alone_s(self) -> float:
+        """Seconds of a request with the best device to itself, its load included.
+
+        What a second counts is relative to it: ten more seconds are worse for a request of one
+        second than for one of a minute.
+        """
+        variant = self.variants[0]
+        best = min((float(s[-1]) for s in variant.token_s.values()), default=variant.cpu_token_s)
+        return self.passes * min(best, variant.cpu_token_s) + self.load_s
+
 
 @dataclass(frozen=True, slots=True)
 class RoleWork:

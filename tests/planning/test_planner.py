@@ -1,0 +1,203 @@
+"""The planner: what wins on the figures, what is shrunk, what is said."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from budget.errors import ConfigError
+from budget.planning.amdahl import speed_up
+from budget.planning.cost import Load, expected_seconds
+from budget.planning.options import Pools, options_of
+from budget.planning.planner import Settings, plan_together
+from budget.planning.search import Search
+from budget.planning.tables import Candidate, Variant
+from tests.planning.support import GIB, candidate, variant
+
+HOST = 64 * GIB
+
+
+def test_amdahls_law_has_the_right_numbers() -> None:
+    """At ten times: .50 1.82, .75 3.08, .90 5.26, .95 6.90; and nonsense is refused."""
+    found = [round(speed_up(p, 10), 2) for p in (0.5, 0.75, 0.9, 0.95)]
+    assert found == [1.82, 3.08, 5.26, 6.90]
+    with pytest.raises(ConfigError):
+        speed_up(1.2, 10)
+    with pytest.raises(ConfigError):
+        speed_up(0.5, 0)
+
+
+def test_a_model_that_fits_whole_gets_the_bytes_before_a_bigger_one_that_would_be_split() -> None:
+    """Both would like the 8 GiB; whole is worth more per byte, and the rest goes to the other."""
+    plan = plan_together(
+        [candidate("big", 14, pinned=True), candidate("small", 6, pinned=True)],
+        {"host": HOST, "cuda:0": 8 * GIB},
+    )
+    assert plan.of("small").kind == "whole"
+    assert plan.of("big").kind in {"cpu", "split"}
+    assert plan.of("big").bytes_by_device.get("cuda:0", 0) <= 2 * GIB
+
+
+def test_nothing_about_all_or_nothing_is_hard_coded() -> None:
+    """A model that is asked for all the time is split rather than left to a rarely used one."""
+    models = [
+        candidate("busy", 14, rate=200.0, pinned=True),
+        candidate("idle", 7, rate=0.01, pinned=True),
+    ]
+    plan = plan_together(models, {"host": HOST, "cuda:0": 8 * GIB})
+    assert (plan.of("busy").kind, plan.of("idle").kind) == ("split", "cpu")
+
+
+def test_a_split_that_gains_too_little_is_not_chosen() -> None:
+    """A fifth of the layers at ten times gains 1.2; below the threshold the CPU has it all."""
+    big = candidate("big", 40)
+    limits = {"host": HOST, "cuda:0": 8 * GIB}
+    assert plan_together([big], limits, Settings(min_split_gain=1.15)).of("big").kind == "split"
+    refused = plan_together([big], limits, Settings(min_split_gain=1.3)).of("big")
+    assert refused.kind == "cpu"
+    assert "less than 1.3 times" in refused.reason
+
+
+def test_a_split_says_both_rates_and_amdahls_law() -> None:
+    """The answer has tokens/s either way, and the law with this split's numbers."""
+    found = plan_together([candidate("m", 16)], {"host": HOST, "cuda:0": 12 * GIB}).of("m")
+    assert found.kind == "split"
+    assert found.tokens_per_s > 1.2 * found.cpu_tokens_per_s
+    assert found.whole_tokens_per_s == pytest.approx(10 * found.cpu_tokens_per_s)
+    share = found.n_gpu_layers / 33
+    assert found.gain == pytest.approx(speed_up(share, 10))
+    assert f"{found.gain:.2f} times, not 10.0" in found.reason
+
+
+def test_a_device_that_is_no_faster_gets_nothing() -> None:
+    """On an RPC device slower than the CPU, bytes free there are no reason to use them."""
+    slow = Candidate("m", (variant(4, speeds={"RPC0": 0.7}),))
+    found = plan_together([slow], {"host": HOST, "RPC0": 32 * GIB}).of("m")
+    assert found.kind == "cpu"
+
+
+def test_context_is_shrunk_before_a_split_and_no_further_than_needed() -> None:
+    """At 8 GiB of KV the model would be split; at 4 it is whole; 2 would be a gift to nobody."""
+    sizes = tuple(
+        variant(6, kv_gib=kv, n_ctx=n_ctx, cpu_token_s=0.3)
+        for kv, n_ctx in ((8.0, 32768), (4.0, 16384), (2.0, 8192))
+    )
+    found = plan_together([Candidate("m", sizes)], {"host": HOST, "cuda:0": 11 * GIB}).of("m")
+    assert (found.kind, found.n_ctx, found.shrunk) == ("whole", 16384, True)
+    assert "context 16384 instead of 32768" in found.reason
+    roomy = plan_together([Candidate("m", sizes)], {"host": HOST, "cuda:0": 16 * GIB}).of("m")
+    assert (roomy.n_ctx, roomy.shrunk) == (32768, False)
+
+
+def test_one_models_context_is_shrunk_for_another_to_be_whole() -> None:
+    """Bytes are common: what the first gives up makes room for the second."""
+    sizes = tuple(
+        variant(4, kv_gib=kv, n_ctx=n, cpu_token_s=0.2) for kv, n in ((6.0, 32768), (1.0, 4096))
+    )
+    models = [Candidate("chatty", sizes, pinned=True), candidate("other", 5, pinned=True)]
+    plan = plan_together(models, {"host": HOST, "cuda:0": 11 * GIB})
+    assert [d.kind for d in plan.decisions] == ["whole", "whole"]
+    assert plan.of("chatty").shrunk
+
+
+@pytest.mark.parametrize(
+    ("gpu_gib", "kind"), [(24, "whole"), (13, "spread"), (5, "split"), (1, "cpu")]
+)
+def test_several_gpus_are_used_whole_then_spread_then_split(gpu_gib: int, kind: str) -> None:
+    """20 GiB on two GPUs: on one where it fits, over both where it fits only so, else split."""
+    model = Candidate("m", (variant(20, speeds={"cuda:0": 10.0, "cuda:1": 10.0}),))
+    limits = {"host": HOST, "cuda:0": gpu_gib * GIB, "cuda:1": gpu_gib * GIB}
+    assert plan_together([model], limits).of("m").kind == kind
+
+
+def test_a_given_number_of_layers_is_honoured() -> None:
+    """The configuration's n_gpu_layers is no suggestion, and not measured against a threshold."""
+    model = replace(candidate("m", 16), n_gpu_layers=3)
+    found = plan_together([model], {"host": HOST, "cuda:0": 12 * GIB}).of("m")
+    assert found.n_gpu_layers == 3
+    assert "by the configuration" in found.reason
+
+
+def test_what_fits_nowhere_is_named_and_pins_that_do_not_fit_are_an_error() -> None:
+    """Others are planned beside a misfit; a set of pins that cannot be is nobody's plan."""
+    plan = plan_together([candidate("huge", 400), candidate("m", 4)], {"host": 20 * GIB})
+    assert plan.misfits == ("huge",)
+    assert plan.of("m").kind == "cpu"
+    with pytest.raises(ConfigError, match="pinned models do not fit together"):
+        plan_together(
+            [candidate("a", 12, pinned=True), candidate("b", 12, pinned=True)], {"host": 20 * GIB}
+        )
+
+
+def test_without_another_device_everything_is_on_the_cpu() -> None:
+    """The host alone is a machine too."""
+    lone = Variant(512, 1, np.array([GIB]), np.array([0]), {}, 0.05)
+    found = plan_together([Candidate("m", (lone,))], {"host": 4 * GIB}).of("m")
+    assert (found.kind, found.n_gpu_layers) == ("cpu", 0)
+    assert found.tokens_per_s == pytest.approx(20)
+
+
+def test_a_table_that_does_not_add_up_is_refused() -> None:
+    """Rows of different lengths are a mistake, not a shorter model."""
+    with pytest.raises(ConfigError, match="does not add up"):
+        Variant(512, 1, np.zeros(3, dtype=np.int64), np.zeros(4, dtype=np.int64), {}, 0.1)
+
+
+def load_of(count: int, **fields: float) -> Load:
+    """A load of equal models."""
+    return Load(
+        np.full(count, fields.get("rate", 0.01)),
+        np.ones(count),
+        np.ones(count),
+        np.full(count, fields.get("load_s", 2.0)),
+        np.zeros(count, dtype=bool),
+    )
+
+
+def test_models_that_fit_together_wait_for_no_load() -> None:
+    """Without contention a request takes its passes and nothing else."""
+    found = expected_seconds(
+        load_of(3), np.full((1, 3, 1), 2.0), np.full((1, 3), 0.5), np.array([6])
+    )
+    assert found == pytest.approx([0.5])
+
+
+def test_models_that_take_turns_pay_for_loads_and_for_waiting() -> None:
+    """Two equal models in room for one: about half of the requests load, and loads queue."""
+    sizes, token_s = np.full((1, 2, 1), 1.0), np.full((1, 2), 0.5)
+    found = expected_seconds(load_of(2), sizes, token_s, np.array([1.0]))
+    assert found[0] == pytest.approx(0.5 + 0.5 * (2.0 + 0.5 * 0.02 * 4 / 2 / (1 - 0.02)), rel=0.01)
+
+
+worlds = st.lists(
+    st.tuples(
+        st.floats(0.5, 12), st.floats(0.1, 2), st.floats(0.3, 4), st.booleans(),
+    ),
+    min_size=1,
+    max_size=6,
+)  # fmt: skip
+
+
+@settings(max_examples=40, derandomize=True, deadline=None)
+@given(worlds, st.floats(4, 24))
+def test_the_search_is_near_the_best_of_all_assignments(
+    drawn: list[tuple[float, float, float, bool]], gpu_gib: float
+) -> None:
+    """Against brute force over every choice: never better, at most a quarter worse, pools never passed."""
+    models = [
+        Candidate(f"m{i}", (variant(gib, layers=8),), rate=r, load_s=s, pinned=p)
+        for i, (gib, r, s, p) in enumerate(drawn)
+    ]
+    pools = Pools.of({"host": HOST, "cuda:0": int(gpu_gib * GIB)})
+    choices = [options_of(model, model.variants[0], pools) for model in models]
+    search = Search(models, choices, pools, 0.1)
+    chosen, seconds = search.run()
+    everything = np.array(list(itertools.product(*(range(len(row)) for row in choices))))
+    best = float(search._costs(everything).min())
+    assert best <= seconds * (1 + 1e-9)
+    assert seconds <= best * 1.25
+    pinned = [o.pool_bytes for o, m in zip(chosen, models, strict=True) if m.pinned]
+    assert pools.hold([sum(row) for row in zip(*pinned, strict=True)] or [0, 0])
