@@ -21,15 +21,13 @@ pytestmark = pytest.mark.real
 LAYERS = (0, 2, ALL_LAYERS)
 # llama.cpp logs MiB with two decimals, at most five lines a device.
 LOG_PRECISION_BYTES = 5 * 5243
-ASK: dict[str, Any] = {"temperature": 0.0, "max_tokens": 24, "seed": 1}
+ASK: dict[str, Any] = {"temperature": 0.0, "max_tokens": 16, "seed": 1}
 
 
 def entries(file: Path, *, repack: bool) -> dict[str, Any]:
     """One file as several models, each with so many layers on the device."""
-    return {
-        f"m{n}": {"path": str(file), "context": 512, "n_gpu_layers": n, "repack": repack}
-        for n in LAYERS
-    }
+    same = {"path": str(file), "context": 512, "repack": repack, "threads": 1}
+    return {f"m{n}": {**same, "n_gpu_layers": n} for n in LAYERS}
 
 
 def buffers(placement: Placement) -> dict[str, int]:
