@@ -54,6 +54,11 @@ class Case:
         return self.users >= MANY_USERS
 
     @property
+    def fits_gpus(self) -> bool:
+        """Whether the GPUs hold everything, one of them or all together."""
+        return (self.n_gpus >= 1 and self.fits_one) or (self.n_gpus >= 2 and self.fits_all)
+
+    @property
     def split_pays(self) -> bool:
         """Whether a split is possible and gains enough."""
         return self.n_gpus > 0 and self.fits_split and self.split_gain >= MIN_SPLIT_GAIN
@@ -75,7 +80,7 @@ RULES: Final[tuple[Rule, ...]] = (
         "none here",
         "even quantized it is too big for this machine: take fewer bits per weight or a smaller "
         "model, or name an endpoint elsewhere",
-        lambda c: not (c.fits_one or c.fits_all or c.fits_host or c.fits_split),
+        lambda c: not (c.fits_gpus or c.fits_host or (c.n_gpus > 0 and c.fits_split)),
     ),
     Rule(
         "many users, fits 90% of one GPU",
@@ -105,7 +110,7 @@ RULES: Final[tuple[Rule, ...]] = (
         f"does not fit the GPUs; a split is {MIN_SPLIT_GAIN:g} times as fast as the CPU or more",
         "llama.cpp split",
         "the layers on the host bound the rate; what is on the GPU is nearly free",
-        lambda c: not (c.fits_one or c.fits_all) and c.split_pays,
+        lambda c: not c.fits_gpus and c.split_pays,
     ),
     Rule(
         "no GPU, or a split gains too little; few users",

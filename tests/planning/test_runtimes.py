@@ -1,0 +1,121 @@
+"""Which runtime suits a case, and the shapes of well-known models."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from budget.errors import UnknownModel
+from budget.planning.known import known_shape
+from budget.planning.runtimes import Case, choose_runtime
+from shim.cli import main
+
+BASE = Case(
+    users=1,
+    n_gpus=1,
+    fits_one=True,
+    fits_all=True,
+    vllm_fits_one=True,
+    vllm_fits_all=True,
+    fits_host=True,
+    fits_split=True,
+    split_gain=2.0,
+)
+
+
+def case(**fields: object) -> Case:
+    """The base case with other facts."""
+    return Case(**{**{name: getattr(BASE, name) for name in Case.__slots__}, **fields})
+
+
+NO_GPU = {"n_gpus": 0, "fits_one": False, "fits_all": False, "vllm_fits_one": False,
+          "vllm_fits_all": False, "fits_split": False}  # fmt: skip
+TOO_BIG = {"fits_one": False, "fits_all": False, "vllm_fits_one": False, "vllm_fits_all": False}
+
+
+@pytest.mark.parametrize(
+    ("found", "runtime"),
+    [
+        (case(), "llama.cpp whole"),
+        (case(users=16), "vLLM"),
+        (case(users=16, vllm_fits_one=False, vllm_fits_all=False), "llama.cpp whole"),
+        (case(users=16, n_gpus=2, fits_one=False, vllm_fits_one=False), "vLLM with tensor parallelism"),
+        (case(n_gpus=2, fits_one=False), "llama.cpp whole"),
+        (case(**TOO_BIG), "llama.cpp split"),
+        (case(**TOO_BIG, split_gain=1.1), "llama.cpp on CPU"),
+        (case(**TOO_BIG, split_gain=1.1, fits_host=False), "llama.cpp split"),
+        (case(**NO_GPU), "llama.cpp on CPU"),
+        (case(**NO_GPU, users=16), "llama.cpp on CPU"),
+        (case(**NO_GPU, fits_host=False), "none here"),
+        (case(**TOO_BIG, fits_host=False, fits_split=False), "none here"),
+    ],
+)  # fmt: skip
+def test_each_condition_has_its_runtime(found: Case, runtime: str) -> None:
+    """The table's rows, with those that people leave out: too big quantized, no GPU and many users."""
+    assert choose_runtime(found).runtime == runtime
+
+
+def test_every_case_has_a_runtime_and_the_first_row_decides() -> None:
+    """No combination of facts falls through, and the others that match are named."""
+    flags = itertools.product((True, False), repeat=6)
+    for bits, gpus, users, gain in itertools.product(flags, (0, 1, 2), (1, 8), (1.0, 2.0)):
+        one, several, vllm_one, vllm_several, host, split = bits
+        found = Case(users, gpus, one, several, vllm_one, vllm_several, host, split, gain)
+        verdict = choose_runtime(found)
+        assert verdict.rule not in verdict.also
+        if gpus == 0 and not (vllm_one or vllm_several):
+            assert verdict.runtime in {"llama.cpp on CPU", "none here"}
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("llama-2-7b", (13.48, 7.16, 4.78, 4.08, 3.30)),
+        ("llama-3.1-8b", (16.06, 8.53, 5.73, 4.91, 4.01)),
+        ("llama-2-13b", (26.03, 13.83, 9.23, 7.87, 6.34)),
+    ],
+)
+def test_known_shapes_have_the_sizes_of_the_published_files(
+    name: str, sizes: tuple[float, ...]
+) -> None:
+    """Within 0.3% of the files, in GB."""
+    kinds = ("F16", "Q8_0", "Q5_K_M", "Q4_K_M", "Q3_K_M")
+    found = [known_shape(name, kind).weights_bytes / 1e9 for kind in kinds]
+    assert found == pytest.approx(sizes, rel=0.003)
+    with pytest.raises(UnknownModel):
+        known_shape("llama-9", "F16")
+
+
+def test_recommend_needs_no_gpu_no_configuration_and_no_llama(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """For 8 GiB: what fits, what is split and what is too big, with rates and the rule."""
+    monkeypatch.setenv("KEEPWARM_LLAMA_BIN", "/nonexistent")
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(
+            main,
+            ["recommend", "--vram", "8GiB", "--bandwidth", "300", "--host-bandwidth", "50",
+             "--host-memory", "24GiB", "--json", "llama-3.1-8b:Q4_K_M", "llama-2-13b:Q8_0",
+             "llama-3.1-70b:Q4_K_M"],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    small, middle, big = json.loads(done.stdout)["models"]
+    assert (small["verdict"], small["runtime"]) == ("fits", "llama.cpp whole")
+    assert (middle["verdict"], middle["runtime"]) == ("split", "llama.cpp split")
+    assert middle["tokens_per_s"] > 1.2 * middle["cpu_tokens_per_s"]
+    assert (big["verdict"], big["tokens_per_s"]) == ("no", None)
+    assert small["gpu_bytes"] < 8 << 30
+
+
+def test_recommend_refuses_what_makes_no_sense() -> None:
+    """Contradictions and impossible figures are the caller's mistakes, told with what is allowed."""
+    runner = CliRunner()
+    for words in (
+        ["--vram", "8GiB", "--device", "host"],
+        ["--vram", "lots"],
+        ["--vram", "8GiB", "--bandwidth", "-3"],
+        ["no-such-model"],
+    ):
+        assert runner.invoke(main, ["recommend", *words]).exit_code == 2
