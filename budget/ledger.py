@@ -17,6 +17,9 @@ class Hold(Enum):
     EVICTABLE = "evictable"
     LEAVING = "leaving"
 
+    # Members are single and compared by identity; Enum's own hash is a Python call each time.
+    __hash__ = object.__hash__
+
 
 @dataclass(frozen=True, slots=True)
 class LedgerView:
@@ -48,34 +51,60 @@ class LedgerView:
 class Ledger:
     """The books of one device."""
 
-    __slots__ = ("_held", "ceiling_bytes", "device", "limit_bytes", "over_limit")
+    __slots__ = (
+        "_ceiling_bytes",
+        "_held",
+        "_limit_bytes",
+        "_settings",
+        "device",
+        "leaving_bytes",
+        "over_limit",
+        "reserved_bytes",
+    )
 
-    def __init__(self, device: str, limit_bytes: int) -> None:
+    def __init__(self, device: str, limit_bytes: int, settings: list[int]) -> None:
         self.device = device
-        self.limit_bytes = limit_bytes
-        self.ceiling_bytes = limit_bytes
+        self._settings = settings
+        self._limit_bytes = limit_bytes
+        self._ceiling_bytes = limit_bytes
         self.over_limit = False
         self._held = dict.fromkeys(Hold, 0)
+        self.reserved_bytes = 0
+        """Everything booked."""
+        self.leaving_bytes = 0
+        """Booked by engines that are being evicted."""
+
+    @property
+    def limit_bytes(self) -> int:
+        """What the operator allows."""
+        return self._limit_bytes
+
+    @limit_bytes.setter
+    def limit_bytes(self, amount: int) -> None:
+        self._limit_bytes = amount
+        self._settings[0] += 1
+
+    @property
+    def ceiling_bytes(self) -> int:
+        """The lower of the limit and what the device was measured to have room for."""
+        return self._ceiling_bytes
+
+    @ceiling_bytes.setter
+    def ceiling_bytes(self, amount: int) -> None:
+        self._ceiling_bytes = amount
+        self._settings[0] += 1
 
     def change(self, hold: Hold, amount: int) -> None:
         """Add `amount` bytes (negative to give back) to a kind of hold."""
         self._held[hold] += amount
-
-    @property
-    def reserved_bytes(self) -> int:
-        """Everything booked."""
-        held = self._held
-        return held[Hold.PROTECTED] + held[Hold.EVICTABLE] + held[Hold.LEAVING]
-
-    @property
-    def leaving_bytes(self) -> int:
-        """Booked by engines that are being evicted."""
-        return self._held[Hold.LEAVING]
+        self.reserved_bytes += amount
+        if hold is Hold.LEAVING:
+            self.leaving_bytes += amount
 
     @property
     def room_bytes(self) -> int:
         """What admission may still book: the smaller of ledger and measurement."""
-        return self.ceiling_bytes - self.reserved_bytes
+        return self._ceiling_bytes - self.reserved_bytes
 
     def view(self) -> LedgerView:
         """The books now."""
@@ -94,11 +123,19 @@ class Books:
     """Every device's ledger, and who holds which bytes. A booking stands on all its devices or on none."""
 
     def __init__(self, limits: Mapping[str, int]) -> None:
-        self._ledgers = {device: Ledger(device, limit) for device, limit in limits.items()}
+        self._settings = [0]
+        self._ledgers = {
+            device: Ledger(device, limit, self._settings) for device, limit in limits.items()
+        }
         self._entries: dict[str, tuple[Bookings, Hold]] = {}
 
     def __getitem__(self, device: str) -> Ledger:
         return self._ledgers[device]
+
+    @property
+    def settings_version(self) -> int:
+        """Changes whenever a limit or ceiling may have changed."""
+        return self._settings[0]
 
     def __iter__(self) -> Iterator[Ledger]:
         return iter(self._ledgers.values())
@@ -163,5 +200,7 @@ class Books:
                 sums[hold] += sum(amount for device, amount in bookings if device == ledger.device)
             view = ledger.view()
             found = (view.protected_bytes - view.leaving_bytes, view.evictable_bytes)
-            if (*found, view.leaving_bytes) != tuple(sums.values()):
+            sound = ledger.reserved_bytes == view.reserved_bytes
+            sound = sound and ledger.leaving_bytes == view.leaving_bytes
+            if not sound or (*found, view.leaving_bytes) != tuple(sums.values()):
                 raise InternalError(f"{ledger.device} does not balance: {view} against {sums}")

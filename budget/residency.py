@@ -16,6 +16,9 @@ class State(Enum):
     EVICTING = "evicting"
     FAILED = "failed"
 
+    # Members are single and compared by identity; Enum's own hash is a Python call each time.
+    __hash__ = object.__hash__
+
 
 class Trigger(Enum):
     """What moves an engine from one state to another."""
@@ -29,6 +32,9 @@ class Trigger(Enum):
     EVICT = "evict"
     UNLOADED = "unloaded"
     DIED = "died"
+
+    # Members are single and compared by identity; Enum's own hash is a Python call each time.
+    __hash__ = object.__hash__
 
 
 TRANSITIONS: Final[dict[tuple[State, Trigger], State]] = {

@@ -92,15 +92,18 @@ def run(trial: Trial, name: str) -> Result:
     return Result(metrics.summary(), metrics)
 
 
-def make_core(trial: Trial, name: str) -> BudgetCore:
-    """A production core for a trial: the named policy, and what the mode of replay leaves on."""
+def make_core(trial: Trial, name: str, kind: type[BudgetCore] = BudgetCore) -> BudgetCore:
+    """A production core for a trial: the named policy, and what the mode of replay leaves on.
+
+    `kind`: a subclass that watches, if one is wanted.
+    """
     timed = trial.mode == "timed"
     keep_alive_s = USUAL_TTL_S if timed and name == Ttl.name else NO_TIMEOUT
     # One request at a time waits for nothing but its own load: no age ever matters.
     settings = Settings(
         max_wait_s=MAX_WAIT_S if timed else math.inf, max_queue=max(1, len(trial.arrivals))
     )
-    return BudgetCore(
+    return kind(
         dict.fromkeys(trial.device_names, trial.budget_bytes),
         [m.entry(keep_alive_s) for m in trial.models.values()],
         [m.engine(trial.device_names) for m in trial.models.values()],
