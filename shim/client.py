@@ -17,6 +17,7 @@ from shim.reply import EmbeddingReply, Reply
 from shim.session import Session
 from shim.streams import AsyncReplyStream, ReplyStream
 from shim.sync_calls import SyncCalls
+from traces import current_run
 
 if TYPE_CHECKING:
     from shim.keeper.shell import EngineFactory
@@ -185,6 +186,8 @@ class Shim:
         call = self._session.call(model, "", options)
         if call.remote:
             return {}
+        if (run := current_run()) is not None:
+            self._session.follow(run)
         return self._session.lines.ask("lease", **self._session.want(call, want))
 
     def reload(self, config: Config | str | Path | None = None) -> dict[str, list[str]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from backends.base import Backend, Capabilities, Endpoint
 from backends.openai.async_client import AsyncTransport
 from backends.openai.sync_client import SyncTransport
 from backends.openai.wire import ChatRequest
-from budget.errors import ConfigError, KeeperUnavailable, UnknownModel
+from budget.errors import ConfigError, KeeperUnavailable, KeepwarmError, UnknownModel
 from shim.aline import AsyncKeeperLine, AsyncLinePool
 from shim.call import Call, Messages, split_options
 from shim.config import FILE_NAME, Config, load_config, user_config_file
@@ -58,7 +59,7 @@ class Session:
         self.async_lines = AsyncLinePool(self._connect, self._hello_async)
         self.sync_transport = SyncTransport()
         self.async_transport = AsyncTransport()
-        self._traced: set[str] = set()
+        self._followed: dict[str, Callable[[], None]] = {}
 
     @property
     def runtime(self) -> Path:
@@ -88,7 +89,7 @@ class Session:
     def connect_running(self) -> KeeperLine | None:
         """A connection to a keeper that runs already, whatever its configuration; else None."""
         if self.inline:
-            return self.lines.take()
+            return self.lines.take() if self._keeper is not None else None
         sock = try_connect(self.runtime)
         return KeeperLine(sock) if sock else None
 
@@ -103,6 +104,9 @@ class Session:
 
     def close(self) -> None:
         """Close every connection; an inline keeper ends with its engines."""
+        for finish in list(self._followed.values()):
+            with contextlib.suppress(KeepwarmError):
+                finish()
         self.lines.close()
         self.sync_transport.close()
         if self._keeper is not None:
@@ -170,28 +174,25 @@ class Session:
     # Traces
 
     def follow(self, run: RunTrace) -> None:
-        """When a run ends, put what the keeper did during it on its trace."""
-        if run.run_id in self._traced:
+        """When a run ends, or this session before it, put what the keeper did during it on its trace."""
+        if run.run_id in self._followed:
             return
-        self._traced.add(run.run_id)
         pid = os.getpid()
 
-        def add_history() -> Message | None:
-            if os.getpid() != pid:
-                return None
+        def finish() -> None:
+            if self._followed.pop(run.run_id, None) is None or os.getpid() != pid:
+                return
             line = self.connect_running()
             if line is None:
-                return None
+                return
             try:
-                return line.ask("history", since_ns=run.started_ns, until_ns=time.monotonic_ns())
+                until_ns = time.monotonic_ns()
+                told = line.ask("history", since_ns=run.started_ns, until_ns=until_ns)
             finally:
                 line.close()
+            trace_history(run, told)
 
-        def finish() -> None:
-            history = add_history()
-            if history is not None:
-                trace_history(run, history)
-
+        self._followed[run.run_id] = finish
         run.on_finish(finish)
 
 

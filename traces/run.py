@@ -156,6 +156,8 @@ class RunTrace:
             return
         _context.leave(self, self._before)
         ended_ns = time.monotonic_ns()
+        for finish in self._finishers:
+            self._guarded("on_finish", finish)
         failure = None if _is_clean_exit(error) else error
         with self._lock:
             self._state = "ended"

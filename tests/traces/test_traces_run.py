@@ -471,3 +471,18 @@ def test_the_file_of_an_empty_run_is_a_json_array(tmp_path: Path) -> None:
         pass
     assert trace.trace_path is not None
     assert [event["name"] for event in json.loads(trace.trace_path.read_text())][-1] == "run"
+
+
+def test_what_was_to_be_done_at_the_end_is_done_while_the_run_still_records(tmp_path: Path) -> None:
+    """An action of `on_finish` can still add a load; one that fails is a problem and nothing more."""
+
+    def fail() -> None:
+        raise OSError("the keeper is gone")
+
+    with RunTrace(directory=tmp_path) as run:
+        run.on_finish(fail)
+        run.on_finish(lambda: run.load(load("x/1", now())))
+    (line,) = read_runs(run.runs_path)
+    assert isinstance(line, RunLine)
+    assert line.loads == 1
+    assert ["keeper is gone" in problem for problem in run.problems] == [True]
