@@ -27,8 +27,9 @@ class LearnedBytes:
     """One device's story, in bytes.
 
     `estimated` was booked before anything was learned; `overhead` is what an engine takes beyond its
-    buffers, as estimated or, once it was warm, as measured; `reported` is what the engine said of its buffers, `measured` the most its process took (0 where
-    that is not to be had); `corrected` is booked from now on.
+    buffers, as estimated or, once it was warm, as measured; `reported` is what the engine said of its
+    buffers, `measured` the most its process took (0 where that is not to be had); `corrected` is
+    booked from now on.
     """
 
     estimated_bytes: int
