@@ -14,7 +14,7 @@ from typing import Final
 
 from budget.errors import ConfigError
 from budget.planning.decisions import Decision, describe
-from budget.planning.options import MIN_SPLIT_GAIN, Option, Pools, options_of
+from budget.planning.options import MIN_SPLIT_GAIN, Option, Pools, option_at, options_of
 from budget.planning.search import Search
 from budget.planning.tables import Candidate
 
@@ -153,6 +153,9 @@ def _give_back(
 def _solve(
     models: Sequence[Candidate], pools: Pools, settings: Settings, levels: Sequence[int]
 ) -> tuple[list[Option], float]:
+    simple = _all_whole(models, pools, levels)
+    if simple is not None:
+        return simple
     choices = [
         options_of(model, model.variants[level], pools, min_gain=settings.min_split_gain)
         for model, level in zip(models, levels, strict=True)
@@ -165,3 +168,27 @@ def _solve(
         return chosen, seconds
     variants = [model.variants[level] for model, level in zip(models, levels, strict=True)]
     return search.refine(variants, settings.min_split_gain)
+
+
+def _all_whole(
+    models: Sequence[Candidate], pools: Pools, levels: Sequence[int]
+) -> tuple[list[Option], float] | None:
+    """Everything whole on the first device, where that is fastest and fits: nothing beats it."""
+    if len(pools.devices) != 1 or any(model.n_gpu_layers is not None for model in models):
+        return None
+    chosen = []
+    for model, level in zip(models, levels, strict=True):
+        variant = model.variants[level]
+        option = option_at(variant, pools, pools.devices[0], variant.whole)
+        fastest = min(variant.cpu_token_s, float(variant.token_s[pools.devices[0]].min()))
+        if option.token_s > fastest or not variant.may(variant.whole):
+            return None
+        chosen.append(option)
+    if _contended(chosen, pools):
+        return None
+    shares = [model.rate * model.weight / model.alone_s for model in models]
+    seconds = sum(
+        share * model.passes * option.token_s
+        for share, model, option in zip(shares, models, chosen, strict=True)
+    )
+    return chosen, seconds / sum(shares)
