@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -11,6 +11,7 @@ from shim import (
     ConfigError,
     EmbeddingReply,
     InvalidRequest,
+    Plan,
     Reply,
     Shim,
     UnknownModel,
@@ -20,6 +21,9 @@ from traces import current_run
 
 T = TypeVar("T")
 U = TypeVar("U")
+
+INPUTS_AHEAD = 4
+"""Inputs after the one at hand whose stages are declared as well."""
 
 Messages = Sequence[Mapping[str, Any]] | str
 
@@ -128,18 +132,29 @@ class Pipeline:
         return list(self.iterate(inputs))
 
     def iterate(self, inputs: Iterable[Any]) -> Iterator[ItemResult]:
-        """As `run`, each result as soon as it is there."""
-        for index, item in enumerate(inputs):
-            yield self._run_one(index, item)
+        """As `run`, each result as soon as it is there.
 
-    def _run_one(self, index: int, item: Any) -> ItemResult:
+        The models of the stages to come are declared (`Shim.plan`), so that the next one is made
+        ready while this one works; those of further inputs where `inputs` tells how many there are.
+        """
+        count = len(inputs) if isinstance(inputs, Sized) else 0
+        plan = self.shim.plan()
+        try:
+            for index, item in enumerate(inputs):
+                yield self._run_one(index, item, max(0, count - index - 1), plan)
+        finally:
+            plan.close()
+
+    def _run_one(self, index: int, item: Any, further: int, plan: Plan) -> ItemResult:
         results: dict[str, Any] = {}
         replies: list[StageReply] = []
-        for stage in self.stages:
+        models = [stage.model for stage in self.stages]
+        for position, stage in enumerate(self.stages):
             context = StageContext(
                 self.shim, stage.name, stage.model, index, item, results, replies
             )
-            with _span(stage, index):
+            plan.declare([*models[position:], *models * min(further, INPUTS_AHEAD)])
+            with _span(stage, index), plan.current():
                 results[stage.name] = stage.run(context)
         return ItemResult(index, item, results, tuple(replies))
 

@@ -13,12 +13,12 @@ from shim.keeper.catalog import build_catalog
 SLACK: Final = 1.03
 """Over the sum of the two models that the limit has to hold, for what measuring may add to it."""
 
-# Batches are small so that a prompt of a hundred tokens fills one: a compute buffer takes its
-# bytes from the machine when it is first used in full.
+# Batches are small so that what is new in a prompt fills one, also where the state of the prompt
+# before was restored: a compute buffer takes its bytes when it is first used in full.
 _ENTRIES: Final[Mapping[str, Mapping[str, Any]]] = {
-    "classifier": {"role": "planner", "context": 8192, "n_batch": 128, "n_ubatch": 128},
+    "classifier": {"role": "planner", "context": 8192, "n_batch": 64, "n_ubatch": 64},
     "embedder": {"role": "embedder", "context": 96, "n_batch": 96, "n_ubatch": 96},
-    "producer": {"role": "producer", "context": 512, "n_batch": 128, "n_ubatch": 128},
+    "producer": {"role": "producer", "context": 512, "n_batch": 64, "n_ubatch": 64},
     "evaluator": {
         "role": "evaluator",
         "context": 768,
