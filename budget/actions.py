@@ -111,6 +111,18 @@ class Revoke:
 
 
 @dataclass(frozen=True, slots=True)
+class AskYield:
+    """A lease is wanted for a request of higher priority. Asked once; the holder may decline.
+
+    Answered by `LeaseYielded`, or by the end of the lease. `wanted` is the engine it is for.
+    """
+
+    request_id: str
+    client_id: str
+    wanted: str
+
+
+@dataclass(frozen=True, slots=True)
 class SetTimer:
     """Send `TimerDue` at this time; replaces the timer set before."""
 
@@ -152,6 +164,7 @@ Action = (
     | Grant
     | Deny
     | Revoke
+    | AskYield
     | SetTimer
     | Record
     | Alert

@@ -21,6 +21,7 @@ from budget.lives import Lives
 from budget.pins import check_pins, pin_for, take_hint
 from budget.policies.base import EvictionPolicy
 from budget.policies.lru import Lru
+from budget.preemption import take_yielded
 from budget.reconfigure import reconfigure
 from budget.refusals import (
     foreign_lease,
@@ -69,6 +70,7 @@ class BudgetCore:
             ev.RequestCancelled: self._on_cancelled,
             ev.ClientGone: self._on_client_gone,
             ev.LeaseEnded: self._on_lease_ended,
+            ev.LeaseYielded: self._on_lease_yielded,
             ev.HintGiven: self._on_hint,
             ev.PlanDeclared: self._on_plan,
             ev.StageFinished: self._on_stage_finished,
@@ -175,6 +177,7 @@ class BudgetCore:
             now,
             self._numbers,
             engine.generation if engine.resident else -1,
+            preemptible=event.preemptible,
         )
 
     def _impossible(
@@ -239,6 +242,10 @@ class BudgetCore:
             raise foreign_lease(event.request_id, event.client_id)
         engine.deaths = 0
         self._desk.give_back(engine, event.request_id, now)
+        self._scheduler.pump(now)
+
+    def _on_lease_yielded(self, event: ev.LeaseYielded, now: float) -> None:
+        take_yielded(self._desk, event, now)
         self._scheduler.pump(now)
 
     # Hints, plans, configuration, time

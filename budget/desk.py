@@ -20,6 +20,7 @@ from budget.waiting import Queue, Rank, Waiting
 RECORDS_KEPT = 64
 PIN_RANK: Rank = (0, -1, 0)
 """Pinned engines come before every request."""
+Prefetch = Literal["off", "stage", "load"]
 PREFETCH = "prefetch"
 """The reason of a load for a planned use that nobody asked for yet."""
 
@@ -30,13 +31,15 @@ class Settings:
 
     `max_wait_s`: after this a waiting request cannot be passed any more. `max_queue`: requests that
     may wait in all; `max_queue_per_model`: for one model name; None is no bound of its own.
+    `preempt`: leases of lower priority may be asked to yield.
     `prefetch`: what planned uses may cause before they are asked for.
     """
 
     max_wait_s: float = 15.0
     max_queue: int = 512
     max_queue_per_model: int | None = None
-    prefetch: Literal["off", "stage", "load"] = "off"
+    prefetch: Prefetch = "off"
+    preempt: bool = True
 
 
 @dataclass(slots=True)
@@ -69,6 +72,10 @@ class Desk:
         self.models: dict[str, ModelEntry] = {}
         self.runtime_pins: set[str] = set()
         self.leases: dict[str, EngineRecord] = {}
+        self.interruptible: set[str] = set()
+        """Leases that may be asked to yield."""
+        self.asked: set[str] = set()
+        """Leases that were."""
         self.revoked: dict[str, str] = {}
         """Clients by the leases that ended with an engine and that they have not given back yet."""
         self.records: deque[DecisionRecord] = deque(maxlen=RECORDS_KEPT)
@@ -160,9 +167,7 @@ class Desk:
             slot = engine.free_slot()
             if slot is None:
                 raise InternalError(f"{engine!r} has no free slot for {request.request_id}")
-            lease = Lease(
-                request.request_id, request.client_id, request.model, slot, request.priority, now
-            )
+            lease = self._lease(request, slot, now)
             self.residents.lease(engine, lease, now)
             self.leases[request.request_id] = engine
         if self.prefetched.pop(engine.engine_id, None) is not None:
@@ -181,9 +186,28 @@ class Desk:
             )
         )
 
+    def _lease(self, request: Waiting, slot: int, now: float) -> Lease:
+        waited_s = now - request.arrived_at if request.interrupted else 0.0
+        lease = Lease(
+            request.request_id,
+            request.client_id,
+            request.model,
+            slot,
+            request.priority,
+            now,
+            request.number,
+            request.interrupted_s + waited_s,
+        )
+        patient = lease.interrupted_s < self.settings.max_wait_s
+        if request.preemptible and self.settings.preempt and patient:
+            self.interruptible.add(request.request_id)
+        return lease
+
     def give_back(self, engine: EngineRecord, request_id: str, now: float) -> None:
         """A lease is over."""
         del self.leases[request_id]
+        self.interruptible.discard(request_id)
+        self.asked.discard(request_id)
         self.residents.end_lease(engine, request_id, now)
         if not engine.leases and (
             engine.keep_alive_s != NO_TIMEOUT

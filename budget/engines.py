@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from budget.errors import InternalError
-from budget.residency import State, Trigger, next_state
+from budget.residency import TRANSITIONS, State, Trigger, next_state
 
 STORY_LENGTH = 32
 NO_TIMEOUT = -1.0
@@ -61,6 +61,9 @@ class Lease:
     slot: int
     priority: int
     granted_at: float
+    number: int = 0
+    interrupted_s: float = 0.0
+    """How long its request has waited since it first ran."""
 
 
 class EngineRecord:
@@ -119,7 +122,7 @@ class EngineRecord:
         self.retired = False
         self.draining_for: str | None = None
         self.immune_until = 0.0
-        self.story: deque[tuple[float, str]] = deque(maxlen=STORY_LENGTH)
+        self.story: deque[tuple[float, State, Trigger, str]] = deque(maxlen=STORY_LENGTH)
 
     @property
     def engine_id(self) -> str:
@@ -155,6 +158,8 @@ class EngineRecord:
         """The lowest slot without a lease, or None when all are taken."""
         if len(self.leases) >= self.spec.slots:
             return None
+        if not self.leases:
+            return 0
         taken = {lease.slot for lease in self.leases.values()}
         return next(slot for slot in range(self.spec.slots) if slot not in taken)
 
@@ -173,13 +178,16 @@ class EngineRecord:
                 state=self.state.name,
                 trigger=trigger.name,
             )
-        self.story.append((now, f"{self.state.name}-{trigger.name}->{target.name} {detail}"))
+        self.story.append((now, self.state, trigger, detail))
         self.state = target
         return target
 
     def tell(self) -> str:
         """The last events of this engine, oldest first, one line."""
-        return "; ".join(f"{at:.6f} {what.rstrip()}" for at, what in self.story)
+        return "; ".join(
+            f"{at:.6f} {state.name}-{trigger.name}->{TRANSITIONS[state, trigger].name} {detail}".rstrip()
+            for at, state, trigger, detail in self.story
+        )
 
     def __repr__(self) -> str:
         return (

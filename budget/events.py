@@ -21,7 +21,7 @@ class RequestArrived:
     """A client asks for an outcome: make this model resident, and lease, keep or pin it.
 
     `deadline` is an absolute time; `priority` None takes the model's own. `plan` names the plan
-    that it is a step of; None: its client's own.
+    that it is a step of; None: its client's own. `preemptible`: its lease may be asked to yield.
     """
 
     request_id: str
@@ -31,6 +31,7 @@ class RequestArrived:
     priority: int | None = None
     deadline: float | None = None
     plan: str | None = None
+    preemptible: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,14 @@ class ClientGone:
 @dataclass(frozen=True, slots=True)
 class LeaseEnded:
     """A client gives a lease back. A lease's id is its request's."""
+
+    request_id: str
+    client_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseYielded:
+    """A client gives a lease back that was asked for, and waits to have it again under its id."""
 
     request_id: str
     client_id: str
@@ -176,6 +185,7 @@ Event = (
     | RequestCancelled
     | ClientGone
     | LeaseEnded
+    | LeaseYielded
     | LoadFinished
     | LoadFailed
     | EngineDied

@@ -118,6 +118,8 @@ class Lives:
         engine = self._alive(event.engine_id, event.generation)
         for request_id, lease in engine.leases.items():
             del self._desk.leases[request_id]
+            self._desk.interruptible.discard(request_id)
+            self._desk.asked.discard(request_id)
             self._desk.revoked[request_id] = lease.client_id
             self._desk.actions.append(Revoke(request_id, lease.client_id, event.error))
         engine.leases.clear()

@@ -11,6 +11,7 @@ from budget.actions import Alert
 from budget.admission import Choice
 from budget.desk import PIN_RANK, Desk
 from budget.engines import NO_TIMEOUT, EngineRecord
+from budget.preemption import Preemption
 from budget.prefetch import Prefetcher, unused_first
 from budget.refusals import never_fits, no_room, too_late
 from budget.residency import State
@@ -26,6 +27,7 @@ class Scheduler:
         self._desk = desk
         self.load_pins = False
         self.prefetcher = Prefetcher(desk)
+        self.preemption = Preemption(desk)
 
     def pump(self, now: float) -> None:
         """Do everything that can be done now."""
@@ -50,6 +52,7 @@ class Scheduler:
             if engine_id in desk.residents:
                 self.serve(desk.residents[engine_id], now)
         desk.admission.spared.clear()
+        self.preemption.ask()
         self.prefetcher.look_ahead(now)
 
     def serve(self, engine: EngineRecord, now: float) -> None:

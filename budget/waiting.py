@@ -28,6 +28,11 @@ class Waiting:
     seen_generation: int = -1
     """The life of the engine that was resident when the request arrived; -1 when none was."""
     added_pin: bool = False
+    preemptible: bool = False
+    interrupted: bool = False
+    """Whether it ran already and yielded; `arrived_at` is then when it did."""
+    interrupted_s: float = 0.0
+    """How long it has waited since it first ran, before this wait."""
 
     def rank(self, now: float, max_wait_s: float) -> Rank:
         """Its place among all that wait now."""
@@ -46,11 +51,12 @@ class Waiting:
 class WaitList:
     """What waits for one engine."""
 
-    __slots__ = ("_by_arrival", "_ordered")
+    __slots__ = ("_by_arrival", "_interrupted", "_ordered")
 
     def __init__(self) -> None:
         self._by_arrival: dict[str, Waiting] = {}
         self._ordered: list[tuple[int, int, Waiting]] = []
+        self._interrupted = 0
 
     def __len__(self) -> int:
         return len(self._by_arrival)
@@ -60,6 +66,7 @@ class WaitList:
 
     def add(self, request: Waiting) -> None:
         """Take a request in; one that comes from another list keeps its place by number."""
+        self._interrupted += request.interrupted
         last = next(reversed(self._by_arrival.values()), None)
         self._by_arrival[request.request_id] = request
         if last is not None and last.number > request.number:
@@ -69,13 +76,28 @@ class WaitList:
 
     def remove(self, request: Waiting) -> None:
         """Take a request out."""
+        self._interrupted -= request.interrupted
         del self._by_arrival[request.request_id]
         self._ordered.remove((-request.priority, request.number, request))
 
     def head(self, now: float, max_wait_s: float) -> Waiting:
         """The request to serve next: the oldest if it has aged, else the one of highest priority."""
         oldest = next(iter(self._by_arrival.values()))
+        if self._interrupted and not oldest.aged(now, max_wait_s):
+            # The numbers of those that ran already are older than their waits.
+            aged = (r for r in self._by_arrival.values() if r.aged(now, max_wait_s))
+            oldest = next(aged, oldest)
         return oldest if oldest.aged(now, max_wait_s) else self._ordered[0][2]
+
+    def priorities(self, want: Want | None, most: int) -> list[int]:
+        """The highest priorities that wait (for that want), in order, at most so many."""
+        found: list[int] = []
+        for _, _, request in self._ordered:
+            if len(found) == most:
+                break
+            if want is None or request.want == want:
+                found.append(request.priority)
+        return found
 
 
 class Queue:

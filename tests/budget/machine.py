@@ -64,6 +64,8 @@ class Shell:
     draining_recorded: set[str] = field(default_factory=set)
     requests: int = 0
     started: bool = False
+    preemptible: set[str] = field(default_factory=set)
+    asked: set[str] = field(default_factory=set)
 
     def send(self, event: ev.Event) -> list[act.Action]:
         """One event into the core; its actions are booked here and its invariants checked."""
@@ -71,6 +73,8 @@ class Shell:
         self.started = self.started or isinstance(event, ev.Started)
         if isinstance(event, ev.RequestArrived):
             self.waiting.add(event.request_id)
+            if event.preemptible:
+                self.preemptible.add(event.request_id)
         actions = self.core.handle(event, self.now)
         for action in actions:
             self._take(action, before)
@@ -115,6 +119,18 @@ class Shell:
             case _:
                 self._take_quiet(action)
 
+    def _check_asked(self, action: act.AskYield) -> None:
+        """Only what said it can be interrupted is asked, once, and for a higher priority."""
+        desk = self.core.desk
+        lease = desk.leases[action.request_id].leases[action.request_id]
+        assert action.request_id in self.preemptible
+        assert action.request_id not in self.asked, "asked once"
+        assert lease.interrupted_s < desk.settings.max_wait_s
+        waiting = [r for r in desk.queue if r.engine_id == action.wanted]
+        assert any(r.priority > lease.priority for r in waiting)
+        self.asked.add(action.request_id)
+        self.counts["asked to yield"] += 1
+
     def _take_quiet(self, action: act.Action) -> None:
         """Those that change no books."""
         match action:
@@ -125,6 +141,8 @@ class Shell:
                 self.counts["stagings"] += 1
             case act.StopStaging():
                 assert action.engine_id in self.staging
+            case act.AskYield():
+                self._check_asked(action)
             case act.LowMemory():
                 assert action.low == (action.device not in self.low), "said once"
                 (self.low.add if action.low else self.low.remove)(action.device)
@@ -283,6 +301,14 @@ class Shell:
         """A lease is given back."""
         grant = self.leases.pop(request_id)
         self.send(ev.LeaseEnded(request_id, grant.client_id))
+
+    def yield_(self, request_id: str) -> None:
+        """A lease is given back by a request that waits to go on."""
+        grant = self.leases.pop(request_id)
+        self.asked.discard(request_id)
+        self.waiting.add(request_id)
+        del self.outcomes[request_id]
+        self.send(ev.LeaseYielded(request_id, grant.client_id))
 
     def advance(self, seconds: float) -> None:
         """Time passes; every timer that falls due on the way rings at its time."""

@@ -76,16 +76,31 @@ class CoreMachine(RuleBasedStateMachine):
         name=NAMES,
         client=CLIENTS,
         want=st.sampled_from(["lease"] * 8 + ["load"]),
-        priority=st.sampled_from([None, None, 0, 2]),
+        priority=st.sampled_from([None, None, 0, 2, -1]),
         patience=st.sampled_from([None, None, None, 0.0, 3.0]),
+        preemptible=st.booleans(),
     )
     def arrive(
-        self, name: str, client: str, want: ev.Want, priority: int | None, patience: float | None
+        self,
+        name: str,
+        client: str,
+        want: ev.Want,
+        priority: int | None,
+        patience: float | None,
+        *,
+        preemptible: bool,
     ) -> None:
         """A request of any kind."""
         self._count("arrivals")
         deadline = None if patience is None else self.shell.now + patience
-        self.shell.ask(name, client, want=want, priority=priority, deadline=deadline)
+        self.shell.ask(
+            name,
+            client,
+            want=want,
+            priority=priority,
+            deadline=deadline,
+            preemptible=preemptible,
+        )
 
     @rule(name=NAMES, client=CLIENTS)
     def arrive_plainly(self, name: str, client: str) -> None:
@@ -97,7 +112,7 @@ class CoreMachine(RuleBasedStateMachine):
     def arrive_and_be_served(self, name: str, client: str) -> None:
         """A request for which everything that is under way ends well."""
         self._count("arrivals")
-        self.shell.ask(name, client)
+        self.shell.ask(name, client, priority=-1, preemptible=True)
         self.shell.settle()
 
     def arrive_for_what_never_fits(self, client: str) -> None:
@@ -168,6 +183,14 @@ class CoreMachine(RuleBasedStateMachine):
         """Leases end more often than anything else."""
         self._count("leases_ended")
         self.shell.end(data.draw(st.sampled_from(sorted(self.shell.leases))))
+
+    @precondition(lambda self: self.shell.asked & self.shell.leases.keys())
+    @rule(data=st.data())
+    def lease_is_yielded(self, data: st.DataObject) -> None:
+        """Whoever was asked gives its lease back and waits to go on."""
+        self._count("yielded")
+        asked = sorted(self.shell.asked & self.shell.leases.keys())
+        self.shell.yield_(data.draw(st.sampled_from(asked)))
 
     @precondition(lambda self: self.shell.loading)
     @rule(data=st.data(), factor=st.sampled_from([None, None, 0.9, 1.3]))
@@ -302,7 +325,8 @@ class CoreMachine(RuleBasedStateMachine):
             else:
                 break
         assert not shell.waiting, f"never ended: {sorted(shell.waiting)}"
-        for what in ("evictions", "prefetches", "prefetch evictions", "stagings"):
+        kinds = ("evictions", "prefetches", "prefetch evictions", "stagings", "asked to yield")
+        for what in kinds:
             COUNTS[what] += shell.counts[what]
         COUNTS["requests"] += shell.requests
         for outcome in shell.outcomes.values():
@@ -345,6 +369,7 @@ def test_the_core_holds_its_invariants_under_everything(capsys: pytest.CaptureFi
         print(f"\n[core machine] {dict(sorted(COUNTS.items()))}")
     assert COUNTS["steps"] >= 10_000
     assert min(COUNTS["prefetches"], COUNTS["prefetch evictions"], COUNTS["stagings"]) >= 10
+    assert COUNTS["yielded"] >= 20
     for what in ("evictions", "cancels", "load_failures", "deaths"):
         assert COUNTS[what] >= 0.02 * COUNTS["steps"], what
     assert set(ROWS) == set(TRANSITIONS), set(TRANSITIONS) ^ set(ROWS)
