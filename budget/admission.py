@@ -14,8 +14,10 @@ from budget.residents import DORMANT, Residents
 from budget.victims import Need, choose_victims
 from budget.waiting import Rank
 
-OPTIONS_WEIGHED = 4
+OPTIONS_WEIGHED = 2
 """Of more options than this only so many are weighed: those whose device has been idle longest."""
+DEVICES_RANKED = 16
+"""How long devices have been idle is compared among so many of them, taken in turns."""
 LEASED_LOSS = 1e9
 """Added to the loss of an engine that is in use: a forced claim drains it only when it must."""
 
@@ -221,17 +223,33 @@ class Admission:
         """Of many options the one that fits best without a victim, else all, the idlest first."""
         if len(indices) <= OPTIONS_WEIGHED:
             return indices
-        ranked = []
-        free: list[tuple[int, int]] = []
+        options, books = engine.spec.options, self._books.ledgers
+        free = []
         for index in indices:
-            bookings = engine.spec.options[index].bookings
-            left = [self.available(d) - amount for d, amount in bookings if d not in self._barred]
-            if len(left) == len(bookings) and min(left, default=0) >= 0:
-                free.append((sum(left), index))
-            elif not free:
-                idlest = max((self._residents.idle_longest(d) for d, _ in bookings), default=0.0)
-                ranked.append((idlest, index))
-        return [min(free)[1]] if free else [index for _, index in sorted(ranked)]
+            device, amount = options[index].bookings[0]
+            ledger = books[device]
+            if ledger.room_bytes + ledger.leaving_bytes >= amount:
+                left = self._left(options[index].bookings)
+                if left is not None:
+                    free.append((left, index))
+        if free:
+            return [min(free)[1]]
+        step = -(-len(indices) // DEVICES_RANKED)
+        first = self._records % step
+        ranked = indices[first::step]
+        idle_longest = self._residents.idle_longest
+        ranked.sort(key=lambda i: max([idle_longest(d) for d, _ in options[i].bookings]))
+        return [*ranked, *(index for n, index in enumerate(indices) if n % step != first)]
+
+    def _left(self, bookings: Bookings) -> int | None:
+        """The bytes that stay available beside these without a victim; None when some are missing."""
+        total = 0
+        for device, amount in bookings:
+            left = self.available(device) - amount
+            if left < 0 or device in self._barred:
+                return None
+            total += left
+        return total
 
     def _choice(
         self,

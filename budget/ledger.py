@@ -60,6 +60,7 @@ class Ledger:
         "leaving_bytes",
         "over_limit",
         "reserved_bytes",
+        "room_bytes",
     )
 
     def __init__(self, device: str, limit_bytes: int, settings: list[int]) -> None:
@@ -71,6 +72,8 @@ class Ledger:
         self._held = dict.fromkeys(Hold, 0)
         self.reserved_bytes = 0
         """Everything booked."""
+        self.room_bytes = limit_bytes
+        """What admission may still book: the smaller of ledger and measurement."""
         self.leaving_bytes = 0
         """Booked by engines that are being evicted."""
 
@@ -92,19 +95,16 @@ class Ledger:
     @ceiling_bytes.setter
     def ceiling_bytes(self, amount: int) -> None:
         self._ceiling_bytes = amount
+        self.room_bytes = amount - self.reserved_bytes
         self._settings[0] += 1
 
     def change(self, hold: Hold, amount: int) -> None:
         """Add `amount` bytes (negative to give back) to a kind of hold."""
         self._held[hold] += amount
         self.reserved_bytes += amount
+        self.room_bytes -= amount
         if hold is Hold.LEAVING:
             self.leaving_bytes += amount
-
-    @property
-    def room_bytes(self) -> int:
-        """What admission may still book: the smaller of ledger and measurement."""
-        return self._ceiling_bytes - self.reserved_bytes
 
     def view(self) -> LedgerView:
         """The books now."""
@@ -124,13 +124,13 @@ class Books:
 
     def __init__(self, limits: Mapping[str, int]) -> None:
         self._settings = [0]
-        self._ledgers = {
+        self.ledgers = {
             device: Ledger(device, limit, self._settings) for device, limit in limits.items()
         }
         self._entries: dict[str, tuple[Bookings, Hold]] = {}
 
     def __getitem__(self, device: str) -> Ledger:
-        return self._ledgers[device]
+        return self.ledgers[device]
 
     @property
     def settings_version(self) -> int:
@@ -138,10 +138,10 @@ class Books:
         return self._settings[0]
 
     def __iter__(self) -> Iterator[Ledger]:
-        return iter(self._ledgers.values())
+        return iter(self.ledgers.values())
 
     def __contains__(self, device: object) -> bool:
-        return device in self._ledgers
+        return device in self.ledgers
 
     def entry(self, holder: str) -> tuple[Bookings, Hold] | None:
         """What a holder has booked and how firmly, or None."""
@@ -156,13 +156,13 @@ class Books:
         if holder in self._entries:
             raise InternalError(f"{holder} is booked already: {self._entries[holder]}")
         for device, amount in bookings:
-            room = self._ledgers[device].room_bytes
+            room = self.ledgers[device].room_bytes
             if amount > room:
                 raise InternalError(
                     f"{holder}: booking {amount} bytes on {device} with room {room}"
                 )
         for device, amount in bookings:
-            self._ledgers[device].change(Hold.PROTECTED, amount)
+            self.ledgers[device].change(Hold.PROTECTED, amount)
         self._entries[holder] = (bookings, Hold.PROTECTED)
 
     def hold(self, holder: str, hold: Hold) -> None:
@@ -171,7 +171,7 @@ class Books:
         if before is hold:
             return
         for device, amount in bookings:
-            ledger = self._ledgers[device]
+            ledger = self.ledgers[device]
             ledger.change(before, -amount)
             ledger.change(hold, amount)
         self._entries[holder] = (bookings, hold)
@@ -180,16 +180,16 @@ class Books:
         """Give all of a holder's bytes back; returns them."""
         bookings, hold = self._entries.pop(holder)
         for device, amount in bookings:
-            self._ledgers[device].change(hold, -amount)
+            self.ledgers[device].change(hold, -amount)
         return bookings
 
     def correct(self, holder: str, bookings: Bookings) -> None:
         """Replace a holder's bytes by measured ones; the limit may be passed by this alone."""
         before, hold = self._entries[holder]
         for device, amount in before:
-            self._ledgers[device].change(hold, -amount)
+            self.ledgers[device].change(hold, -amount)
         for device, amount in bookings:
-            self._ledgers[device].change(hold, amount)
+            self.ledgers[device].change(hold, amount)
         self._entries[holder] = (bookings, hold)
 
     def check(self) -> None:
@@ -201,6 +201,7 @@ class Books:
             view = ledger.view()
             found = (view.protected_bytes - view.leaving_bytes, view.evictable_bytes)
             sound = ledger.reserved_bytes == view.reserved_bytes
+            sound = sound and ledger.room_bytes == ledger.ceiling_bytes - ledger.reserved_bytes
             sound = sound and ledger.leaving_bytes == view.leaving_bytes
             if not sound or (*found, view.leaving_bytes) != tuple(sums.values()):
                 raise InternalError(f"{ledger.device} does not balance: {view} against {sums}")

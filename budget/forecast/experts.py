@@ -36,6 +36,11 @@ class Experts:
         """The weighted mean of the experts' probabilities."""
         return sum(w * p for w, p in zip(self._weights, answers, strict=True))
 
+    def wants(self, engine_id: str, count: int, patience: float) -> bool:
+        """Whether answers about an engine would be kept now, to be judged later."""
+        pending = self._open.get(engine_id)
+        return pending is None or count - pending[0] > patience
+
     def asked(
         self, engine_id: str, count: int, answers: tuple[float, ...], patience: float
     ) -> None:

@@ -13,6 +13,8 @@ from budget.forecast.transitions import Transitions
 
 VERSION = 1
 PACE_MEMORY = 0.02
+SURE = 0.97
+"""The weight above which the others are only asked to be judged."""
 PATIENCE_UNITS = 6.0
 """After so many horizons without a use an answer is judged as if the use never came."""
 
@@ -63,12 +65,16 @@ class Forecaster:
         unit = self._rates.unit
         rate = self._rates.rate(engine_id)
         by_rate = self._soon(rate)
+        patience = PATIENCE_UNITS * unit
+        asked = not self._experts.wants(engine_id, self._rates.count, patience)
+        if asked and self._experts.weights[0] > SURE:
+            return by_rate
         answers = (
             by_rate,
             self._histories.chance(engine_id, now, unit * self._pace_s),
             self._transitions.expectation(engine_id, by_rate),
         )
-        self._experts.asked(engine_id, self._rates.count, answers, PATIENCE_UNITS * unit)
+        self._experts.asked(engine_id, self._rates.count, answers, patience)
         return self._experts.mixture(answers)
 
     def _soon(self, rate: float) -> float:

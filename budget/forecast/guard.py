@@ -20,11 +20,23 @@ class Guard:
     shadow leaves first, then by recency) until they are below `1.01 x + 2 x` again.
     """
 
-    __slots__ = ("_largest_s", "_lru_s", "_real_s", "_residents", "_shadow", "_taken", "following")
+    __slots__ = (
+        "_largest_s",
+        "_lru_s",
+        "_order",
+        "_real_s",
+        "_residents",
+        "_shadow",
+        "_taken",
+        "following",
+    )
 
     def __init__(self, residents: Residents) -> None:
         self._residents = residents
-        self._shadow: OrderedDict[str, Bookings] = OrderedDict()
+        self._shadow: dict[str, Bookings] = {}
+        self._order: dict[str, OrderedDict[str, None]] = {
+            ledger.device: OrderedDict() for ledger in residents.books
+        }
         self._taken = {ledger.device: 0 for ledger in residents.books}
         self._lru_s = 0.0
         self._real_s = 0.0
@@ -37,8 +49,10 @@ class Guard:
 
     def used(self, engine_id: str) -> None:
         """A request for an engine arrived."""
-        if engine_id in self._shadow:
-            self._shadow.move_to_end(engine_id)
+        bookings = self._shadow.get(engine_id)
+        if bookings is not None:
+            for device, _ in bookings:
+                self._order[device].move_to_end(engine_id)
             return
         if engine_id not in self._residents:
             return
@@ -58,39 +72,39 @@ class Guard:
         self.following = self._real_s > RATIO * self._lru_s + loads * self._largest_s
 
     def _load(self, engine: EngineRecord, bookings: Bookings) -> None:
-        excess = {}
+        excess = set()
         for device, amount in bookings:
             self._taken[device] += amount
-            over = self._taken[device] - self._residents.books[device].limit_bytes
-            if over > 0:
-                excess[device] = over
-        if excess:
-            self._evict(excess)
+            if self._taken[device] > self._residents.books[device].limit_bytes:
+                excess.add(device)
+        for device in sorted(excess):
+            self._evict(device)
         self._shadow[engine.engine_id] = bookings
+        for device, _ in bookings:
+            self._order[device][engine.engine_id] = None
         self._lru_s += engine.option.load_seconds
 
-    def _evict(self, excess: dict[str, int]) -> None:
+    def _evict(self, device: str) -> None:
         """The least recently used leave until it fits; of those, the newest stay if they can."""
-        leaving: list[str] = []
-        left = dict(excess)
-        for engine_id, bookings in self._shadow.items():
-            if any(device in left for device, _ in bookings) and not self._pinned(engine_id):
-                leaving.append(engine_id)
-                for device, amount in bookings:
-                    if device in left:
-                        left[device] -= amount
-                if all(amount <= 0 for amount in left.values()):
-                    break
-        for engine_id in reversed(leaving):
-            bookings = self._shadow[engine_id]
-            if all(device not in left or left[device] + n <= 0 for device, n in bookings):
-                for device, amount in bookings:
-                    if device in left:
-                        left[device] += amount
-                continue
-            del self._shadow[engine_id]
-            for device, amount in bookings:
-                self._taken[device] -= amount
+        missing = self._taken[device] - self._residents.books[device].limit_bytes
+        leaving: list[tuple[str, int]] = []
+        for engine_id in self._order[device]:
+            if missing <= 0:
+                break
+            if not self._pinned(engine_id):
+                amount = sum([n for name, n in self._shadow[engine_id] if name == device])
+                leaving.append((engine_id, amount))
+                missing -= amount
+        for engine_id, amount in reversed(leaving):
+            if missing + amount <= 0:
+                missing += amount
+            else:
+                self._drop(engine_id)
+
+    def _drop(self, engine_id: str) -> None:
+        for device, amount in self._shadow.pop(engine_id):
+            self._taken[device] -= amount
+            del self._order[device][engine_id]
 
     def _pinned(self, engine_id: str) -> bool:
         return engine_id in self._residents and self._residents[engine_id].pinned

@@ -22,12 +22,13 @@ class Histories:
     Source: the hybrid histogram policy of Shahrad et al., "Serverless in the Wild", 2020.
     """
 
-    __slots__ = ("_all", "_last", "_rows")
+    __slots__ = ("_all", "_last", "_rows", "_total")
 
     def __init__(self) -> None:
         self._last: dict[str, float] = {}
         self._rows: dict[str, tuple[float, list[float]]] = {}
         self._all = [1.0 / BINS] * BINS
+        self._total = 1.0
 
     def used(self, engine_id: str, now: float) -> None:
         """Note the gap since the last use."""
@@ -37,8 +38,7 @@ class Histories:
             return
         where = _bin(now - last)
         self._all[where] += 1.0
-        if self._all[where] > LIMIT:
-            self._all = [value / 2.0 for value in self._all]
+        self._total += 1.0
         weight, row = self._rows.get(engine_id) or (1.0, [0.0] * BINS)
         weight *= GROWTH
         row[where] += weight
@@ -51,16 +51,17 @@ class Histories:
         last = self._last.get(engine_id)
         if last is None:
             return 0.0
-        found = self._rows.get(engine_id)
-        prior = PRIOR / sum(self._all)
-        if found is None:
-            row = [value * prior for value in self._all]
-        else:
-            weight, own = found
-            row = [a / weight + b * prior for a, b in zip(own, self._all, strict=True)]
         idle_s = max(0.0, now - last)
-        alive = _beyond(row, idle_s)
-        return 0.0 if alive <= 0.0 else 1.0 - _beyond(row, idle_s + within_s) / alive
+        until_s = idle_s + within_s
+        prior = PRIOR / self._total
+        alive = prior * _beyond(self._all, idle_s)
+        later = prior * _beyond(self._all, until_s)
+        found = self._rows.get(engine_id)
+        if found is not None:
+            weight, row = found
+            alive += _beyond(row, idle_s) / weight
+            later += _beyond(row, until_s) / weight
+        return 0.0 if alive <= 0.0 else 1.0 - later / alive
 
     def export_state(self) -> dict[str, Any]:
         """JSON-serialisable. Times of last uses are not kept: another clock runs after a restart."""
@@ -77,7 +78,7 @@ class Histories:
         everything = [float(value) for value in state["all"]]
         if any(len(row) != BINS for _, row in rows.values()) or len(everything) != BINS:
             raise ValueError(f"histograms need {BINS} bins")
-        self._rows, self._all = rows, everything
+        self._rows, self._all, self._total = rows, everything, sum(everything)
 
 
 def _bin(gap_s: float) -> int:

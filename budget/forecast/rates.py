@@ -8,6 +8,7 @@ from typing import Any
 
 SCALES = (1.0, 4.0, 16.0, 64.0)
 """Half-lives of the counts, in multiples of the usual return distance."""
+LN2 = math.log(2.0)
 SHORTEST_UNIT = 4.0
 MEMORY = 0.002
 """Weight of the newest return distance in the average of their logarithms."""
@@ -20,25 +21,24 @@ class Rates:
     of one engine, so that nothing has to be set for three engines or for a thousand.
     """
 
-    __slots__ = ("_log_return", "_totals", "_uses", "count")
+    __slots__ = ("_log_return", "_totals", "_uses", "count", "unit")
 
     def __init__(self) -> None:
         self.count = 0
         self._log_return = math.log(SHORTEST_UNIT)
+        self.unit = 2.0 * SHORTEST_UNIT
+        """The usual number of requests until an engine is used again."""
         self._totals = [0.0] * len(SCALES)
         self._uses: dict[str, tuple[int, float, float, float, float]] = {}
-
-    @property
-    def unit(self) -> float:
-        """The usual number of requests until an engine is used again."""
-        return max(SHORTEST_UNIT, 2.0 * math.exp(self._log_return))
 
     def used(self, engine_id: str) -> None:
         """Count one request."""
         self.count += 1
         before = self._uses.get(engine_id)
-        per_request = math.log(2.0) / self.unit
-        d0, d1, d2, d3 = (math.exp(-per_request / scale) for scale in SCALES)
+        d3 = math.exp(-LN2 / (self.unit * SCALES[3]))
+        d2 = d3**4
+        d1 = d2**4
+        d0 = d1**4
         totals = self._totals
         totals[0] = totals[0] * d0 + 1.0
         totals[1] = totals[1] * d1 + 1.0
@@ -51,6 +51,7 @@ class Rates:
         gap = self.count - last
         weight = max(MEMORY, 1.0 / (10 + self.count))
         self._log_return += weight * (math.log(gap) - self._log_return)
+        self.unit = max(SHORTEST_UNIT, 2.0 * math.exp(self._log_return))
         self._uses[engine_id] = (
             self.count,
             f0 * d0**gap + 1.0,
@@ -64,12 +65,13 @@ class Rates:
         found = self._uses.get(engine_id)
         if found is None:
             return 0.0
-        gap = self.count - found[0]
-        decay = gap * math.log(2.0) / self.unit
-        share = 0.0
-        for scale, uses, total in zip(SCALES, found[1:], self._totals, strict=True):
-            share += uses * math.exp(-decay / scale) / total
-        return share / len(SCALES)
+        last, f0, f1, f2, f3 = found
+        t0, t1, t2, t3 = self._totals
+        # The scales are powers of 4, so each decay is the fourth root of the one before it.
+        slowest = math.exp((last - self.count) * LN2 / (self.unit * SCALES[3]))
+        d2 = slowest**4
+        d1 = d2**4
+        return 0.25 * (f0 * d1**4 / t0 + f1 * d1 / t1 + f2 * d2 / t2 + f3 * slowest / t3)
 
     def export_state(self) -> dict[str, Any]:
         """JSON-serialisable."""
@@ -89,4 +91,5 @@ class Rates:
         if len(totals) != len(SCALES) or min(totals) < 0.0:
             raise ValueError(f"totals {totals}")
         self.count, self._log_return = int(state["count"]), float(state["log_return"])
+        self.unit = max(SHORTEST_UNIT, 2.0 * math.exp(self._log_return))
         self._totals, self._uses = totals, uses

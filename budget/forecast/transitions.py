@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 MOST_SUCCESSORS = 32
-CONTEXTS = 12
+CONTEXTS = 8
 """How many of the last different engines a use is credited to."""
 GROWTH = 1.005
 """Each visit weighs this much more than the one before it: 140 visits halve what came before."""
@@ -37,13 +37,16 @@ class Transitions:
     def used(self, engine_id: str, discount: float) -> None:
         """Credit this use to every engine used since the last time, and make it the context."""
         self._count += 1
-        for context in islice(reversed(self._recent), CONTEXTS):
-            distance = self._count - self._recent[context]
+        recent, visits = self._recent, self._visits
+        for context in islice(reversed(recent), CONTEXTS):
+            credit = visits[context][0] * discount ** (self._count - recent[context])
             row = self._rows[context]
-            known = row.get(engine_id)
-            row[engine_id] = (known or 0.0) + self._visits[context][0] * discount**distance
-            if known is None and len(row) > MOST_SUCCESSORS:
-                del row[min(row, key=row.__getitem__)]
+            if engine_id in row:
+                row[engine_id] += credit
+            else:
+                row[engine_id] = credit
+                if len(row) > MOST_SUCCESSORS:
+                    del row[min(row, key=row.__getitem__)]
             if context == engine_id:
                 break
         self._visit(engine_id)
