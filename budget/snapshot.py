@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from budget.actions import DecisionRecord
@@ -12,6 +13,7 @@ from budget.residency import State
 from budget.waiting import Waiting
 
 DECISIONS_SHOWN = 16
+PLANNED_SHOWN = 16
 
 
 def snapshot(core: BudgetCore, now: float) -> dict[str, Any]:
@@ -23,7 +25,8 @@ def snapshot(core: BudgetCore, now: float) -> dict[str, Any]:
 
     Returns:
         `devices`, `engines` (those that hold bytes first), `queue` (in the order in which it will
-        be served) and `decisions` (newest first). Bytes are ints, times are seconds before `now`
+        be served), `plans` (the next engines of each), `prefetch` (what looking ahead did) and
+        `decisions` (newest first). Bytes are ints, times are seconds before `now`
         (`_s`); times that do not apply are None.
     """
     desk = core.desk
@@ -33,6 +36,12 @@ def snapshot(core: BudgetCore, now: float) -> dict[str, Any]:
         "devices": _devices(core),
         "engines": [_engine(desk, engine, now) for engine in engines],
         "queue": _queue(desk, now),
+        "plans": desk.plans.by_plan(PLANNED_SHOWN),
+        "prefetch": {
+            **asdict(desk.prefetch),
+            "mode": desk.settings.prefetch,
+            "staging": core.staging,
+        },
         "decisions": [record_to_wire(record) for record in recent],
     }
 
@@ -72,6 +81,7 @@ def _devices(core: BudgetCore) -> list[dict[str, Any]]:
             "reserved_bytes": view.reserved_bytes,
             "free_bytes": view.free_bytes,
             "over_limit": books[view.device].over_limit,
+            "low_memory": view.device in core.desk.low,
         }
         for view in core.ledgers()
     ]
@@ -93,6 +103,7 @@ def _engine(desk: Desk, engine: EngineRecord, now: float) -> dict[str, Any]:
         "pinned_by": sorted(engine.pins),
         "waiting": engine.demand,
         "draining_for": engine.draining_for,
+        "prefetched": engine.engine_id in desk.prefetched,
         "leaves_when_idle": engine.leave_when_idle or engine.retired,
         "uses": engine.uses,
         "idle_s": idle_s,

@@ -38,15 +38,19 @@ if TYPE_CHECKING:
     from backends.openai.wire import Delta, Timings, Usage
     from shim.client import Shim
     from shim.config import Config, load_config
+    from shim.declared import Plan
     from shim.defaults import (
         achat,
+        adeclare,
         aembed,
         astream,
         chat,
+        declare,
         default_shim,
         embed,
         load,
         pin,
+        plan,
         release,
         status,
         stream,
@@ -65,10 +69,12 @@ __getattr__ = lazy_names(
         "shim.client": "Shim",
         "shim.config": "Config load_config",
         "shim.defaults": (
-            "achat aembed astream chat default_shim embed load pin release status stream "
+            "achat adeclare aembed astream chat declare default_shim embed load pin plan "
+            "release status stream "
             "unload unpin use "
         ),
         "shim.model_info": "ModelInfo",
+        "shim.declared": "Plan",
         "shim.reply": "EmbeddingReply Reply Residency",
         "shim.streams": "AsyncReplyStream ReplyStream",
     },
@@ -99,6 +105,7 @@ __all__ = [
     "NeverFits",
     "OutOfMemory",
     "OutsideError",
+    "Plan",
     "PromptTooLong",
     "QueueFull",
     "Reply",
@@ -110,14 +117,17 @@ __all__ = [
     "UnknownModel",
     "Usage",
     "achat",
+    "adeclare",
     "aembed",
     "astream",
     "chat",
+    "declare",
     "default_shim",
     "embed",
     "load",
     "load_config",
     "pin",
+    "plan",
     "release",
     "status",
     "stream",

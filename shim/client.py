@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from budget.errors import InvalidRequest
 from shim.async_calls import AsyncCalls
 from shim.call import OWN_OPTIONS, Call, Messages
 from shim.config import Config
+from shim.declared import Plan
 from shim.model_info import ModelInfo
 from shim.reply import EmbeddingReply, Reply
 from shim.session import Session
@@ -51,6 +53,7 @@ class Shim:
         self._session = Session(config, inline=inline, runtime=runtime, factory=factory)
         self._sync = SyncCalls(self._session)
         self._async = AsyncCalls(self._session)
+        self._declared: Plan | None = None
 
     @property
     def config(self) -> Config:
@@ -153,6 +156,34 @@ class Shim:
     def unpin(self, model: str) -> None:
         """Let a pinned model be evicted again; it stays resident until its bytes are needed."""
         self._session.lines.ask("hint", kind="unpin", model=model)
+
+    def plan(self, models: Sequence[str] = ()) -> Plan:
+        """Say which models will be used next, in order: `with shim.plan(["a", "b"]): ...`.
+
+        While one works, the next is made ready where nobody needs the bytes. Every request inside
+        uses the next step of its model up; what is left is withdrawn at the end. `async with` does
+        the same.
+
+        Raises:
+            UnknownModel: one is not configured.
+        """
+        return Plan(self._session, models)
+
+    def declare(self, models: Sequence[str]) -> None:
+        """As `plan`, without an end: until the next `declare` (of nothing: withdrawn) or `close`.
+
+        Raises:
+            UnknownModel: one is not configured; the order before stands.
+        """
+        if self._declared is None:
+            self._declared = self.plan()
+        self._declared.declare(models)
+        if not models:
+            self._declared.close()
+
+    async def adeclare(self, models: Sequence[str]) -> None:
+        """As `declare`, awaited."""
+        await asyncio.to_thread(self.declare, models)
 
     def release(self, model: str) -> None:
         """Say that a model may leave now: it is first among the victims when bytes are needed."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from shim.call import Messages
 from shim.client import Shim
+from shim.declared import Plan
 from shim.reply import EmbeddingReply, Reply
 from shim.streams import AsyncReplyStream, ReplyStream
 
@@ -80,6 +81,21 @@ def pin(model: str, **options: Any) -> Mapping[str, Any]:
 def unpin(model: str) -> None:
     """Let a pinned model be evicted again: `Shim.unpin` of the default shim."""
     default_shim().unpin(model)
+
+
+def plan(models: Sequence[str] = ()) -> Plan:
+    """Say which models will be used next: `Shim.plan` of the default shim."""
+    return default_shim().plan(models)
+
+
+def declare(models: Sequence[str]) -> None:
+    """Say which models will be used next: `Shim.declare` of the default shim."""
+    default_shim().declare(models)
+
+
+async def adeclare(models: Sequence[str]) -> None:
+    """Say which models will be used next, awaited: `Shim.adeclare` of the default shim."""
+    await default_shim().adeclare(models)
 
 
 def release(model: str) -> None:

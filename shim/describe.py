@@ -10,7 +10,7 @@ from backends.gguf import read_header
 from budget.errors import BadModelFile, UnknownModel
 from shim.config import Config, ModelEntry
 from shim.model_info import ModelInfo
-from shim.plan.asked import local_path
+from shim.planned.asked import local_path
 
 _SAMPLES = 64
 _SAMPLE_BYTES = 4096

@@ -19,6 +19,7 @@ from budget.errors import ConfigError, KeeperUnavailable, KeepwarmError, Unknown
 from shim.aline import AsyncKeeperLine, AsyncLinePool
 from shim.call import Call, Messages, split_options
 from shim.config import FILE_NAME, Config, load_config, user_config_file
+from shim.declared import PlanBook
 from shim.fingerprint import check_fingerprint, fingerprint
 from shim.keeper.launch import connect_or_start, try_connect
 from shim.line import KeeperLine, LinePool
@@ -59,6 +60,7 @@ class Session:
         self.async_lines = AsyncLinePool(self._connect, self._hello_async)
         self.sync_transport = SyncTransport()
         self.async_transport = AsyncTransport()
+        self.plans = PlanBook()
         self._followed: dict[str, Callable[[], None]] = {}
 
     @property
@@ -104,6 +106,7 @@ class Session:
 
     def close(self) -> None:
         """Close every connection; an inline keeper ends with its engines."""
+        self.plans.close()
         for finish in list(self._followed.values()):
             with contextlib.suppress(KeepwarmError):
                 finish()
@@ -169,7 +172,10 @@ class Session:
 
     def want(self, call: Call, want: str = "lease") -> dict[str, Any]:
         """The fields of the op that asks for a call's lease."""
-        return {"model": call.model, "want": want, **call.wants}
+        fields = {"model": call.model, "want": want, **call.wants}
+        if (plan := self.plans.name()) is not None:
+            fields["plan"] = plan
+        return fields
 
     # Traces
 

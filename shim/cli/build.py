@@ -13,10 +13,10 @@ from shim.cli.progress import StatusLine
 from shim.cli.settings import config_of
 from shim.config import Config
 from shim.keeper.catalog import device_limits
-from shim.plan.asked import asked_of
-from shim.plan.build import PlanBuilder
-from shim.plan.file import Plan, plan_path, usable_plan, write_plan
-from shim.plan.use import Decisions, decide
+from shim.planned.asked import asked_of
+from shim.planned.build import PlanBuilder
+from shim.planned.file import Plan, plan_path, usable_plan, write_plan
+from shim.planned.use import Decisions, decide
 
 
 @click.command()

@@ -12,7 +12,7 @@ from shim.cli.output import print_json, print_table, size
 from shim.cli.settings import config_path
 from shim.config import load_config
 from shim.config.values import parse_amount
-from shim.plan.recommend import Advice, Subject, Target, advise, here, subjects
+from shim.planned.recommend import Advice, Subject, Target, advise, here, subjects
 
 _GB = 1e9
 

@@ -88,6 +88,19 @@ class BudgetSection(Section):
         ge=0,
     )
 
+    prefetch: Literal[True, False, "stage"] = key(
+        ON,
+        "What declared plans may cause ahead: `true` loads what comes next where nobody needs the "
+        'bytes, and reads its file into the page cache where they are needed; `"stage"` only reads; '
+        "`false` does neither.",
+        'true, false or "stage"',
+    )
+    stage_rate: Size = key(
+        Amount(fixed_bytes=10**9),
+        "Bytes a second that are read ahead at most; 0 is no bound.",
+        'a number of bytes, or a text with a unit ("500MB")',
+    )
+
     def reserve_bytes(self, total_bytes: int) -> int:
         """Bytes kept free on a device of `total_bytes`."""
         if self.reserve is None:

@@ -26,12 +26,12 @@ from budget.footprint import HOST, Placement
 from budget.kv_store import carries_kv
 from shim.config import Config
 from shim.config import ModelEntry as ConfigEntry
-from shim.plan.asked import asked_of, engine_args, side_files
-from shim.plan.asked import local_path as local_path
-from shim.plan.asked import stamp_of as stamp_of
-from shim.plan.entry import Stamp
-from shim.plan.file import usable_plan
-from shim.plan.use import Decided, decide
+from shim.planned.asked import asked_of, engine_args, side_files
+from shim.planned.asked import local_path as local_path
+from shim.planned.asked import stamp_of as stamp_of
+from shim.planned.entry import Stamp
+from shim.planned.file import usable_plan
+from shim.planned.use import Decided, decide
 
 FIXED_LOAD_S = 0.2
 LOAD_BYTES_PER_S = 1.0e9

@@ -52,6 +52,22 @@ class EvictStory:
     saved_bytes: int = 0
 
 
+@dataclass(slots=True)
+class StageStory:
+    """One file read into the page cache ahead of its load. `end_ns` is 0 while it lasts.
+
+    `read_bytes` counts what was not there before.
+    """
+
+    engine: str
+    model: str
+    start_ns: int
+    end_ns: int = 0
+    read_bytes: int = 0
+    stopped: bool = False
+    error: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One device's books at one moment, bytes by model."""
@@ -69,6 +85,7 @@ class History:
 
     loads: deque[LoadStory] = field(default_factory=lambda: deque(maxlen=LOADS_KEPT))
     evictions: deque[EvictStory] = field(default_factory=lambda: deque(maxlen=LOADS_KEPT))
+    stagings: deque[StageStory] = field(default_factory=lambda: deque(maxlen=LOADS_KEPT))
     samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=SAMPLES_KEPT))
 
     def sample(self, ns: int, view: LedgerView, resident: Mapping[str, int]) -> None:
@@ -96,5 +113,6 @@ class History:
         return {
             "loads": [asdict(x) for x in self.loads if overlaps(x.start_ns, x.end_ns)],
             "evictions": [asdict(x) for x in self.evictions if overlaps(x.start_ns, x.end_ns)],
+            "stagings": [asdict(x) for x in self.stagings if overlaps(x.start_ns, x.end_ns)],
             "samples": [asdict(s) for s in (*before.values(), *inside)],
         }

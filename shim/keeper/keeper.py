@@ -8,7 +8,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from backends.llama.sweep import sweep_leftovers
 from budget import actions as act
 from budget import events as ev
 from budget.core import BudgetCore
-from budget.desk import Settings
+from budget.desk import Prefetch, Settings
 from budget.errors import ConfigError, KeepwarmError, UnknownModel
 from budget.policies import make_policy
 from budget.snapshot import record_to_wire, snapshot
@@ -36,6 +36,7 @@ from shim.paths import state_dir
 LOG = logging.getLogger("keepwarm.keeper")
 
 MEASURE_EVERY_S = 2.0
+PREFETCH: dict[bool | str, Prefetch] = {True: "load", False: "off", "stage": "stage"}
 LOOKS_BACK_NS = 2_000_000_000
 
 
@@ -76,7 +77,13 @@ class Keeper:
         corrections = Corrections(catalog.learned, build)
         carrier = KvCarrier(kv_files(config), build)
         self.shell = Shell(
-            core, catalog, runtime, factory or llama_server_factory(config), corrections, carrier
+            core,
+            catalog,
+            runtime,
+            factory or llama_server_factory(config),
+            corrections,
+            carrier,
+            float(rate) if (rate := config.budget.stage_rate.resolve(0)) else None,
         )
         self._numbers = itertools.count(1)
         self._monitor: asyncio.Task[None] | None = None
@@ -167,11 +174,12 @@ class Keeper:
         want: ev.Want = "lease",
         priority: int | None = None,
         deadline_s: float | None = None,
+        plan: str | None = None,
     ) -> str:
         """Ask for an outcome; `done` gets the grant or the error, now or later. Returns the id."""
         request_id = self.new_id()
         deadline = None if deadline_s is None else time.monotonic() + deadline_s
-        request = ev.RequestArrived(request_id, client_id, model, want, priority, deadline)
+        request = ev.RequestArrived(request_id, client_id, model, want, priority, deadline, plan)
         self.shell.ask(request, done)
         return request_id
 
@@ -202,6 +210,18 @@ class Keeper:
                 None,
             )
         return told
+
+    def plan(self, client_id: str, models: Sequence[str], name: str | None) -> None:
+        """A client tells the order of its coming uses; models that cannot be run now are left out.
+
+        Raises:
+            UnknownModel: one is not configured, or not here; the plan before stands.
+        """
+        for model in models:
+            self.is_ready_for(model)
+        known = self.shell.core.desk.models
+        order = tuple(model for model in models if model in known)
+        self.shell.post(ev.PlanDeclared(client_id, order, name))
 
     # State
 
@@ -291,8 +311,9 @@ class Keeper:
                 self._correct(engine_id, life, measured)
         for device, free_now in free.items():
             ours = sum(measured.get(device, 0) for measured in taken.values())
-            room = free_now + ours - self.catalog.reserves.get(device, 0)
-            self.shell.post(ev.DeviceMeasured(device, room))
+            reserve = self.catalog.reserves.get(device, 0)
+            room = free_now + ours - reserve
+            self.shell.post(ev.DeviceMeasured(device, room, free_now, reserve))
 
     def _read_memory(
         self, lives: dict[str, Any]
@@ -330,7 +351,9 @@ def kv_files(config: Config) -> KvFiles | None:
 
 def _settings(config: Config) -> Settings:
     budget = config.budget
-    return Settings(budget.max_wait, budget.max_queue, budget.max_queue_per_model)
+    return Settings(
+        budget.max_wait, budget.max_queue, budget.max_queue_per_model, PREFETCH[budget.prefetch]
+    )
 
 
 Factory = Callable[[Config], EngineFactory]

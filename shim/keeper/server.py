@@ -235,6 +235,7 @@ class Connection(asyncio.Protocol):
             want=message.get("want", "lease"),
             priority=message.get("priority"),
             deadline_s=message.get("deadline_s"),
+            plan=message.get("plan"),
         )
 
     def end(self, message: Message) -> Answer:
@@ -277,9 +278,10 @@ class Connection(asyncio.Protocol):
         return {"gone": await self._keeper.until_gone(model, UNLOAD_LIMIT_S)}
 
     def plan(self, message: Message) -> Answer:
-        """The order of this client's coming uses."""
-        models = tuple(str(model) for model in message.get("models", ()))
-        self._keeper.shell.post(ev.PlanDeclared(self.client_id, models))
+        """The order of coming uses, of this client or of those that name the plan."""
+        models = [str(model) for model in message.get("models", ())]
+        name = message.get("plan")
+        self._keeper.plan(self.client_id, models, None if name is None else str(name))
         return {}
 
     async def status(self, _: Message) -> Answer:

@@ -23,8 +23,9 @@ from budget.errors import EngineDied, InternalError, KeepwarmError, OutOfMemory,
 from budget.snapshot import record_to_wire
 from shim.keeper.catalog import Catalog, CatalogEngine, bookings_of
 from shim.keeper.corrections import Corrections, Seen
-from shim.keeper.history import EvictStory, History, LoadStory
+from shim.keeper.history import EvictStory, History, LoadStory, StageStory
 from shim.keeper.kv_carry import KvCarrier
+from shim.keeper.staging import Stager
 from shim.keeper.warming import Warmed, warm_up
 
 LOG = logging.getLogger("keepwarm.keeper")
@@ -62,6 +63,7 @@ class Shell:
         factory: EngineFactory,
         corrections: Corrections,
         kv: KvCarrier,
+        stage_bytes_per_s: float | None = None,
     ) -> None:
         self.core = core
         self.catalog = catalog
@@ -71,6 +73,7 @@ class Shell:
         self._runtime = runtime
         self._corrections = corrections
         self.kv = kv
+        self._stager = Stager(stage_bytes_per_s, self.post)
         self._factory = factory
         self._done: dict[str, Done] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -123,6 +126,19 @@ class Shell:
                     action.reserved_bytes,
                     action.ceiling_bytes,
                 )
+            case act.LowMemory():
+                word = "less free than its reserve" if action.low else "its reserve free again"
+                LOG.warning(
+                    "device %s has %s: %d free, %d reserved for other programs",
+                    action.device,
+                    word,
+                    action.free_bytes,
+                    action.reserve_bytes,
+                )
+            case act.Stage():
+                self._start_staging(action.engine_id)
+            case act.StopStaging():
+                self._stager.stop(action.engine_id)
             case act.Load():
                 self._start_load(action)
                 return True
@@ -150,6 +166,13 @@ class Shell:
             LOG.critical("a keeper task failed", exc_info=error)
 
     # Loading
+
+    def _start_staging(self, engine_id: str) -> None:
+        entry = self.catalog.engines[engine_id]
+        story = StageStory(engine_id, entry.label, time.monotonic_ns())
+        self.history.stagings.append(story)
+        files = [Path(row[0]) for row in entry.stamp]
+        self._spawn(self._stager.stage(engine_id, files, story))
 
     def _start_load(self, action: act.Load) -> None:
         entry = self.catalog.engines[action.engine_id]

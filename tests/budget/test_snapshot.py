@@ -45,6 +45,7 @@ def test_the_books_of_every_device_are_shown() -> None:
         "reserved_bytes": 50,
         "free_bytes": 50,
         "over_limit": False,
+        "low_memory": False,
     }
     shell.send(ev.DeviceMeasured("gpu", 40))
     device = seen(shell)["devices"][0]

@@ -17,9 +17,9 @@ from budget.planning.machine import LoadFigures, MachineFigures, SideFigures
 from shim.config import Config
 from shim.keeper import catalog as catalogs
 from shim.keeper.catalog import build_catalog
-from shim.plan import file as files
-from shim.plan.build import PlanBuilder
-from shim.plan.file import Plan, plan_path, read_plan, refusal, to_text, usable_plan, write_plan
+from shim.planned import file as files
+from shim.planned.build import PlanBuilder
+from shim.planned.file import Plan, plan_path, read_plan, refusal, to_text, usable_plan, write_plan
 
 FIGURES = MachineFigures(
     {HOST: SideFigures({"F16": 1e10, "Q4_K": 8e9}, 0.0, 6e-5)},

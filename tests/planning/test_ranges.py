@@ -9,7 +9,7 @@ import pytest
 from budget.errors import ConfigError
 from shim.config import Config
 from shim.config.values import Span
-from shim.plan.asked import sizes_of
+from shim.planned.asked import sizes_of
 
 
 def config(**keys: Any) -> Config:

@@ -21,8 +21,8 @@ from budget.planning.runtimes import VLLM_SHARE, Case, choose_runtime
 from budget.planning.tables import Candidate, Variant
 from budget.planning.traffic import decode_seconds, decode_traffic
 from shim.config import Config
-from shim.plan.asked import local_path
-from shim.plan.file import usable_plan
+from shim.planned.asked import local_path
+from shim.planned.file import usable_plan
 
 GPU: Final = "gpu"
 ASSUMED_GPU_BYTES_PER_S: Final = 400e9

@@ -11,8 +11,8 @@ from backends.devices import is_rpc
 from budget.errors import ConfigError
 from budget.footprint import EngineArgs
 from shim.config import ModelEntry, fetch_hub_file
-from shim.plan.entry import Entry, Stamp, entry_key
-from shim.plan.use import Asked
+from shim.planned.entry import Entry, Stamp, entry_key
+from shim.planned.use import Asked
 
 
 def engine_args(entry: ModelEntry) -> EngineArgs:

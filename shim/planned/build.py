@@ -23,11 +23,11 @@ from budget.planning.machine import MachineFigures
 from budget.planning.traffic import decode_seconds, decode_traffic
 from shim.config import Config, ModelEntry
 from shim.keeper.catalog import device_limits
-from shim.plan.asked import asked_of, engine_args, local_path, side_files, stamp_of
-from shim.plan.entry import Entry, FileFacts, Point, Sizes
-from shim.plan.file import Plan
-from shim.plan.hardware import hardware, llama_build
-from shim.plan.use import decide, decision_json
+from shim.planned.asked import asked_of, engine_args, local_path, side_files, stamp_of
+from shim.planned.entry import Entry, FileFacts, Point, Sizes
+from shim.planned.file import Plan
+from shim.planned.hardware import hardware, llama_build
+from shim.planned.use import decide, decision_json
 
 Effort = Literal["quick", "full"]
 Say = Callable[[str], None]

@@ -10,8 +10,8 @@ from budget.footprint import HOST, Footprint, Placement
 from budget.planning.decisions import Decision
 from budget.planning.planner import plan_together
 from budget.planning.tables import ROLE_WORK, Candidate
-from shim.plan.entry import Entry, Point, Sizes, variant_of
-from shim.plan.file import Plan
+from shim.planned.entry import Entry, Point, Sizes, variant_of
+from shim.planned.file import Plan
 
 
 @dataclass(frozen=True, slots=True)

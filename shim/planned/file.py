@@ -15,8 +15,8 @@ from backends.footprint.cache import write_whole
 from budget.errors import ConfigError, KeepwarmError
 from budget.planning.machine import MachineFigures
 from shim.paths import state_dir
-from shim.plan.entry import Entry
-from shim.plan.hardware import difference, hardware, llama_build
+from shim.planned.entry import Entry
+from shim.planned.hardware import difference, hardware, llama_build
 
 FORMAT: Final = 1
 
