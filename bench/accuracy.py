@@ -1,8 +1,10 @@
 """The closed form beside llama.cpp's dry run: architectures x splits x contexts x KV types x slots.
 
-`python bench/accuracy.py [--quick] [--no-rpc] [NAME ...]` writes sparse files of real models'
-shapes, measures each on an RPC device on loopback, and prints a row per placement with the
-difference in percent of the dry run, by part and in total. The last line is one JSON object.
+`python bench/accuracy.py [--quick] [--no-rpc] [--type T] [NAME ...]` writes sparse files of real
+models' shapes, measures each on an RPC device on loopback in two processes, and prints a row per
+placement with the difference in percent of the dry run, by part and in total (host and device
+together). It ends by itself: files that `--limit` seconds leave no time for are said. The last line is
+one JSON object.
 """
 
 from __future__ import annotations
@@ -11,31 +13,34 @@ import argparse
 import contextlib
 import itertools
 import json
-import os
-import socket
-import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from backends.footprint.dry_run import measure
+from backends.footprint.dry_run import measure_many
 from backends.gguf.header import read_header
-from backends.llama.binaries import find_binary, library_env
-from budget.errors import KeepwarmError
+from budget.errors import ConfigError, KeepwarmError
+from budget.estimate.arguments import check_args
 from budget.estimate.closed_form import estimate
+from budget.estimate.shape import ModelShape
 from budget.footprint import HOST, EngineArgs, Footprint
-from tools.shapes import SHAPES, write
+from tools.rpc import rpc_server
+from tools.shapes import SHAPES, quantized, write
 
 DEVICE = "RPC0"
 CONTEXTS = (2048, 32768)
 KV_TYPES = ("f16", "q8_0")
 SLOTS = (1, 4)
 PARTS = ("weights", "kv", "compute", "total")
+PROCESSES = 2
+FILE_LIMIT_S = 200.0
 
 
 @dataclass(frozen=True)
@@ -55,61 +60,46 @@ class Row:
         return 100.0 * (closed - measured) / measured if measured else 100.0 * bool(closed)
 
 
-@contextlib.contextmanager
-def rpc_server() -> Iterator[str]:
-    """An RPC server of this build on a free loopback port; yields `host:port`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    binary = find_binary("ggml-rpc-server")
-    process = subprocess.Popen(
-        [binary, "--host", "127.0.0.1", "--port", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, **library_env(binary)},
-    )
-    try:
-        _wait_for(port, process)
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        time.sleep(0.05)
-    raise SystemExit("ggml-rpc-server did not start")
-
-
 def total(parts: dict[str, Footprint]) -> Footprint:
     """The sum over devices."""
     return sum(parts.values(), Footprint())
 
 
-def rows_of(path: Path, endpoint: str | None, *, quick: bool) -> Iterator[Row]:
-    """Every placement of one file."""
-    shape = read_header(path).shape()
+def placements(shape: ModelShape, endpoint: str | None, *, quick: bool) -> Iterator[EngineArgs]:
+    """Every placement of one model that its context allows."""
     layers = (0, shape.n_layers // 2, shape.n_layers + 1) if endpoint else (0,)
     contexts, slots = (CONTEXTS[:1], SLOTS[:1]) if quick else (CONTEXTS, SLOTS)
     for ngl, context, kv, n in itertools.product(layers, contexts, KV_TYPES, slots):
-        if shape.context_length and context // n > shape.context_length:
-            continue
+        longest = shape.context_length * n or context
         args = EngineArgs(
-            n_ctx=context,
+            n_ctx=min(context, longest),
             slots=n,
             kv_type_k=kv,
             kv_type_v=kv,
             n_gpu_layers=ngl,
+            embeddings=not shape.causal,
             rpc=(endpoint,) if endpoint and ngl else (),
             devices=(DEVICE,) if ngl else (HOST,),
         )
-        closed = estimate(shape, args, [DEVICE] if ngl else [])
-        measured = measure(path, args).devices
-        yield Row(path.stem, shape.architecture, args, total(closed), total(measured))
+        if context > longest and context != CONTEXTS[0]:
+            continue
+        with contextlib.suppress(ConfigError):  # KV types that the heads do not allow
+            check_args(args, shape)
+            yield args
+
+
+def rows_of(path: Path, endpoint: str | None, *, quick: bool) -> list[Row]:
+    """The placements of one file, measured in one process."""
+    shape = read_header(path).shape()
+    many = list(placements(shape, endpoint, quick=quick))
+    found = []
+    for args, run in zip(many, measure_many(path, many, timeout_s=FILE_LIMIT_S), strict=True):
+        if run is not None:
+            closed = estimate(shape, args, [DEVICE] if args.n_gpu_layers else [])
+            found.append(
+                Row(path.stem, shape.architecture, args, total(closed), total(run.devices))
+            )
+    return found
 
 
 def show(row: Row) -> None:
@@ -118,47 +108,93 @@ def show(row: Row) -> None:
     shares = " ".join(f"{row.difference_percent(part):+8.3f}" for part in PARTS)
     size = row.measured.total_bytes / (1 << 20)
     print(
-        f"{row.name:22} {row.architecture:10} ngl {a.n_gpu_layers:3} ctx {a.n_ctx:6} "
+        f"{row.name:24} {row.architecture:10} ngl {a.n_gpu_layers:3} ctx {a.n_ctx:6} "
         f"{a.kv_type_k:5} slots {a.slots} {size:10.1f} MiB {shares}",
         flush=True,
     )
 
 
-def summary(rows: Sequence[Row], failed: Sequence[str]) -> dict[str, object]:
+def worst_of(rows: Sequence[Row]) -> Row:
+    """The row whose total differs most."""
+    return max(rows, key=lambda row: abs(row.difference_percent("total")))
+
+
+def show_worst(rows: Sequence[Row]) -> None:
+    """The worst row of each architecture."""
+    by_architecture: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_architecture[row.architecture].append(row)
+    print("worst total by architecture:")
+    for _, group in sorted(by_architecture.items()):
+        show(worst_of(group))
+
+
+def summary(rows: Sequence[Row], failed: Sequence[str], seconds: float) -> dict[str, object]:
     """The figures of the last line."""
-    worst = max(rows, key=lambda row: abs(row.difference_percent("total")))
-    return {
-        "rows": len(rows),
-        "failed": list(failed),
-        "within_1_percent": sum(abs(r.difference_percent("total")) <= 1.0 for r in rows),
-        "worst_percent": round(worst.difference_percent("total"), 4),
-        "worst": f"{worst.name} ngl {worst.args.n_gpu_layers} ctx {worst.args.n_ctx} "
-        f"{worst.args.kv_type_k} slots {worst.args.slots}",
-    }
+    found: dict[str, object] = {"rows": len(rows), "failed": list(failed)}
+    if rows:
+        worst = worst_of(rows)
+        found |= {
+            "within_1_percent": sum(abs(r.difference_percent("total")) <= 1.0 for r in rows),
+            "worst_percent": round(worst.difference_percent("total"), 4),
+            "worst": f"{worst.name} ngl {worst.args.n_gpu_layers} ctx {worst.args.n_ctx} "
+            f"{worst.args.kv_type_k} slots {worst.args.slots}",
+            "architectures": len({row.architecture for row in rows}),
+        }
+    return found | {"seconds": round(seconds, 1)}
+
+
+def options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("names", nargs="*", default=sorted(SHAPES))
+    parser.add_argument("--quick", action="store_true", help="one context and one slot only")
+    parser.add_argument("--no-rpc", action="store_true", help="the host alone")
+    parser.add_argument("--type", default="Q4_K_M", help="F16, Q8_0, Q4_0, Q4_K_M, ...")
+    parser.add_argument("--limit", type=float, default=480.0, help="seconds to start files in")
+    found = parser.parse_args()
+    unknown = sorted(set(found.names) - set(SHAPES))
+    if unknown:
+        parser.error(f"no shape is called {', '.join(unknown)}; there are {', '.join(SHAPES)}")
+    return found
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", default=sorted(SHAPES))
-    parser.add_argument("--quick", action="store_true", help="one context and one slot only")
-    parser.add_argument("--no-rpc", action="store_true", help="the host alone")
-    options = parser.parse_args()
+    chosen = options()
     rows: list[Row] = []
     failed: list[str] = []
-    print(f"{'':79} difference in %: {' '.join(f'{p:>8}' for p in PARTS)}")
+    start_s = time.monotonic()
+    print(f"{'':81} difference in %: {' '.join(f'{p:>8}' for p in PARTS)}")
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        endpoint = None if options.no_rpc else stack.enter_context(rpc_server())
-        for name in options.names:
+        endpoint = None if chosen.no_rpc else stack.enter_context(rpc_server())
+        pool = stack.enter_context(ThreadPoolExecutor(PROCESSES))
+
+        def measured(name: str) -> list[Row]:
+            if time.monotonic() - start_s > chosen.limit:
+                raise TimeoutError(f"no time left within {chosen.limit:g} s")
+            path = write(quantized(SHAPES[name], chosen.type), folder)
             try:
-                for row in rows_of(write(SHAPES[name], folder), endpoint, quick=options.quick):
-                    rows.append(row)
-                    show(row)
-            except KeepwarmError as error:
+                return rows_of(path, endpoint, quick=chosen.quick)
+            finally:
+                path.unlink()
+
+        waiting: list[tuple[str, Future[list[Row]]]]
+        waiting = [(name, pool.submit(measured, name)) for name in chosen.names]
+        for name, future in waiting:
+            try:
+                found = future.result()
+            except (KeepwarmError, TimeoutError) as error:
                 failed.append(f"{name}: {error}")
-                print(failed[-1])
-    print(json.dumps(summary(rows, failed)))
+                print(failed[-1], flush=True)
+                continue
+            rows += found
+            for row in found:
+                show(row)
+    if rows:
+        show_worst(rows)
+    print(json.dumps(summary(rows, failed, time.monotonic() - start_s)), flush=True)
 
 
 if __name__ == "__main__":

@@ -200,6 +200,21 @@ def _mamba_layer(s: Shape, block: str) -> Iterator[Tensor]:
     yield f"{block}.ssm_out.weight", (inner, s.n_embd), "matrix"
 
 
+def _mamba2_layer(s: Shape, block: str) -> Iterator[Tensor]:
+    inner, groups = s.extra["ssm.inner_size"], s.extra["ssm.group_count"]
+    heads = s.extra["ssm.time_step_rank"]
+    mixed = inner + 2 * groups * s.extra["ssm.state_size"]
+    yield _plain(f"{block}.attn_norm.weight", s.n_embd)
+    yield f"{block}.ssm_in.weight", (s.n_embd, inner + mixed + heads), "matrix"
+    yield _plain(f"{block}.ssm_conv1d.weight", s.extra["ssm.conv_kernel"], mixed)
+    yield _plain(f"{block}.ssm_conv1d.bias", mixed)
+    yield _plain(f"{block}.ssm_dt.bias", heads)
+    yield _plain(f"{block}.ssm_a", 1, heads)
+    yield _plain(f"{block}.ssm_d", 1, heads)
+    yield _plain(f"{block}.ssm_norm.weight", inner // groups, groups)
+    yield f"{block}.ssm_out.weight", (inner, s.n_embd), "matrix"
+
+
 def _falcon_h1_layer(s: Shape, block: str) -> Iterator[Tensor]:
     inner, state = s.extra["ssm.inner_size"], s.extra["ssm.state_size"]
     heads, groups = s.extra["ssm.time_step_rank"], s.extra["ssm.group_count"]
@@ -253,6 +268,7 @@ _LAYERS: dict[str, Callable[[Shape, str], Iterator[Tensor]]] = {
     "gemma3": _gemma_layer,
     "gpt-oss": _gpt_oss_layer,
     "mamba": _mamba_layer,
+    "mamba2": _mamba2_layer,
     "nomic-bert": _nomic_bert_layer,
     "phi3": _phi3_layer,
 }

@@ -64,6 +64,13 @@ _MAMBA = {
     "ssm.state_size": 16,
     "ssm.time_step_rank": 48,
 }
+_MAMBA2 = {
+    "ssm.conv_kernel": 4,
+    "ssm.inner_size": 2048,
+    "ssm.state_size": 128,
+    "ssm.time_step_rank": 32,
+    "ssm.group_count": 1,
+}
 _FALCON_H1 = {
     "ssm.conv_kernel": 4,
     "ssm.inner_size": 1536,
@@ -116,6 +123,10 @@ _TABLE = (
         qkv_bias=True, extra=_GPT_OSS, **_moe(32, 4, 2880),
     ),
     Shape("mamba-130m", "mamba", 24, 768, 50280, 0, 0, 0, context=1048576, tied=True, extra=_MAMBA),
+    Shape(
+        "mamba2-370m", "mamba2", 48, 1024, 50288, 0, 0, 0, context=1048576, tied=True,
+        extra=_MAMBA2,
+    ),
     Shape(
         "falcon-h1-0.5b", "falcon-h1", 36, 1024, 32784, 2048, 8, 2, 64, context=16384,
         extra=_FALCON_H1,

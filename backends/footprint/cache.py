@@ -12,15 +12,16 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from backends.footprint.dry_run import DryRun
 from budget.footprint import EngineArgs
 
-_FORMAT: Final = 1
+T = TypeVar("T")
+_FORMAT: Final = 2
 
 
 def default_folder() -> Path:
@@ -35,6 +36,12 @@ def cache_key(identity: str, args: EngineArgs, build: str) -> str:
     `identity` is the model file's (`GgufHeader.identity`), `build` llama.cpp's (`build_id`).
     """
     text = json.dumps([_FORMAT, identity, asdict(args), build], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def bytes_key(*parts: object) -> str:
+    """The name of an entry of plain bytes by device."""
+    text = json.dumps([_FORMAT, "bytes", *parts])
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -56,6 +63,10 @@ def write_whole(path: Path, text: str) -> None:
         raise
 
 
+def _bytes_by_device(data: Mapping[str, Any]) -> dict[str, int]:
+    return {str(device): int(n_bytes) for device, n_bytes in data.items()}
+
+
 class FootprintCache:
     """Dry runs on disk. A folder that cannot be written makes every look-up a miss, nothing more.
 
@@ -68,15 +79,18 @@ class FootprintCache:
 
     def get(self, key: str) -> DryRun | None:
         """The entry of that key, or `None`; a broken one is removed."""
+        return self._read(key, DryRun.from_json)
+
+    def _read(self, key: str, parse: Callable[[Any], T]) -> T | None:
         path = self._path(key)
         try:
-            return DryRun.from_json(json.loads(path.read_text(encoding="utf-8")))
+            return parse(json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
         except OSError as error:
             self.warnings.append(f"the cached footprint {path} cannot be read: {error.strerror}.")
             return None
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             self.warnings.append(f"the cached footprint {path} is damaged and was removed.")
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -84,9 +98,12 @@ class FootprintCache:
 
     def put(self, key: str, run: DryRun) -> None:
         """Keep a measurement under that key; the last writer wins."""
+        self._write(key, run.to_json())
+
+    def _write(self, key: str, data: object) -> None:
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_whole(self._path(key), json.dumps(run.to_json()))
+            write_whole(self._path(key), json.dumps(data))
         except OSError as error:
             self.warnings.append(f"{self.folder} cannot be written: {error.strerror}.")
 
@@ -96,6 +113,16 @@ class FootprintCache:
         if found is None:
             found = measure()
             self.put(key, found)
+        return found
+
+    def bytes_or_measure(
+        self, key: str, measure: Callable[[], Mapping[str, int]]
+    ) -> dict[str, int]:
+        """Bytes by device under that key, measured and kept when they are not there."""
+        found = self._read(key, _bytes_by_device)
+        if found is None:
+            found = dict(measure())
+            self._write(key, found)
         return found
 
     def _path(self, key: str) -> Path:

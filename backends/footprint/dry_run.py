@@ -19,7 +19,7 @@ from typing import Any, Final, NoReturn
 from backends.devices import device_name, llama_device_names
 from backends.footprint import probe
 from budget.errors import BadModelFile, ConfigError, KeepwarmError, MeasurementFailed
-from budget.estimate.arguments import check_args
+from budget.estimate.arguments import check_args, outputs_per_slot
 from budget.footprint import HOST, EngineArgs, Footprint
 
 DEFAULT_TIMEOUT_S: Final = 60.0
@@ -106,7 +106,6 @@ def measure(path: str | Path, args: EngineArgs, *, timeout_s: float = DEFAULT_TI
         MeasurementFailed: the process crashed or took too long. Facts: `file`, `log_tail`.
     """
     check_args(args)
-    _check_countable(args)
     started = time.monotonic()
     request = json.dumps({"path": str(path), "args": _wire_args(args)})
     answer = _ask(str(path), request, timeout_s)
@@ -125,8 +124,7 @@ def measure_many(
     """
     for args in many:
         check_args(args)
-        _check_countable(args)
-    request = json.dumps({"path": str(path), "many": [_wire_args(args) for args in many]})
+        request = json.dumps({"path": str(path), "many": [_wire_args(args) for args in many]})
     started = time.monotonic()
     answers = _ask(str(path), request, timeout_s)
     each_s = (time.monotonic() - started) / max(len(many), 1)
@@ -148,7 +146,9 @@ def _dry_run(answer: Mapping[str, Any], args: EngineArgs, seconds: float) -> Dry
         for row in answer["buffers"]
     )
     row_bytes = answer["output_row_bytes"]
-    most_rows = max(args.slots, answer["n_batch"] if args.embeddings else 0)
+    most_rows = max(
+        args.slots * outputs_per_slot(args), answer["n_batch"] if args.embeddings else 0
+    )
     return DryRun(
         rows,
         row_bytes * args.slots,
@@ -163,13 +163,30 @@ def _wire_args(args: EngineArgs) -> dict[str, Any]:
     return {**asdict(args), "devices": llama_device_names(args.devices)}
 
 
-def _check_countable(args: EngineArgs) -> None:
-    if args.mmproj is not None:
-        raise MeasurementFailed(
-            f"the bytes of the projector {args.mmproj} are not in llama.cpp's dry measurement.",
-            hint="Leave mmproj out, or book the model by its closed form.",
-            mmproj=args.mmproj,
-        )
+def measure_projector(
+    path: str | Path, args: EngineArgs, *, timeout_s: float = DEFAULT_TIMEOUT_S
+) -> dict[str, int]:
+    """Bytes by device that a multimodal projector takes in an engine with these arguments.
+
+    Weights and the compute buffer of its largest image. llama-server takes the first GPU or RPC
+    device for it, whatever `--device` says.
+
+    Raises:
+        BadModelFile, MeasurementFailed: as `measure`.
+    """
+    request = {
+        "path": str(path),
+        "projector": str(path),
+        "rpc": list(args.rpc),
+        "use_gpu": any(name != HOST for name in args.devices),
+        "flash_attention": args.flash_attention,
+    }
+    answer = _ask(str(path), json.dumps(request), timeout_s)
+    found: dict[str, int] = {}
+    for row in answer:
+        device = HOST if row["device"] is None else device_name(row["device"])
+        found[device] = found.get(device, 0) + row["n_bytes"]
+    return found
 
 
 def _ask(path: str, request: str, timeout_s: float) -> Any:

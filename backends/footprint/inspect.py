@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import importlib.util
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
 from backends.footprint.cache import FootprintCache, cache_key
+from backends.footprint.companions import (
+    companions,
+    merged,
+    projector_estimate,
+    projector_measured,
+)
 from backends.footprint.dry_run import DEFAULT_TIMEOUT_S, DryRun, measure
 from backends.footprint.learned import Learned, LearnedStore
 from backends.gguf.header import GgufHeader, read_header
 from backends.gguf.skim import SkimmedArray
 from backends.llama.binaries import build_id, find_binary
 from budget.errors import ConfigError, NeverFits
+from budget.estimate.architectures import FITTED_BUILD
 from budget.estimate.arguments import check_args
 from budget.estimate.closed_form import estimate
 from budget.estimate.overhead import DEFAULT_OVERHEAD, OverheadModel, engine_overhead_bytes
@@ -68,14 +75,13 @@ class Inspector:
         placed = on_device(args, device)
         check_args(placed, shape)
         used = self._source(source)
-        parts = (
-            estimate(shape, placed, _gpu_devices(placed, device))
-            if used == "closed-form"
-            else self._measured(header, placed)
-        )
-        note = "llama.cpp is not installed" if source == "auto" and used == "closed-form" else ""
-        if placed.extra:
-            note = f"{note}; not counted: {' '.join(placed.extra)}".removeprefix("; ")
+        parts = self._parts(header, placed, used)
+        if placed.draft_model or placed.lora:
+            beside = companions(shape, placed, lambda model, own: self._parts(model, own, used))
+            parts = merged(parts, beside)
+        if placed.mmproj is not None:
+            parts = merged(parts, self._projector(placed.mmproj, placed, used))
+        note = "; ".join(self._notes(placed, used, source))
         found = Placement(
             placed, self._with_overhead(header, placed, parts), used, shape.n_layers, note
         )
@@ -147,12 +153,45 @@ class Inspector:
             return "dry-run" if dry_run_available() else "closed-form"
         return source
 
+    def _parts(
+        self, header: GgufHeader, args: EngineArgs, used: KnownSource
+    ) -> Mapping[str, Footprint]:
+        if used == "dry-run":
+            return self._measured(header, args)
+        return estimate(header.shape(), args, _gpu_devices(args))
+
+    def _projector(self, path: str, args: EngineArgs, used: KnownSource) -> dict[str, Footprint]:
+        if used == "dry-run":
+            return projector_measured(path, args, self.cache, self.build_key())
+        return projector_estimate(path, args)
+
+    def _notes(self, args: EngineArgs, used: KnownSource, source: RequestedSource) -> Iterator[str]:
+        if used == "closed-form":
+            if source == "auto":
+                yield "llama.cpp is not installed"
+            elif dry_run_available() and (found := self._other_build()):
+                yield f"compute buffers were fitted to llama.cpp {FITTED_BUILD}; {found} is installed"
+            if any(name.startswith("cuda:") for name in args.devices):
+                yield "figures for CUDA have not been confirmed on a GPU"
+        if args.extra:
+            yield f"not counted: {' '.join(args.extra)}"
+
+    def _other_build(self) -> str:
+        """The version of the llama.cpp here, when the closed form was fitted to another one."""
+        here = self.build_key().rpartition("-")[0]
+        return "" if here in {"", FITTED_BUILD} else here
+
     def _measured(self, header: GgufHeader, args: EngineArgs) -> Mapping[str, Footprint]:
         path = str(header.files[0])
         if self.build_key() == NO_BUILD:
             find_binary("llama-server")  # says what is missing: a measurement belongs to a build
         key = cache_key(header.identity, args, self.build_key())
-        return self.cache.get_or_measure(key, lambda: self.measure(path, args)).devices
+        run = self.cache.get_or_measure(key, lambda: self.measure(path, args))
+        if not args.use_mmap:
+            return run.devices
+        # The file's pages stay mapped beside the repacked copies.
+        twice = sum(row.weights_bytes for row in run.buffers if "REPACK" in row.buffer_type)
+        return merged(run.devices, {HOST: Footprint(weights_bytes=twice)})
 
     def _with_overhead(
         self, header: GgufHeader, args: EngineArgs, parts: Mapping[str, Footprint]
@@ -183,8 +222,8 @@ def on_device(args: EngineArgs, device: str) -> EngineArgs:
     return args if args.devices else replace(args, devices=(device,))
 
 
-def _gpu_devices(args: EngineArgs, device: str) -> list[str]:
-    return [name for name in args.devices if name != HOST] or ([] if device == HOST else [device])
+def _gpu_devices(args: EngineArgs) -> list[str]:
+    return [name for name in args.devices if name != HOST]
 
 
 def _within(placement: Placement, header: GgufHeader, device: str, limit_bytes: int) -> Placement:

@@ -47,6 +47,7 @@ KV_TYPES = {
     "bf16": 30,
 }
 
+_PROJECTOR_SYMBOL = "_Z21mtmd_get_memory_usagePKc19mtmd_context_params"
 _BREAKDOWN_SYMBOL = "_Z26llama_get_memory_breakdownPK13llama_context"
 _COMPUTE_LINE = re.compile(r"(\S+)\s+compute buffer size =\s+([\d.]+) MiB")
 _OUTPUT_LINE = re.compile(r"(\S+)\s+output buffer size =\s+([\d.]+) MiB")
@@ -79,6 +80,43 @@ _Node._fields_ = [
     ("context", ctypes.c_size_t),
     ("compute", ctypes.c_size_t),
 ]
+
+
+class _DeviceNode(ctypes.Structure):
+    """A node of `std::map<ggml_backend_dev_t, size_t>`."""
+
+
+_DevicePointer = ctypes.POINTER(_DeviceNode)
+_DeviceNode._fields_ = [
+    ("color", ctypes.c_int),
+    ("parent", _DevicePointer),
+    ("left", _DevicePointer),
+    ("right", _DevicePointer),
+    ("device", ctypes.c_void_p),
+    ("n_bytes", ctypes.c_size_t),
+]
+
+
+class _ProjectorParams(ctypes.Structure):
+    """`mtmd_context_params` (tools/mtmd/mtmd.h)."""
+
+    _fields_ = (
+        ("use_gpu", ctypes.c_bool),
+        ("device", ctypes.c_void_p),
+        ("print_timings", ctypes.c_bool),
+        ("n_threads", ctypes.c_int),
+        ("image_marker", ctypes.c_char_p),
+        ("media_marker", ctypes.c_char_p),
+        ("flash_attn_type", ctypes.c_int),
+        ("warmup", ctypes.c_bool),
+        ("image_min_tokens", ctypes.c_int),
+        ("image_max_tokens", ctypes.c_int),
+        ("cb_eval", ctypes.c_void_p),
+        ("cb_eval_user_data", ctypes.c_void_p),
+        ("batch_max_tokens", ctypes.c_int),
+        ("progress_callback", ctypes.c_void_p),
+        ("progress_callback_user_data", ctypes.c_void_p),
+    )
 
 
 class _Map(ctypes.Structure):
@@ -177,6 +215,12 @@ class _Ggml:
         device = self._base.ggml_backend_buft_get_device(buffer_type)
         on_host = self._base.ggml_backend_buft_is_host(buffer_type)
         if on_host or not device or self._base.ggml_backend_dev_type(device) == DEVICE_TYPE_CPU:
+            return None
+        return self.name_of_device(device)
+
+    def name_of_device(self, device: int) -> str | None:
+        """The device's name; `None` for the CPU."""
+        if self._base.ggml_backend_dev_type(device) == DEVICE_TYPE_CPU:
             return None
         name: bytes = self._base.ggml_backend_dev_name(device)
         return name.decode()
@@ -336,6 +380,41 @@ def _measure_all(session: _Session, many: list[dict[str, Any]]) -> list[dict[str
     return answers
 
 
+def _projector_library(folder: Path) -> Path:
+    """The build's libmtmd: the binding is built without it, the server beside it has it."""
+    for place in (folder, folder.parents[1] / "lib"):
+        if (place / "libmtmd.so").exists():
+            return place / "libmtmd.so"
+    raise ProbeError(EXIT_UNSUPPORTED, "this build of llama.cpp has no libmtmd")
+
+
+def _measure_projector(binding: Any, request: dict[str, Any]) -> list[dict[str, Any]]:
+    """Bytes of a multimodal projector by device, with its compute buffer for the largest image.
+
+    What llama-server does with `--mmproj`, as if it warmed up (`tools/mtmd/mtmd.cpp`,
+    `mtmd_get_memory_usage`; C++ map, Linux on x86-64).
+    """
+    folder = Path(binding._base_path)
+    ggml = _Ggml(folder)
+    for endpoint in request["rpc"]:
+        ggml.add_rpc(endpoint)
+    library = ctypes.CDLL(str(_projector_library(folder)))
+    library.mtmd_context_params_default.restype = _ProjectorParams
+    params = library.mtmd_context_params_default()
+    params.use_gpu = request["use_gpu"]
+    params.warmup = True
+    params.flash_attn_type = FLASH_ATTENTION[request["flash_attention"]]
+    function = getattr(library, _PROJECTOR_SYMBOL)
+    function.restype = ctypes.c_void_p
+    function.argtypes = [ctypes.c_void_p, ctypes.c_char_p, _ProjectorParams]
+    found = _Map()
+    function(ctypes.addressof(found), request["projector"].encode(), params)
+    nodes = list(_in_order(ctypes.cast(found.root, _DevicePointer)))
+    if not nodes or len(nodes) != found.count:
+        raise ProbeError(EXIT_LOAD, "llama.cpp refuses the projector")
+    return [{"device": ggml.name_of_device(node.device), "n_bytes": node.n_bytes} for node in nodes]
+
+
 def _log_to_stderr(binding: Any, log: list[str]) -> Any:
     def write(_level: int, text: bytes, _user_data: Any) -> None:
         line = text.decode(errors="replace")
@@ -346,6 +425,15 @@ def _log_to_stderr(binding: Any, log: list[str]) -> Any:
     callback = binding.llama_log_callback(write)
     binding.llama_log_set(callback, ctypes.c_void_p(0))
     return callback
+
+
+def _answer(binding: Any, request: dict[str, Any], log: list[str]) -> Any:
+    if "projector" in request:
+        return _measure_projector(binding, request)
+    session = _Session(binding, request["path"], log)
+    if "many" in request:
+        return _measure_all(session, request["many"])
+    return session.measure(request["args"])
 
 
 def main() -> int:
@@ -359,11 +447,7 @@ def main() -> int:
             )
         binding = _binding()
         callback = _log_to_stderr(binding, log)  # llama.cpp holds it: it must outlive the calls
-        session = _Session(binding, request["path"], log)
-        if "many" in request:
-            answer: Any = _measure_all(session, request["many"])
-        else:
-            answer = session.measure(request["args"])
+        answer = _answer(binding, request, log)
     except ProbeError as error:
         sys.stderr.write(f"\nprobe: {error}\n")
         return error.code

@@ -15,6 +15,9 @@ from budget.footprint import EngineArgs
 KV_TYPES: Final = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 """What `--cache-type-k` and `-v` allow (common/arg.cpp, `kv_cache_types`)."""
 
+DRAFT_TOKENS: Final = 3
+"""Tokens that a draft model proposes at a time (common/common.h, `n_max`)."""
+
 _CONTEXT_PAD: Final = 256
 _MAX_SLOTS: Final = 256  # LLAMA_MAX_SEQ
 
@@ -116,15 +119,20 @@ class Effective:
     n_outputs: int
 
 
+def outputs_per_slot(args: EngineArgs) -> int:
+    """Rows of logits that a slot needs at once: with a draft model one for each drafted token too."""
+    return 1 + DRAFT_TOKENS if args.draft_model is not None else 1
+
+
 def effective(args: EngineArgs, *, causal: bool = True) -> Effective:
     """The sizes after padding: contexts to 256 cells, batches to the context when causal.
 
     `n_tokens` is the micro-batch that the compute buffer is reserved for, `n_outputs` its rows of
-    logits: one per slot, or the whole batch for embeddings (`tools/server/server-context.cpp`,
-    `server_output_limits`).
+    logits: one per slot and drafted token, or the whole batch for embeddings
+    (`tools/server/server-context.cpp`, `server_output_limits`).
     """
     n_batch = min(args.n_batch, args.n_ubatch) if args.embeddings else args.n_batch
-    outputs = n_batch if args.embeddings else min(n_batch, args.slots)
+    outputs = n_batch if args.embeddings else min(n_batch, args.slots * outputs_per_slot(args))
     if causal:
         n_batch = min(args.n_ctx, n_batch)
     n_ubatch = min(n_batch, args.n_ubatch)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from budget.errors import ConfigError
 from budget.estimate.arguments import check_args
-from budget.estimate.compute import ComputeParts, compute_parts, output_bytes
+from budget.estimate.compute import compute_by_layers, output_bytes
 from budget.estimate.kv import kv_by_layer
 from budget.estimate.recurrent import recurrent_by_layer
 from budget.estimate.shape import ModelShape
@@ -50,23 +50,28 @@ class ByLayers:
     device: PartsByLayers
 
 
-def estimate_by_layers(shape: ModelShape, args: EngineArgs) -> ByLayers:
+def estimate_by_layers(shape: ModelShape, args: EngineArgs, device: str | None = None) -> ByLayers:
     """The bytes of both sides for every n_gpu_layers; `args.n_gpu_layers` is not looked at.
 
-    Engine overhead is not in them (`budget.estimate.overhead`).
+    `device` decides alignment and row padding: the first of `args.devices` by default, else a GPU.
+    With `use_mmap` the host's repacked weights count twice: the file's pages stay mapped. Engine
+    overhead is not in the figures (`budget.estimate.overhead`).
 
     Raises:
         ConfigError: the arguments are impossible.
         MeasurementFailed: the architecture is not known.
     """
     check_args(args, shape)
-    weights = weights_by_layers(shape, repack=args.repack)
+    if device is None:
+        device = next((name for name in args.devices if name != HOST), "cuda:0")
+    weights = weights_by_layers(shape, repack=args.repack, device=device)
+    host_weights = weights.host + (weights.repacked if args.use_mmap else 0)
     state = kv_by_layer(shape, args) + recurrent_by_layer(shape, args)
     host_state, device_state = _split(state)
-    host_compute, device_compute = _compute(compute_parts(shape, args), shape.n_layers)
+    host_compute, device_compute = compute_by_layers(shape, args)
     host_compute += output_bytes(shape, args)
     return ByLayers(
-        PartsByLayers(weights.host, host_state, host_compute),
+        PartsByLayers(host_weights, host_state, host_compute),
         PartsByLayers(weights.device, device_state, device_compute),
     )
 
@@ -88,7 +93,7 @@ def estimate(shape: ModelShape, args: EngineArgs, devices: Sequence[str]) -> dic
             hint="Measure a split over several devices by dry run.",
             devices=list(devices),
         )
-    both = estimate_by_layers(shape, args)
+    both = estimate_by_layers(shape, args, devices[0] if devices else None)
     if not devices:
         return {HOST: both.host.at(0)}
     layers = args.n_gpu_layers
@@ -102,15 +107,3 @@ def _split(by_layer: Bytes) -> tuple[Bytes, Bytes]:
     on_host = np.maximum(n_layers + 1 - np.arange(n_layers + 2), 0)
     host = ahead[np.minimum(on_host, n_layers)]
     return host, ahead[-1] - host
-
-
-def _compute(parts: ComputeParts, n_layers: int) -> tuple[Bytes, Bytes]:
-    """Compute buffers of both sides by n_gpu_layers, the output being the first of them."""
-    layers = np.arange(n_layers + 2)
-    host = np.where(layers > n_layers, parts.host_none, parts.host_all)
-    device = np.select(
-        [layers == 0, layers == 1, layers == 2, layers <= n_layers],
-        [0, parts.output, parts.device_last, parts.device_some],
-        parts.device_all,
-    )
-    return host.astype(np.int64), device.astype(np.int64)

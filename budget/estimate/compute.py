@@ -1,73 +1,39 @@
 """The compute buffer: the peak of the graph's live tensors for one full micro-batch.
 
-Sources: llama.cpp `src/llama-graph.cpp` and `src/models/*.cpp` (the tensors), `ggml/src/ggml-alloc.c`
-(what may overlap), `src/llama-context.cpp` (`sched_reserve`, `output_reserve`).
+What overlaps is decided by ggml's allocator (`ggml/src/ggml-alloc.c`), which changes between builds.
+So a buffer is the largest of a few weighted sums of `budget.estimate.features`; `tools/fit_compute.py`
+fits the weights to dry runs, per architecture, side, kernels and place of the split, and writes
+`budget/estimate/compute_data.py`. The host's output buffer is a formula (`src/llama-context.cpp`,
+`output_reserve`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from functools import cache
+from typing import Final, Literal
 
-from budget.estimate.architectures import Architecture, architecture
-from budget.estimate.arguments import Effective, effective, pad
-from budget.estimate.shape import GGML_TYPES, ModelShape
+import numpy as np
+from numpy.typing import NDArray
+
+from budget.errors import MeasurementFailed
+from budget.estimate.architectures import architecture
+from budget.estimate.arguments import effective, outputs_per_slot
+from budget.estimate.features import FEATURES, Matrix, feature_matrices, mode
+from budget.estimate.shape import ModelShape
 from budget.footprint import EngineArgs
 
-_FLOAT_BYTES = 4
-_ALIGNMENT = 32
-
-
-@dataclass(frozen=True, slots=True)
-class ComputeParts:
-    """The parts of the reservations, in bytes.
-
-    `tokens` are the token ids (on the side of the embedding), `inputs` all other small inputs,
-    `mask` the attention mask, `layers` the peak within a layer, `last_layer` that within the last
-    one (whose feed-forward sees the output rows only), `output` the rows of logits, `embedding` the
-    activations of one micro-batch. `narrow` is whether queries are as wide as activations.
-    """
-
-    tokens: int
-    inputs: int
-    mask: int
-    layers: int
-    last_layer: int
-    output: int
-    hidden: int
-    embedding: int
-    narrow: bool
-
-    @property
-    def host_all(self) -> int:
-        """The host's buffer while it computes a layer, or everything."""
-        return self.tokens + self.inputs + max(self.mask + self.layers, self.output + self.hidden)
-
-    @property
-    def host_none(self) -> int:
-        """The host's buffer when it only looks up the embedding."""
-        return self.tokens + self.inputs + self.mask + 2 * self.embedding
-
-    @property
-    def device_all(self) -> int:
-        """A device's buffer with every layer; a wide query hides the embedding's arrival."""
-        arriving = self.embedding if self.narrow else 0
-        return self.inputs + max(self.mask + self.layers - arriving, self.output)
-
-    @property
-    def device_some(self) -> int:
-        """A device's buffer with some of the layers and the output."""
-        return self.inputs + max(self.mask + self.layers - 2 * self.embedding, self.output)
-
-    @property
-    def device_last(self) -> int:
-        """A device's buffer with the last layer and the output."""
-        return self.inputs + max(self.mask + self.last_layer, self.output)
+Bytes = NDArray[np.int64]
+Side = Literal["host", "device"]
+_FLOAT_BYTES: Final = 4
+_ALIGNMENT: Final = 32
+_TERM: Final = re.compile(r"(\d+) (\w+)")
 
 
 def output_rows(shape: ModelShape, args: EngineArgs) -> int:
-    """Rows that the host's output buffer grows to: one per slot, or a whole batch of embeddings."""
+    """Rows that the host's output buffer grows to: per slot and drafted token, or a whole batch."""
     sizes = effective(args, causal=shape.causal)
-    return max(args.slots, sizes.n_batch if args.embeddings else 0)
+    return max(outputs_per_slot(args) * args.slots, sizes.n_batch if args.embeddings else 0)
 
 
 def output_bytes(shape: ModelShape, args: EngineArgs) -> int:
@@ -80,73 +46,60 @@ def output_bytes(shape: ModelShape, args: EngineArgs) -> int:
     return _FLOAT_BYTES * width * output_rows(shape, args)
 
 
-def compute_parts(shape: ModelShape, args: EngineArgs) -> ComputeParts:
-    """The parts of the compute buffer for these arguments.
+def regimes(n_layers: int) -> tuple[tuple[tuple[str, int, int], ...], ...]:
+    """The ranges of n_gpu_layers (name, first, one past the last) of host and of device.
+
+    On the device the output comes first, then the last layer, whose feed-forward sees the output
+    rows alone; with every layer there, the host only looks up embeddings.
+    """
+    everything = n_layers + 1
+    host = (("all", 0, 1), ("some", 1, everything), ("none", everything, everything + 1))
+    device = (
+        ("output", 1, 2),
+        ("last", 2, min(3, everything)),
+        ("some", 3, everything),
+        ("all", everything, everything + 1),
+    )
+    return host, device
+
+
+@cache
+def weights_of(name: str, group: str) -> Matrix:
+    """The weights (sums x features) of `side/regime/mode` for an architecture.
+
+    Raises:
+        MeasurementFailed: the architecture is not known, or not with these kernels.
+    """
+    sums = architecture(name).get(group)
+    if sums is None:
+        raise MeasurementFailed(
+            f"there is no closed form for {name!r} with these KV types and this attention.",
+            hint="Measure it by dry run.",
+            architecture=name,
+            group=group,
+        )
+    found = np.zeros((len(sums), len(FEATURES)))
+    for row, text in zip(found, sums, strict=True):
+        for weight, feature in _TERM.findall(text):
+            row[FEATURES.index(feature)] = float(weight)
+    return found
+
+
+def compute_by_layers(shape: ModelShape, args: EngineArgs) -> tuple[Bytes, Bytes]:
+    """Compute buffers of the host and of the device for n_gpu_layers 0 to n_layers + 1, in bytes.
 
     Raises:
         MeasurementFailed: the architecture is not known.
     """
-    known = architecture(shape.architecture)
-    sizes = effective(args, causal=shape.causal)
-    tokens = pad(sizes.n_tokens, args.slots)
-    flash = args.flash_attention != "off"
-    embd, q = shape.n_embd, _q_width(shape)
-    flash_peak = known.flash_embd * embd + known.flash_q * q
-    score_peak = known.attn_embd * embd + known.attn_q * q + max(shape.heads) * sizes.n_ctx_seq
-    attention = flash_peak if flash else score_peak
-    rotated = _rotates(args)
-    per_token = max(_feed_forward(shape, known, rotated=rotated), attention)
-    rows = sizes.n_outputs
-    return ComputeParts(
-        tokens=pad(4 * tokens, _ALIGNMENT),
-        inputs=_inputs(shape, sizes, tokens, flash=flash) + (_rotations(shape) if rotated else 0),
-        mask=sizes.n_ctx_seq * tokens * (2 if flash else 4),
-        layers=_FLOAT_BYTES * tokens * per_token,
-        last_layer=_FLOAT_BYTES * tokens * attention,
-        output=_FLOAT_BYTES * rows * (shape.n_vocab + embd),
-        hidden=_FLOAT_BYTES * rows * embd,
-        embedding=_FLOAT_BYTES * tokens * embd,
-        narrow=q == embd,
-    )
-
-
-def _q_width(shape: ModelShape) -> int:
-    return max(n * d for n, d in zip(shape.heads, shape.head_dim_k, strict=True))
-
-
-def _rotates(args: EngineArgs) -> bool:
-    """Whether a quantized cache is stored rotated (`src/llama-kv-cache.cpp`, `attn_rot_k`)."""
-    return any(GGML_TYPES[kind.upper()][0] > 1 for kind in (args.kv_type_k, args.kv_type_v))
-
-
-def _rotations(shape: ModelShape) -> int:
-    """The rotation matrices: the largest power of two in a key head, and 64 for values."""
-    head = max(shape.head_dim_k)
-    return _FLOAT_BYTES * ((head & -head) ** 2 + 64**2)
-
-
-def _feed_forward(shape: ModelShape, known: Architecture, *, rotated: bool) -> int:
-    """Floats per token at the feed-forward peak, of the widest layer."""
-    embd, q = shape.n_embd, _q_width(shape)
-    base = known.ffn_embd * embd
-    if rotated and q == embd:
-        base -= embd
-    if not shape.n_experts:
-        return base + known.ffn_ff * max(shape.n_ff)
-    rows = shape.n_experts_used * max(shape.n_ff_expert)
-    outputs = shape.n_experts_used * embd
-    experts = base + known.ffn_ff * rows + max(q - embd, 0)
-    # The experts' outputs go where gate and up were, if they fit there.
-    if outputs > 2 * rows:
-        experts += outputs
-    dense = max(shape.n_ff[: shape.n_layers_dense_lead], default=0)
-    return max(experts, base + known.ffn_ff * dense if dense else 0)
-
-
-def _inputs(shape: ModelShape, sizes: Effective, tokens: int, *, flash: bool) -> int:
-    """Positions, cache indices of keys and values, rows of the output."""
-    ids = pad(4 * tokens, _ALIGNMENT) + pad(8 * tokens, _ALIGNMENT)
-    widths = [n * d for n, d in zip(shape.kv_heads, shape.head_dim_v, strict=True)]
-    # Without flash attention the values are stored transposed: an index for every element.
-    values = 8 * tokens * (1 if flash else max(widths, default=0))
-    return ids + pad(values, _ALIGNMENT) + pad(4 * sizes.n_outputs, _ALIGNMENT)
+    sides: tuple[Side, Side] = ("host", "device")
+    kernels = mode(shape, args)
+    matrices = feature_matrices(shape, args)
+    found = []
+    for side, matrix, ranges in zip(sides, matrices, regimes(shape.n_layers), strict=True):
+        n_bytes = np.zeros(len(matrix))
+        for name, first, last in ranges:
+            if first < last:
+                sums = weights_of(shape.architecture, f"{side}/{name}/{kernels}")
+                n_bytes[first:last] = (matrix[first:last] @ sums.T).max(axis=1)
+        found.append(-(-n_bytes.astype(np.int64) // _ALIGNMENT) * _ALIGNMENT)
+    return found[0], found[1]

@@ -21,7 +21,6 @@ Matrix = NDArray[np.float64]
 _FLOAT_BYTES: Final = 4
 
 SHARED_FEATURES: Final = (
-    "constant",
     "ids",
     "embd",
     "logits",
@@ -62,13 +61,31 @@ LAYER_FEATURES: Final = (
 FEATURES: Final = SHARED_FEATURES + LAYER_FEATURES
 
 
-def mode(args: EngineArgs) -> int:
-    """Which kernels the graph uses: bit 0 without flash attention, bit 1 with a rotated cache.
+def rotation_bytes(shape: ModelShape, args: EngineArgs) -> int:
+    """Bytes of the matrices that rotate a quantized cache: 0 where nothing is rotated.
 
-    A quantized cache is stored rotated (`src/llama-kv-cache.cpp`, `attn_rot_k`).
+    Heads are rotated when they are a multiple of 64: keys by the largest power of two in them,
+    values by 64 (`src/llama-kv-cache.cpp`, `attn_rot_k`, `build_input_k_rot`).
     """
-    rotated = any(GGML_TYPES[kind.upper()][0] > 1 for kind in (args.kv_type_k, args.kv_type_v))
-    return int(args.flash_attention == "off") + 2 * int(rotated)
+    if not shape.causal:
+        return 0
+    found = 0
+    head_k, head_v = max(shape.head_dim_k, default=0), max(shape.head_dim_v, default=0)
+    if _is_quantized(args.kv_type_k) and head_k and head_k % 64 == 0:
+        found += _FLOAT_BYTES * (head_k & -head_k) ** 2
+    if _is_quantized(args.kv_type_v) and head_v and head_v % 64 == 0:
+        found += _FLOAT_BYTES * 64**2
+    return found
+
+
+def _is_quantized(kind: str) -> bool:
+    return GGML_TYPES[kind.upper()][0] > 1
+
+
+def mode(shape: ModelShape, args: EngineArgs) -> str:
+    """Which kernels the graph uses: `flash` or `scores` attention, `-rotated` with such a cache."""
+    attention = "scores" if args.flash_attention == "off" else "flash"
+    return f"{attention}-rotated" if rotation_bytes(shape, args) else attention
 
 
 def feature_matrices(shape: ModelShape, args: EngineArgs) -> tuple[Matrix, Matrix]:
@@ -157,16 +174,13 @@ def _shared_row(
 ) -> Matrix:
     widest = layers.max(axis=0)
     at = {name: widest[i] for i, name in enumerate(LAYER_FEATURES)}
-    head = max(shape.head_dim_k, default=0)
     states = args.slots * _FLOAT_BYTES if shape.is_recurrent else 0
     values = {
-        "constant": 1,
         "ids": _FLOAT_BYTES * tokens,
         "embd": _FLOAT_BYTES * tokens * shape.n_embd,
         "logits": _FLOAT_BYTES * sizes.n_outputs * shape.n_vocab,
         "output_rows": _FLOAT_BYTES * sizes.n_outputs * shape.n_embd,
-        # The largest power of two in a key head, and 64 for values.
-        "rotation": _FLOAT_BYTES * ((head & -head) ** 2 + 64**2) if mode(args) & 2 else 0,
+        "rotation": rotation_bytes(shape, args),
         "all_mask": at["mask"],
         "all_mask_window": at["mask_window"],
         "all_v_ids": at["v_ids"],

@@ -10,12 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from budget.estimate.tensor_table import TensorTable, tensor_table
+
 Scalar = str | int | float | bool
 MetadataValue = Scalar | tuple[Scalar, ...]
 
 Pooling = Literal["none", "mean", "cls", "last", "rank"]
 
-GGML_TYPES: Mapping[str, tuple[int, int]] = {
+GGML_TYPES: dict[str, tuple[int, int]] = {
     "F32": (1, 4),
     "F16": (1, 2),
     "BF16": (1, 2),
@@ -160,6 +162,12 @@ class ModelShape:
 
     metadata: Mapping[str, MetadataValue] = field(default_factory=dict, repr=False)
     """Every scalar and small array of the header, by its full key."""
+    table: TensorTable = field(init=False, repr=False, compare=False)
+    """The tensors as arrays."""
+
+    def __post_init__(self) -> None:
+        table = tensor_table(self.tensors, self.n_layers, GGML_TYPES)
+        object.__setattr__(self, "table", table)
 
     @property
     def is_mla(self) -> bool:

