@@ -101,7 +101,9 @@ def make_core(trial: Trial, name: str, kind: type[BudgetCore] = BudgetCore) -> B
     keep_alive_s = USUAL_TTL_S if timed and name == Ttl.name else NO_TIMEOUT
     # One request at a time waits for nothing but its own load: no age ever matters.
     settings = Settings(
-        max_wait_s=MAX_WAIT_S if timed else math.inf, max_queue=max(1, len(trial.arrivals))
+        max_wait_s=MAX_WAIT_S if timed else math.inf,
+        max_queue=max(1, len(trial.arrivals)),
+        prefetch="load" if timed else "off",
     )
     return kind(
         dict.fromkeys(trial.device_names, trial.budget_bytes),

@@ -122,12 +122,16 @@ class Replay:
             case act.Deny():
                 self.metrics.denied += 1
                 del self._open[action.request_id]
+            case act.Stage():
+                n_bytes = self._models[action.engine_id].bytes
+                self._later(self.now, ev.StageFinished(action.engine_id, n_bytes))
             case act.SetTimer():
                 self._timer_s = action.at
                 if action.at != float("inf"):
                     self._later(action.at, ev.TimerDue())
             case _:
-                # Records and alerts are for people; simulated engines do not die.
+                # Records and alerts are for people; simulated engines do not die, stagings take no
+                # time, and nobody is of a higher priority than another.
                 pass
 
     def _later(self, at: float, event: ev.Event) -> None:

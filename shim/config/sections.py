@@ -69,7 +69,11 @@ class BudgetSection(Section):
         "and total - reserve. Left out: the smaller of 2GiB and 5%.",
         f"{AMOUNT_ALLOWED}, below 100%",
     )
-    policy: Literal["lru"] = key("lru", "How victims of an eviction are chosen.", '"lru"')
+    policy: Literal["forecast", "idle-cost", "lfu-decay", "lru", "ttl"] = key(
+        "forecast",
+        "How victims of an eviction are chosen.",
+        '"forecast", "idle-cost", "lfu-decay", "lru", "ttl"',
+    )
     max_wait: Seconds = key(
         30.0,
         "How long a waiting request can be passed over for others whose model is resident.",
