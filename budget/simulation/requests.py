@@ -81,7 +81,8 @@ def _arrival(row: Mapping[str, Any], where: str) -> Arrival:
                 f"{where}: column {column} is missing.", hint=f"Needed: {', '.join(COLUMNS)}."
             )
     model = row["model"]
-    if not isinstance(model, str) or not model:
+    # Real traces have rows without a name; as with any other model it is for the caller to know it.
+    if not isinstance(model, str):
         raise InvalidRequest(f"{where}: model is {model!r}; a name is needed.")
     try:
         arrival_s = float(row["arrival_s"])

@@ -89,7 +89,7 @@ def simulate(
     """
     names = list(dict.fromkeys(name.strip() for name in policy.split(",") if name.strip()))
     described = {model.name: model for model in read_models(models)}
-    arrivals = read_trace(trace)
+    arrivals = described_only(read_trace(trace), described)
     trial = Trial(
         arrivals, described, read_budget(budget), devices, declare, replay, plot is not None
     )
@@ -100,6 +100,30 @@ def simulate(
         print_json(to_json(found, trial, trace))
     else:
         _print(found, trial)
+
+
+def described_only(
+    arrivals: Sequence[Arrival], models: Mapping[str, SimulatedModel]
+) -> list[Arrival]:
+    """The requests for models that are described; how many others there are is said on stderr.
+
+    Raises:
+        InvalidRequest: there are requests, and none is for a model that is described.
+    """
+    kept = [arrival for arrival in arrivals if arrival.model in models]
+    others = {arrival.model for arrival in arrivals} - models.keys()
+    if arrivals and not kept:
+        raise InvalidRequest(
+            f"None of the trace's {len(others)} models is described: {sorted(others)[:3]}.",
+            hint="The names in the trace and in --models must be the same.",
+        )
+    if others:
+        click.echo(
+            f"keepwarm: {len(arrivals) - len(kept)} of {len(arrivals)} requests are for "
+            f"{len(others)} models that --models does not describe; they are left out.",
+            err=True,
+        )
+    return kept
 
 
 def read_budget(text: str) -> int:

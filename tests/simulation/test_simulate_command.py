@@ -1,0 +1,119 @@
+"""`keepwarm simulate`: its JSON, its table, its picture, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from shim.cli import main
+from tools import workloads
+
+FIGURES = {
+    *("loads", "load_seconds", "hidden_load_seconds", "evictions"),
+    *("wait_p50_s", "wait_p95_s", "wait_p99_s", "wait_max_s"),
+}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[str, str]:
+    """A generated trace and its models."""
+    trace, models = tmp_path / "t.csv", tmp_path / "m.json"
+    lines = ["arrival_s,model,prompt_tokens,output_tokens"]
+    lines += [",".join(map(str, row)) for row in workloads.rows("revise", 1, 300)]
+    trace.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    models.write_text(json.dumps(workloads.models("revise")), encoding="utf-8")
+    return str(trace), str(models)
+
+
+def simulate(files: tuple[str, str], *more: str) -> Result:
+    """The command on a trace and its models."""
+    words = ["simulate", "--trace", files[0], "--models", files[1], "--budget", "28GB", *more]
+    return CliRunner().invoke(main, words)
+
+
+def test_the_json_has_the_documented_keys_and_no_other(files: tuple[str, str]) -> None:
+    """Programs read it."""
+    found = json.loads(simulate(files, "--policy", "lru,forecast,belady", "--json").stdout)
+    assert set(found) == {"trace", "requests", "budget_bytes", "policies", "optimum"}
+    assert (found["trace"], found["requests"], found["budget_bytes"]) == (files[0], 300, 28 * 10**9)
+    assert list(found["policies"]) == ["lru", "forecast", "belady"]
+    assert all(set(figures) == FIGURES for figures in found["policies"].values())
+    assert found["optimum"]["exact"] is True
+    assert found["policies"]["lru"]["load_seconds"] >= found["optimum"]["load_seconds"] > 0.0
+
+
+def test_the_table_labels_a_bound_as_a_bound(files: tuple[str, str]) -> None:
+    """On several devices the optimum is not known."""
+    shown = simulate(files, "--devices", "2").stdout
+    assert "lower bound" in shown
+    assert "by relaxation" in shown
+    assert "optimum" in simulate(files).stdout.splitlines()[0]
+
+
+def test_models_may_be_toml_and_traces_runs(files: tuple[str, str], tmp_path: Path) -> None:
+    """One's own runs can be replayed."""
+    models, runs = tmp_path / "m.toml", tmp_path / "runs.jsonl"
+    models.write_text(
+        '[[models]]\nname = "a"\nbytes = 5\nload_fixed_s = 1\nload_bandwidth_bytes_per_s = 5.0\n',
+        encoding="utf-8",
+    )
+    request = {"model": "a", "arrival_s": 0.5, "prompt_tokens": 3, "output_tokens": 4}
+    line = {"started": "2026-11-21T13:45:01+00:00", "requests": [request, request]}
+    runs.write_text(json.dumps(line) + "\n", encoding="utf-8")
+    found = json.loads(simulate((str(runs), str(models)), "--json").stdout)
+    assert found["requests"] == 2
+    assert found["policies"]["forecast"]["load_seconds"] == 2.0
+
+
+def test_the_picture_is_a_png(files: tuple[str, str], tmp_path: Path) -> None:
+    """A band for each model and the comparison."""
+    picture = tmp_path / "o.png"
+    assert simulate(files, "--plot", str(picture)).exit_code == 0
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_without_matplotlib_the_reader_is_told_what_to_install(
+    files: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package is optional."""
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    failed = simulate(files, "--plot", str(tmp_path / "o.png"))
+    assert failed.exit_code == 2
+    assert "keepwarm[plot]" in failed.stderr
+
+
+@pytest.mark.parametrize("words", [("--policy", "newest"), ("--budget", "50%"), ("--budget", "0")])
+def test_what_cannot_be_is_the_callers_mistake(
+    files: tuple[str, str], words: tuple[str, ...]
+) -> None:
+    """Exit code 2, and no figures."""
+    failed = simulate(files, *words)
+    assert failed.exit_code == 2
+    assert "error" in failed.stderr
+
+
+def test_requests_for_other_models_are_left_out_and_counted(
+    files: tuple[str, str], tmp_path: Path
+) -> None:
+    """A trace may hold more models than one wants to simulate; nothing is dropped silently."""
+    few = workloads.models("revise")["models"][:2]
+    models = tmp_path / "few.json"
+    models.write_text(json.dumps({"models": few}), encoding="utf-8")
+    done = simulate((files[0], str(models)), "--json")
+    assert 0 < json.loads(done.stdout)["requests"] < 300
+    assert "of 300 requests are for 3 models" in done.stderr
+    models.write_text(json.dumps(workloads.models("voice")), encoding="utf-8")
+    alone = json.loads(models.read_text(encoding="utf-8"))["models"][:1]
+    models.write_text(json.dumps({"models": alone}), encoding="utf-8")
+    assert simulate((files[0], str(models))).exit_code == 2
+
+
+def test_declared_uses_come_close_to_the_optimum(files: tuple[str, str]) -> None:
+    """--declare reaches the policy."""
+    found = json.loads(simulate(files, "--declare", "100", "--json").stdout)
+    known = found["policies"]["forecast"]["load_seconds"]
+    assert known <= 1.05 * found["optimum"]["load_seconds"]
