@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections import deque
@@ -43,6 +44,20 @@ class AsyncKeeperLine:
     def tell(self, op: str, **fields: Any) -> None:
         """Send an op without waiting for an answer."""
         self._writer.write(encode({"op": op, **fields}))
+
+    async def notices(self) -> list[Message]:
+        """What the keeper said without being asked since the last look; waits for one loop turn.
+
+        Raises:
+            KeeperUnavailable: the keeper is gone.
+        """
+        found: list[Message] = []
+        with contextlib.suppress(TimeoutError):
+            # A line that is broken off stays in the reader's buffer.
+            async with asyncio.timeout(0):
+                while True:
+                    found.append(await self._read())
+        return found
 
     def close(self) -> None:
         """End the connection; what it held at the keeper is back at once."""

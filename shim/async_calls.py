@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+from backends.openai.wire import Delta
 from budget.errors import EngineDied, KeepwarmError, error_from_wire
 from shim.aline import AsyncKeeperLine
 from shim.call import Call, Grant
+from shim.interruption import back, outgoing, to_yield, told, wanted_back
 from shim.reply import EmbeddingReply, Reply
 from shim.session import Session
-from shim.streams import AsyncReplyStream
+from shim.streams import AsyncReplyStream, AsyncSource, ResumeAsync
 from shim.sync_calls import held, spent
 from shim.tracing import trace_call
 from traces import current_run
@@ -57,9 +59,11 @@ class AsyncCalls:
         Raises:
             KeepwarmError: the tree of `budget.errors`, here or while iterating.
         """
+        call.streamed = True
         line = await self._lease(call)
+        transport = self._session.async_transport
         try:
-            source = await self._session.async_transport.stream(held(call).endpoint, call.request)
+            source = await transport.stream(held(call).endpoint, outgoing(call))
         except KeepwarmError as error:
             failure = await self._explained(call, line, error)
             self._done(call, line, None, failure)
@@ -72,7 +76,26 @@ class AsyncCalls:
             source,
             lambda error: self._explained(call, line, error),
             lambda reply, error: self._done(call, line, reply, error),
+            self._resumer(call, line) if line is not None and call.preemptible else None,
         )
+
+    def _resumer(self, call: Call, line: AsyncKeeperLine) -> ResumeAsync:
+        """What a stream asks between two pieces: whether it has to yield, and how it goes on."""
+        transport, refused = self._session.async_transport, False
+
+        async def resume(deltas: Sequence[Delta], source: AsyncSource) -> AsyncSource:
+            nonlocal refused
+            if refused or not wanted_back(call, await line.notices()):
+                return source
+            progress = to_yield(call, deltas)
+            if progress is None:
+                refused = True
+                return source
+            await source.aclose()
+            tokens = back(call, await line.ask("yielded", **told(call, progress)))
+            return await transport.resume(held(call).endpoint, call.request, tokens, progress)
+
+        return resume
 
     async def _lease(self, call: Call) -> AsyncKeeperLine | None:
         """Wait for the lease; at a remote endpoint there is nothing to wait for."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backends.base import Endpoint
+from backends.openai.resume import can_resume
 from backends.openai.wire import ChatRequest, Completion, Embeddings
 from budget.errors import InvalidRequest, KeepwarmError
 from shim.reply import EmbeddingReply, Reply, Residency
@@ -58,11 +59,18 @@ class Call:
     wants: dict[str, Any]
     remote: bool
     operation: str = "chat"
+    streamed: bool = False
     started_ns: int = field(default_factory=time.monotonic_ns)
     sent_ns: int = 0
     first_ns: int | None = None
     end_ns: int = 0
     grant: Grant | None = None
+    resumed: int = 0
+
+    @property
+    def preemptible(self) -> bool:
+        """Whether its answer can be interrupted and go on; only streams are."""
+        return self.streamed and not self.remote and can_resume(self.request)
 
     def granted(self, grant: Grant) -> None:
         """The lease is here, the request goes out now."""
@@ -106,6 +114,7 @@ class Call:
             residency=self.residency(),
             ttft_s=None if first_ns is None else (first_ns - self.started_ns) / 1e9,
             total_s=(self.end_ns - self.started_ns) / 1e9,
+            resumed=self.resumed,
         )
 
     def embedding_reply(self, answer: Embeddings) -> EmbeddingReply:
@@ -123,6 +132,8 @@ class Call:
         attributes: dict[str, Any] = {}
         if grant is not None and grant.decision is not None:
             attributes["keepwarm.decision"] = str(grant.decision)
+        if self.resumed:
+            attributes["keepwarm.resumed"] = self.resumed
         return RequestRecord(
             request_id=request_id,
             model=self.model,

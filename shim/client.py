@@ -75,12 +75,19 @@ class Shim:
             messages: OpenAI chat messages, or a string for one user message.
             options: sampling and format options of the engine (`max_tokens`, `temperature`, `seed`,
                 `stop`, `json_schema`, `grammar`, `tools`, ...), and `priority` and `deadline_s` of
-                keepwarm: seconds until which the request may wait to be served.
+                keepwarm: seconds until which the request may wait to be served. An answer of a
+                priority below 0 (work in the background) may be interrupted for a request of higher
+                priority, and goes on after it.
 
         Raises:
             KeepwarmError: the tree of `budget.errors`, by whose fault it is.
         """
         call = self._session.call(model, messages, options)
+        if self._session.in_background(call):
+            with self._sync.stream(call) as stream:
+                for _ in stream:
+                    pass
+            return stream.reply
         send = self._session.sync_transport.chat
         return self._sync.run(call, lambda g: send(g.endpoint, call.request), call.reply)
 
@@ -107,6 +114,11 @@ class Shim:
     async def achat(self, model: str, messages: Messages, **options: Any) -> Reply:
         """As `chat`, awaited; cancelling it stops generation and gives the lease back."""
         call = self._session.call(model, messages, options)
+        if self._session.in_background(call):
+            async with await self._async.stream(call) as stream:
+                async for _ in stream:
+                    pass
+            return stream.reply
         send = self._session.async_transport.chat
         return await self._async.run(call, lambda g: send(g.endpoint, call.request), call.reply)
 

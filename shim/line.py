@@ -46,6 +46,27 @@ class KeeperLine:
         """
         self._send({"op": op, **fields})
 
+    def notices(self) -> list[Message]:
+        """What the keeper said without being asked since the last look; never waits.
+
+        Raises:
+            KeeperUnavailable: the keeper is gone.
+        """
+        try:
+            chunk = self._sock.recv(65536, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return []
+        except OSError as exc:
+            raise keeper_gone() from exc
+        if not chunk:
+            raise keeper_gone()
+        self._buffer += chunk
+        found = []
+        while (end := self._buffer.find(b"\n")) >= 0:
+            found.append(decode(bytes(self._buffer[:end])))
+            del self._buffer[: end + 1]
+        return found
+
     def close(self) -> None:
         """End the connection; what it held at the keeper is back at once."""
         self._sock.close()

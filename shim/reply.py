@@ -34,6 +34,8 @@ class Reply:
 
     `ttft_s` is the time from the call to the first token: seen in a stream, and for a full answer
     from llama.cpp computed from its own timings; None where neither is known. `total_s` is the call.
+    `resumed` counts how often it was interrupted for a request of higher priority and went on: at
+    temperature 0 with the same tokens where the engine has one slot, with equally good ones elsewhere.
     """
 
     model: str
@@ -48,6 +50,7 @@ class Reply:
     residency: Residency = field(default_factory=Residency)
     ttft_s: float | None = None
     total_s: float = 0.0
+    resumed: int = 0
 
     def __str__(self) -> str:
         return self.content

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from backends.base import Backend, Capabilities, Endpoint
 from backends.openai.async_client import AsyncTransport
+from backends.openai.resume import can_resume
 from backends.openai.sync_client import SyncTransport
 from backends.openai.wire import ChatRequest
 from budget.errors import ConfigError, KeeperUnavailable, KeepwarmError, UnknownModel
@@ -175,7 +176,14 @@ class Session:
         fields = {"model": call.model, "want": want, **call.wants}
         if (plan := self.plans.name()) is not None:
             fields["plan"] = plan
+        if call.preemptible:
+            fields["preemptible"] = True
         return fields
+
+    def in_background(self, call: Call) -> bool:
+        """Whether a call is of a priority below 0: it is streamed inside, to be interruptible."""
+        priority = call.wants.get("priority", self.config.models[call.model].priority)
+        return priority < 0 and not call.remote and can_resume(call.request)
 
     # Traces
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -17,16 +17,29 @@ Explain = Callable[[KeepwarmError], KeepwarmError]
 ExplainAsync = Callable[[KeepwarmError], Awaitable[KeepwarmError]]
 
 
-class _Source(Protocol):
+class Source(Protocol):
+    """Pieces of an answer, from one connection."""
+
     def __next__(self) -> Delta: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the connection."""
+        ...
 
 
-class _AsyncSource(Protocol):
+class AsyncSource(Protocol):
+    """Pieces of an answer, from one connection."""
+
     async def __anext__(self) -> Delta: ...
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Close the connection."""
+        ...
+
+
+Resume = Callable[[Sequence[Delta], Source], Source]
+ResumeAsync = Callable[[Sequence[Delta], AsyncSource], Awaitable[AsyncSource]]
+"""Between two pieces: the source to go on with, another one after an interruption."""
 
 
 class _Gathering:
@@ -70,9 +83,17 @@ class ReplyStream(_Gathering, Iterator[Delta]):
     `reply` is the whole reply after the last piece. Use it as a context manager, or close it.
     """
 
-    def __init__(self, call: Call, source: _Source, explain: Explain, finish: Finish) -> None:
+    def __init__(
+        self,
+        call: Call,
+        source: Source,
+        explain: Explain,
+        finish: Finish,
+        resume: Resume | None = None,
+    ) -> None:
         super().__init__(call)
         self._source = source
+        self._resume = resume
         self._explain = explain
         self._finish = finish
 
@@ -80,6 +101,8 @@ class ReplyStream(_Gathering, Iterator[Delta]):
         if self._closed:
             raise StopIteration
         try:
+            if self._resume is not None and self._deltas:
+                self._source = self._resume(self._deltas, self._source)
             delta = next(self._source)
         except StopIteration:
             self._end(self._whole(), None)
@@ -126,10 +149,16 @@ class AsyncReplyStream(_Gathering, AsyncIterator[Delta]):
     """As `ReplyStream`, awaited; `aclose` closes it."""
 
     def __init__(
-        self, call: Call, source: _AsyncSource, explain: ExplainAsync, finish: Finish
+        self,
+        call: Call,
+        source: AsyncSource,
+        explain: ExplainAsync,
+        finish: Finish,
+        resume: ResumeAsync | None = None,
     ) -> None:
         super().__init__(call)
         self._source = source
+        self._resume = resume
         self._explain = explain
         self._finish = finish
 
@@ -137,6 +166,8 @@ class AsyncReplyStream(_Gathering, AsyncIterator[Delta]):
         if self._closed:
             raise StopAsyncIteration
         try:
+            if self._resume is not None and self._deltas:
+                self._source = await self._resume(self._deltas, self._source)
             delta = await anext(self._source)
         except StopAsyncIteration:
             await self._end(self._whole(), None)

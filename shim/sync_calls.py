@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from backends.openai.wire import Delta
 from budget.errors import EngineDied, InternalError, KeepwarmError, error_from_wire
 from shim.call import Call, Grant
+from shim.interruption import back, outgoing, to_yield, told, wanted_back
 from shim.line import KeeperLine
 from shim.reply import EmbeddingReply, Reply
 from shim.session import Session
-from shim.streams import ReplyStream
+from shim.streams import ReplyStream, Resume, Source
 from shim.tracing import trace_call
 from traces import current_run
 
@@ -53,9 +55,11 @@ class SyncCalls:
         Raises:
             KeepwarmError: the tree of `budget.errors`, here or while iterating.
         """
+        call.streamed = True
         line = self._lease(call)
+        transport = self._session.sync_transport
         try:
-            source = self._session.sync_transport.stream(held(call).endpoint, call.request)
+            source = transport.stream(held(call).endpoint, outgoing(call))
         except KeepwarmError as error:
             failure = self._explained(call, line, error)
             self._done(call, line, None, failure)
@@ -68,7 +72,26 @@ class SyncCalls:
             source,
             lambda error: self._explained(call, line, error),
             lambda reply, error: self._done(call, line, reply, error),
+            self._resumer(call, line) if line is not None and call.preemptible else None,
         )
+
+    def _resumer(self, call: Call, line: KeeperLine) -> Resume:
+        """What a stream asks between two pieces: whether it has to yield, and how it goes on."""
+        transport, refused = self._session.sync_transport, False
+
+        def resume(deltas: Sequence[Delta], source: Source) -> Source:
+            nonlocal refused
+            if refused or not wanted_back(call, line.notices()):
+                return source
+            progress = to_yield(call, deltas)
+            if progress is None:
+                refused = True
+                return source
+            source.close()
+            tokens = back(call, line.ask("yielded", **told(call, progress)))
+            return transport.resume(held(call).endpoint, call.request, tokens, progress)
+
+        return resume
 
     def _lease(self, call: Call) -> KeeperLine | None:
         """Wait for the lease; at a remote endpoint there is nothing to wait for."""

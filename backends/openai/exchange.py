@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -224,9 +224,9 @@ class Exchange:
         """What an answer with a status other than 200 means."""
         return error_from_answer(self.endpoint, status, body, self._key)
 
-    def reader(self) -> StreamReader:
+    def reader(self, kind: ReaderKind | None = None) -> StreamReader:
         """A reader for the body of this request's streamed answer."""
-        return StreamReader(self.endpoint, self._key)
+        return (kind or StreamReader)(self.endpoint, self._key)
 
 
 class StreamReader:
@@ -264,3 +264,7 @@ class StreamReader:
         """
         if not self.done:
             raise broken(self._endpoint, "the stream ended without [DONE]")
+
+
+ReaderKind = Callable[[Endpoint, str], StreamReader]
+"""Makes a reader of an endpoint and its key."""

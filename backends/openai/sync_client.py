@@ -7,6 +7,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -18,10 +19,20 @@ from backends.openai.exchange import (
     EMBED_PATH,
     Exchange,
     Route,
+    StreamReader,
     Timeouts,
     dead_sockets,
     pool_key,
     transport_settings,
+)
+from backends.openai.resume import (
+    RESUME_PATH,
+    TEMPLATE_PATH,
+    Progress,
+    ResumeReader,
+    resume_body,
+    template_body,
+    templated,
 )
 from backends.openai.wire import (
     ChatRequest,
@@ -39,11 +50,13 @@ from backends.openai.wire import (
 class DeltaStream(Iterator[Delta]):
     """The deltas of one answer. Closing it before its end closes the connection: generation stops."""
 
-    def __init__(self, exchange: Exchange, response: httpx.Response) -> None:
+    def __init__(
+        self, exchange: Exchange, response: httpx.Response, reader: StreamReader | None = None
+    ) -> None:
         self._exchange = exchange
         self._response = response
         self._chunks = iter(response.iter_raw())
-        self._reader = exchange.reader()
+        self._reader = reader or exchange.reader()
         self._ready: deque[Delta] = deque()
         self._closed = False
 
@@ -127,6 +140,33 @@ class SyncTransport:
             raise exchange.refusal(response.status_code, self._read(exchange, response))
         exchange.answering()
         return DeltaStream(exchange, response)
+
+    def resume(
+        self,
+        endpoint: Endpoint,
+        request: ChatRequest,
+        tokens: Sequence[int] | None,
+        progress: Progress,
+    ) -> DeltaStream:
+        """The rest of an interrupted answer, from all tokens so far; from their text when None.
+
+        Raises:
+            KeepwarmError: as `chat`, here or from the iterator.
+        """
+        prompt: Sequence[int] | str
+        if tokens is None:
+            raw = self._fetch(endpoint, TEMPLATE_PATH, template_body(request), None)
+            prompt = templated(raw) + progress.text
+        else:
+            prompt = tokens
+        limits = self._timeouts
+        body = resume_body(endpoint, request, prompt, progress)
+        exchange, response = self._open(endpoint, RESUME_PATH, body, limits, limits.first_byte_s)
+        if response.status_code != 200:
+            raise exchange.refusal(response.status_code, self._read(exchange, response))
+        exchange.answering()
+        reader = exchange.reader(partial(ResumeReader, before=progress))
+        return DeltaStream(exchange, response, reader)
 
     def embed(
         self, endpoint: Endpoint, texts: Sequence[str], *, timeouts: Timeouts | None = None

@@ -74,6 +74,13 @@ class BudgetSection(Section):
         "How victims of an eviction are chosen.",
         '"forecast", "idle-cost", "lfu-decay", "lru", "ttl"',
     )
+    preempt: bool = key(
+        ON,
+        "Whether a request of higher priority may interrupt the answer of a lower one, which goes on "
+        "after it. Only what is streamed, or of a priority below 0, is interrupted, and only without "
+        "grammar, schema, tools, log probabilities or a seed at a temperature above 0.",
+        "true or false",
+    )
     max_wait: Seconds = key(
         30.0,
         "How long a waiting request can be passed over for others whose model is resident.",

@@ -31,6 +31,7 @@ from shim.keeper.corrections import Corrections
 from shim.keeper.kv_carry import KvCarrier
 from shim.keeper.kv_files import KvFiles
 from shim.keeper.shell import Done, EngineFactory, Life, Shell
+from shim.keeper.yielding import Generated, yield_lease
 from shim.paths import state_dir
 
 LOG = logging.getLogger("keepwarm.keeper")
@@ -175,13 +176,25 @@ class Keeper:
         priority: int | None = None,
         deadline_s: float | None = None,
         plan: str | None = None,
+        preemptible: bool = False,
     ) -> str:
         """Ask for an outcome; `done` gets the grant or the error, now or later. Returns the id."""
         request_id = self.new_id()
         deadline = None if deadline_s is None else time.monotonic() + deadline_s
-        request = ev.RequestArrived(request_id, client_id, model, want, priority, deadline, plan)
+        request = ev.RequestArrived(
+            request_id, client_id, model, want, priority, deadline, plan, preemptible
+        )
         self.shell.ask(request, done)
         return request_id
+
+    async def yielded(self, client_id: str, lease: str, generated: Generated) -> dict[str, Any]:
+        """A lease is given back in mid-answer; returns its grant when it is there again.
+
+        Raises:
+            KeepwarmError: the request ends here.
+        """
+        grant, tokens = await yield_lease(self.shell, client_id, lease, generated)
+        return {**self.granted(grant), "tokens": tokens}
 
     def granted(self, grant: act.Grant) -> dict[str, Any]:
         """What a client is told of its grant."""
@@ -352,7 +365,11 @@ def kv_files(config: Config) -> KvFiles | None:
 def _settings(config: Config) -> Settings:
     budget = config.budget
     return Settings(
-        budget.max_wait, budget.max_queue, budget.max_queue_per_model, PREFETCH[budget.prefetch]
+        budget.max_wait,
+        budget.max_queue,
+        budget.max_queue_per_model,
+        PREFETCH[budget.prefetch],
+        budget.preempt,
     )
 
 

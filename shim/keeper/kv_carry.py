@@ -22,7 +22,7 @@ from budget.footprint import Placement
 from budget.kv_store import SlotState, choose_saves, restore_plan
 from shim.keeper.catalog import CatalogEngine
 from shim.keeper.history import EvictStory, LoadStory
-from shim.keeper.kv_files import WARM, KvFiles, Shelf, slot_file
+from shim.keeper.kv_files import WARM, KvFiles, Shelf, read_tokens, slot_file
 from shim.keeper.warming import Warmed
 
 LOG = logging.getLogger("keepwarm.keeper")
@@ -32,6 +32,15 @@ SAVE_LIMIT_S: Final = 10.0
 
 WarmUp = Callable[[], Awaitable[Warmed]]
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """The state of an interrupted request: a file on a shelf, and all its tokens so far."""
+
+    shelf: Shelf
+    name: str
+    tokens: tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -45,6 +54,7 @@ class Carry:
     restored: dict[int, int] = field(default_factory=dict)
     leases_seen: int = 0
     used_tokens: int = 0
+    parked_tokens: int = -1
 
 
 class KvCarrier:
@@ -192,8 +202,8 @@ class KvCarrier:
         shelf = carry.shelf
         held = await _tried(engine.kv_tokens(), f"looking at the slots of {shelf.key}")
         warm = shelf.states.get(WARM)
-        warm_tokens = len(warm.tokens) if warm else -1
-        slots = [SlotState(s, n) for s, n in (held or {}).items() if n != warm_tokens]
+        there_already = {len(warm.tokens) if warm else -1, carry.parked_tokens}
+        slots = [SlotState(s, n) for s, n in (held or {}).items() if n not in there_already]
         for state in slots:
             shelf.drop(slot_file(state.slot))
         limit = self._files.limit_bytes
@@ -225,6 +235,38 @@ class KvCarrier:
         shelf.figures = replace(shelf.figures, save=shelf.figures.save.seen(state.tokens, seconds))
         self._files.make_room()
         return kept.size_bytes
+
+    # Interrupted requests
+
+    async def park(self, engine: Engine, lease: str) -> Parked | None:
+        """Save the state of an engine's one slot for the request that is interrupted in it.
+
+        None where it cannot be told or saved: the request goes on from its text.
+        """
+        carry = self._lives.get(engine)
+        if carry is None or carry.slots != 1:
+            return None
+        name = f"yield-{lease}.kv"
+        async with carry.lock:
+            held = await _tried(engine.kv_tokens(), f"looking at the slot of {carry.shelf.key}")
+            tokens = (held or {}).get(0, 0)
+            size = int(tokens * carry.bytes_per_token)
+            if not await self._save(engine, carry, SlotState(0, tokens), name, size):
+                return None
+            found = await asyncio.to_thread(read_tokens, carry.shelf.folder / name)
+        carry.parked_tokens = tokens
+        self._seal(carry)
+        return Parked(carry.shelf, name, found) if found else None
+
+    async def unpark(self, engine: Engine, parked: Parked) -> None:
+        """Restore what `park` saved, when the request has its lease again."""
+        carry = self._lives.get(engine)
+        if carry is None or carry.shelf is not parked.shelf:
+            return
+        async with carry.lock:
+            carry.parked_tokens = -1
+            if parked.name in carry.shelf.states:
+                await self._restore_one(engine, carry, 0, parked.name)
 
     # Files
 

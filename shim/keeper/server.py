@@ -28,6 +28,7 @@ from budget.errors import (
 from shim.config import Config
 from shim.fingerprint import fingerprint
 from shim.keeper.keeper import Keeper
+from shim.keeper.yielding import Generated
 from shim.wire import MAX_LINE_BYTES, VERSION, Message, decode, encode
 
 LOG = logging.getLogger("keepwarm.keeper")
@@ -54,6 +55,7 @@ class Server:
         self._numbers = itertools.count(1)
         self._server: asyncio.Server | None = None
         keeper.shell.on_revoke = self._revoked
+        keeper.shell.on_yield = self._ask_yield
 
     @property
     def in_use(self) -> bool:
@@ -83,6 +85,11 @@ class Server:
             if request_id in client.leases:
                 client.leases.discard(request_id)
                 client.send({"notice": "revoked", "lease": request_id, "error": error.to_wire()})
+
+    def _ask_yield(self, client_id: str, lease: str) -> None:
+        client = self.clients.get(client_id)
+        if client is not None:
+            client.send({"notice": "yield", "lease": lease})
 
 
 class Connection(asyncio.Protocol):
@@ -236,6 +243,7 @@ class Connection(asyncio.Protocol):
             priority=message.get("priority"),
             deadline_s=message.get("deadline_s"),
             plan=message.get("plan"),
+            preemptible=message.get("preemptible") is True,
         )
 
     def end(self, message: Message) -> Answer:
@@ -249,6 +257,15 @@ class Connection(asyncio.Protocol):
         except KeepwarmError as error:
             LOG.warning("client %s: %s", self.client_id, error)
         return None
+
+    async def yielded(self, message: Message) -> Answer:
+        """A lease that was asked for is back in mid-answer; answered when it is granted again."""
+        lease = str(message.get("lease"))
+        generated = Generated(int(message["prompt_tokens"]), int(message["tokens"]))
+        self.leases.discard(lease)
+        told = await self._keeper.yielded(self.client_id, lease, generated)
+        self.leases.add(lease)
+        return told
 
     async def diagnose(self, message: Message) -> Answer:
         """What became of the engine of a lease: its death with its last log lines, or nothing."""
@@ -316,6 +333,7 @@ OPS: dict[str, Op] = {
     "hello": Connection.hello,
     "lease": Connection.lease,
     "end": Connection.end,
+    "yielded": Connection.yielded,
     "diagnose": Connection.diagnose,
     "hint": Connection.hint,
     "plan": Connection.plan,

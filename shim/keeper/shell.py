@@ -20,11 +20,11 @@ from budget import events as ev
 from budget.core import BudgetCore
 from budget.engines import Bookings
 from budget.errors import EngineDied, InternalError, KeepwarmError, OutOfMemory, error_from_wire
-from budget.snapshot import record_to_wire
 from shim.keeper.catalog import Catalog, CatalogEngine, bookings_of
 from shim.keeper.corrections import Corrections, Seen
 from shim.keeper.history import EvictStory, History, LoadStory, StageStory
 from shim.keeper.kv_carry import KvCarrier
+from shim.keeper.sayings import say
 from shim.keeper.staging import Stager
 from shim.keeper.warming import Warmed, warm_up
 
@@ -34,6 +34,7 @@ EngineFactory = Callable[[CatalogEngine, Path], Engine]
 Outcome = act.Grant | KeepwarmError
 Done = Callable[[Outcome], None]
 RevokeListener = Callable[[str, KeepwarmError], None]
+YieldListener = Callable[[str, str], None]
 
 
 @dataclass(slots=True)
@@ -70,6 +71,7 @@ class Shell:
         self.history = History()
         self.lives: dict[str, Life] = {}
         self.on_revoke: RevokeListener = lambda _client, _error: None
+        self.on_yield: YieldListener = lambda _client, _lease: None
         self._runtime = runtime
         self._corrections = corrections
         self.kv = kv
@@ -102,6 +104,15 @@ class Shell:
         self._done[request.request_id] = done
         self.post(request)
 
+    def ask_again(self, event: ev.LeaseYielded, done: Done) -> None:
+        """A lease is given back; `done` is called once, when it is granted again or cannot be."""
+        self._done[event.request_id] = done
+        try:
+            self.post(event)
+        except KeepwarmError:
+            self._done.pop(event.request_id, None)
+            raise
+
     # Actions out
 
     def _carry_out(self, action: act.Action) -> bool:
@@ -113,28 +124,13 @@ class Shell:
                 self._done.pop(action.request_id)(_error(action.error))
             case act.Revoke():
                 self.on_revoke(action.request_id, _error(action.error))
+            case act.AskYield():
+                LOG.info("lease %s is asked to yield for %s", action.request_id, action.wanted)
+                self.on_yield(action.client_id, action.request_id)
             case act.SetTimer():
                 self._set_timer(action.at)
-            case act.Record():
-                LOG.info("decision %s", record_to_wire(action.record))
-            case act.Alert():
-                word = "over its limit" if action.over else "back under its limit"
-                LOG.warning(
-                    "device %s is %s: %d reserved, %d allowed",
-                    action.device,
-                    word,
-                    action.reserved_bytes,
-                    action.ceiling_bytes,
-                )
-            case act.LowMemory():
-                word = "less free than its reserve" if action.low else "its reserve free again"
-                LOG.warning(
-                    "device %s has %s: %d free, %d reserved for other programs",
-                    action.device,
-                    word,
-                    action.free_bytes,
-                    action.reserve_bytes,
-                )
+            case act.Record() | act.Alert() | act.LowMemory():
+                say(action)
             case act.Stage():
                 self._start_staging(action.engine_id)
             case act.StopStaging():

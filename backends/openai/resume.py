@@ -1,0 +1,165 @@
+"""Going on with an answer that was interrupted: llama.cpp's `/completion`, by token ids.
+
+The prompt is every token so far, the engine's own; what comes back are deltas as of a chat. Only what
+`can_resume` allows is resumed: options whose state the tokens alone restore.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from backends.base import Endpoint
+from backends.openai.answers import error_in_stream
+from backends.openai.exchange import StreamReader
+from backends.openai.options import checked_messages, wire_options
+from backends.openai.wire import ChatRequest, Delta, Timings, Usage, decode
+from budget.errors import EndpointError
+
+RESUME_PATH: Final = "/completion"
+TEMPLATE_PATH: Final = "/apply-template"
+
+_RESTORABLE: Final = frozenset(
+    {"max_tokens", "temperature", "top_p", "top_k", "min_p", "stop", "seed"}
+    | {"presence_penalty", "frequency_penalty"}
+)
+_FINISHES: Final = {"limit": "length"}
+
+
+def can_resume(request: ChatRequest) -> bool:
+    """Whether an interrupted answer could go on from its tokens alone.
+
+    Not with a grammar, a schema, tools or log probabilities, whose state is not in the tokens; not
+    with a seed at a temperature above 0, whose random numbers would begin anew; not with parts of
+    messages that are no text.
+    """
+    given = {name: value for name, value in request.options.items() if value is not None}
+    if not given.keys() <= _RESTORABLE:
+        return False
+    if "seed" in given and given.get("temperature") != 0:
+        return False
+    messages = request.messages
+    return isinstance(messages, str) or all(
+        isinstance(message, Mapping) and isinstance(message.get("content"), str)
+        for message in messages
+    )
+
+
+def counted(request: ChatRequest) -> ChatRequest:
+    """The same request, with every piece of its stream saying how many tokens it stands after."""
+    return replace(request, options={**request.options, "extra": {"timings_per_token": True}})
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a streamed answer has come.
+
+    `timings` are those of its last piece, `text` all that was said. `plain`: nothing but content was
+    heard, and the count of tokens is known.
+    """
+
+    timings: Timings | None = None
+    text: str = ""
+    plain: bool = True
+
+    @classmethod
+    def of(cls, deltas: Sequence[Delta]) -> Progress:
+        """The progress that these pieces made."""
+        timings = next((d.timings for d in reversed(deltas) if d.timings), None)
+        plain = not any(d.reasoning or d.tool_calls or d.logprobs for d in deltas)
+        return cls(timings, "".join(d.content for d in deltas), plain)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return self.timings.prompt_n + self.timings.cache_n if self.timings else 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the answer so far."""
+        return self.timings.predicted_n if self.timings else 0
+
+    def resumable(self, request: ChatRequest) -> bool:
+        """Whether there is something to go on from, and something left to say."""
+        most = request.options.get("max_tokens")
+        return self.plain and self.tokens > 0 and (most is None or self.tokens < most)
+
+
+def resume_body(
+    endpoint: Endpoint, request: ChatRequest, prompt: Sequence[int] | str, progress: Progress
+) -> bytes:
+    """The body that goes on from `prompt`: all tokens so far, or their text."""
+    options = dict(wire_options(endpoint, request.options))
+    most = options.pop("max_tokens", None)
+    body = {
+        "prompt": prompt if isinstance(prompt, str) else list(prompt),
+        "n_predict": -1 if most is None else most - progress.tokens,
+        "stream": True,
+        "cache_prompt": True,
+        "timings_per_token": True,
+        **options,
+    }
+    return json.dumps(body, ensure_ascii=False).encode()
+
+
+def template_body(request: ChatRequest) -> bytes:
+    """The body that asks for the prompt that the chat template makes of the messages."""
+    return json.dumps({"messages": checked_messages(request.messages)}).encode()
+
+
+def templated(raw: bytes) -> str:
+    """The prompt in an answer of `TEMPLATE_PATH`."""
+    prompt = decode(raw).get("prompt")
+    if not isinstance(prompt, str):
+        raise EndpointError(f"the engine's template gave {str(prompt)[:80]!r}.")
+    return prompt
+
+
+class ResumeReader(StreamReader):
+    """Reads the stream of `RESUME_PATH`; its figures go on from those of the answer so far."""
+
+    def __init__(self, endpoint: Endpoint, key: str, before: Progress) -> None:
+        super().__init__(endpoint, key)
+        self._before = before.timings or Timings()
+
+    def feed(self, chunk: bytes) -> list[Delta]:
+        """The deltas that these bytes complete.
+
+        Raises:
+            KeepwarmError: the stream carries an error, or is not of this protocol.
+        """
+        deltas: list[Delta] = []
+        for data in self._parser.feed(chunk):
+            value = decode(data)
+            if "error" in value:
+                raise error_in_stream(self._endpoint, value, self._key)
+            deltas.append(self._delta(value))
+            self.done = self.done or bool(value.get("stop"))
+        return deltas
+
+    def _delta(self, value: Mapping[str, Any]) -> Delta:
+        content = value.get("content")
+        if not isinstance(content, str):
+            raise EndpointError(f"the engine sent {str(value)[:120]} where a token is due.")
+        timings = self._timings(value.get("timings") or {})
+        if not value.get("stop"):
+            return Delta(content=content, timings=timings)
+        before = self._before
+        total = before.predicted_n + int(value.get("tokens_predicted", 0))
+        usage = Usage(before.prompt_n + before.cache_n, total, before.cache_n)
+        finish = _FINISHES.get(str(value.get("stop_type")), "stop")
+        return Delta(content=content, finish_reason=finish, usage=usage, timings=timings)
+
+    def _timings(self, now: Mapping[str, Any]) -> Timings | None:
+        if not now:
+            return None
+        before = self._before
+        return Timings(
+            before.prompt_n,
+            before.cache_n,
+            before.prompt_ms + float(now.get("prompt_ms", 0.0)),
+            before.predicted_n + int(now.get("predicted_n", 0)),
+            before.predicted_ms + float(now.get("predicted_ms", 0.0)),
+        )

@@ -1,0 +1,46 @@
+"""Yielding a lease in mid-answer: what sync and async calls share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from backends.openai.resume import Progress, counted
+from backends.openai.wire import ChatRequest, Delta
+from shim.call import Call, Grant
+from shim.wire import Message
+
+
+def outgoing(call: Call) -> ChatRequest:
+    """The request as it is sent: one that may be interrupted has its tokens counted."""
+    return counted(call.request) if call.preemptible else call.request
+
+
+def wanted_back(call: Call, notices: Iterable[Message]) -> bool:
+    """Whether the keeper asks for the lease that a call holds."""
+    lease = call.grant.lease if call.grant is not None else None
+    return any(n.get("notice") == "yield" and n.get("lease") == lease for n in notices)
+
+
+def to_yield(call: Call, deltas: Sequence[Delta]) -> Progress | None:
+    """How far an answer has come that yields now; None when it cannot, and runs to its end."""
+    if deltas[-1].finish_reason is not None:
+        return None
+    progress = Progress.of(deltas)
+    return progress if progress.resumable(call.request) else None
+
+
+def told(call: Call, progress: Progress) -> dict[str, object]:
+    """The fields of the op that yields a call's lease."""
+    return {
+        "lease": call.grant.lease if call.grant is not None else None,
+        "prompt_tokens": progress.prompt_tokens,
+        "tokens": progress.tokens,
+    }
+
+
+def back(call: Call, answer: Message) -> list[int] | None:
+    """The lease is here again; returns every token so far, where the keeper could save them."""
+    call.granted(Grant.from_wire(answer))
+    call.resumed += 1
+    tokens = answer.get("tokens")
+    return tokens if isinstance(tokens, list) else None
