@@ -30,6 +30,7 @@ from budget.estimate.architectures import FITTED_BUILD
 from budget.estimate.arguments import check_args
 from budget.estimate.closed_form import estimate
 from budget.estimate.overhead import DEFAULT_OVERHEAD, OverheadModel, engine_overhead_bytes
+from budget.estimate.weights import weights_by_layers
 from budget.footprint import HOST, EngineArgs, Footprint, Placement
 
 RequestedSource = Literal["auto", "closed-form", "dry-run"]
@@ -132,7 +133,7 @@ class Inspector:
                     hint="Set n_gpu_layers to 0 or auto, or choose a GPU.",
                     n_gpu_layers=n_gpu_layers,
                 )
-            return [self.placement(header, replace(args, n_gpu_layers=0), HOST, source)]
+            return [self._on_host(header, args, source)]
 
         def at(layers: int) -> Placement:
             return self.placement(header, replace(args, n_gpu_layers=layers), device, source)
@@ -141,12 +142,21 @@ class Inspector:
             return [_within(at(n_gpu_layers), header, device, limit_bytes)]
         most = header.shape().n_layers + 1
         best = _most_layers(at, most, device, limit_bytes)
-        cpu = self.placement(header, replace(args, n_gpu_layers=0), HOST, source)
+        cpu = self._on_host(header, args, source)
         if best is None:
             return [cpu]
         fewer = best.args.n_gpu_layers // 2
         spare = [replace_reason(at(fewer), f"{fewer} of {most} layers")] if fewer else []
         return [best, *spare, cpu]
+
+    def _on_host(self, header: GgufHeader, args: EngineArgs, source: RequestedSource) -> Placement:
+        """The CPU alone. Weights of which the CPU repacks none are mapped, not copied.
+
+        The bytes are the same, and a load has a third to a half less to do.
+        """
+        repacked = int(weights_by_layers(header.shape(), repack=args.repack).repacked[0])
+        on_host = replace(args, n_gpu_layers=0, use_mmap=args.use_mmap or repacked == 0)
+        return self.placement(header, on_host, HOST, source)
 
     def _source(self, source: RequestedSource) -> KnownSource:
         if source == "auto":

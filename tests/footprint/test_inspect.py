@@ -188,3 +188,18 @@ def test_the_engines_code_is_held_and_let_go() -> None:
         assert code.mapped_bytes > 1 << 20
     assert code.mapped_bytes == 0
     code.close()
+
+
+@pytest.mark.parametrize(
+    ("matrix", "repack", "mapped"),
+    [("Q8_0", True, True), ("F16", True, True), ("Q4_0", True, False), ("Q4_0", False, True)],
+)
+def test_weights_are_mapped_on_the_host_unless_some_are_repacked(
+    matrix: str, repack: bool, mapped: bool, tmp_path: Path
+) -> None:
+    """Mapping and repacking would hold weights twice; mapping alone loads without a copy."""
+    shape = replace(Shape("four", "llama", 4, 256, 1000, 1024, 4, 4), matrix=matrix)
+    header = read_header(write(shape, tmp_path))
+    args = replace(ARGS, repack=repack)
+    (placed,) = inspector(tmp_path, []).choose(header, args, HOST, 1 << 40)
+    assert placed.args.use_mmap is mapped
