@@ -1,0 +1,160 @@
+"""Order and looking ahead on real llama-server engines, by the times of their loads and leases."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import Pipeline, Stage, StageContext
+from shim import DeadlineExceeded, Reply, Shim
+from tests.keeper.support import wait_until
+
+pytestmark = pytest.mark.real
+
+BOTH, ONE = "60MB", "30MB"
+NO_END = {"extra": {"ignore_eos": True}, "temperature": 0.0}
+
+
+@contextmanager
+def shim_of(files: dict[str, Path], limit: str, **budget: Any) -> Iterator[Shim]:
+    """Three models, of which both of the first two, or any one, fit."""
+    entries = {"a": "classifier", "b": "producer", "c": "evaluator"}
+    config = {
+        "budget": {"device": "host", "limit": limit, "reserve": 0, **budget},
+        "models": {
+            # One thread each: where all cores compute, engines only wait for one another's threads.
+            name: {"path": str(files[file]), "context": 1024, "threads": 1}
+            for name, file in entries.items()
+        },
+        "kv": {"enabled": False},
+    }
+    with Shim(config) as shim:
+        yield shim
+
+
+def loads_since(shim: Shim, since_ns: int) -> list[dict[str, Any]]:
+    """The loads of the keeper's history that began since then, oldest first."""
+    told = shim._session.lines.ask("history", since_ns=since_ns, until_ns=time.monotonic_ns())
+    rows: list[dict[str, Any]] = [row for row in told["loads"] if row["start_ns"] >= since_ns]
+    return sorted(rows, key=lambda row: int(row["start_ns"]))
+
+
+def test_the_second_load_is_wholly_inside_the_first_generation(
+    tiny_models: dict[str, Path],
+) -> None:
+    """By the times of lease and last token of the one, and of start and end of the other's load."""
+    times: dict[str, int] = {}
+
+    def write(context: StageContext) -> str:
+        asked_ns = time.monotonic_ns()
+        with context.shim.stream(context.model, "Go on.", max_tokens=700, **NO_END) as stream:
+            text = "".join(piece.content or "" for piece in stream)
+        times["last"] = time.monotonic_ns()
+        times["granted"] = asked_ns + int(stream.reply.residency.waited_s * 1e9)
+        return text
+
+    def judge(context: StageContext) -> Reply:
+        return context.chat("Judge.", max_tokens=2)
+
+    judging = Stage("judge", "b", judge)
+    with shim_of(tiny_models, BOTH) as shim:
+        began_ns = time.monotonic_ns()
+        (item,) = Pipeline([Stage("write", "a", write), judging], shim).run(["once"])
+        first, load = loads_since(shim, began_ns)
+        prefetch = shim.status()["prefetch"]
+    assert (first["model"], load["model"], load["reason"]) == ("a", "b", "prefetch")
+    assert first["end_ns"] <= times["granted"] <= load["start_ns"]
+    assert load["end_ns"] < times["last"]
+    assert not item.result(judging).residency.cold
+    assert prefetch["wasted_bytes"] == 0
+
+
+def test_what_is_planned_and_does_not_fit_is_staged(tiny_models: dict[str, Path]) -> None:
+    """Its bytes are left to whoever works; it loads when the plan says that nobody needs them."""
+    with shim_of(tiny_models, ONE) as shim, shim.plan(["a", "b"]):
+        shim.chat("a", "Go on.", max_tokens=2)
+        # Nobody asked for it; the first has no use in the plan any more.
+        assert wait_until(lambda: state(shim, "b") == "idle", 20)
+        assert not shim.chat("b", "Go on.", max_tokens=2).residency.cold
+
+
+def state(shim: Shim, model: str) -> str:
+    """The residency of a model's engine."""
+    rows = shim.status()["engines"]
+    return str(next(row["state"] for row in rows if model in row["models"]))
+
+
+def queued(shim: Shim, count: int) -> bool:
+    """Whether so many requests wait."""
+    return len(shim.status()["queue"]) == count
+
+
+def test_six_alternating_requests_cost_two_loads(tiny_models: dict[str, Path]) -> None:
+    """They wait at once, at capacity one; each caller gets the answer that it asked for."""
+    with shim_of(tiny_models, ONE) as shim, ThreadPoolExecutor(6) as pool:
+        with shim.stream("c", "Go on.", max_tokens=700, **NO_END) as holding:
+            next(holding)
+            began_ns = time.monotonic_ns()
+            asked = []
+            for number, model in enumerate("ababab"):
+                asked.append(pool.submit(shim.chat, model, "Hi.", max_tokens=number + 1, **NO_END))
+                assert wait_until(partial(queued, shim, number + 1), 10)
+        replies = [future.result(60) for future in asked]
+        loads = loads_since(shim, began_ns)
+    assert [row["model"] for row in loads] == ["a", "b"]
+    assert [reply.model for reply in replies] == list("ababab")
+    assert [reply.usage.completion_tokens for reply in replies] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_lone_request_is_passed_for_max_wait_and_no_longer(
+    tiny_models: dict[str, Path],
+) -> None:
+    """Then no lease is granted on the bytes it claims, and it loads when the running ones end."""
+    max_wait_s = 0.5
+    grants: list[float] = []
+    served = threading.Event()
+
+    def keep_busy(shim: Shim) -> None:
+        until_s = time.monotonic() + 30.0
+        while not served.is_set() and time.monotonic() < until_s:
+            began_s = time.monotonic()
+            reply = shim.chat("a", "Go on.", max_tokens=40, **NO_END)
+            grants.append(began_s + reply.residency.waited_s)
+
+    with shim_of(tiny_models, ONE, max_wait=max_wait_s) as shim, ThreadPoolExecutor(2) as pool:
+        shim.load("a")
+        busy = [pool.submit(keep_busy, shim) for _ in range(2)]
+        assert wait_until(lambda: len(grants) > 2, 20)
+        asked_s, asked_ns = time.monotonic(), time.monotonic_ns()
+        lone = shim.chat("b", "Hello.", max_tokens=1)
+        served.set()
+        for future in busy:
+            future.result(60)
+        load = next(row for row in loads_since(shim, asked_ns) if row["model"] == "b")
+        records = [r for r in shim.status()["decisions"] if "producer" in r["wanted"]]
+    load_s = asked_s + (load["start_ns"] - asked_ns) / 1e9
+    slack_s = 0.02
+    assert lone.residency.waited_s >= max_wait_s
+    assert any(record["draining"] for record in records)
+    passed = [at for at in grants if asked_s + max_wait_s + slack_s < at < load_s]
+    assert passed == []
+
+
+def test_a_deadline_that_passes_has_loaded_nothing(tiny_models: dict[str, Path]) -> None:
+    """The model that works goes on; nothing was evicted or read for the late one."""
+    with shim_of(tiny_models, ONE) as shim:
+        with shim.stream("a", "Go on.", max_tokens=900, **NO_END) as working:
+            next(working)
+            began_ns = time.monotonic_ns()
+            with pytest.raises(DeadlineExceeded):
+                shim.chat("b", "Hello.", max_tokens=1, deadline_s=0.3)
+            assert state(shim, "a") == "leased"
+        assert loads_since(shim, began_ns) == []
