@@ -21,6 +21,11 @@ from budget.errors import EngineDied, InternalError, InvalidRequest, LoadFailed,
 from budget.footprint import Placement
 
 _VECTOR_LENGTH = 8
+_TEMPLATE_END = "|"
+_STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+    b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+)
 
 
 @dataclass
@@ -246,6 +251,12 @@ class ScriptedEngine:
             return await _send_json(writer, *self.script.refuse)
         if target == "/v1/embeddings":
             return await _send_json(writer, 200, _embeddings(body["input"]))
+        if target == "/apply-template":
+            said = "".join(str(message.get("content")) for message in body["messages"])
+            return await _send_json(writer, 200, {"prompt": said + _TEMPLATE_END})
+        if target == "/completion":
+            await self._while_connected(reader, self._go_on(writer, body))
+            return False
         if not body.get("stream"):
             return await self._full(writer, body)
         await self._while_connected(reader, self._stream(writer, body))
@@ -277,20 +288,39 @@ class ScriptedEngine:
 
     async def _stream(self, writer: asyncio.StreamWriter, body: Mapping[str, Any]) -> None:
         tokens = self._tokens(body)
-        writer.write(
-            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
-            b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
-        )
+        writer.write(_STREAM_HEAD)
         await _send_event(writer, {"role": "assistant", "content": None}, None)
         for sent, token in enumerate(tokens):
             await self._before_token(sent)
-            await _send_event(writer, {"content": token}, None)
+            counts = _counts(body, tokens[: sent + 1])["timings"]
+            more = {"timings": counts} if body.get("timings_per_token") else {}
+            await _send_event(writer, {"content": token}, None, **more)
         await self._before_token(len(tokens))
         finish = "length" if len(tokens) < len(self.script.tokens) else "stop"
         await _send_event(writer, {}, finish)
         await _send_chunk(writer, {"choices": [], **_counts(body, tokens)})
         writer.write(_chunked(b"data: [DONE]\n\n") + b"0\r\n\r\n")
         await writer.drain()
+
+    async def _go_on(self, writer: asyncio.StreamWriter, body: Mapping[str, Any]) -> None:
+        """What `/completion` does with the text of an interrupted answer: the tokens after it."""
+        said = str(body["prompt"]).partition(_TEMPLATE_END)[2]
+        done = next(k for k in range(len(self.script.tokens) + 1) if self._text(k) == said)
+        limit = body.get("n_predict", -1)
+        rest = self.script.tokens[done:] if limit < 0 else self.script.tokens[done : done + limit]
+        writer.write(_STREAM_HEAD)
+        for sent, token in enumerate(rest):
+            await self._before_token(sent)
+            timings = {"prompt_n": 1, "predicted_n": sent + 1}
+            await _send_chunk(writer, {"content": token, "stop": False, "timings": timings})
+        kind = "eos" if done + len(rest) == len(self.script.tokens) else "limit"
+        last = {"content": "", "stop": True, "stop_type": kind, "tokens_predicted": len(rest)}
+        await _send_chunk(writer, last)
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+    def _text(self, count: int) -> str:
+        return "".join(self.script.tokens[:count])
 
     async def _before_token(self, sent: int) -> None:
         if self.script.die_after is not None and sent >= self.script.die_after:
@@ -336,10 +366,10 @@ async def _send_chunk(writer: asyncio.StreamWriter, value: Mapping[str, Any]) ->
 
 
 async def _send_event(
-    writer: asyncio.StreamWriter, delta: Mapping[str, Any], finish: str | None
+    writer: asyncio.StreamWriter, delta: Mapping[str, Any], finish: str | None, **more: Any
 ) -> None:
     choice = {"index": 0, "delta": delta, "finish_reason": finish}
-    await _send_chunk(writer, {"choices": [choice]})
+    await _send_chunk(writer, {"choices": [choice], **more})
 
 
 async def _send_json(writer: asyncio.StreamWriter, status: int, value: Mapping[str, Any]) -> bool:
