@@ -53,18 +53,10 @@ def test_every_slice_flow_counter_and_queue_arrives_with_its_name_and_lane(tmp_p
         with run.span("produce", attempt=1):
             run.evict(evict("e1", start, for_model="m"))
             run.load(load("l1", start + 5 * MS, ms=50, storage="cold"))
-            run.request(
-                request(
-                    "r1",
-                    start,
-                    granted_ns=start + 55 * MS,
-                    sent_ns=start + 56 * MS,
-                    first_token_ns=start + 70 * MS,
-                    end_ns=start + 90 * MS,
-                    waited_for_load="l1",
-                    cold=True,
-                )
-            )
+            waited = {"waited_for_load": "l1", "cold": True}
+            times = {"granted_ns": 55, "sent_ns": 56, "first_token_ns": 70, "end_ns": 90}
+            at = {name: start + ms * MS for name, ms in times.items()}
+            run.request(request("r1", start, **at, **waited))
         run.request(request("r2", start + 100 * MS))
         run.counter(CounterSample(start, "host", {"old": 1000}, 500, 1500))
         run.counter(CounterSample(start + 55 * MS, "host", {"m": 1000}, 500, 1500))
