@@ -6,6 +6,7 @@ Checked before anything is started; `effective` gives the figures after llama.cp
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from budget.errors import ConfigError
@@ -89,12 +90,18 @@ def _check_shape(args: EngineArgs, shape: ModelShape) -> None:
             args.n_gpu_layers,
             f"0 to {shape.n_layers + 1} are allowed ({shape.n_layers} layers and the output)",
         )
+    if shape.is_mla and args.kv_type_k != args.kv_type_v:
+        raise _reject(
+            "kv_type_v",
+            repr(args.kv_type_v),
+            f"with latent attention it must be that of the keys, {args.kv_type_k!r}",
+        )
     for name, kind, dims in (
         ("kv_type_k", args.kv_type_k, shape.head_dim_k),
         ("kv_type_v", args.kv_type_v, shape.head_dim_v),
     ):
         block = GGML_TYPES[kind.upper()][0]
-        if not shape.is_mla and any(dim % block for dim in dims):
+        if not shape.is_mla and any(dim % block for dim in set(dims)):
             raise _reject(
                 name,
                 repr(kind),
@@ -124,6 +131,7 @@ def outputs_per_slot(args: EngineArgs) -> int:
     return 1 + DRAFT_TOKENS if args.draft_model is not None else 1
 
 
+@lru_cache(maxsize=1024)
 def effective(args: EngineArgs, *, causal: bool = True) -> Effective:
     """The sizes after padding: contexts to 256 cells, batches to the context when causal.
 

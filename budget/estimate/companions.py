@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from budget.estimate.arguments import effective, pad
 from budget.estimate.shape import GGML_TYPES, ModelShape
 from budget.estimate.tensor_table import INPUT, Tensor, tensor_table
 from budget.estimate.weights import HOST_ALIGNMENT, device_tensor_bytes
@@ -64,8 +61,8 @@ def adapter_footprints(
 ) -> tuple[Footprint, Footprint]:
     """What a LoRA adapter adds on the host and on the device.
 
-    Its tensors lie where the matrices that they adapt do. Each adapted product has one more result
-    alive (`build_lora_mm`): the widest of them is booked as compute, an upper bound.
+    Its tensors lie where the matrices that they adapt do. The compute buffer does not grow: what an
+    adapted product adds is gone before the feed-forward's peak (seen in a real engine's log).
     """
     table = tensor_table(tensors, shape.n_layers, GGML_TYPES)
     # Layers from n_layers + 1 - n_gpu_layers on, and the output, are on the device.
@@ -73,10 +70,4 @@ def adapter_footprints(
     moved = (table.layer >= first) & (table.layer != INPUT)
     on_host = -(-table.n_bytes // HOST_ALIGNMENT) * HOST_ALIGNMENT
     on_device = device_tensor_bytes(table, device)
-    tokens = pad(effective(args, causal=shape.causal).n_tokens, args.slots)
-    widths = np.array([tensor.dims[1] if len(tensor.dims) > 1 else 0 for tensor in tensors])
-    found = []
-    for sizes, here in ((on_host, ~moved), (on_device, moved)):
-        widest = int(widths[here].max(initial=0))
-        found.append(Footprint(int(sizes[here].sum()), 0, _FLOAT_BYTES * tokens * widest))
-    return found[0], found[1]
+    return Footprint(int(on_host[~moved].sum())), Footprint(int(on_device[moved].sum()))

@@ -19,7 +19,13 @@ from numpy.typing import NDArray
 from budget.errors import MeasurementFailed
 from budget.estimate.architectures import architecture
 from budget.estimate.arguments import effective, outputs_per_slot
-from budget.estimate.features import FEATURES, Matrix, feature_matrices, mode
+from budget.estimate.features import (
+    FEATURES,
+    Matrix,
+    feature_counts,
+    feature_scales,
+    mode,
+)
 from budget.estimate.shape import ModelShape
 from budget.footprint import EngineArgs
 
@@ -93,13 +99,14 @@ def compute_by_layers(shape: ModelShape, args: EngineArgs) -> tuple[Bytes, Bytes
     """
     sides: tuple[Side, Side] = ("host", "device")
     kernels = mode(shape, args)
-    matrices = feature_matrices(shape, args)
+    scales = feature_scales(shape, args)
+    counts = feature_counts(shape)
     found = []
-    for side, matrix, ranges in zip(sides, matrices, regimes(shape.n_layers), strict=True):
+    for side, matrix, ranges in zip(sides, counts, regimes(shape.n_layers), strict=True):
         n_bytes = np.zeros(len(matrix))
         for name, first, last in ranges:
             if first < last:
-                sums = weights_of(shape.architecture, f"{side}/{name}/{kernels}")
+                sums = weights_of(shape.architecture, f"{side}/{name}/{kernels}") * scales
                 n_bytes[first:last] = (matrix[first:last] @ sums.T).max(axis=1)
         found.append(-(-n_bytes.astype(np.int64) // _ALIGNMENT) * _ALIGNMENT)
     return found[0], found[1]

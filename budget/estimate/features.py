@@ -7,13 +7,16 @@ several weighted sums of them (`budget.estimate.compute`). Source of the tensors
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from budget.estimate.arguments import Effective, effective, pad
-from budget.estimate.kv import cells
+from budget.estimate.arguments import effective, pad
+from budget.estimate.kv import cell_counts
+from budget.estimate.layer_table import LayerTable
 from budget.estimate.shape import GGML_TYPES, ModelShape
 from budget.footprint import EngineArgs
 
@@ -90,10 +93,27 @@ def mode(shape: ModelShape, args: EngineArgs) -> str:
 
 def feature_matrices(shape: ModelShape, args: EngineArgs) -> tuple[Matrix, Matrix]:
     """Bytes by n_gpu_layers (rows, 0 to n_layers + 1) and feature (columns), of host and device."""
-    sizes = effective(args, causal=shape.causal)
-    tokens = pad(sizes.n_tokens, args.slots)
-    layers = _layer_matrix(shape, args, tokens)
-    shared = _shared_row(shape, args, sizes, tokens, layers)
+    scales = feature_scales(shape, args)
+    host, device = feature_counts(shape)
+    return host * scales, device * scales
+
+
+def feature_counts(shape: ModelShape) -> tuple[Matrix, Matrix]:
+    """What the model alone decides: elements per token (or cell, row, state), by n_gpu_layers.
+
+    Bytes are these times `feature_scales`. Made once for a model.
+    """
+    known = _COUNTS.get(shape.layers)
+    if known is None:
+        known = _COUNTS[shape.layers] = _feature_counts(shape)
+    return known
+
+
+_COUNTS: WeakKeyDictionary[LayerTable, tuple[Matrix, Matrix]] = WeakKeyDictionary()
+
+
+def _feature_counts(shape: ModelShape) -> tuple[Matrix, Matrix]:
+    layers = _layer_counts(shape)
     n, width = layers.shape
     ahead, behind = np.zeros((2, n + 1, width))
     np.maximum.accumulate(layers, axis=0, out=ahead[1:])
@@ -101,90 +121,90 @@ def feature_matrices(shape: ModelShape, args: EngineArgs) -> tuple[Matrix, Matri
     # Row k of the host has n + 1 - k layers (all of them with 0 or 1 on the device).
     on_host = np.concatenate([ahead[-1:], ahead[::-1]])
     on_device = np.concatenate([behind[:1], behind])
-    repeated = np.broadcast_to(shared, (n + 2, len(shared)))
-    return np.hstack([repeated, on_host]), np.hstack([repeated, on_device])
+    widest = dict(zip(LAYER_FEATURES, layers.max(axis=0), strict=True))
+    row = np.array([_shared_counts(shape, widest)[name] for name in SHARED_FEATURES])
+    shared = np.broadcast_to(row, (n + 2, len(row)))
+    return np.hstack([shared, on_host]), np.hstack([shared, on_device])
 
 
-def _layer_matrix(shape: ModelShape, args: EngineArgs, tokens: int) -> Matrix:
-    n = shape.n_layers
-    found = np.zeros((n, len(LAYER_FEATURES)))
+def _layer_counts(shape: ModelShape) -> Matrix:
+    layers = shape.layers
+    found = np.zeros((shape.n_layers, len(LAYER_FEATURES)))
     column = {name: found[:, i] for i, name in enumerate(LAYER_FEATURES)}
-    heads, kv_heads = np.array(shape.heads), np.array(shape.kv_heads)
-    per_token = _FLOAT_BYTES * tokens
-    column["q"][:] = per_token * heads * np.array(shape.head_dim_k)
-    column["k"][:] = per_token * kv_heads * np.array(shape.head_dim_k)
-    column["v"][:] = per_token * kv_heads * np.array(shape.head_dim_v)
-    _add_attention(column, shape, args, tokens, heads)
-    # Without a cache every token sees the micro-batch.
-    visible = cells(shape, args) if shape.causal else np.full(n, tokens)
-    seen = visible * (kv_heads > 0)
-    windowed = np.array(shape.window_layers or (False,) * n)
-    mask_bytes = (2 if args.flash_attention != "off" else _FLOAT_BYTES) * tokens
-    column["mask"][:] = np.where(windowed, 0, seen) * mask_bytes
-    column["mask_window"][:] = np.where(windowed, seen, 0) * mask_bytes
-    column["scores"][:] = np.where(windowed, 0, seen) * heads * per_token
-    column["scores_window"][:] = np.where(windowed, seen, 0) * heads * per_token
-    _add_feed_forward(column, shape, per_token)
-    if shape.is_recurrent:
-        recurrent = np.array(shape.recurrent_layers, dtype=bool) * per_token
-        column["inner"][:] = recurrent * shape.ssm_inner
-        column["conv"][:] = recurrent * _conv_width(shape)
-        column["ssm_heads"][:] = recurrent * shape.ssm_dt_rank
+    column["q"][:] = layers.width_q
+    column["k"][:] = layers.width_k
+    column["v"][:] = column["v_ids"][:] = layers.width_v
+    column["mask"][:] = layers.has_cache & ~layers.windowed
+    column["mask_window"][:] = layers.has_cache & layers.windowed
+    column["scores"][:] = layers.heads * column["mask"]
+    column["scores_window"][:] = layers.heads * column["mask_window"]
+    if shape.is_mla:
+        column["latent"][:] = layers.heads * shape.kv_lora_rank
+        column["q_mla"][:] = layers.heads * shape.head_dim_k_mla
+        column["v_mla"][:] = layers.heads * shape.head_dim_v_mla
+    column["inner"][:] = layers.recurrent * shape.ssm_inner
+    column["conv"][:] = layers.recurrent * _conv_width(shape)
+    column["ssm_heads"][:] = layers.recurrent * shape.ssm_dt_rank
+    _add_feed_forward(column, shape)
     return found
 
 
-def _add_attention(
-    column: dict[str, Matrix],
-    shape: ModelShape,
-    args: EngineArgs,
-    tokens: int,
-    heads: NDArray[np.int64],
-) -> None:
-    per_token = _FLOAT_BYTES * tokens
-    if args.flash_attention == "off":
-        # The values are stored transposed then: an 8-byte index for every element.
-        column["v_ids"][:] = 2 * column["v"]
-    if shape.is_mla:
-        column["latent"][:] = per_token * heads * shape.kv_lora_rank
-        column["q_mla"][:] = per_token * heads * shape.head_dim_k_mla
-        column["v_mla"][:] = per_token * heads * shape.head_dim_v_mla
-
-
-def _add_feed_forward(column: dict[str, Matrix], shape: ModelShape, per_token: int) -> None:
-    ff = np.array(shape.n_ff)
+def _add_feed_forward(column: dict[str, Matrix], shape: ModelShape) -> None:
+    layers = shape.layers
     if not shape.n_experts:
-        column["ff"][:] = per_token * ff
+        column["ff"][:] = layers.ff
         return
     experts = np.arange(shape.n_layers) >= shape.n_layers_dense_lead
-    used = per_token * shape.n_experts_used
-    expert_ff = np.array(shape.n_ff_expert)
-    column["ff"][:] = np.where(experts, 0, per_token * ff)
-    column["expert_ff"][:] = np.where(experts, used * expert_ff, 0)
-    column["expert_out"][:] = np.where(experts, used * shape.n_embd, 0)
-    column["router"][:] = np.where(experts, per_token * shape.n_experts, 0)
-    column["shared_ff"][:] = np.where(experts, per_token * shape.n_experts_shared * expert_ff, 0)
+    column["ff"][:] = ~experts * layers.ff
+    column["expert_ff"][:] = experts * shape.n_experts_used * layers.expert_ff
+    column["expert_out"][:] = experts * shape.n_experts_used * shape.n_embd
+    column["router"][:] = experts * shape.n_experts
+    column["shared_ff"][:] = experts * shape.n_experts_shared * layers.expert_ff
 
 
 def _conv_width(shape: ModelShape) -> int:
     return shape.ssm_inner + 2 * shape.ssm_groups * shape.ssm_state
 
 
-def _shared_row(
-    shape: ModelShape, args: EngineArgs, sizes: Effective, tokens: int, layers: Matrix
-) -> Matrix:
-    widest = layers.max(axis=0)
-    at = {name: widest[i] for i, name in enumerate(LAYER_FEATURES)}
-    states = args.slots * _FLOAT_BYTES if shape.is_recurrent else 0
-    values = {
-        "ids": _FLOAT_BYTES * tokens,
-        "embd": _FLOAT_BYTES * tokens * shape.n_embd,
-        "logits": _FLOAT_BYTES * sizes.n_outputs * shape.n_vocab,
-        "output_rows": _FLOAT_BYTES * sizes.n_outputs * shape.n_embd,
-        "rotation": rotation_bytes(shape, args),
-        "all_mask": at["mask"],
-        "all_mask_window": at["mask_window"],
-        "all_v_ids": at["v_ids"],
-        "states": states * shape.ssm_inner * shape.ssm_state,
-        "conv_states": states * max(shape.ssm_conv_kernel - 1, 0) * _conv_width(shape),
+def _shared_counts(shape: ModelShape, widest: Mapping[str, float]) -> dict[str, float]:
+    return {
+        "ids": 1,
+        "embd": shape.n_embd,
+        "logits": shape.n_vocab,
+        "output_rows": shape.n_embd,
+        "rotation": 1,
+        "all_mask": widest["mask"],
+        "all_mask_window": widest["mask_window"],
+        "all_v_ids": widest["v_ids"],
+        "states": shape.ssm_inner * shape.ssm_state * shape.is_recurrent,
+        "conv_states": max(shape.ssm_conv_kernel - 1, 0) * _conv_width(shape) * shape.is_recurrent,
     }
-    return np.array([values[name] for name in SHARED_FEATURES], dtype=np.float64)
+
+
+def feature_scales(shape: ModelShape, args: EngineArgs) -> Matrix:
+    """What the arguments decide: bytes for each element of `feature_counts`."""
+    sizes = effective(args, causal=shape.causal)
+    tokens = pad(sizes.n_tokens, args.slots)
+    per_token = _FLOAT_BYTES * tokens
+    # Without a cache every token sees the micro-batch.
+    everything, window = cell_counts(shape, args) if shape.causal else (tokens, tokens)
+    flash = args.flash_attention != "off"
+    mask_bytes = (2 if flash else _FLOAT_BYTES) * tokens
+    # Without flash attention values are stored transposed: an 8-byte index for every element.
+    v_ids = 0 if flash else 8 * tokens
+    special = {
+        "logits": _FLOAT_BYTES * sizes.n_outputs,
+        "output_rows": _FLOAT_BYTES * sizes.n_outputs,
+        "rotation": rotation_bytes(shape, args),
+        "all_mask": everything * mask_bytes,
+        "all_mask_window": window * mask_bytes,
+        "all_v_ids": v_ids,
+        "states": _FLOAT_BYTES * args.slots,
+        "conv_states": _FLOAT_BYTES * args.slots,
+        "mask": everything * mask_bytes,
+        "mask_window": window * mask_bytes,
+        "scores": everything * per_token,
+        "scores_window": window * per_token,
+        "v_ids": v_ids,
+    }
+    return np.array([special.get(name, per_token) for name in FEATURES], dtype=np.float64)

@@ -22,4 +22,4 @@ def recurrent_by_layer(shape: ModelShape, args: EngineArgs) -> NDArray[np.int64]
     )
     state = shape.ssm_state * shape.ssm_inner
     each = (convolution + state) * _FLOAT_BYTES * args.slots
-    return np.where(np.array(shape.recurrent_layers, dtype=bool), each, 0).astype(np.int64)
+    return np.asarray(shape.layers.recurrent * each, dtype=np.int64)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from budget.estimate.layer_table import LayerTable, layer_table
 from budget.estimate.tensor_table import TensorTable, tensor_table
 
 Scalar = str | int | float | bool
@@ -165,9 +166,21 @@ class ModelShape:
     table: TensorTable = field(init=False, repr=False, compare=False)
     """The tensors as arrays."""
 
+    layers: LayerTable = field(init=False, repr=False, compare=False)
+    """The layers as arrays."""
+
     def __post_init__(self) -> None:
         table = tensor_table(self.tensors, self.n_layers, GGML_TYPES)
         object.__setattr__(self, "table", table)
+        layers = layer_table(
+            self.n_layers,
+            self.heads,
+            self.kv_heads,
+            (self.head_dim_k, self.head_dim_v),
+            (self.n_ff, self.n_ff_expert),
+            (self.window_layers, self.recurrent_layers),
+        )
+        object.__setattr__(self, "layers", layers)
 
     @property
     def is_mla(self) -> bool:

@@ -8,6 +8,7 @@ Source: llama.cpp `src/llama-model.cpp`, `load_tensors` (which layer goes where)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -65,24 +66,35 @@ def weights_by_layers(
     type than the input: on a device, or repacked. What all layers share (rope factors) is on each
     side that has a layer.
     """
-    table, n = shape.table, shape.n_layers
+    tied = shape.tied_embeddings and shape.causal
+    rpc = device.upper().startswith("RPC")
+    return _weights(shape.table, shape.n_layers, tied=tied, repack=repack, rpc=rpc)
+
+
+@lru_cache(maxsize=128)
+def _weights(
+    table: TensorTable, n_layers: int, *, tied: bool, repack: bool, rpc: bool
+) -> WeightsByLayers:
     host_bytes = _padded(table.n_bytes, HOST_ALIGNMENT)
-    device_bytes = device_tensor_bytes(table, device)
-    on_host = _by_layer(table.layer, host_bytes, n)
-    on_device = _by_layer(table.layer, device_bytes, n)
-    repacked = _by_layer(table.layer, np.where(table.repacked, host_bytes, 0), n)
-    if shape.tied_embeddings and shape.causal and table.tied >= 0:
+    device_bytes = device_tensor_bytes(table, "RPC" if rpc else "cuda")
+    on_host = _by_layer(table.layer, host_bytes, n_layers)
+    on_device = _by_layer(table.layer, device_bytes, n_layers)
+    repacked = _by_layer(table.layer, np.where(table.repacked, host_bytes, 0), n_layers)
+    if tied and table.tied >= 0:
         on_device[-1] += device_bytes[table.tied]
         if table.repacked[table.tied]:
             repacked[-1] += host_bytes[table.tied]
             on_host[-1] += host_bytes[table.tied] if repack else 0
     inputs = int(host_bytes[table.layer == INPUT].sum())
     shared = table.layer == SHARED
-    layers = np.arange(n + 2)
-    host = inputs + _left(on_host) + (layers <= n) * int(host_bytes[shared].sum())
+    layers = np.arange(n_layers + 2)
+    host = inputs + _left(on_host) + (layers <= n_layers) * int(host_bytes[shared].sum())
     moved = np.concatenate([[0], np.cumsum(on_device[::-1])])
     moved += (layers > 1) * int(device_bytes[shared].sum())
-    return WeightsByLayers(host, moved, _left(repacked) * int(repack))
+    found = WeightsByLayers(host, moved, _left(repacked) * int(repack))
+    for array in (found.host, found.device, found.repacked):
+        array.setflags(write=False)  # it is shared by all who ask
+    return found
 
 
 def _left(by_layer: Bytes) -> Bytes:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from os import environ
 from pathlib import Path
 
 import pytest
@@ -130,25 +131,53 @@ def test_both_sources_agree_on_a_real_model(
         assert measured.footprints[HOST].overhead_bytes > 10_000_000
 
 
-@pytest.mark.real
-def test_the_closed_form_needs_no_llama_cpp(tiny_models: dict[str, Path]) -> None:
+NO_LLAMA = (
+    "import sys; sys.modules['llama_cpp'] = None\n"
+    "import importlib.util as u; u.find_spec = lambda *_: None\n"
+    "from backends.footprint.inspect import footprint_of\n"
+    "from budget.footprint import EngineArgs\n"
+    "for source in ('closed-form', 'auto'):\n"
+    "    found = footprint_of(sys.argv[1], EngineArgs(n_ctx=512), source=source)\n"
+    "    print(found.source, found.reason)\n"
+)
+
+
+@pytest.mark.parametrize("role", ["classifier", "producer", "embedder"])
+def test_the_closed_form_needs_no_llama_cpp(
+    tiny_models: dict[str, Path], tmp_path: Path, role: str
+) -> None:
     """With llama_cpp not importable, `closed-form` answers and `auto` says what it used."""
-    script = (
-        "import sys; sys.modules['llama_cpp'] = None\n"
-        "import importlib.util as u; u.find_spec = lambda *_: None\n"
-        "from backends.footprint.inspect import footprint_of\n"
-        "from budget.footprint import EngineArgs\n"
-        "for source in ('closed-form', 'auto'):\n"
-        "    found = footprint_of(sys.argv[1], EngineArgs(n_ctx=1024), source=source)\n"
-        "    print(found.source, found.reason)\n"
-    )
     done = subprocess.run(
-        [sys.executable, "-c", script, str(tiny_models["classifier"])],
+        [sys.executable, "-c", NO_LLAMA, str(tiny_models[role])],
         capture_output=True,
         text=True,
         check=True,
+        env={**environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},
     )
     assert done.stdout.splitlines() == ["closed-form ", "closed-form llama.cpp is not installed"]
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_closed_form_reads_no_cached_measurement(tmp_path: Path) -> None:
+    """It answers the same beside a cache full of other figures, and measures nothing."""
+    header = four_layers(tmp_path)
+    calls: list[int] = []
+    asked = inspector(tmp_path, calls)
+    before = asked.placement(header, ARGS, HOST, "closed-form")
+    asked.placement(header, ARGS, HOST, "dry-run")
+    assert len(calls) == 1
+    assert asked.placement(header, ARGS, HOST, "closed-form").footprints == before.footprints
+    assert len(calls) == 1
+
+
+def test_an_unconfirmed_or_outdated_figure_says_so(tmp_path: Path) -> None:
+    """Figures for CUDA, and compute buffers fitted to another llama.cpp than the one here."""
+    header = four_layers(tmp_path)
+    asked = Inspector(FootprintCache(tmp_path), build="9.9.9-abc")
+    args = replace(ARGS, n_gpu_layers=2)
+    reason = asked.placement(header, args, "cuda:0", "closed-form").reason
+    assert "not been confirmed on a GPU" in reason
+    assert "9.9.9 is installed" in reason
 
 
 def test_an_architecture_without_a_closed_form_is_refused_by_name(tmp_path: Path) -> None:
