@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,27 +10,9 @@ import pytest
 from shim import Shim
 from tests.keeper.support import wait_until
 from tests.kv.support import QUESTIONS, STORY, Talk, cached, config, history, prompted, saved_files
-from tools.make_models import TINY_RECIPES, make_model
 from tools.shapes import write_shape
 
 pytestmark = pytest.mark.real
-
-MODELS = Path(__file__).resolve().parents[2] / "models" / "tiny"
-
-
-@pytest.fixture
-def kv_folder(runtime_dir: Path) -> Iterator[Path]:
-    """Where a test's keeper keeps KV state."""
-    yield runtime_dir / "kv"
-    shutil.rmtree(runtime_dir / "kv", ignore_errors=True)
-
-
-@pytest.fixture(params=["F16", "Q4_0", "Q4_K_M"])
-def chat_model(request: pytest.FixtureRequest, tiny_models: dict[str, Path]) -> Path:
-    """One tiny llama in each quantization."""
-    assert tiny_models
-    recipe = replace(TINY_RECIPES[0], name="kv", quantization=request.param)
-    return make_model(recipe, MODELS / f"tiny-kv-{request.param}.gguf")
 
 
 def test_a_conversation_goes_on_where_it_was_after_another_model_had_the_bytes(
