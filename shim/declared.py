@@ -10,7 +10,7 @@ from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from budget.errors import InvalidRequest, KeepwarmError
+from budget.errors import InvalidRequest, KeeperUnavailable, KeepwarmError
 
 if TYPE_CHECKING:
     from shim.aline import AsyncKeeperLine
@@ -77,8 +77,13 @@ class Plan:
         """
         order = _local(self._session, models)
         if self._line is not None:
-            self._line.ask("plan", models=order, plan=self.name)
-        elif order:
+            try:
+                self._line.ask("plan", models=order, plan=self.name)
+            except KeeperUnavailable:
+                # The keeper is gone and the plan with it: the next one is told.
+                self._line.close()
+                self._line = None
+        if self._line is None and order:
             lines = self._session.lines
             self._line, _ = lines.ask_keeping("plan", models=order, plan=self.name)
             self._session.plans.opened(self)
@@ -87,8 +92,12 @@ class Plan:
         """As `declare`, awaited; for a plan that was entered with `async with`."""
         order = _local(self._session, models)
         if self._async_line is not None:
-            await self._async_line.ask("plan", models=order, plan=self.name)
-        elif order:
+            try:
+                await self._async_line.ask("plan", models=order, plan=self.name)
+            except KeeperUnavailable:
+                self._async_line.close()
+                self._async_line = None
+        if self._async_line is None and order:
             lines = self._session.async_lines
             self._async_line, _ = await lines.ask_keeping("plan", models=order, plan=self.name)
             self._session.plans.opened(self)

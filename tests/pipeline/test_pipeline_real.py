@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from backends.page_cache import drop_from_page_cache, resident_fraction
 from harness import Pipeline, Stage, StageContext
 from shim import DeadlineExceeded, Reply, Shim
 from tests.keeper.support import wait_until
@@ -84,6 +86,24 @@ def test_what_is_planned_and_does_not_fit_is_staged(tiny_models: dict[str, Path]
         # Nobody asked for it; the first has no use in the plan any more.
         assert wait_until(lambda: state(shim, "b") == "idle", 20)
         assert not shim.chat("b", "Go on.", max_tokens=2).residency.cold
+
+
+def test_stage_only_reads_the_file_and_the_load_finds_it(
+    tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    """`prefetch = "stage"`: the page cache holds the file before anybody asks for the model."""
+    file = Path(shutil.copy(tiny_models["producer"], tmp_path / "producer.gguf"))
+    drop_from_page_cache(file)
+    files = {**tiny_models, "producer": file}
+    with shim_of(files, BOTH, prefetch="stage") as shim, shim.plan(["b"]):
+        assert wait_until(lambda: shim.status()["prefetch"]["staging"] is None, 20)
+        assert resident_fraction(file) == 1.0
+        assert state(shim, "b") == "absent"
+        (staging,) = shim._session.lines.ask("history", since_ns=0, until_ns=time.monotonic_ns())[
+            "stagings"
+        ]
+        assert (staging["model"], staging["error"], staging["stopped"]) == ("b", "", False)
+        assert shim.chat("b", "Hi.", max_tokens=1).residency.storage == "staged"
 
 
 def state(shim: Shim, model: str) -> str:
