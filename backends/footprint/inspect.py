@@ -22,6 +22,7 @@ from backends.footprint.companions import (
 )
 from backends.footprint.dry_run import DEFAULT_TIMEOUT_S, DryRun, measure
 from backends.footprint.learned import Learned, LearnedStore
+from backends.footprint.machine_overhead import stored_overhead
 from backends.gguf.header import GgufHeader, read_header
 from backends.gguf.skim import SkimmedArray
 from backends.llama.binaries import build_id, find_binary
@@ -29,7 +30,7 @@ from budget.errors import ConfigError, NeverFits
 from budget.estimate.architectures import FITTED_BUILD
 from budget.estimate.arguments import check_args
 from budget.estimate.closed_form import estimate
-from budget.estimate.overhead import DEFAULT_OVERHEAD, OverheadModel, engine_overhead_bytes
+from budget.estimate.overhead import OverheadModel, engine_overhead_bytes
 from budget.estimate.weights import weights_by_layers
 from budget.footprint import HOST, EngineArgs, Footprint, Placement
 
@@ -57,7 +58,7 @@ class Inspector:
 
     cache: FootprintCache = field(default_factory=FootprintCache)
     measure: Measure = _measure
-    overhead: OverheadModel = DEFAULT_OVERHEAD
+    overhead: OverheadModel = field(default_factory=stored_overhead)
     build: str | None = None
     learned: LearnedStore | None = None
     """Corrections to book; without it placements are as estimated."""

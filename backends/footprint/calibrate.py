@@ -1,0 +1,223 @@
+"""What an engine's process takes beyond its buffers on this machine: measured once, kept on disk.
+
+Small models of zeros, which differ in vocabulary, layers and slots, are loaded by real llama-servers;
+what each process holds beyond the dry run's figure is fitted to `OverheadModel`. Seconds in all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import gguf
+import numpy as np
+
+from backends.footprint.dry_run import measure
+from backends.footprint.machine_overhead import store_overhead
+from backends.footprint.shared_code import SharedCode
+from backends.llama.args import LaunchSettings, server_argv
+from backends.llama.binaries import find_binary, library_env
+from backends.llama.process import death_signal_wrapper
+from budget.errors import MeasurementFailed
+from budget.estimate.overhead import DEFAULT_OVERHEAD, OverheadModel
+from budget.footprint import HOST, EngineArgs
+
+START_LIMIT_S: Final = 60.0
+_UBATCH: Final = 64
+_ARGS: Final = EngineArgs(n_ctx=1024, n_batch=_UBATCH, n_ubatch=_UBATCH, devices=(HOST,))
+_EMBD, _FF, _HEADS = 64, 128, 1
+# Vocabulary, layers, slots: each coefficient has a pair that differs in it alone.
+_POINTS: Final = ((2000, 2, 1), (2000, 26, 1), (64000, 2, 1), (2000, 2, 4), (64000, 2, 4))
+_SPECIAL: Final = ("<unk>", "<s>", "</s>")
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One process: what it was given, and bytes of its own and of mapped files (its share)."""
+
+    n_vocab: int
+    n_layers: int
+    slots: int
+    private_bytes: int
+    file_bytes: int
+
+
+def calibrate(folder: Path | None = None) -> OverheadModel:
+    """Measure this machine and keep the result in `folder`, for the llama.cpp that is installed.
+
+    A GPU's context is not measured: its default stays.
+
+    Raises:
+        ConfigError: llama-server is not installed.
+        MeasurementFailed: an engine did not start, or the figures make no sense.
+    """
+    server = find_binary("llama-server")
+    with tempfile.TemporaryDirectory(prefix="kw-") as name, SharedCode(server):
+        points = [_measure_point(Path(name), server, *point) for point in _POINTS]
+    found = fit_overhead(points)
+    store_overhead(found, folder)
+    return found
+
+
+def fit_overhead(points: Sequence[Point]) -> OverheadModel:
+    """The coefficients that explain the points best; those that were not varied stay.
+
+    Raises:
+        MeasurementFailed: a coefficient is negative or absurd: something else took memory.
+    """
+    rows = [[1, p.n_layers, p.n_vocab, p.slots, p.slots * p.n_vocab] for p in points]
+    wanted = [p.private_bytes for p in points]
+    # Relative scales keep the solution from drowning in the units.
+    scale = np.array([1.0, 10.0, 1e4, 1.0, 1e4])
+    solution, *_ = np.linalg.lstsq(np.array(rows) / scale, np.array(wanted, float), rcond=None)
+    base, layer, token, slot, candidate = (solution / scale).tolist()
+    if not (0 < base < 1 << 28 and token > 0):
+        raise MeasurementFailed(
+            f"an engine's own memory was fitted as {base:.0f} bytes and {token:.1f} for each token.",
+            hint="Measure again while the machine is quiet.",
+            points=[asdict(point) for point in points],
+        )
+    return replace(
+        DEFAULT_OVERHEAD,
+        base_bytes=round(base),
+        layer_bytes=max(round(layer), 0),
+        token_bytes=round(token),
+        slot_bytes=max(round(slot), 0),
+        candidate_bytes=max(round(candidate), 0),
+        code_bytes=round(sum(p.file_bytes for p in points) / len(points)),
+    )
+
+
+def _measure_point(folder: Path, server: Path, n_vocab: int, n_layers: int, slots: int) -> Point:
+    model = folder / f"{n_vocab}-{n_layers}.gguf"
+    if not model.exists():
+        _write_model(model, n_vocab, n_layers)
+    args = replace(_ARGS, slots=slots)
+    buffers = measure(model, args).devices[HOST].total_bytes
+    sock = folder / "s.sock"
+    sock.unlink(missing_ok=True)
+    with _engine(server, args, LaunchSettings(model, "m", sock, folder, 1, 1)) as process:
+        for slot in range(slots):
+            _prompt(sock, slot)
+        private, files = process_bytes_by_kind(process.pid)
+    return Point(n_vocab, n_layers, slots, private - buffers, files)
+
+
+def process_bytes_by_kind(pid: int) -> tuple[int, int]:
+    """A process's share of anonymous memory and of mapped files, in bytes (Linux `smaps_rollup`)."""
+    found = {"Pss_Anon": 0, "Pss_File": 0}
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        key, _, rest = line.partition(":")
+        if key in found:
+            found[key] = int(rest.split()[0]) * 1024
+    return found["Pss_Anon"], found["Pss_File"]
+
+
+@contextlib.contextmanager
+def _engine(
+    server: Path, args: EngineArgs, settings: LaunchSettings
+) -> Iterator[subprocess.Popen[bytes]]:
+    allocator = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072"}
+    process = subprocess.Popen(
+        [*death_signal_wrapper(), *server_argv(server, args, settings)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **library_env(server), **allocator},
+    )
+    try:
+        _until_ready(process, settings.socket_path)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _until_ready(process: subprocess.Popen[bytes], sock: Path) -> None:
+    until_s = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < until_s and process.poll() is None:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            if _request(sock, "GET", "/health", None) == http.client.OK:
+                return
+        time.sleep(0.02)
+    raise MeasurementFailed(
+        "llama-server did not start for the calibration.",
+        hint="Try it by hand: the log of `keepwarm keeper log` says more.",
+        exit_code=process.poll(),
+    )
+
+
+def _prompt(sock: Path, slot: int) -> None:
+    """Touch every buffer: a prompt longer than a micro-batch, and one token."""
+    body = {"prompt": [5] * (2 * _UBATCH), "n_predict": 1, "id_slot": slot, "cache_prompt": False}
+    status = _request(sock, "POST", "/completion", json.dumps(body))
+    if status != http.client.OK:
+        raise MeasurementFailed(f"the calibration's prompt was answered with {status}.")
+
+
+def _request(sock: Path, method: str, path: str, body: str | None) -> int:
+    connection = http.client.HTTPConnection("localhost", timeout=30)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.settimeout(30)
+    try:
+        connection.sock.connect(str(sock))
+        connection.request(method, path, body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+    finally:
+        connection.close()
+
+
+def _write_model(path: Path, n_vocab: int, n_layers: int) -> None:
+    """A llama of zeros: the file is sparse."""
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_block_count(n_layers)
+    writer.add_context_length(_ARGS.n_ctx)
+    writer.add_embedding_length(_EMBD)
+    writer.add_feed_forward_length(_FF)
+    writer.add_head_count(_HEADS)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_tokenizer_model("llama")
+    # Words as long as those of real vocabularies are.
+    writer.add_token_list([*_SPECIAL, *(f"\u2581w{i}" for i in range(n_vocab - len(_SPECIAL)))])
+    writer.add_token_scores([0.0] * n_vocab)
+    writer.add_token_types([2, 3, 3] + [1] * (n_vocab - len(_SPECIAL)))
+    size = 0
+    for name, dims in _tensors(n_vocab, n_layers):
+        n_bytes = 4 * int(np.prod(dims))
+        writer.add_tensor_info(name, tuple(reversed(dims)), np.dtype(np.float32), n_bytes)
+        size += -(-n_bytes // 32) * 32
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    with path.open("r+b") as file:
+        file.truncate(-(-path.stat().st_size // 32) * 32 + size)
+
+
+def _tensors(n_vocab: int, n_layers: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield "token_embd.weight", (_EMBD, n_vocab)
+    yield "output_norm.weight", (_EMBD,)
+    for i in range(n_layers):
+        for name, dims in (
+            ("attn_norm", (_EMBD,)),
+            ("attn_q", (_EMBD, _EMBD)),
+            ("attn_k", (_EMBD, _EMBD)),
+            ("attn_v", (_EMBD, _EMBD)),
+            ("attn_output", (_EMBD, _EMBD)),
+            ("ffn_norm", (_EMBD,)),
+            ("ffn_gate", (_EMBD, _FF)),
+            ("ffn_up", (_EMBD, _FF)),
+            ("ffn_down", (_FF, _EMBD)),
+        ):
+            yield f"blk.{i}.{name}.weight", dims
