@@ -19,8 +19,14 @@ COMMANDS: Final = {
     "ps": ("shim.cli.ps:ps", "Show what is resident, leased, pinned and waiting."),
     "plan": ("shim.cli.plan:plan", "Show what would be resident, on which device, and why."),
     "inspect": ("shim.cli.inspect:inspect", "Show what a GGUF file takes before it is loaded."),
-    "build": ("shim.cli.build:build", "Measure the machine and the models once, for later starts."),
-    "recommend": ("shim.cli.recommend:recommend", "Say what to run here, where, and how fast."),
+    "build": (
+        "shim.cli.build:build",
+        "Measure this machine and the models once, and write the plan that later starts use.",
+    ),
+    "recommend": (
+        "shim.cli.recommend:recommend",
+        "Say what to run here: fits, split or CPU, with predicted tokens/s and the runtime.",
+    ),
     "load": ("shim.cli.models:load", "Make a model resident without a request."),
     "unload": ("shim.cli.models:unload", "Let a model leave as soon as nobody leases it."),
     "pin": ("shim.cli.models:pin", "Make a model resident and keep it until `unpin`."),

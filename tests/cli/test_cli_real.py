@@ -219,7 +219,7 @@ def test_inspect_has_the_documented_keys_and_both_sources_agree(
     options = ("--context", "1024", "--slots", "2")
     found = {s: shared.json("inspect", file, *options, "--source", s) for s in SOURCES}
     for source, row in found.items():
-        assert set(row) == INSPECT_KEYS
+        assert set(row) == {*INSPECT_KEYS, "learned"}
         assert (row["source"], row["context"], row["slots"]) == (source, 1024, 2)
         assert (row["architecture"], row["n_layers"]) == ("llama", 2)
         (part,) = row["devices"].values()

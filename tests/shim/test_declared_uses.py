@@ -1,0 +1,66 @@
+"""Declared plans: they go on as they are used, and say how much of what comes they foretell."""
+
+from __future__ import annotations
+
+from budget import events as ev
+from budget.plans import FADING, Plans
+from budget.policies import make_policy
+from budget.simulation.compare import offline_optimum, run
+from tests.budget.machine import engine, shell_of
+from tests.simulation.worlds import random_letters, trial
+
+
+def test_every_change_of_a_plan_shows() -> None:
+    """Who keeps what it computed from plans can tell when it is stale."""
+    plans = Plans()
+    seen = [plans.version]
+    plans.declare("p", ["a", "b", "c"])
+    seen.append(plans.version)
+    plans.used("p", "a")
+    seen.append(plans.version)
+    plans.withdraw("p")
+    seen.append(plans.version)
+    assert len(set(seen)) == len(seen)
+
+
+def test_the_share_of_unplanned_requests_follows_what_comes() -> None:
+    """It falls with every planned use and rises with every other."""
+    plans = Plans()
+    assert plans.unplanned == 1.0
+    plans.declare("p", ["a"] * 20)
+    for _ in range(20):
+        before = plans.unplanned
+        plans.used("p", "a")
+        assert plans.unplanned < before
+    assert plans.unplanned < 0.05
+    plans.used("elsewhere", "z")
+    assert plans.unplanned >= FADING
+
+
+def test_a_declared_use_outranks_what_the_past_says() -> None:
+    """The engine used all the time leaves when the plan needs the other one next."""
+    shell = shell_of(
+        100,
+        [engine("often", 50), engine("seldom", 50), engine("new", 50)],
+        policy=make_policy("forecast"),
+    )
+    shell.use("seldom")
+    for _ in range(20):
+        shell.advance(1.0)
+        shell.use("often")
+    shell.send(ev.PlanDeclared("planner", ("new", "seldom", "new", "seldom")))
+    shell.advance(1.0)
+    shell.use("new", "planner")
+    assert shell.resident() == {"seldom", "new"}
+
+
+def test_more_known_uses_never_cost_much_more() -> None:
+    """From nothing known to everything known the cost falls to the optimum."""
+    arrivals = random_letters(11, 400)
+    least, _ = offline_optimum(trial(arrivals, 8))
+    costs = [
+        run(trial(arrivals, 8, declare=known), "forecast").summary.load_seconds
+        for known in (0, 5, 30, 120)
+    ]
+    assert costs[0] >= costs[2] >= least - 1e-9
+    assert costs[3] <= 1.01 * least
