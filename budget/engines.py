@@ -74,6 +74,7 @@ class EngineRecord:
         "deaths",
         "demand",
         "draining_for",
+        "engine_id",
         "failures",
         "generation",
         "idle_since",
@@ -99,6 +100,8 @@ class EngineRecord:
 
     def __init__(self, spec: EngineSpec) -> None:
         self.spec = spec
+        self.engine_id = spec.engine_id
+        """The engine's name in every event and action."""
         self.state = State.ABSENT
         self.generation = 0
         self.option_index = 0
@@ -123,11 +126,6 @@ class EngineRecord:
         self.draining_for: str | None = None
         self.immune_until = 0.0
         self.story: deque[tuple[float, State, Trigger, str]] = deque(maxlen=STORY_LENGTH)
-
-    @property
-    def engine_id(self) -> str:
-        """The engine's name in every event and action."""
-        return self.spec.engine_id
 
     @property
     def pinned(self) -> bool:
