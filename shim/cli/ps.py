@@ -20,6 +20,8 @@ NOBODY: Final[Mapping[str, Any]] = {
     "devices": [],
     "engines": [],
     "queue": [],
+    "plans": {},
+    "prefetch": {},
     "decisions": [],
     "unavailable": {},
 }
