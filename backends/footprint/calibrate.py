@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import gguf
 import numpy as np
@@ -104,12 +104,8 @@ def _measure_point(folder: Path, server: Path, n_vocab: int, n_layers: int, slot
         _write_model(model, n_vocab, n_layers)
     args = replace(_ARGS, slots=slots)
     buffers = measure(model, args).devices[HOST].total_bytes
-    sock = folder / "s.sock"
-    sock.unlink(missing_ok=True)
-    with _engine(server, args, LaunchSettings(model, "m", sock, folder, 1, 1)) as process:
-        for slot in range(slots):
-            _prompt(sock, slot)
-        private, files = process_bytes_by_kind(process.pid)
+    with warm_engine(server, model, args, folder) as pid:
+        private, files = process_bytes_by_kind(pid)
     return Point(n_vocab, n_layers, slots, private - buffers, files)
 
 
@@ -124,19 +120,30 @@ def process_bytes_by_kind(pid: int) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _engine(
-    server: Path, args: EngineArgs, settings: LaunchSettings
-) -> Iterator[subprocess.Popen[bytes]]:
+def warm_engine(server: Path, model: Path, args: EngineArgs, folder: Path) -> Iterator[int]:
+    """A real llama-server that has evaluated a prompt in each slot; yields its process id.
+
+    Its socket and its `log` lie in `folder`, a private one with a short path.
+
+    Raises:
+        MeasurementFailed: it did not start, or did not answer.
+    """
+    sock = folder / "s.sock"
+    sock.unlink(missing_ok=True)
+    settings = LaunchSettings(model, "m", sock, folder, 1, 1)
     allocator = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072"}
-    process = subprocess.Popen(
-        [*death_signal_wrapper(), *server_argv(server, args, settings)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, **library_env(server), **allocator},
-    )
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*death_signal_wrapper(), *server_argv(server, args, settings)],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, **library_env(server), **allocator},
+        )
     try:
-        _until_ready(process, settings.socket_path)
-        yield process
+        _until_ready(process, sock)
+        for slot in range(args.slots):
+            _prompt(sock, slot, args)
+        yield process.pid
     finally:
         process.kill()
         process.wait()
@@ -156,10 +163,13 @@ def _until_ready(process: subprocess.Popen[bytes], sock: Path) -> None:
     )
 
 
-def _prompt(sock: Path, slot: int) -> None:
-    """Touch every buffer: a prompt longer than a micro-batch, and one token."""
-    body = {"prompt": [5] * (2 * _UBATCH), "n_predict": 1, "id_slot": slot, "cache_prompt": False}
-    status = _request(sock, "POST", "/completion", json.dumps(body))
+def _prompt(sock: Path, slot: int, args: EngineArgs) -> None:
+    """Touch every buffer: a prompt longer than a micro-batch, or a whole one to be embedded."""
+    path = "/embeddings" if args.embeddings else "/completion"
+    body: dict[str, Any] = {"content": [5] * (args.n_ubatch - 2)}
+    if not args.embeddings:
+        body = {"prompt": [5] * (2 * args.n_ubatch), "n_predict": 1, "id_slot": slot}
+    status = _request(sock, "POST", path, json.dumps(body))
     if status != http.client.OK:
         raise MeasurementFailed(f"the calibration's prompt was answered with {status}.")
 
