@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from backends.base import Endpoint
 from backends.llama.binaries import find_binary, library_env
 from backends.llama.process import death_signal_wrapper
-from shim import Shim
+from shim import KeepwarmError, Shim
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 START_LIMIT_S = 60.0
@@ -174,7 +174,7 @@ def background_shim(config: Mapping[str, Any]) -> Iterator[Shim]:
 
 
 def _end_keeper(shim: Shim) -> None:
-    with contextlib.suppress(psutil.Error):
+    with contextlib.suppress(psutil.Error, KeepwarmError):
         keeper = psutil.Process(int(shim.status()["keeper"]["pid"]))
         keeper.terminate()
         with contextlib.suppress(psutil.TimeoutExpired):

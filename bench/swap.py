@@ -3,7 +3,8 @@
 Two of the demo's models alternate where there is room for one: with keepwarm under a byte budget, with
 the router under `--models-max 1`. A swap is one request for the model that is not there, timed from
 the call to its only token: evict, load, first token, with the files in the page cache. Both sides
-take turns in blocks within one run. The last line of the output is
+get the same arguments, `--no-repack` among them (a model that often swaps is better mapped than
+repacked), and take turns in blocks within one run. The last line of the output is
 `{"router_swap_p50_s", "keepwarm_swap_p50_s", "ratio"}`.
 """
 
@@ -38,7 +39,7 @@ NAMES = ("producer", "evaluator")
 PROMPT = "Say hello."
 OPTIONS = {"max_tokens": 1, "temperature": 0.0, "seed": 1}
 BLOCK = 4
-ROUTER_ARGUMENTS = ["-c", "1024", "-np", "1", "-b", "512", "-ub", "128"]
+ROUTER_ARGUMENTS = ["-c", "1024", "-np", "1", "-b", "512", "-ub", "128", "--no-repack"]
 PARTS = ("evicting", "between", "loading", "first token")
 
 
@@ -52,7 +53,7 @@ def demo_files() -> dict[str, Path]:
 
 def config(files: Mapping[str, Path], limit: int | str) -> dict[str, Any]:
     """Both models with the router's arguments, and that limit."""
-    shared = {"context": 1024, "n_batch": 512, "n_ubatch": 128}
+    shared = {"context": 1024, "n_batch": 512, "n_ubatch": 128, "repack": False}
     models = {name: {"path": str(path), **shared} for name, path in files.items()}
     return {"budget": {"device": "host", "limit": limit, "reserve": 0}, "models": models}
 
@@ -128,8 +129,13 @@ def main() -> None:
         sides = {"router": router_side(router, transport), "keepwarm": keepwarm_side(shim, parts)}
         times = measure(sides, options.swaps)
         transport.close()
-    for name, seconds in (*times.items(), *parts.items()):
+    for name, seconds in times.items():
         say(distribution(name, seconds))
+        for number, model in enumerate(NAMES):
+            say(distribution(f"  {model}", seconds[number::2]))
+    say("of keepwarm's:")
+    for name, seconds in parts.items():
+        say(distribution(f"  {name}", seconds))
     router_s, keepwarm_s = percentile(times["router"], 50), percentile(times["keepwarm"], 50)
     last_line(
         {

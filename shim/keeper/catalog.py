@@ -186,9 +186,7 @@ class Catalog:
     def is_stale(self, name: str) -> bool:
         """Whether a model's files changed since they were read, or could not be read then."""
         prepared = self.prepared.get(name)
-        return (
-            prepared is None or stamp_of([Path(row[0]) for row in prepared.stamp]) != prepared.stamp
-        )
+        return prepared is None or stamp_of([row[0] for row in prepared.stamp]) != prepared.stamp
 
 
 def build_catalog(config: Config, previous: Catalog | None = None) -> Catalog:

@@ -22,17 +22,16 @@ from budget import actions as act
 from budget import events as ev
 from budget.core import BudgetCore
 from budget.desk import Prefetch, Settings
-from budget.errors import ConfigError, KeepwarmError, UnknownModel
+from budget.errors import KeepwarmError, UnknownModel
 from budget.policies import make_policy
 from budget.snapshot import record_to_wire, snapshot
 from shim.config import Config, fetch_hub_file
 from shim.keeper.catalog import Catalog, CatalogEngine, build_catalog
 from shim.keeper.corrections import Corrections
 from shim.keeper.kv_carry import KvCarrier
-from shim.keeper.kv_files import KvFiles
+from shim.keeper.kv_files import kv_files
 from shim.keeper.shell import Done, EngineFactory, Life, Shell
 from shim.keeper.yielding import Generated, yield_lease
-from shim.paths import state_dir
 
 LOG = logging.getLogger("keepwarm.keeper")
 
@@ -207,7 +206,7 @@ class Keeper:
             "cold": grant.cold,
             "arrived_ns": int(grant.arrived_at * 1e9),
             "granted_ns": int(grant.granted_at * 1e9),
-            "endpoint": life.engine.endpoint.to_wire(),
+            "endpoint": life.endpoint,
         }
         if grant.cold:
             since = told["arrived_ns"] - LOOKS_BACK_NS
@@ -345,21 +344,6 @@ class Keeper:
         if corrected != engine.bookings:
             self.shell.post(ev.EngineMeasured(engine_id, life.generation, corrected))
         self.shell.learn(engine_id, life, measured)
-
-
-def kv_files(config: Config) -> KvFiles | None:
-    """Where KV state is kept between loads; None when it is not."""
-    if not config.kv.limit_bytes:
-        return None
-    folder = config.kv.folder or state_dir() / "kv"
-    try:
-        files = KvFiles.open(folder, config.kv.limit_bytes)
-    except (OSError, ConfigError) as error:
-        LOG.warning("no KV state is carried over: %s", error)
-        return None
-    if files is None:
-        LOG.warning("no KV state is carried over: another keeper uses %s", folder)
-    return files
 
 
 def _settings(config: Config) -> Settings:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ class Life:
     watch: asyncio.Task[None] | None = None
     report: LoadReport | None = None
     ready: bool = False
+    endpoint: dict[str, Any] = field(default_factory=dict)
+    """Where its requests go, as clients are told; known once it is ready."""
 
 
 class Shell:
@@ -220,6 +222,7 @@ class Shell:
         story.read_bytes = life.report.read_bytes
         story.fraction = 1.0
         life.ready = True
+        life.endpoint = life.engine.endpoint.to_wire()
         life.watch = self._spawn(self._watch(life, action.engine_id))
         seconds = (story.end_ns - story.start_ns) / 1e9
         LOG.info("loaded %s in %.3f s (%s)", entry.label, seconds, story.storage)

@@ -45,7 +45,7 @@ def local_path(entry: ModelEntry) -> Path:
     return Path(entry.path)
 
 
-def stamp_of(paths: Sequence[Path]) -> Stamp:
+def stamp_of(paths: Sequence[str | Path]) -> Stamp:
     """Size and modification time of files; a missing one counts as empty."""
     rows = []
     for path in paths:
