@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import shutil
 import struct
 import time
@@ -19,8 +20,13 @@ from typing import Any, Final
 
 from backends.footprint.cache import write_whole
 from backends.llama.process import private_folder
+from budget.errors import ConfigError
 from budget.kv_store import KvFigures, SavedState, make_room
+from shim.config import Config
 from shim.keeper.locks import FileLock
+from shim.paths import state_dir
+
+LOG = logging.getLogger("keepwarm.keeper")
 
 WARM: Final = "warm.kv"
 """The state of an engine's warm prompt."""
@@ -259,3 +265,18 @@ def read_tokens(path: Path) -> tuple[int, ...]:
         return tuple(packed)
     count = packed[2]
     return tuple(packed[3 : 3 + count])
+
+
+def kv_files(config: Config) -> KvFiles | None:
+    """Where KV state is kept between loads; None when it is not."""
+    if not config.kv.limit_bytes:
+        return None
+    folder = config.kv.folder or state_dir() / "kv"
+    try:
+        files = KvFiles.open(folder, config.kv.limit_bytes)
+    except (OSError, ConfigError) as error:
+        LOG.warning("no KV state is carried over: %s", error)
+        return None
+    if files is None:
+        LOG.warning("no KV state is carried over: another keeper uses %s", folder)
+    return files
