@@ -42,5 +42,5 @@ def place(cache: Path, models: dict[str, dict[str, Any]]) -> Iterator[Place]:
 def shared(cache: Path, models: dict[str, dict[str, Any]]) -> Iterator[Place]:
     """A place whose keeper the tests of a module share. The limit holds the judge and one more."""
     with new_place(cache) as all_of_us:
-        all_of_us.configure(models, budget={"device": "host", "reserve": "0B", "limit": "45MiB"})
+        all_of_us.configure(models, budget={"device": "host", "reserve": "0B", "limit": "60MiB"})
         yield all_of_us

@@ -114,11 +114,15 @@ def test_models_come_stay_and_go_as_they_are_told(shared: Place) -> None:
     assert again["bytes"] > 0
 
 
-def test_ps_tells_people_about_engines_and_decisions(shared: Place) -> None:
+def test_ps_tells_people_about_engines_and_decisions(
+    place: Place, models: dict[str, dict[str, Any]]
+) -> None:
     """One line per engine, uncut in a pipe, and why bytes changed hands."""
-    shared.json("load", "writer")
-    assert shared.json("load", "vec")["evicted"] == ["writer"]
-    text = shared.run("ps").stdout
+    # A keeper of its own: what another one learned of these models may make room for both.
+    place.configure(models, budget={"device": "host", "reserve": "0B", "limit": "60MiB"})
+    place.json("load", "writer")
+    assert place.json("load", "vec")["evicted"] == ["writer"]
+    text = place.run("ps").stdout
     rows = {line.split()[0]: line for line in text.splitlines() if line}
     assert "idle" in rows["vec"]
     assert "absent" in rows["writer"]
