@@ -40,7 +40,11 @@ def told(call: Call, progress: Progress) -> dict[str, object]:
 
 def back(call: Call, answer: Message) -> list[int] | None:
     """The lease is here again; returns every token so far, where the keeper could save them."""
+    first, sent_ns = call.grant, call.sent_ns
     call.granted(Grant.from_wire(answer))
     call.resumed += 1
+    if first is not None and call.grant is not None:
+        # On a trace and in its figures the call began once.
+        call.sent_ns, call.grant.granted_ns = sent_ns, first.granted_ns
     tokens = answer.get("tokens")
     return tokens if isinstance(tokens, list) else None
