@@ -55,6 +55,8 @@ def test_a_stream_gives_way_and_goes_on(stage: Stage, pool: ThreadPoolExecutor) 
     reply = stream.reply
     assert "".join(pieces) == reply.content == "".join(TOKENS)
     assert reply.resumed == 1
+    assert reply.ttft_s is not None
+    assert reply.residency.waited_s < reply.ttft_s < reply.total_s
     assert reply.finish_reason == "stop"
     assert reply.usage.completion_tokens == len(TOKENS)
     assert reply.usage.prompt_tokens == 2
