@@ -28,6 +28,7 @@ from budget.snapshot import record_to_wire, snapshot
 from shim.config import Config, fetch_hub_file
 from shim.keeper.catalog import Catalog, CatalogEngine, build_catalog
 from shim.keeper.corrections import Corrections
+from shim.keeper.experience import recall, remember
 from shim.keeper.kv_carry import KvCarrier
 from shim.keeper.kv_files import kv_files
 from shim.keeper.shell import Done, EngineFactory, Life, Shell
@@ -36,6 +37,8 @@ from shim.keeper.yielding import Generated, yield_lease
 LOG = logging.getLogger("keepwarm.keeper")
 
 MEASURE_EVERY_S = 2.0
+REMEMBER_EVERY = 30
+"""Measurements between two savings of what the policy learned."""
 PREFETCH: dict[bool | str, Prefetch] = {True: "load", False: "off", "stage": "stage"}
 LOOKS_BACK_NS = 2_000_000_000
 
@@ -66,11 +69,12 @@ class Keeper:
         self.catalog = catalog
         self.runtime = runtime
         self.started_ns = time.monotonic_ns()
+        self.policy = make_policy(config.budget.policy)
         core = BudgetCore(
             catalog.pools,
             catalog.models(),
             catalog.specs(),
-            make_policy(config.budget.policy),
+            self.policy,
             _settings(config),
         )
         build = Inspector().build_key()
@@ -107,6 +111,7 @@ class Keeper:
         for name, error in catalog.errors.items():
             LOG.warning("model %s cannot be run now: %s", name, error)
         keeper = cls(config, catalog, runtime, factory)
+        recall(keeper.policy)
         keeper.shell.post(ev.Started())
         keeper._monitor = asyncio.create_task(keeper._measure_for_ever())
         return keeper
@@ -117,6 +122,7 @@ class Keeper:
             self._monitor.cancel()
             await asyncio.gather(self._monitor, return_exceptions=True)
         await self.shell.close(grace_s=self.config.keeper.stop_grace)
+        remember(self.policy)
         self._code.close()
 
     # Requests
@@ -304,8 +310,10 @@ class Keeper:
     # Measuring
 
     async def _measure_for_ever(self) -> None:
-        while True:
+        for count in itertools.count(1):
             await asyncio.sleep(MEASURE_EVERY_S)
+            if count % REMEMBER_EVERY == 0:
+                remember(self.policy)
             try:
                 await self._measure()
             except KeepwarmError:

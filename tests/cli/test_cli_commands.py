@@ -268,7 +268,7 @@ def test_a_hub_file_is_downloaded_once_and_said(monkeypatch: pytest.MonkeyPatch)
     entry = ModelEntry(hf="o/r:m.gguf")
     fetch_first(StatusLine(), entry, said.append)
     fetch_first(StatusLine(), entry, said.append)
-    fetch_first(StatusLine(), ModelEntry(path="m.gguf"), said.append)
+    fetch_first(StatusLine(), ModelEntry(path=Path("m.gguf")), said.append)
     assert calls == [True, False, True]
     assert said == ["downloading m.gguf"]
 

@@ -33,9 +33,12 @@ async def visit(runtime: Path) -> None:
     try:
         await server.listen(keeper_socket(runtime))
         server.idle_since = before = -1.0
-        look = ({"op": "hello", "version": VERSION}, {"op": "status"})
+        look: tuple[dict[str, object], ...] = (
+            {"op": "hello", "version": VERSION},
+            {"op": "status"},
+        )
         assert await say(runtime, server, *look) == (False, False)
-        history = {"op": "history", "since_ns": 0, "until_ns": 1}
+        history: dict[str, object] = {"op": "history", "since_ns": 0, "until_ns": 1}
         assert await say(runtime, server, history) == (False, False)
         assert server.idle_since == before
         assert await say(runtime, server, *look, {"op": "plan", "models": []}) == (True, False)
