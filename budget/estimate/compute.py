@@ -69,9 +69,22 @@ def regimes(n_layers: int) -> tuple[tuple[tuple[str, int, int], ...], ...]:
     return host, device
 
 
+# While logits are computed, the last activations (on the host also their copy) are all that lives
+# beside them. The largest buffer of an embedding engine, whose every token has a row.
+_OUTPUT_PHASE: Final = {
+    "host/all": "1 logits + 2 output_rows",
+    "device/output": "1 logits + 1 output_rows",
+    "device/last": "1 logits + 1 output_rows",
+    "device/some": "1 logits + 1 output_rows",
+    "device/all": "1 logits + 1 output_rows",
+}
+
+
 @cache
-def weights_of(name: str, group: str) -> Matrix:
-    """The weights (sums x features) of `side/regime/mode` for an architecture.
+def weights_of(name: str, group: str, *, has_output: bool = True) -> Matrix:
+    """The weights (sums x features) of `side/place/kernels` for an architecture.
+
+    With an output layer on that side, its own phase is among them.
 
     Raises:
         MeasurementFailed: the architecture is not known, or not with these kernels.
@@ -84,6 +97,9 @@ def weights_of(name: str, group: str) -> Matrix:
             architecture=name,
             group=group,
         )
+    phase = _OUTPUT_PHASE.get(group.rpartition("/")[0])
+    if has_output and phase:
+        sums = (*sums, phase)
     found = np.zeros((len(sums), len(FEATURES)))
     for row, text in zip(found, sums, strict=True):
         for weight, feature in _TERM.findall(text):
@@ -106,7 +122,9 @@ def compute_by_layers(shape: ModelShape, args: EngineArgs) -> tuple[Bytes, Bytes
         n_bytes = np.zeros(len(matrix))
         for name, first, last in ranges:
             if first < last:
-                sums = weights_of(shape.architecture, f"{side}/{name}/{kernels}") * scales
+                group = f"{side}/{name}/{kernels}"
+                weights = weights_of(shape.architecture, group, has_output=shape.causal)
+                sums = weights * scales
                 n_bytes[first:last] = (matrix[first:last] @ sums.T).max(axis=1)
         found.append(-(-n_bytes.astype(np.int64) // _ALIGNMENT) * _ALIGNMENT)
     return found[0], found[1]

@@ -86,6 +86,18 @@ def test_named_shapes_are_within_one_percent_of_the_dry_run(name: str, folder: P
 
 
 @pytest.mark.real
+@pytest.mark.parametrize("name", ["qwen2.5-0.5b", "gemma3-4b", "smollm2-135m"])
+def test_an_embedding_decoder_has_a_row_of_logits_for_every_token(name: str, folder: Path) -> None:
+    """Its largest buffer is that of the logits; the total stays within 1%."""
+    path, shape = shape_of(name, folder, "Q8_0")
+    many = [replace(ARGS, embeddings=True, n_ubatch=n, slots=4) for n in (64, 512)]
+    for args, run in zip(many, measure_many(path, many), strict=True):
+        assert run is not None
+        closed = estimate(shape, args, [])[HOST].total_bytes
+        assert closed == pytest.approx(run.devices[HOST].total_bytes, rel=0.01)
+
+
+@pytest.mark.real
 @pytest.mark.parametrize("matrix", ["Q8_0", "Q4_0", "Q4_K_M"])
 @pytest.mark.parametrize("repack", [True, False])
 def test_repacked_and_tied_weights_are_counted_as_llama_cpp_holds_them(
