@@ -21,7 +21,6 @@ RECORDS_KEPT = 64
 PIN_RANK: Rank = (0, -1, 0)
 """Pinned engines come before every request."""
 Prefetch = Literal["off", "stage", "load"]
-Prefetch = Literal["off", "stage", "load"]
 PREFETCH = "prefetch"
 """The reason of a load for a planned use that nobody asked for yet."""
 
