@@ -35,7 +35,10 @@ COMMANDS: Final = {
     "keeper": ("shim.cli.keeper:keeper_group", "Start, stop and watch the background keeper."),
     "config": ("shim.cli.config:config_group", "Check, show and reload the configuration."),
     "trace": ("shim.cli.trace:trace_group", "List and open the traces of runs."),
-    "simulate": ("shim.cli.simulate:simulate", "Replay a trace through the production core, with simulated engines."),
+    "simulate": (
+        "shim.cli.simulate:simulate",
+        "Replay a trace under several policies, through the production core.",
+    ),
     "version": ("shim.cli.version:version", "Print the versions of keepwarm and llama.cpp."),
 }
 

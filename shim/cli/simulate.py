@@ -81,7 +81,7 @@ def simulate(
     plot: Path | None,
     as_json: bool,
 ) -> None:
-    """Replay a trace through the production core, with simulated engines.
+    """Replay a trace under several policies, through the production core.
 
     The trace has the columns arrival_s, model, prompt_tokens and output_tokens; the models file is
     {"models": [{"name", "bytes", "load_fixed_s", "load_bandwidth_bytes_per_s",
