@@ -11,7 +11,7 @@ from rich.text import Text
 
 from harness.demo.run import DemoReport
 from harness.pipeline import StageReply
-from shim import Reply
+from shim import Reply, Residency
 
 _MB = 1e6
 
@@ -76,7 +76,7 @@ def _requests_table(report: DemoReport) -> Table:
     table.add_column("stage")
     table.add_column("model")
     for heading in ("waited", "loaded", "first token", "tokens/s"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("evicted")
     for item in report.items:
         for number, staged in enumerate(item.replies):
@@ -90,11 +90,15 @@ def _cells(staged: StageReply) -> tuple[str, ...]:
         staged.stage,
         row["model"],
         _ms(row["waited_s"]),
-        f"{_ms(row['load_s'])} {residency.storage}" if row["cold"] else "warm",
+        _loaded(row["load_s"], residency) if row["cold"] else "warm",
         _ms(row["ttft_s"]),
         "" if row["tokens_per_s"] is None else f"{row['tokens_per_s']:.1f}",
         ", ".join(residency.evicted),
     )
+
+
+def _loaded(seconds: float, residency: Residency) -> str:
+    return f"{_ms(seconds)}{' from disk' if residency.storage == 'cold' else ''}"
 
 
 def _ms(seconds: float | None) -> str:
