@@ -20,10 +20,11 @@ import gguf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from _common import distribution, last_line, percentile
+
 from backends.footprint.cache import FootprintCache
 from backends.footprint.inspect import NO_BUILD, Inspector
 from backends.gguf.header import read_header
-from bench._common import distribution, last_line, percentile
 from budget.estimate.closed_form import estimate_by_layers
 from budget.footprint import HOST, EngineArgs
 from tools.shapes import SHAPES, quantized, write
