@@ -134,7 +134,7 @@ class Inspector:
                     hint="Set n_gpu_layers to 0 or auto, or choose a GPU.",
                     n_gpu_layers=n_gpu_layers,
                 )
-            return [self._on_host(header, args, source)]
+            return [self.on_host(header, args, source)]
 
         def at(layers: int) -> Placement:
             return self.placement(header, replace(args, n_gpu_layers=layers), device, source)
@@ -143,14 +143,16 @@ class Inspector:
             return [_within(at(n_gpu_layers), header, device, limit_bytes)]
         most = header.shape().n_layers + 1
         best = _most_layers(at, most, device, limit_bytes)
-        cpu = self._on_host(header, args, source)
+        cpu = self.on_host(header, args, source)
         if best is None:
             return [cpu]
         fewer = best.args.n_gpu_layers // 2
         spare = [replace_reason(at(fewer), f"{fewer} of {most} layers")] if fewer else []
         return [best, *spare, cpu]
 
-    def _on_host(self, header: GgufHeader, args: EngineArgs, source: RequestedSource) -> Placement:
+    def on_host(
+        self, header: GgufHeader, args: EngineArgs, source: RequestedSource = "auto"
+    ) -> Placement:
         """The CPU alone. Weights of which the CPU repacks none are mapped, not copied.
 
         The bytes are the same, and a load has a third to a half less to do.

@@ -153,7 +153,11 @@ class PlanBuilder:
 
     def _point(self, header: GgufHeader, args: EngineArgs, device: str, layers: int) -> Point:
         where = device if layers else HOST
-        placed = self.inspector.placement(header, replace(args, n_gpu_layers=layers), where)
+        placed = (
+            self.inspector.placement(header, replace(args, n_gpu_layers=layers), where)
+            if layers
+            else self.inspector.on_host(header, args)
+        )
         source: Literal["closed-form", "dry-run"] = (
             "closed-form" if placed.source == "closed-form" else "dry-run"
         )

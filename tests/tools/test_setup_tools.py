@@ -37,7 +37,11 @@ def test_every_target_sets_itself_up_first() -> None:
     """demo, test, check and bench run the set-up before anything else."""
     for target in ("setup", "check", "test", "test-full", "demo", "bench", "models"):
         plan = subprocess.run(
-            ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True
+            ["make", "--no-print-directory", "-n", target],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.splitlines()
         assert "tools/bootstrap.py" in plan[0], target
 
