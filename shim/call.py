@@ -10,7 +10,7 @@ from typing import Any
 from backends.base import Endpoint
 from backends.openai.resume import can_resume
 from backends.openai.wire import ChatRequest, Completion, Embeddings
-from budget.errors import InvalidRequest, KeepwarmError
+from budget.errors import InvalidRequest
 from shim.reply import EmbeddingReply, Reply, Residency
 from traces import RequestRecord
 
@@ -176,8 +176,3 @@ def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
         raise InvalidRequest(f"deadline_s is {deadline_s!r}; seconds above 0 are allowed.")
     rest = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
     return own, rest
-
-
-def died_with(error: KeepwarmError, death: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """The keeper's account of an engine's death, or what the broken connection told."""
-    return death or error.to_wire()

@@ -8,7 +8,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -363,6 +363,3 @@ def _settings(config: Config) -> Settings:
         PREFETCH[budget.prefetch],
         budget.preempt,
     )
-
-
-Factory = Callable[[Config], EngineFactory]

@@ -30,6 +30,9 @@ from shim.keeper.warming import Warmed, warm_up
 
 LOG = logging.getLogger("keepwarm.keeper")
 
+DEATHS_KEPT = 256
+"""Deaths whose account clients can still ask for."""
+
 EngineFactory = Callable[[CatalogEngine, Path], Engine]
 Outcome = act.Grant | KeepwarmError
 Done = Callable[[Outcome], None]
@@ -280,6 +283,8 @@ class Shell:
         await self._stop(life, grace_s=0.0)
         self._forget(engine_id, life)
         self._last_death[life.load.load_id] = error.to_wire()
+        if len(self._last_death) > DEATHS_KEPT:
+            del self._last_death[next(iter(self._last_death))]
         self.kv.died(life.engine)
         self.post(ev.EngineDied(engine_id, life.generation, error.to_wire()))
         await self._announce()
