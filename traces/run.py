@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import threading
 import time
@@ -28,13 +27,13 @@ from traces.chrome import ChromeView, view_base_ns
 from traces.current import RunContext, owner
 from traces.export import add_exporters, shut_down
 from traces.place import check_run_id, default_directory, new_run_id
+from traces.problems import Problems
 from traces.recorder import Recorder
 from traces.records import CounterSample, EvictSpan, LoadSpan, RequestRecord
 from traces.runs import FILE_NAME, RunLine, append_run
-from traces.sink import EventFile
+from traces.sink import EventSink
 from traces.text import clean, clean_attributes
 
-_logger = logging.getLogger("keepwarm.traces")
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -99,13 +98,12 @@ class RunTrace:
         self.record_content = record_content
         self.service = service
         self.process_wide = process_wide
-        self.problems: list[str] = []
-        self.trace_path: Path | None = None
+        self._problems = Problems(self.run_id)
         self._gzip = gzip
         self._exporters = tuple(exporters)
         self._lock = threading.RLock()
-        self._reported: set[str] = set()
         self._finishers: list[Callable[[], None]] = []
+        self._sink: EventSink | None = None
         self._state = "new"
         self._pid = os.getpid()
 
@@ -113,6 +111,16 @@ class RunTrace:
     def active(self) -> bool:
         """Whether the run has begun and not ended; False in a forked child."""
         return self._state == "active" and self._pid == os.getpid()
+
+    @property
+    def problems(self) -> list[str]:
+        """What broke on the way, each thing once."""
+        return self._problems.found
+
+    @property
+    def trace_path(self) -> Path | None:
+        """The trace file; None before the run is entered and when none could be made."""
+        return None if self._sink is None else self._sink.path
 
     @property
     def runs_path(self) -> Path:
@@ -135,9 +143,9 @@ class RunTrace:
             raise RuntimeError(f"run {self.run_id} was entered before; make a new RunTrace")
         self._started_ns = time.monotonic_ns()
         self._offset_ns = time.time_ns() - self._started_ns
-        self._file = self._open_file()
+        self._sink = sink = EventSink(self.directory, self.run_id, self._problems.report)
         self._view = ChromeView(
-            self._write,
+            sink.write,
             base_ns=view_base_ns(self._started_ns + self._offset_ns),
             home=names.run_lanes(self.service, self.run_id),
         )
@@ -157,16 +165,16 @@ class RunTrace:
         _context.leave(self, self._before)
         ended_ns = time.monotonic_ns()
         for finish in self._finishers:
-            self._guarded("on_finish", finish)
+            self._problems.guard("on_finish", finish)
         failure = None if _is_clean_exit(error) else error
         with self._lock:
             self._state = "ended"
-            self._guarded("run span", lambda: self._end_root(failure, ended_ns))
-            self._guarded("trace file", self._close_file)
+            self._problems.guard("run span", lambda: self._end_root(failure, ended_ns))
+            self._problems.guard("trace file", self._close_file)
         try:
-            shut_down(self._provider, self._report)
+            shut_down(self._provider, self._problems.report)
         finally:
-            self._guarded("runs.jsonl", lambda: self._append_line(failure, ended_ns))
+            self._problems.guard("runs.jsonl", lambda: self._append_line(failure, ended_ns))
 
     def _start_tracer(self) -> None:
         self._provider = TracerProvider(
@@ -175,9 +183,11 @@ class RunTrace:
             shutdown_on_exit=False,
         )
         if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-            self._report("OpenTelemetry", "OTEL_SDK_DISABLED is set, so no span is recorded")
+            self._problems.report(
+                "OpenTelemetry", "OTEL_SDK_DISABLED is set, so no span is recorded"
+            )
         self._provider.add_span_processor(self._view)
-        add_exporters(self._provider, self._exporters, self._report)
+        add_exporters(self._provider, self._exporters, self._problems.report)
         self.tracer = self._provider.get_tracer("keepwarm")
         started = datetime.fromtimestamp((self._started_ns + self._offset_ns) / 1e9, UTC)
         self._started = started.isoformat(timespec="milliseconds")
@@ -218,6 +228,10 @@ class RunTrace:
         )
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         append_run(self.runs_path, line)
+
+    def _close_file(self) -> None:
+        if self._sink is not None:
+            self._sink.close(compress=self._gzip)
 
     # -- recording --------------------------------------------------------------------------------
 
@@ -289,7 +303,7 @@ class RunTrace:
         finally:
             _reset(token)
             if self._pid == os.getpid():
-                self._guarded("span", lambda: self._end_span(span, name, begin_ns))
+                self._problems.guard("span", lambda: self._end_span(span, name, begin_ns))
                 self._view.return_lane(thread)
 
     def carry(self, function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -318,7 +332,7 @@ class RunTrace:
         if not self.active:
             return
         parent = self._root_context if root else self._parent_context()
-        self._guarded("recorder", lambda: self._record_locked(write, parent))
+        self._problems.guard("recorder", lambda: self._record_locked(write, parent))
 
     def _record_locked(self, write: Callable[[Context], None], parent: Context) -> None:
         with self._lock:
@@ -335,47 +349,9 @@ class RunTrace:
             if self.active:
                 self._view.flush()
             else:
-                self._report("span", f"{name!r} ended after its run: it is not on the trace")
-
-    def _open_file(self) -> EventFile | None:
-        try:
-            file = EventFile(self.directory, self.run_id)
-        except OSError as error:
-            self._report("trace file", f"cannot be made: {error}")
-            return None
-        self.trace_path = file.path
-        return file
-
-    def _write(self, events: list[str]) -> None:
-        if self._file is None:
-            return
-        try:
-            self._file.write(events)
-        except OSError as error:
-            self._file.abandon()
-            self._file = None
-            self._report("trace file", f"{self.trace_path} ends early: {error}")
-
-    def _close_file(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            self.trace_path = file.close(compress=self._gzip)
-
-    def _guarded(self, what: str, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except Exception as error:
-            self._report(what, f"{type(error).__name__}: {error}")
-
-    def _report(self, what: str, problem: str) -> None:
-        with self._lock:
-            if what in self._reported:
-                return
-            self._reported.add(what)
-            self.problems.append(clean(f"{what}: {problem}"))
-        _logger.warning(
-            "run %s goes on, its trace may be incomplete: %s", self.run_id, self.problems[-1]
-        )
+                self._problems.report(
+                    "span", f"{name!r} ended after its run: it is not on the trace"
+                )
 
 
 _context: RunContext[RunTrace] = RunContext()

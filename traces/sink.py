@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 SUFFIX = ".trace.json"
@@ -54,6 +55,47 @@ class EventFile:
     def _write_all(self, data: bytes) -> None:
         while data:
             data = data[os.write(self._descriptor, data) :]
+
+
+class EventSink:
+    """An `EventFile` that never raises: its first failure is reported, and the rest is dropped.
+
+    Args:
+        directory, stem: as `EventFile`.
+        report: called with what is broken and how.
+    """
+
+    def __init__(self, directory: Path, stem: str, report: Callable[[str, str], None]) -> None:
+        self.path: Path | None = None
+        self._report = report
+        self._file: EventFile | None = None
+        try:
+            self._file = EventFile(directory, stem)
+        except OSError as error:
+            report("trace file", f"cannot be made: {error}")
+        else:
+            self.path = self._file.path
+
+    def write(self, events: list[str]) -> None:
+        """Append events while the file lasts."""
+        if self._file is None:
+            return
+        try:
+            self._file.write(events)
+        except OSError as error:
+            self._file.abandon()
+            self._file = None
+            self._report("trace file", f"{self.path} ends early: {error}")
+
+    def close(self, *, compress: bool) -> None:
+        """Finish the file; `path` is where it is in the end.
+
+        Raises:
+            OSError: it cannot be finished or compressed.
+        """
+        file, self._file = self._file, None
+        if file is not None:
+            self.path = file.close(compress=compress)
 
 
 def _create(directory: Path, stem: str) -> tuple[int, Path]:
