@@ -99,6 +99,16 @@ class Engine(Protocol):
         """What this engine can honour."""
         ...
 
+    async def prepare(self, placement: Placement) -> None:
+        """Do what a start does before it takes bytes, while those still belong to somebody who leaves.
+
+        Optional; `start` with the same placement goes on from there, and `stop` undoes it.
+
+        Raises:
+            KeepwarmError: it cannot be started at all.
+        """
+        ...
+
     async def start(self, placement: Placement, on_progress: Callable[[float], None]) -> LoadReport:
         """Load the model exactly as placed; `on_progress` gets the fraction loaded, 0 to 1.
 

@@ -75,6 +75,7 @@ class ScriptedEngine:
         self._connections: set[asyncio.StreamWriter] = set()
         self._handlers: set[asyncio.Task[None]] = set()
         self._death: asyncio.Future[Death] | None = None
+        self.prepared: Placement | None = None
         self._placement: Placement | None = None
         self._saved: dict[str, int] = {}
         self._kv_folder: Path | None = None
@@ -98,6 +99,10 @@ class ScriptedEngine:
     def capabilities(self) -> Capabilities:
         """What the script says."""
         return self.script.capabilities
+
+    async def prepare(self, placement: Placement) -> None:
+        """Remember that it was asked."""
+        self.prepared = placement
 
     async def start(self, placement: Placement, on_progress: Callable[[float], None]) -> LoadReport:
         """Load as scripted.

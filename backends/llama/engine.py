@@ -21,6 +21,7 @@ from backends.llama.control import control_request
 from backends.llama.log import looks_out_of_memory, refused_device, rpc_was_cut
 from backends.llama.memory import gpu_bytes, process_tree, pss_bytes
 from backends.llama.process import (
+    Gate,
     ServerProcess,
     check_socket_path,
     engine_environment,
@@ -28,15 +29,13 @@ from backends.llama.process import (
 )
 from backends.llama.progress import IoCounts, LoadProgress, io_counts
 from backends.llama.rpc import answers
+from backends.llama.slots import Slots
 from backends.page_cache import resident_fraction
 from budget.errors import (
     EndpointError,
-    EngineDied,
     EngineTimeout,
     Fact,
     InternalError,
-    InvalidRequest,
-    KeepwarmError,
     LoadFailed,
     OutOfMemory,
 )
@@ -44,7 +43,6 @@ from budget.footprint import HOST, EngineArgs, Placement
 
 _POLL_S = 0.02
 _STAGED_FRACTION = 0.9
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
 
@@ -93,6 +91,8 @@ class LlamaServerEngine:
         self._stall_s = stall_s
         self._pooling = pooling
         self._process: ServerProcess | None = None
+        self._gate: Gate | None = None
+        self._said_ready = asyncio.Event()
         self._args: EngineArgs | None = None
         self._gpus: tuple[int, ...] = ()
         self._stopping = False
@@ -137,6 +137,41 @@ class LlamaServerEngine:
         """The process's number while it runs."""
         return self._process.pid if self._process else None
 
+    async def prepare(self, placement: Placement) -> None:
+        """Start the process and hold it where it has taken next to nothing; `start` lets it load.
+
+        Raises:
+            LoadFailed: llama-server cannot be executed.
+            ConfigError: the arguments cannot be honoured.
+        """
+        if self._args is not None:
+            raise InternalError("an engine lives once; make a new one to start again")
+        self._args = placement.args
+        if not self._keeps_kv:
+            self._slot_folder.mkdir(mode=0o700)
+        settings = LaunchSettings(
+            model_path=self._model_path,
+            model_id=self._model_id,
+            socket_path=self._socket,
+            slot_folder=self._slot_folder,
+            threads=self._threads,
+            threads_batch=self._threads,
+            pooling=self._pooling,
+        )
+        binary = find_binary("llama-server")
+        command, *rest = server_argv(binary, placement.args, settings)
+        env = engine_environment(self._runtime_dir, library_env(binary))
+        self._gate = gate = Gate()
+        try:
+            self._process = await ServerProcess.spawn(
+                [command, *gate.arguments, *rest],
+                env,
+                on_ready=self._said_ready.set,
+                inherited=gate.inherited,
+            )
+        finally:
+            gate.handed_over()
+
     async def start(self, placement: Placement, on_progress: Callable[[float], None]) -> LoadReport:
         """Load the model exactly as placed.
 
@@ -148,7 +183,8 @@ class LlamaServerEngine:
         if self._started:
             raise InternalError("an engine lives once; make a new one to start again")
         self._started = True
-        self._args = placement.args
+        if self._args not in (None, placement.args):
+            raise InternalError(f"{self!r} was prepared for another placement")
         self._gpus = tuple(
             int(d.partition(":")[2]) for d, _ in placement.bookings if d.startswith("cuda:")
         )
@@ -156,7 +192,7 @@ class LlamaServerEngine:
         cached = await asyncio.to_thread(_cached_fraction, files)
         started_ns = time.monotonic_ns()
         try:
-            counts = await self._load(placement.args, sum(files.values()), on_progress)
+            counts = await self._load(placement, sum(files.values()), on_progress)
             self._socket.chmod(0o600)
         except BaseException:
             await asyncio.shield(self.stop(grace_s=0.0))
@@ -193,33 +229,19 @@ class LlamaServerEngine:
         )
 
     async def _load(
-        self, args: EngineArgs, file_bytes: int, on_progress: Callable[[float], None]
+        self, placement: Placement, file_bytes: int, on_progress: Callable[[float], None]
     ) -> IoCounts:
-        if not self._keeps_kv:
-            self._slot_folder.mkdir(mode=0o700)
-        settings = LaunchSettings(
-            model_path=self._model_path,
-            model_id=self._model_id,
-            socket_path=self._socket,
-            slot_folder=self._slot_folder,
-            threads=self._threads,
-            threads_batch=self._threads,
-            pooling=self._pooling,
-        )
-        binary = find_binary("llama-server")
-        argv = server_argv(binary, args, settings)
-        env = engine_environment(self._runtime_dir, library_env(binary))
-        said_ready = asyncio.Event()
-        self._process = await ServerProcess.spawn(argv, env, on_ready=said_ready.set)
-        return await self._until_ready(said_ready, file_bytes, on_progress)
+        if self._gate is None:
+            await self.prepare(placement)
+        if self._gate is not None:
+            self._gate.open()
+        return await self._until_ready(file_bytes, on_progress)
 
-    async def _until_ready(
-        self, said_ready: asyncio.Event, file_bytes: int, on_progress: Callable[[float], None]
-    ) -> IoCounts:
+    async def _until_ready(self, file_bytes: int, on_progress: Callable[[float], None]) -> IoCounts:
         process = self._running()
         progress = LoadProgress(file_bytes, time.monotonic())
         ended = asyncio.ensure_future(process.wait())
-        ready = asyncio.ensure_future(said_ready.wait())
+        ready = asyncio.ensure_future(self._said_ready.wait())
         try:
             while True:
                 watched = {ended} if ready.done() else {ended, ready}
@@ -303,6 +325,8 @@ class LlamaServerEngine:
         self._stopping = True
         if self._process is not None:
             await self._process.stop(grace_s=grace_s)
+        if self._gate is not None:
+            self._gate.open()
         with contextlib.suppress(OSError):
             self._socket.unlink()
         if not self._keeps_kv:
@@ -334,53 +358,23 @@ class LlamaServerEngine:
 
     async def kv_tokens(self) -> Mapping[int, int]:
         """The tokens that each slot holds, of the slots that served since the start."""
-        _, slots = await control_request(self._socket, "GET", "/slots")
-        return {int(s["id"]): int(s["n_prompt_tokens"]) for s in slots if "n_prompt_tokens" in s}
+        return await self._slots().tokens()
 
     async def save_kv(self, slot: int, name: str) -> int:
         """Save a slot's KV state under a name; returns the bytes written."""
-        answer = await self._slot_action(slot, "save", name)
-        return int(answer["n_written"])
+        return await self._slots().save(slot, name)
 
     async def restore_kv(self, slot: int, name: str) -> int:
         """Restore what `save_kv` saved; returns the tokens restored."""
-        answer = await self._slot_action(slot, "restore", name)
-        return int(answer["n_restored"])
+        return await self._slots().restore(slot, name)
 
     async def is_generating(self) -> bool:
         """Whether any slot is processing a request now."""
-        _, slots = await control_request(self._socket, "GET", "/slots")
-        return any(bool(slot["is_processing"]) for slot in slots)
+        return await self._slots().busy()
 
-    async def _slot_action(self, slot: int, action: str, name: str) -> Mapping[str, int]:
-        if not self.capabilities.save_restore:
-            raise InvalidRequest(
-                f"{self._model_id} has no KV state to {action}: it embeds, or does not keep all of it."
-            )
-        if not _NAME.fullmatch(name):
-            raise InvalidRequest(
-                f"{name!r} is not a name for saved KV state.",
-                hint="Use up to 128 letters, digits, dots, dashes and underscores.",
-            )
-        target = f"/slots/{slot}?action={action}"
-        try:
-            status, answer = await control_request(
-                self._socket, "POST", target, {"filename": name}, timeout_s=self._stall_s
-            )
-        except TimeoutError as exc:
-            raise EngineTimeout(f"{action} of slot {slot} took over {self._stall_s:g} s.") from exc
-        except OSError as exc:
-            raise self._died() from exc
-        if status != 200:
-            raise EndpointError(
-                f"{action} of slot {slot} as {name!r} failed: {answer}.", status=status
-            )
-        return dict(answer)
-
-    def _died(self) -> KeepwarmError:
-        return EngineDied(
-            f"the engine of {self._model_id} does not answer.", log_tail=list(self.log_tail)
-        )
+    def _slots(self) -> Slots:
+        able = self.capabilities.save_restore
+        return Slots(self._socket, self._model_id, self._stall_s, carries_kv=able)
 
     def _running(self) -> ServerProcess:
         if self._process is None:

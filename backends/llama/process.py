@@ -98,6 +98,37 @@ def death_signal_wrapper() -> list[str]:
     return [setpriv, "--pdeathsig", "KILL", "--"]
 
 
+class Gate:
+    """Holds a llama-server back while it reads its first argument, before it takes bytes to speak of.
+
+    The argument is a file of API keys that turns out to be empty: a pipe whose end comes when the gate
+    opens. Loading the program and its libraries is over by then.
+    """
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+
+    @property
+    def arguments(self) -> list[str]:
+        """What comes first on the command line."""
+        return ["--api-key-file", f"/proc/self/fd/{self._reader}"]
+
+    @property
+    def inherited(self) -> tuple[int, ...]:
+        """The descriptor that the child reads from."""
+        return (self._reader,)
+
+    def handed_over(self) -> None:
+        """The child has its descriptor, or was never started."""
+        os.close(self._reader)
+
+    def open(self) -> None:
+        """Let the child go on. Idempotent."""
+        if self._writer >= 0:
+            os.close(self._writer)
+            self._writer = -1
+
+
 class ServerProcess:
     """A child process in a group of its own, with its log in a ring.
 
@@ -118,8 +149,11 @@ class ServerProcess:
         env: Mapping[str, str],
         *,
         on_ready: Callable[[], None] | None = None,
+        inherited: Sequence[int] = (),
     ) -> ServerProcess:
         """Start the command under the parent-death signal, with everything it creates private.
+
+        `inherited`: the descriptors that it gets beside its log.
 
         Raises:
             LoadFailed: the command cannot be executed.
@@ -134,6 +168,7 @@ class ServerProcess:
                 env=dict(env),
                 umask=0o077,
                 process_group=0,
+                pass_fds=inherited,
                 limit=_LINE_LIMIT,
             )
         except OSError as exc:

@@ -48,6 +48,9 @@ class RemoteEngine:
         """What the endpoint was configured to honour."""
         return self._endpoint.capabilities
 
+    async def prepare(self, placement: Placement) -> None:
+        """Nothing to do ahead."""
+
     async def start(self, placement: Placement, on_progress: Callable[[float], None]) -> LoadReport:
         """Nothing is loaded; with `check`, ask whether the endpoint answers.
 

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import psutil
@@ -25,6 +26,7 @@ from budget.errors import (
     ConfigError,
     EngineDied,
     EngineTimeout,
+    InternalError,
     InvalidRequest,
     LoadFailed,
     PromptTooLong,
@@ -168,6 +170,58 @@ def test_a_load_that_stalls_is_given_up(
     assert not psutil.pid_exists(engine.pid)
 
 
+def test_a_prepared_engine_holds_until_it_is_started(
+    tiny_models: dict[str, Path], runtime_dir: Path
+) -> None:
+    """It is there before its bytes are: nothing is read or listened to until `start`."""
+    engine = llama(tiny_models["producer"], runtime_dir)
+
+    async def scenario() -> None:
+        await engine.prepare(placement())
+        try:
+            assert engine.pid is not None
+            process = psutil.Process(engine.pid)
+            assert await until(_in_the_server(process), within_s=10.0)
+            assert engine.log_tail == ()
+            assert not await engine.healthy()
+            held = engine.pid
+            await engine.start(placement(), lambda _fraction: None)
+            assert engine.pid == held
+            assert (await AsyncTransport().chat(engine.endpoint, HELLO)).content
+        finally:
+            await engine.stop(grace_s=0.0)
+
+    asyncio.run(scenario())
+    assert list(runtime_dir.iterdir()) == []
+
+
+def _in_the_server(process: psutil.Process) -> Callable[[], Awaitable[bool]]:
+    """Whether the wrapper has become llama-server, and waits."""
+
+    async def there() -> bool:
+        return process.name() == "llama-server" and process.status() == psutil.STATUS_SLEEPING
+
+    return there
+
+
+def test_a_prepared_engine_that_is_not_needed_leaves_nothing(
+    tiny_models: dict[str, Path], runtime_dir: Path
+) -> None:
+    """Whoever waits no more costs a process of a few megabytes, for as long as it takes to end it."""
+    engine = llama(tiny_models["producer"], runtime_dir)
+
+    async def scenario() -> None:
+        await engine.prepare(placement())
+        with pytest.raises(InternalError, match="another placement"):
+            await engine.start(placement(n_ctx=1024), lambda _fraction: None)
+        await engine.stop(grace_s=0.0)
+
+    asyncio.run(scenario())
+    assert engine.pid is not None
+    assert not psutil.pid_exists(engine.pid)
+    assert list(runtime_dir.iterdir()) == []
+
+
 def test_cancelling_a_load_ends_the_process(
     tiny_models: dict[str, Path], runtime_dir: Path
 ) -> None:
@@ -190,6 +244,7 @@ def test_cancelling_a_load_ends_the_process(
 
 _KEEPER = """
 import asyncio, sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from tests.engines.support import llama, placement
 
