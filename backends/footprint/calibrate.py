@@ -14,7 +14,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +31,8 @@ from backends.llama.process import death_signal_wrapper
 from budget.errors import MeasurementFailed
 from budget.estimate.overhead import DEFAULT_OVERHEAD, OverheadModel
 from budget.footprint import HOST, EngineArgs
+
+Say = Callable[[int, int], None]
 
 START_LIMIT_S: Final = 60.0
 _UBATCH: Final = 64
@@ -52,18 +54,26 @@ class Point:
     file_bytes: int
 
 
-def calibrate(folder: Path | None = None) -> OverheadModel:
+def calibrate(folder: Path | None = None, *, say: Say = lambda _done, _all: None) -> OverheadModel:
     """Measure this machine and keep the result in `folder`, for the llama.cpp that is installed.
 
     A GPU's context is not measured: its default stays.
 
+    Args:
+        folder: where it is kept; beside the cached footprints by default.
+        say: told the engines measured so far and in all, before each.
+
     Raises:
         ConfigError: llama-server is not installed.
         MeasurementFailed: an engine did not start, or the figures make no sense.
+        OSError: the folder cannot be written.
     """
     server = find_binary("llama-server")
+    points = []
     with tempfile.TemporaryDirectory(prefix="kw-") as name, SharedCode(server):
-        points = [_measure_point(Path(name), server, *point) for point in _POINTS]
+        for number, point in enumerate(_POINTS):
+            say(number, len(_POINTS))
+            points.append(_measure_point(Path(name), server, *point))
     found = fit_overhead(points)
     store_overhead(found, folder)
     return found

@@ -30,7 +30,7 @@ from budget.errors import ConfigError, NeverFits
 from budget.estimate.architectures import FITTED_BUILD
 from budget.estimate.arguments import check_args
 from budget.estimate.closed_form import estimate
-from budget.estimate.overhead import OverheadModel, engine_overhead_bytes
+from budget.estimate.overhead import DEFAULT_OVERHEAD, OverheadModel, engine_overhead_bytes
 from budget.estimate.weights import weights_by_layers
 from budget.footprint import HOST, EngineArgs, Footprint, Placement
 
@@ -58,10 +58,13 @@ class Inspector:
 
     cache: FootprintCache = field(default_factory=FootprintCache)
     measure: Measure = _measure
-    overhead: OverheadModel = field(default_factory=stored_overhead)
+    overhead: OverheadModel | None = None
+    """What an engine takes beyond its buffers; without it what was measured on this machine, and
+    with the closed form asked for what is assumed of any: that reads no measurement."""
     build: str | None = None
     learned: LearnedStore | None = None
     """Corrections to book; without it placements are as estimated."""
+    _stored: OverheadModel | None = field(default=None, init=False)
 
     def placement(
         self, header: GgufHeader, args: EngineArgs, device: str, source: RequestedSource = "auto"
@@ -84,8 +87,9 @@ class Inspector:
         if placed.mmproj is not None:
             parts = merged(parts, self._projector(placed.mmproj, placed, used))
         note = "; ".join(self._notes(placed, used, source))
+        overhead = self._overhead(source)
         found = Placement(
-            placed, self._with_overhead(header, placed, parts), used, shape.n_layers, note
+            placed, _with_overhead(header, placed, parts, overhead), used, shape.n_layers, note
         )
         learned = self.learned_of(header, placed)
         return learned.apply(found) if learned else found
@@ -150,6 +154,19 @@ class Inspector:
         spare = [replace_reason(at(fewer), f"{fewer} of {most} layers")] if fewer else []
         return [best, *spare, cpu]
 
+    def whole(
+        self, header: GgufHeader, args: EngineArgs, device: str, *, n_gpu_layers: Layers = "auto"
+    ) -> Placement:
+        """The model whole on that device, or with the layers that are asked for there.
+
+        Raises:
+            ConfigError, BadModelFile, MeasurementFailed: as for `placement`.
+        """
+        if device == HOST:
+            return self.on_host(header, args)
+        layers = header.shape().n_layers + 1 if n_gpu_layers == "auto" else n_gpu_layers
+        return self.placement(header, replace(args, n_gpu_layers=layers), device)
+
     def on_host(
         self, header: GgufHeader, args: EngineArgs, source: RequestedSource = "auto"
     ) -> Placement:
@@ -206,17 +223,27 @@ class Inspector:
         twice = sum(row.weights_bytes for row in run.buffers if "REPACK" in row.buffer_type)
         return merged(run.devices, {HOST: Footprint(weights_bytes=twice)})
 
-    def _with_overhead(
-        self, header: GgufHeader, args: EngineArgs, parts: Mapping[str, Footprint]
-    ) -> dict[str, Footprint]:
-        merges = header.metadata.get(_MERGES)
-        count = merges.count if isinstance(merges, SkimmedArray) else 0
-        host = engine_overhead_bytes(header.shape(), args, n_merges=count, model=self.overhead)
-        found = {}
-        for device, part in parts.items():
-            extra = self.overhead.device_bytes if device.startswith("cuda:") else 0
-            found[device] = part + Footprint(overhead_bytes=host if device == HOST else extra)
-        return found
+    def _overhead(self, source: RequestedSource) -> OverheadModel:
+        if self.overhead is not None:
+            return self.overhead
+        if source == "closed-form":
+            return DEFAULT_OVERHEAD
+        if self._stored is None:
+            self._stored = stored_overhead()
+        return self._stored
+
+
+def _with_overhead(
+    header: GgufHeader, args: EngineArgs, parts: Mapping[str, Footprint], model: OverheadModel
+) -> dict[str, Footprint]:
+    merges = header.metadata.get(_MERGES)
+    count = merges.count if isinstance(merges, SkimmedArray) else 0
+    host = engine_overhead_bytes(header.shape(), args, n_merges=count, model=model)
+    found = {}
+    for device, part in parts.items():
+        extra = model.device_bytes if device.startswith("cuda:") else 0
+        found[device] = part + Footprint(overhead_bytes=host if device == HOST else extra)
+    return found
 
 
 def on_device(args: EngineArgs, device: str) -> EngineArgs:
@@ -286,6 +313,13 @@ def replace_reason(placement: Placement, reason: str) -> Placement:
     return Placement(
         placement.args, placement.footprints, placement.source, placement.n_layers, reason
     )
+
+
+def with_note(placement: Placement, note: str) -> Placement:
+    """The same placement with something more among its reasons; nothing for an empty note."""
+    if not note:
+        return placement
+    return replace_reason(placement, "; ".join(text for text in (placement.reason, note) if text))
 
 
 def footprint_of(

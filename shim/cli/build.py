@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, Literal
 
 import click
@@ -129,6 +130,7 @@ def report(plan: Plan, builder: PlanBuilder, found: Decisions) -> dict[str, Any]
         "llama_build": plan.build,
         "hardware": dict(plan.hardware),
         "machine": plan.machine.to_json(),
+        "overhead": asdict(builder.overhead),
         "measured": builder.measured,
         "kept": [name for name in found.decided if name not in builder.measured],
         "errors": builder.errors,
@@ -156,7 +158,12 @@ def _print(path: str, plan: Plan, result: dict[str, Any]) -> None:
     for storage, modes in by_storage.items():
         told = ", ".join(f"{mode} {rate / 1e9:.2f}" for mode, rate in modes.items())
         click.echo(f"{storage} loads: {told} GB/s")
-    click.echo(f"start of an engine: {load.start_s:.2f} s")
+    own = result["overhead"]
+    click.echo(
+        f"start of an engine: {load.start_s:.2f} s; its own memory: "
+        f"{size(own['base_bytes'] + own['code_bytes'])}, {own['layer_bytes'] / 1e3:.0f} kB a layer, "
+        f"{own['token_bytes']} bytes a token of vocabulary"
+    )
     click.echo()
     rows = [
         (

@@ -11,12 +11,16 @@ from typing import Literal
 import numpy as np
 
 from backends.devices import is_rpc
+from backends.footprint.calibrate import calibrate
 from backends.footprint.inspect import Inspector
+from backends.footprint.machine_overhead import measured_overhead, store_overhead
 from backends.gguf import GgufHeader, read_header
+from backends.hardware import hardware, llama_build
 from backends.measure.decode import DecodeRun, DecodeTimer
 from backends.measure.loads import LoadTimer
 from backends.measure.machine import FULL, QUICK, MachineMeasure
-from budget.errors import KeepwarmError
+from budget.errors import KeepwarmError, MeasurementFailed
+from budget.estimate.overhead import DEFAULT_OVERHEAD, OverheadModel
 from budget.footprint import HOST, EngineArgs
 from budget.kv_store import carries_kv
 from budget.planning.machine import MachineFigures
@@ -26,7 +30,6 @@ from shim.keeper.catalog import device_limits
 from shim.planned.asked import asked_of, engine_args, local_path, side_files, stamp_of
 from shim.planned.entry import Entry, FileFacts, Point, Sizes
 from shim.planned.file import Plan
-from shim.planned.hardware import hardware, llama_build
 from shim.planned.use import decide, decision_json
 
 Effort = Literal["quick", "full"]
@@ -50,6 +53,8 @@ class PlanBuilder:
     """The models that were measured now."""
     errors: dict[str, str] = field(default_factory=dict)
     """Why models have no entry, by name."""
+    overhead: OverheadModel = DEFAULT_OVERHEAD
+    """What an engine's process takes beyond its buffers: measured, or assumed where that failed."""
 
     def build(self, before: Plan | None) -> Plan:
         """Measure what is missing.
@@ -62,7 +67,10 @@ class PlanBuilder:
         """
         device, limits, _ = device_limits(self.config)
         machine = self._machine(device.name, before)
-        entries = {k: v for k, v in (before.entries if before else {}).items() if _is_there(v)}
+        anew = self.effort == "full" and (before is None or machine is not before.machine)
+        calibrated = self._calibrate(machine, anew=anew)
+        known = before.entries if before is not None and not calibrated else {}
+        entries = {k: v for k, v in known.items() if _is_there(v)}
         plan = Plan(hardware(), llama_build(), self._effort(before), machine, entries)
         local = {n: e for n, e in self.config.models.items() if not e.remote}
         for name, model in local.items():
@@ -92,6 +100,27 @@ class PlanBuilder:
                 lambda done, steps, text: self.say(f"machine {done}/{steps}: {text}"),
             )
             return measure.run([device])
+
+    def _calibrate(self, machine: MachineFigures, *, anew: bool) -> bool:
+        """Measure an engine's own memory where that was not done; whether the figures are new.
+
+        Entries hold bytes with the overhead in them, so that all are made again then.
+        """
+        known = measured_overhead()
+        self.overhead = known or DEFAULT_OVERHEAD
+        try:
+            if known is None or anew:
+                self.overhead = calibrate(say=self._say_engine)
+            contexts = [n for name, n in machine.context_bytes.items() if name.startswith("cuda:")]
+            if any(contexts):
+                self.overhead = replace(self.overhead, device_bytes=max(contexts))
+                store_overhead(self.overhead)
+        except (MeasurementFailed, OSError) as error:
+            self.say(f"the engine overhead could not be measured, what was known stays: {error}")
+        return self.overhead != (known or DEFAULT_OVERHEAD)
+
+    def _say_engine(self, done: int, steps: int) -> None:
+        self.say(f"engine overhead: engine {done + 1} of {steps}")
 
     def _entry(
         self, name: str, model: ModelEntry, device: str, plan: Plan

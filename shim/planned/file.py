@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from backends.footprint.cache import write_whole
+from backends.hardware import difference, hardware, llama_build
 from budget.errors import ConfigError, KeepwarmError
 from budget.planning.machine import MachineFigures
 from shim.paths import state_dir
 from shim.planned.entry import Entry
-from shim.planned.hardware import difference, hardware, llama_build
 
 FORMAT: Final = 1
 

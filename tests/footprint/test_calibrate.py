@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from backends.footprint import machine_overhead
 from backends.footprint.calibrate import Point, calibrate, fit_overhead
-from backends.footprint.machine_overhead import store_overhead, stored_overhead
+from backends.footprint.machine_overhead import (
+    measured_overhead,
+    store_overhead,
+    stored_overhead,
+)
 from budget.errors import MeasurementFailed
 from budget.estimate.overhead import DEFAULT_OVERHEAD, OverheadModel
 
@@ -65,9 +70,21 @@ def test_what_is_kept_is_used_and_damage_means_the_default(tmp_path: Path) -> No
 
 
 @pytest.mark.real
+def test_another_machine_s_figures_are_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache folder may be shared by several machines."""
+    store_overhead(KNOWN, tmp_path)
+    monkeypatch.setattr(machine_overhead, "hardware", lambda: {"cpu": "another"})
+    assert measured_overhead(tmp_path) is None
+
+
+@pytest.mark.real
 def test_real_engines_are_measured_near_the_defaults(tmp_path: Path) -> None:
     """Five small engines: the machine's own coefficients, of the size that is booked without them."""
-    found = calibrate(tmp_path)
+    said: list[tuple[int, int]] = []
+    found = calibrate(tmp_path, say=lambda done, steps: said.append((done, steps)))
+    assert said == [(number, 5) for number in range(5)]
     assert stored_overhead(tmp_path) == found
     assert 0.5 < found.base_bytes / DEFAULT_OVERHEAD.base_bytes < 2
     assert 0.5 < found.token_bytes / DEFAULT_OVERHEAD.token_bytes < 2

@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 
 from backends.footprint.inspect import Inspector
+from backends.footprint.machine_overhead import measured_overhead, store_overhead
 from backends.gguf import read_header
 from backends.measure import machine as measuring
-from budget.errors import ConfigError
+from budget.errors import ConfigError, MeasurementFailed
+from budget.estimate.overhead import DEFAULT_OVERHEAD, OverheadModel
 from budget.footprint import HOST
 from budget.planning.machine import LoadFigures, MachineFigures, SideFigures
 from shim.config import Config
 from shim.keeper import catalog as catalogs
 from shim.keeper.catalog import build_catalog
+from shim.planned import build as building
 from shim.planned import file as files
 from shim.planned.build import PlanBuilder
 from shim.planned.file import Plan, plan_path, read_plan, refusal, to_text, usable_plan, write_plan
@@ -27,13 +30,23 @@ FIGURES = MachineFigures(
     {HOST: 0},
 )
 
+OVERHEAD = replace(DEFAULT_OVERHEAD, base_bytes=7_000_000)
+
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A state folder of its own, and a machine that is measured in no time."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(measuring.MachineMeasure, "run", lambda _self, _devices: FIGURES)
+    monkeypatch.setattr(building, "calibrate", lambda **_says: store(OVERHEAD))
     return tmp_path
+
+
+def store(found: OverheadModel) -> OverheadModel:
+    """Keep figures as a calibration does."""
+    store_overhead(found)
+    return found
 
 
 @pytest.fixture
@@ -83,6 +96,7 @@ def test_starting_from_a_plan_opens_no_model_file(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Placements, engines and limits are as without a plan, and no header is read for them."""
+    store(OVERHEAD)
     without = build_catalog(config)
     written(config)
 
@@ -168,3 +182,67 @@ def test_a_damaged_entry_is_no_entry() -> None:
     plan = Plan({}, "b", "quick", FIGURES, {"a-1": {"stamp": 3}})
     assert plan.entry("a-1") is None
     assert json.loads(to_text(plan))["models"] == {"a-1": {"stamp": 3}}
+
+
+@pytest.mark.real
+def test_a_build_measures_an_engine_s_own_memory_once(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second build takes what the first one kept; every entry has it in its bytes."""
+    calls: list[int] = []
+
+    def calibrated(**_says: object) -> OverheadModel:
+        calls.append(1)
+        return store(OVERHEAD)
+
+    monkeypatch.setattr(building, "calibrate", calibrated)
+    plan = written(config)
+    entry = plan.entry(next(iter(plan.entries)))
+    assert entry is not None
+    booked = entry.variants[0].points[0].devices[HOST].overhead_bytes
+    assert booked > OVERHEAD.base_bytes + OVERHEAD.code_bytes > DEFAULT_OVERHEAD.base_bytes
+    again = PlanBuilder(config)
+    again.build(usable_plan()[0])
+    assert (len(calls), again.overhead, again.measured) == (1, OVERHEAD, [])
+
+
+@pytest.mark.real
+def test_entries_made_before_the_overhead_was_measured_are_made_again(config: Config) -> None:
+    """Their bytes would be those of another machine."""
+    plan = written(config)
+    store(DEFAULT_OVERHEAD)
+    for file in (Path(os.environ["XDG_CACHE_HOME"]) / "keepwarm").glob("overhead-*.json"):
+        file.unlink()
+    builder = PlanBuilder(config)
+    builder.build(plan)
+    assert builder.measured == ["classifier", "evaluator"]
+    assert measured_overhead() == OVERHEAD
+
+
+@pytest.mark.real
+def test_an_overhead_that_cannot_be_measured_is_said_and_assumed(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The build goes on: the default figures were measured too, on another machine."""
+
+    def broken(**_says: object) -> OverheadModel:
+        raise MeasurementFailed("llama-server did not start for the calibration.")
+
+    monkeypatch.setattr(building, "calibrate", broken)
+    said: list[str] = []
+    builder = PlanBuilder(config, say=said.append)
+    builder.build(None)
+    assert builder.overhead == DEFAULT_OVERHEAD
+    assert any("could not be measured" in line for line in said)
+
+
+@pytest.mark.real
+def test_the_measured_context_of_a_gpu_is_booked(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In place of the round figure that is assumed of any."""
+    figures = replace(FIGURES, context_bytes={"cuda:0": 300_000_000})
+    monkeypatch.setattr(measuring.MachineMeasure, "run", lambda _self, _devices: figures)
+    builder = PlanBuilder(config)
+    builder.build(None)
+    assert builder.overhead == replace(OVERHEAD, device_bytes=300_000_000) == measured_overhead()
