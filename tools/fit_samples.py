@@ -22,11 +22,11 @@ from tools.shape_layouts import Shape
 from tools.shapes import SHAPES, write
 
 DEVICE = "RPC0"
-_VARIATIONS = 22
+_VARIATIONS = 44
 _PER_SPLIT = 5
 _LAYERS = {"gemma3": 8, "deepseek2": 5, "gemma2": 5, "gpt-oss": 5}
 _LITE_LAYERS = 26  # llama.cpp knows deepseek2 without a compressed query by its number of layers
-_CONTEXTS = (512, 1024, 2048, 4096, 8192, 32768)
+_CONTEXTS = (512, 1024, 2048, 4096, 8192, 16384, 32768, 131072)
 _LONGEST = 1 << 20
 _ENCODER_CONTEXT = 2048
 
@@ -80,50 +80,87 @@ def variations(architecture: str, rng: random.Random, count: int) -> Iterator[Sh
 def _changed(base: Shape, rng: random.Random) -> Shape:
     extra = dict(base.extra)
     if "attention.sliding_window" in extra:
-        extra["attention.sliding_window"] = rng.choice((128, 512, 1024, 4096))
+        extra["attention.sliding_window"] = rng.choice((100, 128, 512, 1000, 1024, 4096))
     if base.architecture.startswith("mamba"):
         return _changed_mamba(base, extra, rng)
     changes = _changed_attention(base, extra, rng)
     n_embd = changes["n_embd"]
-    changes["n_ff"] = (
-        int(n_embd * rng.choice((1, 1.5, 2, 2.5, 2.75, 3, 3.5, 4, 5, 6, 8))) // 64 * 64
-    )
+    changes["n_ff"] = _multiple(n_embd * rng.choice((0.5, 1, 1.5, 2, 2.75, 3, 3.5, 4, 5, 6, 8)), 32)
     if base.experts:
-        changes["experts"] = rng.choice((8, 16, 32, 64, 128))
-        changes["experts_used"] = rng.choice((2, 4, 6, 8))
+        changes["experts"] = rng.choice((4, 8, 16, 32, 60, 64, 128))
+        changes["experts_used"] = rng.choice((1, 2, 3, 4, 6, 8))
+        changes["experts_used"] = min(changes["experts_used"], changes["experts"])
     if base.n_ff_expert:
-        scale = rng.choice((0.25, 0.375, 0.5, 0.6875, 1, 1.5))
-        changes["n_ff_expert"] = int(n_embd * scale) // 64 * 64
+        scale = rng.choice((0.1, 0.2, 0.25, 0.375, 0.5, 0.6875, 1, 1.5, 3))
+        changes["n_ff_expert"] = _multiple(n_embd * scale, 32)
     return replace(base, extra=extra, **changes)
 
 
+def _multiple(number: float, of: int) -> int:
+    return max(int(number) // of, 1) * of
+
+
 def _changed_mamba(base: Shape, extra: dict[str, Any], rng: random.Random) -> Shape:
-    n_embd = rng.choice((512, 768, 1024, 2048, 2560))
-    extra["ssm.inner_size"] = 2 * n_embd
-    mamba2 = base.architecture == "mamba2"
-    extra["ssm.time_step_rank"] = n_embd // (32 if mamba2 else 16)
-    extra["ssm.state_size"] = rng.choice((64, 128, 256) if mamba2 else (16, 16, 32))
+    n_embd = rng.choice((384, 512, 768, 1024, 2048, 2560, 4096))
+    extra["ssm.inner_size"] = inner = 2 * n_embd
+    extra["ssm.conv_kernel"] = rng.choice((3, 4, 4))
+    if base.architecture == "mamba2":
+        extra["ssm.inner_size"] = inner = n_embd * rng.choice((1, 2, 2, 3))
+        extra["ssm.time_step_rank"] = inner // rng.choice((32, 64, 128))
+        extra["ssm.group_count"] = rng.choice((1, 1, 2, 4))
+        extra["ssm.state_size"] = rng.choice((32, 64, 128, 256))
+    else:
+        extra["ssm.time_step_rank"] = n_embd // 16
+        extra["ssm.state_size"] = rng.choice((16, 16, 32))
     return replace(base, n_embd=n_embd, extra=extra)
 
 
+_WIDTHS = (320, 512, 768, 1024, 1280, 1536, 2048, 2560, 3072, 3584, 4096, 5120)
+# llama.cpp takes the width of their heads from that of the model.
+_FIXED_HEADS = frozenset({"bert", "nomic-bert", "phi3", "qwen2"})
+
+
 def _changed_attention(base: Shape, extra: dict[str, Any], rng: random.Random) -> dict[str, Any]:
-    kv_heads, group = rng.choice((1, 2, 4, 8)), rng.choice((1, 2, 4, 8))
-    if base.architecture in {"phi3", "bert", "nomic-bert"}:
-        kv_heads = rng.choice((4, 8, 12, 16, 32))
-        group = rng.choice((1, 1, 4)) if base.architecture == "phi3" else 1
-    widths = (512, 1024, 1536, 2048, 2560, 3584, 4096, 5120)
-    n_embd = rng.choice(widths) if base.head_dim else kv_heads * group * base.dim
+    kv_heads, group = rng.choice((1, 2, 3, 4, 5, 8, 12)), rng.choice((1, 2, 3, 4, 5, 7, 8))
+    if "bert" in base.architecture:
+        kv_heads, group = rng.choice((4, 6, 8, 12, 16, 32)), 1
+    dims = (
+        (64, 80, 96, 128) if base.architecture in _FIXED_HEADS else (32, 64, 80, 96, 128, 160, 256)
+    )
+    dim, heads = rng.choice(dims), kv_heads * group
+    changes = {"heads": heads, "kv_heads": kv_heads, "n_embd": heads * dim, "head_dim": 0}
+    if base.architecture not in _FIXED_HEADS and (base.head_dim or rng.random() < 0.7):
+        changes |= {"n_embd": rng.choice(_WIDTHS), "head_dim": dim}
+        if "rope.dimension_count" in extra:
+            extra["rope.dimension_count"] = dim
+    if base.architecture == "phi3":
+        extra["rope.dimension_count"] = dim
+        if rng.random() < 0.3:
+            extra.pop("attention.sliding_window", None)
     if base.architecture == "deepseek2":
-        kv_heads, group, n_embd = 1, rng.choice((8, 16, 32, 64)), rng.choice((1024, 2048, 5120))
-        extra["expert_shared_count"] = rng.choice((1, 2))
-        if rng.random() < 0.6:
-            extra["attention.q_lora_rank"] = rng.choice((768, 1536))
+        changes |= {"heads": rng.choice((8, 12, 16, 32, 64, 128)), "kv_heads": 1, "head_dim": 0}
+        changes["n_embd"] = rng.choice((640, 1024, 1536, 2048, 2560, 5120))
+        _change_latent(extra, rng)
     if base.architecture == "falcon-h1":
-        heads = rng.choice((16, 24, 32, 48))
+        heads = rng.choice((12, 16, 24, 32, 48))
         extra["ssm.inner_size"] = heads * rng.choice((32, 64, 128))
         extra["ssm.time_step_rank"] = heads
         extra["ssm.state_size"] = rng.choice((64, 128, 256))
-    return {"heads": kv_heads * group, "kv_heads": kv_heads, "n_embd": n_embd}
+        extra["ssm.group_count"] = rng.choice((1, 1, 2))
+    return changes
+
+
+def _change_latent(extra: dict[str, Any], rng: random.Random) -> None:
+    rank, rope = rng.choice((128, 256, 512, 512)), rng.choice((32, 64, 64))
+    extra["attention.kv_lora_rank"] = extra["attention.value_length"] = rank
+    extra["attention.key_length"] = rank + rope
+    extra["attention.key_length_mla"] = rope + rng.choice((64, 96, 128))
+    extra["attention.value_length_mla"] = rng.choice((64, 96, 128))
+    extra["rope.dimension_count"] = rope
+    extra["expert_shared_count"] = rng.choice((1, 2, 3))
+    extra["leading_dense_block_count"] = rng.choice((0, 1, 1))
+    if rng.random() < 0.6:
+        extra["attention.q_lora_rank"] = rng.choice((384, 768, 1536))
 
 
 def _arguments(shape: ModelShape, endpoint: str, rng: random.Random) -> Iterator[EngineArgs]:
@@ -145,7 +182,10 @@ def _drawn(shape: ModelShape, rng: random.Random) -> EngineArgs:
         (
             ("on", ("f16", "f16")),
             ("on", ("f16", "f16")),
+            ("on", ("f16", "f16")),
             ("on", (quantized, quantized)),
+            ("on", (quantized, quantized)),
+            ("on", ("f32", "f32")),
             ("off", ("f16", "f16")),
             ("off", (quantized, "f16")),
         )
@@ -154,11 +194,11 @@ def _drawn(shape: ModelShape, rng: random.Random) -> EngineArgs:
     context = rng.choice(_CONTEXTS)
     return EngineArgs(
         n_ctx=min(context, _ENCODER_CONTEXT) if encoder else context,
-        slots=rng.choice((1, 1, 2, 4)),
+        slots=rng.choice((1, 1, 1, 2, 3, 4, 8)),
         kv_type_k=kinds[0],
         kv_type_v=kinds[1],
         flash_attention="on" if flash == "on" else "off",
-        n_ubatch=rng.choice((64, 128, 512, 512, 512, 1024)),
+        n_ubatch=rng.choice((32, 64, 128, 256, 512, 512, 512, 1024, 2048)),
         kv_unified=rng.random() < 0.3,
         swa_full=rng.random() < 0.15,
         embeddings=encoder or rng.random() < 0.12,

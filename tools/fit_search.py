@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float64]
 
 _GOOD_ENOUGH = 0.0012  # mean relative error
-_MOST_SUMS = 4
-_RESTARTS = 8
+_MOST_SUMS = 6
+_RESTARTS = 12
 _SWEEPS = 60
 _FLOOR_BYTES = 128 << 10  # smaller buffers count as this big: alignment is most of them
 

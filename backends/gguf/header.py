@@ -19,6 +19,7 @@ from backends.gguf.quantization import (
 )
 from backends.gguf.skim import reject
 from backends.gguf.table import FileIdentity, FileTable, HeaderValue, TensorInfo, read_table
+from budget.estimate.closed_form import prepare
 from budget.estimate.shape import ModelShape
 
 _SHARD_NAME: Final = re.compile(
@@ -51,7 +52,7 @@ class GgufHeader:
 
     @cached_property
     def _shape(self) -> ModelShape:
-        return build_shape(self.files[0], self.metadata, self.key_offsets, self.tensors)
+        return prepare(build_shape(self.files[0], self.metadata, self.key_offsets, self.tensors))
 
     @property
     def name(self) -> str:

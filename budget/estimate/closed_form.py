@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from budget.errors import ConfigError
 from budget.estimate.arguments import check_args
 from budget.estimate.compute import compute_by_layers, output_bytes
+from budget.estimate.features import feature_counts
 from budget.estimate.kv import kv_by_layer
 from budget.estimate.recurrent import recurrent_by_layer
 from budget.estimate.shape import ModelShape
@@ -48,6 +49,16 @@ class ByLayers:
 
     host: PartsByLayers
     device: PartsByLayers
+
+
+def prepare(shape: ModelShape) -> ModelShape:
+    """The same shape, with what every placement needs of the model alone made and kept.
+
+    Whoever reads a header pays for that, so that planning does not.
+    """
+    weights_by_layers(shape)
+    feature_counts(shape)
+    return shape
 
 
 def estimate_by_layers(shape: ModelShape, args: EngineArgs, device: str | None = None) -> ByLayers:

@@ -9,8 +9,8 @@ fits the weights to dry runs, per architecture, side, kernels and place of the s
 
 from __future__ import annotations
 
-import re
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Final, Literal
 
 import numpy as np
@@ -31,9 +31,10 @@ from budget.footprint import EngineArgs
 
 Bytes = NDArray[np.int64]
 Side = Literal["host", "device"]
+_SIDES: Final[tuple[Side, Side]] = ("host", "device")
 _FLOAT_BYTES: Final = 4
 _ALIGNMENT: Final = 32
-_TERM: Final = re.compile(r"(\d+) (\w+)")
+_COLUMN: Final = {name: i for i, name in enumerate(FEATURES)}
 
 
 def output_rows(shape: ModelShape, args: EngineArgs) -> int:
@@ -80,30 +81,57 @@ _OUTPUT_PHASE: Final = {
 }
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SideSums:
+    """The sums of one side with one set of kernels: weights (sums x features), and of each its place
+    of the split, by position in `regimes`."""  # noqa: D205, D209
+
+    weights: Matrix
+    places: NDArray[np.int64]
+
+
 @cache
-def weights_of(name: str, group: str, *, has_output: bool = True) -> Matrix:
-    """The weights (sums x features) of `side/place/kernels` for an architecture.
+def sums_of(name: str, side: Side, kernels: str, *, has_output: bool = True) -> SideSums:
+    """The sums of an architecture, for every place of the split.
 
     With an output layer on that side, its own phase is among them.
 
     Raises:
         MeasurementFailed: the architecture is not known, or not with these kernels.
     """
-    sums = architecture(name).get(group)
-    if sums is None:
-        raise MeasurementFailed(
-            f"there is no closed form for {name!r} with these KV types and this attention.",
-            hint="Measure it by dry run.",
-            architecture=name,
-            group=group,
-        )
-    phase = _OUTPUT_PHASE.get(group.rpartition("/")[0])
-    if has_output and phase:
-        sums = (*sums, phase)
-    found = np.zeros((len(sums), len(FEATURES)))
-    for row, text in zip(found, sums, strict=True):
-        for weight, feature in _TERM.findall(text):
-            row[FEATURES.index(feature)] = float(weight)
+    rows: list[Matrix] = []
+    places: list[int] = []
+    for number, (place, _, _) in enumerate(regimes(2)[_SIDES.index(side)]):
+        sums = architecture(name).get(f"{side}/{place}/{kernels}")
+        if sums is None:
+            raise MeasurementFailed(
+                f"there is no closed form for {name!r} with these KV types and this attention.",
+                hint="Measure it by dry run.",
+                architecture=name,
+                group=f"{side}/{place}/{kernels}",
+            )
+        phase = _OUTPUT_PHASE.get(f"{side}/{place}")
+        for text in (*sums, phase) if has_output and phase else sums:
+            rows.append(_weights(text))
+            places.append(number)
+    return SideSums(np.array(rows), np.array(places))
+
+
+def _weights(text: str) -> Matrix:
+    """A sum as it is written (`6 ids + 4 embd`) as a row of weights."""
+    row = np.zeros(len(FEATURES))
+    for term in text.split(" + ") if text else ():
+        weight, _, feature = term.partition(" ")
+        row[_COLUMN[feature]] = float(weight)
+    return row
+
+
+@lru_cache(maxsize=256)
+def _place_of_rows(side: Side, n_layers: int) -> NDArray[np.int64]:
+    """For n_gpu_layers 0 to n_layers + 1 the position of its place in `regimes`; -1 for none."""
+    found = np.full(n_layers + 2, -1)
+    for number, (_, first, last) in enumerate(regimes(n_layers)[_SIDES.index(side)]):
+        found[first:last] = number
     return found
 
 
@@ -113,18 +141,14 @@ def compute_by_layers(shape: ModelShape, args: EngineArgs) -> tuple[Bytes, Bytes
     Raises:
         MeasurementFailed: the architecture is not known.
     """
-    sides: tuple[Side, Side] = ("host", "device")
     kernels = mode(shape, args)
     scales = feature_scales(shape, args)
-    counts = feature_counts(shape)
     found = []
-    for side, matrix, ranges in zip(sides, counts, regimes(shape.n_layers), strict=True):
-        n_bytes = np.zeros(len(matrix))
-        for name, first, last in ranges:
-            if first < last:
-                group = f"{side}/{name}/{kernels}"
-                weights = weights_of(shape.architecture, group, has_output=shape.causal)
-                sums = weights * scales
-                n_bytes[first:last] = (matrix[first:last] @ sums.T).max(axis=1)
-        found.append(-(-n_bytes.astype(np.int64) // _ALIGNMENT) * _ALIGNMENT)
+    for side, counts in zip(_SIDES, feature_counts(shape), strict=True):
+        sums = sums_of(shape.architecture, side, kernels, has_output=shape.causal)
+        # Not `@`: the first product of a process wakes up the BLAS library's threads.
+        each = np.einsum("kf,sf->ks", counts.rows, sums.weights * scales)
+        there = _place_of_rows(side, shape.n_layers)[:, None] == sums.places
+        n_bytes = np.where(there, each[counts.row_of], 0).max(axis=1).astype(np.int64)
+        found.append(-(-n_bytes // _ALIGNMENT) * _ALIGNMENT)
     return found[0], found[1]

@@ -8,6 +8,7 @@ several weighted sums of them (`budget.estimate.compute`). Source of the tensors
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -22,6 +23,7 @@ from budget.footprint import EngineArgs
 
 Matrix = NDArray[np.float64]
 _FLOAT_BYTES: Final = 4
+_HALF_BYTES: Final = 2
 
 SHARED_FEATURES: Final = (
     "ids",
@@ -58,6 +60,10 @@ LAYER_FEATURES: Final = (
     "inner",
     "conv",
     "ssm_heads",
+    "k_cast",
+    "v_cast",
+    "k_cast_window",
+    "v_cast_window",
 )
 """What the widest layer of a side has, per micro-batch: 0 where no layer of that side has it."""
 
@@ -86,22 +92,47 @@ def _is_quantized(kind: str) -> bool:
 
 
 def mode(shape: ModelShape, args: EngineArgs) -> str:
-    """Which kernels the graph uses: `flash` or `scores` attention, `-rotated` with such a cache."""
+    """Which kernels the graph uses: `flash` or `scores` attention, `-rotated` with such a cache.
+
+    `-cast` is flash attention over an F32 cache, which it reads as F16 (`src/llama-graph.cpp`,
+    `build_attn_mha`).
+    """
     attention = "scores" if args.flash_attention == "off" else "flash"
+    if any(_cast_bytes(shape, args)):
+        attention = f"{attention}-cast"
     return f"{attention}-rotated" if rotation_bytes(shape, args) else attention
+
+
+def _cast_bytes(shape: ModelShape, args: EngineArgs) -> tuple[int, int]:
+    """Bytes of a copied element of the keys and of the values; 0 where they are read as they are."""
+    if not (shape.causal and shape.has_attention) or args.flash_attention == "off":
+        return 0, 0
+    return _HALF_BYTES * (args.kv_type_k == "f32"), _HALF_BYTES * (args.kv_type_v == "f32")
 
 
 def feature_matrices(shape: ModelShape, args: EngineArgs) -> tuple[Matrix, Matrix]:
     """Bytes by n_gpu_layers (rows, 0 to n_layers + 1) and feature (columns), of host and device."""
     scales = feature_scales(shape, args)
     host, device = feature_counts(shape)
-    return host * scales, device * scales
+    return host.rows[host.row_of] * scales, device.rows[device.row_of] * scales
 
 
-def feature_counts(shape: ModelShape) -> tuple[Matrix, Matrix]:
-    """What the model alone decides: elements per token (or cell, row, state), by n_gpu_layers.
+@dataclass(frozen=True, slots=True, eq=False)
+class FeatureCounts:
+    """Elements per token (or cell, row, state) of each feature on one side.
 
-    Bytes are these times `feature_scales`. Made once for a model.
+    `rows` are the different rows that there are, `row_of` says by n_gpu_layers which one it is: most
+    models have layers of one or two kinds.
+    """
+
+    rows: Matrix
+    row_of: NDArray[np.int64]
+
+
+def feature_counts(shape: ModelShape) -> tuple[FeatureCounts, FeatureCounts]:
+    """What the model alone decides, of host and device. Made once for a model.
+
+    Bytes are these times `feature_scales`.
     """
     known = _COUNTS.get(shape.layers)
     if known is None:
@@ -109,10 +140,10 @@ def feature_counts(shape: ModelShape) -> tuple[Matrix, Matrix]:
     return known
 
 
-_COUNTS: WeakKeyDictionary[LayerTable, tuple[Matrix, Matrix]] = WeakKeyDictionary()
+_COUNTS: WeakKeyDictionary[LayerTable, tuple[FeatureCounts, FeatureCounts]] = WeakKeyDictionary()
 
 
-def _feature_counts(shape: ModelShape) -> tuple[Matrix, Matrix]:
+def _feature_counts(shape: ModelShape) -> tuple[FeatureCounts, FeatureCounts]:
     layers = _layer_counts(shape)
     n, width = layers.shape
     ahead, behind = np.zeros((2, n + 1, width))
@@ -121,10 +152,17 @@ def _feature_counts(shape: ModelShape) -> tuple[Matrix, Matrix]:
     # Row k of the host has n + 1 - k layers (all of them with 0 or 1 on the device).
     on_host = np.concatenate([ahead[-1:], ahead[::-1]])
     on_device = np.concatenate([behind[:1], behind])
-    widest = dict(zip(LAYER_FEATURES, layers.max(axis=0), strict=True))
-    row = np.array([_shared_counts(shape, widest)[name] for name in SHARED_FEATURES])
-    shared = np.broadcast_to(row, (n + 2, len(row)))
-    return np.hstack([shared, on_host]), np.hstack([shared, on_device])
+    shared = _shared_counts(shape, dict(zip(LAYER_FEATURES, ahead[-1], strict=True)))
+    row = np.array([shared[name] for name in SHARED_FEATURES])
+    return _distinct(row, on_host), _distinct(row, on_device)
+
+
+def _distinct(shared: Matrix, layers: Matrix) -> FeatureCounts:
+    """The rows without repetitions: widest layers change a few times along a model."""
+    changes = (layers[1:] != layers[:-1]).any(axis=1)
+    row_of = np.concatenate([[0], np.cumsum(changes)])
+    kept = layers[np.concatenate([[True], changes])]
+    return FeatureCounts(np.hstack([np.tile(shared, (len(kept), 1)), kept]), row_of)
 
 
 def _layer_counts(shape: ModelShape) -> Matrix:
@@ -138,6 +176,9 @@ def _layer_counts(shape: ModelShape) -> Matrix:
     column["mask_window"][:] = layers.has_cache & layers.windowed
     column["scores"][:] = layers.heads * column["mask"]
     column["scores_window"][:] = layers.heads * column["mask_window"]
+    for name, width in (("k_cast", layers.width_k), ("v_cast", layers.width_v)):
+        column[name][:] = width * column["mask"]
+        column[f"{name}_window"][:] = width * column["mask_window"]
     if shape.is_mla:
         column["latent"][:] = layers.heads * shape.kv_lora_rank
         column["q_mla"][:] = layers.heads * shape.head_dim_k_mla
@@ -192,7 +233,12 @@ def feature_scales(shape: ModelShape, args: EngineArgs) -> Matrix:
     mask_bytes = (2 if flash else _FLOAT_BYTES) * tokens
     # Without flash attention values are stored transposed: an 8-byte index for every element.
     v_ids = 0 if flash else 8 * tokens
+    k_cast, v_cast = (sizes.n_streams * n_bytes for n_bytes in _cast_bytes(shape, args))
     special = {
+        "k_cast": k_cast * everything,
+        "v_cast": v_cast * everything,
+        "k_cast_window": k_cast * window,
+        "v_cast_window": v_cast * window,
         "logits": _FLOAT_BYTES * sizes.n_outputs,
         "output_rows": _FLOAT_BYTES * sizes.n_outputs,
         "rotation": rotation_bytes(shape, args),
