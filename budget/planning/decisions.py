@@ -7,6 +7,7 @@ from typing import Any
 
 from budget.planning.amdahl import sentence
 from budget.planning.options import Kind, Option, Pools
+from budget.planning.sizes import shrink_note
 from budget.planning.tables import Candidate, Variant
 
 
@@ -70,10 +71,8 @@ def _reason(
         parts = [f"n_gpu_layers = {model.n_gpu_layers} by the configuration"]
     if level:
         preferred = model.variants[0]
-        parts.append(
-            f"context {variant.n_ctx} instead of {preferred.n_ctx} and {variant.slots} instead of "
-            f"{preferred.slots} slots, shrunk before splitting"
-        )
+        chosen = (variant.n_ctx, variant.slots)
+        parts.append(shrink_note(chosen, (preferred.n_ctx, preferred.slots)))
     return "; ".join(parts)
 
 

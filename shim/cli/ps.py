@@ -120,6 +120,9 @@ def _print_engines(engines: list[dict[str, Any]]) -> None:
         rows,
         right=("leases", "waiting", "booked", "measured", "loaded"),
     )
+    for engine in engines:
+        if engine["placement"] and engine["bytes"]:
+            click.echo(f"{', '.join(engine['models']) or engine['id']}: {engine['placement']}")
 
 
 def _state(engine: Mapping[str, Any]) -> str:

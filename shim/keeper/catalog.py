@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from backends.devices import Device, discover, is_rpc
-from backends.footprint.inspect import Inspector
+from backends.footprint.inspect import Inspector, with_note
 from backends.footprint.learned import LearnedStore
 from backends.gguf import read_header
 from backends.llama.rpc import rpc_devices
@@ -31,6 +31,7 @@ from shim.planned.asked import local_path as local_path
 from shim.planned.asked import stamp_of as stamp_of
 from shim.planned.entry import Stamp
 from shim.planned.file import usable_plan
+from shim.planned.sizes import sized_args
 from shim.planned.use import Decided, decide
 
 FIXED_LOAD_S = 0.2
@@ -338,9 +339,9 @@ def prepare(name: str, entry: ConfigEntry, catalog: Catalog, inspector: Inspecto
     if is_rpc(device):
         args = replace(args, rpc=catalog.config.budget.rpc)
     limit = catalog.limits[device]
-    placements = tuple(
-        inspector.choose(header, args, device, limit, n_gpu_layers=entry.n_gpu_layers)
-    )
+    args, note = sized_args(args, entry, header, inspector, device=device, limit_bytes=limit)
+    chosen = inspector.choose(header, args, device, limit, n_gpu_layers=entry.n_gpu_layers)
+    placements = tuple(with_note(placement, note) for placement in chosen)
     if not placements:
         raise BadModelFile(f"{name}: no placement could be measured.", file=str(path))
     stamp = stamp_of([*header.files, *side_files(entry)])

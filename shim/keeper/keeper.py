@@ -257,6 +257,8 @@ class Keeper:
             entry = self.catalog.engines.get(row["id"])
             row["file"] = str(entry.path) if entry else None
             row["quantization"] = entry.quantization if entry else None
+            index = row["option_index"] or 0
+            row["placement"] = entry.placements[index].reason if entry else ""
         state["devices"] = [d for d in state["devices"] if d["device"] in self.catalog.limits]
         state["keeper"] = {
             "pid": os.getpid(),

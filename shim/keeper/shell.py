@@ -206,7 +206,8 @@ class Shell:
         def progressed(fraction: float) -> None:
             story.fraction = fraction
 
-        LOG.info("loading %s (%s): %d bytes", entry.label, action.reason, placement.total_bytes)
+        why = "; ".join(text for text in (action.reason, placement.reason) if text)
+        LOG.info("loading %s (%s): %d bytes", entry.label, why, placement.total_bytes)
         try:
             self.kv.begin(life.engine, entry, placement)
             life.report = await life.engine.start(placement, progressed)
