@@ -33,10 +33,28 @@ def default_folder() -> Path:
 def cache_key(identity: str, args: EngineArgs, build: str) -> str:
     """The name of an entry: a hash over everything that a measurement depends on.
 
-    `identity` is the model file's (`GgufHeader.identity`), `build` llama.cpp's (`build_id`).
+    `identity` is the model file's (`GgufHeader.identity`), `build` llama.cpp's (`build_id`). The
+    files beside the model count as what they are now, not as their paths: one that was replaced
+    makes another key, one that was renamed does not.
     """
-    text = json.dumps([_FORMAT, identity, asdict(args), build], sort_keys=True)
+    beside = {
+        "mmproj": file_identity(args.mmproj),
+        "draft_model": file_identity(args.draft_model),
+        "lora": [file_identity(path) for path in args.lora],
+    }
+    text = json.dumps([_FORMAT, identity, {**asdict(args), **beside}, build], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def file_identity(path: str | None) -> str | None:
+    """Device, inode, size and modification time of a file; its path where it is not there."""
+    if path is None:
+        return None
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return f"missing:{path}"
+    return f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}"
 
 
 def bytes_key(*parts: object) -> str:

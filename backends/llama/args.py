@@ -21,7 +21,8 @@ _OWNED = frozenset(
         "--cache-ram", "-ctxcp", "--ctx-checkpoints", "--swa-checkpoints", "--swa-full", "-lm",
         "--load-mode", "--mmap", "--no-mmap", "--repack", "-nr", "--no-repack", "-kvu",
         "--kv-unified", "-no-kvu", "--no-kv-unified", "--embedding", "--embeddings", "-mm",
-        "--mmproj", "-md", "--model-draft", "--spec-draft-model", "--lora", "--rpc", "-dev",
+        "--mmproj", "--mmproj-offload", "--no-mmproj-offload", "-md", "--model-draft",
+        "--spec-draft-model", "--lora", "--rpc", "-dev",
         "--device", "--api-key", "--api-key-file", "--slot-save-path", "-lv", "--verbosity",
         "--log-file", "--log-disable", "-a", "--alias", "--metrics",
     }
@@ -93,6 +94,9 @@ def _companion_args(args: EngineArgs) -> list[str]:
         argv.append("--no-mmproj")
     else:
         argv += ["--mmproj", args.mmproj]
+        if args.devices and device_list(args.devices) == "none":
+            # A model on the CPU keeps its projector there: that is where it is booked.
+            argv.append("--no-mmproj-offload")
     if args.draft_model is not None:
         argv += ["--spec-draft-model", args.draft_model]
     if args.lora:

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Final
 
+from backends.footprint.cache import cache_key
 from backends.footprint.learned import Learned, LearnedBytes, LearnedStore
-from budget.footprint import EngineArgs, Footprint, Placement
+from budget.footprint import Footprint, Placement
 
 LOG = logging.getLogger("keepwarm.keeper")
 
@@ -79,11 +80,12 @@ class Corrections:
     def __init__(self, store: LearnedStore, build: str) -> None:
         self._store = store
         self._build = build
-        self._known: dict[tuple[str, EngineArgs], Learned | None] = {}
+        self._known: dict[str, Learned | None] = {}
 
     def observe(self, label: str, identity: str, placement: Placement, seen: Seen) -> Placement:
         """The placement as it is to be booked from now on; the same one when it was right."""
-        key = (identity, placement.args)
+        # With what its side files are now: one may have been replaced while the keeper ran.
+        key = cache_key(identity, placement.args, self._build)
         if key not in self._known:
             self._known[key] = self._store.get(identity, placement.args, self._build)
         devices = compare(placement, seen, self._known[key])

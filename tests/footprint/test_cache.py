@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -76,3 +77,25 @@ def test_many_writers_leave_one_whole_entry(tmp_path: Path) -> None:
         list(pool.map(lambda _: cache.put("k", RUN), range(200)))
     assert cache.get("k") == RUN
     assert [path.name for path in tmp_path.iterdir()] == ["k.json"]
+
+
+@pytest.mark.parametrize("field", ["mmproj", "draft_model", "lora"])
+def test_a_file_beside_the_model_counts_as_what_it_is_not_as_its_path(
+    field: str, tmp_path: Path
+) -> None:
+    """Replaced it makes another key, renamed it does not; a missing one is no other missing one."""
+    path, other = tmp_path / "a.gguf", tmp_path / "b.gguf"
+
+    def key(file: Path) -> str:
+        value = (str(file),) if field == "lora" else str(file)
+        return cache_key("file", replace(ARGS, **{field: value}), "build")  # type: ignore[arg-type]
+
+    assert len({key(path), key(other), cache_key("file", ARGS, "build")}) == 3
+    path.write_bytes(b"one")
+    first = key(path)
+    path.rename(other)
+    assert key(other) == first
+    path.write_bytes(b"two")
+    assert key(path) != first
+    os.utime(other, ns=(1, 1))
+    assert key(other) != first

@@ -177,3 +177,20 @@ def test_mapped_weights_that_are_repacked_count_twice(
             found[source, use_mmap] = placement.footprints[HOST].weights_bytes
     assert found["closed-form", True] == found["dry-run", True]
     assert found["closed-form", True] > 1.2 * found["closed-form", False]
+
+
+def test_a_projector_stays_on_the_cpu_with_its_model() -> None:
+    """It is booked on the host, so no GPU takes it; beside layers on a GPU it may go there."""
+    settings = LaunchSettings(Path("m.gguf"), "m", Path("s.sock"), Path("slots"), 1, 1)
+    args = replace(ARGS, mmproj="p.gguf", devices=(HOST,))
+    on_host = server_argv(Path("llama-server"), args, settings)
+    assert on_host[on_host.index("--mmproj") :][:3] == [
+        "--mmproj",
+        "p.gguf",
+        "--no-mmproj-offload",
+    ]
+    on_gpu = server_argv(Path("llama-server"), replace(args, devices=("cuda:0",)), settings)
+    assert "--mmproj" in on_gpu
+    assert "--no-mmproj-offload" not in on_gpu
+    none = server_argv(Path("llama-server"), replace(args, mmproj=None), settings)
+    assert "--no-mmproj-offload" not in none
