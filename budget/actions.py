@@ -41,6 +41,17 @@ class DecisionRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Prepare:
+    """An engine's bytes are leaving others and promised to it: what its start needs before may begin.
+
+    No answer is expected. `Load` follows, or the promise falls and what was prepared is of no use.
+    """
+
+    engine_id: str
+    option_index: int
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """Start an engine at one of its options. Its bytes are booked. Answered by a load event."""
 
@@ -157,7 +168,8 @@ class LowMemory:
 
 
 Action = (
-    Load
+    Prepare
+    | Load
     | Unload
     | Stage
     | StopStaging

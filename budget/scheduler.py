@@ -7,7 +7,7 @@ look for bytes, in rank order; and what nobody needs now may serve what is plann
 
 from __future__ import annotations
 
-from budget.actions import Alert
+from budget.actions import Alert, Prepare
 from budget.admission import Choice
 from budget.desk import PIN_RANK, Desk
 from budget.engines import NO_TIMEOUT, EngineRecord
@@ -228,4 +228,7 @@ class Scheduler:
         claim = admission.claim(engine, choice, rank, reason)
         if admission.ready(claim):
             self._desk.load(claim, now)
+        elif not claim.draining:
+            # Nothing but ends of processes is awaited: the start of the next overlaps with them.
+            self._desk.actions.append(Prepare(engine.engine_id, choice.option_index))
         return True

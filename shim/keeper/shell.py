@@ -41,6 +41,16 @@ YieldListener = Callable[[str, str], None]
 
 
 @dataclass(slots=True)
+class Prepared:
+    """An engine whose process starts while its bytes are still somebody's who leaves."""
+
+    engine: Engine
+    entry: CatalogEngine
+    option_index: int
+    task: asyncio.Task[None]
+
+
+@dataclass(slots=True)
 class Life:
     """One life of an engine: its process, the tasks around it, and its story."""
 
@@ -50,6 +60,7 @@ class Life:
     load: LoadStory
     option_index: int = 0
     uses_before: int = 0
+    preparing: asyncio.Task[None] | None = None
     task: asyncio.Task[None] | None = None
     watch: asyncio.Task[None] | None = None
     report: LoadReport | None = None
@@ -75,6 +86,7 @@ class Shell:
         self.catalog = catalog
         self.history = History()
         self.lives: dict[str, Life] = {}
+        self._prepared: dict[str, Prepared] = {}
         self.on_revoke: RevokeListener = lambda _client, _error: None
         self.on_yield: YieldListener = lambda _client, _lease: None
         self._runtime = runtime
@@ -101,6 +113,8 @@ class Shell:
         changed = False
         for action in actions:
             changed |= self._carry_out(action)
+        if self._prepared:
+            self._discard_unneeded()
         if changed or not isinstance(event, ev.RequestArrived | ev.LeaseEnded | ev.TimerDue):
             self._sample()
 
@@ -140,6 +154,8 @@ class Shell:
                 self._start_staging(action.engine_id)
             case act.StopStaging():
                 self._stager.stop(action.engine_id)
+            case act.Prepare():
+                self._prepare(action)
             case act.Load():
                 self._start_load(action)
                 return True
@@ -175,9 +191,40 @@ class Shell:
         files = [Path(row[0]) for row in entry.stamp]
         self._spawn(self._stager.stage(engine_id, files, story))
 
+    def _prepare(self, action: act.Prepare) -> None:
+        """Start an engine's process; it takes next to nothing until its load begins."""
+        entry = self.catalog.engines[action.engine_id]
+        engine = self._factory(entry, self._runtime)
+        placement = entry.placements[action.option_index]
+        self.kv.begin(engine, entry, placement)
+        # Whoever awaits the task gets its failure: the load, or nobody when it is not needed.
+        task = self._loop.create_task(engine.prepare(placement))
+        self._discard(action.engine_id)
+        self._prepared[action.engine_id] = Prepared(engine, entry, action.option_index, task)
+
+    def _discard_unneeded(self) -> None:
+        """End what was prepared for promises that have fallen."""
+        claims = self.core.desk.admission.claims
+        for engine_id in [e for e in self._prepared if e not in claims]:
+            self._discard(engine_id)
+
+    def _discard(self, engine_id: str) -> None:
+        prepared = self._prepared.pop(engine_id, None)
+        if prepared is not None:
+            self._spawn(_end_prepared(prepared))
+
+    def _prepared_for(self, action: act.Load, entry: CatalogEngine) -> Prepared | None:
+        """What was prepared for exactly this load; anything else for this engine ends."""
+        found = self._prepared.get(action.engine_id)
+        if found is None or (found.entry, found.option_index) != (entry, action.option_index):
+            self._discard(action.engine_id)
+            return None
+        return self._prepared.pop(action.engine_id)
+
     def _start_load(self, action: act.Load) -> None:
         entry = self.catalog.engines[action.engine_id]
         placement = entry.placements[action.option_index]
+        prepared = self._prepared_for(action, entry)
         story = LoadStory(
             load_id=f"{action.engine_id}/{action.generation}",
             engine=action.engine_id,
@@ -189,12 +236,13 @@ class Shell:
         )
         self.history.loads.append(story)
         life = Life(
-            self._factory(entry, self._runtime),
+            prepared.engine if prepared else self._factory(entry, self._runtime),
             entry,
             action.generation,
             story,
             action.option_index,
             self.core.desk.residents[action.engine_id].uses,
+            prepared.task if prepared else None,
         )
         self.lives[action.engine_id] = life
         life.task = self._spawn(self._load(life, action))
@@ -209,7 +257,10 @@ class Shell:
         why = "; ".join(text for text in (action.reason, placement.reason) if text)
         LOG.info("loading %s (%s): %d bytes", entry.label, why, placement.total_bytes)
         try:
-            self.kv.begin(life.engine, entry, placement)
+            if life.preparing is None:
+                self.kv.begin(life.engine, entry, placement)
+            else:
+                await asyncio.shield(life.preparing)
             life.report = await life.engine.start(placement, progressed)
             await self.kv.started(life.engine, _warm_up(life), story)
         except KeepwarmError as error:
@@ -331,6 +382,8 @@ class Shell:
             del self.lives[engine_id]
 
     async def _stop(self, life: Life, *, grace_s: float) -> None:
+        if life.preparing is not None:
+            await asyncio.gather(life.preparing, return_exceptions=True)
         try:
             await asyncio.shield(life.engine.stop(grace_s=grace_s))
         except Exception:
@@ -348,6 +401,8 @@ class Shell:
         for task in mine:
             task.cancel()
         await asyncio.gather(*mine, return_exceptions=True)
+        await asyncio.gather(*(_end_prepared(prepared) for prepared in self._prepared.values()))
+        self._prepared.clear()
         await asyncio.gather(*(self._stop(life, grace_s=grace_s) for life in self.lives.values()))
         self.lives.clear()
         await self.kv.close()
@@ -367,6 +422,12 @@ class Shell:
                 if device == view.device
             }
             self.history.sample(ns, view, by_model)
+
+
+async def _end_prepared(prepared: Prepared) -> None:
+    """End an engine that was prepared and is not needed."""
+    await asyncio.gather(prepared.task, return_exceptions=True)
+    await prepared.engine.stop(grace_s=0.0)
 
 
 def _warm_up(life: Life) -> Callable[[], Awaitable[Warmed]] | None:

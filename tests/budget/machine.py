@@ -143,6 +143,10 @@ class Shell:
                 assert action.engine_id in self.staging
             case act.AskYield():
                 self._check_asked(action)
+            case act.Prepare():
+                claim = self.core.desk.admission.claims[action.engine_id]
+                assert (claim.option_index, claim.draining) == (action.option_index, set())
+                self.counts["prepared"] += 1
             case act.LowMemory():
                 assert action.low == (action.device not in self.low), "said once"
                 (self.low.add if action.low else self.low.remove)(action.device)

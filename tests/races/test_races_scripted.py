@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -208,5 +209,45 @@ def test_a_planner_that_leaves_during_its_prefetch_leaves_an_idle_model(tiny_mod
             it.end(asked)
             assert it.started() == ["a"]
             assert it.keeper.status()["plans"] == {}
+
+    run(scenario)
+
+
+def test_a_start_overlaps_with_the_end_of_its_victim(tiny_models: Files) -> None:
+    """What a start does before it takes bytes is done while the victim's process still ends."""
+
+    async def scenario() -> None:
+        async with race(tiny_models) as it:
+            first = it.ask("a")
+            await it.granted(first)
+            it.end(first)
+            it.engine("a").stop_gate = asyncio.Event()
+            for_b = it.ask("b")
+            await it.engine("a").stopping.wait()
+            assert it.engine("b").prepared is not None
+            assert it.started() == ["a"]
+            it.engine("a").stop_gate.set()
+            await it.granted(for_b)
+            assert len(it.engines) == 2
+
+    run(scenario)
+
+
+def test_what_was_prepared_for_nobody_any_more_ends(tiny_models: Files) -> None:
+    """A request withdrawn while its model's bytes are being freed leaves no process behind."""
+
+    async def scenario() -> None:
+        async with race(tiny_models) as it:
+            first = it.ask("a")
+            await it.granted(first)
+            it.end(first)
+            it.engine("a").stop_gate = asyncio.Event()
+            for_b = it.ask("b")
+            await it.engine("a").stopping.wait()
+            it.post(ev.RequestCancelled(for_b))
+            await it.engine("b").stopping.wait()
+            it.engine("a").stop_gate.set()
+            await it.granted(it.ask("c"))
+            assert it.started() == ["a", "c"]
 
     run(scenario)
