@@ -39,7 +39,7 @@ models: setup ## Make the demo's models
 	$(BIN)/python tools/make_models.py models/demo
 
 bench: setup ## Measure: the overhead of a warm call, the cost of a swap, and the rest of bench/ (minutes)
-	@for name in overhead swap tracing footprint planning pipeline predict; do \
+	@for name in overhead swap tracing footprint planning policies pipeline predict; do \
 		echo "== bench/$$name.py"; $(BIN)/python bench/$$name.py || exit 1; \
 	done
 

@@ -3,8 +3,10 @@
 Four stages, each a chat with a model of its own, and bytes for half of the models: with keepwarm, with
 keepwarm and prefetch off, and with llama.cpp's router under `--models-max 2`. Every side has its own
 copies of the files; they lie in the page cache (staged), or are dropped from it between two uses (cold).
-The sides take turns in blocks. The last line of the output is one JSON object: wall seconds of all
-rounds, their ratio, the share of load seconds that no request waited for, wasted prefetch bytes.
+The sides take turns in blocks of some rounds; nobody knows what comes after a block, so that its first load
+is waited for. The last line of the output is one JSON object: wall seconds of all rounds, their ratio, what
+of them went into evaluating prompts and generating (no wall can be shorter), the share of load seconds
+that no request waited for, wasted prefetch bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from _common import REPOSITORY, Router, background_shim, end_on_signals, last_line, say, timed
+from _common import REPOSITORY, Router, background_shim, end_on_signals, last_line, say
 
 from backends.openai import ChatRequest
 from backends.openai.sync_client import SyncTransport
@@ -36,7 +38,8 @@ STAGES = {"plan": "classifier", "draft": "evaluator", "check": "classifier", "re
 """The demo's model of each stage; every stage has a file of its own. Two neighbours fill the budget."""
 NAMES = tuple(STAGES)
 PROMPT = "Say what comes to mind."
-BLOCKS = 5
+ROUNDS_A_BLOCK = 5
+"""Between two turns of a side: long enough that the one load that nobody foretold counts little."""
 THREADS = max(1, (os.cpu_count() or 2) // 2)
 """Of every engine on every side: where all cores compute, a load can only take their time away."""
 ROUTER_ARGUMENTS = ["-c", "1024", "-np", "1", "-b", "512", "-ub", "128", "-t", str(THREADS)]
@@ -51,6 +54,7 @@ class Side:
     ahead: int
     run: Callable[[int], None] = lambda _rounds: None
     walls_s: dict[str, list[float]] = field(default_factory=dict)
+    generating_s: dict[str, list[float]] = field(default_factory=dict)
     load_s: dict[str, float] = field(default_factory=dict)
     waited_s: dict[str, float] = field(default_factory=dict)
     cold: bool = False
@@ -60,15 +64,33 @@ class Side:
         if self.cold:
             drop_from_page_cache(self.files[NAMES[(stage + self.ahead) % len(NAMES)]])
 
-    def note(self, mode: str, wall_s: float, load_s: float = 0.0, waited_s: float = 0.0) -> None:
+    @property
+    def mode(self) -> str:
+        """What its rounds are now."""
+        return "cold" if self.cold else "staged"
+
+    def note(
+        self, wall_s: float, generating_s: float, load_s: float = 0.0, waited_s: float = 0.0
+    ) -> None:
         """Add one block's figures."""
+        mode = self.mode
         self.walls_s.setdefault(mode, []).append(wall_s)
+        self.generating_s.setdefault(mode, []).append(generating_s)
         for figures, value in ((self.load_s, load_s), (self.waited_s, waited_s)):
             figures[mode] = figures.get(mode, 0.0) + value
+
+    def forget(self) -> None:
+        """What was measured so far does not count."""
+        for figures in (self.walls_s, self.generating_s, self.load_s, self.waited_s):
+            figures.clear()
 
     def wall(self, mode: str) -> float:
         """Seconds of all rounds, by the median block: other programs disturb some of them."""
         return statistics.median(self.walls_s[mode]) * len(self.walls_s[mode])
+
+    def generating(self, mode: str) -> float:
+        """Seconds of prompts and answers in all rounds, by the median block."""
+        return statistics.median(self.generating_s[mode]) * len(self.generating_s[mode])
 
     def hidden(self, mode: str) -> float:
         """The share of load seconds that no request waited for."""
@@ -106,6 +128,11 @@ def options(tokens: int) -> dict[str, Any]:
     return {"max_tokens": tokens, "temperature": 0.0, "seed": 1, "extra": {"ignore_eos": True}}
 
 
+def engine_s(reply: Any) -> float:
+    """Seconds that an engine worked on a request, by its own account."""
+    return float(reply.timings.prompt_ms + reply.timings.predicted_ms) / 1e3
+
+
 def keepwarm_side(shim: Shim, side: Side, tokens: int) -> None:
     """Run through `harness.Pipeline`, which declares its stages itself."""
 
@@ -125,9 +152,10 @@ def keepwarm_side(shim: Shim, side: Side, tokens: int) -> None:
         lines = shim._session.lines
         history = lines.ask("history", since_ns=started_ns, until_ns=ended_ns)
         loads = sum(row["end_ns"] - row["start_ns"] for row in history["loads"] if row["end_ns"])
-        waited = sum(r.reply.residency.waited_s for item in results for r in item.replies)
-        mode = "cold" if side.cold else "staged"
-        side.note(mode, (ended_ns - started_ns) / 1e9, loads / 1e9, waited)
+        replies = [r.reply for item in results for r in item.replies]
+        waited = sum(reply.residency.waited_s for reply in replies)
+        generating = sum(map(engine_s, replies))
+        side.note((ended_ns - started_ns) / 1e9, generating, loads / 1e9, waited)
         kinds = [row["storage"] for row in history["loads"]]
         say(f"  {len(kinds)} loads, {kinds.count('cold')} cold, {loads / 1e9:.2f} s loading")
 
@@ -138,15 +166,16 @@ def router_side(router: Router, transport: SyncTransport, side: Side, tokens: in
     """The same requests, one after the other, through the router."""
     request = ChatRequest(PROMPT, options(tokens))
 
-    def once(rounds: int) -> None:
+    def run(rounds: int) -> None:
+        replies = []
+        started_s = time.perf_counter()
         for _ in range(rounds):
             for number, name in enumerate(NAMES):
                 side.before(number)
-                transport.chat(router.door(name), request)
+                replies.append(transport.chat(router.door(name), request))
+        side.note(time.perf_counter() - started_s, sum(map(engine_s, replies)))
 
-    side.run = lambda rounds: side.note(
-        "cold" if side.cold else "staged", timed(lambda: once(rounds))
-    )
+    side.run = run
 
 
 @contextlib.contextmanager
@@ -174,21 +203,20 @@ def measure(sides: Mapping[str, Side], rounds: int) -> None:
     """All rounds of every side, staged and cold, in blocks that take turns."""
     for side in sides.values():
         side.run(1)
-        side.walls_s.clear()
-        side.load_s.clear()
-        side.waited_s.clear()
+        side.forget()
+    blocks = -(-rounds // ROUNDS_A_BLOCK)
     for cold in (False, True):
-        for block in range(BLOCKS):
+        for block in range(blocks):
             for name, side in sides.items():
-                say(f"{'cold' if cold else 'staged'} block {block + 1} of {BLOCKS}: {name}")
                 side.cold = cold
-                side.run(rounds // BLOCKS)
+                say(f"{side.mode} block {block + 1} of {blocks}: {name}")
+                side.run(min(ROUNDS_A_BLOCK, rounds))
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=10, help="of each side, staged and cold each")
+    parser.add_argument("--rounds", type=int, default=15, help="of each side, staged and cold each")
     parser.add_argument("--tokens", type=int, default=48, help="that every stage writes")
     given = parser.parse_args()
     end_on_signals()
@@ -196,13 +224,14 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="kw-bench-", dir=REPOSITORY / "models") as folder,
         all_sides(Path(folder), given.tokens) as (sides, wasted),
     ):
-        measure(sides, max(BLOCKS, given.rounds))
+        measure(sides, max(1, given.rounds))
         wasted_bytes = wasted()
     figures: dict[str, float] = {}
     for mode in ("staged", "cold"):
         for name, side in sides.items():
             key = name.replace(" ", "_")
             figures[f"{mode}_{key}_s"] = side.wall(mode)
+            figures[f"{mode}_{key}_generating_s"] = side.generating(mode)
             if name != "router":
                 figures[f"{mode}_{key}_hidden"] = side.hidden(mode)
         ratio = sides["keepwarm"].wall(mode) / sides["router"].wall(mode)

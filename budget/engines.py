@@ -20,12 +20,14 @@ Bookings = tuple[tuple[str, int], ...]
 class Option:
     """One way to place an engine. Lower tiers are preferred as long as they can ever fit.
 
-    `load_seconds` is what loading it is expected to cost.
+    `load_seconds` is what loading it is expected to cost; `threads` how many cores it keeps busy
+    while it generates, 0 where another device computes.
     """
 
     bookings: Bookings
     load_seconds: float
     tier: int = 0
+    threads: int = 0
 
 
 @dataclass(frozen=True, slots=True)

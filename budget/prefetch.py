@@ -84,7 +84,7 @@ class Prefetcher:
             return
         nexts = self._nexts()
         absent = self._absent(nexts)
-        if absent and desk.settings.prefetch == "load" and not desk.residents.loading:
+        if self._may_load(absent):
             self._load(absent[0], nexts, now)
         # One reader at a time: a load has the disk to itself.
         if desk.residents.loading or not nexts:
@@ -119,6 +119,24 @@ class Prefetcher:
         return found
 
     # Loading
+
+    def _may_load(self, absent: list[EngineRecord]) -> bool:
+        desk = self._desk
+        wanted = bool(absent) and desk.settings.prefetch == "load"
+        return wanted and not desk.residents.loading and not self.cores_are_busy
+
+    @property
+    def cores_are_busy(self) -> bool:
+        """Whether the engines in use compute on every core.
+
+        A load beside them takes from the generation more than it hides: their threads wait for one
+        another at every layer, so that one that shares its core slows all of them.
+        """
+        cores = self._desk.settings.cores
+        if cores is None:
+            return False
+        working = {e.engine_id: e.option.threads for e in self._desk.leases.values()}
+        return sum(working.values()) >= cores
 
     def _load(self, engine: EngineRecord, nexts: dict[str, int], now: float) -> None:
         """Load an engine ahead, or let victims go for it first, where that is nobody's loss."""

@@ -41,7 +41,11 @@ from budget.errors import (
 )
 from budget.footprint import HOST, EngineArgs, Placement
 
-_POLL_S = 0.02
+_LOOK_S = 0.02
+"""Between two looks at a load's progress."""
+_ASK_S = 1.0
+"""Between two questions for its health while its log does not say that it is ready."""
+_ASK_AGAIN_S = 0.005
 _STAGED_FRACTION = 0.9
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
@@ -53,6 +57,11 @@ def model_files(model_path: Path) -> list[Path]:
         return [model_path]
     stem, total = model_path.name[: hit.start()], int(hit.group(2))
     return [model_path.with_name(f"{stem}-{i + 1:05d}-of-{total:05d}.gguf") for i in range(total)]
+
+
+def usable_cores() -> int:
+    """The CPU cores that this process, and what it starts, may run on."""
+    return len(os.sched_getaffinity(0))
 
 
 class LlamaServerEngine:
@@ -87,7 +96,7 @@ class LlamaServerEngine:
         self._keeps_kv = False
         self._carries_kv = carries_kv
         self._model_id = model_id
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._threads = threads or usable_cores()
         self._stall_s = stall_s
         self._pooling = pooling
         self._process: ServerProcess | None = None
@@ -240,18 +249,23 @@ class LlamaServerEngine:
     async def _until_ready(self, file_bytes: int, on_progress: Callable[[float], None]) -> IoCounts:
         process = self._running()
         progress = LoadProgress(file_bytes, time.monotonic())
+        ask_at_s = time.monotonic() + _ASK_S
         ended = asyncio.ensure_future(process.wait())
         ready = asyncio.ensure_future(self._said_ready.wait())
         try:
             while True:
                 watched = {ended} if ready.done() else {ended, ready}
-                await asyncio.wait(watched, timeout=_POLL_S, return_when=asyncio.FIRST_COMPLETED)
+                pause_s = _ASK_AGAIN_S if ready.done() else _LOOK_S
+                await asyncio.wait(watched, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
                 if ended.done():
                     raise await self._load_error(ended.result())
-                if await self.healthy():
-                    on_progress(1.0)
-                    return io_counts(process.pid)
                 now_s = time.monotonic()
+                # Asking costs both sides time that the load could have.
+                if ready.done() or now_s >= ask_at_s:
+                    if await self.healthy():
+                        on_progress(1.0)
+                        return io_counts(process.pid)
+                    ask_at_s = now_s + _ASK_S
                 progress.look(io_counts(process.pid), process.log.lines_seen, now_s)
                 on_progress(progress.fraction)
                 if progress.stalled_for_s(now_s) > self._stall_s:

@@ -96,7 +96,12 @@ class ModelEntry(Section):
         "true or false",
     )
     threads: int | None = key(
-        None, "CPU threads of the engine; left out: chosen by keepwarm.", "1 or more", ge=1, le=4096
+        None,
+        "CPU threads of the engine; left out: all cores. Without a GPU, one less lets plans load "
+        "ahead.",
+        "1 or more",
+        ge=1,
+        le=4096,
     )
     keep_alive: Timeout = key(
         FOREVER,

@@ -102,8 +102,8 @@ class BudgetSection(Section):
     prefetch: Literal[True, False, "stage"] = key(
         ON,
         "What declared plans may cause ahead: `true` loads what comes next where nobody needs the "
-        'bytes, and reads its file into the page cache where they are needed; `"stage"` only reads; '
-        "`false` does neither.",
+        "bytes and a core is free of generating (see `threads`), and reads its file into the page cache "
+        'elsewhere; `"stage"` only reads; `false` does neither.',
         'true, false or "stage"',
     )
     stage_rate: Size = key(

@@ -19,6 +19,7 @@ from backends.devices import Device, discover, is_rpc
 from backends.footprint.inspect import Inspector, with_note
 from backends.footprint.learned import LearnedStore
 from backends.gguf import read_header
+from backends.llama.engine import usable_cores
 from backends.llama.rpc import rpc_devices
 from budget.engines import Bookings, EngineSpec, ModelEntry, Option
 from budget.errors import BadModelFile, ConfigError, KeepwarmError, LoadFailed
@@ -95,10 +96,16 @@ class CatalogEngine:
         size = sum(entry[1] for entry in self.stamp)
         seconds = FIXED_LOAD_S + size / LOAD_BYTES_PER_S
         options = tuple(
-            Option(bookings_of(placement), seconds, tier)
+            Option(bookings_of(placement), seconds, tier, self._threads_of(placement))
             for tier, placement in enumerate(self.placements)
         )
         return EngineSpec(self.engine_id, options, self.placements[0].args.slots)
+
+    def _threads_of(self, placement: Placement) -> int:
+        """The cores that it computes on there; none where another device has all layers."""
+        if placement.main_device != HOST and placement.args.n_gpu_layers >= placement.n_layers:
+            return 0
+        return self.threads or usable_cores()
 
     def corrected(self, option_index: int, placement: Placement) -> CatalogEngine:
         """The engine with another placement at one option."""

@@ -16,7 +16,7 @@ from backends.devices import free_bytes, is_rpc
 from backends.footprint.inspect import Inspector
 from backends.footprint.shared_code import SharedCode
 from backends.llama.binaries import find_binary
-from backends.llama.engine import LlamaServerEngine
+from backends.llama.engine import LlamaServerEngine, usable_cores
 from backends.llama.sweep import sweep_leftovers
 from budget import actions as act
 from budget import events as ev
@@ -364,4 +364,5 @@ def _settings(config: Config) -> Settings:
         budget.max_queue_per_model,
         PREFETCH[budget.prefetch],
         budget.preempt,
+        usable_cores(),
     )

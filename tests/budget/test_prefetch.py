@@ -7,6 +7,7 @@ import pytest
 from budget import actions as act
 from budget import events as ev
 from budget.desk import PREFETCH
+from budget.engines import EngineSpec, Option
 from budget.errors import UnknownModel
 from budget.residency import State
 from tests.budget.machine import Shell, engine, model, shell_of
@@ -196,6 +197,42 @@ def test_stage_only_loads_nothing_ahead() -> None:
     shell.finish_staging()
     assert shell.staging == {"b"}
     assert not shell.loads()
+
+
+def on_cores(threads: int, cores: int) -> Shell:
+    """Three engines that all fit and compute on so many of a machine's cores."""
+    specs = [EngineSpec(n, (Option((("gpu", 30),), 30.0, threads=threads),), 2) for n in "abc"]
+    return shell_of(100, specs, prefetch="load", cores=cores)
+
+
+def test_where_every_core_computes_what_comes_next_is_only_staged() -> None:
+    """A load would slow the generation by more than it hides; it begins when the lease ends."""
+    shell = on_cores(threads=4, cores=4)
+    lease = shell.serve("a")
+    shell.plan("b")
+    assert shell.loads() == ["a"]
+    assert shell.staging == {"b"}
+    shell.finish_staging()
+    shell.end(lease)
+    assert shell.loads() == ["a", "b"]
+
+
+def test_with_a_core_free_the_next_load_runs_beside_the_generation() -> None:
+    """Two leases on one engine share its threads, those of two engines add up."""
+    shell = on_cores(threads=2, cores=4)
+    leases = [shell.serve("a"), shell.serve("a")]
+    shell.plan("b", "c")
+    shell.settle()
+    assert shell.state("b") is State.IDLE
+    leases.append(shell.serve("b"))
+    assert shell.state("c") is State.IDLE, "it was loaded before the second engine was in use"
+    shell.send(ev.HintGiven("unload", "c"))
+    shell.settle()
+    shell.plan("c")
+    assert shell.state("c") is State.ABSENT
+    shell.end(leases.pop())
+    shell.settle()
+    assert shell.state("c") is State.IDLE
 
 
 def test_off_plans_do_nothing_ahead() -> None:
