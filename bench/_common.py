@@ -128,6 +128,11 @@ class Router:
         """A model through the router."""
         return Endpoint("http://router", model, "llama.cpp", socket_path=str(self._socket))
 
+    def loads(self) -> int:
+        """How many children it has started so far, by its log."""
+        log = Path(self._folder.name) / "log"
+        return log.read_text(errors="replace").count("spawning server instance with name=")
+
     def child(self, model: str) -> Endpoint:
         """The same model past the router, at its child's own port."""
         rows = self._get("/models").json()["data"]

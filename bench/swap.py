@@ -4,8 +4,10 @@ Two of the demo's models alternate where there is room for one: with keepwarm un
 the router under `--models-max 1`. A swap is one request for the model that is not there, timed from
 the call to its only token: evict, load, first token, with the files in the page cache. Both sides
 get the same arguments, `--no-repack` among them (a model that often swaps is better mapped than
-repacked), and take turns in blocks within one run. The last line of the output is
-`{"router_swap_p50_s", "keepwarm_swap_p50_s", "ratio"}`.
+repacked), and take turns in blocks within one run. Then bursts: six requests at once, for the two models
+in turns, which are answered with as few swaps as each side needs. The last line of the output is
+`{"router_swap_p50_s", "keepwarm_swap_p50_s", "ratio", "router_burst_p50_s", "keepwarm_burst_p50_s",
+"burst_ratio", "router_burst_loads", "keepwarm_burst_loads"}`; loads are per burst.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,7 @@ PROMPT = "Say hello."
 OPTIONS = {"max_tokens": 1, "temperature": 0.0, "seed": 1}
 BLOCK = 4
 ROUTER_ARGUMENTS = ["-c", "1024", "-np", "1", "-b", "512", "-ub", "128", "--no-repack"]
+AT_ONCE = (NAMES[1], NAMES[0]) * 3
 PARTS = ("evicting", "between", "loading", "first token")
 
 
@@ -116,10 +120,37 @@ def measure(sides: Mapping[str, Callable[[str], float]], swaps: int) -> dict[str
     return times
 
 
+def burst(ask: Callable[[str], object]) -> float:
+    """Seconds until requests for both models, sent at once in turns, are all answered."""
+    with ThreadPoolExecutor(len(AT_ONCE)) as pool:
+        return timed(lambda: list(pool.map(ask, AT_ONCE)))
+
+
+def bursts(shim: Shim, router: Router, transport: SyncTransport, rounds: int) -> dict[str, float]:
+    """Bursts on both sides in turns: median seconds, and loads per burst."""
+    request = ChatRequest(PROMPT, OPTIONS)
+    seconds: dict[str, list[float]] = {"router": [], "keepwarm": []}
+    since_ns, before = time.monotonic_ns(), router.loads()
+    for number in range(rounds):
+        seconds["router"].append(burst(lambda m: transport.chat(router.door(m), request)))
+        seconds["keepwarm"].append(burst(lambda m: shim.chat(m, PROMPT, **OPTIONS)))
+        say(f"{number + 1} of {rounds} bursts each")
+    history = shim._session.lines.ask("history", since_ns=since_ns, until_ns=time.monotonic_ns())
+    router_s, keepwarm_s = (percentile(s, 50) for s in seconds.values())
+    return {
+        "router_burst_p50_s": router_s,
+        "keepwarm_burst_p50_s": keepwarm_s,
+        "burst_ratio": keepwarm_s / router_s,
+        "router_burst_loads": (router.loads() - before) / rounds,
+        "keepwarm_burst_loads": len(history["loads"]) / rounds,
+    }
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--swaps", type=int, default=24, help="of each side")
+    parser.add_argument("--bursts", type=int, default=8, help="of each side")
     options = parser.parse_args()
     end_on_signals()
     files, transport = demo_files(), SyncTransport()
@@ -128,6 +159,7 @@ def main() -> None:
     with background_shim(config(files, limit)) as shim, Router(files, ROUTER_ARGUMENTS) as router:
         sides = {"router": router_side(router, transport), "keepwarm": keepwarm_side(shim, parts)}
         times = measure(sides, options.swaps)
+        together = bursts(shim, router, transport, max(2, options.bursts))
         transport.close()
     for name, seconds in times.items():
         say(distribution(name, seconds))
@@ -142,6 +174,7 @@ def main() -> None:
             "router_swap_p50_s": router_s,
             "keepwarm_swap_p50_s": keepwarm_s,
             "ratio": keepwarm_s / router_s,
+            **together,
         }
     )
 
