@@ -9,11 +9,12 @@ from typing import Any
 from budget.engines import Bookings
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Candidate:
     """One engine that eviction considered: what losing it costs, and the bytes it frees.
 
-    `loss` is in the policy's own unit; an engine that was released by hint has 0.
+    `loss` is in the policy's own unit; an engine that was released by hint has 0. Nobody changes a
+    candidate; many are weighed for every eviction, and frozen ones take five times as long to make.
     """
 
     engine_id: str
@@ -85,11 +86,12 @@ class StopStaging:
     engine_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Grant:
     """A request has its outcome. For want `lease` the caller holds `slot` until it ends the lease.
 
-    `cold`: the request waited for a load that happened after its arrival.
+    `cold`: the request waited for a load that happened after its arrival. Nobody changes a grant; it
+    is made for every request, and a frozen one takes five times as long to make.
     """
 
     request_id: str

@@ -31,8 +31,7 @@ from budget.refusals import (
     unknown_model,
     withdrawn,
 )
-from budget.residency import State
-from budget.residents import DORMANT
+from budget.residency import DORMANT, State
 from budget.scheduler import Scheduler
 from budget.waiting import Waiting
 
@@ -124,10 +123,10 @@ class BudgetCore:
             if engine.demand != (len(waits) if waits else 0):
                 raise InternalError(f"{engine!r} has demand {engine.demand} against {waits}")
             if engine.draining_for is not None:
-                claim = desk.admission.claims.get(engine.draining_for)
+                claim = desk.claims.get(engine.draining_for)
                 if claim is None or engine.engine_id not in claim.draining:
                     raise InternalError(f"{engine!r} drains for nobody: {claim}")
-        for claim in desk.admission.claims.values():
+        for claim in desk.claims:
             if claim.engine.state not in (*DORMANT, State.EVICTING):
                 raise InternalError(f"{claim.engine!r} is claimed for although it is there")
 
@@ -152,7 +151,7 @@ class BudgetCore:
             return
         planned = bool(desk.plans)
         desk.plans.used(event.plan or event.client_id, engine.engine_id)
-        desk.admission.policy.used(engine.engine_id, now)
+        desk.policy.used(engine.engine_id, now)
         if request.want == "pin":
             pin_for(desk, engine, request)
         if at_once:
@@ -184,14 +183,13 @@ class BudgetCore:
         self, engine: EngineRecord, request: Waiting, now: float
     ) -> KeepwarmError | None:
         """Why waiting would be in vain, or None. Asks and changes nothing."""
-        desk = self._desk
+        fitting = self._desk.fitting
         if not engine.spec.options:
             return LoadFailed(f"{request.model} has no placement.", hint="See `keepwarm plan`.")
-        admission = desk.admission
-        if request.want == "pin" and not admission.pinnable(engine):
-            return never_fits(request.model, admission.shortfall(engine))
-        if not engine.resident and not admission.feasible(engine):
-            return never_fits(request.model, admission.shortfall(engine))
+        if request.want == "pin" and not fitting.pinnable(engine):
+            return never_fits(request.model, fitting.shortfall(engine))
+        if not engine.resident and not fitting.feasible(engine):
+            return never_fits(request.model, fitting.shortfall(engine))
         if engine.state is State.FAILED and engine.setbacks > 1 and now < engine.retry_at:
             return error_from_wire(dict(engine.last_error or {}))
         return None

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from budget.actions import Action, DecisionRecord, Deny, Grant, Load, Record, Unload
-from budget.admission import Admission, Choice, Claim
+from budget.admission import Admission, Choice
+from budget.claims import Claim, Claims
 from budget.engines import NO_TIMEOUT, Bookings, EngineRecord, EngineSpec, Lease, ModelEntry
 from budget.errors import ConfigError, InternalError, KeepwarmError
+from budget.fitting import Fitting
 from budget.plans import Plans
 from budget.policies.base import EvictionPolicy
 from budget.residents import Residents
@@ -68,7 +70,10 @@ class Desk:
         self.residents = Residents(limits, engines)
         self.plans = Plans()
         policy.attach(self.residents, self.plans)
-        self.admission = Admission(self.residents, policy)
+        self.policy = policy
+        self.fitting = Fitting(self.residents)
+        self.claims = Claims(self.residents)
+        self.admission = Admission(self.residents, self.fitting, self.claims, policy)
         self.queue = Queue()
         self.timers = Timers()
         self.models: dict[str, ModelEntry] = {}
@@ -115,10 +120,10 @@ class Desk:
         self.dequeue(request)
         if request.added_pin:
             self._take_pin_back(engine, request)
-        claim = self.admission.claims.get(engine.engine_id)
+        claim = self.claims.get(engine.engine_id)
         if claim and ((was_head and claim.draining) or not (engine.demand or engine.pins)):
             # Engines drain for the first in line; whether they do for the next is decided anew.
-            self.admission.drop(engine.engine_id)
+            self.claims.drop(engine.engine_id)
         if not engine.demand:
             self.restless[engine.engine_id] = engine
         self.actions.append(Deny(request.request_id, request.client_id, error.to_wire()))
@@ -154,9 +159,11 @@ class Desk:
             return False
         if request.want == "lease" and engine.free_slot() is None:
             return False
+        if not engine.demand and engine.draining_for is None:
+            return True
         rank = request.rank(now, self.settings.max_wait_s)
         if engine.draining_for is not None:
-            claim = self.admission.claims[engine.draining_for]
+            claim = self.claims[engine.draining_for]
             if self.claim_rank(claim, now) < rank:
                 return False
         first = self.head_rank(engine.engine_id, now) if request.want == "lease" else None
@@ -224,9 +231,9 @@ class Desk:
     def load(self, claim: Claim, now: float) -> None:
         """A claim's bytes are free: book them and start the load."""
         engine = claim.engine
-        self.admission.drop(engine.engine_id)
+        self.claims.drop(engine.engine_id)
         self.residents.book(engine, claim.option_index, now, claim.reason)
-        self.admission.policy.booked(engine, now)
+        self.policy.booked(engine, now)
         engine.immune_until = now + self.settings.max_wait_s if claim.forced else 0.0
         if claim.reason == PREFETCH:
             self.prefetch.loads += 1
@@ -237,7 +244,7 @@ class Desk:
 
     def evict(self, engine: EngineRecord, now: float, reason: str) -> None:
         """An idle engine leaves, or a load that nobody waits for is abandoned."""
-        self.admission.drained(engine)
+        self.claims.drained(engine)
         self.lost(engine)
         self.restless.pop(engine.engine_id, None)
         abandon = self.residents.leave(engine, now, reason)
@@ -263,7 +270,7 @@ class Desk:
         self.residents.pin(engine, model)
         engine.leave_when_idle = False
         if engine.draining_for is not None:
-            self.admission.drop(engine.draining_for)
+            self.claims.drop(engine.draining_for)
 
     # Configuration
 

@@ -92,7 +92,7 @@ class Lives:
         named = [device for device in tried if device == event.refused_device]
         suspects = named or [device for device in tried if device != HOST] or list(tried)
         first = engine.option_index + 1
-        while later := self._desk.admission.feasible(engine, first):
+        while later := self._desk.fitting.feasible(engine, first):
             for index in later:
                 asked = dict(engine.spec.options[index].bookings)
                 more = [asked.get(device, 0) - tried[device] for device in suspects]
@@ -123,7 +123,7 @@ class Lives:
             self._desk.revoked[request_id] = lease.client_id
             self._desk.actions.append(Revoke(request_id, lease.client_id, event.error))
         engine.leases.clear()
-        self._desk.admission.drained(engine)
+        self._desk.claims.drained(engine)
         self._desk.lost(engine)
         self._desk.residents.gone(engine, Trigger.DIED, now)
         if engine.state is State.FAILED:
@@ -156,8 +156,8 @@ class Lives:
         engine = self._desk.residents[event.engine_id]
         self._desk.residents.estimate(engine, event.options)
         # What was promised to it was counted in the bytes of before.
-        self._desk.admission.drop(event.engine_id)
-        self._desk.admission.place_pins()
+        self._desk.claims.drop(event.engine_id)
+        self._desk.fitting.place_pins()
         self._scheduler.pump(now)
 
     def _on_device_measured(self, event: ev.DeviceMeasured, now: float) -> None:

@@ -7,8 +7,7 @@ from budget.engines import EngineRecord
 from budget.errors import ConfigError
 from budget.events import HintGiven
 from budget.refusals import is_awaited, is_pinned, pins_do_not_fit, unknown_model
-from budget.residency import State
-from budget.residents import DORMANT
+from budget.residency import DORMANT, State
 from budget.waiting import Waiting
 
 
@@ -17,7 +16,7 @@ def pin_for(desk: Desk, engine: EngineRecord, request: Waiting) -> None:
     request.added_pin = request.model not in engine.pins
     desk.runtime_pins.add(request.model)
     desk.pin(engine, request.model)
-    desk.admission.place_pins()
+    desk.fitting.place_pins()
 
 
 def take_hint(desk: Desk, event: HintGiven, now: float) -> None:
@@ -37,7 +36,7 @@ def take_hint(desk: Desk, event: HintGiven, now: float) -> None:
         desk.runtime_pins.discard(event.model)
         desk.residents.unpin(engine, event.model)
         if not engine.demand and not engine.pins:
-            desk.admission.drop(engine.engine_id)
+            desk.claims.drop(engine.engine_id)
         desk.restless[engine.engine_id] = engine
     elif engine.state not in DORMANT:
         engine.released = True
@@ -65,6 +64,6 @@ def check_pins(desk: Desk) -> None:
         if not engine.spec.options:
             names = ", ".join(sorted(engine.pins))
             raise ConfigError(f"{names} is pinned and has no placement.", hint="Unpin it.")
-    stuck = desk.admission.place_pins()
+    stuck = desk.fitting.place_pins()
     if stuck is not None:
-        raise pins_do_not_fit(stuck.pins, desk.admission.shortfall(stuck))
+        raise pins_do_not_fit(stuck.pins, desk.fitting.shortfall(stuck))

@@ -33,7 +33,7 @@ class Preemption:
             engine = desk.residents[engine_id]
             if engine.resident and engine.draining_for is None and not engine.leave_when_idle:
                 self._ask_for_slots(engine)
-        for claim in desk.admission.claims.values():
+        for claim in desk.claims:
             if claim.draining:
                 self._ask_for_bytes(claim.engine, claim.draining)
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from budget.actions import Candidate, Stage, StopStaging
-from budget.admission import Choice, Claim
+from budget.admission import Choice
+from budget.claims import Claim
 from budget.desk import PREFETCH, Desk
 from budget.engines import EngineRecord
-from budget.residency import State
-from budget.residents import DORMANT
+from budget.residency import DORMANT, State
 from budget.waiting import Rank
 
 LOOKAHEAD = 256
@@ -114,7 +114,7 @@ class Prefetcher:
             wanted = engine.demand or engine.retired or not engine.spec.options
             if engine.state is not State.ABSENT or wanted:
                 continue
-            if desk.admission.feasible(engine, measured=True):
+            if desk.fitting.feasible(engine, measured=True):
                 found.append(engine)
         return found
 
@@ -141,7 +141,6 @@ class Prefetcher:
     def _load(self, engine: EngineRecord, nexts: dict[str, int], now: float) -> None:
         """Load an engine ahead, or let victims go for it first, where that is nobody's loss."""
         desk = self._desk
-        admission = desk.admission
         mine = nexts[engine.engine_id]
         blocked = self._wanted_devices()
 
@@ -149,14 +148,14 @@ class Prefetcher:
             sooner = nexts.get(other.engine_id, LOOKAHEAD) <= mine
             return sooner or other.state is not State.IDLE or bool(other.demand)
 
-        choice = admission.choose(engine, now, may_drain=None, measured=True, spare=spare)
+        choice = desk.admission.choose(engine, now, may_drain=None, measured=True, spare=spare)
         if choice is None or self._touches(engine, choice, blocked):
             return
         if choice.victims:
             requested = engine.spec.options[choice.option_index].bookings
             desk.decide(engine.engine_id, requested, choice, now, PREFETCH)
         claim = Claim(engine, choice.option_index, LAST, PREFETCH, forced=False)
-        if admission.ready(claim):
+        if desk.claims.ready(claim):
             desk.load(claim, now)
 
     def _wanted_devices(self) -> set[str]:

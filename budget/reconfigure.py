@@ -11,7 +11,7 @@ from budget.events import Reconfigured
 from budget.pins import check_pins
 from budget.policies.lru import Lru
 from budget.refusals import unknown_model
-from budget.residents import DORMANT
+from budget.residency import DORMANT
 
 
 def reconfigure(desk: Desk, event: Reconfigured, now: float) -> None:
@@ -27,10 +27,10 @@ def reconfigure(desk: Desk, event: Reconfigured, now: float) -> None:
     for engine in list(desk.residents):
         desk.restless[engine.engine_id] = engine
         drop_if_retired(desk, engine)
-    for claim in list(desk.admission.claims.values()):
+    for claim in desk.claims:
         if not (claim.engine.demand or claim.engine.pins):
-            desk.admission.drop(claim.engine.engine_id)
-    desk.admission.place_pins()
+            desk.claims.drop(claim.engine.engine_id)
+    desk.fitting.place_pins()
     for device, limit in event.limits.items():
         ledger = desk.residents.books[device]
         unmeasured = ledger.ceiling_bytes == ledger.limit_bytes
@@ -42,7 +42,7 @@ def reconfigure(desk: Desk, event: Reconfigured, now: float) -> None:
 def drop_if_retired(desk: Desk, engine: EngineRecord) -> None:
     """Forget an engine that is no longer configured and holds nothing."""
     if engine.retired and engine.state in DORMANT:
-        desk.admission.drop(engine.engine_id)
+        desk.claims.drop(engine.engine_id)
         desk.restless.pop(engine.engine_id, None)
         desk.residents.drop(engine)
 

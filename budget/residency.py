@@ -37,6 +37,12 @@ class Trigger(Enum):
     __hash__ = object.__hash__
 
 
+# Sets and names of this file's: looking a member up on its Enum is slow before Python 3.12.
+RESIDENT: Final = frozenset((State.IDLE, State.LEASED))
+"""The states of an engine that can serve."""
+DORMANT: Final = frozenset((State.ABSENT, State.FAILED))
+"""The states of an engine that holds nothing and may be loaded."""
+
 TRANSITIONS: Final[dict[tuple[State, Trigger], State]] = {
     (State.ABSENT, Trigger.BOOK): State.LOADING,
     (State.LOADING, Trigger.LOADED): State.IDLE,
@@ -57,11 +63,7 @@ TRANSITIONS: Final[dict[tuple[State, Trigger], State]] = {
 }
 
 
-_BY_STATE: Final[dict[State, dict[Trigger, State]]] = {
+FOLLOWING: Final[dict[State, dict[Trigger, State]]] = {
     state: {t: target for (s, t), target in TRANSITIONS.items() if s is state} for state in State
 }
-
-
-def next_state(state: State, trigger: Trigger) -> State | None:
-    """The state that `trigger` leads to, or None when the table has no such row."""
-    return _BY_STATE[state].get(trigger)
+"""The same table by state: what each trigger leads to."""

@@ -8,11 +8,8 @@ from dataclasses import replace
 
 from budget.engines import Bookings, EngineRecord, EngineSpec, Lease, Option
 from budget.errors import InternalError
-from budget.ledger import Books, Hold
-from budget.residency import State, Trigger
-
-DORMANT = (State.ABSENT, State.FAILED)
-"""The states of an engine that holds nothing and may be loaded."""
+from budget.ledger import EVICTABLE, LEAVING, PROTECTED, Books, Hold
+from budget.residency import DORMANT, State, Trigger
 
 
 class Residents:
@@ -128,7 +125,7 @@ class Residents:
         engine.used_since_load = True
         engine.released = False
         self._touch(engine)
-        self.classify(engine)
+        self.books.hold(engine.engine_id, PROTECTED)
 
     def end_lease(self, engine: EngineRecord, request_id: str, now: float) -> None:
         """Take a slot back."""
@@ -138,7 +135,8 @@ class Residents:
         if not engine.leases:
             engine.move(Trigger.LAST_LEASE_ENDED, now, request_id)
             engine.idle_since = now
-            self.classify(engine)
+            if not engine.pins:
+                self.books.hold(engine.engine_id, EVICTABLE)
 
     def leave(self, engine: EngineRecord, now: float, reason: str) -> bool:
         """Start evicting an idle engine, or abandon a loading one; returns whether it was loading."""
@@ -146,7 +144,7 @@ class Residents:
         self.loading.pop(engine.engine_id, None)
         engine.move(Trigger.ABANDON if loading else Trigger.EVICT, now, reason)
         engine.draining_for = None
-        self.books.hold(engine.engine_id, Hold.LEAVING)
+        self.books.hold(engine.engine_id, LEAVING)
         return loading
 
     def gone(self, engine: EngineRecord, trigger: Trigger, now: float) -> None:
@@ -180,7 +178,7 @@ class Residents:
         """Say anew whether an engine's bytes are evictable."""
         if engine.state in (State.LOADING, State.IDLE, State.LEASED):
             evictable = engine.state is State.IDLE and not engine.pinned
-            self.books.hold(engine.engine_id, Hold.EVICTABLE if evictable else Hold.PROTECTED)
+            self.books.hold(engine.engine_id, EVICTABLE if evictable else PROTECTED)
 
     def _placed(self, engine: EngineRecord, bookings: Bookings) -> None:
         engine.bookings = bookings
@@ -209,7 +207,7 @@ class Residents:
     @staticmethod
     def _expected_hold(engine: EngineRecord) -> Hold:
         if engine.state is State.EVICTING:
-            return Hold.LEAVING
+            return LEAVING
         if engine.state is State.IDLE and not engine.pinned:
-            return Hold.EVICTABLE
-        return Hold.PROTECTED
+            return EVICTABLE
+        return PROTECTED

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from budget.actions import Alert, Prepare
 from budget.admission import Choice
+from budget.claims import Claim
 from budget.desk import PIN_RANK, Desk
 from budget.engines import NO_TIMEOUT, EngineRecord
 from budget.preemption import Preemption
 from budget.prefetch import Prefetcher, unused_first
 from budget.refusals import never_fits, no_room, too_late
-from budget.residency import State
-from budget.residents import DORMANT
+from budget.residency import DORMANT, State
 from budget.victims import choose_victims
 from budget.waiting import Rank, Waiting
 
@@ -42,16 +42,16 @@ class Scheduler:
             self._let_leave(now)
         if desk.unsettled:
             self._relieve(now)
-        if desk.admission.claims:
+        if desk.claims:
             self._advance_claims(now)
         if self.load_pins:
             self._load_pins(now)
         if desk.queue:
             self._admit_waiting(now)
-        for engine_id in sorted(desk.admission.spared):
+        for engine_id in sorted(desk.claims.spared):
             if engine_id in desk.residents:
                 self.serve(desk.residents[engine_id], now)
-        desk.admission.spared.clear()
+        desk.claims.spared.clear()
         self.preemption.ask()
         self.prefetcher.look_ahead(now)
 
@@ -128,9 +128,8 @@ class Scheduler:
                 desk.unsettled.discard(device)
 
     def _shed(self, device: str, excess: int, now: float) -> None:
-        candidates = self._desk.admission.candidates([device], now, None)
-        candidates = unused_first(self._desk, candidates)
-        ordered = self._desk.admission.policy.ordered
+        candidates = unused_first(self._desk, self._desk.admission.candidates(device, now))
+        ordered = self._desk.policy.ordered
         enough = choose_victims(candidates, {device: excess}, ordered=ordered)
         victims = tuple(c.engine_id for c in (candidates if enough is None else enough))
         if victims:
@@ -140,13 +139,12 @@ class Scheduler:
     # Coming
 
     def _advance_claims(self, now: float) -> None:
-        admission = self._desk.admission
-        claims = list(admission.claims.values())
-        for claim in sorted(claims, key=lambda c: self._desk.claim_rank(c, now)):
-            if admission.ready(claim):
-                self._desk.load(claim, now)
-            elif admission.hopeless(claim) or admission.outdated(claim, now):
-                admission.drop(claim.engine.engine_id)
+        desk = self._desk
+        for claim in sorted(desk.claims, key=lambda c: desk.claim_rank(c, now)):
+            if desk.claims.ready(claim):
+                desk.load(claim, now)
+            elif desk.claims.hopeless(claim) or desk.admission.outdated(claim, now):
+                desk.claims.drop(claim.engine.engine_id)
 
     def _load_pins(self, now: float) -> None:
         for engine in list(self._desk.residents.pinned):
@@ -171,20 +169,20 @@ class Scheduler:
 
     def _admit_for(self, engine: EngineRecord, head: Waiting, rank: Rank, now: float) -> None:
         desk = self._desk
-        if not desk.admission.feasible(engine):
+        if not desk.fitting.feasible(engine):
             for request in list(desk.queue.of(engine.engine_id) or ()):
-                desk.end(request, never_fits(request.model, desk.admission.shortfall(engine)), now)
+                desk.end(request, never_fits(request.model, desk.fitting.shortfall(engine)), now)
             return
         aged = head.aged(now, desk.settings.max_wait_s)
         if self._admit(engine, rank, now, "requested", aged=aged, priority=head.priority):
             return
-        if aged and not desk.admission.feasible(engine, measured=True):
+        if aged and not desk.fitting.feasible(engine, measured=True):
             self._deny_aged(engine, now)
 
     def _deny_aged(self, engine: EngineRecord, now: float) -> None:
         """Other programs hold the bytes, and these have waited long enough for them."""
         desk = self._desk
-        shortfall = desk.admission.shortfall(engine, measured=True)
+        shortfall = desk.fitting.shortfall(engine, measured=True)
         ceiling = desk.residents.books[shortfall[0]].ceiling_bytes
         for request in list(desk.queue.of(engine.engine_id) or ()):
             if request.aged(now, desk.settings.max_wait_s):
@@ -202,33 +200,36 @@ class Scheduler:
         priority: int | None,
     ) -> bool:
         """Load or claim for an engine if that can be now; returns whether it is under way."""
-        admission = self._desk.admission
-        if engine.engine_id in admission.claims:
+        desk = self._desk
+        if engine.engine_id in desk.claims:
             return True
 
         def may_drain(victim: EngineRecord) -> bool:
             if aged and now >= victim.immune_until:
                 return True
             if aged:
-                self._desk.timers.wake_at(victim.immune_until)
+                desk.timers.wake_at(victim.immune_until)
             return priority is not None and all(
                 lease.priority < priority for lease in victim.leases.values()
             )
 
-        choice = admission.choose(engine, now, may_drain=None, measured=aged)
-        if choice is None:
-            choice = admission.choose(engine, now, may_drain=may_drain, measured=aged)
+        choose = desk.admission.choose
+        choice = choose(engine, now, may_drain=None, measured=aged) or choose(
+            engine, now, may_drain=may_drain, measured=aged
+        )
         if choice is None:
             if aged:
-                admission.bar(engine, now, may_drain)
+                desk.admission.bar(engine, now, may_drain)
             return False
         if choice.victims or choice.draining:
             requested = engine.spec.options[choice.option_index].bookings
-            self._desk.decide(engine.engine_id, requested, choice, now, reason)
-        claim = admission.claim(engine, choice, rank, reason)
-        if admission.ready(claim):
-            self._desk.load(claim, now)
+            desk.decide(engine.engine_id, requested, choice, now, reason)
+        forced = bool(choice.draining)
+        claim = Claim(engine, choice.option_index, rank, reason, forced, set(choice.draining))
+        desk.claims.add(claim)
+        if desk.claims.ready(claim):
+            desk.load(claim, now)
         elif not claim.draining:
             # Nothing but ends of processes is awaited: the start of the next overlaps with them.
-            self._desk.actions.append(Prepare(engine.engine_id, choice.option_index))
+            desk.actions.append(Prepare(engine.engine_id, choice.option_index))
         return True

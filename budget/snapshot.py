@@ -169,7 +169,7 @@ def _rank_reason(request: Waiting, now: float, max_wait_s: float) -> str:
 
 def _waits_for(desk: Desk, engine: EngineRecord) -> str:
     """What has to happen before a request for this engine is served, in words."""
-    claim = desk.admission.claims.get(engine.engine_id)
+    claim = desk.claims.get(engine.engine_id)
     if claim is not None and claim.draining:
         return f"leases of {', '.join(sorted(claim.draining))} to end"
     if claim is not None:

@@ -138,7 +138,7 @@ class _Simulation:
         """The option in use, or else the one that would be."""
         if engine.resident:
             return engine.option_index
-        return next(iter(self.core.desk.admission.feasible(engine)), 0)
+        return next(iter(self.core.desk.fitting.feasible(engine)), 0)
 
     def run(self) -> dict[str, str]:
         """Load the pinned models, then the others while they fit; returns each one's reason."""
@@ -168,10 +168,10 @@ class _Simulation:
         if engine.resident:
             others = [n for n in self._names(engine) if n != prepared.name]
             return f"shares the engine of {', '.join(others)}"
-        admission = self.core.desk.admission
-        feasible = admission.feasible(engine)
+        fitting = self.core.desk.fitting
+        feasible = fitting.feasible(engine)
         if not feasible:
-            device, limit, pinned, asked = admission.shortfall(engine)
+            device, limit, pinned, asked = fitting.shortfall(engine)
             return (
                 f"never fits: asks for {size(asked)} on {device}, where the limit is {size(limit)} "
                 f"and pinned models hold {size(pinned)}"

@@ -204,7 +204,7 @@ class Shell:
 
     def _discard_unneeded(self) -> None:
         """End what was prepared for promises that have fallen."""
-        claims = self.core.desk.admission.claims
+        claims = self.core.desk.claims
         for engine_id in [e for e in self._prepared if e not in claims]:
             self._discard(engine_id)
 

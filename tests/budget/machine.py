@@ -144,7 +144,7 @@ class Shell:
             case act.AskYield():
                 self._check_asked(action)
             case act.Prepare():
-                claim = self.core.desk.admission.claims[action.engine_id]
+                claim = self.core.desk.claims[action.engine_id]
                 assert (claim.option_index, claim.draining) == (action.option_index, set())
                 self.counts["prepared"] += 1
             case act.LowMemory():
@@ -199,7 +199,7 @@ class Shell:
                 )
                 if claimant is not None:
                     rank = request.rank(self.now, desk.settings.max_wait_s)
-                    assert desk.claim_rank(desk.admission.claims[claimant], self.now) < rank
+                    assert desk.claim_rank(desk.claims[claimant], self.now) < rank
                     assert engine_.engine_id in self.draining_recorded
 
         self._check_leaving()
@@ -220,7 +220,7 @@ class Shell:
                 assert not engine_.leave_when_idle, engine_
                 if engine_.used_since_load and engine_.keep_alive_s >= 0:
                     assert self.now < engine_.idle_since + engine_.keep_alive_s, engine_
-        for claim in desk.admission.claims.values():
+        for claim in desk.claims:
             assert claim.engine.demand or claim.engine.pins, f"claimed for nobody: {claim}"
         for ledger in desk.residents.books:
             assert ledger.over_limit == (ledger.room_bytes < 0), ledger.view()
@@ -253,7 +253,7 @@ class Shell:
             return
         assert not self.waiting, f"stuck: {sorted(self.waiting)} {list(desk.residents)}"
         for engine_ in desk.residents.pinned:
-            if self.started and not engine_.resident and desk.admission.feasible(engine_):
+            if self.started and not engine_.resident and desk.fitting.feasible(engine_):
                 assert engine_.retry_at > self.now
                 assert self.timer is not None
                 assert self.timer <= engine_.retry_at

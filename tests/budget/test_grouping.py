@@ -177,7 +177,7 @@ def test_loads_that_overlap_without_a_gap_do_not_keep_an_aged_request_out() -> N
     for turn in range(3, 60):
         shell.ask(f"s{turn % 8}")
         shell.advance(0.5)
-        if "large" in shell.core.desk.admission.claims:
+        if "large" in shell.core.desk.claims:
             break
         if shell.loading:
             shell.finish_load(next(iter(shell.loading)))

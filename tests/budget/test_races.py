@@ -159,7 +159,7 @@ def test_a_client_that_leaves_while_its_model_loads_leaves_no_claim() -> None:
     shell.advance(1.0)
     blocked = shell.ask("a", "stays")
     shell.gone("leaves")
-    assert not shell.core.desk.admission.claims
+    assert not shell.core.desk.claims
     assert shell.outcomes[blocked] == "granted"
 
 

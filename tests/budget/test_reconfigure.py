@@ -89,7 +89,7 @@ def test_a_claim_does_not_outlive_those_it_was_made_for() -> None:
     shell.advance(1.0)
     blocked = shell.ask("a")
     configure(shell, [model("a"), model("m", "d"), model("x", "c")], engines)
-    assert not shell.core.desk.admission.claims
+    assert not shell.core.desk.claims
     assert shell.outcomes[blocked] == "granted"
     assert shell.loading.keys() == {"d"}
 
