@@ -48,6 +48,11 @@ class Prefetcher:
         """The engine whose file is being staged, or None."""
         return self._staging.engine_id if self._staging else None
 
+    @property
+    def busy(self) -> bool:
+        """Whether a file is being staged, or one that was lies there unused."""
+        return self._staging is not None or bool(self._read)
+
     def staged(self, engine_id: str, read_bytes: int) -> None:
         """A staging ended, or was stopped."""
         if self._staging is None or self._staging.engine_id != engine_id:

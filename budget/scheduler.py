@@ -32,6 +32,8 @@ class Scheduler:
     def pump(self, now: float) -> None:
         """Do everything that can be done now."""
         desk = self._desk
+        if self._at_rest:
+            return
         desk.admission.start_pass()
         if desk.queue:
             self._expire(now)
@@ -54,6 +56,25 @@ class Scheduler:
         desk.claims.spared.clear()
         self.preemption.ask()
         self.prefetcher.look_ahead(now)
+
+    @property
+    def _at_rest(self) -> bool:
+        """Whether nobody waits, and nothing may leave, load or be fetched: nothing can follow.
+
+        This is so at the end of most leases.
+        """
+        desk = self._desk
+        return not (
+            desk.queue
+            or desk.restless
+            or desk.unsettled
+            or desk.claims
+            or desk.claims.spared
+            or desk.prefetched
+            or desk.plans
+            or desk.residents.pinned
+            or self.prefetcher.busy
+        )
 
     def serve(self, engine: EngineRecord, now: float) -> None:
         """Grant what waits for a resident engine, in order, while slots last."""

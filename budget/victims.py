@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from budget.actions import Candidate
+from budget.covers import EXACT_LIMIT, cover
 
-EXACT_LIMIT = 12
-"""Up to this many candidates the least total loss is searched exactly (branch and bound)."""
-
-FEW = 6
-"""Up to this many candidates on one device every set is tried."""
 Shortage = Mapping[str, int]
 
 
@@ -40,34 +35,20 @@ def choose_victims(
         The victims, least loss first, with no member whose bytes are not needed; None when even
         all candidates together free too little.
     """
+    if len(shortage) == 1:
+        ((device, missing),) = shortage.items()
+        return cover(candidates, device, missing, ordered=ordered)
     useful = [c for c in candidates if any(d in shortage and b > 0 for d, b in c.bookings)]
     useful.sort(key=lambda c: (c.loss, c.engine_id))
     if not _covers(useful, shortage):
         return None
     if ordered:
         return _pruned(_first_enough(useful, shortage), shortage)
-    if len(useful) <= FEW and len(shortage) == 1:
-        return _pruned(_of_few(useful, shortage), shortage)
     greedy = _pruned(_first_enough(_by_density(useful, shortage), shortage), shortage)
     if len(useful) > EXACT_LIMIT:
         simple = _pruned(_first_enough(useful, shortage), shortage)
         return min(greedy, simple, key=_total_loss)
     return _exact(useful, shortage, greedy)
-
-
-def _of_few(candidates: Sequence[Candidate], shortage: Shortage) -> list[Candidate]:
-    """The cover of least loss on one device, by trying every set."""
-    ((device, missing),) = shortage.items()
-    n_bytes, losses = [0], [0.0]
-    best, best_loss = 0, math.inf
-    for candidate in candidates:
-        size = sum([amount for name, amount in candidate.bookings if name == device])
-        n_bytes += [known + size for known in n_bytes]
-        losses += [known + candidate.loss for known in losses]
-    for chosen, freed in enumerate(n_bytes):
-        if freed >= missing and losses[chosen] < best_loss:
-            best, best_loss = chosen, losses[chosen]
-    return [c for number, c in enumerate(candidates) if best >> number & 1]
 
 
 def _total_loss(chosen: Sequence[Candidate]) -> float:

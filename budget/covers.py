@@ -1,0 +1,87 @@
+"""The victims on one device, where nearly every eviction is decided."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from budget.actions import Candidate
+
+EXACT_LIMIT = 12
+"""Up to this many candidates the least total loss is found exactly: every set is tried."""
+FEW = 6
+"""Up to this many, plain loops are faster than arrays."""
+
+Row = tuple[float, str, int, Candidate]
+"""Loss, engine id (so that equals have an order), bytes that come free, and the candidate."""
+
+
+def cover(
+    candidates: Sequence[Candidate], device: str, missing: int, *, ordered: bool
+) -> list[Candidate] | None:
+    """The candidates that leave so that `missing` bytes come free on a device.
+
+    Returns:
+        As `budget.victims.choose_victims`, whose case of one device this is.
+    """
+    sized = [(c.loss, c.engine_id, dict(c.bookings).get(device, 0), c) for c in candidates]
+    rows = sorted([row for row in sized if row[2] > 0])
+    if sum([row[2] for row in rows]) < missing:
+        return None
+    if ordered:
+        chosen = _first_enough(rows, missing)
+    elif len(rows) <= FEW:
+        chosen = _of_few(rows, missing)
+    elif len(rows) <= EXACT_LIMIT:
+        chosen = _of_several(rows, missing)
+    else:
+        chosen = _of_many(rows, missing)
+    return [candidate for _, _, _, candidate in chosen]
+
+
+def _first_enough(rows: Sequence[Row], missing: int) -> list[Row]:
+    """The shortest prefix that covers, without redundant members: the dearest stay first."""
+    chosen = []
+    excess = -missing
+    for row in rows:
+        if excess >= 0:
+            break
+        chosen.append(row)
+        excess += row[2]
+    for row in sorted(chosen, key=lambda row: (-row[0], row[1])):
+        if row[2] <= excess:
+            chosen.remove(row)
+            excess -= row[2]
+    return sorted(chosen)
+
+
+def _of_few(rows: Sequence[Row], missing: int) -> list[Row]:
+    """The cover of least loss. A set comes after its subsets, so that nobody in it is redundant."""
+    n_bytes, losses = [0], [0.0]
+    best, best_loss = 0, math.inf
+    for loss, _, size, _ in rows:
+        n_bytes += [known + size for known in n_bytes]
+        losses += [known + loss for known in losses]
+    for chosen, freed in enumerate(n_bytes):
+        if freed >= missing and losses[chosen] < best_loss:
+            best, best_loss = chosen, losses[chosen]
+    return [row for number, row in enumerate(rows) if best >> number & 1]
+
+
+def _of_several(rows: Sequence[Row], missing: int) -> list[Row]:
+    """As `_of_few`, with arrays of shape (2**len(rows),)."""
+    n_bytes, losses = np.zeros(1, dtype=np.int64), np.zeros(1)
+    for loss, _, size, _ in rows:
+        n_bytes = np.concatenate([n_bytes, n_bytes + size])
+        losses = np.concatenate([losses, losses + loss])
+    best = int(np.argmin(np.where(n_bytes >= missing, losses, math.inf)))
+    return [row for number, row in enumerate(rows) if best >> number & 1]
+
+
+def _of_many(rows: Sequence[Row], missing: int) -> list[Row]:
+    """The better of two guesses: the least loss by byte first, or the least loss."""
+    by_density = sorted(rows, key=lambda row: row[0] / min(row[2], missing))
+    guesses = (_first_enough(by_density, missing), _first_enough(rows, missing))
+    return min(guesses, key=lambda chosen: sum([row[0] for row in chosen]))
