@@ -10,7 +10,6 @@ from budget.actions import Candidate, DecisionRecord
 from budget.claims import Claim, Claims
 from budget.engines import Bookings, EngineRecord
 from budget.fitting import Fitting
-from budget.ledger import Ledger
 from budget.policies.base import EvictionPolicy
 from budget.residency import State
 from budget.residents import Residents
@@ -27,7 +26,7 @@ Drain = Callable[[EngineRecord], bool]
 """Whether an engine may be drained, or must be spared, for the request at hand."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Choice:
     """One way to admit an engine: at this option, once these have left or drained."""
 
@@ -71,7 +70,6 @@ class Admission:
         """Devices on which nothing more is admitted in this pass: somebody before waits there."""
         self._turn_taken: set[str] = set()
         """Devices on which nobody more is drained for in this pass: somebody before waits there."""
-        self._first_rooms: dict[str, tuple[list[int], list[tuple[int, Ledger, int]]]] = {}
 
     # Which placement
 
@@ -103,38 +101,33 @@ class Admission:
         """Of many options the one that fits best without a victim, else all, the idlest first."""
         if len(indices) <= OPTIONS_WEIGHED:
             return indices
-        options = engine.spec.options
-        free = []
-        for index, ledger, amount in self._rooms(engine, indices):
-            if ledger.coming_bytes >= amount:
-                left = self._left(options[index].bookings)
-                if left is not None:
-                    free.append((left, index))
-        if free:
-            return [min(free)[1]]
+        if self._books.most_coming_bytes >= engine.least_bytes:
+            best = self._tightest(engine, indices)
+            if best is not None:
+                return [best]
         return self._idlest_first(engine, indices)
 
-    def _rooms(self, engine: EngineRecord, indices: list[int]) -> list[tuple[int, Ledger, int]]:
-        """Of every option its number, its first device's ledger and its bytes there."""
-        known = self._first_rooms.get(engine.engine_id)
-        if known is None or known[0] is not indices:
-            first = [engine.spec.options[index].bookings[0] for index in indices]
-            ledgers = self._books.ledgers
-            rows = [(i, ledgers[d], b) for i, (d, b) in zip(indices, first, strict=True)]
-            known = self._first_rooms[engine.engine_id] = (indices, rows)
-        return known[1]
+    def _tightest(self, engine: EngineRecord, indices: list[int]) -> int | None:
+        """The option that needs no victim and leaves the least room beside it, or None."""
+        options, ledgers = engine.spec.options, self._books.ledgers
+        free = []
+        for index in indices:
+            bookings = options[index].bookings
+            device, amount = bookings[0]
+            if ledgers[device].coming_bytes >= amount:
+                left = self._left(bookings)
+                if left is not None:
+                    free.append((left, index))
+        return min(free)[1] if free else None
 
     def _idlest_first(self, engine: EngineRecord, indices: list[int]) -> Iterator[int]:
         """Some of the options by how long their devices have been idle, then the others."""
-        options, idle_longest = engine.spec.options, self._residents.idle_longest
+        options, idle_since = engine.spec.options, self._residents.idle_since
         step = -(-len(indices) // DEVICES_RANKED)
         first = self._records % step
-        since = [
-            (max([idle_longest(device) for device, _ in options[index].bookings]), index)
-            for index in indices[first::step]
-        ]
-        since.sort()
-        yield from [index for _, index in since]
+        ranked = [(idle_since(options[index].bookings), index) for index in indices[first::step]]
+        ranked.sort()
+        yield from [index for _, index in ranked]
         yield from [index for n, index in enumerate(indices) if n % step != first]
 
     def _left(self, bookings: Bookings) -> int | None:
@@ -188,30 +181,29 @@ class Admission:
         found: dict[str, Candidate] = {}
         for device in devices:
             for engine in self._residents.on_device(device):
-                if engine.engine_id not in found and self._may_leave(engine, terms):
-                    loss = self._loss(engine, terms.now)
-                    found[engine.engine_id] = Candidate(engine.engine_id, loss, engine.bookings)
+                if engine.engine_id not in found:
+                    loss = self._loss(engine, terms)
+                    if loss is not None:
+                        found[engine.engine_id] = Candidate(engine.engine_id, loss, engine.bookings)
         return list(found.values())
 
-    def _may_leave(self, engine: EngineRecord, terms: _Terms) -> bool:
+    def _loss(self, engine: EngineRecord, terms: _Terms) -> float | None:
+        """What an engine's leaving would cost, or None when it may not leave."""
         if engine.pins or engine.draining_for is not None:
-            return False
+            return None
         if terms.spare is not None and terms.spare(engine):
-            return False
-        if engine.state is State.LEASED:
-            return terms.may_drain is not None and self._drainable(engine, terms.may_drain)
-        if engine.state is State.LOADING:
-            return terms.loading or not engine.demand
-        return engine.state is State.IDLE
-
-    def _drainable(self, engine: EngineRecord, may_drain: Drain) -> bool:
-        taken = any(device in self._turn_taken for device, _ in engine.bookings)
-        return not taken and may_drain(engine)
-
-    def _loss(self, engine: EngineRecord, now: float) -> float:
+            return None
         if engine.state is State.IDLE or engine.abandonable:
-            return 0.0 if engine.released else self.policy.loss(engine, now)
-        return LEASED_LOSS + self.policy.loss(engine, now)
+            return 0.0 if engine.released else self.policy.loss(engine, terms.now)
+        if (terms.loading and engine.state is State.LOADING) or self._drainable(engine, terms):
+            return LEASED_LOSS + self.policy.loss(engine, terms.now)
+        return None
+
+    def _drainable(self, engine: EngineRecord, terms: _Terms) -> bool:
+        if terms.may_drain is None or engine.state is not State.LEASED:
+            return False
+        taken = any(device in self._turn_taken for device, _ in engine.bookings)
+        return not taken and terms.may_drain(engine)
 
     # Turns
 

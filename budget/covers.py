@@ -26,8 +26,12 @@ def cover(
     Returns:
         As `budget.victims.choose_victims`, whose case of one device this is.
     """
-    sized = [(c.loss, c.engine_id, dict(c.bookings).get(device, 0), c) for c in candidates]
-    rows = sorted([row for row in sized if row[2] > 0])
+    rows = []
+    for candidate in candidates:
+        for name, amount in candidate.bookings:
+            if name == device and amount > 0:
+                rows.append((candidate.loss, candidate.engine_id, amount, candidate))
+    rows.sort()
     if sum([row[2] for row in rows]) < missing:
         return None
     if ordered:
@@ -50,10 +54,11 @@ def _first_enough(rows: Sequence[Row], missing: int) -> list[Row]:
             break
         chosen.append(row)
         excess += row[2]
-    for row in sorted(chosen, key=lambda row: (-row[0], row[1])):
-        if row[2] <= excess:
-            chosen.remove(row)
-            excess -= row[2]
+    if excess:
+        for row in sorted(chosen, key=lambda row: (-row[0], row[1])):
+            if row[2] <= excess:
+                chosen.remove(row)
+                excess -= row[2]
     return sorted(chosen)
 
 

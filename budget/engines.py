@@ -88,6 +88,7 @@ class EngineRecord:
         "last_error",
         "last_used",
         "leases",
+        "least_bytes",
         "leave_when_idle",
         "loaded_at",
         "min_option",
@@ -104,7 +105,7 @@ class EngineRecord:
     )
 
     def __init__(self, spec: EngineSpec) -> None:
-        self.spec = spec
+        self.specify(spec)
         self.engine_id = spec.engine_id
         """The engine's name in every event and action."""
         self.state = State.ABSENT
@@ -131,6 +132,11 @@ class EngineRecord:
         self.draining_for: str | None = None
         self.immune_until = 0.0
         self.story: deque[tuple[float, State, Trigger, str]] = deque(maxlen=STORY_LENGTH)
+
+    def specify(self, spec: EngineSpec) -> None:
+        """Take over what the engine may be; `least_bytes` is what each placement takes at least."""
+        self.spec = spec
+        self.least_bytes = min([o.bookings[0][1] for o in spec.options if o.bookings], default=0)
 
     @property
     def pinned(self) -> bool:

@@ -158,6 +158,11 @@ class Books:
         """Changes whenever a limit or ceiling may have changed."""
         return self._settings[0]
 
+    @property
+    def most_coming_bytes(self) -> int:
+        """The most that one device has room for, once what is being evicted has left."""
+        return max([ledger.coming_bytes for ledger in self.ledgers.values()], default=0)
+
     def __iter__(self) -> Iterator[Ledger]:
         return iter(self.ledgers.values())
 

@@ -20,6 +20,8 @@ class Residents:
         self._engines: dict[str, EngineRecord] = {}
         self._pinned: dict[str, EngineRecord] = {}
         self._on_device: dict[str, dict[str, EngineRecord]] = {d: {} for d in limits}
+        self._idle_since: dict[str, float] = {}
+        """When the engine that has been idle longest on a device was last used, where that is known."""
         self.pins_version = 0
         """Changes whenever the bytes of the pinned engines may have changed."""
         self.loading: dict[str, EngineRecord] = {}
@@ -50,7 +52,7 @@ class Residents:
             raise InternalError(f"{engine!r} has {len(engine.spec.options)} options: {options}")
         for option in options:
             self._sound(engine.engine_id, option.bookings)
-        engine.spec = replace(engine.spec, options=options)
+        engine.specify(replace(engine.spec, options=options))
 
     @property
     def pinned(self) -> Iterable[EngineRecord]:
@@ -83,8 +85,22 @@ class Residents:
         """The engines with bytes booked on a device, the longest unused first."""
         return self._on_device[device].values()
 
-    def idle_longest(self, device: str) -> float:
-        """When the engine that has been idle longest on a device was last used; inf without one."""
+    def idle_since(self, bookings: Bookings) -> float:
+        """When the engine that has been idle longest was last used, on the busiest of some devices.
+
+        inf when nothing is idle on one of them.
+        """
+        known = self._idle_since
+        latest = -math.inf
+        for device, _ in bookings:
+            since = known.get(device)
+            if since is None:
+                since = known[device] = self._idle_longest(device)
+            if since > latest:
+                latest = since
+        return latest
+
+    def _idle_longest(self, device: str) -> float:
         for engine in self._on_device[device].values():
             if engine.state is State.IDLE and not engine.pins:
                 return engine.last_used
@@ -125,7 +141,7 @@ class Residents:
         engine.used_since_load = True
         engine.released = False
         self._touch(engine)
-        self.books.hold(engine.engine_id, PROTECTED)
+        self._hold(engine, PROTECTED)
 
     def end_lease(self, engine: EngineRecord, request_id: str, now: float) -> None:
         """Take a slot back."""
@@ -136,7 +152,7 @@ class Residents:
             engine.move(Trigger.LAST_LEASE_ENDED, now, request_id)
             engine.idle_since = now
             if not engine.pins:
-                self.books.hold(engine.engine_id, EVICTABLE)
+                self._hold(engine, EVICTABLE)
 
     def leave(self, engine: EngineRecord, now: float, reason: str) -> bool:
         """Start evicting an idle engine, or abandon a loading one; returns whether it was loading."""
@@ -144,7 +160,7 @@ class Residents:
         self.loading.pop(engine.engine_id, None)
         engine.move(Trigger.ABANDON if loading else Trigger.EVICT, now, reason)
         engine.draining_for = None
-        self.books.hold(engine.engine_id, LEAVING)
+        self._hold(engine, LEAVING)
         return loading
 
     def gone(self, engine: EngineRecord, trigger: Trigger, now: float) -> None:
@@ -155,8 +171,7 @@ class Residents:
         engine.draining_for = None
         engine.leave_when_idle = False
         self.books.release(engine.engine_id)
-        for device, _ in engine.bookings:
-            del self._on_device[device][engine.engine_id]
+        self._displaced(engine)
         engine.bookings = ()
         self.pins_version += bool(engine.pins)
 
@@ -164,8 +179,7 @@ class Residents:
         """Replace booked bytes by measured ones."""
         self._sound(engine.engine_id, bookings)
         self.books.correct(engine.engine_id, bookings)
-        for device, _ in engine.bookings:
-            del self._on_device[device][engine.engine_id]
+        self._displaced(engine)
         self._placed(engine, bookings)
 
     def _sound(self, engine_id: str, bookings: Bookings) -> None:
@@ -178,17 +192,32 @@ class Residents:
         """Say anew whether an engine's bytes are evictable."""
         if engine.state in (State.LOADING, State.IDLE, State.LEASED):
             evictable = engine.state is State.IDLE and not engine.pinned
-            self.books.hold(engine.engine_id, EVICTABLE if evictable else PROTECTED)
+            self._hold(engine, EVICTABLE if evictable else PROTECTED)
 
     def _placed(self, engine: EngineRecord, bookings: Bookings) -> None:
         engine.bookings = bookings
         self.pins_version += bool(engine.pins)
         for device, _ in bookings:
             self._on_device[device][engine.engine_id] = engine
+            self._idle_since.pop(device, None)
+
+    def _displaced(self, engine: EngineRecord) -> None:
+        for device, _ in engine.bookings:
+            del self._on_device[device][engine.engine_id]
+            self._idle_since.pop(device, None)
+
+    def _hold(self, engine: EngineRecord, hold: Hold) -> None:
+        """Every change of who is idle and may leave is one of holds."""
+        self.books.hold(engine.engine_id, hold)
+        for device, _ in engine.bookings:
+            self._idle_since.pop(device, None)
 
     def check(self) -> None:
         """Raise `InternalError` unless books and engines tell the same story."""
         self.books.check()
+        for device, since in self._idle_since.items():
+            if since != self._idle_longest(device):
+                raise InternalError(f"{device} is idle since {self._idle_longest(device)}: {since}")
         for engine in self:
             entry = self.books.entry(engine.engine_id)
             holds = engine.state not in DORMANT

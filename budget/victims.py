@@ -11,7 +11,7 @@ from budget.covers import EXACT_LIMIT, cover
 Shortage = Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Need:
     """What an eviction is for: who wants bytes, how many are missing where, who may leave."""
 
