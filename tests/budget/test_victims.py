@@ -8,7 +8,8 @@ import hypothesis.strategies as st
 from hypothesis import given, settings
 
 from budget.actions import Candidate
-from budget.victims import EXACT_LIMIT, choose_victims
+from budget.covers import EXACT_LIMIT
+from budget.victims import choose_victims
 
 CASES = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 
