@@ -185,6 +185,13 @@ class KvSection(Section):
         "a path; a relative one starts at this file's folder",
     )
 
+    max_age: Seconds = key(
+        86400.0,
+        "How long a saved conversation is kept after its last use, over restarts of the keeper, too. 0: "
+        "conversations end with the keeper.",
+        SECONDS_ALLOWED,
+    )
+
     @property
     def limit_bytes(self) -> int:
         """The budget; 0 when nothing is to be saved."""

@@ -65,7 +65,7 @@ async def serve(
         finally:
             keeper_socket(order.runtime).unlink(missing_ok=True)
             await server.close()
-            await keeper.close()
+            await keeper.close(keep_conversations=True)
             LOG.info("ended")
 
 

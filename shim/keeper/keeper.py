@@ -39,6 +39,8 @@ LOG = logging.getLogger("keepwarm.keeper")
 MEASURE_EVERY_S = 2.0
 REMEMBER_EVERY = 30
 """Measurements between two savings of what the policy learned."""
+SAVE_AT_END_S = 5.0
+"""Stopping a keeper waits no longer than this for conversations to be saved."""
 PREFETCH: dict[bool | str, Prefetch] = {True: "load", False: "off", "stage": "stage"}
 LOOKS_BACK_NS = 2_000_000_000
 
@@ -116,12 +118,22 @@ class Keeper:
         keeper._monitor = asyncio.create_task(keeper._measure_for_ever())
         return keeper
 
-    async def close(self) -> None:
-        """End every engine."""
+    async def close(self, *, keep_conversations: bool = False) -> None:
+        """End every engine.
+
+        Args:
+            keep_conversations: save the KV state of those that are idle and leave it to the next
+                keeper.
+        """
+        # Asked before anything is awaited: leases end with their clients' connections, answers do
+        # not yet.
+        in_use = {engine.engine_id for engine in self.shell.core.desk.leases.values()}
         if self._monitor is not None:
             self._monitor.cancel()
             await asyncio.gather(self._monitor, return_exceptions=True)
-        await self.shell.close(grace_s=self.config.keeper.stop_grace)
+        if keep_conversations:
+            await self.shell.save_conversations(in_use, SAVE_AT_END_S)
+        await self.shell.close(grace_s=self.config.keeper.stop_grace, keep_kv=keep_conversations)
         remember(self.policy)
         self._code.close()
 
@@ -316,6 +328,7 @@ class Keeper:
             await asyncio.sleep(MEASURE_EVERY_S)
             if count % REMEMBER_EVERY == 0:
                 remember(self.policy)
+                self.shell.kv.expire()
             try:
                 await self._measure()
             except KeepwarmError:

@@ -7,6 +7,7 @@ evaluation, is said in the log, and the file concerned is deleted.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import time
@@ -22,7 +23,8 @@ from budget.footprint import Placement
 from budget.kv_store import SlotState, choose_saves, restore_plan
 from shim.keeper.catalog import CatalogEngine
 from shim.keeper.history import EvictStory, LoadStory
-from shim.keeper.kv_files import WARM, KvFiles, Shelf, read_tokens, slot_file
+from shim.keeper.kv_files import KvFiles
+from shim.keeper.kv_shelf import WARM, Shelf, read_tokens, slot_file
 from shim.keeper.warming import Warmed
 
 LOG = logging.getLogger("keepwarm.keeper")
@@ -80,7 +82,10 @@ class KvCarrier:
             return
         key = kv_key(entry, placement, self._build)
         try:
-            shelf = self._files.shelf(key, {"stamp": entry.stamp, "engine": entry.engine_id})
+            shelf = self._files.shelf(
+                key,
+                {"stamp": entry.stamp, "engine": entry.engine_id, "models": list(entry.names)},
+            )
         except OSError as error:
             LOG.warning("no KV state is kept of %s: %s", entry.label, error)
             return
@@ -293,11 +298,44 @@ class KvCarrier:
         gone = {k for entry in before for k in _keys(entry, self._build)} - stay
         self._files.discard(gone)
 
-    async def close(self) -> None:
-        """The keeper ends: no conversation outlives it."""
+    def expire(self) -> None:
+        """Delete the conversations that are too old."""
+        if self._files is not None:
+            self._files.expire()
+
+    def kept(self) -> dict[str, Any]:
+        """What is kept, JSON-serialisable: where, within which budget, by engine."""
+        files = self._files
+        return {
+            "folder": str(files.folder) if files else None,
+            "limit_bytes": files.limit_bytes if files else 0,
+            "total_bytes": files.total_bytes if files else 0,
+            "models": files.rows() if files else [],
+        }
+
+    async def clear(self, model: str | None) -> tuple[int, int]:
+        """Delete what is kept, of all models or of one; returns how many files and bytes.
+
+        What is just being saved or restored is waited for.
+        """
+        if self._files is None:
+            return 0, 0
+        async with contextlib.AsyncExitStack() as held:
+            for key in sorted(shelf.key for shelf in self._files.of(model)):
+                await held.enter_async_context(self._locks.setdefault(key, asyncio.Lock()))
+            cleared = self._files.clear(model)
+        LOG.info("KV state of %s is deleted: %d files, %d bytes", model or "all models", *cleared)
+        return cleared
+
+    async def close(self, *, keep: bool) -> None:
+        """The keeper ends, and its engines have: conversations are left to the next one, or deleted."""
         await asyncio.gather(*self._sealing, return_exceptions=True)
         if self._files is not None:
-            await asyncio.to_thread(self._files.close)
+            count, kept_bytes = await asyncio.to_thread(self._files.close, keep=keep)
+            if count:
+                LOG.info(
+                    "%d conversations are kept for the next keeper: %d bytes", count, kept_bytes
+                )
 
 
 def kv_key(entry: CatalogEngine, placement: Placement, build: str) -> str:

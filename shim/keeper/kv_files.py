@@ -1,161 +1,51 @@
-"""Saved KV state on disk: one private folder per engine, an index with checksums, a byte budget.
+"""Saved KV state on disk: one private folder per engine, and a byte budget over all of them.
 
-The state of a conversation lives as long as the keeper: what an earlier keeper left is deleted at the
-start. The state of a warm prompt, and what was measured, stay. One keeper at a time uses a folder.
+What was measured and the state of warm prompts outlive the keeper. So do conversations that are not too
+old, when it ends in good order; what a keeper saved that then crashed is deleted. One keeper at a time
+uses a folder.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import shutil
-import struct
 import time
-import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from backends.footprint.cache import write_whole
 from backends.llama.process import private_folder
 from budget.errors import ConfigError
-from budget.kv_store import KvFigures, SavedState, make_room
+from budget.kv_store import SavedState, make_room
 from shim.config import Config
+from shim.keeper.kv_shelf import WARM, Shelf, is_current
 from shim.keeper.locks import FileLock
 from shim.paths import state_dir
 
 LOG = logging.getLogger("keepwarm.keeper")
 
-WARM: Final = "warm.kv"
-"""The state of an engine's warm prompt."""
-
-_FORMAT: Final = 1
-_INDEX: Final = "index.json"
-_CHUNK_BYTES: Final = 1 << 22
-_HEADER: Final = struct.Struct("<4sII")
-_MAGIC: Final = b"qsgg"
-_PACKED: Final = 0xFFFFFFFF
-_MAX_TOKENS: Final = 1 << 24
-
-
-def slot_file(slot: int) -> str:
-    """The name of a slot's saved conversation."""
-    return f"slot-{slot}.kv"
-
-
-@dataclass(slots=True)
-class Kept:
-    """One saved file. `checksum` is None until it was computed; `used_at` is wall-clock time."""
-
-    size_bytes: int
-    used_at: float
-    checksum: int | None = None
-    tokens: tuple[int, ...] = ()
-
-
-@dataclass(slots=True)
-class Shelf:
-    """What is kept of one engine: its files by name, and its figures. `origin` says whose it is."""
-
-    key: str
-    folder: Path
-    origin: Mapping[str, Any]
-    figures: KvFigures = field(default_factory=KvFigures)
-    states: dict[str, Kept] = field(default_factory=dict)
-
-    def drop(self, name: str) -> None:
-        """Delete a file, known or not."""
-        self.states.pop(name, None)
-        with contextlib.suppress(OSError):
-            (self.folder / name).unlink()
-
-    def add(self, name: str) -> Kept | None:
-        """Take a file in that an engine has written; None when it is not there."""
-        try:
-            size = (self.folder / name).stat().st_size
-        except OSError:
-            return None
-        kept = Kept(size, time.time())
-        self.states[name] = kept
-        return kept
-
-    def seal(self) -> None:
-        """Compute the checksums that are missing and write the index. Reads whole files."""
-        for name, kept in list(self.states.items()):
-            if kept.checksum is None:
-                path = self.folder / name
-                kept.tokens, kept.checksum = read_tokens(path), checksum(path)
-        self.write_index()
-
-    def check(self) -> None:
-        """Drop every file that is not what was saved. Reads whole files."""
-        for name, kept in list(self.states.items()):
-            if kept.checksum is None or checksum(self.folder / name) != kept.checksum:
-                self.drop(name)
-
-    def sweep(self) -> None:
-        """Delete files that nobody knows: a save that was broken off."""
-        for path in self.folder.glob("*.kv"):
-            if path.name not in self.states:
-                self.drop(path.name)
-
-    def write_index(self) -> None:
-        """Keep what outlives the keeper: the figures and the warm prompt's state."""
-        warm = self.states.get(WARM)
-        index: dict[str, Any] = {
-            "format": _FORMAT,
-            "origin": dict(self.origin),
-            "figures": self.figures.to_json(),
-            "warm": None,
-        }
-        if warm is not None and warm.checksum is not None:
-            index["warm"] = {
-                "size_bytes": warm.size_bytes,
-                "used_at": warm.used_at,
-                "checksum": warm.checksum,
-            }
-        with contextlib.suppress(OSError):
-            write_whole(self.folder / _INDEX, json.dumps(index))
-
-    @classmethod
-    def read(cls, folder: Path) -> Shelf:
-        """The shelf that an earlier keeper left.
-
-        Raises:
-            OSError, KeyError, TypeError, ValueError: there is none, or it is damaged.
-        """
-        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-        if index["format"] != _FORMAT:
-            raise ValueError(f"format {index['format']!r}")
-        shelf = cls(
-            folder.name, folder, dict(index["origin"]), KvFigures.from_json(index["figures"])
-        )
-        if (row := index["warm"]) is not None:
-            kept = Kept(int(row["size_bytes"]), float(row["used_at"]), int(row["checksum"]))
-            kept.tokens = read_tokens(folder / WARM)
-            shelf.states[WARM] = kept
-        return shelf
-
 
 class KvFiles:
-    """All shelves of one folder, within a byte budget."""
+    """All shelves of one folder, within a byte budget.
 
-    def __init__(self, folder: Path, limit_bytes: int, lock: FileLock | None = None) -> None:
+    Conversations that were of no use for `max_age_s` go; with 0 they only end with the keeper.
+    """
+
+    def __init__(self, folder: Path, limit_bytes: int, max_age_s: float = 0.0) -> None:
         self.folder = folder
         self.limit_bytes = limit_bytes
-        self._lock = lock
+        self.max_age_s = max_age_s
+        self._lock: FileLock | None = None
         self._shelves: dict[str, Shelf] = {}
 
     @classmethod
-    def open(cls, folder: Path, limit_bytes: int) -> KvFiles | None:
+    def open(cls, folder: Path, limit_bytes: int, max_age_s: float = 0.0) -> KvFiles | None:
         """The folder, made with mode 0700 and swept; None when another keeper uses it.
 
         Raises:
             ConfigError: it belongs to somebody else, or others may enter it.
         """
-        files = cls(private_folder(folder), limit_bytes)
+        files = cls(private_folder(folder), limit_bytes, max_age_s)
         lock = FileLock(files.folder / "lock")
         if not lock.try_acquire():
             return None
@@ -163,17 +53,87 @@ class KvFiles:
         for entry in files.folder.iterdir():
             if entry.is_dir():
                 files._adopt(entry)
+        if not max_age_s:
+            files.clear(warm=False)
+        files.expire()
         files.make_room()
         return files
 
-    def close(self) -> None:
-        """Delete the conversations' state and let other keepers in."""
-        for shelf in self._shelves.values():
-            for name in list(shelf.states):
-                if name != WARM:
-                    shelf.drop(name)
+    def close(self, *, keep: bool = False) -> tuple[int, int]:
+        """Let other keepers in. Call it when no engine writes any more.
+
+        Args:
+            keep: leave the conversations to the next keeper; without it they are deleted.
+
+        Returns:
+            How many conversations are kept, and their bytes.
+        """
+        self.expire()
+        kept = 0, 0
+        if keep and self.max_age_s:
+            for shelf in self._shelves.values():
+                shelf.sweep()
+                shelf.seal(conversations=True)
+                states = shelf.conversations.values()
+                kept = kept[0] + len(states), kept[1] + sum(s.size_bytes for s in states)
+        else:
+            self.clear(warm=False)
+        self.release()
+        return kept
+
+    def release(self) -> None:
+        """Let others use the folder, as it is."""
         if self._lock is not None:
             self._lock.release()
+            self._lock = None
+
+    def expire(self) -> None:
+        """Delete the conversations that were of no use for too long."""
+        if not self.max_age_s:
+            return
+        since = time.time() - self.max_age_s
+        for shelf in self._shelves.values():
+            for name, kept in shelf.conversations.items():
+                if kept.used_at < since:
+                    shelf.drop(name)
+
+    def of(self, model: str | None) -> list[Shelf]:
+        """The shelves of one model, or all of them."""
+        return [s for s in self._shelves.values() if model is None or model in s.models]
+
+    def clear(self, model: str | None = None, *, warm: bool = True) -> tuple[int, int]:
+        """Delete saved state, of all models or of one; returns how many files and bytes."""
+        files, freed = 0, 0
+        for shelf in self.of(model):
+            for name, kept in list(shelf.states.items()):
+                if warm or name != WARM:
+                    shelf.drop(name)
+                    files, freed = files + 1, freed + kept.size_bytes
+        return files, freed
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What is kept by engine, what was used last first; JSON-serialisable.
+
+        `tokens` and `bytes` are those of the conversations; `used_s` is None when there are none.
+        """
+        now, found = time.time(), []
+        for shelf in self._shelves.values():
+            if not shelf.states:
+                continue
+            talks, warm = shelf.conversations.values(), shelf.states.get(WARM)
+            used_s = min((max(0.0, now - kept.used_at) for kept in talks), default=None)
+            found.append(
+                {
+                    "models": shelf.models,
+                    "engine": shelf.origin.get("engine"),
+                    "conversations": len(talks),
+                    "tokens": sum(len(kept.tokens) for kept in talks),
+                    "bytes": sum(kept.size_bytes for kept in talks),
+                    "warm_prompt_bytes": warm.size_bytes if warm else 0,
+                    "used_s": used_s,
+                }
+            )
+        return sorted(found, key=lambda row: (row["used_s"] is None, row["used_s"] or 0.0))
 
     def shelf(self, key: str, origin: Mapping[str, Any]) -> Shelf:
         """The shelf of an engine; a new one when there is none.
@@ -185,7 +145,9 @@ class KvFiles:
         if known is None:
             folder = self.folder / key
             folder.mkdir(mode=0o700, exist_ok=True)
-            known = self._shelves[key] = Shelf(key, folder, dict(origin))
+            known = self._shelves[key] = Shelf(key, folder, {})
+        # The same engine may have other names by now.
+        known.origin = dict(origin) or known.origin
         return known
 
     def discard(self, keys: Iterable[str]) -> None:
@@ -226,54 +188,18 @@ class KvFiles:
         shelf.sweep()
 
 
-def is_current(origin: Mapping[str, Any]) -> bool:
-    """Whether the files that an engine was made of are still what they were."""
-    for path, size, mtime_ns in origin["stamp"]:
-        found = Path(path).stat()
-        if (found.st_size, found.st_mtime_ns) != (size, mtime_ns):
-            return False
-    return True
-
-
-def checksum(path: Path) -> int | None:
-    """The CRC-32 of a file; None when it cannot be read."""
-    value = 0
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                value = zlib.crc32(chunk, value)
-    except OSError:
-        return None
-    return value
-
-
-def read_tokens(path: Path) -> tuple[int, ...]:
-    """The tokens of a file that llama-server saved; empty when it is something else.
-
-    The header is llama.cpp's (`llama_state_seq_save_file`: magic, version, count, tokens), the
-    tokens in it are packed by llama-server (`server_tokens::serialize`: marker, version, count).
-    """
-    try:
-        with path.open("rb") as file:
-            magic, _, words = _HEADER.unpack(file.read(_HEADER.size))
-            if magic != _MAGIC or words > _MAX_TOKENS:
-                return ()
-            packed = struct.unpack(f"<{words}I", file.read(4 * words))
-    except (OSError, struct.error):
-        return ()
-    if len(packed) < 3 or packed[0] != _PACKED:
-        return tuple(packed)
-    count = packed[2]
-    return tuple(packed[3 : 3 + count])
+def kv_folder(config: Config) -> Path:
+    """Where KV state is kept between loads."""
+    return config.kv.folder or state_dir() / "kv"
 
 
 def kv_files(config: Config) -> KvFiles | None:
-    """Where KV state is kept between loads; None when it is not."""
+    """The keeper's saved KV state; None when nothing is to be saved, or cannot be."""
     if not config.kv.limit_bytes:
         return None
-    folder = config.kv.folder or state_dir() / "kv"
+    folder = kv_folder(config)
     try:
-        files = KvFiles.open(folder, config.kv.limit_bytes)
+        files = KvFiles.open(folder, config.kv.limit_bytes, config.kv.max_age)
     except (OSError, ConfigError) as error:
         LOG.warning("no KV state is carried over: %s", error)
         return None

@@ -36,7 +36,7 @@ LOG = logging.getLogger("keepwarm.keeper")
 DIAGNOSE_LIMIT_S = 1.0
 UNLOAD_LIMIT_S = 120.0
 
-LOOKING = frozenset({"hello", "status", "history"})
+LOOKING = frozenset({"hello", "status", "history", "kv"})
 """Ops that keep no keeper alive and reset no time-out."""
 
 Answer = dict[str, Any] | None
@@ -310,6 +310,18 @@ class Connection(asyncio.Protocol):
         since, until = int(message["since_ns"]), int(message["until_ns"])
         return self._keeper.shell.history.between(since, until)
 
+    def kv(self, _: Message) -> Answer:
+        """What KV state is kept on disk."""
+        return self._keeper.shell.kv.kept()
+
+    async def kv_clear(self, message: Message) -> Answer:
+        """Delete what is kept of one model, or of all."""
+        model = message.get("model")
+        if model is not None:
+            self._keeper.is_ready_for(str(model))
+        files, freed = await self._keeper.shell.kv.clear(None if model is None else str(model))
+        return {"files": files, "bytes": freed}
+
     async def reload(self, message: Message) -> Answer:
         """Take over another configuration."""
         config = Config.from_mapping(
@@ -339,6 +351,8 @@ OPS: dict[str, Op] = {
     "plan": Connection.plan,
     "status": Connection.status,
     "history": Connection.history,
+    "kv": Connection.kv,
+    "kv_clear": Connection.kv_clear,
     "reload": Connection.reload,
     "stay": Connection.stay,
     "stop": Connection.stop,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -349,15 +349,7 @@ class Shell:
 
     async def _unload(self, action: act.Unload) -> None:
         life = self.lives[action.engine_id]
-        story = EvictStory(
-            evict_id=f"{life.load.load_id}/end",
-            engine=action.engine_id,
-            model=life.entry.label,
-            device=life.load.device,
-            bytes=life.load.bytes,
-            reason=action.reason,
-            start_ns=time.monotonic_ns(),
-        )
+        story = _evict_story(life, action.reason)
         self.history.evictions.append(story)
         LOG.info("unloading %s: %s", life.entry.label, action.reason)
         for task in (life.task if action.abandon else None, life.watch):
@@ -365,8 +357,7 @@ class Shell:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
         if life.ready:
-            uses = self.core.desk.residents[action.engine_id].uses
-            await self.kv.leaving(life.engine, story, used=uses > life.uses_before)
+            await self._leave_kv(life, story)
         # Nobody leases it, so there is nothing to be polite about; killing is 100 ms faster.
         await self._stop(life, grace_s=0.0)
         self._forget(action.engine_id, life)
@@ -376,6 +367,11 @@ class Shell:
             life.load.error = "abandoned"
         self.post(ev.UnloadFinished(action.engine_id, action.generation))
         await self._announce()
+
+    async def _leave_kv(self, life: Life, story: EvictStory) -> None:
+        """Save what an idle engine holds before it ends, where that is worth it."""
+        uses = self.core.desk.residents[life.entry.engine_id].uses
+        await self.kv.leaving(life.engine, story, used=uses > life.uses_before)
 
     def _forget(self, engine_id: str, life: Life) -> None:
         if self.lives.get(engine_id) is life:
@@ -393,8 +389,35 @@ class Shell:
         async with self.gone:
             self.gone.notify_all()
 
-    async def close(self, *, grace_s: float) -> None:
-        """End every engine; the core is not told, for it ends too."""
+    async def save_conversations(self, in_use: Collection[str], limit_s: float) -> None:
+        """Save what idle engines hold, as before an eviction; in all no longer than `limit_s`.
+
+        Args:
+            in_use: ids of engines that may be generating: saving them would wait for that.
+            limit_s: what is not saved by then is not.
+        """
+        idle = {e: life for e, life in self.lives.items() if life.ready and e not in in_use}
+        stories = [_evict_story(life, "the keeper ends") for life in idle.values()]
+        saving = [
+            self._leave_kv(life, story) for life, story in zip(idle.values(), stories, strict=True)
+        ]
+        began_s = time.monotonic()
+        try:
+            async with asyncio.timeout(limit_s):
+                await asyncio.gather(*saving)
+        except TimeoutError:
+            LOG.warning("not all KV state was saved within %g s", limit_s)
+        if saved_bytes := sum(story.saved_bytes for story in stories):
+            seconds = time.monotonic() - began_s
+            LOG.info("saved %d bytes of KV state in %.3f s before the end", saved_bytes, seconds)
+
+    async def close(self, *, grace_s: float, keep_kv: bool) -> None:
+        """End every engine; the core is not told, for it ends too.
+
+        Args:
+            grace_s: for each engine to end politely.
+            keep_kv: leave the conversations that are saved to the next keeper.
+        """
         if self._timer is not None:
             self._timer.cancel()
         mine = [task for task in self._tasks if task is not asyncio.current_task()]
@@ -405,7 +428,7 @@ class Shell:
         self._prepared.clear()
         await asyncio.gather(*(self._stop(life, grace_s=grace_s) for life in self.lives.values()))
         self.lives.clear()
-        await self.kv.close()
+        await self.kv.close(keep=keep_kv)
 
     # The books over time
 
@@ -434,6 +457,18 @@ def _warm_up(life: Life) -> Callable[[], Awaitable[Warmed]] | None:
     """What evaluates the warm prompt of an engine that has one."""
     prompt = life.entry.warm_prompt
     return (lambda: warm_up(life.engine.endpoint, prompt)) if prompt else None
+
+
+def _evict_story(life: Life, reason: str) -> EvictStory:
+    return EvictStory(
+        evict_id=f"{life.load.load_id}/end",
+        engine=life.entry.engine_id,
+        model=life.entry.label,
+        device=life.load.device,
+        bytes=life.load.bytes,
+        reason=reason,
+        start_ns=time.monotonic_ns(),
+    )
 
 
 def _error(wire: Any) -> KeepwarmError:

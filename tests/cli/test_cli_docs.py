@@ -84,6 +84,8 @@ def test_every_json_example_has_the_keys_that_are_printed(
         "unpin": lambda: shared.json("unpin", "writer"),
         "keeper status": lambda: shared.json("keeper", "status"),
         "keeper stop": lambda: shared.json("keeper", "stop"),
+        "kv list": lambda: shared.json("kv", "list"),
+        "kv clear": lambda: shared.json("kv", "clear"),
         "config reload": lambda: shared.json("config", "reload"),
         "trace list": lambda: shared.json("trace", "list"),
         "version": lambda: shared.json("version"),

@@ -72,7 +72,7 @@ class Bench:
 @pytest.fixture
 def bench(runtime_dir: Path) -> Iterator[Bench]:
     """A carrier with room for everything."""
-    files = KvFiles.open(runtime_dir / "kv", 1_000_000)
+    files = KvFiles.open(runtime_dir / "kv", 1_000_000, 60.0)
     assert files is not None
     yield Bench(KvCarrier(files, "b1"), files, runtime_dir)
     files.close()

@@ -6,12 +6,13 @@ import struct
 from pathlib import Path
 
 from budget.kv_store import KvFigures, Rate
-from shim.keeper.kv_files import WARM, KvFiles, Shelf, read_tokens, slot_file
+from shim.keeper.kv_files import KvFiles
+from shim.keeper.kv_shelf import WARM, Shelf, read_tokens, slot_file
 
 
-def opened(folder: Path, limit_bytes: int = 10_000) -> KvFiles:
+def opened(folder: Path, limit_bytes: int = 10_000, max_age_s: float = 60.0) -> KvFiles:
     """The folder, taken."""
-    files = KvFiles.open(folder, limit_bytes)
+    files = KvFiles.open(folder, limit_bytes, max_age_s)
     assert files is not None
     return files
 
@@ -20,7 +21,7 @@ def shelf_with(files: KvFiles, origin: Path, names: tuple[str, ...]) -> Shelf:
     """A shelf of an engine made of one file, with saved files of 1,000 bytes."""
     found = origin.stat()
     stamp = [[str(origin), found.st_size, found.st_mtime_ns]]
-    shelf = files.shelf("engine", {"stamp": stamp})
+    shelf = files.shelf("engine", {"stamp": stamp, "models": ["a", "b"]})
     for name in names:
         (shelf.folder / name).write_bytes(bytes(1000))
         shelf.add(name)
@@ -47,8 +48,8 @@ def test_a_folder_is_private_and_used_by_one_keeper(tmp_path: Path) -> None:
     opened(tmp_path / "kv").close()
 
 
-def test_conversations_end_with_the_keeper_and_warm_prompts_stay(tmp_path: Path) -> None:
-    """Also when the keeper was killed: the next one sweeps. Figures stay, too."""
+def test_conversations_end_with_a_killed_keeper_and_warm_prompts_stay(tmp_path: Path) -> None:
+    """The next one sweeps: they may be why. Figures stay, too."""
     files = opened(tmp_path / "kv")
     shelf = shelf_with(files, model(tmp_path), (WARM, slot_file(0)))
     shelf.figures = KvFigures(Rate(10, 0.5), reuse=0.5)
@@ -62,6 +63,55 @@ def test_conversations_end_with_the_keeper_and_warm_prompts_stay(tmp_path: Path)
     assert not (kept.folder / slot_file(0)).exists()
     after.close()
     assert (kept.folder / WARM).exists()
+
+
+def test_conversations_outlive_a_keeper_that_ends_in_good_order(tmp_path: Path) -> None:
+    """Sealed, and found with their tokens' file; one that is cut meanwhile is not taken over."""
+    files = opened(tmp_path / "kv")
+    shelf = shelf_with(files, model(tmp_path), (WARM, slot_file(0), slot_file(1)))
+    (shelf.folder / "yield-r1.kv").write_bytes(bytes(10))
+    shelf.add("yield-r1.kv")
+    shelf.states[slot_file(1)].checksum = None
+    assert files.close(keep=True) == (2, 2000)
+    (shelf.folder / slot_file(0)).write_bytes(bytes(10))
+    after = opened(tmp_path / "kv")
+    kept = after.shelf("engine", {})
+    assert set(kept.states) == {WARM, slot_file(1)}
+    assert sorted(p.name for p in kept.folder.glob("*.kv")) == [slot_file(1), WARM]
+    kept.check()
+    assert set(kept.states) == {WARM, slot_file(1)}
+    assert after.close() == (0, 0)
+    assert [p.name for p in kept.folder.glob("*.kv")] == [WARM]
+
+
+def test_old_conversations_are_deleted(tmp_path: Path) -> None:
+    """While the keeper runs and when it starts; with no age at all, none outlives it."""
+    files = opened(tmp_path / "kv")
+    shelf = shelf_with(files, model(tmp_path), (WARM, slot_file(0), slot_file(1)))
+    shelf.states[slot_file(0)].used_at -= 61
+    files.expire()
+    assert set(shelf.states) == {WARM, slot_file(1)}
+    shelf.states[slot_file(1)].used_at -= 30
+    assert files.close(keep=True) == (1, 1000)
+    assert opened(tmp_path / "kv", max_age_s=20).of("a")[0].conversations == {}
+    brief = opened(tmp_path / "other", max_age_s=0)
+    shelf_with(brief, model(tmp_path), (slot_file(0),))
+    assert brief.close(keep=True) == (0, 0)
+
+
+def test_what_is_kept_is_told_and_cleared_by_model(tmp_path: Path) -> None:
+    """Bytes, conversations and age by engine; a model nobody kept anything of clears nothing."""
+    files = opened(tmp_path / "kv")
+    shelf = shelf_with(files, model(tmp_path), (WARM, slot_file(0), slot_file(1)))
+    shelf.states[slot_file(1)].used_at -= 30
+    (row,) = files.rows()
+    assert row["models"] == ["a", "b"]
+    assert (row["conversations"], row["bytes"], row["warm_prompt_bytes"]) == (2, 2000, 1000)
+    assert 0 <= row["used_s"] < 30
+    assert files.clear("c") == (0, 0)
+    assert files.clear("b") == (3, 3000)
+    assert files.rows() == []
+    assert list(shelf.folder.glob("*.kv")) == []
 
 
 def test_nothing_is_kept_of_a_model_whose_file_changed(tmp_path: Path) -> None:

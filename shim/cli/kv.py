@@ -1,0 +1,129 @@
+"""`keepwarm kv`: the KV state that is kept on disk while its models are away."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+
+from budget.errors import KeeperUnavailable
+from shim.cli.options import json_option
+from shim.cli.output import print_json, print_table, size, span
+from shim.cli.running import ask_running
+from shim.cli.settings import config_of, entry_of
+from shim.config import Config
+from shim.keeper.kv_files import KvFiles, kv_folder
+
+
+@click.group("kv", invoke_without_command=True)
+@json_option
+@click.pass_context
+def kv_group(ctx: click.Context, *, as_json: bool) -> None:
+    """Show and delete the KV state that is kept on disk.
+
+    Conversations and warm prompts are saved when their model leaves and restored when it returns, after
+    a restart of the keeper, too. Without a command: `list`.
+    """
+    if ctx.invoked_subcommand is None:
+        _show(config_of(ctx), as_json=as_json)
+
+
+@kv_group.command("list")
+@json_option
+@click.pass_context
+def list_kept(ctx: click.Context, *, as_json: bool) -> None:
+    """Show what is kept, by model. Starts no keeper and resets no time-out."""
+    _show(config_of(ctx), as_json=as_json)
+
+
+@kv_group.command("clear")
+@click.argument("model", required=False)
+@json_option
+@click.pass_context
+def clear(ctx: click.Context, model: str | None, *, as_json: bool) -> None:
+    """Delete what is kept, of all models or of MODEL.
+
+    What a resident model holds in memory stays until it leaves.
+    """
+    config = config_of(ctx)
+    if model is not None:
+        entry_of(config, model)
+    told = ask_running("kv_clear", model=model)
+    if told is None:
+        with _nobodys(config) as files:
+            count, freed = files.clear(model) if files else (0, 0)
+    else:
+        count, freed = int(told["files"]), int(told["bytes"])
+    if as_json:
+        print_json({"running": told is not None, "model": model, "files": count, "bytes": freed})
+    else:
+        click.echo(f"{count} {'file' if count == 1 else 'files'} deleted, {size(freed)}.")
+
+
+def _show(config: Config, *, as_json: bool) -> None:
+    told = ask_running("kv")
+    kept = _without_keeper(config) if told is None else told
+    if as_json:
+        print_json({"running": told is not None, **kept})
+        return
+    if kept["folder"] is None:
+        click.echo("No KV state is kept ([kv] in the configuration).")
+        return
+    used, limit = size(kept["total_bytes"]), size(kept["limit_bytes"])
+    click.echo(f"{used} of {limit} in {kept['folder']}")
+    if kept["models"]:
+        _print_rows(kept["models"])
+
+
+def _print_rows(models: list[Mapping[str, Any]]) -> None:
+    rows = [
+        (
+            ", ".join(row["models"]) or row["engine"],
+            row["conversations"],
+            row["tokens"],
+            size(row["bytes"]),
+            size(row["warm_prompt_bytes"]) if row["warm_prompt_bytes"] else "",
+            f"{span(row['used_s'])} ago" if row["used_s"] is not None else "",
+        )
+        for row in models
+    ]
+    figures = ("conversations", "tokens", "bytes", "warm prompt", "used")
+    print_table(("model", *figures), rows, right=figures)
+
+
+def _without_keeper(config: Config) -> dict[str, Any]:
+    with _nobodys(config) as files:
+        return {
+            "folder": str(kv_folder(config)) if config.kv.limit_bytes else None,
+            "limit_bytes": config.kv.limit_bytes,
+            "total_bytes": files.total_bytes if files else 0,
+            "models": files.rows() if files else [],
+        }
+
+
+@contextlib.contextmanager
+def _nobodys(config: Config) -> Iterator[KvFiles | None]:
+    """What is kept, while no keeper uses it; None when nothing ever was.
+
+    Raises:
+        KeeperUnavailable: a keeper that does not answer here uses it.
+    """
+    folder = kv_folder(config)
+    if not folder.is_dir():
+        yield None
+        return
+    # Looking deletes nothing, whatever the configuration would have the next keeper delete.
+    files = KvFiles.open(folder, sys.maxsize, math.inf)
+    if files is None:
+        raise KeeperUnavailable(
+            f"Another keeper uses {folder}.",
+            hint="It has another runtime folder ($KEEPWARM_RUNTIME_DIR), or is about to end.",
+        )
+    try:
+        yield files
+    finally:
+        files.release()
