@@ -28,7 +28,10 @@ _RPC_NAME: Final = re.compile(r"RPC\d+")
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A pool of bytes. `free_bytes` is that of the moment it was discovered."""
+    """A pool of bytes. `free_bytes` is that of the moment it was discovered.
+
+    `server` is the address of the RPC server that a device is behind.
+    """
 
     name: str
     kind: Kind
@@ -36,6 +39,7 @@ class Device:
     free_bytes: int
     uuid: str
     description: str
+    server: str = ""
 
 
 @dataclass(frozen=True, slots=True)

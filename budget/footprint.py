@@ -44,6 +44,9 @@ class EngineArgs:
     """The arguments of an engine that change its bytes or its answers; what a footprint is keyed by.
 
     `n_ctx` counts the tokens of all slots together, as llama.cpp's `n_ctx` does.
+    `devices` are those that layers go to, in order; over several of them `tensor_split` says how many
+    layers (the output counts as one) each gets (`budget.estimate.split`).
+    `rpc[n]` is the server behind the device `RPCn`, empty for one that the engine does not use.
     `extra` holds further llama-server arguments, already in command-line form.
     """
 
@@ -65,6 +68,7 @@ class EngineArgs:
     lora: tuple[str, ...] = ()
     rpc: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
+    tensor_split: tuple[int, ...] = ()
     extra: tuple[str, ...] = ()
 
     @property
@@ -72,16 +76,26 @@ class EngineArgs:
         """Tokens that one request can use."""
         return self.n_ctx // self.slots
 
+    @property
+    def layer_devices(self) -> tuple[str, ...]:
+        """The devices that layers go to, without the host."""
+        return tuple(name for name in self.devices if name != HOST)
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A footprint with its decisions made: what is booked, and exactly how the engine starts."""
+    """A footprint with its decisions made: what is booked, and exactly how the engine starts.
+
+    Of several placements of one model those of a lower `tier` are preferred; those of one tier are
+    equally good (whole on one device, or whole on another).
+    """
 
     args: EngineArgs
     footprints: Mapping[str, Footprint]
     source: Source
     n_layers: int = 0
     reason: str = ""
+    tier: int = 0
     bookings: tuple[tuple[str, int], ...] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -16,10 +16,12 @@ from os import environ
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from backends.devices import device_name, llama_device_names
 from backends.footprint import probe
+from backends.llama.names import names_of, servers_of
 from budget.errors import BadModelFile, ConfigError, KeepwarmError, MeasurementFailed
-from budget.estimate.arguments import check_args, outputs_per_slot
+from budget.estimate.architectures import NORM_FIRST
+from budget.estimate.arguments import check_args, effective, outputs_per_slot, pad
+from budget.estimate.split import layers_by_device
 from budget.footprint import HOST, EngineArgs, Footprint
 
 DEFAULT_TIMEOUT_S: Final = 60.0
@@ -135,13 +137,15 @@ def measure_many(
 
 
 def _dry_run(answer: Mapping[str, Any], args: EngineArgs, seconds: float) -> DryRun:
+    names = names_of(args)
+    over = _counted_twice(answer, args)
     rows = tuple(
         BufferBytes(
             row["buffer_type"],
-            HOST if row["device"] is None else device_name(row["device"]),
+            HOST if row["device"] is None else names.ours(row["device"]),
             row["model"],
             row["context"],
-            row["compute"],
+            row["compute"] - over.get(row["device"], 0),
         )
         for row in answer["buffers"]
     )
@@ -159,8 +163,30 @@ def _dry_run(answer: Mapping[str, Any], args: EngineArgs, seconds: float) -> Dry
     )
 
 
+def _counted_twice(answer: Mapping[str, Any], args: EngineArgs) -> dict[str, int]:
+    """Bytes of compute by llama.cpp's device that its dry measurement has and a real load has not.
+
+    With every layer on several devices, a layer's first norm is put on that layer's device
+    (`llama-context.cpp`, `graph_get_cb`). The dry measurement forgets it (`ggml-backend.cpp`:
+    `ggml_backend_sched_reserve_size` resets what was set), so that the norm stays on the device
+    before and crosses as well, once for each copy of the scheduler's inputs.
+    """
+    devices = args.layer_devices
+    everywhere = args.n_gpu_layers > answer["n_layers"]
+    if len(devices) < 2 or not everywhere or answer["architecture"] not in NORM_FIRST:
+        return {}
+    tokens = pad(effective(args).n_tokens, args.slots)
+    crossing = answer["copies"] * 4 * answer["n_embd"] * tokens
+    # A device that has the output alone gets nothing that is normed by a layer.
+    counts = layers_by_device(args.tensor_split, args.n_gpu_layers, answer["n_layers"])
+    has_layer = [count > (number == len(devices) - 1) for number, count in enumerate(counts)]
+    names = names_of(args).llama(devices)
+    return {name: crossing for name, has in zip(names[1:], has_layer[1:], strict=True) if has}
+
+
 def _wire_args(args: EngineArgs) -> dict[str, Any]:
-    return {**asdict(args), "devices": llama_device_names(args.devices)}
+    devices = names_of(args).llama(args.devices)
+    return {**asdict(args), "devices": devices, "rpc": servers_of(args.rpc)}
 
 
 def measure_projector(
@@ -177,14 +203,14 @@ def measure_projector(
     request = {
         "path": str(path),
         "projector": str(path),
-        "rpc": list(args.rpc),
+        "rpc": servers_of(args.rpc),
         "use_gpu": any(name != HOST for name in args.devices),
         "flash_attention": args.flash_attention,
     }
     answer = _ask(str(path), json.dumps(request), timeout_s)
     found: dict[str, int] = {}
     for row in answer:
-        device = HOST if row["device"] is None else device_name(row["device"])
+        device = HOST if row["device"] is None else names_of(args).ours(row["device"])
         found[device] = found.get(device, 0) + row["n_bytes"]
     return found
 

@@ -26,17 +26,17 @@ from backends.footprint.machine_overhead import stored_overhead
 from backends.gguf.header import GgufHeader, read_header
 from backends.gguf.skim import SkimmedArray
 from backends.llama.binaries import build_id, find_binary
-from budget.errors import ConfigError, NeverFits
+from budget.errors import ConfigError
 from budget.estimate.architectures import FITTED_BUILD
 from budget.estimate.arguments import check_args
 from budget.estimate.closed_form import estimate
 from budget.estimate.overhead import DEFAULT_OVERHEAD, OverheadModel, engine_overhead_bytes
+from budget.estimate.split import normal
 from budget.estimate.weights import weights_by_layers
 from budget.footprint import HOST, EngineArgs, Footprint, Placement
 
 RequestedSource = Literal["auto", "closed-form", "dry-run"]
 KnownSource = Literal["closed-form", "dry-run"]
-Layers = int | Literal["auto"]
 Measure = Callable[[str, EngineArgs], DryRun]
 
 NO_BUILD: Final = "none"
@@ -71,6 +71,9 @@ class Inspector:
     ) -> Placement:
         """What the model takes with exactly these arguments on `device` (and the host).
 
+        Devices that `args` names count before `device`; its arguments come back in normal form
+        (`budget.estimate.split`).
+
         Raises:
             ConfigError: the arguments are impossible for this model or this device.
             BadModelFile: llama.cpp refuses the file.
@@ -79,6 +82,7 @@ class Inspector:
         shape = header.shape()
         placed = on_device(args, device)
         check_args(placed, shape)
+        placed = normal(placed, shape.n_layers)
         used = self._source(source)
         parts = self._parts(header, placed, used)
         if placed.draft_model or placed.lora:
@@ -109,64 +113,6 @@ class Inspector:
                 self.build = NO_BUILD
         return self.build
 
-    def choose(
-        self,
-        header: GgufHeader,
-        args: EngineArgs,
-        device: str,
-        limit_bytes: int,
-        *,
-        n_gpu_layers: Layers = "auto",
-        source: RequestedSource = "auto",
-    ) -> list[Placement]:
-        """Placements to try, best first.
-
-        On the host there is one. On a GPU or an RPC device, `auto` gives the whole model when it
-        fits the limit, else the most layers that fit, then half of those layers (for a device that
-        refuses bytes it was thought to have), and then the CPU alone; an explicit number is
-        honoured exactly.
-
-        Raises:
-            ConfigError: layers are asked for on the host, or more than there are.
-            NeverFits: the explicit number of layers passes the limit.
-            BadModelFile, MeasurementFailed: as for `placement`.
-        """
-        if device == HOST:
-            if n_gpu_layers not in {"auto", 0}:
-                raise ConfigError(
-                    f"n_gpu_layers is {n_gpu_layers} and the device is the host.",
-                    hint="Set n_gpu_layers to 0 or auto, or choose a GPU.",
-                    n_gpu_layers=n_gpu_layers,
-                )
-            return [self.on_host(header, args, source)]
-
-        def at(layers: int) -> Placement:
-            return self.placement(header, replace(args, n_gpu_layers=layers), device, source)
-
-        if n_gpu_layers != "auto":
-            return [_within(at(n_gpu_layers), header, device, limit_bytes)]
-        most = header.shape().n_layers + 1
-        best = _most_layers(at, most, device, limit_bytes)
-        cpu = self.on_host(header, args, source)
-        if best is None:
-            return [cpu]
-        fewer = best.args.n_gpu_layers // 2
-        spare = [replace_reason(at(fewer), f"{fewer} of {most} layers")] if fewer else []
-        return [best, *spare, cpu]
-
-    def whole(
-        self, header: GgufHeader, args: EngineArgs, device: str, *, n_gpu_layers: Layers = "auto"
-    ) -> Placement:
-        """The model whole on that device, or with the layers that are asked for there.
-
-        Raises:
-            ConfigError, BadModelFile, MeasurementFailed: as for `placement`.
-        """
-        if device == HOST:
-            return self.on_host(header, args)
-        layers = header.shape().n_layers + 1 if n_gpu_layers == "auto" else n_gpu_layers
-        return self.placement(header, replace(args, n_gpu_layers=layers), device)
-
     def on_host(
         self, header: GgufHeader, args: EngineArgs, source: RequestedSource = "auto"
     ) -> Placement:
@@ -188,7 +134,7 @@ class Inspector:
     ) -> Mapping[str, Footprint]:
         if used == "dry-run":
             return self._measured(header, args)
-        return estimate(header.shape(), args, _gpu_devices(args))
+        return estimate(header.shape(), args, args.layer_devices)
 
     def _projector(self, path: str, args: EngineArgs, used: KnownSource) -> dict[str, Footprint]:
         if used == "dry-run":
@@ -262,64 +208,11 @@ def on_device(args: EngineArgs, device: str) -> EngineArgs:
     return args if args.devices else replace(args, devices=(device,))
 
 
-def _gpu_devices(args: EngineArgs) -> list[str]:
-    return [name for name in args.devices if name != HOST]
-
-
-def _within(placement: Placement, header: GgufHeader, device: str, limit_bytes: int) -> Placement:
-    needed = _on(placement, device)
-    if needed > limit_bytes:
-        raise NeverFits(
-            f"{header.name} with {placement.args.n_gpu_layers} layers needs {needed} bytes on "
-            f"{device}, whose limit is {limit_bytes}.",
-            hint="Set n_gpu_layers to auto or fewer, or raise the limit.",
-            model=header.name,
-            device=device,
-            limit_bytes=limit_bytes,
-            reserved_bytes=0,
-            requested_bytes=needed,
-        )
-    return placement
-
-
-def _on(placement: Placement, device: str) -> int:
-    return placement.footprints.get(device, Footprint()).total_bytes
-
-
-def _most_layers(
-    at: Callable[[int], Placement], most: int, device: str, limit_bytes: int
-) -> Placement | None:
-    """The placement with the most layers on the device within the limit; `None` when none is."""
-    whole = at(most)
-    if _on(whole, device) <= limit_bytes:
-        return replace_reason(whole, f"fits whole: {_on(whole, device)} of {limit_bytes} bytes")
-    best, low, high = None, 1, most - 1
-    while low <= high:
-        middle = (low + high) // 2
-        tried = at(middle)
-        if _on(tried, device) <= limit_bytes:
-            best, low = tried, middle + 1
-        else:
-            high = middle - 1
-    if best is None:
-        return None
-    return replace_reason(
-        best, f"{best.args.n_gpu_layers} of {most} layers fit {limit_bytes} bytes on {device}"
-    )
-
-
-def replace_reason(placement: Placement, reason: str) -> Placement:
-    """The same placement with another reason (a frozen class with a derived field)."""
-    return Placement(
-        placement.args, placement.footprints, placement.source, placement.n_layers, reason
-    )
-
-
 def with_note(placement: Placement, note: str) -> Placement:
     """The same placement with something more among its reasons; nothing for an empty note."""
     if not note:
         return placement
-    return replace_reason(placement, "; ".join(text for text in (placement.reason, note) if text))
+    return replace(placement, reason="; ".join(text for text in (placement.reason, note) if text))
 
 
 def footprint_of(
@@ -332,19 +225,3 @@ def footprint_of(
 ) -> Placement:
     """What a model file takes with these arguments on a device: see `Inspector.placement`."""
     return (inspector or Inspector()).placement(read_header(path), args, device, source)
-
-
-def choose_placement(
-    header: GgufHeader,
-    args: EngineArgs,
-    device: str,
-    limit_bytes: int,
-    *,
-    n_gpu_layers: Layers = "auto",
-    source: RequestedSource = "auto",
-    inspector: Inspector | None = None,
-) -> list[Placement]:
-    """Placements to try on a device, best first: see `Inspector.choose`."""
-    return (inspector or Inspector()).choose(
-        header, args, device, limit_bytes, n_gpu_layers=n_gpu_layers, source=source
-    )

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -80,7 +80,7 @@ class Learned:
             return placement
         note = "corrected by what it took when it was loaded"
         reason = f"{placement.reason}; {note}" if placement.reason else note
-        return Placement(placement.args, parts, "engine", placement.n_layers, reason)
+        return replace(placement, footprints=parts, source="engine", reason=reason)
 
 
 def _corrected(part: Footprint, total_bytes: int) -> Footprint:

@@ -51,6 +51,7 @@ _PROJECTOR_SYMBOL = "_Z21mtmd_get_memory_usagePKc19mtmd_context_params"
 _BREAKDOWN_SYMBOL = "_Z26llama_get_memory_breakdownPK13llama_context"
 _COMPUTE_LINE = re.compile(r"(\S+)\s+compute buffer size =\s+([\d.]+) MiB")
 _OUTPUT_LINE = re.compile(r"(\S+)\s+output buffer size =\s+([\d.]+) MiB")
+_COPIES_LINE = re.compile(r"sched copies = (\d+)")
 _MIB = 1 << 20
 
 
@@ -231,6 +232,10 @@ def _model_params(binding: Any, args: dict[str, Any], devices: Any) -> Any:
     if devices is not None:
         params.devices = ctypes.cast(devices, ctypes.c_void_p)
     params.n_gpu_layers = args["n_gpu_layers"]
+    if args["tensor_split"]:
+        # As many floats as llama.cpp may read.
+        share = (ctypes.c_float * binding.llama_max_devices())(*args["tensor_split"])
+        params.tensor_split = ctypes.cast(share, type(params.tensor_split))
     params.load_mode = LOAD_MODE_NONE
     params.use_extra_bufts = args["repack"]
     params.no_alloc = True
@@ -343,7 +348,11 @@ class _Session:
             self._binding.llama_free(context)
 
     def _model(self, args: dict[str, Any]) -> Any:
-        key = (args["n_gpu_layers"], args["repack"], tuple(args["devices"]))
+        key = (
+            args["n_gpu_layers"],
+            args["repack"],
+            *map(tuple, (args["devices"], args["tensor_split"])),
+        )
         if self._loaded is not None and self._loaded[0] == key:
             return self._loaded[1]
         devices = self._ggml.devices(args["devices"])
@@ -366,7 +375,16 @@ class _Session:
             "n_batch": self._binding.llama_n_batch(context),
             "n_layers": self._binding.llama_model_n_layer(model),
             "n_ctx": self._binding.llama_n_ctx(context),
+            "n_embd": self._binding.llama_model_n_embd(model),
+            "architecture": self._architecture(model),
+            "copies": int(copies[1]) if (copies := _COPIES_LINE.search(text)) else 1,
         }
+
+    def _architecture(self, model: Any) -> str:
+        name = ctypes.create_string_buffer(64)
+        key = b"general.architecture"
+        self._binding.llama_model_meta_val_str(model, key, name, len(name))
+        return name.value.decode(errors="replace")
 
 
 def _measure_all(session: _Session, many: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from backends.llama.names import names_of, servers_of
 from budget.errors import ConfigError
-from budget.footprint import HOST, EngineArgs
+from budget.footprint import EngineArgs
 
 LOG_VERBOSITY = 4
 """llama-server's `-lv`: the lowest level that prints the `buffer size` lines (3 does not, 5 is a
@@ -22,8 +22,9 @@ _OWNED = frozenset(
         "--load-mode", "--mmap", "--no-mmap", "--repack", "-nr", "--no-repack", "-kvu",
         "--kv-unified", "-no-kvu", "--no-kv-unified", "--embedding", "--embeddings", "-mm",
         "--mmproj", "--mmproj-offload", "--no-mmproj-offload", "-md", "--model-draft",
-        "--spec-draft-model", "--lora", "--rpc", "-dev",
-        "--device", "--api-key", "--api-key-file", "--slot-save-path", "-lv", "--verbosity",
+        "--spec-draft-model", "--lora", "--rpc", "-dev", "--device", "-ts", "--tensor-split",
+        "-sm", "--split-mode", "--api-key", "--api-key-file", "--slot-save-path", "-lv",
+        "--verbosity",
         "--log-file", "--log-disable", "-a", "--alias", "--metrics",
     }
 )  # fmt: skip
@@ -94,29 +95,27 @@ def _companion_args(args: EngineArgs) -> list[str]:
         argv.append("--no-mmproj")
     else:
         argv += ["--mmproj", args.mmproj]
-        if args.devices and device_list(args.devices) == "none":
+        if args.devices and not args.layer_devices:
             # A model on the CPU keeps its projector there: that is where it is booked.
             argv.append("--no-mmproj-offload")
     if args.draft_model is not None:
         argv += ["--spec-draft-model", args.draft_model]
     if args.lora:
         argv += ["--lora", ",".join(args.lora)]
-    if args.rpc:
-        argv += ["--rpc", ",".join(args.rpc)]
-    if args.devices:
-        argv += ["--device", device_list(args.devices)]
+    argv += _device_args(args)
     return argv
 
 
-def device_list(devices: Sequence[str]) -> str:
-    """llama-server's `--device` value: `cuda:0` is its `CUDA0`; `host` alone is `none`."""
-    named = [_device_name(d) for d in devices if d != HOST]
-    return ",".join(named) if named else "none"
-
-
-def _device_name(device: str) -> str:
-    kind, sep, number = device.partition(":")
-    return f"{kind.upper()}{number}" if sep and number.isdigit() else device
+def _device_args(args: EngineArgs) -> list[str]:
+    argv: list[str] = []
+    if servers := servers_of(args.rpc):
+        argv += ["--rpc", ",".join(servers)]
+    if args.devices:
+        argv += ["--device", ",".join(names_of(args).llama(args.devices))]
+    if args.tensor_split:
+        argv += ["--split-mode", "layer"]
+        argv += ["--tensor-split", ",".join(str(layers) for layers in args.tensor_split)]
+    return argv
 
 
 def _check(args: EngineArgs, settings: LaunchSettings) -> None:

@@ -20,6 +20,7 @@ from backends.llama.binaries import find_binary, library_env
 from backends.llama.control import control_request
 from backends.llama.log import looks_out_of_memory, refused_device, rpc_was_cut
 from backends.llama.memory import gpu_bytes, process_tree, pss_bytes
+from backends.llama.names import DeviceNames, names_of, servers_of
 from backends.llama.process import (
     Gate,
     ServerProcess,
@@ -233,7 +234,7 @@ class LlamaServerEngine:
             storage=storage,
             file_bytes=total,
             read_bytes=counts.disk_bytes,
-            buffers=process.log.buffers(),
+            buffers=process.log.buffers(self._names()),
             pid=process.pid,
         )
 
@@ -293,7 +294,9 @@ class LlamaServerEngine:
         }
         cut_off = await self._rpc_refused()
         if cut_off or looks_out_of_memory(lines):
-            facts["device"] = self._only_rpc_device() if cut_off else refused_device(lines)
+            facts["device"] = (
+                self._only_rpc_device() if cut_off else refused_device(lines, self._names())
+            )
             return OutOfMemory(
                 f"{self._model_path.name} did not load: a device refused the bytes"
                 f" ({_ending(code)}).\n{_quote(self.log_tail)}",
@@ -319,7 +322,11 @@ class LlamaServerEngine:
         """
         if self._args is None or not rpc_was_cut(self._running().log.lines):
             return False
-        return await asyncio.to_thread(lambda rpc: all(map(answers, rpc)), self._args.rpc)
+        servers = servers_of(self._args.rpc)
+        return await asyncio.to_thread(lambda: all(map(answers, servers)))
+
+    def _names(self) -> DeviceNames:
+        return names_of(self._args) if self._args else DeviceNames()
 
     async def wait_death(self) -> Death:
         """Return when the process has ended on its own; after `stop` it never returns: cancel it."""

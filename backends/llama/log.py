@@ -6,11 +6,13 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from budget.footprint import HOST
+from backends.llama.names import DeviceNames
 
 RING_LINES = 400
 TAIL_LINES = 25
 _LINE_CHARS = 500
+ANYONES = DeviceNames()
+"""For an engine whose RPC servers are not known."""
 
 _BUFFER = re.compile(r":\s+(\S+)\s+.*\bbuffer size\s*=\s*([\d.]+) MiB")
 _READY = re.compile(r"model loaded|server is listening|all slots are idle", re.IGNORECASE)
@@ -24,26 +26,13 @@ _RPC_CUT = re.compile(r"Remote RPC server crashed")
 _SECRET = re.compile(r"(?i)(bearer\s+|api[-_ ]?key[\"'=:\s]+|\bsk-|\bhf_)[\w.\-]{6,}")
 
 
-def device_of(buffer_name: str) -> str:
-    """The device that a llama.cpp buffer lies on.
-
-    `CPU`, `CPU_REPACK`, `CPU_Mapped` and pinned `CUDA_Host` are `host`; `CUDA0` is `cuda:0`;
-    `RPC0[127.0.0.1:50052]` is `RPC0`.
-    """
-    name = buffer_name.partition("[")[0]
-    if name.startswith("CPU") or name.endswith("_Host") or name in {"AMX", "BLAS"}:
-        return HOST
-    gpu = re.fullmatch(r"(?:CUDA)(\d+)(?:_Split)?", name)
-    return f"cuda:{gpu.group(1)}" if gpu else name
-
-
-def buffer_bytes(lines: Iterable[str]) -> dict[str, int]:
+def buffer_bytes(lines: Iterable[str], names: DeviceNames = ANYONES) -> dict[str, int]:
     """Bytes by device over every `buffer size` line; llama.cpp prints MiB with two decimals."""
     found: dict[str, int] = {}
     for line in lines:
         hit = _BUFFER.search(line)
         if hit:
-            device = device_of(hit.group(1))
+            device = names.of_buffer(hit.group(1))
             found[device] = found.get(device, 0) + round(float(hit.group(2)) * (1 << 20))
     return found
 
@@ -53,10 +42,10 @@ def looks_out_of_memory(lines: Iterable[str]) -> bool:
     return any(_OUT_OF_MEMORY.search(line) for line in lines)
 
 
-def refused_device(lines: Iterable[str]) -> str | None:
+def refused_device(lines: Iterable[str], names: DeviceNames = ANYONES) -> str | None:
     """The device that refused a buffer, by the first line that names it."""
     hits = (_REFUSED.search(line) for line in lines)
-    return next((device_of(hit.group(1)) for hit in hits if hit), None)
+    return next((names.of_buffer(hit.group(1)) for hit in hits if hit), None)
 
 
 def rpc_was_cut(lines: Iterable[str]) -> bool:
@@ -99,6 +88,6 @@ class LogRing:
         """The last lines, as quoted in errors."""
         return tuple(self._lines)[-TAIL_LINES:]
 
-    def buffers(self) -> dict[str, int]:
+    def buffers(self, names: DeviceNames = ANYONES) -> dict[str, int]:
         """Bytes by device that the engine reported of its buffers so far."""
-        return buffer_bytes(self._buffer_lines)
+        return buffer_bytes(self._buffer_lines, names)

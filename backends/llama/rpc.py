@@ -62,7 +62,7 @@ def rpc_devices(endpoints: Sequence[str], *, timeout_s: float = _LIST_S) -> tupl
         uuid = f"rpc-{server}-{seen[server]}"
         seen[server] += 1
         found.append(
-            Device(name, "rpc", int(total) * _MIB, int(free) * _MIB, uuid, f"RPC {server}")
+            Device(name, "rpc", int(total) * _MIB, int(free) * _MIB, uuid, f"RPC {server}", server)
         )
     if not found:
         raise _silent(", ".join(endpoints), "llama-server lists no device of it")

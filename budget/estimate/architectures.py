@@ -16,6 +16,9 @@ FITTED_BUILD: Final = BUILD
 ARCHITECTURES: Final[Mapping[str, Sums]] = SUMS
 """By `general.architecture`: the sums of each `side/place of the split/kernels`."""
 
+NORM_FIRST: Final = frozenset(ARCHITECTURES) - {"bert", "nomic-bert"}
+"""Whose layers begin with a norm of what the layer before gives."""
+
 
 def architecture(name: str) -> Sums:
     """What is known of an architecture's compute buffers.

@@ -74,6 +74,23 @@ def _check_counts(args: EngineArgs) -> None:
         raise _reject("n_ctx", args.n_ctx, f"it must hold a token for each of {args.slots} slots")
     if args.n_gpu_layers < 0:
         raise _reject("n_gpu_layers", args.n_gpu_layers, "0 or more layers are allowed")
+    _check_split(args)
+
+
+def _check_split(args: EngineArgs) -> None:
+    """Devices named once each, and a share for each of several: free memory decides nothing."""
+    names, split = args.layer_devices, args.tensor_split
+    if len(set(names)) < len(names):
+        raise _reject("devices", ", ".join(names), "each may be named once")
+    if len(names) < 2 and not split:
+        return
+    if len(split) != len(names) or min(split) < 0 or not any(split):
+        raise _reject(
+            "tensor_split",
+            ",".join(map(str, split)) or "not given",
+            f"a number of layers for each of {', '.join(names) or 'no devices'} is needed",
+            hint="Layers are counted with the output; 0 or more on each device.",
+        )
 
 
 def _check_shape(args: EngineArgs, shape: ModelShape) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from budget.errors import ConfigError
+from budget.errors import MeasurementFailed
 from budget.estimate.arguments import check_args
 from budget.estimate.compute import compute_by_layers, output_bytes
 from budget.estimate.features import feature_counts
@@ -99,7 +99,7 @@ def estimate(shape: ModelShape, args: EngineArgs, devices: Sequence[str]) -> dic
         MeasurementFailed: the architecture is not known.
     """
     if len(devices) > 1:
-        raise ConfigError(
+        raise MeasurementFailed(
             f"the closed form places layers on one device; {len(devices)} are named.",
             hint="Measure a split over several devices by dry run.",
             devices=list(devices),

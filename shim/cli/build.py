@@ -13,9 +13,8 @@ from shim.cli.output import print_json, print_table, size
 from shim.cli.progress import StatusLine
 from shim.cli.settings import config_of
 from shim.config import Config
-from shim.keeper.catalog import device_limits
 from shim.planned.asked import asked_of
-from shim.planned.build import PlanBuilder
+from shim.planned.build import PlanBuilder, one_device
 from shim.planned.file import Plan, plan_path, usable_plan, write_plan
 from shim.planned.use import Decisions, decide
 
@@ -79,19 +78,20 @@ def with_device(config: Config, device: str | None) -> Config:
     if device is None:
         return config
     data = config.to_mapping()
-    data["budget"] = {**data.get("budget", {}), "device": device}
+    budget = {key: value for key, value in data.get("budget", {}).items() if key != "devices"}
+    data["budget"] = {**budget, "device": device}
     return Config.from_mapping(data, label="--device")
 
 
 def decisions_of(config: Config, plan: Plan) -> Decisions:
     """The joint decisions over the plan's entries, as a start makes them."""
-    device, limits, _ = device_limits(config)
+    devices = one_device(config)
     asked = {
-        name: asked_of(entry, device.name, config.budget.rpc)
+        name: asked_of(entry, devices.first.name, devices.servers())
         for name, entry in config.models.items()
         if not entry.remote
     }
-    return decide(plan, asked, limits)
+    return decide(plan, asked, devices.limits)
 
 
 def checked(config: Config, *, as_json: bool) -> None:

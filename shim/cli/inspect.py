@@ -12,7 +12,7 @@ from backends.devices import Device, discover, is_rpc
 from backends.footprint.inspect import Inspector, RequestedSource
 from backends.gguf import GgufHeader, read_header
 from backends.llama.rpc import rpc_devices
-from budget.errors import ConfigError
+from budget.errors import ConfigError, InvalidRequest
 from budget.footprint import HOST, EngineArgs, Placement
 from shim.cli.learned import learned_lines, learned_report
 from shim.cli.options import json_option
@@ -36,7 +36,16 @@ FIRST_GPU: Final = "cuda:0"
     type=click.IntRange(min=0),
     help="Layers on the GPU; without it all of them on a GPU, none on the host.",
 )
-@click.option("--device", default="auto", help="auto, host, cuda:N or a device of llama.cpp.")
+@click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    help="auto, host, cuda:N or RPCn; several spread the layers over them.",
+)
+@click.option(
+    "--tensor-split",
+    help="Layers on each of several devices, such as 20,13; without it as many on each.",
+)
 @click.option("--rpc", multiple=True, help="host:port of an RPC server; its device is RPC0.")
 @click.option(
     "--source",
@@ -50,7 +59,8 @@ def inspect(
     slots: int,
     kv_type: str,
     n_gpu_layers: int | None,
-    device: str,
+    devices: tuple[str, ...],
+    tensor_split: str | None,
     rpc: tuple[str, ...],
     source: Literal["closed-form", "dry-run"] | None,
     *,
@@ -64,10 +74,11 @@ def inspect(
     shape = header.shape()
     if context is None:
         context = min(DEFAULT_CONTEXT, (shape.context_length or DEFAULT_CONTEXT) * slots)
-    name, used = choose_device(device, n_gpu_layers, source)
-    if is_rpc(name) and used != "closed-form":
-        check_rpc(name, rpc)
-    layers = n_gpu_layers if n_gpu_layers is not None else 0 if name == HOST else shape.n_layers + 1
+    names, used = choose_devices(devices, n_gpu_layers, source)
+    if any(map(is_rpc, names)) and used != "closed-form":
+        rpc = servers_by_device(names, rpc)
+    name, whole = names[0], shape.n_layers + 1
+    layers = n_gpu_layers if n_gpu_layers is not None else 0 if name == HOST else whole
     args = EngineArgs(
         n_ctx=context,
         slots=slots,
@@ -76,6 +87,8 @@ def inspect(
         n_gpu_layers=layers,
         embeddings=not shape.causal,
         rpc=rpc,
+        devices=names if len(names) > 1 else (),
+        tensor_split=split_of(tensor_split, names, layers),
     )
     inspector = Inspector()
     placement = inspector.placement(header, args, name, used)
@@ -90,6 +103,49 @@ def inspect(
         _print(file, header, kv_type, placement)
         for line in learned_lines(learned) if learned else ():
             click.echo(line)
+
+
+def choose_devices(
+    wanted: tuple[str, ...],
+    n_gpu_layers: int | None,
+    source: Literal["closed-form", "dry-run"] | None,
+) -> tuple[tuple[str, ...], RequestedSource]:
+    """The devices to inspect for, and the source: the closed form where one of them is not here.
+
+    Raises:
+        InvalidRequest: `auto` or the host among several.
+        ConfigError: a dry run is asked for on a device that is not here.
+    """
+    if len(wanted) < 2:
+        name, used = choose_device(wanted[0] if wanted else "auto", n_gpu_layers, source)
+        return (name,), used
+    if {"auto", HOST} & set(wanted):
+        raise InvalidRequest(
+            f"--device {', '.join(wanted)}: layers are spread over devices named one by one.",
+            hint="Leave auto and host out; what stays on the host is counted anyway.",
+        )
+    found = [choose_device(name, n_gpu_layers, source) for name in wanted]
+    used = "closed-form" if any(how == "closed-form" for _, how in found) else found[0][1]
+    return tuple(name for name, _ in found), used
+
+
+def split_of(text: str | None, names: tuple[str, ...], layers: int) -> tuple[int, ...]:
+    """The layers of each device: as asked for, or as many on each.
+
+    Raises:
+        InvalidRequest: the text is no list of numbers, or not one for each device.
+    """
+    if text is None:
+        each, rest = divmod(max(layers, 1), len(names))
+        even = tuple(each + (number < rest) for number in range(len(names)))
+        return even if len(names) > 1 else ()
+    parts = text.split(",")
+    if len(parts) != len(names) or not all(part.isdecimal() for part in parts):
+        raise InvalidRequest(
+            f"--tensor-split {text!r} is not a number of layers for each of {', '.join(names)}.",
+            hint="Name each device with --device, and say --tensor-split 20,13.",
+        )
+    return tuple(int(part) for part in parts) if len(names) > 1 else ()
 
 
 def choose_device(
@@ -118,20 +174,23 @@ def choose_device(
     return wanted, "closed-form"
 
 
-def check_rpc(device: str, endpoints: tuple[str, ...]) -> None:
-    """Ask the RPC servers whether that device is theirs.
+def servers_by_device(devices: tuple[str, ...], endpoints: tuple[str, ...]) -> tuple[str, ...]:
+    """Ask the RPC servers for their devices; the server of each, in order.
 
     Raises:
-        ConfigError: it is not, or one of them does not answer.
+        ConfigError: a device is not theirs, or one of them does not answer.
     """
-    names = [found.name for found in rpc_devices(endpoints)]
-    if device not in names:
-        raise ConfigError(
-            f"Device {device} is not there; the RPC servers have {', '.join(names) or 'none'}.",
-            hint="Name every server with --rpc HOST:PORT, or use --source closed-form.",
-            device=device,
-            devices=list(names),
-        )
+    found = rpc_devices(endpoints)
+    names = [device.name for device in found]
+    for device in devices:
+        if is_rpc(device) and device not in names:
+            raise ConfigError(
+                f"Device {device} is not there; the RPC servers have {', '.join(names) or 'none'}.",
+                hint="Name every server with --rpc HOST:PORT, or use --source closed-form.",
+                device=device,
+                devices=list(names),
+            )
+    return tuple(device.server for device in found)
 
 
 def _automatic(here: list[Device], n_gpu_layers: int | None) -> str:
@@ -152,6 +211,7 @@ def report(file: Path, header: GgufHeader, kv_type: str, placement: Placement) -
         "slots": placement.args.slots,
         "kv_type": kv_type,
         "n_gpu_layers": placement.args.n_gpu_layers,
+        "tensor_split": list(placement.args.tensor_split),
         "n_layers": placement.n_layers,
         "devices": {
             device: {**asdict(part), "total_bytes": part.total_bytes}
@@ -159,6 +219,14 @@ def report(file: Path, header: GgufHeader, kv_type: str, placement: Placement) -
         },
         "source": placement.source,
     }
+
+
+def told_layers(args: EngineArgs) -> str:
+    """How many layers are where, for people."""
+    if not args.tensor_split:
+        return f"{args.n_gpu_layers} layers on the GPU"
+    parts = zip(args.layer_devices, args.tensor_split, strict=True)
+    return "layers: " + ", ".join(f"{count} on {device}" for device, count in parts)
 
 
 def _print(file: Path, header: GgufHeader, kv_type: str, placement: Placement) -> None:
@@ -176,7 +244,7 @@ def _print(file: Path, header: GgufHeader, kv_type: str, placement: Placement) -
     )
     click.echo(
         f"with context {args.n_ctx}, {args.slots} {'slot' if args.slots == 1 else 'slots'}, KV "
-        f"{kv_type}, {args.n_gpu_layers} layers on the GPU, by {placement.source}"
+        f"{kv_type}, {told_layers(args)}, by {placement.source}"
     )
     if placement.reason:
         click.echo(placement.reason)

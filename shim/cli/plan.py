@@ -26,10 +26,11 @@ def plan(ctx: click.Context, *, as_json: bool) -> None:
 
 
 def _print(found: Plan) -> None:
-    click.echo(
-        f"{found.device}: limit {size(found.limit_bytes)}, {size(found.reserved_bytes)} reserved, "
-        f"{size(found.free_bytes)} free"
-    )
+    for view in found.devices:
+        click.echo(
+            f"{view.device}: limit {size(view.limit_bytes)}, {size(view.reserved_bytes)} reserved, "
+            f"{size(view.free_bytes)} free"
+        )
     click.echo()
     rows = [
         (
@@ -37,12 +38,23 @@ def _print(found: Plan) -> None:
             row.role,
             "yes" if row.pinned else "",
             "yes" if row.resident else "no",
-            row.placement.main_device if row.placement else "",
+            row.kind or "",
+            row.where,
             row.placement.args.n_gpu_layers if row.placement else "",
             size(row.placement.total_bytes) if row.placement else "",
             row.reason,
         )
         for row in found.models
     ]
-    columns = ("model", "role", "pinned", "resident", "device", "gpu layers", "bytes", "why")
+    columns = (
+        "model",
+        "role",
+        "pinned",
+        "resident",
+        "placed",
+        "device",
+        "gpu layers",
+        "bytes",
+        "why",
+    )
     print_table(columns, rows, right=("gpu layers", "bytes"))

@@ -14,7 +14,8 @@ from budget import events as ev
 from budget.core import BudgetCore
 from budget.engines import EngineRecord
 from budget.errors import KeepwarmError, LoadFailed
-from budget.footprint import Placement
+from budget.footprint import HOST, Placement
+from budget.ledger import LedgerView
 from budget.policies import make_policy
 from shim.cli.output import size, sizes
 from shim.config import Config, ModelEntry, fetch_hub_file
@@ -32,6 +33,29 @@ class PlanRow:
     reason: str
     placement: Placement | None = None
 
+    @property
+    def kind(self) -> str | None:
+        """`whole`, `spread`, `split` or `cpu`."""
+        if self.placement is None:
+            return None
+        args, placed = self.placement.args, self.placement
+        if not args.n_gpu_layers:
+            return "cpu"
+        if args.n_gpu_layers <= placed.n_layers:
+            return "split"
+        return "spread" if args.tensor_split else "whole"
+
+    @property
+    def where(self) -> str:
+        """The devices, with the layers on each where there are several."""
+        if self.placement is None:
+            return ""
+        args = self.placement.args
+        if not args.tensor_split:
+            return self.placement.main_device
+        parts = zip(args.layer_devices, args.tensor_split, strict=True)
+        return ", ".join(f"{device} ({layers})" for device, layers in parts)
+
     def to_json(self) -> dict[str, Any]:
         """The row as `plan --json` prints it."""
         placed = self.placement
@@ -39,7 +63,10 @@ class PlanRow:
             "name": self.name,
             "role": self.role,
             "pinned": self.pinned,
+            "kind": self.kind,
             "n_gpu_layers": placed.args.n_gpu_layers if placed else None,
+            "tensor_split": list(placed.args.tensor_split) if placed else None,
+            "bytes": dict(placed.bookings) if placed else None,
             "total_bytes": placed.total_bytes if placed else None,
             "resident": self.resident,
             "reason": self.reason,
@@ -48,21 +75,24 @@ class PlanRow:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The books of the budget's device once everything that fits is loaded, and every model."""
+    """The books once everything that fits is loaded, and every model.
 
-    device: str
-    limit_bytes: int
-    reserved_bytes: int
-    free_bytes: int
+    `devices` are those that layers may go to, in the order of the configuration, and the host.
+    """
+
+    devices: tuple[LedgerView, ...]
     models: tuple[PlanRow, ...]
+
+    @property
+    def first(self) -> LedgerView:
+        """The books of the first device."""
+        return self.devices[0]
 
     def to_json(self) -> dict[str, Any]:
         """What `plan --json` prints."""
         return {
-            "device": self.device,
-            "limit_bytes": self.limit_bytes,
-            "reserved_bytes": self.reserved_bytes,
-            "free_bytes": self.free_bytes,
+            **_books(self.first),
+            "devices": [_books(view) for view in self.devices],
             "models": [row.to_json() for row in self.models],
         }
 
@@ -81,8 +111,18 @@ def make_plan(config: Config) -> Plan:
     rows = tuple(
         _row(name, entry, catalog, simulation, reasons) for name, entry in config.models.items()
     )
-    books = next(v for v in simulation.core.ledgers() if v.device == catalog.device.name)
-    return Plan(books.device, books.limit_bytes, books.reserved_bytes, books.free_bytes, rows)
+    views = {view.device: view for view in simulation.core.ledgers()}
+    names = dict.fromkeys([*catalog.devices.names, HOST])
+    return Plan(tuple(views[name] for name in names if name in views), rows)
+
+
+def _books(view: LedgerView) -> dict[str, Any]:
+    return {
+        "device": view.device,
+        "limit_bytes": view.limit_bytes,
+        "reserved_bytes": view.reserved_bytes,
+        "free_bytes": view.free_bytes,
+    }
 
 
 def _downloaded(config: Config) -> tuple[Config, dict[str, KeepwarmError]]:

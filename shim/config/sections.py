@@ -7,13 +7,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from shim.config.devices import Device, Devices, DeviceShare, RpcEndpoints
 from shim.config.values import (
     Amount,
-    Device,
     FilePath,
     Limit,
     Reserve,
-    RpcEndpoints,
     Seconds,
     Size,
     Timeout,
@@ -49,8 +48,15 @@ class BudgetSection(Section):
 
     device: Device = key(
         "auto",
-        "The device whose bytes are budgeted; `auto` takes the first GPU, or the host without one.",
-        '"auto", "host", "cuda:N" or "RPCn" (N and n count from 0)',
+        "The device whose bytes are budgeted; `auto` takes every GPU, or the host without one.",
+        '"auto", "host", "cuda:N", a GPU\'s UUID or "RPCn" (N and n count from 0)',
+    )
+    devices: Devices | None = key(
+        None,
+        "Several devices, instead of `device`. Each may have its own `limit` and `reserve`; what is "
+        "left out is that of `[budget]`. The host is always there for what stays on the CPU; name it "
+        "to bound it.",
+        'a list of names, or of tables such as { device = "cuda:1", limit = "20GiB" }',
     )
     rpc: RpcEndpoints = key(
         (),
@@ -60,12 +66,12 @@ class BudgetSection(Section):
     )
     limit: Limit = key(
         Amount(share=0.9),
-        "Bytes that models may take on the device; a percentage is of the device's total.",
+        "Bytes that models may take on a device; a percentage is of the device's total.",
         f"{AMOUNT_ALLOWED}, above zero and at most 100%",
     )
     reserve: Reserve | None = key(
         None,
-        "Bytes of the device that stay free for other programs: models get the smaller of `limit` "
+        "Bytes of a device that stay free for other programs: models get the smaller of `limit` "
         "and total - reserve. Left out: the smaller of 2GiB and 5%.",
         f"{AMOUNT_ALLOWED}, below 100%",
     )
@@ -112,29 +118,55 @@ class BudgetSection(Section):
         'a number of bytes, or a text with a unit ("500MB")',
     )
 
-    def reserve_bytes(self, total_bytes: int) -> int:
-        """Bytes kept free on a device of `total_bytes`."""
-        if self.reserve is None:
-            return min(2 * GIB, total_bytes // 20)
-        return self.reserve.resolve(total_bytes)
+    @property
+    def shares(self) -> tuple[DeviceShare, ...]:
+        """The devices that are named, `auto` among them."""
+        return self.devices if self.devices is not None else (DeviceShare(self.device),)
 
-    def limit_bytes(self, total_bytes: int) -> int:
+    def reserve_bytes(self, total_bytes: int, share: DeviceShare | None = None) -> int:
+        """Bytes kept free on a device of `total_bytes`; by its own share where it has one."""
+        reserve = (share.reserve if share else None) or self.reserve
+        if reserve is None:
+            return min(2 * GIB, total_bytes // 20)
+        return reserve.resolve(total_bytes)
+
+    def limit_bytes(self, total_bytes: int, share: DeviceShare | None = None) -> int:
         """Bytes that may be booked on a device of `total_bytes`; never negative."""
-        free_for_models = total_bytes - self.reserve_bytes(total_bytes)
-        return max(0, min(self.limit.resolve(total_bytes), free_for_models))
+        limit = (share.limit if share else None) or self.limit
+        free_for_models = total_bytes - self.reserve_bytes(total_bytes, share)
+        return max(0, min(limit.resolve(total_bytes), free_for_models))
 
 
 def budget_conflicts(given: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
     """Contradictions between the keys of `[budget]`: the key, what is wrong, what is allowed."""
-    device = given.get("device", "auto")
-    remote = isinstance(device, str) and device.startswith("RPC")
+    if given.get("devices") is not None and "device" in given:
+        yield "devices", "device is given too", "one of them"
+    named = dict(_named(given))
+    remote = [name for name in named if name.startswith("RPC")]
     if remote and "rpc" not in given:
-        yield "rpc", f"no endpoint for device {device}", 'a list of "host:port"'
+        yield "rpc", f"no endpoint for device {remote[0]}", 'a list of "host:port"'
     if "rpc" in given and not remote:
-        yield "rpc", f'endpoints with device "{device}"', 'leave it out, or device = "RPC0"'
-    if remote and not _in_bytes(given.get("limit")):
-        found = "no limit" if "limit" not in given else f'"{given["limit"]}"'
-        yield "limit", f"{found} for device {device}", "bytes, such as 6GiB (no percentage)"
+        found = f'endpoints with device "{", ".join(named)}"'
+        yield "rpc", found, 'leave it out, or device = "RPC0"'
+    for name in remote:
+        limit = named[name] if named[name] is not None else given.get("limit")
+        if not _in_bytes(limit):
+            found = "no limit" if limit is None else f'"{limit}"'
+            yield "limit", f"{found} for device {name}", "bytes, such as 6GiB (no percentage)"
+
+
+def _named(given: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """The devices as they were written, each with a limit of its own or None."""
+    several = given.get("devices")
+    written = several if isinstance(several, list | tuple) else [given.get("device", "auto")]
+    for item in written:
+        name, limit = item, None
+        if isinstance(item, Mapping):
+            name, limit = item.get("device"), item.get("limit")
+        elif isinstance(item, DeviceShare):
+            name, limit = item.device, item.limit
+        if isinstance(name, str):
+            yield name, limit
 
 
 def _in_bytes(limit: object) -> bool:

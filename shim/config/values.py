@@ -20,9 +20,6 @@ FOREVER = -1.0
 """The keep_alive and idle_exit that have no time-out."""
 
 MAX_BYTES = 2**63 - 1
-MAX_PORT = 65535
-MAX_RPC_SERVERS = 16
-"""As many as llama.cpp takes (`GGML_RPC_MAX_SERVERS`)."""
 UNIT_BYTES: Mapping[str, int] = {
     "B": 1,
     **{f"{p}B": 1000**i for i, p in enumerate("KMGT", 1)},
@@ -33,8 +30,6 @@ _NUMBER_AND_UNIT = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,12})?)\s*([A-Za-z%]*)",
 _DURATION_PART = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)", re.ASCII)
 _SECONDS: Mapping[str, float] = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PLAIN_NUMBER = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,9})?", re.ASCII)
-_DEVICE = re.compile(r"auto|host|cuda:(?:0|[1-9][0-9]{0,3})|RPC(?:0|[1-9][0-9]?)", re.ASCII)
-_RPC = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?:([1-9][0-9]{0,4})", re.ASCII)
 _HF = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?:@[\w./-]+)?:[^\s:][^\n\r:]*", re.ASCII)
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}", re.ASCII)
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
@@ -231,21 +226,6 @@ def parse_gpu_layers(value: object) -> int | Literal["auto"]:
     raise ValueError("not a number of layers")
 
 
-def parse_rpc(value: object) -> tuple[str, ...]:
-    """Endpoints of RPC servers, `host:port` each, no two the same."""
-    if not isinstance(value, list | tuple) or not value:
-        raise ValueError("not a list of endpoints")
-    for item in value:
-        match = _RPC.fullmatch(item) if isinstance(item, str) else None
-        if match is None or int(match[1]) > MAX_PORT:
-            raise ValueError(f"{str(item)[:80]!r} is not host:port")
-    if len(set(value)) < len(value):
-        raise ValueError("an endpoint is named twice")
-    if len(value) > MAX_RPC_SERVERS:
-        raise ValueError(f"{len(value)} endpoints")
-    return tuple(value)
-
-
 def parse_url(value: object) -> str:
     """The address before `/v1`, without a trailing slash, credentials, query or fragment."""
     if not isinstance(value, str):
@@ -265,7 +245,9 @@ def parse_url(value: object) -> str:
     return f"{parts.scheme}://{parts.netloc}{path}"
 
 
-def _pattern(pattern: re.Pattern[str], what: str) -> Any:
+def matching(pattern: re.Pattern[str], what: str) -> Any:
+    """A parser of texts that match a pattern; `what` says what others are not."""
+
     def parse(value: object) -> str:
         if isinstance(value, str) and pattern.fullmatch(value):
             return value
@@ -274,9 +256,9 @@ def _pattern(pattern: re.Pattern[str], what: str) -> Any:
     return parse
 
 
-parse_model_name = _pattern(_MODEL_NAME, "not a name of a model")
+parse_model_name = matching(_MODEL_NAME, "not a name of a model")
 
-_AMOUNT_JSON = WithJsonSchema(
+AMOUNT_JSON = WithJsonSchema(
     {
         "anyOf": [
             {"type": "integer", "minimum": 0},
@@ -298,9 +280,9 @@ TEXTS = PlainSerializer(
 """Writes a tuple as a list of texts."""
 _PATH_JSON = {"type": "string", "minLength": 1}
 
-Limit = Annotated[Amount, PlainValidator(parse_limit), _TEXT_AMOUNT, _AMOUNT_JSON]
-Reserve = Annotated[Amount, PlainValidator(parse_reserve), _TEXT_AMOUNT, _AMOUNT_JSON]
-Size = Annotated[Amount, PlainValidator(parse_size), _TEXT_AMOUNT, _AMOUNT_JSON]
+Limit = Annotated[Amount, PlainValidator(parse_limit), _TEXT_AMOUNT, AMOUNT_JSON]
+Reserve = Annotated[Amount, PlainValidator(parse_reserve), _TEXT_AMOUNT, AMOUNT_JSON]
+Size = Annotated[Amount, PlainValidator(parse_size), _TEXT_AMOUNT, AMOUNT_JSON]
 Seconds = Annotated[float, PlainValidator(parse_seconds), WithJsonSchema(_SECONDS_JSON)]
 Timeout = Annotated[float, PlainValidator(parse_timeout), WithJsonSchema(_TIMEOUT_JSON)]
 FilePath = Annotated[Path, PlainValidator(parse_path), WithJsonSchema(_PATH_JSON)]
@@ -329,25 +311,14 @@ GpuLayers = Annotated[
 Url = Annotated[
     str, PlainValidator(parse_url), WithJsonSchema({"type": "string", "pattern": "^https?://"})
 ]
-Device = Annotated[
-    str,
-    PlainValidator(_pattern(_DEVICE, "not a device")),
-    WithJsonSchema({"type": "string", "pattern": r"^(auto|host|cuda:[0-9]+|RPC[0-9]+)$"}),
-]
-RpcEndpoints = Annotated[
-    tuple[str, ...],
-    PlainValidator(parse_rpc),
-    TEXTS,
-    WithJsonSchema({"type": "array", "minItems": 1, "items": {"type": "string"}}),
-]
 HfFile = Annotated[
     str,
-    PlainValidator(_pattern(_HF, "not owner/repo:file")),
+    PlainValidator(matching(_HF, "not owner/repo:file")),
     WithJsonSchema({"type": "string", "pattern": "^[^/]+/[^/:]+:.+$"}),
 ]
 EnvName = Annotated[
     str,
-    PlainValidator(_pattern(_ENV_NAME, "not a name of an environment variable")),
+    PlainValidator(matching(_ENV_NAME, "not a name of an environment variable")),
     WithJsonSchema({"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$"}),
 ]
 ModelName = Annotated[

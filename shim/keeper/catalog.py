@@ -7,138 +7,28 @@ file is missing or damaged, say) keeps its error, which its requests get; the ot
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Protocol
 
-from backends.devices import Device, discover, is_rpc
-from backends.footprint.inspect import Inspector, with_note
+from backends.devices import Device
+from backends.footprint.inspect import Inspector
 from backends.footprint.learned import LearnedStore
-from backends.gguf import read_header
-from backends.llama.engine import usable_cores
-from backends.llama.rpc import rpc_devices
-from budget.engines import Bookings, EngineSpec, ModelEntry, Option
-from budget.errors import BadModelFile, ConfigError, KeepwarmError, LoadFailed
-from budget.footprint import HOST, Placement
-from budget.kv_store import carries_kv
+from budget.engines import EngineSpec, ModelEntry
+from budget.errors import ConfigError, KeepwarmError
+from budget.footprint import Placement
 from shim.config import Config
 from shim.config import ModelEntry as ConfigEntry
-from shim.planned.asked import asked_of, engine_args, side_files
-from shim.planned.asked import local_path as local_path
-from shim.planned.asked import stamp_of as stamp_of
-from shim.planned.entry import Stamp
+from shim.keeper.devices import BudgetDevices, budget_devices
+from shim.keeper.engines import CatalogEngine as CatalogEngine
+from shim.keeper.engines import Prepared as Prepared
+from shim.keeper.preparing import engine_id_of, prepare
+from shim.planned.asked import asked_of, stamp_of
 from shim.planned.file import usable_plan
-from shim.planned.sizes import sized_args
 from shim.planned.use import Decided, decide
 
-FIXED_LOAD_S = 0.2
-LOAD_BYTES_PER_S = 1.0e9
-"""First guesses of what a load costs, until loads were seen."""
-
-SEAT = " client"
-"""What follows a device's name where its one connection is booked."""
-
 LOG = logging.getLogger("keepwarm.keeper")
-
-
-class ModelFile(Protocol):
-    """What is known of a model's file: a header read now, or what a plan remembers of one."""
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The file, or all shards."""
-
-    @property
-    def identity(self) -> str:
-        """A key for caches: changes when a file is replaced or touched."""
-
-    @property
-    def architecture(self) -> str:
-        """llama.cpp's name of the architecture."""
-
-    @property
-    def quantization(self) -> str:
-        """What the tensors are."""
-
-    @property
-    def min_bits_per_weight(self) -> float:
-        """Of the coarsest matrix."""
-
-
-@dataclass(frozen=True, slots=True)
-class CatalogEngine:
-    """An engine that may be run: its file, its placements in order of preference, its names."""
-
-    engine_id: str
-    path: Path
-    placements: tuple[Placement, ...]
-    names: tuple[str, ...]
-    stamp: Stamp
-    architecture: str
-    quantization: str
-    min_bits_per_weight: float
-    threads: int | None
-    warm_prompt: str | None
-    identity: str = ""
-    carries_kv: bool = False
-
-    @property
-    def label(self) -> str:
-        """What people call it: its models' names."""
-        return "+".join(self.names)
-
-    def spec(self) -> EngineSpec:
-        """The engine as the core sees it. On a GPU, a split comes after whole, the CPU last."""
-        size = sum(entry[1] for entry in self.stamp)
-        seconds = FIXED_LOAD_S + size / LOAD_BYTES_PER_S
-        options = tuple(
-            Option(bookings_of(placement), seconds, tier, self._threads_of(placement))
-            for tier, placement in enumerate(self.placements)
-        )
-        return EngineSpec(self.engine_id, options, self.placements[0].args.slots)
-
-    def _threads_of(self, placement: Placement) -> int:
-        """The cores that it computes on there; none where another device has all layers."""
-        if placement.main_device != HOST and placement.args.n_gpu_layers >= placement.n_layers:
-            return 0
-        return self.threads or usable_cores()
-
-    def corrected(self, option_index: int, placement: Placement) -> CatalogEngine:
-        """The engine with another placement at one option."""
-        placements = list(self.placements)
-        placements[option_index] = placement
-        return replace(self, placements=tuple(placements))
-
-
-def seat(device: str) -> str:
-    """The name in the books of an RPC device's one connection."""
-    return f"{device}{SEAT}"
-
-
-def bookings_of(placement: Placement) -> Bookings:
-    """What a placement books: its bytes, and the connection of every RPC server that it uses.
-
-    `ggml-rpc-server` serves one client at a time: a second engine would wait for the first to end.
-    """
-    used = [device for device in placement.args.devices if is_rpc(device)]
-    return tuple(sorted([*placement.bookings, *((seat(device), 1) for device in used)]))
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """One local model, read and placed."""
-
-    name: str
-    entry: ConfigEntry
-    header: ModelFile
-    placements: tuple[Placement, ...]
-    engine_id: str
-    stamp: Stamp
-    carries_kv: bool = False
 
 
 @dataclass(slots=True)
@@ -146,18 +36,26 @@ class Catalog:
     """Everything that the keeper knows of its models."""
 
     config: Config
-    device: Device
-    limits: dict[str, int]
-    reserves: dict[str, int]
+    devices: BudgetDevices
     prepared: dict[str, Prepared] = field(default_factory=dict)
     errors: dict[str, KeepwarmError] = field(default_factory=dict)
     learned: LearnedStore = field(default_factory=LearnedStore)
     engines: dict[str, CatalogEngine] = field(default_factory=dict)
 
     @property
+    def device(self) -> Device:
+        """The first of the devices."""
+        return self.devices.first
+
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """Bytes by device that may be booked."""
+        return self.devices.limits
+
+    @property
     def pools(self) -> dict[str, int]:
-        """The limits as the core sees them: bytes by device, and one connection by RPC device."""
-        return {**self.limits, **{seat(d): 1 for d in self.limits if is_rpc(d)}}
+        """The limits as the core sees them."""
+        return self.devices.pools
 
     def correct(self, engine_id: str, option_index: int, placement: Placement) -> CatalogEngine:
         """Book another figure for the next loads of an engine; returns it as it is known now."""
@@ -203,10 +101,10 @@ def build_catalog(config: Config, previous: Catalog | None = None) -> Catalog:
     Engines of `previous` stay known by their ids: some may still be running.
 
     Raises:
-        ConfigError: the budget's device is not there.
+        ConfigError: a device of the budget is not there.
     """
-    device, limits, reserves = device_limits(config, previous)
-    catalog = Catalog(config, device, limits, reserves)
+    devices = budget_devices(config, previous.devices if previous else None)
+    catalog = Catalog(config, devices)
     inspector = Inspector(learned=catalog.learned)
     if previous is not None:
         catalog.engines.update(previous.engines)
@@ -215,7 +113,7 @@ def build_catalog(config: Config, previous: Catalog | None = None) -> Catalog:
     _take_planned(catalog, {n: entry for n, entry in local.items() if n not in kept})
     with ThreadPoolExecutor(max_workers=2) as pool:
         jobs = {
-            name: pool.submit(prepare, name, entry, catalog, inspector)
+            name: pool.submit(prepare, name, entry, devices, inspector)
             for name, entry in local.items()
             if name not in catalog.prepared
         }
@@ -249,10 +147,13 @@ def _take_planned(catalog: Catalog, local: Mapping[str, ConfigEntry]) -> None:
         if refused:
             LOG.warning("%s The models are measured instead.", refused)
         return
+    if len(catalog.devices.devices) > 1:
+        LOG.info("the plan is for one device; for several the models are measured")
+        return
     asked = {}
     for name, entry in local.items():
         with contextlib.suppress(KeepwarmError):
-            asked[name] = asked_of(entry, catalog.device.name, catalog.config.budget.rpc)
+            asked[name] = asked_of(entry, catalog.device.name, catalog.devices.servers())
     try:
         found = decide(plan, asked, catalog.limits)
     except ConfigError as error:
@@ -272,104 +173,10 @@ def _planned(name: str, entry: ConfigEntry, catalog: Catalog, row: Decided, buil
     for placement in row.placements:
         learned = catalog.learned.get(facts.identity, placement.args, build)
         placements.append(learned.apply(placement) if learned else placement)
-    engine_id = _engine_id(facts, placements, entry)
+    engine_id = engine_id_of(facts, placements, entry)
     return Prepared(
         name, entry, facts, tuple(placements), engine_id, row.entry.stamp, row.entry.carries_kv
     )
-
-
-def device_limits(
-    config: Config, previous: Catalog | None = None
-) -> tuple[Device, dict[str, int], dict[str, int]]:
-    """The budgeted device; limit and reserve in bytes of it and of the host.
-
-    RPC servers that `previous` has asked already are not asked again: one of its engines may be
-    connected, and they serve one client at a time.
-
-    Raises:
-        ConfigError: the configured device is not there.
-    """
-    wanted = config.budget.device
-    remote = _rpc_devices(config, previous) if is_rpc(wanted) else ()
-    found = [*discover(), *remote]
-    by_name = {device.name: device for device in found}
-    if wanted == "auto":
-        gpus = [device for device in found if device.kind == "cuda"]
-        device = gpus[0] if gpus else by_name[HOST]
-    elif wanted in by_name:
-        device = by_name[wanted]
-    else:
-        raise ConfigError(
-            f"[budget] device is {wanted!r}; this machine has {', '.join(sorted(by_name))}.",
-            hint='Choose one of these, or "auto".',
-        )
-    host = by_name[HOST]
-    limits = {HOST: host.total_bytes - config.budget.reserve_bytes(host.total_bytes)}
-    limits[device.name] = config.budget.limit_bytes(device.total_bytes)
-    reserves = {
-        d.name: config.budget.reserve_bytes(d.total_bytes)
-        for d in {device.name: device, HOST: host}.values()
-    }
-    return device, limits, reserves
-
-
-def _rpc_devices(config: Config, previous: Catalog | None) -> tuple[Device, ...]:
-    budget = config.budget
-    if previous is None or previous.config.budget.rpc != budget.rpc:
-        return rpc_devices(budget.rpc)
-    known = previous.device
-    return (known,) if known.name == budget.device else rpc_devices(budget.rpc)
-
-
-def prepare(name: str, entry: ConfigEntry, catalog: Catalog, inspector: Inspector) -> Prepared:
-    """Read one local model and choose its placements.
-
-    Raises:
-        KeepwarmError: why it cannot be run.
-    """
-    path = local_path(entry)
-    if not path.is_file():
-        raise LoadFailed(
-            f"The file of {name} is not there: {path}.",
-            hint=f"Put it there, or change [models.{name}] path.",
-            file=str(path),
-        )
-    header = read_header(path)
-    shape = header.shape()
-    if entry.context_per_slot > shape.context_length > 0:
-        raise ConfigError(
-            f"{name}: {entry.context} tokens for {entry.slots} slots are "
-            f"{entry.context_per_slot} a slot; the model was trained for {shape.context_length}.",
-            hint=f"Lower [models.{name}] context to at most {shape.context_length * entry.slots}.",
-        )
-    device, args = catalog.device.name, engine_args(entry)
-    if is_rpc(device):
-        args = replace(args, rpc=catalog.config.budget.rpc)
-    limit = catalog.limits[device]
-    args, note = sized_args(args, entry, header, inspector, device=device, limit_bytes=limit)
-    chosen = inspector.choose(header, args, device, limit, n_gpu_layers=entry.n_gpu_layers)
-    placements = tuple(with_note(placement, note) for placement in chosen)
-    if not placements:
-        raise BadModelFile(f"{name}: no placement could be measured.", file=str(path))
-    stamp = stamp_of([*header.files, *side_files(entry)])
-    return Prepared(
-        name,
-        entry,
-        header,
-        placements,
-        _engine_id(header, placements, entry),
-        stamp,
-        carries_kv(shape, placements[0].args),
-    )
-
-
-def _engine_id(header: ModelFile, placements: Sequence[Placement], entry: ConfigEntry) -> str:
-    """What must be equal for two entries to share an engine."""
-    # Not the bytes: a correction does not make it another engine.
-    args = [p.args for p in placements]
-    side = stamp_of(side_files(entry))
-    text = repr((header.identity, args, side, entry.threads, entry.warm_prompt))
-    return f"{header.files[0].stem}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
 
 
 def _share_engines(catalog: Catalog) -> None:

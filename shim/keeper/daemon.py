@@ -19,7 +19,7 @@ from pathlib import Path
 
 from budget.errors import InternalError, KeepwarmError
 from shim.config import FOREVER, Config
-from shim.keeper.catalog import device_limits
+from shim.keeper.devices import budget_devices
 from shim.keeper.keeper import Keeper
 from shim.keeper.locks import FileLock, lock_devices, lock_keeper
 from shim.keeper.server import Server
@@ -70,8 +70,8 @@ async def serve(
 
 
 def _device_locks(config: Config) -> list[FileLock]:
-    device, _, _ = device_limits(config)
-    return lock_devices(lock_dir(), [device.uuid or device.name])
+    devices = budget_devices(config).devices
+    return lock_devices(lock_dir(), [device.uuid or device.name for device in devices])
 
 
 async def _until_over(server: Server, order: Order, stop: asyncio.Event) -> None:

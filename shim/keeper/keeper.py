@@ -346,7 +346,7 @@ class Keeper:
                 self._correct(engine_id, life, measured)
         for device, free_now in free.items():
             ours = sum(measured.get(device, 0) for measured in taken.values())
-            reserve = self.catalog.reserves.get(device, 0)
+            reserve = self.catalog.devices.reserves.get(device, 0)
             room = free_now + ours - reserve
             self.shell.post(ev.DeviceMeasured(device, room, free_now, reserve))
 

@@ -20,8 +20,9 @@ from budget import events as ev
 from budget.core import BudgetCore
 from budget.engines import Bookings
 from budget.errors import EngineDied, InternalError, KeepwarmError, OutOfMemory, error_from_wire
-from shim.keeper.catalog import Catalog, CatalogEngine, bookings_of
+from shim.keeper.catalog import Catalog, CatalogEngine
 from shim.keeper.corrections import Corrections, Seen
+from shim.keeper.devices import bookings_of
 from shim.keeper.history import EvictStory, History, LoadStory, StageStory
 from shim.keeper.kv_carry import KvCarrier
 from shim.keeper.sayings import say

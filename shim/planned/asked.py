@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from backends.devices import is_rpc
 from budget.errors import ConfigError
 from budget.footprint import EngineArgs
 from shim.config import ModelEntry, fetch_hub_file
@@ -84,14 +83,12 @@ def _halves(preferred: int, least: int) -> list[int]:
 
 
 def asked_of(entry: ModelEntry, device: str, rpc: tuple[str, ...]) -> Asked:
-    """What is asked for a local model; no model file is opened.
+    """What is asked for a local model; no model file is opened. `rpc` as in `EngineArgs`.
 
     Raises:
         KeepwarmError: its file is on the Hugging Face Hub and cannot be had.
     """
-    args = engine_args(entry)
-    if is_rpc(device):
-        args = replace(args, rpc=rpc)
+    args = replace(engine_args(entry), rpc=rpc)
 
     def stamp(known: Entry) -> Stamp:
         return stamp_of([*known.facts.files, *side_files(entry)])

@@ -10,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 
-from backends.devices import is_rpc
 from backends.footprint.calibrate import calibrate
 from backends.footprint.inspect import Inspector
 from backends.footprint.machine_overhead import measured_overhead, store_overhead
@@ -19,14 +18,14 @@ from backends.hardware import hardware, llama_build
 from backends.measure.decode import DecodeRun, DecodeTimer
 from backends.measure.loads import LoadTimer
 from backends.measure.machine import FULL, QUICK, MachineMeasure
-from budget.errors import KeepwarmError, MeasurementFailed
+from budget.errors import ConfigError, KeepwarmError, MeasurementFailed
 from budget.estimate.overhead import DEFAULT_OVERHEAD, OverheadModel
 from budget.footprint import HOST, EngineArgs
 from budget.kv_store import carries_kv
 from budget.planning.machine import MachineFigures
 from budget.planning.traffic import decode_seconds, decode_traffic
 from shim.config import Config, ModelEntry
-from shim.keeper.catalog import device_limits
+from shim.keeper.devices import BudgetDevices, budget_devices
 from shim.planned.asked import asked_of, engine_args, local_path, side_files, stamp_of
 from shim.planned.entry import Entry, FileFacts, Point, Sizes
 from shim.planned.file import Plan
@@ -55,6 +54,7 @@ class PlanBuilder:
     """Why models have no entry, by name."""
     overhead: OverheadModel = DEFAULT_OVERHEAD
     """What an engine's process takes beyond its buffers: measured, or assumed where that failed."""
+    _rpc: tuple[str, ...] = ()
 
     def build(self, before: Plan | None) -> Plan:
         """Measure what is missing.
@@ -65,7 +65,8 @@ class PlanBuilder:
             ConfigError: the budget's device is not there, or llama.cpp is not installed.
             MeasurementFailed: a program of llama.cpp failed.
         """
-        device, limits, _ = device_limits(self.config)
+        found = one_device(self.config)
+        device, limits, self._rpc = found.first, found.limits, found.servers()
         machine = self._machine(device.name, before)
         anew = self.effort == "full" and (before is None or machine is not before.machine)
         calibrated = self._calibrate(machine, anew=anew)
@@ -126,7 +127,7 @@ class PlanBuilder:
         self, name: str, model: ModelEntry, device: str, plan: Plan
     ) -> tuple[str, Entry | None]:
         """The key, and a fresh entry; None when the one that is there still holds."""
-        asked = asked_of(model, device, self.config.budget.rpc)
+        asked = asked_of(model, device, self._rpc)
         known = plan.entry(asked.key)
         if known is not None and asked.stamp(known) == known.stamp:
             sizes = {(s.n_ctx, s.slots) for s in known.variants}
@@ -146,7 +147,7 @@ class PlanBuilder:
         sizes: Sequence[tuple[int, int]],
     ) -> Entry:
         header = read_header(local_path(model))
-        base = _with_rpc(engine_args(model), device, self.config.budget.rpc)
+        base = replace(engine_args(model), rpc=self._rpc)
         variants = []
         for number, (n_ctx, slots) in enumerate(sizes):
             args = replace(base, n_ctx=n_ctx, slots=slots)
@@ -208,7 +209,7 @@ class PlanBuilder:
         self, plan: Plan, limits: Mapping[str, int], device: str
     ) -> dict[str, dict[str, object]]:
         asked = {
-            name: asked_of(model, device, self.config.budget.rpc)
+            name: asked_of(model, device, self._rpc)
             for name, model in self.config.models.items()
             if not model.remote and name not in self.errors
         }
@@ -216,6 +217,22 @@ class PlanBuilder:
         for name, why in found.missing.items():
             self.errors.setdefault(name, why)
         return {asked[n].key: decision_json(row.decision) for n, row in found.decided.items()}
+
+
+def one_device(config: Config) -> BudgetDevices:
+    """The budget's device and limits; a plan is for one device.
+
+    Raises:
+        ConfigError: the device is not there, or there are several.
+    """
+    found = budget_devices(config)
+    if len(found.devices) > 1:
+        raise ConfigError(
+            f"a plan is for one device; [budget] has {', '.join(found.names)}.",
+            hint="Name one with --device. With several devices a start measures the models itself.",
+            devices=list(found.names),
+        )
+    return found
 
 
 def facts_of(header: GgufHeader) -> FileFacts:
@@ -227,10 +244,6 @@ def facts_of(header: GgufHeader) -> FileFacts:
         header.quantization,
         header.min_bits_per_weight,
     )
-
-
-def _with_rpc(args: EngineArgs, device: str, rpc: tuple[str, ...]) -> EngineArgs:
-    return replace(args, rpc=rpc) if is_rpc(device) else args
 
 
 def _token_s(

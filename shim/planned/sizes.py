@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from backends.footprint.inspect import Inspector
+from backends.footprint.placing import excess
 from backends.gguf import GgufHeader
 from budget.footprint import HOST, EngineArgs
 from budget.planning.sizes import Size, shrink_note, whole_size
@@ -17,22 +19,21 @@ def sized_args(
     entry: ModelEntry,
     header: GgufHeader,
     inspector: Inspector,
-    *,
-    device: str,
-    limit_bytes: int,
+    limits: Mapping[str, int],
 ) -> tuple[EngineArgs, str]:
     """The arguments with the context and slots to use, and what was shrunk for people.
+
+    `limits` are bytes by device, the host's among them.
 
     Raises:
         KeepwarmError: a size cannot be measured.
     """
     sizes = sizes_of(entry)
 
-    def needed_bytes(size: Size) -> int:
+    def excess_bytes(size: Size) -> int:
         sized = replace(args, n_ctx=size[0], slots=size[1])
-        whole = inspector.whole(header, sized, device, n_gpu_layers=entry.n_gpu_layers)
-        return whole.footprints[device].total_bytes
+        return excess(inspector, header, sized, limits, n_gpu_layers=entry.n_gpu_layers)
 
-    may_split = device != HOST and entry.n_gpu_layers == "auto"
-    chosen = whole_size(sizes, needed_bytes, limit_bytes, may_split=may_split)
+    may_split = set(limits) != {HOST} and entry.n_gpu_layers == "auto"
+    chosen = whole_size(sizes, excess_bytes, 0, may_split=may_split)
     return replace(args, n_ctx=chosen[0], slots=chosen[1]), shrink_note(chosen, sizes[0])

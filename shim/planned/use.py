@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from budget.footprint import HOST, Footprint, Placement
@@ -130,7 +130,8 @@ def placements_of(entry: Entry, decision: Decision, limits: Mapping[str, int]) -
     spare = [_placement(entry, by_layers[max(below)], f"{max(below)} layers")] if below else []
     cpu = [_placement(entry, by_layers[0], "the CPU alone")] if 0 in by_layers else []
     fits = _bytes_on(sizes, 0) <= limits.get(HOST, 1 << 62)
-    return [best, *spare, *(cpu if fits else [])]
+    found = [best, *spare, *(cpu if fits else [])]
+    return [replace(placement, tier=tier) for tier, placement in enumerate(found)]
 
 
 def _bytes_on(sizes: Sizes, layers: int) -> int:

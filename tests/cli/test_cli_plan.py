@@ -14,6 +14,7 @@ from shim.cli import planning
 from shim.cli.planning import Plan, PlanRow, make_plan
 from shim.config import Config
 from shim.keeper.catalog import Catalog, CatalogEngine, Prepared
+from shim.keeper.devices import BudgetDevices
 
 MIB = 2**20
 Sizes = dict[str, list[dict[str, int]]]
@@ -24,7 +25,8 @@ def placement(by_device: dict[str, int]) -> Placement:
     """A placement of so many MiB; layers on the GPU when it takes any there."""
     layers = 9 if "cuda:0" in by_device else 0
     parts = {device: Footprint(weights_bytes=n * MIB) for device, n in by_device.items()}
-    return Placement(EngineArgs(512, n_gpu_layers=layers), parts, "closed-form", 8)
+    tier = 0 if layers else 1
+    return Placement(EngineArgs(512, n_gpu_layers=layers), parts, "closed-form", 8, tier=tier)
 
 
 def plan(
@@ -43,7 +45,7 @@ def plan(
         bounds = {d: n * MIB for d, n in (limits or {"host": 100}).items()}
         main = next(d for d in reversed(bounds))
         device = Device(main, "host", 0, 0, main, "")
-        catalog = Catalog(config, device, bounds, {})
+        catalog = Catalog(config, BudgetDevices((device,), bounds, {}))
         for name, options in sizes.items():
             engine_id = "shared" if name in shared else f"{name}-1"
             placed = tuple(placement(option) for option in options)
@@ -74,7 +76,7 @@ def test_pins_come_first_and_the_others_while_they_fit(monkeypatch: pytest.Monke
     }
     found = plan(monkeypatch, sizes, p={"pin": True})
     assert [r.name for r in found.models if r.resident] == ["a", "c", "p"]
-    assert (found.limit_bytes, found.reserved_bytes, found.free_bytes) == (
+    assert (found.first.limit_bytes, found.first.reserved_bytes, found.first.free_bytes) == (
         100 * MIB,
         90 * MIB,
         10 * MIB,
@@ -99,7 +101,7 @@ def test_what_never_fits_says_so_with_the_numbers(monkeypatch: pytest.MonkeyPatc
 def test_names_on_one_engine_are_booked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second says whose engine it shares."""
     found = plan(monkeypatch, {"a": [{"host": 60}], "b": [{"host": 60}]}, shared=("a", "b"))
-    assert found.reserved_bytes == 60 * MIB
+    assert found.first.reserved_bytes == 60 * MIB
     assert row(found, "b").resident
     assert row(found, "b").reason == "shares the engine of a"
 
@@ -109,13 +111,13 @@ def test_a_gpu_that_is_too_small_leaves_the_cpu(monkeypatch: pytest.MonkeyPatch)
     whole, cpu = {"cuda:0": 70, "host": 5}, {"host": 60}
     limits = {"host": 100, "cuda:0": 50}
     found = plan(monkeypatch, {"a": [whole, cpu]}, limits=limits)
-    assert found.device == "cuda:0"
-    assert found.reserved_bytes == 0
+    assert found.first.device == "cuda:0"
+    assert found.first.reserved_bytes == 0
     told = row(found, "a").to_json()
     assert (told["n_gpu_layers"], told["total_bytes"], told["resident"]) == (0, 60 * MIB, True)
     roomy = plan(monkeypatch, {"a": [whole, cpu]}, limits={**limits, "cuda:0": 80})
     assert row(roomy, "a").to_json()["n_gpu_layers"] == 9
-    assert roomy.reserved_bytes == 70 * MIB
+    assert roomy.first.reserved_bytes == 70 * MIB
 
 
 def test_pins_that_do_not_fit_together_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +142,8 @@ def test_models_that_cannot_be_read_or_run_elsewhere_are_listed(
 
     def build(config: Config) -> Catalog:
         assert set(config.models) == {"a", "far"}
-        catalog = Catalog(config, Device("host", "host", 0, 0, "", ""), {"host": MIB}, {})
+        host = Device("host", "host", 0, 0, "", "")
+        catalog = Catalog(config, BudgetDevices((host,), {"host": MIB}, {}))
         catalog.errors["a"] = BadModelFile("a.gguf: no GGUF.", hint="Get it anew.")
         return catalog
 

@@ -14,6 +14,7 @@ import pytest
 from backends.footprint.cache import FootprintCache
 from backends.footprint.dry_run import BufferBytes, DryRun
 from backends.footprint.inspect import Inspector, footprint_of
+from backends.footprint.placing import placements
 from backends.footprint.shared_code import SharedCode, code_files
 from backends.gguf.header import GgufHeader, read_header
 from backends.llama.binaries import find_binary
@@ -61,7 +62,9 @@ def test_auto_is_whole_then_the_most_layers_that_fit_then_the_cpu(
 ) -> None:
     """Four layers and an output: 5 in all; what follows takes less, and the CPU comes last."""
     header = four_layers(tmp_path)
-    found = inspector(tmp_path, []).choose(header, ARGS, "RPC0", limit_bytes, source="dry-run")
+    found = placements(
+        inspector(tmp_path, []), header, ARGS, {"RPC0": limit_bytes}, source="dry-run"
+    )
     layers = [placement.args.n_gpu_layers for placement in found]
     assert layers[0] == chosen
     assert layers == sorted(set(layers), reverse=True)
@@ -75,23 +78,23 @@ def test_an_explicit_number_of_layers_is_honoured_exactly(
     """One placement with that number, or NeverFits with the figures."""
     header = four_layers(tmp_path)
     asked = inspector(tmp_path, [])
-    (found,) = asked.choose(header, ARGS, "RPC0", 300, n_gpu_layers=3, source="dry-run")
+    (found,) = placements(asked, header, ARGS, {"RPC0": 300}, n_gpu_layers=3, source="dry-run")
     assert found.args.n_gpu_layers == 3
     with pytest.raises(NeverFits) as caught:
-        asked.choose(header, ARGS, "RPC0", 299, n_gpu_layers=3, source="dry-run")
+        placements(asked, header, ARGS, {"RPC0": 299}, n_gpu_layers=3, source="dry-run")
     assert caught.value.facts["requested_bytes"] == 300
     with pytest.raises(ConfigError, match="n_gpu_layers"):
-        asked.choose(header, ARGS, "RPC0", 10_000, n_gpu_layers=6, source="dry-run")
+        placements(asked, header, ARGS, {"RPC0": 10_000}, n_gpu_layers=6, source="dry-run")
 
 
 def test_the_host_takes_no_layers(tiny_models: dict[str, Path], tmp_path: Path) -> None:
     """One placement with 0 layers; asking for some is a mistake that is said."""
     header = read_header(tiny_models["classifier"])
     asked = inspector(tmp_path, [])
-    (found,) = asked.choose(header, ARGS, HOST, 10_000, source="dry-run")
+    (found,) = placements(asked, header, ARGS, {}, source="dry-run")
     assert (found.args.n_gpu_layers, found.args.devices) == (0, (HOST,))
     with pytest.raises(ConfigError, match="the device is the host"):
-        asked.choose(header, ARGS, HOST, 10_000, n_gpu_layers=3)
+        placements(asked, header, ARGS, {}, n_gpu_layers=3)
     with pytest.raises(ConfigError, match="the device is the host"):
         asked.placement(header, replace(ARGS, n_gpu_layers=1), HOST)
 
@@ -230,5 +233,5 @@ def test_weights_are_mapped_on_the_host_unless_some_are_repacked(
     shape = replace(Shape("four", "llama", 4, 256, 1000, 1024, 4, 4), matrix=matrix)
     header = read_header(write(shape, tmp_path))
     args = replace(ARGS, repack=repack)
-    (placed,) = inspector(tmp_path, []).choose(header, args, HOST, 1 << 40)
+    (placed,) = placements(inspector(tmp_path, []), header, args, {HOST: 1 << 40})
     assert placed.args.use_mmap is mapped

@@ -16,7 +16,9 @@ from budget.estimate.overhead import OverheadModel
 from budget.footprint import HOST, EngineArgs
 from budget.planning.sizes import shrink_note, whole_size
 from shim.config import Config
-from shim.keeper.catalog import Catalog, Prepared, prepare
+from shim.keeper.devices import BudgetDevices
+from shim.keeper.engines import Prepared
+from shim.keeper.preparing import prepare
 from tools.shape_layouts import Shape
 from tools.shapes import write
 
@@ -40,9 +42,9 @@ def prepared(folder: Path, device: str, limit_bytes: int, **keys: Any) -> Prepar
     path = write(Shape("four", "llama", LAYERS, 256, 1000, 1024, 4, 4, context=1 << 16), folder)
     config = Config.from_mapping({"models": {"m": {"path": str(path), **keys}}})
     pool = Device(device, "cuda" if device == GPU else "host", 0, 0, device, "")
-    catalog = Catalog(config, pool, {HOST: 1 << 40, device: limit_bytes}, {})
+    devices = BudgetDevices((pool,), {HOST: 1 << 40, device: limit_bytes}, {})
     inspector = Inspector(FootprintCache(folder), measured, NO_OVERHEAD, "build")
-    return prepare("m", config.models["m"], catalog, inspector)
+    return prepare("m", config.models["m"], devices, inspector)
 
 
 RANGE = {"context": {"min": 1000, "preferred": 8000}, "slots": {"min": 1, "preferred": 4}}

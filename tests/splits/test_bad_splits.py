@@ -12,7 +12,8 @@ import pytest
 from backends.llama.rpc import rpc_devices
 from shim import ConfigError, Shim
 from shim.config import Config
-from shim.keeper.catalog import CatalogEngine, device_limits
+from shim.keeper.catalog import CatalogEngine
+from shim.keeper.devices import budget_devices
 from tests.splits.conftest import ALL_LAYERS
 from tests.splits.support import RpcServer, free_port
 
@@ -76,13 +77,13 @@ def test_a_device_that_the_servers_do_not_have_names_those_that_are_there(rpc: R
     """One server has one device: RPC1 is not there."""
     budget = {"device": "RPC1", "rpc": [rpc.endpoint], "limit": LIMIT}
     with pytest.raises(ConfigError, match=r"this machine has .*RPC0.*host"):
-        device_limits(Config.from_mapping({"budget": budget}))
+        budget_devices(Config.from_mapping({"budget": budget}))
 
 
 def test_a_gpu_that_is_not_there_names_the_devices_that_are() -> None:
     """Also before a model is read."""
     with pytest.raises(ConfigError, match=r"this machine has .*host"):
-        device_limits(Config.from_mapping({"budget": {"device": "cuda:99"}}))
+        budget_devices(Config.from_mapping({"budget": {"device": "cuda:99"}}))
 
 
 @pytest.mark.real

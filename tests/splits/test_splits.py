@@ -91,7 +91,7 @@ def test_layers_spread_over_two_rpc_devices(split_models: dict[str, Path], rpc: 
     header = read_header(split_models["F16"])
     with rpc_server() as second:
         args = EngineArgs(n_ctx=512, n_gpu_layers=ALL_LAYERS, rpc=(rpc.endpoint, second.endpoint))
-        both = replace(args, devices=("RPC0", "RPC1"))
+        both = replace(args, devices=("RPC0", "RPC1"), tensor_split=(3, 2))
         parts = Inspector().placement(header, both, "RPC0").footprints
         alone = Inspector().placement(header, args, "RPC0").footprints
     assert parts["RPC0"].weights_bytes > 0

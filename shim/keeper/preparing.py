@@ -1,0 +1,68 @@
+"""One configured model read and placed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+from backends.footprint.inspect import Inspector, with_note
+from backends.footprint.placing import placements
+from backends.gguf import read_header
+from budget.errors import ConfigError, LoadFailed
+from budget.footprint import Placement
+from budget.kv_store import carries_kv
+from shim.config import ModelEntry as ConfigEntry
+from shim.keeper.devices import BudgetDevices
+from shim.keeper.engines import ModelFile, Prepared
+from shim.planned.asked import engine_args, local_path, side_files, stamp_of
+from shim.planned.sizes import sized_args
+
+
+def prepare(
+    name: str, entry: ConfigEntry, devices: BudgetDevices, inspector: Inspector
+) -> Prepared:
+    """Read one local model and choose its placements.
+
+    Raises:
+        KeepwarmError: why it cannot be run.
+    """
+    path = local_path(entry)
+    if not path.is_file():
+        raise LoadFailed(
+            f"The file of {name} is not there: {path}.",
+            hint=f"Put it there, or change [models.{name}] path.",
+            file=str(path),
+        )
+    header = read_header(path)
+    shape = header.shape()
+    if entry.context_per_slot > shape.context_length > 0:
+        raise ConfigError(
+            f"{name}: {entry.context} tokens for {entry.slots} slots are "
+            f"{entry.context_per_slot} a slot; the model was trained for {shape.context_length}.",
+            hint=f"Lower [models.{name}] context to at most {shape.context_length * entry.slots}.",
+        )
+    args = replace(engine_args(entry), rpc=devices.servers())
+    args, note = sized_args(args, entry, header, inspector, devices.limits)
+    layers, limits = entry.n_gpu_layers, devices.layer_limits
+    chosen = placements(inspector, header, args, limits, n_gpu_layers=layers)
+    placed = tuple(with_note(placement, note) for placement in chosen)
+    stamp = stamp_of([*header.files, *side_files(entry)])
+    return Prepared(
+        name,
+        entry,
+        header,
+        placed,
+        engine_id_of(header, placed, entry),
+        stamp,
+        carries_kv(shape, placed[0].args),
+    )
+
+
+def engine_id_of(header: ModelFile, placed: Sequence[Placement], entry: ConfigEntry) -> str:
+    """What must be equal for two entries to share an engine."""
+    # Not the bytes: a correction does not make it another engine.
+    args = [p.args for p in placed]
+    side = stamp_of(side_files(entry))
+    text = repr((header.identity, args, side, entry.threads, entry.warm_prompt))
+    return f"{header.files[0].stem}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
