@@ -17,7 +17,7 @@ from budget.estimate.overhead import DEFAULT_OVERHEAD, OverheadModel
 from budget.footprint import HOST
 from budget.planning.machine import LoadFigures, MachineFigures, SideFigures
 from shim.config import Config
-from shim.keeper import catalog as catalogs
+from shim.keeper import preparing
 from shim.keeper.catalog import build_catalog
 from shim.planned import build as building
 from shim.planned import file as files
@@ -103,7 +103,7 @@ def test_starting_from_a_plan_opens_no_model_file(
     def refuse(*_args: Any, **_fields: Any) -> Any:
         raise AssertionError("a model file was inspected")
 
-    monkeypatch.setattr(catalogs, "read_header", refuse)
+    monkeypatch.setattr(preparing, "read_header", refuse)
     monkeypatch.setattr(Inspector, "choose", refuse)
     found = build_catalog(config)
     assert found.errors == {}
@@ -130,7 +130,7 @@ def test_a_changed_file_is_measured_by_the_catalog_itself(
         read.append(file.name)
         return read_header(file)
 
-    monkeypatch.setattr(catalogs, "read_header", noting)
+    monkeypatch.setattr(preparing, "read_header", noting)
     with caplog.at_level("INFO", "keepwarm.keeper"):
         found = build_catalog(config)
     assert (found.errors, read) == ({}, ["classifier.gguf"])
