@@ -17,7 +17,7 @@ from budget.planning.tables import Variant
 Stamp = tuple[tuple[str, int, int], ...]
 """Path, size and modification time of every file that an engine reads."""
 
-_TUPLES = ("lora", "rpc", "devices", "extra")
+_TUPLES = ("lora", "rpc", "devices", "tensor_split", "extra")
 
 
 @dataclass(frozen=True, slots=True)

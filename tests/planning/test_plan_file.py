@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from backends.footprint.inspect import Inspector
 from backends.footprint.machine_overhead import measured_overhead, store_overhead
 from backends.gguf import read_header
 from backends.measure import machine as measuring
@@ -104,7 +103,7 @@ def test_starting_from_a_plan_opens_no_model_file(
         raise AssertionError("a model file was inspected")
 
     monkeypatch.setattr(preparing, "read_header", refuse)
-    monkeypatch.setattr(Inspector, "choose", refuse)
+    monkeypatch.setattr(preparing, "placements", refuse)
     found = build_catalog(config)
     assert found.errors == {}
     assert found.engines.keys() == without.engines.keys()
