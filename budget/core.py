@@ -13,7 +13,7 @@ from typing import Any
 
 from budget import events as ev
 from budget.actions import Action, Deny, SetTimer
-from budget.desk import Desk, Settings
+from budget.desk import Desk
 from budget.engines import EngineRecord, EngineSpec, ModelEntry
 from budget.errors import InternalError, KeepwarmError, LoadFailed, error_from_wire
 from budget.ledger import LedgerView
@@ -33,6 +33,7 @@ from budget.refusals import (
 )
 from budget.residency import DORMANT, State
 from budget.scheduler import Scheduler
+from budget.settings import Settings
 from budget.waiting import Waiting
 
 
@@ -202,7 +203,8 @@ class BudgetCore:
         waiting, limit = len(desk.queue), desk.settings.max_queue
         if waiting >= limit:
             return queue_full("", waiting, limit)
-        per_model = desk.settings.max_queue_per_model
+        own = desk.models[request.model].max_queue
+        per_model = desk.settings.max_queue_per_model if own is None else own
         if per_model is not None:
             mine = desk.queue.of(request.engine_id) or ()
             waiting = sum(1 for other in mine if other.model == request.model)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from budget.actions import Action, DecisionRecord, Deny, Grant, Load, Record, Unload
 from budget.admission import Admission, Choice
@@ -16,34 +15,15 @@ from budget.fitting import Fitting
 from budget.plans import Plans
 from budget.policies.base import EvictionPolicy
 from budget.residents import Residents
+from budget.settings import Settings
 from budget.timers import Timers
 from budget.waiting import Queue, Rank, Waiting
 
 RECORDS_KEPT = 64
 PIN_RANK: Rank = (0, -1, 0)
 """Pinned engines come before every request."""
-Prefetch = Literal["off", "stage", "load"]
 PREFETCH = "prefetch"
 """The reason of a load for a planned use that nobody asked for yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What an operator decides about waiting.
-
-    `max_wait_s`: after this a waiting request cannot be passed any more. `max_queue`: requests that
-    may wait in all; `max_queue_per_model`: for one model name; None is no bound of its own.
-    `preempt`: leases of lower priority may be asked to yield.
-    `prefetch`: what planned uses may cause before they are asked for. `cores`: those that engines
-    compute on; a load ahead needs one that is free. None: there are always enough.
-    """
-
-    max_wait_s: float = 15.0
-    max_queue: int = 512
-    max_queue_per_model: int | None = None
-    prefetch: Prefetch = "off"
-    preempt: bool = True
-    cores: int | None = None
 
 
 @dataclass(slots=True)

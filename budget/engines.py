@@ -43,7 +43,8 @@ class EngineSpec:
 class ModelEntry:
     """A name that callers use. Entries with one `engine_id` share an engine.
 
-    `keep_alive_s`: seconds an idle engine stays; 0 leaves at once, -1 has no time-out.
+    `keep_alive_s`: seconds an idle engine stays; 0 leaves at once, -1 has no time-out. `max_queue`:
+    requests that may wait for it; None is the bound of all models.
     """
 
     name: str
@@ -51,6 +52,7 @@ class ModelEntry:
     pinned: bool = False
     keep_alive_s: float = NO_TIMEOUT
     priority: int = 0
+    max_queue: int | None = None
 
 
 @dataclass(slots=True)

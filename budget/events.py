@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from budget.engines import Bookings, EngineSpec, ModelEntry, Option
+from budget.settings import Settings
 
 Want = Literal["lease", "load", "pin"]
 
@@ -166,12 +167,14 @@ class PlanDeclared:
 class Reconfigured:
     """The configuration changed. Engines with an id that stays are left as they are.
 
-    `limits`: bytes by device; the devices themselves do not change while a keeper runs.
+    `limits`: bytes by device; the devices themselves do not change while a keeper runs. `settings`:
+    None leaves them as they are.
     """
 
     models: tuple[ModelEntry, ...]
     engines: tuple[EngineSpec, ...]
     limits: Mapping[str, int]
+    settings: Settings | None = None
 
 
 @dataclass(frozen=True, slots=True)

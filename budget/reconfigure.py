@@ -12,6 +12,7 @@ from budget.pins import check_pins
 from budget.policies.lru import Lru
 from budget.refusals import unknown_model
 from budget.residency import DORMANT
+from budget.settings import Settings
 
 
 def reconfigure(desk: Desk, event: Reconfigured, now: float) -> None:
@@ -21,6 +22,8 @@ def reconfigure(desk: Desk, event: Reconfigured, now: float) -> None:
         ConfigError: the new configuration does not hold; nothing changed.
     """
     _check(desk, event)
+    if event.settings is not None:
+        _take_settings(desk, event.settings)
     _take_engines(desk, event)
     _take_models(desk, event)
     _requeue(desk, now)
@@ -53,13 +56,22 @@ def _check(desk: Desk, event: Reconfigured) -> None:
     if set(event.limits) != devices:
         raise ConfigError(
             f"The devices changed from {sorted(devices)} to {sorted(event.limits)}.",
-            hint="Restart the keeper to change its devices.",
+            hint="[budget] device needs a restart: `keepwarm keeper stop`.",
         )
     pins = desk.runtime_pins
     # A desk of the new configuration alone says whether it holds, before anything changes here.
     trial = Desk(event.limits, event.engines, Lru(), desk.settings)
     trial.adopt(replace(m, pinned=m.pinned or m.name in pins) for m in event.models)
     check_pins(trial)
+
+
+def _take_settings(desk: Desk, settings: Settings) -> None:
+    """From now on; what a running request was promised by the settings before stays."""
+    desk.settings = settings
+    for request in desk.queue:
+        desk.timers.wake_at(request.arrived_at + settings.max_wait_s)
+    if not settings.preempt:
+        desk.interruptible.clear()
 
 
 def _take_engines(desk: Desk, event: Reconfigured) -> None:

@@ -44,7 +44,7 @@ def foreign_lease(request_id: str, client_id: str) -> InvalidRequest:
 
 def queue_full(whose: str, waiting: int, limit: int) -> QueueFull:
     """The bounded queue has no place. `whose` is empty for the queue of all models."""
-    key = "max_queue_per_model" if whose else "max_queue"
+    key = f"max_queue_per_model or [models.{whose}] max_queue" if whose else "max_queue"
     return QueueFull(
         f"{waiting} requests wait{f' for {whose}' if whose else ''}, and the limit is {limit}.",
         hint=f"Try again later, or raise [budget] {key}.",

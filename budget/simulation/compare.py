@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from budget.core import BudgetCore
-from budget.desk import Settings
 from budget.engines import NO_TIMEOUT
 from budget.errors import ConfigError, InvalidRequest
 from budget.policies import POLICY_NAMES, make_policy
@@ -16,6 +15,7 @@ from budget.policies.base import EvictionPolicy
 from budget.policies.belady import Belady
 from budget.policies.ttl import USUAL_TTL_S, Ttl
 from budget.program import MAX_MODELS, optimum
+from budget.settings import Settings
 from budget.simulation.bound import lower_bound
 from budget.simulation.metrics import Metrics, Summary
 from budget.simulation.models import SimulatedModel

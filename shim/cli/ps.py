@@ -10,6 +10,7 @@ import click
 
 from shim.cli.options import json_option
 from shim.cli.output import print_json, print_table, size, sizes, span
+from shim.cli.reload import restart_line
 from shim.cli.running import ask_running
 
 EVERY_S: Final = 1.0
@@ -64,6 +65,8 @@ def _print(status: Mapping[str, Any]) -> None:
         f"keeper {keeper['pid']}, up {span(keeper['uptime_s'])}, "
         f"configuration {keeper['config'] or 'given in code'}"
     )
+    if keeper["restart"]:
+        click.echo(restart_line(keeper["restart"]))
     _print_devices(status["devices"])
     _print_engines(status["engines"])
     _print_queue(status["queue"])

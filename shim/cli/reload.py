@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -14,8 +14,13 @@ from shim.cli.settings import config_path
 from shim.client import Shim
 from shim.config import load_config
 
-CHANGES = ("added", "removed", "changed", "unchanged")
-"""What becomes of models when a configuration is reloaded."""
+CHANGES = ("added", "removed", "changed", "unchanged", "settings", "restart")
+"""What becomes of models when a configuration is reloaded, of the other keys, and what needs a restart."""
+
+
+def restart_line(keys: Sequence[str]) -> str:
+    """What is said of keys that a running keeper cannot take over."""
+    return f"not in effect before `keepwarm keeper stop`: {', '.join(keys)}"
 
 
 @click.command()
@@ -25,7 +30,8 @@ CHANGES = ("added", "removed", "changed", "unchanged")
 def reload(ctx: click.Context, path: Path | None, *, as_json: bool) -> None:
     """Make the running keeper take it.
 
-    Models that did not change stay warm. Without a keeper there is nothing to do.
+    Models that did not change stay warm. Without a keeper there is nothing to do. What a running keeper
+    cannot take over is named.
     """
     config = load_config(path or config_path(ctx))
     running = is_running()
@@ -38,5 +44,7 @@ def reload(ctx: click.Context, path: Path | None, *, as_json: bool) -> None:
     elif not running:
         click.echo("No keeper runs; the next one reads the configuration when it starts.")
     else:
-        for name in CHANGES:
+        for name in CHANGES[:-1]:
             click.echo(f"{name}: {', '.join(told[name]) or 'none'}")
+        if told["restart"]:
+            click.echo(restart_line(told["restart"]), err=True)

@@ -84,7 +84,12 @@ class Catalog:
         """The model names as the core sees them."""
         return tuple(
             ModelEntry(
-                p.name, p.engine_id, p.entry.pinned, float(p.entry.keep_alive), p.entry.priority
+                p.name,
+                p.engine_id,
+                p.entry.pinned,
+                float(p.entry.keep_alive),
+                p.entry.priority,
+                p.entry.max_queue,
             )
             for p in self.prepared.values()
         )

@@ -16,12 +16,11 @@ from backends.devices import free_bytes, is_rpc
 from backends.footprint.inspect import Inspector
 from backends.footprint.shared_code import SharedCode
 from backends.llama.binaries import find_binary
-from backends.llama.engine import LlamaServerEngine, usable_cores
+from backends.llama.engine import LlamaServerEngine
 from backends.llama.sweep import sweep_leftovers
 from budget import actions as act
 from budget import events as ev
 from budget.core import BudgetCore
-from budget.desk import Prefetch, Settings
 from budget.errors import KeepwarmError, UnknownModel
 from budget.policies import make_policy
 from budget.snapshot import record_to_wire, snapshot
@@ -31,6 +30,7 @@ from shim.keeper.corrections import Corrections
 from shim.keeper.experience import recall, remember
 from shim.keeper.kv_carry import KvCarrier
 from shim.keeper.kv_files import kv_files
+from shim.keeper.settings import core_settings, restart_keys, stage_bytes_per_s
 from shim.keeper.shell import Done, EngineFactory, Life, Shell
 from shim.keeper.yielding import Generated, yield_lease
 
@@ -41,7 +41,6 @@ REMEMBER_EVERY = 30
 """Measurements between two savings of what the policy learned."""
 SAVE_AT_END_S = 5.0
 """Stopping a keeper waits no longer than this for conversations to be saved."""
-PREFETCH: dict[bool | str, Prefetch] = {True: "load", False: "off", "stage": "stage"}
 LOOKS_BACK_NS = 2_000_000_000
 
 
@@ -68,6 +67,8 @@ class Keeper:
         self, config: Config, catalog: Catalog, runtime: Path, factory: EngineFactory | None = None
     ) -> None:
         self.config = config
+        self._began_with = config
+        self._llama = factory is None
         self.catalog = catalog
         self.runtime = runtime
         self.started_ns = time.monotonic_ns()
@@ -77,7 +78,7 @@ class Keeper:
             catalog.models(),
             catalog.specs(),
             self.policy,
-            _settings(config),
+            core_settings(config),
         )
         build = Inspector().build_key()
         corrections = Corrections(catalog.learned, build)
@@ -89,7 +90,7 @@ class Keeper:
             factory or llama_server_factory(config),
             corrections,
             carrier,
-            float(rate) if (rate := config.budget.stage_rate.resolve(0)) else None,
+            stage_bytes_per_s(config),
         )
         self._numbers = itertools.count(1)
         self._monitor: asyncio.Task[None] | None = None
@@ -277,6 +278,7 @@ class Keeper:
             "runtime": str(self.runtime),
             "config": str(self.config.file) if self.config.file else None,
             "uptime_s": round((time.monotonic_ns() - self.started_ns) / 1e9, 3),
+            "restart": restart_keys(self._began_with, self.config),
         }
         state["unavailable"] = {n: e.to_wire() for n, e in self.catalog.errors.items()}
         return state
@@ -294,17 +296,26 @@ class Keeper:
     async def reload(self, config: Config) -> dict[str, list[str]]:
         """Take over another configuration; models that did not change stay warm.
 
+        Returns:
+            What became of models, the other keys that changed, and `restart`: those keys that are
+            not in effect before the keeper starts again.
+
         Raises:
             ConfigError: it does not hold; nothing changed.
         """
         async with self._refreshing:
             diff = self.config.diff(config)
             await self._reconfigure(config)
+        restart = restart_keys(self._began_with, config)
+        if restart:
+            LOG.warning("not in effect before a restart: %s", ", ".join(restart))
         return {
             "added": list(diff.added),
             "removed": list(diff.removed),
             "changed": list(diff.changed),
             "unchanged": list(diff.unchanged),
+            "settings": [key for key in diff.sections if key not in restart],
+            "restart": restart,
         }
 
     async def _reconfigure(self, config: Config) -> None:
@@ -312,13 +323,18 @@ class Keeper:
         before = self.shell.catalog
         self.shell.catalog = catalog
         try:
-            self.shell.post(ev.Reconfigured(catalog.models(), catalog.specs(), catalog.pools))
+            self.shell.post(
+                ev.Reconfigured(
+                    catalog.models(), catalog.specs(), catalog.pools, core_settings(config)
+                )
+            )
         except KeepwarmError:
             self.shell.catalog = before
             raise
-        self.shell.kv.configured(
-            self.catalog.configured(), catalog.configured(), config.kv.limit_bytes
-        )
+        self.shell.stager.rate_bytes_per_s = stage_bytes_per_s(config)
+        if self._llama:
+            self.shell.factory = llama_server_factory(config)
+        self.shell.kv.configured(self.catalog.configured(), catalog.configured(), config)
         self.catalog, self.config = catalog, config
 
     # Measuring
@@ -367,15 +383,3 @@ class Keeper:
         if corrected != engine.bookings:
             self.shell.post(ev.EngineMeasured(engine_id, life.generation, corrected))
         self.shell.learn(engine_id, life, measured)
-
-
-def _settings(config: Config) -> Settings:
-    budget = config.budget
-    return Settings(
-        budget.max_wait,
-        budget.max_queue,
-        budget.max_queue_per_model,
-        PREFETCH[budget.prefetch],
-        budget.preempt,
-        usable_cores(),
-    )

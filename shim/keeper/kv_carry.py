@@ -21,9 +21,10 @@ from backends.footprint.cache import cache_key
 from budget.errors import KeepwarmError
 from budget.footprint import Placement
 from budget.kv_store import SlotState, choose_saves, restore_plan
+from shim.config import Config
 from shim.keeper.catalog import CatalogEngine
 from shim.keeper.history import EvictStory, LoadStory
-from shim.keeper.kv_files import KvFiles
+from shim.keeper.kv_files import KvFiles, kv_files
 from shim.keeper.kv_shelf import WARM, Shelf, read_tokens, slot_file
 from shim.keeper.warming import Warmed
 
@@ -287,12 +288,18 @@ class KvCarrier:
         task.add_done_callback(self._sealing.discard)
 
     def configured(
-        self, before: Iterable[CatalogEngine], after: Iterable[CatalogEngine], limit_bytes: int
+        self, before: Iterable[CatalogEngine], after: Iterable[CatalogEngine], config: Config
     ) -> None:
-        """The configuration changed: what was kept of engines that are gone is deleted."""
+        """The configuration changed: what was kept of engines that are gone is deleted.
+
+        Where nothing was carried over before, the next loads begin with it.
+        """
+        if self._files is None:
+            self._files = kv_files(config)
         if self._files is None:
             return
-        self._files.limit_bytes = limit_bytes
+        self._files.limit_bytes = config.kv.limit_bytes
+        self._files.max_age_s = config.kv.max_age
         self._files.make_room()
         stay = {k for entry in after for k in _keys(entry, self._build)}
         gone = {k for entry in before for k in _keys(entry, self._build)} - stay

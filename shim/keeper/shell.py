@@ -93,8 +93,8 @@ class Shell:
         self._runtime = runtime
         self._corrections = corrections
         self.kv = kv
-        self._stager = Stager(stage_bytes_per_s, self.post)
-        self._factory = factory
+        self.stager = Stager(stage_bytes_per_s, self.post)
+        self.factory = factory
         self._done: dict[str, Done] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -154,7 +154,7 @@ class Shell:
             case act.Stage():
                 self._start_staging(action.engine_id)
             case act.StopStaging():
-                self._stager.stop(action.engine_id)
+                self.stager.stop(action.engine_id)
             case act.Prepare():
                 self._prepare(action)
             case act.Load():
@@ -190,12 +190,12 @@ class Shell:
         story = StageStory(engine_id, entry.label, time.monotonic_ns())
         self.history.stagings.append(story)
         files = [Path(row[0]) for row in entry.stamp]
-        self._spawn(self._stager.stage(engine_id, files, story))
+        self._spawn(self.stager.stage(engine_id, files, story))
 
     def _prepare(self, action: act.Prepare) -> None:
         """Start an engine's process; it takes next to nothing until its load begins."""
         entry = self.catalog.engines[action.engine_id]
-        engine = self._factory(entry, self._runtime)
+        engine = self.factory(entry, self._runtime)
         placement = entry.placements[action.option_index]
         self.kv.begin(engine, entry, placement)
         # Whoever awaits the task gets its failure: the load, or nobody when it is not needed.
@@ -237,7 +237,7 @@ class Shell:
         )
         self.history.loads.append(story)
         life = Life(
-            prepared.engine if prepared else self._factory(entry, self._runtime),
+            prepared.engine if prepared else self.factory(entry, self._runtime),
             entry,
             action.generation,
             story,

@@ -20,12 +20,13 @@ class Stager:
     """Carries out `Stage` and `StopStaging`; every staging ends with `StageFinished`.
 
     Args:
-        rate_bytes_per_s: how fast to read at most; None as fast as the disk gives.
+        rate_bytes_per_s: how fast to read at most; None as fast as the disk gives. A change counts
+            from the next file on.
         post: the way into the core.
     """
 
     def __init__(self, rate_bytes_per_s: float | None, post: Callable[[ev.Event], None]) -> None:
-        self._rate = rate_bytes_per_s
+        self.rate_bytes_per_s = rate_bytes_per_s
         self._post = post
         self._reading: dict[str, asyncio.Task[None]] = {}
 
@@ -66,7 +67,7 @@ class Stager:
             ) -> None:
                 story.read_bytes = before + int(done * file_bytes)
 
-            await stage_file(file, rate_bytes_per_s=self._rate, on_progress=progressed)
+            await stage_file(file, rate_bytes_per_s=self.rate_bytes_per_s, on_progress=progressed)
 
 
 def _size(file: Path) -> int:

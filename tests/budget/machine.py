@@ -10,10 +10,11 @@ from typing import Any
 from budget import actions as act
 from budget import events as ev
 from budget.core import BudgetCore
-from budget.desk import PREFETCH, Settings
+from budget.desk import PREFETCH
 from budget.engines import EngineSpec, ModelEntry, Option
 from budget.policies.base import EvictionPolicy
 from budget.residency import State
+from budget.settings import Settings
 
 
 def engine(name: str, size: int, *, device: str = "gpu", slots: int = 1) -> EngineSpec:

@@ -14,10 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 from budget import events as ev
 from budget.core import BudgetCore
-from budget.desk import Settings
 from budget.engines import EngineRecord, EngineSpec, ModelEntry, Option
 from budget.errors import ConfigError, KeepwarmError
 from budget.residency import TRANSITIONS, State, Trigger
+from budget.settings import Settings
 from tests.budget.machine import Shell
 
 LIMITS = {"cuda:0": 100, "host": 120}

@@ -9,6 +9,7 @@ from budget import events as ev
 from budget.engines import EngineSpec, ModelEntry
 from budget.errors import ConfigError
 from budget.residency import State
+from budget.settings import Settings
 from tests.budget.machine import Shell, engine, model, shell_of
 
 
@@ -200,3 +201,47 @@ def test_an_engine_that_comes_back_before_it_left_is_kept() -> None:
     configure(shell, [model("a")], engines)
     shell.end(held)
     assert shell.state("a") is State.IDLE
+
+
+def settle_on(shell: Shell, settings: Settings) -> list[act.Action]:
+    """Read the same models with other settings."""
+    desk = shell.core.desk
+    specs = tuple(engine.spec for engine in desk.residents)
+    return shell.send(ev.Reconfigured(tuple(desk.models.values()), specs, {"gpu": 100}, settings))
+
+
+def test_looking_ahead_begins_and_ends_with_its_setting() -> None:
+    """What is staged for nobody any more is stopped; what the plan wants is loaded at once."""
+    shell = shell_of(100, [engine("a", 40), engine("b", 40)], prefetch="off")
+    shell.plan("a", "b")
+    assert not shell.loading
+    settle_on(shell, Settings(prefetch="stage"))
+    assert shell.staging == {"a"}
+    actions = settle_on(shell, Settings(prefetch="off"))
+    assert [a.engine_id for a in actions if isinstance(a, act.StopStaging)] == ["a"]
+    settle_on(shell, Settings(prefetch="load"))
+    assert shell.loading.keys() == {"a"}
+
+
+def test_a_shorter_max_wait_counts_for_those_who_wait_already() -> None:
+    """The engine in use is drained for them as soon as that time is over."""
+    shell = shell_of(100, [engine("a", 60), engine("b", 60)], max_wait_s=100.0)
+    held = shell.serve("a")
+    waits = shell.ask("b")
+    settle_on(shell, Settings(max_wait_s=5.0))
+    shell.advance(5.0)
+    assert shell.core.desk.residents["a"].draining_for == "b"
+    shell.end(held)
+    shell.settle()
+    assert waits in shell.leases
+
+
+def test_a_model_has_a_queue_bound_of_its_own() -> None:
+    """It goes before the bound for every model."""
+    entries = [model("a", max_queue=1), model("b")]
+    shell = shell_of(100, [engine("a", 40), engine("b", 40)], entries, max_queue_per_model=2)
+    held = [shell.serve("a"), shell.serve("b")]
+    asked = [shell.ask(name) for name in "aabbb"]
+    assert [shell.outcomes.get(r) for r in asked] == [None, "QueueFull", None, None, "QueueFull"]
+    for lease in held:
+        shell.end(lease)

@@ -8,9 +8,9 @@ import pytest
 
 from budget import events as ev
 from budget.core import BudgetCore
-from budget.desk import Settings
 from budget.engines import EngineSpec, ModelEntry, Option
 from budget.errors import ConfigError, KeepwarmError
+from budget.settings import Settings
 from tests.budget.machine import Shell
 
 MAX_WAIT_S = 4.0

@@ -166,7 +166,15 @@ say(a=s.chat("a", "Hi", max_tokens=1).residency.cold, b=s.chat("b", "Hi", max_to
         }
     )
     (keeper_world.root / "go").touch()
-    assert client.hear() == {"added": [], "removed": ["e"], "changed": ["b"], "unchanged": ["a"]}
+    told = client.hear()
+    assert told == {
+        "added": [],
+        "removed": ["e"],
+        "changed": ["b"],
+        "unchanged": ["a"],
+        "settings": [],
+        "restart": [],
+    }
     assert client.hear() == {"a": False, "b": True}
 
 
