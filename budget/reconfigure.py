@@ -56,7 +56,7 @@ def _check(desk: Desk, event: Reconfigured) -> None:
     if set(event.limits) != devices:
         raise ConfigError(
             f"The devices changed from {sorted(devices)} to {sorted(event.limits)}.",
-            hint="[budget] device needs a restart: `keepwarm keeper stop`.",
+            hint="Other [budget] devices need a restart: `keepwarm keeper stop`.",
         )
     pins = desk.runtime_pins
     # A desk of the new configuration alone says whether it holds, before anything changes here.

@@ -9,7 +9,7 @@ from budget.settings import Prefetch, Settings
 from shim.config import Config
 
 RESTART_KEYS: Final = frozenset({"budget.policy", "kv.folder"})
-"""Keys that a running keeper cannot take over. Another `budget.device` refuses the whole reload."""
+"""Keys that a running keeper cannot take over. Other devices refuse the whole reload."""
 
 _PREFETCH: Final[dict[bool | str, Prefetch]] = {True: "load", False: "off", "stage": "stage"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from shim.keeper.catalog import CatalogEngine
 from shim.keeper.keeper import Keeper
 from shim.keeper.settings import RESTART_KEYS
 
-REFUSED = {"budget.device", "budget.rpc"}
+REFUSED = {"budget.device", "budget.devices", "budget.rpc"}
 """Keys whose change refuses the reload, when it changes the device."""
 IN_EFFECT: dict[str, tuple[Any, Any]] = {
     "budget.limit": ("50MB", lambda k: k.shell.core.ledgers()[0].limit_bytes == 50_000_000),
-    "budget.reserve": ("1GB", lambda k: set(k.catalog.reserves.values()) == {10**9}),
+    "budget.reserve": ("1GB", lambda k: set(k.catalog.devices.reserves.values()) == {10**9}),
     "budget.preempt": (False, lambda k: not k.shell.core.desk.settings.preempt),
     "budget.max_wait": (7, lambda k: k.shell.core.desk.settings.max_wait_s == 7),
     "budget.max_queue": (8, lambda k: k.shell.core.desk.settings.max_queue == 8),
@@ -148,10 +149,8 @@ def test_another_device_is_refused_and_nothing_changes(
         keeper = await running.start()
         try:
             limits = {"host": 1 << 30, "cuda:0": 1 << 30}
-            monkeypatch.setattr(
-                "shim.keeper.catalog.device_limits",
-                lambda config, previous=None: (keeper.catalog.device, limits, {}),
-            )
+            two = replace(keeper.catalog.devices, limits=limits)
+            monkeypatch.setattr("shim.keeper.catalog.budget_devices", lambda *_: two)
             with pytest.raises(ConfigError, match="device"):
                 await keeper.reload(changed(running.given, "budget.max_wait", 3))
             assert keeper.shell.core.desk.settings.max_wait_s == 30
