@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from budget.errors import MeasurementFailed
+from budget.estimate import ggml_graph as sides
+from budget.estimate.allocator import reserved_bytes
 from budget.estimate.arguments import check_args
 from budget.estimate.compute import compute_by_layers, output_bytes
 from budget.estimate.features import feature_counts
+from budget.estimate.ggml_graph import Graph
+from budget.estimate.graphs import graph_of
 from budget.estimate.kv import kv_by_layer
 from budget.estimate.recurrent import recurrent_by_layer
 from budget.estimate.shape import ModelShape
-from budget.estimate.weights import weights_by_layers
+from budget.estimate.weights import CUDA_ALIGNMENT, HOST_ALIGNMENT, is_cuda, weights_by_layers
 from budget.footprint import HOST, EngineArgs, Footprint
 
 Bytes = NDArray[np.int64]
@@ -66,7 +70,8 @@ def estimate_by_layers(shape: ModelShape, args: EngineArgs, device: str | None =
 
     `device` decides alignment and row padding: the first of `args.devices` by default, else a GPU.
     With `use_mmap` the host's repacked weights count twice: the file's pages stay mapped. Engine
-    overhead is not in the figures (`budget.estimate.overhead`).
+    overhead is not in the figures (`budget.estimate.overhead`). Compute buffers are those of the
+    fitted sums: microseconds, for planning; `estimate` has them to the byte where the graph is known.
 
     Raises:
         ConfigError: the arguments are impossible.
@@ -75,15 +80,10 @@ def estimate_by_layers(shape: ModelShape, args: EngineArgs, device: str | None =
     check_args(args, shape)
     if device is None:
         device = next((name for name in args.devices if name != HOST), "cuda:0")
-    weights = weights_by_layers(shape, repack=args.repack, device=device)
-    host_weights = weights.host + (weights.repacked if args.use_mmap else 0)
-    state = kv_by_layer(shape, args) + recurrent_by_layer(shape, args)
-    host_state, device_state = _split(state)
-    host_compute, device_compute = compute_by_layers(shape, args)
-    host_compute += output_bytes(shape, args)
+    host, moved = _held(shape, args, device)
+    on_host, on_device = compute_by_layers(shape, args)
     return ByLayers(
-        PartsByLayers(host_weights, host_state, host_compute),
-        PartsByLayers(weights.device, device_state, device_compute),
+        PartsByLayers(*host, on_host + output_bytes(shape, args)), PartsByLayers(*moved, on_device)
     )
 
 
@@ -91,12 +91,14 @@ def estimate(shape: ModelShape, args: EngineArgs, devices: Sequence[str]) -> dic
     """The footprint of the host and of each device, without engine overhead.
 
     `devices` are those that layers may go to, the host not among them; empty for the host alone.
-    Figures for `cuda:N` have not been confirmed on a GPU.
+    Figures for `cuda:N` have not been confirmed on a GPU. Compute buffers are what ggml's allocator
+    reserves for the model's graph (`budget.estimate.graphs`), or near it by the fitted sums for the
+    graphs that are not known.
 
     Raises:
-        ConfigError: the arguments are impossible, or there is more than one device (llama.cpp then
-            splits by free memory, which the header does not tell).
-        MeasurementFailed: the architecture is not known.
+        ConfigError: the arguments are impossible.
+        MeasurementFailed: the architecture is not known, or there is more than one device (llama.cpp
+            then splits by free memory, which the header does not tell).
     """
     if len(devices) > 1:
         raise MeasurementFailed(
@@ -104,11 +106,40 @@ def estimate(shape: ModelShape, args: EngineArgs, devices: Sequence[str]) -> dic
             hint="Measure a split over several devices by dry run.",
             devices=list(devices),
         )
-    both = estimate_by_layers(shape, args, devices[0] if devices else None)
-    if not devices:
-        return {HOST: both.host.at(0)}
+    device = devices[0] if devices else None
+    placed = args if devices else replace(args, n_gpu_layers=0)
+    check_args(placed, shape)
+    graph = graph_of(shape, placed)
+    if graph is None:
+        both = estimate_by_layers(shape, placed, device)
+        found = both.host.at(placed.n_gpu_layers), both.device.at(placed.n_gpu_layers)
+    else:
+        found = _by_graph(shape, placed, device or HOST, graph)
+    return dict(zip([HOST, *devices], found, strict=False))
+
+
+def _held(
+    shape: ModelShape, args: EngineArgs, device: str
+) -> tuple[tuple[Bytes, Bytes], tuple[Bytes, Bytes]]:
+    """Weights and state by n_gpu_layers, of the host and of the device."""
+    weights = weights_by_layers(shape, repack=args.repack, device=device)
+    host_weights = weights.host + (weights.repacked if args.use_mmap else 0)
+    host_state, device_state = _split(kv_by_layer(shape, args) + recurrent_by_layer(shape, args))
+    return (host_weights, host_state), (weights.device, device_state)
+
+
+def _by_graph(
+    shape: ModelShape, args: EngineArgs, device: str, graph: Graph
+) -> tuple[Footprint, Footprint]:
+    alignment = CUDA_ALIGNMENT if is_cuda(device) else HOST_ALIGNMENT
+    buffers = reserved_bytes(graph, {sides.HOST: HOST_ALIGNMENT, sides.DEVICE: alignment})
+    host, moved = _held(shape, args, device)
     layers = args.n_gpu_layers
-    return {HOST: both.host.at(layers), devices[0]: both.device.at(layers)}
+    on_host = buffers[sides.HOST] + output_bytes(shape, args)
+    return (
+        Footprint(int(host[0][layers]), int(host[1][layers]), on_host),
+        Footprint(int(moved[0][layers]), int(moved[1][layers]), buffers[sides.DEVICE]),
+    )
 
 
 def _split(by_layer: Bytes) -> tuple[Bytes, Bytes]:

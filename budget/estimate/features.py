@@ -71,20 +71,22 @@ FEATURES: Final = SHARED_FEATURES + LAYER_FEATURES
 
 
 def rotation_bytes(shape: ModelShape, args: EngineArgs) -> int:
-    """Bytes of the matrices that rotate a quantized cache: 0 where nothing is rotated.
+    """Bytes of the matrices that rotate a quantized cache: 0 where nothing is rotated."""
+    return sum(_FLOAT_BYTES * n**2 for n in rotations(shape, args))
+
+
+def rotations(shape: ModelShape, args: EngineArgs) -> tuple[int, int]:
+    """Rows of the matrices that rotate the keys and the values of a quantized cache; 0 for none.
 
     Heads are rotated when they are a multiple of 64: keys by the largest power of two in them,
     values by 64 (`src/llama-kv-cache.cpp`, `attn_rot_k`, `build_input_k_rot`).
     """
     if not shape.causal:
-        return 0
-    found = 0
+        return 0, 0
     head_k, head_v = max(shape.head_dim_k, default=0), max(shape.head_dim_v, default=0)
-    if _is_quantized(args.kv_type_k) and head_k and head_k % 64 == 0:
-        found += _FLOAT_BYTES * (head_k & -head_k) ** 2
-    if _is_quantized(args.kv_type_v) and head_v and head_v % 64 == 0:
-        found += _FLOAT_BYTES * 64**2
-    return found
+    rotates_k = _is_quantized(args.kv_type_k) and head_k and head_k % 64 == 0
+    rotates_v = _is_quantized(args.kv_type_v) and head_v and head_v % 64 == 0
+    return (head_k & -head_k) if rotates_k else 0, 64 if rotates_v else 0
 
 
 def _is_quantized(kind: str) -> bool:

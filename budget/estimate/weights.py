@@ -35,6 +35,11 @@ class WeightsByLayers:
     repacked: Bytes
 
 
+def is_cuda(device: str) -> bool:
+    """Whether a device lays tensors out as CUDA does: every one that is not an RPC server's."""
+    return not device.upper().startswith("RPC")
+
+
 def _padded(n_bytes: Bytes, multiple: int) -> Bytes:
     return -(-n_bytes // multiple) * multiple
 
@@ -44,7 +49,7 @@ def device_tensor_bytes(table: TensorTable, device: str) -> Bytes:
 
     An RPC device is taken to be a CPU's; CUDA's figures have not been confirmed on a GPU.
     """
-    if device.upper().startswith("RPC"):
+    if not is_cuda(device):
         return _padded(table.n_bytes, HOST_ALIGNMENT)
     missing = np.where(table.block > 1, -table.row % _CUDA_ROW, 0)
     return _padded(table.n_bytes + missing // table.block * table.block_bytes, CUDA_ALIGNMENT)
@@ -67,7 +72,7 @@ def weights_by_layers(
     side that has a layer.
     """
     tied = shape.tied_embeddings and shape.causal
-    rpc = device.upper().startswith("RPC")
+    rpc = not is_cuda(device)
     return _weights(shape.table, shape.n_layers, tied=tied, repack=repack, rpc=rpc)
 
 

@@ -19,6 +19,7 @@ from budget.errors import ConfigError, MeasurementFailed
 from budget.estimate.architectures import ARCHITECTURES
 from budget.estimate.arguments import check_args, effective
 from budget.estimate.closed_form import estimate, estimate_by_layers
+from budget.estimate.graphs import graph_of
 from budget.estimate.shape import ModelShape
 from budget.footprint import HOST, EngineArgs, Footprint
 from tools.fit_samples import variations
@@ -136,7 +137,7 @@ def endpoint() -> Iterator[str]:
 
 
 def check_drawn(shape: Shape, variant: EngineArgs, part: float, folder: Path, rpc: str) -> None:
-    """Weights and state to the byte on each side, the compute buffers close."""
+    """Weights and state to the byte on each side; compute buffers too, where the graph is known."""
     path = write(shape, folder)
     read = read_header(path).shape()
     layers = round(part * (read.n_layers + 1))
@@ -144,10 +145,13 @@ def check_drawn(shape: Shape, variant: EngineArgs, part: float, folder: Path, rp
     closed = estimate(read, args, ["RPC0"])
     measured = measure(path, args).devices
     path.unlink()
+    exact = graph_of(read, args) is not None
     for device in (HOST, "RPC0"):
         mine, theirs = closed[device], measured.get(device, Footprint())
         assert mine.weights_bytes == theirs.weights_bytes
         assert mine.kv_bytes == theirs.kv_bytes
+        if exact:
+            assert mine.compute_bytes == theirs.compute_bytes
     total = sum(part.total_bytes for part in closed.values())
     assert total == pytest.approx(sum(p.total_bytes for p in measured.values()), rel=0.08)
 
@@ -194,7 +198,9 @@ def test_every_split_holds_the_whole_model(shape: Shape, variant: EngineArgs, fo
     assert (both.host.kv + both.device.kv == both.host.kv[0]).all()
     assert both.device.weights[0] == both.device.kv[0] == both.device.compute[0] == 0
     one = estimate(read, replace(args, n_gpu_layers=2), ["RPC0"])
-    assert one == {HOST: both.host.at(2), "RPC0": both.device.at(2)}
+    for found, planned in ((one[HOST], both.host.at(2)), (one["RPC0"], both.device.at(2))):
+        assert found.weights_bytes == planned.weights_bytes
+        assert found.kv_bytes == planned.kv_bytes
 
 
 def test_quantized_rows_are_padded_on_cuda_alone(folder: Path) -> None:
