@@ -22,6 +22,7 @@ from budget.pins import check_pins, pin_for, take_hint
 from budget.policies.base import EvictionPolicy
 from budget.policies.lru import Lru
 from budget.preemption import take_yielded
+from budget.prefetch import Prefetcher
 from budget.reconfigure import reconfigure
 from budget.refusals import (
     foreign_lease,
@@ -104,9 +105,9 @@ class BudgetCore:
         return self._desk
 
     @property
-    def staging(self) -> str | None:
-        """The engine whose file is being staged, or None."""
-        return self._scheduler.prefetcher.staging
+    def prefetcher(self) -> Prefetcher:
+        """What looks ahead, to be read."""
+        return self._scheduler.prefetcher
 
     def ledgers(self) -> list[LedgerView]:
         """The books of every device now."""

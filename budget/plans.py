@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice, zip_longest
 
 SKIPPED_STEPS = 8
@@ -83,6 +83,10 @@ class Plans:
         for place, engine_id in enumerate(islice(self._merged(), limit)):
             found.setdefault(engine_id, place)
         return found
+
+    def declared(self) -> Iterator[tuple[str, str, Sequence[str]]]:
+        """Every plan: its name, its owner, and all uses that are left of it."""
+        return ((name, self._owners[name], order) for name, order in self._by_name.items())
 
     def by_plan(self, limit: int) -> dict[str, list[str]]:
         """The next `limit` uses of each plan, by its name."""

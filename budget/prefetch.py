@@ -7,6 +7,7 @@ abandoned for any request, and once loaded it is the first to go when a device i
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 from budget.actions import Candidate, Stage, StopStaging
@@ -52,6 +53,11 @@ class Prefetcher:
     def busy(self) -> bool:
         """Whether a file is being staged, or one that was lies there unused."""
         return self._staging is not None or bool(self._read)
+
+    @property
+    def lying_staged(self) -> Set[str]:
+        """The engines whose files were read to the end and that have not been loaded since."""
+        return self._staged
 
     def staged(self, engine_id: str, read_bytes: int) -> None:
         """A staging ended, or was stopped."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 from budget.actions import DecisionRecord
@@ -25,9 +26,10 @@ def snapshot(core: BudgetCore, now: float) -> dict[str, Any]:
 
     Returns:
         `devices`, `engines` (those that hold bytes first), `queue` (in the order in which it will
-        be served), `plans` (the next engines of each), `prefetch` (what looking ahead did) and
-        `decisions` (newest first). Bytes are ints, times are seconds before `now`
-        (`_s`); times that do not apply are None.
+        be served), `plans` (the next engines of each), `declared` (the same with client, models
+        and what is there of them), `prefetch` (what looking ahead did) and `decisions` (newest
+        first). Bytes are ints, times are seconds before `now` (`_s`); times that do not apply are
+        None.
     """
     desk = core.desk
     engines = sorted(desk.residents, key=lambda e: (not e.bookings, e.engine_id))
@@ -40,8 +42,12 @@ def snapshot(core: BudgetCore, now: float) -> dict[str, Any]:
         "prefetch": {
             **asdict(desk.prefetch),
             "mode": desk.settings.prefetch,
-            "staging": core.staging,
+            "staging": core.prefetcher.staging,
+            "staged": sorted(core.prefetcher.lying_staged),
+            "loaded": sorted(desk.prefetched),
+            "cores_are_busy": core.prefetcher.cores_are_busy,
         },
+        "declared": _declared(core),
         "decisions": [record_to_wire(record) for record in recent],
     }
 
@@ -115,6 +121,41 @@ def _engine(desk: Desk, engine: EngineRecord, now: float) -> dict[str, Any]:
         "retry_in_s": engine.retry_at - now if backing_off else None,
         "last_error": engine.last_error,
     }
+
+
+def _declared(core: BudgetCore) -> list[dict[str, Any]]:
+    desk = core.desk
+    names: dict[str, list[str]] = {}
+    for model in sorted(desk.models):
+        names.setdefault(desk.models[model].engine_id, []).append(model)
+    return [
+        {
+            "plan": plan,
+            "client": client,
+            "left": len(order),
+            "next": [
+                {
+                    "engine": engine_id,
+                    "model": "+".join(names.get(engine_id, [engine_id])),
+                    "state": _readiness(core, engine_id),
+                }
+                for engine_id in islice(order, PLANNED_SHOWN)
+            ],
+        }
+        for plan, client, order in desk.plans.declared()
+    ]
+
+
+def _readiness(core: BudgetCore, engine_id: str) -> str:
+    """How near to its use a planned engine is: its state, or what there is of one that is absent."""
+    if engine_id not in core.desk.residents:
+        return "gone"
+    state: State = core.desk.residents[engine_id].state
+    if state is State.ABSENT and core.prefetcher.staging == engine_id:
+        return "staging"
+    if state is State.ABSENT and engine_id in core.prefetcher.lying_staged:
+        return "staged"
+    return str(state.value)
 
 
 def _leases(engine: EngineRecord, now: float) -> list[dict[str, Any]]:

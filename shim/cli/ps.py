@@ -10,6 +10,7 @@ import click
 
 from shim.cli.options import json_option
 from shim.cli.output import print_json, print_table, size, sizes, span
+from shim.cli.ps_plans import print_plans
 from shim.cli.reload import restart_line
 from shim.cli.running import ask_running
 
@@ -22,6 +23,7 @@ NOBODY: Final[Mapping[str, Any]] = {
     "engines": [],
     "queue": [],
     "plans": {},
+    "declared": [],
     "prefetch": {},
     "decisions": [],
     "unavailable": {},
@@ -70,6 +72,7 @@ def _print(status: Mapping[str, Any]) -> None:
     _print_devices(status["devices"])
     _print_engines(status["engines"])
     _print_queue(status["queue"])
+    print_plans(status["declared"], status["prefetch"])
     names = {e["id"]: ", ".join(e["models"]) or e["id"] for e in status["engines"]}
     _print_decisions(status["decisions"], names)
     for name, error in status["unavailable"].items():

@@ -101,6 +101,7 @@ class Connection(asyncio.Protocol):
         self.client_id = client_id
         self.leases: set[str] = set()
         self.asked = False
+        self.pid: int | None = None
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -110,9 +111,9 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected; only this user is let in."""
         assert isinstance(transport, asyncio.Transport)
-        peer = _peer_uid(transport.get_extra_info("socket"))
-        if peer != os.getuid():
-            LOG.warning("refused a connection of user %d", peer)
+        self.pid, user = _peer(transport.get_extra_info("socket"))
+        if user != os.getuid():
+            LOG.warning("refused a connection of user %d", user)
             transport.abort()
             return
         self._transport = transport
@@ -303,7 +304,11 @@ class Connection(asyncio.Protocol):
 
     async def status(self, _: Message) -> Answer:
         """Everything `keepwarm ps` shows."""
-        return self._keeper.status()
+        status = self._keeper.status()
+        for plan in status["declared"]:
+            client = self._server.clients.get(plan["client"])
+            plan["pid"] = client.pid if client else None
+        return status
 
     def history(self, message: Message) -> Answer:
         """Loads, evictions and books of a span of time."""
@@ -359,7 +364,8 @@ OPS: dict[str, Op] = {
 }
 
 
-def _peer_uid(sock: socket.socket) -> int:
+def _peer(sock: socket.socket) -> tuple[int, int]:
+    """The process and the user at the other end."""
     size = struct.calcsize("3i")
-    _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
-    return int(uid)
+    pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return int(pid), int(uid)

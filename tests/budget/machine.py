@@ -187,7 +187,8 @@ class Shell:
         desk = self.core.desk
         assert {r.request_id for r in desk.queue} == self.waiting
         assert set(desk.leases) == set(self.leases)
-        assert self.staging == ({self.core.staging} if self.core.staging else set())
+        reading = self.core.prefetcher.staging
+        assert self.staging == ({reading} if reading else set())
         for view in self.core.ledgers():
             assert view.reserved_bytes == view.protected_bytes + view.evictable_bytes
             assert view.free_bytes == view.limit_bytes - view.reserved_bytes

@@ -162,3 +162,35 @@ def test_decisions_are_the_latest_first_and_bounded() -> None:
     assert newest["requested"] == {"gpu": 80}
     assert newest["free"] == {"gpu": 20}
     assert newest["candidates"][0]["bytes"] == {"gpu": 80}
+
+
+def test_plans_are_shown_with_what_is_there_of_them() -> None:
+    """By client: the next uses under their models' names, and how near each is."""
+    names = [model("one", "a"), model("two", "a"), model("b"), model("c")]
+    shell = shell_of(
+        100, [engine("a", 60), engine("b", 30), engine("c", 90)], names, prefetch="load"
+    )
+    lease = shell.serve("one")
+    shell.plan("b", "c", "two", client="me")
+    shell.settle()
+    data = seen(shell)
+    assert data["declared"] == [
+        {
+            "plan": "me",
+            "client": "me",
+            "left": 3,
+            "next": [
+                {"engine": "b", "model": "b", "state": "idle"},
+                {"engine": "c", "model": "c", "state": "staging"},
+                {"engine": "a", "model": "one+two", "state": "leased"},
+            ],
+        }
+    ]
+    assert data["prefetch"]["loaded"] == ["b"]
+    assert (data["prefetch"]["staging"], data["prefetch"]["staged"]) == ("c", [])
+    shell.finish_staging()
+    data = seen(shell)
+    assert data["declared"][0]["next"][1]["state"] == "staged"
+    assert data["prefetch"]["staged"] == ["c"]
+    assert not data["prefetch"]["cores_are_busy"]
+    shell.end(lease)

@@ -21,7 +21,17 @@ EXAMPLE = re.compile(
     r"^### (?P<title>.+?)$(?P<text>.*?)^```json\n(?P<json>.*?)^```", re.MULTILINE | re.DOTALL
 )
 EXAMPLES = {m["title"]: json.loads(m["json"]) for m in EXAMPLE.finditer(PAGE)}
-NAMED = {"devices", "bytes", "measured", "reported", "requested", "free", "facts", "unavailable"}
+NAMED = {
+    "plans",
+    "devices",
+    "bytes",
+    "measured",
+    "reported",
+    "requested",
+    "free",
+    "facts",
+    "unavailable",
+}
 """Keys of objects whose own keys are names."""
 
 

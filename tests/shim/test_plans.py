@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -39,6 +40,15 @@ def test_the_next_model_is_there_before_it_is_asked_for(stage: Scripted) -> None
         stage.shim.chat("a", "Hi.")
         assert wait_until(lambda: stage.shim.status()["engines"][-1]["state"] == "idle", 10)
         assert not stage.shim.chat("b", "Hi.").residency.cold
+
+
+def test_a_plan_is_shown_with_the_process_that_declared_it(stage: Scripted) -> None:
+    """By model, so that people see who wants what next."""
+    with stage.shim.plan(["b", "a"]) as plan:
+        (row,) = stage.shim.status()["declared"]
+        assert (row["plan"], row["pid"], row["left"]) == (plan.name, os.getpid(), 2)
+        assert [use["model"] for use in row["next"]] == ["b", "a"]
+    assert stage.shim.status()["declared"] == []
 
 
 def test_two_plans_at_once_are_told_apart(stage: Scripted) -> None:
