@@ -167,6 +167,8 @@ def _deepseek2_layer(s: Shape, block: str) -> Iterator[Tensor]:
         return
     yield _plain(f"{block}.ffn_norm.weight", s.n_embd)
     yield from _expert_matrices(s, block)
+    if "expert_group_count" in s.extra:
+        yield _plain(f"{block}.exp_probs_b.bias", s.experts)
     shared = s.n_ff_expert * s.extra["expert_shared_count"]
     yield f"{block}.ffn_gate_shexp.weight", (s.n_embd, shared), "matrix"
     yield f"{block}.ffn_up_shexp.weight", (s.n_embd, shared), "matrix"

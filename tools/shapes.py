@@ -38,6 +38,16 @@ _MLA_LITE = {
     "rope.scaling.original_context_length": 4096,
     "rope.scaling.yarn_log_multiplier": 0.0707,
 }
+_MLA = _MLA_LITE | {
+    "attention.q_lora_rank": 1536,
+    "leading_dense_block_count": 3,
+    "expert_shared_count": 1,
+    "expert_weights_scale": 2.5,
+    "expert_weights_norm": True,
+    "expert_gating_func": 2,
+    "expert_group_count": 8,
+    "expert_group_used_count": 4,
+}
 _ENCODER = {"attention.causal": False, "attention.layer_norm_epsilon": 1e-12}
 _GEMMA2 = {
     "attention.sliding_window": 4096,
@@ -117,6 +127,10 @@ _TABLE = (
     Shape(
         "deepseek2-lite", "deepseek2", 27, 2048, 102400, 10944, 16, 1, context=163840,
         extra=_MLA_LITE, **_moe(64, 6, 1408),
+    ),
+    Shape(
+        "deepseek-v3", "deepseek2", 61, 7168, 129280, 18432, 128, 1, context=163840,
+        extra=_MLA, **_moe(256, 8, 2048),
     ),
     Shape(
         "gpt-oss-20b", "gpt-oss", 24, 2880, 201088, 2880, 64, 8, 64, context=131072,

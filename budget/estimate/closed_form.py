@@ -12,7 +12,7 @@ from budget.errors import MeasurementFailed
 from budget.estimate import ggml_graph as sides
 from budget.estimate.allocator import reserved_bytes
 from budget.estimate.arguments import check_args
-from budget.estimate.compute import compute_by_layers, output_bytes
+from budget.estimate.compute import compute_by_layers, output_bytes, prepare_sums
 from budget.estimate.features import feature_counts
 from budget.estimate.ggml_graph import Graph
 from budget.estimate.graphs import graph_of
@@ -62,6 +62,7 @@ def prepare(shape: ModelShape) -> ModelShape:
     """
     weights_by_layers(shape)
     feature_counts(shape)
+    prepare_sums(shape)
     return shape
 
 
@@ -132,7 +133,8 @@ def _by_graph(
     shape: ModelShape, args: EngineArgs, device: str, graph: Graph
 ) -> tuple[Footprint, Footprint]:
     alignment = CUDA_ALIGNMENT if is_cuda(device) else HOST_ALIGNMENT
-    buffers = reserved_bytes(graph, {sides.HOST: HOST_ALIGNMENT, sides.DEVICE: alignment})
+    alignments = {sides.HOST: HOST_ALIGNMENT, sides.DEVICE: alignment}
+    buffers = reserved_bytes(graph, alignments)
     host, moved = _held(shape, args, device)
     layers = args.n_gpu_layers
     on_host = buffers[sides.HOST] + output_bytes(shape, args)

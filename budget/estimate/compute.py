@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from budget.errors import MeasurementFailed
-from budget.estimate.architectures import architecture
+from budget.estimate.architectures import ARCHITECTURES, architecture
 from budget.estimate.arguments import effective, outputs_per_slot
 from budget.estimate.features import (
     FEATURES,
@@ -133,6 +133,13 @@ def _place_of_rows(side: Side, n_layers: int) -> NDArray[np.int64]:
     for number, (_, first, last) in enumerate(regimes(n_layers)[_SIDES.index(side)]):
         found[first:last] = number
     return found
+
+
+def prepare_sums(shape: ModelShape) -> None:
+    """Have the sums of the usual kernels at hand, if the architecture is known."""
+    if shape.architecture in ARCHITECTURES:
+        for side in _SIDES:
+            sums_of(shape.architecture, side, "flash", has_output=shape.causal)
 
 
 def compute_by_layers(shape: ModelShape, args: EngineArgs) -> tuple[Bytes, Bytes]:

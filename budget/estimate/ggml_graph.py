@@ -64,8 +64,12 @@ class Tensor:
 
     @property
     def n_bytes(self) -> int:
-        """The bytes of a contiguous tensor."""
-        return self.nb[3] * self.ne[3]
+        """From its first byte to its last (`ggml_nbytes`); a view may leave out some between."""
+        ne, nb = self.ne, self.nb
+        if 0 in ne:
+            return 0
+        last = (ne[0] - 1) * nb[0] + (ne[1] - 1) * nb[1] + (ne[2] - 1) * nb[2] + (ne[3] - 1) * nb[3]
+        return nb[0] + last
 
     @property
     def rows(self) -> int:

@@ -182,9 +182,7 @@ class Blocks:
 
     def _store(self, k: Tensor, v: Tensor, cache: Cache) -> None:
         """`cpy_k`, `cpy_v`: the results are views of the cache."""
-        flat = dims(k.ne[0] * k.ne[1], self.tokens)
-        keys = view(k, flat, (F32, k.nb[2], k.nb[2], k.nb[2]))
-        self._set_rows(keys, cache.k_ids)
+        self.store_keys(k, cache)
         if self.flash:
             flat = dims(v.ne[0] * v.ne[1], self.tokens)
             values = view(v, flat, (F32, v.nb[2], v.nb[2], v.nb[2]))
@@ -196,32 +194,55 @@ class Blocks:
             values = reshape(values, 1, v.ne[0] * v.ne[1] * self.tokens)
         self._set_rows(values, cache.v_ids)
 
+    def store_keys(self, k: Tensor, cache: Cache) -> None:
+        """`cpy_k`."""
+        flat = dims(k.ne[0] * k.ne[1], self.tokens)
+        self._set_rows(view(k, flat, (F32, k.nb[2], k.nb[2], k.nb[2])), cache.k_ids)
+
     def _set_rows(self, rows: Tensor, ids: Tensor) -> None:
         self.graph.expand(Tensor("set_rows", rows.ne, rows.nb, (rows, ids, self.cache), self.cache))
 
     def _mha(self, q: Tensor, cache: Cache, layer: int, *, sinks: bool, softcap: bool) -> Tensor:
         """`build_attn_mha`."""
-        s, streams = self.shape, self.streams
+        s = self.shape
         heads, dim_v = s.heads[layer], s.head_dim_v[layer]
-        each = self.tokens // streams
-        split = view(
-            q, (q.ne[0], q.ne[1], each, streams), (q.nb[0], q.nb[1], q.nb[2], q.nb[2] * each)
-        )
-        queries = permute(split, (0, 2, 1, 3))
+        queries = self.queries(q)
         if self.flash:
-            k, v = (self._cast(kind, cache, layer) for kind in ("k", "v"))
-            extra = (self.weight,) if sinks else ()
-            found = made(
-                "flash_attn", (dim_v, heads, each, streams), queries, k, v, cache.mask, *extra
-            )
+            found = self.flash_attention(queries, cache, layer, dim_v, sinks=sinks)
             return self.graph.expand(reshape(found, dim_v * heads, self.tokens))
-        found = made("mul_mat", (cache.cells, each, heads, streams), self.cache, queries)
+        found = self.scores(queries, cache, heads, softcap=softcap)
+        found = made("mul_mat", (dim_v, *found.ne[1:]), self.cache, found)
+        return self.joined_heads(found)
+
+    def queries(self, q: Tensor) -> Tensor:
+        """Queries by stream, as attention reads them."""
+        each = self.tokens // self.streams
+        split = view(
+            q, (q.ne[0], q.ne[1], each, self.streams), (q.nb[0], q.nb[1], q.nb[2], q.nb[2] * each)
+        )
+        return permute(split, (0, 2, 1, 3))
+
+    def flash_attention(
+        self, queries: Tensor, cache: Cache, layer: int, dim_v: int, *, sinks: bool = False
+    ) -> Tensor:
+        """All heads' results of flash attention, by token and stream."""
+        k, v = (self._cast(kind, cache, layer) for kind in ("k", "v"))
+        ne = (dim_v, queries.ne[2], queries.ne[1], self.streams)
+        extra = (self.weight,) if sinks else ()
+        return made("flash_attn", ne, queries, k, v, cache.mask, *extra)
+
+    def scores(self, queries: Tensor, cache: Cache, heads: int, *, softcap: bool) -> Tensor:
+        """Attention's weights of every cell, without flash attention."""
+        ne = (cache.cells, queries.ne[1], heads, self.streams)
+        found = made("mul_mat", ne, self.cache, queries)
         if softcap:
             found = like("scale", like("unary", like("scale", found)))
-        found = like("soft_max", found, cache.mask)
-        found = made("mul_mat", (dim_v, each, heads, streams), self.cache, found)
-        found = made("cont", dims(dim_v * heads, self.tokens), permute(found, (0, 2, 1, 3)))
-        return self.graph.expand(found)
+        return like("soft_max", found, cache.mask)
+
+    def joined_heads(self, found: Tensor) -> Tensor:
+        """Heads' results of each token in a row, without flash attention."""
+        ne = dims(found.ne[0] * found.ne[2], self.tokens)
+        return self.graph.expand(made("cont", ne, permute(found, (0, 2, 1, 3))))
 
     def _cast(self, kind: str, cache: Cache, layer: int) -> Tensor:
         """Keys or values as flash attention reads them: an F32 cache is copied to F16."""
@@ -242,66 +263,6 @@ class Blocks:
             up = self.mat_mul(n_ff, source)
             gated = like("glu", self.mat_mul(n_ff, source), up)
         return self.mat_mul(self.shape.n_embd, gated)
-
-    def experts(
-        self,
-        source: Tensor,
-        n_ff: int,
-        *,
-        bias: bool = False,
-        norm: bool = True,
-        joined: bool = False,
-    ) -> Tensor:
-        """`build_moe_ffn`; `norm` weights are those of a softmax over all experts, brought to 1."""
-        s, tokens = self.shape, source.ne[1]
-        used = s.n_experts_used
-        logits = self.mat_mul(s.n_experts, source)
-        if bias:
-            logits = like("add", logits, self.weight)
-        probs = like("soft_max", logits) if norm else logits
-        order = like("argsort", probs)
-        chosen = view(order, dims(used, tokens), order.nb)
-        flat = reshape(probs, 1, s.n_experts, tokens)
-        weights = made("get_rows", dims(1, used, tokens), flat, chosen)
-        weights = self._weights(weights, used, tokens, norm=norm)
-        if s.key("expert_weights_scale") not in {None, 0.0, 1.0}:
-            weights = like("scale", weights)
-        self.graph.expand(weights)
-        found = reshape(source, s.n_embd, 1, tokens)
-        if joined:
-            both = self._expert_matrix(found, 2 * n_ff, chosen, bias=bias)
-            half = dims(n_ff, used, tokens)
-            gate, up = view(both, half, both.nb), view(both, half, both.nb)
-            gated = made("glu", half, gate, up)
-        else:
-            up = self._expert_matrix(found, n_ff, chosen, bias=bias)
-            gated = like("glu", self._expert_matrix(found, n_ff, chosen, bias=bias), up)
-        found = self._expert_matrix(gated, s.n_embd, chosen, bias=bias)
-        found = self.graph.expand(like("mul", found, weights))
-        return self._sum_of_experts(found)
-
-    def _weights(self, weights: Tensor, used: int, tokens: int, *, norm: bool) -> Tensor:
-        rows = reshape(weights, used, tokens)
-        if not norm:
-            return reshape(like("soft_max", rows), 1, used, tokens)
-        total = like("clamp", made("sum_rows", dims(1, tokens), rows))
-        return reshape(like("div", rows, total), 1, used, tokens)
-
-    def _expert_matrix(self, source: Tensor, rows: int, ids: Tensor, *, bias: bool) -> Tensor:
-        ne = dims(rows, self.shape.n_experts_used, source.ne[2])
-        found = made("mul_mat_id", ne, self.weight, source, ids)
-        return like("add_id", found, self.weight, ids) if bias else found
-
-    def _sum_of_experts(self, experts: Tensor) -> Tensor:
-        tokens, width = experts.ne[2], experts.ne[0]
-        strided = (F32, experts.nb[2], experts.nb[2] * tokens, experts.nb[2] * tokens)
-        each = [view(experts, dims(width, tokens), strided) for _ in range(experts.ne[1])]
-        for one in each:
-            self.graph.expand(one)
-        found = each[0]
-        for one in each[1:]:
-            found = self.graph.expand(like("add", found, one))
-        return made("cont", dims(width, tokens), found) if len(each) == 1 else found
 
     def output_rows(self, source: Tensor) -> Tensor:
         """The rows that logits are wanted of."""

@@ -5,14 +5,19 @@ Sources: `src/models/*.cpp` of llama.cpp, one function for each way to build a l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final, Literal
 
 from budget.estimate.ggml_graph import DEVICE, HOST, Graph, Tensor, like
 from budget.estimate.graph_blocks import Blocks
+from budget.estimate.graph_experts import Routing, experts
+from budget.estimate.graph_latent import latent_attention
+from budget.estimate.graph_state import StateBlocks
 from budget.estimate.shape import ModelShape
 from budget.footprint import EngineArgs
 
+_SIGMOID = 2  # LLAMA_EXPERT_GATING_FUNC_TYPE_SIGMOID
 _SAME_KIND = 3
 _LONGEST_LEAD = 5
 _LONGEST_PERIOD = 13
@@ -29,6 +34,8 @@ class Layout:
     scaled_embedding: bool = False
     post_norms: bool = False
     attention_softcap: bool = False
+    latent: bool = False
+    kind: Literal["attention", "state", "hybrid"] = "attention"
     late_output: bool = False
     """Every token goes through the last layer, and its result is kept."""
 
@@ -44,25 +51,32 @@ LAYOUTS = {
     ),
     "gemma3": Layout(qk_norm=True, scaled_queries=True, scaled_embedding=True, post_norms=True),
     "gpt-oss": Layout(late_output=True),
+    "deepseek2": Layout(latent=True),
+    "mamba": Layout(kind="state"),
+    "mamba2": Layout(kind="state"),
+    "falcon-h1": Layout(kind="hybrid"),
 }
 
 
 def graph_of(shape: ModelShape, args: EngineArgs) -> Graph | None:
-    """The graph of a model with these arguments; `None` where it is not known.
+    """The graph of a full micro-batch of a model with these arguments; `None` where it is not known.
 
     An embedding engine's is not: its end depends on how it pools.
     """
     if shape.architecture not in LAYOUTS or not shape.causal or args.embeddings:
         return None
+    if shape.architecture == "deepseek2" and not shape.is_mla:
+        return None
     layout, blocks = LAYOUTS[shape.architecture], Blocks(shape, args)
     found = blocks.embedding()
     if layout.scaled_embedding:
         found = like("scale", found)
+    states = StateBlocks(blocks)
     first = first_on_device(shape, args)
     layers = representative_layers(shape, first)
     for layer in layers:
         blocks.side = DEVICE if layer >= first else HOST
-        found = _layer(blocks, layout, found, layer, last=layer == layers[-1])
+        found = _LAYERS[layout.kind](blocks, states, found, layer, layer == layers[-1])
     blocks.side = DEVICE if first <= shape.n_layers else HOST
     if layout.late_output:
         found.output = True
@@ -109,32 +123,90 @@ def _has_experts(shape: ModelShape) -> Sequence[bool]:
     return [bool(shape.n_experts) and i >= shape.n_layers_dense_lead for i in range(shape.n_layers)]
 
 
-def _layer(b: Blocks, layout: Layout, source: Tensor, layer: int, *, last: bool) -> Tensor:
-    shape, oss = b.shape, layout.late_output
+def _attention_layer(b: Blocks, _s: StateBlocks, source: Tensor, layer: int, last: bool) -> Tensor:  # noqa: FBT001
+    layout = LAYOUTS[b.shape.architecture]
     found = b.norm(source)
-    found = b.attention(
-        _qkv(b, layout, found, layer),
-        layer,
-        sinks=oss,
-        bias=_has(b, layer, "attn_output.bias"),
-        softcap=layout.attention_softcap,
-    )
+    if layout.latent:
+        found = latent_attention(b, found, layer)
+    else:
+        found = b.attention(
+            _qkv(b, layout, found, layer),
+            layer,
+            sinks=layout.late_output,
+            bias=_has(b, layer, "attn_output.bias"),
+            softcap=layout.attention_softcap,
+        )
     residual = source
     if last and not layout.late_output:
         found, residual = b.output_rows(found), b.output_rows(source)
     if layout.post_norms:
         found = b.norm(found)
     inner = like("add", found, residual)
-    found = b.norm(inner)
-    if shape.n_experts and layer >= shape.n_layers_dense_lead:
-        joined = _has(b, layer, "ffn_gate_up_exps.weight")
-        n_ff = int(shape.layers.expert_ff[layer])
-        found = b.experts(found, n_ff, bias=oss, norm=not oss, joined=joined)
-    else:
-        found = b.feed_forward(found, int(shape.layers.ff[layer]), joined=layout.joined)
+    found = _feed_forward(b, layout, b.norm(inner), layer)
     if layout.post_norms:
         found = b.norm(found)
     return like("add", inner, found) if layout.joined else like("add", found, inner)
+
+
+def _feed_forward(b: Blocks, layout: Layout, source: Tensor, layer: int) -> Tensor:
+    s = b.shape
+    if not s.n_experts or layer < s.n_layers_dense_lead:
+        return b.feed_forward(source, int(s.layers.ff[layer]), joined=layout.joined)
+    n_ff, oss = int(s.layers.expert_ff[layer]), layout.late_output
+    joined = _has(b, layer, "ffn_gate_up_exps.weight")
+    routing = _routing(b, layer)
+    found = experts(b, source, n_ff, routing, bias=oss, joined=joined)
+    if layout.latent:
+        shared = b.feed_forward(source, s.n_experts_shared * n_ff)
+        found = like("add", found, shared)
+    return found
+
+
+def _routing(b: Blocks, layer: int) -> Routing:
+    s = b.shape
+    scaled = s.key("expert_weights_scale") not in {None, 0.0, 1.0}
+    if s.architecture == "gpt-oss":
+        return Routing("softmax of the chosen", normed=False, scaled=scaled)
+    if s.architecture != "deepseek2":
+        return Routing(scaled=scaled)
+    groups, used = s.key("expert_group_count"), s.key("expert_group_used_count")
+    return Routing(
+        "sigmoid" if s.key("expert_gating_func") == _SIGMOID else "softmax",
+        normed=bool(s.key("expert_weights_norm")),
+        scaled=scaled,
+        biased_choice=_has(b, layer, "exp_probs_b.bias"),
+        groups=groups if isinstance(groups, int) else 0,
+        groups_used=used if isinstance(used, int) else 0,
+    )
+
+
+def _state_layer(b: Blocks, states: StateBlocks, source: Tensor, layer: int, last: bool) -> Tensor:  # noqa: FBT001
+    found = b.norm(source)
+    if b.shape.architecture == "mamba2":
+        found = states.mamba2(found, normed=_has(b, layer, "ssm_norm.weight"))
+    else:
+        found = states.mamba(found)
+    if last:
+        found, source = b.output_rows(found), b.output_rows(source)
+    return like("add", found, source)
+
+
+def _hybrid_layer(b: Blocks, states: StateBlocks, source: Tensor, layer: int, last: bool) -> Tensor:  # noqa: FBT001
+    layout = LAYOUTS[b.shape.architecture]
+    attended = b.attention(_qkv(b, layout, b.norm(source), layer), layer)
+    found = states.mamba2(b.norm(source), normed=_has(b, layer, "ssm_norm.weight"))
+    inner = like("add", like("add", attended, found), source)
+    if last:
+        inner = b.output_rows(inner)
+    found = b.feed_forward(b.norm(inner), int(b.shape.layers.ff[layer]))
+    return like("add", found, inner)
+
+
+_LAYERS: Final[Mapping[str, Callable[[Blocks, StateBlocks, Tensor, int, bool], Tensor]]] = {
+    "attention": _attention_layer,
+    "state": _state_layer,
+    "hybrid": _hybrid_layer,
+}
 
 
 def _qkv(b: Blocks, layout: Layout, source: Tensor, layer: int) -> tuple[Tensor, Tensor, Tensor]:

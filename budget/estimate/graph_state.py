@@ -1,0 +1,135 @@
+"""Layers with recurrent state. Source: `src/models/mamba-base.cpp`, `src/llama-graph.cpp` (`build_rs`)."""
+
+from __future__ import annotations
+
+from budget.estimate.ggml_graph import (
+    F32,
+    Dims,
+    Tensor,
+    dims,
+    graph_input,
+    like,
+    made,
+    permute,
+    reshape,
+    strides,
+    view,
+)
+from budget.estimate.graph_blocks import Blocks
+
+
+class StateBlocks:
+    """Builds such layers into the graph of `blocks`; all slots go through them together."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        self.blocks = blocks
+        self.slots = blocks.args.slots
+        self.each = blocks.tokens // self.slots
+        self._ids = graph_input(self.slots, F32)
+        self._main = view(self._ids, dims(self.slots), self._ids.nb)
+        self._extra = view(self._ids, dims(0), self._ids.nb)
+
+    def mamba(self, source: Tensor) -> Tensor:
+        """`build_mamba_layer`."""
+        b, s = self.blocks, self.blocks.shape
+        inner, slots, each = s.ssm_inner, self.slots, self.each
+        convolution = self._convolution_state(inner)
+        joined = b.mat_mul(2 * inner, reshape(source, s.n_embd, each, slots))
+        wide = dims(inner, each, slots)
+        x = self._convolved(view(joined, wide, joined.nb), convolution)
+        small = b.mat_mul(s.ssm_dt_rank + 2 * s.ssm_state, x)
+        rank = dims(s.ssm_dt_rank, each, slots)
+        dt = made("cont", rank, view(small, rank, small.nb))
+        dt = like("add", b.mat_mul(inner, dt), b.weight)
+        state = dims(s.ssm_state, 1, each, slots)
+        parts = [view(small, state, _by_token(small, s.ssm_state)) for _ in range(2)]
+        y = self._scanned(reshape(x, 1, inner, each, slots), dt, parts)
+        y = view(y, wide, strides(wide))
+        y = like("add", y, like("mul", x, b.weight))
+        gate = made("cont", wide, view(joined, wide, joined.nb))
+        found = b.mat_mul(s.n_embd, like("glu", gate, y))
+        return reshape(found, s.n_embd, b.tokens)
+
+    def mamba2(self, source: Tensor, *, normed: bool) -> Tensor:
+        """`build_mamba2_layer`; `normed` with a norm of its own before the output."""
+        b, s = self.blocks, self.blocks.shape
+        inner, heads, slots, each = s.ssm_inner, s.ssm_dt_rank, self.slots, self.each
+        mixed = inner + 2 * s.ssm_groups * s.ssm_state
+        convolution = self._convolution_state(mixed)
+        joined = reshape(
+            b.mat_mul(inner + mixed + heads, source), inner + mixed + heads, each, slots
+        )
+        by_head = dims(inner // heads, heads, each, slots)
+        part = view(joined, dims(mixed, each, slots), joined.nb)
+        convolved = self._convolved(part, convolution)
+        x = view(convolved, by_head, _by_token(convolved, inner // heads))
+        groups = dims(s.ssm_state, s.ssm_groups, each, slots)
+        strides_of = _by_token(convolved, s.ssm_state)
+        parts = [view(convolved, groups, strides_of) for _ in range(2)]
+        dt = made(
+            "cont", dims(heads, each, slots), view(joined, dims(heads, each, slots), joined.nb)
+        )
+        y = self._scanned(x, like("add", dt, b.weight), parts)
+        y = view(y, by_head, strides(by_head))
+        y = like("add", y, like("mul", x, b.weight))
+        gate = made("cont", by_head, view(joined, by_head, _by_token(joined, inner // heads)))
+        y = like("glu", gate, y)
+        if normed:
+            y = b.norm(reshape(y, inner // s.ssm_groups, s.ssm_groups, each, slots))
+        return b.mat_mul(s.n_embd, reshape(y, inner, b.tokens))
+
+    def _convolution_state(self, width: int) -> Tensor:
+        kept = max(self.blocks.shape.ssm_conv_kernel - 1, 0)
+        states = made("get_rows", dims(kept * width, self.slots), self._states(), self._main)
+        return reshape(self._loaded(states, kept * width), kept, width, self.slots)
+
+    def _states(self) -> Tensor:
+        """`build_rs`: one state is cleared in place first."""
+        b = self.blocks
+        states = view(b.cache, dims(1), b.cache.nb)
+        cleared = view(states, dims(1), b.cache.nb)
+        b.graph.expand(Tensor("scale", cleared.ne, cleared.nb, (cleared,), b.cache))
+        return states
+
+    def _loaded(self, states: Tensor, size: int) -> Tensor:
+        """The states that are computed with; those of other slots are copied (there are none)."""
+        b = self.blocks
+        b.graph.expand(states)
+        others = made("get_rows", dims(size, 0), view(b.cache, dims(1), b.cache.nb), self._extra)
+        self._saved(others)
+        return states
+
+    def _saved(self, states: Tensor) -> None:
+        b = self.blocks
+        target = view(b.cache, dims(1), b.cache.nb)
+        b.graph.expand(Tensor("cpy", target.ne, target.nb, (states, target), b.cache))
+
+    def _convolved(self, source: Tensor, convolution: Tensor) -> Tensor:
+        """The convolution over the last tokens of the state and those of the batch."""
+        b = self.blocks
+        width, each, slots = source.ne[:3]
+        kept = convolution.ne[0]
+        both = made(
+            "concat", dims(kept + each, width, slots), convolution, permute(source, (1, 0, 2, 3))
+        )
+        self._saved(view(both, dims(kept, width, slots), both.nb))
+        found = made("ssm_conv", dims(width, each, slots), both, b.weight)
+        return like("unary", like("add", found, b.weight))
+
+    def _scanned(self, x: Tensor, dt: Tensor, parts: list[Tensor]) -> Tensor:
+        """The state-space part: results of every token, and the new states."""
+        b, s = self.blocks, self.blocks.shape
+        size = s.ssm_state * s.ssm_inner
+        states = view(self._states(), dims(1), b.cache.nb)
+        found = made(
+            "ssm_scan", dims(s.ssm_inner * b.tokens + size * self.slots),
+            states, x, dt, b.weight, *parts, self._main,
+        )  # fmt: skip
+        self._loaded(found, size)
+        self._saved(view(found, dims(size * self.slots), found.nb))
+        return found
+
+
+def _by_token(source: Tensor, width: int) -> Dims:
+    """Strides of a part of each token's row: groups of that width, tokens and slots."""
+    return (F32, F32 * width, source.nb[1], source.nb[2])
