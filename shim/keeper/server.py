@@ -10,26 +10,23 @@ import asyncio
 import itertools
 import logging
 import os
-import socket
-import struct
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 from budget import actions as act
 from budget import events as ev
 from budget.errors import (
     ConfigError,
-    InternalError,
     InvalidRequest,
     KeepwarmError,
 )
 from shim.config import Config
 from shim.fingerprint import fingerprint
+from shim.keeper.connection import Answer, Connection
 from shim.keeper.keeper import Keeper
 from shim.keeper.yielding import Generated
-from shim.wire import MAX_LINE_BYTES, VERSION, Message, decode, encode
+from shim.wire import VERSION, Message
 
 LOG = logging.getLogger("keepwarm.keeper")
 
@@ -39,8 +36,7 @@ UNLOAD_LIMIT_S = 120.0
 LOOKING = frozenset({"hello", "status", "history", "kv"})
 """Ops that keep no keeper alive and reset no time-out."""
 
-Answer = dict[str, Any] | None
-Op = Callable[["Connection", Message], Answer | Awaitable[Answer]]
+Op = Callable[["Client", Message], Answer | Awaitable[Answer]]
 
 
 class Server:
@@ -49,7 +45,7 @@ class Server:
     def __init__(self, keeper: Keeper, *, on_stop: Callable[[], None]) -> None:
         self.keeper = keeper
         self.on_stop = on_stop
-        self.clients: dict[str, Connection] = {}
+        self.clients: dict[str, Client] = {}
         self.permanent = False
         self.idle_since = time.monotonic()
         self._numbers = itertools.count(1)
@@ -68,7 +64,7 @@ class Server:
         before = os.umask(0o177)
         try:
             self._server = await asyncio.get_running_loop().create_unix_server(
-                lambda: Connection(self, f"c{next(self._numbers)}"), str(path)
+                lambda: Client(self, f"c{next(self._numbers)}"), str(path)
             )
         finally:
             os.umask(before)
@@ -92,105 +88,42 @@ class Server:
             client.send({"notice": "yield", "lease": lease})
 
 
-class Connection(asyncio.Protocol):
-    """One client."""
+class Client(Connection):
+    """One client of a keeper, and the ops that it can ask for."""
 
     def __init__(self, server: Server, client_id: str) -> None:
+        super().__init__(client_id)
         self._server = server
         self._keeper = server.keeper
-        self.client_id = client_id
         self.leases: set[str] = set()
         self.asked = False
-        self.pid: int | None = None
-        self._transport: asyncio.Transport | None = None
-        self._buffer = bytearray()
-        self._tasks: set[asyncio.Task[None]] = set()
 
-    # Protocol
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client connected; only this user is let in."""
-        assert isinstance(transport, asyncio.Transport)
-        self.pid, user = _peer(transport.get_extra_info("socket"))
-        if user != os.getuid():
-            LOG.warning("refused a connection of user %d", user)
-            transport.abort()
-            return
-        self._transport = transport
+    def opened(self) -> None:
+        """The server knows it from now on."""
         self._server.clients[self.client_id] = self
 
-    def data_received(self, data: bytes) -> None:
-        """Bytes came; whole lines are messages."""
-        self._buffer += data
-        while (end := self._buffer.find(b"\n")) >= 0:
-            line = bytes(self._buffer[:end])
-            del self._buffer[: end + 1]
-            self._receive(line)
-        if len(self._buffer) > MAX_LINE_BYTES:
-            LOG.warning("client %s sent a line of over %d bytes", self.client_id, MAX_LINE_BYTES)
-            self.drop()
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """The client is gone: what it held is back."""
-        if self._server.clients.pop(self.client_id, None) is None:
-            return
-        self._transport = None
-        for task in self._tasks:
-            task.cancel()
+    def closed(self) -> None:
+        """What it held is back."""
+        del self._server.clients[self.client_id]
         if self.asked and not self._server.in_use:
             self._server.idle_since = time.monotonic()
         self._keeper.shell.post(ev.ClientGone(self.client_id))
 
-    def drop(self) -> None:
-        """Close the connection from this side."""
-        if self._transport is not None:
-            self._transport.close()
+    def answer(self, message: Message) -> Answer | Awaitable[Answer]:
+        """What its op answers.
 
-    def send(self, message: Message) -> None:
-        """Write one message, unless the client is gone."""
-        if self._transport is not None:
-            self._transport.write(encode(message))
-
-    # Messages
-
-    def _receive(self, line: bytes) -> None:
-        number: Any = None
-        try:
-            message = decode(line)
-            number = message.get("id")
-            op = OPS.get(str(message.get("op")))
-            if op is None:
-                raise InvalidRequest(
-                    f"The keeper knows no op {message.get('op')!r}.",
-                    hint=f"It knows {', '.join(sorted(OPS))}.",
-                )
-            self.asked = self.asked or message["op"] not in LOOKING
-            result = op(self, message)
-            if isinstance(result, Awaitable):
-                self._later(number, result)
-            elif result is not None:
-                self.send({"id": number, "ok": result})
-        except Exception as error:
-            self._fail(number, error)
-
-    def _later(self, number: Any, work: Awaitable[Answer]) -> None:
-        async def finish() -> None:
-            try:
-                result = await work
-                if result is not None:
-                    self.send({"id": number, "ok": result})
-            except Exception as error:
-                self._fail(number, error)
-
-        task = asyncio.get_running_loop().create_task(finish())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _fail(self, number: Any, error: Exception) -> None:
-        if not isinstance(error, KeepwarmError):
-            LOG.exception("client %s", self.client_id, exc_info=error)
-            error = InternalError(f"{type(error).__name__}: {error}")
-        self.send({"id": number, "error": error.to_wire()})
+        Raises:
+            InvalidRequest: there is no such op.
+            KeepwarmError: the op's own error.
+        """
+        op = OPS.get(str(message.get("op")))
+        if op is None:
+            raise InvalidRequest(
+                f"The keeper knows no op {message.get('op')!r}.",
+                hint=f"It knows {', '.join(sorted(OPS))}.",
+            )
+        self.asked = self.asked or message["op"] not in LOOKING
+        return op(self, message)
 
     # Ops
 
@@ -225,7 +158,7 @@ class Connection(asyncio.Protocol):
 
     def _ask(self, message: Message, model: str) -> None:
         number = message.get("id")
-        if self._transport is None:
+        if not self.is_open:
             return
 
         def done(outcome: act.Grant | KeepwarmError) -> None:
@@ -347,25 +280,18 @@ class Connection(asyncio.Protocol):
 
 
 OPS: dict[str, Op] = {
-    "hello": Connection.hello,
-    "lease": Connection.lease,
-    "end": Connection.end,
-    "yielded": Connection.yielded,
-    "diagnose": Connection.diagnose,
-    "hint": Connection.hint,
-    "plan": Connection.plan,
-    "status": Connection.status,
-    "history": Connection.history,
-    "kv": Connection.kv,
-    "kv_clear": Connection.kv_clear,
-    "reload": Connection.reload,
-    "stay": Connection.stay,
-    "stop": Connection.stop,
+    "hello": Client.hello,
+    "lease": Client.lease,
+    "end": Client.end,
+    "yielded": Client.yielded,
+    "diagnose": Client.diagnose,
+    "hint": Client.hint,
+    "plan": Client.plan,
+    "status": Client.status,
+    "history": Client.history,
+    "kv": Client.kv,
+    "kv_clear": Client.kv_clear,
+    "reload": Client.reload,
+    "stay": Client.stay,
+    "stop": Client.stop,
 }
-
-
-def _peer(sock: socket.socket) -> tuple[int, int]:
-    """The process and the user at the other end."""
-    size = struct.calcsize("3i")
-    pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
-    return int(pid), int(uid)
