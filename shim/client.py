@@ -22,7 +22,7 @@ from shim.sync_calls import SyncCalls
 from traces import current_run
 
 if TYPE_CHECKING:
-    from shim.keeper.shell import EngineFactory
+    from shim.keeper.life import EngineFactory
 
 
 class Shim:

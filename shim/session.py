@@ -31,7 +31,7 @@ from traces import RunTrace
 
 if TYPE_CHECKING:
     from shim.keeper.inline import InlineKeeper
-    from shim.keeper.shell import EngineFactory
+    from shim.keeper.life import EngineFactory
 
 
 class Session:

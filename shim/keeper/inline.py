@@ -15,8 +15,8 @@ from pathlib import Path
 from budget.errors import InternalError
 from shim.config import Config
 from shim.keeper.keeper import Keeper
+from shim.keeper.life import EngineFactory
 from shim.keeper.server import Server
-from shim.keeper.shell import EngineFactory
 from shim.paths import keeper_socket
 
 

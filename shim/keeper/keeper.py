@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from backends.devices import free_bytes, is_rpc
 from backends.footprint.inspect import Inspector
 from backends.footprint.shared_code import SharedCode
 from backends.llama.binaries import find_binary
@@ -30,15 +29,14 @@ from shim.keeper.corrections import Corrections
 from shim.keeper.experience import recall, remember
 from shim.keeper.kv_carry import KvCarrier
 from shim.keeper.kv_files import kv_files
+from shim.keeper.life import Done, EngineFactory
+from shim.keeper.monitor import Monitor
 from shim.keeper.settings import core_settings, restart_keys, stage_bytes_per_s
-from shim.keeper.shell import Done, EngineFactory, Life, Shell
+from shim.keeper.shell import Shell
 from shim.keeper.yielding import Generated, yield_lease
 
 LOG = logging.getLogger("keepwarm.keeper")
 
-MEASURE_EVERY_S = 2.0
-REMEMBER_EVERY = 30
-"""Measurements between two savings of what the policy learned."""
 SAVE_AT_END_S = 5.0
 """Stopping a keeper waits no longer than this for conversations to be saved."""
 LOOKS_BACK_NS = 2_000_000_000
@@ -116,7 +114,7 @@ class Keeper:
         keeper = cls(config, catalog, runtime, factory)
         recall(keeper.policy)
         keeper.shell.post(ev.Started())
-        keeper._monitor = asyncio.create_task(keeper._measure_for_ever())
+        keeper._monitor = asyncio.create_task(Monitor(keeper.shell, keeper.policy).run())
         return keeper
 
     async def close(self, *, keep_conversations: bool = False) -> None:
@@ -336,50 +334,3 @@ class Keeper:
             self.shell.factory = llama_server_factory(config)
         self.shell.kv.configured(self.catalog.configured(), catalog.configured(), config)
         self.catalog, self.config = catalog, config
-
-    # Measuring
-
-    async def _measure_for_ever(self) -> None:
-        for count in itertools.count(1):
-            await asyncio.sleep(MEASURE_EVERY_S)
-            if count % REMEMBER_EVERY == 0:
-                remember(self.policy)
-                self.shell.kv.expire()
-            try:
-                await self._measure()
-            except KeepwarmError:
-                raise
-            except Exception:
-                LOG.exception("measuring memory")
-
-    async def _measure(self) -> None:
-        """Tell the core what engines take and what devices have left."""
-        lives = dict(self.shell.lives)
-        free, taken = await asyncio.to_thread(self._read_memory, lives)
-        for engine_id, measured in taken.items():
-            life = lives[engine_id]
-            if self.shell.lives.get(engine_id) is life and life.ready:
-                self._correct(engine_id, life, measured)
-        for device, free_now in free.items():
-            ours = sum(measured.get(device, 0) for measured in taken.values())
-            reserve = self.catalog.devices.reserves.get(device, 0)
-            room = free_now + ours - reserve
-            self.shell.post(ev.DeviceMeasured(device, room, free_now, reserve))
-
-    def _read_memory(
-        self, lives: dict[str, Any]
-    ) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
-        taken = {engine_id: dict(life.engine.memory()) for engine_id, life in lives.items()}
-        # What an RPC server has left, only it knows: its limit is all that counts.
-        here = [device for device in self.catalog.limits if not is_rpc(device)]
-        return {device: free_bytes(device) for device in here}, taken
-
-    def _correct(self, engine_id: str, life: Life, measured: dict[str, int]) -> None:
-        """Book what an engine was found to take where that is more, and learn for its next load."""
-        engine = self.shell.core.desk.residents[engine_id]
-        if not engine.resident or engine.generation != life.generation:
-            return
-        corrected = tuple((d, max(b, measured.get(d, 0))) for d, b in engine.bookings)
-        if corrected != engine.bookings:
-            self.shell.post(ev.EngineMeasured(engine_id, life.generation, corrected))
-        self.shell.learn(engine_id, life, measured)

@@ -9,12 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from backends.base import Engine, LoadReport
 from budget import actions as act
 from budget import events as ev
 from budget.core import BudgetCore
@@ -25,49 +23,23 @@ from shim.keeper.corrections import Corrections, Seen
 from shim.keeper.devices import bookings_of
 from shim.keeper.history import EvictStory, History, LoadStory, StageStory
 from shim.keeper.kv_carry import KvCarrier
+from shim.keeper.life import (
+    Done,
+    EngineFactory,
+    Life,
+    Prepared,
+    RevokeListener,
+    YieldListener,
+    evict_story,
+    warm_up_of,
+)
 from shim.keeper.sayings import say
 from shim.keeper.staging import Stager
-from shim.keeper.warming import Warmed, warm_up
 
 LOG = logging.getLogger("keepwarm.keeper")
 
 DEATHS_KEPT = 256
 """Deaths whose account clients can still ask for."""
-
-EngineFactory = Callable[[CatalogEngine, Path], Engine]
-Outcome = act.Grant | KeepwarmError
-Done = Callable[[Outcome], None]
-RevokeListener = Callable[[str, KeepwarmError], None]
-YieldListener = Callable[[str, str], None]
-
-
-@dataclass(slots=True)
-class Prepared:
-    """An engine whose process starts while its bytes are still somebody's who leaves."""
-
-    engine: Engine
-    entry: CatalogEngine
-    option_index: int
-    task: asyncio.Task[None]
-
-
-@dataclass(slots=True)
-class Life:
-    """One life of an engine: its process, the tasks around it, and its story."""
-
-    engine: Engine
-    entry: CatalogEngine
-    generation: int
-    load: LoadStory
-    option_index: int = 0
-    uses_before: int = 0
-    preparing: asyncio.Task[None] | None = None
-    task: asyncio.Task[None] | None = None
-    watch: asyncio.Task[None] | None = None
-    report: LoadReport | None = None
-    ready: bool = False
-    endpoint: dict[str, Any] = field(default_factory=dict)
-    """Where its requests go, as clients are told; known once it is ready."""
 
 
 class Shell:
@@ -263,7 +235,7 @@ class Shell:
             else:
                 await asyncio.shield(life.preparing)
             life.report = await life.engine.start(placement, progressed)
-            await self.kv.started(life.engine, _warm_up(life), story)
+            await self.kv.started(life.engine, warm_up_of(life), story)
         except KeepwarmError as error:
             await self._load_failed(life, action, error)
             return
@@ -350,7 +322,7 @@ class Shell:
 
     async def _unload(self, action: act.Unload) -> None:
         life = self.lives[action.engine_id]
-        story = _evict_story(life, action.reason)
+        story = evict_story(life, action.reason)
         self.history.evictions.append(story)
         LOG.info("unloading %s: %s", life.entry.label, action.reason)
         for task in (life.task if action.abandon else None, life.watch):
@@ -398,7 +370,7 @@ class Shell:
             limit_s: what is not saved by then is not.
         """
         idle = {e: life for e, life in self.lives.items() if life.ready and e not in in_use}
-        stories = [_evict_story(life, "the keeper ends") for life in idle.values()]
+        stories = [evict_story(life, "the keeper ends") for life in idle.values()]
         saving = [
             self._leave_kv(life, story) for life, story in zip(idle.values(), stories, strict=True)
         ]
@@ -452,24 +424,6 @@ async def _end_prepared(prepared: Prepared) -> None:
     """End an engine that was prepared and is not needed."""
     await asyncio.gather(prepared.task, return_exceptions=True)
     await prepared.engine.stop(grace_s=0.0)
-
-
-def _warm_up(life: Life) -> Callable[[], Awaitable[Warmed]] | None:
-    """What evaluates the warm prompt of an engine that has one."""
-    prompt = life.entry.warm_prompt
-    return (lambda: warm_up(life.engine.endpoint, prompt)) if prompt else None
-
-
-def _evict_story(life: Life, reason: str) -> EvictStory:
-    return EvictStory(
-        evict_id=f"{life.load.load_id}/end",
-        engine=life.entry.engine_id,
-        model=life.entry.label,
-        device=life.load.device,
-        bytes=life.load.bytes,
-        reason=reason,
-        start_ns=time.monotonic_ns(),
-    )
 
 
 def _error(wire: Any) -> KeepwarmError:

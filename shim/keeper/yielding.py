@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from budget import actions as act
 from budget import events as ev
 from budget.errors import KeepwarmError
-from shim.keeper.shell import Outcome, Shell
+from shim.keeper.life import Outcome
+from shim.keeper.shell import Shell
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,22 +114,3 @@ def new_place(cache: Path) -> Iterator[Place]:
         yield place
     finally:
         place.close()
-
-
-def until(condition: Callable[[], bool], limit_s: float = 20.0) -> bool:
-    """Poll a condition of another process for a bounded time; whether it came true."""
-    end = time.monotonic() + limit_s
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return condition()
-
-
-def alive(pid: int) -> bool:
-    """Whether a process is there, and not only its entry, for somebody to take note of."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return False
-    return state != "Z"

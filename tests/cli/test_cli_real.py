@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.cli.support import LIMIT_S, Place, alive, until
+from tests.cli.support import LIMIT_S, Place
+from tests.processes import alive, wait_until
 
 pytestmark = pytest.mark.real
 
@@ -61,7 +62,7 @@ def test_ctrl_c_stops_generation_gives_the_lease_back_and_exits_130(shared: Plac
     assert process.returncode == 130, errors
     assert rest.endswith(b"\n")
     assert errors == b""
-    assert until(lambda: shared.engine("writer")["state"] == "idle")
+    assert wait_until(lambda: shared.engine("writer")["state"] == "idle")
 
 
 def test_a_terminal_is_told_what_is_waited_for_and_how_it_went(shared: Place) -> None:

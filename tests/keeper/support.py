@@ -10,8 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 from backends.llama.sweep import leftovers
 from shim.keeper.launch import try_connect
 from shim.line import KeeperLine
+from tests.processes import alive, wait_until
 
 PRELUDE = """
 import json, os, sys, time
@@ -159,22 +159,3 @@ def world() -> Iterator[World]:
         yield place
     finally:
         place.close()
-
-
-def alive(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return False
-    return state != "Z"
-
-
-def wait_until(condition: Callable[[], bool], limit_s: float) -> bool:
-    """Poll until a condition holds; returns whether it did within the limit."""
-    until = time.monotonic() + limit_s
-    while time.monotonic() < until:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return condition()

@@ -17,7 +17,7 @@ from budget.footprint import HOST, EngineArgs, Footprint, Placement
 from shim import Shim
 from shim.config import Config
 from shim.keeper import devices as keeper_devices
-from shim.keeper import keeper as keeper_module
+from shim.keeper import monitor as monitor_module
 from shim.keeper.devices import BudgetDevices, bookings_of, budget_devices, seat
 from shim.keeper.locks import lock_devices
 
@@ -129,7 +129,7 @@ def test_a_second_keeper_may_not_book_any_of_the_devices(tmp_path: Path) -> None
 def two_gpus(monkeypatch: pytest.MonkeyPatch, split_model: Path) -> Iterator[Shim]:
     """Four models of one size over scripted engines; each GPU holds two of them."""
     monkeypatch.setattr(footprint_inspect, "dry_run_available", lambda: False)
-    monkeypatch.setattr(keeper_module, "free_bytes", lambda _device: 1 << 50)
+    monkeypatch.setattr(monitor_module, "free_bytes", lambda _device: 1 << 50)
     entry = {"path": str(split_model), "context": 512}
     # Different numbers of slots: engines of their own, on one file.
     models = {name: {**entry, "slots": n} for n, name in enumerate("abcd", start=1)}

@@ -14,10 +14,10 @@ from backends.footprint.learned import Learned, LearnedStore, default_folder
 from backends.scripted import Script, ScriptedEngine
 from budget.footprint import HOST, EngineArgs, Footprint, Placement
 from shim import DeadlineExceeded, Shim
-from shim.keeper import keeper as keeper_module
+from shim.keeper import monitor as monitor_module
 from shim.keeper.catalog import CatalogEngine, build_catalog
 from shim.keeper.corrections import Corrections, Seen, compare
-from tests.keeper.support import wait_until
+from tests.processes import wait_until
 
 PLACED = Placement(EngineArgs(n_ctx=512), {HOST: Footprint(80, 10, 5, 5)}, "dry-run")
 MIB = 1 << 20
@@ -139,7 +139,7 @@ def booked(shim: Shim, model: str) -> int:
 def bench(tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """Keepers that measure often, with a state folder of their own."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    monkeypatch.setattr(keeper_module, "MEASURE_EVERY_S", 0.02)
+    monkeypatch.setattr(monitor_module, "MEASURE_EVERY_S", 0.02)
     return Bench(tiny_models)
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.keeper.support import World, alive, wait_until, world
+from tests.keeper.support import World, world
+from tests.processes import alive, wait_until
 
 pytestmark = pytest.mark.real
 

@@ -14,7 +14,7 @@ import pytest
 from backends.llama.binaries import find_binary, library_env
 from shim import Config, Reply, Shim
 from shim.config import load_config
-from tests.keeper.support import wait_until
+from tests.processes import wait_until
 
 pytestmark = pytest.mark.real
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from shim import Shim
-from tests.keeper.support import wait_until
 from tests.kv.support import QUESTIONS, STORY, Talk, cached, config, history, prompted, saved_files
+from tests.processes import wait_until
 from tools.shapes import write_shape
 
 pytestmark = pytest.mark.real

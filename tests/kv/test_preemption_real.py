@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from shim import Reply, Shim
-from tests.keeper.support import wait_until
 from tests.kv.support import QUESTIONS, config, saved_files
+from tests.processes import wait_until
 
 pytestmark = pytest.mark.real
 

@@ -17,7 +17,7 @@ import pytest
 from backends.page_cache import drop_from_page_cache, resident_fraction
 from harness import Pipeline, Stage, StageContext
 from shim import DeadlineExceeded, Reply, Shim
-from tests.keeper.support import wait_until
+from tests.processes import wait_until
 
 pytestmark = pytest.mark.real
 

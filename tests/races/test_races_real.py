@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-import shim.keeper.keeper as keeper_module
+import shim.keeper.monitor as monitor_module
 from backends.devices import free_bytes
 from backends.llama.sweep import leftovers
 from shim import EngineDied, LoadFailed, Shim
-from tests.keeper.support import wait_until
+from tests.processes import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -123,8 +123,8 @@ def test_another_program_takes_memory_and_gives_it_back(
 ) -> None:
     """Prefetched and unused goes first, then idle; a lease stays; low memory is said and recovers."""
     free = {"host": free_bytes("host")}
-    monkeypatch.setattr(keeper_module, "free_bytes", lambda device: free[device])
-    monkeypatch.setattr(keeper_module, "MEASURE_EVERY_S", 0.05)
+    monkeypatch.setattr(monitor_module, "free_bytes", lambda device: free[device])
+    monkeypatch.setattr(monitor_module, "MEASURE_EVERY_S", 0.05)
     config = config_of(tiny_models, 90_000_000)
     config["budget"]["reserve"] = 1 << 30
     with Shim(config) as made:

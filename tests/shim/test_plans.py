@@ -12,7 +12,7 @@ import pytest
 import shim
 from harness import Pipeline, Stage
 from shim import InvalidRequest, UnknownModel
-from tests.keeper.support import wait_until
+from tests.processes import wait_until
 from tests.shim.conftest import Stage as Scripted
 
 

@@ -17,7 +17,7 @@ from backends.scripted import Script
 from shim import Reply, Shim
 from shim.call import Call
 from shim.interruption import to_yield
-from tests.keeper.support import wait_until
+from tests.processes import wait_until
 from tests.shim.conftest import Stage
 
 TOKENS = [f"word{number} " for number in range(40)]
