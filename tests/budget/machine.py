@@ -199,7 +199,7 @@ class Shell:
                 assert claimant is not None or engine_.leave_when_idle, (
                     f"{request.request_id} waits while {engine_!r} could serve it"
                 )
-                if claimant is not None:
+                if claimant is not None and not engine_.leave_when_idle:
                     rank = request.rank(self.now, desk.settings.max_wait_s)
                     assert desk.claim_rank(desk.claims[claimant], self.now) < rank
                     assert engine_.engine_id in self.draining_recorded
