@@ -125,9 +125,16 @@ class Admission:
         options, idle_since = engine.spec.options, self._residents.idle_since
         step = -(-len(indices) // DEVICES_RANKED)
         first = self._records % step
-        ranked = [(idle_since(options[index].bookings), index) for index in indices[first::step]]
+        ranked = []
+        for index in indices[first::step]:
+            bookings = options[index].bookings
+            since = idle_since(bookings[0][0])
+            if len(bookings) > 1:
+                since = max([idle_since(device) for device, _ in bookings])
+            ranked.append((since, index))
         ranked.sort()
-        yield from [index for _, index in ranked]
+        for _, index in ranked:
+            yield index
         yield from [index for n, index in enumerate(indices) if n % step != first]
 
     def _left(self, bookings: Bookings) -> int | None:

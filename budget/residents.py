@@ -85,20 +85,12 @@ class Residents:
         """The engines with bytes booked on a device, the longest unused first."""
         return self._on_device[device].values()
 
-    def idle_since(self, bookings: Bookings) -> float:
-        """When the engine that has been idle longest was last used, on the busiest of some devices.
-
-        inf when nothing is idle on one of them.
-        """
-        known = self._idle_since
-        latest = -math.inf
-        for device, _ in bookings:
-            since = known.get(device)
-            if since is None:
-                since = known[device] = self._idle_longest(device)
-            if since > latest:
-                latest = since
-        return latest
+    def idle_since(self, device: str) -> float:
+        """When the engine that has been idle longest on a device was last used; inf without one."""
+        since = self._idle_since.get(device)
+        if since is None:
+            since = self._idle_since[device] = self._idle_longest(device)
+        return since
 
     def _idle_longest(self, device: str) -> float:
         for engine in self._on_device[device].values():
