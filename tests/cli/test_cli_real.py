@@ -199,7 +199,8 @@ def test_plan_says_what_fits_without_a_keeper(place: Place, models: dict[str, An
         {**models, "big": {**models["writer"], "slots": 8, "context": 65536}}, **sections
     )
     found = place.json("plan")
-    assert set(found) == {"device", "limit_bytes", "reserved_bytes", "free_bytes", "models"}
+    totals = {"limit_bytes", "reserved_bytes", "free_bytes"}
+    assert set(found) == {"device", "devices", "models", *totals}
     assert found["device"] == "host"
     assert found["limit_bytes"] == 60 * 2**20
     assert found["free_bytes"] == found["limit_bytes"] - found["reserved_bytes"]
@@ -245,6 +246,7 @@ INSPECT_KEYS = {
     "kv_type",
     "n_gpu_layers",
     "n_layers",
+    "tensor_split",
     "devices",
     "source",
 }
