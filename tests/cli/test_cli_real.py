@@ -206,6 +206,7 @@ def test_plan_says_what_fits_without_a_keeper(place: Place, models: dict[str, An
     assert found["free_bytes"] == found["limit_bytes"] - found["reserved_bytes"]
     rows = {row["name"]: row for row in found["models"]}
     keys = {"name", "role", "pinned", "n_gpu_layers", "total_bytes", "resident", "reason"}
+    keys |= {"kind", "tensor_split", "bytes"}
     assert all(set(row) == keys for row in rows.values())
     assert [name for name, row in rows.items() if row["resident"]] == ["writer", "judge"]
     assert rows["judge"]["pinned"]
