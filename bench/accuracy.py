@@ -1,10 +1,10 @@
 """The closed form beside llama.cpp's dry run: architectures x splits x contexts x KV types x slots.
 
-`python bench/accuracy.py [--quick] [--no-rpc] [--type T] [NAME ...]` writes sparse files of real
-models' shapes, measures each on an RPC device on loopback in two processes, and prints a row per
+`python bench/accuracy.py [--quick] [--no-rpc | --spread] [--type T] [NAME ...]` writes sparse files of
+real models' shapes, measures each on an RPC device on loopback in two processes, and prints a row per
 placement with the difference in percent of the dry run, by part and in total (host and device
-together). It ends by itself: files that `--limit` seconds leave no time for are said. The last line is
-one JSON object.
+together). With `--spread` layers lie on two RPC devices, in two proportions. It ends by itself: files
+that `--limit` seconds leave no time for are said. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ from budget.footprint import HOST, EngineArgs, Footprint
 from tools.rpc import rpc_server
 from tools.shapes import SHAPES, quantized, write
 
-DEVICE = "RPC0"
+DEVICES = ("RPC0", "RPC1")
+FIRST_SHARES = (0.5, 0.67)
+"""Of the layers, on the first of two devices."""
 CONTEXTS = (2048, 32768)
 KV_TYPES = ("f16", "q8_0")
 SLOTS = (1, 4)
@@ -65,11 +67,22 @@ def total(parts: dict[str, Footprint]) -> Footprint:
     return sum(parts.values(), Footprint())
 
 
-def placements(shape: ModelShape, endpoint: str | None, *, quick: bool) -> Iterator[EngineArgs]:
+def places(shape: ModelShape, servers: Sequence[str]) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """n_gpu_layers and the layers of each device: on the host, one device, or spread over two."""
+    some = (shape.n_layers // 2, shape.n_layers + 1)
+    if len(servers) < 2:
+        yield from ((layers, ()) for layers in ((0, *some) if servers else (0,)))
+        return
+    for layers, share in itertools.product(some, FIRST_SHARES):
+        first = round(layers * share)
+        yield layers, (first, layers - first)
+
+
+def placements(shape: ModelShape, servers: Sequence[str], *, quick: bool) -> Iterator[EngineArgs]:
     """Every placement of one model that its context allows."""
-    layers = (0, shape.n_layers // 2, shape.n_layers + 1) if endpoint else (0,)
     contexts, slots = (CONTEXTS[:1], SLOTS[:1]) if quick else (CONTEXTS, SLOTS)
-    for ngl, context, kv, n in itertools.product(layers, contexts, KV_TYPES, slots):
+    found = [*places(shape, servers)]
+    for (ngl, split), context, kv, n in itertools.product(found, contexts, KV_TYPES, slots):
         longest = shape.context_length * n or context
         args = EngineArgs(
             n_ctx=min(context, longest),
@@ -78,8 +91,9 @@ def placements(shape: ModelShape, endpoint: str | None, *, quick: bool) -> Itera
             kv_type_v=kv,
             n_gpu_layers=ngl,
             embeddings=not shape.causal,
-            rpc=(endpoint,) if endpoint and ngl else (),
-            devices=(DEVICE,) if ngl else (HOST,),
+            rpc=tuple(servers) if ngl else (),
+            devices=DEVICES[: len(servers)] if ngl else (HOST,),
+            tensor_split=split,
         )
         if context > longest and context != CONTEXTS[0]:
             continue
@@ -88,14 +102,14 @@ def placements(shape: ModelShape, endpoint: str | None, *, quick: bool) -> Itera
             yield args
 
 
-def rows_of(path: Path, endpoint: str | None, *, quick: bool) -> list[Row]:
+def rows_of(path: Path, servers: Sequence[str], *, quick: bool) -> list[Row]:
     """The placements of one file, measured in one process."""
     shape = read_header(path).shape()
-    many = list(placements(shape, endpoint, quick=quick))
+    many = list(placements(shape, servers, quick=quick))
     found = []
     for args, run in zip(many, measure_many(path, many, timeout_s=FILE_LIMIT_S), strict=True):
         if run is not None:
-            closed = estimate(shape, args, [DEVICE] if args.n_gpu_layers else [])
+            closed = estimate(shape, args, args.layer_devices)
             found.append(
                 Row(path.stem, shape.architecture, args, total(closed), total(run.devices))
             )
@@ -105,10 +119,11 @@ def rows_of(path: Path, endpoint: str | None, *, quick: bool) -> list[Row]:
 def show(row: Row) -> None:
     """One line of the table."""
     a = row.args
+    split = "+".join(map(str, a.tensor_split)) or str(a.n_gpu_layers)
     shares = " ".join(f"{row.difference_percent(part):+8.3f}" for part in PARTS)
     size = row.measured.total_bytes / (1 << 20)
     print(
-        f"{row.name:24} {row.architecture:10} ngl {a.n_gpu_layers:3} ctx {a.n_ctx:6} "
+        f"{row.name:24} {row.architecture:10} ngl {split:>5} ctx {a.n_ctx:6} "
         f"{a.kv_type_k:5} slots {a.slots} {size:10.1f} MiB {shares}",
         flush=True,
     )
@@ -150,6 +165,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("names", nargs="*", default=sorted(SHAPES))
     parser.add_argument("--quick", action="store_true", help="one context and one slot only")
     parser.add_argument("--no-rpc", action="store_true", help="the host alone")
+    parser.add_argument("--spread", action="store_true", help="over two RPC devices")
     parser.add_argument("--type", default="Q4_K_M", help="F16, Q8_0, Q4_0, Q4_K_M, ...")
     parser.add_argument("--limit", type=float, default=480.0, help="seconds to start files in")
     found = parser.parse_args()
@@ -165,10 +181,11 @@ def main() -> None:
     rows: list[Row] = []
     failed: list[str] = []
     start_s = time.monotonic()
-    print(f"{'':81} difference in %: {' '.join(f'{p:>8}' for p in PARTS)}")
+    print(f"{'':83} difference in %: {' '.join(f'{p:>8}' for p in PARTS)}")
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        endpoint = None if chosen.no_rpc else stack.enter_context(rpc_server())
+        count = 0 if chosen.no_rpc else 2 if chosen.spread else 1
+        servers = [stack.enter_context(rpc_server()) for _ in range(count)]
         pool = stack.enter_context(ThreadPoolExecutor(PROCESSES))
 
         def measured(name: str) -> list[Row]:
@@ -176,7 +193,7 @@ def main() -> None:
                 raise TimeoutError(f"no time left within {chosen.limit:g} s")
             path = write(quantized(SHAPES[name], chosen.type), folder)
             try:
-                return rows_of(path, endpoint, quick=chosen.quick)
+                return rows_of(path, servers, quick=chosen.quick)
             finally:
                 path.unlink()
 

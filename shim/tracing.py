@@ -23,10 +23,11 @@ def trace_call(
         return
     grant = call.grant
     if grant is not None:
-        if grant.load is not None:
-            run.load(load_span(grant.load))
+        for load in load_spans(grant.load) if grant.load is not None else ():
+            run.load(load)
         for row in grant.evictions:
-            run.evict(evict_span(row))
+            for evict in evict_spans(row):
+                run.evict(evict)
     run.request(call.record(f"{os.getpid()}-{next(_NUMBERS)}", answer, error))
 
 
@@ -34,23 +35,35 @@ def trace_history(run: RunTrace, history: Mapping[str, Any]) -> None:
     """Put what the keeper did during a run on it: loads, evictions, the books over time."""
     for row in history["loads"]:
         if row["end_ns"] and not row["error"]:
-            run.load(load_span(row))
+            for load in load_spans(row):
+                run.load(load)
     for row in history["evictions"]:
         if row["end_ns"]:
-            run.evict(evict_span(row))
+            for evict in evict_spans(row):
+                run.evict(evict)
     for row in history["samples"]:
         run.counter(CounterSample(**row))
 
 
-def load_span(row: Mapping[str, Any]) -> LoadSpan:
-    """A load of the keeper's history as a trace shows it."""
+def _by_device(row: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Every device that something was on, that which held most of it first, with its bytes."""
+    devices = row.get("devices") or {row["device"]: row["bytes"]}
+    return sorted(devices.items(), key=lambda part: part[0] != row["device"])
+
+
+def load_spans(row: Mapping[str, Any]) -> list[LoadSpan]:
+    """A load of the keeper's history as a trace shows it: once on each device that it is on."""
+    return [_load_span(row, device, n_bytes) for device, n_bytes in _by_device(row)]
+
+
+def _load_span(row: Mapping[str, Any], device: str, n_bytes: int) -> LoadSpan:
     return LoadSpan(
         load_id=row["load_id"],
         model=row["model"],
-        device=row["device"],
+        device=device,
         start_ns=row["start_ns"],
         end_ns=row["end_ns"],
-        bytes=row["bytes"],
+        bytes=n_bytes,
         storage=row["storage"] or "staged",
         reason=row["reason"],
         engine=row["engine"],
@@ -60,16 +73,20 @@ def load_span(row: Mapping[str, Any]) -> LoadSpan:
     )
 
 
-def evict_span(row: Mapping[str, Any]) -> EvictSpan:
-    """An eviction of the keeper's history as a trace shows it."""
+def evict_spans(row: Mapping[str, Any]) -> list[EvictSpan]:
+    """An eviction of the keeper's history as a trace shows it: once on each device."""
+    return [_evict_span(row, device, n_bytes) for device, n_bytes in _by_device(row)]
+
+
+def _evict_span(row: Mapping[str, Any], device: str, n_bytes: int) -> EvictSpan:
     wanted = row["reason"].removeprefix("evicted for ")
     return EvictSpan(
         evict_id=row["evict_id"],
         model=row["model"],
-        device=row["device"],
+        device=device,
         start_ns=row["start_ns"],
         end_ns=row["end_ns"],
-        bytes=row["bytes"],
+        bytes=n_bytes,
         reason=row["reason"],
         for_model=wanted if wanted != row["reason"] else None,
         attributes=_told(row, save_s=names.SAVE_SECONDS, saved_bytes=names.SAVED_BYTES),

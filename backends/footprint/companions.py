@@ -62,9 +62,7 @@ def adapter(path: str, shape: ModelShape, args: EngineArgs) -> dict[str, Footpri
             hint="Convert the LoRA for this base model.",
             file=path,
         )
-    device = next((name for name in args.devices if name != HOST), None)
-    host, moved = adapter_footprints(header.tensors, shape, args, device or "cuda:0")
-    return {HOST: host} if device is None else {HOST: host, device: moved}
+    return adapter_footprints(header.tensors, shape, args)
 
 
 def projector_estimate(path: str, args: EngineArgs) -> dict[str, Footprint]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from budget.errors import MeasurementFailed
 from budget.estimate import ggml_graph as sides
 from budget.estimate.allocator import reserved_bytes
 from budget.estimate.arguments import check_args
@@ -19,6 +18,7 @@ from budget.estimate.graphs import graph_of
 from budget.estimate.kv import kv_by_layer
 from budget.estimate.recurrent import recurrent_by_layer
 from budget.estimate.shape import ModelShape
+from budget.estimate.spread import spread
 from budget.estimate.weights import CUDA_ALIGNMENT, HOST_ALIGNMENT, is_cuda, weights_by_layers
 from budget.footprint import HOST, EngineArgs, Footprint
 
@@ -94,19 +94,15 @@ def estimate(shape: ModelShape, args: EngineArgs, devices: Sequence[str]) -> dic
     `devices` are those that layers may go to, the host not among them; empty for the host alone.
     Figures for `cuda:N` have not been confirmed on a GPU. Compute buffers are what ggml's allocator
     reserves for the model's graph (`budget.estimate.graphs`), or near it by the fitted sums for the
-    graphs that are not known.
+    graphs that are not known. Over several devices, `args.tensor_split` says how many layers each
+    gets, and compute buffers are near (`budget.estimate.spread`).
 
     Raises:
         ConfigError: the arguments are impossible.
-        MeasurementFailed: the architecture is not known, or there is more than one device (llama.cpp
-            then splits by free memory, which the header does not tell).
+        MeasurementFailed: the architecture is not known, or not over several devices.
     """
     if len(devices) > 1:
-        raise MeasurementFailed(
-            f"the closed form places layers on one device; {len(devices)} are named.",
-            hint="Measure a split over several devices by dry run.",
-            devices=list(devices),
-        )
+        return spread(shape, replace(args, devices=tuple(devices)))
     device = devices[0] if devices else None
     placed = args if devices else replace(args, n_gpu_layers=0)
     check_args(placed, shape)

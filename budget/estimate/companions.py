@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from budget.estimate.shape import GGML_TYPES, ModelShape
-from budget.estimate.tensor_table import INPUT, Tensor, tensor_table
+from budget.estimate.split import ON_HOST, device_of_layers
+from budget.estimate.tensor_table import Tensor, tensor_table
 from budget.estimate.weights import HOST_ALIGNMENT, device_tensor_bytes
-from budget.footprint import EngineArgs, Footprint
+from budget.footprint import HOST, EngineArgs, Footprint
 
 _FLOAT_BYTES = 4
 
@@ -57,17 +60,20 @@ def draft_args(args: EngineArgs, n_layers: int) -> EngineArgs:
 
 
 def adapter_footprints(
-    tensors: Sequence[Tensor], shape: ModelShape, args: EngineArgs, device: str
-) -> tuple[Footprint, Footprint]:
-    """What a LoRA adapter adds on the host and on the device.
+    tensors: Sequence[Tensor], shape: ModelShape, args: EngineArgs
+) -> dict[str, Footprint]:
+    """What a LoRA adapter adds on the host and on each device.
 
     Its tensors lie where the matrices that they adapt do. The compute buffer does not grow: what an
     adapted product adds is gone before the feed-forward's peak (seen in a real engine's log).
     """
     table = tensor_table(tensors, shape.n_layers, GGML_TYPES)
-    # Layers from n_layers + 1 - n_gpu_layers on, and the output, are on the device.
-    first = max(shape.n_layers + 1 - args.n_gpu_layers, 0)
-    moved = (table.layer >= first) & (table.layer != INPUT)
+    places = device_of_layers(args.tensor_split, args.n_gpu_layers, shape.n_layers)
+    # What is no layer's is an input's, which stays on the host.
+    place = np.where(table.layer >= 0, places[np.maximum(table.layer, 0)], ON_HOST)
     on_host = -(-table.n_bytes // HOST_ALIGNMENT) * HOST_ALIGNMENT
-    on_device = device_tensor_bytes(table, device)
-    return Footprint(int(on_host[~moved].sum())), Footprint(int(on_device[moved].sum()))
+    found = {HOST: Footprint(int(on_host[place == ON_HOST].sum()))}
+    for number, device in enumerate(args.layer_devices):
+        there = device_tensor_bytes(table, device)
+        found[device] = Footprint(int(there[place == number].sum()))
+    return found

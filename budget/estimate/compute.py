@@ -33,7 +33,7 @@ Bytes = NDArray[np.int64]
 Side = Literal["host", "device"]
 _SIDES: Final[tuple[Side, Side]] = ("host", "device")
 _FLOAT_BYTES: Final = 4
-_ALIGNMENT: Final = 32
+ALIGNMENT: Final = 32
 _COLUMN: Final = {name: i for i, name in enumerate(FEATURES)}
 
 
@@ -157,5 +157,5 @@ def compute_by_layers(shape: ModelShape, args: EngineArgs) -> tuple[Bytes, Bytes
         each = np.einsum("kf,sf->ks", counts.rows, sums.weights * scales)
         there = _place_of_rows(side, shape.n_layers)[:, None] == sums.places
         n_bytes = np.where(there, each[counts.row_of], 0).max(axis=1).astype(np.int64)
-        found.append(-(-n_bytes // _ALIGNMENT) * _ALIGNMENT)
+        found.append(-(-n_bytes // ALIGNMENT) * ALIGNMENT)
     return found[0], found[1]

@@ -159,6 +159,13 @@ def _feature_counts(shape: ModelShape) -> tuple[FeatureCounts, FeatureCounts]:
     return _distinct(row, on_host), _distinct(row, on_device)
 
 
+def counts_of_layers(shape: ModelShape, layers: NDArray[np.bool_]) -> Matrix:
+    """What a device that has these layers (and nothing of the others) counts, by feature."""
+    own = _layer_counts(shape)[layers].max(axis=0, initial=0.0)
+    shared = _shared_counts(shape, dict(zip(LAYER_FEATURES, own, strict=True)))
+    return np.concatenate([[shared[name] for name in SHARED_FEATURES], own])
+
+
 def _distinct(shared: Matrix, layers: Matrix) -> FeatureCounts:
     """The rows without repetitions: widest layers change a few times along a model."""
     changes = (layers[1:] != layers[:-1]).any(axis=1)

@@ -76,6 +76,19 @@ def weights_by_layers(
     return _weights(shape.table, shape.n_layers, tied=tied, repack=repack, rpc=rpc)
 
 
+def weights_of_layers(shape: ModelShape, device: str) -> tuple[Bytes, int]:
+    """Bytes in a device's buffers: of each layer, the output's as the last, and what layers share.
+
+    A device has the shared ones once as soon as it has any layer but the output.
+    """
+    table, n_layers = shape.table, shape.n_layers
+    n_bytes = device_tensor_bytes(table, device)
+    found = _by_layer(table.layer, n_bytes, n_layers)
+    if shape.tied_embeddings and shape.causal and table.tied >= 0:
+        found[-1] += n_bytes[table.tied]
+    return found, int(n_bytes[table.layer == SHARED].sum())
+
+
 @lru_cache(maxsize=128)
 def _weights(
     table: TensorTable, n_layers: int, *, tied: bool, repack: bool, rpc: bool

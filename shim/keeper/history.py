@@ -17,7 +17,8 @@ SAMPLES_KEPT = 16384
 class LoadStory:
     """One load. `end_ns` is 0 while it lasts; times are monotonic nanoseconds.
 
-    `restore_s` of it went into restoring the KV state of `restored_tokens`.
+    `device` holds most of it, `devices` has the bytes on each that it is on. `restore_s` of it went into
+    restoring the KV state of `restored_tokens`.
     """
 
     load_id: str
@@ -34,6 +35,7 @@ class LoadStory:
     error: str = ""
     restore_s: float = 0.0
     restored_tokens: int = 0
+    devices: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -50,6 +52,7 @@ class EvictStory:
     end_ns: int = 0
     save_s: float = 0.0
     saved_bytes: int = 0
+    devices: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -68,4 +68,5 @@ def evict_story(life: Life, reason: str) -> EvictStory:
         bytes=life.load.bytes,
         reason=reason,
         start_ns=time.monotonic_ns(),
+        devices=life.load.devices,
     )

@@ -206,6 +206,7 @@ class Shell:
             bytes=placement.total_bytes,
             reason=action.reason,
             start_ns=time.monotonic_ns(),
+            devices=dict(placement.bookings),
         )
         self.history.loads.append(story)
         life = Life(

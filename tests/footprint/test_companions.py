@@ -147,10 +147,16 @@ def test_an_adapter_is_split_as_its_model_is(tmp_path: Path) -> None:
     tensors = read_header(write_adapter(tmp_path / "l.gguf", "llama", TARGETS)).tensors
     whole = sum(tensor.n_bytes for tensor in tensors)
     for layers in range(shape.n_layers + 2):
-        args = replace(ARGS, n_gpu_layers=layers)
-        host, device = adapter_footprints(tensors, shape, args, "RPC0")
+        args = replace(ARGS, n_gpu_layers=layers, devices=("RPC0",))
+        parts = adapter_footprints(tensors, shape, args)
         moved = max(layers - 1, 0) * whole // shape.n_layers
-        assert (host.weights_bytes, device.weights_bytes) == (whole - moved, moved)
+        found = parts[HOST].weights_bytes, parts["RPC0"].weights_bytes
+        assert found == (whole - moved, moved)
+    every = shape.n_layers + 1
+    both = replace(ARGS, n_gpu_layers=every, devices=("RPC0", "RPC1"), tensor_split=(1, every - 1))
+    parts = adapter_footprints(tensors, shape, both)
+    one = whole // shape.n_layers
+    assert [parts[d].weights_bytes for d in (HOST, *both.devices)] == [0, one, whole - one]
 
 
 def test_an_adapter_for_another_architecture_is_refused(tmp_path: Path) -> None:

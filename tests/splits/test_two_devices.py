@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from shim.config import Config
 from shim.keeper.catalog import build_catalog
 from tests.splits.conftest import ALL_LAYERS
 from tests.splits.support import rpc_server
+from traces import RunTrace
 
 pytestmark = pytest.mark.real
 
@@ -91,21 +93,32 @@ def test_models_lie_side_by_side_each_whole_on_a_device(
 
 
 def test_a_model_too_big_for_either_is_spread_over_both(
-    servers: list[str], split_models: dict[str, Path]
+    servers: list[str], split_models: dict[str, Path], tmp_path: Path
 ) -> None:
-    """It really runs there, its buffers are where the placement said, and its answer is the CPU's."""
+    """It really runs there, its buffers are where the placement said, and its answer is the CPU's.
+
+    The trace has its load on each device.
+    """
     file = str(split_models["F16"])
     limit = int(whole_bytes(servers, split_models["F16"])["RPC0"] * 0.75)
     config = configured(servers, limit, {"big": {"path": file}})
     placements = build_catalog(config).prepared["big"].placements
     best = placements[0]
     assert (best.args.devices, sum(best.args.tensor_split)) == (BOTH, ALL_LAYERS)
-    with Shim(config, inline=True) as shim:
+    with (
+        Shim(config, inline=True) as shim,
+        RunTrace(directory=tmp_path) as run,
+    ):
         spread = shim.chat("big", "Tell me of the sea.", **ASK).content
         row = engine(shim, "big")
         assert set(row["bytes"]) == {HOST, *BOTH}
         reported_as_placed(row, best)
         check_books(shim)
+    assert run.problems == []
+    assert run.trace_path is not None
+    loads = [e for e in json.loads(run.trace_path.read_text()) if e.get("name") == "model_load big"]
+    on = {event["args"]["keepwarm.device"]: event["args"]["keepwarm.bytes"] for event in loads}
+    assert on == dict(best.bookings)
     alone = {"budget": {"device": "host"}, "models": {"big": {"path": file, **SAME}}}
     with Shim(alone, inline=True) as shim:
         assert shim.chat("big", "Tell me of the sea.", **ASK).content == spread
