@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Literal
 
 from backends.base import Capabilities, Death, Endpoint, LoadReport
-from backends.devices import is_rpc
 from backends.llama.args import LaunchSettings, server_argv
 from backends.llama.binaries import find_binary, library_env
 from backends.llama.control import control_request
-from backends.llama.log import looks_out_of_memory, refused_device, rpc_was_cut
+from backends.llama.failures import ending, load_error, stalled
+from backends.llama.log import looks_out_of_memory
 from backends.llama.memory import gpu_bytes, process_tree, pss_bytes
-from backends.llama.names import DeviceNames, names_of, servers_of
+from backends.llama.names import DeviceNames, names_of
 from backends.llama.process import (
     Gate,
     ServerProcess,
@@ -29,16 +29,12 @@ from backends.llama.process import (
     private_folder,
 )
 from backends.llama.progress import IoCounts, LoadProgress, io_counts
-from backends.llama.rpc import answers
 from backends.llama.slots import Slots
 from backends.page_cache import resident_fraction
 from budget.errors import (
     EndpointError,
-    EngineTimeout,
-    Fact,
     InternalError,
     LoadFailed,
-    OutOfMemory,
 )
 from budget.footprint import HOST, EngineArgs, Placement
 
@@ -234,7 +230,7 @@ class LlamaServerEngine:
             storage=storage,
             file_bytes=total,
             read_bytes=counts.disk_bytes,
-            buffers=process.log.buffers(self._names()),
+            buffers=process.log.buffers(names_of(self._args) if self._args else DeviceNames()),
             pid=process.pid,
         )
 
@@ -270,63 +266,16 @@ class LlamaServerEngine:
                 progress.look(io_counts(process.pid), process.log.lines_seen, now_s)
                 on_progress(progress.fraction)
                 if progress.stalled_for_s(now_s) > self._stall_s:
-                    raise self._stalled(progress.fraction)
+                    raise stalled(self._model_path, progress.fraction, self._stall_s, self.log_tail)
         finally:
             ended.cancel()
             ready.cancel()
 
-    def _stalled(self, fraction: float) -> EngineTimeout:
-        return EngineTimeout(
-            f"loading {self._model_path.name} made no progress for {self._stall_s:g} s"
-            f" ({fraction:.0%} loaded).",
-            hint="Look at the engine's last lines, or raise the stall time-out.",
-            stall_s=self._stall_s,
-            fraction=round(fraction, 3),
-            log_tail=list(self.log_tail),
-        )
-
     async def _load_error(self, code: int) -> LoadFailed:
-        lines = self._running().log.lines
-        facts: dict[str, Fact] = {
-            "exit_code": code,
-            "log_tail": list(self.log_tail),
-            "file": str(self._model_path),
-        }
-        cut_off = await self._rpc_refused()
-        if cut_off or looks_out_of_memory(lines):
-            facts["device"] = (
-                self._only_rpc_device() if cut_off else refused_device(lines, self._names())
-            )
-            return OutOfMemory(
-                f"{self._model_path.name} did not load: a device refused the bytes"
-                f" ({_ending(code)}).\n{_quote(self.log_tail)}",
-                hint="Use fewer layers on that device, a smaller context, or a lower limit.",
-                **facts,
-            )
-        return LoadFailed(
-            f"{self._model_path.name} did not load: llama-server {_ending(code)}.\n"
-            f"{_quote(self.log_tail)}",
-            hint="The file may be damaged or of an architecture that this build does not know.",
-            **facts,
+        process = self._running()
+        return await load_error(
+            self._model_path, code, process.log.lines, self.log_tail, self._args
         )
-
-    def _only_rpc_device(self) -> str | None:
-        """The RPC device of this engine, when it has but one: no line names it when it cuts off."""
-        named = [device for device in (self._args.devices if self._args else ()) if is_rpc(device)]
-        return named[0] if len(named) == 1 else None
-
-    async def _rpc_refused(self) -> bool:
-        """Whether an RPC server cut the load off and is still there.
-
-        That is how it answers a transfer that it has no memory for; one that is gone has crashed.
-        """
-        if self._args is None or not rpc_was_cut(self._running().log.lines):
-            return False
-        servers = servers_of(self._args.rpc)
-        return await asyncio.to_thread(lambda: all(map(answers, servers)))
-
-    def _names(self) -> DeviceNames:
-        return names_of(self._args) if self._args else DeviceNames()
 
     async def wait_death(self) -> Death:
         """Return when the process has ended on its own; after `stop` it never returns: cancel it."""
@@ -335,7 +284,7 @@ class LlamaServerEngine:
             await asyncio.get_running_loop().create_future()
         lines = self._running().log.lines
         return Death(
-            message=f"llama-server of {self._model_id} {_ending(code)}",
+            message=f"llama-server of {self._model_id} {ending(code)}",
             exit_code=code,
             log_tail=self.log_tail,
             out_of_memory=looks_out_of_memory(lines[-8:]),
@@ -408,14 +357,3 @@ def _cached_fraction(files: Mapping[Path, int]) -> float:
     if total == 0:
         return 1.0
     return sum(resident_fraction(path) * size for path, size in files.items()) / total
-
-
-def _ending(code: int) -> str:
-    if code < 0:
-        note = " (abort)" if code == -6 else ""
-        return f"was ended by signal {-code}{note}"
-    return f"exited with code {code}"
-
-
-def _quote(lines: tuple[str, ...]) -> str:
-    return "\n".join(f"  | {line}" for line in lines[-6:])

@@ -24,16 +24,6 @@ YieldListener = Callable[[str, str], None]
 
 
 @dataclass(slots=True)
-class Prepared:
-    """An engine whose process starts while its bytes are still somebody's who leaves."""
-
-    engine: Engine
-    entry: CatalogEngine
-    option_index: int
-    task: asyncio.Task[None]
-
-
-@dataclass(slots=True)
 class Life:
     """One life of an engine: its process, the tasks around it, and its story."""
 

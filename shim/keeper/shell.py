@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from backends.base import Engine
 from budget import actions as act
 from budget import events as ev
 from budget.core import BudgetCore
@@ -27,7 +28,6 @@ from shim.keeper.life import (
     Done,
     EngineFactory,
     Life,
-    Prepared,
     RevokeListener,
     YieldListener,
     evict_story,
@@ -35,6 +35,7 @@ from shim.keeper.life import (
 )
 from shim.keeper.sayings import say
 from shim.keeper.staging import Stager
+from shim.keeper.starting import StartsAhead
 
 LOG = logging.getLogger("keepwarm.keeper")
 
@@ -59,7 +60,6 @@ class Shell:
         self.catalog = catalog
         self.history = History()
         self.lives: dict[str, Life] = {}
-        self._prepared: dict[str, Prepared] = {}
         self.on_revoke: RevokeListener = lambda _client, _error: None
         self.on_yield: YieldListener = lambda _client, _lease: None
         self._runtime = runtime
@@ -71,6 +71,7 @@ class Shell:
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
+        self._ahead = StartsAhead(self._loop)
         self._last_death: dict[str, dict[str, Any]] = {}
         self.gone = asyncio.Condition()
 
@@ -86,8 +87,8 @@ class Shell:
         changed = False
         for action in actions:
             changed |= self._carry_out(action)
-        if self._prepared:
-            self._discard_unneeded()
+        if self._ahead:
+            self._ahead.keep_only(self.core.desk.claims)
         if changed or not isinstance(event, ev.RequestArrived | ev.LeaseEnded | ev.TimerDue):
             self._sample()
 
@@ -165,39 +166,18 @@ class Shell:
         self._spawn(self.stager.stage(engine_id, files, story))
 
     def _prepare(self, action: act.Prepare) -> None:
-        """Start an engine's process; it takes next to nothing until its load begins."""
-        entry = self.catalog.engines[action.engine_id]
+        entry, index = self.catalog.engines[action.engine_id], action.option_index
+        self._ahead.prepare(action.engine_id, entry, index, self._new_engine(entry, index))
+
+    def _new_engine(self, entry: CatalogEngine, option_index: int) -> Engine:
         engine = self.factory(entry, self._runtime)
-        placement = entry.placements[action.option_index]
-        self.kv.begin(engine, entry, placement)
-        # Whoever awaits the task gets its failure: the load, or nobody when it is not needed.
-        task = self._loop.create_task(engine.prepare(placement))
-        self._discard(action.engine_id)
-        self._prepared[action.engine_id] = Prepared(engine, entry, action.option_index, task)
-
-    def _discard_unneeded(self) -> None:
-        """End what was prepared for promises that have fallen."""
-        claims = self.core.desk.claims
-        for engine_id in [e for e in self._prepared if e not in claims]:
-            self._discard(engine_id)
-
-    def _discard(self, engine_id: str) -> None:
-        prepared = self._prepared.pop(engine_id, None)
-        if prepared is not None:
-            self._spawn(_end_prepared(prepared))
-
-    def _prepared_for(self, action: act.Load, entry: CatalogEngine) -> Prepared | None:
-        """What was prepared for exactly this load; anything else for this engine ends."""
-        found = self._prepared.get(action.engine_id)
-        if found is None or (found.entry, found.option_index) != (entry, action.option_index):
-            self._discard(action.engine_id)
-            return None
-        return self._prepared.pop(action.engine_id)
+        self.kv.begin(engine, entry, entry.placements[option_index])
+        return engine
 
     def _start_load(self, action: act.Load) -> None:
         entry = self.catalog.engines[action.engine_id]
         placement = entry.placements[action.option_index]
-        prepared = self._prepared_for(action, entry)
+        prepared = self._ahead.take(action.engine_id, entry, action.option_index)
         story = LoadStory(
             load_id=f"{action.engine_id}/{action.generation}",
             engine=action.engine_id,
@@ -210,7 +190,7 @@ class Shell:
         )
         self.history.loads.append(story)
         life = Life(
-            prepared.engine if prepared else self.factory(entry, self._runtime),
+            prepared.engine if prepared else self._new_engine(entry, action.option_index),
             entry,
             action.generation,
             story,
@@ -231,9 +211,7 @@ class Shell:
         why = "; ".join(text for text in (action.reason, placement.reason) if text)
         LOG.info("loading %s (%s): %d bytes", entry.label, why, placement.total_bytes)
         try:
-            if life.preparing is None:
-                self.kv.begin(life.engine, entry, placement)
-            else:
+            if life.preparing is not None:
                 await asyncio.shield(life.preparing)
             life.report = await life.engine.start(placement, progressed)
             await self.kv.started(life.engine, warm_up_of(life), story)
@@ -398,8 +376,7 @@ class Shell:
         for task in mine:
             task.cancel()
         await asyncio.gather(*mine, return_exceptions=True)
-        await asyncio.gather(*(_end_prepared(prepared) for prepared in self._prepared.values()))
-        self._prepared.clear()
+        await self._ahead.close()
         await asyncio.gather(*(self._stop(life, grace_s=grace_s) for life in self.lives.values()))
         self.lives.clear()
         await self.kv.close(keep=keep_kv)
@@ -419,12 +396,6 @@ class Shell:
                 if device == view.device
             }
             self.history.sample(ns, view, by_model)
-
-
-async def _end_prepared(prepared: Prepared) -> None:
-    """End an engine that was prepared and is not needed."""
-    await asyncio.gather(prepared.task, return_exceptions=True)
-    await prepared.engine.stop(grace_s=0.0)
 
 
 def _error(wire: Any) -> KeepwarmError:
