@@ -133,18 +133,18 @@ class Prefetcher:
 
     def _may_load(self, absent: list[EngineRecord]) -> bool:
         desk = self._desk
-        wanted = bool(absent) and desk.settings.prefetch == "load"
+        wanted = bool(absent) and desk.settings.prefetch in ("load", "spare")
         return wanted and not desk.residents.loading and not self.cores_are_busy
 
     @property
     def cores_are_busy(self) -> bool:
-        """Whether the engines in use compute on every core.
+        """Whether loads ahead wait for a core ("spare"): the engines in use compute on all of them.
 
-        A load beside them takes from the generation more than it hides: their threads wait for one
-        another at every layer, so that one that shares its core slows all of them.
+        A load beside them can take more from the generation than it hides: their threads wait for
+        one another at every layer, so that one that shares its core slows all of them.
         """
         cores = self._desk.settings.cores
-        if cores is None:
+        if cores is None or self._desk.settings.prefetch != "spare":
             return False
         working = {e.engine_id: e.option.threads for e in self._desk.leases.values()}
         return sum(working.values()) >= cores

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Prefetch = Literal["off", "stage", "load"]
+Prefetch = Literal["off", "stage", "spare", "load"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class Settings:
     may wait in all; `max_queue_per_model`: for one model name; None is no bound of its own.
     `preempt`: leases of lower priority may be asked to yield.
     `prefetch`: what planned uses may cause before they are asked for. `cores`: those that engines
-    compute on; a load ahead needs one that is free. None: there are always enough.
+    compute on; with "spare" a load ahead needs one that is free. None: there are always enough.
     """
 
     max_wait_s: float = 15.0

@@ -32,6 +32,6 @@ def _done(prefetch: Mapping[str, Any]) -> list[str]:
     said.append(f"{size(prefetch['staged_bytes'])} staged, {size(prefetch['wasted_bytes'])} wasted")
     if prefetch["staging"]:
         said.append(f"reading {prefetch['staging']}")
-    if prefetch["mode"] == "load" and prefetch["cores_are_busy"]:
+    if prefetch["cores_are_busy"]:
         said.append("loads wait for a free core")
     return said

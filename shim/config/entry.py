@@ -97,8 +97,8 @@ class ModelEntry(Section):
     )
     threads: int | None = key(
         None,
-        "CPU threads of the engine; left out: all cores. Without a GPU, one less lets plans load "
-        "ahead.",
+        "CPU threads of the engine; left out: all cores. Without a GPU, one less leaves a core "
+        "to loads ahead.",
         "1 or more",
         ge=1,
         le=4096,

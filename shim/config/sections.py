@@ -105,12 +105,14 @@ class BudgetSection(Section):
         ge=0,
     )
 
-    prefetch: Literal[True, False, "stage"] = key(
+    prefetch: Literal[True, False, "spare", "stage"] = key(
         ON,
         "What declared plans may cause ahead: `true` loads what comes next where nobody needs the "
-        "bytes and a core is free of generating (see `threads`), and reads its file into the page cache "
-        'elsewhere; `"stage"` only reads; `false` does neither.',
-        'true, false or "stage"',
+        "bytes, and reads its file into the page cache where they are needed; "
+        '`"spare"` loads only while a core is free of generating (see `threads`), which is the faster '
+        'choice without a GPU when engines compute on all cores; `"stage"` only reads; `false` does '
+        "neither.",
+        'true, false, "spare" or "stage"',
     )
     stage_rate: Size = key(
         Amount(fixed_bytes=10**9),

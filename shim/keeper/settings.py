@@ -11,7 +11,12 @@ from shim.config import Config
 RESTART_KEYS: Final = frozenset({"budget.policy", "kv.folder"})
 """Keys that a running keeper cannot take over. Other devices refuse the whole reload."""
 
-_PREFETCH: Final[dict[bool | str, Prefetch]] = {True: "load", False: "off", "stage": "stage"}
+_PREFETCH: Final[dict[bool | str, Prefetch]] = {
+    True: "load",
+    False: "off",
+    "spare": "spare",
+    "stage": "stage",
+}
 
 
 def core_settings(config: Config) -> Settings:

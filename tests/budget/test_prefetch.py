@@ -10,6 +10,7 @@ from budget.desk import PREFETCH
 from budget.engines import EngineSpec, Option
 from budget.errors import UnknownModel
 from budget.residency import State
+from budget.settings import Prefetch
 from tests.budget.machine import Shell, engine, model, shell_of
 
 
@@ -199,13 +200,13 @@ def test_stage_only_loads_nothing_ahead() -> None:
     assert not shell.loads()
 
 
-def on_cores(threads: int, cores: int) -> Shell:
+def on_cores(threads: int, cores: int, prefetch: Prefetch = "spare") -> Shell:
     """Three engines that all fit and compute on so many of a machine's cores."""
     specs = [EngineSpec(n, (Option((("gpu", 30),), 30.0, threads=threads),), 2) for n in "abc"]
-    return shell_of(100, specs, prefetch="load", cores=cores)
+    return shell_of(100, specs, prefetch=prefetch, cores=cores)
 
 
-def test_where_every_core_computes_what_comes_next_is_only_staged() -> None:
+def test_with_spare_and_every_core_computing_what_comes_next_is_only_staged() -> None:
     """A load would slow the generation by more than it hides; it begins when the lease ends."""
     shell = on_cores(threads=4, cores=4)
     lease = shell.serve("a")
@@ -233,6 +234,15 @@ def test_with_a_core_free_the_next_load_runs_beside_the_generation() -> None:
     shell.end(leases.pop())
     shell.settle()
     assert shell.state("c") is State.IDLE
+
+
+def test_a_load_ahead_runs_beside_any_generation_unless_told_otherwise() -> None:
+    """`prefetch = true`: what fits beside what is leased is loaded, whatever the cores do."""
+    shell = on_cores(threads=4, cores=4, prefetch="load")
+    shell.serve("a")
+    shell.plan("b")
+    shell.settle()
+    assert shell.state("b") is State.IDLE
 
 
 def test_off_plans_do_nothing_ahead() -> None:
