@@ -96,19 +96,22 @@ def spread_options(variant: Variant, pools: Pools) -> list[Option]:
 
     Layers follow one another, so that a token takes the mean of the devices' times.
     """
-    if len(pools.devices) < 2:
-        return []
-    whole = variant.whole
+    return [spread_at(variant, pools, variant.whole)] if len(pools.devices) > 1 else []
+
+
+def spread_at(variant: Variant, pools: Pools, layers: int) -> Option:
+    """So many layers on all devices together, by their limits; the rest is on the host."""
+    kind: Kind = "spread" if layers == variant.whole else "split"
     limits = np.array(pools.limits[1:], dtype=float)
     shares = limits / limits.sum()
-    needed = int(variant.device_bytes[whole])
+    needed = int(variant.device_bytes[layers])
     # A layer goes to one device as a whole, so that each may get one more than its share.
-    layer = needed // max(whole, 1)
-    amounts = (int(variant.host_bytes[whole]), *(int(needed * s) + layer for s in shares))
+    layer = needed // max(layers, 1)
+    amounts = (int(variant.host_bytes[layers]), *(int(needed * s) + layer for s in shares))
     seconds = sum(
-        float(variant.token_s[d][whole]) * s for d, s in zip(pools.devices, shares, strict=True)
+        float(variant.token_s[d][layers]) * s for d, s in zip(pools.devices, shares, strict=True)
     )
-    return [Option("spread", pools.devices, whole, amounts, seconds)]
+    return Option(kind, pools.devices, layers, amounts, seconds)
 
 
 def _splits(variant: Variant, pools: Pools, device: str, min_gain: float) -> list[Option]:

@@ -19,9 +19,9 @@ _GB = 1e9
 
 @click.command()
 @click.argument("models", nargs=-1, metavar="[FILE|NAME|CONFIGURED]...")
-@click.option("--vram", help='A GPU that need not be here: its bytes, such as "8GiB".')
+@click.option("--vram", help='GPUs that need not be here: bytes of each, "8GiB" or "8GiB,12GiB".')
 @click.option("--bandwidth", type=float, help="Its memory bandwidth by its data sheet, in GB/s.")
-@click.option("--gpus", type=click.IntRange(min=1), default=1, help="How many of them.")
+@click.option("--gpus", type=click.IntRange(min=1), help="How many of them, all of one size.")
 @click.option("--host-bandwidth", type=float, help="The host's memory bandwidth, in GB/s.")
 @click.option("--host-memory", help='The host\'s memory, such as "32GiB".')
 @click.option("--device", help="A device of this machine, instead of --vram.")
@@ -35,7 +35,7 @@ def recommend(
     models: tuple[str, ...],
     vram: str | None,
     bandwidth: float | None,
-    gpus: int,
+    gpus: int | None,
     host_bandwidth: float | None,
     host_memory: str | None,
     device: str | None,
@@ -54,9 +54,8 @@ def recommend(
     if vram is not None and device is not None:
         raise InvalidRequest("--vram and --device contradict each other.", hint="Give one of them.")
     target = here(
-        vram_bytes=None if vram is None else _bytes("--vram", vram),
+        vram=_gpus(vram, gpus),
         bandwidth_bytes_per_s=_rate("--bandwidth", bandwidth),
-        n_gpus=gpus,
         host_bytes=None if host_memory is None else _bytes("--host-memory", host_memory),
         host_bytes_per_s=_rate("--host-bandwidth", host_bandwidth),
         device=device,
@@ -71,6 +70,20 @@ def recommend(
 
 def _json(rows: list[Advice]) -> dict[str, Any]:
     return {"models": [row.to_json() for row in rows]}
+
+
+def _gpus(vram: str | None, count: int | None) -> list[int] | None:
+    """The bytes of each GPU that is asked about; None for those that are here."""
+    if vram is None:
+        if count is not None:
+            raise InvalidRequest("--gpus counts GPUs of --vram.", hint="Say --vram 8GiB too.")
+        return None
+    sizes = [_bytes("--vram", text.strip()) for text in vram.split(",")]
+    if count is not None and len(sizes) > 1:
+        raise InvalidRequest(
+            "--gpus and several sizes contradict each other.", hint="Give one of them."
+        )
+    return sizes * (count or 1)
 
 
 def _bytes(option: str, text: str) -> int:
@@ -92,7 +105,7 @@ def _rate(option: str, gb_per_s: float | None) -> float | None:
 
 
 def _print(target: Target, rows: list[Advice], named: list[Subject]) -> None:
-    gpu = f"{target.n_gpus} x {size(target.vram_bytes)}" if target.n_gpus else "no GPU"
+    gpu = " + ".join(size(n_bytes) for n_bytes in target.vram) or "no GPU"
     click.echo(f"{gpu}, host {size(target.host_bytes)}; bandwidths {target.origin}")
     click.echo()
     table = [
@@ -101,6 +114,7 @@ def _print(target: Target, rows: list[Advice], named: list[Subject]) -> None:
             row.file_type,
             size(row.total_bytes),
             row.verdict,
+            row.kind or "",
             row.runtime,
             f"{row.tokens_per_s:.1f}" if row.tokens_per_s else "",
             f"{row.cpu_tokens_per_s:.1f}" if row.cpu_tokens_per_s else "",
@@ -108,7 +122,7 @@ def _print(target: Target, rows: list[Advice], named: list[Subject]) -> None:
         )
         for row in rows
     ]
-    columns = ("model", "type", "bytes", "", "runtime", "tokens/s", "CPU alone", "why")
+    columns = ("model", "type", "bytes", "", "placed", "runtime", "tokens/s", "CPU alone", "why")
     print_table(columns, table, right=("bytes", "tokens/s", "CPU alone"))
     if not named:
         click.echo("There is no model to speak of.")

@@ -16,7 +16,7 @@ from budget.estimate.shape import ModelShape
 from budget.footprint import HOST, EngineArgs
 from budget.planning.known import FILE_TYPES, KNOWN, known_shape
 from budget.planning.machine import MachineFigures, SideFigures, assumed_side
-from budget.planning.options import Option, Pools, options_of
+from budget.planning.options import Kind, Option, Pools, option_at, options_of, spread_at
 from budget.planning.runtimes import VLLM_SHARE, Case, choose_runtime
 from budget.planning.tables import Candidate, Variant
 from budget.planning.traffic import decode_seconds, decode_traffic
@@ -34,18 +34,28 @@ Verdict = Literal["fits", "split", "CPU", "no"]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The machine to advise for. `origin` says where the bandwidths are from."""
+    """The machine to advise for: the bytes of each GPU. `origin` says where the bandwidths are from."""
 
-    n_gpus: int
-    vram_bytes: int
+    vram: tuple[int, ...]
     host_bytes: int
     gpu: SideFigures | None
     host: SideFigures
     origin: str
 
+    @property
+    def n_gpus(self) -> int:
+        """How many GPUs there are."""
+        return len(self.vram)
+
+    @property
+    def vram_bytes(self) -> int:
+        """The bytes of the smallest GPU; 0 without one."""
+        return min(self.vram, default=0)
+
     def to_json(self) -> dict[str, Any]:
         """JSON-serialisable data."""
-        return asdict(self)
+        data = {**asdict(self), "vram": list(self.vram)}
+        return {"n_gpus": self.n_gpus, "vram_bytes": self.vram_bytes, **data}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +70,10 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """One row: whether it fits, how fast it is, what runs it. Rates are None where it does not run."""
+    """One row: whether it fits, how fast it is, what runs it. Rates are None where it does not run.
+
+    `kind` is `whole`, `spread` (over several GPUs), `split` (with the CPU) or `cpu`.
+    """
 
     name: str
     file_type: str
@@ -75,6 +88,7 @@ class Advice:
     rule: str
     also: tuple[str, ...]
     reason: str
+    kind: Kind | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON-serialisable data."""
@@ -83,9 +97,8 @@ class Advice:
 
 def here(
     *,
-    vram_bytes: int | None = None,
+    vram: Sequence[int] | None = None,
     bandwidth_bytes_per_s: float | None = None,
-    n_gpus: int = 1,
     host_bytes: int | None = None,
     host_bytes_per_s: float | None = None,
     device: str | None = None,
@@ -104,16 +117,14 @@ def here(
     gpus = [d for d in found if d.kind == "cuda"]
     if device is not None:
         gpus = [find_device(device)] if device != HOST else []
-    if vram_bytes is not None:
-        count, vram, name = n_gpus, vram_bytes, ""
-    else:
-        count = len(gpus)
-        vram = min((d.total_bytes for d in gpus), default=0)
+    name = ""
+    if vram is None:
+        vram = [gpu.total_bytes for gpu in gpus]
         name = gpus[0].name if gpus else ""
     host, host_origin = _side(measured, HOST, host_bytes_per_s, ASSUMED_HOST_BYTES_PER_S)
     gpu, gpu_origin = _side(measured, name, bandwidth_bytes_per_s, ASSUMED_GPU_BYTES_PER_S)
-    origin = f"host {host_origin}" + (f", GPU {gpu_origin}" if count else "")
-    return Target(count, vram, memory, gpu if count else None, host, origin)
+    origin = f"host {host_origin}" + (f", GPU {gpu_origin}" if vram else "")
+    return Target(tuple(vram), memory, gpu if vram else None, host, origin)
 
 
 def _side(
@@ -206,7 +217,7 @@ def _variant(shape: ModelShape, args: EngineArgs, target: Target) -> Variant:
 
 def _advice(subject: Subject, target: Target, variant: Variant, users: int) -> Advice:
     limits = {HOST: target.host_bytes}
-    limits |= {f"{GPU}:{number}": target.vram_bytes for number in range(target.n_gpus)}
+    limits |= {f"{GPU}:{number}": n_bytes for number, n_bytes in enumerate(target.vram)}
     pools = Pools.of(limits)
     model = Candidate(subject.name, (variant,))
     options: dict[str, Option] = {}
@@ -242,25 +253,18 @@ def _advice(subject: Subject, target: Target, variant: Variant, users: int) -> A
         verdict.rule.condition,
         tuple(rule.condition for rule in verdict.also),
         _why(verdict.rule.because, chosen, variant),
+        chosen.kind,
     )
 
 
 def _most_layers(variant: Variant, pools: Pools) -> Option | None:
-    """The fastest split that one GPU and the host hold."""
-    if not pools.devices:
-        return None
-    found = [
-        Option(
-            "split",
-            pools.devices[:1],
-            k,
-            (int(variant.host_bytes[k]), int(variant.device_bytes[k])),
-            float(variant.token_s[pools.devices[0]][k]),
-        )
-        for k in range(1, variant.whole)
-        if variant.host_bytes[k] <= pools.limits[0] and variant.device_bytes[k] <= pools.limits[1]
-    ]
-    return min(found, key=lambda option: option.token_s, default=None)
+    """The fastest split that the host and the GPUs, one or all together, hold."""
+    layers = range(1, variant.whole)
+    found = [option_at(variant, pools, device, k) for device in pools.devices for k in layers]
+    if len(pools.devices) > 1:
+        found += [spread_at(variant, pools, k) for k in layers]
+    held = [option for option in found if pools.hold(option.pool_bytes)]
+    return min(held, key=lambda option: option.token_s, default=None)
 
 
 def _case(
@@ -271,15 +275,15 @@ def _case(
     users: int,
 ) -> Case:
     needed = int(variant.device_bytes[variant.whole])
-    share = VLLM_SHARE * target.vram_bytes
+    # A tensor is cut in equal parts: the smallest GPU decides how much all together hold.
+    together = VLLM_SHARE * target.vram_bytes * target.n_gpus
     return Case(
         users=users,
         n_gpus=target.n_gpus,
         fits_one="whole" in options,
         fits_all="whole" in options or "spread" in options,
-        vllm_fits_one="whole" in options and needed <= share,
-        vllm_fits_all=("spread" in options or "whole" in options)
-        and needed <= share * target.n_gpus,
+        vllm_fits_one="whole" in options and needed <= VLLM_SHARE * max(target.vram, default=0),
+        vllm_fits_all=("spread" in options or "whole" in options) and needed <= together,
         fits_host="cpu" in options,
         fits_split=split is not None,
         split_gain=variant.cpu_token_s / split.token_s if split else 0.0,
@@ -287,13 +291,20 @@ def _case(
 
 
 def _why(because: str, chosen: Option, variant: Variant) -> str:
+    if chosen.kind == "spread":
+        return f"over {len(chosen.devices)} GPUs, whole on none; {because}"
     if chosen.kind != "split":
         return because
     gain = variant.cpu_token_s / chosen.token_s
     return (
-        f"{chosen.n_gpu_layers} of {variant.whole} layers on the GPU, {gain:.2f} times the CPU "
+        f"{chosen.n_gpu_layers} of {variant.whole} layers on {_on(chosen)}, {gain:.2f} times the CPU "
         f"alone; {because}"
     )
+
+
+def _on(chosen: Option) -> str:
+    count = len(chosen.devices)
+    return "the GPU" if count == 1 else f"{count} GPUs"
 
 
 def _none(subject: Subject, reason: str, rule: str = "", variant: Variant | None = None) -> Advice:

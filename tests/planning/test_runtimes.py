@@ -119,3 +119,18 @@ def test_recommend_refuses_what_makes_no_sense() -> None:
         ["no-such-model"],
     ):
         assert runner.invoke(main, ["recommend", *words]).exit_code == 2
+
+
+def test_several_gpus_are_one_size_each_and_say_whole_spread_or_split() -> None:
+    """`--vram 8GiB,12GiB`: whole on the bigger one, spread over both, or split with the CPU."""
+    target = here(vram=[8 * GIB, 12 * GIB], host_bytes=64 * GIB)
+    assert (target.n_gpus, target.vram_bytes) == (2, 8 * GIB)
+    found = {
+        name: advise(subject, target, 1, 4096).kind
+        for name in ("llama-3.1-8b:Q8_0", "llama-2-13b:Q8_0", "llama-3.1-70b:Q4_K_M")
+        for subject in subjects([name], Config())
+    }
+    assert list(found.values()) == ["whole", "spread", "split"]
+    one = here(vram=[12 * GIB], host_bytes=64 * GIB)
+    (thirteen,) = subjects(["llama-2-13b:Q8_0"], Config())
+    assert advise(thirteen, one, 1, 4096).kind == "split"
