@@ -10,12 +10,15 @@ on more than their activations, and are not known.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from budget.errors import MeasurementFailed
+from budget.estimate import ggml_graph as sides
+from budget.estimate.allocator import reserved_bytes
 from budget.estimate.arguments import check_args
 from budget.estimate.compute import (
     ALIGNMENT,
@@ -24,6 +27,7 @@ from budget.estimate.compute import (
     sums_of,
 )
 from budget.estimate.features import FEATURES, counts_of_layers, feature_scales, mode
+from budget.estimate.graphs import graph_of
 from budget.estimate.kv import kv_by_layer
 from budget.estimate.recurrent import recurrent_by_layer
 from budget.estimate.shape import ModelShape
@@ -99,12 +103,23 @@ def _weights(shape: ModelShape, device: str, mine: Flags) -> int:
     return int(by_layer[mine].sum()) + shared * bool(mine[:-1].any())
 
 
+def _alone(shape: ModelShape, args: EngineArgs, layers: int) -> tuple[int, int]:
+    """Compute buffers of the host and of one device, were it the only one and had so many layers."""
+    one = replace(args, n_gpu_layers=layers, devices=args.layer_devices[:1], tensor_split=())
+    graph = graph_of(shape, one)
+    if graph is None:
+        host, device = compute_by_layers(shape, one)
+        return int(host[layers]), int(device[layers])
+    found = reserved_bytes(graph, {sides.HOST: ALIGNMENT, sides.DEVICE: ALIGNMENT})
+    return found[sides.HOST], found[sides.DEVICE]
+
+
 def _is_pipeline(shape: ModelShape, args: EngineArgs) -> bool:
     return args.n_gpu_layers > shape.n_layers
 
 
 def _host_compute(shape: ModelShape, args: EngineArgs) -> int:
-    alone = int(compute_by_layers(shape, args)[0][args.n_gpu_layers])
+    alone = _alone(shape, args, args.n_gpu_layers)[0]
     if not _is_pipeline(shape, args):
         return alone
     counts = counts_of_layers(shape, np.ones(shape.n_layers, dtype=bool))
@@ -119,7 +134,15 @@ def _device_compute(shape: ModelShape, args: EngineArgs, mine: Flags) -> int:
     place = min(count, 3) - 1 if has_output else 2
     if pipeline and place == 2:
         place = 3
-    n_bytes = _largest(shape, args, counts, _PLACES[place], has_output=has_output and shape.causal)
+    if has_output and (place < 3 or _like_all(shape, counts)):
+        n_bytes = _alone(shape, args, count if place < 3 else shape.n_layers + 1)[1]
+    elif _like_all(shape, counts) and not args.embeddings:
+        # Logits are few: without the output a device takes as much as with it.
+        n_bytes = _alone(shape, args, shape.n_layers + (place == 3))[1]
+    else:
+        n_bytes = _largest(
+            shape, args, counts, _PLACES[place], has_output=has_output and shape.causal
+        )
     if pipeline and place:
         n_bytes += (COPIES - 1) * inputs_bytes(shape, args, counts)
         twice = bool(mine[0]) and shape.architecture in _CROSS_TWICE
@@ -127,6 +150,12 @@ def _device_compute(shape: ModelShape, args: EngineArgs, mine: Flags) -> int:
     elif pipeline:
         n_bytes += COPIES * int(feature_scales(shape, args)[_COLUMN["output_rows"]]) * shape.n_embd
     return -(-n_bytes // ALIGNMENT) * ALIGNMENT
+
+
+def _like_all(shape: ModelShape, counts: NDArray[np.float64]) -> bool:
+    """Whether a device's layers are as wide as all of the model's."""
+    every = counts_of_layers(shape, np.ones(shape.n_layers, dtype=bool))
+    return bool((counts == every).all())
 
 
 def _largest(

@@ -11,6 +11,10 @@ from budget.errors import UnknownModel
 from budget.planning.known import known_shape
 from budget.planning.runtimes import Case, choose_runtime
 from shim.cli import main
+from shim.config import Config
+from shim.planned.recommend import advise, here, subjects
+
+GIB = 1 << 30
 
 BASE = Case(
     users=1,
