@@ -6,17 +6,20 @@ runs in a short-lived process, because a wrong argument makes ggml abort whateve
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from os import environ
+from os import environ, pathsep
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from backends.footprint import probe
+from backends.footprint import probe_native as probe
+from backends.llama.connections import free_within
 from backends.llama.names import names_of, servers_of
 from budget.errors import BadModelFile, ConfigError, KeepwarmError, MeasurementFailed
 from budget.estimate.architectures import NORM_FIRST
@@ -26,7 +29,12 @@ from budget.footprint import HOST, EngineArgs, Footprint
 
 DEFAULT_TIMEOUT_S: Final = 60.0
 _TAIL_LINES: Final = 12
-_PROBE: Final = str(Path(probe.__file__))
+_BUSY_S: Final = 2.0
+"""Seconds that an RPC server is given to finish with another client: dry runs are shorter."""
+_ONE_AT_A_TIME: Final = threading.Lock()
+_PROBE: Final = ("-m", "backends.footprint.probe")
+# The process finds the packages where this one does, wherever that is run.
+_ROOT: Final = str(Path(probe.__file__).parents[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +118,8 @@ def measure(path: str | Path, args: EngineArgs, *, timeout_s: float = DEFAULT_TI
     check_args(args)
     started = time.monotonic()
     request = json.dumps({"path": str(path), "args": _wire_args(args)})
-    answer = _ask(str(path), request, timeout_s)
+    with _served(path, args.rpc):
+        answer = _ask(str(path), request, timeout_s)
     return _dry_run(answer, args, time.monotonic() - started)
 
 
@@ -128,12 +137,35 @@ def measure_many(
         check_args(args)
         request = json.dumps({"path": str(path), "many": [_wire_args(args) for args in many]})
     started = time.monotonic()
-    answers = _ask(str(path), request, timeout_s)
+    with _served(path, many[0].rpc if many else ()):
+        answers = _ask(str(path), request, timeout_s)
     each_s = (time.monotonic() - started) / max(len(many), 1)
     return [
         None if "error" in answer else _dry_run(answer, args, each_s)
         for answer, args in zip(answers, many, strict=True)
     ]
+
+
+@contextlib.contextmanager
+def _served(path: str | Path, endpoints: Sequence[str]) -> Iterator[None]:
+    """While RPC servers are asked: nobody else of this process asks one.
+
+    Raises:
+        MeasurementFailed: one of them serves another client. Facts: `busy`.
+    """
+    if not endpoints:
+        yield
+        return
+    with _ONE_AT_A_TIME:
+        busy = [endpoint for endpoint in endpoints if not free_within(endpoint, _BUSY_S)]
+        if busy:
+            raise MeasurementFailed(
+                f"the dry measurement of {path} found {', '.join(busy)} busy with another client.",
+                hint="It serves one at a time: measure again when that one has left.",
+                file=str(path),
+                busy=busy,
+            )
+        yield
 
 
 def _dry_run(answer: Mapping[str, Any], args: EngineArgs, seconds: float) -> DryRun:
@@ -207,7 +239,8 @@ def measure_projector(
         "use_gpu": any(name != HOST for name in args.devices),
         "flash_attention": args.flash_attention,
     }
-    answer = _ask(str(path), json.dumps(request), timeout_s)
+    with _served(path, args.rpc):
+        answer = _ask(str(path), json.dumps(request), timeout_s)
     found: dict[str, int] = {}
     for row in answer:
         device = HOST if row["device"] is None else names_of(args).ours(row["device"])
@@ -215,16 +248,21 @@ def measure_projector(
     return found
 
 
+def _python_path() -> str:
+    inherited = environ.get("PYTHONPATH")
+    return f"{_ROOT}{pathsep}{inherited}" if inherited else _ROOT
+
+
 def _ask(path: str, request: str, timeout_s: float) -> Any:
     try:
         done = subprocess.run(
-            [sys.executable, "-P", _PROBE],
+            [sys.executable, "-P", *_PROBE],
             input=request,
             capture_output=True,
             text=True,
             errors="replace",
             timeout=timeout_s,
-            env={**environ, "GGML_NO_BACKTRACE": "1"},
+            env={**environ, "GGML_NO_BACKTRACE": "1", "PYTHONPATH": _python_path()},
             check=False,
         )
     except subprocess.TimeoutExpired as error:

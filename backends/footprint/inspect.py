@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -25,8 +24,8 @@ from backends.footprint.learned import Learned, LearnedStore
 from backends.footprint.machine_overhead import stored_overhead
 from backends.gguf.header import GgufHeader, read_header
 from backends.gguf.skim import SkimmedArray
-from backends.llama.binaries import build_id, find_binary
-from budget.errors import ConfigError
+from backends.llama.binaries import binding_folder, build_id, find_binary
+from budget.errors import ConfigError, MeasurementFailed
 from budget.estimate.architectures import FITTED_BUILD
 from budget.estimate.arguments import check_args
 from budget.estimate.closed_form import estimate
@@ -45,7 +44,7 @@ _MERGES: Final = "tokenizer.ggml.merges"
 
 def dry_run_available() -> bool:
     """Whether llama.cpp's dry measurement can run on this machine."""
-    return platform.machine() == "x86_64" and importlib.util.find_spec("llama_cpp") is not None
+    return platform.machine() == "x86_64" and binding_folder() is not None
 
 
 def _measure(path: str, args: EngineArgs) -> DryRun:
@@ -65,6 +64,8 @@ class Inspector:
     learned: LearnedStore | None = None
     """Corrections to book; without it placements are as estimated."""
     _stored: OverheadModel | None = field(default=None, init=False)
+    _busy: set[str] = field(default_factory=set, init=False)
+    """RPC servers that served another client when they were asked; not asked again by this one."""
 
     def placement(
         self, header: GgufHeader, args: EngineArgs, device: str, source: RequestedSource = "auto"
@@ -84,7 +85,16 @@ class Inspector:
         check_args(placed, shape)
         placed = normal(placed, shape.n_layers)
         used = self._source(source)
-        parts = self._parts(header, placed, used)
+        if used == "dry-run" and source == "auto" and self._busy.intersection(placed.rpc):
+            used = "closed-form"
+        try:
+            parts = self._parts(header, placed, used)
+        except MeasurementFailed as error:
+            if source != "auto" or not error.facts.get("busy"):
+                raise
+            # It serves one client at a time: the header answers until the engine there has left.
+            self._busy.update(placed.rpc)
+            return self.placement(header, args, device, source)
         if placed.draft_model or placed.lora:
             beside = companions(shape, placed, lambda model, own: self._parts(model, own, used))
             parts = merged(parts, beside)
@@ -144,7 +154,8 @@ class Inspector:
     def _notes(self, args: EngineArgs, used: KnownSource, source: RequestedSource) -> Iterator[str]:
         if used == "closed-form":
             if source == "auto":
-                yield "llama.cpp is not installed"
+                busy = ", ".join(sorted(self._busy.intersection(args.rpc)))
+                yield f"{busy} serves another client" if busy else "llama.cpp is not installed"
             elif dry_run_available() and (found := self._other_build()):
                 yield f"compute buffers were fitted to llama.cpp {FITTED_BUILD}; {found} is installed"
             if any(name.startswith("cuda:") for name in args.devices):

@@ -1,4 +1,4 @@
-"""The dry measurement itself: runs in its own short-lived process, `python probe.py` or `-m`.
+"""The dry measurement itself: runs in its own short-lived process, `python -m`.
 
 Reads one JSON request from standard input (`path`, `args`: the fields of `EngineArgs`, or `many` of
 them), writes one JSON answer to standard output, and llama.cpp's log to standard error. Only the
@@ -20,20 +20,23 @@ import platform
 import re
 import sys
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-EXIT_UNSUPPORTED = 3
-EXIT_LOAD = 4
-EXIT_CONTEXT = 5
-EXIT_DEVICE = 6
-EXIT_MISMATCH = 7
-EXIT_ALLOCATION = 8
+from backends.footprint.probe_native import (
+    EXIT_CONTEXT,
+    EXIT_LOAD,
+    EXIT_MISMATCH,
+    EXIT_UNSUPPORTED,
+    FLASH_ATTENTION,
+    Ggml,
+    Map,
+    ProbeError,
+    in_order,
+)
+from backends.footprint.probe_projector import measure_projector
 
 LOAD_MODE_NONE = 0  # the only mode that `no_alloc` accepts
-FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
-DEVICE_TYPE_CPU = 0
 DRAFT_TOKENS_MAX = 3  # common/common.h, common_params_speculative_draft::n_max
 KV_TYPES = {
     "f32": 0,
@@ -47,97 +50,11 @@ KV_TYPES = {
     "bf16": 30,
 }
 
-_PROJECTOR_SYMBOL = "_Z21mtmd_get_memory_usagePKc19mtmd_context_params"
 _BREAKDOWN_SYMBOL = "_Z26llama_get_memory_breakdownPK13llama_context"
 _COMPUTE_LINE = re.compile(r"(\S+)\s+compute buffer size =\s+([\d.]+) MiB")
 _OUTPUT_LINE = re.compile(r"(\S+)\s+output buffer size =\s+([\d.]+) MiB")
 _COPIES_LINE = re.compile(r"sched copies = (\d+)")
 _MIB = 1 << 20
-
-
-class ProbeError(Exception):
-    """The measurement cannot be made; `code` is the exit status of the process."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class _Node(ctypes.Structure):
-    """A node of libstdc++'s `std::map`: `_Rb_tree_node_base`, then the pair.
-
-    The pair is the buffer type and `llama_memory_breakdown_data`.
-    """
-
-
-_NodePointer = ctypes.POINTER(_Node)
-_Node._fields_ = [
-    ("color", ctypes.c_int),
-    ("parent", _NodePointer),
-    ("left", _NodePointer),
-    ("right", _NodePointer),
-    ("buffer_type", ctypes.c_void_p),
-    ("model", ctypes.c_size_t),
-    ("context", ctypes.c_size_t),
-    ("compute", ctypes.c_size_t),
-]
-
-
-class _DeviceNode(ctypes.Structure):
-    """A node of `std::map<ggml_backend_dev_t, size_t>`."""
-
-
-_DevicePointer = ctypes.POINTER(_DeviceNode)
-_DeviceNode._fields_ = [
-    ("color", ctypes.c_int),
-    ("parent", _DevicePointer),
-    ("left", _DevicePointer),
-    ("right", _DevicePointer),
-    ("device", ctypes.c_void_p),
-    ("n_bytes", ctypes.c_size_t),
-]
-
-
-class _ProjectorParams(ctypes.Structure):
-    """`mtmd_context_params` (tools/mtmd/mtmd.h)."""
-
-    _fields_ = (
-        ("use_gpu", ctypes.c_bool),
-        ("device", ctypes.c_void_p),
-        ("print_timings", ctypes.c_bool),
-        ("n_threads", ctypes.c_int),
-        ("image_marker", ctypes.c_char_p),
-        ("media_marker", ctypes.c_char_p),
-        ("flash_attn_type", ctypes.c_int),
-        ("warmup", ctypes.c_bool),
-        ("image_min_tokens", ctypes.c_int),
-        ("image_max_tokens", ctypes.c_int),
-        ("cb_eval", ctypes.c_void_p),
-        ("cb_eval_user_data", ctypes.c_void_p),
-        ("batch_max_tokens", ctypes.c_int),
-        ("progress_callback", ctypes.c_void_p),
-        ("progress_callback_user_data", ctypes.c_void_p),
-    )
-
-
-class _Map(ctypes.Structure):
-    """libstdc++'s `std::map`: the (empty) comparator, the header node, the count."""
-
-    _fields_ = (
-        ("compare", ctypes.c_void_p),
-        ("color", ctypes.c_int),
-        ("root", _NodePointer),
-        ("leftmost", _NodePointer),
-        ("rightmost", _NodePointer),
-        ("count", ctypes.c_size_t),
-    )
-
-
-def _in_order(node: Any) -> Iterator[Any]:
-    if node:
-        yield from _in_order(node.contents.left)
-        yield node.contents
-        yield from _in_order(node.contents.right)
 
 
 def _binding() -> Any:
@@ -152,79 +69,6 @@ def _binding() -> Any:
     package.__path__ = [str(Path(spec.origin).parent)]
     sys.modules["llama_cpp"] = package
     return importlib.import_module("llama_cpp.llama_cpp")
-
-
-class _Ggml:
-    """The few functions of libggml that the binding does not declare."""
-
-    def __init__(self, folder: Path) -> None:
-        self._base = ctypes.CDLL(str(folder / "libggml-base.so"))
-        self._ggml = ctypes.CDLL(str(folder / "libggml.so"))
-        self._declare(self._base, "ggml_backend_buft_name", ctypes.c_char_p, 1)
-        self._declare(self._base, "ggml_backend_buft_is_host", ctypes.c_bool, 1)
-        self._declare(self._base, "ggml_backend_buft_get_device", ctypes.c_void_p, 1)
-        self._declare(self._base, "ggml_backend_dev_name", ctypes.c_char_p, 1)
-        self._declare(self._base, "ggml_backend_dev_type", ctypes.c_int, 1)
-        self._declare(self._base, "ggml_backend_reg_get_proc_address", ctypes.c_void_p, 2)
-        self._declare(self._ggml, "ggml_backend_dev_by_name", ctypes.c_void_p, 1)
-        self._declare(self._ggml, "ggml_backend_reg_by_name", ctypes.c_void_p, 1)
-        self._declare(self._ggml, "ggml_backend_register", None, 1)
-        self._declare(self._ggml, "ggml_backend_load_all", None, 0)
-        self._ggml.ggml_backend_load_all()
-
-    @staticmethod
-    def _declare(library: ctypes.CDLL, name: str, result: Any, n_args: int) -> None:
-        function = getattr(library, name)
-        function.restype = result
-        function.argtypes = [ctypes.c_void_p] * n_args
-
-    def add_rpc(self, endpoint: str) -> None:
-        """Register the devices of an RPC server, as `--rpc` does (common/arg.cpp)."""
-        registry = self._ggml.ggml_backend_reg_by_name(b"RPC")
-        address = registry and self._base.ggml_backend_reg_get_proc_address(
-            registry, b"ggml_backend_rpc_add_server"
-        )
-        if not address:
-            raise ProbeError(EXIT_DEVICE, "this build of llama.cpp has no RPC backend")
-        add = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p)(address)
-        added = add(endpoint.encode())
-        if not added:
-            raise ProbeError(EXIT_DEVICE, f"no RPC server answers at {endpoint}")
-        self._ggml.ggml_backend_register(added)
-
-    def devices(self, names: list[str]) -> Any:
-        """The NULL-terminated device list of `--device`; `None` when all devices are meant."""
-        if not names:
-            return None
-        if names == ["none"]:
-            return (ctypes.c_void_p * 1)(None)
-        found = []
-        for name in names:
-            device = self._ggml.ggml_backend_dev_by_name(name.encode())
-            if not device or self._base.ggml_backend_dev_type(device) == DEVICE_TYPE_CPU:
-                raise ProbeError(EXIT_DEVICE, f"llama.cpp has no device {name}")
-            found.append(device)
-        return (ctypes.c_void_p * (len(found) + 1))(*found, None)
-
-    def name(self, buffer_type: int) -> str:
-        """The buffer type's name, `CPU_REPACK` say."""
-        name: bytes = self._base.ggml_backend_buft_name(buffer_type)
-        return name.decode()
-
-    def device_of(self, buffer_type: int) -> str | None:
-        """The device whose memory the buffer type takes; `None` for the host's."""
-        device = self._base.ggml_backend_buft_get_device(buffer_type)
-        on_host = self._base.ggml_backend_buft_is_host(buffer_type)
-        if on_host or not device or self._base.ggml_backend_dev_type(device) == DEVICE_TYPE_CPU:
-            return None
-        return self.name_of_device(device)
-
-    def name_of_device(self, device: int) -> str | None:
-        """The device's name; `None` for the CPU."""
-        if self._base.ggml_backend_dev_type(device) == DEVICE_TYPE_CPU:
-            return None
-        name: bytes = self._base.ggml_backend_dev_name(device)
-        return name.decode()
 
 
 def _model_params(binding: Any, args: dict[str, Any], devices: Any) -> Any:
@@ -267,14 +111,14 @@ def _context_params(binding: Any, args: dict[str, Any]) -> Any:
     return params
 
 
-def _breakdown(folder: Path, context: Any, ggml: _Ggml) -> list[dict[str, Any]]:
+def _breakdown(folder: Path, context: Any, ggml: Ggml) -> list[dict[str, Any]]:
     function = getattr(ctypes.CDLL(str(folder / "libllama.so")), _BREAKDOWN_SYMBOL)
     # A class with a destructor is returned through a hidden first pointer (System V, x86-64).
     function.restype = ctypes.c_void_p
     function.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
-    found = _Map()
+    found = Map()
     function(ctypes.addressof(found), context)
-    nodes = list(_in_order(found.root))
+    nodes = list(in_order(found.root))
     if len(nodes) != found.count:
         raise ProbeError(EXIT_MISMATCH, f"{len(nodes)} nodes in a map of {found.count}")
     return [
@@ -327,7 +171,7 @@ class _Session:
         self._log = log
         self._folder = Path(binding._base_path)
         binding.llama_backend_init()
-        self._ggml = _Ggml(self._folder)
+        self._ggml = Ggml(self._folder)
         self._servers: set[str] = set()
         self._loaded: tuple[object, Any] | None = None
 
@@ -398,41 +242,6 @@ def _measure_all(session: _Session, many: list[dict[str, Any]]) -> list[dict[str
     return answers
 
 
-def _projector_library(folder: Path) -> Path:
-    """The build's libmtmd: the binding is built without it, the server beside it has it."""
-    for place in (folder, folder.parents[1] / "lib"):
-        if (place / "libmtmd.so").exists():
-            return place / "libmtmd.so"
-    raise ProbeError(EXIT_UNSUPPORTED, "this build of llama.cpp has no libmtmd")
-
-
-def _measure_projector(binding: Any, request: dict[str, Any]) -> list[dict[str, Any]]:
-    """Bytes of a multimodal projector by device, with its compute buffer for the largest image.
-
-    What llama-server does with `--mmproj`, as if it warmed up (`tools/mtmd/mtmd.cpp`,
-    `mtmd_get_memory_usage`; C++ map, Linux on x86-64).
-    """
-    folder = Path(binding._base_path)
-    ggml = _Ggml(folder)
-    for endpoint in request["rpc"]:
-        ggml.add_rpc(endpoint)
-    library = ctypes.CDLL(str(_projector_library(folder)))
-    library.mtmd_context_params_default.restype = _ProjectorParams
-    params = library.mtmd_context_params_default()
-    params.use_gpu = request["use_gpu"]
-    params.warmup = True
-    params.flash_attn_type = FLASH_ATTENTION[request["flash_attention"]]
-    function = getattr(library, _PROJECTOR_SYMBOL)
-    function.restype = ctypes.c_void_p
-    function.argtypes = [ctypes.c_void_p, ctypes.c_char_p, _ProjectorParams]
-    found = _Map()
-    function(ctypes.addressof(found), request["projector"].encode(), params)
-    nodes = list(_in_order(ctypes.cast(found.root, _DevicePointer)))
-    if not nodes or len(nodes) != found.count:
-        raise ProbeError(EXIT_LOAD, "llama.cpp refuses the projector")
-    return [{"device": ggml.name_of_device(node.device), "n_bytes": node.n_bytes} for node in nodes]
-
-
 def _log_to_stderr(binding: Any, log: list[str]) -> Any:
     def write(_level: int, text: bytes, _user_data: Any) -> None:
         line = text.decode(errors="replace")
@@ -447,7 +256,7 @@ def _log_to_stderr(binding: Any, log: list[str]) -> Any:
 
 def _answer(binding: Any, request: dict[str, Any], log: list[str]) -> Any:
     if "projector" in request:
-        return _measure_projector(binding, request)
+        return measure_projector(binding, request)
     session = _Session(binding, request["path"], log)
     if "many" in request:
         return _measure_all(session, request["many"])

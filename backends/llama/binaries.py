@@ -81,12 +81,21 @@ def build_id(binary: Path) -> str:
     return f"{version}-{digest.hexdigest()}"
 
 
+def binding_folder() -> Path | None:
+    """The folder of the installed `llama_cpp` package; `None` where it cannot be imported.
+
+    Importing it would load llama.cpp's libraries into this process; its place is enough.
+    """
+    try:
+        spec = importlib.util.find_spec("llama_cpp")
+    except (ImportError, ValueError):
+        return None
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent
+
+
 def _installed_folders() -> list[Path]:
-    # Importing llama_cpp would load llama.cpp's libraries into this process; its place is enough.
-    spec = importlib.util.find_spec("llama_cpp")
-    if spec is None or spec.origin is None:
-        return []
-    return [Path(spec.origin).parent.parent / "bin"]
+    folder = binding_folder()
+    return [] if folder is None else [folder.parent / "bin"]
 
 
 def _library_folder(binary: Path) -> Path | None:

@@ -16,6 +16,7 @@ from typing import Final
 
 from backends.devices import Device
 from backends.llama.binaries import find_binary, library_env
+from backends.llama.connections import free_within
 from budget.errors import ConfigError
 
 _MIB: Final = 1 << 20
@@ -51,6 +52,13 @@ def rpc_devices(endpoints: Sequence[str], *, timeout_s: float = _LIST_S) -> tupl
         ConfigError: an endpoint does not answer, or not as an RPC server of this build.
     """
     for endpoint in endpoints:
+        if not free_within(endpoint, _CONNECT_S):
+            raise ConfigError(
+                f"The RPC server at {endpoint} serves another client, and one at a time.",
+                hint="Unload the model that uses it, or wait until it has left.",
+                endpoint=endpoint,
+                busy=True,
+            )
         if not answers(endpoint):
             raise _silent(endpoint, "nothing accepts connections there")
     if not endpoints:
@@ -80,7 +88,10 @@ def _list(endpoints: Sequence[str], timeout_s: float) -> str:
         )
     except subprocess.TimeoutExpired:
         where = ", ".join(endpoints)
-        raise _silent(where, f"llama-server had no answer after {timeout_s:g} s") from None
+        raise _silent(
+            where,
+            f"llama-server had no answer after {timeout_s:g} s",
+        ) from None
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines()
         raise _silent(", ".join(endpoints), lines[-1] if lines else f"status {done.returncode}")

@@ -12,16 +12,16 @@ BUILD: Final = "0.3.36"
 """The llama.cpp build that was measured: distribution and version."""
 
 FIT_PERCENT: Final[Mapping[str, tuple[float, float]]] = {
-    "bert": (0.9, 27.1),
+    "bert": (1.22, 19.9),
     "deepseek2": (3.79, 69.1),
     "falcon-h1": (1.97, 60.3),
     "gemma2": (1.84, 195.4),
     "gemma3": (1.86, 195.4),
     "gpt-oss": (5.16, 101.1),
     "llama": (1.38, 81.7),
-    "mamba": (0.07, 61.5),
+    "mamba": (0.33, 65.1),
     "mamba2": (2.41, 52.1),
-    "nomic-bert": (0.62, 28.3),
+    "nomic-bert": (0.69, 31.5),
     "phi3": (0.6, 55.8),
     "qwen2": (2.01, 62.5),
     "qwen3": (1.44, 68.4),
@@ -32,41 +32,50 @@ FIT_PERCENT: Final[Mapping[str, tuple[float, float]]] = {
 SUMS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "bert": {
         "device/all/flash": (
-            "2 ids + 2 embd + 1 all_mask + 1 ff",
+            "117 ids + 4 embd + 1 all_mask",
             "5 embd",
+            "3 ids + 2 embd + 1 all_mask + 1 ff",
         ),
         "device/all/scores": (
-            "3 ids + 5 embd + 1 all_mask + 1 scores",
-            "7 ids + 2 embd + 1 all_mask + 1 ff",
+            "2 ids + 5 embd + 1 all_mask + 1 scores",
+            "18 ids + 2 embd + 1 all_mask + 1 ff",
         ),
         "device/last/flash": (
+            "257 ids + 4 embd + 1 all_mask",
             "1 ids + 2 embd + 1 all_mask + 1 ff",
-            "5 embd",
         ),
-        "device/last/scores": ("1 ids + 5 embd + 1 all_mask + 1 scores",),
+        "device/last/scores": (
+            "1 ids + 5 embd + 1 all_mask + 1 scores",
+            "1 ids + 2 embd + 1 all_mask + 1 ff",
+        ),
         "device/output/flash": ("",),
         "device/output/scores": ("",),
         "device/some/flash": (
+            "238 ids + 4 embd + 1 all_mask",
             "1 ids + 2 embd + 1 all_mask + 1 ff",
-            "5 embd",
         ),
         "device/some/scores": (
             "1 ids + 5 embd + 1 all_mask + 1 scores",
             "1 ids + 2 embd + 1 all_mask + 1 ff",
         ),
         "host/all/flash": (
+            "238 ids + 5 embd + 1 all_mask",
             "3 ids + 3 embd + 1 all_mask + 1 ff",
-            "6 embd",
-            "67 ids + 5 embd + 1 all_mask",
         ),
-        "host/all/scores": ("3 ids + 6 embd + 1 all_mask + 1 scores",),
+        "host/all/scores": (
+            "3 ids + 6 embd + 1 all_mask + 1 scores",
+            "3 ids + 3 embd + 1 all_mask + 1 ff",
+        ),
         "host/none/flash": ("3 ids + 3 embd + 1 all_mask",),
         "host/none/scores": ("3 ids + 3 embd + 1 all_mask",),
         "host/some/flash": (
+            "260 ids + 5 embd + 1 all_mask",
             "3 ids + 3 embd + 1 all_mask + 1 ff",
-            "6 embd",
         ),
-        "host/some/scores": ("3 ids + 6 embd + 1 all_mask + 1 scores",),
+        "host/some/scores": (
+            "3 ids + 6 embd + 1 all_mask + 1 scores",
+            "3 ids + 3 embd + 1 all_mask + 1 ff",
+        ),
     },
     "deepseek2": {
         "device/all/flash": (
@@ -1077,41 +1086,42 @@ SUMS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "mamba": {
         "device/all/flash": (
             "12 embd + 1 states + 2 conv_states",
-            "1 ids + 2 embd + 1 logits",
+            "1 ids + 1 embd + 1 logits + 1 output_rows",
         ),
         "device/all/scores": (
             "12 embd + 1 states + 2 conv_states",
-            "1 ids + 1 logits + 2 output_rows",
+            "1 ids + 1 embd + 1 logits + 1 output_rows",
         ),
         "device/last/flash": (
             "12 embd + 1 states + 1 conv_states",
-            "1 ids + 3 embd + 1 logits",
+            "1 ids + 2 embd + 1 logits + 1 output_rows",
         ),
         "device/last/scores": (
             "12 embd + 1 states + 1 conv_states",
-            "1 ids + 3 embd + 1 logits",
+            "1 ids + 1 logits + 3 output_rows",
         ),
         "device/output/flash": (
-            "1 logits + 3 output_rows",
             "2 embd + 1 output_rows",
+            "1 embd + 1 logits + 2 output_rows",
         ),
         "device/output/scores": (
+            "112 ids + 1 logits + 2 output_rows + 1 conv_states",
             "2 embd + 1 output_rows",
-            "1 logits + 1 output_rows + 1 conv_states",
+            "1 ids + 1 logits + 3 output_rows",
         ),
         "device/some/flash": (
             "13 embd + 1 states + 1 conv_states",
-            "1 ids + 3 embd + 1 logits",
+            "1 ids + 2 embd + 1 logits + 1 output_rows",
         ),
         "device/some/scores": (
             "13 embd + 1 states + 1 conv_states",
             "1 ids + 3 embd + 1 logits",
         ),
-        "host/all/flash": ("1 ids + 13 embd + 1 states + 2 conv_states",),
-        "host/all/scores": (
+        "host/all/flash": (
+            "2 ids + 2 embd + 1 logits + 1 output_rows",
             "1 ids + 13 embd + 1 states + 2 conv_states",
-            "2 ids + 3 embd + 1 logits",
         ),
+        "host/all/scores": ("1 ids + 13 embd + 1 states + 2 conv_states",),
         "host/none/flash": ("1 ids + 2 embd",),
         "host/none/scores": ("1 ids + 2 embd",),
         "host/some/flash": ("1 ids + 13 embd + 1 states + 2 conv_states",),
@@ -1175,45 +1185,45 @@ SUMS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     },
     "nomic-bert": {
         "device/all/flash": (
-            "468 ids + 6 embd + 1 all_mask",
             "7 ids + 2 embd + 1 all_mask + 3 ff",
-            "6 embd + 3 all_mask",
+            "294 ids + 6 embd + 1 all_mask",
         ),
         "device/all/scores": (
-            "5 ids + 7 embd + 1 all_mask + 1 scores",
-            "9 ids + 2 embd + 1 all_mask + 3 ff",
+            "4 ids + 7 embd + 1 all_mask + 1 scores",
+            "10 ids + 2 embd + 1 all_mask + 3 ff",
         ),
         "device/last/flash": (
-            "3 ids + 1 embd + 1 all_mask + 3 ff",
-            "6 ids + 6 embd + 3 all_mask",
+            "4 ids + 1 embd + 1 all_mask + 3 ff",
+            "236 ids + 6 embd + 1 all_mask",
+            "3 ids + 5 embd + 1 all_mask + 1 ff",
         ),
         "device/last/scores": (
-            "3 ids + 7 embd + 1 all_mask + 1 scores",
-            "4 ids + 1 embd + 1 all_mask + 3 ff",
+            "7 embd + 1 all_mask + 1 scores",
+            "4 ids + 2 embd + 1 all_mask + 3 ff",
         ),
         "device/output/flash": ("",),
         "device/output/scores": ("",),
         "device/some/flash": (
-            "3 ids + 2 embd + 1 all_mask + 3 ff",
-            "6 ids + 6 embd + 3 all_mask",
+            "4 ids + 2 embd + 1 all_mask + 3 ff",
+            "236 ids + 6 embd + 1 all_mask",
         ),
         "device/some/scores": (
-            "4 ids + 2 embd + 1 all_mask + 3 ff",
             "3 ids + 7 embd + 1 all_mask + 1 scores",
+            "4 ids + 2 embd + 1 all_mask + 3 ff",
         ),
         "host/all/flash": (
-            "350 ids + 7 embd + 2 all_mask",
             "5 ids + 3 embd + 1 all_mask + 3 ff",
+            "238 ids + 7 embd + 1 all_mask",
         ),
         "host/all/scores": (
+            "5 ids + 8 embd + 1 all_mask + 1 scores",
             "5 ids + 3 embd + 1 all_mask + 3 ff",
-            "4 ids + 8 embd + 1 all_mask + 1 scores",
         ),
-        "host/none/flash": ("4 ids + 2 embd + 1 all_mask",),
-        "host/none/scores": ("4 ids + 2 embd + 1 all_mask",),
+        "host/none/flash": ("5 ids + 2 embd + 1 all_mask",),
+        "host/none/scores": ("5 ids + 2 embd + 1 all_mask",),
         "host/some/flash": (
-            "4 ids + 3 embd + 1 all_mask + 3 ff",
-            "7 ids + 7 embd + 3 all_mask",
+            "7 embd + 1 all_mask + 1 ff",
+            "5 ids + 3 embd + 1 all_mask + 3 ff",
         ),
         "host/some/scores": (
             "4 ids + 8 embd + 1 all_mask + 1 scores",

@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from backends.measure.machine import MachineMeasure
 from budget import errors
 from budget.errors import KeepwarmError
+from budget.estimate.overhead import DEFAULT_OVERHEAD
+from budget.footprint import HOST
+from budget.planning.machine import LoadFigures, MachineFigures, SideFigures
 from shim.cli.failure import exit_code
-from shim.cli.root import COMMANDS
+from shim.cli.root import COMMANDS, main
+from shim.planned import build as building
 from tests.cli.support import Place
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
@@ -21,6 +27,7 @@ EXAMPLE = re.compile(
     r"^### (?P<title>.+?)$(?P<text>.*?)^```json\n(?P<json>.*?)^```", re.MULTILINE | re.DOTALL
 )
 EXAMPLES = {m["title"]: json.loads(m["json"]) for m in EXAMPLE.finditer(PAGE)}
+MODES = ("none", "mmap", "dio")
 NAMED = {
     "plans",
     "devices",
@@ -76,9 +83,30 @@ def test_the_table_of_exit_codes_has_every_error_where_it_belongs() -> None:
     assert documented == found
 
 
+def built(model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What `build --json` prints, of a machine that is measured in no time."""
+    figures = MachineFigures(
+        {HOST: SideFigures(dict.fromkeys(("F16", "Q4_K", "Q6_K", "Q8_0"), 10000000000.0))},
+        LoadFigures(0.1, dict.fromkeys(MODES, 1e9), dict.fromkeys(MODES, 2e9)),
+        {HOST: 0},
+    )
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder / "state"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    monkeypatch.setattr(MachineMeasure, "run", lambda _self, _devices: figures)
+    monkeypatch.setattr(building, "calibrate", lambda **_says: DEFAULT_OVERHEAD)
+    config = folder / "built.toml"
+    config.write_text(f'[budget]\ndevice = "host"\n[models.producer]\npath = "{model}"\n')
+    done = CliRunner().invoke(main, ["--config", str(config), "build", "--json"])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
 @pytest.mark.real
 def test_every_json_example_has_the_keys_that_are_printed(
-    shared: Place, tiny_models: dict[str, Path]
+    shared: Place,
+    tiny_models: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The examples are what programs can count on."""
     file = str(tiny_models["producer"])
@@ -88,6 +116,8 @@ def test_every_json_example_has_the_keys_that_are_printed(
         "embed": lambda: shared.json("embed", "vec", "Hello"),
         "inspect": lambda: shared.json("inspect", file, "--source", "closed-form"),
         "plan": lambda: shared.json("plan"),
+        "build": lambda: built(tiny_models["producer"], tmp_path, monkeypatch),
+        "recommend": lambda: shared.json("recommend", "--vram", "8GiB", "llama-3.1-8b:Q4_K_M"),
         "ps": lambda: shared.json("ps"),
         "load": lambda: shared.json("load", "writer"),
         "unload": lambda: shared.json("unload", "writer"),

@@ -103,7 +103,7 @@ def test_a_crash_of_llama_cpp_is_contained(
         "import os, sys\nsys.stderr.write('GGML_ASSERT(false) failed: error\\n')\n"
         "sys.stderr.flush()\nos.abort()\n"
     )
-    monkeypatch.setattr(dry_run, "_PROBE", str(crash))
+    monkeypatch.setattr(dry_run, "_PROBE", (str(crash),))
     with pytest.raises(MeasurementFailed, match="signal 6") as caught:
         measure(tiny_models["classifier"], ARGS)
     assert "GGML_ASSERT(false) failed: error" in str(caught.value.facts["log_tail"])
@@ -115,7 +115,7 @@ def test_a_measurement_that_hangs_is_ended(
     """The time-out ends the probe and says so."""
     hang = tmp_path / "hang.py"
     hang.write_text("import threading\nthreading.Event().wait()\n")
-    monkeypatch.setattr(dry_run, "_PROBE", str(hang))
+    monkeypatch.setattr(dry_run, "_PROBE", (str(hang),))
     with pytest.raises(MeasurementFailed, match=r"more than 0\.2 s"):
         measure(tiny_models["classifier"], ARGS, timeout_s=0.2)
 
