@@ -213,7 +213,8 @@ def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _import_nvml() -> Nvml:
+def import_nvml() -> Nvml:
+    """NVML's binding; it is loaded where a GPU is looked for."""
     import pynvml  # noqa: PLC0415 - a machine without NVIDIA's driver never needs it
 
     library: Nvml = pynvml
@@ -229,7 +230,7 @@ def _is_absent(error: Exception) -> bool:
     }
 
 
-def cuda_devices(load: Callable[[], Nvml] = _import_nvml) -> Discovery:
+def cuda_devices(load: Callable[[], Nvml] = import_nvml) -> Discovery:
     """The NVIDIA GPUs, `cuda:N` by NVML's index; none without a driver, a warning for a broken one."""
     try:
         nvml = load()
@@ -256,7 +257,7 @@ def _cuda_device(nvml: Nvml, index: int) -> Device:
     )
 
 
-def survey(read: Reader = read_text, load_nvml: Callable[[], Nvml] = _import_nvml) -> Discovery:
+def survey(read: Reader = read_text, load_nvml: Callable[[], Nvml] = import_nvml) -> Discovery:
     """The host and every GPU, the host first; what is broken is in `warnings`.
 
     Raises:
@@ -312,7 +313,7 @@ def process_bytes(
     device: str,
     *,
     read: Reader = read_text,
-    load_nvml: Callable[[], Nvml] = _import_nvml,
+    load_nvml: Callable[[], Nvml] = import_nvml,
 ) -> int | None:
     """Bytes that a process takes on a device: PSS on the host, NVML's figure on a GPU.
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from backends.footprint import probe_native as probe
+from backends.gpus import gpu_environment
 from backends.llama.connections import free_within
 from backends.llama.names import names_of, servers_of
 from budget.errors import BadModelFile, ConfigError, KeepwarmError, MeasurementFailed
@@ -118,8 +119,8 @@ def measure(path: str | Path, args: EngineArgs, *, timeout_s: float = DEFAULT_TI
     check_args(args)
     started = time.monotonic()
     request = json.dumps({"path": str(path), "args": _wire_args(args)})
-    with _served(path, args.rpc):
-        answer = _ask(str(path), request, timeout_s)
+    with _served(path, servers_of(args.rpc)):
+        answer = _ask(str(path), request, timeout_s, args.devices)
     return _dry_run(answer, args, time.monotonic() - started)
 
 
@@ -137,8 +138,9 @@ def measure_many(
         check_args(args)
         request = json.dumps({"path": str(path), "many": [_wire_args(args) for args in many]})
     started = time.monotonic()
-    with _served(path, many[0].rpc if many else ()):
-        answers = _ask(str(path), request, timeout_s)
+    named = [name for args in many for name in args.devices]
+    with _served(path, servers_of([server for args in many for server in args.rpc])):
+        answers = _ask(str(path), request, timeout_s, named)
     each_s = (time.monotonic() - started) / max(len(many), 1)
     return [
         None if "error" in answer else _dry_run(answer, args, each_s)
@@ -239,8 +241,8 @@ def measure_projector(
         "use_gpu": any(name != HOST for name in args.devices),
         "flash_attention": args.flash_attention,
     }
-    with _served(path, args.rpc):
-        answer = _ask(str(path), json.dumps(request), timeout_s)
+    with _served(path, servers_of(args.rpc)):
+        answer = _ask(str(path), json.dumps(request), timeout_s, args.devices)
     found: dict[str, int] = {}
     for row in answer:
         device = HOST if row["device"] is None else names_of(args).ours(row["device"])
@@ -248,12 +250,14 @@ def measure_projector(
     return found
 
 
-def _python_path() -> str:
+def _environment(devices: Sequence[str]) -> dict[str, str]:
     inherited = environ.get("PYTHONPATH")
-    return f"{_ROOT}{pathsep}{inherited}" if inherited else _ROOT
+    path = f"{_ROOT}{pathsep}{inherited}" if inherited else _ROOT
+    own = {"GGML_NO_BACKTRACE": "1", "PYTHONPATH": path}
+    return {**environ, **own, **gpu_environment(devices)}
 
 
-def _ask(path: str, request: str, timeout_s: float) -> Any:
+def _ask(path: str, request: str, timeout_s: float, devices: Sequence[str] = ()) -> Any:
     try:
         done = subprocess.run(
             [sys.executable, "-P", *_PROBE],
@@ -262,7 +266,7 @@ def _ask(path: str, request: str, timeout_s: float) -> Any:
             text=True,
             errors="replace",
             timeout=timeout_s,
-            env={**environ, "GGML_NO_BACKTRACE": "1", "PYTHONPATH": _python_path()},
+            env=_environment(devices),
             check=False,
         )
     except subprocess.TimeoutExpired as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from backends.base import Capabilities, Death, Endpoint, LoadReport
+from backends.gpus import gpu_environment
 from backends.llama.args import LaunchSettings, server_argv
 from backends.llama.binaries import find_binary, library_env
 from backends.llama.control import control_request
@@ -167,6 +168,7 @@ class LlamaServerEngine:
         binary = find_binary("llama-server")
         command, *rest = server_argv(binary, placement.args, settings)
         env = engine_environment(self._runtime_dir, library_env(binary))
+        env.update(await asyncio.to_thread(gpu_environment, placement.args.devices))
         self._gate = gate = Gate()
         try:
             self._process = await ServerProcess.spawn(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from backends.devices import llama_device_names
+from backends.gpus import gpu_environment
 from backends.llama.binaries import find_binary, library_env
 from budget.errors import MeasurementFailed
 from budget.footprint import HOST
@@ -69,6 +70,7 @@ class DecodeTimer:
         command += ["-dev", "/".join(llama_device_names([run.device]))]
         command += ["--repack", "1" if run.repack else "0"]
         env = {**os.environ, **library_env(binary), "GGML_NO_BACKTRACE": "1"}
+        env.update(gpu_environment([run.device]))
         try:
             return subprocess.run(
                 command,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from backends.devices import free_bytes, llama_device_names
+from backends.gpus import gpu_environment
 from backends.llama.binaries import find_binary, library_env
 from backends.page_cache import drop_from_page_cache
 from budget.errors import MeasurementFailed
@@ -115,6 +116,7 @@ class LoadTimer:
         if self.rpc:
             command += ["--rpc", ",".join(self.rpc)]
         env = {**os.environ, **library_env(binary), "GGML_NO_BACKTRACE": "1"}
+        env.update(gpu_environment([self.device]))
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
 
     def _wait(

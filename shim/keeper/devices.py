@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from backends.devices import Device, discover, is_rpc
+from backends.gpus import VARIABLE, visible
 from backends.llama.names import servers_of
 from backends.llama.rpc import rpc_devices
 from budget.engines import Bookings
@@ -85,7 +87,7 @@ def budget_devices(config: Config, previous: BudgetDevices | None = None) -> Bud
     """
     budget = config.budget
     remote = _remote(budget, previous)
-    found = [*discover(), *remote]
+    found = [*_here(), *remote]
     shares = _present(budget, found)
     layered = [device for device, _ in shares if device.name != HOST]
     host = next(device for device in found if device.name == HOST)
@@ -95,6 +97,13 @@ def budget_devices(config: Config, previous: BudgetDevices | None = None) -> Bud
         limits[device.name] = budget.limit_bytes(device.total_bytes, share)
         reserves[device.name] = budget.reserve_bytes(device.total_bytes, share)
     return BudgetDevices(tuple(layered) or (host,), limits, reserves, remote)
+
+
+def _here() -> list[Device]:
+    """The host and the GPUs that this process may use."""
+    found = discover()
+    gpus = visible([d for d in found if d.kind == "cuda"], os.environ.get(VARIABLE))
+    return [device for device in found if device.kind != "cuda" or device in gpus]
 
 
 def _remote(budget: BudgetSection, previous: BudgetDevices | None) -> tuple[Device, ...]:

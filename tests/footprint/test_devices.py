@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from backends.devices import (
+    Device,
     cuda_devices,
     device_name,
     find_device,
@@ -20,6 +21,7 @@ from backends.devices import (
     process_bytes,
     survey,
 )
+from backends.gpus import gpu_environment, visible
 from budget.errors import ConfigError, OutsideError
 
 GIB = 1 << 30
@@ -187,3 +189,34 @@ def test_device_names_translate_to_llama_cpp_and_back() -> None:
     assert llama_device_names(["RPC0"]) == ["RPC0"]
     assert llama_device_names([]) == []
     assert (device_name("CUDA1"), device_name("RPC0")) == ("cuda:1", "RPC0")
+
+
+def test_engines_number_gpus_as_nvml_does() -> None:
+    """All GPUs by UUID, in NVML's order, whatever the caller's environment hides; none for a host."""
+    nvml = FakeNvml([gpu(uuid="GPU-abc"), gpu(uuid="GPU-def")])
+    two = {"CUDA_VISIBLE_DEVICES": "GPU-abc,GPU-def"}
+    assert gpu_environment(("cuda:1",), lambda: nvml) == two
+    assert gpu_environment(("host", "RPC0"), lambda: nvml) == {}
+    assert gpu_environment(("cuda:0",), lambda: FakeNvml([])) == {}
+
+
+@pytest.mark.parametrize(
+    ("setting", "left"),
+    [
+        (None, ["cuda:0", "cuda:1"]),
+        ("1,0", ["cuda:0", "cuda:1"]),
+        ("1", ["cuda:1"]),
+        ("GPU-d", ["cuda:1"]),
+        ("GPU-", []),
+        ("0,7,1", ["cuda:0"]),
+        ("", []),
+        ("-1", []),
+    ],
+)
+def test_hidden_gpus_are_left_out(setting: str | None, left: list[str]) -> None:
+    """By number or UUID; as in CUDA, the list ends at the first name that means nothing."""
+    gpus = [
+        Device(f"cuda:{n}", "cuda", GIB, GIB, uuid, "")
+        for n, uuid in enumerate(("GPU-abc", "GPU-def"))
+    ]
+    assert [device.name for device in visible(gpus, setting)] == left

@@ -37,6 +37,7 @@ REMOTE = [
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two GPUs of 24 GiB, 64 GiB of RAM, and two RPC servers with three devices."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(keeper_devices, "discover", lambda: [RAM, *GPUS])
     monkeypatch.setattr(keeper_devices, "rpc_devices", lambda _servers: tuple(REMOTE))
 
@@ -52,6 +53,18 @@ def test_by_default_all_gpus_are_budgeted() -> None:
     assert found.names == ("cuda:0", "cuda:1")
     assert found.limits == {HOST: 64 * GIB, "cuda:0": 12 * GIB, "cuda:1": 12 * GIB}
     assert list(found.layer_limits) == ["cuda:0", "cuda:1"]
+
+
+def test_gpus_that_are_hidden_from_this_program_are_not_budgeted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`CUDA_VISIBLE_DEVICES` of the keeper counts; what is left keeps its name."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert budgeted().names == ("cuda:1",)
+    with pytest.raises(ConfigError, match="'cuda:0'; this machine has cuda:1, host"):
+        budgeted(device="cuda:0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert budgeted().names == (HOST,)
 
 
 def test_without_a_gpu_the_host_alone_is(monkeypatch: pytest.MonkeyPatch) -> None:
