@@ -1,83 +1,133 @@
-"""Weighing experts online: who foretold best what evictions asked, counts most."""
+"""Weighing experts online: whose decisions would have loaded least, counts most."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-MEMORY = 0.995
-"""How much of the past loss counts after each judgement."""
-SMALLEST = 1e-4
-FLOOR = 0.01
-"""The least weight of an expert, so that it can come back."""
+from budget.engines import Bookings, EngineRecord
+from budget.forecast.shadows import Shadow
+from budget.residents import Residents
+
+NAMES = ("lru", "rates", "histories", "transitions")
+LRU = 0
+HALF_LIFE_UNITS = 64.0
+"""What a load cost counts half after so many times the usual return distance."""
+TOLERANCE = 0.01
+"""Costs that differ by this share, or by the largest load, say little about who is better."""
+NEGLIGIBLE = 0.01
+"""An expert of less weight is not asked."""
+MOST_DEVICES = 4
+"""Shadows watch so many devices: enough to tell who is better, and not the work of all of them."""
 
 
-class Experts:
-    """A Bayesian mixture of probabilities, judged by logarithmic loss with a fading memory.
+Losses = Callable[[str], tuple[float, ...]]
+"""Every expert's loss of an engine, in the order of `NAMES[1:]`."""
 
-    Every time an eviction asks about an engine, each expert's answer is kept until the engine is used
-    (or for long enough that it does not matter any more) and then compared with what came.
+
+class Contest:
+    """Every expert has a shadow that it decides for alone; weights follow the shadows' load seconds.
+
+    A weight is exp(-(cost - the least cost) / tolerance), costs fading with the requests. Source of the
+    weights: Freund and Schapire, "A decision-theoretic generalization of on-line learning", 1997. The
+    shadow of LRU is the guard's, which reports its loads.
     """
 
-    __slots__ = ("_losses", "_open", "_weights")
+    __slots__ = ("_costs", "_largest_s", "_residents", "_shadows", "_shares", "_weights")
 
-    def __init__(self, n_experts: int) -> None:
-        self._losses = [0.0] * n_experts
-        self._weights = [1.0 / n_experts] * n_experts
-        self._open: dict[str, tuple[int, tuple[float, ...]]] = {}
+    def __init__(self) -> None:
+        self._costs = [0.0] * len(NAMES)
+        self._largest_s = 0.0
+        self._weights: tuple[float, ...] | None = None
+        self._shares: tuple[float, ...] | None = None
+        self._residents: Residents | None = None
+        self._shadows: tuple[Shadow, ...] = ()
+
+    def attach(self, residents: Residents) -> None:
+        """Take the books whose devices are watched; called once, before any use."""
+        devices = tuple(ledger.device for ledger in residents.books)[:MOST_DEVICES]
+        self._residents = residents
+        self._shadows = tuple(Shadow(residents, devices) for _ in NAMES[1:])
 
     @property
-    def weights(self) -> Sequence[float]:
-        """The experts' weights; their sum is 1."""
+    def weights(self) -> tuple[float, ...]:
+        """What each expert counts, in the order of `NAMES`; their sum is 1."""
+        if self._weights is None:
+            least = min(self._costs)
+            tolerance = max(self._largest_s, TOLERANCE * least) or 1.0
+            raw = [math.exp((least - cost) / tolerance) for cost in self._costs]
+            total = sum(raw)
+            self._weights = tuple(value / total for value in raw)
         return self._weights
 
-    def mixture(self, answers: Sequence[float]) -> float:
-        """The weighted mean of the experts' probabilities."""
-        return sum(w * p for w, p in zip(self._weights, answers, strict=True))
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The weights of all but LRU, summing to 1; 0 for whoever counts too little to be asked."""
+        if self._shares is None:
+            rest = self.weights[1:]
+            most = sum(rest)
+            kept = [w if w > NEGLIGIBLE * most else 0.0 for w in rest]
+            self._shares = tuple([w / sum(kept) for w in kept])
+        return self._shares
 
-    def wants(self, engine_id: str, count: int, patience: float) -> bool:
-        """Whether answers about an engine would be kept now, to be judged later."""
-        pending = self._open.get(engine_id)
-        return pending is None or count - pending[0] > patience
+    def used(self, engine_id: str, losses: Losses) -> None:
+        """A request for an engine arrived: shadows without it load it, whoever costs least leaves."""
+        for shadow in self._shadows:
+            if engine_id not in shadow.held:
+                break
+        else:
+            return
+        if self._residents is None or engine_id not in self._residents:
+            return
+        engine = self._residents[engine_id]
+        if engine.bookings:
+            self._load(engine, engine.bookings, losses)
+        elif len(engine.spec.options) == 1:
+            self._load(engine, engine.spec.options[0].bookings, losses)
 
-    def asked(
-        self, engine_id: str, count: int, answers: tuple[float, ...], patience: float
-    ) -> None:
-        """Keep the answers about an engine, given at request number `count`."""
-        pending = self._open.get(engine_id)
-        if pending is None:
-            self._open[engine_id] = (count, answers)
-        elif count - pending[0] > patience:
-            self._judge(pending[1], 0.0)
-            self._open[engine_id] = (count, answers)
+    def booked(self, engine: EngineRecord, losses: Losses) -> None:
+        """A real load starts: shadows that did not know where the engine would go do now."""
+        self._load(engine, engine.bookings, losses)
 
-    def used(self, engine_id: str, count: int, discount: float) -> None:
-        """An engine is used: judge what was said about it."""
-        pending = self._open.pop(engine_id, None)
-        if pending is not None:
-            self._judge(pending[1], discount ** (count - pending[0]))
+    def _load(self, engine: EngineRecord, bookings: Bookings, losses: Losses) -> None:
+        if not self._shadows or not self._shadows[0].watches(bookings):
+            return
+        known: dict[str, tuple[float, ...]] = {}
+        for number, shadow in enumerate(self._shadows):
+            if engine.engine_id not in shadow.held:
 
-    def _judge(self, answers: tuple[float, ...], truth: float) -> None:
-        losses = self._losses
-        for number, answer in enumerate(answers):
-            p = min(1.0 - SMALLEST, max(SMALLEST, answer))
-            loss = -(truth * math.log(p) + (1.0 - truth) * math.log(1.0 - p))
-            losses[number] = losses[number] * MEMORY + loss
-        least = min(losses)
-        raw = [math.exp(least - loss) + FLOOR for loss in losses]
-        total = sum(raw)
-        self._weights = [value / total for value in raw]
+                def loss(engine_id: str, number: int = number) -> float:
+                    if engine_id not in known:
+                        known[engine_id] = losses(engine_id)
+                    return known[engine_id][number]
+
+                shadow.load(engine, bookings, loss)
+                self._pay(number + 1, engine.option.load_seconds)
+
+    def lru_loaded(self, engine: EngineRecord, bookings: Bookings) -> None:
+        """The shadow of LRU loads an engine."""
+        if self._shadows and self._shadows[0].watches(bookings):
+            self._pay(LRU, engine.option.load_seconds)
+
+    def _pay(self, number: int, load_seconds: float) -> None:
+        self._costs[number] += load_seconds
+        self._largest_s = max(self._largest_s, load_seconds)
+        self._weights = self._shares = None
+
+    def fade(self, share: float) -> None:
+        """Every cost so far counts this share of what it did."""
+        self._costs = [cost * share for cost in self._costs]
+        self._weights = self._shares = None
 
     def export_state(self) -> dict[str, Any]:
-        """JSON-serialisable."""
-        return {"losses": list(self._losses), "weights": list(self._weights)}
+        """JSON-serialisable; what shadows hold is not kept."""
+        return {"costs": list(self._costs), "largest_s": self._largest_s}
 
     def import_state(self, state: Mapping[str, Any]) -> None:
         """Raises KeyError, TypeError or ValueError when the state is damaged."""
-        losses = [float(value) for value in state["losses"]]
-        weights = [float(value) for value in state["weights"]]
-        if not len(losses) == len(weights) == len(self._losses):
-            raise ValueError(f"{len(losses)} losses and {len(weights)} weights")
-        self._losses, self._weights = losses, weights
-        self._open.clear()
+        costs, largest_s = [float(cost) for cost in state["costs"]], float(state["largest_s"])
+        if len(costs) != len(NAMES) or min(costs) < 0.0 or largest_s < 0.0:
+            raise ValueError(f"costs {costs}, largest {largest_s}")
+        self._costs, self._largest_s = costs, largest_s
+        self._weights = self._shares = None

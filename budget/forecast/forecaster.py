@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from budget.engines import EngineRecord
 from budget.errors import ConfigError
-from budget.forecast.experts import Experts
+from budget.forecast.experts import HALF_LIFE_UNITS, LRU, NAMES, Contest
+from budget.forecast.guard import Guard
 from budget.forecast.histories import Histories
-from budget.forecast.rates import Rates
+from budget.forecast.rates import REFRESH, Rates
 from budget.forecast.transitions import Transitions
+from budget.residents import Residents
 
-VERSION = 1
+VERSION = 2
 PACE_MEMORY = 0.02
-SURE = 0.97
-"""The weight above which the others are only asked to be judged."""
-PATIENCE_UNITS = 6.0
-"""After so many horizons without a use an answer is judged as if the use never came."""
+SMALLEST = 1e-9
+LRU_SHARE = 0.4
+"""From this weight on recency alone decides."""
 
 
 class Forecaster:
@@ -30,9 +32,18 @@ class Forecaster:
         self._rates = Rates()
         self._histories = Histories()
         self._transitions = Transitions()
-        self._experts = Experts(3)
+        self._contest = Contest()
+        self._residents: Residents | None = None
         self._last_s: float | None = None
         self._pace_s = 1.0
+        self._now = 0.0
+        self._refresh()
+
+    def attach(self, residents: Residents) -> Guard:
+        """Watch how the experts would do on these books; returns the guard with LRU's."""
+        self._residents = residents
+        self._contest.attach(residents)
+        return Guard(residents, self._contest.lru_loaded)
 
     @property
     def count(self) -> int:
@@ -40,47 +51,72 @@ class Forecaster:
         return self._rates.count
 
     @property
-    def discount(self) -> float:
-        """What one request of distance multiplies."""
-        return 1.0 - 1.0 / self._rates.unit
-
-    @property
     def weights(self) -> dict[str, float]:
         """What each expert counts now."""
-        names = ("rates", "histories", "transitions")
-        return dict(zip(names, self._experts.weights, strict=True))
+        return dict(zip(NAMES, self._contest.weights, strict=True))
+
+    @property
+    def recency_rules(self) -> bool:
+        """Whether LRU did so well of late that its order is followed."""
+        return self._contest.weights[LRU] > LRU_SHARE
 
     def used(self, engine_id: str, now: float) -> None:
         """A request for an engine arrived."""
         if self._last_s is not None:
             self._pace_s += PACE_MEMORY * (now - self._last_s - self._pace_s)
-        self._last_s = now
-        self._experts.used(engine_id, self._rates.count + 1, self.discount)
+        self._last_s = self._now = now
         self._rates.used(engine_id)
         self._histories.used(engine_id, now)
-        self._transitions.used(engine_id, self.discount)
+        self._transitions.used(engine_id)
+        if self._rates.count % REFRESH == 0:
+            self._refresh()
+        self._contest.used(engine_id, self._losses)
+
+    def booked(self, engine: EngineRecord, now: float) -> None:
+        """A load of this engine starts."""
+        self._now = now
+        self._contest.booked(engine, self._losses)
+
+    def _refresh(self) -> None:
+        unit = self._rates.unit
+        self.discount = 1.0 - 1.0 / unit
+        """What one request of distance multiplies."""
+        self._odds = unit - 1.0
+        self._transitions.discounted(self.discount)
+        self._contest.fade(0.5 ** (REFRESH / (unit * HALF_LIFE_UNITS)))
+
+    def _losses(self, engine_id: str) -> tuple[float, ...]:
+        """Every expert's load seconds at stake for an engine, in the order of the contest."""
+        odds = self._rates.rate(engine_id) * self._odds
+        soon = odds / (1.0 + odds)
+        chance = self._histories.chance(engine_id, self._now, self._rates.unit * self._pace_s)
+        follows = self._transitions.expectation(engine_id, soon)
+        seconds = 0.0
+        if self._residents is not None and engine_id in self._residents:
+            seconds = self._residents[engine_id].option.load_seconds
+        return (
+            seconds * (odds + SMALLEST),
+            seconds * (_odds(chance) + SMALLEST),
+            seconds * (_odds(follows) + SMALLEST),
+        )
+
+    def odds(self, engine_id: str, now: float) -> float:
+        """The discounted number of expected uses, p / (1 - p), all experts weighed."""
+        by_rate, by_history, by_context = self._contest.shares
+        odds = self._rates.rate(engine_id) * self._odds
+        value = by_rate * odds
+        if by_history:
+            chance = self._histories.chance(engine_id, now, self._rates.unit * self._pace_s)
+            value += by_history * _odds(chance)
+        if by_context:
+            soon = odds / (1.0 + odds)
+            value += by_context * _odds(self._transitions.expectation(engine_id, soon))
+        return value
 
     def expectation(self, engine_id: str, now: float) -> float:
-        """E[discount**d] for this engine as of now, all experts weighed; they are judged later."""
-        unit = self._rates.unit
-        rate = self._rates.rate(engine_id)
-        by_rate = self._soon(rate)
-        patience = PATIENCE_UNITS * unit
-        asked = not self._experts.wants(engine_id, self._rates.count, patience)
-        if asked and self._experts.weights[0] > SURE:
-            return by_rate
-        answers = (
-            by_rate,
-            self._histories.chance(engine_id, now, unit * self._pace_s),
-            self._transitions.expectation(engine_id, by_rate),
-        )
-        self._experts.asked(engine_id, self._rates.count, answers, patience)
-        return self._experts.mixture(answers)
-
-    def _soon(self, rate: float) -> float:
-        """E[discount**d] when every request is for the engine with this probability."""
-        discount = self.discount
-        return rate * discount / (1.0 - discount + discount * rate)
+        """E[discount**d] for this engine as of now, all experts weighed."""
+        odds = self.odds(engine_id, now)
+        return odds / (1.0 + odds)
 
     def export_state(self) -> dict[str, Any]:
         """What was learned, JSON-serialisable."""
@@ -90,7 +126,7 @@ class Forecaster:
             "rates": self._rates.export_state(),
             "histories": self._histories.export_state(),
             "transitions": self._transitions.export_state(),
-            "experts": self._experts.export_state(),
+            "experts": self._contest.export_state(),
         }
 
     def import_state(self, state: Mapping[str, Any]) -> None:
@@ -107,12 +143,18 @@ class Forecaster:
             fresh._rates.import_state(state["rates"])
             fresh._histories.import_state(state["histories"])
             fresh._transitions.import_state(state["transitions"])
-            fresh._experts.import_state(state["experts"])
+            Contest().import_state(state["experts"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(
                 f"The saved forecast cannot be read: {type(error).__name__}: {error}.",
                 hint="Delete it; keepwarm learns anew.",
             ) from None
         self._pace_s, self._rates, self._histories = fresh._pace_s, fresh._rates, fresh._histories
-        self._transitions, self._experts = fresh._transitions, fresh._experts
+        self._transitions = fresh._transitions
+        self._refresh()
+        self._contest.import_state(state["experts"])
         self._last_s = None
+
+
+def _odds(chance: float) -> float:
+    return chance / (1.0 - min(chance, 1.0 - SMALLEST))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any
 
 BINS = 28
@@ -22,12 +23,13 @@ class Histories:
     Source: the hybrid histogram policy of Shahrad et al., "Serverless in the Wild", 2020.
     """
 
-    __slots__ = ("_all", "_last", "_rows", "_total")
+    __slots__ = ("_all", "_beyond", "_last", "_rows", "_total")
 
     def __init__(self) -> None:
         self._last: dict[str, float] = {}
         self._rows: dict[str, tuple[float, list[float]]] = {}
         self._all = [1.0 / BINS] * BINS
+        self._beyond: list[float] | None = None
         self._total = 1.0
 
     def used(self, engine_id: str, now: float) -> None:
@@ -39,6 +41,7 @@ class Histories:
         where = _bin(now - last)
         self._all[where] += 1.0
         self._total += 1.0
+        self._beyond = None
         weight, row = self._rows.get(engine_id) or (1.0, [0.0] * BINS)
         weight *= GROWTH
         row[where] += weight
@@ -52,16 +55,24 @@ class Histories:
         if last is None:
             return 0.0
         idle_s = max(0.0, now - last)
-        until_s = idle_s + within_s
+        idle, idle_share = _place(idle_s)
+        until, until_share = _place(idle_s + within_s)
+        if self._beyond is None:
+            self._beyond = [*accumulate(reversed(self._all))]
+            self._beyond.reverse()
+        # What lies beyond a gap: its bin's share, and all of the longer bins.
+        everyone, beyond = self._all, self._beyond
         prior = PRIOR / self._total
-        alive = prior * _beyond(self._all, idle_s)
-        later = prior * _beyond(self._all, until_s)
+        alive = prior * (beyond[idle] - everyone[idle] * (1.0 - idle_share))
+        later = prior * (beyond[until] - everyone[until] * (1.0 - until_share))
         found = self._rows.get(engine_id)
         if found is not None:
             weight, row = found
-            alive += _beyond(row, idle_s) / weight
-            later += _beyond(row, until_s) / weight
-        return 0.0 if alive <= 0.0 else 1.0 - later / alive
+            longest = sum(row[until + 1 :])
+            later += (row[until] * until_share + longest) / weight
+            longer = sum(row[idle + 1 : until + 1]) + longest
+            alive += (row[idle] * idle_share + longer) / weight
+        return 0.0 if alive <= 0.0 else max(0.0, 1.0 - later / alive)
 
     def export_state(self) -> dict[str, Any]:
         """JSON-serialisable. Times of last uses are not kept: another clock runs after a restart."""
@@ -79,6 +90,7 @@ class Histories:
         if any(len(row) != BINS for _, row in rows.values()) or len(everything) != BINS:
             raise ValueError(f"histograms need {BINS} bins")
         self._rows, self._all, self._total = rows, everything, sum(everything)
+        self._beyond = None
 
 
 def _bin(gap_s: float) -> int:
@@ -87,9 +99,11 @@ def _bin(gap_s: float) -> int:
     return min(BINS - 1, math.frexp(gap_s / FIRST_BIN_S)[1] - 1)
 
 
-def _beyond(row: list[float], gap_s: float) -> float:
-    """The weight of gaps longer than `gap_s`, spread evenly over the logarithm within its bin."""
-    where = _bin(gap_s)
-    start_s = FIRST_BIN_S * 2.0**where
-    inside = math.log2(max(1.0, gap_s / start_s))
-    return row[where] * max(0.0, 1.0 - inside) + sum(row[where + 1 :])
+def _place(gap_s: float) -> tuple[int, float]:
+    """The bin of a gap, and the share of that bin beyond it; bins are even over the logarithm."""
+    mantissa, exponent = math.frexp(gap_s / FIRST_BIN_S)
+    if exponent < 1:
+        return 0, 1.0
+    if exponent > BINS:
+        return BINS - 1, 0.0
+    return exponent - 1, -math.log2(mantissa)

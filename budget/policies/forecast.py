@@ -43,7 +43,9 @@ class Forecast:
 
     @property
     def _follows_lru(self) -> bool:
-        return self._guard is not None and self._guard.following and not self._plans
+        if self._guard is None or self._plans:
+            return False
+        return self._guard.following or self._forecaster.recency_rules
 
     @property
     def forecaster(self) -> Forecaster:
@@ -53,7 +55,7 @@ class Forecast:
     def attach(self, residents: Residents, plans: Plans) -> None:
         """Engines, books and declared plans, to be read."""
         self._residents, self._plans = residents, plans
-        self._guard = Guard(residents)
+        self._guard = self._forecaster.attach(residents)
 
     def used(self, engine_id: str, now: float) -> None:
         """Learn from a request."""
@@ -65,26 +67,27 @@ class Forecast:
         """A load starts."""
         if self._guard is not None:
             self._guard.booked(engine)
+        self._forecaster.booked(engine, now)
 
     def loss(self, engine: EngineRecord, now: float) -> float:
         """Expected load seconds to be paid for losing this engine, in the horizon's unit."""
         if self._guard is not None and self._follows_lru:
             recency = 1.0 / (1.0 + max(0.0, now - engine.last_used))
             return recency + (1.0 if self._guard.holds(engine.engine_id) else 0.0)
-        chance = self._expectation(engine.engine_id, now)
-        return engine.option.load_seconds * (chance / (1.0 - chance) + SMALLEST)
+        read = self._planned if self._plans else self._forecaster.odds
+        odds = read(engine.engine_id, now)
+        return engine.option.load_seconds * (odds + SMALLEST)
 
-    def _expectation(self, engine_id: str, now: float) -> float:
+    def _planned(self, engine_id: str, now: float) -> float:
         guess = self._forecaster.expectation(engine_id, now)
-        if self._plans:
-            distances, length = self._declared()
-            discount = self._forecaster.discount
-            if engine_id in distances:
-                known = discount ** distances[engine_id]
-                guess = known + self._plans.unplanned * max(0.0, guess - known)
-            else:
-                guess *= self._plans.unplanned + (1.0 - self._plans.unplanned) * discount**length
-        return min(guess, 1.0 - SMALLEST)
+        distances, length = self._declared()
+        discount = self._forecaster.discount
+        if engine_id in distances:
+            known = discount ** distances[engine_id]
+            guess = known + self._plans.unplanned * max(0.0, guess - known)
+        else:
+            guess *= self._plans.unplanned + (1.0 - self._plans.unplanned) * discount**length
+        return guess / (1.0 - min(guess, 1.0 - SMALLEST))
 
     def _declared(self) -> tuple[dict[str, int], int]:
         """The distance of every declared next use (1: the next request), and how many are known."""

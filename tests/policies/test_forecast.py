@@ -133,9 +133,10 @@ def test_a_damaged_state_is_refused_and_changes_nothing(damage: dict[str, object
 def test_at_most_32_successors_are_kept() -> None:
     """The state stays sparse whatever comes."""
     transitions = Transitions()
+    transitions.discounted(0.9)
     rng = np.random.default_rng(0)
     for _ in range(3000):
-        transitions.used(f"m{int(rng.integers(200))}", 0.9)
+        transitions.used(f"m{int(rng.integers(200))}")
     rows = transitions.export_state()["rows"]
     assert max(len(row["successors"]) for row in rows.values()) == MOST_SUCCESSORS
 
