@@ -23,22 +23,32 @@ MOST_DEVICES = 4
 
 
 Losses = Callable[[str], tuple[float, ...]]
-"""Every expert's loss of an engine, in the order of `NAMES[1:]`."""
+"""Every expert's loss of an engine, in the order of `NAMES`."""
 
 
 class Contest:
     """Every expert has a shadow that it decides for alone; weights follow the shadows' load seconds.
 
     A weight is exp(-(cost - the least cost) / tolerance), costs fading with the requests. Source of the
-    weights: Freund and Schapire, "A decision-theoretic generalization of on-line learning", 1997. The
-    shadow of LRU is the guard's, which reports its loads.
+    weights: Freund and Schapire, "A decision-theoretic generalization of on-line learning", 1997.
     """
 
-    __slots__ = ("_costs", "_largest_s", "_residents", "_shadows", "_shares", "_weights")
+    __slots__ = (
+        "_costs",
+        "_devices",
+        "_largest_s",
+        "_residents",
+        "_shadows",
+        "_shares",
+        "_watched",
+        "_weights",
+    )
 
     def __init__(self) -> None:
         self._costs = [0.0] * len(NAMES)
         self._largest_s = 0.0
+        self._watched = 1.0
+        self._devices: frozenset[str] = frozenset()
         self._weights: tuple[float, ...] | None = None
         self._shares: tuple[float, ...] | None = None
         self._residents: Residents | None = None
@@ -47,8 +57,11 @@ class Contest:
     def attach(self, residents: Residents) -> None:
         """Take the books whose devices are watched; called once, before any use."""
         devices = tuple(ledger.device for ledger in residents.books)[:MOST_DEVICES]
-        self._residents = residents
-        self._shadows = tuple(Shadow(residents, devices) for _ in NAMES[1:])
+        self._residents, self._devices = residents, frozenset(devices)
+        self._watched = len(devices) / max(1, len(list(residents.books)))
+        self._shadows = tuple(
+            Shadow(residents, devices, ordered=number == LRU) for number in range(len(NAMES))
+        )
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -73,50 +86,47 @@ class Contest:
 
     def used(self, engine_id: str, losses: Losses) -> None:
         """A request for an engine arrived: shadows without it load it, whoever costs least leaves."""
-        for shadow in self._shadows:
-            if engine_id not in shadow.held:
-                break
-        else:
-            return
         if self._residents is None or engine_id not in self._residents:
             return
         engine = self._residents[engine_id]
-        if engine.bookings:
-            self._load(engine, engine.bookings, losses)
-        elif len(engine.spec.options) == 1:
-            self._load(engine, engine.spec.options[0].bookings, losses)
+        bookings = engine.bookings
+        if not bookings and len(engine.spec.options) == 1:
+            bookings = engine.spec.options[0].bookings
+        # Most engines of a large machine are placed where nobody watches.
+        if bookings and bookings[0][0] in self._devices:
+            self._load(engine, bookings, losses)
 
     def booked(self, engine: EngineRecord, losses: Losses) -> None:
         """A real load starts: shadows that did not know where the engine would go do now."""
         self._load(engine, engine.bookings, losses)
 
     def _load(self, engine: EngineRecord, bookings: Bookings, losses: Losses) -> None:
-        if not self._shadows or not self._shadows[0].watches(bookings):
+        missing = [
+            (number, shadow)
+            for number, shadow in enumerate(self._shadows)
+            if engine.engine_id not in shadow.held
+        ]
+        if not missing or not missing[0][1].watches(bookings):
             return
         known: dict[str, tuple[float, ...]] = {}
-        for number, shadow in enumerate(self._shadows):
-            if engine.engine_id not in shadow.held:
+        for number, shadow in missing:
 
-                def loss(engine_id: str, number: int = number) -> float:
-                    if engine_id not in known:
-                        known[engine_id] = losses(engine_id)
-                    return known[engine_id][number]
+            def loss(engine_id: str, number: int = number) -> float:
+                if engine_id not in known:
+                    known[engine_id] = losses(engine_id)
+                return known[engine_id][number]
 
-                shadow.load(engine, bookings, loss)
-                self._pay(number + 1, engine.option.load_seconds)
-
-    def lru_loaded(self, engine: EngineRecord, bookings: Bookings) -> None:
-        """The shadow of LRU loads an engine."""
-        if self._shadows and self._shadows[0].watches(bookings):
-            self._pay(LRU, engine.option.load_seconds)
+            shadow.load(engine, bookings, loss)
+            self._pay(number, engine.option.load_seconds)
 
     def _pay(self, number: int, load_seconds: float) -> None:
         self._costs[number] += load_seconds
         self._largest_s = max(self._largest_s, load_seconds)
         self._weights = self._shares = None
 
-    def fade(self, share: float) -> None:
-        """Every cost so far counts this share of what it did."""
+    def fade(self, half_lives: float) -> None:
+        """So many half-lives are over; they take longer where few of the devices are watched."""
+        share = 0.5 ** (half_lives * self._watched)
         self._costs = [cost * share for cost in self._costs]
         self._weights = self._shares = None
 

@@ -8,7 +8,6 @@ from typing import Any
 from budget.engines import EngineRecord
 from budget.errors import ConfigError
 from budget.forecast.experts import HALF_LIFE_UNITS, LRU, NAMES, Contest
-from budget.forecast.guard import Guard
 from budget.forecast.histories import Histories
 from budget.forecast.rates import REFRESH, Rates
 from budget.forecast.transitions import Transitions
@@ -17,7 +16,8 @@ from budget.residents import Residents
 VERSION = 2
 PACE_MEMORY = 0.02
 SMALLEST = 1e-9
-LRU_SHARE = 0.4
+CERTAIN = 1.0 + SMALLEST
+LRU_SHARE = 0.5
 """From this weight on recency alone decides."""
 
 
@@ -39,11 +39,10 @@ class Forecaster:
         self._now = 0.0
         self._refresh()
 
-    def attach(self, residents: Residents) -> Guard:
-        """Watch how the experts would do on these books; returns the guard with LRU's."""
+    def attach(self, residents: Residents) -> None:
+        """Watch how the experts would do on these books."""
         self._residents = residents
         self._contest.attach(residents)
-        return Guard(residents, self._contest.lru_loaded)
 
     @property
     def count(self) -> int:
@@ -83,21 +82,21 @@ class Forecaster:
         """What one request of distance multiplies."""
         self._odds = unit - 1.0
         self._transitions.discounted(self.discount)
-        self._contest.fade(0.5 ** (REFRESH / (unit * HALF_LIFE_UNITS)))
+        self._contest.fade(REFRESH / (unit * HALF_LIFE_UNITS))
 
     def _losses(self, engine_id: str) -> tuple[float, ...]:
         """Every expert's load seconds at stake for an engine, in the order of the contest."""
         odds = self._rates.rate(engine_id) * self._odds
-        soon = odds / (1.0 + odds)
         chance = self._histories.chance(engine_id, self._now, self._rates.unit * self._pace_s)
-        follows = self._transitions.expectation(engine_id, soon)
+        follows = self._transitions.expectation(engine_id, odds / (1.0 + odds))
         seconds = 0.0
         if self._residents is not None and engine_id in self._residents:
             seconds = self._residents[engine_id].option.load_seconds
         return (
+            self._rates.last(engine_id),
             seconds * (odds + SMALLEST),
-            seconds * (_odds(chance) + SMALLEST),
-            seconds * (_odds(follows) + SMALLEST),
+            seconds * (chance / (CERTAIN - chance) + SMALLEST),
+            seconds * (follows / (CERTAIN - follows) + SMALLEST),
         )
 
     def odds(self, engine_id: str, now: float) -> float:
@@ -107,10 +106,10 @@ class Forecaster:
         value = by_rate * odds
         if by_history:
             chance = self._histories.chance(engine_id, now, self._rates.unit * self._pace_s)
-            value += by_history * _odds(chance)
+            value += by_history * chance / (CERTAIN - chance)
         if by_context:
-            soon = odds / (1.0 + odds)
-            value += by_context * _odds(self._transitions.expectation(engine_id, soon))
+            chance = self._transitions.expectation(engine_id, odds / (1.0 + odds))
+            value += by_context * chance / (CERTAIN - chance)
         return value
 
     def expectation(self, engine_id: str, now: float) -> float:
@@ -154,7 +153,3 @@ class Forecaster:
         self._refresh()
         self._contest.import_state(state["experts"])
         self._last_s = None
-
-
-def _odds(chance: float) -> float:
-    return chance / (1.0 - min(chance, 1.0 - SMALLEST))

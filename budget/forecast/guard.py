@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 
 from budget.engines import Bookings, EngineRecord
 from budget.residents import Residents
@@ -23,7 +22,6 @@ class Guard:
 
     __slots__ = (
         "_largest_s",
-        "_loaded",
         "_lru_s",
         "_order",
         "_real_s",
@@ -33,13 +31,8 @@ class Guard:
         "following",
     )
 
-    def __init__(
-        self,
-        residents: Residents,
-        loaded: Callable[[EngineRecord, Bookings], None],
-    ) -> None:
+    def __init__(self, residents: Residents) -> None:
         self._residents = residents
-        self._loaded = loaded
         self._shadow: dict[str, Bookings] = {}
         self._order: dict[str, OrderedDict[str, None]] = {
             ledger.device: OrderedDict() for ledger in residents.books
@@ -90,7 +83,6 @@ class Guard:
         for device, _ in bookings:
             self._order[device][engine.engine_id] = None
         self._lru_s += engine.option.load_seconds
-        self._loaded(engine, bookings)
 
     def _evict(self, device: str) -> None:
         """The least recently used leave until it fits; of those, the newest stay if they can."""

@@ -100,6 +100,11 @@ class Rates:
         s0, s1, s2, s3 = self._shares
         return row[1] * s0 + row[2] * s1 + row[3] * s2 + row[4] * s3
 
+    def last(self, engine_id: str) -> float:
+        """The number of an engine's last request; 0 when there was none."""
+        row = self._uses.get(engine_id)
+        return 0.0 if row is None else row[0]
+
     def export_state(self) -> dict[str, Any]:
         """JSON-serialisable."""
         totals = [t / w for t, w in zip(self._totals, self._weights, strict=True)]

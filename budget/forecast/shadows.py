@@ -19,13 +19,15 @@ Loss = Callable[[str], float]
 class Shadow:
     """The engines that one expert would have resident on some devices, and what its loads cost.
 
-    `devices`: the ones watched; engines that are placed elsewhere leave no trace.
+    `devices`: the ones watched; engines that are placed elsewhere leave no trace. `ordered`: victims go
+    strictly from the least loss up, instead of the set of least total loss.
     """
 
-    __slots__ = ("_by_device", "_devices", "_residents", "_taken", "held")
+    __slots__ = ("_by_device", "_devices", "_ordered", "_residents", "_taken", "held")
 
-    def __init__(self, residents: Residents, devices: tuple[str, ...]) -> None:
+    def __init__(self, residents: Residents, devices: tuple[str, ...], *, ordered: bool) -> None:
         self._residents = residents
+        self._ordered = ordered
         self._devices = frozenset(devices)
         self._by_device: dict[str, dict[str, int]] = {device: {} for device in devices}
         self._taken = dict.fromkeys(devices, 0)
@@ -54,14 +56,14 @@ class Shadow:
         losses = [loss(engine_id) for engine_id in sizes]
         if sum(sizes.values()) <= missing:
             return list(sizes)
-        if len(sizes) <= EXACT:
+        if len(sizes) <= EXACT and not self._ordered:
             chosen = _least(list(sizes.values()), losses, missing)
             return [engine_id for n, engine_id in enumerate(sizes) if chosen >> n & 1]
         candidates = [
             Candidate(engine_id, value, ((device, sizes[engine_id]),))
             for engine_id, value in zip(sizes, losses, strict=True)
         ]
-        found = choose_victims(candidates, {device: missing}, ordered=False) or candidates
+        found = choose_victims(candidates, {device: missing}, ordered=self._ordered) or candidates
         return [candidate.engine_id for candidate in found]
 
     def _drop(self, engine_id: str) -> None:

@@ -55,7 +55,8 @@ class Forecast:
     def attach(self, residents: Residents, plans: Plans) -> None:
         """Engines, books and declared plans, to be read."""
         self._residents, self._plans = residents, plans
-        self._guard = self._forecaster.attach(residents)
+        self._guard = Guard(residents)
+        self._forecaster.attach(residents)
 
     def used(self, engine_id: str, now: float) -> None:
         """Learn from a request."""
@@ -71,11 +72,13 @@ class Forecast:
 
     def loss(self, engine: EngineRecord, now: float) -> float:
         """Expected load seconds to be paid for losing this engine, in the horizon's unit."""
-        if self._guard is not None and self._follows_lru:
+        if self._plans:
+            odds = self._planned(engine.engine_id, now)
+        elif self._guard is not None and (self._guard.following or self._forecaster.recency_rules):
             recency = 1.0 / (1.0 + max(0.0, now - engine.last_used))
             return recency + (1.0 if self._guard.holds(engine.engine_id) else 0.0)
-        read = self._planned if self._plans else self._forecaster.odds
-        odds = read(engine.engine_id, now)
+        else:
+            odds = self._forecaster.odds(engine.engine_id, now)
         return engine.option.load_seconds * (odds + SMALLEST)
 
     def _planned(self, engine_id: str, now: float) -> float:

@@ -1,0 +1,96 @@
+"""The contest of experts: whoever's shadow loads least counts most, and few devices are watched."""
+
+from __future__ import annotations
+
+import pytest
+
+from budget.engines import EngineSpec, Option
+from budget.forecast.experts import MOST_DEVICES, NAMES, Contest
+from budget.residents import Residents
+from budget.simulation import Arrival, Replay, Trial, parse_models
+from budget.simulation.compare import make_core, run
+from tests.simulation.worlds import letters, world
+from tools import workloads
+
+LENGTH = 1500
+
+
+def books(limit: int, devices: int = 1) -> Residents:
+    """Three engines of 4, 3 and 3 bytes that may go anywhere, none resident."""
+    names = [f"device:{n}" for n in range(devices)]
+    specs = [
+        EngineSpec(name, tuple(Option(((device, size),), 5.0) for device in names))
+        for name, size in (("a", 4), ("b", 3), ("c", 3))
+    ]
+    return Residents(dict.fromkeys(names, limit), specs)
+
+
+def misled(engine_id: str) -> tuple[float, ...]:
+    """Losses of four experts; the last one would always let `a` go, the others never."""
+    return (1.0, 1.0, 1.0, 0.1) if engine_id == "a" else (0.5, 0.5, 0.5, 1.0)
+
+
+def test_an_expert_that_loads_more_counts_less() -> None:
+    """The one whose shadow evicts what is used all the time loses its weight."""
+    contest = Contest()
+    contest.attach(books(7))
+    assert contest.weights == pytest.approx([0.25] * len(NAMES))
+    for engine_id in "abacabacabac":
+        contest.used(engine_id, misled)
+    assert contest.weights[3] < 0.1
+    assert sum(contest.weights) == pytest.approx(1.0)
+    assert contest.shares[2] < contest.shares[0]
+
+
+def test_costs_fade() -> None:
+    """Who was wrong long ago is not judged for it any more."""
+    contest = Contest()
+    contest.attach(books(7))
+    for engine_id in "abacabacabac":
+        contest.used(engine_id, misled)
+    before = contest.weights[3]
+    contest.fade(8.0)
+    assert before < contest.weights[3] < 0.25
+
+
+def test_few_devices_are_watched() -> None:
+    """Loads elsewhere cost no shadow anything: the work does not grow with the machine."""
+    residents = books(7, devices=MOST_DEVICES + 1)
+    contest = Contest()
+    contest.attach(residents)
+    engine = residents["a"]
+    engine.option_index = MOST_DEVICES
+    engine.bookings = engine.option.bookings
+    contest.booked(engine, misled)
+    assert contest.export_state()["costs"] == [0.0] * len(NAMES)
+    engine.option_index = 0
+    engine.bookings = engine.option.bookings
+    contest.booked(engine, misled)
+    assert contest.export_state()["costs"] == [5.0] * len(NAMES)
+
+
+@pytest.mark.parametrize("costs", [[1.0], [1.0, 2.0, 3.0, -1.0]])
+def test_a_damaged_record_of_the_contest_is_refused(costs: list[float]) -> None:
+    """Too few costs, or such as cannot be."""
+    with pytest.raises(ValueError, match="costs"):
+        Contest().import_state({"costs": costs, "largest_s": 1.0})
+
+
+def test_transitions_win_where_order_tells_all() -> None:
+    """A cycle larger than memory: neither recency nor frequency can tell who comes next."""
+    one = Trial(letters("abcde" * 120), world(dict.fromkeys("abcde", 1)), 3)
+    core = make_core(one, "forecast")
+    Replay(core, one.models).sequential(one.arrivals)
+    weights = core.desk.admission.policy.forecaster.weights  # type: ignore[attr-defined]
+    assert max(weights, key=weights.__getitem__) in ("transitions", "histories")
+    assert weights["lru"] < 0.05
+
+
+def test_the_order_of_a_pipeline_is_worth_a_fifth_of_the_loads() -> None:
+    """Documents by kind: loads were as many as LRU's while experts were judged by likelihood."""
+    models = {m.name: m for m in parse_models(workloads.models("documents"), "documents")}
+    arrivals = [Arrival(*row) for row in workloads.rows("documents", 5, LENGTH)]
+    budget = int(sum(m.bytes for m in models.values()) * 0.6)
+    one = Trial(arrivals, models, budget)
+    forecast, lru = (run(one, name).summary.load_seconds for name in ("forecast", "lru"))
+    assert forecast <= 0.8 * lru
