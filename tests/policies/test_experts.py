@@ -87,7 +87,7 @@ def test_transitions_win_where_order_tells_all() -> None:
 
 
 def test_the_order_of_a_pipeline_is_worth_a_fifth_of_the_loads() -> None:
-    """Documents by kind: loads were as many as LRU's while experts were judged by likelihood."""
+    """Documents by kind: experts judged by likelihood, not by loads, load as much as LRU here."""
     models = {m.name: m for m in parse_models(workloads.models("documents"), "documents")}
     arrivals = [Arrival(*row) for row in workloads.rows("documents", 5, LENGTH)]
     budget = int(sum(m.bytes for m in models.values()) * 0.6)
