@@ -134,6 +134,10 @@ class Engine(Protocol):
         """Measured bytes by device, now (PSS on the host, NVML's process figure on a GPU)."""
         ...
 
+    def cached_bytes(self) -> int:
+        """Of the host's bytes in `memory`, pages of mapped files: the machine calls them free, too."""
+        ...
+
     def keep_kv_in(self, folder: Path) -> None:
         """Where saved KV state goes, said before `start`; by default a folder that ends with it."""
         ...

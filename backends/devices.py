@@ -158,10 +158,13 @@ def _ancestors(path: str) -> list[str]:
 
 
 def _reclaimable_bytes(stat: str | None) -> int:
-    """Page cache that the kernel can drop, by `memory.stat` (v1 sums its children in `total_`)."""
+    """Page cache that the kernel can drop, by `memory.stat` (v1 sums its children in `total_`).
+
+    Mapped pages are among it, as they are in the machine's own `MemAvailable`.
+    """
     fields = dict(line.split() for line in (stat or "").splitlines() if len(line.split()) == 2)
-    name = "total_inactive_file" if "total_inactive_file" in fields else "inactive_file"
-    return int(fields.get(name, 0))
+    prefix = "total_" if "total_inactive_file" in fields else ""
+    return sum(int(fields.get(f"{prefix}{kind}_file", 0)) for kind in ("inactive", "active"))
 
 
 def _groups(read: Reader) -> list[_Group]:

@@ -40,6 +40,7 @@ class Script:
         die_after: the engine dies when so many tokens of an answer are sent.
         refuse: answer chat requests with this status and body.
         memory: bytes by device; None is what the placement booked.
+        cached_bytes: of the host's, pages of mapped files.
         buffers: bytes by device that the load reports; None is the placement's, less its overhead.
         storage: what the load report says.
         log_tail: the last lines that errors and the death quote.
@@ -52,6 +53,7 @@ class Script:
     die_after: int | None = None
     refuse: tuple[int, Mapping[str, Any]] | None = None
     memory: Mapping[str, int] | None = None
+    cached_bytes: int = 0
     buffers: Mapping[str, int] | None = None
     storage: Literal["cold", "staged"] = "staged"
     log_tail: tuple[str, ...] = ("scripted: last line",)
@@ -186,6 +188,10 @@ class ScriptedEngine:
         if self.script.memory is not None:
             return dict(self.script.memory)
         return dict(self._placement.bookings)
+
+    def cached_bytes(self) -> int:
+        """The script's figure."""
+        return self.script.cached_bytes if self._server is not None else 0
 
     def keep_kv_in(self, folder: Path) -> None:
         """Save KV state in a folder that outlives the engine."""

@@ -20,7 +20,7 @@ from backends.llama.binaries import find_binary, library_env
 from backends.llama.control import control_request
 from backends.llama.failures import ending, load_error, stalled
 from backends.llama.log import looks_out_of_memory
-from backends.llama.memory import gpu_bytes, process_tree, pss_bytes
+from backends.llama.memory import file_pss_bytes, gpu_bytes, process_tree, pss_bytes
 from backends.llama.names import DeviceNames, names_of
 from backends.llama.process import (
     Gate,
@@ -323,6 +323,12 @@ class LlamaServerEngine:
         if self._gpus:
             found.update(gpu_bytes(tree, self._gpus))
         return found
+
+    def cached_bytes(self) -> int:
+        """The share of mapped files in the PSS of the process and its children."""
+        if self._process is None or self._process.exit_code is not None:
+            return 0
+        return file_pss_bytes(process_tree(self._process.pid))
 
     def keep_kv_in(self, folder: Path) -> None:
         """Save KV state in a folder that outlives the engine."""

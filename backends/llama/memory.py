@@ -28,12 +28,23 @@ def pss_bytes(pids: Iterable[int]) -> int:
     return sum(_pss_of(pid) for pid in pids)
 
 
+def file_pss_bytes(pids: Iterable[int]) -> int:
+    """The sum of the processes' shares of mapped files' pages, in bytes; 0 where it is not to be had."""
+    return sum(_rollup(pid, "Pss_File") or 0 for pid in pids)
+
+
 def _pss_of(pid: int) -> int:
+    found = _rollup(pid, "Pss")
+    return _uss_of(pid) if found is None else found
+
+
+def _rollup(pid: int, key: str) -> int | None:
+    """A line of `/proc/PID/smaps_rollup` in bytes, 0 without it; `None` when it cannot be read."""
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
     except OSError:
-        return _uss_of(pid)
-    hit = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
+        return None
+    hit = re.search(rf"^{key}:\s+(\d+) kB", text, re.MULTILINE)
     return int(hit.group(1)) * 1024 if hit else 0
 
 

@@ -94,6 +94,10 @@ class RemoteEngine:
         """Nothing on this machine."""
         return {}
 
+    def cached_bytes(self) -> int:
+        """None here."""
+        return 0
+
     def keep_kv_in(self, folder: Path) -> None:
         """Nothing is saved anywhere."""
 

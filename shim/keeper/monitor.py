@@ -9,6 +9,8 @@ import logging
 from backends.devices import free_bytes, is_rpc
 from budget import events as ev
 from budget.errors import KeepwarmError
+from budget.footprint import HOST
+from budget.measured import room_bytes
 from budget.policies import EvictionPolicy
 from shim.keeper.experience import remember
 from shim.keeper.life import Life
@@ -45,7 +47,7 @@ class Monitor:
     async def measure(self) -> None:
         """Tell the core what engines take and what devices have left."""
         lives = dict(self._shell.lives)
-        free, taken = await asyncio.to_thread(self._read_memory, lives)
+        free, taken, cached = await asyncio.to_thread(self._read_memory, lives)
         for engine_id, measured in taken.items():
             life = lives[engine_id]
             if self._shell.lives.get(engine_id) is life and life.ready:
@@ -53,16 +55,17 @@ class Monitor:
         for device, free_now in free.items():
             ours = sum(measured.get(device, 0) for measured in taken.values())
             reserve = self._shell.catalog.devices.reserves.get(device, 0)
-            room = free_now + ours - reserve
+            room = room_bytes(free_now, ours, cached if device == HOST else 0, reserve)
             self._shell.post(ev.DeviceMeasured(device, room, free_now, reserve))
 
     def _read_memory(
         self, lives: dict[str, Life]
-    ) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
+    ) -> tuple[dict[str, int], dict[str, dict[str, int]], int]:
+        cached = sum(life.engine.cached_bytes() for life in lives.values())
         taken = {engine_id: dict(life.engine.memory()) for engine_id, life in lives.items()}
         # What an RPC server has left, only it knows: its limit is all that counts.
         here = [device for device in self._shell.catalog.limits if not is_rpc(device)]
-        return {device: free_bytes(device) for device in here}, taken
+        return {device: free_bytes(device) for device in here}, taken, cached
 
     def _correct(self, engine_id: str, life: Life, measured: dict[str, int]) -> None:
         """Book what an engine was found to take where that is more, and learn for its next load."""

@@ -100,7 +100,7 @@ def test_a_control_groups_limit_counts_before_the_machines_memory() -> None:
         "/proc/self/cgroup": "0::/a/b\n",
         f"{folder}/memory.max": str(4 * GIB),
         f"{folder}/memory.current": str(3 * GIB),
-        f"{folder}/memory.stat": f"anon 5\ninactive_file {GIB}\n",
+        f"{folder}/memory.stat": f"anon 5\ninactive_file {GIB // 2}\nactive_file {GIB // 2}\n",
     }
     host = host_device(machine(files))
     assert (host.total_bytes, host.free_bytes) == (4 * GIB, 2 * GIB)
