@@ -150,6 +150,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--requests", type=int, default=5000)
     chosen = parser.parse_args()
+    for path in (chosen.trace, chosen.models):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with chosen.trace.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["arrival_s", "model", "prompt_tokens", "output_tokens"])
