@@ -87,7 +87,9 @@ def _changed(base: Shape, rng: random.Random) -> Shape:
     n_embd = changes["n_embd"]
     changes["n_ff"] = _multiple(n_embd * rng.choice((0.5, 1, 1.5, 2, 2.75, 3, 3.5, 4, 5, 6, 8)), 32)
     if base.experts:
-        changes["experts"] = rng.choice((4, 8, 16, 32, 60, 64, 128))
+        # Groups divide the experts, and the best two of each decide.
+        grouped = "expert_group_count" in extra
+        changes["experts"] = rng.choice((32, 64, 128) if grouped else (4, 8, 16, 32, 60, 64, 128))
         changes["experts_used"] = rng.choice((1, 2, 3, 4, 6, 8))
         changes["experts_used"] = min(changes["experts_used"], changes["experts"])
     if base.n_ff_expert:
