@@ -216,8 +216,8 @@ def measure(sides: Mapping[str, Side], rounds: int) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=15, help="of each side, staged and cold each")
-    parser.add_argument("--tokens", type=int, default=48, help="that every stage writes")
+    parser.add_argument("--rounds", type=int, default=10, help="of each side, staged and cold each")
+    parser.add_argument("--tokens", type=int, default=24, help="that every stage writes")
     given = parser.parse_args()
     end_on_signals()
     with (

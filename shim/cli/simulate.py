@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -87,6 +89,8 @@ def simulate(
     {"models": [{"name", "bytes", "load_fixed_s", "load_bandwidth_bytes_per_s",
     "prompt_tokens_per_s", "decode_tokens_per_s", "slots", "pinned"}]}, the last four optional.
     """
+    if plot is not None:
+        _check_writable(plot)  # before minutes of work
     names = list(dict.fromkeys(name.strip() for name in policy.split(",") if name.strip()))
     described = {model.name: model for model in read_models(models)}
     arrivals = described_only(read_trace(trace), described)
@@ -225,3 +229,19 @@ def _rows(found: Comparison) -> Sequence[Sequence[object]]:
             )
         )
     return rows
+
+
+def _check_writable(path: Path) -> None:
+    """Make the picture's folder.
+
+    Raises:
+        ConfigError: nothing can be written there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be written: {error.strerror}.", hint="Choose another file for --plot."
+        ) from error

@@ -76,6 +76,17 @@ def test_the_picture_is_a_png(files: tuple[str, str], tmp_path: Path) -> None:
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+def test_a_picture_that_cannot_be_written_is_said_before_the_replay(
+    files: tuple[str, str], tmp_path: Path
+) -> None:
+    """Its folder is made; where a file is in the way, that is the caller's mistake."""
+    assert simulate(files, "--plot", str(tmp_path / "new" / "o.png")).exit_code == 0
+    (tmp_path / "file").write_text("")
+    failed = simulate(files, "--plot", str(tmp_path / "file" / "o.png"))
+    assert failed.exit_code == 2
+    assert "cannot be written" in failed.stderr
+
+
 def test_without_matplotlib_the_reader_is_told_what_to_install(
     files: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
