@@ -104,10 +104,11 @@ def spread_at(variant: Variant, pools: Pools, layers: int) -> Option:
     kind: Kind = "spread" if layers == variant.whole else "split"
     limits = np.array(pools.limits[1:], dtype=float)
     shares = limits / limits.sum()
-    needed = int(variant.device_bytes[layers])
+    each = variant.each_device_bytes
+    needed = max(0, int(variant.device_bytes[layers]) - each)
     # A layer goes to one device as a whole, so that each may get one more than its share.
     layer = needed // max(layers, 1)
-    amounts = (int(variant.host_bytes[layers]), *(int(needed * s) + layer for s in shares))
+    amounts = (int(variant.host_bytes[layers]), *(int(needed * s) + layer + each for s in shares))
     seconds = sum(
         float(variant.token_s[d][layers]) * s for d, s in zip(pools.devices, shares, strict=True)
     )

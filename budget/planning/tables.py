@@ -21,6 +21,7 @@ class Variant:
     `host_bytes` and `device_bytes` are by n_gpu_layers, 0 to n_layers + 1; `token_s` holds the
     seconds of one token by n_gpu_layers for each device that layers may go to, and its entry 0 is
     the CPU alone. `allowed` says which numbers of layers may be chosen (all by default).
+    `each_device_bytes` of `device_bytes` stand on every device of a spread again (compute buffer, context).
     """
 
     n_ctx: int
@@ -30,6 +31,7 @@ class Variant:
     token_s: Mapping[str, Seconds]
     cpu_token_s: float
     allowed: NDArray[np.bool_] | None = None
+    each_device_bytes: int = 0
 
     def __post_init__(self) -> None:
         lengths = {len(self.host_bytes), len(self.device_bytes)}

@@ -212,7 +212,9 @@ def _variant(shape: ModelShape, args: EngineArgs, target: Target) -> Variant:
     if target.gpu is not None:
         seconds = decode_seconds(traffic, target.host, target.gpu)
         token_s = {f"{GPU}:{number}": seconds for number in range(target.n_gpus)}
-    return Variant(args.n_ctx, args.slots, host, device, token_s, cpu)
+    # llama.cpp makes a compute buffer and a context on every GPU that has a layer.
+    each = DEFAULT_OVERHEAD.device_bytes + int(both.device.compute[-1])
+    return Variant(args.n_ctx, args.slots, host, device, token_s, cpu, each_device_bytes=each)
 
 
 def _advice(subject: Subject, target: Target, variant: Variant, users: int) -> Advice:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from budget.errors import ConfigError
 from budget.planning.amdahl import speed_up
 from budget.planning.cost import Load, expected_seconds
-from budget.planning.options import Pools, options_of
+from budget.planning.options import Pools, options_of, spread_at
 from budget.planning.planner import Settings, plan_together
 from budget.planning.search import Search
 from budget.planning.tables import Candidate, Variant
@@ -201,3 +201,13 @@ def test_the_search_is_near_the_best_of_all_assignments(
     assert seconds <= best * 1.25
     pinned = [o.pool_bytes for o, m in zip(chosen, models, strict=True) if m.pinned]
     assert pools.hold([sum(row) for row in zip(*pinned, strict=True)] or [0, 0])
+
+
+def test_what_stands_on_every_device_of_a_spread_is_counted_on_each() -> None:
+    """Two GPUs share the layers; each has a compute buffer and a context of its own."""
+    table = np.full(11, 20 * GIB)
+    token_s = {"cuda:0": np.full(11, 0.01), "cuda:1": np.full(11, 0.01)}
+    pools = Pools.of({"host": HOST, "cuda:0": 12 * GIB, "cuda:1": 12 * GIB})
+    for each, booked in ((0, 12 * GIB), (2 * GIB, 9 * GIB + 18 * GIB // 10 + 2 * GIB)):
+        model = Variant(1, 1, table * 0, table, token_s, 0.1, each_device_bytes=each)
+        assert spread_at(model, pools, 10).pool_bytes[1:] == (booked, booked)
