@@ -202,17 +202,23 @@ def _mamba_layer(s: Shape, block: str) -> Iterator[Tensor]:
     yield f"{block}.ssm_out.weight", (inner, s.n_embd), "matrix"
 
 
-def _mamba2_layer(s: Shape, block: str) -> Iterator[Tensor]:
-    inner, groups = s.extra["ssm.inner_size"], s.extra["ssm.group_count"]
-    heads = s.extra["ssm.time_step_rank"]
-    mixed = inner + 2 * groups * s.extra["ssm.state_size"]
-    yield _plain(f"{block}.attn_norm.weight", s.n_embd)
+def _state_space(s: Shape, block: str, mixed: int, heads: int) -> Iterator[Tensor]:
+    """The selective state space of Mamba 2, without its norm and way out."""
+    inner = s.extra["ssm.inner_size"]
     yield f"{block}.ssm_in.weight", (s.n_embd, inner + mixed + heads), "matrix"
     yield _plain(f"{block}.ssm_conv1d.weight", s.extra["ssm.conv_kernel"], mixed)
     yield _plain(f"{block}.ssm_conv1d.bias", mixed)
     yield _plain(f"{block}.ssm_dt.bias", heads)
     yield _plain(f"{block}.ssm_a", 1, heads)
     yield _plain(f"{block}.ssm_d", 1, heads)
+
+
+def _mamba2_layer(s: Shape, block: str) -> Iterator[Tensor]:
+    inner, groups = s.extra["ssm.inner_size"], s.extra["ssm.group_count"]
+    heads = s.extra["ssm.time_step_rank"]
+    mixed = inner + 2 * groups * s.extra["ssm.state_size"]
+    yield _plain(f"{block}.attn_norm.weight", s.n_embd)
+    yield from _state_space(s, block, mixed, heads)
     yield _plain(f"{block}.ssm_norm.weight", inner // groups, groups)
     yield f"{block}.ssm_out.weight", (inner, s.n_embd), "matrix"
 
@@ -221,12 +227,7 @@ def _falcon_h1_layer(s: Shape, block: str) -> Iterator[Tensor]:
     inner, state = s.extra["ssm.inner_size"], s.extra["ssm.state_size"]
     heads, groups = s.extra["ssm.time_step_rank"], s.extra["ssm.group_count"]
     mixed = inner + 2 * groups * state
-    yield f"{block}.ssm_in.weight", (s.n_embd, inner + mixed + heads), "matrix"
-    yield _plain(f"{block}.ssm_conv1d.weight", s.extra["ssm.conv_kernel"], mixed)
-    yield _plain(f"{block}.ssm_conv1d.bias", mixed)
-    yield _plain(f"{block}.ssm_dt.bias", heads)
-    yield _plain(f"{block}.ssm_a", 1, heads)
-    yield _plain(f"{block}.ssm_d", 1, heads)
+    yield from _state_space(s, block, mixed, heads)
     yield f"{block}.ssm_out.weight", (inner, s.n_embd), "matrix"
     for name, dims, role in (*_attention(s, block), *_feed_forward(s, block)):
         # llama.cpp asks for this norm without the usual suffix.

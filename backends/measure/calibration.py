@@ -29,9 +29,6 @@ _SCALE_AT: Final[Mapping[str, tuple[int, ...]]] = {
 }
 """Where the half-precision scales of a block lie (ggml's `ggml-common.h`)."""
 
-TYPES: Final = ("F16", *_SCALE_AT)
-"""The types that models can be made of."""
-
 _VOCAB: Final = 512
 _TILE_BYTES: Final = 1 << 20
 _SPECIAL: Final = ("<unk>", "<s>", "</s>")

@@ -50,11 +50,6 @@ class SideFigures:
         nearest = min(self.bytes_per_s, key=lambda known: (abs(_bits(known) - bits), known))
         return self.bytes_per_s[nearest]
 
-    @property
-    def best_rate(self) -> float:
-        """The highest of the rates: the nearest to the memory's own bandwidth."""
-        return max(self.bytes_per_s.values())
-
 
 def assumed_side(bandwidth_bytes_per_s: float) -> SideFigures:
     """The figures of a device known by its data sheet only."""
@@ -115,10 +110,6 @@ class MachineFigures:
             LoadFigures(**data["load"]),
             {str(name): int(amount) for name, amount in data["context_bytes"].items()},
         )
-
-
-ASSUMED_LOAD: Final = LoadFigures(0.2, {"none": 1.0e9}, {"none": 4.0e9}, "assumed")
-"""Loads on a machine that nothing is known of."""
 
 
 def _bits(ggml_type: str) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from budget.core import BudgetCore
@@ -160,8 +160,3 @@ def offline_optimum(trial: Trial) -> tuple[float, bool]:
     exact = len(names) <= MAX_MODELS and trial.devices == 1
     least = (optimum if exact else lower_bound)(uses, sizes, costs, room)
     return least + sum(m.load_seconds for m in pinned), exact
-
-
-def with_mode(trial: Trial, mode: Mode) -> Trial:
-    """The same trial, replayed in another way."""
-    return replace(trial, mode=mode)

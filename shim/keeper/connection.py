@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable
 from typing import Any
 
@@ -18,7 +19,7 @@ LOG = logging.getLogger("keepwarm.keeper")
 Answer = dict[str, Any] | None
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol, ABC):
     """Lines of one client. What is asked in them, and what its coming and going means, is a subclass's."""
 
     def __init__(self, client_id: str) -> None:
@@ -30,21 +31,21 @@ class Connection(asyncio.Protocol):
 
     # What a subclass does
 
+    @abstractmethod
     def opened(self) -> None:
         """A client of this user is there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def closed(self) -> None:
         """It is gone; called once, and only after `opened`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def answer(self, message: Message) -> Answer | Awaitable[Answer]:
         """What one message is answered; None is no answer.
 
         Raises:
             KeepwarmError: this is the answer.
         """
-        raise NotImplementedError
 
     # Protocol
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from dataclasses import replace
-from os import environ
 from pathlib import Path
 
 import pytest
@@ -16,10 +14,10 @@ from backends.footprint.dry_run import measure_projector
 from backends.footprint.inspect import Inspector, footprint_of
 from backends.gguf.header import read_header
 from backends.llama.args import LaunchSettings, server_argv
-from backends.llama.binaries import find_binary, library_env
 from budget.errors import BadModelFile, ConfigError, MeasurementFailed
 from budget.estimate.companions import Tower, adapter_footprints
 from budget.footprint import HOST, EngineArgs
+from tests.footprint.support import logged_until_ready
 from tools.projector import write_adapter, write_projector
 from tools.shape_layouts import Shape
 from tools.shapes import write
@@ -119,22 +117,11 @@ def test_an_adapter_takes_what_a_real_engine_logs(tmp_path: Path, runtime_dir: P
     model = write(BASE, tmp_path)
     path = write_adapter(tmp_path / "lora.gguf", "llama", TARGETS)
     args = replace(ARGS, lora=(str(path),))
-    binary = find_binary("llama-server")
-    settings = LaunchSettings(model, "m", runtime_dir / "s.sock", runtime_dir, 2, 2)
-    logged = 0.0
-    with subprocess.Popen(
-        server_argv(binary, args, settings),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**environ, **library_env(binary)},
-    ) as server:
-        assert server.stdout is not None
-        for line in server.stdout:
-            match = LORA_LINE.search(line)
-            logged += float(match[1]) if match else 0.0
-            if "listening" in line or "model loaded" in line:
-                server.kill()
+    logged = sum(
+        float(match[1])
+        for line in logged_until_ready(model, args, runtime_dir)
+        if (match := LORA_LINE.search(line))
+    )
     alone = footprint_of(model, ARGS, source="closed-form").footprints[HOST]
     with_it = footprint_of(model, args, source="closed-form").footprints[HOST]
     added = with_it.weights_bytes - alone.weights_bytes

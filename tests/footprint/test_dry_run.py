@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections import defaultdict
 from dataclasses import replace
-from os import environ
 from pathlib import Path
 
 import pytest
 
 from backends.footprint import dry_run
 from backends.footprint.dry_run import DryRun, measure
-from backends.llama.args import LaunchSettings, server_argv
-from backends.llama.binaries import find_binary, library_env
 from budget.errors import BadModelFile, ConfigError, MeasurementFailed
 from budget.footprint import HOST, EngineArgs
+from tests.footprint.support import logged_until_ready
 
 pytestmark = pytest.mark.real
 
@@ -27,23 +24,10 @@ PARTS = {"model": "weights_bytes", "KV": "kv_bytes", "compute": "compute_bytes"}
 
 def logged_buffers(model: Path, args: EngineArgs, folder: Path) -> dict[tuple[str, str], float]:
     """MiB by (buffer type, part) that a real llama-server logs before it is ready."""
-    binary = find_binary("llama-server")
-    settings = LaunchSettings(model, "m", folder / "s.sock", folder, 2, 2)
     found: dict[tuple[str, str], float] = defaultdict(float)
-    with subprocess.Popen(
-        server_argv(binary, args, settings),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**environ, **library_env(binary)},
-    ) as server:
-        assert server.stdout is not None
-        for line in server.stdout:
-            match = LINE.search(line)
-            if match:
-                found[match[1], match[2]] += float(match[3])
-            if "listening" in line or "model loaded" in line:
-                server.kill()
+    for line in logged_until_ready(model, args, folder):
+        if match := LINE.search(line):
+            found[match[1], match[2]] += float(match[3])
     return found
 
 

@@ -103,6 +103,14 @@ class Race:
         """A lease is given back."""
         self.post(ev.LeaseEnded(request, client))
 
+    async def idle_until_told(self, name: str) -> asyncio.Event:
+        """Serve one request of a model; its end, once it is evicted, waits for the event."""
+        served = self.ask(name)
+        await self.granted(served)
+        self.end(served)
+        told = self.engine(name).stop_gate = asyncio.Event()
+        return told
+
     def post(self, event: ev.Event) -> None:
         """Any event, and the invariants after it."""
         self.keeper.shell.post(event)

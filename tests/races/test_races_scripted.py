@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -218,15 +217,12 @@ def test_a_start_overlaps_with_the_end_of_its_victim(tiny_models: Files) -> None
 
     async def scenario() -> None:
         async with race(tiny_models) as it:
-            first = it.ask("a")
-            await it.granted(first)
-            it.end(first)
-            it.engine("a").stop_gate = asyncio.Event()
+            may_end = await it.idle_until_told("a")
             for_b = it.ask("b")
             await it.engine("a").stopping.wait()
             assert it.engine("b").prepared is not None
             assert it.started() == ["a"]
-            it.engine("a").stop_gate.set()
+            may_end.set()
             await it.granted(for_b)
             assert len(it.engines) == 2
 
@@ -238,15 +234,12 @@ def test_what_was_prepared_for_nobody_any_more_ends(tiny_models: Files) -> None:
 
     async def scenario() -> None:
         async with race(tiny_models) as it:
-            first = it.ask("a")
-            await it.granted(first)
-            it.end(first)
-            it.engine("a").stop_gate = asyncio.Event()
+            may_end = await it.idle_until_told("a")
             for_b = it.ask("b")
             await it.engine("a").stopping.wait()
             it.post(ev.RequestCancelled(for_b))
             await it.engine("b").stopping.wait()
-            it.engine("a").stop_gate.set()
+            may_end.set()
             await it.granted(it.ask("c"))
             assert it.started() == ["a", "c"]
 
