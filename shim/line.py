@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import weakref
 from collections import deque
@@ -170,3 +171,6 @@ def close_after_fork() -> None:
     """In a forked child: close the inherited connections, so that they end with the parent."""
     for pool in list(_POOLS):
         pool.close()
+
+
+os.register_at_fork(after_in_child=close_after_fork)

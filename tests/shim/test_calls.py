@@ -186,12 +186,13 @@ def test_a_forked_child_makes_its_own_connections(stage: Stage) -> None:
     read_fd, write_fd = os.pipe()
     pid = os.fork()
     if pid == 0:
+        inherited = len(stage.shim._session.lines._idle)
         try:
             os.write(write_fd, stage.shim.chat("a", "Hi").content.encode())
         finally:
-            os._exit(0)
+            os._exit(inherited)
     os.close(write_fd)
-    os.waitpid(pid, 0)
+    assert os.waitpid(pid, 0)[1] == 0, "no connection of the parent's is left in the child"
     assert os.read(read_fd, 100) == b"one two three"
     os.close(read_fd)
     assert stage.shim.chat("a", "Hello again.").content == "one two three"
