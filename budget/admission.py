@@ -11,7 +11,7 @@ from budget.claims import Claim, Claims
 from budget.engines import Bookings, EngineRecord
 from budget.fitting import Fitting
 from budget.policies.base import EvictionPolicy
-from budget.residency import State
+from budget.residency import IDLE, LEASED, LOADING
 from budget.residents import Residents
 from budget.victims import Need, choose_victims
 
@@ -185,29 +185,36 @@ class Admission:
         return self._candidates([device], _Terms(now, None, loading=False, spare=None))
 
     def _candidates(self, devices: Iterable[str], terms: _Terms) -> list[Candidate]:
-        found: dict[str, Candidate] = {}
+        leavers: dict[EngineRecord, float] = {}
         for device in devices:
             for engine in self._residents.on_device(device):
-                if engine.engine_id not in found:
-                    loss = self._loss(engine, terms)
-                    if loss is not None:
-                        found[engine.engine_id] = Candidate(engine.engine_id, loss, engine.bookings)
-        return list(found.values())
+                surcharge = self._surcharge(engine, terms)
+                if surcharge is not None:
+                    leavers[engine] = surcharge
+        losses = self.policy.losses(list(leavers), terms.now)
+        return [
+            Candidate(
+                engine.engine_id,
+                0.0 if engine.released and not surcharge else loss + surcharge,
+                engine.bookings,
+            )
+            for (engine, surcharge), loss in zip(leavers.items(), losses, strict=True)
+        ]
 
-    def _loss(self, engine: EngineRecord, terms: _Terms) -> float | None:
-        """What an engine's leaving would cost, or None when it may not leave."""
+    def _surcharge(self, engine: EngineRecord, terms: _Terms) -> float | None:
+        """What an engine's leaving costs beside its loss, since it is in use; None when it may not."""
         if engine.pins or engine.draining_for is not None:
             return None
         if terms.spare is not None and terms.spare(engine):
             return None
-        if engine.state is State.IDLE or engine.abandonable:
-            return 0.0 if engine.released else self.policy.loss(engine, terms.now)
-        if (terms.loading and engine.state is State.LOADING) or self._drainable(engine, terms):
-            return LEASED_LOSS + self.policy.loss(engine, terms.now)
+        if engine.state is IDLE or engine.abandonable:
+            return 0.0
+        if (terms.loading and engine.state is LOADING) or self._drainable(engine, terms):
+            return LEASED_LOSS
         return None
 
     def _drainable(self, engine: EngineRecord, terms: _Terms) -> bool:
-        if terms.may_drain is None or engine.state is not State.LEASED:
+        if terms.may_drain is None or engine.state is not LEASED:
             return False
         taken = any(device in self._turn_taken for device, _ in engine.bookings)
         return not taken and terms.may_drain(engine)

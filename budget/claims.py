@@ -37,35 +37,35 @@ class Claims:
     def __init__(self, residents: Residents) -> None:
         self._residents = residents
         self._books = residents.books
-        self._by_engine: dict[str, Claim] = {}
+        self.by_engine: dict[str, Claim] = {}
         self.spared: set[str] = set()
         """Engines that drained for a claim which was dropped, and may serve again."""
 
     def __len__(self) -> int:
-        return len(self._by_engine)
+        return len(self.by_engine)
 
     def __iter__(self) -> Iterator[Claim]:
-        return iter(list(self._by_engine.values()))
+        return iter(list(self.by_engine.values()))
 
     def __contains__(self, engine_id: object) -> bool:
-        return engine_id in self._by_engine
+        return engine_id in self.by_engine
 
     def __getitem__(self, engine_id: str) -> Claim:
-        return self._by_engine[engine_id]
+        return self.by_engine[engine_id]
 
     def get(self, engine_id: str) -> Claim | None:
         """The claim for an engine, or None."""
-        return self._by_engine.get(engine_id)
+        return self.by_engine.get(engine_id)
 
     def add(self, claim: Claim) -> None:
         """Promise bytes to an engine."""
-        self._by_engine[claim.engine.engine_id] = claim
+        self.by_engine[claim.engine.engine_id] = claim
         for engine_id in claim.draining:
             self._residents[engine_id].draining_for = claim.engine.engine_id
 
     def drop(self, engine_id: str) -> None:
         """Withdraw a claim; engines that were draining for it serve on."""
-        claim = self._by_engine.pop(engine_id, None)
+        claim = self.by_engine.pop(engine_id, None)
         if claim is None:
             return
         for victim in claim.draining:
@@ -75,20 +75,20 @@ class Claims:
 
     def drained(self, engine: EngineRecord) -> None:
         """An engine that drained for a claim leaves now, or died: the claim waits for it no more."""
-        for claim in self._by_engine.values():
+        for claim in self.by_engine.values():
             claim.draining.discard(engine.engine_id)
 
     @contextmanager
     def set_aside(self, claim: Claim) -> Iterator[None]:
         """Look at the books as if a claim were not there."""
-        del self._by_engine[claim.engine.engine_id]
+        del self.by_engine[claim.engine.engine_id]
         yield
-        self._by_engine[claim.engine.engine_id] = claim
+        self.by_engine[claim.engine.engine_id] = claim
 
     def available(self, device: str) -> int:
         """Bytes that are free or leaving and promised to nobody; negative when over the limit."""
         coming = self._books.ledgers[device].coming_bytes
-        for claim in self._by_engine.values():
+        for claim in self.by_engine.values():
             coming -= self._promised(claim, device)
         return coming
 

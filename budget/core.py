@@ -143,6 +143,9 @@ class BudgetCore:
             self._deny(event, unknown_model(event.model, desk.models))
             return
         engine = desk.residents[entry.engine_id]
+        if engine.open and event.want == "lease":
+            self._grant_at_once(event, entry, engine, now)
+            return
         request = self._request(event, entry, engine, now)
         at_once = desk.grantable(engine, request, now)
         error = self._impossible(engine, request, now)
@@ -151,9 +154,7 @@ class BudgetCore:
         if error is not None:
             self._deny(event, error)
             return
-        planned = bool(desk.plans)
-        desk.plans.used(event.plan or event.client_id, engine.engine_id)
-        desk.policy.used(engine.engine_id, now)
+        planned = self._use(event, engine, now)
         if request.want == "pin":
             pin_for(desk, engine, request)
         if at_once:
@@ -162,6 +163,25 @@ class BudgetCore:
             desk.enqueue(request)
         if request.want == "pin" or not at_once or planned:
             self._scheduler.pump(now)
+
+    def _grant_at_once(
+        self, event: ev.RequestArrived, entry: ModelEntry, engine: EngineRecord, now: float
+    ) -> None:
+        """What most requests are: the engine is there, with a free slot, and nobody is before them."""
+        self._numbers += 1
+        planned = self._use(event, engine, now)
+        priority = entry.priority if event.priority is None else event.priority
+        self._desk.grant_at_once(engine, event, priority, self._numbers, now)
+        if planned:
+            self._scheduler.pump(now)
+
+    def _use(self, event: ev.RequestArrived, engine: EngineRecord, now: float) -> bool:
+        """Tell plans and policy of a use; returns whether anything is planned."""
+        plans = self._desk.plans
+        planned = bool(plans)
+        plans.used(event.plan or event.client_id, engine.engine_id)
+        self._desk.policy.used(engine.engine_id, now)
+        return planned
 
     def _request(
         self, event: ev.RequestArrived, entry: ModelEntry, engine: EngineRecord, now: float

@@ -1,39 +1,41 @@
-"""The victims on one device, where nearly every eviction is decided."""
+"""Which engines leave for bytes of one device, where nearly every eviction is decided."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-
-from budget.actions import Candidate
 
 EXACT_LIMIT = 12
 """Up to this many candidates the least total loss is found exactly: every set is tried."""
 FEW = 6
 """Up to this many, plain loops are faster than arrays."""
 
-Row = tuple[float, str, int, Candidate]
-"""Loss, engine id (so that equals have an order), bytes that come free, and the candidate."""
+Row = tuple[float, int, int]
+"""A candidate: what losing it costs, its place among all (equals leave in that order), its bytes."""
 
 
 def cover(
-    candidates: Sequence[Candidate], device: str, missing: int, *, ordered: bool
-) -> list[Candidate] | None:
-    """The candidates that leave so that `missing` bytes come free on a device.
+    losses: Iterable[float], sizes: Sequence[int], missing: int, *, ordered: bool
+) -> list[int] | None:
+    """Which candidates leave so that `missing` bytes come free.
+
+    Args:
+        losses: what losing each candidate costs.
+        sizes: the bytes that each one frees; whoever frees none is left alone.
+        missing: bytes, above 0.
+        ordered: take strictly from the least loss up, instead of the least total loss.
 
     Returns:
-        As `budget.victims.choose_victims`, whose case of one device this is.
+        The victims' places among the candidates, least loss first, with no member whose bytes are
+        not needed; None when even all candidates together free too little.
     """
-    rows = []
-    for candidate in candidates:
-        for name, amount in candidate.bookings:
-            if name == device and amount > 0:
-                rows.append((candidate.loss, candidate.engine_id, amount, candidate))
-    rows.sort()
-    if sum([row[2] for row in rows]) < missing:
+    if sum(sizes) < missing:
         return None
+    rows = sorted(zip(losses, range(len(sizes)), sizes, strict=True))
+    if not all(sizes):
+        rows = [row for row in rows if row[2]]
     if ordered:
         chosen = _first_enough(rows, missing)
     elif len(rows) <= FEW:
@@ -42,7 +44,7 @@ def cover(
         chosen = _of_several(rows, missing)
     else:
         chosen = _of_many(rows, missing)
-    return [candidate for _, _, _, candidate in chosen]
+    return [place for _, place, _ in chosen]
 
 
 def _first_enough(rows: Sequence[Row], missing: int) -> list[Row]:
@@ -66,7 +68,7 @@ def _of_few(rows: Sequence[Row], missing: int) -> list[Row]:
     """The cover of least loss. A set comes after its subsets, so that nobody in it is redundant."""
     n_bytes, losses = [0], [0.0]
     best, best_loss = 0, math.inf
-    for loss, _, size, _ in rows:
+    for loss, _, size in rows:
         n_bytes += [known + size for known in n_bytes]
         losses += [known + loss for known in losses]
     for chosen, freed in enumerate(n_bytes):
@@ -78,7 +80,7 @@ def _of_few(rows: Sequence[Row], missing: int) -> list[Row]:
 def _of_several(rows: Sequence[Row], missing: int) -> list[Row]:
     """As `_of_few`, with arrays of shape (2**len(rows),)."""
     n_bytes, losses = np.zeros(1, dtype=np.int64), np.zeros(1)
-    for loss, _, size, _ in rows:
+    for loss, _, size in rows:
         n_bytes = np.concatenate([n_bytes, n_bytes + size])
         losses = np.concatenate([losses, losses + loss])
     best = int(np.argmin(np.where(n_bytes >= missing, losses, math.inf)))

@@ -11,6 +11,7 @@ from budget.admission import Admission, Choice
 from budget.claims import Claim, Claims
 from budget.engines import NO_TIMEOUT, Bookings, EngineRecord, EngineSpec, Lease, ModelEntry
 from budget.errors import ConfigError, InternalError, KeepwarmError
+from budget.events import RequestArrived
 from budget.fitting import Fitting
 from budget.plans import Plans
 from budget.policies.base import EvictionPolicy
@@ -156,12 +157,20 @@ class Desk:
             slot = engine.free_slot()
             if slot is None:
                 raise InternalError(f"{engine!r} has no free slot for {request.request_id}")
-            lease = self._lease(request, slot, now)
-            self.residents.lease(engine, lease, now)
-            self.leases[request.request_id] = engine
-        if self.prefetched.pop(engine.engine_id, None) is not None:
-            self.prefetch.used += 1
-        self.actions.append(
+            waited_s = now - request.arrived_at if request.interrupted else 0.0
+            lease = Lease(
+                request.request_id,
+                request.client_id,
+                request.model,
+                slot,
+                request.priority,
+                now,
+                request.number,
+                request.interrupted_s + waited_s,
+            )
+            self._lease(engine, lease, now, preemptible=request.preemptible)
+        self._granted(
+            engine,
             Grant(
                 request.request_id,
                 request.client_id,
@@ -172,25 +181,35 @@ class Desk:
                 request.seen_generation != engine.generation,
                 request.arrived_at,
                 now,
-            )
+            ),
         )
 
-    def _lease(self, request: Waiting, slot: int, now: float) -> Lease:
-        waited_s = now - request.arrived_at if request.interrupted else 0.0
-        lease = Lease(
-            request.request_id,
-            request.client_id,
-            request.model,
-            slot,
-            request.priority,
-            now,
-            request.number,
-            request.interrupted_s + waited_s,
-        )
+    def grant_at_once(
+        self, engine: EngineRecord, event: RequestArrived, priority: int, number: int, now: float
+    ) -> None:
+        """Lease a slot of an open engine to a request that has just arrived."""
+        slot = engine.free_slot()
+        if slot is None:
+            raise InternalError(f"{engine!r} has no free slot for {event.request_id}")
+        request_id, client_id, model = event.request_id, event.client_id, event.model
+        lease = Lease(request_id, client_id, model, slot, priority, now, number)
+        self._lease(engine, lease, now, preemptible=event.preemptible)
+        name, life = engine.engine_id, engine.generation
+        cold = False
+        grant = Grant(request_id, client_id, model, name, life, slot, cold, now, now)
+        self._granted(engine, grant)
+
+    def _lease(self, engine: EngineRecord, lease: Lease, now: float, *, preemptible: bool) -> None:
+        self.residents.lease(engine, lease, now)
+        self.leases[lease.request_id] = engine
         patient = lease.interrupted_s < self.settings.max_wait_s
-        if request.preemptible and self.settings.preempt and patient:
-            self.interruptible.add(request.request_id)
-        return lease
+        if preemptible and patient and self.settings.preempt:
+            self.interruptible.add(lease.request_id)
+
+    def _granted(self, engine: EngineRecord, grant: Grant) -> None:
+        if self.prefetched.pop(engine.engine_id, None) is not None:
+            self.prefetch.used += 1
+        self.actions.append(grant)
 
     def give_back(self, engine: EngineRecord, request_id: str, now: float) -> None:
         """A lease is over."""

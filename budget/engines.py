@@ -165,6 +165,18 @@ class EngineRecord:
         """The placement in use, or last used."""
         return self.spec.options[self.option_index]
 
+    @property
+    def open(self) -> bool:
+        """Whether a request may have a slot at once: nobody waits for it or for its bytes."""
+        return (
+            self.state in RESIDENT
+            and not self.demand
+            and self.draining_for is None
+            and not self.leave_when_idle
+            and not self.retired
+            and len(self.leases) < self.spec.slots
+        )
+
     def free_slot(self) -> int | None:
         """The lowest slot without a lease, or None when all are taken."""
         if len(self.leases) >= self.spec.slots:

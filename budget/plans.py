@@ -20,10 +20,10 @@ class Plans:
     may come from other clients, since a program talks to its keeper over several connections.
     """
 
-    __slots__ = ("_by_name", "_owners", "unplanned", "version")
+    __slots__ = ("_owners", "by_name", "unplanned", "version")
 
     def __init__(self) -> None:
-        self._by_name: dict[str, deque[str]] = {}
+        self.by_name: dict[str, deque[str]] = {}
         self._owners: dict[str, str] = {}
         self.version = 0
         """Changes with every change of a plan."""
@@ -31,14 +31,14 @@ class Plans:
         """The share of recent requests that no plan foretold, between 0 and 1."""
 
     def __bool__(self) -> bool:
-        return bool(self._by_name)
+        return bool(self.by_name)
 
     def declare(self, name: str, engine_ids: Iterable[str], owner: str | None = None) -> None:
         """Replace a plan; an empty one withdraws it. A plan without an owner is its own."""
         order = deque(engine_ids)
         self.version += 1
         if order:
-            self._by_name[name] = order
+            self.by_name[name] = order
             self._owners[name] = owner or name
         else:
             self._drop(name)
@@ -50,7 +50,7 @@ class Plans:
 
     def _drop(self, name: str) -> None:
         self.version += 1
-        self._by_name.pop(name, None)
+        self.by_name.pop(name, None)
         self._owners.pop(name, None)
 
     def used(self, name: str, engine_id: str) -> None:
@@ -60,7 +60,7 @@ class Plans:
         changes nothing.
         """
         self.unplanned += FADING * (1.0 - self.unplanned)
-        order = self._by_name.get(name)
+        order = self.by_name.get(name)
         if order is None:
             return
         for position, planned in enumerate(islice(order, SKIPPED_STEPS)):
@@ -86,14 +86,14 @@ class Plans:
 
     def declared(self) -> Iterator[tuple[str, str, Sequence[str]]]:
         """Every plan: its name, its owner, and all uses that are left of it."""
-        return ((name, self._owners[name], order) for name, order in self._by_name.items())
+        return ((name, self._owners[name], order) for name, order in self.by_name.items())
 
     def by_plan(self, limit: int) -> dict[str, list[str]]:
         """The next `limit` uses of each plan, by its name."""
-        return {name: list(islice(order, limit)) for name, order in self._by_name.items()}
+        return {name: list(islice(order, limit)) for name, order in self.by_name.items()}
 
     def _merged(self) -> Iterator[str]:
-        orders = list(self._by_name.values())
+        orders = list(self.by_name.values())
         if len(orders) == 1:
             return iter(orders[0])
         turns = chain.from_iterable(zip_longest(*orders))

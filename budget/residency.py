@@ -37,8 +37,16 @@ class Trigger(Enum):
     __hash__ = object.__hash__
 
 
-# Sets and names of this file's: looking a member up on its Enum is slow before Python 3.12.
-RESIDENT: Final = frozenset((State.IDLE, State.LEASED))
+# Names of their own for what every decision looks at: a member is looked up on its Enum slowly before
+# Python 3.12.
+LOADING: Final = State.LOADING
+IDLE: Final = State.IDLE
+LEASED: Final = State.LEASED
+EVICTING: Final = State.EVICTING
+LEASE: Final = Trigger.LEASE
+LAST_LEASE_ENDED: Final = Trigger.LAST_LEASE_ENDED
+
+RESIDENT: Final = frozenset((IDLE, LEASED))
 """The states of an engine that can serve."""
 DORMANT: Final = frozenset((State.ABSENT, State.FAILED))
 """The states of an engine that holds nothing and may be loaded."""

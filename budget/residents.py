@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from budget.engines import Bookings, EngineRecord, EngineSpec, Lease, Option
 from budget.errors import InternalError
 from budget.ledger import EVICTABLE, LEAVING, PROTECTED, Books, Hold
-from budget.residency import DORMANT, State, Trigger
+from budget.residency import (
+    DORMANT,
+    EVICTING,
+    IDLE,
+    LAST_LEASE_ENDED,
+    LEASE,
+    LEASED,
+    LOADING,
+    Trigger,
+)
 
 
 class Residents:
@@ -38,6 +47,15 @@ class Residents:
     def __iter__(self) -> Iterator[EngineRecord]:
         return iter(self._engines.values())
 
+    def get(self, engine_id: str) -> EngineRecord | None:
+        """An engine, or None when it is not known."""
+        return self._engines.get(engine_id)
+
+    def load_seconds(self, engine_ids: Iterable[str]) -> list[float]:
+        """What loading each of these engines is expected to cost; 0 for one that is not known."""
+        known = self._engines
+        return [known[e].option.load_seconds if e in known else 0.0 for e in engine_ids]
+
     def add(self, spec: EngineSpec) -> EngineRecord:
         """Make an engine known; it starts absent."""
         for option in spec.options:
@@ -58,6 +76,11 @@ class Residents:
     def pinned(self) -> Iterable[EngineRecord]:
         """The engines that eviction may not touch, in the order in which they were pinned."""
         return self._pinned.values()
+
+    @property
+    def pinned_ids(self) -> Collection[str]:
+        """Their names."""
+        return self._pinned.keys()
 
     def pin(self, engine: EngineRecord, model: str) -> None:
         """Protect an engine for a model's sake."""
@@ -94,7 +117,7 @@ class Residents:
 
     def _idle_longest(self, device: str) -> float:
         for engine in self._on_device[device].values():
-            if engine.state is State.IDLE and not engine.pins:
+            if engine.state is IDLE and not engine.pins:
                 return engine.last_used
         return math.inf
 
@@ -118,7 +141,7 @@ class Residents:
     def loaded(self, engine: EngineRecord, now: float) -> None:
         """The load of an engine finished."""
         self.loading.pop(engine.engine_id, None)
-        if engine.move(Trigger.LOADED, now) is State.IDLE:
+        if engine.move(Trigger.LOADED, now) is IDLE:
             engine.loaded_at = engine.idle_since = engine.last_used = now
             self._touch(engine)
             engine.used_since_load = False
@@ -126,14 +149,15 @@ class Residents:
 
     def lease(self, engine: EngineRecord, lease: Lease, now: float) -> None:
         """Give a slot to a request."""
-        engine.move(Trigger.LEASE, now, lease.request_id)
+        engine.move(LEASE, now, lease.request_id)
         engine.leases[lease.request_id] = lease
         engine.last_used = now
         engine.uses += 1
         engine.used_since_load = True
         engine.released = False
         self._touch(engine)
-        self._hold(engine, PROTECTED)
+        if len(engine.leases) == 1:
+            self._hold(engine, PROTECTED)
 
     def end_lease(self, engine: EngineRecord, request_id: str, now: float) -> None:
         """Take a slot back."""
@@ -141,14 +165,14 @@ class Residents:
         engine.last_used = now
         self._touch(engine)
         if not engine.leases:
-            engine.move(Trigger.LAST_LEASE_ENDED, now, request_id)
+            engine.move(LAST_LEASE_ENDED, now, request_id)
             engine.idle_since = now
             if not engine.pins:
                 self._hold(engine, EVICTABLE)
 
     def leave(self, engine: EngineRecord, now: float, reason: str) -> bool:
         """Start evicting an idle engine, or abandon a loading one; returns whether it was loading."""
-        loading = engine.state is State.LOADING
+        loading = engine.state is LOADING
         self.loading.pop(engine.engine_id, None)
         engine.move(Trigger.ABANDON if loading else Trigger.EVICT, now, reason)
         engine.draining_for = None
@@ -157,7 +181,7 @@ class Residents:
 
     def gone(self, engine: EngineRecord, trigger: Trigger, now: float) -> None:
         """An engine's process is gone (unloaded, failed or died): its bytes are back."""
-        if engine.move(trigger, now) is State.EVICTING:
+        if engine.move(trigger, now) is EVICTING:
             return
         self.loading.pop(engine.engine_id, None)
         engine.draining_for = None
@@ -182,8 +206,8 @@ class Residents:
 
     def classify(self, engine: EngineRecord) -> None:
         """Say anew whether an engine's bytes are evictable."""
-        if engine.state in (State.LOADING, State.IDLE, State.LEASED):
-            evictable = engine.state is State.IDLE and not engine.pinned
+        if engine.state in (LOADING, IDLE, LEASED):
+            evictable = engine.state is IDLE and not engine.pinned
             self._hold(engine, EVICTABLE if evictable else PROTECTED)
 
     def _placed(self, engine: EngineRecord, bookings: Bookings) -> None:
@@ -217,9 +241,9 @@ class Residents:
                 raise InternalError(f"{engine!r} against its booking {entry}")
             if entry is not None and entry != (engine.bookings, self._expected_hold(engine)):
                 raise InternalError(f"{engine!r} is held as {entry}")
-            if (engine.engine_id in self.loading) != (engine.state is State.LOADING):
+            if (engine.engine_id in self.loading) != (engine.state is LOADING):
                 raise InternalError(f"{engine!r} against {list(self.loading)} loading")
-            if bool(engine.leases) != (engine.state is State.LEASED):
+            if bool(engine.leases) != (engine.state is LEASED):
                 raise InternalError(f"{engine!r} has leases {list(engine.leases)}")
             slots = [lease.slot for lease in engine.leases.values()]
             if len(set(slots)) != len(slots) or len(slots) > engine.spec.slots:
@@ -227,8 +251,8 @@ class Residents:
 
     @staticmethod
     def _expected_hold(engine: EngineRecord) -> Hold:
-        if engine.state is State.EVICTING:
+        if engine.state is EVICTING:
             return LEAVING
-        if engine.state is State.IDLE and not engine.pinned:
+        if engine.state is IDLE and not engine.pinned:
             return EVICTABLE
         return PROTECTED

@@ -28,6 +28,17 @@ class Scheduler:
         self.load_pins = False
         self.prefetcher = Prefetcher(desk)
         self.preemption = Preemption(desk)
+        self._reasons = (
+            desk.queue.by_id,
+            desk.restless,
+            desk.unsettled,
+            desk.claims.by_engine,
+            desk.claims.spared,
+            desk.prefetched,
+            desk.plans.by_name,
+            desk.residents.pinned_ids,
+        )
+        """Where something stands while there is anything to do; looked at after every lease."""
 
     def pump(self, now: float) -> None:
         """Do everything that can be done now."""
@@ -63,18 +74,7 @@ class Scheduler:
 
         This is so at the end of most leases.
         """
-        desk = self._desk
-        return not (
-            desk.queue
-            or desk.restless
-            or desk.unsettled
-            or desk.claims
-            or desk.claims.spared
-            or desk.prefetched
-            or desk.plans
-            or desk.residents.pinned
-            or self.prefetcher.busy
-        )
+        return not (any(self._reasons) or self.prefetcher.busy)
 
     def serve(self, engine: EngineRecord, now: float) -> None:
         """Grant what waits for a resident engine, in order, while slots last."""

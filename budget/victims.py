@@ -37,7 +37,7 @@ def choose_victims(
     """
     if len(shortage) == 1:
         ((device, missing),) = shortage.items()
-        return cover(candidates, device, missing, ordered=ordered)
+        return _on_one_device(candidates, device, missing, ordered=ordered)
     useful = [c for c in candidates if any(d in shortage and b > 0 for d, b in c.bookings)]
     useful.sort(key=lambda c: (c.loss, c.engine_id))
     if not _covers(useful, shortage):
@@ -49,6 +49,17 @@ def choose_victims(
         simple = _pruned(_first_enough(useful, shortage), shortage)
         return min(greedy, simple, key=_total_loss)
     return _exact(useful, shortage, greedy)
+
+
+def _on_one_device(
+    candidates: Sequence[Candidate], device: str, missing: int, *, ordered: bool
+) -> list[Candidate] | None:
+    losses = [candidate.loss for candidate in candidates]
+    sizes = [dict(candidate.bookings).get(device, 0) for candidate in candidates]
+    found = cover(losses, sizes, missing, ordered=ordered)
+    if found is None:
+        return None
+    return sorted([candidates[place] for place in found], key=lambda c: (c.loss, c.engine_id))
 
 
 def _total_loss(chosen: Sequence[Candidate]) -> float:

@@ -104,21 +104,21 @@ class Queue:
     """Every request that waits, by id and by engine."""
 
     def __init__(self) -> None:
-        self._by_id: dict[str, Waiting] = {}
+        self.by_id: dict[str, Waiting] = {}
         self._by_engine: dict[str, WaitList] = {}
 
     def __len__(self) -> int:
-        return len(self._by_id)
+        return len(self.by_id)
 
     def __iter__(self) -> Iterator[Waiting]:
-        return iter(list(self._by_id.values()))
+        return iter(list(self.by_id.values()))
 
     def __contains__(self, request_id: object) -> bool:
-        return request_id in self._by_id
+        return request_id in self.by_id
 
     def get(self, request_id: str) -> Waiting | None:
         """The waiting request of that id, or None."""
-        return self._by_id.get(request_id)
+        return self.by_id.get(request_id)
 
     def of(self, engine_id: str) -> WaitList | None:
         """What waits for an engine; None rather than an empty list."""
@@ -130,12 +130,12 @@ class Queue:
 
     def add(self, request: Waiting) -> None:
         """Append a request to its engine's list."""
-        self._by_id[request.request_id] = request
+        self.by_id[request.request_id] = request
         self._by_engine.setdefault(request.engine_id, WaitList()).add(request)
 
     def remove(self, request: Waiting) -> None:
         """Take a request out."""
-        del self._by_id[request.request_id]
+        del self.by_id[request.request_id]
         waits = self._by_engine[request.engine_id]
         waits.remove(request)
         if not waits:

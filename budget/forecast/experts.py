@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from budget.engines import Bookings, EngineRecord
-from budget.forecast.shadows import Shadow
+from budget.forecast.shadows import Losses, Shadow
 from budget.residents import Residents
 
 NAMES = ("lru", "rates", "histories", "transitions")
@@ -18,12 +18,8 @@ TOLERANCE = 0.01
 """Costs that differ by this share, or by the largest load, say little about who is better."""
 NEGLIGIBLE = 0.01
 """An expert of less weight is not asked."""
-MOST_DEVICES = 4
+MOST_DEVICES = 2
 """Shadows watch so many devices: enough to tell who is better, and not the work of all of them."""
-
-
-Losses = Callable[[str], tuple[float, ...]]
-"""Every expert's loss of an engine, in the order of `NAMES`."""
 
 
 class Contest:
@@ -31,11 +27,14 @@ class Contest:
 
     A weight is exp(-(cost - the least cost) / tolerance), costs fading with the requests. Source of the
     weights: Freund and Schapire, "A decision-theoretic generalization of on-line learning", 1997.
+
+    `experts`: their losses, in the order of `NAMES`.
     """
 
     __slots__ = (
         "_costs",
         "_devices",
+        "_experts",
         "_largest_s",
         "_residents",
         "_shadows",
@@ -44,7 +43,8 @@ class Contest:
         "_weights",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, experts: Sequence[Losses]) -> None:
+        self._experts = experts
         self._costs = [0.0] * len(NAMES)
         self._largest_s = 0.0
         self._watched = 1.0
@@ -60,7 +60,8 @@ class Contest:
         self._residents, self._devices = residents, frozenset(devices)
         self._watched = len(devices) / max(1, len(list(residents.books)))
         self._shadows = tuple(
-            Shadow(residents, devices, ordered=number == LRU) for number in range(len(NAMES))
+            Shadow(residents, devices, losses, ordered=number == LRU)
+            for number, losses in enumerate(self._experts)
         )
 
     @property
@@ -84,40 +85,38 @@ class Contest:
             self._shares = tuple([w / sum(kept) for w in kept])
         return self._shares
 
-    def used(self, engine_id: str, losses: Losses) -> None:
+    def misses(self, engine_id: str) -> bool:
+        """Whether `used` has anything to do: some shadow would have to load this engine."""
+        bookings = self._watched_bookings(engine_id)
+        return bool(bookings) and any(engine_id not in s.held for s in self._shadows)
+
+    def used(self, engine_id: str) -> None:
         """A request for an engine arrived: shadows without it load it, whoever costs least leaves."""
-        if self._residents is None or engine_id not in self._residents:
-            return
-        engine = self._residents[engine_id]
+        bookings = self._watched_bookings(engine_id)
+        if bookings and self._residents is not None:
+            self._load(self._residents[engine_id], bookings)
+
+    def booked(self, engine: EngineRecord) -> None:
+        """A real load starts: shadows that did not know where the engine would go do now."""
+        self._load(engine, engine.bookings)
+
+    def _watched_bookings(self, engine_id: str) -> Bookings:
+        """Where an engine is or must be, if that is watched; most are where nobody watches."""
+        engine = self._residents.get(engine_id) if self._residents is not None else None
+        if engine is None:
+            return ()
         bookings = engine.bookings
         if not bookings and len(engine.spec.options) == 1:
             bookings = engine.spec.options[0].bookings
-        # Most engines of a large machine are placed where nobody watches.
-        if bookings and bookings[0][0] in self._devices:
-            self._load(engine, bookings, losses)
+        return bookings if bookings and bookings[0][0] in self._devices else ()
 
-    def booked(self, engine: EngineRecord, losses: Losses) -> None:
-        """A real load starts: shadows that did not know where the engine would go do now."""
-        self._load(engine, engine.bookings, losses)
-
-    def _load(self, engine: EngineRecord, bookings: Bookings, losses: Losses) -> None:
-        missing = [
-            (number, shadow)
-            for number, shadow in enumerate(self._shadows)
-            if engine.engine_id not in shadow.held
-        ]
-        if not missing or not missing[0][1].watches(bookings):
+    def _load(self, engine: EngineRecord, bookings: Bookings) -> None:
+        if not all(device in self._devices for device, _ in bookings):
             return
-        known: dict[str, tuple[float, ...]] = {}
-        for number, shadow in missing:
-
-            def loss(engine_id: str, number: int = number) -> float:
-                if engine_id not in known:
-                    known[engine_id] = losses(engine_id)
-                return known[engine_id][number]
-
-            shadow.load(engine, bookings, loss)
-            self._pay(number, engine.option.load_seconds)
+        for number, shadow in enumerate(self._shadows):
+            if bookings and engine.engine_id not in shadow.held:
+                shadow.load(engine.engine_id, bookings)
+                self._pay(number, engine.option.load_seconds)
 
     def _pay(self, number: int, load_seconds: float) -> None:
         self._costs[number] += load_seconds

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from budget.engines import EngineRecord
 from budget.errors import ConfigError
 from budget.forecast.experts import HALF_LIFE_UNITS, LRU, NAMES, Contest
 from budget.forecast.histories import Histories
-from budget.forecast.rates import REFRESH, Rates
+from budget.forecast.rates import Rates
 from budget.forecast.transitions import Transitions
 from budget.residents import Residents
 
@@ -19,6 +19,10 @@ SMALLEST = 1e-9
 CERTAIN = 1.0 + SMALLEST
 LRU_SHARE = 0.5
 """From this weight on recency alone decides."""
+BATCH = 16
+"""So many uses are learned in one go at most: no eviction has to wait for many."""
+FIRST_REFRESH, REFRESH = 16, 64
+"""After so many requests (the first times, and later) the time scales follow the usual return distance."""
 
 
 class Forecaster:
@@ -26,18 +30,26 @@ class Forecaster:
 
     That is between 0 (never) and 1 (now), and discount is set so that the horizon, 1 / (1 - discount),
     is the usual return distance of an engine.
+
+    Uses are noted as they come and learned in one go before anything is asked: a hit, which asks
+    nothing, costs next to nothing, and what is answered is the same.
     """
 
     def __init__(self) -> None:
         self._rates = Rates()
         self._histories = Histories()
         self._transitions = Transitions()
-        self._contest = Contest()
+        experts = (self._rates.lasts, self._by_rate, self._by_history, self._by_context)
+        self._contest = Contest(experts)
         self._residents: Residents | None = None
+        self._new_ids: list[str] = []
+        self._new_times: list[float] = []
+        """The uses that are not learned yet."""
+        self._refresh_every = self._refresh_in = FIRST_REFRESH
         self._last_s: float | None = None
         self._pace_s = 1.0
         self._now = 0.0
-        self._refresh()
+        self._rescale()
 
     def attach(self, residents: Residents) -> None:
         """Watch how the experts would do on these books."""
@@ -47,7 +59,7 @@ class Forecaster:
     @property
     def count(self) -> int:
         """Requests seen."""
-        return self._rates.count
+        return self._rates.count + len(self._new_ids)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -61,64 +73,116 @@ class Forecaster:
 
     def used(self, engine_id: str, now: float) -> None:
         """A request for an engine arrived."""
-        if self._last_s is not None:
-            self._pace_s += PACE_MEMORY * (now - self._last_s - self._pace_s)
-        self._last_s = self._now = now
-        self._rates.used(engine_id)
-        self._histories.used(engine_id, now)
-        self._transitions.used(engine_id)
-        if self._rates.count % REFRESH == 0:
-            self._refresh()
-        self._contest.used(engine_id, self._losses)
+        self._now = now
+        self._new_ids.append(engine_id)
+        self._new_times.append(now)
+        if len(self._new_ids) >= min(BATCH, self._refresh_in):
+            self._learn()
+        if self._contest.misses(engine_id):
+            self._learn()
+            self._contest.used(engine_id)
 
     def booked(self, engine: EngineRecord, now: float) -> None:
         """A load of this engine starts."""
         self._now = now
-        self._contest.booked(engine, self._losses)
+        self._learn()
+        self._contest.booked(engine)
+
+    def _learn(self) -> None:
+        """Take in the uses that are new since the last time."""
+        ids, times = self._new_ids, self._new_times
+        if not ids:
+            return
+        self._rates.learn(ids)
+        self._histories.learn(ids, times)
+        self._transitions.learn(ids)
+        last_s, pace_s = self._last_s, self._pace_s
+        for now in times:
+            if last_s is not None:
+                pace_s += PACE_MEMORY * (now - last_s - pace_s)
+            last_s = now
+        self._last_s, self._pace_s = last_s, pace_s
+        self._refresh_in -= len(ids)
+        ids.clear()
+        times.clear()
+        if self._refresh_in == 0:
+            self._refresh()
 
     def _refresh(self) -> None:
+        """Let all time scales follow the usual return distance, and the past count less."""
+        self._rates.refresh()
+        self._rescale()
+        self._contest.fade(self._refresh_every / (self._rates.unit * HALF_LIFE_UNITS))
+        self._schedule()
+
+    def _schedule(self) -> None:
+        self._refresh_every = min(max(FIRST_REFRESH, self._rates.count), REFRESH)
+        self._refresh_in = self._refresh_every
+
+    def _rescale(self) -> None:
         unit = self._rates.unit
         self.discount = 1.0 - 1.0 / unit
         """What one request of distance multiplies."""
-        self._odds = unit - 1.0
+        self._per_rate = unit - 1.0
         self._transitions.discounted(self.discount)
-        self._contest.fade(REFRESH / (unit * HALF_LIFE_UNITS))
 
-    def _losses(self, engine_id: str) -> tuple[float, ...]:
-        """Every expert's load seconds at stake for an engine, in the order of the contest."""
-        odds = self._rates.rate(engine_id) * self._odds
-        chance = self._histories.chance(engine_id, self._now, self._rates.unit * self._pace_s)
-        follows = self._transitions.expectation(engine_id, odds / (1.0 + odds))
-        seconds = 0.0
-        if self._residents is not None and engine_id in self._residents:
-            seconds = self._residents[engine_id].option.load_seconds
-        return (
-            self._rates.last(engine_id),
-            seconds * (odds + SMALLEST),
-            seconds * (chance / (CERTAIN - chance) + SMALLEST),
-            seconds * (follows / (CERTAIN - follows) + SMALLEST),
-        )
+    # What the experts say: the discounted number of expected uses, p / (1 - p)
 
-    def odds(self, engine_id: str, now: float) -> float:
-        """The discounted number of expected uses, p / (1 - p), all experts weighed."""
+    def _rated(self, engine_ids: Sequence[str]) -> list[float]:
+        per_rate = self._per_rate
+        return [rate * per_rate for rate in self._rates.rates(engine_ids)]
+
+    def _timed(self, engine_ids: Sequence[str], now: float) -> list[float]:
+        horizon_s = self._rates.unit * self._pace_s
+        chances = self._histories.chances(engine_ids, now, horizon_s)
+        return [chance / (CERTAIN - chance) for chance in chances]
+
+    def _following(self, engine_ids: Sequence[str], rated: Sequence[float]) -> list[float]:
+        otherwise = [odds / (1.0 + odds) for odds in rated]
+        expected = self._transitions.expectations(engine_ids, otherwise)
+        return [chance / (CERTAIN - chance) for chance in expected]
+
+    # What each would lose, in load seconds, for the contest
+
+    def _by_rate(self, engine_ids: Sequence[str]) -> list[float]:
+        return self._at_stake(engine_ids, self._rated(engine_ids))
+
+    def _by_history(self, engine_ids: Sequence[str]) -> list[float]:
+        return self._at_stake(engine_ids, self._timed(engine_ids, self._now))
+
+    def _by_context(self, engine_ids: Sequence[str]) -> list[float]:
+        odds = self._following(engine_ids, self._rated(engine_ids))
+        return self._at_stake(engine_ids, odds)
+
+    def _at_stake(self, engine_ids: Sequence[str], odds: Sequence[float]) -> list[float]:
+        if self._residents is None:
+            return [0.0] * len(engine_ids)
+        seconds = self._residents.load_seconds(engine_ids)
+        return [s * (o + SMALLEST) for s, o in zip(seconds, odds, strict=True)]
+
+    # All of them weighed
+
+    def odds(self, engine_ids: Sequence[str], now: float) -> list[float]:
+        """The discounted number of expected uses of each engine, p / (1 - p), all experts weighed."""
+        self._learn()
         by_rate, by_history, by_context = self._contest.shares
-        odds = self._rates.rate(engine_id) * self._odds
-        value = by_rate * odds
+        rated = self._rated(engine_ids)
+        found = [by_rate * odds for odds in rated]
         if by_history:
-            chance = self._histories.chance(engine_id, now, self._rates.unit * self._pace_s)
-            value += by_history * chance / (CERTAIN - chance)
+            timed = self._timed(engine_ids, now)
+            found = [f + by_history * odds for f, odds in zip(found, timed, strict=True)]
         if by_context:
-            chance = self._transitions.expectation(engine_id, odds / (1.0 + odds))
-            value += by_context * chance / (CERTAIN - chance)
-        return value
+            following = self._following(engine_ids, rated)
+            found = [f + by_context * odds for f, odds in zip(found, following, strict=True)]
+        return found
 
-    def expectation(self, engine_id: str, now: float) -> float:
-        """E[discount**d] for this engine as of now, all experts weighed."""
-        odds = self.odds(engine_id, now)
-        return odds / (1.0 + odds)
+    def expectations(self, engine_ids: Sequence[str], now: float) -> list[float]:
+        """E[discount**d] for each engine as of now, all experts weighed."""
+        return [odds / (1.0 + odds) for odds in self.odds(engine_ids, now)]
 
     def export_state(self) -> dict[str, Any]:
         """What was learned, JSON-serialisable."""
+        self._learn()
         return {
             "version": VERSION,
             "pace_s": self._pace_s,
@@ -138,18 +202,23 @@ class Forecaster:
         try:
             if state["version"] != VERSION:
                 raise ValueError(f"version {state['version']!r}, not {VERSION}")
-            fresh._pace_s = float(state["pace_s"])
-            fresh._rates.import_state(state["rates"])
-            fresh._histories.import_state(state["histories"])
-            fresh._transitions.import_state(state["transitions"])
-            Contest().import_state(state["experts"])
+            fresh._take_in(state)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(
                 f"The saved forecast cannot be read: {type(error).__name__}: {error}.",
                 hint="Delete it; keepwarm learns anew.",
             ) from None
-        self._pace_s, self._rates, self._histories = fresh._pace_s, fresh._rates, fresh._histories
-        self._transitions = fresh._transitions
-        self._refresh()
+        self._take_in(state)
+
+    def _take_in(self, state: Mapping[str, Any]) -> None:
+        """Raises KeyError, TypeError, ValueError or AttributeError when the state is damaged."""
+        self._pace_s = float(state["pace_s"])
+        self._rates.import_state(state["rates"])
+        self._histories.import_state(state["histories"])
+        self._transitions.import_state(state["transitions"])
         self._contest.import_state(state["experts"])
+        self._new_ids.clear()
+        self._new_times.clear()
         self._last_s = None
+        self._rescale()
+        self._schedule()

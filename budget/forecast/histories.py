@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
+from math import frexp, log2
 from typing import Any
 
 BINS = 28
@@ -18,28 +18,29 @@ PRIOR = 2.0
 
 
 class Histogram:
-    """Weights of gaps by bin; `weight` is what the next one counts."""
+    """Weights of gaps by bin; `weight` is what the newest one counts."""
 
-    __slots__ = ("_beyond", "bins", "weight")
+    __slots__ = ("_later", "bins", "weight")
 
     def __init__(self, weight: float, bins: list[float]) -> None:
         self.weight, self.bins = weight, bins
-        self._beyond: list[float] | None = None
+        self._later: list[float] | None = None
 
     def add(self, where: int, growth: float) -> None:
         """Note one gap, which weighs `growth` times as much as the one before it."""
-        self.weight *= growth
-        self.bins[where] += self.weight
-        if self.weight > LIMIT:
-            self.bins, self.weight = [value / self.weight for value in self.bins], 1.0
-        self._beyond = None
+        self.weight = weight = self.weight * growth
+        self.bins[where] += weight
+        self._later = None
+        if weight > LIMIT:
+            self.bins, self.weight = [value / weight for value in self.bins], 1.0
 
-    def beyond(self, where: int, share: float) -> float:
-        """The weight of this share of a bin and of all longer ones."""
-        if self._beyond is None:
-            self._beyond = [*accumulate(reversed(self.bins))]
-            self._beyond.reverse()
-        return self._beyond[where] - self.bins[where] * (1.0 - share)
+    @property
+    def later(self) -> list[float]:
+        """By bin: the weight of all gaps in it and in longer ones; 0 behind the last."""
+        if self._later is None:
+            self._later = [*accumulate(reversed(self.bins), initial=0.0)]
+            self._later.reverse()
+        return self._later
 
 
 class Histories:
@@ -56,36 +57,49 @@ class Histories:
         self._all = Histogram(1.0, [1.0 / BINS] * BINS)
         self._total = 1.0
 
-    def used(self, engine_id: str, now: float) -> None:
-        """Note the gap since the last use."""
-        last = self._last.get(engine_id)
-        self._last[engine_id] = now
-        if last is None:
-            return
-        where = _place(now - last)[0]
-        self._all.add(where, 1.0)
-        self._total += 1.0
-        row = self._rows.get(engine_id)
-        if row is None:
-            row = self._rows[engine_id] = Histogram(1.0, [0.0] * BINS)
-        row.add(where, GROWTH)
+    def learn(self, engine_ids: Iterable[str], times: Iterable[float]) -> None:
+        """Note the gaps since the last uses; `times` in seconds, in order."""
+        lasts, rows, everything = self._last, self._rows, self._all
+        for engine_id, now in zip(engine_ids, times, strict=True):
+            last = lasts.get(engine_id)
+            lasts[engine_id] = now
+            if last is None:
+                continue
+            exponent = frexp((now - last) / FIRST_BIN_S)[1]
+            where = exponent - 1 if 0 < exponent <= BINS else BINS - 1 if exponent > 0 else 0
+            everything.add(where, 1.0)
+            self._total += 1.0
+            row = rows.get(engine_id)
+            if row is None:
+                row = rows[engine_id] = Histogram(1.0, [0.0] * BINS)
+            row.add(where, GROWTH)
 
-    def chance(self, engine_id: str, now: float, within_s: float) -> float:
-        """Probability of a use in the next `within_s` seconds, given how long it was not used."""
-        last = self._last.get(engine_id)
-        if last is None:
-            return 0.0
-        idle_s = now - last if now > last else 0.0
-        idle, idle_share = _place(idle_s)
-        until, until_share = _place(idle_s + within_s)
-        prior = PRIOR / self._total
-        alive = prior * self._all.beyond(idle, idle_share)
-        later = prior * self._all.beyond(until, until_share)
-        row = self._rows.get(engine_id)
-        if row is not None:
-            alive += row.beyond(idle, idle_share) / row.weight
-            later += row.beyond(until, until_share) / row.weight
-        return 0.0 if alive <= 0.0 else max(0.0, 1.0 - later / alive)
+    def chances(self, engine_ids: Iterable[str], now: float, within_s: float) -> list[float]:
+        """Each engine's probability of a use in the next `within_s` seconds, idle as long as it is."""
+        lasts, rows = self._last, self._rows
+        prior, everything = PRIOR / self._total, self._all.later
+        found = []
+        for engine_id in engine_ids:
+            last = lasts.get(engine_id)
+            if last is None:
+                found.append(0.0)
+                continue
+            idle_s = now - last
+            idle, idle_share = _place(idle_s)
+            until, until_share = _place(idle_s + within_s)
+            alive = everything[idle + 1]
+            alive = prior * (alive + idle_share * (everything[idle] - alive))
+            later = everything[until + 1]
+            later = prior * (later + until_share * (everything[until] - later))
+            row = rows.get(engine_id)
+            if row is not None:
+                weight, own = row.weight, row.later
+                low = own[idle + 1]
+                alive += (low + idle_share * (own[idle] - low)) / weight
+                low = own[until + 1]
+                later += (low + until_share * (own[until] - low)) / weight
+            found.append(1.0 - later / alive if later < alive else 0.0)
+        return found
 
     def export_state(self) -> dict[str, Any]:
         """JSON-serialisable. Times of last uses are not kept: another clock runs after a restart."""
@@ -108,9 +122,7 @@ class Histories:
 
 def _place(gap_s: float) -> tuple[int, float]:
     """The bin of a gap, and the share of that bin beyond it; bins are even over the logarithm."""
-    mantissa, exponent = math.frexp(gap_s / FIRST_BIN_S)
-    if exponent < 1:
+    if gap_s < FIRST_BIN_S:
         return 0, 1.0
-    if exponent > BINS:
-        return BINS - 1, 0.0
-    return exponent - 1, -math.log2(mantissa)
+    mantissa, exponent = frexp(gap_s / FIRST_BIN_S)
+    return (exponent - 1, -log2(mantissa)) if exponent <= BINS else (BINS - 1, 0.0)

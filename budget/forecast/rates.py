@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from math import exp, exp2, log
+from typing import Any, Final
 
 SCALES = (1.0, 4.0, 16.0, 64.0)
 """Half-lives of the counts, in multiples of the usual return distance."""
 SHORTEST_UNIT = 4.0
 MEMORY = 0.002
 """Weight of the newest return distance in the average of their logarithms."""
-REFRESH = 16
-"""After so many requests the time scales follow the usual return distance."""
+WELL_KNOWN = round(1.0 / MEMORY) - 10
+"""Up to so many requests every return distance counts as one of all that were seen."""
 LIMIT = 1e200
+NOTHING: Final = (0.0, 0.0, 0.0, 0.0, 0.0)
+"""The row of an engine that was never used."""
 
 
 class Rates:
@@ -37,52 +39,51 @@ class Rates:
 
     def __init__(self) -> None:
         self.count = 0
-        self._log_return = math.log(SHORTEST_UNIT)
+        self._log_return = log(SHORTEST_UNIT)
         self.unit = 2.0 * SHORTEST_UNIT
         """The usual number of requests until an engine is used again."""
         self._growths = _growths(self.unit)
         self._weights = (1.0,) * len(SCALES)
         self._totals = (0.0,) * len(SCALES)
-        self._shares: tuple[float, ...] | None = None
+        self._shares: Sequence[float] | None = None
         """What one unit of weighted count is of the rate, by scale; None when not asked for yet."""
         self._uses: dict[str, list[float]] = {}
         """By engine: the number of its last request, then its weighted counts by scale."""
 
-    def used(self, engine_id: str) -> None:
-        """Count one request."""
-        self.count = count = self.count + 1
-        g0, g1, g2, g3 = self._growths
-        w0, w1, w2, w3 = self._weights
-        w0, w1, w2, w3 = w0 * g0, w1 * g1, w2 * g2, w3 * g3
+    def learn(self, engine_ids: Sequence[str]) -> None:
+        """Count requests, in order."""
+        count, log_return = self.count, self._log_return
+        (g0, g1, g2, g3), (w0, w1, w2, w3) = self._growths, self._weights
         t0, t1, t2, t3 = self._totals
-        t0, t1, t2, t3 = t0 + w0, t1 + w1, t2 + w2, t3 + w3
-        self._weights, self._totals = (w0, w1, w2, w3), (t0, t1, t2, t3)
-        self._shares = None
-        row = self._uses.get(engine_id)
-        if row is None:
-            self._uses[engine_id] = [count, w0, w1, w2, w3]
-        else:
-            weight = max(MEMORY, 1.0 / (10 + count))
-            self._log_return += weight * (math.log(count - row[0]) - self._log_return)
+        uses = self._uses
+        for engine_id in engine_ids:
+            count += 1
+            w0, w1, w2, w3 = w0 * g0, w1 * g1, w2 * g2, w3 * g3
+            t0, t1, t2, t3 = t0 + w0, t1 + w1, t2 + w2, t3 + w3
+            row = uses.get(engine_id)
+            if row is None:
+                uses[engine_id] = [count, w0, w1, w2, w3]
+                continue
+            weight = MEMORY if count > WELL_KNOWN else 1.0 / (10 + count)
+            log_return += weight * (log(count - row[0]) - log_return)
             row[0] = count
             row[1] += w0
             row[2] += w1
             row[3] += w2
             row[4] += w3
-        if count % REFRESH == 0:
-            self._refresh()
+        self.count, self._log_return = count, log_return
+        self._weights, self._totals = (w0, w1, w2, w3), (t0, t1, t2, t3)
+        self._shares = None
 
-    def _refresh(self) -> None:
-        self.unit = max(SHORTEST_UNIT, 2.0 * math.exp(self._log_return))
+    def refresh(self) -> None:
+        """Let the time scales follow the usual return distance."""
+        self.unit = max(SHORTEST_UNIT, 2.0 * exp(self._log_return))
         self._growths = _growths(self.unit)
         if self._weights[0] > LIMIT:
             self._uses = {name: self._scaled(row) for name, row in self._uses.items()}
-            self._totals = (
-                self._totals[0] / self._weights[0],
-                self._totals[1] / self._weights[1],
-                self._totals[2] / self._weights[2],
-                self._totals[3] / self._weights[3],
-            )
+            t0, t1, t2, t3 = self._totals
+            w0, w1, w2, w3 = self._weights
+            self._totals = (t0 / w0, t1 / w1, t2 / w2, t3 / w3)
             self._weights = (1.0,) * len(SCALES)
             self._shares = None
 
@@ -90,20 +91,18 @@ class Rates:
         """Counts as if the newest request weighed 1."""
         return [row[0], *(f / w for f, w in zip(row[1:], self._weights, strict=True))]
 
-    def rate(self, engine_id: str) -> float:
-        """The share of coming requests that will be for this engine, between 0 and 1."""
-        row = self._uses.get(engine_id)
-        if row is None:
-            return 0.0
+    def rates(self, engine_ids: Iterable[str]) -> list[float]:
+        """The share of coming requests that will be for each of these engines, between 0 and 1."""
         if self._shares is None:
-            self._shares = tuple([0.25 / total for total in self._totals])
+            t0, t1, t2, t3 = self._totals
+            self._shares = (0.25 / t0, 0.25 / t1, 0.25 / t2, 0.25 / t3) if t0 else NOTHING[1:]
         s0, s1, s2, s3 = self._shares
-        return row[1] * s0 + row[2] * s1 + row[3] * s2 + row[4] * s3
+        rows = [self._uses.get(engine_id, NOTHING) for engine_id in engine_ids]
+        return [row[1] * s0 + row[2] * s1 + row[3] * s2 + row[4] * s3 for row in rows]
 
-    def last(self, engine_id: str) -> float:
-        """The number of an engine's last request; 0 when there was none."""
-        row = self._uses.get(engine_id)
-        return 0.0 if row is None else row[0]
+    def lasts(self, engine_ids: Iterable[str]) -> list[float]:
+        """The number of each engine's last request; 0 when there was none."""
+        return [self._uses.get(engine_id, NOTHING)[0] for engine_id in engine_ids]
 
     def export_state(self) -> dict[str, Any]:
         """JSON-serialisable."""
@@ -128,9 +127,9 @@ class Rates:
         self._totals, self._uses = (t0, t1, t2, t3), uses
         self._weights = (1.0,) * len(SCALES)
         self._shares = None
-        self._refresh()
+        self.refresh()
 
 
 def _growths(unit: float) -> tuple[float, ...]:
     """How much more each request weighs than the one before it, by scale."""
-    return tuple(math.exp2(1.0 / (unit * scale)) for scale in SCALES)
+    return tuple(exp2(1.0 / (unit * scale)) for scale in SCALES)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from operator import itemgetter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate, repeat
+from operator import mul
 from typing import Any
 
 MOST_SUCCESSORS = 32
-KEPT_SUCCESSORS = 24
+KEPT_SUCCESSORS = 16
 """So many are left when there are more than that: the weakest are sought seldom."""
 CONTEXTS = 8
 """How many of the last different engines a use is credited to."""
@@ -23,28 +24,26 @@ PRIOR = 4.0
 class Context:
     """What followed one engine: the discounted first uses of its successors, and out of how much.
 
-    `weight`: of its newest visit; `visits`: of all of them; `count`: the newest one's request.
+    `weight`: of its newest visit; `visits`: of all of them.
     """
 
-    __slots__ = ("count", "successors", "visits", "weight")
+    __slots__ = ("successors", "visits", "weight")
 
     def __init__(self, weight: float, visits: float, successors: dict[str, float]) -> None:
         self.weight, self.visits, self.successors = weight, visits, successors
-        self.count = 0
 
-    def visited(self, count: int) -> None:
+    def visited(self) -> None:
         """One more visit."""
-        self.count = count
         self.weight *= GROWTH
         self.visits += self.weight
         if self.weight > LIMIT:
-            self.successors = {k: v / self.weight for k, v in self.successors.items()}
+            for engine_id in self.successors:
+                self.successors[engine_id] /= self.weight
             self.visits, self.weight = self.visits / self.weight, 1.0
 
-    def trim(self) -> None:
-        """Keep the strongest, and room for some more."""
-        kept = sorted(self.successors.items(), key=itemgetter(1), reverse=True)[:KEPT_SUCCESSORS]
-        self.successors = dict(kept)
+
+_Visit = tuple[str, dict[str, float], float, int]
+"""Of which engine, its context's successors, what it weighs, and the number of its request."""
 
 
 class Transitions:
@@ -60,71 +59,69 @@ class Transitions:
     def __init__(self) -> None:
         self._count = 0
         self._contexts: dict[str, Context] = {}
-        self._recent: list[tuple[str, Context]] = []
-        """The last different engines, the latest first."""
+        self._recent: list[_Visit] = []
+        """The newest visits of the last different engines, the latest first."""
         self._powers: list[float] = []
-        self._current: Context | None = None
+        self._current: dict[str, float] | None = None
+        """The successors of the context that all expectations are for."""
         self._prior = 0.0
         self._scale = 0.0
 
     def discounted(self, discount: float) -> None:
         """Take another discount from now on; must be called before the first use."""
-        power, powers = 1.0, []
-        for _ in range(FURTHEST + 1):
-            powers.append(power)
-            power *= discount
-        self._powers = powers
+        self._powers = [*accumulate(repeat(discount, FURTHEST), mul, initial=1.0)]
 
-    def used(self, engine_id: str) -> None:
-        """Credit this use to every engine used since the last time, and make it the context."""
-        self._count = count = self._count + 1
-        recent, powers = self._recent, self._powers
-        mine: tuple[str, Context] | None = None
-        for entry in recent:
-            name, context = entry
-            distance = count - context.count
-            if distance <= FURTHEST:
-                credit = context.weight * powers[distance]
-                row = context.successors
-                if engine_id in row:
-                    row[engine_id] += credit
-                else:
-                    row[engine_id] = credit
-                    if len(row) > MOST_SUCCESSORS:
-                        context.trim()
-            if name == engine_id:
-                mine = entry
-                break
-        if mine is None:
-            found = self._contexts.get(engine_id)
-            if found is None:
-                found = self._contexts[engine_id] = Context(1.0, 0.0, {})
-            mine = (engine_id, found)
-            if len(recent) == CONTEXTS:
+    def learn(self, engine_ids: Sequence[str]) -> None:
+        """Credit each use to the engines used since the last time, and make it the context."""
+        count, recent, contexts, powers = self._count, self._recent, self._contexts, self._powers
+        context: Context | None = None
+        for engine_id in engine_ids:
+            count += 1
+            while recent and count - recent[-1][3] > FURTHEST:
                 recent.pop()
-            recent.insert(0, mine)
-        elif recent[0] is not mine:
-            recent.remove(mine)
-            recent.insert(0, mine)
-        self._enter(mine[1])
+            place = CONTEXTS - 1
+            for at, (name, row, weight, number) in enumerate(recent):
+                credit = row.get(engine_id)
+                if credit is not None:
+                    row[engine_id] = credit + weight * powers[count - number]
+                else:
+                    row[engine_id] = weight * powers[count - number]
+                    if len(row) > MOST_SUCCESSORS:
+                        _trim(row)
+                if name == engine_id:
+                    place = at
+                    break
+            del recent[place : place + 1]
+            context = contexts.get(engine_id)
+            if context is None:
+                context = contexts[engine_id] = Context(1.0, 0.0, {})
+            context.visited()
+            recent.insert(0, (engine_id, context.successors, context.weight, count))
+        self._count = count
+        if context is not None:
+            self._enter(context)
 
     def _enter(self, context: Context) -> None:
         """The visit that begins now has no outcome yet: it weighs in what follows, not before."""
-        context.visited(self._count)
-        self._current = context
+        self._current = context.successors
         self._prior = PRIOR * context.weight
         self._scale = 1.0 / (context.visits - context.weight + self._prior)
 
-    def expectation(self, engine_id: str, otherwise: float) -> float:
-        """E[discount**d] for the first use of this engine, d requests after the current one.
+    def expectations(
+        self, engine_ids: Iterable[str], otherwise: Sequence[float]
+    ) -> Sequence[float]:
+        """E[discount**d] for the first use of each engine, d requests after the current one.
 
         `otherwise`: what is expected without knowing the context; it counts as a few visits.
         """
-        if self._current is None:
+        row = self._current
+        if row is None:
             return otherwise
-        return (
-            self._current.successors.get(engine_id, 0.0) + self._prior * otherwise
-        ) * self._scale
+        prior, scale = self._prior, self._scale
+        return [
+            (row.get(engine_id, 0.0) + prior * guess) * scale
+            for engine_id, guess in zip(engine_ids, otherwise, strict=True)
+        ]
 
     def export_state(self) -> dict[str, Any]:
         """JSON-serialisable; the context is not kept."""
@@ -150,3 +147,10 @@ class Transitions:
         self._contexts = contexts
         self._recent.clear()
         self._current = None
+
+
+def _trim(row: dict[str, float]) -> None:
+    """Keep the strongest, and room for some more."""
+    least = sorted(row.values(), reverse=True)[KEPT_SUCCESSORS - 1]
+    for engine_id in [engine_id for engine_id, value in row.items() if value < least]:
+        del row[engine_id]

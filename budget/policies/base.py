@@ -33,8 +33,8 @@ class EvictionPolicy(Protocol):
         """A load of this engine starts; its bookings are final."""
         ...
 
-    def loss(self, engine: EngineRecord, now: float) -> float:
-        """The cost of losing this engine now; at least 0, in the policy's own unit."""
+    def losses(self, engines: Sequence[EngineRecord], now: float) -> Sequence[float]:
+        """The cost of losing each engine now; at least 0, in the policy's own unit."""
         ...
 
     def victims(self, need: Need) -> Sequence[str] | None:

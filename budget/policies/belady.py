@@ -30,9 +30,12 @@ class Belady(Stateless):
         """One step on in the sequence."""
         self._count += 1
 
-    def loss(self, engine: EngineRecord, now: float) -> float:
-        """1 over the number of uses until its next one."""
-        positions = self._uses.get(engine.engine_id, [])
+    def losses(self, engines: Sequence[EngineRecord], now: float) -> list[float]:
+        """1 over the number of uses until the next one."""
+        return [self._loss(engine.engine_id) for engine in engines]
+
+    def _loss(self, engine_id: str) -> float:
+        positions = self._uses.get(engine_id, [])
         index = bisect_right(positions, self._count)
         if index == len(positions):
             return 1.0 / NEVER

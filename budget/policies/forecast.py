@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import add
 from typing import Any
 
 from budget.engines import EngineRecord
@@ -10,6 +11,7 @@ from budget.forecast.forecaster import Forecaster
 from budget.forecast.guard import Guard
 from budget.forecast.lookahead import Lookahead, Problem
 from budget.plans import Plans
+from budget.policies.lru import Lru
 from budget.residents import Residents
 from budget.victims import Need
 
@@ -70,27 +72,32 @@ class Forecast:
             self._guard.booked(engine)
         self._forecaster.booked(engine, now)
 
-    def loss(self, engine: EngineRecord, now: float) -> float:
-        """Expected load seconds to be paid for losing this engine, in the horizon's unit."""
-        if self._plans:
-            odds = self._planned(engine.engine_id, now)
-        elif self._guard is not None and (self._guard.following or self._forecaster.recency_rules):
-            recency = 1.0 / (1.0 + max(0.0, now - engine.last_used))
-            return recency + (1.0 if self._guard.holds(engine.engine_id) else 0.0)
-        else:
-            odds = self._forecaster.odds(engine.engine_id, now)
-        return engine.option.load_seconds * (odds + SMALLEST)
+    def losses(self, engines: Sequence[EngineRecord], now: float) -> Sequence[float]:
+        """Expected load seconds to be paid for losing each engine, in the horizon's unit."""
+        guard = self._guard
+        if guard is not None and self._follows_lru:
+            # Recency is at most 1: whatever LRU would have resident stays before all else.
+            held = [1.0 if guard.holds(engine.engine_id) else 0.0 for engine in engines]
+            return list(map(add, held, Lru().losses(engines, now)))
+        names = [engine.engine_id for engine in engines]
+        odds = self._planned(names, now) if self._plans else self._forecaster.odds(names, now)
+        return [e.option.load_seconds * (o + SMALLEST) for e, o in zip(engines, odds, strict=True)]
 
-    def _planned(self, engine_id: str, now: float) -> float:
-        guess = self._forecaster.expectation(engine_id, now)
+    def _planned(self, engine_ids: Sequence[str], now: float) -> list[float]:
+        """Expected uses where some are declared: those for certain, the others as they were foretold."""
         distances, length = self._declared()
-        discount = self._forecaster.discount
-        if engine_id in distances:
-            known = discount ** distances[engine_id]
-            guess = known + self._plans.unplanned * max(0.0, guess - known)
-        else:
-            guess *= self._plans.unplanned + (1.0 - self._plans.unplanned) * discount**length
-        return guess / (1.0 - min(guess, 1.0 - SMALLEST))
+        discount, unplanned = self._forecaster.discount, self._plans.unplanned
+        found = []
+        for engine_id, guess in zip(
+            engine_ids, self._forecaster.expectations(engine_ids, now), strict=True
+        ):
+            if engine_id in distances:
+                known = discount ** distances[engine_id]
+                expected = known + unplanned * max(0.0, guess - known)
+            else:
+                expected = guess * (unplanned + (1.0 - unplanned) * discount**length)
+            found.append(expected / (1.0 - min(expected, 1.0 - SMALLEST)))
+        return found
 
     def _declared(self) -> tuple[dict[str, int], int]:
         """The distance of every declared next use (1: the next request), and how many are known."""
@@ -106,11 +113,10 @@ class Forecast:
         """The exact choice for the declared uses, where they are known and few enough engines."""
         if not self._plans or self._residents is None or len(need.shortage) != 1:
             return None
-        worth = {
-            c.engine_id: self._residents[c.engine_id].option.load_seconds
-            * self._forecaster.expectation(c.engine_id, need.now)
-            for c in need.candidates
-        }
+        names = [candidate.engine_id for candidate in need.candidates]
+        seconds = self._residents.load_seconds(names)
+        expected = self._forecaster.expectations(names, need.now)
+        worth = {n: s * e for n, s, e in zip(names, seconds, expected, strict=True)}
         problem = Problem.of(need, self._residents, self._plans.order(WINDOW), worth)
         return None if problem is None else self._lookahead.victims(problem)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from budget.engines import EngineRecord
 from budget.policies.base import Stateless
 
@@ -13,6 +15,9 @@ class IdleCost(Stateless):
 
     name = "idle-cost"
 
-    def loss(self, engine: EngineRecord, now: float) -> float:
+    def losses(self, engines: Sequence[EngineRecord], now: float) -> list[float]:
         """Load seconds over idle seconds."""
-        return engine.option.load_seconds / max(SHORTEST_IDLE_S, now - engine.last_used)
+        return [
+            engine.option.load_seconds / max(SHORTEST_IDLE_S, now - engine.last_used)
+            for engine in engines
+        ]

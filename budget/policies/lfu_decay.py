@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from budget.engines import EngineRecord
 from budget.policies.base import Stateless
@@ -26,11 +27,17 @@ class LfuDecay(Stateless):
         """Count it."""
         self._uses[engine_id] = (self._frequency(engine_id, now) + 1.0, now)
 
-    def loss(self, engine: EngineRecord, now: float) -> float:
+    def losses(self, engines: Sequence[EngineRecord], now: float) -> list[float]:
         """Decayed uses x load seconds / bytes."""
-        n_bytes = max(1, sum(amount for _, amount in engine.bookings))
-        return self._frequency(engine.engine_id, now) * engine.option.load_seconds / n_bytes
+        return [
+            self._frequency(engine.engine_id, now) * engine.option.load_seconds / _n_bytes(engine)
+            for engine in engines
+        ]
 
     def _frequency(self, engine_id: str, now: float) -> float:
         uses, at = self._uses.get(engine_id, (0.0, now))
         return uses * math.exp2((at - now) / HALF_LIFE_S)
+
+
+def _n_bytes(engine: EngineRecord) -> int:
+    return max(1, sum(amount for _, amount in engine.bookings))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from budget.engines import EngineRecord
 from budget.policies.base import Stateless
 
@@ -11,6 +13,6 @@ class Lru(Stateless):
 
     name = "lru"
 
-    def loss(self, engine: EngineRecord, now: float) -> float:
+    def losses(self, engines: Sequence[EngineRecord], now: float) -> list[float]:
         """1 for an engine used just now, falling to 0 with the seconds since."""
-        return 1.0 / (1.0 + max(0.0, now - engine.last_used))
+        return [1.0 / (1.0 + max(0.0, now - engine.last_used)) for engine in engines]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from budget.engines import NO_TIMEOUT, EngineRecord
 from budget.policies.base import Stateless
 
@@ -14,8 +16,11 @@ class Ttl(Stateless):
 
     name = "ttl"
 
-    def loss(self, engine: EngineRecord, now: float) -> float:
+    def losses(self, engines: Sequence[EngineRecord], now: float) -> list[float]:
         """Seconds of life left; between 1 and 0 and falling for an engine that has outlived them."""
-        ttl_s = USUAL_TTL_S if engine.keep_alive_s == NO_TIMEOUT else engine.keep_alive_s
-        left_s = engine.last_used + ttl_s - now
-        return 1.0 + left_s if left_s >= 0.0 else 1.0 / (1.0 - left_s)
+        left_s = [engine.last_used + _ttl_s(engine) - now for engine in engines]
+        return [1.0 + left if left >= 0.0 else 1.0 / (1.0 - left) for left in left_s]
+
+
+def _ttl_s(engine: EngineRecord) -> float:
+    return USUAL_TTL_S if engine.keep_alive_s == NO_TIMEOUT else engine.keep_alive_s

@@ -210,6 +210,15 @@ class CoreMachine(RuleBasedStateMachine):
         engine_id = data.draw(st.sampled_from(sorted(self.shell.loading)))
         self.shell.fail_load(engine_id, out_of_memory=out_of_memory)
 
+    @precondition(lambda self: self.shell.loading)
+    @rule()
+    def loads_are_refused(self) -> None:
+        """A device has no memory left: whatever is loading fails for it."""
+        for engine_id in sorted(self.shell.loading):
+            if engine_id in self.shell.loading:
+                self._count("load_failures")
+                self.shell.fail_load(engine_id, out_of_memory=True)
+
     @precondition(lambda self: self.shell.resident())
     @rule(data=st.data())
     def engine_dies(self, data: st.DataObject) -> None:

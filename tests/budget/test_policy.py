@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from budget.engines import EngineRecord
@@ -25,9 +27,9 @@ class Dear(Stateless):
         """Remember it."""
         self.uses.append((engine_id, now))
 
-    def loss(self, engine: EngineRecord, now: float) -> float:
+    def losses(self, engines: Sequence[EngineRecord], now: float) -> list[float]:
         """Far above what the core adds for engines in use."""
-        return 1e12 * (ord("z") - ord(engine.engine_id[0]))
+        return [1e12 * (ord("z") - ord(engine.engine_id[0])) for engine in engines]
 
 
 def test_the_least_recently_used_leaves_first() -> None:
@@ -44,7 +46,7 @@ def test_lru_falls_with_time_and_never_below_zero() -> None:
     """The protocol: at least 0."""
     record = EngineRecord(engine("a", 1))
     record.last_used = 10.0
-    losses = [Lru().loss(record, now) for now in (10.0, 11.0, 1e9)]
+    losses = [Lru().losses([record], now)[0] for now in (10.0, 11.0, 1e9)]
     assert losses == sorted(losses, reverse=True)
     assert losses[0] == 1.0
     assert losses[-1] > 0.0

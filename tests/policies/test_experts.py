@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from budget.engines import EngineSpec, Option
@@ -25,18 +27,29 @@ def books(limit: int, devices: int = 1) -> Residents:
     return Residents(dict.fromkeys(names, limit), specs)
 
 
-def misled(engine_id: str) -> tuple[float, ...]:
-    """Losses of four experts; the last one would always let `a` go, the others never."""
-    return (1.0, 1.0, 1.0, 0.1) if engine_id == "a" else (0.5, 0.5, 0.5, 1.0)
+def sensible(engine_ids: Sequence[str]) -> list[float]:
+    """Losses of an expert that would never let `a` go."""
+    return [1.0 if engine_id == "a" else 0.5 for engine_id in engine_ids]
+
+
+def misled(engine_ids: Sequence[str]) -> list[float]:
+    """Losses of one that always would."""
+    return [0.1 if engine_id == "a" else 1.0 for engine_id in engine_ids]
+
+
+def contest_on(residents: Residents) -> Contest:
+    """Of four experts the last one is misled."""
+    contest = Contest((sensible, sensible, sensible, misled))
+    contest.attach(residents)
+    return contest
 
 
 def test_an_expert_that_loads_more_counts_less() -> None:
     """The one whose shadow evicts what is used all the time loses its weight."""
-    contest = Contest()
-    contest.attach(books(7))
+    contest = contest_on(books(7))
     assert contest.weights == pytest.approx([0.25] * len(NAMES))
     for engine_id in "abacabacabac":
-        contest.used(engine_id, misled)
+        contest.used(engine_id)
     assert contest.weights[3] < 0.1
     assert sum(contest.weights) == pytest.approx(1.0)
     assert contest.shares[2] < contest.shares[0]
@@ -44,10 +57,9 @@ def test_an_expert_that_loads_more_counts_less() -> None:
 
 def test_costs_fade() -> None:
     """Who was wrong long ago is not judged for it any more."""
-    contest = Contest()
-    contest.attach(books(7))
+    contest = contest_on(books(7))
     for engine_id in "abacabacabac":
-        contest.used(engine_id, misled)
+        contest.used(engine_id)
     before = contest.weights[3]
     contest.fade(8.0)
     assert before < contest.weights[3] < 0.25
@@ -56,16 +68,15 @@ def test_costs_fade() -> None:
 def test_few_devices_are_watched() -> None:
     """Loads elsewhere cost no shadow anything: the work does not grow with the machine."""
     residents = books(7, devices=MOST_DEVICES + 1)
-    contest = Contest()
-    contest.attach(residents)
+    contest = contest_on(residents)
     engine = residents["a"]
     engine.option_index = MOST_DEVICES
     engine.bookings = engine.option.bookings
-    contest.booked(engine, misled)
+    contest.booked(engine)
     assert contest.export_state()["costs"] == [0.0] * len(NAMES)
     engine.option_index = 0
     engine.bookings = engine.option.bookings
-    contest.booked(engine, misled)
+    contest.booked(engine)
     assert contest.export_state()["costs"] == [5.0] * len(NAMES)
 
 
@@ -73,7 +84,7 @@ def test_few_devices_are_watched() -> None:
 def test_a_damaged_record_of_the_contest_is_refused(costs: list[float]) -> None:
     """Too few costs, or such as cannot be."""
     with pytest.raises(ValueError, match="costs"):
-        Contest().import_state({"costs": costs, "largest_s": 1.0})
+        contest_on(books(7)).import_state({"costs": costs, "largest_s": 1.0})
 
 
 def test_transitions_win_where_order_tells_all() -> None:
