@@ -10,7 +10,7 @@ from typing import Any
 MOST_SUCCESSORS = 32
 KEPT_SUCCESSORS = 16
 """So many are left when there are more than that: the weakest are sought seldom."""
-CONTEXTS = 8
+CONTEXTS = 4
 """How many of the last different engines a use is credited to."""
 FURTHEST = 64
 """Requests after which a use is credited no more."""
