@@ -52,17 +52,17 @@ class BlockingStream(Iterator[_T]):
     """A stream over a thread's primitives, for that thread's `for` and `with`."""
 
     def __init__(self, flows: Stream[_T]) -> None:
-        self.flows = flows
+        self._flows = flows
 
     def __next__(self) -> _T:
         try:
-            return run_blocking(self.flows.__anext__())
+            return run_blocking(self._flows.__anext__())
         except StopAsyncIteration:
             raise StopIteration from None
 
     def close(self) -> None:
         """Give back what it holds. Idempotent."""
-        run_blocking(self.flows.aclose())
+        run_blocking(self._flows.aclose())
 
     def __enter__(self) -> Self:
         return self

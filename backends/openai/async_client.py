@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
 from weakref import WeakKeyDictionary
 
 import httpx
@@ -26,12 +27,14 @@ class _Answer:
     def __init__(self, response: httpx.Response) -> None:
         self.status = response.status_code
         self._response = response
-        self._chunks = response.aiter_raw()
+        self._chunks: AsyncIterator[bytes] | None = None
 
     async def read(self) -> bytes:
         return await self._response.aread()
 
     async def chunk(self) -> bytes | None:
+        if self._chunks is None:
+            self._chunks = self._response.aiter_raw()
         return await anext(self._chunks, None)
 
     async def close(self) -> None:

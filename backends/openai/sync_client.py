@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import httpx
 
@@ -18,7 +18,6 @@ from backends.openai.exchange import (
     pool_key,
     transport_settings,
 )
-from backends.openai.resume import Progress
 from backends.openai.transport import Transport
 from backends.openai.wire import ChatRequest, Completion, Delta, Embeddings
 
@@ -29,12 +28,14 @@ class _Answer:
     def __init__(self, response: httpx.Response) -> None:
         self.status = response.status_code
         self._response = response
-        self._chunks = response.iter_raw()
+        self._chunks: Iterator[bytes] | None = None
 
     async def read(self) -> bytes:
         return self._response.read()
 
     async def chunk(self) -> bytes | None:
+        if self._chunks is None:
+            self._chunks = self._response.iter_raw()
         return next(self._chunks, None)
 
     async def close(self) -> None:
@@ -115,16 +116,6 @@ class SyncTransport:
     ) -> DeltaStream:
         """The answer's pieces; returns once the endpoint has begun to answer."""
         return DeltaStream(run_blocking(self.flows.stream(endpoint, request, timeouts=timeouts)))
-
-    def resume(
-        self,
-        endpoint: Endpoint,
-        request: ChatRequest,
-        tokens: Sequence[int] | None,
-        progress: Progress,
-    ) -> DeltaStream:
-        """The rest of an interrupted answer, from all tokens so far; from their text when None."""
-        return DeltaStream(run_blocking(self.flows.resume(endpoint, request, tokens, progress)))
 
     def embed(
         self, endpoint: Endpoint, texts: Sequence[str], *, timeouts: Timeouts | None = None

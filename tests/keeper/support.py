@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.llama.sweep import leftovers
-from shim.keeper.launch import try_connect
-from shim.line import KeeperLine
+from shim.keeper.launch import running_line
 from tests.processes import alive, wait_until
 
 PRELUDE = """
@@ -109,9 +108,8 @@ class World:
 
     def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """One op to the keeper that runs."""
-        sock = try_connect(self.runtime)
-        assert sock is not None, "no keeper runs"
-        line = KeeperLine(sock)
+        line = running_line(self.runtime)
+        assert line is not None, "no keeper runs"
         try:
             return line.ask(op, **fields)
         finally:
