@@ -46,6 +46,17 @@ class Endpoint:
     api_key_env: str | None = None
     capabilities: Capabilities = Capabilities()
 
+    @classmethod
+    def of_engine(cls, model_id: str, socket: Path, capabilities: Capabilities) -> Endpoint:
+        """The endpoint of an engine of ours, on its Unix socket."""
+        return cls(
+            base_url="http://engine",
+            model_id=model_id,
+            backend="llama.cpp",
+            socket_path=str(socket),
+            capabilities=capabilities,
+        )
+
     def to_wire(self) -> dict[str, Any]:
         """The endpoint as JSON-serialisable data; `from_wire` is the inverse."""
         return asdict(self)

@@ -89,13 +89,7 @@ class ScriptedEngine:
     @property
     def endpoint(self) -> Endpoint:
         """The engine's socket."""
-        return Endpoint(
-            base_url="http://engine",
-            model_id=self._model_id,
-            backend="llama.cpp",
-            socket_path=str(self._socket),
-            capabilities=self.capabilities,
-        )
+        return Endpoint.of_engine(self._model_id, self._socket, self.capabilities)
 
     @property
     def capabilities(self) -> Capabilities:

@@ -10,7 +10,7 @@ from typing import Any
 from backends.base import Endpoint
 from backends.openai.resume import can_resume
 from backends.openai.wire import ChatRequest, Completion, Embeddings
-from budget.errors import InvalidRequest
+from budget.errors import InternalError, InvalidRequest
 from shim.reply import EmbeddingReply, Reply, Residency
 from traces import RequestRecord
 
@@ -71,6 +71,17 @@ class Call:
     def preemptible(self) -> bool:
         """Whether its answer can be interrupted and go on; only streams are."""
         return self.streamed and not self.remote and can_resume(self.request)
+
+    @property
+    def held(self) -> Grant:
+        """The lease that it has.
+
+        Raises:
+            InternalError: it has none.
+        """
+        if self.grant is None:
+            raise InternalError(f"the call of {self.model} has no lease")
+        return self.grant
 
     def granted(self, grant: Grant) -> None:
         """The lease is here, the request goes out now."""

@@ -6,19 +6,19 @@ import asyncio
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from backends.flows import run_blocking
 from budget.errors import InvalidRequest
-from shim.async_calls import AsyncCalls
 from shim.call import OWN_OPTIONS, Call, Messages
+from shim.calls import Calls
 from shim.config import Config
 from shim.declared import Plan
+from shim.leased import Door
 from shim.model_info import ModelInfo
 from shim.reply import EmbeddingReply, Reply
 from shim.session import Session
 from shim.streams import AsyncReplyStream, ReplyStream
-from shim.sync_calls import SyncCalls
 from traces import current_run
 
 if TYPE_CHECKING:
@@ -50,9 +50,10 @@ class Shim:
         runtime: Path | None = None,
         factory: EngineFactory | None = None,
     ) -> None:
-        self._session = Session(config, inline=inline, runtime=runtime, factory=factory)
-        self._sync = SyncCalls(self._session)
-        self._async = AsyncCalls(self._session)
+        session = Session(config, inline=inline, runtime=runtime, factory=factory)
+        self._session = session
+        self._sync = Calls(session, Door(session.lines.flows, session.sync_transport.flows))
+        self._async = Calls(session, Door(session.async_lines, session.async_transport))
         self._declared: Plan | None = None
 
     @property
@@ -82,14 +83,7 @@ class Shim:
         Raises:
             KeepwarmError: the tree of `budget.errors`, by whose fault it is.
         """
-        call = self._session.call(model, messages, options)
-        if self._session.in_background(call):
-            with self._sync.stream(call) as stream:
-                for _ in stream:
-                    pass
-            return stream.reply
-        send = self._session.sync_transport.chat
-        return self._sync.run(call, lambda g: send(g.endpoint, call.request), call.reply)
+        return run_blocking(self._sync.chat(self._session.call(model, messages, options)))
 
     def stream(self, model: str, messages: Messages, **options: Any) -> ReplyStream:
         """The answer piece by piece; `reply` of the stream is the whole one at the end.
@@ -99,7 +93,8 @@ class Shim:
         Raises:
             KeepwarmError: as `chat`, here or while iterating.
         """
-        return self._sync.stream(self._session.call(model, messages, options))
+        call = self._session.call(model, messages, options)
+        return ReplyStream(run_blocking(self._sync.stream(call)))
 
     def embed(self, model: str, texts: Sequence[str] | str, **options: Any) -> EmbeddingReply:
         """One vector per text. Options: `priority`, `deadline_s`.
@@ -108,19 +103,11 @@ class Shim:
             KeepwarmError: as `chat`.
         """
         call, batch = self._embedding(model, texts, options)
-        send = self._session.sync_transport.embed
-        return self._sync.run(call, lambda g: send(g.endpoint, batch), call.embedding_reply)
+        return run_blocking(self._sync.embed(call, batch))
 
     async def achat(self, model: str, messages: Messages, **options: Any) -> Reply:
         """As `chat`, awaited; cancelling it stops generation and gives the lease back."""
-        call = self._session.call(model, messages, options)
-        if self._session.in_background(call):
-            async with await self._async.stream(call) as stream:
-                async for _ in stream:
-                    pass
-            return stream.reply
-        send = self._session.async_transport.chat
-        return await self._async.run(call, lambda g: send(g.endpoint, call.request), call.reply)
+        return await self._async.chat(self._session.call(model, messages, options))
 
     async def astream(self, model: str, messages: Messages, **options: Any) -> AsyncReplyStream:
         """As `stream`, awaited; close it with `aclose` or use it as a context manager."""
@@ -131,8 +118,7 @@ class Shim:
     ) -> EmbeddingReply:
         """As `embed`, awaited."""
         call, batch = self._embedding(model, texts, options)
-        send = self._session.async_transport.embed
-        return await self._async.run(call, lambda g: send(g.endpoint, batch), call.embedding_reply)
+        return await self._async.embed(call, batch)
 
     def _embedding(
         self, model: str, texts: Sequence[str] | str, options: Mapping[str, Any]
@@ -251,10 +237,5 @@ class Shim:
         self._session.start_inline()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_failure: object) -> None:
         self.close()

@@ -7,14 +7,13 @@ import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar, Token
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from backends.flows import run_blocking
 from budget.errors import InvalidRequest, KeeperUnavailable, KeepwarmError
 
 if TYPE_CHECKING:
-    from shim.aline import AsyncKeeperLine
-    from shim.line import KeeperLine
+    from shim.line import Line, Lines
     from shim.session import Session
 
 _CURRENT: ContextVar[Plan | None] = ContextVar("keepwarm_plan", default=None)
@@ -64,8 +63,8 @@ class Plan:
         self.name = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._session = session
         self._models = _local(session, models)
-        self._line: KeeperLine | None = None
-        self._async_line: AsyncKeeperLine | None = None
+        self._line: Line | None = None
+        self._async_line: Line | None = None
         self._token: Token[Plan | None] | None = None
 
     def declare(self, models: Sequence[str]) -> None:
@@ -75,32 +74,27 @@ class Plan:
             UnknownModel: one is not configured; the order before stands.
             KeepwarmError: no keeper could be reached.
         """
-        order = _local(self._session, models)
-        if self._line is not None:
-            try:
-                self._line.ask("plan", models=order, plan=self.name)
-            except KeeperUnavailable:
-                # The keeper is gone and the plan with it: the next one is told.
-                self._line.close()
-                self._line = None
-        if self._line is None and order:
-            lines = self._session.lines
-            self._line, _ = lines.ask_keeping("plan", models=order, plan=self.name)
-            self._session.plans.opened(self)
+        self._line = run_blocking(self._tell(self._session.lines.flows, self._line, models))
 
     async def adeclare(self, models: Sequence[str]) -> None:
         """As `declare`, awaited; for a plan that was entered with `async with`."""
+        lines = self._session.async_lines
+        self._async_line = await self._tell(lines, self._async_line, models)
+
+    async def _tell(self, lines: Lines, line: Line | None, models: Sequence[str]) -> Line | None:
+        """Tell the keeper what is left; returns the connection that holds the plan from now on."""
         order = _local(self._session, models)
-        if self._async_line is not None:
+        if line is not None:
             try:
-                await self._async_line.ask("plan", models=order, plan=self.name)
+                await line.ask("plan", models=order, plan=self.name)
             except KeeperUnavailable:
-                self._async_line.close()
-                self._async_line = None
-        if self._async_line is None and order:
-            lines = self._session.async_lines
-            self._async_line, _ = await lines.ask_keeping("plan", models=order, plan=self.name)
+                # The keeper is gone and the plan with it: the next one is told.
+                line.close()
+                line = None
+        if line is None and order:
+            line, _ = await lines.ask_keeping("plan", models=order, plan=self.name)
             self._session.plans.opened(self)
+        return line
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
@@ -117,8 +111,8 @@ class Plan:
         line, self._line = self._line, None
         if line is not None:
             try:
-                line.ask("plan", models=[], plan=self.name)
-                self._session.lines.give(line)
+                run_blocking(line.ask("plan", models=[], plan=self.name))
+                self._session.lines.flows.give(line)
             except KeepwarmError:
                 line.close()
         # An asynchronous connection left open is closed: its end withdraws the plan as well.
@@ -131,12 +125,7 @@ class Plan:
         self._token = _CURRENT.set(self)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_failure: object) -> None:
         self._leave()
         self.close()
 
@@ -145,12 +134,7 @@ class Plan:
         self._token = _CURRENT.set(self)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_failure: object) -> None:
         self._leave()
         self.close()
 

@@ -1,4 +1,4 @@
-"""Yielding a lease in mid-answer: what sync and async calls share."""
+"""Yielding a lease in mid-answer: when, how far it has come, what is said. Knows no I/O."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ def outgoing(call: Call) -> ChatRequest:
 
 def wanted_back(call: Call, notices: Iterable[Message]) -> bool:
     """Whether the keeper asks for the lease that a call holds."""
-    lease = call.grant.lease if call.grant is not None else None
-    return any(n.get("notice") == "yield" and n.get("lease") == lease for n in notices)
+    return any(n.get("notice") == "yield" and n.get("lease") == call.held.lease for n in notices)
 
 
 def to_yield(call: Call, deltas: Sequence[Delta]) -> Progress | None:
@@ -32,7 +31,7 @@ def to_yield(call: Call, deltas: Sequence[Delta]) -> Progress | None:
 def told(call: Call, progress: Progress) -> dict[str, object]:
     """The fields of the op that yields a call's lease."""
     return {
-        "lease": call.grant.lease if call.grant is not None else None,
+        "lease": call.held.lease,
         "prompt_tokens": progress.prompt_tokens,
         "tokens": progress.tokens,
     }
@@ -40,11 +39,10 @@ def told(call: Call, progress: Progress) -> dict[str, object]:
 
 def back(call: Call, answer: Message) -> list[int] | None:
     """The lease is here again; returns every token so far, where the keeper could save them."""
-    first, sent_ns = call.grant, call.sent_ns
+    sent_ns, granted_ns = call.sent_ns, call.held.granted_ns
     call.granted(Grant.from_wire(answer))
     call.resumed += 1
-    if first is not None and call.grant is not None:
-        # On a trace and in its figures the call began once.
-        call.sent_ns, call.grant.granted_ns = sent_ns, first.granted_ns
+    # On a trace and in its figures the call began once.
+    call.sent_ns, call.held.granted_ns = sent_ns, granted_ns
     tokens = answer.get("tokens")
     return tokens if isinstance(tokens, list) else None

@@ -1,31 +1,45 @@
-"""A thread's connection to the keeper, and the pool of those that are idle."""
+"""A connection to the keeper, and the pool of those that are idle, as flows over channels."""
 
 from __future__ import annotations
 
-import os
-import socket
-import weakref
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
 
 from budget.errors import KeeperUnavailable
-from shim.wire import Message, decode, encode, keeper_gone, outcome
-
-Connect = Callable[[], socket.socket]
-Hello = Callable[["KeeperLine"], None]
+from shim.wire import Message, decode, encode, outcome
 
 
-class KeeperLine:
+class Channel(Protocol):
+    """Lines to and from the keeper. Where it is gone, `KeeperUnavailable` is raised."""
+
+    def write(self, line: bytes) -> None:
+        """Send a line."""
+        ...
+
+    async def read(self) -> bytes:
+        """The next line, as soon as it is whole."""
+        ...
+
+    async def arrived(self) -> list[bytes]:
+        """The lines that are here; none is waited for."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection."""
+        ...
+
+
+class Line:
     """One connection, used by one call at a time."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._buffer = bytearray()
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
         self._number = 0
         self.reused = False
 
-    def ask(self, op: str, **fields: Any) -> Message:
+    async def ask(self, op: str, **fields: Any) -> Message:
         """Send an op and wait for its result; notices in between are dropped.
 
         Raises:
@@ -33,9 +47,9 @@ class KeeperLine:
             KeepwarmError: the op's own error.
         """
         self._number += 1
-        self._send({"op": op, "id": self._number, **fields})
+        self._channel.write(encode({"op": op, "id": self._number, **fields}))
         while True:
-            message = self._read()
+            message = decode(await self._channel.read())
             if message.get("id") == self._number:
                 return outcome(message)
 
@@ -43,134 +57,106 @@ class KeeperLine:
         """Send an op that is not answered.
 
         Raises:
-            KeeperUnavailable: the keeper is gone.
+            KeeperUnavailable: the keeper is known to be gone.
         """
-        self._send({"op": op, **fields})
+        self._channel.write(encode({"op": op, **fields}))
 
-    def notices(self) -> list[Message]:
-        """What the keeper said without being asked since the last look; never waits.
+    async def notices(self) -> list[Message]:
+        """What the keeper said without being asked since the last look; nothing is waited for.
 
         Raises:
             KeeperUnavailable: the keeper is gone.
         """
-        try:
-            chunk = self._sock.recv(65536, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return []
-        except OSError as exc:
-            raise keeper_gone() from exc
-        if not chunk:
-            raise keeper_gone()
-        self._buffer += chunk
-        found = []
-        while (end := self._buffer.find(b"\n")) >= 0:
-            found.append(decode(bytes(self._buffer[:end])))
-            del self._buffer[: end + 1]
-        return found
+        return [decode(line) for line in await self._channel.arrived()]
 
     def close(self) -> None:
         """End the connection; what it held at the keeper is back at once."""
-        self._sock.close()
-
-    def _send(self, message: Message) -> None:
-        try:
-            self._sock.sendall(encode(message))
-        except OSError as exc:
-            raise keeper_gone() from exc
-
-    def _read(self) -> Message:
-        while (end := self._buffer.find(b"\n")) < 0:
-            try:
-                chunk = self._sock.recv(65536)
-            except OSError as exc:
-                raise keeper_gone() from exc
-            if not chunk:
-                raise keeper_gone()
-            self._buffer += chunk
-        line = bytes(self._buffer[:end])
-        del self._buffer[: end + 1]
-        return decode(line)
+        self._channel.close()
 
 
-class LinePool:
-    """Idle connections of one process. Any thread may take and return one."""
+Hello = Callable[[Line], Awaitable[None]]
+"""What is said first on a new connection."""
 
-    def __init__(self, connect: Connect, hello: Hello) -> None:
-        self._connect = connect
+
+class Lines(ABC):
+    """Idle connections. Those of a thread and of an event loop differ in where they are kept."""
+
+    def __init__(self, hello: Hello) -> None:
         self._hello = hello
-        self._idle: deque[KeeperLine] = deque()
-        _POOLS.add(self)
 
-    def take(self, *, fresh: bool = False) -> KeeperLine:
+    @property
+    @abstractmethod
+    def idle(self) -> deque[Line]:
+        """The connections that may be taken here."""
+
+    @abstractmethod
+    async def _open(self) -> Channel:
+        """A new connection.
+
+        Raises:
+            KeepwarmError: no keeper runs and none could be started.
+        """
+
+    async def take(self, *, fresh: bool = False) -> Line:
         """An idle connection, or a new one (always, when `fresh`).
 
         Raises:
             KeepwarmError: no keeper runs and none could be started, or it refuses this client.
         """
-        if not fresh:
-            try:
-                line = self._idle.pop()
-            except IndexError:
-                pass
-            else:
-                line.reused = True
-                return line
-        line = KeeperLine(self._connect())
+        if not fresh and (idle := self._pop()) is not None:
+            idle.reused = True
+            return idle
+        line = Line(await self._open())
         try:
-            self._hello(line)
+            await self._hello(line)
         except BaseException:
             line.close()
             raise
         return line
 
-    def give(self, line: KeeperLine) -> None:
+    def give(self, line: Line) -> None:
         """Return a connection on which nothing is outstanding."""
-        self._idle.append(line)
+        self.idle.append(line)
 
     def close(self) -> None:
         """Close every idle connection."""
-        while self._idle:
-            self._idle.pop().close()
+        while (line := self._pop()) is not None:
+            line.close()
 
-    def ask(self, op: str, **fields: Any) -> Message:
+    async def ask(self, op: str, **fields: Any) -> Message:
         """One op on a pooled connection; retried once when an idle one turns out to be dead.
 
         Raises:
-            KeepwarmError: as `KeeperLine.ask`.
+            KeepwarmError: as `Line.ask`.
         """
-        line, result = self.ask_keeping(op, **fields)
+        line, result = await self.ask_keeping(op, **fields)
         self.give(line)
         return result
 
-    def ask_keeping(self, op: str, **fields: Any) -> tuple[KeeperLine, Message]:
+    async def ask_keeping(self, op: str, **fields: Any) -> tuple[Line, Message]:
         """As `ask`; the connection stays with the caller, who returns or closes it."""
-        line = self.take()
+        line = await self.take()
         while True:
             try:
-                return line, line.ask(op, **fields)
+                return line, await line.ask(op, **fields)
             except KeeperUnavailable:
                 line.close()
                 if not line.reused:
                     raise
                 # The keeper that this connection led to is gone, and so is every other idle one.
                 self.close()
-                line = self.take(fresh=True)
+                line = await self.take(fresh=True)
             except Exception:
                 self.give(line)
                 raise
             except BaseException:
-                # Interrupted while waiting: closing withdraws the request.
+                # Interrupted or cancelled while waiting: closing withdraws the request.
                 line.close()
                 raise
 
-
-_POOLS: weakref.WeakSet[LinePool] = weakref.WeakSet()
-
-
-def close_after_fork() -> None:
-    """In a forked child: close the inherited connections, so that they end with the parent."""
-    for pool in list(_POOLS):
-        pool.close()
-
-
-os.register_at_fork(after_in_child=close_after_fork)
+    def _pop(self) -> Line | None:
+        # Looking first would not do: another thread may take the last one in between.
+        try:
+            return self.idle.pop()
+        except IndexError:
+            return None

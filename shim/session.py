@@ -17,16 +17,17 @@ from backends.openai.resume import can_resume
 from backends.openai.sync_client import SyncTransport
 from backends.openai.wire import ChatRequest
 from budget.errors import ConfigError, KeeperUnavailable, KeepwarmError, UnknownModel
-from shim.aline import AsyncKeeperLine, AsyncLinePool
+from shim.async_line import LoopLines
 from shim.call import Call, Messages, split_options
 from shim.config import FILE_NAME, Config, load_config, user_config_file
 from shim.declared import PlanBook
 from shim.fingerprint import check_fingerprint, fingerprint
-from shim.keeper.launch import connect_or_start, try_connect
-from shim.line import KeeperLine, LinePool
+from shim.keeper.launch import connect_or_start, running_line, try_connect
+from shim.line import Line
 from shim.paths import runtime_dir
+from shim.sync_line import KeeperLine, LinePool
 from shim.tracing import trace_history
-from shim.wire import VERSION, Message
+from shim.wire import VERSION
 from traces import RunTrace
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Session:
         self._factory = factory
         self._keeper: InlineKeeper | None = None
         self.lines = LinePool(self._connect, self._hello)
-        self.async_lines = AsyncLinePool(self._connect, self._hello_async)
+        self.async_lines = LoopLines(self._connect, self._hello)
         self.sync_transport = SyncTransport()
         self.async_transport = AsyncTransport()
         self.plans = PlanBook()
@@ -93,16 +94,10 @@ class Session:
         """A connection to a keeper that runs already, whatever its configuration; else None."""
         if self.inline:
             return self.lines.take() if self._keeper is not None else None
-        sock = try_connect(self.runtime)
-        return KeeperLine(sock) if sock else None
+        return running_line(self.runtime)
 
-    def _hello(self, line: KeeperLine) -> None:
-        self._check(line.ask("hello", version=VERSION))
-
-    async def _hello_async(self, line: AsyncKeeperLine) -> None:
-        self._check(await line.ask("hello", version=VERSION))
-
-    def _check(self, said: Message) -> None:
+    async def _hello(self, line: Line) -> None:
+        said = await line.ask("hello", version=VERSION)
         check_fingerprint(fingerprint(self.config), said["fingerprint"], str(said["config"]))
 
     def close(self) -> None:

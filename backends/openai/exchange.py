@@ -224,9 +224,9 @@ class Exchange:
         """What an answer with a status other than 200 means."""
         return error_from_answer(self.endpoint, status, body, self._key)
 
-    def reader(self, kind: ReaderKind | None = None) -> StreamReader:
+    def reader(self, kind: ReaderKind) -> StreamReader:
         """A reader for the body of this request's streamed answer."""
-        return (kind or StreamReader)(self.endpoint, self._key)
+        return kind(self.endpoint, self._key)
 
 
 class StreamReader:

@@ -8,38 +8,32 @@ from typing import Any
 
 import click
 
-from shim.cli.options import json_option
+from shim.cli.options import Decorated, json_option
 from shim.cli.output import print_json, size, span
 from shim.cli.progress import StatusLine, Waiting, fetch_first
 from shim.cli.running import is_running
 from shim.cli.settings import config_of, entry_of
 from shim.client import Shim
 
-model_argument = click.argument("model")
+
+def _command(command: Decorated) -> click.Command:
+    """A command about one model, called with the context, the model and `as_json`."""
+    return click.command()(click.argument("model")(json_option(click.pass_context(command))))
 
 
-@click.command()
-@model_argument
-@json_option
-@click.pass_context
+@_command
 def load(ctx: click.Context, model: str, *, as_json: bool) -> None:
     """Make a model resident without a request."""
     _bring(ctx, model, lambda shim: shim.load(model), pinned=False, as_json=as_json)
 
 
-@click.command()
-@model_argument
-@json_option
-@click.pass_context
+@_command
 def pin(ctx: click.Context, model: str, *, as_json: bool) -> None:
     """Make a model resident and keep it until `unpin`."""
     _bring(ctx, model, lambda shim: shim.pin(model), pinned=True, as_json=as_json)
 
 
-@click.command()
-@model_argument
-@json_option
-@click.pass_context
+@_command
 def unload(ctx: click.Context, model: str, *, as_json: bool) -> None:
     """Let a model leave as soon as nobody leases it."""
     with _running(ctx, model) as shim:
@@ -52,10 +46,7 @@ def unload(ctx: click.Context, model: str, *, as_json: bool) -> None:
         click.echo(f"{model} is gone." if gone else f"{model} leaves when its leases end.")
 
 
-@click.command()
-@model_argument
-@json_option
-@click.pass_context
+@_command
 def unpin(ctx: click.Context, model: str, *, as_json: bool) -> None:
     """Let a pinned model be evicted again."""
     with _running(ctx, model) as shim:
@@ -64,10 +55,7 @@ def unpin(ctx: click.Context, model: str, *, as_json: bool) -> None:
     _say_hint(model, "may be evicted again", told=shim is not None, as_json=as_json)
 
 
-@click.command()
-@model_argument
-@json_option
-@click.pass_context
+@_command
 def release(ctx: click.Context, model: str, *, as_json: bool) -> None:
     """Say that a model may leave now."""
     with _running(ctx, model) as shim:

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from budget.errors import KeeperUnavailable
-from shim.keeper.launch import try_connect
-from shim.line import KeeperLine
+from shim.keeper.launch import running_line, try_connect
 from shim.paths import runtime_dir
 from shim.wire import Message
 
@@ -18,10 +17,9 @@ def ask_running(op: str, *, runtime: Path | None = None, **fields: Any) -> Messa
     Raises:
         KeepwarmError: the op's own error.
     """
-    sock = try_connect(runtime or runtime_dir())
-    if sock is None:
+    line = running_line(runtime or runtime_dir())
+    if line is None:
         return None
-    line = KeeperLine(sock)
     try:
         return line.ask(op, **fields)
     except KeeperUnavailable:

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from budget.errors import KeeperUnavailable, error_from_wire
 from shim.config import Config
+from shim.line import Line
 from shim.paths import keeper_socket, state_dir
+from shim.sync_line import KeeperLine, SocketChannel
 
 START_LIMIT_S = 120.0
 
@@ -30,6 +32,12 @@ def try_connect(runtime: Path) -> socket.socket | None:
         sock.close()
         return None
     return sock
+
+
+def running_line(runtime: Path) -> KeeperLine | None:
+    """A thread's connection to the keeper of a runtime folder, or None when none listens."""
+    sock = try_connect(runtime)
+    return KeeperLine(Line(SocketChannel(sock))) if sock is not None else None
 
 
 def connect_or_start(runtime: Path, config: Config) -> socket.socket:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.support import Place, new_place
+from tests.cli.support import CommandPlace, new_place
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +31,7 @@ def models(tiny_models: dict[str, Path]) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture
-def place(cache: Path, models: dict[str, dict[str, Any]]) -> Iterator[Place]:
+def place(cache: Path, models: dict[str, dict[str, Any]]) -> Iterator[CommandPlace]:
     """A place of the test's own, with a keeper that nobody else uses."""
     with new_place(cache) as own:
         own.configure(models)
@@ -39,8 +39,8 @@ def place(cache: Path, models: dict[str, dict[str, Any]]) -> Iterator[Place]:
 
 
 @pytest.fixture(scope="module")
-def shared(cache: Path, models: dict[str, dict[str, Any]]) -> Iterator[Place]:
+def shared(cache: Path, models: dict[str, dict[str, Any]]) -> Iterator[CommandPlace]:
     """A place whose keeper the tests of a module share. The limit holds the judge and one more."""
     with new_place(cache) as all_of_us:
-        all_of_us.configure(models, budget={"device": "host", "reserve": "0B", "limit": "60MiB"})
+        all_of_us.configure(models, budget={"limit": "60MiB"})
         yield all_of_us

@@ -1,24 +1,20 @@
-"""A private place for real commands: folders, a configuration, `keepwarm` as a process."""
+"""A private place for real commands: `keepwarm` in this process, or as one of its own."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner, Result
 
-from backends.llama.sweep import leftovers
 from shim.cli import main
+from tests.places import Place, opened
 
 LIMIT_S = 120.0
 KEEPWARM = [sys.executable, "-m", "shim.cli"]
@@ -26,44 +22,20 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass
-class Place:
-    """Folders and environment of real commands."""
+class CommandPlace(Place):
+    """A place of real commands; footprints are measured once for all that share a `cache`."""
 
-    root: Path
     cache: Path
-
-    @property
-    def runtime(self) -> Path:
-        """The keeper's folder."""
-        return self.root / "r"
-
-    @property
-    def config(self) -> Path:
-        """The configuration file."""
-        return self.root / "keepwarm.toml"
 
     @property
     def env(self) -> dict[str, str]:
         """The environment of every command here."""
-        return {
-            **{k: v for k, v in os.environ.items() if k not in ("HARNESS_ENDPOINTS", "COLUMNS")},
-            "KEEPWARM_CONFIG": str(self.config),
-            "KEEPWARM_RUNTIME_DIR": str(self.runtime),
-            "KEEPWARM_LOCK_DIR": str(self.root / "l"),
-            "XDG_STATE_HOME": str(self.root / "s"),
-            "XDG_CACHE_HOME": str(self.cache),
-            "PYTHONPATH": str(_ROOT),
-        }
+        return {**super().env, "XDG_CACHE_HOME": str(self.cache), "PYTHONPATH": str(_ROOT)}
 
     def configure(self, models: Mapping[str, Mapping[str, Any]], **sections: Any) -> None:
-        """Write the configuration file."""
-        tables = {"budget": {"device": "host", "reserve": "0B"}, **sections}
-        tables.update({f"models.{name}": entry for name, entry in models.items()})
-        lines = []
-        for title, values in tables.items():
-            lines.append(f"[{title}]")
-            lines.extend(f"{key} = {json.dumps(value)}" for key, value in values.items())
-        self.config.write_text("\n".join(lines) + "\n")
+        """Write the configuration file; nothing of the host is kept free, unless it is said."""
+        budget = {"reserve": "0B", **sections.pop("budget", {})}
+        super().configure(models, budget=budget, **sections)
 
     def start(self, *args: str, **options: Any) -> subprocess.Popen[bytes]:
         """A command in a process of its own that goes on."""
@@ -99,18 +71,9 @@ class Place:
     def close(self) -> None:
         """Stop the keeper, and remove the folders."""
         self.run("keeper", "stop")
-        for pid in leftovers(self.runtime):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(self.root, ignore_errors=True)
+        super().close()
 
 
-@contextlib.contextmanager
-def new_place(cache: Path) -> Iterator[Place]:
-    """A place that ends with the test; the paths of its sockets are short."""
-    place = Place(Path(tempfile.mkdtemp(prefix="kw")), cache)
-    place.runtime.mkdir(mode=0o700)
-    try:
-        yield place
-    finally:
-        place.close()
+def new_place(cache: Path) -> AbstractContextManager[CommandPlace]:
+    """A place that ends with the test."""
+    return opened(lambda root: CommandPlace(root, cache))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.support import Place
+from tests.cli.support import CommandPlace
 from tests.splits.support import rpc_server
 from tools.make_models import TINY_RECIPES, make_model
 
@@ -17,7 +17,7 @@ MIB = 1 << 20
 SMALL = {"context": 512, "threads": 1, "n_batch": 64, "n_ubatch": 64}
 
 
-def test_every_command_shows_every_device(place: Place, tmp_path: Path) -> None:
+def test_every_command_shows_every_device(place: CommandPlace, tmp_path: Path) -> None:
     """`plan` says whole or spread, `inspect` what each device takes, `ps` the books of all of them."""
     file = make_model(TINY_RECIPES[0], tmp_path / "m.gguf")
     with rpc_server() as first, rpc_server() as second:
@@ -46,7 +46,7 @@ def test_every_command_shows_every_device(place: Place, tmp_path: Path) -> None:
 
 
 def test_devices_that_cannot_be_inspected_together_are_refused(
-    place: Place, tiny_models: dict[str, Path]
+    place: CommandPlace, tiny_models: dict[str, Path]
 ) -> None:
     """The host is not one of several, and a split has a number for each."""
     file = str(tiny_models["classifier"])

@@ -20,7 +20,7 @@ from budget.planning.machine import LoadFigures, MachineFigures, SideFigures
 from shim.cli.failure import exit_code
 from shim.cli.root import COMMANDS, main
 from shim.planned import build as building
-from tests.cli.support import Place
+from tests.cli.support import CommandPlace
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
 EXAMPLE = re.compile(
@@ -103,7 +103,7 @@ def built(model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.real
 def test_every_json_example_has_the_keys_that_are_printed(
-    shared: Place,
+    shared: CommandPlace,
     tiny_models: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

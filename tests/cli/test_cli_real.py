@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.support import LIMIT_S, Place
+from tests.cli.support import LIMIT_S, CommandPlace
 from tests.processes import alive, wait_until
 
 pytestmark = pytest.mark.real
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.real
 SHORT = ("--max-tokens", "4", "--temperature", "0", "--seed", "1")
 
 
-def test_of_two_chats_in_a_row_the_second_is_warm(place: Place) -> None:
+def test_of_two_chats_in_a_row_the_second_is_warm(place: CommandPlace) -> None:
     """Two separate processes; the keeper that the first started holds the model for the second."""
     told = [place.process("chat", "writer", "Hello", *SHORT, "--json") for _ in range(2)]
     assert [done.returncode for done in told] == [0, 0], told
@@ -38,7 +38,7 @@ def test_of_two_chats_in_a_row_the_second_is_warm(place: Place) -> None:
     assert engine["leases"] == []
 
 
-def test_chat_prints_the_same_answer_streamed_whole_and_as_json(shared: Place) -> None:
+def test_chat_prints_the_same_answer_streamed_whole_and_as_json(shared: CommandPlace) -> None:
     """From the command line or stdin, and with nothing on stdout but the answer."""
     streamed = shared.run("chat", "writer", "Hello", *SHORT)
     whole = shared.run("chat", "writer", *SHORT, "--no-stream", stdin="Hello\n")
@@ -51,7 +51,7 @@ def test_chat_prints_the_same_answer_streamed_whole_and_as_json(shared: Place) -
     assert systemic["usage"]["prompt_tokens"] > told["usage"]["prompt_tokens"]
 
 
-def test_ctrl_c_stops_generation_gives_the_lease_back_and_exits_130(shared: Place) -> None:
+def test_ctrl_c_stops_generation_gives_the_lease_back_and_exits_130(shared: CommandPlace) -> None:
     """The tokens so far stay on stdout; the model is idle again."""
     process = shared.start("chat", "writer", "Hello", "--max-tokens", "900")
     assert process.stdout is not None
@@ -65,7 +65,7 @@ def test_ctrl_c_stops_generation_gives_the_lease_back_and_exits_130(shared: Plac
     assert wait_until(lambda: shared.engine("writer")["state"] == "idle")
 
 
-def test_a_terminal_is_told_what_is_waited_for_and_how_it_went(shared: Place) -> None:
+def test_a_terminal_is_told_what_is_waited_for_and_how_it_went(shared: CommandPlace) -> None:
     """On stderr alone; stdout is the answer."""
     shared.run("unload", "writer")
     ours, theirs = pty.openpty()
@@ -87,7 +87,7 @@ def test_a_terminal_is_told_what_is_waited_for_and_how_it_went(shared: Place) ->
     assert "tokens/s" in last
 
 
-def test_embed_gives_one_vector_per_text(shared: Place) -> None:
+def test_embed_gives_one_vector_per_text(shared: CommandPlace) -> None:
     """From arguments, and from the lines of stdin."""
     given = shared.json("embed", "vec", "one", "two")
     assert len(given["vectors"]) == 2
@@ -99,7 +99,7 @@ def test_embed_gives_one_vector_per_text(shared: Place) -> None:
     ]
 
 
-def test_models_come_stay_and_go_as_they_are_told(shared: Place) -> None:
+def test_models_come_stay_and_go_as_they_are_told(shared: CommandPlace) -> None:
     """load, pin, unload of a pinned one (refused with 3), unpin, release, unload."""
     assert shared.json("load", "writer")["resident"]
     assert shared.json("pin", "writer")["pinned"]
@@ -116,11 +116,11 @@ def test_models_come_stay_and_go_as_they_are_told(shared: Place) -> None:
 
 
 def test_ps_tells_people_about_engines_and_decisions(
-    place: Place, models: dict[str, dict[str, Any]]
+    place: CommandPlace, models: dict[str, dict[str, Any]]
 ) -> None:
     """One line per engine, uncut in a pipe, and why bytes changed hands."""
     # A keeper of its own: what another one learned of these models may make room for both.
-    place.configure(models, budget={"device": "host", "reserve": "0B", "limit": "60MiB"})
+    place.configure(models, budget={"limit": "60MiB"})
     place.json("load", "writer")
     assert place.json("load", "vec")["evicted"] == ["writer"]
     text = place.run("ps").stdout
@@ -132,7 +132,7 @@ def test_ps_tells_people_about_engines_and_decisions(
     assert any("requested" in line and line.endswith("writer") for line in text.splitlines())
 
 
-def test_ps_watch_prints_one_object_a_line_until_interrupted(shared: Place) -> None:
+def test_ps_watch_prints_one_object_a_line_until_interrupted(shared: CommandPlace) -> None:
     """`ps --watch --json` is for programs that follow."""
     process = shared.start("ps", "--watch", "--json")
     assert process.stdout is not None
@@ -143,7 +143,7 @@ def test_ps_watch_prints_one_object_a_line_until_interrupted(shared: Place) -> N
     assert [status["running"] for status in seen] == [True, True]
 
 
-def test_the_keeper_starts_stays_alone_and_stops(place: Place) -> None:
+def test_the_keeper_starts_stays_alone_and_stops(place: CommandPlace) -> None:
     """A second start leaves the first alone; stop returns when it and its engines are gone."""
     assert not place.json("keeper", "status")["running"]
     assert place.json("keeper", "stop") == {"stopped": False, "pid": None}
@@ -157,7 +157,7 @@ def test_the_keeper_starts_stays_alone_and_stops(place: Place) -> None:
     assert not place.json("ps")["running"]
 
 
-def test_keeper_log_follows_what_is_added(shared: Place) -> None:
+def test_keeper_log_follows_what_is_added(shared: CommandPlace) -> None:
     """Lines that come later are printed as they come."""
     shared.json("load", "writer")
     process = shared.start("keeper", "log", "--follow", "-n", "1")
@@ -171,7 +171,7 @@ def test_keeper_log_follows_what_is_added(shared: Place) -> None:
     assert process.returncode == 130
 
 
-def test_reload_keeps_unchanged_models_warm(place: Place, models: dict[str, Any]) -> None:
+def test_reload_keeps_unchanged_models_warm(place: CommandPlace, models: dict[str, Any]) -> None:
     """Only what changed is told as changed; the writer is the same process afterwards."""
     place.json("load", "writer")
     before = place.engine("writer")["pid"]
@@ -182,7 +182,7 @@ def test_reload_keeps_unchanged_models_warm(place: Place, models: dict[str, Any]
     assert place.engine("writer")["pid"] == before
 
 
-def test_errors_exit_by_fault_and_tell_programs(shared: Place) -> None:
+def test_errors_exit_by_fault_and_tell_programs(shared: CommandPlace) -> None:
     """A missing file and an endpoint that does not answer are outside (4)."""
     lost = shared.run("chat", "lost", "Hello", "--json")
     assert lost.exit_code == 4
@@ -192,9 +192,9 @@ def test_errors_exit_by_fault_and_tell_programs(shared: Place) -> None:
     assert far["error"]["error"] == "EndpointUnavailable"
 
 
-def test_plan_says_what_fits_without_a_keeper(place: Place, models: dict[str, Any]) -> None:
+def test_plan_says_what_fits_without_a_keeper(place: CommandPlace, models: dict[str, Any]) -> None:
     """Pinned first, then in order while it fits; what never fits and what is lost say so."""
-    sections = {"budget": {"device": "host", "reserve": "0B", "limit": "60MiB"}}
+    sections = {"budget": {"limit": "60MiB"}}
     place.configure(
         {**models, "big": {**models["writer"], "slots": 8, "context": 65536}}, **sections
     )
@@ -219,7 +219,7 @@ def test_plan_says_what_fits_without_a_keeper(place: Place, models: dict[str, An
 
 
 def test_inspect_has_the_documented_keys_and_both_sources_agree(
-    shared: Place, tiny_models: dict[str, Path]
+    shared: CommandPlace, tiny_models: dict[str, Path]
 ) -> None:
     """The sums add up, and the closed form is near llama.cpp's own measurement."""
     file = str(tiny_models["evaluator"])
@@ -253,7 +253,9 @@ INSPECT_KEYS = {
 }
 
 
-def test_the_closed_form_needs_no_llama_cpp(shared: Place, tiny_models: dict[str, Path]) -> None:
+def test_the_closed_form_needs_no_llama_cpp(
+    shared: CommandPlace, tiny_models: dict[str, Path]
+) -> None:
     """With llama_cpp not importable, for a GPU that is not here."""
     code = (
         "import sys; sys.modules['llama_cpp'] = None\nfrom shim.cli import main\nmain(sys.argv[1:])"
@@ -267,7 +269,7 @@ def test_the_closed_form_needs_no_llama_cpp(shared: Place, tiny_models: dict[str
     assert found["n_gpu_layers"] == found["n_layers"] + 1
 
 
-def test_inspect_of_what_is_no_model_is_an_error_with_an_offset(shared: Place) -> None:
+def test_inspect_of_what_is_no_model_is_an_error_with_an_offset(shared: CommandPlace) -> None:
     """Exit code 4, and the offset for programs."""
     file = shared.root / "x.gguf"
     file.write_bytes(b"not a model at all, not even close")
@@ -276,7 +278,9 @@ def test_inspect_of_what_is_no_model_is_an_error_with_an_offset(shared: Place) -
     assert "offset" in told["error"]["facts"]
 
 
-def test_a_traced_chat_is_listed_and_has_its_trace(place: Place, models: dict[str, Any]) -> None:
+def test_a_traced_chat_is_listed_and_has_its_trace(
+    place: CommandPlace, models: dict[str, Any]
+) -> None:
     """[trace] enabled: a run for the command, with its request and its load."""
     place.configure(models, trace={"enabled": True, "folder": str(place.root / "t")})
     place.json("chat", "writer", "Hello", *SHORT)

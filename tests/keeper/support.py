@@ -1,23 +1,19 @@
-"""A private world for a background keeper: folders, a configuration, clients in processes."""
+"""A private place for a background keeper and its clients, which are processes."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from backends.llama.sweep import leftovers
-from shim.keeper.launch import try_connect
-from shim.line import KeeperLine
+from shim.cli.running import ask_running
+from tests.places import Place, opened
 from tests.processes import alive, wait_until
 
 PRELUDE = """
@@ -51,47 +47,10 @@ class Client:
 
 
 @dataclass
-class World:
-    """Folders and environment of one test's keeper."""
+class World(Place):
+    """The place of one test's keeper and of its clients."""
 
-    root: Path
     clients: list[Client] = field(default_factory=list)
-
-    @property
-    def runtime(self) -> Path:
-        """The keeper's folder."""
-        return self.root / "run"
-
-    @property
-    def env(self) -> dict[str, str]:
-        """The environment of everything in this world."""
-        return {
-            **os.environ,
-            "KEEPWARM_CONFIG": str(self.root / "keepwarm.toml"),
-            "KEEPWARM_RUNTIME_DIR": str(self.runtime),
-            "KEEPWARM_LOCK_DIR": str(self.root / "locks"),
-            "XDG_STATE_HOME": str(self.root / "state"),
-        }
-
-    def configure(
-        self,
-        models: Mapping[str, Mapping[str, Any]],
-        *,
-        budget: Mapping[str, Any] | None = None,
-        keeper: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Write the configuration file."""
-        sections: dict[str, Mapping[str, Any]] = {
-            "budget": {"device": "host", **(budget or {})},
-            "keeper": {**(keeper or {})},
-        }
-        for name, entry in models.items():
-            sections[f"models.{name}"] = entry
-        lines = []
-        for title, values in sections.items():
-            lines.append(f"[{title}]")
-            lines.extend(f"{key} = {json.dumps(value)}" for key, value in values.items())
-        (self.root / "keepwarm.toml").write_text("\n".join(lines) + "\n")
 
     def client(self, code: str) -> Client:
         """Start a client process."""
@@ -109,13 +68,9 @@ class World:
 
     def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """One op to the keeper that runs."""
-        sock = try_connect(self.runtime)
-        assert sock is not None, "no keeper runs"
-        line = KeeperLine(sock)
-        try:
-            return line.ask(op, **fields)
-        finally:
-            line.close()
+        told = ask_running(op, runtime=self.runtime, **fields)
+        assert told is not None, "no keeper runs"
+        return told
 
     def status(self) -> dict[str, Any]:
         """The keeper's status."""
@@ -129,10 +84,6 @@ class World:
         """The keeper's process id."""
         return int(self.status()["keeper"]["pid"])
 
-    def engine_pids(self) -> list[int]:
-        """The engine processes of this keeper that are alive."""
-        return leftovers(self.runtime)
-
     def close(self) -> None:
         """End everything and remove the folders."""
         for client in self.clients:
@@ -145,17 +96,9 @@ class World:
             pid = self.keeper_pid()
             os.kill(pid, signal.SIGTERM)
             wait_until(lambda: not alive(pid), 20)
-        for pid in self.engine_pids():
-            os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(self.root, ignore_errors=True)
+        super().close()
 
 
-@contextlib.contextmanager
-def world() -> Iterator[World]:
+def world() -> AbstractContextManager[World]:
     """A world that ends with the test."""
-    place = World(Path(tempfile.mkdtemp(prefix="kw-")))
-    place.runtime.mkdir(mode=0o700)
-    try:
-        yield place
-    finally:
-        place.close()
+    return opened(World)

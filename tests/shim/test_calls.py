@@ -8,6 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 
 from backends.scripted import Script
@@ -20,6 +21,8 @@ from shim import (
     Shim,
     UnknownModel,
 )
+from shim.sync_line import SocketChannel
+from tests.processes import wait_until
 from tests.shim.conftest import Stage
 
 
@@ -180,13 +183,39 @@ def test_tasks_share_one_shim_and_cancelling_gives_the_lease_back(stage: Stage) 
     assert stage.shim.status()["queue"] == []
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_interrupted_call_closes_its_connection(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, *, streamed: bool
+) -> None:
+    """Ctrl-C while a lease or an answer is waited for: nothing is held, the next call works."""
+
+    def interrupted(*_arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    def call() -> str:
+        if streamed:
+            return "".join(str(piece) for piece in stage.shim.stream("a", "Hello."))
+        return stage.shim.chat("a", "Hello.").content
+
+    assert call() == "one two three"
+    lines = stage.shim._session.lines.flows
+    for owner, wait in ((SocketChannel, "read"), (httpx.HTTPTransport, "handle_request")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, wait, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                call()
+        assert len(lines.idle) == 0
+        assert wait_until(lambda: stage.lease_count() == 0, 10)
+        assert call() == "one two three"
+
+
 def test_a_forked_child_makes_its_own_connections(stage: Stage) -> None:
     """The child's calls work, and its end takes nothing from the parent."""
     stage.shim.chat("a", "Hello.")
     read_fd, write_fd = os.pipe()
     pid = os.fork()
     if pid == 0:
-        inherited = len(stage.shim._session.lines._idle)
+        inherited = len(stage.shim._session.lines.flows.idle)
         try:
             os.write(write_fd, stage.shim.chat("a", "Hi").content.encode())
         finally:
