@@ -37,18 +37,18 @@ Kind = Callable[[Rng, int, int], list[int]]
 def constant(rng: Rng, n_models: int, n: int) -> list[int]:
     """Some models are always asked for more often than others."""
     weights = 1.0 / np.arange(1, n_models + 1)
-    return rng.choice(n_models, n, p=weights / weights.sum()).tolist()
+    return list(map(int, rng.choice(n_models, n, p=weights / weights.sum())))
 
 
 def uniform(rng: Rng, n_models: int, n: int) -> list[int]:
     """Nothing can be known."""
-    return rng.integers(n_models, size=n).tolist()
+    return list(map(int, rng.integers(n_models, size=n)))
 
 
 def drifting(rng: Rng, n_models: int, n: int) -> list[int]:
     """What is popular moves on, a little with every request."""
     ranks = np.minimum(rng.zipf(1.5, n), n_models) - 1
-    return ((ranks + np.arange(n) * n_models // n) % n_models).tolist()
+    return list(map(int, (ranks + np.arange(n) * n_models // n) % n_models))
 
 
 def phases(rng: Rng, n_models: int, n: int) -> list[int]:
