@@ -177,6 +177,13 @@ class EngineRecord:
             and len(self.leases) < self.spec.slots
         )
 
+    @property
+    def whereabouts(self) -> Bookings:
+        """Where it is, or can only be; nothing where that is not decided yet."""
+        if self.bookings or len(self.spec.options) != 1:
+            return self.bookings
+        return self.spec.options[0].bookings
+
     def free_slot(self) -> int | None:
         """The lowest slot without a lease, or None when all are taken."""
         if len(self.leases) >= self.spec.slots:

@@ -121,7 +121,8 @@ class Ledger:
         held = self._held
         held[before] -= amount
         held[after] += amount
-        self.coming_bytes = self.room_bytes + held[LEAVING]
+        if before is LEAVING or after is LEAVING:
+            self.coming_bytes = self.room_bytes + held[LEAVING]
 
     def _settle(self) -> None:
         self.room_bytes = self._ceiling_bytes - self.reserved_bytes

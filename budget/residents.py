@@ -105,7 +105,7 @@ class Residents:
         self._pinned.pop(engine.engine_id, None)
 
     def on_device(self, device: str) -> Iterable[EngineRecord]:
-        """The engines with bytes booked on a device, the longest unused first."""
+        """The engines with bytes booked on a device; those that are idle the longest unused first."""
         return self._on_device[device].values()
 
     def idle_since(self, device: str) -> float:
@@ -122,7 +122,7 @@ class Residents:
         return math.inf
 
     def _touch(self, engine: EngineRecord) -> None:
-        """Keep every device's engines in the order of their last use."""
+        """Keep every device's engines in the order in which their last uses ended."""
         for device, _ in engine.bookings:
             engines = self._on_device[device]
             engines[engine.engine_id] = engines.pop(engine.engine_id)
@@ -155,7 +155,6 @@ class Residents:
         engine.uses += 1
         engine.used_since_load = True
         engine.released = False
-        self._touch(engine)
         if len(engine.leases) == 1:
             self._hold(engine, PROTECTED)
 

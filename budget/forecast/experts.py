@@ -103,11 +103,7 @@ class Contest:
     def _watched_bookings(self, engine_id: str) -> Bookings:
         """Where an engine is or must be, if that is watched; most are where nobody watches."""
         engine = self._residents.get(engine_id) if self._residents is not None else None
-        if engine is None:
-            return ()
-        bookings = engine.bookings
-        if not bookings and len(engine.spec.options) == 1:
-            bookings = engine.spec.options[0].bookings
+        bookings = engine.whereabouts if engine is not None else ()
         return bookings if bookings and bookings[0][0] in self._devices else ()
 
     def _load(self, engine: EngineRecord, bookings: Bookings) -> None:

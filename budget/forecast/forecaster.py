@@ -126,6 +126,11 @@ class Forecaster:
         self._per_rate = unit - 1.0
         self._transitions.discounted(self.discount)
 
+    def recency(self, engine_ids: Sequence[str]) -> list[float]:
+        """The number of each engine's last request; 0 when there was none."""
+        self._learn()
+        return self._rates.lasts(engine_ids)
+
     # What the experts say: the discounted number of expected uses, p / (1 - p)
 
     def _rated(self, engine_ids: Sequence[str]) -> list[float]:

@@ -57,7 +57,7 @@ class Forecast:
     def attach(self, residents: Residents, plans: Plans) -> None:
         """Engines, books and declared plans, to be read."""
         self._residents, self._plans = residents, plans
-        self._guard = Guard(residents)
+        self._guard = Guard(residents, self._forecaster.recency)
         self._forecaster.attach(residents)
 
     def used(self, engine_id: str, now: float) -> None:

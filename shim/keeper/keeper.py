@@ -131,7 +131,7 @@ class Keeper:
             self._monitor.cancel()
             await asyncio.gather(self._monitor, return_exceptions=True)
         if keep_conversations:
-            await self.shell.save_conversations(in_use, SAVE_AT_END_S)
+            await self.shell.lives.save_conversations(in_use, SAVE_AT_END_S)
         await self.shell.close(grace_s=self.config.keeper.stop_grace, keep_kv=keep_conversations)
         remember(self.policy)
         self._code.close()
@@ -178,9 +178,9 @@ class Keeper:
     def served(self, lease: str, spent: dict[str, Any]) -> None:
         """What a client says of its finished request: the engine's own timings."""
         engine = self.shell.core.desk.leases.get(lease)
-        life = self.shell.lives.get(engine.engine_id) if engine is not None else None
+        life = self.shell.lives.now.get(engine.engine_id) if engine is not None else None
         if life is not None and spent:
-            self.shell.kv.served(life.engine, spent)
+            self.shell.lives.kv.served(life.engine, spent)
 
     def ask(
         self,
@@ -214,7 +214,7 @@ class Keeper:
 
     def granted(self, grant: act.Grant) -> dict[str, Any]:
         """What a client is told of its grant."""
-        life = self.shell.lives[grant.engine_id]
+        life = self.shell.lives.now[grant.engine_id]
         told: dict[str, Any] = {
             "lease": grant.request_id if grant.slot is not None else None,
             "engine": grant.engine_id,
@@ -259,7 +259,7 @@ class Keeper:
         now = time.monotonic()
         state: dict[str, Any] = snapshot(self.shell.core, now)
         for row in state["engines"]:
-            life = self.shell.lives.get(row["id"])
+            life = self.shell.lives.now.get(row["id"])
             row["pid"] = life.report.pid if life and life.report else None
             row["load_fraction"] = life.load.fraction if life else None
             row["measured"] = dict(life.engine.memory()) if life and life.ready else None
@@ -285,9 +285,9 @@ class Keeper:
         """Wait until a model's engine is gone; returns whether it is."""
         engine_id = self.catalog.prepared[model].engine_id
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s), self.shell.gone:
-                await self.shell.gone.wait_for(lambda: engine_id not in self.shell.lives)
-        return engine_id not in self.shell.lives
+            async with asyncio.timeout(timeout_s), self.shell.lives.gone:
+                await self.shell.lives.gone.wait_for(lambda: engine_id not in self.shell.lives.now)
+        return engine_id not in self.shell.lives.now
 
     # Configuration
 
@@ -318,8 +318,8 @@ class Keeper:
 
     async def _reconfigure(self, config: Config) -> None:
         catalog = await asyncio.to_thread(build_catalog, config, self.catalog)
-        before = self.shell.catalog
-        self.shell.catalog = catalog
+        before = self.shell.lives.catalog
+        self.shell.lives.catalog = catalog
         try:
             self.shell.post(
                 ev.Reconfigured(
@@ -327,10 +327,10 @@ class Keeper:
                 )
             )
         except KeepwarmError:
-            self.shell.catalog = before
+            self.shell.lives.catalog = before
             raise
         self.shell.stager.rate_bytes_per_s = stage_bytes_per_s(config)
         if self._llama:
-            self.shell.factory = llama_server_factory(config)
-        self.shell.kv.configured(self.catalog.configured(), catalog.configured(), config)
+            self.shell.lives.factory = llama_server_factory(config)
+        self.shell.lives.kv.configured(self.catalog.configured(), catalog.configured(), config)
         self.catalog, self.config = catalog, config

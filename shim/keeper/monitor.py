@@ -36,7 +36,7 @@ class Monitor:
             await asyncio.sleep(MEASURE_EVERY_S)
             if count % REMEMBER_EVERY == 0:
                 remember(self._policy)
-                self._shell.kv.expire()
+                self._shell.lives.kv.expire()
             try:
                 await self.measure()
             except KeepwarmError:
@@ -46,15 +46,15 @@ class Monitor:
 
     async def measure(self) -> None:
         """Tell the core what engines take and what devices have left."""
-        lives = dict(self._shell.lives)
+        lives = dict(self._shell.lives.now)
         free, taken, cached = await asyncio.to_thread(self._read_memory, lives)
         for engine_id, measured in taken.items():
             life = lives[engine_id]
-            if self._shell.lives.get(engine_id) is life and life.ready:
+            if self._shell.lives.now.get(engine_id) is life and life.ready:
                 self._correct(engine_id, life, measured)
         for device, free_now in free.items():
             ours = sum(measured.get(device, 0) for measured in taken.values())
-            reserve = self._shell.catalog.devices.reserves.get(device, 0)
+            reserve = self._shell.lives.catalog.devices.reserves.get(device, 0)
             room = room_bytes(free_now, ours, cached if device == HOST else 0, reserve)
             self._shell.post(ev.DeviceMeasured(device, room, free_now, reserve))
 
@@ -64,7 +64,7 @@ class Monitor:
         cached = sum(life.engine.cached_bytes() for life in lives.values())
         taken = {engine_id: dict(life.engine.memory()) for engine_id, life in lives.items()}
         # What an RPC server has left, only it knows: its limit is all that counts.
-        here = [device for device in self._shell.catalog.limits if not is_rpc(device)]
+        here = [device for device in self._shell.lives.catalog.limits if not is_rpc(device)]
         return {device: free_bytes(device) for device in here}, taken, cached
 
     def _correct(self, engine_id: str, life: Life, measured: dict[str, int]) -> None:
@@ -75,4 +75,4 @@ class Monitor:
         corrected = tuple((d, max(b, measured.get(d, 0))) for d, b in engine.bookings)
         if corrected != engine.bookings:
             self._shell.post(ev.EngineMeasured(engine_id, life.generation, corrected))
-        self._shell.learn(engine_id, life, measured)
+        self._shell.lives.learn(engine_id, life, measured)

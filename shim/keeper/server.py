@@ -207,8 +207,8 @@ class Client(Connection):
         shell = self._keeper.shell
         async with asyncio.timeout(DIAGNOSE_LIMIT_S * 2):
             until = time.monotonic() + DIAGNOSE_LIMIT_S
-            while (death := shell.death_of(engine, generation)) is None:
-                life = shell.lives.get(engine)
+            while (death := shell.lives.death_of(engine, generation)) is None:
+                life = shell.lives.now.get(engine)
                 if life is None or life.generation != generation or time.monotonic() > until:
                     break
                 await asyncio.sleep(0.01)
@@ -250,14 +250,16 @@ class Client(Connection):
 
     def kv(self, _: Message) -> Answer:
         """What KV state is kept on disk."""
-        return self._keeper.shell.kv.kept()
+        return self._keeper.shell.lives.kv.kept()
 
     async def kv_clear(self, message: Message) -> Answer:
         """Delete what is kept of one model, or of all."""
         model = message.get("model")
         if model is not None:
             self._keeper.is_ready_for(str(model))
-        files, freed = await self._keeper.shell.kv.clear(None if model is None else str(model))
+        files, freed = await self._keeper.shell.lives.kv.clear(
+            None if model is None else str(model)
+        )
         return {"files": files, "bytes": freed}
 
     async def reload(self, message: Message) -> Answer:

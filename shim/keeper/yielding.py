@@ -40,8 +40,8 @@ async def yield_lease(
         KeepwarmError: the request ends here.
     """
     engine = shell.core.desk.leases.get(lease)
-    life = shell.lives.get(engine.engine_id) if engine is not None else None
-    parked = await shell.kv.park(life.engine, lease) if life is not None else None
+    life = shell.lives.now.get(engine.engine_id) if engine is not None else None
+    parked = await shell.lives.kv.park(life.engine, lease) if life is not None else None
     granted: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
     def done(outcome: Outcome) -> None:
@@ -54,7 +54,7 @@ async def yield_lease(
         if isinstance(outcome, KeepwarmError):
             raise outcome
         if parked is not None:
-            await shell.kv.unpark(shell.lives[outcome.engine_id].engine, parked)
+            await shell.lives.kv.unpark(shell.lives.now[outcome.engine_id].engine, parked)
         return outcome, generated.so_far(parked.tokens if parked else ())
     finally:
         if parked is not None:

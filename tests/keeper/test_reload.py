@@ -34,9 +34,9 @@ IN_EFFECT: dict[str, tuple[Any, Any]] = {
     "keeper.idle_exit": (11, lambda k: k.config.keeper.idle_exit == 11),
     "keeper.stall_timeout": (12, lambda k: k.config.keeper.stall_timeout == 12),
     "keeper.stop_grace": (13, lambda k: k.config.keeper.stop_grace == 13),
-    "kv.enabled": (False, lambda k: k.shell.kv.kept()["limit_bytes"] == 0),
-    "kv.limit": ("14MB", lambda k: k.shell.kv.kept()["limit_bytes"] == 14_000_000),
-    "kv.max_age": (15, lambda k: k.shell.kv._files.max_age_s == 15),
+    "kv.enabled": (False, lambda k: k.shell.lives.kv.kept()["limit_bytes"] == 0),
+    "kv.limit": ("14MB", lambda k: k.shell.lives.kv.kept()["limit_bytes"] == 14_000_000),
+    "kv.max_age": (15, lambda k: k.shell.lives.kv._files.max_age_s == 15),
 }
 """A changed value of each key that counts at once, and how that is seen."""
 NAMED = {"budget.policy": "lru", "kv.folder": "/nowhere/kv"}
@@ -131,9 +131,9 @@ def test_saving_kv_state_can_begin_with_a_reload(running: Running) -> None:
         off = {**running.given["kv"], "enabled": False}
         keeper = await running.start(kv=off)
         try:
-            assert keeper.shell.kv.kept()["folder"] is None
+            assert keeper.shell.lives.kv.kept()["folder"] is None
             await keeper.reload(Config.from_mapping(running.given))
-            assert keeper.shell.kv.kept()["folder"] == str(running.root / "kv")
+            assert keeper.shell.lives.kv.kept()["folder"] == str(running.root / "kv")
         finally:
             await keeper.close()
 

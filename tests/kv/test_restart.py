@@ -80,7 +80,7 @@ def test_what_idle_engines_held_is_there_after_a_restart(
         keeper.shell.post(ev.LeaseEnded(lease, "c1"))
 
     async def look(keeper: Keeper) -> None:
-        (row,) = keeper.shell.kv.kept()["models"]
+        (row,) = keeper.shell.lives.kv.kept()["models"]
         assert (row["models"], row["conversations"], row["bytes"]) == (["a"], 1, 1024)
         await serve(keeper, "a")
         assert restarts.engines["a"].restored == [(0, "slot-0.kv")]
@@ -149,10 +149,10 @@ def test_clearing_deletes_what_is_kept(restarts: Restarts, kv_folder: Path) -> N
             keeper.shell.post(ev.LeaseEnded(lease, "c1"))
 
     async def clear(keeper: Keeper) -> None:
-        assert await keeper.shell.kv.clear("b") == (1, 1024)
-        assert await keeper.shell.kv.clear("b") == (0, 0)
-        assert await keeper.shell.kv.clear(None) == (1, 1024)
-        assert keeper.shell.kv.kept()["models"] == []
+        assert await keeper.shell.lives.kv.clear("b") == (1, 1024)
+        assert await keeper.shell.lives.kv.clear("b") == (0, 0)
+        assert await keeper.shell.lives.kv.clear(None) == (1, 1024)
+        assert keeper.shell.lives.kv.kept()["models"] == []
 
     restarts.life(talk)
     assert len(saved_files(kv_folder)) == 2
