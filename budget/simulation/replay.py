@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import Final
 
@@ -15,6 +15,9 @@ from budget.simulation.models import SimulatedModel
 from budget.simulation.requests import Arrival
 
 CLIENT: Final = "trace"
+TELL_EVERY: Final = 2048
+"""Arrivals between two words on how far a replay is."""
+Told = Callable[[int], None]
 
 
 class Replay:
@@ -25,6 +28,7 @@ class Replay:
         models: by name.
         declare: how many of the coming requests' models are told to the core before each arrival.
         draw: whether to keep every stay of a model, for drawing.
+        tell: told now and then how many requests have arrived.
     """
 
     def __init__(
@@ -34,11 +38,13 @@ class Replay:
         *,
         declare: int = 0,
         draw: bool = False,
+        tell: Told = lambda _arrived: None,
     ) -> None:
         self._core = core
         self._models = models
         self._declare = declare
         self._draw = draw
+        self._tell = tell
         self.metrics = Metrics()
         self.now = 0.0
         self._due: list[tuple[float, int, ev.Event]] = []
@@ -75,7 +81,9 @@ class Replay:
     def _begin(self, arrivals: Sequence[Arrival]) -> None:
         self._arrivals = arrivals
         if arrivals:
-            self.now = arrivals[0].arrival_s
+            # The keeper starts so early that its pinned models are there for the first request.
+            pinned = [model.load_seconds for model in self._models.values() if model.pinned]
+            self.now = arrivals[0].arrival_s - max(pinned, default=0.0)
         self._send(ev.Started())
         while self._load_began:
             self._next_due()
@@ -86,6 +94,8 @@ class Replay:
         return self.metrics
 
     def _arrive(self, position: int, arrival: Arrival) -> None:
+        if not position % TELL_EVERY:
+            self._tell(position)
         if self._declare:
             # The request itself heads the plan, as in a client that declared it and now goes on.
             coming = self._arrivals[position : position + self._declare + 1]
