@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Final
 
@@ -58,7 +59,7 @@ class Replay:
 
     def sequential(self, arrivals: Sequence[Arrival]) -> Metrics:
         """One request at a time: the next one is let in when the one before it has ended."""
-        self._begin(arrivals)
+        arrivals = self._begin(arrivals)
         for position, arrival in enumerate(arrivals):
             self.now = max(self.now, arrival.arrival_s)
             self._arrive(position, arrival)
@@ -68,7 +69,7 @@ class Replay:
 
     def timed(self, arrivals: Sequence[Arrival]) -> Metrics:
         """Every request at its own time, beside those that run."""
-        self._begin(arrivals)
+        arrivals = self._begin(arrivals)
         for position, arrival in enumerate(arrivals):
             while self._due and self._due[0][0] <= arrival.arrival_s:
                 self._next_due()
@@ -78,15 +79,22 @@ class Replay:
             self._next_due()
         return self._end()
 
-    def _begin(self, arrivals: Sequence[Arrival]) -> None:
+    def _begin(self, arrivals: Sequence[Arrival]) -> Sequence[Arrival]:
+        """Start the keeper, so early that its pinned models are there for the first request.
+
+        The core's clock begins at 0; arrivals that come too soon for that are moved.
+        """
+        pinned = [model.load_seconds for model in self._models.values() if model.pinned]
+        early_s = max(pinned, default=0.0)
+        if arrivals and (late_s := early_s - arrivals[0].arrival_s) > 0.0:
+            arrivals = [replace(a, arrival_s=a.arrival_s + late_s) for a in arrivals]
         self._arrivals = arrivals
         if arrivals:
-            # The keeper starts so early that its pinned models are there for the first request.
-            pinned = [model.load_seconds for model in self._models.values() if model.pinned]
-            self.now = arrivals[0].arrival_s - max(pinned, default=0.0)
+            self.now = arrivals[0].arrival_s - early_s
         self._send(ev.Started())
         while self._load_began:
             self._next_due()
+        return arrivals
 
     def _end(self) -> Metrics:
         for model in list(self._ready):

@@ -49,11 +49,13 @@ def test_declared_uses_are_loaded_while_others_run() -> None:
 
 
 @pytest.mark.parametrize("mode", ["sequential", "timed"])
+@pytest.mark.parametrize("first_s", [7.0, 0.0, -3.0])
 def test_pinned_models_are_there_for_the_first_request_and_time_never_goes_back(
-    mode: Mode,
+    mode: Mode, first_s: float
 ) -> None:
-    """The keeper starts before the trace does, not beside it."""
-    usual = trial([Arrival(7.0, "a", 0, 0), Arrival(8.0, "a", 0, 0)], 9, mode=mode)
+    """The keeper starts before the trace does, not beside it, whenever that begins."""
+    arrivals = [Arrival(first_s, "a", 0, 0), Arrival(first_s + 1.0, "b", 0, 0)]
+    usual = trial(arrivals, 9, mode=mode)
     pinned = {name: replace(m, pinned=name == "a") for name, m in usual.models.items()}
     world = replace(usual, models=pinned)
     times: list[float] = []
@@ -65,7 +67,9 @@ def test_pinned_models_are_there_for_the_first_request_and_time_never_goes_back(
 
     metrics = getattr(Replay(make_core(world, "lru", Watched), pinned), mode)(world.arrivals)
     assert times == sorted(times)
-    assert metrics.waits == [0.0, 0.0]
+    assert metrics.waits == pytest.approx([0.0, 4.0])
+    assert metrics.load_seconds == pytest.approx(5.0 + 4.0)
+    assert metrics.hidden_load_seconds == pytest.approx(5.0)
 
 
 def test_what_can_never_fit_is_denied_and_left_out_of_the_optimum() -> None:
