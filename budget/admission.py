@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -184,22 +184,29 @@ class Admission:
         """The engines on a device that may leave at once, with their losses."""
         return self._candidates([device], _Terms(now, None, loading=False, spare=None))
 
-    def _candidates(self, devices: Iterable[str], terms: _Terms) -> list[Candidate]:
-        leavers: dict[EngineRecord, float] = {}
-        for device in devices:
-            for engine in self._residents.on_device(device):
-                surcharge = self._surcharge(engine, terms)
-                if surcharge is not None:
-                    leavers[engine] = surcharge
-        losses = self.policy.losses(list(leavers), terms.now)
+    def _candidates(self, devices: Collection[str], terms: _Terms) -> list[Candidate]:
+        engines, surcharges = [], []
+        for engine in self._on(devices):
+            surcharge = self._surcharge(engine, terms)
+            if surcharge is not None:
+                engines.append(engine)
+                surcharges.append(surcharge)
+        losses = self.policy.losses(engines, terms.now)
         return [
             Candidate(
                 engine.engine_id,
                 0.0 if engine.released and not surcharge else loss + surcharge,
                 engine.bookings,
             )
-            for (engine, surcharge), loss in zip(leavers.items(), losses, strict=True)
+            for engine, surcharge, loss in zip(engines, surcharges, losses, strict=True)
         ]
+
+    def _on(self, devices: Collection[str]) -> Iterable[EngineRecord]:
+        """The engines on any of these devices, each once."""
+        on_device = self._residents.on_device
+        if len(devices) == 1:
+            return on_device(*devices)
+        return dict.fromkeys(engine for device in devices for engine in on_device(device))
 
     def _surcharge(self, engine: EngineRecord, terms: _Terms) -> float | None:
         """What an engine's leaving costs beside its loss, since it is in use; None when it may not."""

@@ -142,10 +142,9 @@ class Forecaster:
         chances = self._histories.chances(engine_ids, now, horizon_s)
         return [chance / (CERTAIN - chance) for chance in chances]
 
-    def _following(self, engine_ids: Sequence[str], rated: Sequence[float]) -> list[float]:
-        otherwise = [odds / (1.0 + odds) for odds in rated]
-        expected = self._transitions.expectations(engine_ids, otherwise)
-        return [chance / (CERTAIN - chance) for chance in expected]
+    def _following(self, engine_id: str, rated: float) -> float:
+        chance = self._transitions.expectation(engine_id, rated / (1.0 + rated))
+        return chance / (CERTAIN - chance)
 
     # What each would lose, in load seconds, for the contest
 
@@ -156,8 +155,8 @@ class Forecaster:
         return self._at_stake(engine_ids, self._timed(engine_ids, self._now))
 
     def _by_context(self, engine_ids: Sequence[str]) -> list[float]:
-        odds = self._following(engine_ids, self._rated(engine_ids))
-        return self._at_stake(engine_ids, odds)
+        odds = map(self._following, engine_ids, self._rated(engine_ids))
+        return self._at_stake(engine_ids, list(odds))
 
     def _at_stake(self, engine_ids: Sequence[str], odds: Sequence[float]) -> list[float]:
         if self._residents is None:
@@ -177,7 +176,7 @@ class Forecaster:
             timed = self._timed(engine_ids, now)
             found = [f + by_history * odds for f, odds in zip(found, timed, strict=True)]
         if by_context:
-            following = self._following(engine_ids, rated)
+            following = map(self._following, engine_ids, rated)
             found = [f + by_context * odds for f, odds in zip(found, following, strict=True)]
         return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, repeat
 from operator import mul
 from typing import Any
@@ -107,21 +107,14 @@ class Transitions:
         self._prior = PRIOR * context.weight
         self._scale = 1.0 / (context.visits - context.weight + self._prior)
 
-    def expectations(
-        self, engine_ids: Iterable[str], otherwise: Sequence[float]
-    ) -> Sequence[float]:
-        """E[discount**d] for the first use of each engine, d requests after the current one.
+    def expectation(self, engine_id: str, otherwise: float) -> float:
+        """E[discount**d] for the first use of this engine, d requests after the current one.
 
         `otherwise`: what is expected without knowing the context; it counts as a few visits.
         """
-        row = self._current
-        if row is None:
+        if self._current is None:
             return otherwise
-        prior, scale = self._prior, self._scale
-        return [
-            (row.get(engine_id, 0.0) + prior * guess) * scale
-            for engine_id, guess in zip(engine_ids, otherwise, strict=True)
-        ]
+        return (self._current.get(engine_id, 0.0) + self._prior * otherwise) * self._scale
 
     def export_state(self) -> dict[str, Any]:
         """JSON-serialisable; the context is not kept."""
