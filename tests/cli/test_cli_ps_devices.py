@@ -7,9 +7,15 @@ import pytest
 from shim.cli import ps
 
 BOOKS = {
-    **{"device": "host", "limit_bytes": 2048, "ceiling_bytes": 2048, "reserved_bytes": 0},
-    **{"protected_bytes": 0, "evictable_bytes": 0, "free_bytes": 2048},
-    **{"over_limit": False, "low_memory": False},
+    "device": "host",
+    "limit_bytes": 2048,
+    "ceiling_bytes": 2048,
+    "reserved_bytes": 0,
+    "protected_bytes": 0,
+    "evictable_bytes": 0,
+    "free_bytes": 2048,
+    "over_limit": False,
+    "low_memory": False,
 }
 
 
