@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# Imported for the hook at fork() that it registers: a tracer provider's own one uses a thread pool
+# in the child, and hangs there if it runs before the pool's lock has been made anew.
+import concurrent.futures.thread  # noqa: F401
 import functools
 import os
 import threading

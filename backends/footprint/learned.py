@@ -79,7 +79,8 @@ class Learned:
         if parts == placement.footprints:
             return placement
         note = "corrected by what it took when it was loaded"
-        reason = f"{placement.reason}; {note}" if placement.reason else note
+        said = placement.reason.split("; ") if placement.reason else []
+        reason = "; ".join([*said, note] if note not in said else said)
         return replace(placement, footprints=parts, source="engine", reason=reason)
 
 

@@ -87,15 +87,38 @@ class Progress:
         return self.plain and self.tokens > 0 and (most is None or self.tokens < most)
 
 
+def tokens_to_repeat(
+    request: ChatRequest, tokens: Sequence[int] | None, progress: Progress
+) -> int | None:
+    """How many tokens of the answer `tokens` lack and the engine has to say again; None: use the text.
+
+    An engine that stops right after a token has not evaluated it, so that its state lacks it. At
+    temperature 0 the same one comes again. (The text is tokenised anew and evaluated in other
+    batches, after which other tokens may follow.) The bytes of half a character cannot be told
+    from those before them.
+    """
+    if tokens is None:
+        return None
+    missing = progress.prompt_tokens + progress.tokens - len(tokens)
+    if missing == 0:
+        return 0
+    greedy = request.options.get("temperature") == 0
+    return 1 if missing == 1 and greedy and progress.text[-1:].isascii() else None
+
+
 def resume_body(
-    endpoint: Endpoint, request: ChatRequest, prompt: Sequence[int] | str, progress: Progress
+    endpoint: Endpoint,
+    request: ChatRequest,
+    prompt: Sequence[int] | str,
+    progress: Progress,
+    repeat: int = 0,
 ) -> bytes:
-    """The body that goes on from `prompt`: all tokens so far, or their text."""
+    """The body that goes on from `prompt`: all tokens so far but the last `repeat`, or their text."""
     options = dict(wire_options(endpoint, request.options))
     most = options.pop("max_tokens", None)
     body = {
         "prompt": prompt if isinstance(prompt, str) else list(prompt),
-        "n_predict": -1 if most is None else most - progress.tokens,
+        "n_predict": -1 if most is None else most - progress.tokens + repeat,
         "stream": True,
         "cache_prompt": True,
         "timings_per_token": True,
@@ -118,11 +141,15 @@ def templated(raw: bytes) -> str:
 
 
 class ResumeReader(StreamReader):
-    """Reads the stream of `RESUME_PATH`; its figures go on from those of the answer so far."""
+    """Reads the stream of `RESUME_PATH`; its figures go on from those of the answer so far.
 
-    def __init__(self, endpoint: Endpoint, key: str, before: Progress) -> None:
+    The first `repeat` tokens were said before: they are neither given on nor counted again.
+    """
+
+    def __init__(self, endpoint: Endpoint, key: str, before: Progress, repeat: int = 0) -> None:
         super().__init__(endpoint, key)
         self._before = before.timings or Timings()
+        self._repeat = repeat
 
     def feed(self, chunk: bytes) -> list[Delta]:
         """The deltas that these bytes complete.
@@ -143,11 +170,14 @@ class ResumeReader(StreamReader):
         content = value.get("content")
         if not isinstance(content, str):
             raise EndpointError(f"the engine sent {str(value)[:120]} where a token is due.")
-        timings = self._timings(value.get("timings") or {})
+        figures = value.get("timings") or {}
+        timings = self._timings(figures)
+        if int(figures.get("predicted_n", self._repeat)) <= self._repeat:
+            content = ""
         if not value.get("stop"):
             return Delta(content=content, timings=timings)
         before = self._before
-        total = before.predicted_n + int(value.get("tokens_predicted", 0))
+        total = before.predicted_n + self._new(value.get("tokens_predicted", 0))
         usage = Usage(before.prompt_n + before.cache_n, total, before.cache_n)
         finish = _FINISHES.get(str(value.get("stop_type")), "stop")
         return Delta(content=content, finish_reason=finish, usage=usage, timings=timings)
@@ -160,6 +190,9 @@ class ResumeReader(StreamReader):
             before.prompt_n,
             before.cache_n,
             before.prompt_ms + float(now.get("prompt_ms", 0.0)),
-            before.predicted_n + int(now.get("predicted_n", 0)),
+            before.predicted_n + self._new(now.get("predicted_n", 0)),
             before.predicted_ms + float(now.get("predicted_ms", 0.0)),
         )
+
+    def _new(self, predicted: Any) -> int:
+        return max(0, int(predicted) - self._repeat)

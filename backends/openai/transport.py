@@ -29,6 +29,7 @@ from backends.openai.resume import (
     resume_body,
     template_body,
     templated,
+    tokens_to_repeat,
 )
 from backends.openai.wire import (
     ChatRequest,
@@ -169,17 +170,20 @@ class Transport:
     ) -> AsyncDeltaStream:
         """The rest of an interrupted answer, from all tokens so far; from their text when None.
 
+        The last token may be missing: it is said again, or the text serves where it could differ.
+
         Raises:
             KeepwarmError: as `chat`, here or from the iterator.
         """
         prompt: Sequence[int] | str
-        if tokens is None:
+        repeat = tokens_to_repeat(request, tokens, progress)
+        if tokens is None or repeat is None:
             raw = await self._fetch(endpoint, TEMPLATE_PATH, template_body(request), None)
             prompt = templated(raw) + progress.text
         else:
             prompt = tokens
-        body = resume_body(endpoint, request, prompt, progress)
-        reader = partial(ResumeReader, before=progress)
+        body = resume_body(endpoint, request, prompt, progress, repeat or 0)
+        reader = partial(ResumeReader, before=progress, repeat=repeat or 0)
         return await self._stream(endpoint, RESUME_PATH, body, None, reader)
 
     async def embed(

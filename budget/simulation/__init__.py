@@ -7,9 +7,10 @@ from budget.simulation.compare import Comparison, Result, Trial, compare
 from budget.simulation.metrics import Metrics, Summary
 from budget.simulation.models import SimulatedModel, parse_models
 from budget.simulation.replay import Replay
-from budget.simulation.requests import Arrival, parse_rows, parse_runs
+from budget.simulation.requests import COLUMNS, Arrival, parse_rows, parse_runs
 
 __all__ = [
+    "COLUMNS",
     "Arrival",
     "Comparison",
     "Metrics",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from budget.core import BudgetCore
@@ -25,6 +26,8 @@ from budget.simulation.requests import Arrival
 Mode = Literal["sequential", "timed"]
 SIMULATED_POLICIES = (*POLICY_NAMES, Belady.name)
 MAX_WAIT_S = 30.0
+Tell = Callable[[str, int], None]
+"""Is told what is worked on, and how many of the requests it has got through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +72,30 @@ class Comparison:
         return seconds / self.optimum_seconds
 
 
-def compare(trial: Trial, names: Sequence[str]) -> Comparison:
-    """Replay a trial under each policy named.
+def _silent(_what: str, _arrived: int) -> None:
+    pass
+
+
+def compare(trial: Trial, names: Sequence[str], tell: Tell = _silent) -> Comparison:
+    """Replay a trial under each policy named; `tell` hears how far it is.
 
     Raises:
         ConfigError: a policy is unknown, or pinned models do not fit together.
         InvalidRequest: the trace names a model that is not there, or a count is out of range.
     """
     _check(trial, names)
-    results = {name: run(trial, name) for name in names}
+    results = {name: run(trial, name, tell) for name in names}
+    tell("the optimum", 0)
     least, exact = offline_optimum(trial)
     return Comparison(results, least, exact)
 
 
-def run(trial: Trial, name: str) -> Result:
+def run(trial: Trial, name: str, tell: Tell = _silent) -> Result:
     """Replay a trial under one policy."""
     core = make_core(trial, name)
-    replay = Replay(core, trial.models, declare=trial.declare, draw=trial.draw)
+    replay = Replay(
+        core, trial.models, declare=trial.declare, draw=trial.draw, tell=partial(tell, name)
+    )
     play = replay.sequential if trial.mode == "sequential" else replay.timed
     metrics = play(trial.arrivals)
     core.validate()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from budget.engines import NO_TIMEOUT, EngineSpec, ModelEntry, Option
 from budget.errors import ConfigError
 
+MOST_BYTES = 2**62
 _REQUIRED = ("name", "bytes", "load_fixed_s", "load_bandwidth_bytes_per_s")
 
 
@@ -54,13 +56,14 @@ def parse_models(data: Mapping[str, Any], source: str) -> list[SimulatedModel]:
     Raises:
         ConfigError: a key is missing, unknown or of the wrong kind, or a name comes twice.
     """
-    if set(data) != {"models"} or not isinstance(data["models"], list) or not data["models"]:
+    if set(data) != {"models"}:
         raise ConfigError(
             f"{source}: found the keys {sorted(data)}.", hint="Allowed: one list, `models`."
         )
+    if not isinstance(data["models"], list) or not data["models"]:
+        raise ConfigError(f"{source}: `models` must be a list of at least one model.")
     found = [_model(row, f"{source}, model {n}") for n, row in enumerate(data["models"], start=1)]
-    names = [model.name for model in found]
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(names) < 5000 else []
+    twice = sorted(n for n, times in Counter(model.name for model in found).items() if times > 1)
     if twice:
         raise ConfigError(f"{source}: {', '.join(twice)} is named twice.")
     return found
@@ -89,16 +92,19 @@ def _model(row: object, where: str) -> SimulatedModel:
 
 
 def _whole(value: object, what: str) -> int:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < 1:  # type: ignore[operator]
-        raise ConfigError(f"{what} is {value!r}; a whole number of 1 or more is needed.")
-    return int(value)  # type: ignore[call-overload, no-any-return]
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST_BYTES:
+        raise ConfigError(f"{what} is {str(value)[:40]}; a whole number of 1 or more is needed.")
+    return value
 
 
 def _number(value: object, what: str, *, zero: bool) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value < 0 or (value == 0 and not zero):  # type: ignore[arg-type, operator]
-        raise ConfigError(
-            f"{what} is {value!r}; a finite number {'of 0 or more' if zero else 'above 0'} is needed."
-        )
-    return float(value)  # type: ignore[arg-type]
+    number = math.nan
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+    if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
+        wanted = "of 0 or more" if zero else "above 0"
+        raise ConfigError(f"{what} is {str(value)[:40]}; a finite number {wanted} is needed.")
+    return number

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Final
 
@@ -15,6 +16,9 @@ from budget.simulation.models import SimulatedModel
 from budget.simulation.requests import Arrival
 
 CLIENT: Final = "trace"
+TELL_EVERY: Final = 2048
+"""Arrivals between two words on how far a replay is."""
+Told = Callable[[int], None]
 
 
 class Replay:
@@ -25,6 +29,7 @@ class Replay:
         models: by name.
         declare: how many of the coming requests' models are told to the core before each arrival.
         draw: whether to keep every stay of a model, for drawing.
+        tell: told now and then how many requests have arrived.
     """
 
     def __init__(
@@ -34,11 +39,13 @@ class Replay:
         *,
         declare: int = 0,
         draw: bool = False,
+        tell: Told = lambda _arrived: None,
     ) -> None:
         self._core = core
         self._models = models
         self._declare = declare
         self._draw = draw
+        self._tell = tell
         self.metrics = Metrics()
         self.now = 0.0
         self._due: list[tuple[float, int, ev.Event]] = []
@@ -52,7 +59,7 @@ class Replay:
 
     def sequential(self, arrivals: Sequence[Arrival]) -> Metrics:
         """One request at a time: the next one is let in when the one before it has ended."""
-        self._begin(arrivals)
+        arrivals = self._begin(arrivals)
         for position, arrival in enumerate(arrivals):
             self.now = max(self.now, arrival.arrival_s)
             self._arrive(position, arrival)
@@ -62,7 +69,7 @@ class Replay:
 
     def timed(self, arrivals: Sequence[Arrival]) -> Metrics:
         """Every request at its own time, beside those that run."""
-        self._begin(arrivals)
+        arrivals = self._begin(arrivals)
         for position, arrival in enumerate(arrivals):
             while self._due and self._due[0][0] <= arrival.arrival_s:
                 self._next_due()
@@ -72,13 +79,22 @@ class Replay:
             self._next_due()
         return self._end()
 
-    def _begin(self, arrivals: Sequence[Arrival]) -> None:
+    def _begin(self, arrivals: Sequence[Arrival]) -> Sequence[Arrival]:
+        """Start the keeper, so early that its pinned models are there for the first request.
+
+        The core's clock begins at 0; arrivals that come too soon for that are moved.
+        """
+        pinned = [model.load_seconds for model in self._models.values() if model.pinned]
+        early_s = max(pinned, default=0.0)
+        if arrivals and (late_s := early_s - arrivals[0].arrival_s) > 0.0:
+            arrivals = [replace(a, arrival_s=a.arrival_s + late_s) for a in arrivals]
         self._arrivals = arrivals
         if arrivals:
-            self.now = arrivals[0].arrival_s
+            self.now = arrivals[0].arrival_s - early_s
         self._send(ev.Started())
         while self._load_began:
             self._next_due()
+        return arrivals
 
     def _end(self) -> Metrics:
         for model in list(self._ready):
@@ -86,6 +102,8 @@ class Replay:
         return self.metrics
 
     def _arrive(self, position: int, arrival: Arrival) -> None:
+        if not position % TELL_EVERY:
+            self._tell(position)
         if self._declare:
             # The request itself heads the plan, as in a client that declared it and now goes on.
             coming = self._arrivals[position : position + self._declare + 1]

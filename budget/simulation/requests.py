@@ -10,6 +10,8 @@ from typing import Any
 from budget.errors import InvalidRequest
 
 COLUMNS = ("arrival_s", "model", "prompt_tokens", "output_tokens")
+MOST_TOKENS = 10**15
+"""More than any request has: what is above is a slip, and no figure is made of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +86,26 @@ def _arrival(row: Mapping[str, Any], where: str) -> Arrival:
     # Real traces have rows without a name; as with any other model it is for the caller to know it.
     if not isinstance(model, str):
         raise InvalidRequest(f"{where}: model is {model!r}; a name is needed.")
+    tokens = [_tokens(row[column], f"{where}: {column}") for column in COLUMNS[2:]]
+    return Arrival(_seconds(row["arrival_s"], f"{where}: arrival_s"), model, *tokens)
+
+
+def _seconds(value: Any, what: str) -> float:
     try:
-        arrival_s = float(row["arrival_s"])
-        prompt_tokens, output_tokens = int(row["prompt_tokens"]), int(row["output_tokens"])
-    except (TypeError, ValueError) as error:
-        raise InvalidRequest(f"{where}: {error}.") from None
-    if not math.isfinite(arrival_s) or prompt_tokens < 0 or output_tokens < 0:
-        raise InvalidRequest(
-            f"{where}: arrival_s {arrival_s}, prompt_tokens {prompt_tokens}, output_tokens "
-            f"{output_tokens}; seconds must be finite and tokens 0 or more."
-        )
-    return Arrival(arrival_s, model, prompt_tokens, output_tokens)
+        seconds = float(value)
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise InvalidRequest(f"{what} is {value!r}; a finite number of seconds is needed.")
+    return seconds
+
+
+def _tokens(value: Any, what: str) -> int:
+    try:
+        tokens = int(value)
+    except (TypeError, ValueError, OverflowError):
+        tokens = -1
+    if not 0 <= tokens <= MOST_TOKENS:
+        shown = str(value)[:40]
+        raise InvalidRequest(f"{what} is {shown!r}; a whole number of 0 or more is needed.")
+    return tokens

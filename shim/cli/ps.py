@@ -98,11 +98,14 @@ def _print_devices(devices: list[dict[str, Any]]) -> None:
 
 
 def _note(device: Mapping[str, Any]) -> str:
+    notes = []
     if device["over_limit"]:
-        return "OVER ITS LIMIT: nothing is admitted"
-    if device["ceiling_bytes"] < device["limit_bytes"]:
-        return f"other programs leave {size(device['ceiling_bytes'])}"
-    return ""
+        notes.append("OVER ITS LIMIT: nothing is admitted")
+    elif device["ceiling_bytes"] < device["limit_bytes"]:
+        notes.append(f"other programs leave {size(device['ceiling_bytes'])}")
+    if device["low_memory"]:
+        notes.append("LOW MEMORY: less is free than the reserve")
+    return "; ".join(notes)
 
 
 def _print_engines(engines: list[dict[str, Any]]) -> None:

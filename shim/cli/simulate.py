@@ -18,6 +18,7 @@ import click
 from budget.errors import ConfigError, InvalidRequest
 from budget.policies import DEFAULT_POLICY
 from budget.simulation import (
+    COLUMNS,
     Arrival,
     Comparison,
     SimulatedModel,
@@ -29,7 +30,8 @@ from budget.simulation import (
 )
 from shim.cli.options import json_option
 from shim.cli.output import print_json, print_table, size, span
-from shim.cli.simulate_plot import draw
+from shim.cli.progress import StatusLine
+from shim.cli.simulate_plot import draw, matplotlib_parts
 from shim.config.values import parse_size
 
 JSON_FIGURES: Final = (
@@ -90,20 +92,44 @@ def simulate(
     "prompt_tokens_per_s", "decode_tokens_per_s", "slots", "pinned"}]}, the last four optional.
     """
     if plot is not None:
-        _check_writable(plot)  # before minutes of work
+        # Before minutes of work.
+        matplotlib_parts()
+        _check_writable(plot)
     names = list(dict.fromkeys(name.strip() for name in policy.split(",") if name.strip()))
     described = {model.name: model for model in read_models(models)}
     arrivals = described_only(read_trace(trace), described)
     trial = Trial(
         arrivals, described, read_budget(budget), devices, declare, replay, plot is not None
     )
-    found = compare(trial, names)
+    found = _compare(trial, names)
     if plot is not None:
         draw(found, trial, plot)
     if as_json:
         print_json(to_json(found, trial, trace))
     else:
         _print(found, trial)
+
+
+def _compare(trial: Trial, names: Sequence[str]) -> Comparison:
+    """`compare`, with how far it is on a terminal; requests that never fit are said on stderr."""
+    line, count = StatusLine(), len(trial.arrivals)
+
+    def tell(what: str, arrived: int) -> None:
+        share = f": {arrived:,} of {count:,} requests ({arrived / count:.0%})" if arrived else ""
+        line.show(f"simulating {what}{share}")
+
+    try:
+        found = compare(trial, names, tell)
+    finally:
+        line.clear()
+    large = {m.name for m in trial.models.values() if m.bytes > trial.budget_bytes}
+    if refused := [a.model for a in trial.arrivals if a.model in large]:
+        click.echo(
+            f"keepwarm: {len(refused)} of {count} requests are for models larger than a device: "
+            f"{', '.join(sorted(set(refused))[:5])}; they are denied.",
+            err=True,
+        )
+    return found
 
 
 def described_only(
@@ -148,7 +174,7 @@ def read_budget(text: str) -> int:
 def read_models(path: Path) -> list[SimulatedModel]:
     """The models of a TOML (`.toml`) or JSON file."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         data = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(f"{path}: {error}.") from None
@@ -160,10 +186,17 @@ def read_models(path: Path) -> list[SimulatedModel]:
 def read_trace(path: Path) -> list[Arrival]:
     """The arrivals of a CSV file, or of a `runs.jsonl` (by the file's ending)."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        # Spreadsheets put a byte order mark first.
+        with path.open(encoding="utf-8-sig", newline="") as file:
             if path.suffix == ".jsonl":
                 return parse_runs([_run(line, path) for line in file if line.strip()], path.name)
-            return parse_rows(csv.DictReader(file), path.name)
+            rows = csv.DictReader(file)
+            if missing := [name for name in COLUMNS if name not in (rows.fieldnames or ())]:
+                raise InvalidRequest(
+                    f"{path}: its first line names no column {', '.join(missing)}.",
+                    hint=f"Needed, with commas between them: {', '.join(COLUMNS)}.",
+                )
+            return parse_rows(rows, path.name)
     except (UnicodeDecodeError, csv.Error) as error:
         raise InvalidRequest(f"{path}: {error}.") from None
 

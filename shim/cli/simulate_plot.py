@@ -21,7 +21,7 @@ def draw(found: Comparison, trial: Trial, path: Path) -> None:
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    figure_class, colours = _matplotlib()
+    figure_class, colours = matplotlib_parts()
     wanted: dict[str, int] = {}
     for arrival in trial.arrivals:
         wanted[arrival.model] = wanted.get(arrival.model, 0) + 1
@@ -49,7 +49,12 @@ def draw(found: Comparison, trial: Trial, path: Path) -> None:
     figure.savefig(path, format="png", dpi=110)
 
 
-def _matplotlib() -> tuple[Any, Any]:
+def matplotlib_parts() -> tuple[Any, Any]:
+    """The classes that pictures are drawn with.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
     try:
         # Half a second and an optional package: imported only when a picture is asked for.
         from matplotlib.figure import Figure  # noqa: PLC0415

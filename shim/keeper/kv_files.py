@@ -141,10 +141,12 @@ class KvFiles:
         Raises:
             OSError: its folder cannot be made.
         """
+        folder = self.folder / key
+        # Every time: somebody may have deleted them, and llama-server refuses to start without.
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         known = self._shelves.get(key)
         if known is None:
-            folder = self.folder / key
-            folder.mkdir(mode=0o700, exist_ok=True)
             known = self._shelves[key] = Shelf(key, folder, {})
         # The same engine may have other names by now.
         known.origin = dict(origin) or known.origin

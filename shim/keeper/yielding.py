@@ -22,10 +22,11 @@ class Generated:
     def so_far(self, slot: tuple[int, ...]) -> list[int] | None:
         """The tokens of the slot that the client has seen; None when the slot has not all of them.
 
-        The engine may have gone on for a token or two until it noticed.
+        The engine may have gone on for a token or two until it noticed. What it said last it has not
+        evaluated yet when it noticed at once: then that one is missing.
         """
         total = self.prompt_tokens + self.tokens
-        return list(slot[:total]) if self.prompt_tokens > 0 and len(slot) >= total else None
+        return list(slot[:total]) if self.prompt_tokens > 0 and len(slot) >= total - 1 else None
 
 
 async def yield_lease(
@@ -34,7 +35,8 @@ async def yield_lease(
     """Give a lease back, and wait until it is granted again.
 
     Returns:
-        The grant, and all tokens so far, None where the engine's state could not be saved.
+        The grant, and all tokens so far (the last may be missing), None where the engine's state
+        could not be saved.
 
     Raises:
         KeepwarmError: the request ends here.

@@ -21,6 +21,7 @@ from shim.cli.failure import exit_code
 from shim.cli.root import COMMANDS, main
 from shim.planned import build as building
 from tests.cli.support import CommandPlace
+from tools import workloads
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
 EXAMPLE = re.compile(
@@ -110,6 +111,10 @@ def test_every_json_example_has_the_keys_that_are_printed(
 ) -> None:
     """The examples are what programs can count on."""
     file = str(tiny_models["producer"])
+    trace, models = tmp_path / "t.csv", tmp_path / "m.json"
+    trace.write_text("arrival_s,model,prompt_tokens,output_tokens\n1,planner,1,1\n")
+    models.write_text(json.dumps(workloads.models("revise")), encoding="utf-8")
+    replay = ("--trace", str(trace), "--models", str(models), "--budget", "28GB")
     printed: dict[str, Callable[[], Any]] = {
         "An error": lambda: shared.json("chat", "nobody", "x", code=2),
         "chat": lambda: shared.json("chat", "writer", "Hello", "--max-tokens", "2"),
@@ -127,6 +132,7 @@ def test_every_json_example_has_the_keys_that_are_printed(
         "kv list": lambda: shared.json("kv", "list"),
         "kv clear": lambda: shared.json("kv", "clear"),
         "config reload": lambda: shared.json("config", "reload"),
+        "simulate": lambda: shared.json("simulate", *replay, "--policy", "forecast"),
         "trace list": lambda: shared.json("trace", "list"),
         "version": lambda: shared.json("version"),
     }

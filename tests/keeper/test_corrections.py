@@ -76,6 +76,12 @@ def test_a_correction_is_applied_remembered_and_then_right(tmp_path: Path) -> No
     assert learned is not None
     again = learned.apply(PLACED)
     assert again.bookings == first.bookings
+    assert (
+        replace(learned, devices={HOST: replace(learned.devices[HOST], corrected_bytes=130)})
+        .apply(again)
+        .reason
+        == again.reason
+    ), "a correction of a correction says it once"
     later = Corrections(store, "build")
     assert later.observe("m", "file", again, seen(115)) is again
     assert later.observe("m", "file", again, seen(100, 110, 9)) is again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 from pathlib import Path
 
@@ -146,6 +147,20 @@ def test_a_flipped_bit_a_cut_and_a_missing_file_are_seen(tmp_path: Path) -> None
     shelf.check()
     assert list(shelf.states) == [names[3]]
     assert [p.name for p in shelf.folder.glob("*.kv")] == [names[3]]
+
+
+def test_folders_that_somebody_deleted_are_made_again(tmp_path: Path) -> None:
+    """Engines do not start without theirs; what was in it is seen to be missing."""
+    files = opened(tmp_path / "kv")
+    shelf = shelf_with(files, model(tmp_path), (slot_file(0),))
+    shutil.rmtree(files.folder)
+    again = files.shelf("engine", {})
+    assert again is shelf
+    assert [f.stat().st_mode & 0o777 for f in (files.folder, shelf.folder)] == [0o700, 0o700]
+    shelf.check()
+    assert not shelf.states
+    assert files.total_bytes == 0
+    files.close()
 
 
 def test_the_budget_holds_over_all_engines(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from shim import Reply, Shim
+from shim.keeper.yielding import Generated
 from tests.kv.support import QUESTIONS, config, saved_files
 from tests.processes import wait_until
 
@@ -64,6 +65,24 @@ def test_an_interrupted_answer_has_the_same_tokens(
     assert reply.resumed == 1
     assert reply.content == whole.content
     assert reply.finish_reason == whole.finish_reason == "length"
+    assert reply.usage == whole.usage
+
+
+def test_an_engine_that_has_not_evaluated_its_last_token_says_the_same(
+    chat_model: Path, kv_folder: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stopped before the token that it had just sent was in its KV cache: that one comes again."""
+    settings = config({"a": {"path": str(chat_model)}}, kv_folder)
+    whole = uninterrupted(settings)
+
+    def one_short(generated: Generated, slot: tuple[int, ...]) -> list[int]:
+        return list(slot[: generated.prompt_tokens + generated.tokens - 1])
+
+    monkeypatch.setattr(Generated, "so_far", one_short)
+    with Shim(settings) as shim:
+        reply = interrupted(shim, pool, "a")
+    assert reply.resumed == 1
+    assert reply.content == whole.content
     assert reply.usage == whole.usage
 
 

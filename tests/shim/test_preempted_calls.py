@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from backends.openai.resume import Progress, can_resume
+from backends.openai.resume import Progress, can_resume, tokens_to_repeat
 from backends.openai.wire import ChatRequest, Delta, Timings
 from backends.scripted import Script
 from shim import Reply, Shim
 from shim.call import Call
 from shim.interruption import to_yield
+from shim.keeper.yielding import Generated
 from tests.processes import wait_until
 from tests.shim.conftest import Stage
 
@@ -207,3 +208,30 @@ def test_an_answer_yields_only_where_it_can_go_on() -> None:
     assert to_yield(call, [said, Delta(finish_reason="stop")]) is None
     assert to_yield(call, [said]) == Progress(two, "Hi")
     assert Progress(two, "Hi").prompt_tokens == 7
+
+
+@pytest.mark.parametrize(
+    ("options", "text", "held", "repeat"),
+    [
+        ({}, "ab", [1, 2, 3, 4, 5], 0),
+        ({"temperature": 0}, "ab", [1, 2, 3, 4], 1),
+        ({"temperature": 0}, "a\u00e9", [1, 2, 3, 4], None),
+        ({"temperature": 0}, "ab", [1, 2, 3], None),
+        ({}, "ab", [1, 2, 3, 4], None),
+        ({"temperature": 0}, "ab", None, None),
+    ],
+)
+def test_a_token_that_the_engine_had_not_evaluated_is_said_again(
+    options: dict[str, Any], text: str, held: list[int] | None, repeat: int | None
+) -> None:
+    """Only where the same one comes again: greedily, one, and at the end of a character."""
+    progress = Progress(Timings(prompt_n=3, predicted_n=2), text)
+    assert tokens_to_repeat(ChatRequest("Hello", options), held, progress) == repeat
+
+
+def test_the_keeper_hands_out_what_the_slot_has_of_an_answer() -> None:
+    """Without what was generated after the client looked, and without the last token if need be."""
+    generated = Generated(prompt_tokens=2, tokens=2)
+    assert generated.so_far((1, 2, 3, 4, 5)) == [1, 2, 3, 4]
+    assert generated.so_far((1, 2, 3)) == [1, 2, 3]
+    assert generated.so_far((1, 2)) is None

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from budget.actions import Action
+from budget.core import BudgetCore
 from budget.errors import ConfigError, InvalidRequest
-from budget.simulation import compare, parse_models, parse_rows, parse_runs
-from budget.simulation.compare import run
+from budget.events import Event
+from budget.simulation import Replay, compare, parse_models, parse_rows, parse_runs
+from budget.simulation.compare import Mode, make_core, run
 from budget.simulation.requests import Arrival
 from tests.simulation.worlds import letters, random_letters, trial
 
@@ -41,6 +46,30 @@ def test_declared_uses_are_loaded_while_others_run() -> None:
     figures = run(trial(arrivals, 9, mode="timed", declare=2), "forecast").summary
     assert figures.hidden_load_seconds == pytest.approx(4.0)
     assert figures.wait_p50_s == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize("mode", ["sequential", "timed"])
+@pytest.mark.parametrize("first_s", [7.0, 0.0, -3.0])
+def test_pinned_models_are_there_for_the_first_request_and_time_never_goes_back(
+    mode: Mode, first_s: float
+) -> None:
+    """The keeper starts before the trace does, not beside it, whenever that begins."""
+    arrivals = [Arrival(first_s, "a", 0, 0), Arrival(first_s + 1.0, "b", 0, 0)]
+    usual = trial(arrivals, 9, mode=mode)
+    pinned = {name: replace(m, pinned=name == "a") for name, m in usual.models.items()}
+    world = replace(usual, models=pinned)
+    times: list[float] = []
+
+    class Watched(BudgetCore):
+        def handle(self, event: Event, now: float) -> list[Action]:
+            times.append(now)
+            return super().handle(event, now)
+
+    metrics = getattr(Replay(make_core(world, "lru", Watched), pinned), mode)(world.arrivals)
+    assert times == sorted(times)
+    assert metrics.waits == pytest.approx([0.0, 4.0])
+    assert metrics.load_seconds == pytest.approx(5.0 + 4.0)
+    assert metrics.hidden_load_seconds == pytest.approx(5.0)
 
 
 def test_what_can_never_fit_is_denied_and_left_out_of_the_optimum() -> None:

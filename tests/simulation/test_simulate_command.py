@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from budget.simulation import replay
 from shim.cli import main
+from shim.cli.progress import StatusLine
 from tools import workloads
 
 FIGURES = {
@@ -92,6 +95,7 @@ def test_without_matplotlib_the_reader_is_told_what_to_install(
 ) -> None:
     """The package is optional."""
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr("shim.cli.simulate.compare", None)  # said before the replay
     failed = simulate(files, "--plot", str(tmp_path / "o.png"))
     assert failed.exit_code == 2
     assert "keepwarm[plot]" in failed.stderr
@@ -128,3 +132,85 @@ def test_declared_uses_come_close_to_the_optimum(files: tuple[str, str]) -> None
     found = json.loads(simulate(files, "--declare", "100", "--json").stdout)
     known = found["policies"]["forecast"]["load_seconds"]
     assert known <= 1.05 * found["optimum"]["load_seconds"]
+
+
+HEADER = "arrival_s,model,prompt_tokens,output_tokens\n"
+
+
+@pytest.mark.parametrize(
+    ("trace", "said"),
+    [
+        ("", "names no column arrival_s, model"),
+        (HEADER.replace(",", ";") + "1;producer;1;1\n", "names no column arrival_s, model"),
+        (HEADER + "x,producer,1,1\n", "row 1: arrival_s is 'x'"),
+        (HEADER + "inf,producer,1,1\n", "row 1: arrival_s is 'inf'"),
+        (HEADER + "1,producer,1,1\n1,producer,1.5,1\n", "row 2: prompt_tokens is '1.5'"),
+        (HEADER + "1,producer,1,-2\n", "row 1: output_tokens is '-2'"),
+        (HEADER + f"1,producer,{'9' * 400},1\n", "row 1: prompt_tokens is '999"),
+    ],
+)
+def test_a_bad_trace_is_told_by_row_and_column(
+    files: tuple[str, str], tmp_path: Path, trace: str, said: str
+) -> None:
+    """The caller's mistake, in words that say where it is; never a traceback."""
+    path = tmp_path / "bad.csv"
+    path.write_text(trace, encoding="utf-8")
+    failed = simulate((str(path), files[1]))
+    assert failed.exit_code == 2, failed.stderr
+    assert said in failed.stderr
+
+
+def test_a_trace_saved_by_a_spreadsheet_is_read(files: tuple[str, str], tmp_path: Path) -> None:
+    """Such files begin with a byte order mark."""
+    path = tmp_path / "marked.csv"
+    path.write_text(HEADER + "1,producer,1,1\n", encoding="utf-8-sig")
+    assert json.loads(simulate((str(path), files[1]), "--json").stdout)["requests"] == 1
+
+
+@pytest.mark.parametrize(
+    ("models", "said"),
+    [
+        ([], "at least one model"),
+        (3, "at least one model"),
+        ([{"bytes": 10**400}], "bytes is 1000"),
+        ([{"load_fixed_s": 10**400}], "load_fixed_s is 1000"),
+        ([{"load_bandwidth_bytes_per_s": 0}], "load_bandwidth_bytes_per_s is 0"),
+        ([{}] * 5001, "producer is named twice"),
+    ],
+)
+def test_bad_models_are_told_by_key(
+    files: tuple[str, str], tmp_path: Path, models: Any, said: str
+) -> None:
+    """However large a number is and however many there are."""
+    usual = {"name": "producer", "bytes": 5, "load_fixed_s": 1, "load_bandwidth_bytes_per_s": 5}
+    if isinstance(models, list):
+        models = [{**usual, **given} for given in models]
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps({"models": models}), encoding="utf-8")
+    failed = simulate((files[0], str(path)))
+    assert failed.exit_code == 2, failed.stderr
+    assert said in failed.stderr
+
+
+def test_requests_that_never_fit_are_said_beside_the_json(files: tuple[str, str]) -> None:
+    """Its keys have no place for them, and figures without them look better than they are."""
+    done = simulate(files, "--budget", "10GB", "--json")
+    assert done.exit_code == 0
+    assert "larger than a device: producer; they are denied" in done.stderr
+    assert "denied" not in simulate(files, "--json").stderr
+
+
+def test_a_terminal_is_told_how_far_a_replay_is(
+    files: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million requests take minutes."""
+    shown: list[str] = []
+    monkeypatch.setattr(StatusLine, "show", lambda _line, text: shown.append(text))
+    monkeypatch.setattr(replay, "TELL_EVERY", 100)
+    simulate(files, "--policy", "lru")
+    assert shown == [
+        "simulating lru",
+        "simulating lru: 100 of 300 requests (33%)",
+        "simulating lru: 200 of 300 requests (67%)",
+        "simulating the optimum",
+    ]

@@ -1,0 +1,41 @@
+"""What `keepwarm ps` says beside a device's books."""
+
+from __future__ import annotations
+
+import pytest
+
+from shim.cli import ps
+
+BOOKS = {
+    "device": "host",
+    "limit_bytes": 2048,
+    "ceiling_bytes": 2048,
+    "reserved_bytes": 0,
+    "protected_bytes": 0,
+    "evictable_bytes": 0,
+    "free_bytes": 2048,
+    "over_limit": False,
+    "low_memory": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, ""),
+        ({"ceiling_bytes": 1024}, "other programs leave 1.00 KiB"),
+        ({"over_limit": True, "ceiling_bytes": 1024}, "OVER ITS LIMIT: nothing is admitted"),
+        ({"low_memory": True}, "LOW MEMORY: less is free than the reserve"),
+        (
+            {"low_memory": True, "ceiling_bytes": 1024},
+            "other programs leave 1.00 KiB; LOW MEMORY: less is free than the reserve",
+        ),
+    ],
+)
+def test_a_device_in_trouble_says_so(
+    change: dict[str, object], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Over its limit, pressed by other programs, below its reserve; otherwise nothing."""
+    ps._print_devices([{**BOOKS, **change}])
+    row = capsys.readouterr().out.splitlines()[-1]
+    assert row.endswith(said) if said else row.endswith("2.00 KiB")
