@@ -13,7 +13,7 @@ from budget.fitting import Fitting
 from budget.policies.base import EvictionPolicy
 from budget.residency import IDLE, LEASED, LOADING
 from budget.residents import Residents
-from budget.victims import Need, choose_victims
+from budget.victims import Need, choose_victims, covers
 
 OPTIONS_WEIGHED = 2
 """Of more options than this only so many are weighed: those whose device has been idle longest."""
@@ -178,7 +178,9 @@ class Admission:
         chosen = self.policy.victims(need)
         if chosen is None:
             return choose_victims(need.candidates, need.shortage, ordered=self.policy.ordered)
-        return [c for c in need.candidates if c.engine_id in chosen]
+        victims = [c for c in need.candidates if c.engine_id in chosen]
+        # Nobody leaves for nothing, whatever a policy thinks.
+        return victims if covers(victims, need.shortage) else None
 
     def candidates(self, device: str, now: float) -> list[Candidate]:
         """The engines on a device that may leave at once, with their losses."""

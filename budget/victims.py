@@ -40,7 +40,7 @@ def choose_victims(
         return _on_one_device(candidates, device, missing, ordered=ordered)
     useful = [c for c in candidates if any(d in shortage and b > 0 for d, b in c.bookings)]
     useful.sort(key=lambda c: (c.loss, c.engine_id))
-    if not _covers(useful, shortage):
+    if not covers(useful, shortage):
         return None
     if ordered:
         return _pruned(_first_enough(useful, shortage), shortage)
@@ -66,7 +66,8 @@ def _total_loss(chosen: Sequence[Candidate]) -> float:
     return sum(c.loss for c in chosen)
 
 
-def _covers(chosen: Sequence[Candidate], shortage: Shortage) -> bool:
+def covers(chosen: Sequence[Candidate], shortage: Shortage) -> bool:
+    """Whether these free enough on every device named."""
     left = dict(shortage)
     for candidate in chosen:
         for device, amount in candidate.bookings:
@@ -98,7 +99,7 @@ def _pruned(chosen: list[Candidate], shortage: Shortage) -> list[Candidate]:
     kept = list(chosen)
     for candidate in sorted(chosen, key=lambda c: (-c.loss, c.engine_id)):
         rest = [c for c in kept if c is not candidate]
-        if _covers(rest, shortage):
+        if covers(rest, shortage):
             kept = rest
     return sorted(kept, key=lambda c: (c.loss, c.engine_id))
 

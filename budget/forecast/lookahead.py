@@ -36,10 +36,15 @@ class Problem:
     def of(
         cls, need: Need, residents: Residents, order: Sequence[str], worth: Mapping[str, float]
     ) -> Problem | None:
-        """The problem of a need on one device; None when it has too many engines to be exact."""
+        """The problem of a need on one device.
+
+        None when it has too many engines to be exact, or when even all candidates free too little.
+        """
         ((device, shortage),) = need.shortage.items()
         sizes = {c.engine_id: dict(c.bookings).get(device, 0) for c in need.candidates}
         wanted = _bytes_on(residents, need.wanted, device)
+        if sum(sizes.values()) < shortage:
+            return None
         budget = sum(sizes.values()) + wanted - shortage
         present = (1 << len(sizes)) - 1
         sizes[need.wanted] = wanted

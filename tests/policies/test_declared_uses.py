@@ -64,3 +64,16 @@ def test_more_known_uses_never_cost_much_more() -> None:
     ]
     assert costs[0] >= costs[2] >= least - 1e-9
     assert costs[3] <= 1.01 * least
+
+
+def test_nobody_leaves_where_all_together_free_too_little() -> None:
+    """Neither for what is planned nor for what is asked for: the exact choice counts bytes, too."""
+    engines = [engine("small", 20), engine("busy", 60), engine("big", 90)]
+    shell = shell_of(100, engines, policy=make_policy("forecast"), prefetch="load")
+    shell.use("small")
+    shell.serve("busy")
+    shell.plan("big", "small")
+    assert not shell.unloading
+    shell.ask("big", "other")
+    assert not shell.unloading
+    assert shell.resident() == {"small", "busy"}
