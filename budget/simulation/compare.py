@@ -58,17 +58,20 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Every policy's result; the optimum's load seconds, and whether it is exact or a lower bound."""
+    """Every policy's result; the optimum's load seconds, and whether it is exact or a lower bound.
+
+    `optimum_seconds`: None when it was not asked for.
+    """
 
     results: Mapping[str, Result]
-    optimum_seconds: float
+    optimum_seconds: float | None
     exact: bool
 
     def ratio(self, name: str) -> float:
-        """A policy's load seconds over the optimum's; 1 when both are 0."""
+        """A policy's load seconds over the optimum's; 1 when both are 0, inf when it is not known."""
         seconds = self.results[name].summary.load_seconds
-        if self.optimum_seconds == 0.0:
-            return 1.0 if seconds == 0.0 else math.inf
+        if not self.optimum_seconds:
+            return 1.0 if seconds == self.optimum_seconds else math.inf
         return seconds / self.optimum_seconds
 
 
@@ -76,7 +79,9 @@ def _silent(_what: str, _arrived: int) -> None:
     pass
 
 
-def compare(trial: Trial, names: Sequence[str], tell: Tell = _silent) -> Comparison:
+def compare(
+    trial: Trial, names: Sequence[str], tell: Tell = _silent, *, with_optimum: bool = True
+) -> Comparison:
     """Replay a trial under each policy named; `tell` hears how far it is.
 
     Raises:
@@ -85,6 +90,8 @@ def compare(trial: Trial, names: Sequence[str], tell: Tell = _silent) -> Compari
     """
     _check(trial, names)
     results = {name: run(trial, name, tell) for name in names}
+    if not with_optimum:
+        return Comparison(results, None, exact=False)
     tell("the optimum", 0)
     least, exact = offline_optimum(trial)
     return Comparison(results, least, exact)

@@ -68,6 +68,12 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     help="One request at a time, or each at its own time.",
 )
 @click.option(
+    "--optimum/--no-optimum",
+    default=True,
+    show_default=True,
+    help="Whether to compute the offline optimum, or its bound where there are many models.",
+)
+@click.option(
     "--plot",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Draw residency over time and the comparison into this PNG file.",
@@ -82,6 +88,7 @@ def simulate(
     policy: str,
     declare: int,
     replay: Any,
+    optimum: bool,
     plot: Path | None,
     as_json: bool,
 ) -> None:
@@ -101,7 +108,7 @@ def simulate(
     trial = Trial(
         arrivals, described, read_budget(budget), devices, declare, replay, plot is not None
     )
-    found = _compare(trial, names)
+    found = _compare(trial, names, optimum=optimum)
     if plot is not None:
         draw(found, trial, plot)
     if as_json:
@@ -110,7 +117,7 @@ def simulate(
         _print(found, trial)
 
 
-def _compare(trial: Trial, names: Sequence[str]) -> Comparison:
+def _compare(trial: Trial, names: Sequence[str], *, optimum: bool) -> Comparison:
     """`compare`, with how far it is on a terminal; requests that never fit are said on stderr."""
     line, count = StatusLine(), len(trial.arrivals)
 
@@ -119,7 +126,7 @@ def _compare(trial: Trial, names: Sequence[str]) -> Comparison:
         line.show(f"simulating {what}{share}")
 
     try:
-        found = compare(trial, names, tell)
+        found = compare(trial, names, tell, with_optimum=optimum)
     finally:
         line.clear()
     large = {m.name for m in trial.models.values() if m.bytes > trial.budget_bytes}
@@ -223,17 +230,22 @@ def to_json(found: Comparison, trial: Trial, trace: Path) -> dict[str, Any]:
             name: {figure: getattr(result.summary, figure) for figure in JSON_FIGURES}
             for name, result in found.results.items()
         },
-        "optimum": {"load_seconds": found.optimum_seconds, "exact": found.exact},
+        "optimum": None
+        if found.optimum_seconds is None
+        else {"load_seconds": found.optimum_seconds, "exact": found.exact},
     }
 
 
 def _print(found: Comparison, trial: Trial) -> None:
-    label = "optimum" if found.exact else "lower bound"
-    click.echo(
+    label = "optimum" if found.exact or found.optimum_seconds is None else "lower bound"
+    about = (
         f"{len(trial.arrivals)} requests, {len(trial.models)} models, {trial.devices} x "
-        f"{size(trial.budget_bytes)}, {trial.mode}; {label} {found.optimum_seconds:.1f} load seconds"
-        + ("" if found.exact else " (by relaxation; the optimum is not below it)")
+        f"{size(trial.budget_bytes)}, {trial.mode}"
     )
+    if found.optimum_seconds is not None:
+        about += f"; {label} {found.optimum_seconds:.1f} load seconds"
+        about += "" if found.exact else " (by relaxation; the optimum is not below it)"
+    click.echo(about)
     click.echo()
     numbers = (
         *("loads", "load s", "hidden s", f"x {label}", "p50 wait", "p95 wait", "p99 wait"),

@@ -90,8 +90,10 @@ def _bands(axis: Any, found: Comparison, policy: str, names: list[str]) -> None:
 def _bars(axis: Any, found: Comparison) -> None:
     label = "offline optimum" if found.exact else "lower bound"
     rows = [(name, result.summary.load_seconds) for name, result in found.results.items()]
-    rows.append((label, found.optimum_seconds))
-    colours = [STAY_COLOUR] * (len(rows) - 1) + [BOUND_COLOUR]
+    colours = [STAY_COLOUR] * len(rows)
+    if found.optimum_seconds is not None:
+        rows.append((label, found.optimum_seconds))
+        colours.append(BOUND_COLOUR)
     drawn = axis.barh([name for name, _ in rows], [value for _, value in rows], color=colours)
     axis.bar_label(drawn, fmt="%.0f s", padding=3, fontsize="small")
     axis.invert_yaxis()

@@ -83,8 +83,9 @@ class BudgetSection(Section):
     preempt: bool = key(
         ON,
         "Whether a request of higher priority may interrupt the answer of a lower one, which goes on "
-        "after it. Only what is streamed, or of a priority below 0, is interrupted, and only without "
-        "grammar, schema, tools, log probabilities or a seed at a temperature above 0.",
+        "after it. Only what is streamed, or of a priority below 0, is interrupted, and only where all "
+        "messages are text and the options are plain sampling ones: no grammar, schema, tools, log "
+        "probabilities, slot or extra fields, and no seed at a temperature above 0.",
         "true or false",
     )
     max_wait: Seconds = key(

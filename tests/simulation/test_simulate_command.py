@@ -57,6 +57,20 @@ def test_the_table_labels_a_bound_as_a_bound(files: tuple[str, str]) -> None:
     assert "optimum" in simulate(files).stdout.splitlines()[0]
 
 
+def test_the_optimum_is_left_out_where_nobody_wants_it(
+    files: tuple[str, str], tmp_path: Path
+) -> None:
+    """A million requests take long enough; table, JSON and picture do without."""
+    found = json.loads(simulate(files, "--no-optimum", "--json").stdout)
+    assert found["optimum"] is None
+    assert found["policies"]["lru"]["loads"] > 0
+    picture = tmp_path / "p.png"
+    shown = simulate(files, "--no-optimum", "--plot", str(picture))
+    assert shown.exit_code == 0, shown.output
+    assert "optimum" not in shown.stdout.splitlines()[0]
+    assert picture.exists()
+
+
 def test_models_may_be_toml_and_traces_runs(files: tuple[str, str], tmp_path: Path) -> None:
     """One's own runs can be replayed."""
     models, runs = tmp_path / "m.toml", tmp_path / "runs.jsonl"
