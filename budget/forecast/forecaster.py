@@ -46,6 +46,8 @@ class Forecaster:
         self._new_times: list[float] = []
         """The uses that are not learned yet."""
         self._refresh_every = self._refresh_in = FIRST_REFRESH
+        self._room = min(BATCH, FIRST_REFRESH)
+        """So many uses may be noted before they are learned."""
         self._last_s: float | None = None
         self._pace_s = 1.0
         self._now = 0.0
@@ -76,7 +78,7 @@ class Forecaster:
         self._now = now
         self._new_ids.append(engine_id)
         self._new_times.append(now)
-        if len(self._new_ids) >= min(BATCH, self._refresh_in):
+        if len(self._new_ids) == self._room:
             self._learn()
         if self._contest.misses(engine_id):
             self._learn()
@@ -105,6 +107,7 @@ class Forecaster:
         self._refresh_in -= len(ids)
         ids.clear()
         times.clear()
+        self._room = min(BATCH, self._refresh_in)
         if self._refresh_in == 0:
             self._refresh()
 
@@ -118,6 +121,7 @@ class Forecaster:
     def _schedule(self) -> None:
         self._refresh_every = min(max(FIRST_REFRESH, self._rates.count), REFRESH)
         self._refresh_in = self._refresh_every
+        self._room = min(BATCH, self._refresh_in)
 
     def _rescale(self) -> None:
         unit = self._rates.unit
