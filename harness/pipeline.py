@@ -1,12 +1,16 @@
-"""A sequential pipeline: every input goes through the stages in order, each a span on the trace."""
+"""Pipelines: every input goes through stages, in a row or side by side, each a span on the trace."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from threading import Lock
 from typing import Any, Generic, TypeVar
 
+from harness.graph import Progress, needs_of
+from harness.workers import Workers
 from shim import (
     ConfigError,
     EmbeddingReply,
@@ -30,14 +34,17 @@ Messages = Sequence[Mapping[str, Any]] | str
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stage(Generic[T]):
-    """One step: a name, the model it works with, and what it does with it.
+    """One step: a name, the model it works with, what it does with it, and what it waits for.
 
-    `run` gets a `StageContext`; what it returns is the stage's result.
+    `run` gets a `StageContext`; what it returns is the stage's result. `after` are stages that come
+    earlier in the list: None for the one just before this, `()` for none. Stages that do not wait
+    for one another run side by side, on threads.
     """
 
     name: str
     model: str
     run: Callable[[StageContext], T]
+    after: tuple[Stage[Any], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +75,7 @@ class ItemResult:
 
 @dataclass(slots=True)
 class StageContext:
-    """What a stage works with: the input, the results so far, and its own model."""
+    """What a stage works with: the input, the results it waited for, and its own model."""
 
     shim: Shim
     stage: str
@@ -77,37 +84,45 @@ class StageContext:
     input: Any
     results: Mapping[str, Any]
     replies: list[StageReply] = field(default_factory=list)
+    _lock: Lock = field(default_factory=Lock, repr=False)
 
     def result(self, stage: Stage[U]) -> U:
-        """The result of an earlier stage for the same input.
+        """The result, for the same input, of a stage that this one waited for by `after`.
+
+        Those that it waited for through others count as well.
 
         Raises:
-            InvalidRequest: it has not run yet, or is no stage of this pipeline.
+            InvalidRequest: this stage does not wait for it, even if it happens to be done.
         """
         return _result_of(stage, self.results)
 
     def chat(self, messages: Messages, **options: Any) -> Reply:
         """`Shim.chat` with the stage's model; the reply is kept with the item's result."""
         reply = self.shim.chat(self.model, messages, **options)
-        self.replies.append(StageReply(self.stage, reply))
+        self._keep(reply)
         return reply
 
     def embed(self, texts: Sequence[str] | str, **options: Any) -> EmbeddingReply:
         """`Shim.embed` with the stage's model; the reply is kept with the item's result."""
         reply = self.shim.embed(self.model, texts, **options)
-        self.replies.append(StageReply(self.stage, reply))
+        self._keep(reply)
         return reply
+
+    def _keep(self, reply: Reply | EmbeddingReply) -> None:
+        with self._lock:
+            self.replies.append(StageReply(self.stage, reply))
 
 
 class Pipeline:
-    """Stages in a row.
+    """Stages in a row, or a graph of them where they say what they come `after`.
 
     Args:
         stages: at least one; their names are different.
         shim: where the models are; the default one when not given.
 
     Raises:
-        ConfigError: there is no stage, or two have the same name.
+        ConfigError: there is no stage, two have the same name, or one waits for a stage that does
+            not come before it in the list.
         UnknownModel: a stage's model is not configured.
     """
 
@@ -122,9 +137,12 @@ class Pipeline:
             )
         for stage in self.stages:
             self._check_model(stage)
+        self._needs = needs_of(self.stages)
 
     def run(self, inputs: Iterable[Any]) -> list[ItemResult]:
         """The results of all inputs, in their order. The first failure ends the run.
+
+        Stages that run side by side with one that fails are waited for, and no other one starts.
 
         Raises:
             KeepwarmError: as `Shim.chat`, or whatever a stage raises.
@@ -146,17 +164,28 @@ class Pipeline:
             plan.close()
 
     def _run_one(self, index: int, item: Any, further: int, plan: Plan) -> ItemResult:
-        results: dict[str, Any] = {}
-        replies: list[StageReply] = []
-        models = [stage.model for stage in self.stages]
-        for position, stage in enumerate(self.stages):
-            context = StageContext(
-                self.shim, stage.name, stage.model, index, item, results, replies
-            )
-            plan.declare([*models[position:], *models * min(further, INPUTS_AHEAD)])
-            with _span(stage, index), plan.current():
-                results[stage.name] = stage.run(context)
-        return ItemResult(index, item, results, tuple(replies))
+        stages = {stage.name: stage for stage in self.stages}
+        ahead = [stage.model for stage in self.stages] * min(further, INPUTS_AHEAD)
+        progress, results = Progress(self._needs), dict[str, Any]()
+        replies, lock = list[StageReply](), Lock()
+
+        def work(name: str) -> Callable[[], Any]:
+            stage = stages[name]
+            known = {
+                earlier: results[earlier] for earlier in stages if earlier in self._needs[name]
+            }
+            context = StageContext(self.shim, name, stage.model, index, item, known, replies, lock)
+            return partial(_perform, stage, context, plan)
+
+        with Workers() as workers:
+            while not progress.finished:
+                starting = progress.start()
+                left = [*progress.running, *progress.waiting]
+                plan.declare([*(stages[name].model for name in left), *ahead])
+                done, result = workers.next_done({name: work(name) for name in starting})
+                progress.finish(done)
+                results[done] = result
+        return ItemResult(index, item, {name: results[name] for name in stages}, tuple(replies))
 
     def _check_model(self, stage: Stage[Any]) -> None:
         known = self.shim.config.models
@@ -166,6 +195,11 @@ class Pipeline:
                 hint=f"Configured are: {', '.join(sorted(known)) or 'none'}.",
                 model=stage.model,
             )
+
+
+def _perform(stage: Stage[T], context: StageContext, plan: Plan) -> T:
+    with _span(stage, context.index), plan.current():
+        return stage.run(context)
 
 
 def _span(stage: Stage[Any], index: int) -> AbstractContextManager[object]:
