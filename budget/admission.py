@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from itertools import islice
 
@@ -15,10 +15,11 @@ from budget.residency import IDLE, LEASED, LOADING
 from budget.residents import Residents
 from budget.victims import Need, choose_victims, covers
 
-OPTIONS_WEIGHED = 2
-"""Of more options than this only so many are weighed: those whose device has been idle longest."""
-DEVICES_RANKED = 16
-"""How long devices have been idle is compared among so many of them, taken in turns."""
+ONE_WEIGHED = 64
+"""Of so many options one is weighed, each in its turn; the fewer there are the more: up to eight, all.
+
+With many devices turns alone do nearly as well as the best choice; with few they do not.
+"""
 LEASED_LOSS = 1e9
 """Added to the loss of an engine that is in use: a forced claim drains it only when it must."""
 
@@ -94,18 +95,18 @@ class Admission:
         indices = self._fitting.feasible(engine, measured=True) if measured else []
         promising = self._promising(engine, indices or self._fitting.feasible(engine))
         choices = (self._choice(engine, index, terms) for index in promising)
-        possible = islice((c for c in choices if c is not None), OPTIONS_WEIGHED)
+        weighed = max(1, ONE_WEIGHED // max(1, len(promising)))
+        possible = islice((c for c in choices if c is not None), weighed)
         return min(possible, key=lambda choice: choice.preference, default=None)
 
-    def _promising(self, engine: EngineRecord, indices: list[int]) -> Iterable[int]:
-        """Of many options the one that fits best without a victim, else all, the idlest first."""
-        if len(indices) <= OPTIONS_WEIGHED:
-            return indices
-        if self._books.most_coming_bytes >= engine.least_bytes:
+    def _promising(self, engine: EngineRecord, indices: list[int]) -> list[int]:
+        """Of several options the one that fits best without a victim, else all, beginning in turns."""
+        if len(indices) > 1 and self._books.most_coming_bytes >= engine.least_bytes:
             best = self._tightest(engine, indices)
             if best is not None:
                 return [best]
-        return self._idlest_first(engine, indices)
+        first = self._records % len(indices) if indices else 0
+        return indices[first:] + indices[:first] if first else indices
 
     def _tightest(self, engine: EngineRecord, indices: list[int]) -> int | None:
         """The option that needs no victim and leaves the least room beside it, or None."""
@@ -119,23 +120,6 @@ class Admission:
                 if left is not None:
                     free.append((left, index))
         return min(free)[1] if free else None
-
-    def _idlest_first(self, engine: EngineRecord, indices: list[int]) -> Iterator[int]:
-        """Some of the options by how long their devices have been idle, then the others."""
-        options, idle_since = engine.spec.options, self._residents.idle_since
-        step = -(-len(indices) // DEVICES_RANKED)
-        first = self._records % step
-        ranked = []
-        for index in indices[first::step]:
-            bookings = options[index].bookings
-            since = idle_since(bookings[0][0])
-            if len(bookings) > 1:
-                since = max([idle_since(device) for device, _ in bookings])
-            ranked.append((since, index))
-        ranked.sort()
-        for _, index in ranked:
-            yield index
-        yield from [index for n, index in enumerate(indices) if n % step != first]
 
     def _left(self, bookings: Bookings) -> int | None:
         """The bytes that stay available beside these without a victim; None when some are missing."""

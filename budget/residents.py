@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
@@ -29,8 +28,6 @@ class Residents:
         self._engines: dict[str, EngineRecord] = {}
         self._pinned: dict[str, EngineRecord] = {}
         self._on_device: dict[str, dict[str, EngineRecord]] = {d: {} for d in limits}
-        self._idle_since: dict[str, float] = {}
-        """When the engine that has been idle longest on a device was last used, where that is known."""
         self.pins_version = 0
         """Changes whenever the bytes of the pinned engines may have changed."""
         self.loading: dict[str, EngineRecord] = {}
@@ -105,27 +102,8 @@ class Residents:
         self._pinned.pop(engine.engine_id, None)
 
     def on_device(self, device: str) -> Iterable[EngineRecord]:
-        """The engines with bytes booked on a device; those that are idle the longest unused first."""
+        """The engines with bytes booked on a device, in the order in which they came."""
         return self._on_device[device].values()
-
-    def idle_since(self, device: str) -> float:
-        """When the engine that has been idle longest on a device was last used; inf without one."""
-        since = self._idle_since.get(device)
-        if since is None:
-            since = self._idle_since[device] = self._idle_longest(device)
-        return since
-
-    def _idle_longest(self, device: str) -> float:
-        for engine in self._on_device[device].values():
-            if engine.state is IDLE and not engine.pins:
-                return engine.last_used
-        return math.inf
-
-    def _touch(self, engine: EngineRecord) -> None:
-        """Keep every device's engines in the order in which their last uses ended."""
-        for device, _ in engine.bookings:
-            engines = self._on_device[device]
-            engines[engine.engine_id] = engines.pop(engine.engine_id)
 
     def book(self, engine: EngineRecord, option_index: int, now: float, reason: str) -> None:
         """Book an option's bytes and start a new life: ABSENT or FAILED to LOADING."""
@@ -143,7 +121,6 @@ class Residents:
         self.loading.pop(engine.engine_id, None)
         if engine.move(Trigger.LOADED, now) is IDLE:
             engine.loaded_at = engine.idle_since = engine.last_used = now
-            self._touch(engine)
             engine.used_since_load = False
             self.classify(engine)
 
@@ -156,18 +133,17 @@ class Residents:
         engine.used_since_load = True
         engine.released = False
         if len(engine.leases) == 1:
-            self._hold(engine, PROTECTED)
+            self.books.hold(engine.engine_id, PROTECTED)
 
     def end_lease(self, engine: EngineRecord, request_id: str, now: float) -> None:
         """Take a slot back."""
         del engine.leases[request_id]
         engine.last_used = now
-        self._touch(engine)
         if not engine.leases:
             engine.move(LAST_LEASE_ENDED, now, request_id)
             engine.idle_since = now
             if not engine.pins:
-                self._hold(engine, EVICTABLE)
+                self.books.hold(engine.engine_id, EVICTABLE)
 
     def leave(self, engine: EngineRecord, now: float, reason: str) -> bool:
         """Start evicting an idle engine, or abandon a loading one; returns whether it was loading."""
@@ -175,7 +151,7 @@ class Residents:
         self.loading.pop(engine.engine_id, None)
         engine.move(Trigger.ABANDON if loading else Trigger.EVICT, now, reason)
         engine.draining_for = None
-        self._hold(engine, LEAVING)
+        self.books.hold(engine.engine_id, LEAVING)
         return loading
 
     def gone(self, engine: EngineRecord, trigger: Trigger, now: float) -> None:
@@ -207,32 +183,21 @@ class Residents:
         """Say anew whether an engine's bytes are evictable."""
         if engine.state in (LOADING, IDLE, LEASED):
             evictable = engine.state is IDLE and not engine.pinned
-            self._hold(engine, EVICTABLE if evictable else PROTECTED)
+            self.books.hold(engine.engine_id, EVICTABLE if evictable else PROTECTED)
 
     def _placed(self, engine: EngineRecord, bookings: Bookings) -> None:
         engine.bookings = bookings
         self.pins_version += bool(engine.pins)
         for device, _ in bookings:
             self._on_device[device][engine.engine_id] = engine
-            self._idle_since.pop(device, None)
 
     def _displaced(self, engine: EngineRecord) -> None:
         for device, _ in engine.bookings:
             del self._on_device[device][engine.engine_id]
-            self._idle_since.pop(device, None)
-
-    def _hold(self, engine: EngineRecord, hold: Hold) -> None:
-        """Every change of who is idle and may leave is one of holds."""
-        self.books.hold(engine.engine_id, hold)
-        for device, _ in engine.bookings:
-            self._idle_since.pop(device, None)
 
     def check(self) -> None:
         """Raise `InternalError` unless books and engines tell the same story."""
         self.books.check()
-        for device, since in self._idle_since.items():
-            if since != self._idle_longest(device):
-                raise InternalError(f"{device} is idle since {self._idle_longest(device)}: {since}")
         for engine in self:
             entry = self.books.entry(engine.engine_id)
             holds = engine.state not in DORMANT
