@@ -197,8 +197,9 @@ class Books:
         bookings, before = self._entries[holder]
         if before is hold:
             return
+        ledgers = self.ledgers
         for device, amount in bookings:
-            self.ledgers[device].move(before, hold, amount)
+            ledgers[device].move(before, hold, amount)
         self._entries[holder] = (bookings, hold)
 
     def release(self, holder: str) -> Bookings:

@@ -42,9 +42,10 @@ class Scheduler:
 
     def pump(self, now: float) -> None:
         """Do everything that can be done now."""
-        desk = self._desk
-        if self._at_rest:
+        if not any(self._reasons) and not self.prefetcher.busy:
+            # So it is at the end of most leases: nothing can follow.
             return
+        desk = self._desk
         desk.admission.start_pass()
         if desk.queue:
             self._expire(now)
@@ -67,14 +68,6 @@ class Scheduler:
         desk.claims.spared.clear()
         self.preemption.ask()
         self.prefetcher.look_ahead(now)
-
-    @property
-    def _at_rest(self) -> bool:
-        """Whether nobody waits, and nothing may leave, load or be fetched: nothing can follow.
-
-        This is so at the end of most leases.
-        """
-        return not (any(self._reasons) or self.prefetcher.busy)
 
     def serve(self, engine: EngineRecord, now: float) -> None:
         """Grant what waits for a resident engine, in order, while slots last."""

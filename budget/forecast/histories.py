@@ -26,13 +26,20 @@ class Histogram:
         self.weight, self.bins = weight, bins
         self._later: list[float] | None = None
 
-    def add(self, where: int, growth: float) -> None:
-        """Note one gap, which weighs `growth` times as much as the one before it."""
-        self.weight = weight = self.weight * growth
+    def add(self, where: int) -> None:
+        """Note one gap, which weighs `GROWTH` times as much as the one before it."""
+        self.weight = weight = self.weight * GROWTH
         self.bins[where] += weight
         self._later = None
         if weight > LIMIT:
             self.bins, self.weight = [value / weight for value in self.bins], 1.0
+
+    def count(self, places: Iterable[int]) -> None:
+        """Note gaps of which each weighs as much as the one before it."""
+        bins, weight = self.bins, self.weight
+        for where in places:
+            bins[where] += weight
+        self._later = None
 
     @property
     def later(self) -> list[float]:
@@ -59,7 +66,8 @@ class Histories:
 
     def learn(self, engine_ids: Iterable[str], times: Iterable[float]) -> None:
         """Note the gaps since the last uses; `times` in seconds, in order."""
-        lasts, rows, everything = self._last, self._rows, self._all
+        lasts, rows = self._last, self._rows
+        places = []
         for engine_id, now in zip(engine_ids, times, strict=True):
             last = lasts.get(engine_id)
             lasts[engine_id] = now
@@ -67,12 +75,13 @@ class Histories:
                 continue
             exponent = frexp((now - last) / FIRST_BIN_S)[1]
             where = exponent - 1 if 0 < exponent <= BINS else BINS - 1 if exponent > 0 else 0
-            everything.add(where, 1.0)
-            self._total += 1.0
+            places.append(where)
             row = rows.get(engine_id)
             if row is None:
                 row = rows[engine_id] = Histogram(1.0, [0.0] * BINS)
-            row.add(where, GROWTH)
+            row.add(where)
+        self._all.count(places)
+        self._total += len(places)
 
     def chances(self, engine_ids: Iterable[str], now: float, within_s: float) -> list[float]:
         """Each engine's probability of a use in the next `within_s` seconds, idle as long as it is."""

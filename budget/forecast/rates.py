@@ -54,12 +54,11 @@ class Rates:
         """Count requests, in order."""
         count, log_return = self.count, self._log_return
         (g0, g1, g2, g3), (w0, w1, w2, w3) = self._growths, self._weights
-        t0, t1, t2, t3 = self._totals
+        b0, b1, b2, b3 = w0, w1, w2, w3
         uses = self._uses
         for engine_id in engine_ids:
             count += 1
             w0, w1, w2, w3 = w0 * g0, w1 * g1, w2 * g2, w3 * g3
-            t0, t1, t2, t3 = t0 + w0, t1 + w1, t2 + w2, t3 + w3
             row = uses.get(engine_id)
             if row is None:
                 uses[engine_id] = [count, w0, w1, w2, w3]
@@ -72,7 +71,15 @@ class Rates:
             row[3] += w2
             row[4] += w3
         self.count, self._log_return = count, log_return
-        self._weights, self._totals = (w0, w1, w2, w3), (t0, t1, t2, t3)
+        self._weights = (w0, w1, w2, w3)
+        # The sum of a geometric series, without adding every term.
+        t0, t1, t2, t3 = self._totals
+        self._totals = (
+            t0 + (w0 - b0) * g0 / (g0 - 1.0),
+            t1 + (w1 - b1) * g1 / (g1 - 1.0),
+            t2 + (w2 - b2) * g2 / (g2 - 1.0),
+            t3 + (w3 - b3) * g3 / (g3 - 1.0),
+        )
         self._shares = None
 
     def refresh(self) -> None:
