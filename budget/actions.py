@@ -1,4 +1,8 @@
-"""What the core asks for. The keeper's shell carries actions out and reports back with events."""
+"""What the core asks for. The keeper's shell carries actions out and reports back with events.
+
+Nobody changes an action or a record. Decision records are not frozen all the same: a frozen one takes five
+times as long to make, and there is one for every eviction.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ class Candidate:
     bookings: Bookings
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DecisionRecord:
     """Why bytes changed hands. The log line, the trace and `keepwarm ps` all read this.
 
@@ -142,7 +146,7 @@ class SetTimer:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Record:
     """A decision was made; keep it and show it."""
 

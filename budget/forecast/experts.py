@@ -87,8 +87,9 @@ class Contest:
 
     def misses(self, engine_id: str) -> bool:
         """Whether `used` has anything to do: some shadow would have to load this engine."""
-        bookings = self._watched_bookings(engine_id)
-        return bool(bookings) and any(engine_id not in s.held for s in self._shadows)
+        if not self._watched_bookings(engine_id):
+            return False
+        return any(engine_id not in shadow.held for shadow in self._shadows)
 
     def used(self, engine_id: str) -> None:
         """A request for an engine arrived: shadows without it load it, whoever costs least leaves."""
