@@ -95,7 +95,7 @@ class Admission:
         indices = self._fitting.feasible(engine, measured=True) if measured else []
         promising = self._promising(engine, indices or self._fitting.feasible(engine))
         choices = (self._choice(engine, index, terms) for index in promising)
-        weighed = max(1, ONE_WEIGHED // max(1, len(promising)))
+        weighed = max(1, ONE_WEIGHED // len(promising)) if promising else 0
         possible = islice((c for c in choices if c is not None), weighed)
         return min(possible, key=lambda choice: choice.preference, default=None)
 

@@ -38,6 +38,7 @@ class Claims:
         self._residents = residents
         self._books = residents.books
         self.by_engine: dict[str, Claim] = {}
+        """To be read; the same object for good."""
         self.spared: set[str] = set()
         """Engines that drained for a claim which was dropped, and may serve again."""
 

@@ -24,6 +24,7 @@ class Plans:
 
     def __init__(self) -> None:
         self.by_name: dict[str, deque[str]] = {}
+        """What is left of each; to be read, the same object for good."""
         self._owners: dict[str, str] = {}
         self.version = 0
         """Changes with every change of a plan."""

@@ -105,6 +105,7 @@ class Queue:
 
     def __init__(self) -> None:
         self.by_id: dict[str, Waiting] = {}
+        """To be read; the same object for good."""
         self._by_engine: dict[str, WaitList] = {}
 
     def __len__(self) -> int:
