@@ -1,0 +1,69 @@
+"""The one reader for JSON that keepwarm did not just write: endpoints' answers, state files, messages.
+
+The standard parser takes 2,000 nested lists to a `RecursionError`, reads `NaN` and `1e999` as numbers that
+no comparison survives, and integers that no float can hold. Here each of these is a `BadJson`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, Final, NoReturn
+
+MAX_DEPTH: Final = 64
+MAX_INTEGER_DIGITS: Final = 40
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+class BadJson(ValueError):
+    """Text that is not JSON, or JSON that no program should take: too deep, not finite."""
+
+
+def parse_json(data: bytes | str, *, max_depth: int = MAX_DEPTH) -> Any:
+    """The value of a JSON text, with finite numbers and at most `max_depth` nested lists and objects.
+
+    Raises:
+        BadJson: the text is not that; the message says what was found.
+    """
+    raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+    if raw.count(b"[") + raw.count(b"{") > max_depth and _depth(raw) > max_depth:
+        raise BadJson(f"JSON nested deeper than {max_depth} levels")
+    try:
+        return _DECODER.decode(raw.decode("utf-8"))
+    except BadJson:
+        raise
+    except RecursionError:
+        raise BadJson(f"JSON nested deeper than {max_depth} levels") from None
+    except ValueError as error:
+        raise BadJson(f"not JSON: {error}") from error
+
+
+def _depth(raw: bytes) -> int:
+    deepest = depth = 0
+    for bracket in _STRING.sub(b"", raw).translate(None, _NO_BRACKETS):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise BadJson(f"a number that is not finite: {text[:40]}")
+    return number
+
+
+def _integer(text: str) -> int:
+    if len(text) > MAX_INTEGER_DIGITS:
+        raise BadJson(f"an integer of {len(text)} digits")
+    return int(text)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise BadJson(f"a number that is not finite: {name}")
+
+
+_DECODER = json.JSONDecoder(parse_float=_finite, parse_int=_integer, parse_constant=_no_constant)

@@ -1,0 +1,1 @@
+"""State files and foreign JSON."""

@@ -1,0 +1,55 @@
+"""Small files are whole or absent, and what lies in their place cannot hurt."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from backends.files import read_regular, read_state, write_whole
+from backends.foreign_json import BadJson, parse_json
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    """A failing write changes nothing and leaves no new file behind."""
+    path = tmp_path / "state.json"
+    write_whole(path, b"old")
+    path.with_name("folder").mkdir()
+    with pytest.raises(OSError, match="folder"):
+        write_whole(tmp_path / "folder", b"new")
+    assert path.read_bytes() == b"old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "state.json"]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_fifo_in_place_of_a_state_file_is_refused_at_once(tmp_path: Path) -> None:
+    """Opening a FIFO would wait for a writer for ever."""
+    os.mkfifo(tmp_path / "state.json")
+    with pytest.raises(OSError, match="not a regular file"):
+        read_regular(tmp_path / "state.json")
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[" * 3000, b'{"a": 1e999}', b"\xff\xfe", b"NaN"])
+def test_a_damaged_state_file_is_set_aside_with_one_line(
+    tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is never fatal, never lost, and said once."""
+    path = tmp_path / "state.json"
+    path.write_bytes(damage)
+    with caplog.at_level(logging.WARNING, logger="keepwarm.files"):
+        assert read_state(path, "the state") is None
+    assert len(caplog.records) == 1
+    assert not path.exists()
+    assert path.with_name("state.json.damaged").read_bytes() == damage
+
+
+def test_foreign_json_is_bounded_in_depth_and_finite() -> None:
+    """Depth, infinite numbers and endless integers are refused; brackets in strings do not count."""
+    assert parse_json(json.dumps({"a": ["[" * 500, 1.5, 10**20]})) == {"a": ["[" * 500, 1.5, 10**20]}
+    assert parse_json(b"[" * 64 + b"]" * 64)
+    for bad in (b"[" * 65 + b"]" * 65, b"-Infinity", b"[1e400]", b"1" * 41, b'{"a":' * 5000):
+        with pytest.raises(BadJson):
+            parse_json(bad)
