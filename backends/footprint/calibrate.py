@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
 import socket
 import subprocess
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any, Final
 import gguf
 import numpy as np
 
+from backends.environment import child_environment
 from backends.footprint.dry_run import measure
 from backends.footprint.machine_overhead import store_overhead
 from backends.footprint.shared_code import SharedCode
@@ -147,7 +147,7 @@ def warm_engine(server: Path, model: Path, args: EngineArgs, folder: Path) -> It
             [*death_signal_wrapper(), *server_argv(server, args, settings)],
             stdout=log,
             stderr=log,
-            env={**os.environ, **library_env(server), **allocator},
+            env=child_environment({**library_env(server), **allocator}),
         )
     try:
         _until_ready(process, sock)

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from backends.environment import child_environment
 from backends.llama.log import LogRing
 from budget.errors import ConfigError, LoadFailed
 
@@ -19,8 +20,6 @@ OWNER_VARIABLE = "KEEPWARM_ENGINE_OF"
 
 MAX_SOCKET_PATH_BYTES = 107
 _LINE_LIMIT = 1 << 20
-_PASSED = frozenset({"PATH", "HOME", "USER", "LANG", "TMPDIR", "TZ", "LD_LIBRARY_PATH"})
-_PASSED_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "GGML_", "OMP_", "GOMP_", "KMP_")
 
 
 def private_folder(path: Path) -> Path:
@@ -61,20 +60,8 @@ def check_socket_path(path: Path) -> Path:
 
 
 def engine_environment(owner: Path, library_env: Mapping[str, str]) -> dict[str, str]:
-    """The environment of an engine: an allow-list, so no API key of the caller reaches it.
-
-    `LLAMA_ARG_*` is left out on purpose: it would override the placement. GPUs are numbered by
-    PCI bus, as NVML numbers them.
-    """
-    env = {
-        name: value
-        for name, value in os.environ.items()
-        if name in _PASSED or name.startswith(_PASSED_PREFIXES)
-    }
-    env.update(library_env)
-    env.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-    # An abort would start a debugger for its backtrace, and the news of the death would be late.
-    env.setdefault("GGML_NO_BACKTRACE", "1")
+    """The environment of an engine: that of every child, its heap's settings, and whose it is."""
+    env = child_environment(library_env)
     # One heap that gives back what it frees: what is booked stays what is taken.
     env.setdefault("MALLOC_ARENA_MAX", "1")
     env.setdefault("MALLOC_MMAP_THRESHOLD_", "131072")

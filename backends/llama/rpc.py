@@ -6,7 +6,6 @@ aborts when an endpoint does not answer or speaks another version of the protoco
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import subprocess
@@ -15,6 +14,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from backends.devices import Device
+from backends.environment import child_environment
 from backends.llama.binaries import find_binary, library_env
 from backends.llama.connections import free_within
 from budget.errors import ConfigError
@@ -80,8 +80,7 @@ def rpc_devices(endpoints: Sequence[str], *, timeout_s: float = _LIST_S) -> tupl
 def _list(endpoints: Sequence[str], timeout_s: float) -> str:
     binary = find_binary("llama-server")
     command = [str(binary), "--rpc", ",".join(endpoints), "--list-devices"]
-    # An abort would start a debugger for its backtrace: seconds, for nothing.
-    env = {**os.environ, **library_env(binary), "GGML_NO_BACKTRACE": "1"}
+    env = child_environment(library_env(binary))
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=timeout_s, env=env, check=False

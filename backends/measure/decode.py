@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from backends.devices import llama_device_names
+from backends.environment import child_environment
 from backends.gpus import gpu_environment
 from backends.llama.binaries import find_binary, library_env
 from budget.errors import MeasurementFailed
@@ -69,8 +70,7 @@ class DecodeTimer:
         command += ["--prio", self._priority, "-lm", "none", "-ngl", str(run.n_gpu_layers)]
         command += ["-dev", "/".join(llama_device_names([run.device]))]
         command += ["--repack", "1" if run.repack else "0"]
-        env = {**os.environ, **library_env(binary), "GGML_NO_BACKTRACE": "1"}
-        env.update(gpu_environment([run.device]))
+        env = child_environment({**library_env(binary), **gpu_environment([run.device])})
         try:
             return subprocess.run(
                 command,

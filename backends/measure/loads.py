@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from backends.devices import free_bytes, llama_device_names
+from backends.environment import child_environment
 from backends.gpus import gpu_environment
 from backends.llama.binaries import find_binary, library_env
 from backends.page_cache import drop_from_page_cache
@@ -43,7 +44,7 @@ def load_modes() -> tuple[str, ...]:
             text=True,
             errors="replace",
             timeout=20,
-            env={**os.environ, **library_env(binary)},
+            env=child_environment(library_env(binary)),
             check=False,
         ).stdout
     except subprocess.TimeoutExpired:
@@ -115,8 +116,7 @@ class LoadTimer:
         command += ["-t", str(self.threads), "--cache-ram", "0", "-np", "1"]
         if self.rpc:
             command += ["--rpc", ",".join(self.rpc)]
-        env = {**os.environ, **library_env(binary), "GGML_NO_BACKTRACE": "1"}
-        env.update(gpu_environment([self.device]))
+        env = child_environment({**library_env(binary), **gpu_environment([self.device])})
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
 
     def _wait(
