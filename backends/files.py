@@ -31,7 +31,7 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     fd = os.open(new, flags, mode)
     try:
-        with open(fd, "wb") as file:
+        with os.fdopen(fd, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -61,7 +61,7 @@ def read_regular(path: Path, limit_bytes: int = STATE_LIMIT_BYTES) -> bytes:
     """
     # Without O_NONBLOCK, opening a FIFO waits for a writer.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(fd, "rb") as file:
+    with os.fdopen(fd, "rb") as file:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
@@ -91,6 +91,8 @@ def set_aside(path: Path, what: str, why: object) -> None:
     try:
         path.replace(aside)
     except OSError as error:
-        LOG.warning("%s (%s) is not used: %s; it could not be set aside: %s", what, path, why, error)
+        LOG.warning(
+            "%s (%s) is not used: %s; it could not be set aside: %s", what, path, why, error
+        )
         return
     LOG.warning("%s is not used: %s; it was set aside as %s", what, why, aside)

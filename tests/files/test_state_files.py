@@ -48,7 +48,9 @@ def test_a_damaged_state_file_is_set_aside_with_one_line(
 
 def test_foreign_json_is_bounded_in_depth_and_finite() -> None:
     """Depth, infinite numbers and endless integers are refused; brackets in strings do not count."""
-    assert parse_json(json.dumps({"a": ["[" * 500, 1.5, 10**20]})) == {"a": ["[" * 500, 1.5, 10**20]}
+    assert parse_json(json.dumps({"a": ["[" * 500, 1.5, 10**20]})) == {
+        "a": ["[" * 500, 1.5, 10**20]
+    }
     assert parse_json(b"[" * 64 + b"]" * 64)
     for bad in (b"[" * 65 + b"]" * 65, b"-Infinity", b"[1e400]", b"1" * 41, b'{"a":' * 5000):
         with pytest.raises(BadJson):
