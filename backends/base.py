@@ -137,6 +137,13 @@ class Engine(Protocol):
         """End the engine: politely, and after `grace_s` by force. Idempotent."""
         ...
 
+    def kill(self) -> None:
+        """End the engine's processes at once and by force, as a crash would; never raises or waits.
+
+        `wait_death` and a `start` under way see it as a death. `stop` removes what is left of it.
+        """
+        ...
+
     async def healthy(self) -> bool:
         """Whether the engine answers now."""
         ...

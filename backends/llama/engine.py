@@ -298,6 +298,11 @@ class LlamaServerEngine:
         if not self._keeps_kv:
             shutil.rmtree(self._slot_folder, ignore_errors=True)
 
+    def kill(self) -> None:
+        """SIGKILL to the process's group; nothing where none runs."""
+        if self._process is not None:
+            self._process.kill()
+
     async def healthy(self) -> bool:
         """Whether `/health` answers 200 now."""
         if self._process is None or self._process.exit_code is not None:

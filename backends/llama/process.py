@@ -208,7 +208,11 @@ class ServerProcess:
             self._signal(signal.SIGKILL)
         return await self.wait()
 
+    def kill(self) -> None:
+        """SIGKILL to the group, without waiting for its end."""
+        self._signal(signal.SIGKILL)
+
     def _signal(self, number: signal.Signals) -> None:
         if self.exit_code is None:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(OSError):
                 os.killpg(self.pid, number)

@@ -83,6 +83,9 @@ class RemoteEngine:
         """Nothing to end."""
         del grace_s
 
+    def kill(self) -> None:
+        """Nothing to end."""
+
     async def healthy(self) -> bool:
         """Whether the endpoint answers its health path now; false too when its key is not set."""
         try:

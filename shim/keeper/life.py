@@ -38,6 +38,8 @@ class Life:
     watch: asyncio.Task[None] | None = None
     report: LoadReport | None = None
     ready: bool = False
+    ending: KeepwarmError | None = None
+    """Why the keeper ends it by force; what those who use it are told."""
     endpoint: dict[str, Any] = field(default_factory=dict)
     """Where its requests go, as clients are told; known once it is ready."""
 

@@ -137,7 +137,7 @@ class Lives:
             life.report = await life.engine.start(placement, progressed)
             await self.kv.started(life.engine, warm_up_of(life), story)
         except KeepwarmError as error:
-            await self._load_failed(life, action, error)
+            await self._load_failed(life, action, life.ending or error)
             return
         except Exception as error:
             LOG.exception("loading %s", entry.label)
@@ -196,7 +196,7 @@ class Lives:
 
     async def _watch(self, life: Life, engine_id: str) -> None:
         death = await life.engine.wait_death()
-        error = EngineDied(
+        error = life.ending or EngineDied(
             f"{death.message}.",
             hint="The next request starts it again; its last lines are in `log_tail`.",
             model=life.entry.label,
@@ -204,12 +204,10 @@ class Lives:
             log_tail=list(death.log_tail),
         )
         LOG.warning("%s; last lines: %s", death.message, " | ".join(death.log_tail[-5:]))
+        self._died_of(life, error)
         # What is left of it (its socket, its folder) goes before the bytes are anybody's again.
         await self._stop(life, grace_s=0.0)
         self._forget(engine_id, life)
-        self._last_death[life.load.load_id] = error.to_wire()
-        if len(self._last_death) > DEATHS_KEPT:
-            del self._last_death[next(iter(self._last_death))]
         self.kv.died(life.engine)
         self._post(ev.EngineDied(engine_id, life.generation, error.to_wire()))
         await self._announce()
@@ -219,6 +217,29 @@ class Lives:
         return self._last_death.get(f"{engine_id}/{generation}")
 
     # Ends
+
+    def end(self, engine_id: str, generation: int, error: KeepwarmError) -> bool:
+        """End a life by the keeper's own decision: it hangs, takes too much, or cannot be reached.
+
+        Its processes are killed, and nothing that it holds is saved. `EngineDied` (`LoadFailed` while
+        it loads) follows with this error, which is also what `death_of` tells its callers.
+
+        Returns:
+            Whether that life was there, and not about to end already.
+        """
+        life = self.now.get(engine_id)
+        if life is None or life.generation != generation or life.ending is not None:
+            return False
+        LOG.warning("ending %s: %s", life.entry.label, error)
+        life.ending = error
+        self._died_of(life, error)
+        life.engine.kill()
+        return True
+
+    def _died_of(self, life: Life, error: KeepwarmError) -> None:
+        self._last_death[life.load.load_id] = error.to_wire()
+        if len(self._last_death) > DEATHS_KEPT:
+            del self._last_death[next(iter(self._last_death))]
 
     async def unload(self, action: act.Unload) -> None:
         """End a life; `UnloadFinished` follows."""
