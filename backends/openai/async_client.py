@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Coroutine
 from weakref import WeakKeyDictionary
 
 import httpx
 
 from backends.base import Endpoint
+from backends.loop_end import at_loop_end
 from backends.openai.exchange import (
     Exchange,
     Route,
@@ -56,35 +59,90 @@ class _Pool:
         await self._transport.aclose()
 
 
-class LoopPools:
-    """Connections by event loop. Safe after `fork()`."""
+class _LoopPools:
+    """The connections of one event loop, by endpoint; closed by it when it ends."""
 
     def __init__(self) -> None:
-        self.by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Pool]] = (
+        self.pools: dict[str, _Pool] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._end = at_loop_end(self._close)
+
+    def to(self, endpoint: Endpoint) -> _Pool:
+        key = pool_key(endpoint)
+        if key not in self.pools:
+            # A model that comes and goes gets a new socket every time; the old pools go here.
+            for dead in dead_sockets(self.pools):
+                self._later(self.pools.pop(dead).close())
+            self.pools[key] = _Pool(endpoint)
+        return self.pools[key]
+
+    def _later(self, closing: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(closing)
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    def close_soon(self) -> None:
+        """As `close`, without waiting for it; called in the loop."""
+        self._later(self.close())
+
+    async def _close(self) -> None:
+        while self.pools:
+            await self.pools.popitem()[1].close()
+
+    async def close(self) -> None:
+        """Close the idle connections. Idempotent."""
+        await self._end.aclose()
+
+
+class LoopPools:
+    """Connections by event loop, closed with their loop. Safe after `fork()`, and from any thread."""
+
+    def __init__(self) -> None:
+        self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopPools] = (
             WeakKeyDictionary()
         )
-        self._closing: set[asyncio.Future[None]] = set()
+        self._lock = threading.Lock()
         self._pid = os.getpid()
 
     def to(self, endpoint: Endpoint) -> _Pool:
         """The running loop's connections to an endpoint, made when they are first asked for."""
         if self._pid != os.getpid():
-            self.by_loop, self._pid = WeakKeyDictionary(), os.getpid()
-        pools = self.by_loop.setdefault(asyncio.get_running_loop(), {})
-        key = pool_key(endpoint)
-        if key not in pools:
-            # A model that comes and goes gets a new socket every time; the old pools go here.
-            for dead in dead_sockets(pools):
-                closing = asyncio.ensure_future(pools.pop(dead).close())
-                self._closing.add(closing)
-                closing.add_done_callback(self._closing.discard)
-            pools[key] = _Pool(endpoint)
-        return pools[key]
+            self._by_loop, self._lock = WeakKeyDictionary(), threading.Lock()
+            self._pid = os.getpid()
+        loop = asyncio.get_running_loop()
+        pools = self._by_loop.get(loop)
+        if pools is None:
+            pools = _LoopPools()
+            with self._lock:
+                self._forget_closed()
+                self._by_loop[loop] = pools
+        return pools.to(endpoint)
+
+    def count(self) -> int:
+        """How many pools of connections there are, of all loops."""
+        with self._lock:
+            return sum(len(pools.pools) for pools in self._by_loop.values())
+
+    def _forget_closed(self) -> None:
+        # Connections hold their loop, so a weak reference to it alone would never die.
+        for loop in [loop for loop in self._by_loop if loop.is_closed()]:
+            del self._by_loop[loop]
 
     async def close(self) -> None:
         """Close the running loop's idle connections."""
-        for pool in self.by_loop.pop(asyncio.get_running_loop(), {}).values():
-            await pool.close()
+        with self._lock:
+            pools = self._by_loop.pop(asyncio.get_running_loop(), None)
+        if pools is not None:
+            await pools.close()
+
+    def close_everywhere(self) -> None:
+        """Have every loop close its idle connections, from any thread, without waiting for it."""
+        with self._lock:
+            found = list(self._by_loop.items())
+            self._by_loop.clear()
+        for loop, pools in found:
+            with contextlib.suppress(RuntimeError):  # that loop is closed
+                loop.call_soon_threadsafe(pools.close_soon)
 
 
 class AsyncTransport(Transport):
@@ -94,3 +152,7 @@ class AsyncTransport(Transport):
 
     def __init__(self, timeouts: Timeouts | None = None) -> None:
         super().__init__(LoopPools(), timeouts)
+
+    def close(self) -> None:
+        """Close the idle connections of all loops, from any thread; each loop does it when it next runs."""
+        self.pools.close_everywhere()
