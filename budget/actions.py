@@ -120,7 +120,7 @@ class Deny:
 
 @dataclass(frozen=True, slots=True)
 class Revoke:
-    """A lease is over because its engine died."""
+    """A lease is over because its engine died, or because the keeper took it back."""
 
     request_id: str
     client_id: str

@@ -71,6 +71,7 @@ class BudgetCore:
             ev.RequestCancelled: self._on_cancelled,
             ev.ClientGone: self._on_client_gone,
             ev.LeaseEnded: self._on_lease_ended,
+            ev.LeaseTaken: self._on_lease_taken,
             ev.LeaseYielded: self._on_lease_yielded,
             ev.HintGiven: self._on_hint,
             ev.PlanDeclared: self._on_plan,
@@ -120,7 +121,12 @@ class BudgetCore:
         leased = {r: e for e in desk.residents for r in e.leases}
         if leased != desk.leases:
             raise InternalError(f"leases {desk.leases} against engines' {leased}")
+        pinned: dict[str, set[str]] = {}
+        for model in desk.holders:
+            pinned.setdefault(desk.models[model].engine_id, set()).add(model)
         for engine in desk.residents:
+            if engine.pins != pinned.get(engine.engine_id, set()):
+                raise InternalError(f"{engine!r} has pins {engine.pins} against {pinned}")
             waits = desk.queue.of(engine.engine_id)
             if engine.demand != (len(waits) if waits else 0):
                 raise InternalError(f"{engine!r} has demand {engine.demand} against {waits}")
@@ -199,6 +205,7 @@ class BudgetCore:
             self._numbers,
             engine.generation if engine.resident else -1,
             preemptible=event.preemptible,
+            persist=event.persist,
         )
 
     def _impossible(
@@ -250,12 +257,18 @@ class BudgetCore:
         for request_id, engine in list(desk.leases.items()):
             if engine.leases[request_id].client_id == event.client_id:
                 desk.give_back(engine, request_id, now)
-        self._desk.revoked = {r: c for r, c in self._desk.revoked.items() if c != event.client_id}
+        for request_id in [
+            r for r, told in desk.revoked.items() if told.client_id == event.client_id
+        ]:
+            del desk.revoked[request_id]
+        for model in desk.holders.gone(event.client_id):
+            desk.unpin(desk.residents[desk.models[model].engine_id], model)
         desk.plans.withdraw(event.client_id)
         self._scheduler.pump(now)
 
     def _on_lease_ended(self, event: ev.LeaseEnded, now: float) -> None:
-        if self._desk.revoked.get(event.request_id) == event.client_id:
+        told = self._desk.revoked.get(event.request_id)
+        if told is not None and told.client_id == event.client_id:
             del self._desk.revoked[event.request_id]
             return
         engine = self._desk.leases.get(event.request_id)
@@ -264,6 +277,13 @@ class BudgetCore:
         engine.deaths = 0
         self._desk.give_back(engine, event.request_id, now)
         self._scheduler.pump(now)
+
+    def _on_lease_taken(self, event: ev.LeaseTaken, now: float) -> None:
+        engine = self._desk.leases.get(event.request_id)
+        if engine is not None:
+            self._desk.revoke(engine, event.request_id, event.error)
+            self._desk.give_back(engine, event.request_id, now)
+            self._scheduler.pump(now)
 
     def _on_lease_yielded(self, event: ev.LeaseYielded, now: float) -> None:
         take_yielded(self._desk, event, now)

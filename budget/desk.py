@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from budget.actions import Action, DecisionRecord, Deny, Grant, Load, Record, Unload
+from budget.actions import Action, DecisionRecord, Deny, Grant, Load, Record, Revoke, Unload
 from budget.admission import Admission, Choice
 from budget.claims import Claim, Claims
 from budget.engines import NO_TIMEOUT, Bookings, EngineRecord, EngineSpec, Lease, ModelEntry
 from budget.errors import ConfigError, InternalError, KeepwarmError
 from budget.events import RequestArrived
 from budget.fitting import Fitting
+from budget.pin_holders import PinHolders
 from budget.plans import Plans
 from budget.policies.base import EvictionPolicy
 from budget.residents import Residents
@@ -58,14 +60,14 @@ class Desk:
         self.queue = Queue()
         self.timers = Timers()
         self.models: dict[str, ModelEntry] = {}
-        self.runtime_pins: set[str] = set()
+        self.holders = PinHolders()
         self.leases: dict[str, EngineRecord] = {}
         self.interruptible: set[str] = set()
         """Leases that may be asked to yield."""
         self.asked: set[str] = set()
         """Leases that were."""
-        self.revoked: dict[str, str] = {}
-        """Clients by the leases that ended with an engine and that they have not given back yet."""
+        self.revoked: dict[str, Revoke] = {}
+        """Leases that ended otherwise than by their clients, who have not given them back yet."""
         self.records: deque[DecisionRecord] = deque(maxlen=RECORDS_KEPT)
         self.actions: list[Action] = []
         self.restless: dict[str, EngineRecord] = {}
@@ -99,8 +101,8 @@ class Desk:
         waits = self.queue.of(engine.engine_id)
         was_head = waits is not None and waits.head(now, self.settings.max_wait_s) is request
         self.dequeue(request)
-        if request.added_pin:
-            self._take_pin_back(engine, request)
+        if self.holders.ended(request.model, request.request_id):
+            self.residents.unpin(engine, request.model)
         claim = self.claims.get(engine.engine_id)
         if claim and ((was_head and claim.draining) or not (engine.demand or engine.pins)):
             # Engines drain for the first in line; whether they do for the next is decided anew.
@@ -108,14 +110,6 @@ class Desk:
         if not engine.demand:
             self.restless[engine.engine_id] = engine
         self.actions.append(Deny(request.request_id, request.client_id, error.to_wire()))
-
-    def _take_pin_back(self, engine: EngineRecord, request: Waiting) -> None:
-        for other in self.queue.of(engine.engine_id) or ():
-            if other.want == "pin" and other.model == request.model:
-                other.added_pin = True
-                return
-        self.runtime_pins.discard(request.model)
-        self.residents.unpin(engine, request.model)
 
     def head_rank(self, engine_id: str, now: float) -> Rank | None:
         """The rank of the first request that waits for an engine, or None."""
@@ -169,6 +163,9 @@ class Desk:
                 request.interrupted_s + waited_s,
             )
             self._lease(engine, lease, now, preemptible=request.preemptible)
+        elif request.want == "pin":
+            model, persist = request.model, request.persist
+            self.holders.granted(model, request.request_id, request.client_id, persist=persist)
         self._granted(
             engine,
             Grant(
@@ -225,6 +222,12 @@ class Desk:
         ):
             self.restless[engine.engine_id] = engine
 
+    def revoke(self, engine: EngineRecord, request_id: str, error: Mapping[str, Any]) -> None:
+        """A lease ends otherwise than by its client, which is told why."""
+        told = Revoke(request_id, engine.leases[request_id].client_id, error)
+        self.revoked[request_id] = told
+        self.actions.append(told)
+
     # Bytes
 
     def load(self, claim: Claim, now: float) -> None:
@@ -271,6 +274,13 @@ class Desk:
         if engine.draining_for is not None:
             self.claims.drop(engine.draining_for)
 
+    def unpin(self, engine: EngineRecord, model: str) -> None:
+        """A model is pinned no more; what was promised to its engine for that alone is free."""
+        self.residents.unpin(engine, model)
+        if not engine.demand and not engine.pins:
+            self.claims.drop(engine.engine_id)
+        self.restless[engine.engine_id] = engine
+
     # Configuration
 
     def adopt(self, models: Iterable[ModelEntry]) -> None:
@@ -284,6 +294,7 @@ class Desk:
             if entry.engine_id not in self.residents:
                 raise ConfigError(f"Model {entry.name} names unknown engine {entry.engine_id!r}.")
         self.models = entries
+        self.holders.configure({name for name, entry in entries.items() if entry.pinned})
         longest: dict[str, float] = {}
         for entry in entries.values():
             if entry.pinned:

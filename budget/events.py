@@ -23,6 +23,7 @@ class RequestArrived:
 
     `deadline` is an absolute time; `priority` None takes the model's own. `plan` names the plan
     that it is a step of; None: its client's own. `preemptible`: its lease may be asked to yield.
+    `persist`: what it pins stays pinned when its client is gone, until `unpin`.
     """
 
     request_id: str
@@ -33,6 +34,7 @@ class RequestArrived:
     deadline: float | None = None
     plan: str | None = None
     preemptible: bool = False
+    persist: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class RequestCancelled:
 
 @dataclass(frozen=True, slots=True)
 class ClientGone:
-    """A client's connection ended: its requests are cancelled, its leases are back."""
+    """A client's connection ended: its requests are cancelled, its leases are back, its pins end."""
 
     client_id: str
 
@@ -55,6 +57,17 @@ class LeaseEnded:
 
     request_id: str
     client_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseTaken:
+    """The keeper takes a lease back, from a client that does not answer, say; `error` tells it why.
+
+    Answered by `Revoke`. A lease that is over is no error: nothing happens.
+    """
+
+    request_id: str
+    error: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +158,10 @@ class StageFinished:
 
 @dataclass(frozen=True, slots=True)
 class HintGiven:
-    """`release`: the model may leave now. `unload`: it leaves as soon as nobody leases it."""
+    """`release`: the model may leave now. `unload`: it leaves as soon as nobody leases it.
+
+    `unpin`: every pin of it ends, whoever made it; the configuration's until that is read anew.
+    """
 
     kind: Literal["release", "unload", "unpin"]
     model: str
@@ -188,6 +204,7 @@ Event = (
     | RequestCancelled
     | ClientGone
     | LeaseEnded
+    | LeaseTaken
     | LeaseYielded
     | LoadFinished
     | LoadFailed

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from budget import events as ev
-from budget.actions import LowMemory, Revoke
+from budget.actions import LowMemory
 from budget.desk import Desk
 from budget.engines import EngineRecord
 from budget.errors import InternalError, error_from_wire
@@ -116,12 +116,11 @@ class Lives:
 
     def _on_engine_died(self, event: ev.EngineDied, now: float) -> None:
         engine = self._alive(event.engine_id, event.generation)
-        for request_id, lease in engine.leases.items():
+        for request_id in engine.leases:
             del self._desk.leases[request_id]
             self._desk.interruptible.discard(request_id)
             self._desk.asked.discard(request_id)
-            self._desk.revoked[request_id] = lease.client_id
-            self._desk.actions.append(Revoke(request_id, lease.client_id, event.error))
+            self._desk.revoke(engine, request_id, event.error)
         engine.leases.clear()
         self._desk.claims.drained(engine)
         self._desk.lost(engine)

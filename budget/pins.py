@@ -13,8 +13,7 @@ from budget.waiting import Waiting
 
 def pin_for(desk: Desk, engine: EngineRecord, request: Waiting) -> None:
     """Pin an engine because a caller asked for it; its bytes are protected from now on."""
-    request.added_pin = request.model not in engine.pins
-    desk.runtime_pins.add(request.model)
+    desk.holders.ask(request.model, request.request_id, request.client_id)
     desk.pin(engine, request.model)
     desk.fitting.place_pins()
 
@@ -33,11 +32,8 @@ def take_hint(desk: Desk, event: HintGiven, now: float) -> None:
     if event.kind == "unload":
         _unload(desk, engine, event.model, now)
     elif event.kind == "unpin":
-        desk.runtime_pins.discard(event.model)
-        desk.residents.unpin(engine, event.model)
-        if not engine.demand and not engine.pins:
-            desk.claims.drop(engine.engine_id)
-        desk.restless[engine.engine_id] = engine
+        desk.holders.unpin(event.model)
+        desk.unpin(engine, event.model)
     elif engine.state not in DORMANT:
         engine.released = True
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from budget.actions import AskYield, Deny
 from budget.desk import Desk
 from budget.engines import EngineRecord, Lease
-from budget.errors import EngineDied
 from budget.events import LeaseYielded
 from budget.refusals import foreign_lease, unknown_model
 from budget.waiting import Waiting
@@ -81,10 +80,10 @@ def take_yielded(desk: Desk, event: LeaseYielded, now: float) -> None:
     Raises:
         InvalidRequest: the client does not hold that lease.
     """
-    if desk.revoked.get(event.request_id) == event.client_id:
+    told = desk.revoked.get(event.request_id)
+    if told is not None and told.client_id == event.client_id:
         del desk.revoked[event.request_id]
-        error = EngineDied("The engine ended while a request was being interrupted.", log_tail=[])
-        desk.actions.append(Deny(event.request_id, event.client_id, error.to_wire()))
+        desk.actions.append(Deny(event.request_id, event.client_id, told.error))
         return
     engine = desk.leases.get(event.request_id)
     lease = engine.leases[event.request_id] if engine is not None else None

@@ -58,7 +58,7 @@ def _check(desk: Desk, event: Reconfigured) -> None:
             f"The devices changed from {sorted(devices)} to {sorted(event.limits)}.",
             hint="Other [budget] devices need a restart: `keepwarm keeper stop`.",
         )
-    pins = desk.runtime_pins
+    pins = desk.holders.called()
     # A desk of the new configuration alone says whether it holds, before anything changes here.
     trial = Desk(event.limits, event.engines, Lru(), desk.settings)
     trial.adopt(replace(m, pinned=m.pinned or m.name in pins) for m in event.models)
@@ -90,8 +90,10 @@ def _take_models(desk: Desk, event: Reconfigured) -> None:
         for model in list(engine.pins):
             desk.residents.unpin(engine, model)
     desk.adopt(event.models)
-    desk.runtime_pins &= desk.models.keys()
-    for model in sorted(desk.runtime_pins):
+    for model in sorted(desk.holders.called()):
+        if model not in desk.models:
+            desk.holders.unpin(model)
+            continue
         desk.pin(desk.residents[desk.models[model].engine_id], model)
 
 
@@ -102,7 +104,6 @@ def _requeue(desk: Desk, now: float) -> None:
         if entry is None:
             desk.end(request, unknown_model(request.model, desk.models), now)
             continue
-        request.added_pin = request.added_pin and not entry.pinned
         if entry.engine_id != request.engine_id:
             after = desk.residents[entry.engine_id]
             desk.dequeue(request)

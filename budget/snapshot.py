@@ -10,6 +10,7 @@ from budget.actions import DecisionRecord
 from budget.core import BudgetCore
 from budget.desk import Desk
 from budget.engines import NO_TIMEOUT, EngineRecord
+from budget.pin_holders import Holders
 from budget.residency import State
 from budget.waiting import Waiting
 
@@ -107,6 +108,7 @@ def _engine(desk: Desk, engine: EngineRecord, now: float) -> dict[str, Any]:
         "leases": _leases(engine, now),
         "pinned": engine.pinned,
         "pinned_by": sorted(engine.pins),
+        "pins": [_pin(desk, model) for model in sorted(engine.pins)],
         "waiting": engine.demand,
         "draining_for": engine.draining_for,
         "prefetched": engine.engine_id in desk.prefetched,
@@ -120,6 +122,18 @@ def _engine(desk: Desk, engine: EngineRecord, now: float) -> dict[str, Any]:
         "deaths": engine.deaths,
         "retry_in_s": engine.retry_at - now if backing_off else None,
         "last_error": engine.last_error,
+    }
+
+
+def _pin(desk: Desk, model: str) -> dict[str, Any]:
+    """What keeps a model pinned: `clients` while they are there, `waiting` those that asked for it."""
+    holders = desk.holders.get(model) or Holders()
+    return {
+        "model": model,
+        "configured": holders.configured,
+        "persistent": holders.persistent,
+        "clients": sorted(holders.clients),
+        "waiting": sorted(set(holders.requests.values())),
     }
 
 

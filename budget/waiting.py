@@ -27,8 +27,9 @@ class Waiting:
     number: int
     seen_generation: int = -1
     """The life of the engine that was resident when the request arrived; -1 when none was."""
-    added_pin: bool = False
     preemptible: bool = False
+    persist: bool = False
+    """Whether what it pins stays pinned without its client."""
     interrupted: bool = False
     """Whether it ran already and yielded; `arrived_at` is then when it did."""
     interrupted_s: float = 0.0

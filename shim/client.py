@@ -142,14 +142,16 @@ class Shim:
         """
         return self._want(model, "load", options)
 
-    def pin(self, model: str, **options: Any) -> Mapping[str, Any]:
+    def pin(self, model: str, *, persist: bool = False, **options: Any) -> Mapping[str, Any]:
         """Make a model resident and keep it: eviction may not touch it until `unpin`.
+
+        The pin ends with this client; with `persist` it stays until `unpin`.
 
         Raises:
             NeverFits: it does not fit beside the other pins.
             KeepwarmError: as `chat`.
         """
-        return self._want(model, "pin", options)
+        return self._want(model, "pin", options, persist=persist)
 
     def unpin(self, model: str) -> None:
         """Let a pinned model be evicted again; it stays resident until its bytes are needed."""
@@ -211,13 +213,18 @@ class Shim:
         """Devices, engines, queue and last decisions, as `keepwarm ps --json` prints them."""
         return self._session.lines.ask("status")
 
-    def _want(self, model: str, want: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _want(
+        self, model: str, want: str, options: Mapping[str, Any], *, persist: bool = False
+    ) -> Mapping[str, Any]:
         call = self._session.call(model, "", options)
         if call.remote:
             return {}
         if (run := current_run()) is not None:
             self._session.follow(run)
-        return self._session.lines.ask("lease", **self._session.want(call, want))
+        fields = self._session.want(call, want)
+        if persist:
+            fields["persist"] = True
+        return self._session.lines.ask("lease", **fields)
 
     def reload(self, config: Config | str | Path | None = None) -> dict[str, list[str]]:
         """Make the keeper take over a configuration; models that did not change stay warm.

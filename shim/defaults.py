@@ -73,9 +73,9 @@ def load(model: str, **options: Any) -> Mapping[str, Any]:
     return default_shim().load(model, **options)
 
 
-def pin(model: str, **options: Any) -> Mapping[str, Any]:
+def pin(model: str, *, persist: bool = False, **options: Any) -> Mapping[str, Any]:
     """Make a model resident and keep it: `Shim.pin` of the default shim."""
-    return default_shim().pin(model, **options)
+    return default_shim().pin(model, persist=persist, **options)
 
 
 def unpin(model: str) -> None:

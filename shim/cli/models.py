@@ -30,7 +30,7 @@ def load(ctx: click.Context, model: str, *, as_json: bool) -> None:
 @_command
 def pin(ctx: click.Context, model: str, *, as_json: bool) -> None:
     """Make a model resident and keep it until `unpin`."""
-    _bring(ctx, model, lambda shim: shim.pin(model), pinned=True, as_json=as_json)
+    _bring(ctx, model, lambda shim: shim.pin(model, persist=True), pinned=True, as_json=as_json)
 
 
 @_command

@@ -193,12 +193,13 @@ class Keeper:
         deadline_s: float | None = None,
         plan: str | None = None,
         preemptible: bool = False,
+        persist: bool = False,
     ) -> str:
         """Ask for an outcome; `done` gets the grant or the error, now or later. Returns the id."""
         request_id = self.new_id()
         deadline = None if deadline_s is None else time.monotonic() + deadline_s
         request = ev.RequestArrived(
-            request_id, client_id, model, want, priority, deadline, plan, preemptible
+            request_id, client_id, model, want, priority, deadline, plan, preemptible, persist
         )
         self.shell.ask(request, done)
         return request_id

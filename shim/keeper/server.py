@@ -178,6 +178,7 @@ class Client(Connection):
             deadline_s=message.get("deadline_s"),
             plan=message.get("plan"),
             preemptible=message.get("preemptible") is True,
+            persist=message.get("persist") is True,
         )
 
     def end(self, message: Message) -> Answer:

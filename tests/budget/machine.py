@@ -308,6 +308,10 @@ class Shell:
         grant = self.leases.pop(request_id)
         self.send(ev.LeaseEnded(request_id, grant.client_id))
 
+    def take(self, request_id: str, error: Mapping[str, Any]) -> None:
+        """The keeper takes a lease back from its client."""
+        self.send(ev.LeaseTaken(request_id, error))
+
     def yield_(self, request_id: str) -> None:
         """A lease is given back by a request that waits to go on."""
         grant = self.leases.pop(request_id)
@@ -331,6 +335,12 @@ class Shell:
         self.settle()
         assert request_id in self.leases, self.outcomes.get(request_id, "waits")
         return request_id
+
+    def serve_pin(self, model_name: str, client: str = "c", *, persist: bool = False) -> None:
+        """A model is pinned by a client."""
+        request_id = self.ask(model_name, client, want="pin", persist=persist)
+        self.settle()
+        assert self.outcomes[request_id] == "granted"
 
     def use(self, model_name: str, client: str = "c") -> None:
         """A request is served and over."""

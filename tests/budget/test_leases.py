@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from budget import actions as act
 from budget import events as ev
 from budget.errors import InternalError, InvalidRequest
 from budget.residency import State
@@ -98,3 +99,47 @@ def test_cancelling_what_waits_no_more_changes_nothing() -> None:
     lease = shell.serve("a")
     shell.send(ev.RequestCancelled(lease))
     assert lease in shell.leases
+
+
+REASON = {"error": "EngineTimeout", "message": "The client does not answer."}
+
+
+def test_a_lease_that_is_taken_serves_the_next_and_tells_its_holder_once() -> None:
+    """The holder hears why; giving the lease back afterwards is no error, once."""
+    shell = shell_of(100, [engine("a", 50)])
+    lease = shell.serve("a", "stopped")
+    waits = shell.ask("a", "other")
+    shell.take(lease, REASON)
+    assert shell.outcomes[waits] == "granted"
+    revoked = [a for a in shell.log if isinstance(a, act.Revoke)]
+    assert [(r.request_id, r.client_id, r.error) for r in revoked] == [(lease, "stopped", REASON)]
+    shell.send(ev.LeaseEnded(lease, "stopped"))
+    with pytest.raises(InvalidRequest):
+        shell.send(ev.LeaseEnded(lease, "stopped"))
+
+
+def test_taking_a_lease_that_is_over_changes_nothing() -> None:
+    """It can cross its end on the way."""
+    shell = shell_of(100, [engine("a", 50)])
+    lease = shell.serve("a")
+    shell.end(lease)
+    assert shell.send(ev.LeaseTaken(lease, REASON)) == []
+    assert shell.send(ev.LeaseTaken("never granted", REASON)) == []
+
+
+def test_a_request_that_yields_a_lease_that_was_taken_ends_with_the_reason() -> None:
+    """It does not wait for what it was told it lost."""
+    shell = shell_of(100, [engine("a", 50)])
+    lease = shell.serve("a", preemptible=True)
+    shell.take(lease, REASON)
+    actions = shell.core.handle(ev.LeaseYielded(lease, "c"), shell.now)
+    assert actions == [act.Deny(lease, "c", REASON)]
+
+
+def test_what_a_client_that_is_gone_was_told_is_forgotten() -> None:
+    """A table of leases that are over does not grow with the clients that never came back."""
+    shell = shell_of(100, [engine("a", 50)])
+    lease = shell.serve("a", "stopped")
+    shell.take(lease, REASON)
+    shell.gone("stopped")
+    assert not shell.core.desk.revoked

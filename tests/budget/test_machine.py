@@ -54,6 +54,7 @@ PINNED_ANEW = (
 )
 """Two ways to be configured anew: engines and names gone; other pins."""
 NAMES = st.sampled_from([m.name for m in MODELS if m.name != "giant"])
+HINTS = ("release", "unload", "unpin", "unpin", "pin", "pin", "pin for good")
 CLIENTS = st.sampled_from(["a", "b", "c"])
 COUNTS: Counter[str] = Counter()
 ROWS: Counter[tuple[State, Trigger]] = Counter()
@@ -156,9 +157,7 @@ class CoreMachine(RuleBasedStateMachine):
                 host_limit=data.draw(st.sampled_from([110, 120])),
             )
         else:
-            self.hint(
-                data.draw(st.sampled_from(["release", "unload", "unpin", "pin"])), data.draw(NAMES)
-            )
+            self.hint(data.draw(st.sampled_from(HINTS)), data.draw(NAMES), data.draw(CLIENTS))
 
     def client_goes(self, client: str) -> None:
         """A client's connection ends."""
@@ -183,6 +182,17 @@ class CoreMachine(RuleBasedStateMachine):
         """Leases end more often than anything else."""
         self._count("leases_ended")
         self.shell.end(data.draw(st.sampled_from(sorted(self.shell.leases))))
+
+    @precondition(lambda self: self.shell.leases)
+    @rule(data=st.data(), ends=st.booleans())
+    def lease_is_taken(self, data: st.DataObject, *, ends: bool) -> None:
+        """The keeper takes a lease back; its client may still give it back afterwards."""
+        self._count("taken")
+        request = data.draw(st.sampled_from(sorted(self.shell.leases)))
+        client = self.shell.leases[request].client_id
+        self.shell.take(request, {"error": "EngineTimeout", "message": "silent"})
+        if ends:
+            self.shell.send(ev.LeaseEnded(request, client))
 
     @precondition(lambda self: self.shell.asked & self.shell.leases.keys())
     @rule(data=st.data())
@@ -251,11 +261,11 @@ class CoreMachine(RuleBasedStateMachine):
             if engine_id in self.shell.unloading:
                 self.shell.finish_unload(engine_id)
 
-    def hint(self, kind: str, name: str) -> None:
+    def hint(self, kind: str, name: str, client: str) -> None:
         """A caller says what may leave or must stay."""
         self._count("hints")
-        if kind == "pin":
-            self.shell.ask(name, want="pin")
+        if kind in ("pin", "pin for good"):
+            self.shell.ask(name, client, want="pin", persist=kind == "pin for good")
             return
         try:
             self.shell.send(ev.HintGiven(kind, name))  # type: ignore[arg-type]
@@ -366,7 +376,7 @@ def test_the_core_holds_its_invariants_under_everything(capsys: pytest.CaptureFi
         run_state_machine_as_test(
             CoreMachine,
             settings=settings(
-                max_examples=180,
+                max_examples=220,
                 stateful_step_count=80,
                 deadline=None,
                 derandomize=True,

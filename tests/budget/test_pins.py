@@ -185,3 +185,92 @@ def test_hints_about_unknown_models_raise() -> None:
     shell = shell_of(100, [engine("a", 50)])
     with pytest.raises(UnknownModel):
         shell.send(ev.HintGiven("release", "zebra"))
+
+
+def test_a_pin_ends_with_the_client_that_made_it() -> None:
+    """A client that is killed between pin and unpin leaves nothing pinned."""
+    shell = shell_of(100, [engine("a", 80), engine("b", 80)])
+    shell.serve_pin("a", "mine")
+    shell.gone("mine")
+    assert not shell.core.desk.residents["a"].pins
+    shell.use("b", "other")
+    assert shell.resident() == {"b"}
+
+
+def test_a_pin_that_persists_outlives_its_client_until_unpin() -> None:
+    """As the command line pins."""
+    shell = shell_of(100, [engine("a", 80)])
+    shell.serve_pin("a", "mine", persist=True)
+    shell.gone("mine")
+    assert shell.core.desk.residents["a"].pins == {"a"}
+    shell.send(ev.HintGiven("unpin", "a"))
+    assert not shell.core.desk.residents["a"].pins
+
+
+def test_of_two_clients_pins_of_one_model_the_last_keeps_it() -> None:
+    """It stays pinned while any client holds it."""
+    shell = shell_of(100, [engine("a", 80)])
+    shell.serve_pin("a", "one")
+    shell.serve_pin("a", "two")
+    shell.gone("one")
+    assert shell.core.desk.residents["a"].pins == {"a"}
+    shell.gone("two")
+    assert not shell.core.desk.residents["a"].pins
+
+
+def test_unpin_ends_the_pins_of_every_client() -> None:
+    """One word for all of them; clients that go afterwards change nothing."""
+    shell = shell_of(100, [engine("a", 80)], [model("a", pinned=True)])
+    shell.settle()
+    shell.serve_pin("a", "one")
+    shell.serve_pin("a", "two", persist=True)
+    shell.send(ev.HintGiven("unpin", "a"))
+    assert not shell.core.desk.residents["a"].pins
+    shell.gone("one")
+    assert shell.state("a") is State.IDLE
+
+
+def test_a_configured_pin_stays_when_clients_that_pinned_the_model_too_are_gone() -> None:
+    """Also over a reading of the configuration that changes nothing."""
+    specs, models = (engine("a", 50),), (model("a", pinned=True),)
+    shell = shell_of(100, specs, models)
+    shell.settle()
+    shell.serve_pin("a", "mine")
+    shell.send(ev.Reconfigured(models, specs, {"gpu": 100}))
+    shell.gone("mine")
+    assert shell.core.desk.residents["a"].pins == {"a"}
+
+
+def test_a_clients_pin_stays_when_the_configured_one_is_gone() -> None:
+    """Until that client goes."""
+    specs = (engine("a", 50),)
+    shell = shell_of(100, specs, [model("a", pinned=True)])
+    shell.settle()
+    shell.serve_pin("a", "mine")
+    shell.send(ev.Reconfigured((model("a"),), specs, {"gpu": 100}))
+    assert shell.core.desk.residents["a"].pins == {"a"}
+    shell.gone("mine")
+    assert not shell.core.desk.residents["a"].pins
+
+
+def test_a_pin_that_waits_ends_with_its_client_and_frees_what_drained_for_it() -> None:
+    """Nothing stays promised to a client that is gone."""
+    shell = shell_of(100, [engine("a", 80), engine("p", 80)])
+    shell.serve("a", "other")
+    pin = shell.ask("p", "mine", want="pin")
+    assert shell.drains_for("a") == "p"
+    shell.gone("mine")
+    assert shell.outcomes[pin] == "Cancelled"
+    assert shell.drains_for("a") is None
+
+
+def test_a_pin_that_waits_counts_beside_one_that_is_held() -> None:
+    """The load that a pin waits for fails: the pin that another client holds already stays."""
+    shell = shell_of(100, [engine("a", 50)])
+    shell.serve_pin("a", "one")
+    shell.kill("a")
+    waits = shell.ask("a", "two", want="pin")
+    shell.send(ev.RequestCancelled(waits))
+    assert shell.core.desk.residents["a"].pins == {"a"}
+    shell.gone("one")
+    assert not shell.core.desk.residents["a"].pins

@@ -194,3 +194,20 @@ def test_plans_are_shown_with_what_is_there_of_them() -> None:
     assert data["prefetch"]["staged"] == ["c"]
     assert not data["prefetch"]["cores_are_busy"]
     shell.end(lease)
+
+
+def test_pins_are_shown_with_what_keeps_them() -> None:
+    """The configuration, clients, a pin that persists, and requests that are to pin."""
+    names = [model("x", "a", pinned=True), model("y", "a")]
+    shell = shell_of(100, [engine("a", 40), engine("b", 50)], names)
+    shell.settle()
+    shell.serve_pin("y", "me")
+    shell.serve_pin("y", "shell", persist=True)
+    shell.ask("b", "her", want="pin")
+    nothing = {"configured": False, "persistent": False, "clients": [], "waiting": []}
+    data = seen(shell)
+    assert row(data, "a")["pins"] == [
+        {**nothing, "model": "x", "configured": True},
+        {**nothing, "model": "y", "persistent": True, "clients": ["me"]},
+    ]
+    assert row(data, "b")["pins"] == [{**nothing, "model": "b", "waiting": ["her"]}]

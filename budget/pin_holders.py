@@ -1,0 +1,101 @@
+"""Who keeps a model pinned: the configuration, clients, and requests that are to pin it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Holders:
+    """What keeps one model pinned; it is pinned while anything here does.
+
+    `configured`: the configuration says so, and no hint has ended that. `persistent`: a client pinned
+    it for longer than its own life. `clients`: pins that end with these clients. `requests`: the
+    waiting requests that pin it from their arrival on, and their clients.
+    """
+
+    configured: bool = False
+    persistent: bool = False
+    clients: set[str] = field(default_factory=set)
+    requests: dict[str, str] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return self.configured or self.persistent or bool(self.clients) or bool(self.requests)
+
+
+class PinHolders:
+    """The holders of every pinned model, by its name."""
+
+    def __init__(self) -> None:
+        self._by_model: dict[str, Holders] = {}
+
+    def __contains__(self, model: object) -> bool:
+        return model in self._by_model
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._by_model))
+
+    def get(self, model: str) -> Holders | None:
+        """What keeps a model pinned; None when nothing does."""
+        return self._by_model.get(model)
+
+    def called(self) -> set[str]:
+        """The models that callers keep pinned, whatever the configuration says."""
+        return {
+            model
+            for model, holders in self._by_model.items()
+            if holders.persistent or holders.clients or holders.requests
+        }
+
+    def configure(self, models: set[str]) -> None:
+        """These models, and no others, are pinned by the configuration from now on."""
+        for model in models:
+            self._of(model).configured = True
+        for model in self._by_model.keys() - models:
+            self._by_model[model].configured = False
+            self._settle(model)
+
+    def ask(self, model: str, request_id: str, client_id: str) -> None:
+        """A request pins a model as long as it waits; `granted` or `ended` follows."""
+        self._of(model).requests[request_id] = client_id
+
+    def granted(self, model: str, request_id: str, client_id: str, *, persist: bool) -> None:
+        """A request has its pin: it lasts as long as the client, or until `unpin`.
+
+        A pin that a hint has ended while the request waited for the load does not come back.
+        """
+        holders = self._by_model.get(model)
+        if holders is None or holders.requests.pop(request_id, None) is None:
+            return
+        if persist:
+            holders.persistent = True
+        else:
+            holders.clients.add(client_id)
+
+    def ended(self, model: str, request_id: str) -> bool:
+        """A request ends without its pin; returns whether the model is pinned no more by that."""
+        holders = self._by_model.get(model)
+        if holders is None or holders.requests.pop(request_id, None) is None:
+            return False
+        return self._settle(model)
+
+    def gone(self, client_id: str) -> list[str]:
+        """A client is gone and its pins with it; returns the models that are pinned no more."""
+        held = [model for model, holders in self._by_model.items() if client_id in holders.clients]
+        for model in held:
+            self._by_model[model].clients.discard(client_id)
+        return [model for model in held if self._settle(model)]
+
+    def unpin(self, model: str) -> None:
+        """End every pin of a model, the configuration's until that is read anew."""
+        self._by_model.pop(model, None)
+
+    def _of(self, model: str) -> Holders:
+        return self._by_model.setdefault(model, Holders())
+
+    def _settle(self, model: str) -> bool:
+        if self._by_model[model]:
+            return False
+        del self._by_model[model]
+        return True
