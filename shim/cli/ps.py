@@ -10,6 +10,7 @@ import click
 
 from shim.cli.options import json_option
 from shim.cli.output import print_json, print_table, size, sizes, span
+from shim.cli.ps_faults import print_faults
 from shim.cli.ps_plans import print_plans
 from shim.cli.reload import restart_line
 from shim.cli.running import ask_running
@@ -69,6 +70,7 @@ def _print(status: Mapping[str, Any]) -> None:
     )
     if keeper["restart"]:
         click.echo(restart_line(keeper["restart"]))
+    print_faults(keeper)
     _print_devices(status["devices"])
     _print_engines(status["engines"])
     _print_queue(status["queue"])

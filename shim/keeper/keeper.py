@@ -24,13 +24,14 @@ from budget.errors import KeepwarmError, UnknownModel
 from budget.policies import make_policy
 from budget.snapshot import record_to_wire, snapshot
 from shim.config import Config, fetch_hub_file
+from shim.keeper.background import Background
 from shim.keeper.catalog import Catalog, CatalogEngine, build_catalog
 from shim.keeper.corrections import Corrections
 from shim.keeper.experience import recall, remember
 from shim.keeper.kv_carry import KvCarrier
 from shim.keeper.kv_files import kv_files
 from shim.keeper.life import Done, EngineFactory
-from shim.keeper.monitor import Monitor
+from shim.keeper.monitor import KEEP_EVERY_S, MEASURE_EVERY_S, Monitor
 from shim.keeper.settings import core_settings, restart_keys, stage_bytes_per_s
 from shim.keeper.shell import Shell
 from shim.keeper.yielding import Generated, yield_lease
@@ -91,7 +92,7 @@ class Keeper:
             stage_bytes_per_s(config),
         )
         self._numbers = itertools.count(1)
-        self._monitor: asyncio.Task[None] | None = None
+        self.background = Background(self.shell.faults)
         # Engines share their code with these mappings; the overhead that is booked counts on it.
         self._code = SharedCode(find_binary("llama-server"))
         self._refreshing = asyncio.Lock()
@@ -114,8 +115,14 @@ class Keeper:
         keeper = cls(config, catalog, runtime, factory)
         recall(keeper.policy)
         keeper.shell.post(ev.Started())
-        keeper._monitor = asyncio.create_task(Monitor(keeper.shell, keeper.policy).run())
+        keeper._begin_recurring()
         return keeper
+
+    def _begin_recurring(self) -> None:
+        monitor = Monitor(self.shell, self.policy)
+        self.background.every("measuring", MEASURE_EVERY_S, monitor.measure)
+        self.background.every("saving what was learned", KEEP_EVERY_S, monitor.remember)
+        self.background.every("dropping old conversations", KEEP_EVERY_S, monitor.expire)
 
     async def close(self, *, keep_conversations: bool = False) -> None:
         """End every engine.
@@ -127,9 +134,7 @@ class Keeper:
         # Asked before anything is awaited: leases end with their clients' connections, answers do
         # not yet.
         in_use = {engine.engine_id for engine in self.shell.core.desk.leases.values()}
-        if self._monitor is not None:
-            self._monitor.cancel()
-            await asyncio.gather(self._monitor, return_exceptions=True)
+        await self.background.close()
         if keep_conversations:
             await self.shell.lives.save_conversations(in_use, SAVE_AT_END_S)
         await self.shell.close(grace_s=self.config.keeper.stop_grace, keep_kv=keep_conversations)
@@ -278,6 +283,8 @@ class Keeper:
             "config": str(self.config.file) if self.config.file else None,
             "uptime_s": round((time.monotonic_ns() - self.started_ns) / 1e9, 3),
             "restart": restart_keys(self._began_with, self.config),
+            "faults": self.shell.faults.rows(),
+            "background": self.background.rows(),
         }
         state["unavailable"] = {n: e.to_wire() for n, e in self.catalog.errors.items()}
         return state

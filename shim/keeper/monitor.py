@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import logging
 
 from backends.devices import free_bytes, is_rpc
 from budget import events as ev
-from budget.errors import KeepwarmError
 from budget.footprint import HOST
 from budget.measured import room_bytes
 from budget.policies import EvictionPolicy
@@ -16,11 +13,9 @@ from shim.keeper.experience import remember
 from shim.keeper.life import Life
 from shim.keeper.shell import Shell
 
-LOG = logging.getLogger("keepwarm.keeper")
-
 MEASURE_EVERY_S = 2.0
-REMEMBER_EVERY = 30
-"""Measurements between two savings of what the policy learned."""
+KEEP_EVERY_S = 60.0
+"""Between two savings of what the policy learned, and two looks for what is too old."""
 
 
 class Monitor:
@@ -30,19 +25,13 @@ class Monitor:
         self._shell = shell
         self._policy = policy
 
-    async def run(self) -> None:
-        """Measure until it is cancelled."""
-        for count in itertools.count(1):
-            await asyncio.sleep(MEASURE_EVERY_S)
-            if count % REMEMBER_EVERY == 0:
-                remember(self._policy)
-                self._shell.lives.kv.expire()
-            try:
-                await self.measure()
-            except KeepwarmError:
-                raise
-            except Exception:
-                LOG.exception("measuring memory")
+    async def remember(self) -> None:
+        """Save what the policy learned."""
+        remember(self._policy)
+
+    async def expire(self) -> None:
+        """Drop the conversations that are too old."""
+        self._shell.lives.kv.expire()
 
     async def measure(self) -> None:
         """Tell the core what engines take and what devices have left."""

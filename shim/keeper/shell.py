@@ -18,6 +18,7 @@ from budget.core import BudgetCore
 from budget.errors import KeepwarmError, error_from_wire
 from shim.keeper.catalog import Catalog
 from shim.keeper.corrections import Corrections
+from shim.keeper.faults import Faults
 from shim.keeper.history import History, StageStory
 from shim.keeper.kv_carry import KvCarrier
 from shim.keeper.life import Done, EngineFactory, RevokeListener, YieldListener
@@ -42,6 +43,7 @@ class Shell:
         stage_bytes_per_s: float | None = None,
     ) -> None:
         self.core = core
+        self.faults = Faults()
         self.history = History()
         self.lives = Lives(
             core, catalog, runtime, factory, corrections, kv, self.history, self.post, self._spawn
