@@ -9,12 +9,20 @@ import socket
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, Final
 
-from budget.errors import InternalError, KeepwarmError
-from shim.wire import MAX_LINE_BYTES, Message, decode, encode
+from budget.errors import InternalError, KeepwarmError, QueueFull
+from shim.keeper.messages import Asked, End, Pong, number_of, read
+from shim.wire import MAX_LINE_BYTES, Message, encode
 
 LOG = logging.getLogger("keepwarm.keeper")
+
+LINES_A_TURN: Final = 64
+"""Messages of one client that are handled before the loop turns to the others."""
+UNSENT_LIMIT_BYTES: Final = 4 * MAX_LINE_BYTES
+"""A client that does not read is dropped when so much waits for it."""
+UNANSWERED_LIMIT: Final = 4096
+ALIVE_AFTER_S: Final = 2.0
 
 Answer = dict[str, Any] | None
 
@@ -25,9 +33,16 @@ class Connection(asyncio.Protocol, ABC):
     def __init__(self, client_id: str) -> None:
         self.client_id = client_id
         self.pid: int | None = None
+        self.heard_at = 0.0
+        """When the client last said something, by the loop's clock."""
+        self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._searched = 0
+        self._handling = False
+        self._may_write = True
+        self._held = False
+        self._unanswered: dict[asyncio.Task[None], float] = {}
 
     # What a subclass does
 
@@ -40,7 +55,7 @@ class Connection(asyncio.Protocol, ABC):
         """It is gone; called once, and only after `opened`."""
 
     @abstractmethod
-    def answer(self, message: Message) -> Answer | Awaitable[Answer]:
+    def answer(self, asked: Asked) -> Answer | Awaitable[Answer]:
         """What one message is answered; None is no answer.
 
         Raises:
@@ -54,6 +69,11 @@ class Connection(asyncio.Protocol, ABC):
         """Whether the client is there."""
         return self._transport is not None
 
+    @property
+    def waits(self) -> bool:
+        """Whether an answer is outstanding."""
+        return bool(self._unanswered)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected; only this user is let in."""
         assert isinstance(transport, asyncio.Transport)
@@ -63,25 +83,33 @@ class Connection(asyncio.Protocol, ABC):
             transport.abort()
             return
         self._transport = transport
+        self.heard_at = self._loop.time()
         self.opened()
 
     def data_received(self, data: bytes) -> None:
         """Bytes came; whole lines are messages."""
         self._buffer += data
-        while (end := self._buffer.find(b"\n")) >= 0:
-            line = bytes(self._buffer[:end])
-            del self._buffer[: end + 1]
-            self._receive(line)
-        if len(self._buffer) > MAX_LINE_BYTES:
-            LOG.warning("client %s sent a line of over %d bytes", self.client_id, MAX_LINE_BYTES)
-            self.drop()
+        self.heard_at = self._loop.time()
+        if not self._handling:
+            self._handle_lines()
+
+    def pause_writing(self) -> None:
+        """The client does not read: it is not listened to until it does."""
+        self._may_write = False
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        self._may_write = True
+        self._handling = True
+        self._loop.call_soon(self._handle_lines)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """The client is gone: what was still being answered is cancelled."""
         if self._transport is None:
             return
         self._transport = None
-        for task in self._tasks:
+        self._buffer.clear()
+        for task in self._unanswered:
             task.cancel()
         self.closed()
 
@@ -92,25 +120,72 @@ class Connection(asyncio.Protocol, ABC):
 
     def send(self, message: Message) -> None:
         """Write one message, unless the client is gone."""
-        if self._transport is not None:
-            self._transport.write(encode(message))
+        if self._transport is None:
+            return
+        self._transport.write(encode(message))
+        if self._transport.get_write_buffer_size() > UNSENT_LIMIT_BYTES:
+            LOG.warning(
+                "client %s (process %s) does not read: dropped with over %d bytes unsent",
+                self.client_id,
+                self.pid,
+                UNSENT_LIMIT_BYTES,
+            )
+            self._transport.abort()
+
+    def beat(self, now: float) -> None:
+        """Tell the client that the keeper is alive, where an answer takes its time."""
+        # The first of the dictionary is the oldest.
+        if self._unanswered and now - next(iter(self._unanswered.values())) >= ALIVE_AFTER_S:
+            self.send({"notice": "alive"})
 
     # Messages
 
+    def _handle_lines(self) -> None:
+        """Handle some of the lines that are here; the rest after the loop's other business."""
+        self._handling = False
+        for _ in range(LINES_A_TURN):
+            if not self._may_write or (line := self._next_line()) is None:
+                break
+            self._receive(line)
+        else:
+            self._handling = True
+            self._loop.call_soon(self._handle_lines)
+        if self._transport is None:
+            return
+        held = self._handling or not self._may_write
+        if held != self._held:
+            self._held = held
+            (self._transport.pause_reading if held else self._transport.resume_reading)()
+        if len(self._buffer) > MAX_LINE_BYTES and self._searched == len(self._buffer):
+            LOG.warning("client %s sent a line of over %d bytes", self.client_id, MAX_LINE_BYTES)
+            self.drop()
+
+    def _next_line(self) -> bytes | None:
+        end = self._buffer.find(b"\n", self._searched)
+        if end < 0:
+            self._searched = len(self._buffer)
+            return None
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        self._searched = 0
+        return line
+
     def _receive(self, line: bytes) -> None:
-        number: Any = None
+        number: int | None = None
         try:
-            message = decode(line)
-            number = message.get("id")
-            result = self.answer(message)
+            asked = read(line)
+            number = asked.id
+            if len(self._unanswered) >= UNANSWERED_LIMIT and not isinstance(asked, End | Pong):
+                raise _too_many()
+            result = self.answer(asked)
             if isinstance(result, Awaitable):
                 self._later(number, result)
             elif result is not None:
                 self.send({"id": number, "ok": result})
         except Exception as error:
-            self._fail(number, error)
+            self._fail(number_of(line) if number is None else number, error)
 
-    def _later(self, number: Any, work: Awaitable[Answer]) -> None:
+    def _later(self, number: int | None, work: Awaitable[Answer]) -> None:
         async def finish() -> None:
             try:
                 result = await work
@@ -119,15 +194,24 @@ class Connection(asyncio.Protocol, ABC):
             except Exception as error:
                 self._fail(number, error)
 
-        task = asyncio.get_running_loop().create_task(finish())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task = self._loop.create_task(finish())
+        self._unanswered[task] = self._loop.time()
+        task.add_done_callback(self._unanswered.pop)
 
-    def _fail(self, number: Any, error: Exception) -> None:
+    def _fail(self, number: int | None, error: Exception) -> None:
         if not isinstance(error, KeepwarmError):
-            LOG.exception("client %s", self.client_id, exc_info=error)
+            LOG.error("client %s", self.client_id, exc_info=error)
             error = InternalError(f"{type(error).__name__}: {error}")
         self.send({"id": number, "error": error.to_wire()})
+
+
+def _too_many() -> QueueFull:
+    return QueueFull(
+        f"{UNANSWERED_LIMIT} messages of one connection wait for their answers.",
+        hint="Wait for answers, or open another connection.",
+        waiting=UNANSWERED_LIMIT,
+        limit=UNANSWERED_LIMIT,
+    )
 
 
 def _peer(sock: socket.socket) -> tuple[int, int]:

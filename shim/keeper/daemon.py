@@ -57,14 +57,13 @@ async def serve(
         keeper = await Keeper.create(order.config, order.runtime)
         server = Server(keeper, on_stop=stop.set)
         try:
-            await server.listen(keeper_socket(order.runtime))
+            server.listen(keeper_socket(order.runtime))
             LOG.info("ready on %s", keeper_socket(order.runtime))
             if ready is not None:
                 ready.set()
             await _until_over(server, order, stop)
         finally:
-            keeper_socket(order.runtime).unlink(missing_ok=True)
-            await server.close()
+            server.close()
             await keeper.close(keep_conversations=True)
             LOG.info("ended")
 
@@ -79,8 +78,10 @@ async def _until_over(server: Server, order: Order, stop: asyncio.Event) -> None
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), IDLE_LOOK_S)
         idle_exit = server.keeper.config.keeper.idle_exit
-        if order.automatic and not server.permanent and idle_exit != FOREVER and not server.in_use:
-            idle_s = time.monotonic() - server.idle_since
+        clients = server.clients
+        may_leave = order.automatic and not clients.permanent and idle_exit != FOREVER
+        if may_leave and not clients.in_use:
+            idle_s = time.monotonic() - clients.idle_since
             if idle_s >= idle_exit:
                 LOG.info("no client for %.0f s", idle_s)
                 return

@@ -69,11 +69,11 @@ class InlineKeeper:
         keeper = await Keeper.create(self._config, self.runtime, self._factory)
         server = Server(keeper, on_stop=self._stop.set)
         try:
-            await server.listen(self.socket_path)
+            server.listen(self.socket_path)
             self._ready.set()
             await self._stop.wait()
         finally:
-            await server.close()
+            server.close()
             await keeper.close()
 
     def close(self) -> None:

@@ -1,0 +1,305 @@
+"""The clients of a keeper, and the ops that each can ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+from budget import actions as act
+from budget import events as ev
+from budget.errors import KeepwarmError
+from shim.config import Config
+from shim.fingerprint import fingerprint
+from shim.keeper import messages as op
+from shim.keeper.connection import Answer, Connection
+from shim.keeper.keeper import Keeper
+from shim.keeper.yielding import Generated
+from shim.wire import VERSION
+
+LOG = logging.getLogger("keepwarm.keeper")
+
+DIAGNOSE_LIMIT_S: Final = 1.0
+UNLOAD_LIMIT_S: Final = 120.0
+IDLE_KEPT: Final = 64
+"""Connections that may stay open although nothing is asked or held on them."""
+IDLE_AGE_S: Final = 60.0
+"""Beyond those, one that was silent for so long is closed; its client opens another when it needs one."""
+
+LOOKING: Final = (op.Hello, op.Status, op.HistoryOf, op.Kv, op.Pong)
+"""Ops that keep no keeper alive and reset no time-out."""
+
+
+class Clients:
+    """Every connected client, by its id.
+
+    Args:
+        keeper: answers them.
+        on_stop: called when one asks the keeper to stop.
+    """
+
+    def __init__(self, keeper: Keeper, on_stop: Callable[[], None]) -> None:
+        self.keeper = keeper
+        self.on_stop = on_stop
+        self.by_id: dict[str, Client] = {}
+        self.permanent = False
+        self.idle_since = time.monotonic()
+        self._numbers = itertools.count(1)
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a client is connected that asked for more than to look."""
+        return any(client.asked for client in self.by_id.values())
+
+    def new(self) -> Client:
+        """What handles the next connection."""
+        return Client(self, f"c{next(self._numbers)}")
+
+    def make_room(self, limit: int) -> bool:
+        """Whether one more client may connect; where `limit` is reached, the one idle for longest goes."""
+        if len(self.by_id) < limit:
+            return True
+        idle = self._idle()
+        if idle:
+            idle[0].drop()
+        return bool(idle)
+
+    def beat(self) -> None:
+        """Tell those who wait that the keeper is alive, and close what was idle for too long."""
+        now = self._loop.time()
+        for client in list(self.by_id.values()):
+            client.beat(now)
+        if len(self.by_id) > IDLE_KEPT:
+            for client in self._idle()[:-IDLE_KEPT]:
+                if now - client.heard_at > IDLE_AGE_S:
+                    client.drop()
+
+    def drop(self) -> None:
+        """Close every connection."""
+        for client in list(self.by_id.values()):
+            client.drop()
+
+    def revoked(self, request_id: str, error: KeepwarmError) -> None:
+        """A lease is over although its client did not end it."""
+        for client in self.by_id.values():
+            if request_id in client.leases:
+                client.leases.discard(request_id)
+                client.send({"notice": "revoked", "lease": request_id, "error": error.to_wire()})
+
+    def ask_yield(self, client_id: str, lease: str) -> None:
+        """A lease is wanted for a request of higher priority."""
+        client = self.by_id.get(client_id)
+        if client is not None:
+            client.send({"notice": "yield", "lease": lease})
+
+    def _idle(self) -> list[Client]:
+        """Those that hold nothing and wait for nothing, the longest silent first."""
+        idle = (client for client in self.by_id.values() if client.is_idle)
+        return sorted(idle, key=lambda client: client.heard_at)
+
+
+class Client(Connection):
+    """One client of a keeper, and the ops that it can ask for."""
+
+    def __init__(self, clients: Clients, client_id: str) -> None:
+        super().__init__(client_id)
+        self._clients = clients
+        self._keeper = clients.keeper
+        self.leases: set[str] = set()
+        self.asked = False
+        self._holds: set[str] = set()
+        """Plans and pins that end with the connection."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing would be lost if the connection were closed."""
+        return self.is_open and not (self.leases or self._holds or self.waits)
+
+    def opened(self) -> None:
+        """The server knows it from now on."""
+        self._clients.by_id[self.client_id] = self
+
+    def closed(self) -> None:
+        """What it held is back."""
+        del self._clients.by_id[self.client_id]
+        if self.asked and not self._clients.in_use:
+            self._clients.idle_since = time.monotonic()
+        self._keeper.shell.post(ev.ClientGone(self.client_id))
+
+    def answer(self, asked: op.Asked) -> Answer | Awaitable[Answer]:
+        """What its op answers.
+
+        Raises:
+            KeepwarmError: the op's own error.
+        """
+        self.asked = self.asked or not isinstance(asked, LOOKING)
+        return _OPS[type(asked)](self, asked)
+
+    # Ops
+
+    def _hello(self, _: op.Hello) -> Answer:
+        """What this keeper speaks and runs with; the client says whether that is what it counts on."""
+        config = self._keeper.config
+        return {
+            "version": VERSION,
+            "pid": os.getpid(),
+            "config": str(config.file) if config.file else "given in code",
+            "fingerprint": fingerprint(config),
+        }
+
+    def _lease(self, asked: op.Lease) -> Answer | Awaitable[Answer]:
+        if self._keeper.is_ready_for(asked.model):
+            return self._ask(asked)
+        return self._ask_when_ready(asked)
+
+    async def _ask_when_ready(self, asked: op.Lease) -> Answer:
+        await self._keeper.make_ready(asked.model)
+        answer = self._ask(asked)
+        return await answer if isinstance(answer, Awaitable) else answer
+
+    def _ask(self, asked: op.Lease) -> Answer | Awaitable[Answer]:
+        at_once: list[act.Grant | KeepwarmError] = []
+        later: list[asyncio.Future[Answer]] = []
+
+        def done(outcome: act.Grant | KeepwarmError) -> None:
+            if not later:
+                at_once.append(outcome)
+            elif isinstance(outcome, KeepwarmError):
+                if not later[0].done():
+                    later[0].set_exception(outcome)
+            else:
+                told = self._granted(asked, outcome)
+                if not later[0].done():
+                    later[0].set_result(told)
+
+        self._keeper.ask(
+            self.client_id,
+            asked.model,
+            done,
+            want=asked.want,
+            priority=asked.priority,
+            deadline_s=asked.deadline_s,
+            plan=asked.plan,
+            preemptible=asked.preemptible,
+            persist=asked.persist,
+        )
+        if not at_once:
+            later.append(asyncio.get_running_loop().create_future())
+            return later[0]
+        outcome = at_once[0]
+        if isinstance(outcome, KeepwarmError):
+            raise outcome
+        return self._granted(asked, outcome)
+
+    def _granted(self, asked: op.Lease, grant: act.Grant) -> Answer:
+        told = self._keeper.granted(grant)
+        if grant.slot is not None:
+            self.leases.add(grant.request_id)
+        elif asked.want == "pin" and not asked.persist:
+            self._holds.add(f"pin {asked.model}")
+        return told
+
+    def _end(self, asked: op.End) -> Answer:
+        self.leases.discard(asked.lease)
+        if asked.spent:
+            self._keeper.served(asked.lease, asked.spent)
+        try:
+            self._keeper.shell.post(ev.LeaseEnded(asked.lease, self.client_id))
+        except KeepwarmError as error:
+            LOG.warning("client %s: %s", self.client_id, error)
+        return None
+
+    async def _yielded(self, asked: op.Yielded) -> Answer:
+        """Answered when the lease is granted again."""
+        generated = Generated(asked.prompt_tokens, asked.tokens)
+        self.leases.discard(asked.lease)
+        told = await self._keeper.yielded(self.client_id, asked.lease, generated)
+        self.leases.add(asked.lease)
+        return told
+
+    def _pong(self, _: op.Pong) -> Answer:
+        return None
+
+    async def _diagnose(self, asked: op.Diagnose) -> Answer:
+        """Its death with its last log lines, or nothing."""
+        shell = self._keeper.shell
+        until = time.monotonic() + DIAGNOSE_LIMIT_S
+        while (death := shell.lives.death_of(asked.engine, asked.generation)) is None:
+            life = shell.lives.now.get(asked.engine)
+            if life is None or life.generation != asked.generation or time.monotonic() > until:
+                break
+            await asyncio.sleep(0.01)
+        return {"death": death}
+
+    def _hint(self, asked: op.Hint) -> Answer | Awaitable[Answer]:
+        self._keeper.is_ready_for(asked.model)
+        self._keeper.shell.post(ev.HintGiven(asked.kind, asked.model))
+        if asked.kind == "unpin":
+            self._holds.discard(f"pin {asked.model}")
+        return self._unloaded(asked.model) if asked.kind == "unload" else {}
+
+    async def _unloaded(self, model: str) -> Answer:
+        return {"gone": await self._keeper.until_gone(model, UNLOAD_LIMIT_S)}
+
+    def _plan(self, asked: op.Plan) -> Answer:
+        self._keeper.plan(self.client_id, asked.models, asked.plan)
+        held = f"plan {asked.plan or ''}"
+        (self._holds.add if asked.models else self._holds.discard)(held)
+        return {}
+
+    def _status(self, _: op.Status) -> Answer:
+        status = self._keeper.status()
+        for plan in status["declared"]:
+            client = self._clients.by_id.get(plan["client"])
+            plan["pid"] = client.pid if client else None
+        return status
+
+    def _history(self, asked: op.HistoryOf) -> Answer:
+        return self._keeper.shell.history.between(asked.since_ns, asked.until_ns)
+
+    def _kv(self, _: op.Kv) -> Answer:
+        return self._keeper.shell.lives.kv.kept()
+
+    async def _kv_clear(self, asked: op.KvClear) -> Answer:
+        if asked.model is not None:
+            self._keeper.is_ready_for(asked.model)
+        files, freed = await self._keeper.shell.lives.kv.clear(asked.model)
+        return {"files": files, "bytes": freed}
+
+    async def _reload(self, asked: op.Reload) -> Answer:
+        config = Config.from_mapping(asked.config, label=asked.label)
+        config.remember(Path(asked.file) if asked.file else None, {})
+        return dict(await self._keeper.reload(config))
+
+    def _stay(self, _: op.Stay) -> Answer:
+        self._clients.permanent = True
+        return {"pid": os.getpid()}
+
+    def _stop(self, _: op.Stop) -> Answer:
+        asyncio.get_running_loop().call_soon(self._clients.on_stop)
+        return {"stopping": True, "pid": os.getpid()}
+
+
+_OPS: Final[dict[type[op.Asked], Callable[[Any, Any], Answer | Awaitable[Answer]]]] = {
+    op.Hello: Client._hello,
+    op.Lease: Client._lease,
+    op.End: Client._end,
+    op.Yielded: Client._yielded,
+    op.Pong: Client._pong,
+    op.Diagnose: Client._diagnose,
+    op.Hint: Client._hint,
+    op.Plan: Client._plan,
+    op.Status: Client._status,
+    op.HistoryOf: Client._history,
+    op.Kv: Client._kv,
+    op.KvClear: Client._kv_clear,
+    op.Reload: Client._reload,
+    op.Stay: Client._stay,
+    op.Stop: Client._stop,
+}
