@@ -17,8 +17,8 @@ from shim.wire import MAX_LINE_BYTES, Message, encode
 
 LOG = logging.getLogger("keepwarm.keeper")
 
-LINES_A_TURN: Final = 64
-"""Messages of one client that are handled before the loop turns to the others."""
+TURN_S: Final = 0.005
+"""How long one client's messages are handled before the loop turns to the others."""
 UNSENT_LIMIT_BYTES: Final = 4 * MAX_LINE_BYTES
 """A client that does not read is dropped when so much waits for it."""
 UNANSWERED_LIMIT: Final = 4096
@@ -143,13 +143,13 @@ class Connection(asyncio.Protocol, ABC):
     def _handle_lines(self) -> None:
         """Handle some of the lines that are here; the rest after the loop's other business."""
         self._handling = False
-        for _ in range(LINES_A_TURN):
-            if not self._may_write or (line := self._next_line()) is None:
-                break
+        until = self._loop.time() + TURN_S
+        while self._may_write and (line := self._next_line()) is not None:
             self._receive(line)
-        else:
-            self._handling = True
-            self._loop.call_soon(self._handle_lines)
+            if self._buffer and self._loop.time() > until:
+                self._handling = True
+                self._loop.call_soon(self._handle_lines)
+                break
         if self._transport is None:
             return
         held = self._handling or not self._may_write

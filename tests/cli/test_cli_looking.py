@@ -18,12 +18,12 @@ async def say(runtime: Path, server: Server, *ops: dict[str, object]) -> tuple[b
     for number, op in enumerate(ops):
         writer.write(encode({"id": number, **op}))
         assert "ok" in decode(await reader.readline())
-    meanwhile = server.in_use
+    meanwhile = server.clients.in_use
     writer.close()
     await writer.wait_closed()
-    while server.clients:  # noqa: ASYNC110 - the server has no event for a client's end
+    while server.clients.by_id:  # noqa: ASYNC110 - the server has no event for a client's end
         await asyncio.sleep(0)
-    return meanwhile, server.in_use
+    return meanwhile, server.clients.in_use
 
 
 async def visit(runtime: Path) -> None:
@@ -31,8 +31,8 @@ async def visit(runtime: Path) -> None:
     keeper = await Keeper.create(Config.from_mapping({"budget": {"device": "host"}}), runtime)
     server = Server(keeper, on_stop=lambda: None)
     try:
-        await server.listen(keeper_socket(runtime))
-        server.idle_since = before = -1.0
+        server.listen(keeper_socket(runtime))
+        server.clients.idle_since = before = -1.0
         look: tuple[dict[str, object], ...] = (
             {"op": "hello", "version": VERSION},
             {"op": "status"},
@@ -40,11 +40,11 @@ async def visit(runtime: Path) -> None:
         assert await say(runtime, server, *look) == (False, False)
         history: dict[str, object] = {"op": "history", "since_ns": 0, "until_ns": 1}
         assert await say(runtime, server, history) == (False, False)
-        assert server.idle_since == before
+        assert server.clients.idle_since == before
         assert await say(runtime, server, *look, {"op": "plan", "models": []}) == (True, False)
-        assert server.idle_since > before
+        assert server.clients.idle_since > before
     finally:
-        await server.close()
+        server.close()
         await keeper.close()
 
 
