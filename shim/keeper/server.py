@@ -6,7 +6,6 @@ requests are cancelled and its leases are back at once.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -28,8 +27,7 @@ class Server:
         self.keeper = keeper
         self.clients = Clients(keeper, on_stop)
         self._listener = Listener(self.clients.new, self.clients.make_room)
-        self._loop = asyncio.get_running_loop()
-        self._next_beat: asyncio.TimerHandle | None = None
+        self._beating = False
         keeper.shell.on_revoke = self.clients.revoked
         keeper.shell.on_yield = self.clients.ask_yield
 
@@ -41,8 +39,9 @@ class Server:
             OSError: the socket cannot be made.
         """
         self._listener.listen(path)
-        if self._next_beat is None:
-            self._next_beat = self._loop.call_later(BEAT_S, self._beat)
+        if not self._beating:
+            self._beating = True
+            self.keeper.background.every("looking after clients", BEAT_S, self._beat)
 
     @property
     def is_reachable(self) -> bool:
@@ -56,10 +55,7 @@ class Server:
     def close(self) -> None:
         """Let no more clients in, and drop every one that is here."""
         self.stop_listening()
-        if self._next_beat is not None:
-            self._next_beat.cancel()
         self.clients.drop()
 
-    def _beat(self) -> None:
-        self._next_beat = self._loop.call_later(BEAT_S, self._beat)
+    async def _beat(self) -> None:
         self.clients.beat()
