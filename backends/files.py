@@ -7,16 +7,43 @@ import errno
 import itertools
 import logging
 import os
+import re
 import stat
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, TypeVar
 
 from backends.foreign_json import BadJson, parse_json
+from budget.errors import KeepwarmError
 
 LOG = logging.getLogger("keepwarm.files")
 
 STATE_LIMIT_BYTES: Final = 64 * 1024 * 1024
 DAMAGED: Final = ".damaged"
+KEEP_DAMAGED_S: Final = 30 * 86400.0
+WRITING_S: Final = 60.0
+"""No file is being written for longer by a process that cannot be seen from here (a container's)."""
+RECYCLED_S: Final = 86400.0
+"""After a day a process of the writer's number is another one."""
+
+_MOST_SAID: Final = 300
+T = TypeVar("T")
+_UNFINISHED: Final = re.compile(r"\..+\.(\d+)-\d+\.new")
+_NOT_NOW: Final = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN}
+    | {errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.ENODEV}
+)
+"""What says nothing about the file: it may be read the next time."""
+_BAD_SHAPE: Final = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    KeepwarmError,
+)
 
 _numbers = itertools.count(1)
 
@@ -53,18 +80,30 @@ def _sync_folder(folder: Path) -> None:
             os.close(fd)
 
 
-def read_regular(path: Path, limit_bytes: int = STATE_LIMIT_BYTES) -> bytes:
-    """The bytes of a regular file; a FIFO, a device or a folder in its place is refused at once.
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file, opened for reading; a FIFO, a device or a folder in its place is refused at once.
 
     Raises:
-        OSError: it is not there (`FileNotFoundError`), not a regular file, or larger than the limit.
+        OSError: it is not there (`FileNotFoundError`), cannot be read, or is not a regular file.
     """
     # Without O_NONBLOCK, opening a FIFO waits for a writer.
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(fd, "rb") as file:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return os.fdopen(fd, "rb")
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def read_regular(path: Path, limit_bytes: int = STATE_LIMIT_BYTES) -> bytes:
+    """The bytes of a regular file.
+
+    Raises:
+        OSError: as `open_regular` says, or it is larger than the limit.
+    """
+    with open_regular(path) as file:
         data = file.read(limit_bytes + 1)
     if len(data) > limit_bytes:
         raise OSError(errno.EFBIG, f"larger than {limit_bytes} bytes", str(path))
@@ -76,13 +115,51 @@ def read_state(path: Path, what: str, limit_bytes: int = STATE_LIMIT_BYTES) -> A
 
     What cannot be read is set aside with one line in the log; it is never fatal.
     """
+    return read_shape(path, what, lambda value: value, limit_bytes)
+
+
+def read_shape(
+    path: Path, what: str, parse: Callable[[Any], T], limit_bytes: int = STATE_LIMIT_BYTES
+) -> T | None:
+    """What `parse` makes of the JSON value of a state file; None as in `read_state`.
+
+    A value of another shape is damage as well: `parse` raises `ValueError`, `TypeError`,
+    `LookupError`, `AttributeError`, `ArithmeticError` or a `KeepwarmError` for it.
+    """
     try:
-        return parse_json(read_regular(path, limit_bytes))
+        return parse_state(path, parse, limit_bytes)
     except FileNotFoundError:
+        if path.is_symlink():
+            set_aside(path, what, "the file that it links to is not there")
         return None
-    except (OSError, BadJson) as error:
+    except OSError as error:
+        if error.errno in _NOT_NOW:
+            LOG.warning("%s (%s) is not used: %s; it stays where it is", what, path, error.strerror)
+        else:
+            set_aside(path, what, error.strerror)
+    except BadState as error:
         set_aside(path, what, error)
-        return None
+    return None
+
+
+class BadState(ValueError):
+    """A state file that is not JSON, or JSON of another shape."""
+
+
+def parse_state(path: Path, parse: Callable[[Any], T], limit_bytes: int = STATE_LIMIT_BYTES) -> T:
+    """What `parse` makes of the JSON value of a file. Nothing is moved, nothing is said.
+
+    Raises:
+        OSError: the file cannot be read.
+        BadState: it does not hold what `parse` takes.
+    """
+    data = read_regular(path, limit_bytes)
+    try:
+        return parse(parse_json(data))
+    except BadJson as error:
+        raise BadState(str(error)) from None
+    except _BAD_SHAPE as error:
+        raise BadState(f"{type(error).__name__}: {error}"[:_MOST_SAID]) from None
 
 
 def set_aside(path: Path, what: str, why: object) -> None:
@@ -96,3 +173,44 @@ def set_aside(path: Path, what: str, why: object) -> None:
         )
         return
     LOG.warning("%s is not used: %s; it was set aside as %s", what, why, aside)
+
+
+def sweep_leftovers(folder: Path, *, now: float | None = None) -> None:
+    """Delete what `write_whole` and `set_aside` left in a folder: unfinished files, old damaged ones.
+
+    A file that is still being written stays, and so does a damaged one for a month. Whatever has
+    another name stays, and nothing but regular files is deleted.
+    """
+    clock_s = time.time() if now is None else now
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                if is_leftover(entry, clock_s):
+                    Path(entry.path).unlink()
+
+
+def is_leftover(entry: os.DirEntry[str], now: float) -> bool:
+    """Whether a folder's entry is what `sweep_leftovers` deletes.
+
+    Raises:
+        OSError: it is gone.
+    """
+    unfinished = _UNFINISHED.fullmatch(entry.name)
+    if unfinished is None and not entry.name.endswith(DAMAGED):
+        return False
+    if not entry.is_file(follow_symlinks=False):
+        return False
+    age_s = now - entry.stat(follow_symlinks=False).st_ctime
+    if unfinished is None:
+        return age_s > KEEP_DAMAGED_S
+    return age_s > WRITING_S and not (age_s < RECYCLED_S and _is_alive(int(unfinished[1])))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True

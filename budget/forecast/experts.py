@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from budget.engines import Bookings, EngineRecord
+from budget.forecast.figures import figure
 from budget.forecast.shadows import Losses, Shadow
 from budget.residents import Residents
 
@@ -132,8 +133,8 @@ class Contest:
 
     def import_state(self, state: Mapping[str, Any]) -> None:
         """Raises KeyError, TypeError or ValueError when the state is damaged."""
-        costs, largest_s = [float(cost) for cost in state["costs"]], float(state["largest_s"])
-        if len(costs) != len(NAMES) or min(costs) < 0.0 or largest_s < 0.0:
-            raise ValueError(f"costs {costs}, largest {largest_s}")
+        costs, largest_s = [figure(cost) for cost in state["costs"]], figure(state["largest_s"])
+        if len(costs) != len(NAMES):
+            raise ValueError(f"{len(costs)} costs of {len(NAMES)} experts")
         self._costs, self._largest_s = costs, largest_s
         self._weights = self._shares = None

@@ -8,6 +8,7 @@ from typing import Any
 from budget.engines import EngineRecord
 from budget.errors import ConfigError
 from budget.forecast.experts import HALF_LIFE_UNITS, LRU, NAMES, Contest
+from budget.forecast.figures import figure
 from budget.forecast.histories import Histories
 from budget.forecast.rates import Rates
 from budget.forecast.transitions import Transitions
@@ -211,7 +212,7 @@ class Forecaster:
             if state["version"] != VERSION:
                 raise ValueError(f"version {state['version']!r}, not {VERSION}")
             fresh._take_in(state)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise ConfigError(
                 f"The saved forecast cannot be read: {type(error).__name__}: {error}.",
                 hint="Delete it; keepwarm learns anew.",
@@ -219,8 +220,8 @@ class Forecaster:
         self._take_in(state)
 
     def _take_in(self, state: Mapping[str, Any]) -> None:
-        """Raises KeyError, TypeError, ValueError or AttributeError when the state is damaged."""
-        self._pace_s = float(state["pace_s"])
+        """Raises LookupError, TypeError, ValueError or AttributeError when the state is damaged."""
+        self._pace_s = figure(state["pace_s"])
         self._rates.import_state(state["rates"])
         self._histories.import_state(state["histories"])
         self._transitions.import_state(state["transitions"])

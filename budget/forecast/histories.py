@@ -7,6 +7,8 @@ from itertools import accumulate
 from math import frexp, log2
 from typing import Any
 
+from budget.forecast.figures import figure
+
 BINS = 28
 FIRST_BIN_S = 2.0**-4
 """Bin b holds gaps from `FIRST_BIN_S * 2**b` seconds on; the last one holds all that are longer."""
@@ -121,10 +123,12 @@ class Histories:
         """Raises KeyError, TypeError or ValueError when the state is damaged."""
         rows = {}
         for name, (weight, *row) in state["rows"].items():
-            rows[str(name)] = Histogram(float(weight), [float(value) for value in row])
-        everything = [float(value) for value in state["all"]]
+            rows[str(name)] = Histogram(figure(weight, 0.5, 2.0 * LIMIT), [figure(x) for x in row])
+        everything = [figure(value) for value in state["all"]]
         if any(len(row.bins) != BINS for row in rows.values()) or len(everything) != BINS:
             raise ValueError(f"histograms need {BINS} bins")
+        if sum(everything) < 0.5:
+            raise ValueError("a histogram of all engines that is empty")
         self._rows, self._total = rows, sum(everything)
         self._all = Histogram(1.0, everything)
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import exp, exp2, log
 from typing import Any, Final
 
+from budget.forecast.figures import figure
+
 SCALES = (1.0, 4.0, 16.0, 64.0)
 """Half-lives of the counts, in multiples of the usual return distance."""
 SHORTEST_UNIT = 4.0
@@ -14,6 +16,8 @@ MEMORY = 0.002
 WELL_KNOWN = round(1.0 / MEMORY) - 10
 """Up to so many requests every return distance counts as one of all that were seen."""
 LIMIT = 1e200
+LONGEST_RETURN = 24.0
+"""The most that the mean logarithm of a return distance can be: growths above that are 1 to a float."""
 NOTHING: Final = (0.0, 0.0, 0.0, 0.0, 0.0)
 """The row of an engine that was never used."""
 
@@ -124,11 +128,14 @@ class Rates:
     def import_state(self, state: Mapping[str, Any]) -> None:
         """Raises KeyError, TypeError or ValueError when the state is damaged."""
         uses = {}
-        for engine_id, (last, f0, f1, f2, f3) in state["uses"].items():
-            uses[str(engine_id)] = [int(last), float(f0), float(f1), float(f2), float(f3)]
-        t0, t1, t2, t3 = map(float, state["totals"])
-        count, log_return = int(state["count"]), float(state["log_return"])
-        if min(t0, t1, t2, t3) < 0.0 or any(row[0] > count for row in uses.values()):
+        count = int(figure(state["count"]))
+        for engine_id, (last, *counts) in state["uses"].items():
+            f0, f1, f2, f3 = map(figure, counts)
+            uses[str(engine_id)] = [int(figure(last, most=count)), f0, f1, f2, f3]
+        t0, t1, t2, t3 = map(figure, state["totals"])
+        log_return = figure(state["log_return"], most=LONGEST_RETURN)
+        # The newest request weighs 1 in each; with none of them all are 0.
+        if min(t0, t1, t2, t3) < (0.5 if count else 0.0) or (not count and any((t0, t1, t2, t3))):
             raise ValueError(f"totals {state['totals']} after {count} requests")
         self.count, self._log_return = count, log_return
         self._totals, self._uses = (t0, t1, t2, t3), uses

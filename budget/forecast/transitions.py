@@ -7,6 +7,8 @@ from itertools import accumulate, repeat
 from operator import mul
 from typing import Any
 
+from budget.forecast.figures import figure
+
 MOST_SUCCESSORS = 32
 KEPT_SUCCESSORS = 16
 """So many are left when there are more than that: the weakest are sought seldom."""
@@ -132,10 +134,11 @@ class Transitions:
         """Raises KeyError, TypeError or ValueError when the state is damaged."""
         contexts = {}
         for name, found in state["rows"].items():
-            weight, total = map(float, found["visits"])
-            successors = {str(k): float(v) for k, v in found["successors"].items()}
-            if len(successors) > MOST_SUCCESSORS or weight <= 0.0 or total < 0.0:
-                raise ValueError(f"{len(successors)} successors with weight {weight}")
+            weight, total = found["visits"]
+            weight, total = figure(weight, 0.5, 2.0 * LIMIT), figure(total)
+            successors = {str(k): figure(v) for k, v in found["successors"].items()}
+            if len(successors) > MOST_SUCCESSORS:
+                raise ValueError(f"{len(successors)} successors")
             contexts[str(name)] = Context(weight, total, successors)
         self._contexts = contexts
         self._recent.clear()

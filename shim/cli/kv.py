@@ -17,6 +17,7 @@ from shim.cli.running import ask_running
 from shim.cli.settings import config_of, entry_of
 from shim.config import Config
 from shim.keeper.kv_files import KvFiles, kv_folder
+from shim.keeper.kv_folder import claimed
 
 
 @click.group("kv", invoke_without_command=True)
@@ -96,13 +97,16 @@ def _print_rows(models: list[Mapping[str, Any]]) -> None:
 
 
 def _without_keeper(config: Config) -> dict[str, Any]:
-    with _nobodys(config) as files:
-        return {
-            "folder": str(kv_folder(config)) if config.kv.limit_bytes else None,
-            "limit_bytes": config.kv.limit_bytes,
-            "total_bytes": files.total_bytes if files else 0,
-            "models": files.rows() if files else [],
-        }
+    """What is kept, as the indexes say. Changes nothing, also where another keeper uses the folder."""
+    folder = kv_folder(config)
+    files = KvFiles.look(folder)
+    used = files.folder if files else folder
+    return {
+        "folder": str(used) if config.kv.limit_bytes else None,
+        "limit_bytes": config.kv.limit_bytes,
+        "total_bytes": files.total_bytes if files else 0,
+        "models": files.rows() if files else [],
+    }
 
 
 @contextlib.contextmanager
@@ -112,11 +116,11 @@ def _nobodys(config: Config) -> Iterator[KvFiles | None]:
     Raises:
         KeeperUnavailable: a keeper that does not answer here uses it.
     """
-    folder = kv_folder(config)
-    if not folder.is_dir():
+    folder = claimed(kv_folder(config))
+    if folder is None:
         yield None
         return
-    # Looking deletes nothing, whatever the configuration would have the next keeper delete.
+    # Only what is asked for is deleted, whatever the configuration would have the next keeper delete.
     files = KvFiles.open(folder, sys.maxsize, math.inf)
     if files is None:
         raise KeeperUnavailable(

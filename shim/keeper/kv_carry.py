@@ -25,6 +25,7 @@ from shim.config import Config
 from shim.keeper.catalog import CatalogEngine
 from shim.keeper.history import EvictStory, LoadStory
 from shim.keeper.kv_files import KvFiles, kv_files
+from shim.keeper.kv_folder import KEY_BYTES
 from shim.keeper.kv_shelf import WARM, Shelf, read_tokens, slot_file
 from shim.keeper.warming import Warmed
 
@@ -302,7 +303,10 @@ class KvCarrier:
         self._files.max_age_s = config.kv.max_age
         self._files.make_room()
         stay = {k for entry in after for k in _keys(entry, self._build)}
-        gone = {k for entry in before for k in _keys(entry, self._build)} - stay
+        # A configured model whose file cannot be read at the moment keeps what it has.
+        unread = set(config.models) - {name for entry in after for name in entry.names}
+        lost = [entry for entry in before if not unread.intersection(entry.names)]
+        gone = {k for entry in lost for k in _keys(entry, self._build)} - stay
         self._files.discard(gone)
 
     def expire(self) -> None:
@@ -351,7 +355,7 @@ def kv_key(entry: CatalogEngine, placement: Placement, build: str) -> str:
     The engine's id tells apart engines on one file with other threads or another warm prompt.
     """
     text = f"{cache_key(entry.identity, placement.args, build)} {entry.engine_id} {entry.stamp}"
-    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+    return hashlib.blake2b(text.encode(), digest_size=KEY_BYTES).hexdigest()
 
 
 def _keys(entry: CatalogEngine, build: str) -> list[str]:

@@ -2,23 +2,32 @@
 
 What was measured and the state of warm prompts outlive the keeper. So do conversations that are not too
 old, when it ends in good order; what a keeper saved that then crashed is deleted. One keeper at a time
-uses a folder.
+uses a folder. State of a model whose file changed is deleted; while the file cannot be reached, it stays.
 """
 
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from backends.llama.process import private_folder
-from budget.errors import ConfigError
+from backends.files import sweep_leftovers
+from budget.errors import KeepwarmError
 from budget.kv_store import SavedState, make_room
 from shim.config import Config
-from shim.keeper.kv_shelf import WARM, Shelf, is_current
+from shim.keeper.kv_folder import (
+    LOCK,
+    claim,
+    claimed,
+    clear_shelf,
+    is_key,
+    mark,
+    say_what_stays,
+    shelves_in,
+)
+from shim.keeper.kv_shelf import WARM, Shelf, is_stale
 from shim.keeper.locks import FileLock
 from shim.paths import state_dir
 
@@ -40,23 +49,44 @@ class KvFiles:
 
     @classmethod
     def open(cls, folder: Path, limit_bytes: int, max_age_s: float = 0.0) -> KvFiles | None:
-        """The folder, made with mode 0700 and swept; None when another keeper uses it.
+        """The folder (`kv_folder.claim`), swept; None when another keeper uses it.
+
+        What keepwarm did not write stays, and is named in a warning.
 
         Raises:
-            ConfigError: it belongs to somebody else, or others may enter it.
+            ConfigError: it is not private, or is full of other things.
+            OSError: it cannot be made, read or written.
         """
-        files = cls(private_folder(folder), limit_bytes, max_age_s)
-        lock = FileLock(files.folder / "lock")
+        files = cls(claim(folder), limit_bytes, max_age_s)
+        lock = FileLock(files.folder / LOCK)
         if not lock.try_acquire():
             return None
         files._lock = lock
-        for entry in files.folder.iterdir():
-            if entry.is_dir():
-                files._adopt(entry)
+        for found in shelves_in(files.folder):
+            files._adopt(found)
+        sweep_leftovers(files.folder)
+        say_what_stays(files.folder)
         if not max_age_s:
             files.clear(warm=False)
         files.expire()
         files.make_room()
+        return files
+
+    @classmethod
+    def look(cls, folder: Path) -> KvFiles | None:
+        """What the folder holds, for showing: nothing is locked, swept or made; None when nothing is.
+
+        Raises:
+            OSError: the folder cannot be read.
+        """
+        own = claimed(folder)
+        if own is None:
+            return None
+        files = cls(own, 0)
+        for found in shelves_in(own):
+            shelf = Shelf.look(found)
+            if shelf is not None:
+                files._shelves[shelf.key] = shelf
         return files
 
     def close(self, *, keep: bool = False) -> tuple[int, int]:
@@ -136,15 +166,20 @@ class KvFiles:
         return sorted(found, key=lambda row: (row["used_s"] is None, row["used_s"] or 0.0))
 
     def shelf(self, key: str, origin: Mapping[str, Any]) -> Shelf:
-        """The shelf of an engine; a new one when there is none.
+        """The shelf of an engine; a new one when there is none. `key` is as `kv_folder.is_key` says.
 
         Raises:
             OSError: its folder cannot be made.
         """
+        if not is_key(key):
+            raise ValueError(f"{key!r} is no name of an engine's folder")
         folder = self.folder / key
-        # Every time: somebody may have deleted them, and llama-server refuses to start without.
+        # Every time: another program may have deleted them, and llama-server does not start without.
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mark(self.folder)
         folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.is_symlink():
+            raise NotADirectoryError(f"{folder} is a link, which keepwarm did not make")
         known = self._shelves.get(key)
         if known is None:
             known = self._shelves[key] = Shelf(key, folder, {})
@@ -157,7 +192,7 @@ class KvFiles:
         for key in list(keys):
             shelf = self._shelves.pop(key, None)
             if shelf is not None:
-                shutil.rmtree(shelf.folder, ignore_errors=True)
+                clear_shelf(shelf.folder)
 
     def __contains__(self, key: object) -> bool:
         return key in self._shelves
@@ -178,20 +213,20 @@ class KvFiles:
             self._shelves[state.key].drop(state.name)
 
     def _adopt(self, folder: Path) -> None:
-        try:
-            shelf = Shelf.read(folder)
-            fits = is_current(shelf.origin)
-        except (OSError, KeyError, TypeError, ValueError):
-            fits = False
-        if not fits:
-            shutil.rmtree(folder, ignore_errors=True)
+        shelf = Shelf.read(folder)
+        if shelf is None or is_stale(shelf.origin):
+            clear_shelf(folder)
             return
         self._shelves[shelf.key] = shelf
         shelf.sweep()
 
 
 def kv_folder(config: Config) -> Path:
-    """Where KV state is kept between loads."""
+    """Where the configuration has KV state kept; `kv_folder.claim` says where in it.
+
+    Raises:
+        OSError: there is no state folder.
+    """
     return config.kv.folder or state_dir() / "kv"
 
 
@@ -199,12 +234,11 @@ def kv_files(config: Config) -> KvFiles | None:
     """The keeper's saved KV state; None when nothing is to be saved, or cannot be."""
     if not config.kv.limit_bytes:
         return None
-    folder = kv_folder(config)
     try:
-        files = KvFiles.open(folder, config.kv.limit_bytes, config.kv.max_age)
-    except (OSError, ConfigError) as error:
+        files = KvFiles.open(kv_folder(config), config.kv.limit_bytes, config.kv.max_age)
+    except (OSError, KeepwarmError) as error:
         LOG.warning("no KV state is carried over: %s", error)
         return None
     if files is None:
-        LOG.warning("no KV state is carried over: another keeper uses %s", folder)
+        LOG.warning("no KV state is carried over: another keeper uses %s", kv_folder(config))
     return files

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import os
 import struct
 import time
 import zlib
@@ -12,20 +14,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from backends.footprint.cache import write_whole
+from backends.files import open_regular, parse_state, read_shape, write_whole
+from backends.json_shapes import real, rows, table, text, whole
 from budget.kv_store import KvFigures
+from shim.keeper.kv_folder import INDEX, is_state, own_names
+
+LOG = logging.getLogger("keepwarm.keeper")
 
 WARM: Final = "warm.kv"
 """The state of an engine's warm prompt."""
 
 _FORMAT: Final = 2
-_INDEX: Final = "index.json"
 _SLOT: Final = "slot-"
 _CHUNK_BYTES: Final = 1 << 22
 _HEADER: Final = struct.Struct("<4sII")
 _MAGIC: Final = b"qsgg"
 _PACKED: Final = 0xFFFFFFFF
 _MAX_TOKENS: Final = 1 << 24
+_INDEX_LIMIT_BYTES: Final = 1 << 20
+_MOST_TOKENS_SEEN: Final = 1e12
+_MOST_SECONDS: Final = 1e9
 
 
 def slot_file(slot: int) -> str:
@@ -59,7 +67,7 @@ class Shelf:
         return [str(name) for name in self.origin.get("models", ())]
 
     def drop(self, name: str) -> None:
-        """Delete a file, known or not."""
+        """Delete a file of ours, known or not."""
         self.states.pop(name, None)
         with contextlib.suppress(OSError):
             (self.folder / name).unlink()
@@ -89,10 +97,11 @@ class Shelf:
                 self.drop(name)
 
     def sweep(self) -> None:
-        """Delete files that nobody knows: a save that was broken off."""
-        for path in self.folder.glob("*.kv"):
-            if path.name not in self.states:
-                self.drop(path.name)
+        """Delete files of ours that are not known: a save that was broken off, an unfinished index."""
+        with contextlib.suppress(OSError):
+            for name in own_names(self.folder):
+                if name != INDEX and name not in self.states:
+                    self.drop(name)
 
     @property
     def conversations(self) -> dict[str, Kept]:
@@ -117,44 +126,81 @@ class Shelf:
                 if state.checksum is not None
             },
         }
-        with contextlib.suppress(OSError):
-            write_whole(self.folder / _INDEX, json.dumps(index))
+        try:
+            write_whole(self.folder / INDEX, json.dumps(index).encode())
+        except OSError as error:
+            LOG.warning("the next keeper will not know the KV state in %s: %s", self.folder, error)
 
     @classmethod
-    def read(cls, folder: Path) -> Shelf:
-        """The shelf that an earlier keeper left; checksums are compared when state is restored.
+    def read(cls, folder: Path) -> Shelf | None:
+        """The shelf that an earlier keeper left; None when there is none, or it is damaged.
 
-        Raises:
-            OSError, KeyError, TypeError, ValueError: there is none, or it is damaged.
+        A damaged index is set aside and said. Checksums are compared when state is restored.
         """
-        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-        if index["format"] != _FORMAT:
-            raise ValueError(f"format {index['format']!r}")
-        shelf = cls(
-            folder.name, folder, dict(index["origin"]), KvFigures.from_json(index["figures"])
-        )
-        for name, (size, used_at, digest) in dict(index["states"]).items():
-            path = folder / name
-            if path.parent != folder or not path.is_file() or path.stat().st_size != int(size):
-                continue
-            shelf.states[name] = Kept(int(size), float(used_at), int(digest), read_tokens(path))
-        return shelf
+        what = "an index of saved KV state"
+        return read_shape(folder / INDEX, what, lambda v: _shelf(folder, v), _INDEX_LIMIT_BYTES)
+
+    @classmethod
+    def look(cls, folder: Path) -> Shelf | None:
+        """The same for a reader that changes nothing and says nothing."""
+        try:
+            return parse_state(folder / INDEX, lambda v: _shelf(folder, v), _INDEX_LIMIT_BYTES)
+        except (OSError, ValueError):
+            return None
 
 
-def is_current(origin: Mapping[str, Any]) -> bool:
-    """Whether the files that an engine was made of are still what they were."""
-    for path, size, mtime_ns in origin["stamp"]:
-        found = Path(path).stat()
+def _shelf(folder: Path, value: object) -> Shelf:
+    index = table(value)
+    if whole(index["format"]) != _FORMAT:
+        raise ValueError(f"format {index['format']}")
+    origin = dict(table(index["origin"]))
+    for path, size, mtime_ns in rows(origin.get("stamp", [])):
+        text(path), whole(size), whole(mtime_ns, -(1 << 63), 1 << 63)
+    for name in rows(origin.get("models", [])):
+        text(name)
+    if origin.get("engine") is not None:
+        text(origin["engine"])
+    shelf = Shelf(folder.name, folder, origin, _figures(index["figures"]))
+    now = time.time()
+    for name, row in table(index["states"]).items():
+        if not is_state(name):
+            raise ValueError(f"{name[:40]!r} is no name of saved state")
+        size, used_at, digest = row
+        kept = Kept(whole(size), min(real(used_at), now), whole(digest, 0, 0xFFFFFFFF))
+        path = folder / name
+        if not path.is_symlink() and path.is_file() and path.stat().st_size == kept.size_bytes:
+            kept.tokens = read_tokens(path)
+            shelf.states[name] = kept
+    return shelf
+
+
+def _figures(value: object) -> KvFigures:
+    for name, rate in table(value).items():
+        if name != "reuse":
+            real(rate["tokens"], most=_MOST_TOKENS_SEEN), real(rate["seconds"], most=_MOST_SECONDS)
+    return KvFigures.from_json(table(value))
+
+
+def is_stale(origin: Mapping[str, Any]) -> bool:
+    """Whether a file that an engine was made of is there and is another one than it was.
+
+    One that cannot be reached (its disk is not mounted, say) may come back: nothing is lost for it.
+    """
+    for path, size, mtime_ns in origin.get("stamp", ()):
+        try:
+            found = os.stat(path)  # noqa: PTH116 - the path is foreign, and may be no path at all
+        except (OSError, ValueError):
+            continue
         if (found.st_size, found.st_mtime_ns) != (size, mtime_ns):
-            return False
-    return True
+            return True
+    return False
 
 
 def checksum(path: Path) -> int | None:
     """The CRC-32 of a file; None when it cannot be read."""
     value = 0
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             while chunk := file.read(_CHUNK_BYTES):
                 value = zlib.crc32(chunk, value)
     except OSError:
@@ -169,7 +215,7 @@ def read_tokens(path: Path) -> tuple[int, ...]:
     tokens in it are packed by llama-server (`server_tokens::serialize`: marker, version, count).
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             magic, _, words = _HEADER.unpack(file.read(_HEADER.size))
             if magic != _MAGIC or words > _MAX_TOKENS:
                 return ()

@@ -16,6 +16,7 @@ from backends.scripted import Script, ScriptedEngine
 from budget.errors import EndpointError
 from budget.footprint import HOST, EngineArgs, Footprint, Placement
 from budget.kv_store import KvFigures, Rate
+from shim.config import Config
 from shim.keeper import kv_carry
 from shim.keeper.catalog import CatalogEngine
 from shim.keeper.history import EvictStory, LoadStory
@@ -222,3 +223,15 @@ def test_a_warm_prompt_is_evaluated_when_nothing_is_saved_of_it(bench: Bench) ->
         assert len(evaluated) == 3
 
     asyncio.run(run())
+
+
+def test_a_model_that_cannot_be_read_at_the_moment_keeps_its_state(bench: Bench) -> None:
+    """A reload finds its file away: the conversation stays. Taken out of the configuration, it goes."""
+    key = kv_key(entry(), PLACEMENT, "b1")
+    folder = bench.files.shelf(key, {"stamp": []}).folder
+    (folder / "slot-0.kv").write_bytes(bytes(100))
+    here = Config.from_mapping({"models": {"m": {"path": "/nowhere.gguf"}}})
+    bench.carrier.configured([entry()], [], here)
+    assert (folder / "slot-0.kv").exists()
+    bench.carrier.configured([entry()], [], Config.from_mapping({"models": {}}))
+    assert not folder.exists()

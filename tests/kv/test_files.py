@@ -10,6 +10,8 @@ from budget.kv_store import KvFigures, Rate
 from shim.keeper.kv_files import KvFiles
 from shim.keeper.kv_shelf import WARM, Shelf, read_tokens, slot_file
 
+KEY = "0123456789abcdef01234567"
+
 
 def opened(folder: Path, limit_bytes: int = 10_000, max_age_s: float = 60.0) -> KvFiles:
     """The folder, taken."""
@@ -22,7 +24,7 @@ def shelf_with(files: KvFiles, origin: Path, names: tuple[str, ...]) -> Shelf:
     """A shelf of an engine made of one file, with saved files of 1,000 bytes."""
     found = origin.stat()
     stamp = [[str(origin), found.st_size, found.st_mtime_ns]]
-    shelf = files.shelf("engine", {"stamp": stamp, "models": ["a", "b"]})
+    shelf = files.shelf(KEY, {"stamp": stamp, "models": ["a", "b"]})
     for name in names:
         (shelf.folder / name).write_bytes(bytes(1000))
         shelf.add(name)
@@ -58,7 +60,7 @@ def test_conversations_end_with_a_killed_keeper_and_warm_prompts_stay(tmp_path: 
     assert files._lock is not None
     files._lock.release()  # as the kernel does for a killed keeper
     after = opened(tmp_path / "kv")
-    kept = after.shelf("engine", {})
+    kept = after.shelf(KEY, {})
     assert list(kept.states) == [WARM]
     assert kept.figures == shelf.figures
     assert not (kept.folder / slot_file(0)).exists()
@@ -76,7 +78,7 @@ def test_conversations_outlive_a_keeper_that_ends_in_good_order(tmp_path: Path) 
     assert files.close(keep=True) == (2, 2000)
     (shelf.folder / slot_file(0)).write_bytes(bytes(10))
     after = opened(tmp_path / "kv")
-    kept = after.shelf("engine", {})
+    kept = after.shelf(KEY, {})
     assert set(kept.states) == {WARM, slot_file(1)}
     assert sorted(p.name for p in kept.folder.glob("*.kv")) == [slot_file(1), WARM]
     kept.check()
@@ -127,13 +129,15 @@ def test_nothing_is_kept_of_a_model_whose_file_changed(tmp_path: Path) -> None:
 
 
 def test_a_damaged_index_is_as_none(tmp_path: Path) -> None:
-    """The folder goes, and everything is evaluated anew."""
+    """It is set aside for a month, its files go, and everything is evaluated anew."""
     files = opened(tmp_path / "kv")
     folder = shelf_with(files, model(tmp_path), (WARM,)).folder
     files.close()
     (folder / "index.json").write_text('{"format": 1')
     opened(tmp_path / "kv").close()
-    assert not folder.exists()
+    assert [path.name for path in folder.iterdir()] == ["index.json.damaged"]
+    shelf = shelf_with(opened(tmp_path / "kv"), model(tmp_path), (WARM,))
+    assert list(shelf.states) == [WARM]
 
 
 def test_a_flipped_bit_a_cut_and_a_missing_file_are_seen(tmp_path: Path) -> None:
@@ -154,7 +158,7 @@ def test_folders_that_somebody_deleted_are_made_again(tmp_path: Path) -> None:
     files = opened(tmp_path / "kv")
     shelf = shelf_with(files, model(tmp_path), (slot_file(0),))
     shutil.rmtree(files.folder)
-    again = files.shelf("engine", {})
+    again = files.shelf(KEY, {})
     assert again is shelf
     assert [f.stat().st_mode & 0o777 for f in (files.folder, shelf.folder)] == [0o700, 0o700]
     shelf.check()
