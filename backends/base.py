@@ -148,8 +148,12 @@ class Engine(Protocol):
         """Whether the engine answers now."""
         ...
 
-    def memory(self) -> Mapping[str, int]:
-        """Measured bytes by device, now (PSS on the host, NVML's process figure on a GPU)."""
+    def memory(self) -> Mapping[str, int | None]:
+        """Measured bytes by device, now (PSS on the host, NVML's process figure on a GPU).
+
+        None: the engine takes bytes there and how many is not to be had. A device where it takes
+        none is left out; one that has ended takes none anywhere.
+        """
         ...
 
     def cached_bytes(self) -> int:

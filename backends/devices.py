@@ -1,17 +1,18 @@
 """The devices of this machine: pools of bytes with a total and a measured free figure.
 
 The host's total is the smaller of its control group's limit and its RAM; GPUs are told apart by
-UUID. Reading is apart from parsing: `HostFiles` and `Nvml` read, pure functions parse.
+UUID. Reading is apart from parsing: what is read can be given, pure functions parse.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Final, Literal
 
+from backends.nvml import Load, gpu_free_bytes, import_nvml, list_gpus
 from budget.errors import ConfigError, OutsideError
 from budget.footprint import HOST
 
@@ -72,31 +73,6 @@ def llama_device_names(devices: Sequence[str]) -> list[str]:
     return named or (["none"] if devices else [])
 
 
-class Nvml(Protocol):
-    """The part of `pynvml` (nvidia-ml-py) that is used; a fake has the same functions."""
-
-    def nvmlInit(self) -> None:  # noqa: N802 - NVML's own names
-        """Load the driver's library."""
-
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
-        """The number of GPUs."""
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> Any:  # noqa: N802
-        """A GPU by its index."""
-
-    def nvmlDeviceGetMemoryInfo(self, handle: Any) -> Any:  # noqa: N802
-        """`total`, `free` and `used` bytes."""
-
-    def nvmlDeviceGetUUID(self, handle: Any) -> str | bytes:  # noqa: N802
-        """The GPU's UUID."""
-
-    def nvmlDeviceGetName(self, handle: Any) -> str | bytes:  # noqa: N802
-        """The GPU's product name."""
-
-    def nvmlDeviceGetComputeRunningProcesses(self, handle: Any) -> list[Any]:  # noqa: N802
-        """Processes with a context on the GPU: `pid`, `usedGpuMemory`."""
-
-
 def read_text(path: str) -> str | None:
     """A small file of `/proc` or `/sys`, or `None` when it cannot be read."""
     try:
@@ -136,12 +112,6 @@ def parse_bytes(text: str | None) -> int | None:
         return None
     value = int(text)
     return value if value < _NO_LIMIT_BYTES else None
-
-
-def parse_pss_bytes(rollup: str) -> int | None:
-    """The proportional set size in `/proc/PID/smaps_rollup`; `None` when it is not there."""
-    match = re.search(r"^Pss:\s+(\d+) kB$", rollup, re.MULTILINE)
-    return int(match[1]) * 1024 if match else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,55 +182,17 @@ def host_device(read: Reader = read_text) -> Device:
     return Device(HOST, "host", total, min(free, total), f"host-{machine_id}", source)
 
 
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def import_nvml() -> Nvml:
-    """NVML's binding; it is loaded where a GPU is looked for."""
-    import pynvml  # noqa: PLC0415 - a machine without NVIDIA's driver never needs it
-
-    library: Nvml = pynvml
-    return library
-
-
-def _is_absent(error: Exception) -> bool:
-    """Whether NVML says that there is no driver, as against one that fails."""
-    name = type(error).__name__
-    return isinstance(error, ImportError) or name in {
-        "NVMLError_LibraryNotFound",
-        "NVMLError_DriverNotLoaded",
-    }
-
-
-def cuda_devices(load: Callable[[], Nvml] = import_nvml) -> Discovery:
+def cuda_devices(load: Load = import_nvml) -> Discovery:
     """The NVIDIA GPUs, `cuda:N` by NVML's index; none without a driver, a warning for a broken one."""
-    try:
-        nvml = load()
-        nvml.nvmlInit()
-        count = nvml.nvmlDeviceGetCount()
-        devices = tuple(_cuda_device(nvml, index) for index in range(count))
-    except Exception as error:
-        if _is_absent(error):
-            return Discovery(())
-        return Discovery((), (f"NVIDIA's driver is there but fails: {error}. No GPU is used.",))
-    return Discovery(devices)
-
-
-def _cuda_device(nvml: Nvml, index: int) -> Device:
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    return Device(
-        f"cuda:{index}",
-        "cuda",
-        int(memory.total),
-        int(memory.free),
-        _text(nvml.nvmlDeviceGetUUID(handle)),
-        _text(nvml.nvmlDeviceGetName(handle)),
+    gpus = list_gpus(load)
+    devices = (
+        Device(f"cuda:{g.index}", "cuda", g.total_bytes, g.free_bytes, g.uuid, g.name)
+        for g in gpus.found
     )
+    return Discovery(tuple(devices), gpus.warnings)
 
 
-def survey(read: Reader = read_text, load_nvml: Callable[[], Nvml] = import_nvml) -> Discovery:
+def survey(read: Reader = read_text, load_nvml: Load = import_nvml) -> Discovery:
     """The host and every GPU, the host first; what is broken is in `warnings`.
 
     Raises:
@@ -300,44 +232,14 @@ def find_device(name: str, discovery: Discovery | None = None) -> Device:
     )
 
 
-def free_bytes(device: str) -> int:
-    """Measured free bytes of a device, now.
-
-    Raises:
-        ConfigError: there is no such device.
-    """
-    if device == HOST:
-        return host_device().free_bytes
-    return find_device(device).free_bytes
-
-
-def process_bytes(
-    pid: int,
-    device: str,
-    *,
-    read: Reader = read_text,
-    load_nvml: Callable[[], Nvml] = import_nvml,
+def free_bytes(
+    device: str, *, read: Reader = read_text, load_nvml: Load = import_nvml
 ) -> int | None:
-    """Bytes that a process takes on a device: PSS on the host, NVML's figure on a GPU.
-
-    `None` when the figure is not to be had: the process is gone, or NVML does not see processes
-    (in a container).
-    """
+    """Measured free bytes of a device, now; None where they cannot be had."""
     if device == HOST:
-        return parse_pss_bytes(read(f"/proc/{pid}/smaps_rollup") or "")
-    return _cuda_process_bytes(pid, device, load_nvml)
-
-
-def _cuda_process_bytes(pid: int, device: str, load: Callable[[], Nvml]) -> int | None:
+        try:
+            return host_device(read).free_bytes
+        except OutsideError:
+            return None
     match = _CUDA_NAME.fullmatch(device)
-    if match is None:
-        return None
-    try:
-        nvml = load()
-        nvml.nvmlInit()
-        handle = nvml.nvmlDeviceGetHandleByIndex(int(match[1]))
-        processes = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
-    except Exception:
-        return None
-    by_pid: Mapping[int, int | None] = {p.pid: p.usedGpuMemory for p in processes}
-    return by_pid.get(pid)
+    return gpu_free_bytes(int(match[1]), load_nvml) if match else None

@@ -7,10 +7,11 @@ is `cuda:n` whatever the caller's environment says. Not confirmed on a machine w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-from backends.devices import Device, Nvml, cuda_devices, import_nvml
+from backends.devices import Device
+from backends.nvml import Load, import_nvml, list_gpus
 
 VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
 
@@ -37,11 +38,9 @@ def visible(gpus: Sequence[Device], setting: str | None) -> tuple[Device, ...]:
     return tuple(gpu for gpu in gpus if gpu in found)
 
 
-def gpu_environment(
-    devices: Sequence[str], load_nvml: Callable[[], Nvml] = import_nvml
-) -> dict[str, str]:
+def gpu_environment(devices: Sequence[str], load_nvml: Load = import_nvml) -> dict[str, str]:
     """What an engine's environment needs so that its `CUDAn` is our `cuda:n`; nothing without a GPU."""
     if not any(name.startswith("cuda:") for name in devices):
         return {}
-    uuids = [gpu.uuid for gpu in cuda_devices(load_nvml).devices]
+    uuids = [gpu.uuid for gpu in list_gpus(load_nvml).found]
     return {VARIABLE: ",".join(uuids)} if uuids else {}

@@ -39,7 +39,7 @@ class Script:
         token_gate: waited for before every token after the first.
         die_after: the engine dies when so many tokens of an answer are sent.
         refuse: answer chat requests with this status and body.
-        memory: bytes by device; None is what the placement booked.
+        memory: bytes by device, None for one where they are not known; left out: what was booked.
         cached_bytes: of the host's, pages of mapped files.
         buffers: bytes by device that the load reports; None is the placement's, less its overhead.
         storage: what the load report says.
@@ -52,7 +52,7 @@ class Script:
     token_gate: asyncio.Event | None = None
     die_after: int | None = None
     refuse: tuple[int, Mapping[str, Any]] | None = None
-    memory: Mapping[str, int] | None = None
+    memory: Mapping[str, int | None] | None = None
     cached_bytes: int = 0
     buffers: Mapping[str, int] | None = None
     storage: Literal["cold", "staged"] = "staged"
@@ -175,7 +175,7 @@ class ScriptedEngine:
         """Whether it is started and not ended."""
         return self._server is not None
 
-    def memory(self) -> Mapping[str, int]:
+    def memory(self) -> Mapping[str, int | None]:
         """The script's figures, or what the placement booked; nothing once it has ended."""
         if self._server is None or self._placement is None:
             return {}

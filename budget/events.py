@@ -139,11 +139,12 @@ class EngineEstimated:
 class DeviceMeasured:
     """A device has room for this many bytes of engines in all, ours included.
 
-    `free_bytes` is what nobody uses there now, and `reserve_bytes` what should stay free.
+    `free_bytes` is what nobody uses there now, and `reserve_bytes` what should stay free. None is
+    what could not be measured.
     """
 
     device: str
-    available_bytes: int
+    available_bytes: int | None
     free_bytes: int | None = None
     reserve_bytes: int = 0
 

@@ -163,7 +163,8 @@ class Lives:
         if event.device not in self._desk.residents.books:
             raise InternalError(f"unknown device {event.device!r} was measured")
         ledger = self._desk.residents.books[event.device]
-        ledger.ceiling_bytes = min(ledger.limit_bytes, max(0, event.available_bytes))
+        if event.available_bytes is not None:
+            ledger.ceiling_bytes = min(ledger.limit_bytes, max(0, event.available_bytes))
         self._desk.unsettled.add(event.device)
         self._note_free(event)
         self._scheduler.pump(now)

@@ -20,7 +20,7 @@ from backends.llama.binaries import find_binary, library_env
 from backends.llama.control import control_request
 from backends.llama.failures import ending, load_error, stalled
 from backends.llama.log import looks_out_of_memory
-from backends.llama.memory import file_pss_bytes, gpu_bytes, process_tree, pss_bytes
+from backends.llama.memory import file_pss_bytes, process_tree, pss_bytes
 from backends.llama.names import DeviceNames, names_of
 from backends.llama.process import (
     Gate,
@@ -31,6 +31,7 @@ from backends.llama.process import (
 )
 from backends.llama.progress import IoCounts, LoadProgress, io_counts
 from backends.llama.slots import Slots
+from backends.nvml import gpu_process_bytes
 from backends.page_cache import resident_fraction
 from budget.errors import (
     EndpointError,
@@ -313,14 +314,13 @@ class LlamaServerEngine:
             return False
         return status == 200
 
-    def memory(self) -> Mapping[str, int]:
+    def memory(self) -> Mapping[str, int | None]:
         """PSS of the process and its children on `host`, NVML's figure on the placement's GPUs."""
         if self._process is None or self._process.exit_code is not None:
             return {}
         tree = process_tree(self._process.pid)
         found = {HOST: pss_bytes(tree)}
-        if self._gpus:
-            found.update(gpu_bytes(tree, self._gpus))
+        found.update({f"cuda:{gpu}": gpu_process_bytes(gpu, tree) for gpu in self._gpus})
         return found
 
     def cached_bytes(self) -> int:

@@ -1,12 +1,10 @@
-"""Measured bytes of a process tree: PSS on the host, NVML's process figure on GPUs."""
+"""Measured bytes of a process tree on the host: its proportional set size."""
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -20,12 +18,14 @@ def process_tree(pid: int) -> list[int]:
         return []
 
 
-def pss_bytes(pids: Iterable[int]) -> int:
-    """The sum of the processes' proportional set sizes, in bytes.
+def pss_bytes(pids: Iterable[int]) -> int | None:
+    """The sum of the processes' proportional set sizes, in bytes; None where one is not to be had.
 
     From `/proc/PID/smaps_rollup`; where that is not readable, psutil's USS. Ended ones count 0.
     """
-    return sum(_pss_of(pid) for pid in pids)
+    found = [_pss_of(pid) for pid in pids]
+    known = [amount for amount in found if amount is not None]
+    return sum(known) if len(known) == len(found) else None
 
 
 def file_pss_bytes(pids: Iterable[int]) -> int:
@@ -33,7 +33,7 @@ def file_pss_bytes(pids: Iterable[int]) -> int:
     return sum(_rollup(pid, "Pss_File") or 0 for pid in pids)
 
 
-def _pss_of(pid: int) -> int:
+def _pss_of(pid: int) -> int | None:
     found = _rollup(pid, "Pss")
     return _uss_of(pid) if found is None else found
 
@@ -48,46 +48,10 @@ def _rollup(pid: int, key: str) -> int | None:
     return int(hit.group(1)) * 1024 if hit else 0
 
 
-def _uss_of(pid: int) -> int:
+def _uss_of(pid: int) -> int | None:
     try:
         return int(psutil.Process(pid).memory_full_info().uss)
-    except psutil.Error:
+    except psutil.NoSuchProcess:
         return 0
-
-
-def gpu_bytes(pids: Iterable[int], gpus: Iterable[int]) -> dict[str, int]:
-    """NVML's per-process bytes by `cuda:N`, for the GPUs asked for.
-
-    A GPU whose process figure is not to be had (no driver, a container's own process numbers) is
-    left out: the caller then uses the device's delta.
-    """
-    wanted = set(pids)
-    nvml = _nvml()
-    if nvml is None:
-        return {}
-    found: dict[str, int] = {}
-    for index in gpus:
-        used = _gpu_process_bytes(nvml, index, wanted)
-        if used is not None:
-            found[f"cuda:{index}"] = used
-    return found
-
-
-def _nvml() -> Any | None:
-    # NVML is optional at run time: a machine without a driver has no library to load.
-    try:
-        nvml = importlib.import_module("pynvml")
-        nvml.nvmlInit()
-    except Exception:
+    except psutil.Error:
         return None
-    return nvml
-
-
-def _gpu_process_bytes(nvml: Any, index: int, pids: set[int]) -> int | None:
-    try:
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
-    except nvml.NVMLError:
-        return None
-    amounts = [p.usedGpuMemory for p in running if p.pid in pids and p.usedGpuMemory is not None]
-    return sum(int(amount) for amount in amounts) if amounts else None

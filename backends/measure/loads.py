@@ -90,7 +90,10 @@ class LoadTimer:
             return 0
         before = free_bytes(self.device)
         with self._server(path, "none"):
-            return max(0, before - free_bytes(self.device) - buffers)
+            after = free_bytes(self.device)
+        if before is None or after is None:
+            raise MeasurementFailed(f"the driver does not tell what {self.device} has free.")
+        return max(0, before - after - buffers)
 
     @contextmanager
     def _server(self, path: Path, mode: str) -> Iterator[float]:

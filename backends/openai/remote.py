@@ -93,7 +93,7 @@ class RemoteEngine:
         except KeepwarmError:
             return False
 
-    def memory(self) -> Mapping[str, int]:
+    def memory(self) -> Mapping[str, int | None]:
         """Nothing on this machine."""
         return {}
 

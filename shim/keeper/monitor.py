@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from backends.devices import free_bytes, is_rpc
 from budget import events as ev
+from budget.errors import MeasurementFailed
 from budget.footprint import HOST
-from budget.measured import room_bytes
+from budget.measured import Taken, room_bytes, taken_bytes
 from budget.policies import EvictionPolicy
 from shim.keeper.experience import remember
 from shim.keeper.life import Life
 from shim.keeper.shell import Shell
 
 MEASURE_EVERY_S = 2.0
+READ_LIMIT_S = 10.0
+"""A reading that takes longer (a driver that hangs) tells nothing of that period."""
 KEEP_EVERY_S = 60.0
 """Between two savings of what the policy learned, and two looks for what is too old."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was read at one moment of these lives; None is what could not be had.
+
+    `free` is bytes by device, `taken` bytes by engine and device, `cached` the host's bytes of `taken`
+    that are pages of mapped files.
+    """
+
+    lives: Mapping[str, Life]
+    free: Mapping[str, int | None]
+    taken: Mapping[str, Mapping[str, int | None]]
+    cached: int
 
 
 class Monitor:
@@ -24,6 +43,7 @@ class Monitor:
     def __init__(self, shell: Shell, policy: EvictionPolicy) -> None:
         self._shell = shell
         self._policy = policy
+        self._reading: asyncio.Task[Reading] | None = None
 
     async def remember(self) -> None:
         """Save what the policy learned."""
@@ -34,34 +54,67 @@ class Monitor:
         self._shell.lives.kv.expire()
 
     async def measure(self) -> None:
-        """Tell the core what engines take and what devices have left."""
-        lives = dict(self._shell.lives.now)
-        free, taken, cached = await asyncio.to_thread(self._read_memory, lives)
-        for engine_id, measured in taken.items():
-            life = lives[engine_id]
-            if self._shell.lives.now.get(engine_id) is life and life.ready:
-                self._correct(engine_id, life, measured)
-        for device, free_now in free.items():
-            ours = sum(measured.get(device, 0) for measured in taken.values())
-            reserve = self._shell.lives.catalog.devices.reserves.get(device, 0)
-            room = room_bytes(free_now, ours, cached if device == HOST else 0, reserve)
-            self._shell.post(ev.DeviceMeasured(device, room, free_now, reserve))
+        """Tell the core what engines take and what devices have left.
 
-    def _read_memory(
-        self, lives: dict[str, Life]
-    ) -> tuple[dict[str, int], dict[str, dict[str, int]], int]:
-        cached = sum(life.engine.cached_bytes() for life in lives.values())
-        taken = {engine_id: dict(life.engine.memory()) for engine_id, life in lives.items()}
+        Raises:
+            MeasurementFailed: the reading does not end; the core was told that nothing is known.
+        """
+        lives = {e: life for e, life in self._shell.lives.now.items() if life.ending is None}
         # What an RPC server has left, only it knows: its limit is all that counts.
         here = [device for device in self._shell.lives.catalog.limits if not is_rpc(device)]
-        return {device: free_bytes(device) for device in here}, taken, cached
+        if self._reading is None:
+            self._reading = asyncio.create_task(asyncio.to_thread(_read, lives, here))
+        done, _ = await asyncio.wait({self._reading}, timeout=READ_LIMIT_S)
+        if not done:
+            for device in here:
+                self._tell(device, None, None)
+            raise MeasurementFailed(f"reading memory takes over {READ_LIMIT_S:g} s.")
+        reading, self._reading = self._reading, None
+        self._take(reading.result())
 
-    def _correct(self, engine_id: str, life: Life, measured: dict[str, int]) -> None:
+    def _take(self, reading: Reading) -> None:
+        for engine_id, measured in reading.taken.items():
+            life = reading.lives[engine_id]
+            if self._shell.lives.now.get(engine_id) is life and life.ready:
+                self._correct(engine_id, life, measured)
+        for device, free_now in reading.free.items():
+            ours = taken_bytes([self._of(e, device, row) for e, row in reading.taken.items()])
+            cached = reading.cached if device == HOST else 0
+            reserve = self._reserve(device)
+            self._tell(device, room_bytes(free_now, ours, cached, reserve), free_now)
+
+    def _of(self, engine_id: str, device: str, measured: Mapping[str, int | None]) -> Taken:
+        """What an engine takes of a device; the books tell what the measure does not."""
+        if device not in measured:
+            return Taken(0, 0)
+        residents = self._shell.core.desk.residents
+        if engine_id not in residents:
+            return Taken(measured[device], 0, moving=True)
+        engine = residents[engine_id]
+        booked = dict(engine.bookings).get(device, 0)
+        return Taken(measured[device], booked, moving=not engine.resident)
+
+    def _reserve(self, device: str) -> int:
+        return self._shell.lives.catalog.devices.reserves.get(device, 0)
+
+    def _tell(self, device: str, room: int | None, free: int | None) -> None:
+        self._shell.post(ev.DeviceMeasured(device, room, free, self._reserve(device)))
+
+    def _correct(self, engine_id: str, life: Life, measured: Mapping[str, int | None]) -> None:
         """Book what an engine was found to take where that is more, and learn for its next load."""
         engine = self._shell.core.desk.residents[engine_id]
         if not engine.resident or engine.generation != life.generation:
             return
-        corrected = tuple((d, max(b, measured.get(d, 0))) for d, b in engine.bookings)
+        known = {device: amount for device, amount in measured.items() if amount is not None}
+        corrected = tuple((d, max(b, known.get(d, 0))) for d, b in engine.bookings)
         if corrected != engine.bookings:
             self._shell.post(ev.EngineMeasured(engine_id, life.generation, corrected))
-        self._shell.lives.learn(engine_id, life, measured)
+        self._shell.lives.learn(engine_id, life, known)
+
+
+def _read(lives: Mapping[str, Life], devices: list[str]) -> Reading:
+    """Read the machine: what is free before what engines take (see `room_bytes`)."""
+    free = {device: free_bytes(device) for device in devices}
+    cached = sum(life.engine.cached_bytes() for life in lives.values())
+    taken = {engine_id: dict(life.engine.memory()) for engine_id, life in lives.items()}
+    return Reading(lives, free, taken, cached)

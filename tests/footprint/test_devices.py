@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -18,11 +16,11 @@ from backends.devices import (
     parse_bytes,
     parse_cgroup_paths,
     parse_meminfo,
-    process_bytes,
     survey,
 )
 from backends.gpus import gpu_environment, visible
 from budget.errors import ConfigError, OutsideError
+from tests.fake_nvml import FakeNvml, error, gpu
 
 GIB = 1 << 30
 MEMINFO = f"MemTotal:       {16 * GIB // 1024} kB\nMemFree: 100 kB\nMemAvailable:   {9 * GIB // 1024} kB\n"
@@ -31,41 +29,6 @@ MEMINFO = f"MemTotal:       {16 * GIB // 1024} kB\nMemFree: 100 kB\nMemAvailable
 def machine(files: dict[str, str]) -> Callable[[str], str | None]:
     """A machine of these files, with 16 GiB of RAM."""
     return {"/proc/meminfo": MEMINFO, **files}.get
-
-
-class FakeNvml:
-    """NVML with the GPUs it is given; `broken` raises what a failing driver raises."""
-
-    def __init__(self, gpus: list[dict[str, Any]], broken: Exception | None = None) -> None:
-        self.gpus = gpus
-        self.broken = broken
-
-    def nvmlInit(self) -> None:  # noqa: N802
-        if self.broken:
-            raise self.broken
-
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
-        return len(self.gpus)
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> dict[str, Any]:  # noqa: N802
-        return self.gpus[index]
-
-    def nvmlDeviceGetMemoryInfo(self, handle: dict[str, Any]) -> Any:  # noqa: N802
-        return SimpleNamespace(total=handle["total"], free=handle["free"], used=0)
-
-    def nvmlDeviceGetUUID(self, handle: dict[str, Any]) -> bytes:  # noqa: N802
-        return str(handle["uuid"]).encode()
-
-    def nvmlDeviceGetName(self, handle: dict[str, Any]) -> str:  # noqa: N802
-        return "A GPU"
-
-    def nvmlDeviceGetComputeRunningProcesses(self, handle: dict[str, Any]) -> list[Any]:  # noqa: N802
-        return list(handle["processes"])
-
-
-def gpu(**more: Any) -> dict[str, Any]:
-    """A GPU of 24 GiB."""
-    return {"total": 24 * GIB, "free": 20 * GIB, "uuid": "GPU-abc", "processes": [], **more}
 
 
 def test_meminfo_lines_are_bytes_and_odd_lines_are_left_out() -> None:
@@ -152,16 +115,14 @@ def test_auto_is_the_first_gpu_and_else_the_host() -> None:
 
 def test_an_absent_driver_is_silent() -> None:
     """A machine without NVIDIA is an ordinary machine."""
-    absent = type("NVMLError_LibraryNotFound", (Exception,), {})
-    assert cuda_devices(lambda: FakeNvml([], absent())).warnings == ()
+    assert cuda_devices(lambda: FakeNvml([], error("LibraryNotFound"))).warnings == ()
 
 
 def test_a_broken_driver_is_said() -> None:
     """A driver that is there and fails must not look like no driver."""
-    broken = type("NVMLError_LibRmVersionMismatch", (Exception,), {})
-    found = cuda_devices(lambda: FakeNvml([], broken("Driver/library version mismatch")))
+    found = cuda_devices(lambda: FakeNvml([], error("LibRmVersionMismatch")))
     assert found.devices == ()
-    assert "version mismatch" in found.warnings[0]
+    assert "LibRmVersionMismatch" in found.warnings[0]
 
 
 def test_an_unknown_device_is_refused_with_those_that_are_there() -> None:
@@ -169,17 +130,6 @@ def test_an_unknown_device_is_refused_with_those_that_are_there() -> None:
     with pytest.raises(ConfigError, match=r"cuda:3.*host") as caught:
         find_device("cuda:3", survey(machine({}), lambda: FakeNvml([])))
     assert caught.value.facts["devices"] == ["host"]
-
-
-def test_a_process_is_measured_by_pss_on_the_host_and_by_nvml_on_a_gpu() -> None:
-    """What cannot be had is None, never 0."""
-    rollup = {"/proc/7/smaps_rollup": "Rss: 9 kB\nPss:     4 kB\nPss_Anon: 1 kB\n"}
-    mine = SimpleNamespace(pid=7, usedGpuMemory=5 * GIB)
-    nvml = FakeNvml([gpu(processes=[mine])])
-    assert process_bytes(7, "host", read=machine(rollup)) == 4096
-    assert process_bytes(8, "host", read=machine(rollup)) is None
-    assert process_bytes(7, "cuda:0", load_nvml=lambda: nvml) == 5 * GIB
-    assert process_bytes(8, "cuda:0", load_nvml=lambda: nvml) is None
 
 
 def test_device_names_translate_to_llama_cpp_and_back() -> None:

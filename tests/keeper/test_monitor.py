@@ -1,0 +1,149 @@
+"""The keeper's measurements: what is not known is not 0, and what fails is tried again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from budget import events as ev
+from budget.errors import MeasurementFailed
+from budget.footprint import HOST
+from budget.residency import State
+from shim.keeper import monitor as monitor_module
+from shim.keeper.keeper import Keeper
+from shim.keeper.monitor import Monitor
+from tests.races.support import Race, race, run
+
+Files = dict[str, Path]
+
+
+def monitor_of(keeper: Keeper) -> Monitor:
+    """A monitor that measures when the test says so."""
+    return Monitor(keeper.shell, keeper.policy)
+
+
+async def one_idle(it: Race) -> int:
+    """Load `a` and let it be idle; its booked bytes."""
+    lease = it.ask("a")
+    grant = await it.granted(lease)
+    it.end(lease)
+    return dict(it.keeper.shell.core.desk.residents[grant.engine_id].bookings)[HOST]
+
+
+def test_a_full_device_whose_engines_cannot_be_measured_is_not_over_its_limit(
+    tiny_models: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is booked is ours then: the idle engine is not evicted for bytes that it takes itself."""
+
+    async def scenario() -> None:
+        async with race(tiny_models) as it:
+            booked = await one_idle(it)
+            it.engine("a").script.memory = {HOST: None}
+            limit = it.keeper.catalog.limits[HOST]
+            monkeypatch.setattr(monitor_module, "free_bytes", lambda _device: limit - booked)
+            await monitor_of(it.keeper).measure()
+            assert it.state("a") is State.IDLE
+            assert it.keeper.shell.core.desk.residents.books[HOST].ceiling_bytes == limit
+
+    run(scenario)
+
+
+def test_bytes_of_another_program_count_where_engines_cannot_be_measured(
+    tiny_models: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device has nothing left beside what is booked: the engine's own bytes are all the room."""
+
+    async def scenario() -> None:
+        async with race(tiny_models) as it:
+            booked = await one_idle(it)
+            it.engine("a").script.memory = {HOST: None}
+            monkeypatch.setattr(monitor_module, "free_bytes", lambda _device: 0)
+            await monitor_of(it.keeper).measure()
+            assert it.keeper.shell.core.desk.residents.books[HOST].ceiling_bytes == booked
+
+    run(scenario)
+
+
+def test_a_device_that_says_nothing_is_not_judged(
+    tiny_models: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No free figure: the core is told that it is not known, and nobody leaves."""
+
+    async def scenario() -> None:
+        async with race(tiny_models) as it:
+            await one_idle(it)
+            monkeypatch.setattr(monitor_module, "free_bytes", lambda _device: None)
+            posted: list[ev.Event] = []
+            monkeypatch.setattr(it.keeper.shell, "post", posted.append)
+            await monitor_of(it.keeper).measure()
+            monkeypatch.undo()
+            told = [event for event in posted if isinstance(event, ev.DeviceMeasured)]
+            assert [(t.device, t.available_bytes, t.free_bytes) for t in told] == [
+                (HOST, None, None)
+            ]
+            for event in told:
+                it.post(event)
+            assert it.state("a") is State.IDLE
+
+    run(scenario)
+
+
+def test_what_is_free_is_read_before_what_engines_take(
+    tiny_models: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that grows between both readings must not look like another program."""
+
+    async def scenario() -> None:
+        async with race(tiny_models) as it:
+            await one_idle(it)
+            order: list[str] = []
+
+            def free(_device: str) -> int:
+                order.append("free")
+                return 1 << 30
+
+            def memory() -> Mapping[str, int | None]:
+                order.append("taken")
+                return {HOST: 1}
+
+            monkeypatch.setattr(monitor_module, "free_bytes", free)
+            monkeypatch.setattr(it.engine("a"), "memory", memory)
+            await monitor_of(it.keeper).measure()
+            assert order == ["free", "taken"]
+
+    run(scenario)
+
+
+def test_a_reading_that_hangs_is_waited_for_once_and_tells_nothing_meanwhile(
+    tiny_models: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver that does not return holds one thread, and no decision."""
+
+    async def scenario() -> None:
+        async with race(tiny_models) as it:
+            await one_idle(it)
+            returns, asked = threading.Event(), []
+
+            def free(_device: str) -> int:
+                asked.append(1)
+                returns.wait()
+                return 1 << 30
+
+            monkeypatch.setattr(monitor_module, "free_bytes", free)
+            monkeypatch.setattr(monitor_module, "READ_LIMIT_S", 0.01)
+            monitor = monitor_of(it.keeper)
+            try:
+                for _ in range(2):
+                    with pytest.raises(MeasurementFailed):
+                        await monitor.measure()
+            finally:
+                returns.set()
+            assert it.state("a") is State.IDLE
+            monkeypatch.setattr(monitor_module, "READ_LIMIT_S", 30.0)
+            await monitor.measure()
+            assert len(asked) == 1
+
+    run(scenario)
