@@ -10,7 +10,6 @@ from typing import Final
 from budget.engines import Bookings
 from budget.errors import InternalError
 
-
 UNJUDGED_AT_MOST_S = 30.0
 """So long a device may go without a judgement because engines load or leave there all the time."""
 
