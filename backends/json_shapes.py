@@ -7,7 +7,7 @@ int to the float that it equals.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 MOST_BYTES: Final = 1 << 50
@@ -55,18 +55,18 @@ def table(value: object) -> Mapping[str, Any]:
     Raises:
         ValueError: it is something else.
     """
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         raise ValueError(f"{_short(value)} is no object")
     return value
 
 
-def rows(value: object) -> Sequence[Any]:
-    """A list, or the tuple that is written as one.
+def rows(value: object) -> list[Any]:
+    """A list.
 
     Raises:
         ValueError: it is something else.
     """
-    if not isinstance(value, list | tuple):
+    if not isinstance(value, list):
         raise ValueError(f"{_short(value)} is no list")
     return value
 

@@ -1,73 +1,87 @@
-"""Connections to the keeper for asyncio."""
+"""Connections to the keeper for asyncio. An idle one belongs to no event loop, and outlives them."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import socket
-from collections import deque
 from collections.abc import Callable
-from weakref import WeakKeyDictionary
 
-from shim.line import Hello, Line, Lines
-from shim.wire import MAX_LINE_BYTES, keeper_gone
+from shim.line import Hello, Lines
+from shim.sync_line import SocketChannel
 
 
-class StreamChannel:
-    """The lines of an event loop's connection."""
+class LoopChannel(SocketChannel):
+    """A socket's lines, for the tasks of whichever event loop waits for them."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        sock.settimeout(0.0)
 
-    def write(self, line: bytes) -> None:
-        """Send a line, without waiting until it is sent."""
-        self._writer.write(line)
+    async def send(self, line: bytes, limit_s: float) -> None:
+        """Send a line; the keeper may be busy for so long."""
+        loop = asyncio.get_running_loop()
+        rest = line[self._send_some(line) :]
+        while rest:
+            await _until_ready(loop, loop.add_writer, loop.remove_writer, self._sock, limit_s)
+            sent = self._send_some(rest)
+            if not sent:
+                raise self._silent(limit_s)
+            rest = rest[sent:]
 
-    async def read(self) -> bytes:
+    async def read(self, limit_s: float) -> bytes:
         """The next line, as soon as it is whole."""
-        try:
-            line = await self._reader.readline()
-        except OSError as exc:
-            raise keeper_gone() from exc
-        if not line.endswith(b"\n"):
-            raise keeper_gone()
+        loop = asyncio.get_running_loop()
+        while (line := self._whole_line()) is None:
+            await _until_ready(loop, loop.add_reader, loop.remove_reader, self._sock, limit_s)
+            # Looked at whatever ended the wait: after a stop of this process the time is over, and the
+            # answer is here.
+            if not self._receive(0):
+                raise self._silent(limit_s)
         return line
 
-    async def arrived(self) -> list[bytes]:
-        """The lines that are here; waits for one loop turn."""
-        found: list[bytes] = []
-        with contextlib.suppress(TimeoutError):
-            # A line that is broken off stays in the reader's buffer.
-            async with asyncio.timeout(0):
-                while True:
-                    found.append(await self.read())
-        return found
 
-    def close(self) -> None:
-        """Close the connection."""
-        self._writer.close()
+async def _until_ready(
+    loop: asyncio.AbstractEventLoop,
+    watch: Callable[..., object],
+    unwatch: Callable[..., object],
+    sock: socket.socket,
+    limit_s: float,
+) -> None:
+    """Return when a socket can be read or written, or when the time is over."""
+    ready = loop.create_future()
+
+    def wake() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    fd = sock.fileno()
+    if fd < 0:
+        return
+    watch(fd, wake)
+    timer = loop.call_later(limit_s, wake)
+    try:
+        await ready
+    finally:
+        timer.cancel()
+        unwatch(fd)
 
 
 class LoopLines(Lines):
-    """Idle connections, by event loop. Safe after `fork()`."""
+    """Connections of any event loop."""
 
     def __init__(self, connect: Callable[[], socket.socket], hello: Hello) -> None:
         super().__init__(hello)
-        self._connect = connect
-        self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, deque[Line]] = (
-            WeakKeyDictionary()
-        )
-        self._pid = os.getpid()
+        self._new_socket = connect
 
-    @property
-    def idle(self) -> deque[Line]:
-        """The running loop's idle connections."""
-        if self._pid != os.getpid():
-            self._by_loop, self._pid = WeakKeyDictionary(), os.getpid()
-        return self._by_loop.setdefault(asyncio.get_running_loop(), deque())
+    async def _connect(self) -> LoopChannel:
+        connecting = asyncio.get_running_loop().run_in_executor(None, self._new_socket)
+        try:
+            return LoopChannel(await asyncio.shield(connecting))
+        except asyncio.CancelledError:
+            connecting.add_done_callback(_close_unwanted)
+            raise
 
-    async def _open(self) -> StreamChannel:
-        sock = await asyncio.to_thread(self._connect)
-        return StreamChannel(*await asyncio.open_unix_connection(sock=sock, limit=MAX_LINE_BYTES))
+
+def _close_unwanted(connecting: asyncio.Future[socket.socket]) -> None:
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().close()

@@ -54,7 +54,7 @@ class Shim:
         self._session = session
         self._sync = Calls(session, Door(session.lines.flows, session.sync_transport.flows))
         self._async = Calls(session, Door(session.async_lines, session.async_transport))
-        self._declared: Plan | None = None
+        self._declared = Plan(session)
 
     @property
     def config(self) -> Config:
@@ -145,7 +145,11 @@ class Shim:
     def pin(self, model: str, *, persist: bool = False, **options: Any) -> Mapping[str, Any]:
         """Make a model resident and keep it: eviction may not touch it until `unpin`.
 
-        The pin ends with this client; with `persist` it stays until `unpin`.
+        Args:
+            model: a name of the configuration.
+            persist: keep it pinned when this object is closed or this process ends, until `unpin` or
+                the keeper's end.
+            options: `priority` and `deadline_s`.
 
         Raises:
             NeverFits: it does not fit beside the other pins.
@@ -155,7 +159,7 @@ class Shim:
 
     def unpin(self, model: str) -> None:
         """Let a pinned model be evicted again; it stays resident until its bytes are needed."""
-        self._session.lines.ask("hint", kind="unpin", model=model)
+        self._session.pins.unpin(model)
 
     def plan(self, models: Sequence[str] = ()) -> Plan:
         """Say which models will be used next, in order: `with shim.plan(["a", "b"]): ...`.
@@ -175,15 +179,11 @@ class Shim:
         Raises:
             UnknownModel: one is not configured; the order before stands.
         """
-        if self._declared is None:
-            self._declared = self.plan()
         self._declared.declare(models)
-        if not models:
-            self._declared.close()
 
     async def adeclare(self, models: Sequence[str]) -> None:
         """As `declare`, awaited."""
-        await asyncio.to_thread(self.declare, models)
+        await self._declared.adeclare(models)
 
     def release(self, model: str) -> None:
         """Say that a model may leave now: it is first among the victims when bytes are needed."""
@@ -224,6 +224,8 @@ class Shim:
         fields = self._session.want(call, want)
         if persist:
             fields["persist"] = True
+        if want == "pin" and not persist:
+            return self._session.pins.pin(model, fields)
         return self._session.lines.ask("lease", **fields)
 
     def reload(self, config: Config | str | Path | None = None) -> dict[str, list[str]]:
@@ -237,8 +239,17 @@ class Shim:
     # Ends
 
     def close(self) -> None:
-        """Close the connections; an inline keeper ends with its engines. Idempotent."""
+        """Close the connections; an inline keeper ends with its engines. Idempotent.
+
+        What still runs ends with an error, in other threads and event loops too, and gives its lease
+        back. A later call raises `InvalidRequest`.
+        """
         self._session.close()
+
+    async def aclose(self) -> None:
+        """As `close`, awaited."""
+        await self._session.async_transport.aclose()
+        await asyncio.to_thread(self._session.close)
 
     def __enter__(self) -> Self:
         self._session.start_inline()
@@ -246,3 +257,10 @@ class Shim:
 
     def __exit__(self, *_failure: object) -> None:
         self.close()
+
+    async def __aenter__(self) -> Self:
+        await asyncio.to_thread(self._session.start_inline)
+        return self
+
+    async def __aexit__(self, *_failure: object) -> None:
+        await self.aclose()

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import secrets
+import threading
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Self
 
-from backends.flows import run_blocking
-from budget.errors import InvalidRequest, KeeperUnavailable, KeepwarmError
+from budget.errors import InvalidRequest, KeepwarmError
+from shim.forks import renew_after_fork
 
 if TYPE_CHECKING:
-    from shim.line import Line, Lines
     from shim.session import Session
+    from shim.sync_line import KeeperLine
+
+_DROP_LIMIT_S = 1.0
 
 _CURRENT: ContextVar[Plan | None] = ContextVar("keepwarm_plan", default=None)
 
@@ -46,26 +50,38 @@ class PlanBook:
             return plan.name if plan else None
         return self._open[0].name if len(self._open) == 1 else None
 
-    def close(self) -> None:
-        """Withdraw every plan."""
-        for plan in self._open:
-            plan.close()
+    def drop(self) -> None:
+        """End every plan with its connection."""
+        plans, self._open = self._open, ()
+        for plan in plans:
+            plan.drop()
 
 
 class Plan:
     """The order of coming uses, from `with` to its end; `async with` does the same.
 
     Every request inside uses the next step of its model up. The plan lives at the keeper as long as
-    the connection that this object holds.
+    the connection that this object holds. Safe from any thread and any event loop; a forked child's
+    requests are steps of its parent's plan, and what the child declares is a plan of its own.
     """
 
     def __init__(self, session: Session, models: Sequence[str] = ()) -> None:
-        self.name = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._session = session
         self._models = _local(session, models)
-        self._line: Line | None = None
-        self._async_line: Line | None = None
         self._token: Token[Plan | None] | None = None
+        self.name = ""
+        self._begin_anew()
+        renew_after_fork(self)
+
+    def _begin_anew(self) -> None:
+        self.name = _new_name()
+        self._line: KeeperLine | None = None
+        self._lock = threading.Lock()
+        """Held while something is said on the connection, which is soon answered or given up."""
+
+    def forked(self) -> None:
+        """In a forked child: the connection is the parent's, and so is the lock."""
+        self._line, self._lock = None, threading.Lock()
 
     def declare(self, models: Sequence[str]) -> None:
         """Replace what is left of the order.
@@ -74,27 +90,40 @@ class Plan:
             UnknownModel: one is not configured; the order before stands.
             KeepwarmError: no keeper could be reached.
         """
-        self._line = run_blocking(self._tell(self._session.lines.flows, self._line, models))
+        order = _local(self._session, models)
+        if not self.name.startswith(f"{os.getpid()}-"):
+            self._begin_anew()
+        with self._lock:
+            self._tell(order)
 
     async def adeclare(self, models: Sequence[str]) -> None:
-        """As `declare`, awaited; for a plan that was entered with `async with`."""
-        lines = self._session.async_lines
-        self._async_line = await self._tell(lines, self._async_line, models)
+        """As `declare`, awaited."""
+        await asyncio.to_thread(self.declare, models)
 
-    async def _tell(self, lines: Lines, line: Line | None, models: Sequence[str]) -> Line | None:
-        """Tell the keeper what is left; returns the connection that holds the plan from now on."""
-        order = _local(self._session, models)
-        if line is not None:
+    def _tell(self, order: list[str]) -> None:
+        """Tell the keeper what is left, on the connection that holds the plan from now on."""
+        if (line := self._line) is not None:
             try:
-                await line.ask("plan", models=order, plan=self.name)
-            except KeeperUnavailable:
+                line.ask("plan", models=order, plan=self.name)
+            except KeepwarmError:
+                if not line.is_usable:
+                    self._close_line()
+                if not line.is_gone:
+                    raise
                 # The keeper is gone and the plan with it: the next one is told.
-                line.close()
-                line = None
-        if line is None and order:
-            line, _ = await lines.ask_keeping("plan", models=order, plan=self.name)
+            else:
+                if not order:
+                    self._line = None
+                    self._session.lines.give(line)
+                return
+        if order:
+            self._line, _ = self._session.lines.ask_keeping("plan", models=order, plan=self.name)
             self._session.plans.opened(self)
-        return line
+
+    def _close_line(self) -> None:
+        line, self._line = self._line, None
+        if line is not None:
+            line.close()
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
@@ -108,17 +137,17 @@ class Plan:
     def close(self) -> None:
         """Withdraw what is left of the plan. Idempotent."""
         self._session.plans.closed(self)
-        line, self._line = self._line, None
-        if line is not None:
+        # The end of the connection would withdraw it as well; asked for, it is withdrawn on return.
+        with contextlib.suppress(KeepwarmError):
+            self.declare([])
+
+    def drop(self) -> None:
+        """End the plan with its connection, which was interrupted: another thread is done with it soon."""
+        if self._lock.acquire(timeout=_DROP_LIMIT_S):
             try:
-                run_blocking(line.ask("plan", models=[], plan=self.name))
-                self._session.lines.flows.give(line)
-            except KeepwarmError:
-                line.close()
-        # An asynchronous connection left open is closed: its end withdraws the plan as well.
-        async_line, self._async_line = self._async_line, None
-        if async_line is not None:
-            async_line.close()
+                self._close_line()
+            finally:
+                self._lock.release()
 
     def __enter__(self) -> Self:
         self.declare(self._models)
@@ -136,12 +165,17 @@ class Plan:
 
     async def __aexit__(self, *_failure: object) -> None:
         self._leave()
-        self.close()
+        await asyncio.to_thread(self.close)
 
     def _leave(self) -> None:
         if self._token is not None:
             _CURRENT.reset(self._token)
             self._token = None
+
+
+def _new_name() -> str:
+    """A name that tells the process apart, and plans within it."""
+    return f"{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def _local(session: Session, models: Sequence[str]) -> list[str]:

@@ -10,11 +10,38 @@ from typing import Any
 from shim.call import Messages
 from shim.client import Shim
 from shim.declared import Plan
+from shim.forks import renew_after_fork
 from shim.reply import EmbeddingReply, Reply
 from shim.streams import AsyncReplyStream, ReplyStream
 
-_lock = threading.Lock()
-_default: Shim | None = None
+
+class _Default:
+    """Holds the default shim. Safe from any thread and after `fork()`."""
+
+    def __init__(self) -> None:
+        self._shim: Shim | None = None
+        self._lock = threading.Lock()
+        renew_after_fork(self)
+
+    def forked(self) -> None:
+        """In a forked child: no thread that could hold the lock is here."""
+        self._lock = threading.Lock()
+
+    def get(self) -> Shim:
+        """The shim; made when there is none."""
+        with self._lock:
+            if self._shim is None:
+                self._shim = Shim()
+                atexit.register(self._shim.close)
+            return self._shim
+
+    def set(self, shim: Shim) -> None:
+        """Replace it."""
+        with self._lock:
+            self._shim = shim
+
+
+_DEFAULT = _Default()
 
 
 def default_shim() -> Shim:
@@ -23,19 +50,12 @@ def default_shim() -> Shim:
     Raises:
         ConfigError: none is found, or it does not hold.
     """
-    global _default  # noqa: PLW0603
-    if _default is None:
-        with _lock:
-            if _default is None:
-                _default = Shim()
-                atexit.register(_default.close)
-    return _default
+    return _DEFAULT.get()
 
 
 def use(shim: Shim) -> None:
     """Make `shim` the default one; the caller still closes it."""
-    global _default  # noqa: PLW0603
-    _default = shim
+    _DEFAULT.set(shim)
 
 
 def chat(model: str, messages: Messages, **options: Any) -> Reply:

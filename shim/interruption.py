@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from backends.openai.resume import Progress, counted
 from backends.openai.wire import ChatRequest, Delta
+from budget.errors import KeepwarmError, error_from_wire
 from shim.call import Call, Grant
 from shim.wire import Message
 
@@ -20,6 +22,14 @@ def wanted_back(call: Call, notices: Iterable[Message]) -> bool:
     return any(n.get("notice") == "yield" and n.get("lease") == call.held.lease for n in notices)
 
 
+def taken_back(call: Call, notices: Iterable[Message]) -> KeepwarmError | None:
+    """Why the keeper took the lease that a call holds back, or None when it did not."""
+    for notice in notices:
+        if notice.get("notice") == "revoked" and notice.get("lease") == call.held.lease:
+            return error_from_wire(notice["error"])
+    return None
+
+
 def to_yield(call: Call, deltas: Sequence[Delta]) -> Progress | None:
     """How far an answer has come that yields now; None when it cannot, and runs to its end."""
     if deltas[-1].finish_reason is not None:
@@ -28,7 +38,7 @@ def to_yield(call: Call, deltas: Sequence[Delta]) -> Progress | None:
     return progress if progress.resumable(call.request) else None
 
 
-def told(call: Call, progress: Progress) -> dict[str, object]:
+def told(call: Call, progress: Progress) -> dict[str, Any]:
     """The fields of the op that yields a call's lease."""
     return {
         "lease": call.held.lease,

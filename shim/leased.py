@@ -11,9 +11,10 @@ from backends.openai.transport import Transport
 from backends.openai.wire import Delta
 from budget.errors import EngineDied, KeepwarmError, error_from_wire
 from shim.call import Call
-from shim.interruption import back, to_yield, told, wanted_back
+from shim.interruption import back, taken_back, to_yield, told, wanted_back
 from shim.line import Line, Lines
 from shim.reply import EmbeddingReply, Reply
+from shim.silence import EXPLAIN_S
 from shim.tracing import trace_call
 
 
@@ -44,10 +45,14 @@ class Leased:
         """Asked between two pieces: where the next one comes from. Yields the lease if it has to.
 
         Raises:
-            KeepwarmError: the keeper is gone, or the answer could not go on.
+            KeepwarmError: the keeper is gone, it took the lease back, or the answer could not go on.
         """
         call, line = self.call, self._line
-        if line is None or not self._may_yield or not wanted_back(call, await line.notices()):
+        if line is None or not (notices := line.notices()):
+            return source
+        if (error := taken_back(call, notices)) is not None:
+            raise await self.explained(error) if isinstance(error, EngineDied) else error
+        if not self._may_yield or not wanted_back(call, notices):
             return source
         progress = to_yield(call, deltas)
         if progress is None:
@@ -65,11 +70,13 @@ class Leased:
         grant = self.call.held
         try:
             said = await self._line.ask(
-                "diagnose", engine=grant.engine, generation=grant.generation
+                "diagnose", within_s=EXPLAIN_S, engine=grant.engine, generation=grant.generation
             )
+            if said["death"]:
+                return error_from_wire(said["death"])
+            return taken_back(self.call, self._line.notices()) or error
         except KeepwarmError as gone:
             return gone
-        return error_from_wire(said["death"]) if said["death"] else error
 
     def ended(self, answer: Reply | EmbeddingReply | None, error: BaseException | None) -> None:
         """Give the lease and the connection back; an interrupted call closes it instead."""
@@ -84,6 +91,11 @@ class Leased:
             except KeepwarmError:
                 line.close()
         trace_call(self.call, answer, error)
+
+    def forgotten(self) -> None:
+        """Nothing refers to the call any more: its lease is back with its connection."""
+        if self._line is not None:
+            self._line.close()
 
 
 def _spent(answer: Reply | EmbeddingReply | None) -> dict[str, Any]:

@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
+from weakref import WeakSet
 
-from budget.errors import KeeperUnavailable
-from shim.wire import Message, decode, encode, outcome
+from budget.errors import KeeperUnavailable, error_from_wire
+from shim.forks import renew_after_fork
+from shim.silence import closed_before, closed_meanwhile, silence_s
+from shim.wire import Message, decode, encode, keeper_gone, outcome
 
 
 class Channel(Protocol):
-    """Lines to and from the keeper. Where it is gone, `KeeperUnavailable` is raised."""
+    """Lines to and from the keeper. Where it is gone or silent, `KeeperUnavailable` is raised."""
 
-    def write(self, line: bytes) -> None:
-        """Send a line."""
+    @property
+    def is_gone(self) -> bool:
+        """Whether the keeper's end was found closed."""
         ...
 
-    async def read(self) -> bytes:
-        """The next line, as soon as it is whole."""
+    async def send(self, line: bytes, limit_s: float) -> None:
+        """Send a line; the keeper may be busy for so long."""
         ...
 
-    async def arrived(self) -> list[bytes]:
+    def send_now(self, line: bytes) -> None:
+        """Send a line without waiting for room."""
+        ...
+
+    async def read(self, limit_s: float) -> bytes:
+        """The next line, as soon as it is whole; no byte of it may take longer than the limit."""
+        ...
+
+    def arrived(self) -> list[bytes]:
         """The lines that are here; none is waited for."""
         ...
 
+    def interrupt(self) -> None:
+        """End the connection from any thread; the one that waits on it finds it closed."""
+        ...
+
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; in a forked child, its copy alone."""
         ...
 
 
@@ -37,40 +55,104 @@ class Line:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._number = 0
-        self.reused = False
+        self._heard: list[Message] = []
+        self._interrupted = False
+        self.is_usable = True
+        """Whether nothing failed on it: it may serve the next call."""
 
-    async def ask(self, op: str, **fields: Any) -> Message:
-        """Send an op and wait for its result; notices in between are dropped.
+    @property
+    def is_gone(self) -> bool:
+        """Whether the keeper ended, rather than that it is silent."""
+        return self._channel.is_gone
+
+    async def ask(self, op: str, *, within_s: float | None = None, **fields: Any) -> Message:
+        """Send an op and wait for its result, for as long as the keeper gives signs of life.
+
+        Args:
+            op: what is asked.
+            within_s: the most that is waited, whatever signs there are.
+            fields: of the op.
 
         Raises:
-            KeeperUnavailable: the keeper is gone.
+            KeeperUnavailable: the keeper is gone, or does not respond.
             KeepwarmError: the op's own error.
         """
         self._number += 1
-        self._channel.write(encode({"op": op, "id": self._number, **fields}))
-        while True:
-            message = decode(await self._channel.read())
-            if message.get("id") == self._number:
-                return outcome(message)
+        silence = silence_s(op)
+        until = None if within_s is None else time.monotonic() + within_s
+        try:
+            await self._channel.send(encode({"op": op, "id": self._number, **fields}), silence)
+            while True:
+                left = silence if until is None else min(silence, until - time.monotonic())
+                message = decode(await self._channel.read(max(left, 0.001)))
+                if message.get("id") == self._number:
+                    return outcome(message)
+                self._hear(message)
+        except KeeperUnavailable:
+            self.is_usable = False
+            if self._interrupted:
+                raise closed_meanwhile() from None
+            raise
 
     def tell(self, op: str, **fields: Any) -> None:
         """Send an op that is not answered.
 
         Raises:
-            KeeperUnavailable: the keeper is known to be gone.
+            KeeperUnavailable: the keeper is known to be gone, or does not read.
         """
-        self._channel.write(encode({"op": op, **fields}))
+        try:
+            self._channel.send_now(encode({"op": op, **fields}))
+        except KeeperUnavailable:
+            self.is_usable = False
+            raise
 
-    async def notices(self) -> list[Message]:
+    def notices(self) -> list[Message]:
         """What the keeper said without being asked since the last look; nothing is waited for.
+
+        That the client is alive is answered here, where the keeper wants to know it.
 
         Raises:
             KeeperUnavailable: the keeper is gone.
         """
-        return [decode(line) for line in await self._channel.arrived()]
+        try:
+            for line in self._channel.arrived():
+                self._hear(decode(line))
+        except KeeperUnavailable:
+            self.is_usable = False
+            if self._interrupted:
+                raise closed_meanwhile() from None
+            raise
+        if not self._heard:
+            return []
+        heard, self._heard = self._heard, []
+        return heard
+
+    def _hear(self, message: Message) -> None:
+        notice = message.get("notice")
+        if notice == "ping":
+            self.tell("pong", lease=message.get("lease"))
+        elif notice == "refused":
+            self.is_usable = False
+            raise error_from_wire(message["error"])
+        elif notice in ("yield", "revoked"):
+            self._heard.append(message)
+
+    def rest(self) -> None:
+        """Its call is over: what is still said of that concerns no later one."""
+        self._heard.clear()
+
+    def interrupt(self) -> None:
+        """End it from any thread: the call that waits on it ends with `Cancelled`."""
+        self.is_usable = False
+        self._interrupted = True
+        self._channel.interrupt()
 
     def close(self) -> None:
-        """End the connection; what it held at the keeper is back at once."""
+        """End the connection; what it held at the keeper is back at once.
+
+        A process that was forked closes its copy, and the parent's connection goes on.
+        """
+        self.is_usable = False
         self._channel.close()
 
 
@@ -79,18 +161,24 @@ Hello = Callable[[Line], Awaitable[None]]
 
 
 class Lines(ABC):
-    """Idle connections. Those of a thread and of an event loop differ in where they are kept."""
+    """Connections that are idle, and a look at those that are not. Safe from any thread and after `fork()`.
+
+    Those of threads and of event loops differ in how they wait.
+    """
 
     def __init__(self, hello: Hello) -> None:
         self._hello = hello
+        self._closed = False
+        self._begin_anew()
+        renew_after_fork(self)
 
-    @property
-    @abstractmethod
-    def idle(self) -> deque[Line]:
-        """The connections that may be taken here."""
+    def _begin_anew(self) -> None:
+        self.idle: deque[Line] = deque()
+        self._open: WeakSet[Line] = WeakSet()
+        self._lock = threading.Lock()
 
     @abstractmethod
-    async def _open(self) -> Channel:
+    async def _connect(self) -> Channel:
         """A new connection.
 
         Raises:
@@ -103,28 +191,64 @@ class Lines(ABC):
         Raises:
             KeepwarmError: no keeper runs and none could be started, or it refuses this client.
         """
+        if self._closed:
+            raise closed_before()
         if not fresh and (idle := self._pop()) is not None:
-            idle.reused = True
             return idle
-        line = Line(await self._open())
+        line = Line(await self._connect())
+        if not await self._begin(line):
+            # It connected to a keeper that was about to end; the next one is waited for.
+            line = Line(await self._connect())
+            if not await self._begin(line):
+                raise keeper_gone()
+        return line
+
+    async def _begin(self, line: Line) -> bool:
+        """Say hello on a new connection; returns False when the keeper ends instead of answering."""
         try:
+            with self._lock:
+                if self._closed:
+                    raise closed_before()
+                self._open.add(line)
             await self._hello(line)
+        except KeeperUnavailable:
+            line.close()
+            if not line.is_gone:
+                raise
+            return False
         except BaseException:
             line.close()
             raise
-        return line
+        return True
 
     def give(self, line: Line) -> None:
         """Return a connection on which nothing is outstanding."""
+        if not line.is_usable:
+            line.close()
+            return
+        line.rest()
         self.idle.append(line)
+        if self._closed:
+            self._close_idle()
 
     def close(self) -> None:
-        """Close every idle connection."""
-        while (line := self._pop()) is not None:
+        """Close every idle connection, and end those in use: their calls fail with `Cancelled`."""
+        with self._lock:
+            self._closed = True
+            in_use = list(self._open)
+        self._close_idle()
+        for line in in_use:
+            line.interrupt()
+
+    def forked(self) -> None:
+        """In a forked child: close the copies of the parent's connections, and begin anew."""
+        inherited = list(self._open)
+        self._begin_anew()
+        for line in inherited:
             line.close()
 
     async def ask(self, op: str, **fields: Any) -> Message:
-        """One op on a pooled connection; retried once when an idle one turns out to be dead.
+        """One op on a pooled connection; asked once more when the keeper had ended or ends meanwhile.
 
         Raises:
             KeepwarmError: as `Line.ask`.
@@ -135,17 +259,22 @@ class Lines(ABC):
 
     async def ask_keeping(self, op: str, **fields: Any) -> tuple[Line, Message]:
         """As `ask`; the connection stays with the caller, who returns or closes it."""
+        since = time.monotonic()
         line = await self.take()
+        again = False
         while True:
             try:
                 return line, await line.ask(op, **fields)
             except KeeperUnavailable:
                 line.close()
-                if not line.reused:
+                if again or not line.is_gone:
                     raise
-                # The keeper that this connection led to is gone, and so is every other idle one.
-                self.close()
+                # The keeper that this connection led to is gone, and with it what was asked and every
+                # other idle connection: nothing was delivered, and the next keeper knows of nothing.
+                again = True
+                self._close_idle()
                 line = await self.take(fresh=True)
+                fields = _what_is_left(fields, time.monotonic() - since)
             except Exception:
                 self.give(line)
                 raise
@@ -154,9 +283,21 @@ class Lines(ABC):
                 line.close()
                 raise
 
+    def _close_idle(self) -> None:
+        while (line := self._pop()) is not None:
+            line.close()
+
     def _pop(self) -> Line | None:
         # Looking first would not do: another thread may take the last one in between.
         try:
             return self.idle.pop()
         except IndexError:
             return None
+
+
+def _what_is_left(fields: dict[str, Any], passed_s: float) -> dict[str, Any]:
+    """The fields of an op that is asked once more: its deadline does not begin anew."""
+    deadline_s = fields.get("deadline_s")
+    if deadline_s is None:
+        return fields
+    return {**fields, "deadline_s": max(0.0, deadline_s - passed_s)}

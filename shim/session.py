@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import socket
@@ -22,9 +21,12 @@ from shim.call import Call, Messages, split_options
 from shim.config import FILE_NAME, Config, load_config, user_config_file
 from shim.declared import PlanBook
 from shim.fingerprint import check_fingerprint, fingerprint
+from shim.inline_start import InlineStart
 from shim.keeper.launch import connect_or_start, running_line, try_connect
 from shim.line import Line
 from shim.paths import runtime_dir
+from shim.pins import Pins
+from shim.silence import EXPLAIN_S, closed_before
 from shim.sync_line import KeeperLine, LinePool
 from shim.tracing import trace_history
 from shim.wire import VERSION
@@ -57,43 +59,53 @@ class Session:
         self.inline = (self.config.file is None) if inline is None else inline
         self._runtime = runtime
         self._factory = factory
-        self._keeper: InlineKeeper | None = None
+        self._keeper = InlineStart(self._make_inline)
+        self._closed = False
         self.lines = LinePool(self._connect, self._hello)
         self.async_lines = LoopLines(self._connect, self._hello)
         self.sync_transport = SyncTransport()
         self.async_transport = AsyncTransport()
         self.plans = PlanBook()
+        self.pins = Pins(self.lines)
         self._followed: dict[str, Callable[[], None]] = {}
 
     @property
     def runtime(self) -> Path:
         """The keeper's folder."""
-        if self._keeper is not None:
-            return self._keeper.runtime
+        if (keeper := self._keeper.running) is not None:
+            return keeper.runtime
         return self._runtime or runtime_dir()
 
     # Connecting
 
     def start_inline(self) -> None:
-        """Start the inline keeper if this session has one and it does not run yet."""
-        if self.inline and self._keeper is None:
-            # The keeper's side is two fifths of the import time, and most clients never need it.
-            inline = importlib.import_module("shim.keeper.inline")
-            self._keeper = inline.InlineKeeper(self.config, factory=self._factory)
+        """Start the inline keeper if this session has one and it does not run yet.
+
+        Raises:
+            InvalidRequest: the session is closed.
+            KeepwarmError: why the keeper cannot run.
+        """
+        if self.inline:
+            self._keeper.start()
+
+    def _make_inline(self) -> InlineKeeper:
+        # The keeper's side is two fifths of the import time, and most clients never need it.
+        inline = importlib.import_module("shim.keeper.inline")
+        keeper: InlineKeeper = inline.InlineKeeper(self.config, factory=self._factory)
+        return keeper
 
     def _connect(self) -> socket.socket:
         if not self.inline:
             return connect_or_start(self.runtime, self.config)
-        self.start_inline()
-        sock = try_connect(self.runtime)
+        sock = try_connect(self._keeper.start().runtime)
         if sock is None:
             raise KeeperUnavailable("The inline keeper has ended.", hint="Make a new Shim.")
         return sock
 
     def connect_running(self) -> KeeperLine | None:
         """A connection to a keeper that runs already, whatever its configuration; else None."""
-        if self.inline:
-            return self.lines.take() if self._keeper is not None else None
+        if self.inline and self._keeper.running is None:
+            return None
         return running_line(self.runtime)
 
     async def _hello(self, line: Line) -> None:
@@ -101,19 +113,35 @@ class Session:
         check_fingerprint(fingerprint(self.config), said["fingerprint"], str(said["config"]))
 
     def close(self) -> None:
-        """Close every connection; an inline keeper ends with its engines."""
-        self.plans.close()
-        for finish in list(self._followed.values()):
-            with contextlib.suppress(KeepwarmError):
-                finish()
+        """Close every connection, of event loops too; an inline keeper ends with its engines. Idempotent.
+
+        Calls that run in other threads and loops end with an error.
+        """
+        self._closed = True
+        self._finish_followed()
         self.lines.close()
+        self.async_lines.close()
+        self.plans.drop()
+        self.pins.close()
         self.sync_transport.close()
-        if self._keeper is not None:
-            self._keeper.close()
-            self._keeper = None
+        self.async_transport.close()
+        self._keeper.close()
+
+    def _finish_followed(self) -> None:
+        for finish in list(self._followed.values()):
+            try:
+                finish()
+            except KeeperUnavailable:
+                # The keeper would say nothing of the other runs either.
+                break
+            except KeepwarmError:
+                continue
+        self._followed.clear()
 
     def reload(self, config: Config | str | Path | None) -> dict[str, list[str]]:
         """Make the keeper take over a configuration, the one it was read from when None."""
+        if self._closed:
+            raise closed_before()
         new = _configuration(config if config is not None else self.config.file)
         line = self.connect_running()
         if line is None:
@@ -139,8 +167,10 @@ class Session:
 
         Raises:
             UnknownModel: it is not configured.
-            InvalidRequest: an option of keepwarm's own is not allowed.
+            InvalidRequest: an option of keepwarm's own is not allowed, or the session is closed.
         """
+        if self._closed:
+            raise closed_before()
         entry = self.config.models.get(model)
         if entry is None:
             raise UnknownModel(
@@ -196,7 +226,9 @@ class Session:
                 return
             try:
                 until_ns = time.monotonic_ns()
-                told = line.ask("history", since_ns=run.started_ns, until_ns=until_ns)
+                told = line.ask(
+                    "history", within_s=EXPLAIN_S, since_ns=run.started_ns, until_ns=until_ns
+                )
             finally:
                 line.close()
             trace_history(run, told)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
 import time
 
 from backends.flows import BlockingStream, Stream
@@ -20,6 +23,8 @@ class AsyncReplyStream(Stream[Delta]):
         self._deltas: list[Delta] = []
         self._reply: Reply | None = None
         self._closed = False
+        self._pid = os.getpid()
+        self._loop = _running_loop()
 
     @property
     def reply(self) -> Reply:
@@ -38,6 +43,11 @@ class AsyncReplyStream(Stream[Delta]):
     async def __anext__(self) -> Delta:
         if self._closed:
             raise StopAsyncIteration
+        if self._pid != os.getpid():
+            raise InvalidRequest(
+                f"This stream belongs to process {self._pid}, of which this one is a child.",
+                hint="A forked process asks for streams of its own.",
+            )
         try:
             if self._deltas:
                 self._source = await self._leased.source(self._deltas, self._source)
@@ -62,17 +72,54 @@ class AsyncReplyStream(Stream[Delta]):
         return delta
 
     async def aclose(self) -> None:
-        """Stop generation and give the lease back. Idempotent; the end of the stream does it too."""
+        """Stop generation and give the lease back. Idempotent; the end of the stream does it too.
+
+        In a forked child nothing happens: the parent reads on.
+        """
         await self._end(None, None)
 
     async def _end(self, reply: Reply | None, error: BaseException | None) -> None:
         if self._closed:
             return
         self._closed = True
+        if self._pid != os.getpid():
+            return
         try:
             await self._source.aclose()
         finally:
             self._leased.ended(reply, error)
+
+    def __del__(self) -> None:
+        # Forgotten on an event loop: nothing can be awaited here. A forked child's copy is left alone.
+        if self._closed or self._pid != os.getpid():
+            return
+        self._closed = True
+        self._leased.forgotten()
+        if self._loop is not None:
+            with contextlib.suppress(
+                RuntimeError
+            ):  # the loop is closed, and its connections with it
+                self._loop.call_soon_threadsafe(_close_later, self._source)
+
+
+_CLOSING: set[asyncio.Task[None]] = set()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs in this thread, if one does."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _close_later(source: Stream[Delta]) -> None:
+    async def close() -> None:
+        await source.aclose()
+
+    task = asyncio.get_running_loop().create_task(close())
+    _CLOSING.add(task)
+    task.add_done_callback(_CLOSING.discard)
 
 
 class ReplyStream(BlockingStream[Delta]):

@@ -2,39 +2,54 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import socket
-import weakref
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from backends.flows import run_blocking
+from budget.errors import KeeperUnavailable
 from shim.line import Hello, Line, Lines
+from shim.silence import bound, keeper_silent, peer_of
 from shim.wire import Message, keeper_gone
+
+_CHUNK = 65536
 
 
 class SocketChannel:
-    """A blocking socket's lines."""
+    """A socket's lines, for the thread that waits for them."""
 
     def __init__(self, sock: socket.socket) -> None:
+        sock.settimeout(None)  # whatever `socket.setdefaulttimeout` says
         self._sock = sock
         self._buffer = bytearray()
+        self._limits: dict[int, float] = {}
+        self.is_gone = False
 
-    def write(self, line: bytes) -> None:
-        """Send a line."""
+    async def send(self, line: bytes, limit_s: float) -> None:
+        """Send a line; the keeper may be busy for so long."""
+        self._bound(socket.SO_SNDTIMEO, limit_s)
         try:
             self._sock.sendall(line)
+        except BlockingIOError:
+            raise self._silent(limit_s) from None
         except OSError as exc:
-            raise keeper_gone() from exc
+            raise self._gone() from exc
 
-    async def read(self) -> bytes:
+    def send_now(self, line: bytes) -> None:
+        """Send a line without waiting for room."""
+        if self._send_some(line) < len(line):
+            raise self._silent(0.0)
+
+    async def read(self, limit_s: float) -> bytes:
         """The next line, as soon as it is whole."""
         while (line := self._whole_line()) is None:
-            self._receive()
+            self._bound(socket.SO_RCVTIMEO, limit_s)
+            if not self._receive(0):
+                raise self._silent(limit_s)
         return line
 
-    async def arrived(self) -> list[bytes]:
+    def arrived(self) -> list[bytes]:
         """The lines that are here; none is waited for."""
         self._receive(socket.MSG_DONTWAIT)
         lines: list[bytes] = []
@@ -42,21 +57,41 @@ class SocketChannel:
             lines.append(line)
         return lines
 
+    def interrupt(self) -> None:
+        """End the connection from any thread; the one that waits on it finds it closed."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; in a forked child, its copy alone."""
         self._sock.close()
 
-    def _receive(self, flags: int = 0) -> None:
+    def _bound(self, option: int, limit_s: float) -> None:
+        if self._limits.get(option) != limit_s:
+            with contextlib.suppress(OSError):  # closed: the next step says so
+                bound(self._sock, option, limit_s)
+            self._limits[option] = limit_s
+
+    def _send_some(self, line: bytes) -> int:
         try:
-            chunk = self._sock.recv(65536, flags)
+            return self._sock.send(line, socket.MSG_DONTWAIT)
         except BlockingIOError:
-            # Nothing is here, and the caller does not wait.
-            return
+            return 0
         except OSError as exc:
-            raise keeper_gone() from exc
+            raise self._gone() from exc
+
+    def _receive(self, flags: int) -> bool:
+        """Take in what is here; returns whether anything came."""
+        try:
+            chunk = self._sock.recv(_CHUNK, flags)
+        except BlockingIOError:
+            return False
+        except OSError as exc:
+            raise self._gone() from exc
         if not chunk:
-            raise keeper_gone()
+            raise self._gone()
         self._buffer += chunk
+        return True
 
     def _whole_line(self) -> bytes | None:
         end = self._buffer.find(b"\n") + 1
@@ -66,54 +101,52 @@ class SocketChannel:
         del self._buffer[:end]
         return line
 
+    def _gone(self) -> KeeperUnavailable:
+        self.is_gone = True
+        return keeper_gone()
+
+    def _silent(self, limit_s: float) -> KeeperUnavailable:
+        return keeper_silent(*peer_of(self._sock), limit_s)
+
 
 class ThreadLines(Lines):
-    """Idle connections of one process. Any thread may take and return one."""
+    """Connections of any thread."""
 
     def __init__(self, connect: Callable[[], socket.socket], hello: Hello) -> None:
         super().__init__(hello)
-        self._connect = connect
-        self._idle: deque[Line] = deque()
-        _ALL.add(self)
+        self._new_socket = connect
 
-    @property
-    def idle(self) -> deque[Line]:
-        """The process's idle connections."""
-        return self._idle
-
-    async def _open(self) -> SocketChannel:
-        return SocketChannel(self._connect())
-
-
-_ALL: weakref.WeakSet[ThreadLines] = weakref.WeakSet()
-
-
-def close_after_fork() -> None:
-    """In a forked child: close the inherited connections, so that they end with the parent."""
-    for lines in list(_ALL):
-        lines.close()
-
-
-os.register_at_fork(after_in_child=close_after_fork)
+    async def _connect(self) -> SocketChannel:
+        return SocketChannel(self._new_socket())
 
 
 class KeeperLine:
     """A thread's connection. Each call is that of the `Line`, and raises what that raises."""
 
     def __init__(self, flows: Line) -> None:
-        self._flows = flows
+        self.flows = flows
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the keeper ended, rather than that it is silent."""
+        return self.flows.is_gone
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether nothing failed on it."""
+        return self.flows.is_usable
 
     def ask(self, op: str, **fields: Any) -> Message:
         """Send an op and wait for its result."""
-        return run_blocking(self._flows.ask(op, **fields))
+        return run_blocking(self.flows.ask(op, **fields))
 
     def tell(self, op: str, **fields: Any) -> None:
         """Send an op that is not answered."""
-        self._flows.tell(op, **fields)
+        self.flows.tell(op, **fields)
 
     def close(self) -> None:
         """End the connection; what it held at the keeper is back at once."""
-        self._flows.close()
+        self.flows.close()
 
 
 class LinePool:
@@ -127,9 +160,18 @@ class LinePool:
         return KeeperLine(run_blocking(self.flows.take(fresh=fresh)))
 
     def ask(self, op: str, **fields: Any) -> Message:
-        """One op on a pooled connection; retried once when an idle one turns out to be dead."""
+        """One op on a pooled connection; asked once more when the keeper had ended or ends meanwhile."""
         return run_blocking(self.flows.ask(op, **fields))
 
+    def ask_keeping(self, op: str, **fields: Any) -> tuple[KeeperLine, Message]:
+        """As `ask`; the connection stays with the caller, who returns or closes it."""
+        line, told = run_blocking(self.flows.ask_keeping(op, **fields))
+        return KeeperLine(line), told
+
+    def give(self, line: KeeperLine) -> None:
+        """Return a connection on which nothing is outstanding."""
+        self.flows.give(line.flows)
+
     def close(self) -> None:
-        """Close every idle connection."""
+        """Close every idle connection, and end those in use."""
         self.flows.close()

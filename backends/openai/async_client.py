@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import httpx
@@ -62,8 +63,9 @@ class _Pool:
 class _LoopPools:
     """The connections of one event loop, by endpoint; closed by it when it ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, ended: Callable[[], None]) -> None:
         self.pools: dict[str, _Pool] = {}
+        self._ended = ended
         self._closing: set[asyncio.Task[None]] = set()
         self._end = at_loop_end(self._close)
 
@@ -88,6 +90,7 @@ class _LoopPools:
     async def _close(self) -> None:
         while self.pools:
             await self.pools.popitem()[1].close()
+        self._ended()
 
     async def close(self) -> None:
         """Close the idle connections. Idempotent."""
@@ -112,11 +115,15 @@ class LoopPools:
         loop = asyncio.get_running_loop()
         pools = self._by_loop.get(loop)
         if pools is None:
-            pools = _LoopPools()
+            pools = _LoopPools(partial(self._forget, loop))
             with self._lock:
                 self._forget_closed()
                 self._by_loop[loop] = pools
         return pools.to(endpoint)
+
+    def _forget(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            self._by_loop.pop(loop, None)
 
     def count(self) -> int:
         """How many pools of connections there are, of all loops."""

@@ -15,6 +15,7 @@ def ask_running(op: str, *, runtime: Path | None = None, **fields: Any) -> Messa
     """The answer of the keeper that runs, or None when none does.
 
     Raises:
+        KeeperUnavailable: one is there and does not respond.
         KeepwarmError: the op's own error.
     """
     line = running_line(runtime or runtime_dir())
@@ -23,6 +24,8 @@ def ask_running(op: str, *, runtime: Path | None = None, **fields: Any) -> Messa
     try:
         return line.ask(op, **fields)
     except KeeperUnavailable:
+        if not line.is_gone:
+            raise
         # It ended between connecting and answering.
         return None
     finally:
@@ -30,7 +33,11 @@ def ask_running(op: str, *, runtime: Path | None = None, **fields: Any) -> Messa
 
 
 def is_running(runtime: Path | None = None) -> bool:
-    """Whether a keeper runs."""
+    """Whether a keeper runs.
+
+    Raises:
+        KeeperUnavailable: one is there and does not respond.
+    """
     sock = try_connect(runtime or runtime_dir())
     if sock is not None:
         sock.close()

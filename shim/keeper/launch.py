@@ -18,20 +18,41 @@ from budget.errors import KeeperUnavailable, error_from_wire
 from shim.config import Config
 from shim.line import Line
 from shim.paths import keeper_socket, state_dir
+from shim.silence import CONNECT_S, bound, keeper_silent
 from shim.sync_line import KeeperLine, SocketChannel
 
 START_LIMIT_S = 120.0
 
 
 def try_connect(runtime: Path) -> socket.socket | None:
-    """A connection to the keeper of a runtime folder, or None when none listens."""
+    """A connection to the keeper of a runtime folder, or None when none listens.
+
+    Raises:
+        KeeperUnavailable: it listens and takes no connection, so it does not run.
+    """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        sock.settimeout(None)
+        bound(sock, socket.SO_SNDTIMEO, CONNECT_S)
         sock.connect(str(keeper_socket(runtime)))
+    except BlockingIOError:
+        sock.close()
+        raise keeper_silent(keeper_pid(runtime), runtime, CONNECT_S) from None
     except OSError:
         sock.close()
         return None
+    except BaseException:
+        sock.close()
+        raise
     return sock
+
+
+def keeper_pid(runtime: Path) -> int | None:
+    """The process of the keeper of a runtime folder, as far as its lock's file tells."""
+    try:
+        return int((runtime / "keeper.lock").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def running_line(runtime: Path) -> KeeperLine | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,8 @@ from shim import Shim
 from shim.config import Config
 from shim.keeper import devices as keeper_devices
 from shim.keeper import monitor as monitor_module
-from shim.keeper.device_locks import lock_devices
 from shim.keeper.devices import BudgetDevices, bookings_of, budget_devices, seat
-from shim.keeper.holders import Holder
+from shim.keeper.locks import lock_devices
 
 GIB = 1 << 30
 GPUS = [
@@ -131,12 +131,11 @@ def test_servers_are_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_second_keeper_may_not_book_any_of_the_devices(tmp_path: Path) -> None:
     """All of them are locked by their UUIDs, or none."""
     uuids = [device.uuid for device in budgeted().devices]
-    note = Holder.this_process(tmp_path)
-    with (
-        lock_devices(tmp_path, uuids, note),
-        pytest.raises(ConfigError, match="GPU-b is booked by another keeper"),
-    ):
-        lock_devices(tmp_path, [uuids[1]], note)
+    with contextlib.ExitStack() as held:
+        for lock in lock_devices(tmp_path, uuids):
+            held.enter_context(lock)
+        with pytest.raises(ConfigError, match="GPU-b is booked by another keeper"):
+            lock_devices(tmp_path, [uuids[1]])
 
 
 @pytest.fixture

@@ -180,7 +180,7 @@ def test_tasks_share_one_shim_and_cancelling_gives_the_lease_back(stage: Stage) 
             await task
 
     asyncio.run(cancelled())
-    assert stage.shim.status()["queue"] == []
+    assert wait_until(lambda: stage.shim.status()["queue"] == [], 5)
 
 
 @pytest.mark.parametrize("streamed", [False, True])

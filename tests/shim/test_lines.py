@@ -11,7 +11,7 @@ import pytest
 
 from backends.flows import run_blocking
 from shim import KeeperUnavailable, UnknownModel
-from shim.async_line import StreamChannel
+from shim.async_line import LoopChannel
 from shim.line import Line
 from shim.sync_line import SocketChannel
 from shim.wire import encode
@@ -32,7 +32,7 @@ def on_a_loop(scenario: Scenario) -> None:
     async def main() -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            line = Line(StreamChannel(*await asyncio.open_unix_connection(sock=ours)))
+            line = Line(LoopChannel(ours))
             await scenario(line, theirs)
             line.close()
 
@@ -64,8 +64,8 @@ def test_a_notice_that_came_right_behind_an_answer_is_seen(run: Callable[[Scenar
     async def scenario(line: Line, keeper: socket.socket) -> None:
         keeper.sendall(encode({"id": 1, "ok": {}}) + encode({"notice": "yield", "lease": "r1"}))
         await line.ask("lease")
-        assert await line.notices() == [{"notice": "yield", "lease": "r1"}]
-        assert await line.notices() == []
+        assert line.notices() == [{"notice": "yield", "lease": "r1"}]
+        assert line.notices() == []
 
     run(scenario)
 
@@ -78,11 +78,11 @@ def test_half_a_notice_is_kept_for_the_next_look(run: Callable[[Scenario], None]
     async def scenario(line: Line, keeper: socket.socket) -> None:
         keeper.sendall(encode({"id": 1, "ok": {}}) + notice[:9])
         await line.ask("lease")
-        assert await line.notices() == []
+        assert line.notices() == []
         keeper.sendall(notice[9:] + encode({"id": 2, "ok": {}}))
         found: list[Any] = []
         while not found:
-            found = await line.notices()
+            found = line.notices()
         assert found[0] == {"notice": "yield", "lease": "r1"}
 
     run(scenario)
@@ -97,6 +97,6 @@ def test_a_keeper_that_is_gone_is_said_so(run: Callable[[Scenario], None]) -> No
         with pytest.raises(KeeperUnavailable):
             await line.ask("status")
         with pytest.raises(KeeperUnavailable):
-            await line.notices()
+            line.notices()
 
     run(scenario)

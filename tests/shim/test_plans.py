@@ -91,7 +91,7 @@ def test_asynchronous_plans(stage: Scripted) -> None:
 
 def test_declared_without_an_end(stage: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     """The functions of the module do the same with the default shim."""
-    monkeypatch.setattr("shim.defaults._default", stage.shim)
+    monkeypatch.setattr("shim.defaults._DEFAULT._shim", stage.shim)
     shim.declare(["a", "b"])
     shim.chat("a", "Hi.")
     assert left(stage) == [["b"]]

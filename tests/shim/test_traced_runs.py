@@ -50,4 +50,4 @@ def test_a_shim_that_closes_before_the_run_ends_leaves_its_account(
             stage.shim.load("a")
     assert run.problems == []
     assert line_of(run).loads == 1
-    assert stage.shim._session._keeper is None
+    assert stage.shim._session._keeper.running is None
