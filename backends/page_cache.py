@@ -14,7 +14,9 @@ from pathlib import Path
 
 from budget.errors import BadModelFile
 
-_CHUNK_BYTES = 8 << 20
+CHUNK_BYTES = 8 << 20
+"""What is staged at a time."""
+
 _IN_CORE = bytes(byte & 1 for byte in range(256))
 """Only the lowest bit of what `mincore` says of a page is defined."""
 
@@ -107,7 +109,7 @@ async def stage_file(
         done = 0
         while done < size:
             await asyncio.shield(loop.run_in_executor(None, _read_chunk, os.dup(fd), done))
-            done = min(size, done + _CHUNK_BYTES)
+            done = min(size, done + CHUNK_BYTES)
             if on_progress is not None:
                 on_progress(done / size)
             if rate_bytes_per_s is not None:
@@ -120,8 +122,8 @@ async def stage_file(
 def _read_chunk(fd: int, offset: int) -> None:
     """Read one chunk into a scratch buffer; owns (and closes) the descriptor it is given."""
     try:
-        os.posix_fadvise(fd, offset, _CHUNK_BYTES, os.POSIX_FADV_WILLNEED)
-        end = offset + _CHUNK_BYTES
+        os.posix_fadvise(fd, offset, CHUNK_BYTES, os.POSIX_FADV_WILLNEED)
+        end = offset + CHUNK_BYTES
         while offset < end:
             part = os.pread(fd, min(1 << 20, end - offset), offset)
             if not part:

@@ -25,3 +25,9 @@ def print_faults(keeper: Mapping[str, Any]) -> None:
                 f"faults: {row['kind']}, {row['count']} since the start, the last "
                 f"{span(row['last_s'])} ago: {row['text']} (see the keeper's log)"
             )
+    books = keeper.get("books")
+    if books is not None:
+        said = "they agree" if books["agree"] else f"THEY DO NOT AGREE: {books['text']}"
+        click.echo(
+            f"books: checked {span(books['checked_s'])} ago, after an internal error: {said}"
+        )

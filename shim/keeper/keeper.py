@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,19 @@ from backends.llama.sweep import sweep_leftovers
 from budget import actions as act
 from budget import events as ev
 from budget.core import BudgetCore
-from budget.errors import KeepwarmError, UnknownModel
+from budget.errors import InternalError, KeepwarmError, UnknownModel
 from budget.policies import make_policy
 from budget.snapshot import record_to_wire, snapshot
 from shim.config import Config, fetch_hub_file
 from shim.keeper.background import Background
 from shim.keeper.catalog import Catalog, CatalogEngine, build_catalog
+from shim.keeper.closing import step
 from shim.keeper.corrections import Corrections
 from shim.keeper.experience import recall, remember
+from shim.keeper.faults import Faults, text_of
 from shim.keeper.kv_carry import KvCarrier
 from shim.keeper.kv_files import kv_files
-from shim.keeper.life import Done, EngineFactory
+from shim.keeper.life import Done, EngineFactory, Life
 from shim.keeper.monitor import KEEP_EVERY_S, MEASURE_EVERY_S, Monitor
 from shim.keeper.settings import core_settings, restart_keys, stage_bytes_per_s
 from shim.keeper.shell import Shell
@@ -40,6 +42,9 @@ LOG = logging.getLogger("keepwarm.keeper")
 
 SAVE_AT_END_S = 5.0
 """Stopping a keeper waits no longer than this for conversations to be saved."""
+END_LIMIT_S = 30.0
+"""For each step of a keeper's end."""
+TELL_AGAIN_S = 1.0
 LOOKS_BACK_NS = 2_000_000_000
 
 
@@ -81,7 +86,8 @@ class Keeper:
         )
         build = Inspector().build_key()
         corrections = Corrections(catalog.learned, build)
-        carrier = KvCarrier(kv_files(config), build)
+        faults = Faults()
+        carrier = KvCarrier(kv_files(config), build, faults)
         self.shell = Shell(
             core,
             catalog,
@@ -90,6 +96,7 @@ class Keeper:
             corrections,
             carrier,
             stage_bytes_per_s(config),
+            faults,
         )
         self._numbers = itertools.count(1)
         self.background = Background(self.shell.faults)
@@ -113,9 +120,13 @@ class Keeper:
         for name, error in catalog.errors.items():
             LOG.warning("model %s cannot be run now: %s", name, error)
         keeper = cls(config, catalog, runtime, factory)
-        recall(keeper.policy)
-        keeper.shell.post(ev.Started())
-        keeper._begin_recurring()
+        try:
+            recall(keeper.policy)
+            keeper.shell.post(ev.Started())
+            keeper._begin_recurring()
+        except BaseException:
+            await keeper.close()
+            raise
         return keeper
 
     def _begin_recurring(self) -> None:
@@ -123,23 +134,43 @@ class Keeper:
         self.background.every("measuring", MEASURE_EVERY_S, monitor.measure)
         self.background.every("saving what was learned", KEEP_EVERY_S, monitor.remember)
         self.background.every("dropping old conversations", KEEP_EVERY_S, monitor.expire)
+        self.background.every("telling the core again", TELL_AGAIN_S, self.shell.redeliver)
 
     async def close(self, *, keep_conversations: bool = False) -> None:
-        """End every engine.
+        """End every engine, within a bound and whatever fails.
 
         Args:
             keep_conversations: save the KV state of those that are idle and leave it to the next
                 keeper.
         """
+        shell, lives = self.shell, self.shell.lives
         # Asked before anything is awaited: leases end with their clients' connections, answers do
         # not yet.
-        in_use = {engine.engine_id for engine in self.shell.core.desk.leases.values()}
-        await self.background.close()
+        in_use = {engine.engine_id for engine in shell.core.desk.leases.values()}
+        grace_s = self.config.keeper.stop_grace
+        steps: list[tuple[str, float, Callable[[], Awaitable[object]]]] = [
+            ("ending recurring tasks", END_LIMIT_S, self.background.close),
+            ("ending duties", END_LIMIT_S, lambda: shell.duties.close(END_LIMIT_S)),
+            ("ending what was prepared", END_LIMIT_S, shell.loads.close),
+            ("ending engines", grace_s + END_LIMIT_S, lambda: lives.close(grace_s=grace_s)),
+            ("keeping KV state", END_LIMIT_S, lambda: lives.kv.close(keep=keep_conversations)),
+            ("saving what was learned", END_LIMIT_S, self._remember),
+        ]
         if keep_conversations:
-            await self.shell.lives.save_conversations(in_use, SAVE_AT_END_S)
-        await self.shell.close(grace_s=self.config.keeper.stop_grace, keep_kv=keep_conversations)
+            saving = partial(lives.save_conversations, in_use, SAVE_AT_END_S)
+            steps.insert(1, ("saving conversations", END_LIMIT_S, saving))
+        try:
+            shell.close()
+            for what, limit_s, work in steps:
+                await step(shell.faults, what, limit_s, work)
+        except BaseException:
+            lives.kill()
+            raise
+        finally:
+            self._code.close()
+
+    async def _remember(self) -> None:
         remember(self.policy)
-        self._code.close()
 
     # Requests
 
@@ -219,7 +250,19 @@ class Keeper:
         return {**self.granted(grant), "tokens": tokens}
 
     def granted(self, grant: act.Grant) -> dict[str, Any]:
-        """What a client is told of its grant."""
+        """What a client is told of its grant.
+
+        Raises:
+            InternalError: it cannot be told, and is over: no client would end it.
+        """
+        try:
+            return self._told(grant)
+        except Exception as error:
+            self.shell.faults.note("grant", f"telling the grant of {grant.request_id}", error)
+            self.shell.withdraw(grant.request_id, grant.client_id)
+            raise InternalError(f"the grant could not be told: {text_of(error)}.") from error
+
+    def _told(self, grant: act.Grant) -> dict[str, Any]:
         life = self.shell.lives.now[grant.engine_id]
         told: dict[str, Any] = {
             "lease": grant.request_id if grant.slot is not None else None,
@@ -268,7 +311,7 @@ class Keeper:
             life = self.shell.lives.now.get(row["id"])
             row["pid"] = life.report.pid if life and life.report else None
             row["load_fraction"] = life.load.fraction if life else None
-            row["measured"] = dict(life.engine.memory()) if life and life.ready else None
+            row["measured"] = self._measured(life) if life and life.ready else None
             row["bytes"] = {d: n for d, n in row["bytes"].items() if d in self.catalog.limits}
             row["reported"] = dict(life.report.buffers) if life and life.report else None
             entry = self.catalog.engines.get(row["id"])
@@ -285,17 +328,22 @@ class Keeper:
             "restart": restart_keys(self._began_with, self.config),
             "faults": self.shell.faults.rows(),
             "background": self.background.rows(),
+            "books": self.shell.feed.checked(),
         }
         state["unavailable"] = {n: e.to_wire() for n, e in self.catalog.errors.items()}
         return state
 
+    def _measured(self, life: Life) -> dict[str, int | None] | None:
+        try:
+            return dict(life.engine.memory())
+        except Exception as error:
+            self.shell.faults.note("status", f"measuring {life.entry.label}", error)
+            return None
+
     async def until_gone(self, model: str, timeout_s: float) -> bool:
         """Wait until a model's engine is gone; returns whether it is."""
         engine_id = self.catalog.prepared[model].engine_id
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s), self.shell.lives.gone:
-                await self.shell.lives.gone.wait_for(lambda: engine_id not in self.shell.lives.now)
-        return engine_id not in self.shell.lives.now
+        return await self.shell.lives.until_gone(engine_id, timeout_s)
 
     # Configuration
 
@@ -339,6 +387,6 @@ class Keeper:
             raise
         self.shell.stager.rate_bytes_per_s = stage_bytes_per_s(config)
         if self._llama:
-            self.shell.lives.factory = llama_server_factory(config)
+            self.shell.loads.factory = llama_server_factory(config)
         self.shell.lives.kv.configured(self.catalog.configured(), catalog.configured(), config)
         self.catalog, self.config = catalog, config

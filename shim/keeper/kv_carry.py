@@ -13,29 +13,34 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from backends.base import Engine
 from backends.footprint.cache import cache_key
-from budget.errors import KeepwarmError
 from budget.footprint import Placement
 from budget.kv_store import SlotState, choose_saves, restore_plan
 from shim.config import Config
 from shim.keeper.catalog import CatalogEngine
+from shim.keeper.faults import Faults
 from shim.keeper.history import EvictStory, LoadStory
 from shim.keeper.kv_files import KvFiles, kv_files
 from shim.keeper.kv_folder import KEY_BYTES
 from shim.keeper.kv_shelf import WARM, Shelf, read_tokens, slot_file
+from shim.keeper.kv_tries import Tries
 from shim.keeper.warming import Warmed
 
 LOG = logging.getLogger("keepwarm.keeper")
 
 SAVE_LIMIT_S: Final = 10.0
-"""An eviction waits no longer than this for all of its saves."""
+"""An eviction waits no longer than this for all of its saves, an interrupted request for its own."""
+RESTORE_LIMIT_S: Final = 60.0
+"""A load waits no longer than this for its state to be checked, and again to be restored."""
+LOCK_LIMIT_S: Final = 30.0
+"""Nothing waits longer than this for what else is being done with the same files."""
+CLOSE_LIMIT_S: Final = 15.0
 
 WarmUp = Callable[[], Awaitable[Warmed]]
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +72,12 @@ class KvCarrier:
     Args:
         files: where to; None carries nothing over.
         build: of llama.cpp, part of every key.
+        faults: told of what should not fail, and did.
     """
 
-    def __init__(self, files: KvFiles | None, build: str) -> None:
+    def __init__(self, files: KvFiles | None, build: str, faults: Faults | None = None) -> None:
+        self._faults = faults or Faults()
+        self._tried = Tries(self._faults).tried
         self._files = files
         self._build = build
         self._locks: dict[str, asyncio.Lock] = {}
@@ -88,10 +96,13 @@ class KvCarrier:
                 key,
                 {"stamp": entry.stamp, "engine": entry.engine_id, "models": list(entry.names)},
             )
+            engine.keep_kv_in(shelf.folder)
         except OSError as error:
             LOG.warning("no KV state is kept of %s: %s", entry.label, error)
             return
-        engine.keep_kv_in(shelf.folder)
+        except Exception as error:
+            self._faults.note("kv", f"keeping the KV state of {entry.label}", error)
+            return
         held = sum(part.kv_bytes for part in placement.footprints.values())
         args = placement.args
         per_token = held / args.n_ctx if args.n_ctx else 0.0
@@ -110,11 +121,21 @@ class KvCarrier:
             if warm_up is not None:
                 await warm_up()
             return
-        async with carry.lock:
-            await asyncio.to_thread(carry.shelf.check)
+        what = f"giving {story.model} back its KV state"
+        if not await self._tried(carry.lock.acquire(), what, LOCK_LIMIT_S):
+            del self._lives[engine]
+            if warm_up is not None:
+                await warm_up()
+            return
+        try:
+            sound = await self._tried(_check(carry.shelf), what, RESTORE_LIMIT_S)
             if warm_up is not None and WARM not in carry.shelf.states:
                 await self._evaluate_warm(engine, carry, warm_up)
-            await self._restore(engine, carry, story, warm=warm_up is not None)
+            if sound:
+                restoring = self._restore(engine, carry, story, warm=warm_up is not None)
+                await self._tried(restoring, what, RESTORE_LIMIT_S)
+        finally:
+            carry.lock.release()
 
     async def _evaluate_warm(self, engine: Engine, carry: Carry, warm_up: WarmUp) -> None:
         """Evaluate the warm prompt for the first time, and save it for good."""
@@ -126,7 +147,7 @@ class KvCarrier:
         )
         size = int(warmed.tokens * carry.bytes_per_token)
         if await self._save(engine, carry, SlotState(0, warmed.tokens), WARM, size):
-            await asyncio.to_thread(shelf.seal)
+            await self._tried(asyncio.to_thread(shelf.seal), f"sealing {WARM} of {shelf.key}")
 
     async def _restore(self, engine: Engine, carry: Carry, story: LoadStory, *, warm: bool) -> None:
         states = carry.shelf.states
@@ -148,7 +169,9 @@ class KvCarrier:
 
     async def _restore_one(self, engine: Engine, carry: Carry, slot: int, name: str) -> int:
         shelf, begin_ns = carry.shelf, time.monotonic_ns()
-        tokens = await _tried(engine.restore_kv(slot, name), f"restoring {name} of {shelf.key}")
+        tokens = await self._tried(
+            engine.restore_kv(slot, name), f"restoring {name} of {shelf.key}"
+        )
         if tokens is None:
             shelf.drop(name)
             return 0
@@ -181,17 +204,19 @@ class KvCarrier:
             return
         if carry.shelf.key not in self._files:
             return  # its model is no longer configured
-        begin_ns = time.monotonic_ns()
-        async with carry.lock:
+        begin_ns, what = time.monotonic_ns(), f"saving KV state of {story.model}"
+        if not await self._tried(carry.lock.acquire(), what, LOCK_LIMIT_S):
+            return
+        try:
             shelf = carry.shelf
             restored = sum(carry.restored.values())
             shelf.figures = shelf.figures.reused(restored, carry.used_tokens)
-            try:
-                async with asyncio.timeout(SAVE_LIMIT_S):
-                    story.saved_bytes = await self._save_slots(engine, carry)
-            except TimeoutError:
-                LOG.warning("saving KV state of %s took over %g s", story.model, SAVE_LIMIT_S)
+            saved = await self._tried(self._save_slots(engine, carry), what, SAVE_LIMIT_S)
+            if saved is None:
                 shelf.sweep()
+            story.saved_bytes = saved or 0
+        finally:
+            carry.lock.release()
         story.save_s = (time.monotonic_ns() - begin_ns) / 1e9
         self._seal(carry)
 
@@ -207,7 +232,7 @@ class KvCarrier:
         if self._files is None:
             return 0
         shelf = carry.shelf
-        held = await _tried(engine.kv_tokens(), f"looking at the slots of {shelf.key}")
+        held = await self._tried(engine.kv_tokens(), f"looking at the slots of {shelf.key}")
         warm = shelf.states.get(WARM)
         there_already = {len(warm.tokens) if warm else -1, carry.parked_tokens}
         slots = [SlotState(s, n) for s, n in (held or {}).items() if n not in there_already]
@@ -233,7 +258,7 @@ class KvCarrier:
         self._files.make_room(expected_bytes)
         begin_ns = time.monotonic_ns()
         saving = engine.save_kv(state.slot, name)
-        written = await _tried(saving, f"saving slot {state.slot} of {shelf.key}")
+        written = await self._tried(saving, f"saving slot {state.slot} of {shelf.key}")
         kept = shelf.add(name) if written else None
         if kept is None:
             shelf.drop(name)
@@ -254,26 +279,43 @@ class KvCarrier:
         if carry is None or carry.slots != 1:
             return None
         name = f"yield-{lease}.kv"
+        parking = self._park(engine, carry, name)
+        parked = None
+        try:
+            parked = await self._tried(parking, f"saving {name}", SAVE_LIMIT_S)
+        finally:
+            if parked is None:
+                carry.shelf.drop(name)
+        if parked is not None:
+            self._seal(carry)
+        return parked
+
+    async def _park(self, engine: Engine, carry: Carry, name: str) -> Parked | None:
         async with carry.lock:
-            held = await _tried(engine.kv_tokens(), f"looking at the slot of {carry.shelf.key}")
+            looking = engine.kv_tokens()
+            held = await self._tried(looking, f"looking at the slot of {carry.shelf.key}")
             tokens = (held or {}).get(0, 0)
             size = int(tokens * carry.bytes_per_token)
             if not await self._save(engine, carry, SlotState(0, tokens), name, size):
                 return None
             found = await asyncio.to_thread(read_tokens, carry.shelf.folder / name)
+        if not found:
+            return None
         carry.parked_tokens = tokens
-        self._seal(carry)
-        return Parked(carry.shelf, name, found) if found else None
+        return Parked(carry.shelf, name, found)
 
     async def unpark(self, engine: Engine, parked: Parked) -> None:
         """Restore what `park` saved, when the request has its lease again."""
         carry = self._lives.get(engine)
-        if carry is None or carry.shelf is not parked.shelf:
-            return
+        if carry is not None and carry.shelf is parked.shelf:
+            unparking = self._unpark(engine, carry, parked.name)
+            await self._tried(unparking, f"restoring {parked.name}", SAVE_LIMIT_S)
+
+    async def _unpark(self, engine: Engine, carry: Carry, name: str) -> None:
         async with carry.lock:
             carry.parked_tokens = -1
-            if parked.name in carry.shelf.states:
-                await self._restore_one(engine, carry, 0, parked.name)
+            if name in carry.shelf.states:
+                await self._restore_one(engine, carry, 0, name)
 
     # Files
 
@@ -284,7 +326,8 @@ class KvCarrier:
             async with carry.lock:
                 await asyncio.to_thread(carry.shelf.seal)
 
-        task = asyncio.ensure_future(seal())
+        sealing = self._tried(seal(), f"sealing the KV state of {carry.shelf.key}")
+        task = asyncio.get_running_loop().create_task(sealing)
         self._sealing.add(task)
         task.add_done_callback(self._sealing.discard)
 
@@ -340,7 +383,8 @@ class KvCarrier:
 
     async def close(self, *, keep: bool) -> None:
         """The keeper ends, and its engines have: conversations are left to the next one, or deleted."""
-        await asyncio.gather(*self._sealing, return_exceptions=True)
+        if self._sealing:
+            await asyncio.wait(self._sealing, timeout=CLOSE_LIMIT_S)
         if self._files is not None:
             count, kept_bytes = await asyncio.to_thread(self._files.close, keep=keep)
             if count:
@@ -362,11 +406,6 @@ def _keys(entry: CatalogEngine, build: str) -> list[str]:
     return [kv_key(entry, placement, build) for placement in entry.placements]
 
 
-async def _tried(work: Awaitable[_T], what: str) -> _T | None:
-    """The outcome of an engine's action, or None when it failed."""
-    try:
-        return await work
-    except (KeepwarmError, OSError, KeyError, TypeError, ValueError) as error:
-        # An engine's time-out is an OSError too; the eviction's own ends the task from outside.
-        LOG.warning("%s failed: %s", what, error)
-        return None
+async def _check(shelf: Shelf) -> bool:
+    await asyncio.to_thread(shelf.check)
+    return True

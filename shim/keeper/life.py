@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backends.base import Engine, LoadReport
+from backends.base import Death, Engine, LoadReport
 from budget import actions as act
-from budget.errors import KeepwarmError
+from budget import events as ev
+from budget.errors import EngineDied, InternalError, KeepwarmError, LoadFailed
+from budget.footprint import Placement
 from shim.keeper.catalog import CatalogEngine
+from shim.keeper.faults import mark_noted, text_of
 from shim.keeper.history import EvictStory, LoadStory
 from shim.keeper.warming import Warmed, warm_up
 
@@ -21,6 +24,8 @@ Outcome = act.Grant | KeepwarmError
 Done = Callable[[Outcome], None]
 RevokeListener = Callable[[str, KeepwarmError], None]
 YieldListener = Callable[[str, str], None]
+Post = Callable[[ev.Event], None]
+"""Gives an event to the core; raises what the core raises."""
 
 
 @dataclass(slots=True)
@@ -34,20 +39,43 @@ class Life:
     option_index: int = 0
     uses_before: int = 0
     preparing: asyncio.Task[None] | None = None
+    starting: asyncio.Task[LoadReport] | None = None
     task: asyncio.Task[None] | None = None
     watch: asyncio.Task[None] | None = None
     report: LoadReport | None = None
     ready: bool = False
+    leaving: bool = False
+    """What its load and its watch owed the core is answered by its end, which has begun."""
     ending: KeepwarmError | None = None
     """Why the keeper ends it by force; what those who use it are told."""
     endpoint: dict[str, Any] = field(default_factory=dict)
     """Where its requests go, as clients are told; known once it is ready."""
+
+    @property
+    def placement(self) -> Placement:
+        """Where it was loaded, as it is booked now."""
+        return self.entry.placements[self.option_index]
 
 
 def warm_up_of(life: Life) -> Callable[[], Awaitable[Warmed]] | None:
     """What evaluates the warm prompt of an engine that has one."""
     prompt = life.entry.warm_prompt
     return (lambda: warm_up(life.engine.endpoint, prompt)) if prompt else None
+
+
+def load_story(entry: CatalogEngine, generation: int, option_index: int, reason: str) -> LoadStory:
+    """The story of a load, which begins now."""
+    placement = entry.placements[option_index]
+    return LoadStory(
+        load_id=f"{entry.engine_id}/{generation}",
+        engine=entry.engine_id,
+        model=entry.label,
+        device=placement.main_device,
+        bytes=placement.total_bytes,
+        reason=reason,
+        start_ns=time.monotonic_ns(),
+        devices=dict(placement.bookings),
+    )
 
 
 def evict_story(life: Life, reason: str) -> EvictStory:
@@ -62,3 +90,31 @@ def evict_story(life: Life, reason: str) -> EvictStory:
         start_ns=time.monotonic_ns(),
         devices=life.load.devices,
     )
+
+
+def died(life: Life, death: Death) -> EngineDied:
+    """The death of an engine that nobody ended, as its callers are told it."""
+    return EngineDied(
+        f"{death.message}.",
+        hint="The next request starts it again; its last lines are in `log_tail`.",
+        model=life.entry.label,
+        exit_code=death.exit_code,
+        log_tail=list(death.log_tail),
+    )
+
+
+def told(life: Life, raised: BaseException, what: str) -> KeepwarmError:
+    """What those who use an engine are told of the failure that ended its life.
+
+    Where the keeper ended it on purpose, that reason; what was raised is then of no interest.
+    """
+    if life.ending is not None:
+        mark_noted(raised)
+        return life.ending
+    if isinstance(raised, KeepwarmError):
+        return raised
+    if isinstance(raised, asyncio.CancelledError):
+        return InternalError(f"{what} was cancelled, which the keeper did not ask for.")
+    if isinstance(raised, OSError):
+        return LoadFailed(f"{what} failed: {text_of(raised)}.")
+    return InternalError(f"{what} failed: {text_of(raised)}.")

@@ -1,38 +1,37 @@
-"""The lives of engines: starting, watching and ending them, as the core says.
+"""The lives of engines, from the moment each begins: watched, judged and ended.
 
-Everything here runs on the shell's loop. Whatever comes of an engine is posted as an event.
+Everything here runs on the shell's loop. Whatever comes of an engine is an event, and whatever is done
+with an engine is a duty: its event comes, also where the work fails.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Collection, Container, Coroutine, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, Final
 
-from backends.base import Engine
 from budget import actions as act
 from budget import events as ev
 from budget.core import BudgetCore
 from budget.engines import Bookings
-from budget.errors import EngineDied, InternalError, KeepwarmError, OutOfMemory
-from shim.keeper.catalog import Catalog, CatalogEngine
+from budget.errors import KeepwarmError
+from shim.keeper.catalog import Catalog
 from shim.keeper.corrections import Corrections, Seen
 from shim.keeper.devices import bookings_of
-from shim.keeper.history import EvictStory, History, LoadStory
+from shim.keeper.duties import Duties, Duty
+from shim.keeper.ending import STOP_LIMIT_S, Ender
+from shim.keeper.faults import Faults
+from shim.keeper.history import EvictStory, History
 from shim.keeper.kv_carry import KvCarrier
-from shim.keeper.life import EngineFactory, Life, evict_story, warm_up_of
-from shim.keeper.starting import StartsAhead
+from shim.keeper.life import Life, Post, died, evict_story, told
 
 LOG = logging.getLogger("keepwarm.keeper")
 
-DEATHS_KEPT = 256
+DEATHS_KEPT: Final = 256
 """Deaths whose account clients can still ask for."""
-
-Post = Callable[[ev.Event], None]
-Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 
 class Lives:
@@ -41,121 +40,43 @@ class Lives:
     Args:
         core: read for what engines served; changed by events only.
         catalog: how each engine is run.
-        runtime: the folder of engines' sockets.
-        factory: makes engines.
         corrections: learns what engines take.
         kv: carries their state over.
-        history: told of every begin and end.
+        history: told of every end.
         post: takes an event to the core.
-        spawn: starts a task of the shell's.
+        duties: runs what is done with engines.
+        faults: told of what fails beside the duties.
     """
 
     def __init__(
         self,
         core: BudgetCore,
         catalog: Catalog,
-        runtime: Path,
-        factory: EngineFactory,
         corrections: Corrections,
         kv: KvCarrier,
         history: History,
         post: Post,
-        spawn: Spawn,
+        duties: Duties,
+        faults: Faults,
     ) -> None:
         self.now: dict[str, Life] = {}
         self.catalog = catalog
-        self.factory = factory
         self.kv = kv
-        self.gone = asyncio.Condition()
-        """Notified whenever an engine is gone."""
+        self.ender = Ender(faults)
         self._core = core
-        self._runtime = runtime
         self._corrections = corrections
         self._history = history
         self._post = post
-        self._spawn = spawn
-        self._ahead = StartsAhead(asyncio.get_running_loop())
+        self._duties = duties
+        self._faults = faults
         self._last_death: dict[str, dict[str, Any]] = {}
+        self._gone = asyncio.Event()
 
-    # Begins
+    # While they live
 
-    def expect_only(self, promised: Container[str]) -> None:
-        """End what was prepared for promises that have fallen."""
-        if self._ahead:
-            self._ahead.keep_only(promised)
-
-    def prepare(self, action: act.Prepare) -> None:
-        """Begin what the start of an engine needs before its bytes are free."""
-        entry, index = self.catalog.engines[action.engine_id], action.option_index
-        self._ahead.prepare(action.engine_id, entry, index, self._new_engine(entry, index))
-
-    def _new_engine(self, entry: CatalogEngine, option_index: int) -> Engine:
-        engine = self.factory(entry, self._runtime)
-        self.kv.begin(engine, entry, entry.placements[option_index])
-        return engine
-
-    def load(self, action: act.Load) -> None:
-        """Begin a life; `LoadFinished` or `LoadFailed` follows."""
-        entry = self.catalog.engines[action.engine_id]
-        placement = entry.placements[action.option_index]
-        prepared = self._ahead.take(action.engine_id, entry, action.option_index)
-        story = LoadStory(
-            load_id=f"{action.engine_id}/{action.generation}",
-            engine=action.engine_id,
-            model=entry.label,
-            device=placement.main_device,
-            bytes=placement.total_bytes,
-            reason=action.reason,
-            start_ns=time.monotonic_ns(),
-            devices=dict(placement.bookings),
-        )
-        self._history.loads.append(story)
-        life = Life(
-            prepared.engine if prepared else self._new_engine(entry, action.option_index),
-            entry,
-            action.generation,
-            story,
-            action.option_index,
-            self._core.desk.residents[action.engine_id].uses,
-            prepared.task if prepared else None,
-        )
-        self.now[action.engine_id] = life
-        life.task = self._spawn(self._load(life, action))
-
-    async def _load(self, life: Life, action: act.Load) -> None:
-        entry, story = life.entry, life.load
-        placement = entry.placements[action.option_index]
-
-        def progressed(fraction: float) -> None:
-            story.fraction = fraction
-
-        why = "; ".join(text for text in (action.reason, placement.reason) if text)
-        LOG.info("loading %s (%s): %d bytes", entry.label, why, placement.total_bytes)
-        try:
-            if life.preparing is not None:
-                await asyncio.shield(life.preparing)
-            life.report = await life.engine.start(placement, progressed)
-            await self.kv.started(life.engine, warm_up_of(life), story)
-        except KeepwarmError as error:
-            await self._load_failed(life, action, life.ending or error)
-            return
-        except Exception as error:
-            LOG.exception("loading %s", entry.label)
-            await self._load_failed(
-                life, action, InternalError(f"loading {entry.label}: {error!r}")
-            )
-            return
-        story.end_ns = time.monotonic_ns()
-        story.storage = life.report.storage
-        story.read_bytes = life.report.read_bytes
-        story.fraction = 1.0
-        life.ready = True
-        life.endpoint = life.engine.endpoint.to_wire()
-        life.watch = self._spawn(self._watch(life, action.engine_id))
-        seconds = (story.end_ns - story.start_ns) / 1e9
-        LOG.info("loaded %s in %.3f s (%s)", entry.label, seconds, story.storage)
-        bookings = self.learn(action.engine_id, life, {})
-        self._post(ev.LoadFinished(action.engine_id, action.generation, bookings))
+    def uses_of(self, engine_id: str) -> int:
+        """Leases that an engine has had in all its lives."""
+        return self._core.desk.residents[engine_id].uses
 
     def learn(self, engine_id: str, life: Life, measured: Mapping[str, int]) -> Bookings | None:
         """Compare an engine's bytes with its booked placement; the next loads book what was found.
@@ -166,7 +87,7 @@ class Lives:
         if life.report is None:
             return None
         entry, index = life.entry, life.option_index
-        uses = self._core.desk.residents[engine_id].uses - life.uses_before
+        uses = self.uses_of(engine_id) - life.uses_before
         seen = Seen(life.report.buffers, measured, uses)
         placement = self._corrections.observe(
             entry.label, entry.identity, entry.placements[index], seen
@@ -179,42 +100,48 @@ class Lives:
             self._post(ev.EngineEstimated(engine_id, spec.options))
         return bookings_of(placement)
 
-    async def _load_failed(self, life: Life, action: act.Load, error: KeepwarmError) -> None:
-        life.load.end_ns = time.monotonic_ns()
-        life.load.error = error.message.partition("\n")[0]
-        LOG.warning("loading %s failed: %s", life.entry.label, error)
-        await self._stop(life, grace_s=0.0)
-        self._forget(action.engine_id, life)
-        out_of_memory = isinstance(error, OutOfMemory)
-        refused = error.facts.get("device") if out_of_memory else None
-        device = refused if isinstance(refused, str) else None
-        self._post(
-            ev.LoadFailed(
-                action.engine_id, action.generation, error.to_wire(), out_of_memory, device
-            )
+    def begin_watch(self, life: Life) -> None:
+        """A life is ready; `EngineDied` follows, unless its end is asked for first."""
+        life.ready = True
+        what = f"watching {life.entry.label}"
+
+        def lost(raised: BaseException) -> ev.EngineDied | None:
+            return self._dead(life, told(life, raised, what))
+
+        life.watch = self._duties.begin(
+            Duty("watch", what, lambda: self._watch(life), lost, lambda: self._bury(life))
         )
 
-    async def _watch(self, life: Life, engine_id: str) -> None:
+    async def _watch(self, life: Life) -> ev.EngineDied | None:
         death = await life.engine.wait_death()
-        error = life.ending or EngineDied(
-            f"{death.message}.",
-            hint="The next request starts it again; its last lines are in `log_tail`.",
-            model=life.entry.label,
-            exit_code=death.exit_code,
-            log_tail=list(death.log_tail),
-        )
-        LOG.warning("%s; last lines: %s", death.message, " | ".join(death.log_tail[-5:]))
-        self._died_of(life, error)
-        # What is left of it (its socket, its folder) goes before the bytes are anybody's again.
-        await self._stop(life, grace_s=0.0)
-        self._forget(engine_id, life)
-        self.kv.died(life.engine)
-        self._post(ev.EngineDied(engine_id, life.generation, error.to_wire()))
-        await self._announce()
+        answer = self._dead(life, life.ending or died(life, death))
+        if answer is not None:
+            LOG.warning("%s; last lines: %s", death.message, " | ".join(death.log_tail[-5:]))
+            await self._bury(life)
+        return answer
+
+    def _dead(self, life: Life, error: KeepwarmError) -> ev.EngineDied | None:
+        if life.leaving:
+            return None
+        self._tell_death(life, error)
+        return ev.EngineDied(life.entry.engine_id, life.generation, error.to_wire())
+
+    async def _bury(self, life: Life) -> None:
+        # What is left of it (its socket, its folder) goes before its bytes are anybody's again.
+        await self._end(life)
+        try:
+            self.kv.died(life.engine)
+        except Exception as error:
+            self._faults.note("kv", f"dropping the KV state of {life.entry.label}", error)
 
     def death_of(self, engine_id: str, generation: int) -> dict[str, Any] | None:
         """How a past life of an engine ended, as an error on the wire; None while it lives."""
         return self._last_death.get(f"{engine_id}/{generation}")
+
+    def _tell_death(self, life: Life, error: KeepwarmError) -> None:
+        self._last_death[life.load.load_id] = error.to_wire()
+        if len(self._last_death) > DEATHS_KEPT:
+            del self._last_death[next(iter(self._last_death))]
 
     # Ends
 
@@ -232,57 +159,98 @@ class Lives:
             return False
         LOG.warning("ending %s: %s", life.entry.label, error)
         life.ending = error
-        self._died_of(life, error)
-        life.engine.kill()
+        self._tell_death(life, error)
+        self.ender.kill(life.engine, life.entry.label)
+        # Its duty answers for it, and does not wait for the process to be seen dead.
+        task = life.watch if life.ready else life.task
+        if task is not None and not life.leaving:
+            task.cancel()
         return True
 
-    def _died_of(self, life: Life, error: KeepwarmError) -> None:
-        self._last_death[life.load.load_id] = error.to_wire()
-        if len(self._last_death) > DEATHS_KEPT:
-            del self._last_death[next(iter(self._last_death))]
-
-    async def unload(self, action: act.Unload) -> None:
-        """End a life; `UnloadFinished` follows."""
+    def unload(self, action: act.Unload) -> None:
+        """End a life; `UnloadFinished` follows, unless this raises."""
         life = self.now[action.engine_id]
+        done = ev.UnloadFinished(action.engine_id, action.generation)
         story = evict_story(life, action.reason)
         self._history.evictions.append(story)
-        LOG.info("unloading %s: %s", life.entry.label, action.reason)
-        for task in (life.task if action.abandon else None, life.watch):
+        life.leaving = True
+
+        async def work() -> ev.UnloadFinished:
+            LOG.info("unloading %s: %s", life.entry.label, action.reason)
+            await self._hand_over(life)
+            if life.ready and life.ending is None:
+                await self._leave_kv(life, story)
+            await self._finish(life, story)
+            return done
+
+        duty = Duty(
+            "unload",
+            f"unloading {life.entry.label}",
+            work,
+            lambda _error: done,
+            lambda: self._finish(life, story),
+        )
+        try:
+            self._duties.begin(duty)
+        except BaseException:
+            self.drop(life)
+            raise
+
+    def drop(self, life: Life) -> None:
+        """End a life at once, where no duty can do it in good order."""
+        self.ender.kill(life.engine, life.entry.label)
+        self._forget(life)
+
+    async def _hand_over(self, life: Life) -> None:
+        """End the duties of a life that leaves; it has taken over what they owe."""
+        for task in (life.task, life.watch):
             if task is not None and not task.done():
                 task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-        if life.ready:
-            await self._leave_kv(life, story)
-        # Nobody leases it, so there is nothing to be polite about; killing is 100 ms faster.
-        await self._stop(life, grace_s=0.0)
-        self._forget(action.engine_id, life)
+                await self.ender.settle(task, STOP_LIMIT_S, f"unloading {life.entry.label}")
+
+    async def _leave_kv(self, life: Life, story: EvictStory) -> None:
+        """Save what an idle engine holds before it ends, where that is worth it."""
+        used = self.uses_of(life.entry.engine_id) > life.uses_before
+        await self.kv.leaving(life.engine, story, used=used)
+
+    async def _finish(self, life: Life, story: EvictStory) -> None:
+        await self._end(life)
         story.end_ns = time.monotonic_ns()
         if life.load.end_ns == 0:
             life.load.end_ns = story.start_ns
             life.load.error = "abandoned"
-        self._post(ev.UnloadFinished(action.engine_id, action.generation))
-        await self._announce()
 
-    async def _leave_kv(self, life: Life, story: EvictStory) -> None:
-        """Save what an idle engine holds before it ends, where that is worth it."""
-        uses = self._core.desk.residents[life.entry.engine_id].uses
-        await self.kv.leaving(life.engine, story, used=uses > life.uses_before)
+    async def give_up(self, life: Life) -> None:
+        """End a life whose load has failed."""
+        life.leaving = True
+        if life.watch is not None:
+            life.watch.cancel()
+        await (self._bury(life) if life.ending else self._end(life))
 
-    def _forget(self, engine_id: str, life: Life) -> None:
-        if self.now.get(engine_id) is life:
-            del self.now[engine_id]
+    async def _end(self, life: Life, *, grace_s: float = 0.0) -> None:
+        """End the process of a life, and forget it. Neither raises nor takes longer than its bounds."""
+        what = f"ending {life.entry.label}"
+        for task in (life.preparing, life.starting):
+            if task is not None and not await self.ender.settle(task, STOP_LIMIT_S, what):
+                task.cancel()
+        await self.ender.end(life.engine, life.entry.label, grace_s=grace_s)
+        self._forget(life)
 
-    async def _stop(self, life: Life, *, grace_s: float) -> None:
-        if life.preparing is not None:
-            await asyncio.gather(life.preparing, return_exceptions=True)
-        try:
-            await asyncio.shield(life.engine.stop(grace_s=grace_s))
-        except Exception:
-            LOG.exception("stopping %s", life.entry.label)
+    def _forget(self, life: Life) -> None:
+        if self.now.get(life.entry.engine_id) is life:
+            del self.now[life.entry.engine_id]
+        self._gone.set()
+        self._gone = asyncio.Event()
 
-    async def _announce(self) -> None:
-        async with self.gone:
-            self.gone.notify_all()
+    async def until_gone(self, engine_id: str, timeout_s: float) -> bool:
+        """Wait until an engine is gone; returns whether it is."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while engine_id in self.now:
+                    await self._gone.wait()
+        return engine_id not in self.now
+
+    # The keeper's end
 
     async def save_conversations(self, in_use: Collection[str], limit_s: float) -> None:
         """Save what idle engines hold, as before an eviction; in all no longer than `limit_s`.
@@ -291,29 +259,42 @@ class Lives:
             in_use: ids of engines that may be generating: saving them would wait for that.
             limit_s: what is not saved by then is not.
         """
-        idle = {e: life for e, life in self.now.items() if life.ready and e not in in_use}
-        stories = [evict_story(life, "the keeper ends") for life in idle.values()]
-        saving = [
-            self._leave_kv(life, story) for life, story in zip(idle.values(), stories, strict=True)
-        ]
+        idle = [life for e, life in self.now.items() if life.ready and e not in in_use]
+        stories = [evict_story(life, "the keeper ends") for life in idle]
         began_s = time.monotonic()
-        try:
-            async with asyncio.timeout(limit_s):
-                await asyncio.gather(*saving)
-        except TimeoutError:
-            LOG.warning("not all KV state was saved within %g s", limit_s)
+        loop = asyncio.get_running_loop()
+        saving = {
+            loop.create_task(self._save(life, story))
+            for life, story in zip(idle, stories, strict=True)
+        }
+        if saving:
+            _, late = await asyncio.wait(saving, timeout=limit_s)
+            for task in late:
+                task.cancel()
+            if late:
+                LOG.warning("not all KV state was saved within %g s", limit_s)
+                await asyncio.wait(late, timeout=STOP_LIMIT_S)
         if saved_bytes := sum(story.saved_bytes for story in stories):
             seconds = time.monotonic() - began_s
             LOG.info("saved %d bytes of KV state in %.3f s before the end", saved_bytes, seconds)
 
-    async def close(self, *, grace_s: float, keep_kv: bool) -> None:
+    async def _save(self, life: Life, story: EvictStory) -> None:
+        try:
+            await self._leave_kv(life, story)
+        except Exception as error:
+            self._faults.note("kv", f"saving the KV state of {life.entry.label}", error)
+
+    async def close(self, *, grace_s: float) -> None:
         """End every engine; nothing is posted any more.
 
         Args:
             grace_s: for each engine to end politely.
-            keep_kv: leave the conversations that are saved to the next keeper.
         """
-        await self._ahead.close()
-        await asyncio.gather(*(self._stop(life, grace_s=grace_s) for life in self.now.values()))
-        self.now.clear()
-        await self.kv.close(keep=keep_kv)
+        await asyncio.gather(
+            *(self._end(life, grace_s=grace_s) for life in list(self.now.values()))
+        )
+
+    def kill(self) -> None:
+        """End every engine at once: what ends them in good order has failed."""
+        for life in self.now.values():
+            self.ender.kill(life.engine, life.entry.label)

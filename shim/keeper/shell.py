@@ -1,7 +1,8 @@
 """The shell around the core: a single writer that feeds it events and carries its actions out.
 
 Everything here runs on one asyncio loop. `post` is the only way into the core; an action never
-calls back into it directly, it starts a task whose outcome is the next event.
+calls back into it directly, it begins a duty whose outcome is the next event. An action that cannot
+even begin ends as the event that the core waits for, too: `answer_of` says which.
 """
 
 from __future__ import annotations
@@ -9,24 +10,33 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from budget import actions as act
 from budget import events as ev
 from budget.core import BudgetCore
-from budget.errors import KeepwarmError, error_from_wire
+from budget.errors import InternalError, KeeperUnavailable, KeepwarmError, error_from_wire
+from shim.keeper.answers import MUST_ARRIVE, answer_of, is_due
 from shim.keeper.catalog import Catalog
 from shim.keeper.corrections import Corrections
-from shim.keeper.faults import Faults
+from shim.keeper.duties import Duties
+from shim.keeper.faults import Faults, text_of
+from shim.keeper.feed import Feed
 from shim.keeper.history import History, StageStory
 from shim.keeper.kv_carry import KvCarrier
-from shim.keeper.life import Done, EngineFactory, RevokeListener, YieldListener
+from shim.keeper.life import Done, EngineFactory, Outcome, RevokeListener, YieldListener
 from shim.keeper.lives import Lives
+from shim.keeper.loading import Loads
 from shim.keeper.sayings import say
 from shim.keeper.staging import Stager
 
 LOG = logging.getLogger("keepwarm.keeper")
+
+RING_AGAIN_S: Final = 1.0
+"""After the core failed at the ring of its timer, or the timer could not be set."""
 
 
 class Shell:
@@ -41,18 +51,25 @@ class Shell:
         corrections: Corrections,
         kv: KvCarrier,
         stage_bytes_per_s: float | None = None,
+        faults: Faults | None = None,
     ) -> None:
         self.core = core
-        self.faults = Faults()
+        self.faults = faults or Faults()
+        self.feed = Feed(core, self.faults)
         self.history = History()
+        self.duties = Duties(self.deliver, self.faults)
         self.lives = Lives(
-            core, catalog, runtime, factory, corrections, kv, self.history, self.post, self._spawn
+            core, catalog, corrections, kv, self.history, self.post, self.duties, self.faults
         )
+        self.loads = Loads(self.lives, runtime, factory, self.history, self.duties, self.faults)
         self.on_revoke: RevokeListener = lambda _client, _error: None
         self.on_yield: YieldListener = lambda _client, _lease: None
-        self.stager = Stager(stage_bytes_per_s, self.post)
+        self.stager = Stager(stage_bytes_per_s)
+        self.closed = False
+        """The keeper ends: no event counts any more, and no action is begun."""
         self._done: dict[str, Done] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._behind: deque[ev.Event] = deque()
+        self._owed: list[ev.Event] = []
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -64,37 +81,106 @@ class Shell:
         Raises:
             KeepwarmError: the event asks for what cannot be; nothing changed.
         """
-        actions = self.core.handle(event, time.monotonic())
+        if self.closed:
+            return
+        try:
+            actions = self.feed.handle(event)
+        except InternalError:
+            if not isinstance(event, MUST_ARRIVE):
+                raise
+            self._owed.append(event)
+            return
+        self._follow(event, actions)
+
+    def _follow(self, event: ev.Event, actions: list[act.Action]) -> None:
         changed = False
         for action in actions:
-            changed |= self._carry_out(action)
-        self.lives.expect_only(self.core.desk.claims)
-        if changed or not isinstance(event, ev.RequestArrived | ev.LeaseEnded | ev.TimerDue):
-            self._sample()
+            try:
+                changed |= self._carry_out(action)
+            except Exception as error:
+                self._not_begun(action, error)
+        try:
+            self.loads.expect_only(self.core.desk.claims)
+            if changed or not isinstance(event, ev.RequestArrived | ev.LeaseEnded | ev.TimerDue):
+                self._sample()
+        except Exception as error:
+            self.faults.note("history", f"noting what came of {type(event).__name__}", error)
+        while self._behind:
+            following = self._behind.popleft()
+            if is_due(following, self.core):
+                self.deliver(following)
 
-    def ask(self, request: ev.RequestArrived, done: Done) -> None:
-        """Post a request; `done` is called once, now or later, with its grant or its error."""
-        self._done[request.request_id] = done
-        self.post(request)
-
-    def ask_again(self, event: ev.LeaseYielded, done: Done) -> None:
-        """A lease is given back; `done` is called once, when it is granted again or cannot be."""
-        self._done[event.request_id] = done
+    def deliver(self, event: ev.Event) -> bool:
+        """One event into the core, whatever comes of it; returns whether the core took it or will."""
         try:
             self.post(event)
-        except KeepwarmError:
-            self._done.pop(event.request_id, None)
+        except Exception as error:
+            self.faults.note("core", f"{type(event).__name__}", error)
+            return False
+        return True
+
+    async def redeliver(self) -> None:
+        """Give the core again what it has failed to take and still waits for."""
+        owed, self._owed = self._owed, []
+        for event in owed:
+            if self.closed or not is_due(event, self.core):
+                continue
+            try:
+                actions = self.feed.handle(event, again=True)
+            except KeepwarmError:
+                self._owed.append(event)
+            else:
+                self._follow(event, actions)
+
+    def ask(self, request: ev.RequestArrived, done: Done) -> None:
+        """Post a request; `done` is called once, now or later, with its grant or its error.
+
+        Raises:
+            KeepwarmError: the core failed at it, or the keeper ends; the request is not queued.
+        """
+        self._post_for(request.request_id, request, done)
+
+    def ask_again(self, event: ev.LeaseYielded, done: Done) -> None:
+        """A lease is given back; `done` is called once, when it is granted again or cannot be.
+
+        Raises:
+            KeepwarmError: as from `ask`. Where the core failed, the lease is over.
+        """
+        self._post_for(event.request_id, event, done)
+
+    def _post_for(
+        self, request_id: str, event: ev.RequestArrived | ev.LeaseYielded, done: Done
+    ) -> None:
+        if self.closed:
+            raise KeeperUnavailable("The keeper ends.", hint="The next call starts another.")
+        self._done[request_id] = done
+        try:
+            self.post(event)
+        except InternalError:
+            # Nothing should be left of it; what is left all the same ends unheard.
+            self._done[request_id] = lambda _: None
+            self.withdraw(request_id, event.client_id)
+            self._done.pop(request_id, None)
             raise
+        except BaseException:
+            self._done.pop(request_id, None)
+            raise
+
+    def withdraw(self, request_id: str, client_id: str) -> None:
+        """End a request, whether it waits or has its lease; no error where it is over."""
+        for event in (ev.RequestCancelled(request_id), ev.LeaseEnded(request_id, client_id)):
+            if is_due(event, self.core):
+                self.deliver(event)
 
     # Actions out
 
     def _carry_out(self, action: act.Action) -> bool:
-        """Start one action; returns whether the books may have changed."""
+        """Begin one action; returns whether the books may have changed."""
         match action:
             case act.Grant():
-                self._done.pop(action.request_id)(action)
+                self._tell(action.request_id, action)
             case act.Deny():
-                self._done.pop(action.request_id)(_error(action.error))
+                self._tell(action.request_id, _error(action.error))
             case act.Revoke():
                 self.on_revoke(action.request_id, _error(action.error))
             case act.AskYield():
@@ -109,54 +195,58 @@ class Shell:
             case act.StopStaging():
                 self.stager.stop(action.engine_id)
             case act.Prepare():
-                self.lives.prepare(action)
+                self.loads.prepare(action)
             case act.Load():
-                self.lives.load(action)
+                self.loads.load(action)
                 return True
             case act.Unload():
-                self._spawn(self.lives.unload(action))
+                self.lives.unload(action)
                 return True
         return False
+
+    def _not_begun(self, action: act.Action, error: Exception) -> None:
+        """An action raised before any work on it began: what it owes follows."""
+        name = type(action).__name__
+        self.faults.note(name.lower(), f"{name} {_whose(action)}", error)
+        answer = answer_of(action, error)
+        if answer is not None:
+            self._behind.append(answer)
+        if isinstance(action, act.SetTimer):
+            self._timer = self._loop.call_later(RING_AGAIN_S, self._ring)
+
+    def _tell(self, request_id: str, outcome: Outcome) -> None:
+        done = self._done.pop(request_id)
+        try:
+            done(outcome)
+        except Exception as error:
+            # The client waits for an answer: this one can be told, where the outcome could not.
+            done(InternalError(f"the outcome of the request could not be told: {text_of(error)}."))
+            raise
 
     def _set_timer(self, at: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
         # The loop's clock is the one that `post` reads; a timer that rings a hair early would find
         # nothing due, so it is set a millisecond late.
-        self._timer = self._loop.call_at(at + 0.001, self.post, ev.TimerDue())
+        self._timer = self._loop.call_at(at + 0.001, self._ring)
 
-    def _spawn(self, work: Any) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-        return task
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            LOG.critical("a keeper task failed", exc_info=error)
+    def _ring(self) -> None:
+        if not self.deliver(ev.TimerDue()):
+            # The core counts on its timer all the same.
+            self._timer = self._loop.call_later(RING_AGAIN_S, self._ring)
 
     def _start_staging(self, engine_id: str) -> None:
         entry = self.lives.catalog.engines[engine_id]
         story = StageStory(engine_id, entry.label, time.monotonic_ns())
         self.history.stagings.append(story)
         files = [Path(row[0]) for row in entry.stamp]
-        self._spawn(self.stager.stage(engine_id, files, story))
+        self.duties.begin(self.stager.duty(engine_id, files, story))
 
-    async def close(self, *, grace_s: float, keep_kv: bool) -> None:
-        """End every engine; the core is not told, for it ends too.
-
-        Args:
-            grace_s: for each engine to end politely.
-            keep_kv: leave the conversations that are saved to the next keeper.
-        """
+    def close(self) -> None:
+        """From now on the core is told nothing and nothing is begun; the engines live on."""
+        self.closed = True
         if self._timer is not None:
             self._timer.cancel()
-        mine = [task for task in self._tasks if task is not asyncio.current_task()]
-        for task in mine:
-            task.cancel()
-        await asyncio.gather(*mine, return_exceptions=True)
-        await self.lives.close(grace_s=grace_s, keep_kv=keep_kv)
 
     # The books over time
 
@@ -175,5 +265,10 @@ class Shell:
             self.history.sample(ns, view, by_model)
 
 
-def _error(wire: Any) -> KeepwarmError:
+def _error(wire: Mapping[str, Any]) -> KeepwarmError:
     return error_from_wire(dict(wire))
+
+
+def _whose(action: act.Action) -> str:
+    """The request or the engine that an action is about, for the log."""
+    return str(getattr(action, "request_id", None) or getattr(action, "engine_id", ""))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
-from backends.page_cache import resident_fraction, stage_file
+from backends.page_cache import CHUNK_BYTES, resident_fraction, stage_file
 from budget import events as ev
-from budget.errors import KeepwarmError
+from budget.errors import LoadFailed
+from shim.keeper.duties import Duty
+from shim.keeper.ending import seen
+from shim.keeper.faults import text_of
 from shim.keeper.history import StageStory
 
-LOG = logging.getLogger("keepwarm.keeper")
+SILENT_LIMIT_S: Final = 60.0
+"""A staging that reads nothing for so long is given up."""
 
 
 class Stager:
@@ -22,32 +26,54 @@ class Stager:
     Args:
         rate_bytes_per_s: how fast to read at most; None as fast as the disk gives. A change counts
             from the next file on.
-        post: the way into the core.
     """
 
-    def __init__(self, rate_bytes_per_s: float | None, post: Callable[[ev.Event], None]) -> None:
+    def __init__(self, rate_bytes_per_s: float | None) -> None:
         self.rate_bytes_per_s = rate_bytes_per_s
-        self._post = post
         self._reading: dict[str, asyncio.Task[None]] = {}
 
-    async def stage(self, engine_id: str, files: Sequence[Path], story: StageStory) -> None:
+    def duty(self, engine_id: str, files: Sequence[Path], story: StageStory) -> Duty:
+        """The staging of an engine's files, to be begun."""
+
+        def failed(error: BaseException) -> ev.StageFinished:
+            story.error = text_of(error)
+            return _finished(engine_id, story)
+
+        what = f"staging {story.model}"
+        # The load that follows a staging that failed will say why to a client that asked.
+        return Duty(
+            "stage", what, lambda: self._stage(engine_id, files, story), failed, may_fail=True
+        )
+
+    async def _stage(
+        self, engine_id: str, files: Sequence[Path], story: StageStory
+    ) -> ev.StageFinished:
         """Read an engine's files until they lie in the page cache, or `stop`."""
-        reading = asyncio.ensure_future(self._read(files, story))
+        reading = asyncio.get_running_loop().create_task(self._read(files, story))
+        reading.add_done_callback(seen)
         self._reading[engine_id] = reading
         try:
-            await asyncio.wait({reading})
+            await self._until_read(reading, story)
         finally:
             reading.cancel()
-            self._reading.pop(engine_id, None)
-        if not reading.cancelled() and (error := reading.exception()) is not None:
-            if not isinstance(error, KeepwarmError):
-                raise error
-            # The load that follows will say it to somebody who asked.
-            story.error = str(error)
-            LOG.warning("staging %s: %s", story.model, error)
+            if self._reading.get(engine_id) is reading:
+                del self._reading[engine_id]
         story.stopped = reading.cancelled()
-        story.end_ns = time.monotonic_ns()
-        self._post(ev.StageFinished(engine_id, story.read_bytes))
+        if not story.stopped:
+            reading.result()
+        return _finished(engine_id, story)
+
+    async def _until_read(self, reading: asyncio.Task[None], story: StageStory) -> None:
+        rate = self.rate_bytes_per_s
+        patience_s = max(SILENT_LIMIT_S, 4 * CHUNK_BYTES / rate) if rate else SILENT_LIMIT_S
+        while not reading.done():
+            before = story.read_bytes
+            await asyncio.wait({reading}, timeout=patience_s)
+            if story.read_bytes == before and not reading.done():
+                raise LoadFailed(
+                    f"Nothing of {story.model} could be read for {patience_s:g} s.",
+                    hint="Look after the disk that the model lies on.",
+                )
 
     def stop(self, engine_id: str) -> None:
         """End a staging between two chunks; no effect when it has ended."""
@@ -68,6 +94,11 @@ class Stager:
                 story.read_bytes = before + int(done * file_bytes)
 
             await stage_file(file, rate_bytes_per_s=self.rate_bytes_per_s, on_progress=progressed)
+
+
+def _finished(engine_id: str, story: StageStory) -> ev.StageFinished:
+    story.end_ns = time.monotonic_ns()
+    return ev.StageFinished(engine_id, story.read_bytes)
 
 
 def _size(file: Path) -> int:

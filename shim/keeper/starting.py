@@ -1,4 +1,4 @@
-"""Engines whose processes start while their bytes are still somebody's who leaves."""
+"""Starts an engine's process early, while the engine that it replaces is still being stopped."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from backends.base import Engine
 from shim.keeper.catalog import CatalogEngine
+from shim.keeper.duties import Duties
+from shim.keeper.ending import STOP_LIMIT_S, Ender, seen
 
 
 @dataclass(slots=True)
@@ -19,19 +21,14 @@ class Prepared:
     option_index: int
     task: asyncio.Task[None]
 
-    async def end(self) -> None:
-        """It is not needed."""
-        await asyncio.gather(self.task, return_exceptions=True)
-        await self.engine.stop(grace_s=0.0)
-
 
 class StartsAhead:
     """What is prepared now, by engine id; what is no longer needed ends by itself."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self, duties: Duties, ender: Ender) -> None:
+        self._duties = duties
+        self._ender = ender
         self._prepared: dict[str, Prepared] = {}
-        self._ending: set[asyncio.Task[None]] = set()
 
     def __bool__(self) -> bool:
         return bool(self._prepared)
@@ -41,8 +38,9 @@ class StartsAhead:
     ) -> None:
         """Start an engine's process; it takes next to nothing until its load begins."""
         self._discard(engine_id)
-        # Whoever awaits the task gets its failure: the load, or nobody when it is not needed.
-        task = self._loop.create_task(engine.prepare(entry.placements[option_index]))
+        task = asyncio.get_running_loop().create_task(_prepare(engine, entry, option_index))
+        # The load that takes it reads its failure. Without one it concerns nobody.
+        task.add_done_callback(seen)
         self._prepared[engine_id] = Prepared(engine, entry, option_index, task)
 
     def take(self, engine_id: str, entry: CatalogEngine, option_index: int) -> Prepared | None:
@@ -60,13 +58,22 @@ class StartsAhead:
 
     async def close(self) -> None:
         """End everything that was prepared."""
-        for engine_id in list(self._prepared):
-            self._discard(engine_id)
-        await asyncio.gather(*self._ending, return_exceptions=True)
+        left = list(self._prepared.values())
+        self._prepared.clear()
+        await asyncio.gather(*(self._end(prepared) for prepared in left))
 
     def _discard(self, engine_id: str) -> None:
         prepared = self._prepared.pop(engine_id, None)
         if prepared is not None:
-            task = self._loop.create_task(prepared.end())
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
+            what = f"ending {prepared.entry.label}, which was prepared,"
+            self._duties.aside("prepare", what, lambda: self._end(prepared))
+
+    async def _end(self, prepared: Prepared) -> None:
+        label = prepared.entry.label
+        if not await self._ender.settle(prepared.task, STOP_LIMIT_S, f"preparing {label}"):
+            prepared.task.cancel()
+        await self._ender.end(prepared.engine, label)
+
+
+async def _prepare(engine: Engine, entry: CatalogEngine, option_index: int) -> None:
+    await engine.prepare(entry.placements[option_index])

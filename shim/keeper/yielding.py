@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from budget import actions as act
 from budget import events as ev
 from budget.errors import KeepwarmError
+from shim.keeper.kv_carry import Parked
 from shim.keeper.life import Outcome
 from shim.keeper.shell import Shell
 
@@ -41,23 +42,48 @@ async def yield_lease(
     Raises:
         KeepwarmError: the request ends here.
     """
+    parked = await _parked(shell, client_id, lease)
+    grant: act.Grant | None = None
+    try:
+        grant = await _again(shell, ev.LeaseYielded(lease, client_id))
+        if parked is not None:
+            await _restore(shell, grant, parked)
+        return grant, generated.so_far(parked.tokens if parked else ())
+    except BaseException as error:
+        refused = isinstance(error, KeepwarmError) and grant is None
+        if not refused:
+            shell.withdraw(lease, client_id)
+        raise
+    finally:
+        if parked is not None:
+            parked.shelf.drop(parked.name)
+
+
+async def _parked(shell: Shell, client_id: str, lease: str) -> Parked | None:
+    """Save what the engine holds of the answer; None where that fails, or it is not this client's."""
     engine = shell.core.desk.leases.get(lease)
-    life = shell.lives.now.get(engine.engine_id) if engine is not None else None
-    parked = await shell.lives.kv.park(life.engine, lease) if life is not None else None
+    if engine is None or engine.leases[lease].client_id != client_id:
+        return None
+    life = shell.lives.now.get(engine.engine_id)
+    return await shell.lives.kv.park(life.engine, lease) if life is not None else None
+
+
+async def _restore(shell: Shell, grant: act.Grant, parked: Parked) -> None:
+    """Give the engine back what it held; where that fails it evaluates the tokens again."""
+    life = shell.lives.now.get(grant.engine_id)
+    if life is not None:
+        await shell.lives.kv.unpark(life.engine, parked)
+
+
+async def _again(shell: Shell, event: ev.LeaseYielded) -> act.Grant:
     granted: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
     def done(outcome: Outcome) -> None:
         if not granted.done():
             granted.set_result(outcome)
 
-    try:
-        shell.ask_again(ev.LeaseYielded(lease, client_id), done)
-        outcome = await granted
-        if isinstance(outcome, KeepwarmError):
-            raise outcome
-        if parked is not None:
-            await shell.lives.kv.unpark(shell.lives.now[outcome.engine_id].engine, parked)
-        return outcome, generated.so_far(parked.tokens if parked else ())
-    finally:
-        if parked is not None:
-            parked.shelf.drop(parked.name)
+    shell.ask_again(event, done)
+    outcome = await granted
+    if isinstance(outcome, KeepwarmError):
+        raise outcome
+    return outcome

@@ -1,0 +1,181 @@
+"""The begin of engines' lives: prepared, started, given back what they held, and measured."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Container
+from pathlib import Path
+from typing import Final
+
+from backends.base import Engine, LoadReport
+from budget import actions as act
+from budget import events as ev
+from budget.engines import Bookings
+from budget.errors import EngineTimeout, OutOfMemory
+from budget.footprint import Placement
+from shim.keeper.catalog import CatalogEngine
+from shim.keeper.duties import Duties, Duty
+from shim.keeper.ending import seen
+from shim.keeper.faults import Faults
+from shim.keeper.history import History
+from shim.keeper.life import EngineFactory, Life, load_story, told, warm_up_of
+from shim.keeper.lives import Lives
+from shim.keeper.starting import StartsAhead
+
+LOG = logging.getLogger("keepwarm.keeper")
+
+PREPARE_LIMIT_S: Final = 60.0
+SILENT_LIMIT_S: Final = 300.0
+"""A start that reports no progress for so long hangs: engines report several times a second."""
+
+
+class Loads:
+    """Begins lives, as the core says.
+
+    Args:
+        lives: where they are kept.
+        runtime: the folder of engines' sockets.
+        factory: makes engines.
+        history: told of every begin.
+        duties: runs the loads.
+        faults: told of what fails beside them.
+    """
+
+    def __init__(
+        self,
+        lives: Lives,
+        runtime: Path,
+        factory: EngineFactory,
+        history: History,
+        duties: Duties,
+        faults: Faults,
+    ) -> None:
+        self.factory = factory
+        self._lives = lives
+        self._runtime = runtime
+        self._history = history
+        self._duties = duties
+        self._faults = faults
+        self._ahead = StartsAhead(duties, lives.ender)
+
+    def expect_only(self, promised: Container[str]) -> None:
+        """End what was prepared for promises that have fallen."""
+        if self._ahead:
+            self._ahead.keep_only(promised)
+
+    def prepare(self, action: act.Prepare) -> None:
+        """Begin what the start of an engine needs before its bytes are free."""
+        entry, index = self._lives.catalog.engines[action.engine_id], action.option_index
+        self._ahead.prepare(action.engine_id, entry, index, self._new_engine(entry, index))
+
+    def _new_engine(self, entry: CatalogEngine, option_index: int) -> Engine:
+        engine = self.factory(entry, self._runtime)
+        self._lives.kv.begin(engine, entry, entry.placements[option_index])
+        return engine
+
+    def load(self, action: act.Load) -> None:
+        """Begin a life; `LoadFinished` or `LoadFailed` follows, unless this raises."""
+        entry, index = self._lives.catalog.engines[action.engine_id], action.option_index
+        story = load_story(entry, action.generation, index, action.reason)
+        self._history.loads.append(story)
+        uses = self._lives.uses_of(action.engine_id)
+        try:
+            prepared = self._ahead.take(action.engine_id, entry, index)
+            engine = prepared.engine if prepared else self._new_engine(entry, index)
+        except BaseException as error:
+            story.end_ns, story.error = time.monotonic_ns(), str(error)
+            raise
+        preparing = prepared.task if prepared else None
+        life = Life(engine, entry, action.generation, story, index, uses, preparing)
+        self._lives.now[action.engine_id] = life
+        duty = Duty(
+            "load",
+            f"loading {entry.label}",
+            lambda: self._load(life, action),
+            lambda error: _failed(life, action, error),
+            lambda: self._lives.give_up(life),
+            may_fail=True,
+        )
+        try:
+            life.task = self._duties.begin(duty)
+        except BaseException:
+            self._lives.drop(life)
+            raise
+
+    async def _load(self, life: Life, action: act.Load) -> ev.LoadFinished:
+        entry, story, placement = life.entry, life.load, life.placement
+        why = "; ".join(text for text in (action.reason, placement.reason) if text)
+        LOG.info("loading %s (%s): %d bytes", entry.label, why, placement.total_bytes)
+        life.report = await _started(life)
+        await self._lives.kv.started(life.engine, warm_up_of(life), story)
+        life.endpoint = life.engine.endpoint.to_wire()
+        story.end_ns = time.monotonic_ns()
+        story.storage = life.report.storage
+        story.read_bytes = life.report.read_bytes
+        story.fraction = 1.0
+        bookings = self._first_lesson(life)
+        self._lives.begin_watch(life)
+        seconds = (story.end_ns - story.start_ns) / 1e9
+        LOG.info("loaded %s in %.3f s (%s)", entry.label, seconds, story.storage)
+        return ev.LoadFinished(action.engine_id, action.generation, bookings)
+
+    def _first_lesson(self, life: Life) -> Bookings | None:
+        """What the load taught. Without it the engine serves all the same."""
+        try:
+            return self._lives.learn(life.entry.engine_id, life, {})
+        except Exception as error:
+            self._faults.note("learning", f"learning from the load of {life.entry.label}", error)
+            return None
+
+    async def close(self) -> None:
+        """End everything that was prepared."""
+        await self._ahead.close()
+
+
+def _failed(life: Life, action: act.Load, raised: BaseException) -> ev.LoadFailed | None:
+    if life.leaving:
+        return None
+    error = told(life, raised, f"loading {life.entry.label}")
+    life.load.end_ns = time.monotonic_ns()
+    life.load.error = error.message.partition("\n")[0]
+    out_of_memory = isinstance(error, OutOfMemory)
+    refused = error.facts.get("device") if out_of_memory else None
+    device = refused if isinstance(refused, str) else None
+    return ev.LoadFailed(
+        action.engine_id, action.generation, error.to_wire(), out_of_memory, device
+    )
+
+
+async def _started(life: Life) -> LoadReport:
+    """Start an engine in a task of its own, so that a start that hangs cannot keep its duty."""
+    label, loop = life.entry.label, asyncio.get_running_loop()
+    if life.preparing is not None:
+        await asyncio.wait({life.preparing}, timeout=PREPARE_LIMIT_S)
+        if not life.preparing.done():
+            raise EngineTimeout(f"{label} was not prepared within {PREPARE_LIMIT_S:g} s.")
+        life.preparing.result()
+    heard_at = loop.time()
+
+    def progressed(fraction: float) -> None:
+        nonlocal heard_at
+        heard_at, life.load.fraction = loop.time(), fraction
+
+    life.starting = starting = loop.create_task(_start(life.engine, life.placement, progressed))
+    try:
+        while not starting.done():
+            left_s = heard_at + SILENT_LIMIT_S - loop.time()
+            if left_s <= 0.0:
+                raise EngineTimeout(f"{label} reported no progress for {SILENT_LIMIT_S:g} s.")
+            await asyncio.wait({starting}, timeout=left_s)
+        return starting.result()
+    finally:
+        starting.cancel()
+        starting.add_done_callback(seen)
+
+
+async def _start(
+    engine: Engine, placement: Placement, progressed: Callable[[float], None]
+) -> LoadReport:
+    return await engine.start(placement, progressed)
