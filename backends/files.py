@@ -48,6 +48,19 @@ _BAD_SHAPE: Final = (
 _numbers = itertools.count(1)
 
 
+def user_folder(variable: str, otherwise: str) -> Path:
+    """Keepwarm's folder below an XDG base directory: `$variable/keepwarm` or `~/otherwise/keepwarm`.
+
+    A user without a home gets one below `/`, which cannot be written: what goes there is then not kept.
+    """
+    base = os.environ.get(variable)
+    try:
+        folder = Path(base).expanduser() if base else Path.home() / otherwise
+    except RuntimeError:
+        folder = Path("/") / otherwise
+    return folder / "keepwarm"
+
+
 def write_whole(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Replace a file so that it is the old one or the new one at any moment, also after a power cut.
 

@@ -7,7 +7,7 @@ int to the float that it equals.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 MOST_BYTES: Final = 1 << 50
@@ -55,18 +55,18 @@ def table(value: object) -> Mapping[str, Any]:
     Raises:
         ValueError: it is something else.
     """
-    if not isinstance(value, dict):
+    if not isinstance(value, Mapping):
         raise ValueError(f"{_short(value)} is no object")
     return value
 
 
-def rows(value: object) -> list[Any]:
-    """A list.
+def rows(value: object) -> Sequence[Any]:
+    """A list, or the tuple that is written as one.
 
     Raises:
         ValueError: it is something else.
     """
-    if not isinstance(value, list):
+    if not isinstance(value, list | tuple):
         raise ValueError(f"{_short(value)} is no list")
     return value
 

@@ -29,7 +29,6 @@ from budget.refusals import (
     never_fits,
     queue_full,
     too_late,
-    unknown_model,
     withdrawn,
 )
 from budget.residency import DORMANT, State
@@ -146,7 +145,7 @@ class BudgetCore:
             raise InternalError(f"request {event.request_id!r} arrived twice")
         entry = desk.models.get(event.model)
         if entry is None:
-            self._deny(event, unknown_model(event.model, desk.models))
+            self._deny(event, desk.why_unknown(event.model))
             return
         engine = desk.residents[entry.engine_id]
         if engine.open and event.want == "lease":
@@ -298,7 +297,7 @@ class BudgetCore:
     def _on_plan(self, event: ev.PlanDeclared, now: float) -> None:
         for model in event.models:
             if model not in self._desk.models:
-                raise unknown_model(model, self._desk.models)
+                raise self._desk.why_unknown(model)
         models = self._desk.models
         order = [models[model].engine_id for model in event.models]
         self._desk.plans.declare(event.plan or event.client_id, order, owner=event.client_id)

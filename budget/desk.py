@@ -11,12 +11,13 @@ from budget.actions import Action, DecisionRecord, Deny, Grant, Load, Record, Re
 from budget.admission import Admission, Choice
 from budget.claims import Claim, Claims
 from budget.engines import NO_TIMEOUT, Bookings, EngineRecord, EngineSpec, Lease, ModelEntry
-from budget.errors import ConfigError, InternalError, KeepwarmError
+from budget.errors import ConfigError, InternalError, KeepwarmError, error_from_wire
 from budget.events import RequestArrived
 from budget.fitting import Fitting
 from budget.pin_holders import PinHolders
 from budget.plans import Plans
 from budget.policies.base import EvictionPolicy
+from budget.refusals import unknown_model
 from budget.residents import Residents
 from budget.settings import Settings
 from budget.timers import Timers
@@ -60,6 +61,8 @@ class Desk:
         self.queue = Queue()
         self.timers = Timers()
         self.models: dict[str, ModelEntry] = {}
+        self.errors: dict[str, dict[str, Any]] = {}
+        """Why models that are configured cannot be run now, as errors on the wire."""
         self.holders = PinHolders()
         self.leases: dict[str, EngineRecord] = {}
         self.interruptible: set[str] = set()
@@ -110,6 +113,11 @@ class Desk:
         if not engine.demand:
             self.restless[engine.engine_id] = engine
         self.actions.append(Deny(request.request_id, request.client_id, error.to_wire()))
+
+    def why_unknown(self, model: str) -> KeepwarmError:
+        """Why there is no model of a name: what is wrong with it, or that it is not configured."""
+        error = self.errors.get(model)
+        return error_from_wire(error) if error else unknown_model(model, self.models)
 
     def head_rank(self, engine_id: str, now: float) -> Rank | None:
         """The rank of the first request that waits for an engine, or None."""

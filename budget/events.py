@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from budget.engines import Bookings, EngineSpec, ModelEntry, Option
@@ -139,8 +139,10 @@ class EngineEstimated:
 class DeviceMeasured:
     """A device has room for this many bytes of engines in all, ours included.
 
-    `free_bytes` is what nobody uses there now, and `reserve_bytes` what should stay free. None is
-    what could not be measured.
+    `free_bytes` is what is in use by no program there now, and `reserve_bytes` what should stay free.
+    A figure that cannot be had is None: the ceiling stays as it is. While an engine loads or leaves
+    there, the measurement is shown and not judged: part of the engine's bytes may count twice, or not
+    at all.
     """
 
     device: str
@@ -185,13 +187,15 @@ class Reconfigured:
     """The configuration changed. Engines with an id that stays are left as they are.
 
     `limits`: bytes by device; the devices themselves do not change while a keeper runs. `settings`:
-    None leaves them as they are.
+    None leaves them as they are. `errors`: why a configured model cannot be run now, as an error on
+    the wire, by its name; a request for such a model hears this instead of `UnknownModel`.
     """
 
     models: tuple[ModelEntry, ...]
     engines: tuple[EngineSpec, ...]
     limits: Mapping[str, int]
     settings: Settings | None = None
+    errors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,9 @@ from typing import Final
 from budget.engines import Bookings
 from budget.errors import InternalError
 
+UNJUDGED_AT_MOST_S = 30.0
+"""So long a device may go without a judgement because engines load or leave there all the time."""
+
 
 class Hold(Enum):
     """How firmly booked bytes are held."""
@@ -63,11 +66,13 @@ class Ledger:
         "_held",
         "_limit_bytes",
         "_settings",
+        "available_bytes",
         "coming_bytes",
         "device",
         "over_limit",
         "reserved_bytes",
         "room_bytes",
+        "unjudged_since",
     )
 
     def __init__(self, device: str, limit_bytes: int, settings: list[int]) -> None:
@@ -75,6 +80,10 @@ class Ledger:
         self._settings = settings
         self._limit_bytes = limit_bytes
         self._ceiling_bytes = limit_bytes
+        self.available_bytes: int | None = None
+        """What the device was last measured to have room for; None when that is not known."""
+        self.unjudged_since: float | None = None
+        """The time of the first measurement that could not be judged; None when the last one was."""
         self.over_limit = False
         self._held = dict.fromkeys(Hold, 0)
         self.reserved_bytes = 0

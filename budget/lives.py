@@ -11,6 +11,7 @@ from budget.desk import Desk
 from budget.engines import EngineRecord
 from budget.errors import InternalError, error_from_wire
 from budget.footprint import HOST
+from budget.ledger import UNJUDGED_AT_MOST_S, Ledger
 from budget.reconfigure import drop_if_retired
 from budget.residency import State, Trigger
 from budget.scheduler import Scheduler
@@ -163,11 +164,29 @@ class Lives:
         if event.device not in self._desk.residents.books:
             raise InternalError(f"unknown device {event.device!r} was measured")
         ledger = self._desk.residents.books[event.device]
-        if event.available_bytes is not None:
-            ledger.ceiling_bytes = min(ledger.limit_bytes, max(0, event.available_bytes))
-        self._desk.unsettled.add(event.device)
+        ledger.available_bytes = event.available_bytes
+        room = self._judged(ledger, event, now)
+        if room is not None:
+            ledger.ceiling_bytes = min(ledger.limit_bytes, max(0, room))
+            self._desk.unsettled.add(event.device)
         self._note_free(event)
         self._scheduler.pump(now)
+
+    def _judged(self, ledger: Ledger, event: ev.DeviceMeasured, now: float) -> int | None:
+        """The room that a measurement shows; None when it is not known, or shows nothing now.
+
+        What an engine takes that loads or leaves is neither free nor all booked. Where loads follow
+        one another without a pause a device is judged all the same, by what is certain: booked
+        bytes are the engines' own, and what is free beyond the reserve may be taken.
+        """
+        room, since = event.available_bytes, ledger.unjudged_since
+        ledger.unjudged_since = None
+        if room is None or not self._desk.residents.is_moving(ledger.device):
+            return room
+        if event.free_bytes is None or since is None or now < since + UNJUDGED_AT_MOST_S:
+            ledger.unjudged_since = now if since is None else since
+            return None
+        return max(room, ledger.reserved_bytes + event.free_bytes - event.reserve_bytes)
 
     def _note_free(self, event: ev.DeviceMeasured) -> None:
         """Say once that a device has less free than its reserve, and once that it has recovered.

@@ -6,7 +6,7 @@ from budget.desk import Desk
 from budget.engines import EngineRecord
 from budget.errors import ConfigError
 from budget.events import HintGiven
-from budget.refusals import is_awaited, is_pinned, pins_do_not_fit, unknown_model
+from budget.refusals import is_awaited, is_pinned, pins_do_not_fit
 from budget.residency import DORMANT, State
 from budget.waiting import Waiting
 
@@ -27,7 +27,7 @@ def take_hint(desk: Desk, event: HintGiven, now: float) -> None:
     """
     entry = desk.models.get(event.model)
     if entry is None:
-        raise unknown_model(event.model, desk.models)
+        raise desk.why_unknown(event.model)
     engine = desk.residents[entry.engine_id]
     if event.kind == "unload":
         _unload(desk, engine, event.model, now)

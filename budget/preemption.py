@@ -12,7 +12,7 @@ from budget.actions import AskYield, Deny
 from budget.desk import Desk
 from budget.engines import EngineRecord, Lease
 from budget.events import LeaseYielded
-from budget.refusals import foreign_lease, unknown_model
+from budget.refusals import foreign_lease
 from budget.waiting import Waiting
 
 
@@ -93,7 +93,7 @@ def take_yielded(desk: Desk, event: LeaseYielded, now: float) -> None:
     entry = desk.models.get(lease.model)
     desk.give_back(engine, event.request_id, now)
     if entry is None:
-        error_wire = unknown_model(lease.model, desk.models).to_wire()
+        error_wire = desk.why_unknown(lease.model).to_wire()
         desk.actions.append(Deny(event.request_id, event.client_id, error_wire))
         return
     desk.enqueue(_again(lease, entry.engine_id, engine, now))

@@ -10,7 +10,6 @@ from budget.errors import ConfigError
 from budget.events import Reconfigured
 from budget.pins import check_pins
 from budget.policies.lru import Lru
-from budget.refusals import unknown_model
 from budget.residency import DORMANT
 from budget.settings import Settings
 
@@ -90,6 +89,7 @@ def _take_models(desk: Desk, event: Reconfigured) -> None:
         for model in list(engine.pins):
             desk.residents.unpin(engine, model)
     desk.adopt(event.models)
+    desk.errors = {model: dict(error) for model, error in event.errors.items()}
     for model in sorted(desk.holders.called()):
         if model not in desk.models:
             desk.holders.unpin(model)
@@ -102,7 +102,7 @@ def _requeue(desk: Desk, now: float) -> None:
     for request in desk.queue:
         entry = desk.models.get(request.model)
         if entry is None:
-            desk.end(request, unknown_model(request.model, desk.models), now)
+            desk.end(request, desk.why_unknown(request.model), now)
             continue
         if entry.engine_id != request.engine_id:
             after = desk.residents[entry.engine_id]

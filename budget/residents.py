@@ -105,6 +105,10 @@ class Residents:
         """The engines with bytes booked on a device, in the order in which they came."""
         return self._on_device[device].values()
 
+    def is_moving(self, device: str) -> bool:
+        """Whether an engine with bytes on a device is loading or being evicted."""
+        return any(e.state in (LOADING, EVICTING) for e in self.on_device(device))
+
     def book(self, engine: EngineRecord, option_index: int, now: float, reason: str) -> None:
         """Book an option's bytes and start a new life: ABSENT or FAILED to LOADING."""
         bookings = engine.spec.options[option_index].bookings

@@ -12,6 +12,7 @@ from budget.admission import Choice
 from budget.claims import Claim
 from budget.desk import PIN_RANK, Desk
 from budget.engines import NO_TIMEOUT, EngineRecord
+from budget.ledger import UNJUDGED_AT_MOST_S
 from budget.preemption import Preemption
 from budget.prefetch import Prefetcher, unused_first
 from budget.refusals import never_fits, no_room, too_late
@@ -197,11 +198,19 @@ class Scheduler:
         """Other programs hold the bytes, and these have waited long enough for them."""
         desk = self._desk
         shortfall = desk.fitting.shortfall(engine, measured=True)
-        ceiling = desk.residents.books[shortfall[0]].ceiling_bytes
+        ledger = desk.residents.books[shortfall[0]]
+        if ledger.unjudged_since is not None:
+            # The ceiling is outdated, and the next measurement is seconds away.
+            until = ledger.unjudged_since + UNJUDGED_AT_MOST_S
+            if now < until:
+                desk.timers.wake_at(until)
+                return
         for request in list(desk.queue.of(engine.engine_id) or ()):
             if request.aged(now, desk.settings.max_wait_s):
                 waited_s = now - request.arrived_at
-                desk.end(request, no_room(request.model, waited_s, shortfall, ceiling), now)
+                desk.end(
+                    request, no_room(request.model, waited_s, shortfall, ledger.ceiling_bytes), now
+                )
 
     def _admit(
         self,

@@ -29,8 +29,8 @@ def snapshot(core: BudgetCore, now: float) -> dict[str, Any]:
         `devices`, `engines` (those that hold bytes first), `queue` (in the order in which it will
         be served), `plans` (the next engines of each), `declared` (the same with client, models
         and what is there of them), `prefetch` (what looking ahead did) and `decisions` (newest
-        first). Bytes are ints, times are seconds before `now` (`_s`); times that do not apply are
-        None.
+        first). Bytes are ints, times are seconds before `now` (`_s`); times that do not apply and
+        figures that are not known are None.
     """
     desk = core.desk
     engines = sorted(desk.residents, key=lambda e: (not e.bookings, e.engine_id))
@@ -82,6 +82,7 @@ def _devices(core: BudgetCore) -> list[dict[str, Any]]:
             "device": view.device,
             "limit_bytes": view.limit_bytes,
             "ceiling_bytes": view.ceiling_bytes,
+            "available_bytes": books[view.device].available_bytes,
             "protected_bytes": view.protected_bytes,
             "evictable_bytes": view.evictable_bytes,
             "leaving_bytes": view.leaving_bytes,

@@ -1,52 +1,246 @@
-"""The folders keepwarm uses, by the rules of the XDG base directories."""
+"""The folders keepwarm uses: the keeper's, which is one per user whatever the session, and those of state.
+
+A session may have other variables than the next (cron, ssh, a service), and still there is to be one
+keeper. So its folder depends on the user alone: an order of places is searched for the one in which a
+keeper runs, and the first that can be used is taken where none does (docs/decisions/0012).
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import logging
 import os
+import pwd
+import secrets
+import socket
 import stat
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
 from budget.errors import ConfigError
+from shim.keeper.holders import user_name
+from shim.keeper.locks import KEEPER_LOCK, is_held
 
-RUNTIME_VARIABLE = "KEEPWARM_RUNTIME_DIR"
-LOCK_VARIABLE = "KEEPWARM_LOCK_DIR"
-SOCKET_NAME = "keeper.sock"
+LOG = logging.getLogger("keepwarm.paths")
+
+RUNTIME_VARIABLE: Final = "KEEPWARM_RUNTIME_DIR"
+LOCK_VARIABLE: Final = "KEEPWARM_LOCK_DIR"
+STATE_VARIABLE: Final = "XDG_STATE_HOME"
+SOCKET_NAME: Final = "keeper.sock"
+
+MAX_SOCKET_PATH_BYTES: Final = 107
+_LONGEST_SOCKET: Final = "e-000000000000.sock"
+"""What an engine's socket is called; the keeper's own is shorter."""
+_STATE_NAME: Final = "keepwarm"
+_MACHINE_FILES: Final = (
+    "/etc/machine-id",
+    "/var/lib/dbus/machine-id",
+    "/proc/sys/kernel/random/boot_id",
+)
+
+_warned: set[Path] = set()
 
 
 def runtime_dir(env: Mapping[str, str] = os.environ) -> Path:
     """The private folder of this user's keeper: its socket, its engines' sockets, its lock.
 
-    Made with mode 0700 when missing.
+    `$KEEPWARM_RUNTIME_DIR` where that is set. Otherwise the folder in which a keeper of this user runs,
+    or else the first place that can be used; it is made with mode 0700.
 
     Raises:
-        ConfigError: somebody else owns it, or others may enter it.
+        ConfigError: the folder cannot be used: whose it is, its mode, or its length.
     """
     given = env.get(RUNTIME_VARIABLE)
-    session = env.get("XDG_RUNTIME_DIR")
     if given:
         folder = Path(given).absolute()
-    elif session and Path(session).is_dir() and os.access(session, os.W_OK):
-        folder = Path(session) / "keepwarm"
-    else:
-        folder = Path(tempfile.gettempdir()) / f"keepwarm-{os.getuid()}"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            return _made(folder, parents=True)
+        except OSError as error:
+            raise _no_folder(folder, error) from None
+    places = list(runtime_places())
+    for place in places:
+        if _is_private(place) and is_held(place / KEEPER_LOCK):
+            return place
+    return _first_usable(places)
+
+
+def runtime_places() -> Iterator[Path]:
+    """Where this user's keeper may be, in the order in which it is searched.
+
+    No variable has a part in it. First comes a folder that stays when the user logs out; its name holds
+    the machine's, because homes are shared between machines.
+    """
+    uid = os.getuid()
+    home = _home_of(uid)
+    if home is not None:
+        yield home / ".local" / "state" / _STATE_NAME / f"run-{_machine()}"
+    yield Path(f"/run/user/{uid}/keepwarm")
+    yield Path(f"/dev/shm/keepwarm-{uid}")  # noqa: S108 - the folder is private, and checked
+    yield Path(f"/tmp/keepwarm-{uid}")  # noqa: S108
+
+
+def _first_usable(places: list[Path]) -> Path:
+    problems = []
+    for place in places:
+        try:
+            return _checked(make_place(place))
+        except (OSError, ConfigError) as error:
+            why = error.message if isinstance(error, ConfigError) else error.strerror
+            problems.append(f"{place}: {why}")
+    raise ConfigError(
+        f"No place for the keeper's folder can be used. {' '.join(problems)}",
+        hint=f"Set ${RUNTIME_VARIABLE} to a private folder.",
+        places=[str(place) for place in places],
+    )
+
+
+def make_place(place: Path) -> Path:
+    """A keeper's folder, made again when it is gone; of what is around it, only what is ours.
+
+    Raises:
+        OSError: it cannot be made.
+        ConfigError: it is not private, or too long for sockets.
+    """
+    if place.parent.name == _STATE_NAME and place.parent.parent.name == "state":
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return _made(place, parents=False)
+
+
+def _made(folder: Path, *, parents: bool) -> Path:
+    """The folder, made with mode 0700 when it is missing.
+
+    Raises:
+        OSError: it cannot be made.
+        ConfigError: it is not private, or too long for sockets.
+    """
+    folder.mkdir(mode=0o700, parents=parents, exist_ok=True)
     found = folder.stat(follow_symlinks=False)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+    if not _private(found):
         raise ConfigError(
             f"{folder} must be a folder of mode 0700 that belongs to you; found mode "
-            f"{stat.S_IMODE(found.st_mode):04o}, owner {found.st_uid}.",
+            f"{stat.S_IMODE(found.st_mode):04o}, owner {user_name(found.st_uid)}.",
             hint=f"Remove it, or set ${RUNTIME_VARIABLE} to a private folder.",
+            folder=str(folder),
+            variable=RUNTIME_VARIABLE,
+        )
+    length = len(os.fsencode(folder / _LONGEST_SOCKET))
+    if length > MAX_SOCKET_PATH_BYTES:
+        raise ConfigError(
+            f"{folder} is too long for the sockets in it: {length} bytes, and a Unix socket's path has "
+            f"at most {MAX_SOCKET_PATH_BYTES}.",
+            hint=f"Set ${RUNTIME_VARIABLE} to a shorter folder.",
+            folder=str(folder),
+            variable=RUNTIME_VARIABLE,
         )
     return folder
 
 
+def _checked(folder: Path) -> Path:
+    """The folder, once a socket was made in it: some file systems of homes hold none.
+
+    Raises:
+        OSError: it holds none, or is full.
+    """
+    path = folder / f".{secrets.token_hex(4)}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            sock.bind(str(path))
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
+    return folder
+
+
+def _no_folder(folder: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"The keeper's folder {folder} cannot be made: {error.strerror}.",
+        hint=f"Set ${RUNTIME_VARIABLE} to a private folder.",
+        folder=str(folder),
+        variable=RUNTIME_VARIABLE,
+    )
+
+
+def _private(found: os.stat_result) -> bool:
+    is_folder = stat.S_ISDIR(found.st_mode)
+    return is_folder and found.st_uid == os.getuid() and not found.st_mode & 0o077
+
+
+def _is_private(folder: Path) -> bool:
+    try:
+        return _private(folder.stat(follow_symlinks=False))
+    except OSError:
+        return False
+
+
+def _home_of(uid: int) -> Path | None:
+    """The user's home by the password database: `$HOME` differs between sessions."""
+    try:
+        home = Path(pwd.getpwuid(uid).pw_dir)
+    except (KeyError, OverflowError):
+        return None
+    return home if home.is_absolute() and home.is_dir() else None
+
+
+def _machine() -> str:
+    """A short name of this machine; not its id itself, which is not for others to see."""
+    for file in _MACHINE_FILES:
+        with contextlib.suppress(OSError):
+            text = Path(file).read_text().strip()
+            if text:
+                return hashlib.sha256(f"keepwarm {text}".encode()).hexdigest()[:8]
+    return "here"
+
+
 def state_dir(env: Mapping[str, str] = os.environ) -> Path:
-    """The folder for what survives a restart: logs, traces, learned figures."""
-    base = env.get("XDG_STATE_HOME")
-    folder = (Path(base) if base else Path.home() / ".local" / "state") / "keepwarm"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """The folder for what survives a restart: logs, traces, learned figures.
+
+    Where it cannot be made or written to, a folder beside the keeper's socket takes its place, and one
+    warning says so.
+
+    Raises:
+        ConfigError: neither can be.
+    """
+    folder = _state_folder(env)
+    why = "there is no home"
+    if folder is not None:
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK | os.X_OK):
+                return folder
+            why = f"{folder} cannot be written to"
+        except OSError as error:
+            why = f"{folder}: {error.strerror}"
+    return _instead_of_state(runtime_dir(env) / "state", why)
+
+
+def _state_folder(env: Mapping[str, str]) -> Path | None:
+    base = env.get(STATE_VARIABLE)
+    if base:
+        return Path(base) / _STATE_NAME
+    home = Path(env["HOME"]) if env.get("HOME") else _home_of(os.getuid())
+    return home / ".local" / "state" / _STATE_NAME if home is not None else None
+
+
+def _instead_of_state(folder: Path, why: str) -> Path:
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"There is no folder for state: {why}; {folder}: {error.strerror}.",
+            hint=f"Set ${STATE_VARIABLE} to a folder of yours.",
+            folder=str(folder),
+            variable=STATE_VARIABLE,
+        ) from None
+    if folder not in _warned:
+        _warned.add(folder)
+        LOG.warning(
+            "logs and what is learned are kept in %s: %s. Set $%s to a folder of yours.",
+            folder,
+            why,
+            STATE_VARIABLE,
+        )
     return folder
 
 
@@ -55,14 +249,26 @@ def log_file() -> Path:
     return state_dir() / "keeper.log"
 
 
-def lock_dir(env: Mapping[str, str] = os.environ) -> Path:
-    """The folder of the machine-wide device locks, which all users share."""
+def lock_dir(env: Mapping[str, str] = os.environ) -> Path | None:
+    """The folder of the device locks, where `$KEEPWARM_LOCK_DIR` names one; they need none otherwise.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
     given = env.get(LOCK_VARIABLE)
-    if given:
-        folder = Path(given)
+    if not given:
+        return None
+    folder = Path(given).absolute()
+    try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return folder
-    return Path(tempfile.gettempdir())
+    except OSError as error:
+        raise ConfigError(
+            f"The folder of device locks {folder} cannot be made: {error.strerror}.",
+            hint=f"Unset ${LOCK_VARIABLE}, or set it to a folder that all keepers can use.",
+            folder=str(folder),
+            variable=LOCK_VARIABLE,
+        ) from None
+    return folder
 
 
 def keeper_socket(runtime: Path) -> Path:

@@ -1,33 +1,35 @@
 """Measurements kept on disk: one small JSON file per (file identity, arguments, llama.cpp build).
 
 In `$XDG_CACHE_HOME/keepwarm/footprints`. Entries are written whole and renamed into place, so that
-any number of processes may read and write at once. An entry that cannot be read is a miss: it is
-removed, and said in `warnings`.
+any number of processes may read and write at once. An entry that cannot be read is a miss: it is set
+aside with a line in the log.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import tempfile
+import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from backends.files import read_shape, user_folder, write_whole
 from backends.footprint.dry_run import DryRun
+from backends.json_shapes import real, table, whole
 from budget.footprint import EngineArgs
 
+LOG = logging.getLogger("keepwarm.files")
+
 T = TypeVar("T")
+ENTRY_LIMIT_BYTES: Final = 1 << 20
 _FORMAT: Final = 2
 
 
 def default_folder() -> Path:
     """`$XDG_CACHE_HOME/keepwarm/footprints`, or `~/.cache/...` where that is not set."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "keepwarm" / "footprints"
+    return user_folder("XDG_CACHE_HOME", ".cache") / "footprints"
 
 
 def cache_key(identity: str, args: EngineArgs, build: str) -> str:
@@ -63,67 +65,64 @@ def bytes_key(*parts: object) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a private file (0600) so that a reader finds the old one or the new one, never a half.
+def _dry_run(value: object) -> DryRun:
+    run = DryRun.from_json(table(value))
+    for row in run.buffers:
+        for amount in astuple(row)[2:]:
+            whole(amount)
+    whole(run.output_bytes), whole(run.output_max_bytes), real(run.seconds)
+    whole(run.n_layers, most=1 << 16), whole(run.n_ctx, most=1 << 31)
+    return run
 
-    Raises:
-        OSError: it cannot be written; nothing is left behind.
+
+def _bytes_by_device(value: object) -> dict[str, int]:
+    return {device: whole(n_bytes) for device, n_bytes in table(value).items()}
+
+
+class JsonFolder:
+    """A folder of small JSON files that may be gone, damaged or unwritable at any moment.
+
+    None of that is an error: what cannot be read is set aside with one line, and a folder that cannot be
+    written is said once, until it can be.
     """
-    # mkstemp makes the file 0600.
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise
 
+    def __init__(self, folder: Path, what: str) -> None:
+        self.folder = folder
+        self._what = what
+        self._unwritable = False
 
-def _bytes_by_device(data: Mapping[str, Any]) -> dict[str, int]:
-    return {str(device): int(n_bytes) for device, n_bytes in data.items()}
+    def read(self, name: str, parse: Callable[[Any], T]) -> T | None:
+        """What `parse` makes of a file, as `files.read_shape` does."""
+        return read_shape(self.folder / name, self._what, parse, ENTRY_LIMIT_BYTES)
+
+    def write(self, name: str, value: object) -> bool:
+        """Write a file whole; returns whether that went well."""
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_whole(self.folder / name, json.dumps(value).encode())
+        except OSError as error:
+            if not self._unwritable:
+                LOG.warning("%s is not kept: %s: %s", self._what, self.folder, error.strerror)
+            self._unwritable = True
+            return False
+        self._unwritable = False
+        return True
 
 
 class FootprintCache:
-    """Dry runs on disk. A folder that cannot be written makes every look-up a miss, nothing more.
-
-    `warnings` collects what was found broken.
-    """
+    """Dry runs on disk. A folder that cannot be written makes every look-up a miss, nothing more."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or default_folder()
-        self.warnings: list[str] = []
+        self._files = JsonFolder(self.folder, "a cached footprint")
 
     def get(self, key: str) -> DryRun | None:
-        """The entry of that key, or `None`; a broken one is removed."""
-        return self._read(key, DryRun.from_json)
-
-    def _read(self, key: str, parse: Callable[[Any], T]) -> T | None:
-        path = self._path(key)
-        try:
-            return parse(json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            self.warnings.append(f"the cached footprint {path} cannot be read: {error.strerror}.")
-            return None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            self.warnings.append(f"the cached footprint {path} is damaged and was removed.")
-            with contextlib.suppress(OSError):
-                path.unlink()
-            return None
+        """The entry of that key, or `None`; a broken one is set aside."""
+        return self._files.read(_name(key), _dry_run)
 
     def put(self, key: str, run: DryRun) -> None:
         """Keep a measurement under that key; the last writer wins."""
-        self._write(key, run.to_json())
-
-    def _write(self, key: str, data: object) -> None:
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_whole(self._path(key), json.dumps(data))
-        except OSError as error:
-            self.warnings.append(f"{self.folder} cannot be written: {error.strerror}.")
+        self._files.write(_name(key), run.to_json())
 
     def get_or_measure(self, key: str, measure: Callable[[], DryRun]) -> DryRun:
         """The entry of that key, measured and kept when it is not there."""
@@ -137,11 +136,12 @@ class FootprintCache:
         self, key: str, measure: Callable[[], Mapping[str, int]]
     ) -> dict[str, int]:
         """Bytes by device under that key, measured and kept when they are not there."""
-        found = self._read(key, _bytes_by_device)
+        found = self._files.read(_name(key), _bytes_by_device)
         if found is None:
             found = dict(measure())
-            self._write(key, found)
+            self._files.write(_name(key), found)
         return found
 
-    def _path(self, key: str) -> Path:
-        return self.folder / f"{key}.json"
+
+def _name(key: str) -> str:
+    return f"{key}.json"

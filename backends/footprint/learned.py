@@ -2,24 +2,29 @@
 
 One small JSON file (mode 0600) per (file identity, arguments, llama.cpp build), as measurements are
 kept, but in the state folder: nothing else can make them again. Written whole and renamed into
-place. A file that cannot be read is said in `warnings` and dropped.
+place. A file that cannot be read, or whose figures cannot be, is set aside with a line in the log.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from backends.footprint.cache import cache_key, write_whole
+from backends.files import user_folder
+from backends.footprint.cache import JsonFolder, cache_key
+from backends.json_shapes import table, text, whole
 from budget.footprint import EngineArgs, Footprint, Placement
 
 _FORMAT: Final = 1
 _MAX_FILES: Final = 4096
+
+MOST_TIMES: Final = 4
+MOST_EXTRA_BYTES: Final = 2 << 30
+"""An engine may take so many times its estimate, and so much more; above that it has run away."""
+ROUNDING: Final = 0.02
+"""Corrections leave differences of 1% alone, so that figures may disagree by a little more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,21 @@ class LearnedBytes:
     reported_bytes: int
     measured_bytes: int
     corrected_bytes: int
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether an engine of that estimate can take so much, and the figures follow one another.
+
+        What is booked is never more than the most that was seen or estimated, nor less than the buffers.
+        """
+        most = MOST_TIMES * self.estimated_bytes + MOST_EXTRA_BYTES
+        seen = max(
+            self.estimated_bytes, self.measured_bytes, self.reported_bytes + self.overhead_bytes
+        )
+        least = self.reported_bytes or self.estimated_bytes
+        return max(
+            self.corrected_bytes, self.measured_bytes, self.reported_bytes
+        ) <= most and least * (1 - ROUNDING) <= self.corrected_bytes <= seen * (1 + ROUNDING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +77,22 @@ class Learned:
         """The entry that `to_json` described.
 
         Raises:
-            KeyError, TypeError, ValueError: the data is something else.
+            KeyError, TypeError, ValueError: the data is something else, or no engine takes such bytes.
         """
-        if data["format"] != _FORMAT:
-            raise ValueError(f"format {data['format']!r}")
+        if whole(table(data)["format"]) != _FORMAT:
+            raise ValueError(f"format {data['format']}")
         devices = {}
-        for device, row in data["devices"].items():
-            if any(type(amount) is not int or amount < 0 for amount in row.values()):
-                raise ValueError(f"{device} is not counted in bytes")
-            devices[str(device)] = LearnedBytes(**row)
-        return cls(str(data["identity"]), str(data["build"]), dict(data["args"]), devices)
+        for device, row in table(data["devices"]).items():
+            found = LearnedBytes(**{name: whole(amount) for name, amount in table(row).items()})
+            if not found.is_possible:
+                raise ValueError(f"{device}: these bytes cannot be: {dict(row)}")
+            devices[device] = found
+        return cls(text(data["identity"]), text(data["build"]), dict(table(data["args"])), devices)
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether the bytes of every device can be; others are never kept."""
+        return all(row.is_possible for row in self.devices.values())
 
     def apply(self, placement: Placement) -> Placement:
         """The placement with the corrected bytes booked; the parts take the difference up."""
@@ -94,33 +120,26 @@ def _corrected(part: Footprint, total_bytes: int) -> Footprint:
 
 def default_folder() -> Path:
     """`$XDG_STATE_HOME/keepwarm/learned`, or `~/.local/state/...` where that is not set."""
-    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(base).expanduser() / "keepwarm" / "learned"
+    return user_folder("XDG_STATE_HOME", ".local/state") / "learned"
 
 
 class LearnedStore:
-    """Learned figures on disk. A folder that cannot be used means that nothing is remembered.
-
-    `warnings` collects what was found broken.
-    """
+    """Learned figures on disk. A folder that cannot be used means that nothing is remembered."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or default_folder()
-        self.warnings: list[str] = []
+        self._files = JsonFolder(self.folder, "what was learned of an engine's bytes")
 
     def get(self, identity: str, args: EngineArgs, build: str) -> Learned | None:
         """What is known of that file with these arguments in this build."""
-        found = self._read(self._path(cache_key(identity, args, build)))
+        found = self._read(_name(cache_key(identity, args, build)))
         return found if found and found.identity == identity else None
 
     def put(self, args: EngineArgs, learned: Learned) -> None:
         """Remember; the last writer wins."""
-        path = self._path(cache_key(learned.identity, args, learned.build))
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_whole(path, json.dumps(learned.to_json()))
-        except OSError as error:
-            self.warnings.append(f"{self.folder} cannot be written: {error.strerror}.")
+        self._files.write(
+            _name(cache_key(learned.identity, args, learned.build)), learned.to_json()
+        )
 
     def of_file(self, identity: str) -> list[Learned]:
         """Everything known of a file, whatever the arguments."""
@@ -128,22 +147,12 @@ class LearnedStore:
             paths = sorted(self.folder.glob("*.json"))[:_MAX_FILES]
         except OSError:
             return []
-        found = (self._read(path) for path in paths)
+        found = (self._read(path.name) for path in paths)
         return [learned for learned in found if learned and learned.identity == identity]
 
-    def _read(self, path: Path) -> Learned | None:
-        try:
-            return Learned.from_json(json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            self.warnings.append(f"{path} cannot be read: {error.strerror}.")
-            return None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            self.warnings.append(f"what was learned in {path} is damaged and was dropped.")
-            with contextlib.suppress(OSError):
-                path.unlink()
-            return None
+    def _read(self, name: str) -> Learned | None:
+        return self._files.read(name, Learned.from_json)
 
-    def _path(self, key: str) -> Path:
-        return self.folder / f"{key}.json"
+
+def _name(key: str) -> str:
+    return f"{key}.json"

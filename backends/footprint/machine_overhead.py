@@ -6,15 +6,20 @@ One file by llama.cpp build and hardware: a cache folder may be shared by severa
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Final
 
-from backends.footprint.cache import default_folder, write_whole
+from backends.files import read_shape, write_whole
+from backends.footprint.cache import ENTRY_LIMIT_BYTES, default_folder
 from backends.hardware import hardware, hardware_key
+from backends.json_shapes import table, whole
 from backends.llama.binaries import build_id, find_binary
 from budget.errors import ConfigError
 from budget.estimate.overhead import DEFAULT_OVERHEAD, OverheadModel
+
+_MOST_BYTES: Final = 8 << 30
+"""No process takes more than that without a model; no layer, token or slot comes near it."""
 
 
 def stored_overhead(folder: Path | None = None) -> OverheadModel:
@@ -29,10 +34,17 @@ def measured_overhead(folder: Path | None = None) -> OverheadModel | None:
         # What the hardware is takes the GPUs' driver: asked only where something was measured.
         if not any(_folder(folder).glob(f"overhead-{build}-*.json")):
             return None
-        data: dict[str, Any] = json.loads(_path(folder, build).read_text(encoding="utf-8"))
-        return OverheadModel(**{key: int(value) for key, value in data.items()})
-    except (ConfigError, OSError, ValueError, TypeError, AttributeError):
+    except (ConfigError, OSError):
         return None
+    path, what = _path(folder, build), "the measured overhead of engines"
+    return read_shape(path, what, _overhead, ENTRY_LIMIT_BYTES)
+
+
+def _overhead(value: object) -> OverheadModel:
+    data = table(value)
+    return OverheadModel(
+        **{f.name: whole(data[f.name], 0, _MOST_BYTES) for f in fields(OverheadModel)}
+    )
 
 
 def store_overhead(found: OverheadModel, folder: Path | None = None) -> Path:
@@ -44,7 +56,7 @@ def store_overhead(found: OverheadModel, folder: Path | None = None) -> Path:
     """
     path = _path(folder, build_id(find_binary("llama-server")))
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_whole(path, json.dumps(asdict(found)))
+    write_whole(path, json.dumps(asdict(found)).encode())
     return path
 
 

@@ -83,7 +83,10 @@ class Corrections:
         self._known: dict[str, Learned | None] = {}
 
     def observe(self, label: str, identity: str, placement: Placement, seen: Seen) -> Placement:
-        """The placement as it is to be booked from now on; the same one when it was right."""
+        """The placement as it is to be booked from now on; the same one when it was right.
+
+        Bytes that no engine of that estimate takes are booked for this life and not kept.
+        """
         # With what its side files are now: one may have been replaced while the keeper ran.
         key = cache_key(identity, placement.args, self._build)
         if key not in self._known:
@@ -92,21 +95,22 @@ class Corrections:
         if devices is None:
             return placement
         learned = Learned(identity, self._build, asdict(placement.args), devices)
-        self._known[key] = learned
-        self._store.put(placement.args, learned)
+        # One engine that ran away says nothing of the next; while it lives, its bytes are booked.
+        believed = learned.is_possible
+        if believed:
+            self._known[key] = learned
+            self._store.put(placement.args, learned)
         booked = dict(placement.bookings)
         for device, row in devices.items():
             if row.corrected_bytes != booked[device]:
-                LOG.warning("%s", _sentence(label, device, booked[device], row))
-        for warning in self._store.warnings:
-            LOG.warning("%s", warning)
-        self._store.warnings.clear()
+                LOG.warning("%s", _sentence(label, device, booked[device], row, believed=believed))
         return learned.apply(placement)
 
 
-def _sentence(label: str, device: str, booked: int, row: LearnedBytes) -> str:
+def _sentence(label: str, device: str, booked: int, row: LearnedBytes, *, believed: bool) -> str:
     share = f"{(row.corrected_bytes - booked) / booked:+.1%}" if booked else "unbooked"
+    then = "learned for its next load" if believed else "too much to be learned for its next load"
     return (
         f"{label} takes {row.corrected_bytes} bytes of {device}, booked were {booked} ({share}; "
-        f"reported {row.reported_bytes}, measured {row.measured_bytes}): learned for its next load"
+        f"reported {row.reported_bytes}, measured {row.measured_bytes}): {then}"
     )

@@ -19,9 +19,11 @@ from pathlib import Path
 
 from budget.errors import InternalError, KeepwarmError
 from shim.config import FOREVER, Config
+from shim.keeper.device_locks import DeviceLocks, lock_devices
 from shim.keeper.devices import budget_devices
+from shim.keeper.holders import Holder
 from shim.keeper.keeper import Keeper
-from shim.keeper.locks import FileLock, lock_devices, lock_keeper
+from shim.keeper.locks import lock_keeper
 from shim.keeper.server import Server
 from shim.paths import keeper_socket, lock_dir, log_file
 
@@ -52,8 +54,8 @@ async def serve(
     stop = stop or asyncio.Event()
     with contextlib.ExitStack() as held:
         held.enter_context(lock_keeper(order.runtime))
-        for lock in _device_locks(order.config):
-            held.enter_context(lock)
+        locks = held.enter_context(_device_locks(order))
+        locks.answer_on(asyncio.get_running_loop())
         keeper = await Keeper.create(order.config, order.runtime)
         server = Server(keeper, on_stop=stop.set)
         try:
@@ -68,9 +70,10 @@ async def serve(
             LOG.info("ended")
 
 
-def _device_locks(config: Config) -> list[FileLock]:
-    devices = budget_devices(config).devices
-    return lock_devices(lock_dir(), [device.uuid or device.name for device in devices])
+def _device_locks(order: Order) -> DeviceLocks:
+    devices = budget_devices(order.config).devices
+    names = [device.uuid or device.name for device in devices]
+    return lock_devices(lock_dir(), names, Holder.this_process(order.runtime))
 
 
 async def _until_over(server: Server, order: Order, stop: asyncio.Event) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from pathlib import Path
 
-from budget.errors import ConfigError
+from backends.files import read_shape, write_whole
+from budget.errors import KeepwarmError
 from budget.policies import EvictionPolicy
 from shim.paths import state_dir
 
@@ -15,34 +15,41 @@ LOG = logging.getLogger("keepwarm.keeper")
 
 
 def experience_file(policy: EvictionPolicy) -> Path:
-    """Where a policy's state lies."""
+    """Where a policy's state lies.
+
+    Raises:
+        OSError, KeepwarmError: there is no state folder.
+    """
     return state_dir() / f"policy-{policy.name}.json"
 
 
 def recall(policy: EvictionPolicy) -> bool:
-    """Give a policy what it had learned; damaged state is said and dropped. Returns whether."""
-    file = experience_file(policy)
+    """Give a policy what it had learned; returns whether there was anything.
+
+    State that cannot be read, or that the policy refuses, is said and set aside; it is never fatal.
+    """
+
+    def take_in(state: object) -> bool:
+        if not isinstance(state, dict):
+            raise ValueError(f"a {type(state).__name__} where an object belongs")
+        policy.import_state(state)
+        return True
+
     try:
-        policy.import_state(json.loads(file.read_text()))
-    except FileNotFoundError:
+        file = experience_file(policy)
+    except (OSError, KeepwarmError) as error:
+        LOG.warning("the policy %s begins anew: %s", policy.name, error)
         return False
-    except (OSError, ValueError, ConfigError) as error:
-        LOG.warning("what the policy %s had learned is dropped: %s", policy.name, error)
-        file.unlink(missing_ok=True)
-        return False
-    return True
+    what = f"what the policy {policy.name} had learned"
+    return read_shape(file, what, take_in) is not None
 
 
 def remember(policy: EvictionPolicy) -> None:
     """Write what a policy has learned, whole or not at all; a failure is logged, never raised."""
-    state = policy.export_state()
-    if not state:
-        return
-    file = experience_file(policy)
-    new = file.with_suffix(f".{os.getpid()}")
     try:
-        new.touch(mode=0o600)
-        new.write_text(json.dumps(state))
-        new.replace(file)
-    except OSError as error:
+        state = policy.export_state()
+        if state:
+            data = json.dumps(state, allow_nan=False).encode()
+            write_whole(experience_file(policy), data)
+    except Exception as error:
         LOG.warning("what the policy %s learned could not be kept: %s", policy.name, error)

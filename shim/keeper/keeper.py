@@ -32,6 +32,7 @@ from shim.keeper.experience import recall, remember
 from shim.keeper.faults import Faults, text_of
 from shim.keeper.kv_carry import KvCarrier
 from shim.keeper.kv_files import kv_files
+from shim.keeper.leftovers import sweep_state
 from shim.keeper.life import Done, EngineFactory, Life
 from shim.keeper.monitor import KEEP_EVERY_S, MEASURE_EVERY_S, Monitor
 from shim.keeper.settings import core_settings, restart_keys, stage_bytes_per_s
@@ -113,6 +114,7 @@ class Keeper:
         Raises:
             ConfigError: the device is not there, or the pins do not fit together.
         """
+        await asyncio.to_thread(sweep_state)
         swept = await asyncio.to_thread(sweep_leftovers, runtime)
         if swept:
             LOG.warning("ended %d engines that an earlier keeper left: %s", len(swept), swept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -71,9 +72,10 @@ class PlanBuilder:
         anew = self.effort == "full" and (before is None or machine is not before.machine)
         calibrated = self._calibrate(machine, anew=anew)
         known = before.entries if before is not None and not calibrated else {}
-        entries = {k: v for k, v in known.items() if _is_there(v)}
-        plan = Plan(hardware(), llama_build(), self._effort(before), machine, entries)
         local = {n: e for n, e in self.config.models.items() if not e.remote}
+        asked = self._asked(local, device.name)
+        entries = {k: v for k, v in known.items() if k in asked or _is_there(v)}
+        plan = Plan(hardware(), llama_build(), self._effort(before), machine, entries)
         for name, model in local.items():
             try:
                 key, entry = self._entry(name, model, device.name, plan)
@@ -83,6 +85,14 @@ class PlanBuilder:
             if entry is not None:
                 entries[key] = entry.to_json()
         return replace(plan, decisions=self._decisions(plan, limits, device.name))
+
+    def _asked(self, local: Mapping[str, ModelEntry], device: str) -> set[str]:
+        """The keys of the configured models: their entries stay, also while a disk is not mounted."""
+        keys = set()
+        for model in local.values():
+            if model.hf is None:
+                keys.add(asked_of(model, device, self._rpc).key)
+        return keys
 
     def _effort(self, before: Plan | None) -> str:
         return "full" if before is not None and before.effort == "full" else self.effort
@@ -259,6 +269,6 @@ def _token_s(
 def _is_there(data: object) -> bool:
     """Whether the file of an entry is still there; others are dropped from the plan."""
     try:
-        return isinstance(data, Mapping) and Path(data["stamp"][0][0]).exists()
-    except (KeyError, IndexError, TypeError):
+        return isinstance(data, Mapping) and os.path.exists(data["stamp"][0][0])  # noqa: PTH110 - never raises OSError
+    except (LookupError, TypeError, ValueError):
         return False

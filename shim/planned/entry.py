@@ -5,19 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
+from backends.json_shapes import real, rows, table, text, whole
 from budget.footprint import HOST, EngineArgs, Footprint
 from budget.planning.tables import Variant
 
 Stamp = tuple[tuple[str, int, int], ...]
 """Path, size and modification time of every file that an engine reads."""
 
-_TUPLES = ("lora", "rpc", "devices", "tensor_split", "extra")
+_MOST_LAYERS: Final = 1 << 12
+_MOST_TOKENS: Final = 1 << 31
+_MOST_SECONDS: Final = 1e7
+_ANY_ARGS: Final = EngineArgs(n_ctx=1)
+_MAYBE_TEXT: Final = frozenset({"mmproj", "draft_model"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,39 +87,88 @@ class Entry:
         """The entry that `to_json` described.
 
         Raises:
-            KeyError, TypeError, ValueError: the data is something else.
+            KeyError, TypeError, ValueError: the data is something else, or does not add up.
         """
-        facts = {**data["facts"], "files": tuple(Path(p) for p in data["facts"]["files"])}
+        n_layers, device = whole(data["n_layers"], 1, _MOST_LAYERS), text(data["device"])
+        # What the planner's table is as long as: every number of layers, the output's among them.
+        counts = 1 if device == HOST else n_layers + 2
+        variants = tuple(_sizes(table(row), counts) for row in rows(data["variants"]))
+        if not variants:
+            raise ValueError("an entry without a size")
         return cls(
-            tuple((str(p), int(n), int(t)) for p, n, t in data["stamp"]),
-            FileFacts(**facts),
-            int(data["n_layers"]),
-            str(data["device"]),
-            tuple(_sizes(row) for row in data["variants"]),
-            float(data["load_s"]),
-            bool(data["carries_kv"]),
-            {str(name): float(value) for name, value in data["measured"].items()},
+            tuple(_stamped(row) for row in rows(data["stamp"])),
+            _facts(table(data["facts"])),
+            n_layers,
+            device,
+            variants,
+            real(data["load_s"], most=_MOST_SECONDS),
+            data["carries_kv"] is True,
+            {name: real(value) for name, value in table(data["measured"]).items()},
         )
 
 
-def _sizes(data: Mapping[str, Any]) -> Sizes:
-    points = tuple(
-        Point(
-            int(row["n_gpu_layers"]),
-            {str(d): Footprint(**part) for d, part in row["devices"].items()},
-            _args(row["args"]),
-            row["source"],
-        )
-        for row in data["points"]
+def _stamped(row: object) -> tuple[str, int, int]:
+    path, size, mtime_ns = rows(row)
+    return text(path), whole(size), whole(mtime_ns, -(1 << 63), 1 << 63)
+
+
+def _facts(data: Mapping[str, Any]) -> FileFacts:
+    files = tuple(Path(text(path)) for path in rows(data["files"]))
+    if not files:
+        raise ValueError("an entry without a file")
+    return FileFacts(
+        files,
+        text(data["identity"]),
+        text(data["architecture"]),
+        text(data["quantization"]),
+        real(data["min_bits_per_weight"], most=64.0),
     )
-    seconds = tuple(float(value) for value in data["token_s"])
-    if not points or not seconds:
-        raise ValueError("an entry without a point")
-    return Sizes(int(data["n_ctx"]), int(data["slots"]), points, seconds)
 
 
-def _args(data: Mapping[str, Any]) -> EngineArgs:
-    return EngineArgs(**{**data, **{name: tuple(data[name]) for name in _TUPLES}})
+def _sizes(data: Mapping[str, Any], counts: int) -> Sizes:
+    points = tuple(_point(table(row)) for row in rows(data["points"]))
+    seconds = tuple(real(value, 1e-12, _MOST_SECONDS) for value in rows(data["token_s"]))
+    layers = {point.n_gpu_layers for point in points}
+    if len(layers) != len(points) or not layers or min(layers) >= counts or len(seconds) < counts:
+        raise ValueError(f"{len(seconds)} seconds and layers {sorted(layers)} for {counts} counts")
+    return Sizes(
+        whole(data["n_ctx"], 1, _MOST_TOKENS),
+        whole(data["slots"], 1, _MOST_TOKENS),
+        points,
+        seconds,
+    )
+
+
+def _point(row: Mapping[str, Any]) -> Point:
+    if row["source"] not in ("closed-form", "dry-run"):
+        raise ValueError("bytes of an unknown source")
+    devices = {name: _footprint(table(part)) for name, part in table(row["devices"]).items()}
+    return Point(
+        whole(row["n_gpu_layers"], most=_MOST_LAYERS), devices, _args(row["args"]), row["source"]
+    )
+
+
+def _footprint(data: Mapping[str, Any]) -> Footprint:
+    return Footprint(**{name: whole(n_bytes) for name, n_bytes in data.items()})
+
+
+def _args(value: object) -> EngineArgs:
+    data = table(value)
+    known = {f.name: _arg(f.name, data[f.name]) for f in fields(EngineArgs) if f.name in data}
+    return EngineArgs(**{**data, **known})
+
+
+def _arg(name: str, value: object) -> object:
+    usual = getattr(_ANY_ARGS, name)
+    if isinstance(usual, tuple):
+        return tuple(whole(x) if name == "tensor_split" else text(x) for x in rows(value))
+    if name in _MAYBE_TEXT and value is None:
+        return None
+    if isinstance(usual, bool):
+        if type(value) is not bool:
+            raise ValueError(f"{name} is neither true nor false")
+        return value
+    return whole(value, 0, _MOST_TOKENS) if isinstance(usual, int) else text(value)
 
 
 def entry_key(path: Path, args: EngineArgs, device: str) -> str:

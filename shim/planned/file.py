@@ -1,6 +1,7 @@
 """The plan's file: `plan.json` in the state folder, mode 0600, written whole.
 
-Each entry is serialised by itself, keys in order, so that an entry that is kept keeps its bytes.
+Each entry is serialised by itself, keys in order, so that an entry that is kept keeps its bytes. A
+user had it built, so that a damaged one is said and stays where it is until the next build.
 """
 
 from __future__ import annotations
@@ -11,18 +12,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from backends.footprint.cache import write_whole
+from backends.files import BadState, parse_state, set_aside, write_whole
 from backends.hardware import difference, hardware, llama_build
+from backends.json_shapes import real, table, text, whole
 from budget.errors import ConfigError, KeepwarmError
 from budget.planning.machine import MachineFigures
 from shim.paths import state_dir
 from shim.planned.entry import Entry
 
 FORMAT: Final = 1
+_MOST_SECONDS: Final = 1e6
+_FASTEST: Final = 1e15
+"""No memory reads a petabyte a second."""
 
 
 def plan_path() -> Path:
-    """Where the plan is."""
+    """Where the plan is.
+
+    Raises:
+        OSError, KeepwarmError: there is no state folder.
+    """
     return state_dir() / "plan.json"
 
 
@@ -48,7 +57,7 @@ class Plan:
             return None
         try:
             return Entry.from_json(data)
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
             return None
 
 
@@ -58,14 +67,17 @@ def write_plan(plan: Plan, path: Path | None = None) -> Path:
     Raises:
         ConfigError: the folder cannot be written.
     """
-    target = path or plan_path()
     try:
-        write_whole(target, to_text(plan))
+        target = path or plan_path()
+        if (target.is_symlink() or target.exists()) and not target.is_file():
+            set_aside(target, "the plan", "it is no file")
+        write_whole(target, to_text(plan).encode())
     except OSError as error:
+        where = str(error.filename or path or "in the state folder")
         raise ConfigError(
-            f"the plan {target} cannot be written: {error.strerror}.",
+            f"the plan cannot be written: {error.strerror}: {where}.",
             hint="Set XDG_STATE_HOME to a folder of yours.",
-            file=str(target),
+            file=where,
         ) from error
     return target
 
@@ -91,34 +103,67 @@ def read_plan(path: Path | None = None) -> Plan | None:
     Raises:
         ConfigError: it cannot be read, or is not a plan of this version. Facts: `file`.
     """
-    source = path or plan_path()
     try:
-        data = json.loads(source.read_text(encoding="utf-8"))
-        if data["format"] != FORMAT:
-            raise ValueError(f"format {data['format']!r}, where {FORMAT} is known")
-        return Plan(
-            dict(data["hardware"]),
-            str(data["build"]),
-            str(data["effort"]),
-            MachineFigures.from_json(data["machine"]),
-            dict(data["models"]),
-            dict(data["decisions"]),
-        )
+        source = path or plan_path()
+    except OSError as error:
+        raise _no_plan("cannot be read", "in the state folder", error) from None
+    try:
+        return parse_state(source, _plan)
     except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, KeepwarmError) as error:
-        raise ConfigError(
-            f"the plan {source} is damaged: {type(error).__name__}: {error}.",
-            hint="`keepwarm build` writes it anew.",
-            file=str(source),
-        ) from None
+        if not source.is_symlink():
+            return None
+        raise _no_plan("cannot be read", source, f"{source.readlink()} is not there") from None
+    except OSError as error:
+        raise _no_plan("cannot be read", source, error.strerror) from None
+    except BadState as error:
+        raise _no_plan("is damaged", source, error) from None
+
+
+def _no_plan(what: str, source: Path | str, why: object) -> ConfigError:
+    return ConfigError(
+        f"the plan {source} {what}: {why}.",
+        hint="`keepwarm build` writes it anew.",
+        file=str(source),
+    )
+
+
+def _plan(value: object) -> Plan:
+    data = table(value)
+    if data["format"] != FORMAT:
+        raise ValueError(f"format {str(data['format'])[:40]}, where {FORMAT} is known")
+    if data["effort"] not in ("quick", "full"):
+        raise ValueError("an effort that is neither quick nor full")
+    return Plan(
+        dict(table(data["hardware"])),
+        text(data["build"]),
+        data["effort"],
+        _machine(table(data["machine"])),
+        {key: table(row) for key, row in table(data["models"]).items()},
+        {key: table(row) for key, row in table(data["decisions"]).items()},
+    )
+
+
+def _machine(data: Mapping[str, Any]) -> MachineFigures:
+    for side in table(data["sides"]).values():
+        for rate in table(side["bytes_per_s"]).values():
+            real(rate, most=_FASTEST)
+        for name in ("token_s", "layer_s", "crossing_s"):
+            real(side[name], most=_MOST_SECONDS)
+    load = table(data["load"])
+    real(load["start_s"], most=_MOST_SECONDS)
+    for name in ("cold_bytes_per_s", "staged_bytes_per_s"):
+        if not [real(rate, 1.0, _FASTEST) for rate in table(load[name]).values()]:
+            raise ValueError(f"{name} without a load mode")
+    for amount in table(data["context_bytes"]).values():
+        whole(amount)
+    return MachineFigures.from_json(data)
 
 
 def refusal(plan: Plan) -> str | None:
     """Why a plan is not good here: another machine or another llama.cpp; None when it is."""
-    here = hardware()
-    if dict(plan.hardware) != here:
-        return f"it was made on other hardware: {difference(dict(plan.hardware), here)}"
+    other = difference(plan.hardware, hardware())
+    if other:
+        return f"it was made on other hardware: {other}"
     now = llama_build()
     if plan.build != now:
         return f"it was made with llama.cpp {plan.build}; here is {now}"
@@ -129,7 +174,7 @@ def usable_plan(path: Path | None = None) -> tuple[Plan | None, str]:
     """The plan if it is good here, and why it is not otherwise (empty when there is none at all)."""
     try:
         plan = read_plan(path)
-    except ConfigError as error:
+    except KeepwarmError as error:
         return None, str(error)
     if plan is None:
         return None, ""

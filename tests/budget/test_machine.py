@@ -202,6 +202,17 @@ class CoreMachine(RuleBasedStateMachine):
         asked = sorted(self.shell.asked & self.shell.leases.keys())
         self.shell.yield_(data.draw(st.sampled_from(asked)))
 
+    @rule(name=NAMES, client=CLIENTS)
+    def one_is_asked_to_yield_for_another(self, name: str, client: str) -> None:
+        """A request that can be interrupted is, if everything under way lets it run."""
+        self._count("arrivals")
+        self.shell.ask(name, client, priority=-1, preemptible=True)
+        self.shell.settle()
+        self.shell.ask(name, client, priority=2)
+        for request in sorted(self.shell.asked & self.shell.leases.keys()):
+            self._count("yielded")
+            self.shell.yield_(request)
+
     @precondition(lambda self: self.shell.loading)
     @rule(data=st.data(), factor=st.sampled_from([None, None, 0.9, 1.3]))
     def load_finishes(self, data: st.DataObject, factor: float | None) -> None:
@@ -333,6 +344,7 @@ class CoreMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """When the others fall silent, every request that is left ends, and the books are sound."""
         shell = self.shell
+        shell.settle()
         for device in LIMITS:
             shell.send(ev.DeviceMeasured(device, 10**6))
         for _ in range(400):

@@ -7,7 +7,7 @@ import pytest
 from budget import actions as act
 from budget import events as ev
 from budget.engines import EngineSpec, ModelEntry
-from budget.errors import ConfigError
+from budget.errors import BadModelFile, ConfigError
 from budget.residency import State
 from budget.settings import Settings
 from tests.budget.machine import Shell, engine, model, shell_of
@@ -245,3 +245,41 @@ def test_a_model_has_a_queue_bound_of_its_own() -> None:
     assert [shell.outcomes.get(r) for r in asked] == [None, "QueueFull", None, None, "QueueFull"]
     for lease in held:
         shell.end(lease)
+
+
+BAD_FILE = {
+    "error": "BadModelFile",
+    "message": "b.gguf is cut short.",
+    "hint": "",
+    "facts": {"file": "b.gguf"},
+}
+
+
+def test_those_who_wait_for_a_model_whose_file_is_bad_hear_that() -> None:
+    """Not that the model is unknown, which it is not."""
+    shell = shell_of(100, [engine("a", 60), engine("b", 60)])
+    shell.serve("a")
+    waits = shell.ask("b")
+    errors = {"b": BAD_FILE}
+    models, specs = (model("a"),), (engine("a", 60),)
+    shell.send(ev.Reconfigured(models, specs, {"gpu": 100}, errors=errors))
+    assert shell.error(waits) == BAD_FILE
+
+
+def test_a_request_for_a_model_whose_file_is_bad_hears_that_until_it_is_good_again() -> None:
+    """Also a plan, a hint, and a lease that was yielded."""
+    engines = [engine("a", 60), engine("b", 60)]
+    shell = shell_of(100, engines)
+    lease = shell.serve("b", preemptible=True)
+    shell.send(
+        ev.Reconfigured((model("a"),), (engine("a", 60),), {"gpu": 100}, errors={"b": BAD_FILE})
+    )
+    assert shell.error(shell.ask("b")) == BAD_FILE
+    with pytest.raises(BadModelFile):
+        shell.plan("a", "b")
+    with pytest.raises(BadModelFile):
+        shell.send(ev.HintGiven("release", "b"))
+    shell.yield_(lease)
+    assert shell.error(lease) == BAD_FILE
+    configure(shell, [model("a"), model("b")], engines)
+    shell.use("b")

@@ -39,6 +39,7 @@ def test_the_books_of_every_device_are_shown() -> None:
         "device": "gpu",
         "limit_bytes": 100,
         "ceiling_bytes": 100,
+        "available_bytes": None,
         "protected_bytes": 30,
         "evictable_bytes": 20,
         "leaving_bytes": 0,

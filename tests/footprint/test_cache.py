@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -39,14 +41,31 @@ def test_file_arguments_and_build_each_change_the_key(other: str) -> None:
     assert other != cache_key("file", ARGS, "build")
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"buffers": 1}', '{"buffers": [{}]}', "\x00"])
-def test_a_damaged_entry_is_a_miss_that_is_removed_and_said(tmp_path: Path, damage: str) -> None:
+WRONG = json.dumps({**RUN.to_json(), "output_bytes": -1})
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "{", "[]", '{"buffers": 1}', '{"buffers": [{}]}', "\x00", WRONG]
+)
+def test_a_damaged_entry_is_a_miss_that_is_set_aside_and_said(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """Whatever lies there, the caller measures again."""
     cache = FootprintCache(tmp_path)
     (tmp_path / "k.json").write_text(damage)
     assert cache.get_or_measure("k", lambda: RUN) == RUN
-    assert "damaged" in cache.warnings[0]
+    assert ["a cached footprint" in r.getMessage() for r in caplog.records] == [True]
+    assert (tmp_path / "k.json.damaged").read_text() == damage
     assert cache.get("k") == RUN
+
+
+def test_damaged_bytes_of_side_files_are_measured_again(tmp_path: Path) -> None:
+    """Bytes by device are whole numbers of bytes."""
+    cache = FootprintCache(tmp_path)
+    for damage in ("[]", '{"host": -1}', '{"host": "9"}', '{"host": 1e18}'):
+        (tmp_path / "k.json").write_text(damage)
+        assert cache.bytes_or_measure("k", lambda: {"host": 9}) == {"host": 9}
+        assert cache.bytes_or_measure("k", dict) == {"host": 9}
 
 
 def test_a_kept_measurement_is_not_made_again(tmp_path: Path) -> None:
@@ -62,12 +81,17 @@ def test_a_kept_measurement_is_not_made_again(tmp_path: Path) -> None:
     assert len(calls) == 1
 
 
-def test_a_folder_that_cannot_be_written_only_costs_time(tmp_path: Path) -> None:
-    """A file where the folder should be: measured every time, and said."""
+def test_a_folder_that_cannot_be_written_only_costs_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file where the folder should be: measured every time, and said once."""
     (tmp_path / "taken").write_text("")
     cache = FootprintCache(tmp_path / "taken")
-    assert cache.get_or_measure("k", lambda: RUN) == RUN
-    assert cache.warnings
+    with caplog.at_level(logging.WARNING, "keepwarm"):
+        for key in "kl":
+            assert cache.get_or_measure(key, lambda: RUN) == RUN
+    writing = [r for r in caplog.records if "is not kept" in r.getMessage()]
+    assert len(writing) == 1
 
 
 def test_many_writers_leave_one_whole_entry(tmp_path: Path) -> None:

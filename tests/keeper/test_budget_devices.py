@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ from shim import Shim
 from shim.config import Config
 from shim.keeper import devices as keeper_devices
 from shim.keeper import monitor as monitor_module
+from shim.keeper.device_locks import lock_devices
 from shim.keeper.devices import BudgetDevices, bookings_of, budget_devices, seat
-from shim.keeper.locks import lock_devices
+from shim.keeper.holders import Holder
 
 GIB = 1 << 30
 GPUS = [
@@ -131,11 +131,12 @@ def test_servers_are_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_second_keeper_may_not_book_any_of_the_devices(tmp_path: Path) -> None:
     """All of them are locked by their UUIDs, or none."""
     uuids = [device.uuid for device in budgeted().devices]
-    with contextlib.ExitStack() as held:
-        for lock in lock_devices(tmp_path, uuids):
-            held.enter_context(lock)
-        with pytest.raises(ConfigError, match="GPU-b is booked by another keeper"):
-            lock_devices(tmp_path, [uuids[1]])
+    note = Holder.this_process(tmp_path)
+    with (
+        lock_devices(tmp_path, uuids, note),
+        pytest.raises(ConfigError, match="GPU-b is booked by another keeper"),
+    ):
+        lock_devices(tmp_path, [uuids[1]], note)
 
 
 @pytest.fixture

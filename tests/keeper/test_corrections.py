@@ -6,6 +6,7 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -90,15 +91,18 @@ def test_a_correction_is_applied_remembered_and_then_right(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 9}', "null"])
-def test_a_damaged_entry_is_said_and_dropped(tmp_path: Path, text: str) -> None:
+def test_a_damaged_entry_is_said_and_set_aside(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """Nothing is corrected by it, and the next one takes its place."""
     store = LearnedStore(tmp_path)
     Corrections(store, "build").observe("m", "file", PLACED, seen(115))
     (entry,) = tmp_path.glob("*.json")
     assert entry.stat().st_mode & 0o777 == 0o600
     entry.write_text(text)
+    caplog.clear()
     assert store.get("file", PLACED.args, "build") is None
-    assert "damaged" in store.warnings[0]
+    assert ["learned" in r.getMessage() for r in caplog.records] == [True]
     assert not entry.exists()
 
 
@@ -110,8 +114,61 @@ def test_an_entry_of_impossible_bytes_is_damaged(tmp_path: Path) -> None:
     for amount in (-1, True, 1.5, "9"):
         data = json.loads(entry.read_text())
         data["devices"][HOST]["corrected_bytes"] = amount
-        with pytest.raises(ValueError, match="bytes"):
+        with pytest.raises(ValueError, match="whole number"):
             Learned.from_json(data)
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"corrected_bytes": 1 << 45, "measured_bytes": 1 << 45},
+        {"corrected_bytes": 500},
+        {"corrected_bytes": 10},
+        {"corrected_bytes": 90, "reported_bytes": 100},
+    ],
+)
+def test_figures_that_no_engine_has_are_not_believed(
+    tmp_path: Path, figures: dict[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """More than was ever seen, less than the buffers, or out of all proportion to the estimate."""
+    store = LearnedStore(tmp_path)
+    Corrections(store, "build").observe("m", "file", PLACED, seen(115))
+    (entry,) = tmp_path.glob("*.json")
+    data = json.loads(entry.read_text())
+    data["devices"][HOST].update(figures)
+    entry.write_text(json.dumps(data))
+    caplog.clear()
+    assert store.get("file", PLACED.args, "build") is None
+    assert ["cannot be" in r.getMessage() for r in caplog.records] == [True]
+
+
+def test_an_engine_that_ran_away_is_booked_and_teaches_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A chat template that builds text without end took 34 times what was booked."""
+    store = LearnedStore(tmp_path)
+    corrections = Corrections(store, "build")
+    now = corrections.observe("m", "file", PLACED, seen(95, 5 << 30))
+    assert now.bookings == ((HOST, 5 << 30),)
+    assert "too much to be learned" in caplog.text
+    assert store.get("file", PLACED.args, "build") is None
+    after = corrections.observe("m", "file", PLACED, seen(115))
+    assert after.bookings == ((HOST, 120),), "nor the next life in this keeper"
+
+
+def test_whatever_is_learned_is_believed_the_next_time(tmp_path: Path) -> None:
+    """No sequence of findings leaves figures that the next keeper would refuse."""
+    random = Random(1)
+    for number in range(300):
+        store = LearnedStore(tmp_path)
+        corrections, placed = Corrections(store, "build"), PLACED
+        for _ in range(4):
+            what = seen(random.choice([0, 80, 94, 96, 115]), random.choice([0, 60, 97, 102, 300]))
+            what = replace(what, uses=random.choice([0, 3]))
+            placed = corrections.observe("m", f"file{number}", placed, what)
+        if store.folder.is_dir() and (known := store.get(f"file{number}", PLACED.args, "build")):
+            assert known.apply(PLACED).bookings == placed.bookings
+    assert not list(tmp_path.glob("*.damaged"))
 
 
 class Bench:

@@ -209,6 +209,7 @@ def test_a_folder_made_before_there_was_a_marker_is_taken_over(tmp_path: Path, m
     kept(files, model)
     files.close(keep=True)
     (tmp_path / "kv" / MARKER).unlink()
+    (tmp_path / "kv" / "lock").write_text("4711 1000\n")
     again = opened(tmp_path / "kv")
     assert (again.folder, again.close(keep=True)) == (tmp_path / "kv", (1, 1000))
     (tmp_path / "kv" / MARKER).unlink()

@@ -41,11 +41,14 @@ def test_a_keeper_writes_what_it_learned_and_the_next_one_reads_it(
 
 
 def test_damaged_experience_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is said and removed, and the policy starts anew."""
+    """It is said and set aside, and the policy starts anew."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     policy = make_policy("forecast")
     remember(policy)
-    experience_file(policy).write_text("{")
-    assert not recall(policy)
-    assert not experience_file(policy).exists()
-    assert not recall(policy)
+    file = experience_file(policy)
+    for damage in ("{", "[]", '{"version": 99}'):
+        file.write_text(damage)
+        assert not recall(policy)
+        assert not file.exists()
+        assert file.with_name(f"{file.name}.damaged").read_text() == damage
+        assert not recall(policy)

@@ -1,0 +1,26 @@
+"""What earlier processes left unfinished among the files of state, swept when a keeper starts."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from backends.files import sweep_leftovers
+from backends.footprint import cache, learned
+from budget.errors import KeepwarmError
+from shim.paths import state_dir
+
+
+def state_folders() -> list[Path]:
+    """The folders that small files of state are written to, but for saved KV state (`kv_files`)."""
+    footprints = cache.default_folder()
+    found = [footprints.parent, footprints, learned.default_folder()]
+    with contextlib.suppress(OSError, KeepwarmError):
+        found.append(state_dir())
+    return found
+
+
+def sweep_state() -> None:
+    """Delete unfinished files of processes that are gone, and damaged ones that were set aside long ago."""
+    for folder in state_folders():
+        sweep_leftovers(folder)
