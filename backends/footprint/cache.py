@@ -11,13 +11,13 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, astuple
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from backends.files import read_shape, user_folder, write_whole
 from backends.footprint.dry_run import DryRun
-from backends.json_shapes import real, table, whole
+from backends.json_shapes import real, rows, table, text, whole
 from budget.footprint import EngineArgs
 
 LOG = logging.getLogger("keepwarm.files")
@@ -66,17 +66,21 @@ def bytes_key(*parts: object) -> str:
 
 
 def _dry_run(value: object) -> DryRun:
-    run = DryRun.from_json(table(value))
-    for row in run.buffers:
-        for amount in astuple(row)[2:]:
-            whole(amount)
-    whole(run.output_bytes), whole(run.output_max_bytes), real(run.seconds)
-    whole(run.n_layers, most=1 << 16), whole(run.n_ctx, most=1 << 31)
-    return run
+    data = table(value)
+    for row in rows(data["buffers"]):
+        text(row["buffer_type"]), text(row["device"])
+        for part in ("weights_bytes", "kv_bytes", "compute_bytes"):
+            whole(row[part])
+    whole(data["output_bytes"]), whole(data["output_max_bytes"]), real(data["seconds"])
+    whole(data["n_layers"], most=1 << 16), whole(data["n_ctx"], most=1 << 31)
+    return DryRun.from_json(data)
 
 
 def _bytes_by_device(value: object) -> dict[str, int]:
-    return {device: whole(n_bytes) for device, n_bytes in table(value).items()}
+    found = {device: whole(n_bytes) for device, n_bytes in table(value).items()}
+    if not found:
+        raise ValueError("bytes of no device")
+    return found
 
 
 class JsonFolder:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from backends.footprint.learned import Learned, LearnedStore
+from backends.footprint.learned import Learned
 from budget.footprint import EngineArgs
 from shim.cli.output import size
+from shim.keeper.corrections import learned_store
 
 
 def learned_report(identity: str, args: EngineArgs, build: str) -> dict[str, Any]:
@@ -18,7 +19,7 @@ def learned_report(identity: str, args: EngineArgs, build: str) -> dict[str, Any
     """
     rows = [
         {"differs": _differing(learned, args), "devices": asdict(learned)["devices"]}
-        for learned in LearnedStore().of_file(identity)
+        for learned in learned_store().of_file(identity)
         if learned.build == build
     ]
     rows.sort(key=lambda row: len(row["differs"]))

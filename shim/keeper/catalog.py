@@ -20,6 +20,7 @@ from budget.errors import ConfigError, KeepwarmError
 from budget.footprint import Placement
 from shim.config import Config
 from shim.config import ModelEntry as ConfigEntry
+from shim.keeper.corrections import learned_store
 from shim.keeper.devices import BudgetDevices, budget_devices
 from shim.keeper.engines import CatalogEngine as CatalogEngine
 from shim.keeper.engines import Prepared as Prepared
@@ -39,7 +40,7 @@ class Catalog:
     devices: BudgetDevices
     prepared: dict[str, Prepared] = field(default_factory=dict)
     errors: dict[str, KeepwarmError] = field(default_factory=dict)
-    learned: LearnedStore = field(default_factory=LearnedStore)
+    learned: LearnedStore = field(default_factory=learned_store)
     engines: dict[str, CatalogEngine] = field(default_factory=dict)
 
     @property

@@ -13,9 +13,13 @@ from typing import Final
 
 from backends.footprint.cache import cache_key
 from backends.footprint.learned import Learned, LearnedBytes, LearnedStore
+from budget.errors import KeepwarmError
 from budget.footprint import Footprint, Placement
+from shim.paths import state_dir
 
 LOG = logging.getLogger("keepwarm.keeper")
+
+FOLDER: Final = "learned"
 
 TOLERANCE: Final = 0.01
 """Differences up to this share of what was booked are left alone."""
@@ -72,6 +76,14 @@ def _device(
         target = booked
     estimated = known.estimated_bytes if known else booked
     return LearnedBytes(estimated, overhead, reported, measured, target)
+
+
+def learned_store() -> LearnedStore:
+    """What was learned, in the state folder; where there is none, it is not kept."""
+    try:
+        return LearnedStore(state_dir() / FOLDER)
+    except KeepwarmError:
+        return LearnedStore()
 
 
 class Corrections:

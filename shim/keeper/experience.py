@@ -13,6 +13,9 @@ from shim.paths import state_dir
 
 LOG = logging.getLogger("keepwarm.keeper")
 
+_unkept: set[str] = set()
+"""The policies whose state could not be written the last time: that is said once."""
+
 
 def experience_file(policy: EvictionPolicy) -> Path:
     """Where a policy's state lies.
@@ -45,11 +48,18 @@ def recall(policy: EvictionPolicy) -> bool:
 
 
 def remember(policy: EvictionPolicy) -> None:
-    """Write what a policy has learned, whole or not at all; a failure is logged, never raised."""
+    """Write what a policy has learned, whole or not at all.
+
+    A failure is never raised, and said once until a write goes well again.
+    """
     try:
         state = policy.export_state()
         if state:
             data = json.dumps(state, allow_nan=False).encode()
             write_whole(experience_file(policy), data)
     except Exception as error:
-        LOG.warning("what the policy %s learned could not be kept: %s", policy.name, error)
+        if policy.name not in _unkept:
+            LOG.warning("what the policy %s learned could not be kept: %s", policy.name, error)
+        _unkept.add(policy.name)
+    else:
+        _unkept.discard(policy.name)

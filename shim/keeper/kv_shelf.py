@@ -60,6 +60,8 @@ class Shelf:
     origin: Mapping[str, Any]
     figures: KvFigures = field(default_factory=KvFigures)
     states: dict[str, Kept] = field(default_factory=dict)
+    unwritten: bool = False
+    """The index could not be written the last time, which is said once."""
 
     @property
     def models(self) -> list[str]:
@@ -129,7 +131,13 @@ class Shelf:
         try:
             write_whole(self.folder / INDEX, json.dumps(index).encode())
         except OSError as error:
-            LOG.warning("the next keeper will not know the KV state in %s: %s", self.folder, error)
+            if not self.unwritten:
+                LOG.warning(
+                    "the next keeper will not know the KV state in %s: %s", self.folder, error
+                )
+            self.unwritten = True
+        else:
+            self.unwritten = False
 
     @classmethod
     def read(cls, folder: Path) -> Shelf | None:

@@ -6,17 +6,18 @@ import contextlib
 from pathlib import Path
 
 from backends.files import sweep_leftovers
-from backends.footprint import cache, learned
+from backends.footprint.cache import default_folder
 from budget.errors import KeepwarmError
+from shim.keeper.corrections import FOLDER
 from shim.paths import state_dir
 
 
 def state_folders() -> list[Path]:
     """The folders that small files of state are written to, but for saved KV state (`kv_files`)."""
-    footprints = cache.default_folder()
-    found = [footprints.parent, footprints, learned.default_folder()]
-    with contextlib.suppress(OSError, KeepwarmError):
-        found.append(state_dir())
+    footprints = default_folder()
+    found = [footprints.parent, footprints]
+    with contextlib.suppress(KeepwarmError):
+        found += [state_dir(), state_dir() / FOLDER]
     return found
 
 

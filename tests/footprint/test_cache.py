@@ -62,7 +62,7 @@ def test_a_damaged_entry_is_a_miss_that_is_set_aside_and_said(
 def test_damaged_bytes_of_side_files_are_measured_again(tmp_path: Path) -> None:
     """Bytes by device are whole numbers of bytes."""
     cache = FootprintCache(tmp_path)
-    for damage in ("[]", '{"host": -1}', '{"host": "9"}', '{"host": 1e18}'):
+    for damage in ("[]", "{}", '{"host": -1}', '{"host": "9"}', '{"host": 1e18}'):
         (tmp_path / "k.json").write_text(damage)
         assert cache.bytes_or_measure("k", lambda: {"host": 9}) == {"host": 9}
         assert cache.bytes_or_measure("k", dict) == {"host": 9}

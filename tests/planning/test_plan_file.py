@@ -245,3 +245,30 @@ def test_the_measured_context_of_a_gpu_is_booked(
     builder = PlanBuilder(config)
     builder.build(None)
     assert builder.overhead == replace(OVERHEAD, device_bytes=300_000_000) == measured_overhead()
+
+
+@pytest.mark.real
+def test_a_model_on_a_disk_that_is_not_mounted_keeps_its_entry(config: Config, state: Path) -> None:
+    """A build meanwhile says that it cannot be read; afterwards nothing is measured again."""
+    written(config)
+    before = lines()
+    path = config.models["classifier"].path
+    assert path is not None
+    path.rename(state / "away")
+    builder = PlanBuilder(config)
+    write_plan(builder.build(usable_plan()[0]))
+    assert set(builder.errors) == {"classifier"}
+    assert lines() == before
+    (state / "away").rename(path)
+    builder = PlanBuilder(config)
+    builder.build(usable_plan()[0])
+    assert (builder.measured, builder.errors) == ([], {})
+
+
+def test_a_plan_is_written_in_place_of_whatever_lies_there(state: Path) -> None:
+    """A folder of that name is moved aside, not emptied."""
+    plan_path().mkdir(parents=True)
+    (plan_path() / "photo").write_text("mine")
+    write_plan(Plan({"cpu": "x"}, "b", "quick", FIGURES))
+    assert read_plan() is not None
+    assert (plan_path().with_name("plan.json.damaged") / "photo").read_text() == "mine"

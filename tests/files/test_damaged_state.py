@@ -1,0 +1,278 @@
+"""Damaged state never keeps keepwarm from starting, is never believed, and is said in one line each."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import copy
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from backends import files
+from backends.footprint.machine_overhead import store_overhead
+from backends.measure.machine import MachineMeasure
+from backends.scripted import ScriptedEngine
+from budget.estimate.overhead import DEFAULT_OVERHEAD
+from budget.footprint import HOST
+from shim.cli import main
+from shim.config import Config
+from shim.keeper.catalog import CatalogEngine, build_catalog
+from shim.keeper.corrections import Corrections, Seen
+from shim.keeper.keeper import Keeper
+from shim.planned import build as building
+from shim.planned.build import PlanBuilder
+from shim.planned.file import write_plan
+from tests.files.damage import DAMAGES, FIGURES, STATE_FILES, StateFile, damage
+
+ROOT = Path(__file__).resolve().parents[2]
+READERS = frozenset({"read_state", "read_shape", "parse_state"})
+STRANGE: tuple[Any, ...] = (
+    *(None, True, -1, 0, 1, 0.5, 1e15, 1e300, 10**18, 10**38),
+    *("", "x", [], {}, [[]], {"a": 1}, ["a"] * 50),
+)
+
+
+@pytest.fixture(autouse=True)
+def places(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folders of the test's own, whose paths are short enough for sockets."""
+    move_to(runtime_dir, monkeypatch)
+    return runtime_dir
+
+
+def functions(path: Path) -> Iterator[tuple[str, ast.AST]]:
+    """The names and bodies of a module's functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name, node
+
+
+def reads_state(call: ast.AST) -> bool:
+    """Whether an expression reads a state file, itself or through a `JsonFolder` in `_files`."""
+    if not isinstance(call, ast.Call):
+        return False
+    name = call.func
+    if isinstance(name, ast.Attribute) and isinstance(name.value, ast.Attribute):
+        return name.attr == "read" and name.value.attr == "_files"
+    return isinstance(name, ast.Name) and name.id in READERS
+
+
+def test_every_reader_of_state_has_a_row_in_the_table() -> None:
+    """A new state file is added to `tests/files/damage.py`, so that its damage is tried here."""
+    found = set()
+    for package in ("backends", "shim", "harness"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            if path == ROOT / "backends" / "files.py":
+                continue
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            for name, body in functions(path):
+                if any(reads_state(node) for node in ast.walk(body)):
+                    found.add(f"{module}:{name}")
+    assert found == {reader for row in STATE_FILES for reader in row.readers}
+
+
+def test_state_is_renamed_into_place_in_one_function_only() -> None:
+    """`files.write_whole` syncs the file and its folder; other renames would not."""
+    for package in ("backends", "shim"):
+        for path in (ROOT / package).rglob("*.py"):
+            if path == ROOT / "backends" / "files.py":
+                continue
+            for node in ast.walk(ast.parse(path.read_text())):
+                if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                    continue
+                # A path's `replace` has one argument, a text's has two.
+                renames = node.func.attr == "replace" and len(node.args) == 1 and not node.keywords
+                assert not renames, f"{path}:{node.lineno}"
+                assert node.func.attr not in {"rename", "renames", "mkstemp"}, (
+                    f"{path}:{node.lineno}"
+                )
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("row", STATE_FILES, ids=lambda row: row.name)
+def test_a_damaged_file_is_said_once_and_not_used(
+    row: StateFile, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is set aside with one line, or named by the one reason of the plan, and can be written anew."""
+    path = row.write()
+    assert row.used()
+    damage(path, kind)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "keepwarm"):
+        assert not row.used()
+    said = [record.getMessage() for record in caplog.records]
+    if row.stays:
+        assert said == []
+        assert path.is_symlink() or path.exists()
+        row.write()
+    else:
+        assert len(said) == 1
+        assert path.name in said[0]
+        aside = path.with_name(f"{path.name}{files.DAMAGED}")
+        assert aside.is_symlink() or aside.exists()
+        row.write()
+    assert row.used()
+
+
+@pytest.mark.parametrize("row", STATE_FILES, ids=lambda row: row.name)
+def test_a_file_with_one_strange_value_is_refused_or_harmless(
+    row: StateFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever stands in one place of it: nothing raises, and no decision is out of bounds."""
+    path, random = row.write(), Random(1)
+    good = json.loads(path.read_bytes())
+    spots = [*_spots(good)]
+    for _ in range(250):
+        value = copy.deepcopy(good)
+        spot, strange = random.choice(spots), random.choice(STRANGE)
+        inside = value
+        for key in spot[:-1]:
+            inside = inside[key]
+        inside[spot[-1]] = strange
+        path.write_text(json.dumps(value))
+        caplog.clear()
+        row.used()
+        assert len(caplog.records) <= 1, f"{spot} = {strange!r}"
+
+
+def _spots(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    inside = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, child in inside:
+        yield (*above, key)
+        if isinstance(child, dict | list):
+            yield from _spots(child, (*above, key))
+
+
+@pytest.fixture(scope="module")
+def lived(tiny_models: dict[str, Path]) -> Iterator[Path]:
+    """Folders in which a keeper ran: a file of every kind that a start reads is there and good."""
+    with tempfile.TemporaryDirectory(prefix="kw-") as root, pytest.MonkeyPatch.context() as patch:
+        move_to(Path(root), patch)
+        patch.setattr(MachineMeasure, "run", lambda _self, _devices: FIGURES)
+        patch.setattr(building, "calibrate", lambda **_says: DEFAULT_OVERHEAD)
+        config = configured(tiny_models)
+        plan = PlanBuilder(config).build(None)
+        store_overhead(DEFAULT_OVERHEAD)
+        catalog = build_catalog(config)
+        (engine,) = catalog.configured()
+        (placed,) = engine.placements
+        whole = placed.total_bytes
+        Corrections(catalog.learned, plan.build).observe(
+            "m", engine.identity, placed, Seen({HOST: 2 * whole}, {HOST: 2 * whole})
+        )
+        for row in STATE_FILES:
+            if row.name in {"policy", "index of KV state"}:
+                row.write()
+        write_plan(plan)
+        yield Path(root)
+
+
+def move_to(root: Path, patch: pytest.MonkeyPatch) -> None:
+    """Let everything that is kept be kept below a folder."""
+    for variable, name in (("XDG_STATE_HOME", "s"), ("XDG_CACHE_HOME", "c")):
+        patch.setenv(variable, str(root / name))
+    patch.setenv("KEEPWARM_RUNTIME_DIR", str(root / "r"))
+
+
+def configured(tiny_models: dict[str, Path]) -> Config:
+    """One small model on the host."""
+    return Config.for_files({"m": tiny_models["classifier"]}, budget={"device": "host"})
+
+
+def state_files(root: Path) -> list[Path]:
+    """The files of state below a folder."""
+    return sorted(p for p in root.rglob("*.json") if p.is_file())
+
+
+async def start_and_stop(config: Config, runtime: Path) -> list[str]:
+    """The models of a keeper that started."""
+
+    def make(entry: CatalogEngine, folder: Path) -> ScriptedEngine:
+        return ScriptedEngine(entry.names[0], folder)
+
+    runtime.mkdir(mode=0o700, exist_ok=True)
+    keeper = await Keeper.create(config, runtime, make)
+    models = [*keeper.catalog.prepared]
+    await keeper.close()
+    return models
+
+
+@pytest.mark.real
+def test_a_start_without_damage_says_nothing(
+    lived: Path, places: Path, tiny_models: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """All kinds are there, so that the tests below damage what a start reads."""
+    shutil.copytree(lived, places, dirs_exist_ok=True)
+    names = " ".join(str(path.relative_to(places)) for path in state_files(places))
+    for part in ("plan.json", "policy-", "/index.json", "learned/", "footprints/", "overhead-"):
+        assert part in names
+    assert asyncio.run(start_and_stop(configured(tiny_models), places / "r")) == ["m"]
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_keeper_starts_with_everything_damaged(
+    kind: str,
+    lived: Path,
+    places: Path,
+    tiny_models: dict[str, Path],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whatever happened to all of its files at once: one line each, and its models are there."""
+    shutil.copytree(lived, places, dirs_exist_ok=True)
+    broken = state_files(places)
+    for path in broken:
+        damage(path, kind)
+    with caplog.at_level(logging.WARNING, "keepwarm"):
+        assert asyncio.run(start_and_stop(configured(tiny_models), places / "r")) == ["m"]
+    said = [record.getMessage() for record in caplog.records]
+    for path in broken:
+        assert sum(str(path) in line for line in said) == 1, f"{path}: {said}"
+    assert len(said) == len(broken), said
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("kind", ["deep lists", "a FIFO"])
+def test_a_plan_is_shown_with_everything_damaged(
+    kind: str, lived: Path, places: Path, tiny_models: dict[str, Path]
+) -> None:
+    """`keepwarm plan` answers; the command that is about the plan's file says what is wrong with it."""
+    shutil.copytree(lived, places, dirs_exist_ok=True)
+    for path in state_files(places):
+        damage(path, kind)
+    file = places / "keepwarm.toml"
+    file.write_text(
+        f'[budget]\ndevice = "host"\n[models.m]\npath = "{tiny_models["classifier"]}"\n'
+    )
+    run = CliRunner().invoke
+    done = run(main, ["--config", str(file), "plan", "--json"])
+    assert done.exit_code == 0, done.output
+    checked = run(main, ["--config", str(file), "build", "--check", "--json"])
+    assert json.loads(checked.stdout)["error"]["error"] == "ConfigError"
+    assert "plan.json" in json.loads(checked.stdout)["error"]["message"]
+
+
+@pytest.mark.real
+def test_a_keeper_starts_where_nothing_can_be_kept(
+    places: Path,
+    tiny_models: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Read-only folders of state and cache: one line for each of the two, and its models are there."""
+    monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    with caplog.at_level(logging.WARNING, "keepwarm"):
+        assert asyncio.run(start_and_stop(configured(tiny_models), places / "r")) == ["m"]
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2, said
+    assert "a cached footprint is not kept" in " ".join(said)
