@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backends.base import Endpoint
+from backends.openai.exchange import secrets_of
+from backends.openai.masking import NO_SECRETS
 from backends.openai.resume import can_resume
 from backends.openai.wire import ChatRequest, Completion, Embeddings
 from budget.errors import InternalError, InvalidRequest
@@ -16,6 +18,7 @@ from traces import RequestRecord
 
 Messages = Sequence[Mapping[str, Any]] | str
 OWN_OPTIONS = ("priority", "deadline_s")
+MAX_DEADLINE_S = 366 * 86400
 
 
 @dataclass(slots=True)
@@ -83,6 +86,12 @@ class Call:
             raise InternalError(f"the call of {self.model} has no lease")
         return self.grant
 
+    @property
+    def deadline(self) -> float | None:
+        """The monotonic second by which the whole call has to end; None without one."""
+        seconds = self.wants.get("deadline_s")
+        return None if seconds is None else self.started_ns / 1e9 + seconds
+
     def granted(self, grant: Grant) -> None:
         """The lease is here, the request goes out now."""
         self.grant = grant
@@ -139,6 +148,9 @@ class Call:
     ) -> RequestRecord:
         """The call as a trace shows it."""
         grant, timings = self.grant, answer.timings if isinstance(answer, Reply) else None
+        # An engine of ours gets no key; what a remote endpoint says may hold the one that it got.
+        secrets = secrets_of(grant.endpoint) if self.remote and grant else NO_SECRETS
+        said = answer if isinstance(answer, Reply) else None
         usage = answer.usage if answer else None
         attributes: dict[str, Any] = {}
         if grant is not None and grant.decision is not None:
@@ -160,7 +172,7 @@ class Call:
             completion_tokens=usage.completion_tokens if usage else None,
             prompt_ms=timings.prompt_ms if timings else None,
             predicted_ms=timings.predicted_ms if timings else None,
-            finish_reason=answer.finish_reason if isinstance(answer, Reply) else None,
+            finish_reason=secrets.mask(said.finish_reason or "") or None if said else None,
             error=type(error).__name__ if error else None,
             error_message=str(error) if error else "",
             waited_for_load=grant.load["load_id"] if grant and grant.load else None,
@@ -168,7 +180,7 @@ class Call:
             remote=self.remote,
             operation=self.operation,
             prompt=str(self.request.messages),
-            answer=answer.content if isinstance(answer, Reply) else None,
+            answer=secrets.mask(said.content) if said else None,
             attributes=attributes,
         )
 
@@ -183,7 +195,10 @@ def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
     priority, deadline_s = own.get("priority", 0), own.get("deadline_s", 1.0)
     if not isinstance(priority, int) or isinstance(priority, bool):
         raise InvalidRequest(f"priority is {priority!r}; an integer is allowed.")
-    if isinstance(deadline_s, bool) or not isinstance(deadline_s, int | float) or deadline_s <= 0:
-        raise InvalidRequest(f"deadline_s is {deadline_s!r}; seconds above 0 are allowed.")
+    number = isinstance(deadline_s, int | float) and not isinstance(deadline_s, bool)
+    if not number or not 0 < deadline_s <= MAX_DEADLINE_S:
+        raise InvalidRequest(
+            f"deadline_s is {deadline_s!r:.80}; seconds above 0 are allowed, and at most a year's."
+        )
     rest = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
     return own, rest

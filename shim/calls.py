@@ -39,7 +39,9 @@ class Calls:
                     pass
             return stream.reply
         send = self._door.transport.chat
-        return await self._run(call, lambda at: send(at, call.request), call.reply)
+        return await self._run(
+            call, lambda at: send(at, call.request, deadline=call.deadline), call.reply
+        )
 
     async def embed(self, call: Call, texts: Sequence[str]) -> EmbeddingReply:
         """One vector per text.
@@ -48,7 +50,9 @@ class Calls:
             KeepwarmError: the tree of `budget.errors`.
         """
         send = self._door.transport.embed
-        return await self._run(call, lambda at: send(at, texts), call.embedding_reply)
+        return await self._run(
+            call, lambda at: send(at, texts, deadline=call.deadline), call.embedding_reply
+        )
 
     async def stream(self, call: Call) -> AsyncReplyStream:
         """One answer in pieces.
@@ -59,7 +63,8 @@ class Calls:
         call.streamed = True
         leased = await self._lease(call)
         try:
-            source = await self._door.transport.stream(call.held.endpoint, outgoing(call))
+            send = self._door.transport.stream
+            source = await send(call.held.endpoint, outgoing(call), deadline=call.deadline)
         except EngineDied as error:
             failure = await leased.explained(error)
             leased.ended(None, failure)

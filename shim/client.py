@@ -76,9 +76,9 @@ class Shim:
             messages: OpenAI chat messages, or a string for one user message.
             options: sampling and format options of the engine (`max_tokens`, `temperature`, `seed`,
                 `stop`, `json_schema`, `grammar`, `tools`, ...), and `priority` and `deadline_s` of
-                keepwarm: seconds until which the request may wait to be served. An answer of a
-                priority below 0 (work in the background) may be interrupted for a request of higher
-                priority, and goes on after it.
+                keepwarm: seconds in which the whole call has to end, waiting included; after that it
+                is a `DeadlineExceeded`. An answer of a priority below 0 (work in the background) may be
+                interrupted for a request of higher priority, and goes on after it.
 
         Raises:
             KeepwarmError: the tree of `budget.errors`, by whose fault it is.

@@ -60,8 +60,8 @@ class Leased:
             return source
         await source.aclose()
         tokens = back(call, await line.ask("yielded", **told(call, progress)))
-        resume = self._door.transport.resume
-        return await resume(call.held.endpoint, call.request, tokens, progress)
+        resume, deadline = self._door.transport.resume, call.deadline
+        return await resume(call.held.endpoint, call.request, tokens, progress, deadline=deadline)
 
     async def explained(self, error: EngineDied) -> KeepwarmError:
         """A broken connection to a local engine, with the keeper's account of what happened."""

@@ -1,7 +1,7 @@
 """The data plane: OpenAI-compatible chat and embeddings, sync and async, on a socket or a URL."""
 
 from backends.openai.async_client import AsyncTransport
-from backends.openai.exchange import Timeouts
+from backends.openai.bounds import Timeouts
 from backends.openai.remote import RemoteEngine
 from backends.openai.sync_client import DeltaStream, SyncTransport
 from backends.openai.transport import AsyncDeltaStream

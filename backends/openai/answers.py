@@ -7,18 +7,19 @@ protocol.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from backends.base import Endpoint
+from backends.foreign_json import BadJson, parse_json
+from backends.openai.fields import a_count
+from backends.openai.masking import NO_SECRETS, Secrets
 from budget.errors import (
     EndpointError,
     EndpointUnavailable,
     EngineDied,
-    EngineTimeout,
     Fact,
     InvalidRequest,
     KeepwarmError,
@@ -34,10 +35,11 @@ _TOO_LONG = re.compile(
 )
 _ENGINE_DEAD = re.compile(r"EngineCore|EngineDead|engine (is|has) (dead|died)", re.IGNORECASE)
 _UNAVAILABLE = frozenset({502, 503, 504})
+_QUOTED = 120
 
 
 def place(endpoint: Endpoint) -> str:
-    """The endpoint in words, without user information that a URL may hold."""
+    """The endpoint in words, without what a URL may hold of secrets."""
     if endpoint.socket_path is not None:
         return f"the engine of {endpoint.model_id}"
     parts = urlsplit(endpoint.base_url)
@@ -45,39 +47,66 @@ def place(endpoint: Endpoint) -> str:
     return f"{endpoint.model_id} at {urlunsplit((parts.scheme, host, parts.path, '', ''))}"
 
 
-def error_from_answer(endpoint: Endpoint, status: int, body: bytes, key: str = "") -> KeepwarmError:
-    """The error that an answer with a status other than 200 stands for; the key is masked in it."""
-    text = body.decode("utf-8", "replace")
+def error_from_answer(
+    endpoint: Endpoint, status: int, body: bytes, secrets: Secrets = NO_SECRETS
+) -> KeepwarmError:
+    """The error that an answer with a status other than 200 stands for."""
     try:
-        found: Any = json.loads(text)
-    except ValueError:
+        found: Any = parse_json(body)
+    except BadJson:
         found = None
-    return _mapped(endpoint, status, found, _mask(text, key), key)
+    return _mapped(endpoint, status, found, body, secrets)
 
 
-def error_in_stream(endpoint: Endpoint, chunk: Mapping[str, Any], key: str = "") -> KeepwarmError:
-    """The error that a chunk of a stream with status 200 carries."""
-    detail = chunk.get("error")
-    code = detail.get("code") if isinstance(detail, Mapping) else None
-    status = code if isinstance(code, int) else 500
-    return _mapped(endpoint, status, chunk, _mask(str(chunk), key), key)
+def holds_error(answer: Mapping[str, Any]) -> bool:
+    """Whether an answer of status 200, or a chunk of one, says that something went wrong."""
+    return answer.get("error") is not None or answer.get("object") == "error"
 
 
-def _mapped(endpoint: Endpoint, status: int, found: Any, text: str, key: str) -> KeepwarmError:
+def error_in_stream(
+    endpoint: Endpoint, chunk: Mapping[str, Any], secrets: Secrets = NO_SECRETS
+) -> KeepwarmError:
+    """The error that an answer of status 200, or a chunk of one, carries."""
+    code = _fields(chunk).get("code")
+    status = code if isinstance(code, int) and 400 <= code <= 599 else 500
+    return _mapped(endpoint, status, chunk, str(chunk), secrets)
+
+
+def unreadable(
+    endpoint: Endpoint, problem: EndpointError, body: bytes, secrets: Secrets
+) -> EndpointError:
+    """An answer that is not of the protocol, with its first words."""
+    quoted = secrets.quote(body, _QUOTED)
+    return EndpointError(f"{place(endpoint)}: {problem.message} It begins: {quoted!r}.")
+
+
+def _fields(found: Any) -> Mapping[str, Any]:
+    """The object that describes an error."""
+    if not isinstance(found, Mapping):
+        return {}
+    if found.get("object") == "error":
+        return found
+    detail = found.get("error", found.get("detail"))
+    return detail if isinstance(detail, Mapping) else {}
+
+
+def _mapped(
+    endpoint: Endpoint, status: int, found: Any, body: bytes | str, secrets: Secrets
+) -> KeepwarmError:
+    fields = _fields(found)
     detail = found.get("error", found.get("detail")) if isinstance(found, Mapping) else None
-    fields: Mapping[str, Any] = detail if isinstance(detail, Mapping) else {}
-    said = fields.get("message") or (detail if isinstance(detail, str) else text[:300])
-    message = _mask(str(said), key).rstrip(".")
-    facts: dict[str, Fact] = {
-        "status": status,
-        "type": _text(fields.get("type")),
-        "param": _text(fields.get("param")),
-    }
+    said = fields.get("message") or (detail if isinstance(detail, str) else body)
+    quoted = said if isinstance(said, str | bytes) else str(said)
+    message = secrets.quote(quoted).rstrip(".") or "nothing"
+    facts: dict[str, Fact] = {"status": status}
+    for name in ("type", "param"):
+        value = fields.get(name)
+        facts[name] = secrets.quote(value, _QUOTED) if isinstance(value, str) else None
     lead = f"{place(endpoint)} answered {status}: {message}."
     if _is_too_long(status, message, facts):
         for name in ("n_prompt_tokens", "n_ctx"):
-            if isinstance(fields.get(name), int):
-                facts[name] = fields[name]
+            if name in fields:
+                facts[name] = a_count(fields[name])
         return PromptTooLong(lead, hint="Shorten the messages or raise the context.", **facts)
     return _by_status(endpoint, status, lead, message, facts)
 
@@ -111,14 +140,6 @@ def _by_status(
     return EndpointError(lead, hint="", **facts)
 
 
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _mask(text: str, key: str) -> str:
-    return text.replace(key, "***") if key else text
-
-
 def refused(endpoint: Endpoint, reason: str) -> KeepwarmError:
     """No connection: a local engine that is gone, or a remote endpoint that does not answer."""
     if endpoint.socket_path is not None:
@@ -147,12 +168,4 @@ def _died(endpoint: Endpoint, reason: str) -> EngineDied:
         hint="The next call starts it again.",
         reason=reason,
         log_tail=[],
-    )
-
-
-def too_slow(endpoint: Endpoint, what: str, limit_s: float | None) -> EngineTimeout:
-    """A time-out of one of the phases of a request."""
-    shown = "its limit" if limit_s is None else f"{limit_s:g} s"
-    return EngineTimeout(
-        f"{place(endpoint)}: {what} took over {shown}.", phase=what, limit_s=limit_s
     )

@@ -1,4 +1,4 @@
-"""The data plane for asyncio: httpx's asynchronous connections, and the flows over them."""
+"""The data plane for asyncio: httpcore's asynchronous connections, and the flows over them."""
 
 from __future__ import annotations
 
@@ -10,35 +10,31 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from weakref import WeakKeyDictionary
 
-import httpx
+import httpcore
 
 from backends.base import Endpoint
 from backends.loop_end import at_loop_end
-from backends.openai.exchange import (
-    Exchange,
-    Route,
-    Timeouts,
-    dead_sockets,
-    pool_key,
-    transport_settings,
-)
+from backends.openai.bounds import Timeouts
+from backends.openai.connecting import dead_sockets, pool_key, pool_settings
+from backends.openai.exchange import Exchange, Route
+from backends.openai.network import AsyncBoundedBackend
 from backends.openai.transport import Transport
+
+_NETWORK = AsyncBoundedBackend()
 
 
 class _Answer:
     """A response that the event loop reads."""
 
-    def __init__(self, response: httpx.Response) -> None:
-        self.status = response.status_code
+    def __init__(self, response: httpcore.Response) -> None:
+        self.status = response.status
+        self.headers = response.headers
         self._response = response
         self._chunks: AsyncIterator[bytes] | None = None
 
-    async def read(self) -> bytes:
-        return await self._response.aread()
-
     async def chunk(self) -> bytes | None:
         if self._chunks is None:
-            self._chunks = self._response.aiter_raw()
+            self._chunks = self._response.aiter_stream()
         return await anext(self._chunks, None)
 
     async def close(self) -> None:
@@ -50,14 +46,14 @@ class _Pool:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.route = Route.to(endpoint)
-        self._transport = httpx.AsyncHTTPTransport(**transport_settings(endpoint))
+        settings = pool_settings(endpoint)
+        self._pool = httpcore.AsyncConnectionPool(**settings, network_backend=_NETWORK)
 
-    async def send(self, exchange: Exchange, read_s: float | None) -> _Answer:
-        request = exchange.request(read_s, is_async=True)
-        return _Answer(await self._transport.handle_async_request(request))
+    async def send(self, exchange: Exchange) -> _Answer:
+        return _Answer(await self._pool.handle_async_request(exchange.request()))
 
     async def close(self) -> None:
-        await self._transport.aclose()
+        await self._pool.aclose()
 
 
 class _LoopPools:

@@ -6,16 +6,16 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-
-import httpx
+from typing import Final
 
 from backends.base import Capabilities, Death, Endpoint, LoadReport
 from backends.openai.answers import refused
-from backends.openai.exchange import api_key, transport_settings
-from budget.errors import InvalidRequest, KeepwarmError
+from backends.openai.async_client import AsyncTransport
+from budget.errors import EngineTimeout, InvalidRequest, KeepwarmError
 from budget.footprint import Placement
 
-_HEALTH_S = 5.0
+HEALTH_S: Final = 5.0
+_OK: Final = 200
 
 
 class RemoteEngine:
@@ -61,9 +61,7 @@ class RemoteEngine:
         del placement
         started_ns = time.monotonic_ns()
         if self._check:
-            reason = await self._problem()
-            if reason is not None:
-                raise refused(self._endpoint, reason)
+            await self._ask()
         on_progress(1.0)
         return LoadReport(
             started_ns=started_ns,
@@ -89,9 +87,10 @@ class RemoteEngine:
     async def healthy(self) -> bool:
         """Whether the endpoint answers its health path now; false too when its key is not set."""
         try:
-            return await self._problem() is None
+            await self._ask()
         except KeepwarmError:
             return False
+        return True
 
     def memory(self) -> Mapping[str, int | None]:
         """Nothing on this machine."""
@@ -131,18 +130,13 @@ class RemoteEngine:
             name=name,
         )
 
-    async def _problem(self) -> str | None:
-        key = api_key(self._endpoint)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        transport = httpx.AsyncHTTPTransport(**transport_settings(self._endpoint))
-        url = self._endpoint.base_url.rstrip("/") + self._health_path
+    async def _ask(self) -> None:
+        transport = AsyncTransport()
         try:
-            async with httpx.AsyncClient(
-                transport=transport, timeout=_HEALTH_S, trust_env=False
-            ) as client:
-                answer = await client.get(url, headers=headers)
-        except httpx.HTTPError as exc:
-            return str(exc) or type(exc).__name__
-        if answer.status_code != 200:
-            return f"{self._health_path} answered {answer.status_code}"
-        return None
+            status = await transport.probe(self._endpoint, self._health_path, within_s=HEALTH_S)
+        except EngineTimeout as slow:
+            raise refused(self._endpoint, slow.message.rstrip(".")) from slow
+        finally:
+            await transport.aclose()
+        if status != _OK:
+            raise refused(self._endpoint, f"{self._health_path} answered {status}")

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from backends.base import Endpoint
-from backends.openai.answers import error_in_stream
-from backends.openai.exchange import StreamReader
+from backends.openai.fields import a_count, kind
+from backends.openai.masking import Secrets
 from backends.openai.options import checked_messages, wire_options
-from backends.openai.wire import ChatRequest, Delta, Timings, Usage, decode
+from backends.openai.reading import StreamReader
+from backends.openai.wire import ChatRequest, Delta, Timings, Usage, read_timings
 from budget.errors import EndpointError
 
 RESUME_PATH: Final = "/completion"
@@ -132,11 +133,15 @@ def template_body(request: ChatRequest) -> bytes:
     return json.dumps({"messages": checked_messages(request.messages)}).encode()
 
 
-def templated(raw: bytes) -> str:
-    """The prompt in an answer of `TEMPLATE_PATH`."""
-    prompt = decode(raw).get("prompt")
+def templated(answer: Mapping[str, Any]) -> str:
+    """The prompt in an answer of `TEMPLATE_PATH`.
+
+    Raises:
+        EndpointError: there is none.
+    """
+    prompt = answer.get("prompt")
     if not isinstance(prompt, str):
-        raise EndpointError(f"the engine's template gave {str(prompt)[:80]!r}.")
+        raise EndpointError(f"the engine's template gave {kind(prompt)} where a prompt is due.")
     return prompt
 
 
@@ -146,53 +151,45 @@ class ResumeReader(StreamReader):
     The first `repeat` tokens were said before: they are neither given on nor counted again.
     """
 
-    def __init__(self, endpoint: Endpoint, key: str, before: Progress, repeat: int = 0) -> None:
-        super().__init__(endpoint, key)
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        secrets: Secrets,
+        content_type: str,
+        before: Progress,
+        repeat: int = 0,
+    ) -> None:
+        super().__init__(endpoint, secrets, content_type)
         self._before = before.timings or Timings()
         self._repeat = repeat
-
-    def feed(self, chunk: bytes) -> list[Delta]:
-        """The deltas that these bytes complete.
-
-        Raises:
-            KeepwarmError: the stream carries an error, or is not of this protocol.
-        """
-        deltas: list[Delta] = []
-        for data in self._parser.feed(chunk):
-            value = decode(data)
-            if "error" in value:
-                raise error_in_stream(self._endpoint, value, self._key)
-            deltas.append(self._delta(value))
-            self.done = self.done or bool(value.get("stop"))
-        return deltas
 
     def _delta(self, value: Mapping[str, Any]) -> Delta:
         content = value.get("content")
         if not isinstance(content, str):
-            raise EndpointError(f"the engine sent {str(value)[:120]} where a token is due.")
-        figures = value.get("timings") or {}
-        timings = self._timings(figures)
-        if int(figures.get("predicted_n", self._repeat)) <= self._repeat:
+            raise EndpointError(f"the engine sent {kind(content)} where a token is due.")
+        content = self._content.join(content)
+        now = read_timings(value.get("timings"))
+        if (now.predicted_n if now else self._repeat) <= self._repeat:
             content = ""
+        timings = self._timings(now) if now else None
         if not value.get("stop"):
             return Delta(content=content, timings=timings)
+        self.done = True
         before = self._before
-        total = before.predicted_n + self._new(value.get("tokens_predicted", 0))
+        total = before.predicted_n + self._new(a_count(value.get("tokens_predicted")))
         usage = Usage(before.prompt_n + before.cache_n, total, before.cache_n)
         finish = _FINISHES.get(str(value.get("stop_type")), "stop")
         return Delta(content=content, finish_reason=finish, usage=usage, timings=timings)
 
-    def _timings(self, now: Mapping[str, Any]) -> Timings | None:
-        if not now:
-            return None
+    def _timings(self, now: Timings) -> Timings:
         before = self._before
         return Timings(
             before.prompt_n,
             before.cache_n,
-            before.prompt_ms + float(now.get("prompt_ms", 0.0)),
-            before.predicted_n + self._new(now.get("predicted_n", 0)),
-            before.predicted_ms + float(now.get("predicted_ms", 0.0)),
+            before.prompt_ms + now.prompt_ms,
+            before.predicted_n + self._new(now.predicted_n),
+            before.predicted_ms + now.predicted_ms,
         )
 
-    def _new(self, predicted: Any) -> int:
-        return max(0, int(predicted) - self._repeat)
+    def _new(self, predicted: int) -> int:
+        return max(0, predicted - self._repeat)

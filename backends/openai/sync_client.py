@@ -1,4 +1,4 @@
-"""The data plane for threads: httpx's blocking connections, and the flows over them made plain calls."""
+"""The data plane for threads: httpcore's blocking connections, and the flows over them made plain calls."""
 
 from __future__ import annotations
 
@@ -6,36 +6,32 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 
-import httpx
+import httpcore
 
 from backends.base import Endpoint
 from backends.flows import BlockingStream, run_blocking
-from backends.openai.exchange import (
-    Exchange,
-    Route,
-    Timeouts,
-    dead_sockets,
-    pool_key,
-    transport_settings,
-)
+from backends.openai.bounds import Timeouts
+from backends.openai.connecting import dead_sockets, pool_key, pool_settings
+from backends.openai.exchange import Exchange, Route
+from backends.openai.network import BoundedBackend
 from backends.openai.transport import Transport
 from backends.openai.wire import ChatRequest, Completion, Delta, Embeddings
+
+_NETWORK = BoundedBackend()
 
 
 class _Answer:
     """A response that is read by the thread that asks for it."""
 
-    def __init__(self, response: httpx.Response) -> None:
-        self.status = response.status_code
+    def __init__(self, response: httpcore.Response) -> None:
+        self.status = response.status
+        self.headers = response.headers
         self._response = response
         self._chunks: Iterator[bytes] | None = None
 
-    async def read(self) -> bytes:
-        return self._response.read()
-
     async def chunk(self) -> bytes | None:
         if self._chunks is None:
-            self._chunks = self._response.iter_raw()
+            self._chunks = self._response.iter_stream()
         return next(self._chunks, None)
 
     async def close(self) -> None:
@@ -47,14 +43,13 @@ class _Pool:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.route = Route.to(endpoint)
-        self._transport = httpx.HTTPTransport(**transport_settings(endpoint))
+        self._pool = httpcore.ConnectionPool(**pool_settings(endpoint), network_backend=_NETWORK)
 
-    async def send(self, exchange: Exchange, read_s: float | None) -> _Answer:
-        request = exchange.request(read_s, is_async=False)
-        return _Answer(self._transport.handle_request(request))
+    async def send(self, exchange: Exchange) -> _Answer:
+        return _Answer(self._pool.handle_request(exchange.request()))
 
     def close(self) -> None:
-        self._transport.close()
+        self._pool.close()
 
 
 class ThreadPools:
@@ -106,22 +101,40 @@ class SyncTransport:
         self.flows = Transport(self.pools, timeouts)
 
     def chat(
-        self, endpoint: Endpoint, request: ChatRequest, *, timeouts: Timeouts | None = None
+        self,
+        endpoint: Endpoint,
+        request: ChatRequest,
+        *,
+        timeouts: Timeouts | None = None,
+        deadline: float | None = None,
     ) -> Completion:
         """A whole answer."""
-        return run_blocking(self.flows.chat(endpoint, request, timeouts=timeouts))
+        flow = self.flows.chat(endpoint, request, timeouts=timeouts, deadline=deadline)
+        return run_blocking(flow)
 
     def stream(
-        self, endpoint: Endpoint, request: ChatRequest, *, timeouts: Timeouts | None = None
+        self,
+        endpoint: Endpoint,
+        request: ChatRequest,
+        *,
+        timeouts: Timeouts | None = None,
+        deadline: float | None = None,
     ) -> DeltaStream:
         """The answer's pieces; returns once the endpoint has begun to answer."""
-        return DeltaStream(run_blocking(self.flows.stream(endpoint, request, timeouts=timeouts)))
+        flow = self.flows.stream(endpoint, request, timeouts=timeouts, deadline=deadline)
+        return DeltaStream(run_blocking(flow))
 
     def embed(
-        self, endpoint: Endpoint, texts: Sequence[str], *, timeouts: Timeouts | None = None
+        self,
+        endpoint: Endpoint,
+        texts: Sequence[str],
+        *,
+        timeouts: Timeouts | None = None,
+        deadline: float | None = None,
     ) -> Embeddings:
         """One vector per text."""
-        return run_blocking(self.flows.embed(endpoint, texts, timeouts=timeouts))
+        flow = self.flows.embed(endpoint, texts, timeouts=timeouts, deadline=deadline)
+        return run_blocking(flow)
 
     def close(self) -> None:
         """Close every idle connection; running requests fail. The transport can be used again."""

@@ -8,19 +8,31 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
-import httpx
-
 from backends.base import Endpoint
 from backends.flows import Stream
+from backends.openai.answers import place
+from backends.openai.bounds import (
+    CHAT_BYTES,
+    DRAIN_BYTES,
+    DRAIN_S,
+    EMBED_BYTES,
+    EMBED_BYTES_PER_TEXT,
+    ERROR_BODY_S,
+    ERROR_BYTES,
+    STREAM_BYTES,
+    Bounds,
+    Timeouts,
+)
 from backends.openai.exchange import (
     CHAT_PATH,
     EMBED_PATH,
+    HTTP_ERRORS,
     Exchange,
-    ReaderKind,
+    Headers,
     Route,
-    StreamReader,
-    Timeouts,
+    header,
 )
+from backends.openai.reading import ReaderKind, StreamReader
 from backends.openai.resume import (
     RESUME_PATH,
     TEMPLATE_PATH,
@@ -37,21 +49,20 @@ from backends.openai.wire import (
     Delta,
     Embeddings,
     chat_body,
-    decode,
     embed_body,
     parse_completion,
     parse_embeddings,
 )
+from budget.errors import KeepwarmError
+
+_OK = 200
 
 
 class Answer(Protocol):
-    """The response to one request. What fails here raises `httpx.HTTPError`."""
+    """The response to one request. What fails here raises one of `HTTP_ERRORS`."""
 
     status: int
-
-    async def read(self) -> bytes:
-        """The whole body."""
-        ...
+    headers: Headers
 
     async def chunk(self) -> bytes | None:
         """The next bytes of the body; None at its end."""
@@ -67,11 +78,12 @@ class Pool(Protocol):
 
     route: Route
 
-    async def send(self, exchange: Exchange, read_s: float | None) -> Answer:
+    async def send(self, exchange: Exchange) -> Answer:
         """One attempt; returns when the headers of the response are here.
 
         Raises:
-            httpx.HTTPError: it failed.
+            Exception: one of `HTTP_ERRORS`: it failed.
+            KeepwarmError: a bound of the request is reached.
         """
         ...
 
@@ -103,55 +115,86 @@ class AsyncDeltaStream(Stream[Delta]):
             if self._closed or self._reader.done:
                 await self.aclose()
                 raise StopAsyncIteration
-            await self._pull()
+            try:
+                await self._pull()
+            except BaseException as error:
+                self._exchange.secrets.clean(error)
+                await self.aclose()
+                raise
         return self._ready.popleft()
 
     async def _pull(self) -> None:
+        bounds, reader = self._exchange.bounds, self._reader
+        bounds.waiting()
         try:
             chunk = await self._answer.chunk()
-            if chunk is None:
-                self._reader.ended()
-            else:
-                self._ready.extend(self._reader.feed(chunk))
-        except httpx.HTTPError as exc:
-            await self.aclose()
+        except HTTP_ERRORS as exc:
             raise self._exchange.failed(exc, in_answer=True) from exc
-        except BaseException:
-            await self.aclose()
-            raise
+        finally:
+            bounds.paused()
+        deltas = reader.ended() if chunk is None else reader.feed(chunk)
+        self._ready.extend(deltas)
+        bounds.heard(reader.events, sum(delta.is_token for delta in deltas))
 
     async def aclose(self) -> None:
         """Give the connection back, or close it when the answer is unfinished. Idempotent."""
         if self._closed:
             return
         self._closed = True
-        with contextlib.suppress(httpx.HTTPError):
-            # The end of the body is in flight already; reading it lets the pool keep the socket.
-            while self._reader.done and await self._answer.chunk() is not None:
+        try:
+            if self._reader.done:
+                await self._drain()
+        finally:
+            await self._answer.close()
+
+    async def _drain(self) -> None:
+        """The end of the body is in flight already; reading it lets the pool keep the socket."""
+        bounds = self._exchange.bounds
+        bounds.allow(DRAIN_BYTES)
+        bounds.expect("the end of the answer", DRAIN_S)
+        with contextlib.suppress(KeepwarmError, *HTTP_ERRORS):
+            while await self._answer.chunk() is not None:
                 pass
-        await self._answer.close()
 
 
 class Transport:
-    """Requests over the connections of a thread or an event loop."""
+    """Requests over the connections of a thread or an event loop.
+
+    Every answer has bounds, in bytes and in seconds (`backends.openai.bounds`); `deadline` is the monotonic
+    second by which a call has to end. A compressed answer is refused: identity is asked for, and what it
+    expands to has no bound. Redirects are not followed. What endpoints say is masked (`masking`).
+    """
 
     def __init__(self, pools: Pools, timeouts: Timeouts | None = None) -> None:
         self.pools = pools
         self._timeouts = timeouts or Timeouts()
 
     async def chat(
-        self, endpoint: Endpoint, request: ChatRequest, *, timeouts: Timeouts | None = None
+        self,
+        endpoint: Endpoint,
+        request: ChatRequest,
+        *,
+        timeouts: Timeouts | None = None,
+        deadline: float | None = None,
     ) -> Completion:
         """A whole answer; interrupting or cancelling it closes the connection.
 
         Raises:
-            KeepwarmError: the tree of `budget.errors`; `EngineDied` when a local engine is gone.
+            KeepwarmError: the tree of `budget.errors`; `EngineDied` when a local engine is gone,
+                `DeadlineExceeded` at the deadline.
         """
-        body = chat_body(endpoint, request, stream=False)
-        return parse_completion(decode(await self._fetch(endpoint, CHAT_PATH, body, timeouts)))
+        exchange = self._exchange(
+            endpoint, CHAT_PATH, chat_body(endpoint, request, stream=False), timeouts, deadline
+        )
+        return exchange.parsed(await self._fetch(exchange, CHAT_BYTES), parse_completion)
 
     async def stream(
-        self, endpoint: Endpoint, request: ChatRequest, *, timeouts: Timeouts | None = None
+        self,
+        endpoint: Endpoint,
+        request: ChatRequest,
+        *,
+        timeouts: Timeouts | None = None,
+        deadline: float | None = None,
     ) -> AsyncDeltaStream:
         """The answer's pieces; returns once the endpoint has begun to answer.
 
@@ -159,7 +202,8 @@ class Transport:
             KeepwarmError: as `chat`, here or from the iterator.
         """
         body = chat_body(endpoint, request, stream=True)
-        return await self._stream(endpoint, CHAT_PATH, body, timeouts, StreamReader)
+        exchange = self._exchange(endpoint, CHAT_PATH, body, timeouts, deadline, streamed=True)
+        return await self._stream(exchange, StreamReader)
 
     async def resume(
         self,
@@ -167,6 +211,8 @@ class Transport:
         request: ChatRequest,
         tokens: Sequence[int] | None,
         progress: Progress,
+        *,
+        deadline: float | None = None,
     ) -> AsyncDeltaStream:
         """The rest of an interrupted answer, from all tokens so far; from their text when None.
 
@@ -178,16 +224,25 @@ class Transport:
         prompt: Sequence[int] | str
         repeat = tokens_to_repeat(request, tokens, progress)
         if tokens is None or repeat is None:
-            raw = await self._fetch(endpoint, TEMPLATE_PATH, template_body(request), None)
-            prompt = templated(raw) + progress.text
+            body = template_body(request)
+            exchange = self._exchange(endpoint, TEMPLATE_PATH, body, None, deadline)
+            raw = await self._fetch(exchange, CHAT_BYTES)
+            prompt = exchange.parsed(raw, templated) + progress.text
         else:
             prompt = tokens
         body = resume_body(endpoint, request, prompt, progress, repeat or 0)
-        reader = partial(ResumeReader, before=progress, repeat=repeat or 0)
-        return await self._stream(endpoint, RESUME_PATH, body, None, reader)
+        exchange = self._exchange(endpoint, RESUME_PATH, body, None, deadline, streamed=True)
+        return await self._stream(
+            exchange, partial(ResumeReader, before=progress, repeat=repeat or 0)
+        )
 
     async def embed(
-        self, endpoint: Endpoint, texts: Sequence[str], *, timeouts: Timeouts | None = None
+        self,
+        endpoint: Endpoint,
+        texts: Sequence[str],
+        *,
+        timeouts: Timeouts | None = None,
+        deadline: float | None = None,
     ) -> Embeddings:
         """One vector per text.
 
@@ -195,55 +250,101 @@ class Transport:
             KeepwarmError: as `chat`.
         """
         body = embed_body(endpoint, texts)
-        answer = decode(await self._fetch(endpoint, EMBED_PATH, body, timeouts))
-        return parse_embeddings(answer, len(texts))
+        exchange = self._exchange(endpoint, EMBED_PATH, body, timeouts, deadline)
+        raw = await self._fetch(exchange, EMBED_BYTES + EMBED_BYTES_PER_TEXT * len(texts))
+        return exchange.parsed(raw, partial(parse_embeddings, count=len(texts)))
+
+    async def probe(self, endpoint: Endpoint, path: str, *, within_s: float) -> int:
+        """The status with which a path answers; its body is not read.
+
+        Raises:
+            KeepwarmError: it does not answer.
+        """
+        limits = Timeouts(connect_s=within_s, answer_s=within_s)
+        exchange = self._exchange(endpoint, path, None, limits, None)
+        with exchange.masking():
+            answer = await self._open(exchange)
+            await answer.close()
+            return answer.status
 
     async def aclose(self) -> None:
         """Close this thread's or the running loop's idle connections; it can be used again."""
         await self.pools.close()
 
-    async def _fetch(
-        self, endpoint: Endpoint, path: str, body: bytes, timeouts: Timeouts | None
-    ) -> bytes:
-        limits = timeouts or self._timeouts
-        exchange, answer = await self._open(endpoint, path, body, limits, limits.answer_s)
-        raw = await self._read(exchange, answer)
-        if answer.status != 200:
-            raise exchange.refusal(answer.status, raw)
-        return raw
-
-    async def _stream(
+    def _exchange(
         self,
         endpoint: Endpoint,
         path: str,
-        body: bytes,
+        body: bytes | None,
         timeouts: Timeouts | None,
-        reader: ReaderKind,
-    ) -> AsyncDeltaStream:
+        deadline: float | None,
+        *,
+        streamed: bool = False,
+    ) -> Exchange:
         limits = timeouts or self._timeouts
-        exchange, answer = await self._open(endpoint, path, body, limits, limits.first_byte_s)
-        if answer.status != 200:
-            raise exchange.refusal(answer.status, await self._read(exchange, answer))
-        exchange.answering()
-        return AsyncDeltaStream(exchange, answer, exchange.reader(reader))
+        total_s = limits.stream_s if streamed else limits.answer_s
+        bounds = Bounds(place(endpoint), limits, deadline, total_s)
+        if streamed:
+            bounds.expect("the first token", limits.first_token_s)
+        return Exchange(endpoint, self.pools.to(endpoint).route, path, body, bounds)
 
-    async def _open(
-        self, endpoint: Endpoint, path: str, body: bytes, limits: Timeouts, read_s: float | None
-    ) -> tuple[Exchange, Answer]:
-        pool = self.pools.to(endpoint)
-        exchange = Exchange(endpoint, pool.route, path, body, limits)
+    async def _fetch(self, exchange: Exchange, limit_bytes: int) -> bytes:
+        with exchange.masking():
+            answer = await self._begun(exchange)
+            try:
+                exchange.bounds.allow(limit_bytes)
+                body = bytearray()
+                while (chunk := await answer.chunk()) is not None:
+                    body += chunk
+                return bytes(body)
+            except HTTP_ERRORS as exc:
+                raise exchange.failed(exc, in_answer=True) from exc
+            finally:
+                await answer.close()
+
+    async def _stream(self, exchange: Exchange, reader: ReaderKind) -> AsyncDeltaStream:
+        with exchange.masking():
+            answer = await self._begun(exchange)
+        exchange.bounds.allow(STREAM_BYTES)
+        exchange.bounds.paused()
+        content_type = header(answer.headers, b"content-type")
+        read = reader(exchange.endpoint, exchange.secrets, content_type)
+        return AsyncDeltaStream(exchange, answer, read)
+
+    async def _begun(self, exchange: Exchange) -> Answer:
+        """The headers of a good answer are here; its body is plain."""
+        answer = await self._open(exchange)
+        try:
+            encoding = header(answer.headers, b"content-encoding")
+            plain = encoding in {"", "identity"}
+            if answer.status == _OK and plain:
+                return answer
+            if answer.status == _OK:
+                raise exchange.encoded(encoding)
+            said = f"(its words are encoded as {encoding})".encode()
+            raise exchange.refusal(
+                answer.status, await _first_bytes(exchange, answer) if plain else said
+            )
+        except BaseException:
+            await answer.close()
+            raise
+
+    async def _open(self, exchange: Exchange) -> Answer:
+        pool = self.pools.to(exchange.endpoint)
         while True:
             try:
-                return exchange, await pool.send(exchange, read_s)
-            except httpx.HTTPError as exc:
+                return await pool.send(exchange)
+            except HTTP_ERRORS as exc:
                 if not exchange.may_retry(exc):
                     raise exchange.failed(exc) from exc
 
-    @staticmethod
-    async def _read(exchange: Exchange, answer: Answer) -> bytes:
-        try:
-            return await answer.read()
-        except httpx.HTTPError as exc:
-            raise exchange.failed(exc, in_answer=True) from exc
-        finally:
-            await answer.close()
+
+async def _first_bytes(exchange: Exchange, answer: Answer) -> bytes:
+    """What an endpoint says of an error, as far as it comes soon."""
+    exchange.bounds.allow(2 * ERROR_BYTES)
+    exchange.bounds.expect("the text of an error", ERROR_BODY_S)
+    body = bytearray()
+    with contextlib.suppress(KeepwarmError, *HTTP_ERRORS):
+        while len(body) < ERROR_BYTES and (chunk := await answer.chunk()) is not None:
+            body += chunk
+    return bytes(body[:ERROR_BYTES])

@@ -11,7 +11,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backends.base import Endpoint
+from backends.foreign_json import BadJson, parse_json
+from backends.openai.fields import (
+    WrongField,
+    a_count,
+    a_duration,
+    a_list,
+    a_text,
+    an_object,
+    kind,
+    objects,
+    parts,
+)
 from backends.openai.options import checked_messages, wire_options
+from backends.openai.tool_calls import read_calls, whole_calls
+from backends.openai.vectors import read_vectors
 from budget.errors import EndpointError, InvalidRequest
 
 Message = Mapping[str, Any]
@@ -60,6 +74,17 @@ class Delta:
 
     def __str__(self) -> str:
         return self.content
+
+    @property
+    def is_token(self) -> bool:
+        """Whether it carries something that the model said."""
+        return bool(self.content or self.reasoning or self.tool_calls or self.logprobs)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it carries nothing at all."""
+        figures = self.usage is not None or self.timings is not None
+        return not (self.is_token or self.role or self.finish_reason or figures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,17 +162,20 @@ def decode(raw: bytes) -> dict[str, Any]:
     """A JSON object of an answer.
 
     Raises:
-        EndpointError: it is not one.
+        EndpointError: it is not one; the text itself is not quoted.
     """
     try:
-        value = json.loads(raw)
-    except ValueError as exc:
-        raise EndpointError(
-            f"the endpoint sent something that is not JSON: {raw[:120]!r}."
-        ) from exc
-    if not isinstance(value, dict):
-        raise EndpointError(f"the endpoint sent {raw[:120]!r} where an object is due.")
-    return value
+        value = parse_json(raw)
+    except BadJson as exc:
+        problem = str(exc)
+    else:
+        if isinstance(value, dict):
+            return value
+        problem = f"{kind(value)} where an object is due"
+    # Raised out here, so that the parser's error, which holds the whole text, is not kept with it.
+    raise EndpointError(
+        f"the endpoint sent something that is not JSON of this protocol: {problem}."
+    )
 
 
 def parse_completion(answer: Mapping[str, Any]) -> Completion:
@@ -157,20 +185,23 @@ def parse_completion(answer: Mapping[str, Any]) -> Completion:
         EndpointError: it has not the protocol's shape.
     """
     try:
-        choice = answer["choices"][0]
+        choice = _first_choice(answer)
+        if choice is None or not isinstance(choice.get("message"), Mapping):
+            raise WrongField("message", choice and choice.get("message"), "an object")
         message = choice["message"]
+        content, reasoning = parts(message.get("content"), "content")
         return Completion(
-            content=message.get("content") or "",
-            finish_reason=choice.get("finish_reason"),
-            role=message.get("role") or "assistant",
-            reasoning=_reasoning(message),
-            tool_calls=tuple(message.get("tool_calls") or ()),
+            content=whole_text(content),
+            finish_reason=a_text(choice.get("finish_reason"), "finish_reason") or None,
+            role=a_text(message.get("role"), "role") or "assistant",
+            reasoning=whole_text(_reasoning(message) or reasoning),
+            tool_calls=read_calls(message.get("tool_calls")),
             logprobs=_logprobs(choice),
             usage=_usage(answer) or Usage(),
-            timings=_timings(answer),
+            timings=read_timings(answer.get("timings")),
         )
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as exc:
-        raise _bad_shape(answer) from exc
+    except WrongField as exc:
+        raise _bad_shape(exc) from None
 
 
 def parse_chunk(chunk: Mapping[str, Any]) -> Delta:
@@ -180,39 +211,41 @@ def parse_chunk(chunk: Mapping[str, Any]) -> Delta:
         EndpointError: it has not the protocol's shape.
     """
     try:
-        choices = chunk.get("choices") or ()
         usage = _usage(chunk) if "usage" in chunk else None
-        timings = _timings(chunk) if "timings" in chunk else None
-        if not choices:
+        timings = read_timings(chunk["timings"]) if "timings" in chunk else None
+        choice = _first_choice(chunk)
+        if choice is None:
             return Delta(usage=usage, timings=timings)
-        choice = choices[0]
-        delta = choice.get("delta") or {}
+        delta = an_object(choice.get("delta"), "delta")
+        content, reasoning = parts(delta.get("content"), "content")
+        calls = delta.get("tool_calls")
         return Delta(
-            content=delta.get("content") or "",
-            reasoning=_reasoning(delta),
-            role=delta.get("role") or "",
-            tool_calls=tuple(delta.get("tool_calls") or ()),
-            finish_reason=choice.get("finish_reason"),
+            content=content,
+            reasoning=_reasoning(delta) or reasoning,
+            role=a_text(delta.get("role"), "role"),
+            tool_calls=read_calls(calls) if calls else (),
+            finish_reason=a_text(choice.get("finish_reason"), "finish_reason") or None,
             logprobs=_logprobs(choice),
             usage=usage,
             timings=timings,
         )
-    except (KeyError, TypeError, AttributeError, ValueError) as exc:
-        raise _bad_shape(chunk) from exc
+    except WrongField as exc:
+        raise _bad_shape(exc) from None
 
 
 def parse_embeddings(answer: Mapping[str, Any], count: int) -> Embeddings:
-    """The vectors of an embeddings answer, by their `index`.
+    """The vectors of an embeddings answer: by their `index`, as sent where it tells nothing.
 
     Raises:
         EndpointError: it has not the protocol's shape, or not one vector per text.
     """
     try:
-        rows = sorted(answer["data"], key=lambda row: int(row["index"]))
-        vectors = tuple(tuple(map(float, row["embedding"])) for row in rows)
+        if "data" not in answer:
+            raise WrongField("data", None, "a list")
+        vectors = read_vectors(objects(answer["data"], "data"))
         usage = _usage(answer) or Usage()
-    except (KeyError, TypeError, AttributeError, ValueError) as exc:
-        raise _bad_shape(answer) from exc
+    except WrongField as exc:
+        raise _bad_shape(exc) from None
     if len(vectors) != count:
         raise EndpointError(f"the endpoint sent {len(vectors)} vectors for {count} texts.")
     return Embeddings(vectors, usage)
@@ -223,15 +256,14 @@ def assemble(deltas: Iterable[Delta]) -> Completion:
     content: list[str] = []
     reasoning: list[str] = []
     logprobs: list[Mapping[str, Any]] = []
-    calls: dict[int, dict[str, Any]] = {}
+    calls: list[Mapping[str, Any]] = []
     last = Completion(content="", finish_reason=None)
     role, finish, usage, timings = last.role, last.finish_reason, last.usage, last.timings
     for delta in deltas:
         content.append(delta.content)
         reasoning.append(delta.reasoning)
         logprobs.extend(delta.logprobs)
-        for piece in delta.tool_calls:
-            _merge_call(calls, piece)
+        calls.extend(delta.tool_calls)
         role = delta.role or role
         finish = delta.finish_reason or finish
         usage = delta.usage or usage
@@ -241,56 +273,73 @@ def assemble(deltas: Iterable[Delta]) -> Completion:
         finish_reason=finish,
         role=role,
         reasoning="".join(reasoning),
-        tool_calls=tuple(calls[index] for index in sorted(calls)),
+        tool_calls=whole_calls(calls),
         logprobs=tuple(logprobs),
         usage=usage,
         timings=timings,
     )
 
 
-def _merge_call(calls: dict[int, dict[str, Any]], piece: Mapping[str, Any]) -> None:
-    call = calls.setdefault(int(piece.get("index", len(calls))), {"type": "function"})
-    call.update({key: piece[key] for key in ("id", "type") if piece.get(key)})
-    function = call.setdefault("function", {"name": "", "arguments": ""})
-    for key, text in (piece.get("function") or {}).items():
-        function[key] = function.get(key, "") + (text or "")
+def read_timings(value: Any) -> Timings | None:
+    """llama.cpp's timings; None where there are none."""
+    if not isinstance(value, Mapping) or not value:
+        return None
+    return Timings(
+        prompt_n=a_count(value.get("prompt_n")),
+        cache_n=a_count(value.get("cache_n")),
+        prompt_ms=a_duration(value.get("prompt_ms")),
+        predicted_n=a_count(value.get("predicted_n")),
+        predicted_ms=a_duration(value.get("predicted_ms")),
+    )
+
+
+def whole_text(text: str) -> str:
+    """The text with halves of surrogate pairs joined, and replaced where the other half is missing.
+
+    JSON can hold half a character; such a string can be neither printed nor sent on.
+    """
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def _first_choice(answer: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    choices = a_list(answer.get("choices"), "choices")
+    if not choices:
+        return None
+    if not isinstance(choices[0], Mapping):
+        raise WrongField("an item of choices", choices[0], "an object")
+    return choices[0]
 
 
 def _reasoning(message: Mapping[str, Any]) -> str:
-    return message.get("reasoning_content") or message.get("reasoning") or ""
+    found = message.get("reasoning_content") or message.get("reasoning")
+    return a_text(found, "reasoning_content") if found else ""
 
 
 def _logprobs(choice: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
     found = choice.get("logprobs")
-    return tuple(found.get("content") or ()) if found else ()
+    return objects(an_object(found, "logprobs").get("content"), "logprobs") if found else ()
 
 
 def _usage(answer: Mapping[str, Any]) -> Usage | None:
     found = answer.get("usage")
-    if not found:
+    if not isinstance(found, Mapping) or not found:
         return None
-    details = found.get("prompt_tokens_details") or {}
+    details = found.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, Mapping) else 0
     return Usage(
-        prompt_tokens=int(found.get("prompt_tokens") or 0),
-        completion_tokens=int(found.get("completion_tokens") or 0),
-        cached_tokens=int(details.get("cached_tokens") or 0),
+        prompt_tokens=a_count(found.get("prompt_tokens")),
+        completion_tokens=a_count(found.get("completion_tokens")),
+        cached_tokens=a_count(cached),
     )
 
 
-def _timings(answer: Mapping[str, Any]) -> Timings | None:
-    found = answer.get("timings")
-    if not found:
-        return None
-    return Timings(
-        prompt_n=int(found.get("prompt_n", 0)),
-        cache_n=int(found.get("cache_n", 0)),
-        prompt_ms=float(found.get("prompt_ms", 0.0)),
-        predicted_n=int(found.get("predicted_n", 0)),
-        predicted_ms=float(found.get("predicted_ms", 0.0)),
-    )
-
-
-def _bad_shape(answer: Mapping[str, Any]) -> EndpointError:
+def _bad_shape(problem: WrongField) -> EndpointError:
     return EndpointError(
-        f"the endpoint's answer has not the shape of the OpenAI protocol: {str(answer)[:160]}."
+        f"the endpoint's answer has not the shape of the OpenAI protocol: {problem}."
     )

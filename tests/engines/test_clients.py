@@ -17,7 +17,7 @@ import pytest
 
 from backends.base import Endpoint
 from backends.openai import AsyncTransport, ChatRequest, RemoteEngine, SyncTransport, Timeouts
-from backends.openai.exchange import transport_settings
+from backends.openai.connecting import pool_settings
 from backends.scripted import Script, ScriptedEngine
 from budget.errors import (
     ConfigError,
@@ -133,11 +133,12 @@ def test_a_silent_endpoint_times_out_with_the_phase() -> None:
         release.wait(5.0)
 
     with _server(serve) as url:
-        client = SyncTransport(Timeouts(first_byte_s=0.05))
+        client = SyncTransport(Timeouts(first_token_s=0.05))
         with pytest.raises(EngineTimeout) as caught:
             client.stream(Endpoint(url, "m", "openai"), ASK)
         release.set()
-    assert caught.value.facts == {"phase": "the answer", "limit_s": 0.05}
+    assert caught.value.facts["phase"] == "the first token"
+    assert caught.value.facts["limit_s"] == 0.05
 
 
 def test_nobody_at_a_url_is_endpoint_unavailable() -> None:
@@ -342,11 +343,11 @@ def test_the_pool_of_an_engine_that_is_gone_is_dropped(runtime_dir: Path) -> Non
 def test_reaching_a_socket_reads_no_certificate_authorities(runtime_dir: Path) -> None:
     """A swap pays nothing for TLS: the transports of all sockets share one empty context."""
     first, second = (
-        transport_settings(Endpoint("http://engine", "m", "llama.cpp", socket_path=str(path)))
+        pool_settings(Endpoint("http://engine", "m", "llama.cpp", socket_path=str(path)))
         for path in (runtime_dir / "a.sock", runtime_dir / "b.sock")
     )
-    assert first["verify"] is second["verify"]
-    assert first["verify"].cert_store_stats()["x509_ca"] == 0
-    secure = transport_settings(Endpoint("https://example.org", "m", "openai"))
-    assert secure["verify"].verify_mode == ssl.CERT_REQUIRED
-    assert secure["verify"].cert_store_stats()["x509_ca"] > 0
+    assert first["ssl_context"] is second["ssl_context"]
+    assert first["ssl_context"].cert_store_stats()["x509_ca"] == 0
+    secure = pool_settings(Endpoint("https://example.org", "m", "openai"))
+    assert secure["ssl_context"].verify_mode == ssl.CERT_REQUIRED
+    assert secure["ssl_context"].cert_store_stats()["x509_ca"] > 0

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from backends.base import Capabilities, Endpoint
 from backends.openai import ChatRequest, Delta, assemble
 from backends.openai.answers import error_from_answer, error_in_stream
-from backends.openai.exchange import StreamReader
+from backends.openai.masking import NO_SECRETS, Secrets
+from backends.openai.reading import StreamReader
 from backends.openai.sse import SseParser
 from backends.openai.wire import chat_body, parse_chunk, parse_completion, parse_embeddings
 from budget.errors import (
@@ -106,7 +107,7 @@ def test_a_context_overflow_carries_its_numbers() -> None:
 
 def test_an_error_inside_a_stream_with_status_200_is_raised() -> None:
     """An engine of vLLM dies after the headers are sent: the chunk's own code counts."""
-    reader = StreamReader(VLLM, "")
+    reader = StreamReader(VLLM, NO_SECRETS)
     chunk = _vllm(500, "EngineCore has died", "InternalServerError")
     with pytest.raises(EngineDied):
         reader.feed(b"data: " + json.dumps(chunk).encode() + b"\n\ndata: [DONE]\n\n")
@@ -117,7 +118,7 @@ def test_a_stream_without_done_is_broken_by_where_it_came_from() -> None:
     """A clean end of the body is no end of the answer."""
     chunk = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
     for endpoint, kind in ((LLAMA, EngineDied), (VLLM, EndpointUnavailable)):
-        reader = StreamReader(endpoint, "")
+        reader = StreamReader(endpoint, NO_SECRETS)
         assert reader.feed(chunk) == [Delta(content="a")]
         with pytest.raises(kind, match="DONE"):
             reader.ended()
@@ -126,7 +127,7 @@ def test_a_stream_without_done_is_broken_by_where_it_came_from() -> None:
 def test_a_key_that_a_server_repeats_is_masked() -> None:
     """Some servers quote the key that they refuse."""
     answer = {"error": {"message": "Incorrect API key: sk-123456", "type": "auth"}}
-    error = error_from_answer(VLLM, 401, json.dumps(answer).encode(), key="sk-123456")
+    error = error_from_answer(VLLM, 401, json.dumps(answer).encode(), Secrets("sk-123456"))
     assert "sk-123456" not in str(error)
     assert "sk-123456" not in json.dumps(error.to_wire())
     assert "FAR_KEY" in str(error)

@@ -8,7 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
+import httpcore
 import pytest
 
 from backends.scripted import Script
@@ -199,7 +199,7 @@ def test_an_interrupted_call_closes_its_connection(
 
     assert call() == "one two three"
     lines = stage.shim._session.lines.flows
-    for owner, wait in ((SocketChannel, "read"), (httpx.HTTPTransport, "handle_request")):
+    for owner, wait in ((SocketChannel, "read"), (httpcore.ConnectionPool, "handle_request")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, wait, interrupted)
             with pytest.raises(KeyboardInterrupt):

@@ -1,0 +1,126 @@
+"""Fields of foreign JSON, read by their types: what a field may not be is said, never met later.
+
+Text, lists and objects of the wrong type make an answer unreadable. Figures (tokens, milliseconds) that
+are no counts are left out: an answer is not lost for them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+_MAX_COUNT: Final = 1 << 53
+_MAX_MILLISECONDS: Final = 1e12
+
+
+class WrongField(ValueError):
+    """A field has a type that the protocol does not give it; says which, without quoting it."""
+
+    def __init__(self, name: str, found: Any, due: str) -> None:
+        super().__init__(f"{name} is {kind(found)}, where {due} is due")
+
+
+def kind(value: Any) -> str:
+    """The JSON type of a value in words."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return "a string"
+    return "an object" if isinstance(value, Mapping) else "a list"
+
+
+def an_object(value: Any, name: str) -> Mapping[str, Any]:
+    """An object; an empty one for null.
+
+    Raises:
+        WrongField: it is something else.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise WrongField(name, value, "an object")
+    return value
+
+
+def a_list(value: Any, name: str) -> Sequence[Any]:
+    """A list; an empty one for null.
+
+    Raises:
+        WrongField: it is something else.
+    """
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise WrongField(name, value, "a list")
+    return value
+
+
+def objects(value: Any, name: str) -> tuple[Mapping[str, Any], ...]:
+    """A list of objects; an empty one for null.
+
+    Raises:
+        WrongField: it is something else.
+    """
+    found = a_list(value, name)
+    for item in found:
+        if not isinstance(item, Mapping):
+            raise WrongField(f"an item of {name}", item, "an object")
+    return tuple(found)
+
+
+def a_text(value: Any, name: str) -> str:
+    """A string; an empty one for null.
+
+    Raises:
+        WrongField: it is something else.
+    """
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise WrongField(name, value, "a string")
+    return value
+
+
+def a_count(value: Any) -> int:
+    """A number of tokens; 0 for what is none."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    real = isinstance(value, int) and not isinstance(value, bool)
+    return value if real and 0 <= value <= _MAX_COUNT else 0
+
+
+def a_duration(value: Any) -> float:
+    """A number of milliseconds; 0.0 for what is none."""
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    if not real or not 0 <= value <= _MAX_MILLISECONDS or not math.isfinite(value):
+        return 0.0
+    return float(value)
+
+
+def parts(value: Any, name: str) -> tuple[str, str]:
+    """The text and the reasoning of a message's content: a string, null, or a list of parts.
+
+    Raises:
+        WrongField: it is something else.
+    """
+    if value is None or isinstance(value, str):
+        return value or "", ""
+    said: list[str] = []
+    thought: list[str] = []
+    for part in objects(value, name):
+        if part.get("type") == "thinking":
+            thought.append(_thought(part.get("thinking"), name))
+        else:
+            said.append(a_text(part.get("text"), f"a part of {name}"))
+    return "".join(said), "".join(thought)
+
+
+def _thought(value: Any, name: str) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    return "".join(a_text(part.get("text"), name) for part in objects(value, name))

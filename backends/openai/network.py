@@ -1,0 +1,201 @@
+"""Network connections that ask a request's `Bounds` before every wait and tell them every byte.
+
+httpcore passes a request's time-outs (`extensions["timeout"]`) untouched to the connection's `read` and
+`write` and to what connects. The request puts its `Bounds` there. This is the one place below HTTP that
+sees everything: interim answers, headers, chunk borders, TLS.
+"""
+
+from __future__ import annotations
+
+import errno
+import ssl
+import time
+from collections.abc import Iterable
+from typing import Any, Final
+
+import httpcore
+from httpcore import SOCKET_OPTION
+
+from backends.openai.bounds import Bounds
+
+_WRITE_BYTES: Final = 16 << 10
+_BUSY_PAUSE_S: Final = 0.005
+
+
+def _bounds(timeout: float | None) -> Bounds:
+    assert isinstance(timeout, Bounds), "a request without bounds"
+    return timeout
+
+
+class BoundedStream(httpcore.NetworkStream):
+    """A thread's connection."""
+
+    def __init__(self, inner: httpcore.NetworkStream) -> None:
+        self._inner = inner
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """The next bytes, as soon as there are any."""
+        bounds = _bounds(timeout)
+        try:
+            data = self._inner.read(max_bytes, bounds.left_s())
+        except httpcore.ReadTimeout:
+            raise bounds.expired() from None
+        bounds.took(len(data))
+        return data
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Send it all. By parts: a receiver that takes little at a time gets no new time for each."""
+        bounds = _bounds(timeout)
+        try:
+            for start in range(0, len(buffer), _WRITE_BYTES):
+                self._inner.write(buffer[start : start + _WRITE_BYTES], bounds.left_s())
+        except httpcore.WriteTimeout:
+            raise bounds.expired() from None
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._inner.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        """The same connection, encrypted from here on."""
+        limit_s = _bounds(timeout).connect_s()
+        return BoundedStream(self._inner.start_tls(ssl_context, server_hostname, limit_s))
+
+    def get_extra_info(self, info: str) -> Any:
+        """What httpcore asks of the socket."""
+        return self._inner.get_extra_info(info)
+
+
+class BoundedBackend(httpcore.NetworkBackend):
+    """Connects for threads. Resolving a host's name is bounded by the system's resolver alone."""
+
+    def __init__(self) -> None:
+        self._inner = httpcore.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        """A TCP connection."""
+        bounds = _bounds(timeout)
+        bounds.connected = True
+        limit_s = bounds.connect_s()
+        stream = self._inner.connect_tcp(host, port, limit_s, local_address, socket_options)
+        return BoundedStream(stream)
+
+    def connect_unix_socket(
+        self,
+        path: str,
+        timeout: float | None = None,
+        socket_options: Iterable[SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        """A connection to a Unix socket; waits while its queue of connections is full."""
+        bounds = _bounds(timeout)
+        bounds.connected = True
+        limit_s = bounds.connect_s()
+        end_s = time.monotonic() + limit_s
+        while True:
+            try:
+                return BoundedStream(self._inner.connect_unix_socket(path, limit_s, socket_options))
+            except httpcore.ConnectError as exc:
+                # A socket with a time-out does not wait for a place in the queue, it gets EAGAIN.
+                full = isinstance(exc.__cause__, OSError) and exc.__cause__.errno == errno.EAGAIN
+                if not full:
+                    raise
+            limit_s = end_s - time.monotonic()
+            if limit_s <= 0:
+                raise bounds.connecting_expired()
+            self.sleep(_BUSY_PAUSE_S)
+
+
+class AsyncBoundedStream(httpcore.AsyncNetworkStream):
+    """An event loop's connection."""
+
+    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
+        self._inner = inner
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """The next bytes, as soon as there are any."""
+        bounds = _bounds(timeout)
+        try:
+            data = await self._inner.read(max_bytes, bounds.left_s())
+        except httpcore.ReadTimeout:
+            raise bounds.expired() from None
+        bounds.took(len(data))
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Send it all."""
+        bounds = _bounds(timeout)
+        try:
+            await self._inner.write(buffer, bounds.left_s())
+        except httpcore.WriteTimeout:
+            raise bounds.expired() from None
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self._inner.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """The same connection, encrypted from here on."""
+        limit_s = _bounds(timeout).connect_s()
+        return AsyncBoundedStream(
+            await self._inner.start_tls(ssl_context, server_hostname, limit_s)
+        )
+
+    def get_extra_info(self, info: str) -> Any:
+        """What httpcore asks of the socket."""
+        return self._inner.get_extra_info(info)
+
+
+class AsyncBoundedBackend(httpcore.AsyncNetworkBackend):
+    """Connects for event loops."""
+
+    def __init__(self) -> None:
+        self._inner = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """A TCP connection."""
+        bounds = _bounds(timeout)
+        bounds.connected = True
+        limit_s = bounds.connect_s()
+        stream = await self._inner.connect_tcp(host, port, limit_s, local_address, socket_options)
+        return AsyncBoundedStream(stream)
+
+    async def connect_unix_socket(
+        self,
+        path: str,
+        timeout: float | None = None,
+        socket_options: Iterable[SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """A connection to a Unix socket."""
+        bounds = _bounds(timeout)
+        bounds.connected = True
+        limit_s = bounds.connect_s()
+        stream = await self._inner.connect_unix_socket(path, limit_s, socket_options)
+        return AsyncBoundedStream(stream)
+
+    async def sleep(self, seconds: float) -> None:
+        """What httpcore does between two attempts to connect."""
+        await self._inner.sleep(seconds)
