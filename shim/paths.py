@@ -29,6 +29,7 @@ RUNTIME_VARIABLE: Final = "KEEPWARM_RUNTIME_DIR"
 LOCK_VARIABLE: Final = "KEEPWARM_LOCK_DIR"
 STATE_VARIABLE: Final = "XDG_STATE_HOME"
 SOCKET_NAME: Final = "keeper.sock"
+STDERR_BYTES: Final = 1024 * 1024
 
 MAX_SOCKET_PATH_BYTES: Final = 107
 _LONGEST_SOCKET: Final = "e-000000000000.sock"
@@ -247,6 +248,11 @@ def _instead_of_state(folder: Path, why: str) -> Path:
 def log_file() -> Path:
     """Where keepers write their log."""
     return state_dir() / "keeper.log"
+
+
+def stderr_file() -> Path:
+    """Where what keepers write beside their log goes; at most `STDERR_BYTES` of it are kept."""
+    return state_dir() / "keeper.err"
 
 
 def lock_dir(env: Mapping[str, str] = os.environ) -> Path | None:

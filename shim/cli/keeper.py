@@ -17,7 +17,10 @@ from shim.cli.output import print_json, span
 from shim.cli.running import ask_running
 from shim.cli.settings import config_of
 from shim.keeper.launch import start as start_keeper
-from shim.paths import keeper_socket, log_file, runtime_dir
+from shim.keeper.launch import starting
+from shim.keeper.locks import KEEPER_LOCK, is_held
+from shim.keeper.orders import InForce
+from shim.paths import keeper_socket, log_file, runtime_dir, stderr_file
 
 STOP_LIMIT_S: Final = 30.0
 FOLLOW_EVERY_S: Final = 0.2
@@ -42,7 +45,10 @@ def start(ctx: click.Context, *, as_json: bool) -> None:
     runtime = runtime_dir()
     begun = ask_running("stay", runtime=runtime) is None
     if begun:
-        start_keeper(runtime, config, automatic=False)
+        with starting(runtime):
+            begun = ask_running("stay", runtime=runtime) is None
+            if begun:
+                start_keeper(runtime, config, automatic=False)
     state = {**keeper_state(runtime), "started": begun}
     if as_json:
         print_json(state)
@@ -55,7 +61,11 @@ def start(ctx: click.Context, *, as_json: bool) -> None:
 @json_option
 def stop(*, as_json: bool) -> None:
     """Stop the keeper and its engines, and wait until they are gone."""
-    told = ask_running("stop")
+    runtime = runtime_dir()
+    told = ask_running("stop", runtime=runtime)
+    if told is None and not is_held(runtime / KEEPER_LOCK):
+        # What a keeper that crashed leaves to the next one is over, too.
+        InForce(runtime).remove()
     pid = None if told is None else int(told["pid"])
     if pid is not None:
         wait_gone(pid, STOP_LIMIT_S)
@@ -124,7 +134,7 @@ def wait_gone(pid: int, limit_s: float) -> None:
 def log(lines: int, *, follow: bool) -> None:
     """Print the end of the keeper's log."""
     path = log_file()
-    errors = path.with_name("keeper.err")
+    errors = stderr_file()
     if not path.exists() and not errors.exists():
         click.echo(f"There is no log yet; it will be at {path}.", err=True)
     for line in last_lines(errors, lines):

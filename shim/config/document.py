@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -26,6 +29,13 @@ SECTIONS = ("budget", "keeper", "kv", "trace")
 FILE_KEYS = ("path", "mmproj", "draft_model", "lora")
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """When a configuration was read; two readings of the same are equal."""
+
+    at: float = dataclasses.field(default_factory=time.monotonic, compare=False)
+
+
 class Config(Section):
     """A checked configuration. Frozen; paths are absolute, times in seconds, bytes `Amount`s."""
 
@@ -47,6 +57,7 @@ class Config(Section):
 
     _file: Path | None = PrivateAttr(default=None)
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+    _reading: _Reading = PrivateAttr(default_factory=_Reading)
 
     @classmethod
     def from_mapping(
@@ -86,6 +97,11 @@ class Config(Section):
     def file(self) -> Path | None:
         """The file it was read from; None for one made in code or from defaults."""
         return self._file
+
+    @property
+    def read_at(self) -> float:
+        """When it was read or made, in seconds of the machine's monotonic clock."""
+        return self._reading.at
 
     def origin(self, key: str) -> str:
         """Where a dotted key's value comes from: `FILE:LINE`, `HARNESS_ENDPOINTS`, or `default`."""

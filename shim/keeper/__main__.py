@@ -1,4 +1,4 @@
-"""`python -m shim.keeper ORDER READY_FD`: run a keeper; `shim.keeper.launch` calls this."""
+"""`python -m shim.keeper RUNTIME READY_FD`: run a keeper; `shim.keeper.launch` calls this."""
 
 from __future__ import annotations
 

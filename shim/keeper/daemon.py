@@ -1,4 +1,4 @@
-"""The keeper as a process of its own: `python -m shim.keeper`.
+"""The keeper as a process of its own: `python -m shim.keeper RUNTIME READY_FD`, its order on stdin.
 
 Started by the first client that needs it, or on purpose by `keepwarm keeper start`. It says on a
 pipe when it is ready, or why it cannot be.
@@ -10,40 +10,43 @@ import asyncio
 import contextlib
 import json
 import logging
-import logging.handlers
 import os
+import resource
 import signal
+import sys
 import time
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Final
 
-from budget.errors import InternalError, KeepwarmError
-from shim.config import FOREVER, Config
+from budget.errors import InternalError, KeeperUnavailable, KeepwarmError
+from shim.config import FOREVER
 from shim.keeper.device_locks import DeviceLocks, lock_devices
 from shim.keeper.devices import budget_devices
 from shim.keeper.holders import Holder
 from shim.keeper.keeper import Keeper
-from shim.keeper.locks import lock_keeper
+from shim.keeper.launch import try_connect
+from shim.keeper.locks import FileLock, lock_keeper
+from shim.keeper.log_lines import KeeperLog
+from shim.keeper.orders import InForce, Order
+from shim.keeper.reachable import LOOK_EVERY_S, Reachable
 from shim.keeper.server import Server
 from shim.paths import keeper_socket, lock_dir, log_file
 
 LOG = logging.getLogger("keepwarm.keeper")
 
-LOG_BYTES = 4 * 1024 * 1024
-IDLE_LOOK_S = 1.0
+IDLE_LOOK_S: Final = 1.0
+END_LIMIT_S: Final = 60.0
+"""How long a keeper that starts waits for the one before it to end, which saves conversations first."""
 
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """How a keeper is to run. `automatic`: it leaves after `idle_exit` without a client."""
-
-    config: Config
-    runtime: Path
-    automatic: bool
+_LOCK_LOOK_S: Final = 0.05
 
 
 async def serve(
-    order: Order, ready: asyncio.Event | None = None, stop: asyncio.Event | None = None
+    order: Order,
+    ready: asyncio.Event | None = None,
+    stop: asyncio.Event | None = None,
+    log: KeeperLog | None = None,
 ) -> None:
     """Run a keeper until `stop` is set, a client asks it to stop, or nobody needs it any more.
 
@@ -53,21 +56,97 @@ async def serve(
     """
     stop = stop or asyncio.Event()
     with contextlib.ExitStack() as held:
-        held.enter_context(lock_keeper(order.runtime))
+        place = Place(order.runtime, await _alone(order.runtime))
+        held.callback(place.release)
+        order = place.in_force.survives(order)
         locks = held.enter_context(_device_locks(order))
         locks.answer_on(asyncio.get_running_loop())
-        keeper = await Keeper.create(order.config, order.runtime)
-        server = Server(keeper, on_stop=stop.set)
-        try:
-            server.listen(keeper_socket(order.runtime))
-            LOG.info("ready on %s", keeper_socket(order.runtime))
+        async with _running(order, place, stop) as server:
+            place.watch(server, stop)
+            if log is not None:
+                server.keeper.background.every("tidying the log", log.PERIOD_S, log.tidy)
             if ready is not None:
                 ready.set()
             await _until_over(server, order, stop)
-        finally:
-            server.close()
-            await keeper.close(keep_conversations=True)
-            LOG.info("ended")
+            place.in_force.remove()
+
+
+class Place:
+    """What a keeper holds in its folder: the lock, and the configuration that is in force."""
+
+    def __init__(self, runtime: Path, lock: FileLock) -> None:
+        self.in_force = InForce(runtime)
+        self._runtime = runtime
+        self._lock = lock
+        self._reachable: Reachable | None = None
+        # An order was a file once, and is on stdin now.
+        for left in runtime.glob("order-*.json"):
+            with contextlib.suppress(OSError):
+                left.unlink()
+
+    def watch(self, server: Server, stop: asyncio.Event) -> None:
+        """See to it that clients find the keeper, and that its configuration survives a crash."""
+        keeper = server.keeper
+        keeper.on_reload = self.in_force.write
+        self.in_force.write(keeper.config)
+        self._reachable = Reachable(
+            self._runtime,
+            server,
+            self._lock,
+            restored=lambda: self.in_force.write(keeper.config),
+            give_up=stop.set,
+        )
+        keeper.background.every("staying reachable", LOOK_EVERY_S, self._reachable.look)
+
+    def release(self) -> None:
+        """Let the next keeper in."""
+        lock = self._lock if self._reachable is None else self._reachable.lock
+        if lock is not None:
+            lock.release()
+
+
+@contextlib.asynccontextmanager
+async def _running(order: Order, place: Place, stop: asyncio.Event) -> AsyncIterator[Server]:
+    """A keeper that listens. It ends by letting no more clients in, so that those start the next one."""
+    try:
+        keeper = await Keeper.create(order.config, order.runtime)
+    except KeepwarmError:
+        # What cannot run is not to be in force again.
+        place.in_force.remove()
+        raise
+    server = Server(keeper, on_stop=stop.set)
+    try:
+        server.listen(keeper_socket(order.runtime))
+        LOG.info("ready on %s", keeper_socket(order.runtime))
+        yield server
+    finally:
+        server.close()
+        await keeper.close(keep_conversations=True)
+        LOG.info("ended")
+
+
+async def _alone(runtime: Path) -> FileLock:
+    """The lock of the folder's one keeper, once the keeper before has ended.
+
+    Raises:
+        KeeperUnavailable: another keeper runs, or does not end.
+    """
+    until = time.monotonic() + END_LIMIT_S
+    while True:
+        try:
+            return lock_keeper(runtime)
+        except KeeperUnavailable:
+            # One that ends lets no client in any more.
+            if time.monotonic() >= until or _listens(runtime):
+                raise
+        await asyncio.sleep(_LOCK_LOOK_S)
+
+
+def _listens(runtime: Path) -> bool:
+    sock = try_connect(runtime)
+    if sock is not None:
+        sock.close()
+    return sock is not None
 
 
 def _device_locks(order: Order) -> DeviceLocks:
@@ -90,44 +169,53 @@ async def _until_over(server: Server, order: Order, stop: asyncio.Event) -> None
                 return
 
 
-def read_order(path: Path) -> Order:
-    """The order that `shim.keeper.launch` wrote."""
-    data = json.loads(path.read_text())
-    config = Config.from_mapping(data["config"], label=data["label"])
-    config.remember(Path(data["file"]) if data["file"] else None, {})
-    return Order(config, Path(data["runtime"]), bool(data["automatic"]))
+def raise_descriptor_limit() -> None:
+    """Allow as many open files as the system lets this process have.
 
-
-def set_up_log() -> None:
-    """Log to a file that rotates at a few megabytes."""
-    handler = logging.handlers.RotatingFileHandler(log_file(), maxBytes=LOG_BYTES, backupCount=1)
-    handler.setFormatter(
-        logging.Formatter("%(asctime)s.%(msecs)03d %(process)d %(levelname)s %(message)s", "%F %T")
-    )
-    root = logging.getLogger("keepwarm")
-    root.setLevel(logging.INFO)
-    root.addHandler(handler)
+    Engines inherit it: every caller is a connection of an engine, too.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def main(arguments: list[str]) -> int:
-    """`python -m shim.keeper ORDER READY_FD`; returns the exit code."""
-    order_file, ready_fd = Path(arguments[0]), int(arguments[1])
-    set_up_log()
+    """`python -m shim.keeper RUNTIME READY_FD`; returns the exit code."""
+    runtime, ready_fd = Path(arguments[0]), int(arguments[1])
+    with _told(ready_fd) as failed:
+        log = KeeperLog(log_file())
+        order = Order.from_json(_read_stdin(), runtime)
+        raise_descriptor_limit()
+        asyncio.run(_main(order, ready_fd, log))
+    return failed[0] if failed else 0
+
+
+@contextlib.contextmanager
+def _told(ready_fd: int) -> Iterator[list[int]]:
+    """Whatever ends the block is logged and said to the client; the list gets the exit code."""
+    failed: list[int] = []
     try:
-        order = read_order(order_file)
-        asyncio.run(_main(order, ready_fd))
+        yield failed
     except KeepwarmError as error:
         LOG.error("%s", error)
         _say(ready_fd, error.to_wire())
-        return 1
+        failed.append(1)
     except Exception as error:
         LOG.exception("the keeper failed")
         _say(ready_fd, InternalError(f"the keeper failed: {error!r}").to_wire())
-        return 3
-    return 0
+        failed.append(3)
 
 
-async def _main(order: Order, ready_fd: int) -> None:
+def _read_stdin() -> bytes:
+    data = sys.stdin.buffer.read()
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, sys.stdin.fileno())
+    os.close(nothing)
+    return data
+
+
+async def _main(order: Order, ready_fd: int, log: KeeperLog) -> None:
     loop, ready, stop = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
@@ -138,7 +226,7 @@ async def _main(order: Order, ready_fd: int) -> None:
 
     telling = asyncio.create_task(tell())
     try:
-        await serve(order, ready, stop)
+        await serve(order, ready, stop, log)
     finally:
         telling.cancel()
 

@@ -100,6 +100,8 @@ class Keeper:
             faults,
         )
         self._numbers = itertools.count(1)
+        self.on_reload: Callable[[Config], None] | None = None
+        """Told of a configuration that was taken over, on another thread."""
         self.background = Background(self.shell.faults)
         # Engines share their code with these mappings; the overhead that is booked counts on it.
         self._code = SharedCode(find_binary("llama-server"))
@@ -362,6 +364,8 @@ class Keeper:
         async with self._refreshing:
             diff = self.config.diff(config)
             await self._reconfigure(config)
+            if self.on_reload is not None:
+                await asyncio.to_thread(self.on_reload, config)
         restart = restart_keys(self._began_with, config)
         if restart:
             LOG.warning("not in effect before a restart: %s", ", ".join(restart))

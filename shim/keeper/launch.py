@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import select
@@ -13,15 +12,19 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Final
 
-from budget.errors import KeeperUnavailable, error_from_wire
+from budget.errors import ConfigError, KeeperUnavailable, KeepwarmError, error_from_wire
 from shim.config import Config
+from shim.keeper.holders import Holder
+from shim.keeper.locks import KEEPER_LOCK, FileLock
+from shim.keeper.orders import Order
 from shim.line import Line
-from shim.paths import keeper_socket, state_dir
+from shim.paths import STDERR_BYTES, keeper_socket, runtime_places, stderr_file
 from shim.silence import CONNECT_S, bound, keeper_silent
 from shim.sync_line import KeeperLine, SocketChannel
 
-START_LIMIT_S = 120.0
+START_LIMIT_S: Final = 120.0
 
 
 def try_connect(runtime: Path) -> socket.socket | None:
@@ -48,11 +51,8 @@ def try_connect(runtime: Path) -> socket.socket | None:
 
 
 def keeper_pid(runtime: Path) -> int | None:
-    """The process of the keeper of a runtime folder, as far as its lock's file tells."""
-    try:
-        return int((runtime / "keeper.lock").read_text().split()[0])
-    except (OSError, ValueError, IndexError):
-        return None
+    """The process of the keeper of a runtime folder, as far as its lock tells."""
+    return FileLock(runtime / KEEPER_LOCK).holder().pid
 
 
 def running_line(runtime: Path) -> KeeperLine | None:
@@ -64,18 +64,26 @@ def running_line(runtime: Path) -> KeeperLine | None:
 def connect_or_start(runtime: Path, config: Config) -> socket.socket:
     """A connection to the keeper; it is started when none listens, by one client only.
 
+    A keeper that is about to end is waited for, and the next one started.
+
     Raises:
-        KeeperUnavailable: it did not start in time.
+        KeeperUnavailable: it did not start in time, or does not respond.
         KeepwarmError: why it refused to start (a `ConfigError`, say).
     """
     sock = try_connect(runtime)
     if sock is not None:
         return sock
-    with _starting(runtime):
+    with starting(runtime):
         sock = try_connect(runtime)
         if sock is not None:
             return sock
-        start(runtime, config, automatic=True)
+        try:
+            start(runtime, config, automatic=True)
+        except (KeeperUnavailable, ConfigError) as error:
+            sock = _found_meanwhile(runtime, error)
+            if sock is None:
+                raise
+            return sock
         sock = try_connect(runtime)
     if sock is None:
         raise KeeperUnavailable(
@@ -85,31 +93,41 @@ def connect_or_start(runtime: Path, config: Config) -> socket.socket:
     return sock
 
 
+def _found_meanwhile(runtime: Path, error: KeepwarmError) -> socket.socket | None:
+    """A keeper of this user that was there first: here, or in another of the user's places."""
+    if isinstance(error, KeeperUnavailable):
+        return try_connect(runtime)
+    holder = error.facts.get("holder")
+    folder = holder.get("folder") if isinstance(holder, dict) else None
+    places = {str(place) for place in runtime_places()}
+    # A folder that was named on purpose is meant, and no other one.
+    if folder in places and str(runtime) in places:
+        return try_connect(Path(str(folder)))
+    return None
+
+
 def start(runtime: Path, config: Config, *, automatic: bool) -> int:
     """Start a keeper in the background and wait until it is ready; returns its process id.
+
+    Call it while `starting` is held.
 
     Raises:
         KeeperUnavailable: it ended or was not ready in time.
         KeepwarmError: why it refused to start.
     """
-    order = runtime / f"order-{os.getpid()}-{time.monotonic_ns()}.json"
-    order.write_text(
-        json.dumps(
-            {
-                "config": config.to_mapping(),
-                "label": str(config.file or "the configuration given in code"),
-                "file": str(config.file) if config.file else None,
-                "runtime": str(runtime),
-                "automatic": automatic,
-            }
-        )
-    )
+    order = Order(config, runtime, automatic, config.read_at)
     read_fd, write_fd = os.pipe()
     try:
-        with (state_dir() / "keeper.err").open("ab") as errors:
+        # In memory: no file is left behind by a client that is killed here.
+        with (
+            os.fdopen(os.memfd_create("keepwarm-order"), "w+b") as told,
+            _errors() as errors,
+        ):
+            told.write(order.to_json())
+            told.seek(0)
             process = subprocess.Popen(
-                [sys.executable, "-m", "shim.keeper", str(order), str(write_fd)],
-                stdin=subprocess.DEVNULL,
+                [sys.executable, "-m", "shim.keeper", str(runtime), str(write_fd)],
+                stdin=told,
                 stdout=errors,
                 stderr=errors,
                 pass_fds=(write_fd,),
@@ -123,7 +141,15 @@ def start(runtime: Path, config: Config, *, automatic: bool) -> int:
         os.close(read_fd)
         if write_fd >= 0:
             os.close(write_fd)
-        order.unlink(missing_ok=True)
+
+
+def _errors() -> IO[bytes]:
+    """The file of what the keeper writes beside its log; one that is too large is put aside."""
+    path = stderr_file()
+    with contextlib.suppress(OSError):
+        if path.stat().st_size > STDERR_BYTES:
+            path.replace(path.with_name(f"{path.name}.1"))
+    return path.open("ab")
 
 
 def _await_ready(fd: int, process: subprocess.Popen[bytes]) -> int:
@@ -155,11 +181,19 @@ def _await_ready(fd: int, process: subprocess.Popen[bytes]) -> int:
 
 
 @contextlib.contextmanager
-def _starting(runtime: Path) -> Iterator[None]:
-    """Only one client of a runtime folder starts a keeper at a time; the others wait for it."""
-    fd = os.open(runtime / "start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+def starting(runtime: Path) -> Iterator[None]:
+    """Only one client of a runtime folder starts a keeper at a time; the others wait for it.
+
+    Raises:
+        KeeperUnavailable: another client is at it for longer than a start can take.
+    """
+    lock = FileLock(runtime / "start.lock", note=Holder.this_process(runtime))
+    if not lock.acquire_within(START_LIMIT_S + CONNECT_S):
+        holder = lock.holder()
+        raise KeeperUnavailable(
+            f"{holder} has been starting the keeper for over {START_LIMIT_S:.0f} s.",
+            hint=f"End it: `kill {holder.pid}`." if holder.pid else "",
+            pid=holder.pid,
+        )
+    with lock:
         yield
-    finally:
-        os.close(fd)

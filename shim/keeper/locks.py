@@ -214,19 +214,15 @@ def is_held(path: Path) -> bool:
     return False
 
 
-def lock_keeper(runtime: Path, wait_s: float = 0.0) -> FileLock:
+def lock_keeper(runtime: Path) -> FileLock:
     """The lock of the one keeper of a runtime folder.
-
-    Args:
-        runtime: the folder.
-        wait_s: how long to wait for a keeper that has it and may be about to end.
 
     Raises:
         KeeperUnavailable: another keeper has it.
         ConfigError: the lock file cannot be used.
     """
     lock = FileLock(runtime / KEEPER_LOCK, note=Holder.this_process(runtime))
-    if not lock.acquire_within(wait_s):
+    if not lock.try_acquire():
         holder = lock.holder()
         raise KeeperUnavailable(
             f"A keeper runs already in {runtime} ({holder}).",

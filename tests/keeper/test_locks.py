@@ -216,13 +216,15 @@ def test_a_second_keeper_of_a_folder_is_told_whose_it_is_and_how_to_end_it(tmp_p
     assert "`KEEPWARM_RUNTIME_DIR=/the/folder keepwarm keeper stop`" in said
 
 
-def test_a_keeper_that_ends_is_waited_for(tmp_path: Path) -> None:
-    """Its lock is taken as soon as it is given back, within a bound."""
-    with start_python(HOLD, str(tmp_path / "keeper.lock")) as process:
+def test_a_lock_that_is_given_back_is_taken_within_the_bound(tmp_path: Path) -> None:
+    """And one that is not is not waited for without end."""
+    path = tmp_path / "a.lock"
+    with start_python(HOLD, str(path)) as process:
         assert process.stdout is not None
         assert process.stdin is not None
         process.stdout.readline()
-        process.stdin.close()
-        with lock_keeper(tmp_path, wait_s=30.0) as lock:
-            assert lock.still_there()
+        with FileLock(path) as lock:
+            assert not lock.acquire_within(0.0)
+            process.stdin.close()
+            assert lock.acquire_within(30.0)
         process.stdin = None

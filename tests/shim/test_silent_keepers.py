@@ -18,6 +18,7 @@ from backends.scripted import Script
 from shim import Cancelled, EngineDied, EngineTimeout, KeeperUnavailable, QueueFull, Shim
 from shim.async_line import LoopChannel
 from shim.keeper.launch import try_connect
+from shim.keeper.locks import lock_keeper
 from shim.line import Line
 from shim.silence import LOOK_S, SILENCE_S
 from shim.sync_line import SocketChannel
@@ -166,8 +167,7 @@ def test_connecting_to_a_stopped_keeper_is_bounded(runtime_dir: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(runtime_dir / "keeper.sock"))
         listening.listen(0)
-        (runtime_dir / "keeper.lock").write_text(f"{os.getpid()} 0\n")
-        with contextlib.ExitStack() as waiting:
+        with lock_keeper(runtime_dir), contextlib.ExitStack() as waiting:
 
             def fill() -> None:
                 while (sock := try_connect(runtime_dir)) is not None:
