@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from budget.errors import EngineDied, KeepwarmError, OutOfMemory
 from budget.footprint import Placement
 
 Backend = Literal["llama.cpp", "vllm", "openai"]
@@ -96,6 +97,61 @@ class Death:
     log_tail: tuple[str, ...]
     out_of_memory: bool = False
 
+    def error(self, model: str) -> KeepwarmError:
+        """What those who use the engine are told; `model` is what people call it."""
+        if self.out_of_memory:
+            return OutOfMemory(
+                f"{self.message}: it was refused bytes.",
+                hint="Use a smaller context or fewer slots. If it needs more than is booked for it, raise"
+                " [keeper] engine_margin.",
+                model=model,
+                exit_code=self.exit_code,
+                log_tail=list(self.log_tail),
+            )
+        return EngineDied(
+            f"{self.message}.",
+            hint="The next request starts it again; its last lines are in `log_tail`.",
+            model=model,
+            exit_code=self.exit_code,
+            log_tail=list(self.log_tail),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SlotSigns:
+    """What an engine says of all its slots together.
+
+    Attributes:
+        busy: whether any works on a request.
+        prompting: whether one of these has no token yet: a prompt is evaluated, in batches.
+        moved: figures that are other ones as soon as any slot has got on.
+    """
+
+    busy: bool
+    prompting: bool = False
+    moved: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """Signs of life of an engine at one moment.
+
+    Attributes:
+        reachable: whether its socket is there: without it no request gets to the engine.
+        stopped: whether its process is stopped, by a signal or a debugger.
+        cpu_s: the CPU seconds that its process has used; None where that is not to be had.
+        disk_bytes: what its process has read from disks.
+        elsewhere: whether other processes compute for it, so that its own may be idle meanwhile.
+        slots: what it says of its slots; None where it was not asked or did not answer.
+    """
+
+    reachable: bool = True
+    stopped: bool = False
+    cpu_s: float | None = None
+    disk_bytes: int = 0
+    elsewhere: bool = False
+    slots: SlotSigns | None = None
+
 
 class Engine(Protocol):
     """The lifecycle of one engine. One instance lives one life: start once, stop once."""
@@ -146,6 +202,22 @@ class Engine(Protocol):
 
     async def healthy(self) -> bool:
         """Whether the engine answers now."""
+        ...
+
+    async def signs(self, *, ask: bool) -> Signs | None:
+        """Its signs of life now; None when it has ended, or has none that could be watched.
+
+        Args:
+            ask: whether to ask the engine itself, which costs it a little, or only the kernel.
+        """
+        ...
+
+    def overgrown(self, measured: Mapping[str, int | None]) -> OutOfMemory | None:
+        """What is wrong where it takes much more than is booked for it; cheap for the host.
+
+        Args:
+            measured: bytes by device where they were measured; the host is looked at now.
+        """
         ...
 
     def memory(self) -> Mapping[str, int | None]:

@@ -7,6 +7,7 @@ it lists may carry the numbers of another namespace. MIG is not confirmed on a m
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -106,6 +107,12 @@ def list_gpus(load: Load = import_nvml) -> Gpus:
         found.append(gpu)
         warnings += warning
     return Gpus(tuple(found), tuple(warnings))
+
+
+@functools.cache
+def has_gpu() -> bool:
+    """Whether the machine has a GPU that NVML knows of; asked once."""
+    return bool(list_gpus().found)
 
 
 def _read(nvml: Nvml, index: int) -> tuple[Gpu, list[str]]:

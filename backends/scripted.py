@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from backends.base import Capabilities, Death, Endpoint, LoadReport
+from backends.base import Capabilities, Death, Endpoint, LoadReport, Signs, SlotSigns
 from budget.errors import EngineDied, InternalError, InvalidRequest, LoadFailed, OutOfMemory
 from budget.footprint import Placement
 
@@ -41,6 +41,8 @@ class Script:
         refuse: answer chat requests with this status and body.
         memory: bytes by device, None for one where they are not known; left out: what was booked.
         cached_bytes: of the host's, pages of mapped files.
+        signs: its signs of life; each look gives the next, and the last one stays. None: it is fine.
+        overgrown: what is wrong with the bytes that it takes.
         buffers: bytes by device that the load reports; None is the placement's, less its overhead.
         storage: what the load report says.
         log_tail: the last lines that errors and the death quote.
@@ -54,6 +56,8 @@ class Script:
     refuse: tuple[int, Mapping[str, Any]] | None = None
     memory: Mapping[str, int | None] | None = None
     cached_bytes: int = 0
+    signs: list[Signs] | None = None
+    overgrown: OutOfMemory | None = None
     buffers: Mapping[str, int] | None = None
     storage: Literal["cold", "staged"] = "staged"
     log_tail: tuple[str, ...] = ("scripted: last line",)
@@ -80,6 +84,7 @@ class ScriptedEngine:
         self.prepared: Placement | None = None
         self._placement: Placement | None = None
         self._saved: dict[str, int] = {}
+        self._looks = 0
         self._kv_folder: Path | None = None
         self.restored: list[tuple[int, str]] = []
 
@@ -174,6 +179,21 @@ class ScriptedEngine:
     async def healthy(self) -> bool:
         """Whether it is started and not ended."""
         return self._server is not None
+
+    async def signs(self, *, ask: bool) -> Signs | None:
+        """The script's next, or those of a healthy engine: what it serves now moves with each look."""
+        if self._server is None:
+            return None
+        if self.script.signs:
+            return self.script.signs.pop(0) if len(self.script.signs) > 1 else self.script.signs[0]
+        self._looks += 1
+        busy = self.active_requests > 0
+        return Signs(slots=SlotSigns(busy, moved=((self._looks,),)) if ask else None)
+
+    def overgrown(self, measured: Mapping[str, int | None]) -> OutOfMemory | None:
+        """The script's."""
+        del measured
+        return self.script.overgrown if self._server is not None else None
 
     def memory(self) -> Mapping[str, int | None]:
         """The script's figures, or what the placement booked; nothing once it has ended."""

@@ -6,11 +6,15 @@ import asyncio
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from backends.foreign_json import BadJson, parse_json
 from budget.errors import EndpointError
 
-_MAX_ANSWER_BYTES = 16 << 20
+ANSWER_LIMIT_S: Final = 5.0
+"""Until an engine has answered a question that costs it nothing."""
+_MAX_ANSWER_BYTES: Final = 16 << 20
+_CHUNK_BYTES: Final = 1 << 16
 
 
 async def control_request(
@@ -19,18 +23,16 @@ async def control_request(
     target: str,
     body: Mapping[str, Any] | None = None,
     *,
-    timeout_s: float = 10.0,
+    timeout_s: float = ANSWER_LIMIT_S,
 ) -> tuple[int, Any]:
     """One request on a connection of its own; returns the status and the decoded JSON body.
 
     Raises:
         OSError: nothing listens, or the connection broke (`TimeoutError` when it took too long).
-        EndpointError: the answer is not HTTP with a JSON body.
+        EndpointError: the answer is not HTTP with a JSON body, or is too long.
     """
     async with asyncio.timeout(timeout_s):
-        reader, writer = await asyncio.open_unix_connection(
-            str(socket_path), limit=_MAX_ANSWER_BYTES
-        )
+        reader, writer = await asyncio.open_unix_connection(str(socket_path))
         try:
             payload = b"" if body is None else json.dumps(body).encode()
             head = (
@@ -39,9 +41,18 @@ async def control_request(
             )
             writer.write(head.encode() + payload)
             await writer.drain()
-            return _parse(await reader.read(_MAX_ANSWER_BYTES) + await reader.read())
+            return _parse(await _whole(reader))
         finally:
             writer.close()
+
+
+async def _whole(reader: asyncio.StreamReader) -> bytes:
+    answer = bytearray()
+    while chunk := await reader.read(_CHUNK_BYTES):
+        answer += chunk
+        if len(answer) > _MAX_ANSWER_BYTES:
+            raise EndpointError(f"the engine's answer has over {_MAX_ANSWER_BYTES} bytes.")
+    return bytes(answer)
 
 
 def _parse(answer: bytes) -> tuple[int, Any]:
@@ -50,8 +61,8 @@ def _parse(answer: bytes) -> tuple[int, Any]:
     if len(words) < 2 or not words[1].isdigit():
         raise ConnectionResetError("the engine closed the connection without an answer")
     try:
-        return int(words[1]), json.loads(body) if body else None
-    except ValueError as exc:
+        return int(words[1]), parse_json(body) if body else None
+    except BadJson as exc:
         raise EndpointError(
             f"the engine answered with something that is not JSON: {body[:80]!r}.",
             status=int(words[1]),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import secrets
 import shutil
 import time
@@ -13,49 +12,37 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from backends.base import Capabilities, Death, Endpoint, LoadReport
+from backends.base import Capabilities, Death, Endpoint, LoadReport, Signs, SlotSigns
 from backends.gpus import gpu_environment
 from backends.llama.args import LaunchSettings, server_argv
 from backends.llama.binaries import find_binary, library_env
+from backends.llama.ceiling import DEFAULT_MARGIN_BYTES, Ceilings, process_bytes
 from backends.llama.control import control_request
-from backends.llama.failures import ending, load_error, stalled
+from backends.llama.failures import ending
+from backends.llama.loading import Loading
 from backends.llama.log import looks_out_of_memory
 from backends.llama.memory import file_pss_bytes, process_tree, pss_bytes
+from backends.llama.model_files import cached_fraction, file_sizes
 from backends.llama.names import DeviceNames, names_of
 from backends.llama.process import (
+    SOCKET_NAME_BYTES,
     Gate,
     ServerProcess,
-    check_socket_path,
     engine_environment,
+    engine_socket,
     private_folder,
 )
-from backends.llama.progress import IoCounts, LoadProgress, io_counts
+from backends.llama.progress import IoCounts, io_counts
+from backends.llama.signs import process_state, slot_signs
 from backends.llama.slots import Slots
-from backends.nvml import gpu_process_bytes
-from backends.page_cache import resident_fraction
-from budget.errors import (
-    EndpointError,
-    InternalError,
-    LoadFailed,
-)
+from backends.nvml import gpu_process_bytes, has_gpu
+from backends.threads import asked
+from budget.errors import EndpointError, InternalError, KeepwarmError, OutOfMemory
 from budget.footprint import HOST, EngineArgs, Placement
 
-_LOOK_S = 0.02
-"""Between two looks at a load's progress."""
-_ASK_S = 1.0
-"""Between two questions for its health while its log does not say that it is ready."""
-_ASK_AGAIN_S = 0.005
 _STAGED_FRACTION = 0.9
-_SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
-
-
-def model_files(model_path: Path) -> list[Path]:
-    """The file itself, or all shards when it is the first of several (`-00001-of-0000N.gguf`)."""
-    hit = _SHARD.search(model_path.name)
-    if hit is None:
-        return [model_path]
-    stem, total = model_path.name[: hit.start()], int(hit.group(2))
-    return [model_path.with_name(f"{stem}-{i + 1:05d}-of-{total:05d}.gguf") for i in range(total)]
+_HEALTH_LIMIT_S = 2.0
+_SIGNS_LIMIT_S = 2.0
 
 
 def usable_cores() -> int:
@@ -72,6 +59,7 @@ class LlamaServerEngine:
         runtime_dir: the keeper's private folder; made with mode 0700 when missing.
         threads: CPU threads; by default all that this process may use.
         stall_s: a load that neither reads, grows nor logs for so long is given up.
+        margin_bytes: what it may take beyond its booking (`Ceilings`); 0 is no bound.
         pooling: pooling of an embedding engine; None keeps the model's own.
         carries_kv: whether restored KV state spares it anything (`budget.kv_store.carries_kv`).
     """
@@ -84,19 +72,22 @@ class LlamaServerEngine:
         *,
         threads: int | None = None,
         stall_s: float = 60.0,
+        margin_bytes: int = DEFAULT_MARGIN_BYTES,
         pooling: str | None = None,
         carries_kv: bool = True,
     ) -> None:
         self._model_path = model_path
         self._runtime_dir = private_folder(runtime_dir)
-        name = f"e-{secrets.token_hex(6)}"
-        self._socket = check_socket_path(self._runtime_dir / f"{name}.sock")
-        self._slot_folder = self._runtime_dir / f"{name}.slots"
+        name = secrets.token_hex(SOCKET_NAME_BYTES // 2)
+        self._socket = engine_socket(self._runtime_dir, name)
+        self._slot_folder = self._runtime_dir / f"e-{name}.slots"
         self._keeps_kv = False
         self._carries_kv = carries_kv
         self._model_id = model_id
         self._threads = threads or usable_cores()
         self._stall_s = stall_s
+        self._margin_bytes = margin_bytes
+        self._ceilings = Ceilings({}, 0)
         self._pooling = pooling
         self._process: ServerProcess | None = None
         self._gate: Gate | None = None
@@ -105,6 +96,7 @@ class LlamaServerEngine:
         self._gpus: tuple[int, ...] = ()
         self._stopping = False
         self._started = False
+        self._killed = False
 
     def __repr__(self) -> str:
         pid = self._process.pid if self._process else None
@@ -143,7 +135,7 @@ class LlamaServerEngine:
         """Start the process and hold it where it has taken next to nothing; `start` lets it load.
 
         Raises:
-            LoadFailed: llama-server cannot be executed.
+            LoadFailed: llama-server cannot be executed, or a driver does not answer.
             ConfigError: the arguments cannot be honoured.
         """
         if self._args is not None:
@@ -163,7 +155,7 @@ class LlamaServerEngine:
         binary = find_binary("llama-server")
         command, *rest = server_argv(binary, placement.args, settings)
         env = engine_environment(self._runtime_dir, library_env(binary))
-        env.update(await asyncio.to_thread(gpu_environment, placement.args.devices))
+        env.update(await asked(gpu_environment, placement.args.devices))
         self._gate = gate = Gate()
         try:
             self._process = await ServerProcess.spawn(
@@ -174,6 +166,11 @@ class LlamaServerEngine:
             )
         finally:
             gate.handed_over()
+        if self._killed:
+            self._process.kill()
+        self._ceilings = Ceilings.of(placement, self._margin_bytes)
+        if not await asked(has_gpu):
+            self._ceilings.bound_load(self._process.pid, placement.args, self._threads)
 
     async def start(self, placement: Placement, on_progress: Callable[[float], None]) -> LoadReport:
         """Load the model exactly as placed.
@@ -191,8 +188,8 @@ class LlamaServerEngine:
         self._gpus = tuple(
             int(d.partition(":")[2]) for d, _ in placement.bookings if d.startswith("cuda:")
         )
-        files = self._sizes()
-        cached = await asyncio.to_thread(_cached_fraction, files)
+        files = await asked(file_sizes, self._model_path)
+        cached = await asked(cached_fraction, files)
         started_ns = time.monotonic_ns()
         try:
             counts = await self._load(placement, sum(files.values()), on_progress)
@@ -200,17 +197,9 @@ class LlamaServerEngine:
         except BaseException:
             await asyncio.shield(self.stop(grace_s=0.0))
             raise
+        if not self._gpus:
+            self._ceilings.bound_growth(self._running().pid)
         return self._report(started_ns, files, cached, counts)
-
-    def _sizes(self) -> dict[Path, int]:
-        try:
-            return {path: path.stat().st_size for path in model_files(self._model_path)}
-        except OSError as exc:
-            raise LoadFailed(
-                f"{exc.filename} cannot be read: {exc.strerror}.",
-                hint="Check the model's path.",
-                file=str(exc.filename),
-            ) from exc
 
     def _report(
         self, started_ns: int, files: Mapping[Path, int], cached: float, counts: IoCounts
@@ -238,69 +227,53 @@ class LlamaServerEngine:
             await self.prepare(placement)
         if self._gate is not None:
             self._gate.open()
-        return await self._until_ready(file_bytes, on_progress)
-
-    async def _until_ready(self, file_bytes: int, on_progress: Callable[[float], None]) -> IoCounts:
         process = self._running()
-        progress = LoadProgress(file_bytes, time.monotonic())
-        ask_at_s = time.monotonic() + _ASK_S
-        ended = asyncio.ensure_future(process.wait())
-        ready = asyncio.ensure_future(self._said_ready.wait())
-        try:
-            while True:
-                watched = {ended} if ready.done() else {ended, ready}
-                pause_s = _ASK_AGAIN_S if ready.done() else _LOOK_S
-                await asyncio.wait(watched, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
-                if ended.done():
-                    raise await self._load_error(ended.result())
-                now_s = time.monotonic()
-                # Asking costs both sides time that the load could have.
-                if ready.done() or now_s >= ask_at_s:
-                    if await self.healthy():
-                        on_progress(1.0)
-                        return io_counts(process.pid)
-                    ask_at_s = now_s + _ASK_S
-                progress.look(io_counts(process.pid), process.log.lines_seen, now_s)
-                on_progress(progress.fraction)
-                if progress.stalled_for_s(now_s) > self._stall_s:
-                    raise stalled(self._model_path, progress.fraction, self._stall_s, self.log_tail)
-        finally:
-            ended.cancel()
-            ready.cancel()
-
-    async def _load_error(self, code: int) -> LoadFailed:
-        process = self._running()
-        return await load_error(
-            self._model_path, code, process.log.lines, self.log_tail, self._args
+        loading = Loading(
+            process,
+            self._model_path,
+            self._model_id,
+            placement.args,
+            file_bytes,
+            self._stall_s,
+            self._ceilings,
+            self._said_ready,
+            self.healthy,
         )
+        return await loading.until_ready(on_progress)
 
     async def wait_death(self) -> Death:
         """Return when the process has ended on its own; after `stop` it never returns: cancel it."""
         code = await self._running().wait()
         if self._stopping:
             await asyncio.get_running_loop().create_future()
-        lines = self._running().log.lines
         return Death(
             message=f"llama-server of {self._model_id} {ending(code)}",
             exit_code=code,
             log_tail=self.log_tail,
-            out_of_memory=looks_out_of_memory(lines[-8:]),
+            out_of_memory=looks_out_of_memory(self._running().log.lines[-8:]),
         )
 
     async def stop(self, *, grace_s: float) -> None:
-        """End the process (SIGTERM, then SIGKILL after `grace_s`) and remove its files."""
+        """End the process (SIGTERM, then SIGKILL after `grace_s`) and remove its files.
+
+        Raises:
+            EngineTimeout: the process does not end.
+        """
         self._stopping = True
-        if self._process is not None:
-            await self._process.stop(grace_s=grace_s)
-        if self._gate is not None:
-            self._gate.open()
-        with contextlib.suppress(OSError):
-            self._socket.unlink()
-        if not self._keeps_kv:
-            shutil.rmtree(self._slot_folder, ignore_errors=True)
+        try:
+            if self._process is not None:
+                await self._process.stop(grace_s=grace_s)
+        finally:
+            if self._gate is not None:
+                self._gate.open()
+            with contextlib.suppress(OSError):
+                self._socket.unlink()
+            if not self._keeps_kv:
+                shutil.rmtree(self._slot_folder, ignore_errors=True)
 
     def kill(self) -> None:
         """SIGKILL to the process's group; nothing where none runs."""
+        self._killed = True
         if self._process is not None:
             self._process.kill()
 
@@ -309,10 +282,41 @@ class LlamaServerEngine:
         if self._process is None or self._process.exit_code is not None:
             return False
         try:
-            status, _ = await control_request(self._socket, "GET", "/health", timeout_s=2.0)
+            status, _ = await control_request(
+                self._socket, "GET", "/health", timeout_s=_HEALTH_LIMIT_S
+            )
         except (OSError, EndpointError):
             return False
         return status == 200
+
+    async def signs(self, *, ask: bool) -> Signs | None:
+        """What the kernel counts for the process, and what `/slots` says within two seconds."""
+        state = process_state(self._process.pid) if self._process is not None else None
+        if self._process is None or state is None or self._process.exit_code is not None:
+            return None
+        stopped, cpu_s = state
+        return Signs(
+            reachable=self._socket.exists(),
+            stopped=stopped,
+            cpu_s=cpu_s,
+            disk_bytes=io_counts(self._process.pid).disk_bytes,
+            elsewhere=bool(self._args and self._args.rpc),
+            slots=await self._slot_signs() if ask else None,
+        )
+
+    async def _slot_signs(self) -> SlotSigns | None:
+        try:
+            return slot_signs(await self._slots().rows(_SIGNS_LIMIT_S))
+        except KeepwarmError:
+            return None
+
+    def overgrown(self, measured: Mapping[str, int | None]) -> OutOfMemory | None:
+        """Compare the process's own pages now, and what was measured elsewhere, with the ceilings."""
+        if self._process is None or self._process.exit_code is not None:
+            return None
+        held = process_bytes(self._process.pid)
+        found = {**measured, HOST: held.own if held else None}
+        return self._ceilings.exceeded(self._model_id, found, self.log_tail)
 
     def memory(self) -> Mapping[str, int | None]:
         """PSS of the process and its children on `host`, NVML's figure on the placement's GPUs."""
@@ -357,10 +361,3 @@ class LlamaServerEngine:
         if self._process is None:
             raise InternalError("the engine was not started")
         return self._process
-
-
-def _cached_fraction(files: Mapping[Path, int]) -> float:
-    total = sum(files.values())
-    if total == 0:
-        return 1.0
-    return sum(resident_fraction(path) * size for path, size in files.items()) / total

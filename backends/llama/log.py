@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from backends.llama.names import DeviceNames
 
 RING_LINES = 400
+_IDLE = "all slots are idle"
 TAIL_LINES = 25
 _LINE_CHARS = 500
 ANYONES = DeviceNames()
@@ -71,8 +72,10 @@ class LogRing:
         if not line:
             return
         line = _SECRET.sub(r"\1***", line)
-        self._lines.append(line)
         self.lines_seen += 1
+        # One follows every question for its slots; what matters would be pushed out.
+        if not (_IDLE in line and self._lines and _IDLE in self._lines[-1]):
+            self._lines.append(line)
         if "buffer size" in line and len(self._buffer_lines) < RING_LINES:
             self._buffer_lines.append(line)
         if self._on_ready is not None and _READY.search(line):

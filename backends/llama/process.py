@@ -13,12 +13,17 @@ from pathlib import Path
 
 from backends.environment import child_environment
 from backends.llama.log import LogRing
-from budget.errors import ConfigError, LoadFailed
+from budget.errors import ConfigError, EngineTimeout, LoadFailed
 
 OWNER_VARIABLE = "KEEPWARM_ENGINE_OF"
 """Environment variable of every engine: the runtime folder of the keeper that started it."""
 
 MAX_SOCKET_PATH_BYTES = 107
+KILL_LIMIT_S = 20.0
+"""Until a killed process has ended; one that hangs in a driver may never do."""
+SOCKET_NAME_BYTES = 12
+RUNTIME_VARIABLE = "KEEPWARM_RUNTIME_DIR"
+"""The environment variable that names the runtime folder."""
 _LINE_LIMIT = 1 << 20
 
 
@@ -28,14 +33,21 @@ def private_folder(path: Path) -> Path:
     Raises:
         ConfigError: it is not ours, or others may enter it.
     """
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = path.stat()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.stat()
+    except OSError as exc:
+        raise ConfigError(
+            f"the runtime folder {path} cannot be made: {exc.strerror}.",
+            hint=f"Set {RUNTIME_VARIABLE} to a folder of yours that can be written.",
+            path=str(path),
+        ) from exc
     mode = stat.S_IMODE(found.st_mode)
     if found.st_uid != os.getuid() or mode & 0o077:
         raise ConfigError(
             f"{path} belongs to user {found.st_uid} with mode {mode:o}; engines' sockets need a"
             f" folder of user {os.getuid()} with mode 700.",
-            hint=f"Run `chmod 700 {path}` or choose another runtime folder.",
+            hint=f"Run `chmod 700 {path}`, or set {RUNTIME_VARIABLE} to another folder.",
             path=str(path),
         )
     return path.resolve()
@@ -45,18 +57,30 @@ def check_socket_path(path: Path) -> Path:
     """The path itself, when a Unix socket can have it.
 
     Raises:
-        ConfigError: it is longer than 107 bytes.
+        ConfigError: it is longer than 107 bytes. Facts: `folder`, `variable`, `length`, `limit`.
     """
     length = len(os.fsencode(path))
     if length > MAX_SOCKET_PATH_BYTES:
+        room = MAX_SOCKET_PATH_BYTES - (length - len(os.fsencode(path.parent)))
         raise ConfigError(
-            f"the socket path {path} has {length} bytes; a Unix socket allows"
-            f" {MAX_SOCKET_PATH_BYTES}.",
-            hint="Choose a shorter runtime folder.",
-            path=str(path),
+            f"the runtime folder {path.parent} is too long: an engine's socket there has a path of"
+            f" {length} bytes, and Unix allows {MAX_SOCKET_PATH_BYTES}.",
+            hint=f"Set {RUNTIME_VARIABLE} to a folder whose path has at most {room} bytes.",
+            folder=str(path.parent),
+            variable=RUNTIME_VARIABLE,
             length=length,
+            limit=MAX_SOCKET_PATH_BYTES,
         )
     return path
+
+
+def engine_socket(folder: Path, name: str = "0" * SOCKET_NAME_BYTES) -> Path:
+    """The socket of an engine in a runtime folder.
+
+    Raises:
+        ConfigError: the folder's path is too long for it.
+    """
+    return check_socket_path(folder / f"e-{name}.sock")
 
 
 def engine_environment(owner: Path, library_env: Mapping[str, str]) -> dict[str, str]:
@@ -200,12 +224,24 @@ class ServerProcess:
             self.log.add(line)
 
     async def stop(self, *, grace_s: float) -> int:
-        """SIGTERM, and SIGKILL to the group after `grace_s` (at once when it is 0)."""
+        """SIGTERM, and SIGKILL to the group after `grace_s` (at once when it is 0).
+
+        Raises:
+            EngineTimeout: it does not end even then; what it holds is not free.
+        """
         if self.exit_code is None and grace_s > 0:
             self._signal(signal.SIGTERM)
             await asyncio.wait({self._ended}, timeout=grace_s)
         if not self._ended.done():
             self._signal(signal.SIGKILL)
+            await asyncio.wait({self._ended}, timeout=KILL_LIMIT_S)
+        if not self._ended.done():
+            raise EngineTimeout(
+                f"process {self.pid} was killed and has not ended for {KILL_LIMIT_S:g} s: it hangs in"
+                " the kernel, in a driver or on a disk that does not answer.",
+                hint="Its bytes stay taken. Look at the kernel's log.",
+                pid=self.pid,
+            )
         return await self.wait()
 
     def kill(self) -> None:

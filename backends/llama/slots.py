@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from backends.llama.control import control_request
+from backends.llama.control import ANSWER_LIMIT_S, control_request
 from budget.errors import EndpointError, EngineDied, EngineTimeout, InvalidRequest
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -28,15 +29,40 @@ class Slots:
         self._timeout_s = timeout_s
         self._carries_kv = carries_kv
 
+    async def rows(self, timeout_s: float = ANSWER_LIMIT_S) -> list[dict[str, Any]]:
+        """What the engine says of each slot.
+
+        Raises:
+            EngineTimeout, EngineDied, EndpointError: it does not answer in time, or not with that.
+        """
+        status, rows = await self._ask("GET", "/slots", timeout_s=timeout_s)
+        if (
+            status != 200
+            or not isinstance(rows, list)
+            or not all(isinstance(r, dict) for r in rows)
+        ):
+            raise EndpointError(f"{self._model_id} tells nothing of its slots.", status=status)
+        return rows
+
     async def tokens(self) -> dict[int, int]:
-        """The tokens that each slot holds, of the slots that served since the start."""
-        _, slots = await control_request(self._socket, "GET", "/slots")
-        return {int(s["id"]): int(s["n_prompt_tokens"]) for s in slots if "n_prompt_tokens" in s}
+        """The tokens that each slot holds, of the slots that served since the start.
+
+        Raises:
+            as `rows`.
+        """
+        return {
+            row["id"]: row["n_prompt_tokens"]
+            for row in await self.rows()
+            if isinstance(row.get("id"), int) and isinstance(row.get("n_prompt_tokens"), int)
+        }
 
     async def busy(self) -> bool:
-        """Whether any slot is processing a request now."""
-        _, slots = await control_request(self._socket, "GET", "/slots")
-        return any(bool(slot["is_processing"]) for slot in slots)
+        """Whether any slot is processing a request now.
+
+        Raises:
+            as `rows`.
+        """
+        return any(row.get("is_processing") for row in await self.rows())
 
     async def save(self, slot: int, name: str) -> int:
         """Save a slot's KV state under a name; returns the bytes written.
@@ -45,7 +71,7 @@ class Slots:
             InvalidRequest: the engine has none to save, or that is no name.
             EngineTimeout, EngineDied, EndpointError: it does not, cannot or will not.
         """
-        return int((await self._act(slot, "save", name))["n_written"])
+        return _number(await self._act(slot, "save", name), "n_written")
 
     async def restore(self, slot: int, name: str) -> int:
         """Restore what `save` saved; returns the tokens restored.
@@ -53,9 +79,9 @@ class Slots:
         Raises:
             as `save`.
         """
-        return int((await self._act(slot, "restore", name))["n_restored"])
+        return _number(await self._act(slot, "restore", name), "n_restored")
 
-    async def _act(self, slot: int, action: str, name: str) -> Mapping[str, int]:
+    async def _act(self, slot: int, action: str, name: str) -> Mapping[str, Any]:
         if not self._carries_kv:
             raise InvalidRequest(
                 f"{self._model_id} has no KV state to {action}: it embeds, or does not keep all of it."
@@ -66,18 +92,35 @@ class Slots:
                 hint="Use up to 128 letters, digits, dots, dashes and underscores.",
             )
         target = f"/slots/{slot}?action={action}"
-        try:
-            status, answer = await control_request(
-                self._socket, "POST", target, {"filename": name}, timeout_s=self._timeout_s
-            )
-        except TimeoutError as exc:
-            raise EngineTimeout(
-                f"{action} of slot {slot} took over {self._timeout_s:g} s."
-            ) from exc
-        except OSError as exc:
-            raise EngineDied(f"the engine of {self._model_id} does not answer.") from exc
-        if status != 200:
+        status, answer = await self._ask(
+            "POST", target, {"filename": name}, timeout_s=self._timeout_s
+        )
+        if status != 200 or not isinstance(answer, dict):
             raise EndpointError(
                 f"{action} of slot {slot} as {name!r} failed: {answer}.", status=status
             )
-        return dict(answer)
+        return answer
+
+    async def _ask(
+        self,
+        method: str,
+        target: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        timeout_s: float,
+    ) -> tuple[int, Any]:
+        try:
+            return await control_request(self._socket, method, target, body, timeout_s=timeout_s)
+        except TimeoutError as exc:
+            raise EngineTimeout(
+                f"{self._model_id} did not answer {method} {target} within {timeout_s:g} s."
+            ) from exc
+        except OSError as exc:
+            raise EngineDied(f"the engine of {self._model_id} does not answer.") from exc
+
+
+def _number(answer: Mapping[str, Any], key: str) -> int:
+    value = answer.get(key)
+    if not isinstance(value, int):
+        raise EndpointError(f"the engine's answer has no number {key}: {answer}.")
+    return value

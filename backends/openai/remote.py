@@ -92,6 +92,12 @@ class RemoteEngine:
             return False
         return True
 
+    async def signs(self, *, ask: bool) -> None:
+        """It is not watched here."""
+
+    def overgrown(self, measured: Mapping[str, int | None]) -> None:
+        """It takes nothing on this machine."""
+
     def memory(self) -> Mapping[str, int | None]:
         """Nothing on this machine."""
         return {}

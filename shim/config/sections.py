@@ -19,6 +19,7 @@ from shim.config.values import (
     parse_limit,
 )
 
+MIB = 1024**2
 GIB = 1024**3
 OFF = False
 ON = True
@@ -188,9 +189,22 @@ class KeeperSection(Section):
         TIMEOUT_ALLOWED,
     )
     stall_timeout: Seconds = key(
-        60.0,
-        "A load that makes no progress for this long has failed.",
+        30.0,
+        "An engine that makes no progress for this long is ended and replaced, while it loads and while "
+        "it answers. One that still computes a batch of a prompt may take ten times as long.",
         SECONDS_ALLOWED,
+    )
+    lease_timeout: Seconds = key(
+        60.0,
+        "A client that leaves its engine idle for this long while another request waits for it is asked "
+        "whether it is still there; without an answer its lease ends.",
+        SECONDS_ALLOWED,
+    )
+    engine_margin: Size = key(
+        Amount(fixed_bytes=512 * MIB),
+        "What an engine may take beyond its booking before it is ended, or a quarter of its booking "
+        "where that is more. 0 is no bound.",
+        'a number of bytes, or a text with a unit ("512MiB")',
     )
     stop_grace: Seconds = key(
         2.0,

@@ -59,6 +59,7 @@ def llama_server_factory(config: Config) -> EngineFactory:
             runtime,
             threads=entry.threads,
             stall_s=config.keeper.stall_timeout,
+            margin_bytes=config.keeper.engine_margin.resolve(0),
             carries_kv=entry.carries_kv,
         )
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backends.base import Death, Engine, LoadReport
+from backends.base import Engine, LoadReport
 from budget import actions as act
 from budget import events as ev
-from budget.errors import EngineDied, InternalError, KeepwarmError, LoadFailed
+from budget.errors import InternalError, KeepwarmError, LoadFailed
 from budget.footprint import Placement
 from shim.keeper.catalog import CatalogEngine
 from shim.keeper.faults import mark_noted, text_of
@@ -89,17 +89,6 @@ def evict_story(life: Life, reason: str) -> EvictStory:
         reason=reason,
         start_ns=time.monotonic_ns(),
         devices=life.load.devices,
-    )
-
-
-def died(life: Life, death: Death) -> EngineDied:
-    """The death of an engine that nobody ended, as its callers are told it."""
-    return EngineDied(
-        f"{death.message}.",
-        hint="The next request starts it again; its last lines are in `log_tail`.",
-        model=life.entry.label,
-        exit_code=death.exit_code,
-        log_tail=list(death.log_tail),
     )
 
 

@@ -26,7 +26,7 @@ from shim.keeper.ending import STOP_LIMIT_S, Ender
 from shim.keeper.faults import Faults
 from shim.keeper.history import EvictStory, History
 from shim.keeper.kv_carry import KvCarrier
-from shim.keeper.life import Life, Post, died, evict_story, told
+from shim.keeper.life import Life, Post, evict_story, told
 
 LOG = logging.getLogger("keepwarm.keeper")
 
@@ -114,7 +114,7 @@ class Lives:
 
     async def _watch(self, life: Life) -> ev.EngineDied | None:
         death = await life.engine.wait_death()
-        answer = self._dead(life, life.ending or died(life, death))
+        answer = self._dead(life, life.ending or death.error(life.entry.label))
         if answer is not None:
             LOG.warning("%s; last lines: %s", death.message, " | ".join(death.log_tail[-5:]))
             await self._bury(life)

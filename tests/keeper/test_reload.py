@@ -33,6 +33,8 @@ IN_EFFECT: dict[str, tuple[Any, Any]] = {
     "budget.stage_rate": ("5MB", lambda k: k.shell.stager.rate_bytes_per_s == 5e6),
     "keeper.idle_exit": (11, lambda k: k.config.keeper.idle_exit == 11),
     "keeper.stall_timeout": (12, lambda k: k.config.keeper.stall_timeout == 12),
+    "keeper.lease_timeout": (16, lambda k: k.config.keeper.lease_timeout == 16),
+    "keeper.engine_margin": ("17MB", lambda k: k.config.keeper.engine_margin.fixed_bytes == 17e6),
     "keeper.stop_grace": (13, lambda k: k.config.keeper.stop_grace == 13),
     "kv.enabled": (False, lambda k: k.shell.lives.kv.kept()["limit_bytes"] == 0),
     "kv.limit": ("14MB", lambda k: k.shell.lives.kv.kept()["limit_bytes"] == 14_000_000),

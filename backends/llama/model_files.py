@@ -1,0 +1,46 @@
+"""The files of a model as an engine reads them: all shards, their sizes, what the page cache has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from backends.page_cache import resident_fraction
+from budget.errors import LoadFailed
+
+_SHARD: Final = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+
+
+def model_files(model_path: Path) -> list[Path]:
+    """The file itself, or all shards when it is the first of several (`-00001-of-0000N.gguf`)."""
+    hit = _SHARD.search(model_path.name)
+    if hit is None:
+        return [model_path]
+    stem, total = model_path.name[: hit.start()], int(hit.group(2))
+    return [model_path.with_name(f"{stem}-{i + 1:05d}-of-{total:05d}.gguf") for i in range(total)]
+
+
+def file_sizes(model_path: Path) -> dict[Path, int]:
+    """The bytes of each file of a model.
+
+    Raises:
+        LoadFailed: one cannot be read.
+    """
+    try:
+        return {path: path.stat().st_size for path in model_files(model_path)}
+    except OSError as exc:
+        raise LoadFailed(
+            f"{exc.filename} cannot be read: {exc.strerror}.",
+            hint="Check the model's path.",
+            file=str(exc.filename),
+        ) from exc
+
+
+def cached_fraction(files: Mapping[Path, int]) -> float:
+    """The share of files' bytes that lies in the page cache."""
+    total = sum(files.values())
+    if total == 0:
+        return 1.0
+    return sum(resident_fraction(path) * size for path, size in files.items()) / total
