@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from backends.base import Endpoint
+from backends.flows import Stream
+from backends.openai.wire import Delta
 from budget.errors import EngineDied
 from shim.call import Call, Grant
-from shim.interruption import outgoing
+from shim.interruption import outgoing, to_yield
 from shim.leased import Door, Leased
 from shim.reply import EmbeddingReply, Reply
 from shim.session import Session
@@ -62,17 +65,21 @@ class Calls:
         """
         call.streamed = True
         leased = await self._lease(call)
-        try:
-            send = self._door.transport.stream
-            source = await send(call.held.endpoint, outgoing(call), deadline=call.deadline)
-        except EngineDied as error:
-            failure = await leased.explained(error)
-            leased.ended(None, failure)
-            raise failure from error
-        except BaseException as error:
-            leased.ended(None, error)
-            raise
-        return AsyncReplyStream(leased, source)
+        send = self._door.transport.stream
+        source = send(call.held.endpoint, outgoing(call), deadline=call.deadline)
+        return AsyncReplyStream(leased, await _begun(leased, source), partial(self._rest, call))
+
+    async def _rest(self, call: Call, said: Sequence[Delta]) -> AsyncReplyStream | None:
+        """What is left of an answer that was broken off, under a new lease; None: it begins anew."""
+        progress = to_yield(call, said) if said and call.preemptible else None
+        if progress is None:
+            return None
+        leased = await self._lease(call)
+        send, request, deadline = self._door.transport.resume, call.request, call.deadline
+        source = send(call.held.endpoint, request, None, progress, deadline=deadline)
+        return AsyncReplyStream(
+            leased, await _begun(leased, source), partial(self._rest, call), said
+        )
 
     async def _run(
         self,
@@ -110,3 +117,16 @@ class Calls:
             raise
         call.granted(Grant.from_wire(told))
         return Leased(call, self._door, line)
+
+
+async def _begun(leased: Leased, source: Awaitable[Stream[Delta]]) -> Stream[Delta]:
+    """A stream that has begun; where it does not, the lease is back and the keeper's account is raised."""
+    try:
+        return await source
+    except EngineDied as error:
+        failure = await leased.explained(error)
+        leased.ended(None, failure)
+        raise failure from error
+    except BaseException as error:
+        leased.ended(None, error)
+        raise

@@ -49,10 +49,6 @@ def told(call: Call, progress: Progress) -> dict[str, Any]:
 
 def back(call: Call, answer: Message) -> list[int] | None:
     """The lease is here again; returns every token so far, where the keeper could save them."""
-    sent_ns, granted_ns = call.sent_ns, call.held.granted_ns
     call.granted(Grant.from_wire(answer))
-    call.resumed += 1
-    # On a trace and in its figures the call began once.
-    call.sent_ns, call.held.granted_ns = sent_ns, granted_ns
     tokens = answer.get("tokens")
     return tokens if isinstance(tokens, list) else None

@@ -6,21 +6,28 @@ import asyncio
 import contextlib
 import os
 import time
+from collections.abc import Awaitable, Callable, Sequence
 
-from backends.flows import BlockingStream, Stream
+from backends.flows import BlockingStream, Stream, run_blocking
 from backends.openai.wire import Delta, assemble
 from budget.errors import EngineDied, InvalidRequest
 from shim.leased import Leased
 from shim.reply import Reply
 
+Rest = Callable[[Sequence[Delta]], Awaitable["AsyncReplyStream | None"]]
+"""Asks for the rest of an answer whose first pieces are given; None when it can only begin anew."""
+
 
 class AsyncReplyStream(Stream[Delta]):
     """As `ReplyStream`, awaited; `aclose` closes it."""
 
-    def __init__(self, leased: Leased, source: Stream[Delta]) -> None:
+    def __init__(
+        self, leased: Leased, source: Stream[Delta], rest: Rest, before: Sequence[Delta] = ()
+    ) -> None:
         self._leased = leased
         self._source = source
-        self._deltas: list[Delta] = []
+        self._rest = rest
+        self._deltas = list(before)
         self._reply: Reply | None = None
         self._closed = False
         self._pid = os.getpid()
@@ -39,6 +46,23 @@ class AsyncReplyStream(Stream[Delta]):
                 hint="Iterate to the end first.",
             )
         return self._reply
+
+    @property
+    def text(self) -> str:
+        """What was said so far."""
+        return "".join(delta.content for delta in self._deltas)
+
+    async def go_on(self) -> AsyncReplyStream | None:
+        """The rest of an answer that was broken off by an exception of the caller's, as a new stream.
+
+        It waits for a lease of its own. None where nothing is left to go on from, or where an answer of
+        this kind can only begin anew (a grammar, tools, a seed at a temperature above 0).
+
+        Raises:
+            KeepwarmError: as the call that made the stream.
+        """
+        await self.aclose()
+        return None if self._reply is not None else await self._rest(self._deltas)
 
     async def __anext__(self) -> Delta:
         if self._closed:
@@ -141,6 +165,23 @@ class ReplyStream(BlockingStream[Delta]):
             InvalidRequest: it is not.
         """
         return self._flows.reply
+
+    @property
+    def text(self) -> str:
+        """What was said so far."""
+        return self._flows.text
+
+    def go_on(self) -> ReplyStream | None:
+        """The rest of an answer that was broken off by an exception of the caller's, as a new stream.
+
+        It waits for a lease of its own. None where nothing is left to go on from, or where an answer of
+        this kind can only begin anew (a grammar, tools, a seed at a temperature above 0).
+
+        Raises:
+            KeepwarmError: as the call that made the stream.
+        """
+        rest = run_blocking(self._flows.go_on())
+        return None if rest is None else ReplyStream(rest)
 
     def __del__(self) -> None:
         self.close()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import click
@@ -13,6 +16,7 @@ from shim.cli.options import json_option, read_stdin
 from shim.cli.output import print_json, span
 from shim.cli.progress import StatusLine, Waiting, fetch_first
 from shim.cli.settings import config_of, entry_of
+from shim.cli.stopping import Stopped, Stops, asked_again
 from shim.cli.traced import traced
 from shim.client import Shim
 from shim.reply import Reply, Residency
@@ -51,7 +55,7 @@ def chat(
     """Ask a model and print its answer as it comes.
 
     Without PROMPT, or with -, the prompt is read from stdin. Ctrl-C ends the answer and gives the
-    model back.
+    model back. Ctrl-Z gives it back, too, until the command is continued.
     """
     config = config_of(ctx)
     entry = entry_of(config, model)
@@ -65,11 +69,13 @@ def chat(
         Waiting(line, model, shim.runtime) as waiting,
     ):
         if no_stream:
-            reply = shim.chat(model, messages, **given)
+            whole = partial(shim.chat, model, messages, **given)
+            reply = whole() if entry.remote else asked_again(whole, line.clear)
             if not as_json:
                 click.echo(reply.content)
         else:
-            reply = _stream(shim.stream(model, messages, **given), waiting, quiet=as_json)
+            ask = partial(shim.stream, model, messages, **given)
+            reply = _Answer(ask, waiting, quiet=as_json).read(stops=not entry.remote)
     if as_json:
         print_json(reply_json(reply))
     line.last(summary(reply))
@@ -93,21 +99,63 @@ def _messages(system: str | None, prompt: str) -> list[dict[str, str]]:
     return [*first, {"role": "user", "content": prompt}]
 
 
-def _stream(stream: ReplyStream, waiting: Waiting, *, quiet: bool) -> Reply:
-    """Print the pieces as they come, unless `quiet`; closing it early gives the lease back."""
-    last = ""
-    with stream:
+class _Answer:
+    """Prints the pieces of an answer as they come, unless `quiet`.
+
+    Where Ctrl-Z breaks it off, its lease is given back before the process stops. Continued, the answer
+    goes on where it was; one that can't is asked for anew.
+    """
+
+    def __init__(self, ask: Callable[[], ReplyStream], waiting: Waiting, *, quiet: bool) -> None:
+        self._ask = ask
+        self._waiting = waiting
+        self._quiet = quiet
+        self._stream: ReplyStream | None = None
+        self._printed = 0
+        self._last = ""
+        self._stops = Stops()
+
+    def read(self, *, stops: bool) -> Reply:
+        """Print it to its end. `stops`: it holds a lease, so Ctrl-Z gives that back."""
         try:
-            for piece in stream:
-                if text := str(piece):
-                    waiting.end()
-                    last = text
-                    if not quiet:
-                        click.echo(text, nl=False)
+            while True:
+                try:
+                    with self._stops.raised() if stops else nullcontext():
+                        return self._read()
+                except Stopped:
+                    self._stops.stop_here()
         finally:
-            if not quiet and last and not last.endswith("\n"):
+            if not self._quiet and self._last and not self._last.endswith("\n"):
                 click.echo()
-        return stream.reply
+
+    def _read(self) -> Reply:
+        if self._stream is not None:
+            with suppress(InvalidRequest):
+                return self._stream.reply
+        with self._begun() as stream:
+            # Pieces that came and were not printed any more.
+            self._print(stream.text[self._printed :])
+            for piece in stream:
+                self._print(str(piece))
+            return stream.reply
+
+    def _begun(self) -> ReplyStream:
+        rest = self._stream.go_on() if self._stream is not None else None
+        if rest is None and self._printed:
+            click.echo("\nkeepwarm: stopped in mid-answer, which is asked for anew:", err=True)
+            self._printed = 0
+        self._stream = rest or self._ask()
+        return self._stream
+
+    def _print(self, text: str) -> None:
+        if not text:
+            return
+        with self._stops.held_off():
+            self._waiting.end()
+            self._printed += len(text)
+            self._last = text
+            if not self._quiet:
+                click.echo(text, nl=False)
 
 
 def reply_json(reply: Reply) -> dict[str, Any]:

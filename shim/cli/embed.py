@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import click
@@ -14,6 +15,7 @@ from shim.cli.options import json_option, read_stdin
 from shim.cli.output import print_json, print_table
 from shim.cli.progress import StatusLine, Waiting, fetch_first
 from shim.cli.settings import config_of, entry_of
+from shim.cli.stopping import asked_again
 from shim.cli.traced import traced
 from shim.client import Shim
 from shim.reply import EmbeddingReply
@@ -39,7 +41,8 @@ def embed(ctx: click.Context, model: str, texts: tuple[str, ...], *, as_json: bo
         traced(config, "embed"),
         Waiting(line, model, shim.runtime),
     ):
-        reply = shim.embed(model, batch)
+        ask = partial(shim.embed, model, batch)
+        reply = ask() if entry.remote else asked_again(ask, line.clear)
     if as_json:
         print_json(reply_json(reply))
     else:

@@ -65,24 +65,25 @@ class Waiting:
         self._model = model
         self._runtime = runtime
         self._over = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._says = threading.Lock()
 
     def __enter__(self) -> Self:
         if self._line.shown:
-            self._thread = threading.Thread(target=self._watch, daemon=True)
-            self._thread.start()
+            threading.Thread(target=self._watch, daemon=True).start()
         return self
 
     def __exit__(self, *_failure: object) -> None:
         self.end()
 
     def end(self) -> None:
-        """Say no more, and take the line away. Idempotent."""
-        self._over.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-            self._line.clear()
+        """Say no more, and take the line away. Idempotent.
+
+        The keeper may be silent, so what asks it is not waited for.
+        """
+        if not self._over.is_set():
+            with self._says:
+                self._over.set()
+                self._line.clear()
 
     def _watch(self) -> None:
         since = time.monotonic()
@@ -93,9 +94,10 @@ class Waiting:
                 status = ask_running("status", runtime=self._runtime)
             except KeepwarmError:
                 continue
-            text = waiting_for(status, self._model)
-            if not self._over.is_set():
-                self._line.show(f"{text} ({time.monotonic() - since:.0f} s)")
+            text = f"{waiting_for(status, self._model)} ({time.monotonic() - since:.0f} s)"
+            with self._says:
+                if not self._over.is_set():
+                    self._line.show(text)
 
 
 def waiting_for(status: Mapping[str, Any] | None, model: str) -> str:

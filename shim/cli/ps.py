@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 
+from budget.errors import KeeperUnavailable
 from shim.cli.options import json_option
 from shim.cli.output import print_json, print_table, size, sizes, span
 from shim.cli.ps_faults import print_faults
@@ -43,11 +44,15 @@ def ps(*, watch: bool, as_json: bool) -> None:
     while True:
         if watch and not as_json:
             click.clear()
-        status = read_status()
-        if as_json:
-            print_json(status)
+        try:
+            status = read_status()
+        except KeeperUnavailable as error:
+            if not watch or as_json:
+                raise
+            # It may go on: that is what is watched for.
+            click.echo(error)
         else:
-            _print(status)
+            (print_json if as_json else _print)(status)
         if not watch:
             return
         time.sleep(EVERY_S)

@@ -307,3 +307,25 @@ def test_a_keeper_that_was_asked_to_stay_does_not_leave(tiny_models: dict[str, P
         pid = client.hear()["pid"]
         assert client.process.wait(20) == 0
         assert not wait_until(lambda: not alive(pid), 2.5)
+
+
+def test_runs_of_event_loops_leave_no_descriptor_behind(keeper_world: World) -> None:
+    """`asyncio.run` again and again, against a real engine: sockets and loops end with each run."""
+    client = keeper_world.client(
+        """
+import asyncio, gc
+def run(): return asyncio.run(s.achat("a", "Hello.", max_tokens=1)).usage.completion_tokens
+tokens = run()
+gc.collect()
+before = len(os.listdir("/proc/self/fd"))
+tokens += sum(run() for _ in range(30))
+gc.collect()
+loops = sum(isinstance(found, asyncio.AbstractEventLoop) for found in gc.get_objects())
+s.close()
+say(tokens=tokens, more=len(os.listdir("/proc/self/fd")) - before, loops=loops)
+"""
+    )
+    told = client.hear()
+    assert told["tokens"] == 31
+    assert told["more"] <= 0
+    assert told["loops"] == 0

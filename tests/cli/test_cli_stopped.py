@@ -1,0 +1,133 @@
+"""What is stopped: a command by Ctrl-Z, which gives its lease back, and a keeper, which is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from shim.cli.stopping import Stopped, Stops, asked_again
+from tests.cli.support import LIMIT_S, CommandPlace
+from tests.processes import wait_until
+
+LONG = ("--max-tokens", "900")
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped by a signal."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def started(place: CommandPlace, *args: str) -> subprocess.Popen[bytes]:
+    """A command in a process group of its own, as a shell with job control starts it."""
+    return place.start(*args, process_group=0)
+
+
+def stop(place: CommandPlace, process: subprocess.Popen[bytes]) -> None:
+    """Press Ctrl-Z; the process stops and holds no lease, so another client is served."""
+    process.send_signal(signal.SIGTSTP)
+    assert wait_until(lambda: is_stopped(process.pid))
+    assert wait_until(lambda: place.engine("writer")["leases"] == [])
+    served = place.run("chat", "writer", "Hello", "--max-tokens", "2", "--deadline", "20")
+    assert served.exit_code == 0, served.stderr
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("options", [(), ("--seed", "7")])
+def test_a_stopped_answer_gives_its_lease_back_and_goes_on(
+    shared: CommandPlace, options: tuple[str, ...]
+) -> None:
+    """In the middle where it can; one with random numbers begins anew, and says so."""
+    process = started(shared, "chat", "writer", "Hello", *LONG, *options)
+    assert process.stdout is not None
+    first = process.stdout.read(1)
+    stop(shared, process)
+    process.send_signal(signal.SIGCONT)
+    rest, errors = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0, errors
+    assert len(first + rest) > 900
+    assert (b"anew" in errors) == bool(options)
+    assert wait_until(lambda: shared.engine("writer")["state"] == "idle")
+
+
+@pytest.mark.real
+def test_a_stopped_command_that_printed_nothing_yet_asks_again(shared: CommandPlace) -> None:
+    """Whole answers and JSON are seamless."""
+    for flag in ("--no-stream", "--json"):
+        process = started(shared, "chat", "writer", "Hello", *LONG, flag)
+        assert wait_until(lambda: bool(shared.engine("writer")["leases"]))
+        stop(shared, process)
+        process.send_signal(signal.SIGCONT)
+        out, errors = process.communicate(timeout=LIMIT_S)
+        assert process.returncode == 0, errors
+        assert errors == b""
+        if flag == "--json":
+            assert json.loads(out)["usage"]["completion_tokens"] == 900
+
+
+@pytest.mark.real
+def test_a_stopped_keeper_is_named_and_not_waited_for(shared: CommandPlace) -> None:
+    """`ps` and `chat` end with 4 and say which process it is; continued, it answers."""
+    pid = shared.json("ps")["keeper"]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        commands = [("ps", "--json"), ("chat", "writer", "Hello"), ("keeper", "status")]
+        processes = [shared.start(*command) for command in commands]
+        told = [(*process.communicate(timeout=30), process.returncode) for process in processes]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    for _, errors, code in told:
+        assert code == 4, errors
+        assert f"process {pid}".encode() in errors
+        assert b"does not respond" in errors
+        assert f"kill -CONT {pid}".encode() in errors
+    error = json.loads(told[0][0])["error"]
+    assert error["error"] == "KeeperUnavailable"
+    assert error["facts"] == {"pid": pid, "runtime": str(shared.runtime), "waited_s": 5.0}
+    assert shared.json("ps")["running"]
+
+
+def test_what_is_printed_is_finished_before_the_stop() -> None:
+    """A piece is printed and counted, or neither."""
+    stops = Stops()
+    printed: list[str] = []
+
+    def a_piece() -> None:
+        with stops.held_off():
+            signal.raise_signal(signal.SIGTSTP)
+            printed.append("piece")
+
+    with pytest.raises(Stopped), stops.raised():
+        a_piece()
+    assert printed == ["piece"]
+    assert signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL
+
+
+def test_what_was_broken_off_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As often as it is stopped."""
+    monkeypatch.setattr(Stops, "stop_here", lambda _: seen.append("stopped"))
+    seen: list[str] = []
+
+    def ask() -> str:
+        seen.append("asked")
+        if len(seen) < 6:
+            signal.raise_signal(signal.SIGTSTP)
+        return "answer"
+
+    assert asked_again(ask, lambda: seen.append("cleared")) == "answer"
+    assert seen == ["asked", "cleared", "stopped"] * 2 + ["asked"]
+
+
+def test_a_shell_without_job_control_is_left_alone() -> None:
+    """It has the signal ignored for its commands, and so it stays."""
+    signal.signal(signal.SIGTSTP, signal.SIG_IGN)
+    try:
+        with Stops().raised():
+            signal.raise_signal(signal.SIGTSTP)
+        assert signal.getsignal(signal.SIGTSTP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
