@@ -155,6 +155,15 @@ def read_shape(
     return None
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is anything at a path, be it a link to nothing.
+
+    After `read_shape` gave None that is a file which could neither be read nor set aside: who would
+    replace it now would lose it.
+    """
+    return os.path.lexists(path)
+
+
 class BadState(ValueError):
     """A state file that is not JSON, or JSON of another shape."""
 

@@ -109,5 +109,5 @@ def _parse(text: str, where: str) -> RunLine | ValueError:
         requests = tuple(RequestLine(**request) for request in data.pop("requests"))
         problems = tuple(data.pop("problems"))
         return RunLine(**data, requests=requests, problems=problems)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         return ValueError(f"{where} is not a run's line: {error}")

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from backends.files import read_shape, user_folder, write_whole
+from backends.files import is_there, read_shape, user_folder, write_whole
 from backends.footprint.dry_run import DryRun
 from backends.json_shapes import real, rows, table, text, whole
 from budget.footprint import EngineArgs
@@ -54,7 +54,7 @@ def file_identity(path: str | None) -> str | None:
         return None
     try:
         found = Path(path).stat()
-    except OSError:
+    except (OSError, ValueError):
         return f"missing:{path}"
     return f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}"
 
@@ -87,20 +87,26 @@ class JsonFolder:
     """A folder of small JSON files that may be gone, damaged or unwritable at any moment.
 
     None of that is an error: what cannot be read is set aside with one line, and a folder that cannot be
-    written is said once, until it can be.
+    written is said once, until it can be. A file that cannot be read at the moment is not replaced either.
     """
 
     def __init__(self, folder: Path, what: str) -> None:
         self.folder = folder
         self._what = what
         self._unwritable = False
+        self._unread: set[str] = set()
 
     def read(self, name: str, parse: Callable[[Any], T]) -> T | None:
         """What `parse` makes of a file, as `files.read_shape` does."""
-        return read_shape(self.folder / name, self._what, parse, ENTRY_LIMIT_BYTES)
+        found = read_shape(self.folder / name, self._what, parse, ENTRY_LIMIT_BYTES)
+        if found is None and is_there(self.folder / name):
+            self._unread.add(name)
+        return found
 
     def write(self, name: str, value: object) -> bool:
         """Write a file whole; returns whether that went well."""
+        if name in self._unread:
+            return False
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_whole(self.folder / name, json.dumps(value).encode())

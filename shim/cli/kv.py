@@ -6,11 +6,12 @@ import contextlib
 import math
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 
-from budget.errors import KeeperUnavailable
+from budget.errors import ConfigError, KeeperUnavailable
 from shim.cli.options import json_option
 from shim.cli.output import print_json, print_table, size, span
 from shim.cli.running import ask_running
@@ -99,7 +100,8 @@ def _print_rows(models: list[Mapping[str, Any]]) -> None:
 def _without_keeper(config: Config) -> dict[str, Any]:
     """What is kept, as the indexes say. Changes nothing, also where another keeper uses the folder."""
     folder = kv_folder(config)
-    files = KvFiles.look(folder)
+    with _typed(folder):
+        files = KvFiles.look(folder)
     used = files.folder if files else folder
     return {
         "folder": str(used) if config.kv.limit_bytes else None,
@@ -107,6 +109,19 @@ def _without_keeper(config: Config) -> dict[str, Any]:
         "total_bytes": files.total_bytes if files else 0,
         "models": files.rows() if files else [],
     }
+
+
+@contextlib.contextmanager
+def _typed(folder: Path) -> Iterator[None]:
+    """Name the folder of KV state in what the operating system says of it."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"The folder of KV state {folder} cannot be used: {error.strerror}.",
+            hint="Look at its owner and mode, or choose another [kv] folder.",
+            path=str(error.filename or folder),
+        ) from None
 
 
 @contextlib.contextmanager
@@ -121,7 +136,8 @@ def _nobodys(config: Config) -> Iterator[KvFiles | None]:
         yield None
         return
     # Only what is asked for is deleted, whatever the configuration would have the next keeper delete.
-    files = KvFiles.open(folder, sys.maxsize, math.inf)
+    with _typed(folder):
+        files = KvFiles.open(folder, sys.maxsize, math.inf)
     if files is None:
         raise KeeperUnavailable(
             f"Another keeper uses {folder}.",

@@ -183,6 +183,8 @@ def read_models(path: Path) -> list[SimulatedModel]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         data = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply.") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(f"{path}: {error}.") from None
     if not isinstance(data, Mapping):
@@ -212,7 +214,7 @@ def _run(line: str, path: Path) -> dict[str, Any]:
     try:
         found = json.loads(line)
         started_s = datetime.fromisoformat(found["started"]).timestamp()
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidRequest(
             f"{path}: {type(error).__name__}: {error} in {line[:60]!r}.",
             hint="A line of runs.jsonl is one run with `started` and `requests`.",

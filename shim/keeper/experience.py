@@ -6,7 +6,7 @@ import json
 import logging
 from pathlib import Path
 
-from backends.files import read_shape, write_whole
+from backends.files import is_there, read_shape, write_whole
 from budget.errors import KeepwarmError
 from budget.policies import EvictionPolicy
 from shim.paths import state_dir
@@ -15,6 +15,8 @@ LOG = logging.getLogger("keepwarm.keeper")
 
 _unkept: set[str] = set()
 """The policies whose state could not be written the last time: that is said once."""
+_unread: set[Path] = set()
+"""Files that could not be read when the keeper started, and must not be replaced by less."""
 
 
 def experience_file(policy: EvictionPolicy) -> Path:
@@ -43,8 +45,12 @@ def recall(policy: EvictionPolicy) -> bool:
     except (OSError, KeepwarmError) as error:
         LOG.warning("the policy %s begins anew: %s", policy.name, error)
         return False
-    what = f"what the policy {policy.name} had learned"
-    return read_shape(file, what, take_in) is not None
+    _unread.discard(file)
+    if read_shape(file, f"what the policy {policy.name} had learned", take_in):
+        return True
+    if is_there(file):
+        _unread.add(file)
+    return False
 
 
 def remember(policy: EvictionPolicy) -> None:
@@ -53,10 +59,9 @@ def remember(policy: EvictionPolicy) -> None:
     A failure is never raised, and said once until a write goes well again.
     """
     try:
-        state = policy.export_state()
-        if state:
-            data = json.dumps(state, allow_nan=False).encode()
-            write_whole(experience_file(policy), data)
+        state, file = policy.export_state(), experience_file(policy)
+        if state and file not in _unread:
+            write_whole(file, json.dumps(state, allow_nan=False).encode())
     except Exception as error:
         if policy.name not in _unkept:
             LOG.warning("what the policy %s learned could not be kept: %s", policy.name, error)

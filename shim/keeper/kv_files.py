@@ -13,11 +13,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from backends.files import sweep_leftovers
+from backends.files import is_there, sweep_leftovers
 from budget.errors import KeepwarmError
 from budget.kv_store import SavedState, make_room
 from shim.config import Config
 from shim.keeper.kv_folder import (
+    INDEX,
     LOCK,
     claim,
     claimed,
@@ -214,6 +215,8 @@ class KvFiles:
 
     def _adopt(self, folder: Path) -> None:
         shelf = Shelf.read(folder)
+        if shelf is None and is_there(folder / INDEX):
+            return  # it may be read the next time
         if shelf is None or is_stale(shelf.origin):
             clear_shelf(folder)
             return

@@ -51,7 +51,7 @@ def stamp_of(paths: Sequence[str | Path]) -> Stamp:
         try:
             found = os.stat(path)  # noqa: PTH116 - on the path of every request
             rows.append((str(path), found.st_size, found.st_mtime_ns))
-        except OSError:
+        except (OSError, ValueError):
             rows.append((str(path), 0, 0))
     return tuple(rows)
 

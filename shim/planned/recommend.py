@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -150,7 +151,7 @@ def subjects(named: Sequence[str], config: Config) -> list[Subject]:
     for name in named or [*local] or [*KNOWN]:
         if name in local:
             found.append(_read(name, local_path(local[name])))
-        elif Path(name).is_file():
+        elif os.path.isfile(name):  # noqa: PTH113 - a name that is too long for a path is none
             found.append(_read(Path(name).stem, Path(name)))
         else:
             found += _built_in(name)

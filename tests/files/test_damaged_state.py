@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import asyncio
 import copy
+import errno
 import json
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -23,10 +25,12 @@ from backends.measure.machine import MachineMeasure
 from backends.scripted import ScriptedEngine
 from budget.estimate.overhead import DEFAULT_OVERHEAD
 from budget.footprint import HOST
+from budget.policies import make_policy
 from shim.cli import main
 from shim.config import Config
 from shim.keeper.catalog import CatalogEngine, build_catalog
 from shim.keeper.corrections import Corrections, Seen
+from shim.keeper.experience import recall, remember
 from shim.keeper.keeper import Keeper
 from shim.planned import build as building
 from shim.planned.build import PlanBuilder
@@ -276,3 +280,52 @@ def test_a_keeper_starts_where_nothing_can_be_kept(
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 2, said
     assert "a cached footprint is not kept" in " ".join(said)
+
+
+@pytest.mark.parametrize("row", STATE_FILES, ids=lambda row: row.name)
+def test_a_file_that_cannot_be_read_at_the_moment_is_not_lost(
+    row: StateFile,
+    places: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Too many open files: nothing is deleted, moved or replaced for it, and later it is used again."""
+    path, real = row.write(), os.open
+    before = {p: p.read_bytes() for p in places.rglob("*") if p.is_file() and p.name != "lock"}
+
+    def failing(name: str | Path, *args: int, **options: int) -> int:
+        if str(name) == str(path):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(name, *args, **options)
+
+    caplog.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", failing)
+        assert not row.used()
+    assert len(caplog.records) == (0 if row.stays else 1)
+    assert {p: p.read_bytes() for p in before} == before
+    assert row.used()
+
+
+def test_what_the_policy_had_learned_is_not_replaced_when_it_could_not_be_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The keeper that began without it does not write its own few figures over it."""
+    row = next(row for row in STATE_FILES if row.name == "policy")
+    path, real = row.write(), os.open
+    good = path.read_bytes()
+
+    def failing(name: str | Path, *args: int, **options: int) -> int:
+        if str(name) == str(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(name, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", failing)
+        assert not recall(make_policy("forecast"))
+    remember(make_policy("forecast"))
+    assert path.read_bytes() == good
+    policy = make_policy("forecast")
+    assert recall(policy)
+    remember(policy)
+    assert row.used()

@@ -8,6 +8,7 @@ import os
 import stat
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -317,6 +318,29 @@ def test_clearing_deletes_ours_only(tmp_path: Path, model: Path, config: Path) -
     assert (tmp_path / "kv" / "notes.txt").read_text() == "mine"
     assert (shelf.folder / "thesis.tex").read_text() == "mine"
     assert command(config, "list")["total_bytes"] == 0
+
+
+def test_a_folder_that_cannot_be_used_is_told_by_the_commands(
+    tmp_path: Path, model: Path, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An input/output error is the folder's, not an error of keepwarm's own."""
+    files = opened(tmp_path / "kv")
+    kept(files, model)
+    files.close(keep=True)
+    real = os.scandir
+
+    def failing(path: str | Path) -> Any:
+        if str(path) == str(tmp_path / "kv"):
+            raise OSError(5, "Input/output error")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    for command_name in ("list", "clear"):
+        args = ["--config", str(config), "kv", command_name, "--json"]
+        done = CliRunner().invoke(main, args)
+        assert done.exit_code == 2, done.output
+        assert json.loads(done.stdout)["error"]["error"] == "ConfigError"
+        assert str(tmp_path / "kv") in done.stderr
 
 
 def test_an_engine_s_folder_is_as_private_as_its_parent(tmp_path: Path, model: Path) -> None:

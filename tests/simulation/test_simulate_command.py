@@ -174,6 +174,19 @@ def test_a_bad_trace_is_told_by_row_and_column(
     assert said in failed.stderr
 
 
+@pytest.mark.parametrize("ending", ["json", "toml", "jsonl"])
+def test_files_that_are_nested_too_deeply_are_the_callers_mistake(
+    files: tuple[str, str], tmp_path: Path, ending: str
+) -> None:
+    """Told in words, never by a traceback."""
+    path = tmp_path / f"deep.{ending}"
+    path.write_text(("a = " if ending == "toml" else "") + "[" * 5000)
+    given = (str(path), files[1]) if ending == "jsonl" else (files[0], str(path))
+    failed = simulate(given)
+    assert failed.exit_code == 2, failed.stderr
+    assert "deep" in failed.stderr
+
+
 def test_a_trace_saved_by_a_spreadsheet_is_read(files: tuple[str, str], tmp_path: Path) -> None:
     """Such files begin with a byte order mark."""
     path = tmp_path / "marked.csv"

@@ -119,6 +119,16 @@ def test_a_line_cut_by_a_kill_spoils_no_other(tmp_path: Path) -> None:
     assert good.run_id == "next"
 
 
+def test_a_line_that_is_nested_too_deeply_spoils_no_other(tmp_path: Path) -> None:
+    """It is named as any other damaged line is."""
+    path = tmp_path / "runs.jsonl"
+    path.write_text("[" * 5000 + "\n")
+    append_run(path, RunLine("next", "s", "", 1.0, "ok"))
+    damaged, good = read_runs(path)
+    assert isinstance(damaged, ValueError)
+    assert isinstance(good, RunLine)
+
+
 # -- prompts and answers -----------------------------------------------------------------------------
 
 
