@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
-from backends.files import read_state, write_whole
+from backends.files import read_shape, write_whole
 from backends.foreign_json import parse_json
+from backends.json_shapes import real, table, text, whole
 from budget.errors import ConfigError
 from shim.config import Config
 
@@ -80,8 +82,8 @@ class InForce:
         A keeper that is started on purpose runs with what it is given, and so does one whose client has
         another file.
         """
-        left = read_state(self._path, "the configuration of a keeper that crashed")
-        if not order.automatic or not _is_newer(left, order):
+        left = read_shape(self._path, "the configuration of a keeper that crashed", _left)
+        if left is None or not order.automatic or not _is_newer(left, order):
             return order
         try:
             config = _config_of(left)
@@ -111,12 +113,22 @@ class InForce:
             LOG.warning("%s cannot be removed: %s", self._path, error)
 
 
-def _is_newer(left: object, order: Order) -> bool:
+def _left(value: object) -> dict[str, Any]:
+    told = dict(table(value))
+    if whole(told["format"]) != _FORMAT:
+        raise ValueError(f"format {told['format']}")
+    real(told["since"]), text(told["boot"]), text(told["label"]), table(told["config"])
+    if told["file"] is not None:
+        text(told["file"])
+    return told
+
+
+def _is_newer(left: Mapping[str, Any], order: Order) -> bool:
     """Whether what was left was put in force after the client read the same file."""
-    if not isinstance(left, dict) or left.get("format") != _FORMAT or left.get("boot") != _boot():
+    file = str(order.config.file) if order.config.file else None
+    if left["boot"] != _boot() or left["file"] != file:
         return False
-    since, file = left.get("since"), str(order.config.file) if order.config.file else None
-    return isinstance(since, int | float) and left.get("file") == file and order.read_at < since
+    return bool(order.read_at < left["since"])
 
 
 def _boot() -> str:

@@ -21,11 +21,13 @@ from budget.forecast.forecaster import Forecaster
 from budget.planning.machine import LoadFigures, MachineFigures, SideFigures
 from budget.policies import make_policy
 from budget.policies.forecast import Forecast
+from shim.config import Config
 from shim.keeper.corrections import Corrections, Seen, learned_store
 from shim.keeper.experience import experience_file, recall, remember
 from shim.keeper.kv_files import KvFiles
 from shim.keeper.kv_shelf import WARM, Shelf
-from shim.paths import state_dir
+from shim.keeper.orders import IN_FORCE, InForce, Order
+from shim.paths import runtime_dir, state_dir
 from shim.planned.entry import Entry, FileFacts, Point, Sizes
 from shim.planned.file import Plan, usable_plan, write_plan
 from shim.planned.use import Asked, decide
@@ -177,7 +179,32 @@ def _bytes_are_used() -> bool:
     return FootprintCache().bytes_or_measure("b", measure) == {HOST: 9} and not measured
 
 
+def _in_force() -> tuple[InForce, Order]:
+    """What a crashed keeper left, and the order of a client that read the same file before."""
+    runtime = runtime_dir()
+    config = Config.from_mapping({"models": {"m": {"path": "/m.gguf"}}})
+    return InForce(runtime), Order(config, runtime, automatic=True, read_at=0.0)
+
+
+def _write_in_force() -> Path:
+    force, order = _in_force()
+    force.write(order.config)
+    return order.runtime / IN_FORCE
+
+
+def _in_force_is_used() -> bool:
+    force, order = _in_force()
+    return force.survives(order) is not order
+
+
 STATE_FILES = (
+    StateFile(
+        "configuration in force",
+        ("shim.keeper.orders:survives",),
+        _write_in_force,
+        _in_force_is_used,
+        _write_in_force,
+    ),
     StateFile(
         "plan",
         ("shim.planned.file:read_plan",),
