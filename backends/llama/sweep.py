@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
+import stat
 from pathlib import Path
+from typing import Final
 
-from backends.llama.process import OWNER_VARIABLE
+from backends.llama.process import OWNER_VARIABLE, SOCKET_NAME_BYTES
+
+_NAME: Final = re.compile(rf"e-[0-9a-f]{{{SOCKET_NAME_BYTES}}}\.(sock|slots)")
 
 
 def leftovers(runtime_dir: Path) -> list[int]:
@@ -23,7 +28,10 @@ def leftovers(runtime_dir: Path) -> list[int]:
 
 
 def sweep_leftovers(runtime_dir: Path) -> list[int]:
-    """Kill every leftover engine of this runtime folder and remove their sockets; returns the pids.
+    """Kill every leftover engine of this runtime folder, remove what engines made; returns the pids.
+
+    Only sockets and folders of the names that engines get are removed: the folder is one that a user
+    may have named.
 
     Call it only while holding the keeper's lock on the folder: a live keeper's engines carry the
     same mark. Each process is held by a pidfd and checked again through it before the signal, so a
@@ -31,12 +39,22 @@ def sweep_leftovers(runtime_dir: Path) -> list[int]:
     """
     marker = f"{OWNER_VARIABLE}={runtime_dir.resolve()}".encode()
     ended = [pid for pid in leftovers(runtime_dir) if _kill(pid, marker)]
-    for socket_path in runtime_dir.glob("e-*.sock"):
-        with contextlib.suppress(OSError):
-            socket_path.unlink()
-    for folder in runtime_dir.glob("e-*.slots"):
-        shutil.rmtree(folder, ignore_errors=True)
+    with os.scandir(runtime_dir) as entries:
+        found = [entry for entry in entries if _NAME.fullmatch(entry.name)]
+    for entry in found:
+        if entry.name.endswith(".slots"):
+            # Never through a link; a file of that name is none of ours.
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            _remove_socket(Path(entry.path))
     return ended
+
+
+def _remove_socket(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if stat.S_ISSOCK(path.stat(follow_symlinks=False).st_mode):
+            path.unlink()
 
 
 def _processes() -> list[int]:

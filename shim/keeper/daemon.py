@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import resource
 import signal
 import sys
@@ -40,6 +41,7 @@ END_LIMIT_S: Final = 60.0
 """How long a keeper that starts waits for the one before it to end, which saves conversations first."""
 
 _LOCK_LOOK_S: Final = 0.05
+_OLD_ORDER: Final = re.compile(r"order-\d+-\d+\.json")
 
 
 async def serve(
@@ -82,7 +84,8 @@ class Place:
         # An order was a file once, and is on stdin now.
         for left in runtime.glob("order-*.json"):
             with contextlib.suppress(OSError):
-                left.unlink()
+                if _OLD_ORDER.fullmatch(left.name):
+                    left.unlink()
 
     def watch(self, server: Server, stop: asyncio.Event) -> None:
         """See to it that clients find the keeper, and that its configuration survives a crash."""

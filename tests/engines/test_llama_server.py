@@ -291,8 +291,11 @@ def test_the_sweep_ends_leftovers_of_its_own_folder_only(runtime_dir: Path) -> N
         )
         for mark in marks
     ]
-    stale = runtime_dir / "e-1.slots"
+    stale = runtime_dir / "e-0123456789ab.slots"
     stale.mkdir()
+    foreign = [runtime_dir / "e-mails.slots", runtime_dir / "e-ffffffffffff.sock"]
+    foreign[0].mkdir()
+    foreign[1].write_text("mine")
     try:
         for sleeper in sleepers:
             assert sleeper.stdout is not None
@@ -301,6 +304,7 @@ def test_the_sweep_ends_leftovers_of_its_own_folder_only(runtime_dir: Path) -> N
         assert sleepers[0].wait(2.0) == -signal.SIGKILL
         assert [sleeper.poll() for sleeper in sleepers[1:]] == [None, None]
         assert not stale.exists()
+        assert all(path.exists() for path in foreign), "they have not the form that engines give"
     finally:
         for sleeper in sleepers:
             sleeper.kill()

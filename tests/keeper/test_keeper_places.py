@@ -170,12 +170,14 @@ def test_nothing_is_left_in_the_folder_but_locks(place: World) -> None:
     """Orders of clients that were killed are swept; what is in force goes with a keeper that ends."""
     left = place.runtime / "order-4711-1.json"
     left.write_text("{}")
+    (place.runtime / "order-of-tea.json").write_text("{}")
     pid = place.client(STATUS).hear()["pid"]
     assert not left.exists()
     assert (place.runtime / IN_FORCE).stat().st_mode & 0o777 == 0o600
     place.ask("stop")
     assert wait_until(lambda: not alive(pid), 20.0)
-    assert {path.name for path in place.runtime.iterdir()} == {KEEPER_LOCK, "start.lock"}
+    ours = {KEEPER_LOCK, "start.lock"}
+    assert {path.name for path in place.runtime.iterdir()} == {*ours, "order-of-tea.json"}
 
 
 def test_a_keeper_may_open_as_many_files_as_the_system_allows(place: World) -> None:
