@@ -36,7 +36,9 @@ class Shim:
             (`$KEEPWARM_CONFIG`, `./keepwarm.toml`, the user's configuration folder).
         inline: run the keeper inside this process (True), or in the background (False).
         runtime: the background keeper's folder; the user's own when not given.
-        factory: makes an inline keeper's engines; for tests.
+        factory: makes an inline keeper's engines; for tests. It then locks no device.
+        share: let an inline keeper book devices that another keeper books, too. Without it that is a
+            `ConfigError`, because neither keeper knows what the other's engines take.
 
     Raises:
         ConfigError: the configuration does not hold.
@@ -49,8 +51,9 @@ class Shim:
         inline: bool | None = None,
         runtime: Path | None = None,
         factory: EngineFactory | None = None,
+        share: bool = False,
     ) -> None:
-        session = Session(config, inline=inline, runtime=runtime, factory=factory)
+        session = Session(config, inline=inline, runtime=runtime, factory=factory, share=share)
         self._session = session
         self._sync = Calls(session, Door(session.lines.flows, session.sync_transport.flows))
         self._async = Calls(session, Door(session.async_lines, session.async_transport))

@@ -15,6 +15,7 @@ import pwd
 import secrets
 import socket
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -126,8 +127,8 @@ def _made(folder: Path, *, parents: bool) -> Path:
             folder=str(folder),
             variable=RUNTIME_VARIABLE,
         )
-    length = len(os.fsencode(folder / _LONGEST_SOCKET))
-    if length > MAX_SOCKET_PATH_BYTES:
+    if not _fits_sockets(folder):
+        length = len(os.fsencode(folder / _LONGEST_SOCKET))
         raise ConfigError(
             f"{folder} is too long for the sockets in it: {length} bytes, and a Unix socket's path has "
             f"at most {MAX_SOCKET_PATH_BYTES}.",
@@ -192,6 +193,34 @@ def _machine() -> str:
             if text:
                 return hashlib.sha256(f"keepwarm {text}".encode()).hexdigest()[:8]
     return "here"
+
+
+def inline_dir() -> Path:
+    """A new private folder for an inline keeper, which removes it.
+
+    Raises:
+        ConfigError: no folder for temporary files can be used.
+    """
+    problems = []
+    for parent in dict.fromkeys((None, "/tmp", "/dev/shm")):  # noqa: S108
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="keepwarm-", dir=parent))
+        except OSError as error:
+            problems.append(f"{parent or 'the temporary folder'}: {error.strerror}")
+            continue
+        if _fits_sockets(folder):
+            return folder
+        folder.rmdir()
+        problems.append(f"{folder.parent}: too long for sockets")
+    raise ConfigError(
+        f"There is no folder for an inline keeper's sockets. {'; '.join(problems)}.",
+        hint="Set $TMPDIR to a folder of yours with a short path.",
+        variable="TMPDIR",
+    )
+
+
+def _fits_sockets(folder: Path) -> bool:
+    return len(os.fsencode(folder / _LONGEST_SOCKET)) <= MAX_SOCKET_PATH_BYTES
 
 
 def state_dir(env: Mapping[str, str] = os.environ) -> Path:

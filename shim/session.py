@@ -45,6 +45,7 @@ class Session:
         inline: run the keeper inside this process; by default for a configuration made in code.
         runtime: the keeper's folder; the user's own when not given.
         factory: makes an inline keeper's engines; for tests.
+        share: an inline keeper books devices beside another keeper.
     """
 
     def __init__(
@@ -54,11 +55,18 @@ class Session:
         inline: bool | None = None,
         runtime: Path | None = None,
         factory: EngineFactory | None = None,
+        share: bool = False,
     ) -> None:
         self.config = _configuration(config)
         self.inline = (self.config.file is None) if inline is None else inline
         self._runtime = runtime
         self._factory = factory
+        self._share = share
+        if share and not self.inline:
+            raise ConfigError(
+                "share=True is for an inline keeper; a background keeper has its devices alone.",
+                hint="Leave it out, or give inline=True.",
+            )
         self._keeper = InlineStart(self._make_inline)
         self._closed = False
         self.lines = LinePool(self._connect, self._hello)
@@ -91,7 +99,9 @@ class Session:
     def _make_inline(self) -> InlineKeeper:
         # The keeper's side is two fifths of the import time, and most clients never need it.
         inline = importlib.import_module("shim.keeper.inline")
-        keeper: InlineKeeper = inline.InlineKeeper(self.config, factory=self._factory)
+        keeper: InlineKeeper = inline.InlineKeeper(
+            self.config, factory=self._factory, share=self._share
+        )
         return keeper
 
     def _connect(self) -> socket.socket:

@@ -25,12 +25,16 @@ def tiny_models() -> dict[str, Path]:
 
 @pytest.fixture(autouse=True, scope="session")
 def private_state() -> Iterator[None]:
-    """What keepers learn from scripted engines is not kept among what this user's really learned."""
+    """What keepers learn from scripted engines is not kept among what this user's really learned.
+
+    Nor do keepers of a test and of this user refuse each other's devices.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="kw-state-") as folder,
         pytest.MonkeyPatch.context() as m,
     ):
         m.setenv("XDG_STATE_HOME", folder)
+        m.setenv("KEEPWARM_LOCK_DIR", f"{folder}/locks")
         yield
 
 

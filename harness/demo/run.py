@@ -46,8 +46,8 @@ def run_demo(
 ) -> DemoReport:
     """Run the pipeline over the first `n_requests` requests (repeated when there are more).
 
-    The keeper is an inline one in a private folder, so another that runs is not in the way, and
-    nothing is left when this returns or raises.
+    The keeper is an inline one in a private folder that shares the device with another keeper that may
+    run: these models are small. Nothing is left when this returns or raises.
 
     Raises:
         KeepwarmError: what went wrong.
@@ -57,7 +57,7 @@ def run_demo(
     limit = half_limit_bytes(booked)
     inputs = [REQUESTS[i % len(REQUESTS)] for i in range(n_requests)]
     run = RunTrace(directory=trace_folder, service="keepwarm demo")
-    with closing(Shim(demo_config(models, name, limit), inline=True)) as shim, run:
+    with closing(Shim(demo_config(models, name, limit), inline=True, share=True)) as shim, run:
         Roles.of(shim)
         shim.status()  # the keeper starts here, so that the evaluator's load is on the trace
         with MemorySampler(shim.runtime, name) as sampler:

@@ -22,8 +22,7 @@ from typing import Final
 
 from budget.errors import InternalError, KeeperUnavailable, KeepwarmError
 from shim.config import FOREVER
-from shim.keeper.device_locks import DeviceLocks, lock_devices
-from shim.keeper.devices import budget_devices
+from shim.keeper.device_locks import lock_budgeted
 from shim.keeper.holders import Holder
 from shim.keeper.keeper import Keeper
 from shim.keeper.launch import try_connect
@@ -32,7 +31,7 @@ from shim.keeper.log_lines import KeeperLog
 from shim.keeper.orders import InForce, Order
 from shim.keeper.reachable import LOOK_EVERY_S, Reachable
 from shim.keeper.server import Server
-from shim.paths import keeper_socket, lock_dir, log_file
+from shim.paths import keeper_socket, log_file
 
 LOG = logging.getLogger("keepwarm.keeper")
 
@@ -61,7 +60,8 @@ async def serve(
         place = Place(order.runtime, await _alone(order.runtime))
         held.callback(place.release)
         order = place.in_force.survives(order)
-        locks = held.enter_context(_device_locks(order))
+        note = Holder.this_process(order.runtime)
+        locks = held.enter_context(lock_budgeted(order.config, note))
         locks.answer_on(asyncio.get_running_loop())
         async with _running(order, place, stop) as server:
             place.watch(server, stop)
@@ -150,12 +150,6 @@ def _listens(runtime: Path) -> bool:
     if sock is not None:
         sock.close()
     return sock is not None
-
-
-def _device_locks(order: Order) -> DeviceLocks:
-    devices = budget_devices(order.config).devices
-    names = [device.uuid or device.name for device in devices]
-    return lock_devices(lock_dir(), names, Holder.this_process(order.runtime))
 
 
 async def _until_over(server: Server, order: Order, stop: asyncio.Event) -> None:

@@ -13,6 +13,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import socket
 import struct
@@ -23,9 +24,13 @@ from typing import Final, Protocol
 
 from backends.foreign_json import BadJson, parse_json
 from budget.errors import ConfigError, KeepwarmError
+from shim.config import Config
+from shim.keeper.devices import budget_devices
 from shim.keeper.holders import Holder
 from shim.keeper.locks import SHARED, FileLock
-from shim.paths import LOCK_VARIABLE
+from shim.paths import LOCK_VARIABLE, lock_dir
+
+LOG = logging.getLogger("keepwarm.keeper")
 
 ANSWER_LIMIT_S: Final = 0.5
 """A holder that is stopped says nothing; its process and user are known all the same."""
@@ -190,6 +195,34 @@ def lock_devices(folder: Path | None, devices: Sequence[str], note: Holder) -> D
     return DeviceLocks(taken)
 
 
+def lock_budgeted(config: Config, note: Holder) -> DeviceLocks:
+    """The locks of the devices whose bytes a configuration budgets.
+
+    Raises:
+        ConfigError: another keeper books one of them, or a device is not there.
+    """
+    devices = budget_devices(config).devices
+    return lock_devices(lock_dir(), [device.uuid or device.name for device in devices], note)
+
+
+def say_shared(config: Config, note: Holder) -> None:
+    """One warning where another keeper books the devices that are booked here without their locks.
+
+    Raises:
+        ConfigError: a device is not there, or a lock file cannot be used.
+    """
+    try:
+        lock_budgeted(config, note).release()
+    except ConfigError as error:
+        if "holder" not in error.facts:
+            raise
+        LOG.warning(
+            "%s This keeper books its bytes, too (share=True): neither knows of the other's engines, "
+            "so both limits together have to fit the device.",
+            error.message,
+        )
+
+
 def _lock_of(folder: Path | None, device: str, note: Holder) -> DeviceLock:
     name = "".join(c if c.isalnum() or c in "-_" else "-" for c in device)
     if len(name) > _LONGEST_NAME or name != device:
@@ -203,10 +236,13 @@ def _lock_of(folder: Path | None, device: str, note: Holder) -> DeviceLock:
 
 def _busy(device: str, holder: Holder) -> ConfigError:
     end = holder.end_command()
+    instead = f"End that one{f' with {end}' if end else ''}, or choose another [budget] device."
+    if holder.pid == os.getpid():
+        instead = "It is of this program: use its Shim for all models, or close that one first."
     return ConfigError(
         f"Device {device} is booked by another keeper ({holder}).",
-        hint="Two keepers would book the same bytes twice: "
-        f"end that one{f' with {end}' if end else ''}, or choose another [budget] device.",
+        hint=f"Two keepers would book the same bytes twice. {instead} An inline keeper of "
+        "Shim(..., share=True) books beside it all the same.",
         device=device,
         holder={**holder.as_dict(), "command": end.strip("`")},
     )

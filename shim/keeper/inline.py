@@ -8,32 +8,42 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import tempfile
 import threading
 from pathlib import Path
 
 from budget.errors import InternalError
 from shim.config import Config
+from shim.keeper.device_locks import DeviceLocks, lock_budgeted, say_shared
+from shim.keeper.holders import Holder
 from shim.keeper.keeper import Keeper
 from shim.keeper.life import EngineFactory
+from shim.keeper.reachable import LOOK_EVERY_S, Reachable
 from shim.keeper.server import Server
-from shim.paths import keeper_socket
+from shim.paths import inline_dir, keeper_socket
 
 
 class InlineKeeper:
     """Starts with the object, ends with `close`. Engines never outlive the process.
 
+    It locks the devices that it books, as every keeper does, unless it is to share them. With a factory
+    it locks none: what those engines take, if anything, is the factory's business.
+
     Args:
         config: what to keep.
         factory: makes engines; real llama-server processes when not given.
+        share: book devices beside another keeper; a warning says who that is.
 
     Raises:
+        ConfigError: another keeper books one of its devices.
         KeepwarmError: why it cannot run.
     """
 
-    def __init__(self, config: Config, *, factory: EngineFactory | None = None) -> None:
-        self.runtime = Path(tempfile.mkdtemp(prefix="keepwarm-"))
+    def __init__(
+        self, config: Config, *, factory: EngineFactory | None = None, share: bool = False
+    ) -> None:
+        self.runtime = inline_dir()
         self._config = config
+        self._share = share
         self._factory = factory
         self._ready = threading.Event()
         self._error: BaseException | None = None
@@ -66,15 +76,28 @@ class InlineKeeper:
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        keeper = await Keeper.create(self._config, self.runtime, self._factory)
-        server = Server(keeper, on_stop=self._stop.set)
-        try:
-            server.listen(self.socket_path)
-            self._ready.set()
-            await self._stop.wait()
-        finally:
-            server.close()
-            await keeper.close()
+        with self._locks() as locks:
+            locks.answer_on(self._loop)
+            keeper = await Keeper.create(self._config, self.runtime, self._factory)
+            server = Server(keeper, on_stop=self._stop.set)
+            reachable = Reachable(self.runtime, server, None, give_up=self._stop.set)
+            try:
+                server.listen(self.socket_path)
+                keeper.background.every("staying reachable", LOOK_EVERY_S, reachable.look)
+                self._ready.set()
+                await self._stop.wait()
+            finally:
+                server.close()
+                await keeper.close()
+
+    def _locks(self) -> DeviceLocks:
+        note = Holder.this_process(self.runtime, inline=True)
+        if self._factory is not None:
+            return DeviceLocks(())
+        if self._share:
+            say_shared(self._config, note)
+            return DeviceLocks(())
+        return lock_budgeted(self._config, note)
 
     def close(self) -> None:
         """End the engines and the thread, and remove the folder. Idempotent."""
