@@ -1,13 +1,19 @@
-"""Whether a client and a keeper mean the same: fingerprints of what a keeper acts on."""
+"""Whether a client and a keeper mean the same: fingerprints of what a keeper acts on.
+
+They are of the resolved configuration, so that it does not matter how it was written: a default that is
+written out, another unit for the same bytes, or a link to the same file change nothing.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 from budget.errors import ConfigError
-from shim.config import Config
+from shim.config import BudgetSection, Config, ModelEntry
 
 Fingerprint = dict[str, str]
 
@@ -17,11 +23,13 @@ def fingerprint(config: Config) -> Fingerprint:
 
     Remote models are the client's own business: the keeper takes no part in their requests.
     """
-    data = config.to_mapping()
-    parts: dict[str, Any] = {key: data.get(key, {}) for key in ("budget", "keeper")}
-    for name, entry in data.get("models", {}).items():
-        if "url" not in entry:
-            parts[f"models.{name}"] = entry
+    parts: dict[str, Any] = {
+        "budget": _budget(config.budget),
+        "keeper": config.keeper.model_dump(mode="json"),
+    }
+    for name, entry in config.models.items():
+        if not entry.remote:
+            parts[f"models.{name}"] = _model(entry)
     return {key: _digest(value) for key, value in parts.items()}
 
 
@@ -36,6 +44,32 @@ def check_fingerprint(mine: Fingerprint, keepers: Fingerprint, keeper_file: str)
             "stay warm.",
             differ=list(differ),
         )
+
+
+def _budget(budget: BudgetSection) -> dict[str, Any]:
+    """The section, with each device's own limit and reserve in place of how devices were named."""
+    data = budget.model_dump(mode="json", exclude={"device", "devices", "limit"})
+    data["devices"] = [
+        [share.device, str(share.limit or budget.limit), str(share.reserve or budget.reserve)]
+        for share in budget.shares
+    ]
+    return data
+
+
+def _model(entry: ModelEntry) -> dict[str, Any]:
+    keys = entry.relevant_keys() - {"kv_type", "kv_type_k", "kv_type_v", "pin"}
+    data = entry.model_dump(mode="python", include=set(keys))
+    data["kv_types"] = entry.kv_types
+    data["pinned"] = entry.pinned
+    return {name: _plain(value) for name, value in data.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return os.path.realpath(value)
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
 
 
 def _digest(value: Any) -> str:
