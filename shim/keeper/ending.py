@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from backends.base import Engine
 from budget.errors import EngineTimeout
-from shim.keeper.faults import Faults
+from shim.keeper.faults import RAISED, Faults
 
 STOP_LIMIT_S: Final = 10.0
 """What an engine gets to end beyond its grace, and a cancelled piece of its work to notice."""
@@ -45,7 +45,7 @@ class Ender:
         """SIGKILL to everything that an engine started, at once."""
         try:
             engine.kill()
-        except Exception as error:
+        except RAISED as error:
             self._faults.note("stop", f"killing {label}", error)
 
     async def settle(self, task: asyncio.Task[Any], limit_s: float, what: str) -> bool:

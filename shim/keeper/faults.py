@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ from typing import Any, Final
 
 LOG = logging.getLogger("keepwarm.keeper")
 
+RAISED: Final = (Exception, asyncio.CancelledError)
+"""What is caught where something has to come after it, whatever was raised."""
 LINES_A_MINUTE: Final = 20
 """A kind of fault that comes more often than this is counted on, and its lines are left out."""
 

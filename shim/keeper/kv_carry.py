@@ -98,7 +98,7 @@ class KvCarrier:
             )
             engine.keep_kv_in(shelf.folder)
         except OSError as error:
-            LOG.warning("no KV state is kept of %s: %s", entry.label, error)
+            LOG.warning("keeping the KV state of %s failed: %s", entry.label, error)
             return
         except Exception as error:
             self._faults.note("kv", f"keeping the KV state of {entry.label}", error)

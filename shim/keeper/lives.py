@@ -23,7 +23,7 @@ from shim.keeper.corrections import Corrections, Seen
 from shim.keeper.devices import bookings_of
 from shim.keeper.duties import Duties, Duty
 from shim.keeper.ending import STOP_LIMIT_S, Ender
-from shim.keeper.faults import Faults
+from shim.keeper.faults import RAISED, Faults
 from shim.keeper.history import EvictStory, History
 from shim.keeper.kv_carry import KvCarrier
 from shim.keeper.life import Life, Post, evict_story, told
@@ -131,7 +131,7 @@ class Lives:
         await self._end(life)
         try:
             self.kv.died(life.engine)
-        except Exception as error:
+        except RAISED as error:
             self._faults.note("kv", f"dropping the KV state of {life.entry.label}", error)
 
     def death_of(self, engine_id: str, generation: int) -> dict[str, Any] | None:
@@ -190,16 +190,21 @@ class Lives:
             lambda _error: done,
             lambda: self._finish(life, story),
         )
-        try:
-            self._duties.begin(duty)
-        except BaseException:
-            self.drop(life)
-            raise
+        self._duties.begin(duty)
 
-    def drop(self, life: Life) -> None:
-        """End a life at once, where no duty can do it in good order."""
+    def drop(self, engine_id: str, generation: int) -> None:
+        """End a life at once, where no duty can do it in good order; none that is there is no error."""
+        life = self.now.get(engine_id)
+        if life is None or life.generation != generation:
+            return
+        life.leaving = True
         self.ender.kill(life.engine, life.entry.label)
         self._forget(life)
+        for task in (life.task, life.watch):
+            if task is not None:
+                task.cancel()
+        # What is left of it, where that can be cleared away.
+        self._duties.aside("stop", f"stopping {life.entry.label}", lambda: self._end(life))
 
     async def _hand_over(self, life: Life) -> None:
         """End the duties of a life that leaves; it has taken over what they owe."""

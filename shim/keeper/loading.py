@@ -18,7 +18,7 @@ from budget.footprint import Placement
 from shim.keeper.catalog import CatalogEngine
 from shim.keeper.duties import Duties, Duty
 from shim.keeper.ending import seen
-from shim.keeper.faults import Faults
+from shim.keeper.faults import RAISED, Faults
 from shim.keeper.history import History
 from shim.keeper.life import EngineFactory, Life, load_story, told, warm_up_of
 from shim.keeper.lives import Lives
@@ -101,7 +101,7 @@ class Loads:
         try:
             life.task = self._duties.begin(duty)
         except BaseException:
-            self._lives.drop(life)
+            self._lives.drop(action.engine_id, action.generation)
             raise
 
     async def _load(self, life: Life, action: act.Load) -> ev.LoadFinished:
@@ -125,7 +125,7 @@ class Loads:
         """What the load taught. Without it the engine serves all the same."""
         try:
             return self._lives.learn(life.entry.engine_id, life, {})
-        except Exception as error:
+        except RAISED as error:
             self._faults.note("learning", f"learning from the load of {life.entry.label}", error)
             return None
 

@@ -23,7 +23,7 @@ from shim.keeper.answers import MUST_ARRIVE, answer_of, is_due
 from shim.keeper.catalog import Catalog
 from shim.keeper.corrections import Corrections
 from shim.keeper.duties import Duties
-from shim.keeper.faults import Faults, text_of
+from shim.keeper.faults import RAISED, Faults, text_of
 from shim.keeper.feed import Feed
 from shim.keeper.history import History, StageStory
 from shim.keeper.kv_carry import KvCarrier
@@ -97,13 +97,13 @@ class Shell:
         for action in actions:
             try:
                 changed |= self._carry_out(action)
-            except Exception as error:
+            except RAISED as error:
                 self._not_begun(action, error)
         try:
             self.loads.expect_only(self.core.desk.claims)
             if changed or not isinstance(event, ev.RequestArrived | ev.LeaseEnded | ev.TimerDue):
                 self._sample()
-        except Exception as error:
+        except RAISED as error:
             self.faults.note("history", f"noting what came of {type(event).__name__}", error)
         while self._behind:
             following = self._behind.popleft()
@@ -114,7 +114,7 @@ class Shell:
         """One event into the core, whatever comes of it; returns whether the core took it or will."""
         try:
             self.post(event)
-        except Exception as error:
+        except RAISED as error:
             self.faults.note("core", f"{type(event).__name__}", error)
             return False
         return True
@@ -204,13 +204,15 @@ class Shell:
                 return True
         return False
 
-    def _not_begun(self, action: act.Action, error: Exception) -> None:
+    def _not_begun(self, action: act.Action, error: BaseException) -> None:
         """An action raised before any work on it began: what it owes follows."""
         name = type(action).__name__
         self.faults.note(name.lower(), f"{name} {_whose(action)}", error)
         answer = answer_of(action, error)
         if answer is not None:
             self._behind.append(answer)
+        if isinstance(action, act.Unload):
+            self.lives.drop(action.engine_id, action.generation)
         if isinstance(action, act.SetTimer):
             self._timer = self._loop.call_later(RING_AGAIN_S, self._ring)
 
@@ -218,7 +220,7 @@ class Shell:
         done = self._done.pop(request_id)
         try:
             done(outcome)
-        except Exception as error:
+        except RAISED as error:
             # The client waits for an answer: this one can be told, where the outcome could not.
             done(InternalError(f"the outcome of the request could not be told: {text_of(error)}."))
             raise

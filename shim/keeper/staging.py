@@ -30,7 +30,7 @@ class Stager:
 
     def __init__(self, rate_bytes_per_s: float | None) -> None:
         self.rate_bytes_per_s = rate_bytes_per_s
-        self._reading: dict[str, asyncio.Task[None]] = {}
+        self._reading: dict[str, tuple[asyncio.Task[None], StageStory]] = {}
 
     def duty(self, engine_id: str, files: Sequence[Path], story: StageStory) -> Duty:
         """The staging of an engine's files, to be begun."""
@@ -51,14 +51,13 @@ class Stager:
         """Read an engine's files until they lie in the page cache, or `stop`."""
         reading = asyncio.get_running_loop().create_task(self._read(files, story))
         reading.add_done_callback(seen)
-        self._reading[engine_id] = reading
+        mine = self._reading[engine_id] = reading, story
         try:
             await self._until_read(reading, story)
         finally:
             reading.cancel()
-            if self._reading.get(engine_id) is reading:
+            if self._reading.get(engine_id) is mine:
                 del self._reading[engine_id]
-        story.stopped = reading.cancelled()
         if not story.stopped:
             reading.result()
         return _finished(engine_id, story)
@@ -77,8 +76,9 @@ class Stager:
 
     def stop(self, engine_id: str) -> None:
         """End a staging between two chunks; no effect when it has ended."""
-        reading = self._reading.get(engine_id)
-        if reading is not None:
+        reading, story = self._reading.get(engine_id, (None, None))
+        if reading is not None and story is not None:
+            story.stopped = True
             reading.cancel()
 
     async def _read(self, files: Sequence[Path], story: StageStory) -> None:

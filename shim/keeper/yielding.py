@@ -42,9 +42,10 @@ async def yield_lease(
     Raises:
         KeepwarmError: the request ends here.
     """
-    parked = await _parked(shell, client_id, lease)
+    parked: Parked | None = None
     grant: act.Grant | None = None
     try:
+        parked = await _parked(shell, client_id, lease)
         grant = await _again(shell, ev.LeaseYielded(lease, client_id))
         if parked is not None:
             await _restore(shell, grant, parked)

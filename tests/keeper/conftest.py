@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from shim import Config
+from shim.keeper.catalog import Catalog, build_catalog
 from tests.keeper.support import World, world
 
 
@@ -26,3 +28,12 @@ def keeper_world(tiny_models: dict[str, Path]) -> Iterator[World]:
             }
         )
         yield place
+
+
+@pytest.fixture(scope="session")
+def catalog(tiny_models: dict[str, Path]) -> Catalog:
+    """Two models, `a` and `b`, of which one fits."""
+    names = (("a", "classifier"), ("b", "producer"))
+    models = {n: {"path": str(tiny_models[file]), "context": 1024} for n, file in names}
+    budget = {"device": "host", "limit": "30MB", "reserve": 0}
+    return build_catalog(Config.from_mapping({"budget": budget, "models": models}))
