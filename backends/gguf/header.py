@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from backends.gguf.checks import reject, shown
+from backends.gguf.limits import MAX_SHARDS, Allowance
 from backends.gguf.model_shape import build_shape
 from backends.gguf.quantization import (
     FILE_TYPES,
@@ -17,7 +19,6 @@ from backends.gguf.quantization import (
     quantization,
     weights_by_type,
 )
-from backends.gguf.skim import reject
 from backends.gguf.table import FileIdentity, FileTable, HeaderValue, TensorInfo, read_table
 from budget.estimate.closed_form import prepare
 from budget.estimate.shape import ModelShape
@@ -118,8 +119,9 @@ def read_header(path: str | Path) -> GgufHeader:
         BadModelFile: the file, or a shard of it, is missing, damaged or impossible. Facts: `file`,
             `offset` (bytes from its start), `check`.
     """
-    first = read_table(Path(path))
-    tables = (first, *_other_shards(first))
+    allowance = Allowance()
+    first = read_table(Path(path), allowance)
+    tables = (first, *_other_shards(first, allowance))
     tensors = tuple(tensor for table in tables for tensor in table.tensors)
     _check_shards(tables, tensors)
     return GgufHeader(
@@ -138,18 +140,25 @@ def _split_number(table: FileTable, key: str, default: int) -> int:
         reject(
             table.path,
             "shard",
-            f"{key} is {value!r}; a count is allowed.",
+            f"{key} is {shown(value)}; a count is allowed.",
             offset=table.key_offsets.get(key, 0),
         )
     return value
 
 
-def _other_shards(first: FileTable) -> tuple[FileTable, ...]:
+def _other_shards(first: FileTable, allowance: Allowance) -> tuple[FileTable, ...]:
     count = _split_number(first, "split.count", 1)
     number = _split_number(first, "split.no", 0)
     if count <= 1:
         return ()
     offset = first.key_offsets.get("split.no", first.key_offsets["split.count"])
+    if count > MAX_SHARDS:
+        reject(
+            first.path,
+            "shard",
+            f"this is a shard of {count}; a model may have {MAX_SHARDS}.",
+            offset=offset,
+        )
     named = _SHARD_NAME.fullmatch(first.path.name)
     if named is None or (int(named["number"]), int(named["count"])) != (number + 1, count):
         reject(
@@ -170,7 +179,9 @@ def _other_shards(first: FileTable) -> tuple[FileTable, ...]:
             offset=offset,
             hint=f"Use {siblings[0]}.",
         )
-    return tuple(read_table(path, shard=i) for i, path in enumerate(siblings[1:], start=1))
+    return tuple(
+        read_table(path, allowance, shard=i) for i, path in enumerate(siblings[1:], start=1)
+    )
 
 
 def _check_shards(tables: tuple[FileTable, ...], tensors: tuple[TensorInfo, ...]) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
-from backends.gguf.skim import SkimmedArray, reject
+from backends.gguf.checks import reject, shown
+from backends.gguf.skim import SkimmedArray
 from backends.gguf.table import HeaderValue, TensorInfo
 from budget.estimate.shape import MetadataValue, ModelShape, Pooling, TensorShape
 
@@ -168,18 +169,20 @@ class _Builder:
     def _text(self, key: str, default: str) -> str:
         value = self._metadata.get(key, default)
         if not isinstance(value, str):
-            self._reject(key, f"is {value!r}; a text is allowed")
+            self._reject(key, f"is {shown(value)}; a text is allowed")
         return value
 
     def _real(self, suffix: str, default: float) -> float:
         value = self._metadata.get(self._key(suffix), default)
         if not isinstance(value, (int, float)):
-            self._reject(self._key(suffix), f"is {value!r}; a number is allowed")
+            self._reject(self._key(suffix), f"is {shown(value)}; a number is allowed")
         return float(value)
 
     def _checked(self, key: str, value: HeaderValue, least: int, most: int) -> int:
         if type(value) is bool or not isinstance(value, int) or not least <= value <= most:
-            self._reject(key, f"is {value!r}; a whole number from {least} to {most} is allowed")
+            self._reject(
+                key, f"is {shown(value)}; a whole number from {least} to {most} is allowed"
+            )
         return value
 
     def _number(

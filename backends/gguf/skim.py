@@ -1,57 +1,33 @@
-"""A cursor over the mapped start of a GGUF file that skims it and trusts nothing.
+"""A cursor over the start of a GGUF file that skims it and trusts nothing.
 
-Every length and count is checked against the bytes that are left before anything is read or
-allocated. Arrays that only a tokenizer needs are stepped over: no object is made per entry.
+Every length and count is checked against the bytes that are left, and against what a header may
+cost (`backends.gguf.limits`), before anything is read or allocated. Arrays that only a tokenizer
+needs are stepped over: no object is made per entry.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, NoReturn
+from typing import Final, NoReturn
 
+from backends.gguf.checks import Check, reject, shown
+from backends.gguf.limits import (
+    MAX_HEADER_BYTES,
+    MAX_KEPT_BYTES,
+    MAX_KEPT_ELEMENTS,
+    MAX_KEPT_NUMBERS,
+    MAX_KEPT_TEXT_BYTES,
+    MAX_KEPT_TEXTS,
+    MAX_KEY_BYTES,
+    MAX_TEXTS,
+    Allowance,
+)
+from backends.gguf.source import HeaderBytes
 from backends.gguf.walk import walk_strings
-from budget.errors import BadModelFile
-from budget.estimate.shape import MetadataValue, Scalar
-
-Check = Literal[
-    "file",
-    "magic",
-    "version",
-    "endianness",
-    "tensor_count",
-    "metadata_count",
-    "truncated",
-    "header_size",
-    "string_length",
-    "utf8",
-    "empty_key",
-    "duplicate_key",
-    "value_type",
-    "array_type",
-    "array_nesting",
-    "array_length",
-    "alignment",
-    "tensor_name",
-    "duplicate_tensor",
-    "tensor_dims",
-    "tensor_size",
-    "tensor_type",
-    "tensor_block",
-    "tensor_offset",
-    "tensor_bounds",
-    "shape",
-    "shard",
-]
-"""The checks that reject a file; the one that did is the `check` fact of a `BadModelFile`."""
-
-# Bounds that no real model comes near, so that a hostile file of any size is refused in moments.
-MAX_HEADER_BYTES: Final = 512 << 20
-MAX_STRING_BYTES: Final = 64 << 20
-MAX_STRINGS: Final = 8_000_000
-MAX_KEPT_ELEMENTS: Final = 4096
-MAX_KEPT_STRINGS: Final = 256
+from budget.estimate.shape import MetadataValue
 
 _STRING: Final = 8
 _ARRAY: Final = 9
@@ -90,7 +66,10 @@ _U64: Final = struct.Struct("<Q")
 
 @dataclass(frozen=True, slots=True)
 class SkimmedArray:
-    """An array that was stepped over: its element type, how many, and where it lies in the file."""
+    """An array that was stepped over: its element type, how many, and where it lies in the file.
+
+    A text that is too long to be kept is one of bytes.
+    """
 
     element_type: str
     count: int
@@ -99,26 +78,28 @@ class SkimmedArray:
 
 
 class Cursor:
-    """A read position in a mapped header.
+    """A read position in a header.
 
     Args:
-        view: the mapped bytes.
+        source: its bytes, as many as the file has or as it may have.
         path: the file, for error messages.
-        clipped: whether the file goes on behind the view.
+        allowance: what the files of the model may still cost; what is taken is drawn from it.
+        clipped: whether the file goes on behind the source.
     """
 
-    def __init__(self, view: memoryview, path: Path, *, clipped: bool) -> None:
-        self._view = view
+    def __init__(
+        self, source: HeaderBytes, path: Path, allowance: Allowance, *, clipped: bool
+    ) -> None:
+        self._source = source
         self._path = path
         self._clipped = clipped
-        self._strings_left = MAX_STRINGS
-        self._string_bytes_left = MAX_STRING_BYTES
+        self.allowance = allowance
         self.position = 0
 
     @property
     def remaining(self) -> int:
-        """Bytes of the view behind the position."""
-        return len(self._view) - self.position
+        """Bytes behind the position."""
+        return self._source.n_bytes - self.position
 
     def reject(
         self, check: Check, what: str, *, offset: int | None = None, hint: str = ""
@@ -142,8 +123,8 @@ class Cursor:
         if self._clipped:
             self.reject(
                 "header_size",
-                f"{what} lies behind the first {MAX_HEADER_BYTES} bytes, "
-                "and no header may be longer than that.",
+                f"{what} lies behind the first {self._source.n_bytes} bytes, and the headers of a "
+                f"model together may have {MAX_HEADER_BYTES}.",
             )
         self.reject("truncated", f"{what} needs {n_bytes} bytes and the file has {self.remaining}.")
 
@@ -152,24 +133,40 @@ class Cursor:
         self.need(n_bytes, what)
         start = self.position
         self.position = start + n_bytes
-        return bytes(self._view[start : self.position])
+        return self._source.copy(start, n_bytes)
+
+    def pieces(self, start: int, end: int) -> Iterator[bytes]:
+        """What lies between two positions, again."""
+        return self._source.pieces(start, end - start)
 
     def u32(self, what: str) -> int:
         """The next four bytes as a number."""
-        self.need(4, what)
-        (value,) = _U32.unpack_from(self._view, self.position)
-        self.position += 4
-        return int(value)
+        return int(self._number(_U32, what))
 
     def u64(self, what: str) -> int:
         """The next eight bytes as a number."""
-        self.need(8, what)
-        (value,) = _U64.unpack_from(self._view, self.position)
-        self.position += 8
-        return int(value)
+        return int(self._number(_U64, what))
 
-    def string(self, what: str) -> str:
-        """A length and that many bytes of UTF-8."""
+    def _number(self, unpacker: struct.Struct, what: str) -> int | float:
+        size = unpacker.size
+        if self.position + size > self._source.n_bytes:
+            self.need(size, what)
+        view, offset = self._source.at(self.position, size)
+        self.position += size
+        value: int | float = unpacker.unpack_from(view, offset)[0]
+        return value
+
+    def text(self, what: str, most: int, check: Check = "string_length") -> str:
+        """A length and that many bytes of UTF-8, `most` at most, which are kept."""
+        start = self.position
+        length = self._length(what)
+        if length > most:
+            self.reject(
+                check, f"{what} has {length} bytes; at most {most} are allowed.", offset=start
+            )
+        return self._kept_text(what, length)
+
+    def _length(self, what: str) -> int:
         start = self.position
         length = self.u64(f"the length of {what}")
         if length > self.remaining:
@@ -178,124 +175,143 @@ class Cursor:
                 f"{what} claims {length} bytes and {self.remaining} are left.",
                 offset=start,
             )
-        if length > self._string_bytes_left:
+        return length
+
+    def _kept_text(self, what: str, length: int) -> str:
+        if length > self.allowance.kept_bytes:
             self.reject(
                 "string_length",
                 f"{what} has {length} bytes; all texts of a header together may have "
-                f"{MAX_STRING_BYTES}.",
-                offset=start,
+                f"{MAX_KEPT_BYTES}.",
+                offset=self.position - 8,
             )
-        self._string_bytes_left -= length
+        self.allowance.kept_bytes -= length
         raw = self.take(length, what)
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError as error:
             self.reject(
-                "utf8", f"{what} is not UTF-8 ({error.reason}).", offset=start + 8 + error.start
+                "utf8",
+                f"{what} is not UTF-8 ({error.reason}).",
+                offset=self.position - length + error.start,
             )
+
+    def key(self, number: int) -> str:
+        """The name of a metadata entry."""
+        start = self.position
+        key = self.text(f"key {number}", MAX_KEY_BYTES)
+        if not key:
+            self.reject("empty_key", f"key {number} is empty.", offset=start)
+        return key
 
     def value(self, key: str) -> MetadataValue | SkimmedArray:
-        """A typed value: a scalar, a small array as a tuple, or where a skimmed array lies."""
-        start = self.position
-        kind = self.u32(f"the type of {key!r}")
+        """A typed value: a scalar, a small array as a tuple, or where what was skimmed lies."""
+        start, name = self.position, shown(key)
+        kind = self.u32(f"the type of {name}")
         if kind == _ARRAY:
-            return self._array(key)
+            return self._array(name, kept=not key.startswith("tokenizer."))
+        if kind == _STRING:
+            return self._text_value(name)
         if kind not in _NAMES:
             self.reject(
-                "value_type", f"{key!r} has value type {kind}; 0 to 12 are known.", offset=start
+                "value_type", f"{name} has value type {kind}; 0 to 12 are known.", offset=start
             )
-        return self._scalar(kind, key)
-
-    def _scalar(self, kind: int, key: str) -> Scalar:
-        if kind == _STRING:
-            return self.string(f"the value of {key!r}")
-        unpacker = _SCALARS[kind]
-        self.need(unpacker.size, f"the value of {key!r}")
-        value: int | float = unpacker.unpack_from(self._view, self.position)[0]
-        self.position += unpacker.size
+        value = self._number(_SCALARS[kind], f"the value of {name}")
         return value != 0 if kind == _BOOL else value
 
-    def _array(self, key: str) -> MetadataValue | SkimmedArray:
+    def _text_value(self, name: str) -> str | SkimmedArray:
+        what = f"the value of {name}"
+        length = self._length(what)
+        if length <= MAX_KEPT_TEXT_BYTES:
+            return self._kept_text(what, length)
         start = self.position
-        kind = self.u32(f"the element type of {key!r}")
+        self.position = start + length
+        return SkimmedArray("u8", length, start, length)
+
+    def _array(self, name: str, *, kept: bool) -> MetadataValue | SkimmedArray:
+        start = self.position
+        kind = self.u32(f"the element type of {name}")
         if kind == _ARRAY:
             self.reject(
                 "array_nesting",
-                f"{key!r} is an array of arrays, which llama.cpp does not load.",
+                f"{name} is an array of arrays, which llama.cpp does not load.",
                 offset=start,
             )
         if kind not in _NAMES:
             self.reject(
                 "array_type",
-                f"{key!r} has elements of type {kind}; 0 to 12 without 9 are known.",
+                f"{name} has elements of type {kind}; 0 to 12 without 9 are known.",
                 offset=start,
             )
-        count = self.u64(f"the length of {key!r}")
+        count = self.u64(f"the length of {name}")
         if kind == _STRING:
-            return self._string_array(key, count)
-        return self._number_array(key, kind, count)
+            return self._text_array(name, count, kept=kept)
+        return self._number_array(name, kind, count, kept=kept)
 
-    def _check_count(self, key: str, count: int, least_bytes: int) -> None:
+    def _check_count(self, name: str, count: int, least_bytes: int) -> None:
         if count * least_bytes > self.remaining:
             self.reject(
                 "array_length",
-                f"{key!r} claims {count} elements of at least {least_bytes} bytes "
+                f"{name} claims {count} elements of at least {least_bytes} bytes "
                 f"and {self.remaining} bytes are left.",
                 offset=self.position - 8,
             )
 
-    def _number_array(self, key: str, kind: int, count: int) -> MetadataValue | SkimmedArray:
-        unpacker = _SCALARS[kind]
-        self._check_count(key, count, unpacker.size)
-        start, n_bytes = self.position, count * unpacker.size
-        self.position = start + n_bytes
-        if count > MAX_KEPT_ELEMENTS or key.startswith("tokenizer."):
-            return SkimmedArray(_NAMES[kind], count, start, n_bytes)
-        values = struct.unpack_from(f"<{count}{_FORMATS[kind]}", self._view, start)
-        return tuple(value != 0 for value in values) if kind == _BOOL else values
-
-    def _string_array(self, key: str, count: int) -> MetadataValue | SkimmedArray:
-        self._check_count(key, count, 8)
-        if count > self._strings_left:
+    def _keep(self, name: str, count: int) -> None:
+        if count > self.allowance.kept_elements:
             self.reject(
                 "array_length",
-                f"{key!r} has {count} texts; a header may have {MAX_STRINGS}.",
+                f"{name} has {count} elements; all short arrays of a header together may have "
+                f"{MAX_KEPT_ELEMENTS}.",
                 offset=self.position - 8,
             )
-        self._strings_left -= count
+        self.allowance.kept_elements -= count
+
+    def _number_array(
+        self, name: str, kind: int, count: int, *, kept: bool
+    ) -> MetadataValue | SkimmedArray:
+        unpacker = _SCALARS[kind]
+        self._check_count(name, count, unpacker.size)
+        start, n_bytes = self.position, count * unpacker.size
+        if count > MAX_KEPT_NUMBERS or not kept:
+            self.position = start + n_bytes
+            return SkimmedArray(_NAMES[kind], count, start, n_bytes)
+        self._keep(name, count)
+        raw = self.take(n_bytes, name)
+        values = struct.unpack(f"<{count}{_FORMATS[kind]}", raw)
+        return tuple(value != 0 for value in values) if kind == _BOOL else values
+
+    def _text_array(self, name: str, count: int, *, kept: bool) -> MetadataValue | SkimmedArray:
+        self._check_count(name, count, 8)
+        if count > self.allowance.texts:
+            self.reject(
+                "array_length",
+                f"{name} has {count} texts; a header may have {MAX_TEXTS}.",
+                offset=self.position - 8,
+            )
+        self.allowance.texts -= count
         start = self.position
-        if count <= MAX_KEPT_STRINGS and not key.startswith("tokenizer."):
-            return tuple(self.string(f"element {i} of {key!r}") for i in range(count))
-        self._skip_strings(key, count)
+        if count <= MAX_KEPT_TEXTS and kept:
+            self._keep(name, count)
+            return tuple(
+                self.text(f"element {i} of {name}", MAX_KEPT_TEXT_BYTES) for i in range(count)
+            )
+        self._skip_texts(name, count)
         return SkimmedArray("string", count, start, self.position - start)
 
-    def _skip_strings(self, key: str, count: int) -> None:
-        end = walk_strings(self._view, self.position, count)
-        if end is None:
-            self._blame_string(key, count)
-        self.position = end
+    def _skip_texts(self, name: str, count: int) -> None:
+        left = count
+        while left:
+            self.need(8, f"the length of element {count - left} of {name}")
+            moved, walked = walk_strings(self._source.rest(self.position), left)
+            if moved > self.remaining:
+                self._blame_text(name, count - left)
+            self.position += moved
+            left -= walked
 
-    def _blame_string(self, key: str, count: int) -> NoReturn:
+    def _blame_text(self, name: str, first: int) -> NoReturn:
         """Find the text whose length leads out of the file; the fast walk does not look."""
-        for i in range(count):
-            start = self.position
-            length = self.u64(f"the length of element {i} of {key!r}")
-            if length > self.remaining:
-                self.reject(
-                    "string_length",
-                    f"element {i} of {key!r} claims {length} bytes and {self.remaining} are left.",
-                    offset=start,
-                )
+        while True:
+            length = self._length(f"element {first} of {name}")
             self.position += length
-        self.reject("truncated", f"{key!r} leads out of the file.")
-
-
-def reject(path: Path, check: Check, what: str, *, offset: int, hint: str = "") -> NoReturn:
-    """Raise a `BadModelFile` with its facts: `file`, `offset` (bytes) and `check`."""
-    raise BadModelFile(
-        f"{path}: at byte {offset}: {what}",
-        hint=hint or "Fetch or make the file again.",
-        file=str(path),
-        offset=offset,
-        check=check,
-    )
+            first += 1

@@ -1,4 +1,4 @@
-"""One GGUF file: its metadata and its tensor table, read by skimming the mapped header.
+"""One GGUF file: its metadata and its tensor table, skimmed from its start.
 
 The format and its limits are those of ggml's `src/gguf.cpp`: what it refuses is refused here, with
 the offset.
@@ -7,15 +7,16 @@ the offset.
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from backends.gguf.skim import MAX_HEADER_BYTES, Cursor, SkimmedArray, reject
+from backends.gguf.checks import reject, shown
+from backends.gguf.limits import MAX_KEYS, MAX_TENSORS, Allowance
+from backends.gguf.skim import Cursor, SkimmedArray
+from backends.gguf.source import HeaderBytes, opened
 from budget.estimate.shape import GGML_TYPES, MetadataValue, TensorShape
 
 HeaderValue = MetadataValue | SkimmedArray
@@ -26,8 +27,6 @@ _DEFAULT_ALIGNMENT: Final = 32
 _MAX_DIMS: Final = 4
 _MAX_NAME_BYTES: Final = 63
 _MAX_BYTES: Final = (1 << 63) - 1
-_MAX_TENSORS: Final = 1 << 17
-_MAX_KEYS: Final = 1 << 16
 # The least bytes that a table entry takes: a name's length, then its fixed fields.
 _LEAST_KEY_BYTES: Final = 8 + 1 + 4 + 1
 _LEAST_TENSOR_BYTES: Final = 8 + 4 + 4 + 8
@@ -105,46 +104,55 @@ class FileTable:
     tensors: tuple[TensorInfo, ...] = field(repr=False)
 
 
-def read_table(path: Path, *, shard: int = 0) -> FileTable:
+def read_table(path: Path, allowance: Allowance | None = None, *, shard: int = 0) -> FileTable:
     """Read one file's header; `shard` marks its tensors.
 
+    Args:
+        path: the file.
+        allowance: what the header may cost, and afterwards what is left of that.
+        shard: the number of the file among those of its model.
+
     Raises:
-        BadModelFile: the file is not there, is not a GGUF file, or is impossible. Facts: `file`,
-            `offset`, `check` (see `backends.gguf.skim.Check`).
+        BadModelFile: the file is not there, is not a GGUF file, is impossible, or changed while it
+            was read. Facts: `file`, `offset`, `check` (see `backends.gguf.checks.Check`).
     """
-    try:
-        # A FIFO would block an ordinary open until somebody writes to it.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        reject(path, "file", f"cannot be opened: {reason}.", offset=0, hint="Check the path.")
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            reject(path, "file", "is not a regular file.", offset=0, hint="Check the path.")
-        if status.st_size == 0:
-            reject(path, "file", "is empty.", offset=0)
-        mapped_bytes = min(status.st_size, MAX_HEADER_BYTES)
-        with (
-            mmap.mmap(descriptor, mapped_bytes, access=mmap.ACCESS_READ) as mapped,
-            memoryview(mapped) as view,
-        ):
-            return _read(view, path, status, shard)
-    finally:
-        os.close(descriptor)
+    allowance = allowance or Allowance()
+    with opened(path) as (descriptor, status):
+        n_bytes = min(status.st_size, allowance.header_bytes)
+        source = HeaderBytes.of(path, descriptor, n_bytes)
+        table = _read(source, path, status, shard, allowance)
+        _check_unchanged(path, status, os.fstat(descriptor))
+    return table
 
 
-def _read(view: memoryview, path: Path, status: os.stat_result, shard: int) -> FileTable:
-    cursor = Cursor(view, path, clipped=status.st_size > len(view))
+def _check_unchanged(path: Path, before: os.stat_result, after: os.stat_result) -> None:
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        reject(
+            path,
+            "changed",
+            f"the file was written to while its header was read ({before.st_size} bytes, then "
+            f"{after.st_size}).",
+            offset=0,
+            hint="Ask again when it is whole.",
+        )
+
+
+def _read(
+    source: HeaderBytes, path: Path, status: os.stat_result, shard: int, allowance: Allowance
+) -> FileTable:
+    cursor = Cursor(source, path, allowance, clipped=status.st_size > source.n_bytes)
+    start = source.copy(0, min(_HASHED_START_BYTES, source.n_bytes))
+    digest = hashlib.blake2b(start, digest_size=16)
     version = _version(cursor)
-    n_tensors = _count(cursor, "tensor")
-    n_keys = _count(cursor, "metadata")
+    n_tensors = _tensor_count(cursor)
+    n_keys = _key_count(cursor)
     metadata, key_offsets = _metadata(cursor, n_keys)
     alignment = _alignment(cursor, metadata, key_offsets)
     table_start = cursor.position
     tensors = _TensorTable(cursor, alignment, status.st_size, shard).read(n_tensors)
-    digest = hashlib.blake2b(view[:_HASHED_START_BYTES], digest_size=16)
-    digest.update(view[table_start : cursor.position])
+    for piece in cursor.pieces(table_start, cursor.position):
+        digest.update(piece)
+    allowance.header_bytes -= cursor.position
     identity = FileIdentity(
         status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, digest.hexdigest()
     )
@@ -170,19 +178,31 @@ def _version(cursor: Cursor) -> int:
     return version
 
 
-def _count(cursor: Cursor, what: str) -> int:
-    least, most = (
-        (_LEAST_TENSOR_BYTES, _MAX_TENSORS) if what == "tensor" else (_LEAST_KEY_BYTES, _MAX_KEYS)
-    )
-    start = cursor.position
-    count = cursor.u64(f"the {what} count")
-    if count > most or count * least > cursor.remaining:
+def _tensor_count(cursor: Cursor) -> int:
+    start, most = cursor.position, cursor.allowance.tensors
+    count = cursor.u64("the tensor count")
+    if count > most or count * _LEAST_TENSOR_BYTES > cursor.remaining:
         cursor.reject(
-            "tensor_count" if what == "tensor" else "metadata_count",
-            f"the {what} count is {count}; at most {most} are allowed, each of at least "
-            f"{least} bytes, and {cursor.remaining} bytes are left.",
+            "tensor_count",
+            f"the tensor count is {count}; a model may have {MAX_TENSORS}, each of at least "
+            f"{_LEAST_TENSOR_BYTES} bytes, and {cursor.remaining} bytes are left.",
             offset=start,
         )
+    cursor.allowance.tensors -= count
+    return count
+
+
+def _key_count(cursor: Cursor) -> int:
+    start, most = cursor.position, cursor.allowance.keys
+    count = cursor.u64("the metadata count")
+    if count > most or count * _LEAST_KEY_BYTES > cursor.remaining:
+        cursor.reject(
+            "metadata_count",
+            f"the metadata count is {count}; a model may have {MAX_KEYS}, each of at least "
+            f"{_LEAST_KEY_BYTES} bytes, and {cursor.remaining} bytes are left.",
+            offset=start,
+        )
+    cursor.allowance.keys -= count
     return count
 
 
@@ -191,11 +211,9 @@ def _metadata(cursor: Cursor, n_keys: int) -> tuple[dict[str, HeaderValue], dict
     offsets: dict[str, int] = {}
     for i in range(n_keys):
         start = cursor.position
-        key = cursor.string(f"key {i}")
-        if not key:
-            cursor.reject("empty_key", f"key {i} is empty.", offset=start)
+        key = cursor.key(i)
         if key in metadata:
-            cursor.reject("duplicate_key", f"the key {key!r} is there twice.", offset=start)
+            cursor.reject("duplicate_key", f"the key {shown(key)} is there twice.", offset=start)
         offsets[key] = cursor.position
         metadata[key] = cursor.value(key)
     return metadata, offsets
@@ -208,7 +226,7 @@ def _alignment(
     value = metadata.get(key, _DEFAULT_ALIGNMENT)
     if type(value) is not int or value <= 0 or value & (value - 1):
         cursor.reject(
-            "alignment", f"{key} is {value!r}; a power of two is allowed.", offset=offsets[key]
+            "alignment", f"{key} is {shown(value)}; a power of two is allowed.", offset=offsets[key]
         )
     return value
 
@@ -252,14 +270,10 @@ class _TensorTable:
 
     def _name(self, index: int, seen: set[str]) -> str:
         start = self._cursor.position
-        name = self._cursor.string(f"the name of tensor {index}")
-        if not 0 < len(name.encode()) <= _MAX_NAME_BYTES:
-            self._cursor.reject(
-                "tensor_name",
-                f"tensor {index} has a name of {len(name.encode())} bytes; "
-                f"1 to {_MAX_NAME_BYTES} are allowed.",
-                offset=start,
-            )
+        what = f"the name of tensor {index}"
+        name = self._cursor.text(what, _MAX_NAME_BYTES, "tensor_name")
+        if not name:
+            self._cursor.reject("tensor_name", f"{what} is empty.", offset=start)
         if name in seen:
             self._cursor.reject(
                 "duplicate_tensor", f"the tensor {name!r} is there twice.", offset=start

@@ -15,36 +15,40 @@ from typing import Final
 import numpy as np
 
 _LENGTH: Final = struct.Struct("<Q")
-_CHUNK_BYTES: Final = 1 << 19
+_CHUNK_BYTES: Final = 1 << 16
 _STEPS_AFTER_BREAK: Final = 1024
-_MAX_BREAKS: Final = 64
 
 
-def walk_strings(view: memoryview, position: int, count: int) -> int | None:
-    """The position behind `count` length-prefixed texts, or `None` if they lead out of the view."""
-    breaks = 0
-    while count > _STEPS_AFTER_BREAK and breaks < _MAX_BREAKS:
-        step, walked = _walk_chunk(view[position : position + _CHUNK_BYTES], count)
+def walk_strings(view: memoryview, count: int) -> tuple[int, int]:
+    """Step over at most `count` texts, as many as have their length in the view.
+
+    Returns:
+        The position behind the last one, which may lie far behind the view, and how many they were.
+    """
+    position = walked = 0
+    steps = _STEPS_AFTER_BREAK
+    while count - walked > _STEPS_AFTER_BREAK and position + 8 <= len(view):
+        step, several = _walk_chunk(view[position : position + _CHUNK_BYTES], count - walked)
         position += step
-        count -= walked
-        if walked < _STEPS_AFTER_BREAK:
-            breaks += 1
-            after = _walk_each(view, position, min(count, _STEPS_AFTER_BREAK))
-            if after is None:
-                return None
-            count -= min(count, _STEPS_AFTER_BREAK)
-            position = after
-    return _walk_each(view, position, count)
+        walked += several
+        if several < _STEPS_AFTER_BREAK:
+            # The more often it breaks, the longer it is left alone.
+            position, several = _walk_each(view, position, min(count - walked, steps))
+            walked += several
+            steps *= 2
+    position, several = _walk_each(view, position, count - walked)
+    return position, walked + several
 
 
-def _walk_each(view: memoryview, position: int, count: int) -> int | None:
+def _walk_each(view: memoryview, position: int, count: int) -> tuple[int, int]:
     length_at = _LENGTH.unpack_from
+    walked = 0
     try:
-        for _ in range(count):
+        for walked in range(count):  # noqa: B007 - the count at the break is the answer
             position += 8 + length_at(view, position)[0]
     except (struct.error, OverflowError):
-        return None
-    return position if position <= len(view) else None
+        return position, walked
+    return position, count
 
 
 def _walk_chunk(chunk: memoryview, count: int) -> tuple[int, int]:

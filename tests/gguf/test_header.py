@@ -10,6 +10,7 @@ import sys
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import gguf
 import numpy as np
@@ -17,8 +18,9 @@ import pytest
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
 from backends.gguf import SkimmedArray, read_header
+from backends.gguf.limits import MAX_TEXTS
 from backends.gguf.quantization import FILE_TYPES
-from backends.gguf.skim import MAX_STRINGS
+from backends.gguf.source import WINDOW_BYTES
 from backends.gguf.table import TYPE_NUMBERS
 from backends.gguf.walk import walk_strings
 from backends.llama.binaries import find_binary
@@ -223,6 +225,14 @@ def test_reading_a_header_does_not_import_the_gguf_package() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+def _plain_walk(blob: bytes, count: int) -> tuple[int, int]:
+    position = walked = 0
+    while walked < count and position + 8 <= len(blob):
+        position += 8 + int.from_bytes(blob[position : position + 8], "little")
+        walked += 1
+    return position, walked
+
+
 @pytest.mark.parametrize("long_at", [0, 1500, 2999])
 def test_the_chunked_walk_ends_where_the_plain_one_does(long_at: int) -> None:
     """Empty, long and zero-filled texts break the fast chain and are still stepped over right."""
@@ -231,9 +241,25 @@ def test_the_chunked_walk_ends_where_the_plain_one_does(long_at: int) -> None:
     texts[long_at - 1] = b""
     texts[long_at - 2] = bytes(40)
     blob = b"".join(struct.pack("<Q", len(t)) + t for t in texts)
-    assert walk_strings(memoryview(blob + b"tail"), 0, len(texts)) == len(blob)
-    assert walk_strings(memoryview(blob[:-1]), 0, len(texts)) is None
-    assert walk_strings(memoryview(blob), 0, len(texts) + 1) is None
+    for given, count in ((blob + b"tail", 3000), (blob[:-1], 3000), (blob, 3001), (blob, 1)):
+        assert walk_strings(memoryview(given), count) == _plain_walk(given, count)
+    assert walk_strings(memoryview(blob), 3000) == (len(blob), 3000)
+
+
+def test_texts_across_all_windows_are_stepped_over_right(tmp_path: Path) -> None:
+    """Short, empty, long and giant ones, wherever a window ends."""
+    rng = Random(7)
+    lengths = [0, 3, 9, 9, 255, 256, 5000, WINDOW_BYTES - 8, WINDOW_BYTES, 3 * WINDOW_BYTES]
+    words = tuple(
+        bytes(rng.choices(b"\0ab", k=rng.choices(lengths, [900] * 6 + [9, 1, 1, 1])[0]))
+        for _ in range(9000)
+    )
+    keys = [raw.Key(b"tokenizer.ggml.merges", raw.ARRAY, words, raw.STRING), *raw.llama_keys()]
+    header = read_header(_written(tmp_path / "windows.gguf", keys, raw.llama_tensors()))
+    merges = header.metadata["tokenizer.ggml.merges"]
+    assert isinstance(merges, SkimmedArray)
+    assert (merges.count, merges.n_bytes) == (9000, sum(8 + len(word) for word in words))
+    assert header.shape().n_vocab == 24
 
 
 def test_identity_survives_a_rename_and_notices_a_change(llama: Path) -> None:
@@ -254,7 +280,7 @@ def test_a_file_of_nothing_but_texts_is_refused_at_once(tmp_path: Path) -> None:
     out.text(b"tokenizer.ggml.tokens")
     out.put("I", raw.ARRAY, "type")
     out.put("I", raw.STRING, "type")
-    out.put("Q", MAX_STRINGS + 1, "length")
+    out.put("Q", MAX_TEXTS + 1, "length")
     path = tmp_path / "giant.gguf"
     path.write_bytes(out.data)
     os.truncate(path, 1 << 40)

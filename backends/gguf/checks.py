@@ -1,0 +1,62 @@
+"""How a model file is refused: which check did it, where, and what was found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, Literal, NoReturn
+
+from budget.errors import BadModelFile
+
+Check = Literal[
+    "file",
+    "changed",
+    "magic",
+    "version",
+    "endianness",
+    "tensor_count",
+    "metadata_count",
+    "truncated",
+    "header_size",
+    "string_length",
+    "utf8",
+    "empty_key",
+    "duplicate_key",
+    "value_type",
+    "array_type",
+    "array_nesting",
+    "array_length",
+    "alignment",
+    "tensor_name",
+    "duplicate_tensor",
+    "tensor_dims",
+    "tensor_size",
+    "tensor_type",
+    "tensor_block",
+    "tensor_offset",
+    "tensor_bounds",
+    "shape",
+    "shard",
+]
+"""The checks that reject a file; the one that did is the `check` fact of a `BadModelFile`."""
+
+_MOST_SHOWN: Final = 120
+
+
+def reject(path: Path, check: Check, what: str, *, offset: int, hint: str = "") -> NoReturn:
+    """Raise a `BadModelFile` with its facts: `file`, `offset` (bytes) and `check`."""
+    raise BadModelFile(
+        f"{path}: at byte {offset}: {what}",
+        hint=hint or "Fetch or make the file again.",
+        file=str(path),
+        offset=offset,
+        check=check,
+    )
+
+
+def shown(value: object) -> str:
+    """A value of a file as a message quotes it: its `repr`, cut where it is long."""
+    part = value[:_MOST_SHOWN] if isinstance(value, str | tuple) else value
+    text = repr(part)
+    if part is value and len(text) <= _MOST_SHOWN:
+        return text
+    return f"{text[:_MOST_SHOWN]}..."
