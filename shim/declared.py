@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Self
 
+from backends.forks import renew_after_fork
 from budget.errors import InvalidRequest, KeepwarmError
-from shim.forks import renew_after_fork
 
 if TYPE_CHECKING:
     from shim.session import Session

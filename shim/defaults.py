@@ -7,10 +7,10 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from backends.forks import renew_after_fork
 from shim.call import Messages
 from shim.client import Shim
 from shim.declared import Plan
-from shim.forks import renew_after_fork
 from shim.reply import EmbeddingReply, Reply
 from shim.streams import AsyncReplyStream, ReplyStream
 

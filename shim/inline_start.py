@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol
 
-from shim.forks import renew_after_fork
+from backends.forks import renew_after_fork
 from shim.silence import closed_before, closed_meanwhile
 
 

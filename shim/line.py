@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 from weakref import WeakSet
 
+from backends.forks import renew_after_fork
 from budget.errors import KeeperUnavailable, error_from_wire
-from shim.forks import renew_after_fork
 from shim.silence import closed_before, closed_meanwhile, silence_s
 from shim.wire import Message, decode, encode, keeper_gone, outcome
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from backends.forks import renew_after_fork
 from budget.errors import KeeperUnavailable
-from shim.forks import renew_after_fork
 from shim.sync_line import KeeperLine, LinePool
 from shim.wire import Message
 

@@ -105,17 +105,21 @@ class AsyncReplyStream(Stream[Delta]):
     async def _end(self, reply: Reply | None, error: BaseException | None) -> None:
         if self._closed:
             return
-        self._closed = True
         if self._pid != os.getpid():
             return
+        self._closed = True
         try:
             await self._source.aclose()
         finally:
             self._leased.ended(reply, error)
 
     def __del__(self) -> None:
-        # Forgotten on an event loop: nothing can be awaited here. A forked child's copy is left alone.
-        if self._closed or self._pid != os.getpid():
+        # Forgotten on an event loop: nothing can be awaited here.
+        if self._closed:
+            return
+        if self._pid != os.getpid():
+            # Not even collected: that could wait for a lock that a thread of the parent held at the fork.
+            _INHERITED.append(self._source)
             return
         self._closed = True
         self._leased.forgotten()
@@ -127,6 +131,7 @@ class AsyncReplyStream(Stream[Delta]):
 
 
 _CLOSING: set[asyncio.Task[None]] = set()
+_INHERITED: list[Stream[Delta]] = []
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
@@ -13,14 +12,13 @@ from weakref import WeakKeyDictionary
 import httpcore
 
 from backends.base import Endpoint
+from backends.forks import renew_after_fork
 from backends.loop_end import at_loop_end
 from backends.openai.bounds import Timeouts
 from backends.openai.connecting import dead_sockets, pool_key, pool_settings
 from backends.openai.exchange import Exchange, Route
 from backends.openai.network import AsyncBoundedBackend
 from backends.openai.transport import Transport
-
-_NETWORK = AsyncBoundedBackend()
 
 
 class _Answer:
@@ -46,11 +44,16 @@ class _Pool:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.route = Route.to(endpoint)
+        self._network = AsyncBoundedBackend()
         settings = pool_settings(endpoint)
-        self._pool = httpcore.AsyncConnectionPool(**settings, network_backend=_NETWORK)
+        self._pool = httpcore.AsyncConnectionPool(**settings, network_backend=self._network)
 
     async def send(self, exchange: Exchange) -> _Answer:
         return _Answer(await self._pool.handle_async_request(exchange.request()))
+
+    def shut_down(self) -> None:
+        """Have what is in use fail; from any thread."""
+        self._network.opened.shut_down()
 
     async def close(self) -> None:
         await self._pool.aclose()
@@ -79,6 +82,11 @@ class _LoopPools:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
+    def shut_down(self) -> None:
+        """Have what is in use fail; from any thread."""
+        for pool in list(self.pools.values()):
+            pool.shut_down()
+
     def close_soon(self) -> None:
         """As `close`, without waiting for it; called in the loop."""
         self._later(self.close())
@@ -101,13 +109,14 @@ class LoopPools:
             WeakKeyDictionary()
         )
         self._lock = threading.Lock()
-        self._pid = os.getpid()
+        renew_after_fork(self)
+
+    def forked(self) -> None:
+        """In a forked child: the connections are the parent's; no thread that held the lock is here."""
+        self._by_loop, self._lock = WeakKeyDictionary(), threading.Lock()
 
     def to(self, endpoint: Endpoint) -> _Pool:
         """The running loop's connections to an endpoint, made when they are first asked for."""
-        if self._pid != os.getpid():
-            self._by_loop, self._lock = WeakKeyDictionary(), threading.Lock()
-            self._pid = os.getpid()
         loop = asyncio.get_running_loop()
         pools = self._by_loop.get(loop)
         if pools is None:
@@ -139,11 +148,12 @@ class LoopPools:
             await pools.close()
 
     def close_everywhere(self) -> None:
-        """Have every loop close its idle connections, from any thread, without waiting for it."""
+        """End what runs, and have every loop close its connections; from any thread, waiting for none."""
         with self._lock:
             found = list(self._by_loop.items())
             self._by_loop.clear()
         for loop, pools in found:
+            pools.shut_down()
             with contextlib.suppress(RuntimeError):  # that loop is closed
                 loop.call_soon_threadsafe(pools.close_soon)
 
@@ -157,5 +167,5 @@ class AsyncTransport(Transport):
         super().__init__(LoopPools(), timeouts)
 
     def close(self) -> None:
-        """Close the idle connections of all loops, from any thread; each loop does it when it next runs."""
+        """End what runs on all loops, from any thread; each closes its connections when it next runs."""
         self.pools.close_everywhere()

@@ -17,6 +17,7 @@ import httpcore
 from httpcore import SOCKET_OPTION
 
 from backends.openai.bounds import Bounds
+from backends.openai.open_streams import OpenStreams
 
 _WRITE_BYTES: Final = 16 << 10
 _BUSY_PAUSE_S: Final = 0.005
@@ -30,8 +31,10 @@ def _bounds(timeout: float | None) -> Bounds:
 class BoundedStream(httpcore.NetworkStream):
     """A thread's connection."""
 
-    def __init__(self, inner: httpcore.NetworkStream) -> None:
+    def __init__(self, inner: httpcore.NetworkStream, opened: OpenStreams) -> None:
         self._inner = inner
+        self._opened = opened
+        opened.add(self)
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """The next bytes, as soon as there are any."""
@@ -64,7 +67,8 @@ class BoundedStream(httpcore.NetworkStream):
     ) -> httpcore.NetworkStream:
         """The same connection, encrypted from here on."""
         limit_s = _bounds(timeout).connect_s()
-        return BoundedStream(self._inner.start_tls(ssl_context, server_hostname, limit_s))
+        stream = self._inner.start_tls(ssl_context, server_hostname, limit_s)
+        return BoundedStream(stream, self._opened)
 
     def get_extra_info(self, info: str) -> Any:
         """What httpcore asks of the socket."""
@@ -76,6 +80,7 @@ class BoundedBackend(httpcore.NetworkBackend):
 
     def __init__(self) -> None:
         self._inner = httpcore.SyncBackend()
+        self.opened = OpenStreams()
 
     def connect_tcp(
         self,
@@ -90,7 +95,7 @@ class BoundedBackend(httpcore.NetworkBackend):
         bounds.connected = True
         limit_s = bounds.connect_s()
         stream = self._inner.connect_tcp(host, port, limit_s, local_address, socket_options)
-        return BoundedStream(stream)
+        return BoundedStream(stream, self.opened)
 
     def connect_unix_socket(
         self,
@@ -105,7 +110,8 @@ class BoundedBackend(httpcore.NetworkBackend):
         end_s = time.monotonic() + limit_s
         while True:
             try:
-                return BoundedStream(self._inner.connect_unix_socket(path, limit_s, socket_options))
+                stream = self._inner.connect_unix_socket(path, limit_s, socket_options)
+                return BoundedStream(stream, self.opened)
             except httpcore.ConnectError as exc:
                 # A socket with a time-out does not wait for a place in the queue, it gets EAGAIN.
                 full = isinstance(exc.__cause__, OSError) and exc.__cause__.errno == errno.EAGAIN
@@ -120,8 +126,10 @@ class BoundedBackend(httpcore.NetworkBackend):
 class AsyncBoundedStream(httpcore.AsyncNetworkStream):
     """An event loop's connection."""
 
-    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
+    def __init__(self, inner: httpcore.AsyncNetworkStream, opened: OpenStreams) -> None:
         self._inner = inner
+        self._opened = opened
+        opened.add(self)
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """The next bytes, as soon as there are any."""
@@ -153,9 +161,8 @@ class AsyncBoundedStream(httpcore.AsyncNetworkStream):
     ) -> httpcore.AsyncNetworkStream:
         """The same connection, encrypted from here on."""
         limit_s = _bounds(timeout).connect_s()
-        return AsyncBoundedStream(
-            await self._inner.start_tls(ssl_context, server_hostname, limit_s)
-        )
+        stream = await self._inner.start_tls(ssl_context, server_hostname, limit_s)
+        return AsyncBoundedStream(stream, self._opened)
 
     def get_extra_info(self, info: str) -> Any:
         """What httpcore asks of the socket."""
@@ -167,6 +174,7 @@ class AsyncBoundedBackend(httpcore.AsyncNetworkBackend):
 
     def __init__(self) -> None:
         self._inner = httpcore.AnyIOBackend()
+        self.opened = OpenStreams()
 
     async def connect_tcp(
         self,
@@ -181,7 +189,7 @@ class AsyncBoundedBackend(httpcore.AsyncNetworkBackend):
         bounds.connected = True
         limit_s = bounds.connect_s()
         stream = await self._inner.connect_tcp(host, port, limit_s, local_address, socket_options)
-        return AsyncBoundedStream(stream)
+        return AsyncBoundedStream(stream, self.opened)
 
     async def connect_unix_socket(
         self,
@@ -194,7 +202,7 @@ class AsyncBoundedBackend(httpcore.AsyncNetworkBackend):
         bounds.connected = True
         limit_s = bounds.connect_s()
         stream = await self._inner.connect_unix_socket(path, limit_s, socket_options)
-        return AsyncBoundedStream(stream)
+        return AsyncBoundedStream(stream, self.opened)
 
     async def sleep(self, seconds: float) -> None:
         """What httpcore does between two attempts to connect."""

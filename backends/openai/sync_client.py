@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator, Sequence
 
@@ -10,14 +9,13 @@ import httpcore
 
 from backends.base import Endpoint
 from backends.flows import BlockingStream, run_blocking
+from backends.forks import renew_after_fork
 from backends.openai.bounds import Timeouts
 from backends.openai.connecting import dead_sockets, pool_key, pool_settings
 from backends.openai.exchange import Exchange, Route
 from backends.openai.network import BoundedBackend
 from backends.openai.transport import Transport
 from backends.openai.wire import ChatRequest, Completion, Delta, Embeddings
-
-_NETWORK = BoundedBackend()
 
 
 class _Answer:
@@ -43,12 +41,16 @@ class _Pool:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.route = Route.to(endpoint)
-        self._pool = httpcore.ConnectionPool(**pool_settings(endpoint), network_backend=_NETWORK)
+        self._network = BoundedBackend()
+        settings = pool_settings(endpoint)
+        self._pool = httpcore.ConnectionPool(**settings, network_backend=self._network)
 
     async def send(self, exchange: Exchange) -> _Answer:
         return _Answer(self._pool.handle_request(exchange.request()))
 
     def close(self) -> None:
+        # Threads that wait for an answer wake up, and find their connection closed.
+        self._network.opened.shut_down()
         self._pool.close()
 
 
@@ -58,14 +60,14 @@ class ThreadPools:
     def __init__(self) -> None:
         self.by_endpoint: dict[str, _Pool] = {}
         self._lock = threading.Lock()
-        self._pid = os.getpid()
+        renew_after_fork(self)
+
+    def forked(self) -> None:
+        """In a forked child: the connections are the parent's; no thread that held the lock is here."""
+        self._lock, self.by_endpoint = threading.Lock(), {}
 
     def to(self, endpoint: Endpoint) -> _Pool:
         """The connections to an endpoint, made when they are first asked for."""
-        if self._pid != os.getpid():
-            # A forked child shares its parent's sockets and, perhaps, a lock held by a thread that
-            # does not exist here: it starts with neither.
-            self._lock, self.by_endpoint, self._pid = threading.Lock(), {}, os.getpid()
         key = pool_key(endpoint)
         known = self.by_endpoint.get(key)
         if known is not None:

@@ -303,6 +303,54 @@ def test_a_child_has_plans_and_streams_of_its_own(stage: Stage) -> None:
         assert stage.shim.status()["declared"][0]["left"] == 3
 
 
+def test_a_child_holds_no_connection_of_its_parents(stage: Stage) -> None:
+    """While a child lives, the end of the parent's stream still ends its lease and its generation."""
+    stage.scripts["a"] = Script(tokens=LONG)
+    stream = stage.shim.stream("a", "Hi.")
+    next(stream)
+    release_fd, go_fd = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(go_fd)
+        os.read(release_fd, 1)
+        os._exit(0)
+    os.close(release_fd)
+    stream.close()
+    assert stage.lease_count() == 0
+    assert wait_until(lambda: stage.engines[0].active_requests == 0, 10)
+    os.close(go_fd)
+    os.waitpid(pid, 0)
+
+
+def test_closing_ends_what_runs_in_threads_and_loops(stage: Stage) -> None:
+    """Answers that are read, and a call that waits for its slot: typed errors; no lease is left."""
+    stage.scripts["a"] = Script(
+        tokens=LONG, token_gate=asyncio.Event()
+    )  # it says one word and waits
+    stage.shim.load("a")
+    shim = Shim(stage.shim.config, inline=False, runtime=stage.shim.runtime)
+
+    async def stream() -> None:
+        async for _ in await shim.astream("a", "Hi."):
+            pass
+
+    with ThreadPoolExecutor(4) as pool:
+        works: list[Future[Any]] = [
+            pool.submit(shim.chat, "a", "Hi."),
+            pool.submit(lambda: asyncio.run(stream())),
+        ]
+        assert wait_until(lambda: len(stage.engines[0].requests) == 2, 20)
+        works.append(pool.submit(shim.chat, "a", "Hi."))
+        works.append(pool.submit(lambda: asyncio.run(shim.achat("a", "Hi."))))
+        assert wait_until(lambda: len(stage.shim.status()["queue"]) == 2, 20)
+        shim.close()
+        for work in works:
+            with pytest.raises(Cancelled, match="closed"):
+                work.result(20)
+    assert wait_until(lambda: stage.lease_count() == 0, 10)
+    assert wait_until(lambda: stage.engines[0].active_requests == 0, 10)
+
+
 def test_a_closed_shim_refuses_calls_and_can_be_closed_again(stage: Stage) -> None:
     """With a typed error, whatever is called; nothing is started for it."""
     shim = Shim(stage.shim.config, factory=stage.make)

@@ -1,0 +1,62 @@
+"""The open connections of a pool: ended from any thread, and let go by a forked child."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from typing import Any, Protocol
+from weakref import WeakSet
+
+from backends.forks import renew_after_fork
+
+
+class NetworkStream(Protocol):
+    """A connection of httpcore's."""
+
+    def get_extra_info(self, info: str) -> Any:
+        """Among others, its `socket`."""
+        ...
+
+
+class OpenStreams:
+    """Every connection that is not closed yet, idle or in use."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._streams: WeakSet[NetworkStream] = WeakSet()
+        renew_after_fork(self)
+
+    def add(self, stream: NetworkStream) -> None:
+        """A connection was made."""
+        with self._lock:
+            self._streams.add(stream)
+
+    def shut_down(self) -> None:
+        """End all, so that threads which wait on one wake up. Closing a descriptor would not wake them."""
+        with self._lock:
+            streams = list(self._streams)
+        for stream in streams:
+            # Closed meanwhile, or encrypted by another object.
+            with contextlib.suppress(OSError, AttributeError):
+                stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+
+    def forked(self) -> None:
+        """In a forked child: leave the connections to the parent alone.
+
+        While the child held a copy, the engine would not see that the parent closed its own, and would
+        generate on. The objects here still count on their descriptors, which lead nowhere from now on.
+        """
+        self._lock = threading.Lock()
+        inherited: list[int] = []
+        for stream in self._streams:
+            with contextlib.suppress(OSError, AttributeError):
+                inherited.append(stream.get_extra_info("socket").fileno())
+        self._streams = WeakSet()
+        if inherited:
+            nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            for descriptor in inherited:
+                if descriptor >= 0:
+                    os.dup2(nowhere, descriptor, inheritable=False)
+            os.close(nowhere)
