@@ -230,8 +230,8 @@ class KvSection(Section):
     folder: FilePath | None = key(
         None,
         "Where it is kept (mode 0700); left out: `keepwarm/kv` in the user's state folder. In a folder "
-        "that holds other things, a sub-folder `keepwarm-kv` is used. A folder in RAM (`/dev/shm`) is "
-        "faster, and its bytes are not booked.",
+        "that holds other things or is not private, a sub-folder `keepwarm-kv` is used. A folder in RAM "
+        "(`/dev/shm`) is faster, and its bytes are not booked.",
         "a path; a relative one starts at this file's folder",
     )
 

@@ -117,7 +117,7 @@ class Keeper:
         Raises:
             ConfigError: the device is not there, or the pins do not fit together.
         """
-        await asyncio.to_thread(sweep_state)
+        await asyncio.to_thread(sweep_state, runtime)
         swept = await asyncio.to_thread(sweep_leftovers, runtime)
         if swept:
             LOG.warning("ended %d engines that an earlier keeper left: %s", len(swept), swept)

@@ -50,7 +50,7 @@ def is_state(name: str) -> bool:
 
 
 def claim(folder: Path) -> Path:
-    """The folder to keep state in: this one if it is empty or keepwarm's, else one of our own in it.
+    """The folder to keep state in: this one if it is keepwarm's, or private and empty; else our own in it.
 
     It is made with mode 0700 and marked.
 
@@ -59,18 +59,18 @@ def claim(folder: Path) -> Path:
         OSError: it cannot be made or read.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if _is_ours(folder) or not any(folder.iterdir()):
+    if _is_ours(folder) or (_is_private(folder) and not any(folder.iterdir())):
         return _take(folder)
     own = folder / SUBFOLDER
     if not _is_safe(folder):
         raise ConfigError(
-            f"{folder} holds other files, and other users may rename what is in it.",
+            f"{folder} is not for KV state alone, and other users may rename what is in it.",
             hint="Give [kv] folder a folder of its own.",
             path=str(folder),
         )
     with contextlib.suppress(FileExistsError):
         own.mkdir(mode=0o700)
-        LOG.warning("%s holds other files: KV state is kept in %s", folder, own)
+        LOG.warning("%s is not for KV state alone, which is kept in %s", folder, own)
     if own.is_symlink() or not (_is_ours(own) or not any(own.iterdir())):
         raise ConfigError(
             f"{folder} and {own} hold what keepwarm did not write.",
@@ -132,6 +132,11 @@ def _is_lock(entry: os.DirEntry[str]) -> bool:
     return (
         size < 64 and _HELD_BY.fullmatch(Path(entry.path).read_text(errors="replace")) is not None
     )
+
+
+def _is_private(folder: Path) -> bool:
+    found = folder.stat()
+    return found.st_uid == os.getuid() and not found.st_mode & 0o077
 
 
 def _is_safe(folder: Path) -> bool:

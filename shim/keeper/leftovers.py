@@ -21,7 +21,10 @@ def state_folders() -> list[Path]:
     return found
 
 
-def sweep_state() -> None:
-    """Delete unfinished files of processes that are gone, and damaged ones that were set aside long ago."""
-    for folder in state_folders():
+def sweep_state(runtime: Path) -> None:
+    """Delete unfinished files of processes that are gone, and damaged ones that were set aside long ago.
+
+    Also in the keeper's folder, where the configuration in force is.
+    """
+    for folder in (*state_folders(), runtime):
         sweep_leftovers(folder)

@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -331,3 +332,23 @@ def test_what_the_policy_had_learned_is_not_replaced_when_it_could_not_be_read(
     assert recall(policy)
     remember(policy)
     assert row.used()
+
+
+@pytest.mark.real
+def test_a_start_sweeps_what_was_left_unfinished(
+    lived: Path, places: Path, tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every folder that state is written to, the keeper's own among them."""
+    shutil.copytree(lived, places, dirs_exist_ok=True)
+    (places / "r").mkdir(mode=0o700, exist_ok=True)
+    folders = {path.parent for path in state_files(places)} | {places / "r"}
+    for folder in folders:
+        (folder / ".any.json.999999999-1.new").write_text("")
+        (folder / ".not-ours.new").write_text("")
+    later = time.time() + 3600
+    monkeypatch.setattr(time, "time", lambda: later)
+    asyncio.run(start_and_stop(configured(tiny_models), places / "r"))
+    # In a folder of KV state only what has a name of its files is ours.
+    left = [path.parent.parent.name for path in places.rglob("*.json.999999999-1.new")]
+    assert left == ["kv"]
+    assert len(list(places.rglob(".not-ours.new"))) == len(folders)

@@ -96,7 +96,7 @@ def test_a_folder_with_other_files_keeps_them_all(
     after = {n: v for n, v in listed(foreign).items() if not n.startswith(SUBFOLDER)}
     assert after == before
     assert [r.getMessage() for r in caplog.records] == [
-        f"{foreign} holds other files: KV state is kept in {foreign / SUBFOLDER}"
+        f"{foreign} is not for KV state alone, which is kept in {foreign / SUBFOLDER}"
     ]
     assert (foreign / SUBFOLDER).stat().st_mode & 0o777 == 0o700
 
@@ -114,6 +114,17 @@ def test_a_folder_of_our_own_that_is_full_of_other_things_is_refused(foreign: Pa
     (foreign / SUBFOLDER).symlink_to(foreign / "photos")
     with pytest.raises(ConfigError, match="did not write"):
         claim(foreign)
+
+
+def test_an_empty_folder_that_others_may_enter_gets_a_private_one_inside(tmp_path: Path) -> None:
+    """What `mkdir` makes is 0755; its mode is its owner's business."""
+    (tmp_path / "kv").mkdir(mode=0o755)
+    for _ in range(2):
+        files = opened(tmp_path / "kv")
+        assert files.folder == tmp_path / "kv" / SUBFOLDER
+        files.close()
+    assert (tmp_path / "kv").stat().st_mode & 0o777 == 0o755
+    assert files.folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_folder_that_others_may_write_to_is_not_used(
