@@ -9,63 +9,106 @@ import asyncio
 import ctypes
 import mmap
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
+
+import numpy as np
 
 from budget.errors import BadModelFile
 
 CHUNK_BYTES = 8 << 20
 """What is staged at a time."""
 
-_IN_CORE = bytes(byte & 1 for byte in range(256))
-"""Only the lowest bit of what `mincore` says of a page is defined."""
+_ASKED_BYTES: Final = 1 << 30
+"""What is mapped at a time to be asked about; a quarter of a million pages."""
+
+
+def _unreadable(path: Path, why: str) -> BadModelFile:
+    return BadModelFile(
+        f"{path} cannot be read: {why}.",
+        hint="Check the path and its permissions.",
+        file=str(path),
+    )
 
 
 def _open(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as exc:
-        raise BadModelFile(
-            f"{path} cannot be read: {exc.strerror}.",
-            hint="Check the path and its permissions.",
-            file=str(path),
-        ) from exc
+        # Without O_NONBLOCK, opening a FIFO waits for a writer.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError) as exc:
+        raise _unreadable(path, getattr(exc, "strerror", None) or str(exc)) from exc
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise _unreadable(path, "it is not a regular file")
+    return fd
 
 
-def resident_fraction(path: Path) -> float:
+def resident_fraction(path: Path) -> float | None:
     """The share of a file's pages that lies in the page cache, 0 to 1 (1 for an empty file).
 
-    Asks `mincore(2)` over a private mapping; no page is touched by asking.
+    None where the kernel does not tell: of a file that the caller neither owns nor may write to,
+    `mincore(2)` claims that all of it is there (since Linux 5.2), and some file systems cannot map.
+    No page is touched by asking.
 
     Raises:
         BadModelFile: the file cannot be read.
     """
     fd = _open(path)
     try:
-        size = os.fstat(fd).st_size
-        if size == 0:
-            return 1.0
-        # A private writable mapping is what ctypes accepts as a buffer; nothing is ever written.
-        with mmap.mmap(
-            fd, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE
-        ) as m:
-            return _mincore(m, size)
+        status = os.fstat(fd)
+        fraction = _fraction(fd, status.st_size)
+        is_told = status.st_uid == os.geteuid() or os.access(path, os.W_OK, effective_ids=True)
+        return fraction if is_told or fraction != 1.0 else None
     finally:
         os.close(fd)
 
 
-def _mincore(mapping: mmap.mmap, size: int) -> float:
-    pages = -(-size // mmap.PAGESIZE)
-    vector = (ctypes.c_ubyte * pages)()
-    start = ctypes.c_char.from_buffer(mapping)
+def missing_bytes(path: Path) -> int:
+    """How much of a file is not known to lie in the page cache; all of it where that is not told.
+
+    Raises:
+        BadModelFile: the file cannot be read.
+    """
+    fraction = resident_fraction(path)
     try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        address = ctypes.c_void_p(ctypes.addressof(start))
-        if libc.mincore(address, ctypes.c_size_t(size), vector) != 0:
-            return 0.0
-    finally:
-        del start
-    return bytes(vector).translate(_IN_CORE).count(1) / pages
+        n_bytes = path.stat().st_size
+    except OSError as exc:
+        raise _unreadable(path, str(exc.strerror)) from exc
+    return n_bytes if fraction is None else round((1.0 - fraction) * n_bytes)
+
+
+def _fraction(fd: int, n_bytes: int) -> float | None:
+    if n_bytes == 0:
+        return 1.0
+    resident = 0
+    for offset in range(0, n_bytes, _ASKED_BYTES):
+        found = _resident_pages(fd, offset, min(_ASKED_BYTES, n_bytes - offset))
+        if found is None:
+            return None
+        resident += found
+    return resident / -(-n_bytes // mmap.PAGESIZE)
+
+
+def _resident_pages(fd: int, offset: int, n_bytes: int) -> int | None:
+    """How many of these pages are in RAM; None where the file cannot be mapped, or shrank."""
+    pages = np.zeros(-(-n_bytes // mmap.PAGESIZE), np.uint8)
+    try:
+        with mmap.mmap(
+            fd, n_bytes, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ, offset=offset
+        ) as mapped:
+            asked = np.frombuffer(mapped, np.uint8)
+            failed = ctypes.CDLL(None).mincore(
+                ctypes.c_void_p(asked.ctypes.data),
+                ctypes.c_size_t(n_bytes),
+                ctypes.c_void_p(pages.ctypes.data),
+            )
+            del asked
+    except (OSError, ValueError):
+        return None
+    # Only the lowest bit of what `mincore` says of a page is defined.
+    return None if failed else int(np.count_nonzero(pages & 1))
 
 
 def drop_from_page_cache(path: Path) -> None:
@@ -78,6 +121,8 @@ def drop_from_page_cache(path: Path) -> None:
     try:
         os.fsync(fd)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    except OSError as exc:
+        raise _unreadable(path, str(exc.strerror)) from exc
     finally:
         os.close(fd)
 
@@ -115,6 +160,8 @@ async def stage_file(
             if rate_bytes_per_s is not None:
                 await asyncio.sleep(max(0.0, began + done / rate_bytes_per_s - loop.time()))
         return size
+    except OSError as exc:
+        raise _unreadable(path, exc.strerror or str(exc)) from exc
     finally:
         os.close(fd)
 

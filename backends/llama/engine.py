@@ -202,14 +202,14 @@ class LlamaServerEngine:
         return self._report(started_ns, files, cached, counts)
 
     def _report(
-        self, started_ns: int, files: Mapping[Path, int], cached: float, counts: IoCounts
+        self, started_ns: int, files: Mapping[Path, int], cached: float | None, counts: IoCounts
     ) -> LoadReport:
         process = self._running()
         total = sum(files.values())
         from_disk = counts.disk_bytes > (1 - _STAGED_FRACTION) * total
-        storage: Literal["cold", "staged"] = (
-            "cold" if from_disk or cached < _STAGED_FRACTION else "staged"
-        )
+        # Where the page cache's share is not told, what was read from the disk says it alone.
+        was_absent = cached is not None and cached < _STAGED_FRACTION
+        storage: Literal["cold", "staged"] = "cold" if from_disk or was_absent else "staged"
         return LoadReport(
             started_ns=started_ns,
             ready_ns=time.monotonic_ns(),

@@ -38,9 +38,15 @@ def file_sizes(model_path: Path) -> dict[Path, int]:
         ) from exc
 
 
-def cached_fraction(files: Mapping[Path, int]) -> float:
-    """The share of files' bytes that lies in the page cache."""
+def cached_fraction(files: Mapping[Path, int]) -> float | None:
+    """The share of files' bytes that lies in the page cache; None where the kernel does not tell."""
     total = sum(files.values())
     if total == 0:
         return 1.0
-    return sum(resident_fraction(path) * size for path, size in files.items()) / total
+    cached = 0.0
+    for path, size in files.items():
+        fraction = resident_fraction(path)
+        if fraction is None:
+            return None
+        cached += fraction * size
+    return cached / total

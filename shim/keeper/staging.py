@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from backends.page_cache import CHUNK_BYTES, resident_fraction, stage_file
+from backends.page_cache import CHUNK_BYTES, missing_bytes, stage_file
 from budget import events as ev
 from budget.errors import LoadFailed
 from shim.keeper.duties import Duty
@@ -83,15 +83,13 @@ class Stager:
 
     async def _read(self, files: Sequence[Path], story: StageStory) -> None:
         for file in files:
-            missing = 1.0 - await asyncio.to_thread(resident_fraction, file)
-            if missing == 0.0:
+            missing = await asyncio.to_thread(missing_bytes, file)
+            if missing == 0:
                 continue
-            size, before = await asyncio.to_thread(_size, file), story.read_bytes
+            before = story.read_bytes
 
-            def progressed(
-                done: float, file_bytes: float = missing * size, before: int = before
-            ) -> None:
-                story.read_bytes = before + int(done * file_bytes)
+            def progressed(done: float, missing: int = missing, before: int = before) -> None:
+                story.read_bytes = before + int(done * missing)
 
             await stage_file(file, rate_bytes_per_s=self.rate_bytes_per_s, on_progress=progressed)
 
@@ -99,7 +97,3 @@ class Stager:
 def _finished(engine_id: str, story: StageStory) -> ev.StageFinished:
     story.end_ns = time.monotonic_ns()
     return ev.StageFinished(engine_id, story.read_bytes)
-
-
-def _size(file: Path) -> int:
-    return file.stat().st_size
