@@ -23,7 +23,7 @@ def experience_file(policy: EvictionPolicy) -> Path:
     """Where a policy's state lies.
 
     Raises:
-        OSError, KeepwarmError: there is no state folder.
+        ConfigError: there is no state folder.
     """
     return state_dir() / f"policy-{policy.name}.json"
 
@@ -42,7 +42,7 @@ def recall(policy: EvictionPolicy) -> bool:
 
     try:
         file = experience_file(policy)
-    except (OSError, KeepwarmError) as error:
+    except KeepwarmError as error:
         LOG.warning("the policy %s begins anew: %s", policy.name, error)
         return False
     _unread.discard(file)

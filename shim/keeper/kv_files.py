@@ -228,7 +228,7 @@ def kv_folder(config: Config) -> Path:
     """Where the configuration has KV state kept; `kv_folder.claim` says where in it.
 
     Raises:
-        OSError: there is no state folder.
+        ConfigError: there is no state folder.
     """
     return config.kv.folder or state_dir() / "kv"
 

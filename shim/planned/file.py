@@ -30,7 +30,7 @@ def plan_path() -> Path:
     """Where the plan is.
 
     Raises:
-        OSError, KeepwarmError: there is no state folder.
+        ConfigError: there is no state folder.
     """
     return state_dir() / "plan.json"
 
@@ -67,17 +67,16 @@ def write_plan(plan: Plan, path: Path | None = None) -> Path:
     Raises:
         ConfigError: the folder cannot be written.
     """
+    target = path or plan_path()
     try:
-        target = path or plan_path()
         if (target.is_symlink() or target.exists()) and not target.is_file():
             set_aside(target, "the plan", "it is no file")
         write_whole(target, to_text(plan).encode())
     except OSError as error:
-        where = str(error.filename or path or "in the state folder")
         raise ConfigError(
-            f"the plan cannot be written: {error.strerror}: {where}.",
+            f"the plan {target} cannot be written: {error.strerror}.",
             hint="Set XDG_STATE_HOME to a folder of yours.",
-            file=where,
+            file=str(target),
         ) from error
     return target
 
@@ -103,10 +102,7 @@ def read_plan(path: Path | None = None) -> Plan | None:
     Raises:
         ConfigError: it cannot be read, or is not a plan of this version. Facts: `file`.
     """
-    try:
-        source = path or plan_path()
-    except OSError as error:
-        raise _no_plan("cannot be read", "in the state folder", error) from None
+    source = path or plan_path()
     try:
         return parse_state(source, _plan)
     except FileNotFoundError:
@@ -119,7 +115,7 @@ def read_plan(path: Path | None = None) -> Plan | None:
         raise _no_plan("is damaged", source, error) from None
 
 
-def _no_plan(what: str, source: Path | str, why: object) -> ConfigError:
+def _no_plan(what: str, source: Path, why: object) -> ConfigError:
     return ConfigError(
         f"the plan {source} {what}: {why}.",
         hint="`keepwarm build` writes it anew.",
