@@ -6,27 +6,42 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from shim.keeper import limits
 from shim.keeper.faults import Faults
 
 
-async def step(
-    faults: Faults, what: str, limit_s: float, work: Callable[[], Awaitable[Any]]
-) -> None:
-    """One step of an end. What it raises is noted; only a cancellation of the caller goes on.
+class Steps:
+    """The steps of one end, which begins now.
 
     Args:
         faults: told what failed, or took too long.
-        what: the step, as the beginning of a sentence.
-        limit_s: after it the step is cancelled.
-        work: the step.
+        limit_s: for all steps together; a step that comes after it gets next to no time.
     """
-    me = asyncio.current_task()
-    try:
-        async with asyncio.timeout(limit_s):
-            await work()
-    except asyncio.CancelledError as error:
-        if me is not None and me.cancelling():
-            raise
-        faults.note("end", what, error)
-    except Exception as error:
-        faults.note("end", what, error)
+
+    def __init__(self, faults: Faults, limit_s: float) -> None:
+        self._faults = faults
+        self._loop = asyncio.get_running_loop()
+        self._until = self._loop.time() + limit_s
+
+    async def step(
+        self, what: str, work: Callable[[], Awaitable[Any]], more_s: float = 0.0
+    ) -> None:
+        """One step. What it raises is noted; only a cancellation of the caller goes on.
+
+        Args:
+            what: the step, as the beginning of a sentence.
+            work: the step; cancelled when its time is up.
+            more_s: what it gets beyond its usual time.
+        """
+        me = asyncio.current_task()
+        left_s = self._until - self._loop.time()
+        limit_s = max(limits.END_LAST_S, min(limits.END_STEP_S + more_s, left_s))
+        try:
+            async with asyncio.timeout(limit_s):
+                await work()
+        except asyncio.CancelledError as error:
+            if me is not None and me.cancelling():
+                raise
+            self._faults.note("end", what, error)
+        except Exception as error:
+            self._faults.note("end", what, error)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Any
 
 from backends.base import Engine
 from budget.errors import EngineTimeout
+from shim.keeper import limits
 from shim.keeper.faults import RAISED, Faults
-
-STOP_LIMIT_S: Final = 10.0
-"""What an engine gets to end beyond its grace, and a cancelled piece of its work to notice."""
 
 
 class Ender:
@@ -29,14 +27,14 @@ class Ender:
         """
         what = f"stopping {label}"
         stopping = asyncio.get_running_loop().create_task(_stop(engine, grace_s))
-        if await self.settle(stopping, grace_s + STOP_LIMIT_S, what):
+        if await self.settle(stopping, grace_s + limits.STOP_S, what):
             if stopping.cancelled():
                 error: BaseException | None = asyncio.CancelledError()
             else:
                 error = stopping.exception()
         else:
             stopping.cancel()
-            error = EngineTimeout(f"{label} did not end within {grace_s + STOP_LIMIT_S:g} s.")
+            error = EngineTimeout(f"{label} did not end within {grace_s + limits.STOP_S:g} s.")
         if error is not None:
             self._faults.note("stop", what, error)
             self.kill(engine, label)

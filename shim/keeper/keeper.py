@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,10 @@ from budget.errors import InternalError, KeepwarmError, UnknownModel
 from budget.policies import make_policy
 from budget.snapshot import record_to_wire, snapshot
 from shim.config import Config, fetch_hub_file
+from shim.keeper import limits
 from shim.keeper.background import Background
 from shim.keeper.catalog import Catalog, CatalogEngine, build_catalog
-from shim.keeper.closing import step
+from shim.keeper.closing import Steps
 from shim.keeper.corrections import Corrections
 from shim.keeper.experience import recall, remember
 from shim.keeper.faults import Faults, text_of
@@ -41,10 +42,6 @@ from shim.keeper.yielding import Generated, yield_lease
 
 LOG = logging.getLogger("keepwarm.keeper")
 
-SAVE_AT_END_S = 5.0
-"""Stopping a keeper waits no longer than this for conversations to be saved."""
-END_LIMIT_S = 30.0
-"""For each step of a keeper's end."""
 TELL_AGAIN_S = 1.0
 LOOKS_BACK_NS = 2_000_000_000
 
@@ -153,25 +150,20 @@ class Keeper:
         # not yet.
         in_use = {engine.engine_id for engine in shell.core.desk.leases.values()}
         grace_s = self.config.keeper.stop_grace
-        steps: list[tuple[str, float, Callable[[], Awaitable[object]]]] = [
-            ("ending recurring tasks", END_LIMIT_S, self.background.close),
-            ("ending duties", END_LIMIT_S, lambda: shell.duties.close(END_LIMIT_S)),
-            ("ending what was prepared", END_LIMIT_S, shell.loads.close),
-            ("ending engines", grace_s + END_LIMIT_S, lambda: lives.close(grace_s=grace_s)),
-            ("keeping KV state", END_LIMIT_S, lambda: lives.kv.close(keep=keep_conversations)),
-            ("saving what was learned", END_LIMIT_S, self._remember),
-        ]
-        if keep_conversations:
-            saving = partial(lives.save_conversations, in_use, SAVE_AT_END_S)
-            steps.insert(1, ("saving conversations", END_LIMIT_S, saving))
+        end = Steps(shell.faults, limits.END_S + grace_s)
+        shell.close()
         try:
-            shell.close()
-            for what, limit_s, work in steps:
-                await step(shell.faults, what, limit_s, work)
-        except BaseException:
-            lives.kill()
-            raise
+            await end.step("ending recurring tasks", self.background.close)
+            if keep_conversations:
+                saving = partial(lives.save_conversations, in_use, limits.SAVE_AT_END_S)
+                await end.step("saving conversations", saving)
+            await end.step("ending duties", partial(shell.duties.close, limits.END_STEP_S))
+            await end.step("ending what was prepared", shell.loads.close)
+            await end.step("ending engines", partial(lives.close, grace_s=grace_s), grace_s)
+            await end.step("keeping KV state", partial(lives.kv.close, keep=keep_conversations))
+            await end.step("saving what was learned", self._remember)
         finally:
+            lives.kill()
             self._code.close()
 
     async def _remember(self) -> None:

@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from backends.base import Engine
@@ -21,6 +21,7 @@ from backends.footprint.cache import cache_key
 from budget.footprint import Placement
 from budget.kv_store import SlotState, choose_saves, restore_plan
 from shim.config import Config
+from shim.keeper import limits
 from shim.keeper.catalog import CatalogEngine
 from shim.keeper.faults import Faults
 from shim.keeper.history import EvictStory, LoadStory
@@ -31,14 +32,6 @@ from shim.keeper.kv_tries import Tries
 from shim.keeper.warming import Warmed
 
 LOG = logging.getLogger("keepwarm.keeper")
-
-SAVE_LIMIT_S: Final = 10.0
-"""An eviction waits no longer than this for all of its saves, an interrupted request for its own."""
-RESTORE_LIMIT_S: Final = 60.0
-"""A load waits no longer than this for its state to be checked, and again to be restored."""
-LOCK_LIMIT_S: Final = 30.0
-"""Nothing waits longer than this for what else is being done with the same files."""
-CLOSE_LIMIT_S: Final = 15.0
 
 WarmUp = Callable[[], Awaitable[Warmed]]
 
@@ -122,18 +115,18 @@ class KvCarrier:
                 await warm_up()
             return
         what = f"giving {story.model} back its KV state"
-        if not await self._tried(carry.lock.acquire(), what, LOCK_LIMIT_S):
+        if not await self._tried(carry.lock.acquire(), what, limits.KV_LOCK_S):
             del self._lives[engine]
             if warm_up is not None:
                 await warm_up()
             return
         try:
-            sound = await self._tried(_check(carry.shelf), what, RESTORE_LIMIT_S)
+            sound = await self._tried(_check(carry.shelf), what, limits.RESTORE_S)
             if warm_up is not None and WARM not in carry.shelf.states:
                 await self._evaluate_warm(engine, carry, warm_up)
             if sound:
                 restoring = self._restore(engine, carry, story, warm=warm_up is not None)
-                await self._tried(restoring, what, RESTORE_LIMIT_S)
+                await self._tried(restoring, what, limits.RESTORE_S)
         finally:
             carry.lock.release()
 
@@ -205,13 +198,13 @@ class KvCarrier:
         if carry.shelf.key not in self._files:
             return  # its model is no longer configured
         begin_ns, what = time.monotonic_ns(), f"saving KV state of {story.model}"
-        if not await self._tried(carry.lock.acquire(), what, LOCK_LIMIT_S):
+        if not await self._tried(carry.lock.acquire(), what, limits.KV_LOCK_S):
             return
         try:
             shelf = carry.shelf
             restored = sum(carry.restored.values())
             shelf.figures = shelf.figures.reused(restored, carry.used_tokens)
-            saved = await self._tried(self._save_slots(engine, carry), what, SAVE_LIMIT_S)
+            saved = await self._tried(self._save_slots(engine, carry), what, limits.SAVE_S)
             if saved is None:
                 shelf.sweep()
             story.saved_bytes = saved or 0
@@ -282,7 +275,7 @@ class KvCarrier:
         parking = self._park(engine, carry, name)
         parked = None
         try:
-            parked = await self._tried(parking, f"saving {name}", SAVE_LIMIT_S)
+            parked = await self._tried(parking, f"saving {name}", limits.SAVE_S)
         finally:
             if parked is None:
                 carry.shelf.drop(name)
@@ -309,7 +302,7 @@ class KvCarrier:
         carry = self._lives.get(engine)
         if carry is not None and carry.shelf is parked.shelf:
             unparking = self._unpark(engine, carry, parked.name)
-            await self._tried(unparking, f"restoring {parked.name}", SAVE_LIMIT_S)
+            await self._tried(unparking, f"restoring {parked.name}", limits.SAVE_S)
 
     async def _unpark(self, engine: Engine, carry: Carry, name: str) -> None:
         async with carry.lock:
@@ -384,7 +377,7 @@ class KvCarrier:
     async def close(self, *, keep: bool) -> None:
         """The keeper ends, and its engines have: conversations are left to the next one, or deleted."""
         if self._sealing:
-            await asyncio.wait(self._sealing, timeout=CLOSE_LIMIT_S)
+            await asyncio.wait(self._sealing, timeout=limits.END_STEP_S)
         if self._files is not None:
             count, kept_bytes = await asyncio.to_thread(self._files.close, keep=keep)
             if count:

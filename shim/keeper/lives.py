@@ -18,11 +18,12 @@ from budget import events as ev
 from budget.core import BudgetCore
 from budget.engines import Bookings
 from budget.errors import KeepwarmError
+from shim.keeper import limits
 from shim.keeper.catalog import Catalog
 from shim.keeper.corrections import Corrections, Seen
 from shim.keeper.devices import bookings_of
 from shim.keeper.duties import Duties, Duty
-from shim.keeper.ending import STOP_LIMIT_S, Ender
+from shim.keeper.ending import Ender
 from shim.keeper.faults import RAISED, Faults
 from shim.keeper.history import EvictStory, History
 from shim.keeper.kv_carry import KvCarrier
@@ -211,7 +212,7 @@ class Lives:
         for task in (life.task, life.watch):
             if task is not None and not task.done():
                 task.cancel()
-                await self.ender.settle(task, STOP_LIMIT_S, f"unloading {life.entry.label}")
+                await self.ender.settle(task, limits.STOP_S, f"unloading {life.entry.label}")
 
     async def _leave_kv(self, life: Life, story: EvictStory) -> None:
         """Save what an idle engine holds before it ends, where that is worth it."""
@@ -236,7 +237,7 @@ class Lives:
         """End the process of a life, and forget it. Neither raises nor takes longer than its bounds."""
         what = f"ending {life.entry.label}"
         for task in (life.preparing, life.starting):
-            if task is not None and not await self.ender.settle(task, STOP_LIMIT_S, what):
+            if task is not None and not await self.ender.settle(task, limits.STOP_S, what):
                 task.cancel()
         await self.ender.end(life.engine, life.entry.label, grace_s=grace_s)
         self._forget(life)
@@ -278,7 +279,7 @@ class Lives:
                 task.cancel()
             if late:
                 LOG.warning("not all KV state was saved within %g s", limit_s)
-                await asyncio.wait(late, timeout=STOP_LIMIT_S)
+                await asyncio.wait(late, timeout=limits.STOP_S)
         if saved_bytes := sum(story.saved_bytes for story in stories):
             seconds = time.monotonic() - began_s
             LOG.info("saved %d bytes of KV state in %.3f s before the end", saved_bytes, seconds)

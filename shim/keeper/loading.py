@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable, Container
 from pathlib import Path
-from typing import Final
 
 from backends.base import Engine, LoadReport
 from budget import actions as act
@@ -15,6 +14,7 @@ from budget import events as ev
 from budget.engines import Bookings
 from budget.errors import EngineTimeout, OutOfMemory
 from budget.footprint import Placement
+from shim.keeper import limits
 from shim.keeper.catalog import CatalogEngine
 from shim.keeper.duties import Duties, Duty
 from shim.keeper.ending import seen
@@ -25,10 +25,6 @@ from shim.keeper.lives import Lives
 from shim.keeper.starting import StartsAhead
 
 LOG = logging.getLogger("keepwarm.keeper")
-
-PREPARE_LIMIT_S: Final = 60.0
-SILENT_LIMIT_S: Final = 300.0
-"""A start that reports no progress for so long hangs: engines report several times a second."""
 
 
 class Loads:
@@ -152,9 +148,9 @@ async def _started(life: Life) -> LoadReport:
     """Start an engine in a task of its own, so that a start that hangs cannot keep its duty."""
     label, loop = life.entry.label, asyncio.get_running_loop()
     if life.preparing is not None:
-        await asyncio.wait({life.preparing}, timeout=PREPARE_LIMIT_S)
+        await asyncio.wait({life.preparing}, timeout=limits.PREPARE_S)
         if not life.preparing.done():
-            raise EngineTimeout(f"{label} was not prepared within {PREPARE_LIMIT_S:g} s.")
+            raise EngineTimeout(f"{label} was not prepared within {limits.PREPARE_S:g} s.")
         life.preparing.result()
     heard_at = loop.time()
 
@@ -165,9 +161,11 @@ async def _started(life: Life) -> LoadReport:
     life.starting = starting = loop.create_task(_start(life.engine, life.placement, progressed))
     try:
         while not starting.done():
-            left_s = heard_at + SILENT_LIMIT_S - loop.time()
+            left_s = heard_at + limits.SILENT_START_S - loop.time()
             if left_s <= 0.0:
-                raise EngineTimeout(f"{label} reported no progress for {SILENT_LIMIT_S:g} s.")
+                raise EngineTimeout(
+                    f"{label} reported no progress for {limits.SILENT_START_S:g} s."
+                )
             await asyncio.wait({starting}, timeout=left_s)
         return starting.result()
     finally:

@@ -6,18 +6,15 @@ import asyncio
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 from backends.page_cache import CHUNK_BYTES, missing_bytes, stage_file
 from budget import events as ev
 from budget.errors import LoadFailed
+from shim.keeper import limits
 from shim.keeper.duties import Duty
 from shim.keeper.ending import seen
 from shim.keeper.faults import text_of
 from shim.keeper.history import StageStory
-
-SILENT_LIMIT_S: Final = 60.0
-"""A staging that reads nothing for so long is given up."""
 
 
 class Stager:
@@ -63,8 +60,9 @@ class Stager:
         return _finished(engine_id, story)
 
     async def _until_read(self, reading: asyncio.Task[None], story: StageStory) -> None:
-        rate = self.rate_bytes_per_s
-        patience_s = max(SILENT_LIMIT_S, 4 * CHUNK_BYTES / rate) if rate else SILENT_LIMIT_S
+        patience_s, rate = limits.SILENT_STAGE_S, self.rate_bytes_per_s
+        if rate is not None:
+            patience_s = max(patience_s, 4 * CHUNK_BYTES / rate)
         while not reading.done():
             before = story.read_bytes
             await asyncio.wait({reading}, timeout=patience_s)

@@ -7,9 +7,10 @@ from collections.abc import Container
 from dataclasses import dataclass
 
 from backends.base import Engine
+from shim.keeper import limits
 from shim.keeper.catalog import CatalogEngine
 from shim.keeper.duties import Duties
-from shim.keeper.ending import STOP_LIMIT_S, Ender, seen
+from shim.keeper.ending import Ender, seen
 
 
 @dataclass(slots=True)
@@ -70,7 +71,7 @@ class StartsAhead:
 
     async def _end(self, prepared: Prepared) -> None:
         label = prepared.entry.label
-        if not await self._ender.settle(prepared.task, STOP_LIMIT_S, f"preparing {label}"):
+        if not await self._ender.settle(prepared.task, limits.STOP_S, f"preparing {label}"):
             prepared.task.cancel()
         await self._ender.end(prepared.engine, label)
 

@@ -8,9 +8,8 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -158,34 +157,36 @@ class Begin:
 
 
 class Waiting(ScriptedEngine):
-    """An engine each of whose actions is a wait, as with a real one."""
+    """An engine each of whose actions begins with a wait, as with a real one."""
+
+    pause: Callable[[str], Awaitable[None]]
 
     async def prepare(self, placement: Placement) -> None:
-        await asyncio.sleep(0)
+        await self.pause("prepare")
         await super().prepare(placement)
 
     async def start(self, placement: Placement, on_progress: Callable[[float], None]) -> LoadReport:
-        await asyncio.sleep(0)
+        await self.pause("start")
         return await super().start(placement, on_progress)
 
     async def wait_death(self) -> Death:
-        await asyncio.sleep(0)
+        await self.pause("wait_death")
         return await super().wait_death()
 
     async def stop(self, *, grace_s: float) -> None:
-        await asyncio.sleep(0)
+        await self.pause("stop")
         await super().stop(grace_s=grace_s)
 
     async def kv_tokens(self) -> Any:
-        await asyncio.sleep(0)
+        await self.pause("kv_tokens")
         return await super().kv_tokens()
 
     async def save_kv(self, slot: int, name: str) -> int:
-        await asyncio.sleep(0)
+        await self.pause("save_kv")
         return await super().save_kv(slot, name)
 
     async def restore_kv(self, slot: int, name: str) -> int:
-        await asyncio.sleep(0)
+        await self.pause("restore_kv")
         return await super().restore_kv(slot, name)
 
 
@@ -227,6 +228,11 @@ class Bench:
     raised: list[BaseException] = field(default_factory=list)
     """What a client of the shell was told by an exception."""
     fail_load: bool = False
+    hanging: str = ""
+    """What engines are asked for in vain."""
+    deaf: bool = False
+    """Not even a cancellation ends it."""
+    released: asyncio.Event = field(default_factory=asyncio.Event)
     _count: int = 0
 
     def ask(self, model: str, client: str = "c", **fields: Any) -> asyncio.Future[Outcome]:
@@ -278,6 +284,16 @@ class Bench:
         failed: int = sum(engine.failures for engine in self.shell.core.desk.residents)
         return failed + sum(int(row["count"]) for row in self.shell.faults.rows())
 
+    async def pause(self, method: str) -> None:
+        """What an engine does before it does what it was asked: nothing, or for ever."""
+        await asyncio.sleep(0)
+        while method == self.hanging and not self.released.is_set():
+            try:
+                await self.released.wait()
+            except asyncio.CancelledError:
+                if not self.deaf:
+                    raise
+
     async def quiet(self) -> None:
         """Wait until nothing is under way but the watches over engines."""
         me, loop = asyncio.current_task(), asyncio.get_running_loop()
@@ -300,7 +316,7 @@ async def bench(
     """A shell on this loop, whose tasks are watched over by an injector."""
     loop = asyncio.get_running_loop()
     loop.set_task_factory(injector.factory)  # type: ignore[arg-type]
-    loop.run_in_executor = partial(_soon, loop)  # type: ignore[method-assign,assignment]
+    loop.run_in_executor = soon(loop)  # type: ignore[method-assign,assignment]
     mine = replace(catalog, engines=dict(catalog.engines), prepared=dict(catalog.prepared))
     core = BudgetCore(mine.pools, mine.models(), mine.specs(), settings=settings or Settings())
     with tempfile.TemporaryDirectory(prefix="kw-", dir=MEMORY) as name:
@@ -312,6 +328,7 @@ async def bench(
         def factory(entry: CatalogEngine, runtime: Path) -> Waiting:
             load: Literal["ok", "fail"] = "fail" if it.fail_load else "ok"
             made.append(Waiting(entry.names[0], runtime, Script(load=load)))
+            made[-1].pause = it.pause
             return made[-1]
 
         corrections = Corrections(mine.learned, "b1")
@@ -328,6 +345,7 @@ async def bench(
             yield it
         finally:
             injector.armed = False
+            it.released.set()
             shell.close()
             await shell.duties.close(LIMIT_S)
             await shell.loads.close()
@@ -335,22 +353,24 @@ async def bench(
             await shell.lives.kv.close(keep=False)
 
 
-def _soon(
-    loop: asyncio.AbstractEventLoop, _: object, work: Callable[..., Any], *args: Any
-) -> asyncio.Future[Any]:
-    """What a thread would do, done by the loop when it turns: a wait like any other, and no race."""
-    future = loop.create_future()
+def soon(loop: asyncio.AbstractEventLoop) -> Callable[..., Any]:
+    """`run_in_executor` for a loop that does what threads would do: a wait like any other, no race."""
 
-    def run() -> None:
-        if future.done():
-            return
-        try:
-            future.set_result(work(*args))
-        except Exception as error:
-            future.set_exception(error)
+    def run_in_executor(_: object, work: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        future = loop.create_future()
 
-    loop.call_soon(run)
-    return future
+        def run() -> None:
+            if future.done():
+                return
+            try:
+                future.set_result(work(*args))
+            except Exception as error:
+                future.set_exception(error)
+
+        loop.call_soon(run)
+        return future
+
+    return run_in_executor
 
 
 def measured(device_free: int) -> ev.DeviceMeasured:
