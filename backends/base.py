@@ -122,12 +122,12 @@ class SlotSigns:
     """What an engine says of all its slots together.
 
     Attributes:
-        busy: whether any works on a request.
+        busy: how many work on a request.
         prompting: whether one of these has no token yet: a prompt is evaluated, in batches.
         moved: figures that are other ones as soon as any slot has got on.
     """
 
-    busy: bool
+    busy: int
     prompting: bool = False
     moved: tuple[tuple[int, ...], ...] = ()
 
@@ -143,6 +143,7 @@ class Signs:
         disk_bytes: what its process has read from disks.
         elsewhere: whether other processes compute for it, so that its own may be idle meanwhile.
         slots: what it says of its slots; None where it was not asked or did not answer.
+        answers: whether it answers at all; it may be too busy to tell of its slots.
     """
 
     reachable: bool = True
@@ -151,6 +152,7 @@ class Signs:
     disk_bytes: int = 0
     elsewhere: bool = False
     slots: SlotSigns | None = None
+    answers: bool = True
 
 
 class Engine(Protocol):
@@ -164,6 +166,11 @@ class Engine(Protocol):
     @property
     def capabilities(self) -> Capabilities:
         """What this engine can honour."""
+        ...
+
+    @property
+    def log_tail(self) -> tuple[str, ...]:
+        """The engine's last log lines."""
         ...
 
     async def prepare(self, placement: Placement) -> None:

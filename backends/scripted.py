@@ -101,6 +101,11 @@ class ScriptedEngine:
         """What the script says."""
         return self.script.capabilities
 
+    @property
+    def log_tail(self) -> tuple[str, ...]:
+        """What the script says."""
+        return self.script.log_tail
+
     async def prepare(self, placement: Placement) -> None:
         """Remember that it was asked."""
         self.prepared = placement
@@ -187,8 +192,8 @@ class ScriptedEngine:
         if self.script.signs:
             return self.script.signs.pop(0) if len(self.script.signs) > 1 else self.script.signs[0]
         self._looks += 1
-        busy = self.active_requests > 0
-        return Signs(slots=SlotSigns(busy, moved=((self._looks,),)) if ask else None)
+        slots = SlotSigns(self.active_requests, moved=((self._looks,),))
+        return Signs(slots=slots if ask else None)
 
     def overgrown(self, measured: Mapping[str, int | None]) -> OutOfMemory | None:
         """The script's."""

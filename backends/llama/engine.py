@@ -42,7 +42,6 @@ from budget.footprint import HOST, EngineArgs, Placement
 
 _STAGED_FRACTION = 0.9
 _HEALTH_LIMIT_S = 2.0
-_SIGNS_LIMIT_S = 2.0
 
 
 def usable_cores() -> int:
@@ -279,36 +278,47 @@ class LlamaServerEngine:
 
     async def healthy(self) -> bool:
         """Whether `/health` answers 200 now."""
+        return await self._health(_HEALTH_LIMIT_S)
+
+    @property
+    def _quick_s(self) -> float:
+        """Until a question for signs of life counts as unanswered."""
+        return min(_HEALTH_LIMIT_S, self._stall_s / 4)
+
+    async def _health(self, limit_s: float) -> bool:
         if self._process is None or self._process.exit_code is not None:
             return False
         try:
-            status, _ = await control_request(
-                self._socket, "GET", "/health", timeout_s=_HEALTH_LIMIT_S
-            )
+            status, _ = await control_request(self._socket, "GET", "/health", timeout_s=limit_s)
         except (OSError, EndpointError):
             return False
         return status == 200
 
     async def signs(self, *, ask: bool) -> Signs | None:
-        """What the kernel counts for the process, and what `/slots` says within two seconds."""
+        """What the kernel counts for the process, and what `/slots` and `/health` say in time."""
         state = process_state(self._process.pid) if self._process is not None else None
         if self._process is None or state is None or self._process.exit_code is not None:
             return None
         stopped, cpu_s = state
+        ask = ask and not stopped
+        slots, listens = await self._slot_signs() if ask else (None, True)
         return Signs(
-            reachable=self._socket.exists(),
+            reachable=listens and self._socket.exists(),
             stopped=stopped,
             cpu_s=cpu_s,
             disk_bytes=io_counts(self._process.pid).disk_bytes,
             elsewhere=bool(self._args and self._args.rpc),
-            slots=await self._slot_signs() if ask else None,
+            slots=slots,
+            answers=slots is not None or (ask and listens and await self._health(self._quick_s)),
         )
 
-    async def _slot_signs(self) -> SlotSigns | None:
+    async def _slot_signs(self) -> tuple[SlotSigns | None, bool]:
+        """What its slots say, and whether anything listens at its socket."""
         try:
-            return slot_signs(await self._slots().rows(_SIGNS_LIMIT_S))
-        except KeepwarmError:
-            return None
+            return slot_signs(await self._slots().rows(self._quick_s)), True
+        except KeepwarmError as error:
+            refused = isinstance(error.__cause__, ConnectionRefusedError | FileNotFoundError)
+            return None, not refused
 
     def overgrown(self, measured: Mapping[str, int | None]) -> OutOfMemory | None:
         """Compare the process's own pages now, and what was measured elsewhere, with the ceilings."""

@@ -55,7 +55,8 @@ class Loading:
             LoadFailed: it ended; `OutOfMemory` when it was refused bytes, or took too many.
             EngineTimeout: it makes no progress.
         """
-        progress = LoadProgress(self.file_bytes, time.monotonic())
+        booked = self.ceilings.booked.get(HOST, 0)
+        progress = LoadProgress(self.file_bytes, booked, time.monotonic())
         ask_at_s = time.monotonic() + _ASK_S
         ended = asyncio.ensure_future(self.process.wait())
         ready = asyncio.ensure_future(self.said_ready.wait())

@@ -19,7 +19,7 @@ OWNER_VARIABLE = "KEEPWARM_ENGINE_OF"
 """Environment variable of every engine: the runtime folder of the keeper that started it."""
 
 MAX_SOCKET_PATH_BYTES = 107
-KILL_LIMIT_S = 20.0
+KILL_LIMIT_S = 8.0
 """Until a killed process has ended; one that hangs in a driver may never do."""
 SOCKET_NAME_BYTES = 12
 RUNTIME_VARIABLE = "KEEPWARM_RUNTIME_DIR"

@@ -30,20 +30,30 @@ def io_counts(pid: int, page_bytes: int = 4096) -> IoCounts:
 class LoadProgress:
     """Fraction loaded, and whether the load still moves.
 
-    A load moves when it has read more, holds more, or logged a line since the last look.
+    A load moves when it has read more, logged a line, or holds more than ever before, up to all that it
+    is to hold. Other memory is no progress: a chat template that does not end takes some, too.
+
+    Args:
+        file_bytes: of all files.
+        booked_bytes: of the host.
+        now_s: the time of the begin.
     """
 
-    def __init__(self, file_bytes: int, now_s: float) -> None:
+    def __init__(self, file_bytes: int, booked_bytes: int, now_s: float) -> None:
         self._file_bytes = max(1, file_bytes)
-        self._last: tuple[int, int, int] = (0, 0, 0)
+        self._whole = file_bytes + booked_bytes
+        self._read = 0
+        self._lines = 0
+        self._most = 0
         self._moved_s = now_s
         self.fraction = 0.0
 
     def look(self, counts: IoCounts, lines_seen: int, now_s: float) -> None:
         """Take the counters of now."""
-        state = (counts.rchar, counts.rss_bytes, lines_seen)
-        if state != self._last:
-            self._last, self._moved_s = state, now_s
+        held = min(counts.rss_bytes, self._whole)
+        if held > self._most or counts.rchar > self._read or lines_seen > self._lines:
+            self._read, self._lines, self._moved_s = counts.rchar, lines_seen, now_s
+            self._most = max(self._most, held)
         loaded = max(counts.rchar, counts.rss_bytes) / self._file_bytes
         self.fraction = max(self.fraction, min(loaded, 0.99))
 

@@ -43,7 +43,7 @@ def slot_signs(slots: Sequence[Mapping[str, Any]]) -> SlotSigns:
         )
         for slot in slots
     )
-    return SlotSigns(bool(busy), any(_decoded(slot) == 0 for slot in busy), moved)
+    return SlotSigns(len(busy), any(_decoded(slot) == 0 for slot in busy), moved)
 
 
 def _count(slot: Mapping[str, Any], key: str) -> int:

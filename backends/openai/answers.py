@@ -23,6 +23,7 @@ from budget.errors import (
     Fact,
     InvalidRequest,
     KeepwarmError,
+    OutOfMemory,
     PromptTooLong,
     QueueFull,
     UnknownModel,
@@ -103,12 +104,24 @@ def _mapped(
         value = fields.get(name)
         facts[name] = secrets.quote(value, _QUOTED) if isinstance(value, str) else None
     lead = f"{place(endpoint)} answered {status}: {message}."
+    if endpoint.socket_path is not None and _refused_bytes(quoted):
+        return OutOfMemory(
+            lead,
+            hint="It may take what is booked for it and [keeper] engine_margin. Look at its chat template"
+            " and at what the request asks for.",
+            **facts,
+        )
     if _is_too_long(status, message, facts):
         for name in ("n_prompt_tokens", "n_ctx"):
             if name in fields:
                 facts[name] = a_count(fields[name])
         return PromptTooLong(lead, hint="Shorten the messages or raise the context.", **facts)
     return _by_status(endpoint, status, lead, message, facts)
+
+
+def _refused_bytes(said: str | bytes) -> bool:
+    """Whether an engine of ours was refused memory while it worked on the request."""
+    return "std::bad_alloc" in (said if isinstance(said, str) else said.decode("utf-8", "replace"))
 
 
 def _is_too_long(status: int, message: str, facts: Mapping[str, Fact]) -> bool:

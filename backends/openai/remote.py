@@ -48,6 +48,11 @@ class RemoteEngine:
         """What the endpoint was configured to honour."""
         return self._endpoint.capabilities
 
+    @property
+    def log_tail(self) -> tuple[str, ...]:
+        """Its log is elsewhere."""
+        return ()
+
     async def prepare(self, placement: Placement) -> None:
         """Nothing to do ahead."""
 

@@ -66,6 +66,11 @@ class Background:
         self._jobs[name] = job
         self._begin(job)
 
+    def change(self, name: str, period_s: float) -> None:
+        """Do a job, if there is one of that name, at another period from its next time on."""
+        if name in self._jobs:
+            self._jobs[name].period_s = period_s
+
     @property
     def names(self) -> list[str]:
         """The names of all jobs."""

@@ -227,15 +227,19 @@ class Client(Connection):
         return None
 
     async def _diagnose(self, asked: op.Diagnose) -> Answer:
-        """Its death with its last log lines, or nothing."""
-        shell = self._keeper.shell
+        """Its death with its last log lines, or nothing.
+
+        An engine that does not answer is ended; and the answer comes once its next life can begin, so
+        that whoever asks again at once is not given the same one.
+        """
+        keeper = self._keeper
+        await keeper.liveness.check_now(asked.engine, asked.generation)
         until = time.monotonic() + DIAGNOSE_LIMIT_S
-        while (death := shell.lives.death_of(asked.engine, asked.generation)) is None:
-            life = shell.lives.now.get(asked.engine)
-            if life is None or life.generation != asked.generation or time.monotonic() > until:
-                break
+        while keeper.is_up(asked.engine, asked.generation):
             await asyncio.sleep(0.01)
-        return {"death": death}
+            if time.monotonic() > until:
+                break
+        return {"death": keeper.shell.lives.death_of(asked.engine, asked.generation)}
 
     def _hint(self, asked: op.Hint) -> Answer | Awaitable[Answer]:
         self._keeper.is_ready_for(asked.model)

@@ -35,6 +35,7 @@ from shim.keeper.kv_carry import KvCarrier
 from shim.keeper.kv_files import kv_files
 from shim.keeper.leftovers import sweep_state
 from shim.keeper.life import Done, EngineFactory, Life
+from shim.keeper.liveness import Liveness
 from shim.keeper.monitor import KEEP_EVERY_S, MEASURE_EVERY_S, Monitor
 from shim.keeper.settings import core_settings, restart_keys, stage_bytes_per_s
 from shim.keeper.shell import Shell
@@ -101,6 +102,7 @@ class Keeper:
         self.on_reload: Callable[[Config], None] | None = None
         """Told of a configuration that was taken over, on another thread."""
         self.background = Background(self.shell.faults)
+        self.liveness = Liveness(self.shell, config.keeper.stall_timeout)
         # Engines share their code with these mappings; the overhead that is booked counts on it.
         self._code = SharedCode(find_binary("llama-server"))
         self._refreshing = asyncio.Lock()
@@ -134,6 +136,7 @@ class Keeper:
     def _begin_recurring(self) -> None:
         monitor = Monitor(self.shell, self.policy)
         self.background.every("measuring", MEASURE_EVERY_S, monitor.measure)
+        self.liveness.begin(self.background)
         self.background.every("saving what was learned", KEEP_EVERY_S, monitor.remember)
         self.background.every("dropping old conversations", KEEP_EVERY_S, monitor.expire)
         self.background.every("telling the core again", TELL_AGAIN_S, self.shell.redeliver)
@@ -207,6 +210,14 @@ class Keeper:
         error = self.catalog.errors.get(model)
         if error is not None:
             raise error
+
+    def is_up(self, engine_id: str, generation: int) -> bool:
+        """Whether that life of an engine can still be leased."""
+        residents = self.shell.core.desk.residents
+        if engine_id not in residents:
+            return False
+        engine = residents[engine_id]
+        return engine.resident and engine.generation == generation
 
     def served(self, lease: str, spent: dict[str, Any]) -> None:
         """What a client says of its finished request: the engine's own timings."""
@@ -388,4 +399,5 @@ class Keeper:
         if self._llama:
             self.shell.loads.factory = llama_server_factory(config)
         self.shell.lives.kv.configured(self.catalog.configured(), catalog.configured(), config)
+        self.liveness.configured(config.keeper.stall_timeout, self.background)
         self.catalog, self.config = catalog, config

@@ -76,7 +76,7 @@ class Monitor:
         for engine_id, measured in reading.taken.items():
             life = reading.lives[engine_id]
             if self._shell.lives.now.get(engine_id) is life and life.ready:
-                self._correct(engine_id, life, measured)
+                self._judge(engine_id, life, measured)
         for device, free_now in reading.free.items():
             ours = taken_bytes([self._of(e, device, row) for e, row in reading.taken.items()])
             cached = reading.cached if device == HOST else 0
@@ -100,6 +100,14 @@ class Monitor:
     def _tell(self, device: str, room: int | None, free: int | None) -> None:
         self._shell.post(ev.DeviceMeasured(device, room, free, self._reserve(device)))
 
+    def _judge(self, engine_id: str, life: Life, measured: Mapping[str, int | None]) -> None:
+        """End an engine that takes more than it may; book and learn what another takes."""
+        too_much = life.engine.overgrown(measured)
+        if too_much is not None:
+            self._shell.lives.end(engine_id, life.generation, too_much)
+        else:
+            self._correct(engine_id, life, measured)
+
     def _correct(self, engine_id: str, life: Life, measured: Mapping[str, int | None]) -> None:
         """Book what an engine was found to take where that is more, and learn for its next load."""
         engine = self._shell.core.desk.residents[engine_id]
@@ -109,7 +117,9 @@ class Monitor:
         corrected = tuple((d, max(b, known.get(d, 0))) for d, b in engine.bookings)
         if corrected != engine.bookings:
             self._shell.post(ev.EngineMeasured(engine_id, life.generation, corrected))
-        self._shell.lives.learn(engine_id, life, known)
+        # What it takes in the middle of a request may be that request's own.
+        if not engine.leases:
+            self._shell.lives.learn(engine_id, life, known)
 
 
 def _read(lives: Mapping[str, Life], devices: list[str]) -> Reading:

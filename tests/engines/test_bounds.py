@@ -17,6 +17,7 @@ from backends.llama import process as process_module
 from backends.llama.control import control_request
 from backends.llama.log import LogRing
 from backends.llama.process import ServerProcess, engine_socket, private_folder
+from backends.llama.progress import IoCounts, LoadProgress
 from backends.llama.signs import process_state, slot_signs
 from backends.llama.slots import Slots
 from backends.threads import asked
@@ -190,8 +191,8 @@ def test_slots_that_work_and_slots_that_have_got_on() -> None:
         [{**prompt, "n_prompt_tokens": 4096, "next_token": [{"n_decoded": 0}]}, idle]
     )
     answer = slot_signs([{**prompt, "next_token": [{"n_decoded": 1}]}, idle])
-    assert (first.busy, first.prompting) == (True, True)
-    assert (answer.busy, answer.prompting) == (True, False)
+    assert (first.busy, first.prompting) == (1, True)
+    assert (answer.busy, answer.prompting) == (1, False)
     assert len({first.moved, later.moved, answer.moved}) == 3
     assert not slot_signs([idle]).busy
     assert slot_signs([{"is_processing": True, "next_token": "?", "id_task": None}]).prompting
@@ -215,3 +216,24 @@ def test_a_stopped_process_is_seen() -> None:
         assert process_state(process.pid) is None
 
     asyncio.run(scenario())
+
+
+def test_a_load_moves_while_it_reads_fills_or_tells() -> None:
+    """Memory beyond what it is to hold is none of its progress, nor is memory that comes and goes."""
+    progress = LoadProgress(100, 50, 0.0)
+    steps = [
+        (IoCounts(rchar=10, rss_bytes=20), 0, True),
+        (IoCounts(rchar=10, rss_bytes=20), 0, False),
+        (IoCounts(rchar=10, rss_bytes=21), 0, True),
+        (IoCounts(rchar=10, rss_bytes=15), 0, False),
+        (IoCounts(rchar=10, rss_bytes=21), 0, False),
+        (IoCounts(rchar=10, rss_bytes=15), 1, True),
+        (IoCounts(rchar=11, rss_bytes=15), 1, True),
+        (IoCounts(rchar=11, rss_bytes=149), 1, True),
+        (IoCounts(rchar=11, rss_bytes=151), 1, True),
+        (IoCounts(rchar=11, rss_bytes=900), 1, False),
+    ]
+    for now, (counts, lines, moves) in enumerate(steps, 1):
+        progress.look(counts, lines, float(now))
+        assert (progress.stalled_for_s(float(now)) == 0.0) is moves, counts
+    assert progress.fraction == 0.99

@@ -11,7 +11,7 @@ import pytest
 from backends.llama.ceiling import Ceilings, process_bytes
 from backends.llama.log import looks_out_of_memory
 from backends.openai import AsyncTransport, ChatRequest
-from budget.errors import KeepwarmError, OutOfMemory
+from budget.errors import OutOfMemory
 from budget.footprint import HOST, EngineArgs, Footprint, Placement
 from tests.engines.support import HELLO, llama, placement, running
 from tests.engines.templates import GROWS, GROWS_AT_LOAD, with_template
@@ -104,17 +104,17 @@ def test_the_kernel_holds_an_engine_to_its_ceiling_that_is_not_looked_at(
 ) -> None:
     """The allocation is refused, the request fails, and the engine serves the next one."""
 
-    async def scenario() -> KeepwarmError:
+    async def scenario() -> OutOfMemory:
         engine = llama(tiny_models["producer"], runtime_dir, margin_bytes=64 * MIB)
         async with running(engine, placement(extra=with_template(GROWS))):
             client = AsyncTransport()
-            with pytest.raises(KeepwarmError) as caught:
+            with pytest.raises(OutOfMemory) as caught:
                 await client.chat(engine.endpoint, GO)
             assert (await client.chat(engine.endpoint, HELLO)).usage.completion_tokens
             await client.aclose()
             return caught.value
 
-    assert "bad_alloc" in str(asyncio.run(scenario()))
+    assert "engine_margin" in asyncio.run(scenario()).hint
 
 
 @pytest.mark.real

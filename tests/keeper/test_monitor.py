@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from budget import events as ev
-from budget.errors import MeasurementFailed
+from budget.errors import MeasurementFailed, OutOfMemory
 from budget.footprint import HOST
 from budget.residency import State
 from shim.keeper import monitor as monitor_module
@@ -145,5 +145,46 @@ def test_a_reading_that_hangs_is_waited_for_once_and_tells_nothing_meanwhile(
             monkeypatch.setattr(monitor_module, "READ_LIMIT_S", 30.0)
             await monitor.measure()
             assert len(asked) == 1
+
+    run(scenario)
+
+
+def test_what_an_engine_takes_in_the_middle_of_a_request_is_booked_and_not_learned(
+    tiny_models: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A runaway chat template would be booked for every load to come."""
+
+    async def scenario() -> None:
+        async with race(tiny_models) as it:
+            lease = it.ask("a")
+            grant = await it.granted(lease)
+            lives, engine = it.keeper.shell.lives, grant.engine_id
+            booked = dict(it.keeper.shell.core.desk.residents[engine].bookings)[HOST]
+            it.engine("a").script.memory = {HOST: booked + (1 << 20)}
+            taught: list[str] = []
+            monkeypatch.setattr(lives, "learn", lambda name, _life, _found: taught.append(name))
+            await monitor_of(it.keeper).measure()
+            assert dict(it.keeper.shell.core.desk.residents[engine].bookings)[HOST] > booked
+            assert taught == []
+            it.end(lease)
+            await monitor_of(it.keeper).measure()
+            assert taught == [engine]
+
+    run(scenario)
+
+
+def test_an_engine_that_takes_more_of_a_gpu_than_it_may_is_ended(tiny_models: Files) -> None:
+    """At rest, too; what it takes is then neither booked nor learned."""
+
+    async def scenario() -> None:
+        async with race(tiny_models) as it:
+            lease = it.ask("a")
+            grant = await it.granted(lease)
+            it.end(lease)
+            it.engine("a").script.overgrown = OutOfMemory("too much", found_bytes=9)
+            await monitor_of(it.keeper).measure()
+            death = it.keeper.shell.lives.death_of(grant.engine_id, grant.generation)
+            assert death is not None
+            assert death["error"] == "OutOfMemory"
 
     run(scenario)
