@@ -126,7 +126,7 @@ def test_a_file_that_cannot_be_read_on_does_not_hold_looking_ahead(
         return 0
 
     monkeypatch.setattr("shim.keeper.staging.stage_file", hanging)
-    monkeypatch.setattr("shim.keeper.staging.resident_fraction", lambda _: 0.0)
+    monkeypatch.setattr("shim.keeper.staging.missing_bytes", lambda _: 1 << 20)
 
     async def scenario() -> None:
         settings = Settings(prefetch="stage")
