@@ -22,10 +22,13 @@ from shim.config.problems import dotted
 @click.group(
     "config",
     cls=LazyGroup,
-    lazy={"reload": ("shim.cli.reload:reload", "Make the running keeper take it.")},
+    lazy={
+        "reload": ("shim.cli.reload:reload", "Make the running keeper take it."),
+        "trust": ("shim.cli.trust:trust", "Let a file of this folder use keys and folders."),
+    },
 )
 def config_group() -> None:
-    """Check, show and reload the configuration."""
+    """Check, show, reload and trust the configuration."""
 
 
 @config_group.command("schema")

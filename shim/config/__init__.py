@@ -8,9 +8,16 @@ from shim.config.diff import ConfigDiff
 from shim.config.document import Config
 from shim.config.entry import KvType, ModelEntry, Role
 from shim.config.fetch import HubFile, fetch_hub_file, parse_hub_file
-from shim.config.loader import FILE_NAME, find_config, load_config, user_config_file
+from shim.config.loader import (
+    FILE_NAME,
+    find_config,
+    load_config,
+    risks_of_file,
+    user_config_file,
+)
 from shim.config.reference import json_schema, markdown_reference
 from shim.config.sections import BudgetSection, KeeperSection, TraceSection
+from shim.config.trust import TrustedFiles
 from shim.config.values import FOREVER, Amount
 
 __all__ = [
@@ -26,11 +33,13 @@ __all__ = [
     "ModelEntry",
     "Role",
     "TraceSection",
+    "TrustedFiles",
     "fetch_hub_file",
     "find_config",
     "json_schema",
     "load_config",
     "markdown_reference",
     "parse_hub_file",
+    "risks_of_file",
     "user_config_file",
 ]

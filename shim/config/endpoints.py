@@ -14,6 +14,7 @@ from typing import Any
 from budget.errors import ConfigError
 from shim.config.document import Config, check_mapping
 from shim.config.problems import Problem, dotted, raise_for, show_value, suggest
+from shim.config.values import expanded
 
 VARIABLE = "HARNESS_ENDPOINTS"
 ENDPOINT_KEYS = ("url", "model_id", "backend", "type", "api_key_env")
@@ -34,7 +35,7 @@ def read_endpoints(env: Mapping[str, str], cwd: Path) -> dict[str, dict[str, Any
         return {}
     label, text = VARIABLE, value
     if not value.startswith(("{", "[", '"')):
-        path = Path(cwd, Path(value).expanduser())
+        path = Path(cwd, _expanded(value))
         label, text = f"{path} ({VARIABLE})", _read(path)
     table = _parse(label, text)
     problems: list[Problem] = []
@@ -46,6 +47,13 @@ def read_endpoints(env: Mapping[str, str], cwd: Path) -> dict[str, dict[str, Any
         ]
     raise_for(label, problems)
     return endpoints
+
+
+def _expanded(value: str) -> Path:
+    try:
+        return expanded(value)
+    except ValueError as error:
+        raise ConfigError(f"{VARIABLE}: found {show_value(value)}; {error}.") from None
 
 
 def _read(path: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 from pydantic import PlainValidator, WithJsonSchema
@@ -59,6 +59,37 @@ REFUSED: Mapping[str, str] = {
 }
 """Argument -> the key to use instead, or why there is none."""
 
+_HARMLESS = (
+    "-n --predict --n-predict --keep -e --escape --no-escape --perf --no-perf --check-tensors",
+    "--op-offload --no-op-offload -dt --defrag-thold --numa -C --cpu-mask -Cr --cpu-range",
+    "--cpu-strict --poll -Cb --cpu-mask-batch -Crb --cpu-range-batch --cpu-strict-batch",
+    "--poll-batch --rope-scaling --rope-scale --rope-freq-base --rope-freq-scale",
+    "--yarn-orig-ctx --yarn-ext-factor --yarn-attn-factor --yarn-beta-slow --yarn-beta-fast",
+    "--samplers -s --seed --sampler-seq --sampling-seq --ignore-eos --temp --temperature",
+    "--top-k --top-p --min-p --top-nsigma --top-n-sigma --xtc-probability --xtc-threshold",
+    "--typical --typical-p --repeat-last-n --repeat-penalty --presence-penalty",
+    "--frequency-penalty --dry-multiplier --dry-base --dry-allowed-length",
+    "--dry-penalty-last-n --dry-sequence-breaker --adaptive-target --adaptive-decay",
+    "--dynatemp-range --dynatemp-exp --mirostat --mirostat-lr --mirostat-ent -l --logit-bias",
+    "-bs --backend-sampling --spec-default --spec-type --spec-draft-n-max --spec-draft-n-min",
+    "--spec-draft-p-split --draft-p-split --spec-draft-p-min --draft-p-min",
+    "--spec-ngram-mod-n-min --spec-ngram-mod-n-max --spec-ngram-mod-n-match",
+    "--spec-ngram-simple-size-n --spec-ngram-simple-size-m --spec-ngram-simple-min-hits",
+    "--spec-ngram-map-k-size-n --spec-ngram-map-k-size-m --spec-ngram-map-k-min-hits",
+    "--spec-ngram-map-k4v-size-n --spec-ngram-map-k4v-size-m --spec-ngram-map-k4v-min-hits",
+    "--context-shift --no-context-shift -sp --special --spm-infill --pooling -cb",
+    "--cont-batching -nocb --no-cont-batching --embd-normalize --rerank --reranking",
+    "--threads-http --sse-ping-interval --cache-prompt --no-cache-prompt --cache-reuse -cms",
+    "--checkpoint-min-step --jinja --no-jinja --chat-template-kwargs --reasoning-format -rea",
+    "--reasoning --reasoning-effort --reasoning-budget --reasoning-budget-message",
+    "--reasoning-preserve --no-reasoning-preserve --skip-chat-parsing --no-skip-chat-parsing",
+    "--prefill-assistant --no-prefill-assistant -sps --slot-prompt-similarity",
+    "--image-min-tokens --image-max-tokens --log-prefix --no-log-prefix --log-timestamps",
+    "--no-log-timestamps --ui --no-ui --webui --no-webui --metrics --tags",
+)
+HARMLESS = frozenset(name for names in _HARMLESS for name in names.split())
+"""Arguments that take numbers and words: none reads, writes or runs what is named in it."""
+
 _OPTION = re.compile(r"--?[A-Za-z][\w.-]*", re.ASCII)
 
 
@@ -68,6 +99,12 @@ def option_name(argument: str) -> str | None:
     if not _OPTION.fullmatch(name):
         return None
     return name.replace("_", "-") if name.startswith("--") else name
+
+
+def risky_options(arguments: Iterable[str]) -> list[str]:
+    """The options among some arguments that may read, write or run what they name."""
+    names = (option_name(argument) for argument in arguments)
+    return [name for name in names if name is not None and name not in HARMLESS]
 
 
 def parse_engine_args(value: object) -> tuple[str, ...]:

@@ -135,6 +135,7 @@ class ModelEntry(Section):
         (),
         "Further llama-server arguments; those that keepwarm decides are refused by name.",
         'a list of texts, such as ["--rope-scaling", "yarn"]',
+        trust="program",
     )
     backend: Literal["llama.cpp", "vllm", "openai"] = key(
         "llama.cpp",
@@ -156,6 +157,7 @@ class ModelEntry(Section):
         None,
         "The environment variable that holds the endpoint's key; never the key itself.",
         "a name of an environment variable",
+        trust="secret",
     )
 
     @model_validator(mode="before")

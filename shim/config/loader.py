@@ -15,6 +15,8 @@ from shim.config.document import Config, check_mapping
 from shim.config.endpoints import VARIABLE, read_endpoints, with_endpoints
 from shim.config.lines import key_lines, line_of
 from shim.config.problems import Problem, dotted, raise_for
+from shim.config.trust import TrustedFiles, check_trust, risks
+from shim.config.values import expanded
 
 FILE_NAME = "keepwarm.toml"
 MAX_FILE_BYTES = 1 << 20
@@ -25,7 +27,11 @@ def user_config_file(env: Mapping[str, str]) -> Path:
     """The file in the user's configuration folder, whether or not it is there."""
     folder = env.get("XDG_CONFIG_HOME", "")
     if not Path(folder).is_absolute():
-        folder = str(Path(env["HOME"] if env.get("HOME") else Path.home(), ".config"))
+        try:
+            home = Path(env["HOME"]) if env.get("HOME") else Path.home()
+        except RuntimeError:  # a user that no database knows
+            home = Path("/")
+        folder = str(home / ".config")
     return Path(folder, "keepwarm", FILE_NAME)
 
 
@@ -42,12 +48,18 @@ def find_config(
     Raises:
         ConfigError: a file that was named is not there.
     """
-    env = os.environ if env is None else env
-    here = cwd or Path.cwd()
+    return _find(path, os.environ if env is None else env, cwd or Path.cwd())[0]
+
+
+def _find(path: str | Path | None, env: Mapping[str, str], here: Path) -> tuple[Path | None, bool]:
+    """The file, and whether it is merely one that lies in the working folder."""
     for named, by in ((path, "--config"), (env.get("KEEPWARM_CONFIG"), "KEEPWARM_CONFIG")):
         if not named:
             continue
-        file = Path(here, Path(named).expanduser())
+        try:
+            file = Path(here, expanded(named))
+        except ValueError as error:
+            raise ConfigError(f"{by}: found {named}; {error}.", file=str(named)) from None
         if not file.is_file():
             what = "a folder" if file.is_dir() else "no file"
             raise ConfigError(
@@ -55,16 +67,18 @@ def find_config(
                 hint=f"Give the path of a configuration file ({FILE_NAME}).",
                 file=str(file),
             )
-        return file
-    places = (here / FILE_NAME, user_config_file(env))
-    return next((place for place in places if place.is_file()), None)
+        return file, False
+    local, users = here / FILE_NAME, user_config_file(env)
+    if local.is_file():
+        return local, not (users.is_file() and local.samefile(users))
+    return (users if users.is_file() else None), False
 
 
-def read_toml(file: Path) -> tuple[dict[str, Any], str]:
-    """A file's tables and its text.
+def read_raw(file: Path) -> bytes:
+    """A configuration file's bytes.
 
     Raises:
-        ConfigError: it cannot be read, is too big, not UTF-8, or not TOML (with the line).
+        ConfigError: it cannot be read, or is too big.
     """
     try:
         with file.open("rb") as stream:
@@ -76,6 +90,15 @@ def read_toml(file: Path) -> tuple[dict[str, Any], str]:
             f"{file}: has more than {MAX_FILE_BYTES} bytes; allowed: at most that many.",
             file=str(file),
         )
+    return raw
+
+
+def parse_toml(file: Path, raw: bytes) -> tuple[dict[str, Any], str]:
+    """A file's tables and its text.
+
+    Raises:
+        ConfigError: it is not UTF-8, or not TOML (with the line).
+    """
     try:
         text = raw.decode("utf-8")
         return tomllib.loads(text), text
@@ -116,18 +139,52 @@ def load_config(
     """
     env = os.environ if env is None else env
     here = cwd or Path.cwd()
-    file = find_config(path, env=env, cwd=here)
-    data, text = read_toml(file) if file else ({}, "")
-    lines = key_lines(text)
-    base = file.parent if file else here
-    if file:
-        raise_for(str(file), _with_lines(check_mapping(Config, data, base=base)[1], lines))
+    file, merely_found = _find(path, env, here)
     endpoints = read_endpoints(env, here)
-    config = Config.from_mapping(
-        with_endpoints(data, endpoints), base=base, label=str(file or VARIABLE)
-    )
+    if file is None:
+        config = Config.from_mapping(with_endpoints({}, endpoints), base=here, label=VARIABLE)
+        config.remember(None, _origins(None, {}, {}, endpoints))
+        return config
+    raw = read_raw(file)
+    data, text = parse_toml(file, raw)
+    lines = key_lines(text)
+    used = checked_file(file, data, lines, endpoints)
+    if merely_found:
+        found = _with_lines(risks(used, file.parent), lines)
+        check_trust(file, raw, found, TrustedFiles(user_config_file(env).parent))
+    config = Config.from_mapping(with_endpoints(data, endpoints), base=file.parent, label=str(file))
     config.remember(file, _origins(file, data, lines, endpoints))
     return config
+
+
+def checked_file(
+    file: Path,
+    data: Mapping[str, Any],
+    lines: dict[tuple[str, ...], int],
+    endpoints: Mapping[str, Any],
+) -> Config:
+    """What a file says by itself, without the models that endpoints replace.
+
+    Raises:
+        ConfigError: lists every mistake of the file, of replaced models too.
+    """
+    raise_for(str(file), _with_lines(check_mapping(Config, data, base=file.parent)[1], lines))
+    models = {
+        name: entry for name, entry in data.get("models", {}).items() if name not in endpoints
+    }
+    return Config.from_mapping({**data, "models": models}, base=file.parent, label=str(file))
+
+
+def risks_of_file(file: Path) -> tuple[bytes, list[Problem]]:
+    """A file's content, and what it uses that a file may only use when it is trusted.
+
+    Raises:
+        ConfigError: lists every mistake of the file.
+    """
+    raw = read_raw(file)
+    data, text = parse_toml(file, raw)
+    lines = key_lines(text)
+    return raw, _with_lines(risks(checked_file(file, data, lines, {}), file.parent), lines)
 
 
 def _with_lines(problems: list[Problem], lines: dict[tuple[str, ...], int]) -> list[Problem]:

@@ -28,14 +28,19 @@ SECONDS_ALLOWED = 'seconds, or a text such as "500ms", "90s", "5m", "1h30m"'
 TIMEOUT_ALLOWED = f"{SECONDS_ALLOWED}; -1 for no time-out"
 
 
-def key(default: object, what: str, allowed: str, **constraints: Any) -> Any:
-    """A field of a section: its default, what it means, and what may be written there."""
-    return Field(
-        default=default,
-        description=what,
-        json_schema_extra={"x-allowed": allowed},
-        **constraints,
-    )
+Trust = Literal["secret", "program", "folder"]
+"""Why a file that was merely found may not use a key: see `shim.config.trust`."""
+
+
+def key(
+    default: object, what: str, allowed: str, *, trust: Trust | None = None, **constraints: Any
+) -> Any:
+    """A field of a section: its default, what it means, and what may be written there.
+
+    A key with `trust` spends a secret, runs a program, or names a folder that is written to.
+    """
+    extra: dict[str, Any] = {"x-allowed": allowed} | ({"x-trust": trust} if trust else {})
+    return Field(default=default, description=what, json_schema_extra=extra, **constraints)
 
 
 class Section(BaseModel):
@@ -233,6 +238,7 @@ class KvSection(Section):
         "that holds other things or is not private, a sub-folder `keepwarm-kv` is used. A folder in RAM "
         "(`/dev/shm`) is faster, and its bytes are not booked.",
         "a path; a relative one starts at this file's folder",
+        trust="folder",
     )
 
     max_age: Seconds = key(
@@ -256,6 +262,7 @@ class TraceSection(Section):
         None,
         "Where traces and `runs.jsonl` go; left out: `keepwarm/runs` in the user's state folder.",
         "a path; a relative one starts at this file's folder",
+        trust="folder",
     )
     content: bool = key(OFF, "Write prompts and answers into the trace.", "true or false")
     compress: bool = key(OFF, "Write `.json.gz` instead of `.json`.", "true or false")

@@ -208,7 +208,19 @@ def parse_path(value: object, info: ValidationInfo) -> Path:
     if not isinstance(value, str | Path) or not str(value).strip() or "\0" in str(value):
         raise ValueError("not a path")
     base = (info.context or {}).get("base") or Path.cwd()
-    return Path(base, Path(value).expanduser()).absolute()
+    return Path(base, expanded(value)).absolute()
+
+
+def expanded(value: str | Path) -> Path:
+    """A path with the home that its `~` means.
+
+    Raises:
+        ValueError: there is no such home.
+    """
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError("there is no home that ~ could mean") from None
 
 
 def parse_paths(value: object, info: ValidationInfo) -> tuple[Path, ...]:

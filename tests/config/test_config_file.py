@@ -25,8 +25,8 @@ def write(folder: Path, text: str, name: str = "keepwarm.toml") -> Path:
 
 def load(folder: Path, text: str, **env: str) -> Config:
     """The configuration of a text, in an environment that holds `env` only."""
-    write(folder, text)
-    return load_config(env={"HOME": str(folder / "nobody"), **env}, cwd=folder)
+    file = write(folder, text)
+    return load_config(file, env={"HOME": str(folder / "nobody"), **env}, cwd=folder)
 
 
 def mistakes(folder: Path, text: str, **env: str) -> dict[str, dict[str, Any]]:

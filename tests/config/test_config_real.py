@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from shim.config.engine_args import REFUSED
+from shim.config.engine_args import HARMLESS, REFUSED
 
+NAMES_SOMETHING = re.compile(r"\b(FNAME|FILE|PATH|DIR|URL|TOKEN|\w*_FILE)\b|<user>|repo")
 OPTION = re.compile(r"(?<![\w-])--?[A-Za-z][\w.-]*")
 
 
@@ -34,3 +35,19 @@ def test_no_other_spelling_of_a_refused_argument_gets_through() -> None:
         if allowed and len(allowed) < len(names):
             leaks[line] = allowed
     assert leaks == {}
+
+
+@pytest.mark.real
+def test_no_harmless_argument_names_a_file_a_folder_or_an_address() -> None:
+    """By llama-server's own help: what an untrusted file may give an engine are numbers and words."""
+    server = Path(sysconfig.get_path("purelib"), "bin", "llama-server")
+    text = subprocess.run([server, "--help"], capture_output=True, text=True, check=True).stdout
+    assert set(HARMLESS) - set(OPTION.findall(text)) == set()
+    naming = {}
+    for line in text.splitlines():
+        if not line.startswith("-") or line.startswith("-----"):
+            continue
+        usage = re.split(r"\s{2,}(?!-)", line)[0]
+        if NAMES_SOMETHING.search(usage) and HARMLESS.intersection(OPTION.findall(usage)):
+            naming[usage] = sorted(HARMLESS.intersection(OPTION.findall(usage)))
+    assert naming == {}

@@ -1,0 +1,177 @@
+"""Files that were merely found in the working folder, and what they may not use before they are trusted.
+
+Such a file came with whatever lies there, a stranger's project perhaps. It may say which models there are
+and how many bytes they get. It may not spend a secret (name the variable of a key and the address that the
+key is sent to), run or reach what an engine's argument names, or have anything written outside its own
+folder. `keepwarm config trust` allows one file all that, by its path and its content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from backends.files import read_state, write_whole
+from budget.errors import ConfigError
+from shim.config.document import SECTIONS, Config
+from shim.config.engine_args import risky_options
+from shim.config.problems import Problem, dotted
+from shim.config.sections import Section
+
+STORE_NAME: Final = "trusted.json"
+ALLOWED: Final = "that of a file that was trusted, or named by --config or $KEEPWARM_CONFIG"
+_FORMAT: Final = 1
+
+
+def digest_of(raw: bytes) -> str:
+    """What a file's content is known by."""
+    return hashlib.sha256(raw).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedFile:
+    """A file that was trusted. `state`: `trusted`, `changed` since then, or `gone`."""
+
+    path: str
+    sha256: str
+    state: str
+
+
+class TrustedFiles:
+    """The files that a user trusts, kept beside the user's own configuration.
+
+    Args:
+        folder: the user's configuration folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / STORE_NAME
+
+    def digest(self, file: Path) -> str | None:
+        """What a file had as its content when it was trusted; None when it never was."""
+        return self._read().get(os.path.realpath(file))
+
+    def trust(self, file: Path, raw: bytes) -> None:
+        """Trust a file for as long as its content is this.
+
+        Raises:
+            ConfigError: that cannot be kept.
+        """
+        self._write({**self._read(), os.path.realpath(file): digest_of(raw)})
+
+    def revoke(self, file: Path) -> bool:
+        """Trust a file no more; returns whether it was trusted.
+
+        Raises:
+            ConfigError: that cannot be kept.
+        """
+        known = self._read()
+        found = known.pop(os.path.realpath(file), None) is not None
+        if found:
+            self._write(known)
+        return found
+
+    def rows(self) -> list[TrustedFile]:
+        """All of them, by path."""
+        return [
+            TrustedFile(path, digest, _state(Path(path), digest))
+            for path, digest in sorted(self._read().items())
+        ]
+
+    def _read(self) -> dict[str, str]:
+        told = read_state(self.path, "the list of trusted configuration files")
+        files = (
+            told.get("files") if isinstance(told, dict) and told.get("format") == _FORMAT else {}
+        )
+        known = files if isinstance(files, dict) else {}
+        return {path: digest for path, digest in known.items() if isinstance(digest, str)}
+
+    def _write(self, files: Mapping[str, str]) -> None:
+        text = json.dumps({"format": _FORMAT, "files": files}, indent=2) + "\n"
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_whole(self.path, text.encode())
+        except OSError as error:
+            raise ConfigError(
+                f"{self.path} cannot be written: {error.strerror}.",
+                hint="Set $XDG_CONFIG_HOME to a folder of yours, or name the file with --config.",
+                file=str(self.path),
+            ) from None
+
+
+def _state(path: Path, digest: str) -> str:
+    try:
+        return "trusted" if digest_of(path.read_bytes()) == digest else "changed"
+    except OSError:
+        return "gone"
+
+
+def risks(config: Config, folder: Path) -> list[Problem]:
+    """What a configuration whose file lies in a folder uses that needs trust, by key (without lines)."""
+    found = [problem for name in SECTIONS for problem in _folders(config, name, folder)]
+    for name, entry in config.models.items():
+        for key in _keys(entry, "secret"):
+            what = f"the name of a key that is sent to {entry.url}"
+            found.append(Problem(dotted(("models", name, key)), what, ALLOWED))
+        for key in _keys(entry, "program"):
+            options = risky_options(getattr(entry, key))
+            if options:
+                what = f"{', '.join(options)}, which may read, write or run what it names"
+                found.append(Problem(dotted(("models", name, key)), what, ALLOWED))
+    return found
+
+
+def _folders(config: Config, section: str, own: Path) -> Iterator[Problem]:
+    table = getattr(config, section)
+    for key in _keys(table, "folder"):
+        written = Path(os.path.realpath(getattr(table, key)))
+        if not written.is_relative_to(os.path.realpath(own)):
+            found = f"{written}, which is outside of the file's own folder"
+            allowed = f"a folder in {own}, or {ALLOWED}"
+            yield Problem(dotted((section, key)), found, allowed)
+
+
+def _keys(section: Section, trust: str) -> Iterator[str]:
+    """The keys of a section that need trust for a reason, where they are given."""
+    for name, field in type(section).model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("x-trust") == trust and getattr(section, name):
+            yield name
+
+
+def check_trust(file: Path, raw: bytes, found: list[Problem], trusted: TrustedFiles) -> None:
+    """Let a file that was merely found use what needs trust only if it is trusted.
+
+    Args:
+        file: the file.
+        raw: its content.
+        found: what it uses that needs trust.
+        trusted: the files that the user trusts.
+
+    Raises:
+        ConfigError: names the keys, and the command that trusts it.
+    """
+    if not found:
+        return
+    digest = trusted.digest(file)
+    if digest == digest_of(raw):
+        return
+    listed = "\n".join(f"  {_place(problem)}: {problem.found}" for problem in found)
+    state = "is not trusted" if digest is None else "has changed since it was trusted"
+    raise ConfigError(
+        f"{file} was found in the working folder and {state}; it has\n{listed}",
+        hint=f"Read it; if you mean it, run `keepwarm config trust {file}`, or name the file with "
+        "--config or $KEEPWARM_CONFIG.",
+        file=str(file),
+        keys=[problem.key for problem in found],
+        problems=[problem.as_dict() for problem in found],
+    )
+
+
+def _place(problem: Problem) -> str:
+    return f"line {problem.line}: {problem.key}" if problem.line else problem.key
