@@ -34,7 +34,7 @@ COMMANDS: Final = {
     "release": ("shim.cli.models:release", "Say that a model may leave now."),
     "keeper": ("shim.cli.keeper:keeper_group", "Start, stop and watch the background keeper."),
     "kv": ("shim.cli.kv:kv_group", "Show and delete the KV state that is kept on disk."),
-    "config": ("shim.cli.config:config_group", "Check, show and reload the configuration."),
+    "config": ("shim.cli.config:config_group", "Check, show, reload and trust the configuration."),
     "trace": ("shim.cli.trace:trace_group", "List and open the traces of runs."),
     "simulate": (
         "shim.cli.simulate:simulate",

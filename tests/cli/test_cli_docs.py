@@ -114,6 +114,9 @@ def test_every_json_example_has_the_keys_that_are_printed(
     trace, models = tmp_path / "t.csv", tmp_path / "m.json"
     trace.write_text("arrival_s,model,prompt_tokens,output_tokens\n1,planner,1,1\n")
     models.write_text(json.dumps(workloads.models("revise")), encoding="utf-8")
+    keyed = tmp_path / "keepwarm.toml"
+    keyed.write_text('[models.far]\nurl = "http://h"\napi_key_env = "FAR"\n')
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     replay = ("--trace", str(trace), "--models", str(models), "--budget", "28GB")
     printed: dict[str, Callable[[], Any]] = {
         "An error": lambda: shared.json("chat", "nobody", "x", code=2),
@@ -132,6 +135,7 @@ def test_every_json_example_has_the_keys_that_are_printed(
         "kv list": lambda: shared.json("kv", "list"),
         "kv clear": lambda: shared.json("kv", "clear"),
         "config reload": lambda: shared.json("config", "reload"),
+        "config trust": lambda: shared.json("config", "trust", str(keyed)),
         "simulate": lambda: shared.json("simulate", *replay, "--policy", "forecast"),
         "trace list": lambda: shared.json("trace", "list"),
         "version": lambda: shared.json("version"),
