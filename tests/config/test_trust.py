@@ -108,7 +108,7 @@ def test_a_found_file_that_needs_no_trust_works_as_ever(stranger: Stranger) -> N
         (f'{LOCAL}engine_args = ["--video-ffmpeg-dir", "bin"]\n', "models.m.engine_args", 3),
         (f'{LOCAL}engine_args = ["--temp", "1", "-lcd=/a"]\n', "models.m.engine_args", 3),
         (f'{LOCAL}engine_args = ["--new_option", "x"]\n', "models.m.engine_args", 3),
-        (f'{LOCAL}[kv]\nfolder = "/home/me/Documents"\n', "kv.folder", 4),
+        (f'{LOCAL}[kv]\nfolder = "/srv/documents"\n', "kv.folder", 4),
         (f'{LOCAL}[kv]\nfolder = "../other"\n', "kv.folder", 4),
         (f'{LOCAL}[trace]\nfolder = "~/.ssh"\n', "trace.folder", 4),
         (f'kv = {{ folder = "/x" }}\n{LOCAL}', "kv.folder", 1),
