@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
+import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from os import environ, pathsep
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
+from backends.children import ask_child
+from backends.environment import child_environment
 from backends.footprint import probe_native as probe
+from backends.foreign_json import parse_json
 from backends.gpus import gpu_environment
 from backends.llama.connections import free_within
 from backends.llama.names import names_of, servers_of
@@ -30,12 +32,16 @@ from budget.footprint import HOST, EngineArgs, Footprint
 
 DEFAULT_TIMEOUT_S: Final = 60.0
 _TAIL_LINES: Final = 12
+_TAIL_LINE_CHARACTERS: Final = 400
+_MOST_BYTES: Final = 1 << 60
 _BUSY_S: Final = 2.0
 """Seconds that an RPC server is given to finish with another client: dry runs are shorter."""
 _ONE_AT_A_TIME: Final = threading.Lock()
 _PROBE: Final = ("-m", "backends.footprint.probe")
 # The process finds the packages where this one does, wherever that is run.
 _ROOT: Final = str(Path(probe.__file__).parents[2])
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +127,8 @@ def measure(path: str | Path, args: EngineArgs, *, timeout_s: float = DEFAULT_TI
     request = json.dumps({"path": str(path), "args": _wire_args(args)})
     with _served(path, servers_of(args.rpc)):
         answer = _ask(str(path), request, timeout_s, args.devices)
-    return _dry_run(answer, args, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return _read(path, lambda: _dry_run(answer, args, seconds))
 
 
 def measure_many(
@@ -142,10 +149,13 @@ def measure_many(
     with _served(path, servers_of([server for args in many for server in args.rpc])):
         answers = _ask(str(path), request, timeout_s, named)
     each_s = (time.monotonic() - started) / max(len(many), 1)
-    return [
-        None if "error" in answer else _dry_run(answer, args, each_s)
-        for answer, args in zip(answers, many, strict=True)
-    ]
+    return _read(
+        path,
+        lambda: [
+            None if "error" in answer else _dry_run(answer, args, each_s)
+            for answer, args in zip(answers, many, strict=True)
+        ],
+    )
 
 
 @contextlib.contextmanager
@@ -175,26 +185,48 @@ def _dry_run(answer: Mapping[str, Any], args: EngineArgs, seconds: float) -> Dry
     over = _counted_twice(answer, args)
     rows = tuple(
         BufferBytes(
-            row["buffer_type"],
+            str(row["buffer_type"]),
             HOST if row["device"] is None else names.ours(row["device"]),
-            row["model"],
-            row["context"],
-            row["compute"] - over.get(row["device"], 0),
+            _count(row["model"]),
+            _count(row["context"]),
+            _count(row["compute"] - over.get(row["device"], 0)),
         )
         for row in answer["buffers"]
     )
-    row_bytes = answer["output_row_bytes"]
+    row_bytes = _count(answer["output_row_bytes"])
     most_rows = max(
-        args.slots * outputs_per_slot(args), answer["n_batch"] if args.embeddings else 0
+        args.slots * outputs_per_slot(args), _count(answer["n_batch"]) if args.embeddings else 0
     )
     return DryRun(
         rows,
         row_bytes * args.slots,
         row_bytes * most_rows,
-        answer["n_layers"],
-        answer["n_ctx"],
+        _count(answer["n_layers"]),
+        _count(answer["n_ctx"]),
         seconds,
     )
+
+
+def _read(path: str | Path, reading: Callable[[], _T]) -> _T:
+    """What the process answered, read.
+
+    Raises:
+        MeasurementFailed: it is not an answer.
+    """
+    try:
+        return reading()
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise MeasurementFailed(
+            f"the dry measurement of {path} gave no figures ({type(error).__name__}: {error}).",
+            hint="This llama.cpp differs from the one expected.",
+            file=str(path),
+        ) from error
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or not 0 <= value < _MOST_BYTES:
+        raise ValueError(f"{value!r:.80} is no count")
+    return value
 
 
 def _counted_twice(answer: Mapping[str, Any], args: EngineArgs) -> dict[str, int]:
@@ -243,50 +275,45 @@ def measure_projector(
     }
     with _served(path, servers_of(args.rpc)):
         answer = _ask(str(path), json.dumps(request), timeout_s, args.devices)
+    return _read(path, lambda: _by_device(answer, args))
+
+
+def _by_device(answer: Any, args: EngineArgs) -> dict[str, int]:
     found: dict[str, int] = {}
     for row in answer:
         device = HOST if row["device"] is None else names_of(args).ours(row["device"])
-        found[device] = found.get(device, 0) + row["n_bytes"]
+        found[device] = found.get(device, 0) + _count(row["n_bytes"])
     return found
 
 
 def _environment(devices: Sequence[str]) -> dict[str, str]:
-    inherited = environ.get("PYTHONPATH")
-    path = f"{_ROOT}{pathsep}{inherited}" if inherited else _ROOT
-    own = {"GGML_NO_BACKTRACE": "1", "PYTHONPATH": path}
-    return {**environ, **own, **gpu_environment(devices)}
+    inherited = os.environ.get("PYTHONPATH")
+    path = f"{_ROOT}{os.pathsep}{inherited}" if inherited else _ROOT
+    return child_environment({"PYTHONPATH": path, **gpu_environment(devices)})
 
 
 def _ask(path: str, request: str, timeout_s: float, devices: Sequence[str] = ()) -> Any:
-    try:
-        done = subprocess.run(
-            [sys.executable, "-P", *_PROBE],
-            input=request,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout_s,
-            env=_environment(devices),
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        log = error.stderr or b""
+    command = [sys.executable, "-P", *_PROBE]
+    done = ask_child(command, _environment(devices), timeout_s, given=request.encode())
+    if done.cut:
+        how = f"took more than {timeout_s:g} s" if done.cut == "time" else "said too much"
         raise MeasurementFailed(
-            f"the dry measurement of {path} took more than {timeout_s:g} s.",
+            f"the dry measurement of {path} {how}.",
             hint="Check that the file's disk and any RPC server answer.",
             file=path,
-            log_tail=_tail(log.decode(errors="replace") if isinstance(log, bytes) else log),
-        ) from None
-    if done.returncode:
-        _refuse(path, done.returncode, done.stderr)
+            log_tail=_tail(done.log),
+        )
+    if done.code:
+        _refuse(path, done.code, done.log)
     try:
-        return json.loads(done.stdout.splitlines()[-1])
+        return parse_json(done.out.splitlines()[-1])
     except (ValueError, IndexError):
-        _refuse(path, done.returncode, done.stderr)
+        _refuse(path, done.code, done.log)
 
 
 def _tail(log: str) -> list[Any]:
-    return [line for line in log.splitlines() if line.strip(" .")][-_TAIL_LINES:]
+    lines = [line for line in log.splitlines() if line.strip(" .")][-_TAIL_LINES:]
+    return [line[:_TAIL_LINE_CHARACTERS] for line in lines]
 
 
 def _refuse(path: str, code: int, log: str) -> NoReturn:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import re
 import socket
-import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
+from backends.children import ask_child
 from backends.devices import Device
 from backends.environment import child_environment
 from backends.llama.binaries import find_binary, library_env
 from backends.llama.connections import free_within
-from budget.errors import ConfigError
+from budget.errors import ConfigError, MeasurementFailed
 
 _MIB: Final = 1 << 20
 _CONNECT_S: Final = 2.0
@@ -82,19 +82,15 @@ def _list(endpoints: Sequence[str], timeout_s: float) -> str:
     command = [str(binary), "--rpc", ",".join(endpoints), "--list-devices"]
     env = child_environment(library_env(binary))
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout_s, env=env, check=False
-        )
-    except subprocess.TimeoutExpired:
-        where = ", ".join(endpoints)
-        raise _silent(
-            where,
-            f"llama-server had no answer after {timeout_s:g} s",
-        ) from None
-    if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines()
-        raise _silent(", ".join(endpoints), lines[-1] if lines else f"status {done.returncode}")
-    return done.stdout + done.stderr
+        done = ask_child(command, env, timeout_s)
+    except MeasurementFailed as error:
+        raise _silent(", ".join(endpoints), error.message) from error
+    if done.cut:
+        raise _silent(", ".join(endpoints), f"llama-server had no answer after {timeout_s:g} s")
+    if done.code:
+        lines = (done.log or done.out).strip().splitlines()
+        raise _silent(", ".join(endpoints), lines[-1] if lines else f"status {done.code}")
+    return done.out + done.log
 
 
 def _silent(endpoint: str, why: str) -> ConfigError:

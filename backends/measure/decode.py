@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from backends.children import Answered, ask_child
 from backends.devices import llama_device_names
 from backends.environment import child_environment
+from backends.foreign_json import parse_json
 from backends.gpus import gpu_environment
 from backends.llama.binaries import find_binary, library_env
 from budget.errors import MeasurementFailed
@@ -51,17 +51,17 @@ class DecodeTimer:
             MeasurementFailed: it failed or took too long. Facts: `file`, `log_tail`.
         """
         done = self._bench(run)
-        if done.returncode and self._priority != "0":
+        if done.code and self._priority != "0":
             self._priority = "0"
             done = self._bench(run)
         try:
-            rows = json.loads(done.stdout)
+            rows = parse_json(done.out)
             samples = [float(ns) for ns in rows[-1]["samples_ns"]]
             return min(samples) / 1e9 / run.tokens
         except (ValueError, LookupError, TypeError):
-            raise _failed(run, done.returncode, done.stderr) from None
+            raise _failed(run, done.code, done.log) from None
 
-    def _bench(self, run: DecodeRun) -> subprocess.CompletedProcess[str]:
+    def _bench(self, run: DecodeRun) -> Answered:
         binary = find_binary("llama-bench")
         # A device is known to llama-bench only after its server was named.
         command = [str(binary), *(("-rpc", ",".join(run.rpc)) if run.rpc else ())]
@@ -71,19 +71,11 @@ class DecodeTimer:
         command += ["-dev", "/".join(llama_device_names([run.device]))]
         command += ["--repack", "1" if run.repack else "0"]
         env = child_environment({**library_env(binary), **gpu_environment([run.device])})
-        try:
-            return subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=self.timeout_s,
-                env=env,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise _failed(run, None, f"more than {self.timeout_s:g} s") from None
+        done = ask_child(command, env, self.timeout_s)
+        if done.cut:
+            how = f"more than {self.timeout_s:g} s" if done.cut == "time" else "too much output"
+            raise _failed(run, None, how)
+        return done
 
 
 def medians(timer: DecodeTimer, runs: Sequence[DecodeRun], rounds: int) -> list[float]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from backends.children import ask_child, ending_with_us
 from backends.devices import free_bytes, llama_device_names
 from backends.environment import child_environment
 from backends.gpus import gpu_environment
@@ -22,6 +23,7 @@ from backends.page_cache import drop_from_page_cache
 from budget.errors import MeasurementFailed
 from budget.footprint import HOST
 
+HELP_LIMIT_S: Final = 20.0
 WANTED_MODES: Final = ("none", "mmap", "dio")
 """Load modes that are measured where the build offers them."""
 
@@ -37,19 +39,10 @@ def load_modes() -> tuple[str, ...]:
         MeasurementFailed: it does not print its help.
     """
     binary = find_binary("llama-server")
-    try:
-        text = subprocess.run(
-            [str(binary), "--help"],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=20,
-            env=child_environment(library_env(binary)),
-            check=False,
-        ).stdout
-    except subprocess.TimeoutExpired:
-        raise MeasurementFailed("llama-server --help took more than 20 s.") from None
-    return parse_load_modes(text)
+    done = ask_child([str(binary), "--help"], child_environment(library_env(binary)), HELP_LIMIT_S)
+    if done.cut:
+        raise MeasurementFailed(f"llama-server --help did not end within {HELP_LIMIT_S:g} s.")
+    return parse_load_modes(done.out)
 
 
 def parse_load_modes(help_text: str) -> tuple[str, ...]:
@@ -113,7 +106,18 @@ class LoadTimer:
     def _spawn(self, path: Path, mode: str, sock: Path, log: int) -> subprocess.Popen[bytes]:
         binary = find_binary("llama-server")
         layers = "0" if self.device == HOST else "999"
-        command = [str(binary), "-m", str(path), "--host", str(sock), "-lm", mode, "-c", "256"]
+        command = [
+            *ending_with_us(),
+            str(binary),
+            "-m",
+            str(path),
+            "--host",
+            str(sock),
+            "-lm",
+            mode,
+            "-c",
+            "256",
+        ]
         command += ["--fit", "off", "--no-warmup", "--no-ui", "--offline", "-ngl", layers]
         command += ["-dev", ",".join(llama_device_names([self.device]))]
         command += ["-t", str(self.threads), "--cache-ram", "0", "-np", "1"]

@@ -1,0 +1,147 @@
+"""Short-lived programs that are asked one thing: bounded in time and output, ended as a group."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from budget.errors import MeasurementFailed
+
+OUTPUT_LIMIT_BYTES: Final = 16 << 20
+"""What a program may say on its standard output: a thousand times what any says."""
+LOG_KEPT_BYTES: Final = 1 << 16
+"""The end of its standard error that is kept."""
+
+_PIECE_BYTES: Final = 1 << 16
+_LOOK_EVERY_S: Final = 0.1
+_END_LIMIT_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a program said. `code` is its exit status, negative for a signal.
+
+    `cut` says why it was ended from here: it took too much time, or said too much.
+    """
+
+    code: int
+    out: str
+    log: str
+    cut: Literal["", "time", "output"] = ""
+
+
+def ask_child(
+    command: Sequence[str], env: Mapping[str, str], timeout_s: float, *, given: bytes = b""
+) -> Answered:
+    """Run a program in a process group of its own until it ends, or has to be ended.
+
+    It ends with this process, and what it has started ends with it.
+
+    Args:
+        command: the program and its arguments.
+        env: its whole environment.
+        timeout_s: how long it may take.
+        given: its standard input.
+
+    Raises:
+        MeasurementFailed: it cannot be started.
+    """
+    until_s = time.monotonic() + timeout_s
+    # A file takes any number of bytes at once, where a pipe would wait for the reader.
+    with tempfile.TemporaryFile() as told:
+        told.write(given)
+        told.seek(0)
+        try:
+            process = subprocess.Popen(
+                [*ending_with_us(), *command],
+                stdin=told,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=dict(env),
+                process_group=0,
+            )
+        except OSError as error:
+            raise MeasurementFailed(
+                f"{command[0]} cannot be started: {error.strerror}.",
+                hint="Install the project again, or check the limits of this user.",
+            ) from error
+    try:
+        out, log, cut = _heard(process, until_s)
+    finally:
+        _end(process)
+    return Answered(process.returncode or 0, _text(out), _text(log), cut)
+
+
+def ending_with_us() -> list[str]:
+    """The command prefix by which a program ends with the thread that started it, where there is one."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
+
+
+def _heard(
+    process: subprocess.Popen[bytes], until_s: float
+) -> tuple[bytearray, bytearray, Literal["", "time", "output"]]:
+    """Its output and the end of its log, until it ends or passes a bound."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    out, log = bytearray(), bytearray()
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ, out)
+        selector.register(process.stderr, selectors.EVENT_READ, log)
+        while selector.get_map():
+            left_s = until_s - time.monotonic()
+            if left_s <= 0:
+                return out, log, "time"
+            ready = selector.select(min(left_s, _LOOK_EVERY_S))
+            for key, _ in ready:
+                piece = os.read(key.fd, _PIECE_BYTES)
+                if not piece:
+                    selector.unregister(key.fileobj)
+                key.data.extend(piece)
+            del log[:-LOG_KEPT_BYTES]
+            if len(out) > OUTPUT_LIMIT_BYTES:
+                return out, log, "output"
+            # What it has started may hold its pipes open for ever.
+            if not ready and _has_ended(process):
+                break
+    _wait_until(process, until_s)
+    return out, log, "" if _has_ended(process) else "time"
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether it has; its exit status is left for later, so that its number stays its own."""
+    looked = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    return os.waitid(os.P_PID, process.pid, looked) is not None
+
+
+def _wait_until(process: subprocess.Popen[bytes], until_s: float) -> None:
+    pause_s = 0.001
+    while not _has_ended(process) and time.monotonic() < until_s:
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LOOK_EVERY_S)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End its group, and let it go."""
+    # Before it is waited for, its number can be no other group's.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    for stream in (process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
+    # One that hangs in a disk's driver ends when that lets it; it is not waited for.
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=_END_LIMIT_S)
+
+
+def _text(data: bytearray) -> str:
+    return data.decode(errors="replace")

@@ -1,0 +1,240 @@
+"""Children that measure: whatever they do is over in a bounded time, and what comes of it is typed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends import children
+from backends.children import ask_child
+from backends.environment import child_environment
+from backends.footprint import dry_run
+from backends.footprint.dry_run import measure, measure_many, measure_projector
+from backends.measure.decode import DecodeRun, DecodeTimer
+from budget.errors import BadModelFile, ConfigError, KeepwarmError, MeasurementFailed
+from budget.footprint import HOST, EngineArgs
+from tests.processes import alive, wait_until
+
+LONG_S = 60.0
+ARGS = EngineArgs(n_ctx=512, devices=(HOST,))
+
+FORKS_AND_HOLDS_THE_PIPES = """
+import os, signal, sys
+if os.fork() == 0:
+    print(os.getpid(), flush=True)
+    while True:
+        signal.pause()
+os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
+"""
+BUFFER = {"buffer_type": "CPU", "device": None, "model": 1, "context": 2, "compute": 3}
+ANSWER: dict[str, Any] = {
+    "buffers": [BUFFER],
+    "output_row_bytes": 4,
+    "n_batch": 8,
+    "n_layers": 2,
+    "n_ctx": 512,
+    "n_embd": 64,
+    "architecture": "llama",
+    "copies": 1,
+}
+
+
+def _python(code: str, timeout_s: float = LONG_S) -> children.Answered:
+    return ask_child([sys.executable, "-c", code], child_environment(), timeout_s)
+
+
+def test_a_child_is_given_its_question_and_its_answer_comes_back() -> None:
+    """Standard input of any size, output, log and exit status."""
+    code = "import sys; d = sys.stdin.read(); print(len(d)); print('log', file=sys.stderr); sys.exit(7)"
+    done = ask_child(
+        [sys.executable, "-c", code], child_environment(), LONG_S, given=b"x" * (1 << 20)
+    )
+    assert (done.code, done.out, done.log, done.cut) == (7, f"{1 << 20}\n", "log\n", "")
+
+
+def test_a_child_that_does_not_end_is_ended() -> None:
+    """What it said until then is there."""
+    done = _python("import signal; print('begun', flush=True); signal.pause()", 1.0)
+    assert (done.out, done.cut, done.code) == ("begun\n", "time", -9)
+
+
+def test_a_child_that_closes_its_pipes_and_goes_on_is_ended() -> None:
+    """The end of its output is not its end."""
+    done = _python("import os, signal; os.close(1); os.close(2); signal.pause()", 1.0)
+    assert (done.cut, done.code) == ("time", -9)
+
+
+def test_what_a_child_has_started_ends_with_it() -> None:
+    """A grandchild that holds the pipes open holds nobody up."""
+    done = _python(FORKS_AND_HOLDS_THE_PIPES)
+    assert done.code == 0
+    assert done.cut == ""
+    wait_until(lambda: not alive(int(done.out)), LONG_S)
+
+
+def test_a_child_that_says_too_much_is_ended() -> None:
+    """On its standard output; of a log only the end is kept."""
+    done = _python("while True: print('x' * 10000)")
+    assert done.cut == "output"
+    assert len(done.out) <= children.OUTPUT_LIMIT_BYTES + (1 << 16)
+    logs = _python(
+        "import sys\nfor i in range(9999): print('x' * 999, file=sys.stderr)\nprint('end', file=sys.stderr)"
+    )
+    assert len(logs.log) <= children.LOG_KEPT_BYTES
+    assert logs.log.endswith("end\n")
+
+
+def test_a_program_that_cannot_be_started_is_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No bare `OSError`."""
+    monkeypatch.setattr(children, "ending_with_us", list)
+    with pytest.raises(MeasurementFailed, match="cannot be started: No such file"):
+        ask_child(["/nowhere/program"], {}, LONG_S)
+
+
+@pytest.fixture
+def probe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Another program in place of the probe."""
+
+    def use(code: str) -> None:
+        program = tmp_path / "probe.py"
+        program.write_text(code)
+        monkeypatch.setattr(dry_run, "_PROBE", (str(program),))
+
+    return use
+
+
+def _says(answer: object) -> str:
+    return f"print({json.dumps(json.dumps(answer))})"
+
+
+def _without(key: str) -> dict[str, Any]:
+    return {name: value for name, value in ANSWER.items() if name != key}
+
+
+BROKEN: dict[str, str] = {
+    "nothing": "",
+    "garbage": "print('\\x00garbage')",
+    "half": "print('{\"buffers\": [')",
+    "deep": "print('[' * 5000 + ']' * 5000)",
+    "infinite": "print('1e999')",
+    "a long number": "print('9' * 5000)",
+    "a text": _says("text"),
+    "a list": _says([ANSWER]),
+    "null": _says(None),
+    "a crash": "import os; os.abort()",
+    "a signal": "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
+    "an unknown status": "raise SystemExit(99)",
+    "an exception": "raise RuntimeError('x' * 100000)",
+    **{
+        f"without {key}": _says(_without(key))
+        for key in ("buffers", "n_layers", "output_row_bytes")
+    },
+    "negative bytes": _says({**ANSWER, "buffers": [{**BUFFER, "model": -1}]}),
+    "a fraction of bytes": _says({**ANSWER, "buffers": [{**BUFFER, "compute": 0.5}]}),
+    "too many bytes": _says({**ANSWER, "output_row_bytes": 1 << 70}),
+    "rows that are none": _says({**ANSWER, "buffers": [7]}),
+    "a device of another kind": _says({**ANSWER, "buffers": [{**BUFFER, "device": []}]}),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_whatever_the_probe_answers_is_a_failed_measurement(case: str, probe: Any) -> None:
+    """Of a model and of a projector; the error is of a bounded size."""
+    probe(BROKEN[case])
+    for ask in (
+        lambda: measure("model.gguf", ARGS),
+        lambda: measure_projector("projector.gguf", ARGS),
+    ):
+        with pytest.raises(MeasurementFailed) as caught:
+            ask()
+        assert len(str(caught.value.to_wire())) < 10_000
+
+
+@pytest.mark.parametrize("answer", [[], [ANSWER, ANSWER], ANSWER, [[]], [None], 7])
+def test_answers_to_many_questions_are_as_many(answer: object, probe: Any) -> None:
+    """None is taken for another."""
+    probe(_says(answer))
+    with pytest.raises(MeasurementFailed):
+        measure_many("model.gguf", [ARGS])
+
+
+def test_a_good_answer_is_read(probe: Any) -> None:
+    """The same program, when it behaves."""
+    probe(_says(ANSWER))
+    run = measure("model.gguf", ARGS)
+    assert (run.n_layers, run.n_ctx, run.buffers[0].kv_bytes) == (2, 512, 2)
+
+
+def test_a_probe_that_hangs_is_ended(probe: Any) -> None:
+    """The message says how long it was waited for."""
+    probe("import signal, sys; print('why', file=sys.stderr, flush=True); signal.pause()")
+    with pytest.raises(MeasurementFailed, match="more than 1 s") as caught:
+        measure("model.gguf", ARGS, timeout_s=1.0)
+    assert caught.value.facts["log_tail"] == ["why"]
+
+
+def test_a_probe_sees_no_secret_of_the_caller(
+    probe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No key, and no setting that would change what llama.cpp is told."""
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    monkeypatch.setenv("LLAMA_ARG_CTX_SIZE", "256")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    seen = tmp_path / "seen.json"
+    probe(
+        "import json, os, sys\n"
+        "open(json.load(sys.stdin)['path'], 'w').write(json.dumps(dict(os.environ)))"
+    )
+    with pytest.raises(MeasurementFailed):
+        measure(seen, ARGS)
+    environment = json.loads(seen.read_text())
+    assert "CUDA_VISIBLE_DEVICES" in environment
+    assert not {"OPENAI_API_KEY", "LLAMA_ARG_CTX_SIZE"} & environment.keys()
+    assert "secret" not in environment.values()
+
+
+def test_every_child_that_measures_gets_the_allow_listed_environment() -> None:
+    """Programs are started in few places, and each says its environment: a new one is seen here."""
+    starts = ("subprocess.run(", "subprocess.Popen(", "create_subprocess_exec(", "ask_child(")
+    root = Path(dry_run.__file__).parents[1]
+    sources = {path.relative_to(root): path.read_text() for path in root.rglob("*.py")}
+    starting = {path for path, text in sources.items() if any(start in text for start in starts)}
+    assert starting, "the names of these functions have changed"
+    for path in starting - {Path("children.py")}:
+        allowed = "child_environment(" in sources[path] or "env=dict(env)" in sources[path]
+        assert allowed, path
+        assert "os.environ}" not in sources[path], path
+        assert "**environ" not in sources[path], path
+
+
+def _llama_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    program = tmp_path / "llama-bench"
+    program.write_text(f"#!{sys.executable}\n{code}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("backends.measure.decode.find_binary", lambda _: program)
+
+
+@pytest.mark.parametrize("code", ["print('[' * 5000)", "print('[{}]')", "print('7')", "1 / 0", ""])
+def test_whatever_llama_bench_says_is_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    """Deep, empty and foreign JSON, and a crash."""
+    _llama_bench(tmp_path, monkeypatch, code)
+    with pytest.raises(MeasurementFailed):
+        DecodeTimer(timeout_s=LONG_S).token_s(DecodeRun(Path("model.gguf")))
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, Path.touch])
+def test_llama_cpp_itself_is_not_left_with_what_is_no_model(tmp_path: Path, make: Any) -> None:
+    """A FIFO that a dry run would open and wait for is over at the bound, and typed."""
+    path = tmp_path / "m.gguf"
+    make(path)
+    with pytest.raises(KeepwarmError) as caught:
+        measure(path, ARGS, timeout_s=1.0)
+    assert isinstance(caught.value, BadModelFile | MeasurementFailed | ConfigError)
