@@ -62,11 +62,15 @@ def size(n_bytes: float) -> str:
     return f"{amount:.{2 if abs(amount) < 10 else 1 if abs(amount) < 100 else 0}f} {unit}"
 
 
-def sizes(by_device: Mapping[str, float]) -> str:
-    """Bytes by device: `host 1.50 GiB, cuda:0 4.83 GiB`; the name is left out of a lone host."""
-    if set(by_device) <= {"host"}:
-        return ", ".join(size(amount) for amount in by_device.values())
-    return ", ".join(f"{device} {size(amount)}" for device, amount in by_device.items())
+def sizes(by_device: Mapping[str, float | None]) -> str:
+    """Bytes by device: `host 1.50 GiB, cuda:0 4.83 GiB`; the name is left out of a lone host.
+
+    None is `unknown`.
+    """
+    said = {d: "unknown" if amount is None else size(amount) for d, amount in by_device.items()}
+    if set(said) <= {"host"}:
+        return ", ".join(said.values())
+    return ", ".join(f"{device} {text}" for device, text in said.items())
 
 
 def span(seconds: float | None) -> str:

@@ -257,7 +257,8 @@ class Client(Connection):
         (self._holds.add if asked.models else self._holds.discard)(held)
         return {}
 
-    def _status(self, _: op.Status) -> Answer:
+    async def _status(self, _: op.Status) -> Answer:
+        await self._keeper.monitor.refresh()
         status = self._keeper.status()
         for plan in status["declared"]:
             client = self._clients.by_id.get(plan["client"])

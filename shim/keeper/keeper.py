@@ -34,7 +34,7 @@ from shim.keeper.faults import Faults, text_of
 from shim.keeper.kv_carry import KvCarrier
 from shim.keeper.kv_files import kv_files
 from shim.keeper.leftovers import sweep_state
-from shim.keeper.life import Done, EngineFactory, Life
+from shim.keeper.life import Done, EngineFactory
 from shim.keeper.liveness import Liveness
 from shim.keeper.monitor import KEEP_EVERY_S, MEASURE_EVERY_S, Monitor
 from shim.keeper.settings import core_settings, restart_keys, stage_bytes_per_s
@@ -103,6 +103,7 @@ class Keeper:
         """Told of a configuration that was taken over, on another thread."""
         self.background = Background(self.shell.faults)
         self.liveness = Liveness(self.shell, config.keeper.stall_timeout)
+        self.monitor = Monitor(self.shell, self.policy)
         # Engines share their code with these mappings; the overhead that is booked counts on it.
         self._code = SharedCode(find_binary("llama-server"))
         self._refreshing = asyncio.Lock()
@@ -134,7 +135,7 @@ class Keeper:
         return keeper
 
     def _begin_recurring(self) -> None:
-        monitor = Monitor(self.shell, self.policy)
+        monitor = self.monitor
         self.background.every("measuring", MEASURE_EVERY_S, monitor.measure)
         self.liveness.begin(self.background)
         self.background.every("saving what was learned", KEEP_EVERY_S, monitor.remember)
@@ -319,7 +320,8 @@ class Keeper:
             life = self.shell.lives.now.get(row["id"])
             row["pid"] = life.report.pid if life and life.report else None
             row["load_fraction"] = life.load.fraction if life else None
-            row["measured"] = self._measured(life) if life and life.ready else None
+            measured = self.monitor.measured(row["id"], life) if life and life.ready else None
+            row["measured"] = measured
             row["bytes"] = {d: n for d, n in row["bytes"].items() if d in self.catalog.limits}
             row["reported"] = dict(life.report.buffers) if life and life.report else None
             entry = self.catalog.engines.get(row["id"])
@@ -340,13 +342,6 @@ class Keeper:
         }
         state["unavailable"] = {n: e.to_wire() for n, e in self.catalog.errors.items()}
         return state
-
-    def _measured(self, life: Life) -> dict[str, int | None] | None:
-        try:
-            return dict(life.engine.memory())
-        except Exception as error:
-            self.shell.faults.note("status", f"measuring {life.entry.label}", error)
-            return None
 
     async def until_gone(self, model: str, timeout_s: float) -> bool:
         """Wait until a model's engine is gone; returns whether it is."""

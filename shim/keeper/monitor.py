@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from backends.devices import free_bytes, is_rpc
@@ -19,6 +19,8 @@ from shim.keeper.shell import Shell
 MEASURE_EVERY_S = 2.0
 READ_LIMIT_S = 10.0
 """A reading that takes longer (a driver that hangs) tells nothing of that period."""
+GLANCE_LIMIT_S = 1.0
+"""What `keepwarm ps` waits for a reading at most."""
 KEEP_EVERY_S = 60.0
 """Between two savings of what the policy learned, and two looks for what is too old."""
 
@@ -28,13 +30,14 @@ class Reading:
     """What was read at one moment of these lives; None is what could not be had.
 
     `free` is bytes by device, `taken` bytes by engine and device, `cached` the host's bytes of `taken`
-    that are pages of mapped files.
+    that are pages of mapped files, `failed` the engines that could not be measured, and why.
     """
 
     lives: Mapping[str, Life]
     free: Mapping[str, int | None]
     taken: Mapping[str, Mapping[str, int | None]]
     cached: int
+    failed: Sequence[tuple[str, Exception]] = ()
 
 
 class Monitor:
@@ -44,6 +47,7 @@ class Monitor:
         self._shell = shell
         self._policy = policy
         self._reading: asyncio.Task[Reading] | None = None
+        self._last: Reading | None = None
 
     async def remember(self) -> None:
         """Save what the policy learned."""
@@ -59,18 +63,46 @@ class Monitor:
         Raises:
             MeasurementFailed: the reading does not end; the core was told that nothing is known.
         """
-        lives = {e: life for e, life in self._shell.lives.now.items() if life.ending is None}
-        # What an RPC server has left, only it knows: its limit is all that counts.
-        here = [device for device in self._shell.lives.catalog.limits if not is_rpc(device)]
-        if self._reading is None:
-            self._reading = asyncio.create_task(asyncio.to_thread(_read, lives, here))
-        done, _ = await asyncio.wait({self._reading}, timeout=READ_LIMIT_S)
-        if not done:
-            for device in here:
+        reading = await self._read(READ_LIMIT_S)
+        if reading is None:
+            for device in self._here():
                 self._tell(device, None, None)
             raise MeasurementFailed(f"reading memory takes over {READ_LIMIT_S:g} s.")
-        reading, self._reading = self._reading, None
-        self._take(reading.result())
+        self._take(reading)
+
+    async def refresh(self) -> None:
+        """Read for a client that looks, and tell the core nothing; what fails or takes long is left."""
+        try:
+            await self._read(GLANCE_LIMIT_S)
+        except Exception as error:
+            self._shell.faults.note("status", "reading memory", error)
+
+    def measured(self, engine_id: str, life: Life) -> dict[str, int | None] | None:
+        """What a life was last found to take, by device; None before it was read."""
+        last = self._last
+        if last is None or last.lives.get(engine_id) is not life:
+            return None
+        return dict(last.taken[engine_id])
+
+    async def _read(self, limit_s: float) -> Reading | None:
+        """A reading, or the one that is under way; None where it takes longer."""
+        if self._reading is None:
+            lives = {e: life for e, life in self._shell.lives.now.items() if life.ending is None}
+            self._reading = asyncio.create_task(asyncio.to_thread(_read, lives, self._here()))
+        task = self._reading
+        done, _ = await asyncio.wait({task}, timeout=limit_s)
+        if not done:
+            return None
+        if self._reading is task:
+            self._reading = None
+        self._last = task.result()
+        for what, error in self._last.failed:
+            self._shell.faults.note("memory", f"measuring {what}", error)
+        return self._last
+
+    def _here(self) -> list[str]:
+        """The devices that are measured. What an RPC server has left, only it knows."""
+        return [device for device in self._shell.lives.catalog.limits if not is_rpc(device)]
 
     def _take(self, reading: Reading) -> None:
         for engine_id, measured in reading.taken.items():
@@ -125,6 +157,14 @@ class Monitor:
 def _read(lives: Mapping[str, Life], devices: list[str]) -> Reading:
     """Read the machine: what is free before what engines take (see `room_bytes`)."""
     free = {device: free_bytes(device) for device in devices}
-    cached = sum(life.engine.cached_bytes() for life in lives.values())
-    taken = {engine_id: dict(life.engine.memory()) for engine_id, life in lives.items()}
-    return Reading(lives, free, taken, cached)
+    taken: dict[str, dict[str, int | None]] = {}
+    failed: list[tuple[str, Exception]] = []
+    cached = 0
+    for engine_id, life in lives.items():
+        try:
+            cached += life.engine.cached_bytes()
+            taken[engine_id] = dict(life.engine.memory())
+        except Exception as error:
+            failed.append((life.entry.label, error))
+            taken[engine_id] = dict.fromkeys(dict(life.placement.bookings))
+    return Reading(lives, free, taken, cached, failed)

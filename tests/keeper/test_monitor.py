@@ -188,3 +188,54 @@ def test_an_engine_that_takes_more_of_a_gpu_than_it_may_is_ended(tiny_models: Fi
             assert death["error"] == "OutOfMemory"
 
     run(scenario)
+
+
+def test_an_engine_that_cannot_be_measured_costs_nothing_but_its_own_figures(
+    tiny_models: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its measuring raises: it is unknown, it is noted, and the others are measured."""
+
+    async def scenario() -> None:
+        async with race(tiny_models, limit="500MB") as it:
+            first = await it.granted(it.ask("a"))
+            second = await it.granted(it.ask("b"))
+
+            def broken() -> Mapping[str, int | None]:
+                raise RuntimeError("no figures")
+
+            monkeypatch.setattr(it.engine("a"), "memory", broken)
+            monitor = monitor_of(it.keeper)
+            await monitor.measure()
+            now = it.keeper.shell.lives.now
+            assert monitor.measured(first.engine_id, now[first.engine_id]) == {HOST: None}
+            assert monitor.measured(second.engine_id, now[second.engine_id]) != {HOST: None}
+            kinds = [row["kind"] for row in it.keeper.shell.faults.rows()]
+            assert kinds == ["memory"]
+
+    run(scenario)
+
+
+def test_who_looks_does_not_wait_for_a_driver_that_hangs(
+    tiny_models: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`keepwarm ps` shows what was read last."""
+
+    async def scenario() -> None:
+        async with race(tiny_models) as it:
+            grant = await it.granted(it.ask("a"))
+            life = it.keeper.shell.lives.now[grant.engine_id]
+            monitor = monitor_of(it.keeper)
+            assert monitor.measured(grant.engine_id, life) is None
+            await monitor.refresh()
+            before = monitor.measured(grant.engine_id, life)
+            assert before
+            returns = threading.Event()
+            monkeypatch.setattr(monitor_module, "free_bytes", lambda _device: returns.wait())
+            monkeypatch.setattr(monitor_module, "GLANCE_LIMIT_S", 0.01)
+            try:
+                await monitor.refresh()
+            finally:
+                returns.set()
+            assert monitor.measured(grant.engine_id, life) == before
+
+    run(scenario)

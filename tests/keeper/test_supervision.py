@@ -35,7 +35,7 @@ TASKS: dict[tuple[str, str], str] = {
     ("staging", "_stage"): "the reading of a file: its duty waits for it",
     ("kv_carry", "_seal"): "check sums: nothing waits for them, and what they raise is noted",
     ("lives", "save_conversations"): "saves at the end: waited for, within a bound",
-    ("monitor", "measure"): "one reading: the recurring measurement waits for it",
+    ("monitor", "_read"): "one reading: the recurring measurement waits for it",
     ("connection", "_later"): "the answer to a message: what it raises is answered",
     ("listener", "_admit"): "a connection that opens: what it raises is logged",
     ("daemon", "_main"): "tells the starter that the keeper is ready",
