@@ -16,6 +16,7 @@ from backends.footprint.inspect import Inspector
 from backends.footprint.shared_code import SharedCode
 from backends.llama.binaries import find_binary
 from backends.llama.engine import LlamaServerEngine
+from backends.llama.process import engine_socket
 from backends.llama.sweep import sweep_leftovers
 from budget import actions as act
 from budget import events as ev
@@ -115,8 +116,10 @@ class Keeper:
         """Read the models, sweep what an earlier keeper left, and load the pinned ones.
 
         Raises:
-            ConfigError: the device is not there, or the pins do not fit together.
+            ConfigError: the device is not there, the pins do not fit together, or the path of the
+                runtime folder is too long for engines' sockets.
         """
+        engine_socket(runtime)
         await asyncio.to_thread(sweep_state, runtime)
         swept = await asyncio.to_thread(sweep_leftovers, runtime)
         if swept:
