@@ -237,3 +237,22 @@ def test_a_look_that_does_not_end_is_no_answer(
             assert watch._pulses[held.engine_id][1].condition == "silent"
 
     run(scenario)
+
+
+@pytest.mark.parametrize(("refused", "kind"), [(False, EngineDied), (True, OutOfMemory)])
+def test_a_death_for_want_of_bytes_is_out_of_memory(
+    tiny_models: Files, *, refused: bool, kind: type[KeepwarmError]
+) -> None:
+    """What an engine's last lines say of its end is what its callers are told."""
+
+    async def scenario() -> None:
+        async with race(tiny_models) as it:
+            held = await it.granted(it.ask("a"))
+            it.engine("a").kill("llama-server of a was ended by signal 6", out_of_memory=refused)
+            assert (await it.granted(it.ask("a"))).generation == held.generation + 1
+            error = told_of(it, held.engine_id, held.generation)
+            assert type(error) is kind
+            assert "signal 6" in error.message
+            assert error.facts["log_tail"]
+
+    run(scenario)
