@@ -15,6 +15,9 @@ from budget.errors import KeeperUnavailable, error_from_wire
 from shim.silence import closed_before, closed_meanwhile, silence_s
 from shim.wire import Message, decode, encode, keeper_gone, outcome
 
+IDLE_KEPT = 64
+"""More connections than these are closed after their call: many threads at once are no reason for more."""
+
 
 class Channel(Protocol):
     """Lines to and from the keeper. Where it is gone or silent, `KeeperUnavailable` is raised."""
@@ -223,7 +226,7 @@ class Lines(ABC):
 
     def give(self, line: Line) -> None:
         """Return a connection on which nothing is outstanding."""
-        if not line.is_usable:
+        if not line.is_usable or len(self.idle) >= IDLE_KEPT:
             line.close()
             return
         line.rest()

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 import httpcore
 
 from backends.base import Endpoint
+from backends.descriptors import no_more_files
 from backends.openai.answers import (
     broken,
     error_from_answer,
@@ -169,6 +170,8 @@ class Exchange:
 
     def failed(self, error: Exception, *, in_answer: bool = False) -> KeepwarmError:
         """What a failure of the connection means."""
+        if (full := no_more_files(error)) is not None:
+            return full
         reason = self.secrets.quote(str(error)).rstrip(".") or type(error).__name__
         if isinstance(error, httpcore.ConnectTimeout):
             return self.bounds.connecting_expired()

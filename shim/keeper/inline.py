@@ -50,9 +50,15 @@ class InlineKeeper:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._pid = os.getpid()
+        self._abandoned = False
         self._thread = threading.Thread(target=self._run, name="keepwarm-keeper", daemon=True)
         self._thread.start()
-        self._ready.wait()
+        try:
+            self._ready.wait()
+        except BaseException:
+            # Interrupted: nothing else would end what has begun to run.
+            self.close()
+            raise
         error = self._failure()
         if error is not None:
             self.close()
@@ -76,6 +82,8 @@ class InlineKeeper:
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        if self._abandoned:
+            self._stop.set()
         with self._locks() as locks:
             locks.answer_on(self._loop)
             keeper = await Keeper.create(self._config, self.runtime, self._factory)
@@ -103,6 +111,7 @@ class InlineKeeper:
         """End the engines and the thread, and remove the folder. Idempotent."""
         if os.getpid() != self._pid:
             raise InternalError("an inline keeper is closed by the process that made it")
+        self._abandoned = True
         if self._loop is not None and self._stop is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(timeout=30.0)

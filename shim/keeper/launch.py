@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
 
+from backends.descriptors import no_more_files
 from budget.errors import ConfigError, KeeperUnavailable, KeepwarmError, error_from_wire
 from shim.config import Config
 from shim.keeper.holders import Holder
@@ -32,8 +33,12 @@ def try_connect(runtime: Path) -> socket.socket | None:
 
     Raises:
         KeeperUnavailable: it listens and takes no connection, so it does not run.
+        QueueFull: this process may open no more files.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        raise no_more_files(error) or error from error
     try:
         sock.settimeout(None)
         bound(sock, socket.SO_SNDTIMEO, CONNECT_S)

@@ -329,3 +329,32 @@ say(tokens=tokens, more=len(os.listdir("/proc/self/fd")) - before, loops=loops)
     assert told["tokens"] == 31
     assert told["more"] <= 0
     assert told["loops"] == 0
+
+
+def test_a_client_without_descriptors_is_told_so(keeper_world: World) -> None:
+    """Not that the keeper or the engine is gone; what runs goes on, and the next call works."""
+    client = keeper_world.client(
+        """
+import resource
+stream = s.stream("a", "Hello.", max_tokens=20)
+next(stream)
+fill = [os.dup(0) for _ in range(40)]
+resource.setrlimit(resource.RLIMIT_NOFILE, (max(fill) + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+while True:
+    try: fill.append(os.dup(0))
+    except OSError: break
+for closed in (0, 1):
+    for _ in range(closed): os.close(fill.pop())
+    try: s.chat("b", "Hello.", max_tokens=1)
+    except shim.QueueFull as error: say(closed=closed, error=str(error))
+rest = sum(1 for _ in stream)
+os.close(fill.pop())
+say(rest=rest > 0, tokens=s.chat("b", "Hello.", max_tokens=2).usage.completion_tokens)
+"""
+    )
+    for closed in (0, 1):
+        told = client.hear()
+        assert told["closed"] == closed
+        assert "Too many open files" in told["error"]
+    assert client.hear() == {"rest": True, "tokens": 2}
+    assert keeper_world.engine("b")["leases"] == []

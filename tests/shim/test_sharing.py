@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -241,6 +242,15 @@ def test_loops_of_many_threads_at_once(stage: Stage) -> None:
     answers = at_once(4, lambda number: asyncio.run(calls(number)))
     assert answers == [["ab"[number % 2]] * 5 for number in range(4)]
     assert wait_until(lambda: stage.lease_count() == 0, 10)
+
+
+def test_many_calls_at_once_do_not_leave_as_many_connections(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some are kept for the next calls, the rest are closed."""
+    monkeypatch.setattr("shim.line.IDLE_KEPT", 3)
+    assert at_once(8, lambda _: stage.shim.chat("a", "Hi.").content) == ["one two three"] * 8
+    assert len(stage.shim._session.lines.flows.idle) <= 3
 
 
 def test_a_forgotten_asynchronous_stream_gives_its_lease_back(stage: Stage) -> None:
@@ -487,3 +497,28 @@ def test_a_cancelled_call_does_not_leave_the_connection_that_was_on_its_way(
 
     asyncio.run(cancelled())
     assert opened[0].fileno() == -1
+
+
+def test_an_inline_keeper_whose_start_is_interrupted_ends(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while the models are measured leaves no thread and no folder."""
+    made: list[inline.InlineKeeper] = []
+    run = inline.InlineKeeper._run
+
+    class Interrupted(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            raise KeyboardInterrupt
+
+    def _run(self: inline.InlineKeeper) -> None:
+        made.append(self)
+        run(self)
+
+    monkeypatch.setattr(inline.InlineKeeper, "_run", _run)
+    with monkeypatch.context() as patch:
+        used = SimpleNamespace(Event=Interrupted, Thread=threading.Thread)
+        patch.setattr(inline, "threading", used)
+        with pytest.raises(KeyboardInterrupt):
+            inline.InlineKeeper(stage.shim.config, factory=stage.make)
+    assert not made[0]._thread.is_alive()
+    assert not made[0].runtime.exists()

@@ -1,0 +1,24 @@
+"""When this process may open no more files, the error says so, and blames nothing on the other side."""
+
+from __future__ import annotations
+
+import errno
+from typing import Final
+
+from budget.errors import QueueFull
+
+_NONE_LEFT: Final = (errno.EMFILE, errno.ENFILE)
+
+
+def no_more_files(error: BaseException) -> QueueFull | None:
+    """The error of a connection for which no descriptor was left; None for any other failure."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _NONE_LEFT:
+            return QueueFull(
+                f"No further connection can be opened by this process: {cause.strerror}.",
+                hint="Use fewer threads, tasks or streams at once, or raise the limit on open files "
+                "(`ulimit -n`).",
+            )
+        cause = cause.__cause__ or cause.__context__
+    return None
