@@ -8,6 +8,7 @@ keeper runs, and the first that can be used is taken where none does (docs/decis
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
@@ -56,16 +57,30 @@ def runtime_dir(env: Mapping[str, str] = os.environ) -> Path:
     """
     given = env.get(RUNTIME_VARIABLE)
     if given:
-        folder = Path(given).absolute()
-        try:
-            return _made(folder, parents=True)
-        except OSError as error:
-            raise _no_folder(folder, error) from None
+        return named_runtime(Path(given))
     places = list(runtime_places())
     for place in places:
         if _is_private(place) and is_held(place / KEEPER_LOCK):
             return place
     return _first_usable(places)
+
+
+def named_runtime(folder: Path) -> Path:
+    """A keeper's folder that was named on purpose, made with mode 0700 when it is missing.
+
+    Raises:
+        ConfigError: it cannot be used: whose it is, its mode, or its length.
+    """
+    folder = folder.absolute()
+    try:
+        return _made(folder, parents=True)
+    except OSError as error:
+        raise ConfigError(
+            f"The keeper's folder {folder} cannot be made: {error.strerror}.",
+            hint=f"Set ${RUNTIME_VARIABLE} to a private folder.",
+            folder=str(folder),
+            variable=RUNTIME_VARIABLE,
+        ) from None
 
 
 def runtime_places() -> Iterator[Path]:
@@ -153,15 +168,6 @@ def _checked(folder: Path) -> Path:
             with contextlib.suppress(OSError):
                 path.unlink()
     return folder
-
-
-def _no_folder(folder: Path, error: OSError) -> ConfigError:
-    return ConfigError(
-        f"The keeper's folder {folder} cannot be made: {error.strerror}.",
-        hint=f"Set ${RUNTIME_VARIABLE} to a private folder.",
-        folder=str(folder),
-        variable=RUNTIME_VARIABLE,
-    )
 
 
 def _private(found: os.stat_result) -> bool:
@@ -282,6 +288,30 @@ def log_file() -> Path:
 def stderr_file() -> Path:
     """Where what keepers write beside their log goes; at most `STDERR_BYTES` of it are kept."""
     return state_dir() / "keeper.err"
+
+
+def check_appendable(file: Path) -> Path:
+    """The path itself, when lines can be added to what lies there.
+
+    Raises:
+        ConfigError: it is no file (a pipe would hold its writer), or not writable.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(file, flags, 0o600)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(errno.EINVAL, "it is not a regular file")
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise ConfigError(
+            f"The keeper cannot write to {file}: {error.strerror}.",
+            hint=f"Remove it, or set ${STATE_VARIABLE} to a folder of yours.",
+            file=str(file),
+            variable=STATE_VARIABLE,
+        ) from None
+    return file
 
 
 def lock_dir(env: Mapping[str, str] = os.environ) -> Path | None:

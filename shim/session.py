@@ -24,7 +24,7 @@ from shim.fingerprint import check_fingerprint, fingerprint
 from shim.inline_start import InlineStart
 from shim.keeper.launch import connect_or_start, running_line, try_connect
 from shim.line import Line
-from shim.paths import runtime_dir
+from shim.paths import named_runtime, runtime_dir
 from shim.pins import Pins
 from shim.silence import EXPLAIN_S, closed_before
 from shim.sync_line import KeeperLine, LinePool
@@ -82,7 +82,7 @@ class Session:
         """The keeper's folder."""
         if (keeper := self._keeper.running) is not None:
             return keeper.runtime
-        return self._runtime or runtime_dir()
+        return named_runtime(self._runtime) if self._runtime is not None else runtime_dir()
 
     # Connecting
 

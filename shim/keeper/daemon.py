@@ -31,7 +31,7 @@ from shim.keeper.log_lines import KeeperLog
 from shim.keeper.orders import InForce, Order
 from shim.keeper.reachable import LOOK_EVERY_S, Reachable
 from shim.keeper.server import Server
-from shim.paths import keeper_socket, log_file
+from shim.paths import check_appendable, keeper_socket, log_file
 
 LOG = logging.getLogger("keepwarm.keeper")
 
@@ -181,7 +181,7 @@ def main(arguments: list[str]) -> int:
     """`python -m shim.keeper RUNTIME READY_FD`; returns the exit code."""
     runtime, ready_fd = Path(arguments[0]), int(arguments[1])
     with _told(ready_fd) as failed:
-        log = KeeperLog(log_file())
+        log = KeeperLog(check_appendable(log_file()))
         order = Order.from_json(_read_stdin(), runtime)
         raise_descriptor_limit()
         asyncio.run(_main(order, ready_fd, log))

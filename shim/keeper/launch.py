@@ -21,7 +21,13 @@ from shim.keeper.holders import Holder
 from shim.keeper.locks import KEEPER_LOCK, FileLock
 from shim.keeper.orders import Order
 from shim.line import Line
-from shim.paths import STDERR_BYTES, keeper_socket, runtime_places, stderr_file
+from shim.paths import (
+    STDERR_BYTES,
+    check_appendable,
+    keeper_socket,
+    runtime_places,
+    stderr_file,
+)
 from shim.silence import CONNECT_S, bound, keeper_silent
 from shim.sync_line import KeeperLine, SocketChannel
 
@@ -117,10 +123,19 @@ def start(runtime: Path, config: Config, *, automatic: bool) -> int:
     Call it while `starting` is held.
 
     Raises:
-        KeeperUnavailable: it ended or was not ready in time.
+        KeeperUnavailable: it ended or was not ready in time, or no process could be made.
         KeepwarmError: why it refused to start.
     """
-    order = Order(config, runtime, automatic, config.read_at)
+    try:
+        return _start(runtime, Order(config, runtime, automatic, config.read_at))
+    except OSError as error:
+        raise no_more_files(error) or KeeperUnavailable(
+            f"The keeper could not be started: {error.strerror or error}.",
+            hint="Processes or memory are short here.",
+        ) from error
+
+
+def _start(runtime: Path, order: Order) -> int:
     read_fd, write_fd = os.pipe()
     try:
         # In memory: no file is left behind by a client that is killed here.
@@ -154,7 +169,7 @@ def _errors() -> IO[bytes]:
     with contextlib.suppress(OSError):
         if path.stat().st_size > STDERR_BYTES:
             path.replace(path.with_name(f"{path.name}.1"))
-    return path.open("ab")
+    return check_appendable(path).open("ab")
 
 
 def _await_ready(fd: int, process: subprocess.Popen[bytes]) -> int:

@@ -90,6 +90,8 @@ class InForce:
         except (ConfigError, KeyError, TypeError) as error:
             LOG.warning("the configuration of the keeper that crashed is not taken over: %s", error)
             return order
+        if not config.diff(order.config):
+            return order
         LOG.warning(
             "the keeper before this one crashed: its configuration stays in force; it was loaded after "
             "this client read %s",

@@ -48,6 +48,8 @@ def test_an_older_reading_gives_way_to_what_was_in_force(
     assert "its configuration stays in force" in caplog.text
     newer = order(tmp_path, config("1GiB", file), since + 1)
     assert left.survives(newer) is newer
+    same = order(tmp_path, config("2GiB", file), since - 1)
+    assert left.survives(same) is same
 
 
 def test_what_was_in_force_gives_way_to_what_was_meant(

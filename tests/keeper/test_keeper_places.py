@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from shim.cli import main
 from shim.cli.running import ask_running, is_running
 from shim.keeper.locks import KEEPER_LOCK, FileLock
 from shim.keeper.orders import IN_FORCE
@@ -166,6 +168,17 @@ except shim.ConfigError as error:
     assert place.keeper_pid() != pid
 
 
+def test_stopping_a_keeper_that_crashed_forgets_what_it_ran_with(place: World) -> None:
+    """Who stops it does not want its configuration back."""
+    pid = place.client(STATUS).hear()["pid"]
+    os.kill(pid, signal.SIGKILL)
+    assert wait_until(lambda: not alive(pid), 10.0)
+    assert (place.runtime / IN_FORCE).exists()
+    done = CliRunner().invoke(main, ["keeper", "stop"], env=place.env)
+    assert done.output == "No keeper runs.\n"
+    assert not (place.runtime / IN_FORCE).exists()
+
+
 def test_nothing_is_left_in_the_folder_but_locks(place: World) -> None:
     """Orders of clients that were killed are swept; what is in force goes with a keeper that ends."""
     left = place.runtime / "order-4711-1.json"
@@ -250,3 +263,32 @@ def test_cron_ssh_and_services_find_the_keeper_of_a_desktop_session(place: World
         assert Session(place, home).keepwarm("keeper", "status")["pid"] == started["pid"]
     finally:
         assert service.keepwarm("keeper", "stop")["stopped"]
+
+
+def test_a_program_without_descriptors_is_told_so(place: World) -> None:
+    """A typed error that names the limit, not a bare OSError; with descriptors the same call works."""
+    client = place.client(
+        """
+import resource, socket
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+s.status()
+other = Shim(os.environ["KEEPWARM_CONFIG"])
+taken = []
+try:
+    while True:
+        taken.append(os.open("/dev/null", os.O_RDONLY))
+except OSError:
+    pass
+try:
+    other.status()
+except shim.KeepwarmError as error:
+    name = type(error).__name__
+for fd in taken:
+    os.close(fd)
+say(error=name, pid=other.status()["keeper"]["pid"])
+"""
+    )
+    said = client.hear()
+    assert said["error"] == "QueueFull"
+    assert said["pid"] == place.keeper_pid()

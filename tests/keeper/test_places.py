@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from budget.errors import ConfigError
-from shim import paths
+from shim import Shim, paths
 from shim.keeper.locks import lock_keeper
 from shim.paths import keeper_socket, lock_dir, make_place, runtime_dir, runtime_places, state_dir
 from tests.users import OTHER_UID, Say, as_root, said_by_other_user
@@ -135,6 +135,34 @@ def test_a_named_folder_that_cannot_be_used_is_a_typed_error(home: Path, make, w
         runtime_dir({"KEEPWARM_RUNTIME_DIR": str(folder)})
     assert caught.value.facts["folder"] == str(folder)
     assert "$KEEPWARM_RUNTIME_DIR" in caught.value.hint
+
+
+def test_a_folder_that_is_named_in_code_is_checked_in_the_same_way(home: Path) -> None:
+    """`Shim(runtime=...)`: absolute, private, and short enough."""
+    config = {"models": {"m": {"path": "m.gguf"}}}
+    with pytest.raises(ConfigError, match="too long for the sockets"):
+        Shim(config, inline=False, runtime=home / ("x" * 100)).status()
+    folder = Shim(config, inline=False, runtime=Path(os.path.relpath(home / "r"))).runtime
+    assert folder.is_absolute()
+    assert folder.samefile(home / "r")
+
+
+@pytest.mark.parametrize("name", ["keeper.log", "keeper.err"])
+@pytest.mark.parametrize("kind", ["fifo", "folder"])
+def test_a_log_that_cannot_be_written_is_a_typed_error_at_once(
+    home: Path, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe in its place does not hold the keeper or its client; the error names file and variable."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(home))
+    file = state_dir() / name
+    if kind == "fifo":
+        os.mkfifo(file)
+    else:
+        file.mkdir()
+    config = {"models": {"m": {"path": "m.gguf"}}, "budget": {"device": "host"}}
+    with pytest.raises(ConfigError, match=f"cannot write to {file}") as caught:
+        Shim(config, inline=False, runtime=home / "r").status()
+    assert "$XDG_STATE_HOME" in caught.value.hint
 
 
 @as_root
