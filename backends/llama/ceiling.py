@@ -21,6 +21,7 @@ from budget.footprint import HOST, EngineArgs, Placement
 
 DEFAULT_MARGIN_BYTES: Final = 512 << 20
 _MARGIN_DIVISOR: Final = 4
+_DRIVER_BYTES: Final = 1 << 30
 _PAGE_BYTES: Final = resource.getpagesize()
 _STACK_BYTES: Final = 8 << 20
 _THREADS_BESIDE: Final = 16
@@ -53,7 +54,8 @@ class Ceilings:
     """The most that one engine may take: what is booked and a margin, by device.
 
     The margin is `margin_bytes` or a quarter of what is booked, whichever is more; as much again as is
-    booked where that comes from the closed form alone. 0 is no bound.
+    booked where that comes from the closed form alone. A GPU's driver gets something more: what it
+    takes, on both sides, is not llama.cpp's to say. A margin of 0 is no bound.
     """
 
     booked: Mapping[str, int]
@@ -69,7 +71,9 @@ class Ceilings:
     def margin(self, device: str) -> int:
         """What it may take of a device beyond its booking."""
         booked = self.booked.get(device, 0)
-        return max(self.margin_bytes, booked if self.estimated else booked // _MARGIN_DIVISOR)
+        share = booked if self.estimated else booked // _MARGIN_DIVISOR
+        driver = _DRIVER_BYTES if any(name.startswith("cuda:") for name in self.booked) else 0
+        return max(self.margin_bytes, share) + driver
 
     def exceeded(
         self, model: str, found: Mapping[str, int | None], log_tail: Sequence[str]

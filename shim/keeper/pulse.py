@@ -22,7 +22,8 @@ LONGEST_STEP_S: Final = 6.0
 have had no hour."""
 
 _SAID: Final[dict[Condition, str]] = {
-    "computing": "it works on one batch of a prompt, and does not come to its end",
+    "computing": "it works on one step of a request, a batch of a prompt perhaps, and does not come to"
+    " its end",
     "unused": "it works, and no request uses it",
     "spinning": "no slot works on a request, and its process computes all the same, as an endless chat"
     " template does",
@@ -147,7 +148,7 @@ def _condition(now: Signs, work: _Work, *, moved: bool, leases: int, asked: bool
         return "spinning" if work.computes else "fine"
     if not leases:
         return "unused"
-    if now.elsewhere or (slots.prompting and (work.computes or work.reads)):
+    if now.elsewhere or work.reads or (slots.prompting and work.computes):
         return "computing"
     return "stuck"
 

@@ -20,10 +20,10 @@ MIB = 1 << 20
 GO = ChatRequest("go", {"max_tokens": 4})
 
 
-def placed(booked: int, source: str = "dry-run") -> Placement:
-    """A placement that books so much of a GPU and of the host."""
+def placed(booked: int, source: str = "dry-run", device: str = "RPC0") -> Placement:
+    """A placement that books so much of the host and of another device."""
     part = Footprint(weights_bytes=booked)
-    return Placement(EngineArgs(n_ctx=512), {HOST: part, "cuda:0": part}, source)  # type: ignore[arg-type]
+    return Placement(EngineArgs(n_ctx=512), {HOST: part, device: part}, source)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -43,15 +43,21 @@ def test_the_margin_is_a_quarter_and_half_a_gib_at_least(
     assert Ceilings.of(placed(booked, source), 512 * MIB).margin(HOST) == margin
 
 
+def test_a_gpus_driver_gets_a_gib_more() -> None:
+    """Its context and its pools are nobody's to foretell, on the GPU and in the process."""
+    ceilings = Ceilings.of(placed(100 * MIB, device="cuda:0"), 512 * MIB)
+    assert ceilings.margin("cuda:0") == ceilings.margin(HOST) == (512 + 1024) * MIB
+
+
 def test_what_is_passed_is_told_with_all_figures() -> None:
     """By device; what is unknown passes nothing, and what is at its ceiling neither."""
     ceilings = Ceilings.of(placed(100 * MIB), 50 * MIB)
-    assert ceilings.exceeded("m", {HOST: 150 * MIB, "cuda:0": None}, ()) is None
-    error = ceilings.exceeded("m", {HOST: 5 * MIB, "cuda:0": 151 * MIB}, ("last line",))
+    assert ceilings.exceeded("m", {HOST: 150 * MIB, "RPC0": None}, ()) is None
+    error = ceilings.exceeded("m", {HOST: 5 * MIB, "RPC0": 151 * MIB}, ("last line",))
     assert isinstance(error, OutOfMemory)
     assert error.facts == {
         "model": "m",
-        "device": "cuda:0",
+        "device": "RPC0",
         "booked_bytes": 100 * MIB,
         "ceiling_bytes": 150 * MIB,
         "found_bytes": 151 * MIB,

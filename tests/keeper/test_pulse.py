@@ -98,11 +98,12 @@ def test_a_batch_of_a_prompt_may_take_ten_times_as_long(signs: Signs, cpu_share:
     assert not watched.lasts(signs, 4 * EVERY_S, cpu_share=cpu_share)
 
 
-def test_a_batch_that_waits_for_the_disk_is_work() -> None:
-    """Mapped weights that do not fit in memory are read again for each batch."""
+@pytest.mark.parametrize("slots", [PROMPT, ANSWER])
+def test_a_step_that_waits_for_the_disk_is_work(slots: SlotSigns) -> None:
+    """Mapped weights that do not fit in memory are read again for each batch, and for each token."""
     watched = Watched()
     for read in range(100):
-        watched.look(Signs(slots=PROMPT, disk_bytes=read << 20))
+        watched.look(Signs(slots=slots, disk_bytes=read << 20))
     assert watched.pulse.condition == "computing"
     assert watched.verdict() is None
 
