@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from backends.devices import Device
-from backends.nvml import Load, import_nvml, list_gpus
+from backends.nvml import Load, has_gpu, import_nvml, list_gpus
 
 VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
 
@@ -44,3 +44,12 @@ def gpu_environment(devices: Sequence[str], load_nvml: Load = import_nvml) -> di
         return {}
     uuids = [gpu.uuid for gpu in list_gpus(load_nvml).found]
     return {VARIABLE: ",".join(uuids)} if uuids else {}
+
+
+def launch_facts(devices: Sequence[str]) -> tuple[dict[str, str], bool]:
+    """What the start of an engine on these devices needs to know, asked of the driver in one go.
+
+    Returns:
+        What its environment needs (`gpu_environment`), and whether the machine has a GPU at all.
+    """
+    return gpu_environment(devices), has_gpu()

@@ -10,10 +10,9 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
 
 from backends.base import Capabilities, Death, Endpoint, LoadReport, Signs, SlotSigns
-from backends.gpus import gpu_environment
+from backends.gpus import launch_facts
 from backends.llama.args import LaunchSettings, server_argv
 from backends.llama.binaries import find_binary, library_env
 from backends.llama.ceiling import DEFAULT_MARGIN_BYTES, Ceilings, process_bytes
@@ -22,7 +21,7 @@ from backends.llama.failures import ending
 from backends.llama.loading import Loading
 from backends.llama.log import looks_out_of_memory
 from backends.llama.memory import file_pss_bytes, process_tree, pss_bytes
-from backends.llama.model_files import cached_fraction, file_sizes
+from backends.llama.model_files import ModelFiles
 from backends.llama.names import DeviceNames, names_of
 from backends.llama.process import (
     SOCKET_NAME_BYTES,
@@ -35,12 +34,11 @@ from backends.llama.process import (
 from backends.llama.progress import IoCounts, io_counts
 from backends.llama.signs import process_state, slot_signs
 from backends.llama.slots import Slots
-from backends.nvml import gpu_process_bytes, has_gpu
+from backends.nvml import gpu_process_bytes
 from backends.threads import asked
 from budget.errors import EndpointError, InternalError, KeepwarmError, OutOfMemory
 from budget.footprint import HOST, EngineArgs, Placement
 
-_STAGED_FRACTION = 0.9
 _HEALTH_LIMIT_S = 2.0
 
 
@@ -154,7 +152,8 @@ class LlamaServerEngine:
         binary = find_binary("llama-server")
         command, *rest = server_argv(binary, placement.args, settings)
         env = engine_environment(self._runtime_dir, library_env(binary))
-        env.update(await asked(gpu_environment, placement.args.devices))
+        env_of_gpus, gpu_here = await asked(launch_facts, placement.args.devices)
+        env.update(env_of_gpus)
         self._gate = gate = Gate()
         try:
             self._process = await ServerProcess.spawn(
@@ -168,7 +167,7 @@ class LlamaServerEngine:
         if self._killed:
             self._process.kill()
         self._ceilings = Ceilings.of(placement, self._margin_bytes)
-        if not await asked(has_gpu):
+        if not gpu_here:
             self._ceilings.bound_load(self._process.pid, placement.args, self._threads)
 
     async def start(self, placement: Placement, on_progress: Callable[[float], None]) -> LoadReport:
@@ -187,33 +186,25 @@ class LlamaServerEngine:
         self._gpus = tuple(
             int(d.partition(":")[2]) for d, _ in placement.bookings if d.startswith("cuda:")
         )
-        files = await asked(file_sizes, self._model_path)
-        cached = await asked(cached_fraction, files)
+        files = await asked(ModelFiles.look, self._model_path)
         started_ns = time.monotonic_ns()
         try:
-            counts = await self._load(placement, sum(files.values()), on_progress)
+            counts = await self._load(placement, files.total_bytes, on_progress)
             self._socket.chmod(0o600)
         except BaseException:
             await asyncio.shield(self.stop(grace_s=0.0))
             raise
         if not self._gpus:
             self._ceilings.bound_growth(self._running().pid)
-        return self._report(started_ns, files, cached, counts)
+        return self._report(started_ns, files, counts)
 
-    def _report(
-        self, started_ns: int, files: Mapping[Path, int], cached: float | None, counts: IoCounts
-    ) -> LoadReport:
+    def _report(self, started_ns: int, files: ModelFiles, counts: IoCounts) -> LoadReport:
         process = self._running()
-        total = sum(files.values())
-        from_disk = counts.disk_bytes > (1 - _STAGED_FRACTION) * total
-        # Where the page cache's share is not told, what was read from the disk says it alone.
-        was_absent = cached is not None and cached < _STAGED_FRACTION
-        storage: Literal["cold", "staged"] = "cold" if from_disk or was_absent else "staged"
         return LoadReport(
             started_ns=started_ns,
             ready_ns=time.monotonic_ns(),
-            storage=storage,
-            file_bytes=total,
+            storage=files.storage(counts.disk_bytes),
+            file_bytes=files.total_bytes,
             read_bytes=counts.disk_bytes,
             buffers=process.log.buffers(names_of(self._args) if self._args else DeviceNames()),
             pid=process.pid,

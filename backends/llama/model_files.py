@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from backends.page_cache import resident_fraction
 from budget.errors import LoadFailed
 
+_STAGED_FRACTION: Final = 0.9
 _SHARD: Final = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
 
@@ -36,6 +38,34 @@ def file_sizes(model_path: Path) -> dict[Path, int]:
             hint="Check the model's path.",
             file=str(exc.filename),
         ) from exc
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A model's files at one moment: their bytes in all, and the share that the page cache has.
+
+    `cached` is None where the kernel does not tell.
+    """
+
+    total_bytes: int
+    cached: float | None
+
+    @classmethod
+    def look(cls, model_path: Path) -> ModelFiles:
+        """What is there now.
+
+        Raises:
+            LoadFailed: a file cannot be read.
+        """
+        sizes = file_sizes(model_path)
+        return cls(sum(sizes.values()), cached_fraction(sizes))
+
+    def storage(self, disk_bytes: int) -> Literal["cold", "staged"]:
+        """What a load paid that began at that moment and read so many bytes from a disk."""
+        from_disk = disk_bytes > (1 - _STAGED_FRACTION) * self.total_bytes
+        # Where the page cache's share is not told, what was read from the disk says it alone.
+        was_absent = self.cached is not None and self.cached < _STAGED_FRACTION
+        return "cold" if from_disk or was_absent else "staged"
 
 
 def cached_fraction(files: Mapping[Path, int]) -> float | None:
