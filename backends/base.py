@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit, urlunsplit
 
 from budget.errors import EngineDied, KeepwarmError, OutOfMemory
 from budget.footprint import Placement
@@ -30,6 +31,15 @@ class Capabilities:
     tools: bool = True
     save_restore: bool = False
     load_progress: bool = False
+
+
+def shown_url(url: str) -> str:
+    """A URL without what may be secret in it: user information, query, fragment."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "a malformed URL"
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +67,10 @@ class Endpoint:
             socket_path=str(socket),
             capabilities=capabilities,
         )
+
+    def __repr__(self) -> str:
+        where = self.socket_path or shown_url(self.base_url)
+        return f"<Endpoint {self.model_id} ({self.backend}) at {where}>"
 
     def to_wire(self) -> dict[str, Any]:
         """The endpoint as JSON-serialisable data; `from_wire` is the inverse."""

@@ -10,9 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
-from backends.base import Endpoint
+from backends.base import Endpoint, shown_url
 from backends.foreign_json import BadJson, parse_json
 from backends.openai.fields import a_count
 from backends.openai.masking import NO_SECRETS, Secrets
@@ -43,9 +42,7 @@ def place(endpoint: Endpoint) -> str:
     """The endpoint in words, without what a URL may hold of secrets."""
     if endpoint.socket_path is not None:
         return f"the engine of {endpoint.model_id}"
-    parts = urlsplit(endpoint.base_url)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{endpoint.model_id} at {urlunsplit((parts.scheme, host, parts.path, '', ''))}"
+    return f"{endpoint.model_id} at {shown_url(endpoint.base_url)}"
 
 
 def error_from_answer(
@@ -164,14 +161,15 @@ def refused(endpoint: Endpoint, reason: str) -> KeepwarmError:
     )
 
 
-def broken(endpoint: Endpoint, reason: str) -> KeepwarmError:
-    """The connection ended before the answer did."""
+def broken(endpoint: Endpoint, reason: str, text: str = "") -> KeepwarmError:
+    """The connection ended before the answer did; `text` is what had come of it."""
     if endpoint.socket_path is not None:
         return _died(endpoint, reason)
     return EndpointUnavailable(
         f"{place(endpoint)} broke off its answer: {reason}.",
         hint="The answer so far is incomplete; ask again.",
         reason=reason,
+        text=text,
     )
 
 

@@ -106,8 +106,11 @@ def _tls_context(*, needed: bool) -> ssl.SSLContext:
 
 def proxy_url(base_url: str) -> str | None:
     """The proxy that the environment names for an address; None for loopback and exceptions."""
-    parts = urlsplit(base_url)
-    host = parts.hostname or ""
+    try:
+        parts = urlsplit(base_url)
+        host = parts.hostname or ""
+    except ValueError:
+        return None
     if host in {"localhost", "127.0.0.1", "::1"} or proxy_bypass(host):
         return None
     proxies = getproxies()

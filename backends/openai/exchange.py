@@ -168,8 +168,8 @@ class Exchange:
             return _NO_ANSWER in str(error)
         return isinstance(error, _STALE)
 
-    def failed(self, error: Exception, *, in_answer: bool = False) -> KeepwarmError:
-        """What a failure of the connection means."""
+    def failed(self, error: Exception, *, in_answer: bool = False, text: str = "") -> KeepwarmError:
+        """What a failure of the connection means; `text` had come of a stream."""
         if (full := no_more_files(error)) is not None:
             return full
         reason = self.secrets.quote(str(error)).rstrip(".") or type(error).__name__
@@ -178,7 +178,7 @@ class Exchange:
         if isinstance(error, httpcore.TimeoutException):
             return self.bounds.expired()
         if in_answer:
-            return broken(self.endpoint, reason)
+            return broken(self.endpoint, reason, text)
         if isinstance(error, httpcore.RemoteProtocolError) and _NO_ANSWER not in reason:
             return EndpointError(f"{place(self.endpoint)} sent no answer of HTTP: {reason}.")
         return refused(self.endpoint, reason)
@@ -222,6 +222,6 @@ class Exchange:
 
 
 def header(headers: Headers, name: bytes) -> str:
-    """A header's value, in lower case; empty when it is not there."""
+    """A header's value; empty when it is not there."""
     found = next((value for key, value in headers if key.lower() == name), b"")
-    return found.decode("latin-1").strip().lower()
+    return found.decode("latin-1").strip()

@@ -124,3 +124,17 @@ def _thought(value: Any, name: str) -> str:
     if value is None or isinstance(value, str):
         return value or ""
     return "".join(a_text(part.get("text"), name) for part in objects(value, name))
+
+
+def whole_text(text: str) -> str:
+    """The text with halves of surrogate pairs joined, and replaced where the other half is missing.
+
+    JSON can hold half a character; such a string can be neither printed nor sent on.
+    """
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import base64
 import functools
+import logging
 import math
 import re
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -29,13 +31,14 @@ _MAX_CHAIN: Final = 20
 class Secrets:
     """The secrets of one endpoint, in every spelling in which a server may repeat them.
 
-    These are: plainly; with any of its characters URL-encoded, or escaped as in JSON, Python or HTML; and
-    inside base64 (`Authorization: Basic`). A server that wants to tell a key in another way still can.
+    These are: plainly, in upper or lower case; with any of its characters URL-encoded, or escaped as in
+    JSON, Python or HTML; and inside base64 (`Authorization: Basic`). A server that wants to tell a key in
+    another way still can.
     """
 
     def __init__(self, *secrets: str) -> None:
         found = [_spellings(secret) for secret in sorted({*secrets} - {""}, key=len, reverse=True)]
-        self._pattern = re.compile("|".join(found)) if found else None
+        self._pattern = re.compile("|".join(found), re.IGNORECASE) if found else None
 
     def __repr__(self) -> str:
         return f"<Secrets {'some' if self._pattern else 'none'}>"
@@ -97,7 +100,30 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 @functools.lru_cache(maxsize=64)
 def _secrets(key: str, *urls: str) -> Secrets:
-    return Secrets(key, *(held for url in urls for held in _held(url)))
+    secrets = Secrets(key, *(held for url in urls for held in _held(url)))
+    _LIBRARY_LOG.known.append(secrets)
+    return secrets
+
+
+class _Filter(logging.Filter):
+    """Masks in the HTTP library's own debug log, which tells the headers that a server answered with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: deque[Secrets] = deque(maxlen=64)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        said = masked = record.getMessage()
+        for secrets in tuple(self.known):
+            masked = secrets.mask(masked)
+        if masked != said:
+            record.msg, record.args = masked, ()
+        return True
+
+
+_LIBRARY_LOG: Final = _Filter()
+for _name in ("connection", "http11", "proxy", "socks"):
+    logging.getLogger(f"httpcore.{_name}").addFilter(_LIBRARY_LOG)
 
 
 def _held(url: str) -> Iterator[str]:
@@ -122,9 +148,9 @@ def _character(c: str) -> str:
     code = ord(c)
     ways = [
         re.escape(c),
-        rf"%(?:25){{0,3}}(?i:{code:02x})",
-        rf"\\{{1,4}}(?:u00|x)(?i:{code:02x})",
-        rf"&#(?:0{{0,4}}{code}|[xX]0{{0,4}}(?i:{code:x}));",
+        rf"%(?:25){{0,3}}{code:02x}",
+        rf"\\{{1,4}}(?:u00|x){code:02x}",
+        rf"&#(?:0{{0,4}}{code}|[xX]0{{0,4}}{code:x});",
     ]
     ways += [f"&{name};" for name, meant in _HTML.items() if meant == c]
     if c == " ":

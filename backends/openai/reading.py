@@ -8,9 +8,10 @@ from typing import Any, Final
 
 from backends.base import Endpoint
 from backends.openai.answers import broken, error_in_stream, holds_error, unreadable
+from backends.openai.fields import whole_text
 from backends.openai.masking import Secrets
 from backends.openai.sse import SseParser
-from backends.openai.wire import Delta, decode, parse_chunk, whole_text
+from backends.openai.wire import Delta, decode, parse_chunk
 from budget.errors import EndpointError, KeepwarmError
 
 _DONE: Final = b"[DONE]"
@@ -29,6 +30,7 @@ class StreamReader:
         self._parser = SseParser()
         self._content, self._reasoning = _Halves(), _Halves()
         self._finished = False
+        self._said: list[str] = []
         self.events = 0
         self.done = False
 
@@ -62,6 +64,11 @@ class StreamReader:
             raise self._incomplete()
         return deltas
 
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return "".join(self._said)
+
     def _take(self, data: bytes, deltas: list[Delta]) -> None:
         self.events += 1
         if data == _DONE or data.strip() == _DONE:
@@ -79,6 +86,7 @@ class StreamReader:
         self._finished = self._finished or delta.finish_reason is not None
         if not delta.is_empty:
             deltas.append(delta)
+            self._said.append(delta.content)
 
     def _delta(self, value: Mapping[str, Any]) -> Delta:
         delta = parse_chunk(value)
@@ -99,7 +107,7 @@ class StreamReader:
                 f"it sent no stream of events ({self._content_type or 'no type'})."
             )
             return unreadable(self._endpoint, problem, foreign, self._secrets)
-        return broken(self._endpoint, "the stream ended without [DONE]")
+        return broken(self._endpoint, "the stream ended without [DONE]", self.text)
 
 
 class _Halves:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from backends.openai.fields import WrongField, a_text, an_object, objects
+from backends.openai.fields import WrongField, a_text, an_object, objects, whole_text
 
 
 def read_calls(value: Any) -> tuple[Mapping[str, Any], ...]:
@@ -82,4 +82,12 @@ def whole_calls(pieces: Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any],
             # Some servers repeat the name in every piece.
             if key != "name" or text != before:
                 function[key] = before + text
-    return tuple(calls.found)
+    return tuple(map(readable, calls.found))
+
+
+def readable(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A whole call without halves of characters."""
+    read = {n: whole_text(item) if isinstance(item, str) else item for n, item in call.items()}
+    if "function" in call:
+        read["function"] = {name: whole_text(item) for name, item in call["function"].items()}
+    return read

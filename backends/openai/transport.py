@@ -129,7 +129,7 @@ class AsyncDeltaStream(Stream[Delta]):
         try:
             chunk = await self._answer.chunk()
         except HTTP_ERRORS as exc:
-            raise self._exchange.failed(exc, in_answer=True) from exc
+            raise self._exchange.failed(exc, in_answer=True, text=reader.text) from exc
         finally:
             bounds.paused()
         deltas = reader.ended() if chunk is None else reader.feed(chunk)
@@ -316,12 +316,12 @@ class Transport:
         answer = await self._open(exchange)
         try:
             encoding = header(answer.headers, b"content-encoding")
-            plain = encoding in {"", "identity"}
+            plain = encoding.lower() in {"", "identity"}
             if answer.status == _OK and plain:
                 return answer
             if answer.status == _OK:
                 raise exchange.encoded(encoding)
-            said = f"(its words are encoded as {encoding})".encode()
+            said = f"(its words are encoded as {exchange.secrets.quote(encoding, 40)})".encode()
             raise exchange.refusal(
                 answer.status, await _first_bytes(exchange, answer) if plain else said
             )

@@ -22,9 +22,10 @@ from backends.openai.fields import (
     kind,
     objects,
     parts,
+    whole_text,
 )
 from backends.openai.options import checked_messages, wire_options
-from backends.openai.tool_calls import read_calls, whole_calls
+from backends.openai.tool_calls import read_calls, readable, whole_calls
 from backends.openai.vectors import read_vectors
 from budget.errors import EndpointError, InvalidRequest
 
@@ -192,10 +193,10 @@ def parse_completion(answer: Mapping[str, Any]) -> Completion:
         content, reasoning = parts(message.get("content"), "content")
         return Completion(
             content=whole_text(content),
-            finish_reason=a_text(choice.get("finish_reason"), "finish_reason") or None,
-            role=a_text(message.get("role"), "role") or "assistant",
+            finish_reason=whole_text(a_text(choice.get("finish_reason"), "finish_reason")) or None,
+            role=whole_text(a_text(message.get("role"), "role")) or "assistant",
             reasoning=whole_text(_reasoning(message) or reasoning),
-            tool_calls=read_calls(message.get("tool_calls")),
+            tool_calls=tuple(map(readable, read_calls(message.get("tool_calls")))),
             logprobs=_logprobs(choice),
             usage=_usage(answer) or Usage(),
             timings=read_timings(answer.get("timings")),
@@ -222,9 +223,9 @@ def parse_chunk(chunk: Mapping[str, Any]) -> Delta:
         return Delta(
             content=content,
             reasoning=_reasoning(delta) or reasoning,
-            role=a_text(delta.get("role"), "role"),
+            role=whole_text(a_text(delta.get("role"), "role")),
             tool_calls=read_calls(calls) if calls else (),
-            finish_reason=a_text(choice.get("finish_reason"), "finish_reason") or None,
+            finish_reason=whole_text(a_text(choice.get("finish_reason"), "finish_reason")) or None,
             logprobs=_logprobs(choice),
             usage=usage,
             timings=timings,
@@ -291,20 +292,6 @@ def read_timings(value: Any) -> Timings | None:
         predicted_n=a_count(value.get("predicted_n")),
         predicted_ms=a_duration(value.get("predicted_ms")),
     )
-
-
-def whole_text(text: str) -> str:
-    """The text with halves of surrogate pairs joined, and replaced where the other half is missing.
-
-    JSON can hold half a character; such a string can be neither printed nor sent on.
-    """
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
 
 
 def _first_choice(answer: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -1,0 +1,465 @@
+"""Any JSON in any field: an answer of the declared types, or an error of keepwarm's; and known oddities."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backends.base import Capabilities, Endpoint
+from backends.openai import (
+    ChatRequest,
+    Completion,
+    Delta,
+    Embeddings,
+    Timings,
+    Usage,
+    assemble,
+)
+from backends.openai.answers import error_from_answer
+from backends.openai.bounds import Bounds, Timeouts
+from backends.openai.exchange import Exchange, Route
+from backends.openai.fields import a_count, a_duration
+from backends.openai.masking import NO_SECRETS
+from backends.openai.reading import StreamReader
+from backends.openai.resume import Progress, ResumeReader, templated
+from backends.openai.wire import decode, parse_completion, parse_embeddings
+from budget.errors import (
+    EndpointError,
+    EndpointUnavailable,
+    KeepwarmError,
+    PromptTooLong,
+    QueueFull,
+)
+
+FAR = Endpoint("http://far", "m", "openai", capabilities=Capabilities(embeddings=True))
+_CALL = {"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+_LOGPROBS = {"content": [{"token": "a", "logprob": -0.1, "top_logprobs": []}]}
+_TIMINGS = {"prompt_n": 1, "cache_n": 0, "prompt_ms": 1.0, "predicted_n": 1, "predicted_ms": 1.0}
+_USAGE = {
+    "prompt_tokens": 1,
+    "completion_tokens": 1,
+    "prompt_tokens_details": {"cached_tokens": 1},
+}
+_SAID = {"role": "assistant", "content": "a", "reasoning_content": "b", "tool_calls": [_CALL]}
+_PART = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+
+WHOLE: dict[str, Any] = {
+    "choices": [{"index": 0, "message": _SAID, "finish_reason": "stop", "logprobs": _LOGPROBS}],
+    "usage": _USAGE,
+    "timings": _TIMINGS,
+}
+CHUNK: dict[str, Any] = {
+    "choices": [{"index": 0, "delta": _SAID, "finish_reason": None, "logprobs": _LOGPROBS}],
+    "usage": _USAGE,
+    "timings": _TIMINGS,
+}
+PARTS: dict[str, Any] = {
+    "choices": [{"message": {"content": [_PART, {"type": "text", "text": "a"}]}}]
+}
+ROWS: dict[str, Any] = {
+    "data": [{"index": 0, "embedding": [0.1, 2]}, {"index": 1, "embedding": [0.3, 0.4]}],
+    "usage": _USAGE,
+}
+GOING_ON: dict[str, Any] = {
+    "content": "a",
+    "stop": False,
+    "stop_type": "none",
+    "tokens_predicted": 1,
+    "timings": _TIMINGS,
+}
+ERROR: dict[str, Any] = {
+    "error": {
+        "message": "too long",
+        "type": "exceed_context_size_error",
+        "param": "x",
+        "code": 400,
+        "n_prompt_tokens": 9,
+        "n_ctx": 8,
+    }
+}
+
+_LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**39), 10**39)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=4)
+    | st.sampled_from(["\ud83d", "\ude00", "", "stop", "text", "thinking", "zczMPc3MTD4="])
+)
+ANY = st.recursive(
+    _LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["content", "text", "index", "function", "id", "name", "arguments", "x"]
+            ),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=6,
+)
+
+
+def _places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield at
+    if isinstance(value, dict | list):
+        for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
+            yield from _places(item, (*at, key))
+
+
+@st.composite
+def odd(draw: st.DrawFn, good: dict[str, Any]) -> dict[str, Any]:
+    """A good answer with any JSON in one or two of its fields, or without them."""
+    answer = copy.deepcopy(good)
+    for _ in range(draw(st.integers(1, 2))):
+        *way, last = draw(st.sampled_from([at for at in _places(answer) if at] or [("x",)]))
+        inner = answer
+        for key in way:
+            inner = inner[key]
+        if draw(st.integers(0, 5)) == 0 and answer:
+            del inner[last]
+        else:
+            inner[last] = draw(ANY)
+    return answer
+
+
+FUZZ = settings(derandomize=True, deadline=None, max_examples=150)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value.encode() is not None
+
+
+def _check_calls(calls: Any) -> None:
+    for call in calls:
+        assert isinstance(call.get("index", 0), int)
+        assert isinstance(call.get("id", ""), str)
+        function = call.get("function", {})
+        assert all(_is_text(text) for text in function.values())
+
+
+def _check_figures(usage: Usage | None, timings: Timings | None) -> None:
+    if usage is not None:
+        counts = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+        assert all(type(count) is int and 0 <= count <= 2**53 for count in counts)
+    if timings is not None:
+        counts = (timings.prompt_n, timings.cache_n, timings.predicted_n)
+        assert all(type(count) is int and 0 <= count <= 2**53 for count in counts)
+        times = (timings.prompt_ms, timings.predicted_ms)
+        assert all(type(t) is float and math.isfinite(t) and t >= 0 for t in times)
+
+
+def _check_whole(answer: Completion) -> None:
+    assert _is_text(answer.content)
+    assert _is_text(answer.reasoning)
+    assert _is_text(answer.role)
+    assert answer.finish_reason is None or _is_text(answer.finish_reason)
+    _check_calls(answer.tool_calls)
+    assert all(isinstance(item, dict) for item in answer.logprobs)
+    _check_figures(answer.usage, answer.timings)
+
+
+def _exchange() -> Exchange:
+    return Exchange(FAR, Route.to(FAR), "/x", b"", Bounds("far", Timeouts(), None, 1e6))
+
+
+@given(value=odd(WHOLE) | odd(PARTS) | odd(ERROR))
+@FUZZ
+def test_any_field_of_a_whole_answer_may_be_anything(value: dict[str, Any]) -> None:
+    """A completion of its types, or an error; nothing bare."""
+    try:
+        answer = _exchange().parsed(json.dumps(value).encode(), parse_completion)
+    except KeepwarmError as error:
+        json.dumps(error.to_wire())
+        return
+    _check_whole(answer)
+
+
+@given(values=st.lists(odd(CHUNK) | odd(ERROR) | st.just(CHUNK), min_size=1, max_size=4))
+@FUZZ
+def test_any_field_of_a_stream_may_be_anything(values: list[dict[str, Any]]) -> None:
+    """Deltas of their types that make a whole answer, or an error."""
+    reader = StreamReader(FAR, NO_SECRETS)
+    deltas: list[Delta] = []
+    try:
+        for value in values:
+            deltas += reader.feed(b"data: " + json.dumps(value).encode() + b"\n\n")
+        deltas += reader.feed(b"data: [DONE]\n\n")
+    except KeepwarmError as error:
+        json.dumps(error.to_wire())
+    for delta in deltas:
+        assert _is_text(delta.content)
+        assert _is_text(delta.reasoning)
+        _check_figures(delta.usage, delta.timings)
+    _check_whole(assemble(deltas))
+
+
+@given(values=st.lists(odd(GOING_ON) | st.just(GOING_ON), min_size=1, max_size=4))
+@FUZZ
+def test_any_field_of_a_resumed_stream_may_be_anything(values: list[dict[str, Any]]) -> None:
+    """The engine's own protocol is read as carefully."""
+    before = Progress(Timings(1, 1, 1.0, 1, 1.0), "a")
+    reader = ResumeReader(FAR, NO_SECRETS, "", before)
+    try:
+        for value in values:
+            for delta in reader.feed(b"data: " + json.dumps(value).encode() + b"\n\n"):
+                assert _is_text(delta.content)
+                _check_figures(delta.usage, delta.timings)
+    except KeepwarmError as error:
+        json.dumps(error.to_wire())
+
+
+@given(value=odd(ROWS) | odd(ERROR))
+@FUZZ
+def test_any_field_of_vectors_may_be_anything(value: dict[str, Any]) -> None:
+    """As many vectors as texts, all of one length and of finite numbers, or an error."""
+    try:
+        answer = _exchange().parsed(
+            json.dumps(value).encode(), lambda found: parse_embeddings(found, 2)
+        )
+    except KeepwarmError as error:
+        json.dumps(error.to_wire())
+        return
+    assert isinstance(answer, Embeddings)
+    assert len(answer.vectors) == 2
+    assert len({len(vector) for vector in answer.vectors}) == 1
+    assert all(type(x) is float and math.isfinite(x) for vector in answer.vectors for x in vector)
+    _check_figures(answer.usage, None)
+
+
+@given(value=odd(ERROR) | ANY, status=st.integers(100, 999))
+@FUZZ
+def test_any_field_of_an_error_may_be_anything(value: Any, status: int) -> None:
+    """It stays an error, with facts that can be sent on."""
+    error = error_from_answer(FAR, status, json.dumps(value).encode())
+    assert error.facts["status"] == status
+    json.dumps(error.to_wire(), allow_nan=False).encode()
+    str(error).encode()
+
+
+@given(raw=st.binary(max_size=60) | st.text(max_size=30).map(str.encode), cut=st.integers(1, 9))
+@FUZZ
+def test_any_bytes_may_come_as_a_stream(raw: bytes, cut: int) -> None:
+    """Whatever they are and however they are cut."""
+    reader = StreamReader(FAR, NO_SECRETS)
+    try:
+        for start in range(0, len(raw), cut):
+            reader.feed(raw[start : start + cut])
+        reader.ended()
+    except KeepwarmError as error:
+        json.dumps(error.to_wire())
+
+
+@given(value=ANY)
+@FUZZ
+def test_a_template_may_be_anything(value: Any) -> None:
+    """A prompt, or an error."""
+    try:
+        assert isinstance(templated(decode(json.dumps({"prompt": value}).encode())), str)
+    except EndpointError as error:
+        json.dumps(error.to_wire())
+
+
+def test_figures_that_are_none_are_left_out() -> None:
+    """An answer is not lost for its usage; what is no count is 0."""
+    for odd_figure in (-1, 1e300, True, "7", None, [1], 2**60, 0.5):
+        assert a_count(odd_figure) == 0
+    assert (a_count(7), a_count(7.0), a_count(2**53)) == (7, 7, 2**53)
+    for odd_time in (-1.0, 1e300, math.inf, math.nan, True, "7", None, 10**400):
+        assert a_duration(odd_time) == 0.0
+    assert a_duration(7) == 7.0
+    answer = parse_completion(
+        {"choices": [{"message": {"content": "x"}}], "usage": [], "timings": "fast"}
+    )
+    assert (answer.usage, answer.timings) == (Usage(), None)
+
+
+# -- what servers send that is odd and meant ---------------------------------------------------------
+
+
+def _event(value: object) -> bytes:
+    return b"data: " + json.dumps(value).encode() + b"\n\n"
+
+
+def _said(content: object = None, finish: str | None = None, **more: Any) -> bytes:
+    delta = {"content": content, **more} if content is not None else more
+    return _event({"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
+
+
+def _read(*parts: bytes) -> Completion:
+    reader = StreamReader(FAR, NO_SECRETS, "text/event-stream")
+    deltas = [delta for part in parts for delta in reader.feed(part)]
+    if not reader.done:
+        deltas += reader.ended()
+    return assemble(deltas)
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (b"data:\n\n", _said("hi", "stop"), DONE),
+        (_said("hi"), _said(finish="stop")),
+        (_said("hi", "stop"), b"data: [DONE]\n"),
+        (_said("hi", "stop"), b"data: [DONE]"),
+        (_said("hi", "stop").replace(b"\n", b"\r"), b"data: [DONE]\r\r"),
+        (_said([{"type": "text", "text": "hi"}], "stop"), DONE),
+        (_said("hi"), _said(finish="stop").rstrip()),
+    ],
+)
+def test_streams_that_are_whole_are_read_as_such(parts: tuple[bytes, ...]) -> None:
+    """With an empty event, without `[DONE]` or a line end after it, with CR, in parts."""
+    assert (_read(*parts).content, _read(*parts).finish_reason) == ("hi", "stop")
+
+
+@pytest.mark.parametrize(
+    ("parts", "kind", "words"),
+    [
+        (
+            (b'error: {"code":400,"message":"exceeds the available context size"}\n\n', DONE),
+            PromptTooLong,
+            "context size",
+        ),
+        ((json.dumps(ERROR).encode(),), PromptTooLong, "too long"),
+        ((_event({"object": "error", "message": "max", "code": 429}), DONE), QueueFull, "max"),
+        ((_said("hi"),), EndpointUnavailable, "without"),
+        ((_said("hi"), b'data: {"choices": ['), EndpointUnavailable, "without"),
+        ((b"<html>502</html>",), EndpointError, "<html>502"),
+        ((b"",), EndpointUnavailable, "without"),
+    ],
+)
+def test_streams_that_are_not_are_typed(
+    parts: tuple[bytes, ...], kind: type[KeepwarmError], words: str
+) -> None:
+    """Errors under other names and without a frame, broken ends, pages; with the server's words."""
+    with pytest.raises(kind, match=words) as caught:
+        _read(*parts)
+    if kind is PromptTooLong and b"n_ctx" in parts[0]:
+        assert (caught.value.facts["n_prompt_tokens"], caught.value.facts["n_ctx"]) == (9, 8)
+    if kind is EndpointUnavailable:
+        assert caught.value.facts["text"] == ("hi" if parts[0] else "")
+
+
+def _call(**fields: Any) -> bytes:
+    function = {name: fields.pop(name) for name in ("name", "arguments") if name in fields}
+    return _said(tool_calls=[{**fields, "function": function}])
+
+
+@pytest.mark.parametrize(
+    ("parts", "calls"),
+    [
+        (
+            [
+                _call(index=0, id="a", name="f", arguments='{"c":1}'),
+                _call(index=0, id="b", name="g", arguments='{"c":2}'),
+            ],
+            [("f", {"c": 1}), ("g", {"c": 2})],
+        ),
+        (
+            [
+                _call(index=0, id="a", name="f", arguments='{"c":'),
+                _call(index=0, id="a", name="f", arguments="1}"),
+            ],
+            [("f", {"c": 1})],
+        ),
+        ([_call(id="a", name="f", arguments='{"x":'), _call(arguments="1}")], [("f", {"x": 1})]),
+        ([_call(index=None, id="a", name="f", arguments="{}")], [("f", {})]),
+        ([_call(index=0, id=7, name="f", arguments={"c": 1})], [("f", {"c": 1})]),
+        (
+            [
+                _call(index=1, id="b", name="g", arguments="{"),
+                _call(index=0, id="a", name="f", arguments="{}"),
+                _call(index=1, arguments="}"),
+            ],
+            [("g", {}), ("f", {})],
+        ),
+    ],
+)
+def test_calls_of_tools_are_put_together_as_they_are_meant(
+    parts: list[bytes], calls: list[tuple[str, Any]]
+) -> None:
+    """With one index for all, the name in every piece, no index, arguments as an object."""
+    found = [call["function"] for call in _read(*parts, DONE).tool_calls]
+    assert [(call["name"], json.loads(call["arguments"])) for call in found] == calls
+
+
+def test_halves_of_characters_are_joined() -> None:
+    """Also with an empty piece between them; a half without the other is replaced."""
+    assert _read(_said("a\ud83d"), _said(""), _said("\ude00b"), DONE).content == "a😀b"
+    assert _read(_said("\ud83d"), _said("a\ude00"), DONE).content == "�a�"
+    whole = parse_completion({"choices": [{"message": {"content": "\ud83dx"}}]})
+    assert whole.content == "�x"
+
+
+def test_reasoning_may_be_parts_of_the_content() -> None:
+    """Streamed and whole."""
+    parts = [_PART, {"type": "text", "text": "hi"}]
+    assert _read(_said(parts, "stop"), DONE).reasoning == "hm"
+    whole = parse_completion({"choices": [{"message": {"content": parts}}]})
+    assert (whole.content, whole.reasoning) == ("hi", "hm")
+
+
+@pytest.mark.parametrize(
+    ("rows", "vectors"),
+    [
+        ([{"index": 0, "embedding": [[0.5, 2]]}], [(0.5, 2.0)]),
+        ([{"index": 0, "embedding": "AAAAPwAAgD4="}], [(0.5, 0.25)]),
+        ([{"embedding": [0.5]}, {"embedding": [0.25]}], [(0.5,), (0.25,)]),
+        ([{"index": 0, "embedding": [1]}, {"index": 0, "embedding": [2]}], [(1.0,), (2.0,)]),
+        ([{"index": 2, "embedding": [2]}, {"index": 1, "embedding": [1]}], [(1.0,), (2.0,)]),
+    ],
+)
+def test_vectors_are_read_in_the_forms_in_which_servers_send_them(
+    rows: list[Any], vectors: list[tuple[float, ...]]
+) -> None:
+    """Nested, in base64, without an index, with one for all."""
+    assert list(parse_embeddings({"data": rows}, len(rows)).vectors) == vectors
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"index": 0, "embedding": [None, 0.2]}],
+        [{"index": 0, "embedding": [True]}],
+        [{"index": 0, "embedding": []}],
+        [{"index": 0, "embedding": "AAAA"}],
+        [{"index": 0, "embedding": "AACAfw=="}],
+        [{"index": 0, "embedding": "?"}],
+        [{"index": 0, "embedding": [1]}, {"index": 1, "embedding": [1, 2]}],
+        [{"index": 0, "embedding": [1]}, {"embedding": [1]}],
+        [{"index": "a", "embedding": [1]}],
+        [1],
+    ],
+)
+def test_vectors_that_are_none_are_typed(rows: list[Any]) -> None:
+    """Nulls, booleans, infinities, other lengths, an order that cannot be known."""
+    with pytest.raises(EndpointError, match="shape"):
+        parse_embeddings({"data": rows}, len(rows))
+
+
+def test_a_good_answer_with_a_null_error_is_good() -> None:
+    """Some servers always send the field."""
+    raw = b'{"error": null, "choices": [{"message": {"content": "ok"}}]}'
+    assert _exchange().parsed(raw, parse_completion).content == "ok"
+    with pytest.raises(QueueFull, match="Rate limit"):
+        _exchange().parsed(b'{"error": {"message": "Rate limit", "code": 429}}', parse_completion)
+
+
+def test_a_request_is_what_it_was() -> None:
+    """The types that callers see did not change."""
+    assert ChatRequest("x").options == {}
+    assert str(Delta(content="x")) == "x"
+    assert Delta().is_empty
+    assert Delta(content="x").is_token
+    assert not Delta(role="assistant").is_token
