@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from weakref import WeakKeyDictionary
@@ -15,20 +17,45 @@ from backends.base import Endpoint
 from backends.forks import renew_after_fork
 from backends.loop_end import at_loop_end
 from backends.openai.bounds import Timeouts
-from backends.openai.connecting import dead_sockets, pool_key, pool_settings
+from backends.openai.connecting import (
+    MAX_IDLE_CONNECTIONS,
+    dead_sockets,
+    pool_key,
+    pool_settings,
+)
 from backends.openai.exchange import Exchange, Route
-from backends.openai.network import AsyncBoundedBackend
+from backends.openai.network import AsyncBoundedBackend, AsyncBoundedStream
 from backends.openai.transport import Transport
+
+
+class _Held:
+    """A connection while a request has it, and the socket that was opened for it."""
+
+    def __init__(self, connection: httpcore.AsyncConnectionInterface) -> None:
+        self.connection = connection
+        self.stream: AsyncBoundedStream | None = None
+
+    async def close(self) -> None:
+        """Close it, however far it has come; the socket goes before the first wait here."""
+        try:
+            if self.stream is not None:
+                await self.stream.aclose()
+        finally:
+            await self.connection.aclose()
 
 
 class _Answer:
     """A response that the event loop reads."""
 
-    def __init__(self, response: httpcore.Response) -> None:
+    def __init__(self, pool: _Pool, held: _Held, response: httpcore.Response) -> None:
         self.status = response.status
         self.headers = response.headers
+        self._pool = pool
+        self._held: _Held | None = held
         self._response = response
         self._chunks: AsyncIterator[bytes] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._pid = os.getpid()
 
     async def chunk(self) -> bytes | None:
         if self._chunks is None:
@@ -36,27 +63,95 @@ class _Answer:
         return await anext(self._chunks, None)
 
     async def close(self) -> None:
-        await self._response.aclose()
+        held, self._held = self._held, None
+        if held is None:
+            return
+        try:
+            await self._response.aclose()
+        finally:
+            await self._pool.take_back(held)
+
+    def __del__(self) -> None:
+        """An answer that nobody closed is closed by its loop, in the process that opened it."""
+        if self._held is not None and self._pid == os.getpid():
+            with contextlib.suppress(
+                RuntimeError
+            ):  # that loop is closed, and its connections with it
+                self._loop.call_soon_threadsafe(self._pool.close_soon, self._held)
 
 
 class _Pool:
-    """The connections of one event loop to one endpoint."""
+    """The connections of one event loop to one endpoint.
+
+    The library's own pool makes them and no more: it looks at all of them for each request, and loses
+    those whose request is cancelled at the wrong moment.
+    """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.route = Route.to(endpoint)
         self._network = AsyncBoundedBackend()
         settings = pool_settings(endpoint)
-        self._pool = httpcore.AsyncConnectionPool(**settings, network_backend=self._network)
+        self._factory = httpcore.AsyncConnectionPool(**settings, network_backend=self._network)
+        self._idle: deque[_Held] = deque()
+        self._busy: set[_Held] = set()
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def send(self, exchange: Exchange) -> _Answer:
-        return _Answer(await self._pool.handle_async_request(exchange.request()))
+        request = exchange.request()
+        held = await self._next_idle() or _Held(self._factory.create_connection(request.url.origin))
+        self._busy.add(held)
+        try:
+            response = await held.connection.handle_async_request(request)
+        except BaseException:
+            self._remember(held, exchange)
+            self._busy.discard(held)
+            await held.close()
+            raise
+        self._remember(held, exchange)
+        return _Answer(self, held, response)
+
+    @staticmethod
+    def _remember(held: _Held, exchange: Exchange) -> None:
+        if isinstance(exchange.bounds.opened, AsyncBoundedStream):
+            held.stream = exchange.bounds.opened
+
+    async def _next_idle(self) -> _Held | None:
+        while self._idle:
+            held = self._idle.pop()
+            if held.connection.is_idle() and not held.connection.has_expired():
+                return held
+            await held.close()
+        return None
+
+    async def take_back(self, held: _Held) -> None:
+        """A request is through with a connection: keep it where it can be used again."""
+        known = held in self._busy
+        self._busy.discard(held)
+        if not (known and held.connection.is_idle()) or len(self._idle) >= MAX_IDLE_CONNECTIONS:
+            await held.close()
+            return
+        self._idle.append(held)
+
+    def close_soon(self, held: _Held) -> None:
+        """As `take_back` of an unfinished answer, without waiting for it."""
+        self._busy.discard(held)
+        task = asyncio.get_running_loop().create_task(held.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     def shut_down(self) -> None:
         """Have what is in use fail; from any thread."""
         self._network.opened.shut_down()
 
+    def connections(self) -> list[httpcore.AsyncConnectionInterface]:
+        """The open connections."""
+        return [held.connection for held in (*self._idle, *self._busy)]
+
     async def close(self) -> None:
-        await self._pool.aclose()
+        """Close all connections; running requests fail."""
+        while self._idle or self._busy:
+            held = self._idle.pop() if self._idle else self._busy.pop()
+            await held.close()
 
 
 class _LoopPools:
@@ -130,10 +225,10 @@ class LoopPools:
         with self._lock:
             self._by_loop.pop(loop, None)
 
-    def count(self) -> int:
-        """How many pools of connections there are, of all loops."""
+    def all(self) -> list[_Pool]:
+        """The pools of connections of all loops."""
         with self._lock:
-            return sum(len(pools.pools) for pools in self._by_loop.values())
+            return [pool for pools in self._by_loop.values() for pool in pools.pools.values()]
 
     def _forget_closed(self) -> None:
         # Connections hold their loop, so a weak reference to it alone would never die.

@@ -57,6 +57,8 @@ class Timeouts:
 class Bounds(float):
     """The bounds of one request, told what arrives; each wait of its connection asks here how long.
 
+    `opened` is the network connection that was made for it, if any was.
+
     It is a float because httpcore hands a request's time-outs to the connection as they are: the number is
     not used, see `backends.openai.network`.
 
@@ -76,7 +78,7 @@ class Bounds(float):
     ) -> None:
         self.place = place
         self.timeouts = timeouts
-        self.connected = False
+        self.opened: object | None = None
         self.bytes = self.events = self.tokens = 0
         self._began = self._since = time.monotonic()
         self._deadline = math.inf if deadline is None else deadline

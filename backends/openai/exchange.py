@@ -145,7 +145,7 @@ class Exchange:
         """The request of the next attempt."""
         self._attempts += 1
         bounds = self.bounds
-        bounds.connected = False
+        bounds.opened = None
         headers = [*self._route.headers]
         if self._body is not None:
             headers.append((b"Content-Length", b"%d" % len(self._body)))
@@ -162,7 +162,7 @@ class Exchange:
 
     def may_retry(self, error: Exception) -> bool:
         """Whether this failure before an answer was a stale connection's."""
-        if self.bounds.connected or self._attempts > MAX_IDLE_CONNECTIONS + 1:
+        if self.bounds.opened is not None or self._attempts > MAX_IDLE_CONNECTIONS + 1:
             return False
         if isinstance(error, httpcore.RemoteProtocolError):
             return _NO_ANSWER in str(error)

@@ -66,9 +66,10 @@ class BoundedStream(httpcore.NetworkStream):
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
         """The same connection, encrypted from here on."""
-        limit_s = _bounds(timeout).connect_s()
-        stream = self._inner.start_tls(ssl_context, server_hostname, limit_s)
-        return BoundedStream(stream, self._opened)
+        bounds = _bounds(timeout)
+        stream = self._inner.start_tls(ssl_context, server_hostname, bounds.connect_s())
+        bounds.opened = opened = BoundedStream(stream, self._opened)
+        return opened
 
     def get_extra_info(self, info: str) -> Any:
         """What httpcore asks of the socket."""
@@ -92,10 +93,10 @@ class BoundedBackend(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         """A TCP connection."""
         bounds = _bounds(timeout)
-        bounds.connected = True
         limit_s = bounds.connect_s()
         stream = self._inner.connect_tcp(host, port, limit_s, local_address, socket_options)
-        return BoundedStream(stream, self.opened)
+        bounds.opened = opened = BoundedStream(stream, self.opened)
+        return opened
 
     def connect_unix_socket(
         self,
@@ -105,13 +106,13 @@ class BoundedBackend(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         """A connection to a Unix socket; waits while its queue of connections is full."""
         bounds = _bounds(timeout)
-        bounds.connected = True
         limit_s = bounds.connect_s()
         end_s = time.monotonic() + limit_s
         while True:
             try:
                 stream = self._inner.connect_unix_socket(path, limit_s, socket_options)
-                return BoundedStream(stream, self.opened)
+                bounds.opened = opened = BoundedStream(stream, self.opened)
+                return opened
             except httpcore.ConnectError as exc:
                 # A socket with a time-out does not wait for a place in the queue, it gets EAGAIN.
                 full = isinstance(exc.__cause__, OSError) and exc.__cause__.errno == errno.EAGAIN
@@ -160,9 +161,10 @@ class AsyncBoundedStream(httpcore.AsyncNetworkStream):
         timeout: float | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """The same connection, encrypted from here on."""
-        limit_s = _bounds(timeout).connect_s()
-        stream = await self._inner.start_tls(ssl_context, server_hostname, limit_s)
-        return AsyncBoundedStream(stream, self._opened)
+        bounds = _bounds(timeout)
+        stream = await self._inner.start_tls(ssl_context, server_hostname, bounds.connect_s())
+        bounds.opened = opened = AsyncBoundedStream(stream, self._opened)
+        return opened
 
     def get_extra_info(self, info: str) -> Any:
         """What httpcore asks of the socket."""
@@ -186,10 +188,10 @@ class AsyncBoundedBackend(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:
         """A TCP connection."""
         bounds = _bounds(timeout)
-        bounds.connected = True
         limit_s = bounds.connect_s()
         stream = await self._inner.connect_tcp(host, port, limit_s, local_address, socket_options)
-        return AsyncBoundedStream(stream, self.opened)
+        bounds.opened = opened = AsyncBoundedStream(stream, self.opened)
+        return opened
 
     async def connect_unix_socket(
         self,
@@ -199,10 +201,10 @@ class AsyncBoundedBackend(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:
         """A connection to a Unix socket."""
         bounds = _bounds(timeout)
-        bounds.connected = True
         limit_s = bounds.connect_s()
         stream = await self._inner.connect_unix_socket(path, limit_s, socket_options)
-        return AsyncBoundedStream(stream, self.opened)
+        bounds.opened = opened = AsyncBoundedStream(stream, self.opened)
+        return opened
 
     async def sleep(self, seconds: float) -> None:
         """What httpcore does between two attempts to connect."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 import httpcore
@@ -11,19 +13,40 @@ from backends.base import Endpoint
 from backends.flows import BlockingStream, run_blocking
 from backends.forks import renew_after_fork
 from backends.openai.bounds import Timeouts
-from backends.openai.connecting import dead_sockets, pool_key, pool_settings
+from backends.openai.connecting import (
+    MAX_IDLE_CONNECTIONS,
+    dead_sockets,
+    pool_key,
+    pool_settings,
+)
 from backends.openai.exchange import Exchange, Route
-from backends.openai.network import BoundedBackend
+from backends.openai.network import BoundedBackend, BoundedStream
 from backends.openai.transport import Transport
 from backends.openai.wire import ChatRequest, Completion, Delta, Embeddings
+
+
+class _Held:
+    """A connection while a request has it, and the socket that was opened for it."""
+
+    def __init__(self, connection: httpcore.ConnectionInterface) -> None:
+        self.connection = connection
+        self.stream: BoundedStream | None = None
+
+    def close(self) -> None:
+        """Close it, however far it has come."""
+        self.connection.close()
+        if self.stream is not None:
+            self.stream.close()
 
 
 class _Answer:
     """A response that is read by the thread that asks for it."""
 
-    def __init__(self, response: httpcore.Response) -> None:
+    def __init__(self, pool: _Pool, held: _Held, response: httpcore.Response) -> None:
         self.status = response.status
         self.headers = response.headers
+        self._pool = pool
+        self._held: _Held | None = held
         self._response = response
         self._chunks: Iterator[bytes] | None = None
 
@@ -33,25 +56,84 @@ class _Answer:
         return next(self._chunks, None)
 
     async def close(self) -> None:
-        self._response.close()
+        self._close()
+
+    def _close(self) -> None:
+        held, self._held = self._held, None
+        if held is None:
+            return
+        try:
+            self._response.close()
+        finally:
+            self._pool.take_back(held)
+
+    def __del__(self) -> None:
+        """An answer that nobody closed."""
+        self._close()
 
 
 class _Pool:
-    """The connections of all threads to one endpoint."""
+    """The connections of all threads to one endpoint.
+
+    The library's own pool makes them and no more: it looks at all of them for each request, and loses
+    those whose request is interrupted at the wrong moment.
+    """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.route = Route.to(endpoint)
         self._network = BoundedBackend()
         settings = pool_settings(endpoint)
-        self._pool = httpcore.ConnectionPool(**settings, network_backend=self._network)
+        self._factory = httpcore.ConnectionPool(**settings, network_backend=self._network)
+        self._idle: deque[_Held] = deque()
+        self._busy: set[_Held] = set()
 
     async def send(self, exchange: Exchange) -> _Answer:
-        return _Answer(self._pool.handle_request(exchange.request()))
+        request = exchange.request()
+        held = self._next_idle() or _Held(self._factory.create_connection(request.url.origin))
+        self._busy.add(held)
+        try:
+            response = held.connection.handle_request(request)
+        except BaseException:
+            self._remember(held, exchange)
+            self._busy.discard(held)
+            held.close()
+            raise
+        self._remember(held, exchange)
+        return _Answer(self, held, response)
+
+    @staticmethod
+    def _remember(held: _Held, exchange: Exchange) -> None:
+        if isinstance(exchange.bounds.opened, BoundedStream):
+            held.stream = exchange.bounds.opened
+
+    def _next_idle(self) -> _Held | None:
+        while self._idle:
+            try:
+                held = self._idle.pop()
+            except IndexError:  # another thread took it
+                return None
+            if held.connection.is_idle() and not held.connection.has_expired():
+                return held
+            held.close()
+        return None
+
+    def take_back(self, held: _Held) -> None:
+        """A request is through with a connection: keep it where it can be used again."""
+        known = held in self._busy
+        self._busy.discard(held)
+        if not (known and held.connection.is_idle()) or len(self._idle) >= MAX_IDLE_CONNECTIONS:
+            held.close()
+            return
+        self._idle.append(held)
 
     def close(self) -> None:
+        """Close the idle connections; running requests fail, and their threads close theirs."""
+        self._busy.clear()
         # Threads that wait for an answer wake up, and find their connection closed.
         self._network.opened.shut_down()
-        self._pool.close()
+        while self._idle:
+            with contextlib.suppress(IndexError):  # another thread took it
+                self._idle.pop().close()
 
 
 class ThreadPools:

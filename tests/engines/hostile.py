@@ -35,18 +35,26 @@ def token(text: str = "a") -> bytes:
 
 def read_request(connection: socket.socket) -> bytes:
     """The head of a request, read with its body; empty when the client has gone."""
+    return read_whole(connection)[0]
+
+
+def read_whole(connection: socket.socket) -> tuple[bytes, bytes]:
+    """The head and the body of a request; empty when the client has gone."""
     data = b""
     while b"\r\n\r\n" not in data:
         part = connection.recv(65536)
         if not part:
-            return b""
+            return b"", b""
         data += part
     start, _, body = data.partition(b"\r\n\r\n")
     _, found, rest = start.lower().partition(b"content-length: ")
     length = int(rest.split(b"\r\n")[0]) if found else 0
     while len(body) < length:
-        body += connection.recv(65536)
-    return start
+        part = connection.recv(65536)
+        if not part:
+            return b"", b""
+        body += part
+    return start, body
 
 
 def says(*parts: bytes, then_wait: bool = False) -> Serve:

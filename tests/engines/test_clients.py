@@ -333,7 +333,7 @@ def test_the_pool_of_an_engine_that_is_gone_is_dropped(runtime_dir: Path) -> Non
                 await asyncio.to_thread(sync.chat, engine.endpoint, ChatRequest("hello", {}))
                 await asynchronous.chat(engine.endpoint, ChatRequest("hello", {}))
         assert len(sync.pools.by_endpoint) == 1
-        assert asynchronous.pools.count() == 1
+        assert len(asynchronous.pools.all()) == 1
         await asynchronous.aclose()
         sync.close()
 

@@ -62,7 +62,7 @@ def test_many_runs_leave_no_connection(endpoint: Endpoint) -> None:
             assert asyncio.run(transport.chat(endpoint, ASK)).content == "one two three"
             assert _sockets_to(endpoint.socket_path) == 0
         gc.collect()
-    assert transport.pools.count() == 0
+    assert len(transport.pools.all()) == 0
 
 
 def test_a_loop_that_is_closed_abruptly_is_forgotten(endpoint: Endpoint) -> None:
@@ -73,11 +73,11 @@ def test_a_loop_that_is_closed_abruptly_is_forgotten(endpoint: Endpoint) -> None
         loop = asyncio.new_event_loop()
         loop.run_until_complete(transport.chat(endpoint, ASK))
         loop.close()
-        assert transport.pools.count() == 1
+        assert len(transport.pools.all()) == 1
     asyncio.run(transport.chat(endpoint, ASK))
     del loop
     gc.collect()
-    assert transport.pools.count() == 0
+    assert len(transport.pools.all()) == 0
     assert _sockets_to(endpoint.socket_path) == 0
 
 
@@ -112,7 +112,7 @@ def test_the_loops_of_other_threads_are_closed_too(endpoint: Endpoint) -> None:
             await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
 
         asyncio.run_coroutine_threadsafe(others_done(), loop).result(10.0)
-        assert transport.pools.count() == 0
+        assert len(transport.pools.all()) == 0
         again = asyncio.run_coroutine_threadsafe(transport.chat(endpoint, ASK), loop).result(10.0)
         assert again.content == "one two three"
     finally:

@@ -199,7 +199,7 @@ def test_an_interrupted_call_closes_its_connection(
 
     assert call() == "one two three"
     lines = stage.shim._session.lines.flows
-    for owner, wait in ((SocketChannel, "read"), (httpcore.ConnectionPool, "handle_request")):
+    for owner, wait in ((SocketChannel, "read"), (httpcore.HTTPConnection, "handle_request")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, wait, interrupted)
             with pytest.raises(KeyboardInterrupt):
