@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from backends.flows import BlockingStream, Stream, run_blocking
 from backends.openai.wire import Delta, assemble
 from budget.errors import EngineDied, InvalidRequest
+from shim.forgotten import close_on, running_loop
 from shim.leased import Leased
 from shim.reply import Reply
 
@@ -31,7 +30,7 @@ class AsyncReplyStream(Stream[Delta]):
         self._reply: Reply | None = None
         self._closed = False
         self._pid = os.getpid()
-        self._loop = _running_loop()
+        self._loop = running_loop()
 
     @property
     def reply(self) -> Reply:
@@ -124,31 +123,10 @@ class AsyncReplyStream(Stream[Delta]):
         self._closed = True
         self._leased.forgotten()
         if self._loop is not None:
-            with contextlib.suppress(
-                RuntimeError
-            ):  # the loop is closed, and its connections with it
-                self._loop.call_soon_threadsafe(_close_later, self._source)
+            close_on(self._loop, self._source)
 
 
-_CLOSING: set[asyncio.Task[None]] = set()
 _INHERITED: list[Stream[Delta]] = []
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    """The event loop that runs in this thread, if one does."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-
-
-def _close_later(source: Stream[Delta]) -> None:
-    async def close() -> None:
-        await source.aclose()
-
-    task = asyncio.get_running_loop().create_task(close())
-    _CLOSING.add(task)
-    task.add_done_callback(_CLOSING.discard)
 
 
 class ReplyStream(BlockingStream[Delta]):

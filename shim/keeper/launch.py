@@ -187,7 +187,7 @@ def _await_ready(fd: int, process: subprocess.Popen[bytes]) -> int:
             )
         chunk = os.read(fd, 65536)
         if not chunk:
-            code = process.wait()
+            code = _ended(process)
             raise KeeperUnavailable(
                 f"The keeper ended with code {code} before it was ready.",
                 hint="See `keepwarm keeper log`.",
@@ -195,9 +195,18 @@ def _await_ready(fd: int, process: subprocess.Popen[bytes]) -> int:
         said += chunk
     message = json.loads(said)
     if "error" in message:
-        process.wait()
+        _ended(process)
         raise error_from_wire(message)
     return int(message["ready"])
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int:
+    """The exit code of a process that has said its last word; one that does not end is ended."""
+    try:
+        return process.wait(CONNECT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 @contextlib.contextmanager
