@@ -46,6 +46,7 @@ class Clients:
     def __init__(self, keeper: Keeper, on_stop: Callable[[], None]) -> None:
         self.keeper = keeper
         self.on_stop = on_stop
+        self.on_pong: Callable[[Client, str], None] = lambda _client, _lease: None
         self.by_id: dict[str, Client] = {}
         self.permanent = False
         self.idle_since = time.monotonic()
@@ -223,7 +224,8 @@ class Client(Connection):
         self.leases.add(asked.lease)
         return told
 
-    def _pong(self, _: op.Pong) -> Answer:
+    def _pong(self, asked: op.Pong) -> Answer:
+        self._clients.on_pong(self, asked.lease)
         return None
 
     async def _diagnose(self, asked: op.Diagnose) -> Answer:

@@ -14,6 +14,7 @@ from typing import Final
 from shim.keeper.clients import Clients
 from shim.keeper.keeper import Keeper
 from shim.keeper.listener import Listener
+from shim.keeper.silence import SilentClients
 
 LOG = logging.getLogger("keepwarm.keeper")
 
@@ -28,6 +29,7 @@ class Server:
         self.clients = Clients(keeper, on_stop)
         self._listener = Listener(self.clients.new, self.clients.make_room)
         self._beating = False
+        self._silent = SilentClients(self.clients)
         keeper.shell.on_revoke = self.clients.revoked
         keeper.shell.on_yield = self.clients.ask_yield
 
@@ -42,6 +44,7 @@ class Server:
         if not self._beating:
             self._beating = True
             self.keeper.background.every("looking after clients", BEAT_S, self._beat)
+            self.keeper.background.every("asking silent clients", BEAT_S, self._silent.look)
 
     @property
     def is_reachable(self) -> bool:
