@@ -14,7 +14,7 @@ from typing import Final
 from shim.keeper.clients import Clients
 from shim.keeper.keeper import Keeper
 from shim.keeper.listener import Listener
-from shim.keeper.silence import SilentClients
+from shim.keeper.silent_clients import SilentClients
 
 LOG = logging.getLogger("keepwarm.keeper")
 
