@@ -21,7 +21,7 @@ TURN_S: Final = 0.005
 """How long one client's messages are handled before the loop turns to the others."""
 UNSENT_LIMIT_BYTES: Final = 4 * MAX_LINE_BYTES
 """A client that does not read is dropped when so much waits for it."""
-UNANSWERED_LIMIT: Final = 4096
+UNANSWERED_LIMIT: Final = 256
 ALIVE_AFTER_S: Final = 2.0
 
 Answer = dict[str, Any] | None

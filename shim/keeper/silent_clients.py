@@ -15,7 +15,7 @@ from shim.keeper.clients import Client, Clients
 LOG = logging.getLogger("keepwarm.keeper")
 
 ANSWER_LIMIT_S: Final = 10.0
-"""How long a client may take to answer a ping."""
+"""How long a client may take to answer a ping, and no longer than `lease_timeout`."""
 
 
 @dataclass(slots=True)
@@ -51,7 +51,7 @@ class SilentClients:
             if question is None or self._is_due_again(question, now):
                 self._questions[request_id] = _Question(now)
                 client.send({"notice": "ping", "lease": request_id})
-            elif question.heard_at is None and now - question.asked_at >= ANSWER_LIMIT_S:
+            elif question.heard_at is None and now - question.asked_at >= self._answer_limit_s:
                 self._take(request_id, engine, client)
 
     def _idle(self, now: float) -> dict[str, tuple[EngineRecord, Client]]:
@@ -64,6 +64,10 @@ class SilentClients:
             if since is not None and now - since >= limit_s and client is not None:
                 found[request_id] = (engine, client)
         return found
+
+    @property
+    def _answer_limit_s(self) -> float:
+        return min(ANSWER_LIMIT_S, self._keeper.config.keeper.lease_timeout)
 
     def _is_due_again(self, question: _Question, now: float) -> bool:
         patience_s = self._keeper.config.keeper.lease_timeout
@@ -88,8 +92,8 @@ class SilentClients:
         )
         error = EngineTimeout(
             f"The lease of {model} was taken back: for over {timeout_s:g} s this program neither sent a "
-            f"request nor read an answer, and did not answer the keeper for {ANSWER_LIMIT_S:g} s, while "
-            "other requests waited.",
+            f"request nor read an answer, and did not answer the keeper for {self._answer_limit_s:g} s, "
+            "while other requests waited.",
             hint="Close streams that are not read to their end; [keeper] lease_timeout sets the patience.",
             model=model,
             lease=request_id,
