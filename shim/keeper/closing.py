@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -45,3 +47,14 @@ class Steps:
             self._faults.note("end", what, error)
         except Exception as error:
             self._faults.note("end", what, error)
+
+
+def end_process_within(limit_s: float) -> None:
+    """End this process in good order from now on, but by force after a while.
+
+    The end of an event loop and of Python waits for threads, and one that hangs in a disk or in a driver
+    cannot be ended.
+    """
+    timer = threading.Timer(limit_s, os._exit, (0,))
+    timer.daemon = True
+    timer.start()

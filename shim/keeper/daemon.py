@@ -22,6 +22,7 @@ from typing import Final
 
 from budget.errors import InternalError, KeeperUnavailable, KeepwarmError
 from shim.config import FOREVER
+from shim.keeper.closing import end_process_within
 from shim.keeper.device_locks import lock_budgeted
 from shim.keeper.holders import Holder
 from shim.keeper.keeper import Keeper
@@ -38,6 +39,8 @@ LOG = logging.getLogger("keepwarm.keeper")
 IDLE_LOOK_S: Final = 1.0
 END_LIMIT_S: Final = 60.0
 """How long a keeper that starts waits for the one before it to end, which saves conversations first."""
+THREADS_LIMIT_S: Final = 10.0
+"""After its end a keeper waits no longer than this for threads that read a disk or ask a driver."""
 
 _LOCK_LOOK_S: Final = 0.05
 _OLD_ORDER: Final = re.compile(r"order-\d+-\d+\.json")
@@ -153,9 +156,7 @@ def _listens(runtime: Path) -> bool:
 
 
 async def _until_over(server: Server, order: Order, stop: asyncio.Event) -> None:
-    while not stop.is_set():
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), IDLE_LOOK_S)
+    async def look() -> None:
         idle_exit = server.keeper.config.keeper.idle_exit
         clients = server.clients
         may_leave = order.automatic and not clients.permanent and idle_exit != FOREVER
@@ -163,7 +164,10 @@ async def _until_over(server: Server, order: Order, stop: asyncio.Event) -> None
             idle_s = time.monotonic() - clients.idle_since
             if idle_s >= idle_exit:
                 LOG.info("no client for %.0f s", idle_s)
-                return
+                stop.set()
+
+    server.keeper.background.every("leaving when no client is left", IDLE_LOOK_S, look)
+    await stop.wait()
 
 
 def raise_descriptor_limit() -> None:
@@ -226,6 +230,7 @@ async def _main(order: Order, ready_fd: int, log: KeeperLog) -> None:
         await serve(order, ready, stop, log)
     finally:
         telling.cancel()
+        end_process_within(THREADS_LIMIT_S)
 
 
 def _say(fd: int, message: dict[str, object]) -> None:

@@ -21,9 +21,8 @@ from backends.llama.sweep import sweep_leftovers
 from budget import actions as act
 from budget import events as ev
 from budget.core import BudgetCore
-from budget.errors import InternalError, KeepwarmError, UnknownModel
+from budget.errors import UnknownModel
 from budget.policies import make_policy
-from budget.snapshot import record_to_wire, snapshot
 from shim.config import Config, fetch_hub_file
 from shim.keeper import limits
 from shim.keeper.background import Background
@@ -31,7 +30,7 @@ from shim.keeper.catalog import Catalog, CatalogEngine, build_catalog
 from shim.keeper.closing import Steps
 from shim.keeper.corrections import Corrections
 from shim.keeper.experience import recall, remember
-from shim.keeper.faults import Faults, text_of
+from shim.keeper.faults import Faults
 from shim.keeper.kv_carry import KvCarrier
 from shim.keeper.kv_files import kv_files
 from shim.keeper.leftovers import sweep_state
@@ -40,12 +39,12 @@ from shim.keeper.liveness import Liveness
 from shim.keeper.monitor import KEEP_EVERY_S, MEASURE_EVERY_S, Monitor
 from shim.keeper.settings import core_settings, restart_keys, stage_bytes_per_s
 from shim.keeper.shell import Shell
+from shim.keeper.telling import status_of, told_of
 from shim.keeper.yielding import Generated, yield_lease
 
 LOG = logging.getLogger("keepwarm.keeper")
 
 TELL_AGAIN_S = 1.0
-LOOKS_BACK_NS = 2_000_000_000
 
 
 def llama_server_factory(config: Config) -> EngineFactory:
@@ -267,39 +266,7 @@ class Keeper:
         Raises:
             InternalError: it cannot be told, and is over: no client would end it.
         """
-        try:
-            return self._told(grant)
-        except Exception as error:
-            self.shell.faults.note("grant", f"telling the grant of {grant.request_id}", error)
-            self.shell.withdraw(grant.request_id, grant.client_id)
-            raise InternalError(f"the grant could not be told: {text_of(error)}.") from error
-
-    def _told(self, grant: act.Grant) -> dict[str, Any]:
-        life = self.shell.lives.now[grant.engine_id]
-        told: dict[str, Any] = {
-            "lease": grant.request_id if grant.slot is not None else None,
-            "engine": grant.engine_id,
-            "generation": grant.generation,
-            "slot": grant.slot,
-            "cold": grant.cold,
-            "arrived_ns": int(grant.arrived_at * 1e9),
-            "granted_ns": int(grant.granted_at * 1e9),
-            "endpoint": life.endpoint,
-        }
-        if grant.cold:
-            since = told["arrived_ns"] - LOOKS_BACK_NS
-            seen = self.shell.history.between(since, told["granted_ns"])
-            told["load"] = next(x for x in seen["loads"] if x["load_id"] == life.load.load_id)
-            told["evictions"] = [e for e in seen["evictions"] if e["end_ns"] >= told["arrived_ns"]]
-            told["decision"] = next(
-                (
-                    record_to_wire(r)
-                    for r in reversed(self.shell.core.desk.records)
-                    if r.wanted == grant.engine_id
-                ),
-                None,
-            )
-        return told
+        return told_of(self.shell, grant)
 
     def plan(self, client_id: str, models: Sequence[str], name: str | None) -> None:
         """A client tells the order of its coming uses; models that cannot be run now are left out.
@@ -317,22 +284,7 @@ class Keeper:
 
     def status(self) -> dict[str, Any]:
         """Everything that `keepwarm ps` shows, JSON-serialisable."""
-        now = time.monotonic()
-        state: dict[str, Any] = snapshot(self.shell.core, now)
-        for row in state["engines"]:
-            life = self.shell.lives.now.get(row["id"])
-            row["pid"] = life.report.pid if life and life.report else None
-            row["load_fraction"] = life.load.fraction if life else None
-            measured = self.monitor.measured(row["id"], life) if life and life.ready else None
-            row["measured"] = measured
-            row["bytes"] = {d: n for d, n in row["bytes"].items() if d in self.catalog.limits}
-            row["reported"] = dict(life.report.buffers) if life and life.report else None
-            entry = self.catalog.engines.get(row["id"])
-            row["file"] = str(entry.path) if entry else None
-            row["quantization"] = entry.quantization if entry else None
-            index = row["option_index"] or 0
-            row["placement"] = entry.placements[index].reason if entry else ""
-        state["devices"] = [d for d in state["devices"] if d["device"] in self.catalog.limits]
+        state = status_of(self.shell, self.catalog, self.monitor.measured)
         state["keeper"] = {
             "pid": os.getpid(),
             "runtime": str(self.runtime),
@@ -343,7 +295,6 @@ class Keeper:
             "background": self.background.rows(),
             "books": self.shell.feed.checked(),
         }
-        state["unavailable"] = {n: e.to_wire() for n, e in self.catalog.errors.items()}
         return state
 
     async def until_gone(self, model: str, timeout_s: float) -> bool:
@@ -382,20 +333,24 @@ class Keeper:
 
     async def _reconfigure(self, config: Config) -> None:
         catalog = await asyncio.to_thread(build_catalog, config, self.catalog)
-        before = self.shell.lives.catalog
-        self.shell.lives.catalog = catalog
+        lives, before = self.shell.lives, self.shell.lives.catalog
+        lives.catalog = catalog
         try:
             self.shell.post(
                 ev.Reconfigured(
                     catalog.models(), catalog.specs(), catalog.pools, core_settings(config)
                 )
             )
-        except KeepwarmError:
-            self.shell.lives.catalog = before
+        except BaseException:
+            lives.catalog = before
             raise
+        # The core has taken it over: whatever fails from here on, it is in force.
+        known, self.catalog, self.config = self.catalog, catalog, config
         self.shell.stager.rate_bytes_per_s = stage_bytes_per_s(config)
         if self._llama:
             self.shell.loads.factory = llama_server_factory(config)
-        self.shell.lives.kv.configured(self.catalog.configured(), catalog.configured(), config)
         self.liveness.configured(config.keeper.stall_timeout, self.background)
-        self.catalog, self.config = catalog, config
+        try:
+            lives.kv.configured(known.configured(), catalog.configured(), config)
+        except Exception as error:
+            self.shell.faults.note("kv", "sorting out KV state after a reload", error)

@@ -7,28 +7,23 @@ evaluation, is said in the log, and the file concerned is deleted.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hashlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from backends.base import Engine
-from backends.footprint.cache import cache_key
 from budget.footprint import Placement
 from budget.kv_store import SlotState, choose_saves, restore_plan
-from shim.config import Config
 from shim.keeper import limits
 from shim.keeper.catalog import CatalogEngine
 from shim.keeper.faults import Faults
 from shim.keeper.history import EvictStory, LoadStory
-from shim.keeper.kv_files import KvFiles, kv_files
-from shim.keeper.kv_folder import KEY_BYTES
+from shim.keeper.kv_files import KvFiles
+from shim.keeper.kv_keeping import KvKeeping, kv_key
 from shim.keeper.kv_shelf import WARM, Shelf, read_tokens, slot_file
-from shim.keeper.kv_tries import Tries
 from shim.keeper.warming import Warmed
 
 LOG = logging.getLogger("keepwarm.keeper")
@@ -59,23 +54,12 @@ class Carry:
     parked_tokens: int = -1
 
 
-class KvCarrier:
-    """Decides with `budget.kv_store`, acts through the engine, keeps files. One per keeper.
-
-    Args:
-        files: where to; None carries nothing over.
-        build: of llama.cpp, part of every key.
-        faults: told of what should not fail, and did.
-    """
+class KvCarrier(KvKeeping):
+    """Decides with `budget.kv_store`, and acts through the engines. One per keeper."""
 
     def __init__(self, files: KvFiles | None, build: str, faults: Faults | None = None) -> None:
-        self._faults = faults or Faults()
-        self._tried = Tries(self._faults).tried
-        self._files = files
-        self._build = build
-        self._locks: dict[str, asyncio.Lock] = {}
+        super().__init__(files, build, faults)
         self._lives: WeakKeyDictionary[Engine, Carry] = WeakKeyDictionary()
-        self._sealing: set[asyncio.Task[None]] = set()
 
     # A life
 
@@ -211,7 +195,7 @@ class KvCarrier:
         finally:
             carry.lock.release()
         story.save_s = (time.monotonic_ns() - begin_ns) / 1e9
-        self._seal(carry)
+        self._seal(carry.shelf, carry.lock)
 
     def died(self, engine: Engine) -> None:
         """An engine crashed: what it was given back may be why, so it is not given back again."""
@@ -280,7 +264,7 @@ class KvCarrier:
             if parked is None:
                 carry.shelf.drop(name)
         if parked is not None:
-            self._seal(carry)
+            self._seal(carry.shelf, carry.lock)
         return parked
 
     async def _park(self, engine: Engine, carry: Carry, name: str) -> Parked | None:
@@ -309,94 +293,6 @@ class KvCarrier:
             carry.parked_tokens = -1
             if name in carry.shelf.states:
                 await self._restore_one(engine, carry, 0, name)
-
-    # Files
-
-    def _seal(self, carry: Carry) -> None:
-        """Compute checksums while the next engine loads; a restore waits for it."""
-
-        async def seal() -> None:
-            async with carry.lock:
-                await asyncio.to_thread(carry.shelf.seal)
-
-        sealing = self._tried(seal(), f"sealing the KV state of {carry.shelf.key}")
-        task = asyncio.get_running_loop().create_task(sealing)
-        self._sealing.add(task)
-        task.add_done_callback(self._sealing.discard)
-
-    def configured(
-        self, before: Iterable[CatalogEngine], after: Iterable[CatalogEngine], config: Config
-    ) -> None:
-        """The configuration changed: what was kept of engines that are gone is deleted.
-
-        Where nothing was carried over before, the next loads begin with it.
-        """
-        if self._files is None:
-            self._files = kv_files(config)
-        if self._files is None:
-            return
-        self._files.limit_bytes = config.kv.limit_bytes
-        self._files.max_age_s = config.kv.max_age
-        self._files.make_room()
-        stay = {k for entry in after for k in _keys(entry, self._build)}
-        # A configured model whose file cannot be read at the moment keeps what it has.
-        unread = set(config.models) - {name for entry in after for name in entry.names}
-        lost = [entry for entry in before if not unread.intersection(entry.names)]
-        gone = {k for entry in lost for k in _keys(entry, self._build)} - stay
-        self._files.discard(gone)
-
-    def expire(self) -> None:
-        """Delete the conversations that are too old."""
-        if self._files is not None:
-            self._files.expire()
-
-    def kept(self) -> dict[str, Any]:
-        """What is kept, JSON-serialisable: where, within which budget, by engine."""
-        files = self._files
-        return {
-            "folder": str(files.folder) if files else None,
-            "limit_bytes": files.limit_bytes if files else 0,
-            "total_bytes": files.total_bytes if files else 0,
-            "models": files.rows() if files else [],
-        }
-
-    async def clear(self, model: str | None) -> tuple[int, int]:
-        """Delete what is kept, of all models or of one; returns how many files and bytes.
-
-        What is just being saved or restored is waited for.
-        """
-        if self._files is None:
-            return 0, 0
-        async with contextlib.AsyncExitStack() as held:
-            for key in sorted(shelf.key for shelf in self._files.of(model)):
-                await held.enter_async_context(self._locks.setdefault(key, asyncio.Lock()))
-            cleared = self._files.clear(model)
-        LOG.info("KV state of %s is deleted: %d files, %d bytes", model or "all models", *cleared)
-        return cleared
-
-    async def close(self, *, keep: bool) -> None:
-        """The keeper ends, and its engines have: conversations are left to the next one, or deleted."""
-        if self._sealing:
-            await asyncio.wait(self._sealing, timeout=limits.END_STEP_S)
-        if self._files is not None:
-            count, kept_bytes = await asyncio.to_thread(self._files.close, keep=keep)
-            if count:
-                LOG.info(
-                    "%d conversations are kept for the next keeper: %d bytes", count, kept_bytes
-                )
-
-
-def kv_key(entry: CatalogEngine, placement: Placement, build: str) -> str:
-    """The name that an engine's state is kept under: file identity, arguments, llama.cpp build.
-
-    The engine's id tells apart engines on one file with other threads or another warm prompt.
-    """
-    text = f"{cache_key(entry.identity, placement.args, build)} {entry.engine_id} {entry.stamp}"
-    return hashlib.blake2b(text.encode(), digest_size=KEY_BYTES).hexdigest()
-
-
-def _keys(entry: CatalogEngine, build: str) -> list[str]:
-    return [kv_key(entry, placement, build) for placement in entry.placements]
 
 
 async def _check(shelf: Shelf) -> bool:

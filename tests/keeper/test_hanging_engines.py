@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -197,3 +199,20 @@ def test_a_keeper_ends_its_engines_whichever_step_of_its_end_fails(
         assert [row["kind"] for row in keeper.shell.faults.rows()] == ["end"]
 
     asyncio.run(scenario())
+
+
+HUNG_THREAD = """
+import asyncio, threading
+from shim.keeper.closing import end_process_within
+
+async def main():
+    asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)
+    end_process_within(0.01)
+
+asyncio.run(main())
+"""
+
+
+def test_a_thread_that_hangs_does_not_keep_a_keeper_from_ending() -> None:
+    """A disk or a driver that does not answer holds a thread; the process ends all the same."""
+    assert subprocess.run([sys.executable, "-c", HUNG_THREAD], timeout=LIMIT_S).returncode == 0

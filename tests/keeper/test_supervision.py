@@ -33,7 +33,7 @@ TASKS: dict[tuple[str, str], str] = {
     ("loading", "_started"): "an engine's start: its duty waits for it",
     ("starting", "prepare"): "an engine's preparing: the load that takes it waits for it",
     ("staging", "_stage"): "the reading of a file: its duty waits for it",
-    ("kv_carry", "_seal"): "check sums: nothing waits for them, and what they raise is noted",
+    ("kv_keeping", "_seal"): "check sums: nothing waits for them, and what they raise is noted",
     ("lives", "save_conversations"): "saves at the end: waited for, within a bound",
     ("monitor", "_read"): "one reading: the recurring measurement waits for it",
     ("connection", "_later"): "the answer to a message: what it raises is answered",

@@ -17,11 +17,12 @@ from budget.errors import EndpointError
 from budget.footprint import HOST, EngineArgs, Footprint, Placement
 from budget.kv_store import KvFigures, Rate
 from shim.config import Config
-from shim.keeper import kv_carry
+from shim.keeper import limits
 from shim.keeper.catalog import CatalogEngine
 from shim.keeper.history import EvictStory, LoadStory
-from shim.keeper.kv_carry import KvCarrier, kv_key
+from shim.keeper.kv_carry import KvCarrier
 from shim.keeper.kv_files import KvFiles
+from shim.keeper.kv_keeping import kv_key
 from shim.keeper.warming import Warmed
 from tests.kv.support import saved_files
 
@@ -187,7 +188,7 @@ def test_a_save_that_takes_too_long_holds_no_eviction_up(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is broken off, and what there is of the file goes."""
-    monkeypatch.setattr(kv_carry, "SAVE_LIMIT_S", 0.01)
+    monkeypatch.setattr(limits, "SAVE_S", 0.01)
 
     class Slow(ScriptedEngine):
         async def save_kv(self, slot: int, name: str) -> int:
