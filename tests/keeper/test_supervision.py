@@ -15,7 +15,7 @@ import pytest
 
 from shim import Config
 from shim.keeper import background as module
-from shim.keeper import daemon, log_lines
+from shim.keeper import daemon, liveness, log_lines
 from shim.keeper.background import Background, Work
 from shim.keeper.faults import Faults
 from shim.keeper.inline import InlineKeeper
@@ -199,6 +199,7 @@ def test_a_recurring_task_that_fails_at_any_wait_goes_on(
 ) -> None:
     """Whichever it is, and whatever it raises wherever it waits: its next time comes."""
     monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(liveness, "REST_S", 0.0)
 
     async def broken(name: str, work: Work) -> int:
         loop = asyncio.get_running_loop()
