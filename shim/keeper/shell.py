@@ -38,6 +38,9 @@ LOG = logging.getLogger("keepwarm.keeper")
 RING_AGAIN_S: Final = 1.0
 """After the core failed at the ring of its timer, or the timer could not be set."""
 
+_MOVE_NO_BYTES: Final = frozenset((ev.RequestArrived, ev.LeaseEnded, ev.TimerDue))
+"""Events after which the books are as they were, unless an action follows."""
+
 
 class Shell:
     """Carries out what the core decides."""
@@ -101,7 +104,7 @@ class Shell:
                 self._not_begun(action, error)
         try:
             self.loads.expect_only(self.core.desk.claims)
-            if changed or not isinstance(event, ev.RequestArrived | ev.LeaseEnded | ev.TimerDue):
+            if changed or type(event) not in _MOVE_NO_BYTES:
                 self._sample()
         except RAISED as error:
             self.faults.note("history", f"noting what came of {type(event).__name__}", error)
