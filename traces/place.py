@@ -12,12 +12,19 @@ _RUN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}")
 
 
 def default_directory() -> Path:
-    """Where runs go: `$KEEPWARM_TRACE_DIR`, else `keepwarm/runs` in the user's XDG state folder."""
+    """Where runs go: `$KEEPWARM_TRACE_DIR`, else `keepwarm/runs` in the user's XDG state folder.
+
+    A user without a home gets one below `/`, which cannot be written: the run says so as its problem.
+    """
     configured = os.environ.get("KEEPWARM_TRACE_DIR")
     if configured:
         return Path(configured).expanduser()
     state = os.environ.get("XDG_STATE_HOME")
-    return (Path(state) if state else Path.home() / ".local" / "state") / "keepwarm" / "runs"
+    try:
+        base = Path(state) if state else Path.home() / ".local" / "state"
+    except RuntimeError:
+        base = Path("/.local/state")
+    return base / "keepwarm" / "runs"
 
 
 def new_run_id() -> str:

@@ -474,6 +474,12 @@ def test_the_default_directory_follows_the_environment(monkeypatch: pytest.Monke
     monkeypatch.delenv("XDG_STATE_HOME")
     assert default_directory() == Path.home() / ".local/state/keepwarm/runs"
 
+    def homeless(_cls: type[Path]) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", classmethod(homeless))
+    assert default_directory() == Path("/.local/state/keepwarm/runs")
+
 
 def test_the_file_of_an_empty_run_is_a_json_array(tmp_path: Path) -> None:
     """Every finished file is JSON, whatever it holds."""
