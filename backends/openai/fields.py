@@ -86,6 +86,15 @@ def a_text(value: Any, name: str) -> str:
     return value
 
 
+def a_name(value: Any, name: str) -> str:
+    """A string that can be printed; an empty one for null.
+
+    Raises:
+        WrongField: it is something else.
+    """
+    return whole_text(a_text(value, name)) if value is not None else ""
+
+
 def a_count(value: Any) -> int:
     """A number of tokens; 0 for what is none."""
     if isinstance(value, float) and value.is_integer():

@@ -71,10 +71,9 @@ class StreamReader:
 
     def _take(self, data: bytes, deltas: list[Delta]) -> None:
         self.events += 1
-        if data == _DONE or data.strip() == _DONE:
-            self.done = True
-            return
-        if not data.strip():
+        bare = data.strip()
+        if bare == _DONE or not bare:
+            self.done = bool(bare)
             return
         try:
             value = decode(data)
@@ -90,13 +89,15 @@ class StreamReader:
 
     def _delta(self, value: Mapping[str, Any]) -> Delta:
         delta = parse_chunk(value)
-        content, reasoning = (
-            self._content.join(delta.content),
-            self._reasoning.join(delta.reasoning),
-        )
-        if content is delta.content and reasoning is delta.reasoning:
-            return delta
-        return replace(delta, content=content, reasoning=reasoning)
+        if delta.content:
+            content = self._content.join(delta.content)
+            if content is not delta.content:
+                delta = replace(delta, content=content)
+        if delta.reasoning:
+            reasoning = self._reasoning.join(delta.reasoning)
+            if reasoning is not delta.reasoning:
+                delta = replace(delta, reasoning=reasoning)
+        return delta
 
     def _incomplete(self) -> KeepwarmError:
         foreign = self._parser.foreign.strip()

@@ -17,6 +17,7 @@ from backends.openai.fields import (
     a_count,
     a_duration,
     a_list,
+    a_name,
     a_text,
     an_object,
     kind,
@@ -193,8 +194,8 @@ def parse_completion(answer: Mapping[str, Any]) -> Completion:
         content, reasoning = parts(message.get("content"), "content")
         return Completion(
             content=whole_text(content),
-            finish_reason=whole_text(a_text(choice.get("finish_reason"), "finish_reason")) or None,
-            role=whole_text(a_text(message.get("role"), "role")) or "assistant",
+            finish_reason=a_name(choice.get("finish_reason"), "finish_reason") or None,
+            role=a_name(message.get("role"), "role") or "assistant",
             reasoning=whole_text(_reasoning(message) or reasoning),
             tool_calls=tuple(map(readable, read_calls(message.get("tool_calls")))),
             logprobs=_logprobs(choice),
@@ -223,9 +224,9 @@ def parse_chunk(chunk: Mapping[str, Any]) -> Delta:
         return Delta(
             content=content,
             reasoning=_reasoning(delta) or reasoning,
-            role=whole_text(a_text(delta.get("role"), "role")),
+            role=a_name(delta.get("role"), "role"),
             tool_calls=read_calls(calls) if calls else (),
-            finish_reason=whole_text(a_text(choice.get("finish_reason"), "finish_reason")) or None,
+            finish_reason=a_name(choice.get("finish_reason"), "finish_reason") or None,
             logprobs=_logprobs(choice),
             usage=usage,
             timings=timings,
