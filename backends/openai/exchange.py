@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -43,6 +44,8 @@ HTTP_ERRORS: Final = (
 
 _Parsed = TypeVar("_Parsed")
 _STALE = (httpcore.RemoteProtocolError, httpcore.ReadError, httpcore.WriteError)
+STALE_S: Final = 5.0
+"""A connection that was closed while it was idle breaks sooner than this after a request is sent."""
 _NO_ANSWER = "without sending a response"
 
 
@@ -118,8 +121,9 @@ def secrets_of(endpoint: Endpoint) -> Secrets:
 class Exchange:
     """One request to one endpoint, through its attempts.
 
-    Only attempts that failed on a reused connection before any byte of an answer are repeated: a
-    server closes idle connections without saying so, and such a request was never read.
+    Only attempts that failed soon on a reused connection, before any byte of an answer, are repeated: a
+    server closes idle connections without saying so, and such a request was never read. What breaks
+    later may have been worked on.
 
     Args:
         endpoint: where it goes.
@@ -140,10 +144,12 @@ class Exchange:
         self._key = api_key(endpoint)
         self.secrets = Secrets.of(self._key, *route.told) if self._key or route.told else NO_SECRETS
         self._attempts = 0
+        self._began = 0.0
 
     def request(self) -> httpcore.Request:
         """The request of the next attempt."""
         self._attempts += 1
+        self._began = time.monotonic()
         bounds = self.bounds
         bounds.opened = None
         headers = [*self._route.headers]
@@ -163,6 +169,8 @@ class Exchange:
     def may_retry(self, error: Exception) -> bool:
         """Whether this failure before an answer was a stale connection's."""
         if self.bounds.opened is not None or self._attempts > MAX_IDLE_CONNECTIONS + 1:
+            return False
+        if time.monotonic() - self._began > STALE_S:
             return False
         if isinstance(error, httpcore.RemoteProtocolError):
             return _NO_ANSWER in str(error)

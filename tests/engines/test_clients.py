@@ -16,7 +16,14 @@ from typing import Literal
 import pytest
 
 from backends.base import Endpoint
-from backends.openai import AsyncTransport, ChatRequest, RemoteEngine, SyncTransport, Timeouts
+from backends.openai import (
+    AsyncTransport,
+    ChatRequest,
+    RemoteEngine,
+    SyncTransport,
+    Timeouts,
+    exchange,
+)
 from backends.openai.connecting import pool_settings
 from backends.scripted import Script, ScriptedEngine
 from budget.errors import (
@@ -98,6 +105,26 @@ def test_a_stale_connection_is_retried_on_a_fresh_one() -> None:
         assert client.chat(endpoint, ASK).content == "ok"
         client.close()
     assert served == [0, 1]
+
+
+def test_a_kept_connection_that_breaks_late_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that is ended in the middle of a prompt has read the request."""
+    taken: list[int] = []
+
+    def serve(connection: socket.socket, number: int) -> None:
+        _read_request(connection)
+        _reply(connection)
+        _read_request(connection)
+        taken.append(number)
+
+    with _server(serve) as url:
+        client = SyncTransport()
+        client.chat(Endpoint(url, "m", "openai"), ASK)
+        monkeypatch.setattr(exchange, "STALE_S", -1.0)
+        with pytest.raises(EndpointUnavailable):
+            client.chat(Endpoint(url, "m", "openai"), ASK)
+        client.close()
+    assert taken == [0]
 
 
 def test_a_fresh_connection_that_breaks_is_not_retried() -> None:
