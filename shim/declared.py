@@ -90,15 +90,17 @@ class Plan:
             UnknownModel: one is not configured; the order before stands.
             KeepwarmError: no keeper could be reached.
         """
-        order = _local(self._session, models)
-        if not self.name.startswith(f"{os.getpid()}-"):
-            self._begin_anew()
-        with self._lock:
-            self._tell(order)
+        self._replace(_local(self._session, models))
 
     async def adeclare(self, models: Sequence[str]) -> None:
         """As `declare`, awaited."""
         await asyncio.to_thread(self.declare, models)
+
+    def _replace(self, order: list[str]) -> None:
+        if not self.name.startswith(f"{os.getpid()}-"):
+            self._begin_anew()
+        with self._lock:
+            self._tell(order)
 
     def _tell(self, order: list[str]) -> None:
         """Tell the keeper what is left, on the connection that holds the plan from now on."""
@@ -139,7 +141,7 @@ class Plan:
         self._session.plans.closed(self)
         # The end of the connection would withdraw it as well; asked for, it is withdrawn on return.
         with contextlib.suppress(KeepwarmError):
-            self.declare([])
+            self._replace([])
 
     def drop(self) -> None:
         """End the plan with its connection, which was interrupted: another thread is done with it soon."""
