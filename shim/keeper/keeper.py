@@ -85,6 +85,8 @@ class Keeper:
             core_settings(config),
         )
         build = Inspector().build_key()
+        # Engines share their code with these mappings; the overhead that is booked counts on it.
+        self._code = SharedCode(find_binary("llama-server"))
         corrections = Corrections(catalog.learned, build)
         faults = Faults()
         carrier = KvCarrier(kv_files(config), build, faults)
@@ -104,8 +106,6 @@ class Keeper:
         self.background = Background(self.shell.faults)
         self.liveness = Liveness(self.shell, config.keeper.stall_timeout)
         self.monitor = Monitor(self.shell, self.policy)
-        # Engines share their code with these mappings; the overhead that is booked counts on it.
-        self._code = SharedCode(find_binary("llama-server"))
         self._refreshing = asyncio.Lock()
 
     @classmethod

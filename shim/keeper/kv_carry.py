@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from backends.base import Engine
@@ -27,6 +28,9 @@ from shim.keeper.kv_shelf import WARM, Shelf, read_tokens, slot_file
 from shim.keeper.warming import Warmed
 
 LOG = logging.getLogger("keepwarm.keeper")
+
+MAX_TOKENS: Final = 1 << 31
+"""A client that tells of more in one prompt tells nonsense."""
 
 WarmUp = Callable[[], Awaitable[Warmed]]
 
@@ -164,15 +168,16 @@ class KvCarrier(KvKeeping):
         try:
             tokens, cached = int(spent["prompt_n"]), int(spent["cache_n"])
             seconds = float(spent["prompt_ms"]) / 1e3
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             return
-        if carry is None:
+        sane = 0 <= tokens <= MAX_TOKENS and 0 <= cached <= MAX_TOKENS and 0.0 <= seconds < math.inf
+        if carry is None or not sane:
             return
         figures = carry.shelf.figures
         carry.shelf.figures = replace(figures, evaluation=figures.evaluation.seen(tokens, seconds))
         if carry.leases_seen < len(carry.restored):
             carry.leases_seen += 1
-            carry.used_tokens += max(0, cached)
+            carry.used_tokens += cached
 
     async def leaving(self, engine: Engine, story: EvictStory, *, used: bool) -> None:
         """Before an idle engine's end: save what is worth it. Without a use, all is saved already."""

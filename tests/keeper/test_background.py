@@ -178,3 +178,14 @@ def test_ps_shows_faults_and_failing_jobs(capsys: pytest.CaptureFixture[str]) ->
     out = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in out] == ["FAILING for 12 s", "faults"]
     assert "load, 1 since the start" in out[1]
+
+
+@pytest.mark.parametrize(("agree", "said"), [(True, "they agree"), (False, "DO NOT AGREE: 12 b")])
+def test_ps_says_whether_the_books_agree_after_an_internal_error(
+    capsys: pytest.CaptureFixture[str], agree: bool, said: str
+) -> None:
+    """One line, and what does not."""
+    print_faults({"books": {"agree": agree, "text": "12 bytes", "checked_s": 3.0}})
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("books: checked 3.00 s ago")
+    assert said in line

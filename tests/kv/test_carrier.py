@@ -127,7 +127,9 @@ def test_figures_are_learned_from_what_clients_tell(bench: Bench) -> None:
             talk(engine)
             told = {"prompt_n": 100, "prompt_ms": 200.0, "cache_n": 0}
             bench.carrier.served(engine, told)
-            bench.carrier.served(engine, {"prompt_n": "x"})
+            for nonsense in ("x", 10**400, -1, float("inf"), float("nan"), None):
+                bench.carrier.served(engine, {"prompt_n": nonsense, "prompt_ms": 1.0, "cache_n": 0})
+                bench.carrier.served(engine, {"prompt_n": 1, "prompt_ms": nonsense, "cache_n": 0})
         shelf = bench.files.shelf(kv_key(entry(), PLACEMENT, "b1"), {})
         assert shelf.figures.evaluation.s_per_token == pytest.approx(0.002)
         assert shelf.figures.reuse == 1.0

@@ -14,7 +14,7 @@ from backends.scripted import ScriptedEngine
 from budget import events as ev
 from budget.actions import Grant
 from shim.config import Config
-from shim.keeper import keeper as keeper_module
+from shim.keeper import limits
 from shim.keeper.catalog import CatalogEngine
 from shim.keeper.keeper import Keeper
 from tests.kv.support import config, saved_files
@@ -131,7 +131,7 @@ def test_a_save_that_takes_too_long_does_not_hold_the_end_up(
         restarts.engines["a"].requests.append(LONG)
         keeper.shell.post(ev.LeaseEnded(lease, "c1"))
 
-    monkeypatch.setattr(keeper_module, "SAVE_AT_END_S", 0.01)
+    monkeypatch.setattr(limits, "SAVE_AT_END_S", 0.01)
     restarts.kind = Slow
     with caplog.at_level(logging.WARNING, "keepwarm.keeper"):
         restarts.life(talk)
