@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 from collections.abc import Callable
 from typing import Final, ParamSpec, TypeVar
 
@@ -28,3 +30,31 @@ async def asked(question: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs)
             f"a driver or a file system did not answer within {ANSWER_LIMIT_S:g} s ({name}).",
             hint="Look at the kernel's log, and at the disk that holds the model.",
         ) from None
+
+
+async def in_own_thread(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """What takes long, in a thread of its own: it holds up no other work, and no end of the process.
+
+    Where the wait is cancelled, the thread goes on and what comes of it is dropped.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[_T] = loop.create_future()
+
+    def tell(set_it: Callable[[], None]) -> None:
+        if not answer.done():
+            set_it()
+
+    def run() -> None:
+        try:
+            result = work(*args, **kwargs)
+        except BaseException as error:
+            failure = error
+            told = lambda: answer.set_exception(failure)  # noqa: E731
+        else:
+            told = lambda: answer.set_result(result)  # noqa: E731
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(tell, told)
+
+    name = getattr(work, "__name__", "work")
+    threading.Thread(target=run, name=f"keepwarm-{name}", daemon=True).start()
+    return await answer

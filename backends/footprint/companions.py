@@ -112,7 +112,13 @@ def projector_measured(
     """
     header = read_header(path)
     key = bytes_key(header.identity, args.rpc, args.devices, args.flash_attention, build)
-    by_device = cache.bytes_or_measure(key, lambda: measure_projector(path, args))
+
+    def measured() -> dict[str, int]:
+        found = measure_projector(path, args)
+        header.check_unchanged()
+        return found
+
+    by_device = cache.bytes_or_measure(key, measured)
     weights = sum(tensor.n_bytes for tensor in header.tensors)
     found = {}
     for device, n_bytes in by_device.items():

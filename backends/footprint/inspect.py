@@ -173,7 +173,14 @@ class Inspector:
         if self.build_key() == NO_BUILD:
             find_binary("llama-server")  # says what is missing: a measurement belongs to a build
         key = cache_key(header.identity, args, self.build_key())
-        run = self.cache.get_or_measure(key, lambda: self.measure(path, args))
+
+        def measured() -> DryRun:
+            run = self.measure(path, args)
+            # Kept under what the file was: of another one it would be wrong for good.
+            header.check_unchanged()
+            return run
+
+        run = self.cache.get_or_measure(key, measured)
         if not args.use_mmap:
             return run.devices
         # The file's pages stay mapped beside the repacked copies.

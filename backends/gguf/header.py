@@ -111,6 +111,31 @@ class GgufHeader:
         )
         return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
 
+    def check_unchanged(self) -> None:
+        """Say so when the files are no longer those whose headers these are.
+
+        Raises:
+            BadModelFile: one was replaced, written to or removed.
+        """
+        for path, read in zip(self.files, self.identities, strict=True):
+            try:
+                now = path.stat()
+            except OSError as error:
+                reject(path, "changed", f"is gone: {error.strerror}.", offset=0)
+            if (read.device, read.inode, read.n_bytes, read.mtime_ns) != (
+                now.st_dev,
+                now.st_ino,
+                now.st_size,
+                now.st_mtime_ns,
+            ):
+                reject(
+                    path,
+                    "changed",
+                    "the file was replaced or written to after its header was read.",
+                    offset=0,
+                    hint="Ask again when it is whole.",
+                )
+
 
 def read_header(path: str | Path) -> GgufHeader:
     """Read the header of a model; for `NAME-00001-of-0000N.gguf` those of all its shards.

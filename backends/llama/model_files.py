@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from backends.gguf.limits import MAX_SHARDS
 from backends.page_cache import resident_fraction
 from budget.errors import LoadFailed
 
@@ -20,8 +21,10 @@ def model_files(model_path: Path) -> list[Path]:
     hit = _SHARD.search(model_path.name)
     if hit is None:
         return [model_path]
-    stem, total = model_path.name[: hit.start()], int(hit.group(2))
-    return [model_path.with_name(f"{stem}-{i + 1:05d}-of-{total:05d}.gguf") for i in range(total)]
+    stem, total = model_path.name[: hit.start()], hit.group(2)
+    # No model has more than these; a name can claim a hundred thousand.
+    count = min(int(total), MAX_SHARDS)
+    return [model_path.with_name(f"{stem}-{i + 1:05d}-of-{total}.gguf") for i in range(count)]
 
 
 def file_sizes(model_path: Path) -> dict[Path, int]:

@@ -20,6 +20,7 @@ from budget.policies import make_policy
 from shim.cli.output import size, sizes
 from shim.config import Config, ModelEntry, fetch_hub_file
 from shim.keeper.catalog import Catalog, Prepared, build_catalog
+from shim.keeper.setbacks import Setback
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ def make_plan(config: Config) -> Plan:
     """
     here, missing = _downloaded(config)
     catalog = build_catalog(here)
-    catalog.errors.update(missing)
+    catalog.setbacks.update({name: Setback(error) for name, error in missing.items()})
     simulation = _Simulation(catalog)
     reasons = simulation.run()
     rows = tuple(

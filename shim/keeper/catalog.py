@@ -2,13 +2,16 @@
 
 Entries on one file with the same arguments get one engine. A model that cannot be prepared (its
 file is missing or damaged, say) keeps its error, which its requests get; the others are not held up.
+Reading and measuring (`read_models`, `read_model`) is for a thread; what was found becomes a catalog
+(`catalog_of`, `Catalog.with_model`) at once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -16,7 +19,7 @@ from backends.devices import Device
 from backends.footprint.inspect import Inspector
 from backends.footprint.learned import LearnedStore
 from budget.engines import EngineSpec, ModelEntry
-from budget.errors import ConfigError, KeepwarmError
+from budget.errors import ConfigError, InternalError, KeepwarmError
 from budget.footprint import Placement
 from shim.config import Config
 from shim.config import ModelEntry as ConfigEntry
@@ -24,12 +27,16 @@ from shim.keeper.corrections import learned_store
 from shim.keeper.devices import BudgetDevices, budget_devices
 from shim.keeper.engines import CatalogEngine as CatalogEngine
 from shim.keeper.engines import Prepared as Prepared
-from shim.keeper.preparing import engine_id_of, prepare
-from shim.planned.asked import asked_of, stamp_of
+from shim.keeper.preparing import engine_id_of, prepare, watched_files
+from shim.keeper.setbacks import Setback
+from shim.planned.asked import asked_of, side_files, stamp_of
 from shim.planned.file import usable_plan
 from shim.planned.use import Decided, decide
 
 LOG = logging.getLogger("keepwarm.keeper")
+
+Found = Prepared | Setback
+"""What came of reading one model."""
 
 
 @dataclass(slots=True)
@@ -39,7 +46,7 @@ class Catalog:
     config: Config
     devices: BudgetDevices
     prepared: dict[str, Prepared] = field(default_factory=dict)
-    errors: dict[str, KeepwarmError] = field(default_factory=dict)
+    setbacks: dict[str, Setback] = field(default_factory=dict)
     learned: LearnedStore = field(default_factory=learned_store)
     engines: dict[str, CatalogEngine] = field(default_factory=dict)
 
@@ -47,6 +54,11 @@ class Catalog:
     def device(self) -> Device:
         """The first of the devices."""
         return self.devices.first
+
+    @property
+    def errors(self) -> dict[str, KeepwarmError]:
+        """Why models cannot be run now, by their names."""
+        return {name: setback.error for name, setback in self.setbacks.items()}
 
     @property
     def limits(self) -> Mapping[str, int]:
@@ -100,51 +112,158 @@ class Catalog:
         prepared = self.prepared.get(name)
         return prepared is None or stamp_of([row[0] for row in prepared.stamp]) != prepared.stamp
 
+    def refusal(self, name: str, now_s: float) -> KeepwarmError | None:
+        """Why a request for a model is refused at once; None when its files are to be read again."""
+        setback = self.setbacks.get(name)
+        if setback is None:
+            return None
+        stamp = stamp_of(watched_files(self.config.models[name]))
+        return setback.raised() if setback.holds(stamp, now_s) else None
 
-def build_catalog(config: Config, previous: Catalog | None = None) -> Catalog:
+    def stands(
+        self, name: str, entry: ConfigEntry, limits: Mapping[str, int], now_s: float
+    ) -> bool:
+        """Whether what is known of a model also holds with that entry and those limits."""
+        if self.config.models.get(name) != entry or self.limits != limits:
+            return False
+        return not self.is_stale(name) or self.refusal(name, now_s) is not None
+
+    def with_model(self, name: str, found: Found) -> Catalog:
+        """The same catalog after one of its models was read again."""
+        after = replace(
+            self,
+            prepared=dict(self.prepared),
+            setbacks=dict(self.setbacks),
+            engines=dict(self.engines),
+        )
+        after._take(name, found)
+        after._share_engines()
+        return after
+
+    def keep_engines(self, running: Collection[str]) -> None:
+        """Forget the engines that are neither configured nor running."""
+        current = {engine.engine_id for engine in self.configured()}
+        self.engines = {e: row for e, row in self.engines.items() if e in current or e in running}
+
+    def _take(self, name: str, found: Found) -> None:
+        self.prepared.pop(name, None)
+        self.setbacks.pop(name, None)
+        if isinstance(found, Setback):
+            self.setbacks[name] = found
+        else:
+            self.prepared[name] = found
+
+    def _share_engines(self) -> None:
+        names: dict[str, list[str]] = {}
+        for prepared in self.prepared.values():
+            names.setdefault(prepared.engine_id, []).append(prepared.name)
+        for prepared in self.prepared.values():
+            shared = tuple(names[prepared.engine_id])
+            self.engines[prepared.engine_id] = prepared.engine(shared)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was found of a configuration: its devices, and the models that had to be read."""
+
+    config: Config
+    devices: BudgetDevices
+    learned: LearnedStore
+    found: Mapping[str, Found]
+
+
+def build_catalog(config: Config) -> Catalog:
     """Read every local model of a configuration and choose its placements.
 
-    Engines of `previous` stay known by their ids: some may still be running.
+    Raises:
+        ConfigError: a device of the budget is not there.
+    """
+    return catalog_of(read_models(config))
+
+
+def read_models(config: Config, previous: Catalog | None = None) -> Reading:
+    """Read the local models of a configuration, without those of which `previous` still holds.
 
     Raises:
         ConfigError: a device of the budget is not there.
     """
     devices = budget_devices(config, previous.devices if previous else None)
-    catalog = Catalog(config, devices)
-    inspector = Inspector(learned=catalog.learned)
+    learned = previous.learned if previous else learned_store()
+    now_s = time.monotonic()
+    local = {
+        name: entry
+        for name, entry in config.models.items()
+        if not entry.remote
+        and (previous is None or not previous.stands(name, entry, devices.limits, now_s))
+    }
+    setbacks = previous.setbacks if previous else {}
+    return Reading(config, devices, learned, _read(local, devices, learned, setbacks))
+
+
+def read_model(catalog: Catalog, name: str) -> Found:
+    """Read one model again; nothing is asked of the others."""
+    local = {name: catalog.config.models[name]}
+    return _read(local, catalog.devices, catalog.learned, catalog.setbacks)[name]
+
+
+def catalog_of(reading: Reading, previous: Catalog | None = None) -> Catalog:
+    """The catalog after a reading; what was not read is as in `previous`, as that is now.
+
+    Engines of `previous` stay known by their ids: some may still be running.
+    """
+    catalog = Catalog(reading.config, reading.devices, learned=reading.learned)
     if previous is not None:
         catalog.engines.update(previous.engines)
-    local = {name: entry for name, entry in config.models.items() if not entry.remote}
-    kept = {name for name in local if _reuse(catalog, previous, name)}
-    _take_planned(catalog, {n: entry for n, entry in local.items() if n not in kept})
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        jobs = {
-            name: pool.submit(prepare, name, entry, devices, inspector)
-            for name, entry in local.items()
-            if name not in catalog.prepared
-        }
-    for name, job in jobs.items():
-        try:
-            catalog.prepared[name] = job.result()
-        except KeepwarmError as error:
-            catalog.errors[name] = error
-    _share_engines(catalog)
+    for name, entry in reading.config.models.items():
+        found = reading.found.get(name)
+        if found is None and previous is not None:
+            found = previous.prepared.get(name) or previous.setbacks.get(name)
+        if found is not None and not entry.remote:
+            catalog._take(name, found)
+    catalog._share_engines()
     return catalog
 
 
-def _reuse(catalog: Catalog, previous: Catalog | None, name: str) -> bool:
-    """Take a model over from the catalog before, when nothing about it changed."""
-    if previous is None or previous.limits != catalog.limits or previous.is_stale(name):
-        return False
-    known = previous.prepared[name]
-    if known.entry != catalog.config.models[name]:
-        return False
-    catalog.prepared[name] = known
-    return True
+def _read(
+    local: Mapping[str, ConfigEntry],
+    devices: BudgetDevices,
+    learned: LearnedStore,
+    setbacks: Mapping[str, Setback],
+) -> dict[str, Found]:
+    found: dict[str, Found] = dict(_planned(local, devices, learned))
+    inspector = Inspector(learned=learned)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        jobs = {
+            name: pool.submit(_read_one, name, entry, devices, inspector, setbacks.get(name))
+            for name, entry in local.items()
+            if name not in found
+        }
+    return found | {name: job.result() for name, job in jobs.items()}
 
 
-def _take_planned(catalog: Catalog, local: Mapping[str, ConfigEntry]) -> None:
-    """Take models from the plan, where it is good here and their files did not change.
+def _read_one(
+    name: str,
+    entry: ConfigEntry,
+    devices: BudgetDevices,
+    inspector: Inspector,
+    before: Setback | None,
+) -> Found:
+    """One model; whatever is wrong with it is its own setback."""
+    stamp = stamp_of(watched_files(entry))
+    try:
+        return prepare(name, entry, devices, inspector)
+    except KeepwarmError as error:
+        return Setback.after(before, error, stamp, time.monotonic())
+    except Exception as error:
+        LOG.exception("reading model %s", name)
+        odd = InternalError(f"reading model {name} failed: {type(error).__name__}: {error}.")
+        return Setback.after(before, odd, stamp, time.monotonic())
+
+
+def _planned(
+    local: Mapping[str, ConfigEntry], devices: BudgetDevices, learned: LearnedStore
+) -> dict[str, Prepared]:
+    """The models of the plan, where it is good here and their files did not change.
 
     No model file is opened. What the plan does not have is left to be measured, and said.
     """
@@ -152,56 +271,39 @@ def _take_planned(catalog: Catalog, local: Mapping[str, ConfigEntry]) -> None:
     if plan is None:
         if refused:
             LOG.warning("%s The models are measured instead.", refused)
-        return
-    if len(catalog.devices.devices) > 1:
+        return {}
+    if len(devices.devices) > 1:
         LOG.info("the plan is for one device; for several the models are measured")
-        return
+        return {}
     asked = {}
     for name, entry in local.items():
         with contextlib.suppress(KeepwarmError):
-            asked[name] = asked_of(entry, catalog.device.name, catalog.devices.servers())
+            asked[name] = asked_of(entry, devices.first.name, devices.servers())
     try:
-        found = decide(plan, asked, catalog.limits)
+        found = decide(plan, asked, devices.limits)
     except ConfigError as error:
         LOG.warning("the plan gives no joint decision: %s The models are measured instead.", error)
-        return
+        return {}
     for name, why in found.missing.items():
         LOG.info("%s is not taken from the plan: %s", name, why)
     for line in found.changes:
         LOG.info("decided otherwise than the plan did: %s", line)
-    for name, row in found.decided.items():
-        catalog.prepared[name] = _planned(name, local[name], catalog, row, plan.build)
+    return {
+        name: _as_planned(name, local[name], learned, row, plan.build)
+        for name, row in found.decided.items()
+    }
 
 
-def _planned(name: str, entry: ConfigEntry, catalog: Catalog, row: Decided, build: str) -> Prepared:
+def _as_planned(
+    name: str, entry: ConfigEntry, learned: LearnedStore, row: Decided, build: str
+) -> Prepared:
     facts = row.entry.facts
     placements = []
     for placement in row.placements:
-        learned = catalog.learned.get(facts.identity, placement.args, build)
-        placements.append(learned.apply(placement) if learned else placement)
-    engine_id = engine_id_of(facts, placements, entry)
+        known = learned.get(facts.identity, placement.args, build)
+        placements.append(known.apply(placement) if known else placement)
+    side = stamp_of(side_files(entry))
+    engine_id = engine_id_of(facts, placements, entry, side)
     return Prepared(
         name, entry, facts, tuple(placements), engine_id, row.entry.stamp, row.entry.carries_kv
     )
-
-
-def _share_engines(catalog: Catalog) -> None:
-    names: dict[str, list[str]] = {}
-    for prepared in catalog.prepared.values():
-        names.setdefault(prepared.engine_id, []).append(prepared.name)
-    for prepared in catalog.prepared.values():
-        header = prepared.header
-        catalog.engines[prepared.engine_id] = CatalogEngine(
-            prepared.engine_id,
-            header.files[0],
-            prepared.placements,
-            tuple(names[prepared.engine_id]),
-            prepared.stamp,
-            header.architecture,
-            header.quantization,
-            header.min_bits_per_weight,
-            prepared.entry.threads,
-            prepared.entry.warm_prompt,
-            header.identity,
-            prepared.carries_kv,
-        )

@@ -11,6 +11,7 @@ from budget.engines import EngineSpec, Option
 from budget.footprint import HOST, Placement
 from shim.config import ModelEntry as ConfigEntry
 from shim.keeper.devices import bookings_of
+from shim.planned.asked import stamp_of
 from shim.planned.entry import Stamp
 
 FIXED_LOAD_S = 0.2
@@ -80,6 +81,11 @@ class CatalogEngine:
             return 0
         return self.threads or usable_cores()
 
+    def changed_files(self) -> list[str]:
+        """Its files that are no longer as they were when its bytes were found."""
+        now = stamp_of([row[0] for row in self.stamp])
+        return [row[0] for row, found in zip(self.stamp, now, strict=True) if row != found]
+
     def corrected(self, option_index: int, placement: Placement) -> CatalogEngine:
         """The engine with another placement at one option."""
         placements = list(self.placements)
@@ -98,3 +104,20 @@ class Prepared:
     engine_id: str
     stamp: Stamp
     carries_kv: bool = False
+
+    def engine(self, names: tuple[str, ...]) -> CatalogEngine:
+        """The engine that serves it, together with the others of its `names`."""
+        return CatalogEngine(
+            self.engine_id,
+            self.header.files[0],
+            self.placements,
+            names,
+            self.stamp,
+            self.header.architecture,
+            self.header.quantization,
+            self.header.min_bits_per_weight,
+            self.entry.threads,
+            self.entry.warm_prompt,
+            self.header.identity,
+            self.carries_kv,
+        )

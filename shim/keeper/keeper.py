@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -21,9 +22,9 @@ from backends.llama.sweep import sweep_leftovers
 from budget import actions as act
 from budget import events as ev
 from budget.core import BudgetCore
-from budget.errors import UnknownModel
+from budget.errors import KeepwarmError, UnknownModel
 from budget.policies import make_policy
-from shim.config import Config, fetch_hub_file
+from shim.config import Config
 from shim.keeper import limits
 from shim.keeper.background import Background
 from shim.keeper.catalog import Catalog, CatalogEngine, build_catalog
@@ -40,6 +41,7 @@ from shim.keeper.monitor import KEEP_EVERY_S, MEASURE_EVERY_S, Monitor
 from shim.keeper.settings import core_settings, restart_keys, stage_bytes_per_s
 from shim.keeper.shell import Shell
 from shim.keeper.telling import status_of, told_of
+from shim.keeper.upkeep import Upkeep
 from shim.keeper.yielding import Generated, yield_lease
 
 LOG = logging.getLogger("keepwarm.keeper")
@@ -70,10 +72,9 @@ class Keeper:
     def __init__(
         self, config: Config, catalog: Catalog, runtime: Path, factory: EngineFactory | None = None
     ) -> None:
-        self.config = config
         self._began_with = config
         self._llama = factory is None
-        self.catalog = catalog
+        self.upkeep = Upkeep(catalog, self._adopt)
         self.runtime = runtime
         self.started_ns = time.monotonic_ns()
         self.policy = make_policy(config.budget.policy)
@@ -106,7 +107,18 @@ class Keeper:
         self.background = Background(self.shell.faults)
         self.liveness = Liveness(self.shell, config.keeper.stall_timeout)
         self.monitor = Monitor(self.shell, self.policy)
-        self._refreshing = asyncio.Lock()
+        self._reloading = asyncio.Lock()
+        self.shell.loads.reread = self._reread
+
+    @property
+    def catalog(self) -> Catalog:
+        """What is known of the models."""
+        return self.upkeep.catalog
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self.catalog.config
 
     @classmethod
     async def create(
@@ -129,6 +141,8 @@ class Keeper:
         keeper = cls(config, catalog, runtime, factory)
         try:
             recall(keeper.policy)
+            if catalog.setbacks:
+                keeper.shell.post(_reconfigured(catalog))
             keeper.shell.post(ev.Started())
             keeper._begin_recurring()
         except BaseException:
@@ -158,6 +172,7 @@ class Keeper:
         grace_s = self.config.keeper.stop_grace
         end = Steps(shell.faults, limits.END_S + grace_s)
         shell.close()
+        self.upkeep.close()
         try:
             await end.step("ending recurring tasks", self.background.close)
             if keep_conversations:
@@ -204,15 +219,14 @@ class Keeper:
         Raises:
             KeepwarmError: why the model cannot be run now.
         """
-        hub_file = self.config.models[model].hf
-        if hub_file is not None:
-            await asyncio.to_thread(fetch_hub_file, hub_file)
-        async with self._refreshing:
-            if self.catalog.is_stale(model):
-                await self._reconfigure(self.config)
-        error = self.catalog.errors.get(model)
-        if error is not None:
-            raise error
+        await self.upkeep.make_ready(model)
+
+    async def _reread(self, engine: CatalogEngine) -> None:
+        """The files of an engine changed: those who wait for its models follow them, or hear why not."""
+        for name in engine.names:
+            with contextlib.suppress(KeepwarmError):
+                if not self.is_ready_for(name):
+                    await self.make_ready(name)
 
     def is_up(self, engine_id: str, generation: int) -> bool:
         """Whether that life of an engine can still be leased."""
@@ -299,8 +313,10 @@ class Keeper:
 
     async def until_gone(self, model: str, timeout_s: float) -> bool:
         """Wait until a model's engine is gone; returns whether it is."""
-        engine_id = self.catalog.prepared[model].engine_id
-        return await self.shell.lives.until_gone(engine_id, timeout_s)
+        prepared = self.catalog.prepared.get(model)
+        if prepared is None:
+            return True
+        return await self.shell.lives.until_gone(prepared.engine_id, timeout_s)
 
     # Configuration
 
@@ -314,9 +330,9 @@ class Keeper:
         Raises:
             ConfigError: it does not hold; nothing changed.
         """
-        async with self._refreshing:
+        async with self._reloading:
             diff = self.config.diff(config)
-            await self._reconfigure(config)
+            await self.upkeep.reload(config)
             if self.on_reload is not None:
                 await asyncio.to_thread(self.on_reload, config)
         restart = restart_keys(self._began_with, config)
@@ -331,21 +347,23 @@ class Keeper:
             "restart": restart,
         }
 
-    async def _reconfigure(self, config: Config) -> None:
-        catalog = await asyncio.to_thread(build_catalog, config, self.catalog)
-        lives, before = self.shell.lives, self.shell.lives.catalog
+    def _adopt(self, catalog: Catalog) -> None:
+        """Another catalog counts from now on.
+
+        Raises:
+            KeepwarmError: the core refuses it; nothing changed.
+        """
+        lives, before, config = self.shell.lives, self.shell.lives.catalog, catalog.config
         lives.catalog = catalog
         try:
-            self.shell.post(
-                ev.Reconfigured(
-                    catalog.models(), catalog.specs(), catalog.pools, core_settings(config)
-                )
-            )
+            self.shell.post(_reconfigured(catalog))
         except BaseException:
             lives.catalog = before
             raise
         # The core has taken it over: whatever fails from here on, it is in force.
-        known, self.catalog, self.config = self.catalog, catalog, config
+        known, self.upkeep.catalog = self.upkeep.catalog, catalog
+        held = {engine.engine_id for engine in self.shell.core.desk.residents}
+        catalog.keep_engines(held | lives.now.keys())
         self.shell.stager.rate_bytes_per_s = stage_bytes_per_s(config)
         if self._llama:
             self.shell.loads.factory = llama_server_factory(config)
@@ -354,3 +372,13 @@ class Keeper:
             lives.kv.configured(known.configured(), catalog.configured(), config)
         except Exception as error:
             self.shell.faults.note("kv", "sorting out KV state after a reload", error)
+
+
+def _reconfigured(catalog: Catalog) -> ev.Reconfigured:
+    return ev.Reconfigured(
+        catalog.models(),
+        catalog.specs(),
+        catalog.pools,
+        core_settings(catalog.config),
+        {name: error.to_wire() for name, error in catalog.errors.items()},
+    )

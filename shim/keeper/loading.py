@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Container
+from collections.abc import Awaitable, Callable, Container
 from pathlib import Path
 
 from backends.base import Engine, LoadReport
+from backends.threads import asked
 from budget import actions as act
 from budget import events as ev
 from budget.engines import Bookings
-from budget.errors import EngineTimeout, OutOfMemory
+from budget.errors import EngineTimeout, LoadFailed, OutOfMemory
 from budget.footprint import Placement
 from shim.keeper import limits
 from shim.keeper.catalog import CatalogEngine
@@ -49,6 +50,8 @@ class Loads:
         faults: Faults,
     ) -> None:
         self.factory = factory
+        self.reread: Callable[[CatalogEngine], Awaitable[None]] = _nothing
+        """Called when an engine's files are not those that its bytes were found for."""
         self._lives = lives
         self._runtime = runtime
         self._history = history
@@ -104,7 +107,9 @@ class Loads:
         entry, story, placement = life.entry, life.load, life.placement
         why = "; ".join(text for text in (action.reason, placement.reason) if text)
         LOG.info("loading %s (%s): %d bytes", entry.label, why, placement.total_bytes)
+        await self._check_files(entry)
         life.report = await _started(life)
+        await self._check_files(entry)
         await self._lives.kv.started(life.engine, warm_up_of(life), story)
         life.endpoint = life.engine.endpoint.to_wire()
         story.end_ns = time.monotonic_ns()
@@ -117,6 +122,21 @@ class Loads:
         LOG.info("loaded %s in %.3f s (%s)", entry.label, seconds, story.storage)
         return ev.LoadFinished(action.engine_id, action.generation, bookings)
 
+    async def _check_files(self, entry: CatalogEngine) -> None:
+        """Files may change while a request waits, or while they are loaded.
+
+        Raises:
+            LoadFailed: they did; requests that waited have followed their model by then.
+        """
+        changed = await asked(entry.changed_files)
+        if changed:
+            await self.reread(entry)
+            raise LoadFailed(
+                f"{changed[0]} changed since it was read.",
+                hint="The next request reads it again.",
+                file=changed[0],
+            )
+
     def _first_lesson(self, life: Life) -> Bookings | None:
         """What the load taught. Without it the engine serves all the same."""
         try:
@@ -128,6 +148,10 @@ class Loads:
     async def close(self) -> None:
         """End everything that was prepared."""
         await self._ahead.close()
+
+
+async def _nothing(_: CatalogEngine) -> None:
+    """The files are left as they are."""
 
 
 def _failed(life: Life, action: act.Load, raised: BaseException) -> ev.LoadFailed | None:

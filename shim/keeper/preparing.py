@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from backends.footprint.inspect import Inspector, with_note
 from backends.footprint.placing import placements
-from backends.gguf import read_header
+from backends.gguf import GgufHeader, read_header
+from backends.llama.model_files import model_files
 from budget.errors import ConfigError, LoadFailed
 from budget.footprint import Placement
 from budget.kv_store import carries_kv
@@ -16,6 +18,7 @@ from shim.config import ModelEntry as ConfigEntry
 from shim.keeper.devices import BudgetDevices
 from shim.keeper.engines import ModelFile, Prepared
 from shim.planned.asked import engine_args, local_path, side_files, stamp_of
+from shim.planned.entry import Stamp
 from shim.planned.sizes import sized_args
 
 
@@ -27,14 +30,9 @@ def prepare(
     Raises:
         KeepwarmError: why it cannot be run.
     """
-    path = local_path(entry)
-    if not path.is_file():
-        raise LoadFailed(
-            f"The file of {name} is not there: {path}.",
-            hint=f"Put it there, or change [models.{name}] path.",
-            file=str(path),
-        )
-    header = read_header(path)
+    # What they are now, not what they have become once they are read: a change in between shows.
+    side = stamp_of(side_files(entry))
+    header = read_header(_there(name, local_path(entry)))
     shape = header.shape()
     if entry.context_per_slot > shape.context_length > 0:
         raise ConfigError(
@@ -47,22 +45,51 @@ def prepare(
     layers, limits = entry.n_gpu_layers, devices.layer_limits
     chosen = placements(inspector, header, args, limits, n_gpu_layers=layers)
     placed = tuple(with_note(placement, note) for placement in chosen)
-    stamp = stamp_of([*header.files, *side_files(entry)])
     return Prepared(
         name,
         entry,
         header,
         placed,
-        engine_id_of(header, placed, entry),
-        stamp,
+        engine_id_of(header, placed, entry, side),
+        (*_stamp_of(header), *side),
         carries_kv(shape, placed[0].args),
     )
 
 
-def engine_id_of(header: ModelFile, placed: Sequence[Placement], entry: ConfigEntry) -> str:
-    """What must be equal for two entries to share an engine."""
+def watched_files(entry: ConfigEntry) -> list[Path]:
+    """The files whose change may make a model good that could not be prepared.
+
+    Of one that is to be downloaded nothing is known.
+    """
+    own = [] if entry.path is None else model_files(Path(entry.path))
+    return [*own, *side_files(entry)]
+
+
+def _there(name: str, path: Path) -> Path:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise LoadFailed(
+            f"The file of {name} is not there: {path}.",
+            hint=f"Put it there, or change [models.{name}] path.",
+            file=str(path),
+        ) from None
+    except (OSError, ValueError):
+        pass  # reading it says more
+    return path
+
+
+def _stamp_of(header: GgufHeader) -> Stamp:
+    """As `stamp_of` says it, of the very files that were read."""
+    rows = zip(header.files, header.identities, strict=True)
+    return tuple((str(path), found.n_bytes, found.mtime_ns) for path, found in rows)
+
+
+def engine_id_of(
+    header: ModelFile, placed: Sequence[Placement], entry: ConfigEntry, side: Stamp
+) -> str:
+    """What must be equal for two entries to share an engine. `side` is the stamp of its side files."""
     # Not the bytes: a correction does not make it another engine.
     args = [p.args for p in placed]
-    side = stamp_of(side_files(entry))
     text = repr((header.identity, args, side, entry.threads, entry.warm_prompt))
     return f"{header.files[0].stem}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"

@@ -15,6 +15,7 @@ from shim.cli.planning import Plan, PlanRow, make_plan
 from shim.config import Config
 from shim.keeper.catalog import Catalog, CatalogEngine, Prepared
 from shim.keeper.devices import BudgetDevices
+from shim.keeper.setbacks import Setback
 
 MIB = 2**20
 Sizes = dict[str, list[dict[str, int]]]
@@ -144,7 +145,7 @@ def test_models_that_cannot_be_read_or_run_elsewhere_are_listed(
         assert set(config.models) == {"a", "far"}
         host = Device("host", "host", 0, 0, "", "")
         catalog = Catalog(config, BudgetDevices((host,), {"host": MIB}, {}))
-        catalog.errors["a"] = BadModelFile("a.gguf: no GGUF.", hint="Get it anew.")
+        catalog.setbacks["a"] = Setback(BadModelFile("a.gguf: no GGUF.", hint="Get it anew."))
         return catalog
 
     monkeypatch.setattr(planning, "build_catalog", build)

@@ -39,6 +39,7 @@ TASKS: dict[tuple[str, str], str] = {
     ("connection", "_later"): "the answer to a message: what it raises is answered",
     ("listener", "_admit"): "a connection that opens: what it raises is logged",
     ("daemon", "_main"): "tells the starter that the keeper is ready",
+    ("upkeep", "_begin"): "every request that waits for the model raises its error",
 }
 """Where the keeper's code makes tasks, and why none of them can die unheard."""
 

@@ -1,0 +1,107 @@
+"""The catalog of a running keeper, kept true to the configuration and to the models' files."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from backends.threads import in_own_thread
+from budget.errors import InternalError, KeepwarmError
+from shim.config import Config
+from shim.keeper.catalog import Catalog, Found, catalog_of, read_model, read_models
+from shim.keeper.ending import seen
+from shim.keeper.setbacks import Setback
+
+LOG = logging.getLogger("keepwarm.keeper")
+
+_ROUNDS = 2
+"""A file that changes while it is read is read again so often before its request goes on."""
+
+
+class Upkeep:
+    """Reads models again, each by itself: one that is slow or broken costs nothing to the others.
+
+    Args:
+        catalog: what was read when the keeper started.
+        adopt: puts another one into `catalog` once the core has taken it; raises what the core
+            refuses it with.
+    """
+
+    def __init__(self, catalog: Catalog, adopt: Callable[[Catalog], None]) -> None:
+        self.catalog = catalog
+        self._adopt = adopt
+        self._reading: dict[str, asyncio.Task[None]] = {}
+
+    async def make_ready(self, model: str) -> None:
+        """Read a model's files again: they changed, could not be read before, or are not downloaded yet.
+
+        However many requests wait for it, they are read once. After a failure they are left alone for a
+        while that grows with every failure, until they change.
+
+        Raises:
+            KeepwarmError: why the model cannot be run now.
+        """
+        for _ in range(_ROUNDS):
+            if not self.catalog.is_stale(model):
+                return
+            refusal = self.catalog.refusal(model, time.monotonic())
+            if refusal is not None:
+                raise refusal
+            await asyncio.shield(self._reading.get(model) or self._begin(model))
+        setback = self.catalog.setbacks.get(model)
+        if setback is not None:
+            raise setback.raised()
+
+    async def reload(self, config: Config) -> None:
+        """Take over another configuration; models that did not change are not read again.
+
+        Raises:
+            ConfigError: it does not hold; nothing changed.
+        """
+        reading = await in_own_thread(read_models, config, self.catalog)
+        self._adopt(catalog_of(reading, self.catalog))
+
+    def close(self) -> None:
+        """Nothing that is still being read is taken over."""
+        for task in self._reading.values():
+            task.cancel()
+
+    def _begin(self, model: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(self._read(model))
+        self._reading[model] = task
+
+        def ended(_: asyncio.Task[None]) -> None:
+            del self._reading[model]
+
+        task.add_done_callback(ended)
+        task.add_done_callback(seen)
+        return task
+
+    async def _read(self, model: str) -> None:
+        while True:
+            before = self.catalog
+            entry = before.config.models.get(model)
+            if entry is None or entry.remote:
+                return
+            found = await in_own_thread(read_model, before, model)
+            now = self.catalog
+            if now.config.models.get(model) == entry and now.limits == before.limits:
+                break
+        self._take_model(model, found)
+
+    def _take_model(self, model: str, found: Found) -> None:
+        before = self.catalog.setbacks.get(model)
+        try:
+            self._adopt(self.catalog.with_model(model, found))
+        except InternalError:
+            raise
+        except KeepwarmError as error:
+            if isinstance(found, Setback):
+                raise
+            # It was read, and cannot be taken beside the others: pins may not fit any more.
+            found = Setback.after(before, error, found.stamp, time.monotonic())
+            self._adopt(self.catalog.with_model(model, found))
+        if isinstance(found, Setback) and (before is None or str(before.error) != str(found.error)):
+            LOG.warning("model %s cannot be run now: %s", model, found.error)
