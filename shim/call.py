@@ -202,8 +202,10 @@ def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
         raise InvalidRequest(f"priority is {priority!r}; an integer is allowed.")
     number = isinstance(deadline_s, int | float) and not isinstance(deadline_s, bool)
     if not number or not 0 < deadline_s <= MAX_DEADLINE_S:
+        # An integer of thousands of digits has no text.
+        shown = repr(deadline_s)[:80] if not number or abs(deadline_s) < 1e18 else "a huge number"
         raise InvalidRequest(
-            f"deadline_s is {deadline_s!r:.80}; seconds above 0 are allowed, and at most a year's."
+            f"deadline_s is {shown}; seconds above 0 are allowed, and at most a year's."
         )
     rest = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
     return own, rest

@@ -115,6 +115,9 @@ class _Pool:
         if isinstance(exchange.bounds.opened, AsyncBoundedStream):
             held.stream = exchange.bounds.opened
 
+    async def pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
     async def _next_idle(self) -> _Held | None:
         while self._idle:
             held = self._idle.pop()

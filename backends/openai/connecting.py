@@ -22,7 +22,8 @@ KEEP_ALIVE_S: Final = 4.0
 """Idle connections are dropped after this; llama-server drops them after 5 s without saying so."""
 
 MAX_IDLE_CONNECTIONS: Final = 16
-_CONNECT_RETRIES: Final = 2
+CONNECT_PAUSES_S: Final = (0.0, 0.5)
+"""Connecting to a URL is tried again after these: a server may be about to start, or to lose its way."""
 _PATH_CHARACTERS: Final = "/%!$&'()*+,;=:@~-._"
 
 
@@ -90,7 +91,7 @@ def pool_settings(endpoint: Endpoint) -> dict[str, Any]:
     }
     if endpoint.socket_path is not None:
         return settings | {"uds": endpoint.socket_path}
-    return settings | {"retries": _CONNECT_RETRIES, "proxy": _proxy(endpoint.base_url)}
+    return settings | {"proxy": _proxy(endpoint.base_url)}
 
 
 @functools.cache

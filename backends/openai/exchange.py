@@ -23,7 +23,7 @@ from backends.openai.answers import (
     unreadable,
 )
 from backends.openai.bounds import Bounds
-from backends.openai.connecting import MAX_IDLE_CONNECTIONS, Address, proxy_url
+from backends.openai.connecting import CONNECT_PAUSES_S, MAX_IDLE_CONNECTIONS, Address, proxy_url
 from backends.openai.masking import NO_SECRETS, Secrets
 from backends.openai.wire import decode
 from budget.errors import ConfigError, EndpointError, KeepwarmError
@@ -121,9 +121,9 @@ def secrets_of(endpoint: Endpoint) -> Secrets:
 class Exchange:
     """One request to one endpoint, through its attempts.
 
-    Only attempts that failed soon on a reused connection, before any byte of an answer, are repeated: a
-    server closes idle connections without saying so, and such a request was never read. What breaks
-    later may have been worked on.
+    Connecting to a URL is tried again after a pause. Beside that only attempts that failed soon on a
+    reused connection, before any byte of an answer, are repeated: a server closes idle connections
+    without saying so, and such a request was never read. What breaks later may have been worked on.
 
     Args:
         endpoint: where it goes.
@@ -166,7 +166,7 @@ class Exchange:
             extensions={"timeout": limits},
         )
 
-    def may_retry(self, error: Exception) -> bool:
+    def _may_retry(self, error: Exception) -> bool:
         """Whether this failure before an answer was a stale connection's."""
         if self.bounds.opened is not None or self._attempts > MAX_IDLE_CONNECTIONS + 1:
             return False
@@ -175,6 +175,14 @@ class Exchange:
         if isinstance(error, httpcore.RemoteProtocolError):
             return _NO_ANSWER in str(error)
         return isinstance(error, _STALE)
+
+    def pause_s(self, error: Exception) -> float | None:
+        """How long to wait before the next attempt after this failure; None when there is none."""
+        if isinstance(error, httpcore.ConnectError | httpcore.ConnectTimeout):
+            if self.endpoint.socket_path is not None or self._attempts > len(CONNECT_PAUSES_S):
+                return None
+            return min(CONNECT_PAUSES_S[self._attempts - 1], self.bounds.left_s())
+        return 0.0 if self._may_retry(error) else None
 
     def failed(self, error: Exception, *, in_answer: bool = False, text: str = "") -> KeepwarmError:
         """What a failure of the connection means; `text` had come of a stream."""

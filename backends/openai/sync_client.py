@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 
@@ -105,6 +106,9 @@ class _Pool:
     def _remember(held: _Held, exchange: Exchange) -> None:
         if isinstance(exchange.bounds.opened, BoundedStream):
             held.stream = exchange.bounds.opened
+
+    async def pause(self, seconds: float) -> None:
+        time.sleep(seconds)  # noqa: ASYNC251  # a thread's primitive blocks
 
     def _next_idle(self) -> _Held | None:
         while self._idle:

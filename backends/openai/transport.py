@@ -87,6 +87,10 @@ class Pool(Protocol):
         """
         ...
 
+    async def pause(self, seconds: float) -> None:
+        """Wait before the next attempt."""
+        ...
+
 
 class Pools(Protocol):
     """The connections of a thread or an event loop, by endpoint."""
@@ -335,8 +339,11 @@ class Transport:
             try:
                 return await pool.send(exchange)
             except HTTP_ERRORS as exc:
-                if not exchange.may_retry(exc):
+                pause_s = exchange.pause_s(exc)
+                if pause_s is None:
                     raise exchange.failed(exc) from exc
+            if pause_s:
+                await pool.pause(pause_s)
 
 
 async def _first_bytes(exchange: Exchange, answer: Answer) -> bytes:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from backends.base import Endpoint
-from backends.openai import SyncTransport, Timeouts
+from backends.openai import SyncTransport, Timeouts, async_client, sync_client
 from budget.errors import (
     ConfigError,
+    DeadlineExceeded,
     EndpointError,
     EndpointUnavailable,
     EngineDied,
@@ -91,6 +92,48 @@ def test_nobody_listens(runtime_dir: Path, *, is_async: bool) -> None:
             ask("chat", endpoint, is_async=is_async)
     with pytest.raises(EndpointUnavailable):
         ask("stream", Endpoint(url, "m", "openai"), is_async=is_async)
+
+
+@BOTH
+def test_a_server_that_is_about_to_start_is_reached(
+    monkeypatch: pytest.MonkeyPatch, *, is_async: bool
+) -> None:
+    """Connecting to a URL is tried again, and not beyond the call's deadline."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        endpoint = Endpoint(f"http://127.0.0.1:{taken.getsockname()[1]}", "m", "openai")
+    paused: list[float] = []
+
+    async def pause(_pool: object, seconds: float) -> None:
+        paused.append(seconds)
+
+    for client in (async_client, sync_client):
+        monkeypatch.setattr(client._Pool, "pause", pause)
+    with pytest.raises(EndpointUnavailable, match="does not answer"):
+        ask("chat", endpoint, is_async=is_async)
+    assert paused == [0.5]
+    with pytest.raises((DeadlineExceeded, EndpointUnavailable)):
+        ask("chat", endpoint, deadline=time.monotonic() + 0.3, is_async=is_async)
+    assert paused[-1] < 0.5
+
+
+@BOTH
+def test_a_handshake_that_never_ends_is_bounded(*, is_async: bool) -> None:
+    """A port that takes connections and says nothing, or nothing of TLS."""
+
+    def silent(connection: socket.socket) -> None:
+        while connection.recv(65536):
+            pass
+
+    with listening(silent) as plain:
+        endpoint = Endpoint(plain.base_url.replace("http:", "https:"), "m", "openai")
+        with pytest.raises(EngineTimeout, match=r"connecting took over 0\.1 s"):
+            ask("chat", endpoint, Timeouts(connect_s=0.1), is_async=is_async)
+    with listening(
+        lambda connection: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n" * 9)
+    ) as plain:
+        endpoint = Endpoint(plain.base_url.replace("http:", "https:"), "m", "openai")
+        with pytest.raises(EndpointUnavailable):
+            ask("chat", endpoint, Timeouts(connect_s=0.5), is_async=is_async)
 
 
 @BOTH

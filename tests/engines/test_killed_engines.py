@@ -1,0 +1,81 @@
+"""A real engine that hangs and is then killed, as the keeper does it: its callers know at once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.base import Endpoint
+from backends.llama import LlamaServerEngine
+from backends.openai import AsyncTransport, ChatRequest, SyncTransport
+from backends.openai.network import AsyncBoundedStream, BoundedStream
+from budget.errors import EngineDied
+from tests.engines.support import llama, placement, running
+
+_LONG = ChatRequest("Tell me a story.", {"max_tokens": 400, "temperature": 0.0, "seed": 1})
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
+def test_a_caller_of_a_hung_engine_hears_of_its_end(
+    tiny_models: dict[str, Path],
+    runtime_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_async: bool,
+    streamed: bool,
+) -> None:
+    """The engine is stopped in mid-answer or before it, and killed once its caller waits."""
+    waits = threading.Event()
+    kind: Any = AsyncBoundedStream if is_async else BoundedStream
+    read = kind.read
+
+    def reading(*arguments: Any, **named: Any) -> Any:
+        waits.set()
+        return read(*arguments, **named)
+
+    async def whole(endpoint: Endpoint, freeze: Callable[[], None]) -> None:
+        freeze()
+        if is_async:
+            await AsyncTransport().chat(endpoint, _LONG)
+        else:
+            await asyncio.to_thread(SyncTransport().chat, endpoint, _LONG)
+
+    async def pieces(endpoint: Endpoint, freeze: Callable[[], None]) -> None:
+        if is_async:
+            stream = await AsyncTransport().stream(endpoint, _LONG)
+            await anext(stream)
+            freeze()
+            async for _ in stream:
+                pass
+        else:
+            blocking = await asyncio.to_thread(SyncTransport().stream, endpoint, _LONG)
+            await asyncio.to_thread(next, blocking)
+            freeze()
+            await asyncio.to_thread(list, blocking)
+
+    async def scenario() -> None:
+        engine = llama(tiny_models["producer"], runtime_dir)
+        async with running(engine, placement(n_ctx=1024)):
+            assert isinstance(engine, LlamaServerEngine)
+            pid = engine.pid or 0
+
+            def freeze() -> None:
+                os.kill(pid, signal.SIGSTOP)
+                monkeypatch.setattr(kind, "read", reading)
+
+            asking = asyncio.ensure_future((pieces if streamed else whole)(engine.endpoint, freeze))
+            await asyncio.to_thread(waits.wait, 30.0)
+            os.kill(pid, signal.SIGKILL)
+            with pytest.raises(EngineDied, match="ended while it was needed"):
+                await asyncio.wait_for(asking, 30.0)
+
+    asyncio.run(scenario())
