@@ -2,9 +2,9 @@
 
 from backends.openai.async_client import AsyncTransport
 from backends.openai.bounds import Timeouts
+from backends.openai.delta_stream import AsyncDeltaStream
 from backends.openai.remote import RemoteEngine
 from backends.openai.sync_client import DeltaStream, SyncTransport
-from backends.openai.transport import AsyncDeltaStream
 from backends.openai.wire import (
     ChatRequest,
     Completion,

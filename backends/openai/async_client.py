@@ -94,6 +94,7 @@ class _Pool:
         self._factory = httpcore.AsyncConnectionPool(**settings, network_backend=self._network)
         self._idle: deque[_Held] = deque()
         self._busy: set[_Held] = set()
+        self._closed = False
         self._closing: set[asyncio.Task[None]] = set()
 
     async def send(self, exchange: Exchange) -> _Answer:
@@ -128,9 +129,9 @@ class _Pool:
 
     async def take_back(self, held: _Held) -> None:
         """A request is through with a connection: keep it where it can be used again."""
-        known = held in self._busy
         self._busy.discard(held)
-        if not (known and held.connection.is_idle()) or len(self._idle) >= MAX_IDLE_CONNECTIONS:
+        full = len(self._idle) >= MAX_IDLE_CONNECTIONS
+        if self._closed or full or not held.connection.is_idle():
             await held.close()
             return
         self._idle.append(held)
@@ -152,6 +153,7 @@ class _Pool:
 
     async def close(self) -> None:
         """Close all connections; running requests fail."""
+        self._closed = True
         while self._idle or self._busy:
             held = self._idle.pop() if self._idle else self._busy.pop()
             await held.close()

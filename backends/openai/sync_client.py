@@ -87,6 +87,7 @@ class _Pool:
         self._factory = httpcore.ConnectionPool(**settings, network_backend=self._network)
         self._idle: deque[_Held] = deque()
         self._busy: set[_Held] = set()
+        self._closed = False
 
     async def send(self, exchange: Exchange) -> _Answer:
         request = exchange.request()
@@ -123,16 +124,16 @@ class _Pool:
 
     def take_back(self, held: _Held) -> None:
         """A request is through with a connection: keep it where it can be used again."""
-        known = held in self._busy
         self._busy.discard(held)
-        if not (known and held.connection.is_idle()) or len(self._idle) >= MAX_IDLE_CONNECTIONS:
+        full = len(self._idle) >= MAX_IDLE_CONNECTIONS
+        if self._closed or full or not held.connection.is_idle():
             held.close()
             return
         self._idle.append(held)
 
     def close(self) -> None:
         """Close the idle connections; running requests fail, and their threads close theirs."""
-        self._busy.clear()
+        self._closed = True
         # Threads that wait for an answer wake up, and find their connection closed.
         self._network.opened.shut_down()
         while self._idle:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
 
 from backends.base import Endpoint
-from backends.flows import Stream
 from backends.openai.answers import place
 from backends.openai.bounds import (
     CHAT_BYTES,
-    DRAIN_BYTES,
-    DRAIN_S,
     EMBED_BYTES,
     EMBED_BYTES_PER_TEXT,
     ERROR_BODY_S,
@@ -23,15 +18,15 @@ from backends.openai.bounds import (
     Bounds,
     Timeouts,
 )
+from backends.openai.delta_stream import AsyncDeltaStream
 from backends.openai.exchange import (
     CHAT_PATH,
     EMBED_PATH,
     HTTP_ERRORS,
     Exchange,
-    Headers,
-    Route,
     header,
 )
+from backends.openai.pools import Answer, Pools
 from backends.openai.reading import ReaderKind, StreamReader
 from backends.openai.resume import (
     RESUME_PATH,
@@ -46,7 +41,6 @@ from backends.openai.resume import (
 from backends.openai.wire import (
     ChatRequest,
     Completion,
-    Delta,
     Embeddings,
     chat_body,
     embed_body,
@@ -56,109 +50,6 @@ from backends.openai.wire import (
 from budget.errors import KeepwarmError
 
 _OK = 200
-
-
-class Answer(Protocol):
-    """The response to one request. What fails here raises one of `HTTP_ERRORS`."""
-
-    status: int
-    headers: Headers
-
-    async def chunk(self) -> bytes | None:
-        """The next bytes of the body; None at its end."""
-        ...
-
-    async def close(self) -> None:
-        """Give the connection back, or close it when the body is unfinished. Idempotent."""
-        ...
-
-
-class Pool(Protocol):
-    """The connections to one endpoint."""
-
-    route: Route
-
-    async def send(self, exchange: Exchange) -> Answer:
-        """One attempt; returns when the headers of the response are here.
-
-        Raises:
-            Exception: one of `HTTP_ERRORS`: it failed.
-            KeepwarmError: a bound of the request is reached.
-        """
-        ...
-
-    async def pause(self, seconds: float) -> None:
-        """Wait before the next attempt."""
-        ...
-
-
-class Pools(Protocol):
-    """The connections of a thread or an event loop, by endpoint."""
-
-    def to(self, endpoint: Endpoint) -> Pool:
-        """The connections to an endpoint, made when they are first asked for."""
-        ...
-
-    async def close(self) -> None:
-        """Close every idle connection."""
-        ...
-
-
-class AsyncDeltaStream(Stream[Delta]):
-    """The deltas of one answer. Closing it before its end closes the connection: generation stops."""
-
-    def __init__(self, exchange: Exchange, answer: Answer, reader: StreamReader) -> None:
-        self._exchange = exchange
-        self._answer = answer
-        self._reader = reader
-        self._ready: deque[Delta] = deque()
-        self._closed = False
-
-    async def __anext__(self) -> Delta:
-        while not self._ready:
-            if self._closed or self._reader.done:
-                await self.aclose()
-                raise StopAsyncIteration
-            try:
-                await self._pull()
-            except BaseException as error:
-                self._exchange.secrets.clean(error)
-                await self.aclose()
-                raise
-        return self._ready.popleft()
-
-    async def _pull(self) -> None:
-        bounds, reader = self._exchange.bounds, self._reader
-        bounds.waiting()
-        try:
-            chunk = await self._answer.chunk()
-        except HTTP_ERRORS as exc:
-            raise self._exchange.failed(exc, in_answer=True, text=reader.text) from exc
-        finally:
-            bounds.paused()
-        deltas = reader.ended() if chunk is None else reader.feed(chunk)
-        self._ready.extend(deltas)
-        bounds.heard(reader.events, sum(delta.is_token for delta in deltas))
-
-    async def aclose(self) -> None:
-        """Give the connection back, or close it when the answer is unfinished. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            if self._reader.done:
-                await self._drain()
-        finally:
-            await self._answer.close()
-
-    async def _drain(self) -> None:
-        """The end of the body is in flight already; reading it lets the pool keep the socket."""
-        bounds = self._exchange.bounds
-        bounds.allow(DRAIN_BYTES)
-        bounds.expect("the end of the answer", DRAIN_S)
-        with contextlib.suppress(KeepwarmError, *HTTP_ERRORS):
-            while await self._answer.chunk() is not None:
-                pass
 
 
 class Transport:

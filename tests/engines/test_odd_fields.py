@@ -8,13 +8,11 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.base import Capabilities, Endpoint
 from backends.openai import (
-    ChatRequest,
     Completion,
     Delta,
     Embeddings,
@@ -32,10 +30,7 @@ from backends.openai.resume import Progress, ResumeReader, templated
 from backends.openai.wire import decode, parse_completion, parse_embeddings
 from budget.errors import (
     EndpointError,
-    EndpointUnavailable,
     KeepwarmError,
-    PromptTooLong,
-    QueueFull,
 )
 
 FAR = Endpoint("http://far", "m", "openai", capabilities=Capabilities(embeddings=True))
@@ -168,7 +163,8 @@ def _check_whole(answer: Completion) -> None:
     _check_figures(answer.usage, answer.timings)
 
 
-def _exchange() -> Exchange:
+def exchange() -> Exchange:
+    """A request that has been answered."""
     return Exchange(FAR, Route.to(FAR), "/x", b"", Bounds("far", Timeouts(), None, 1e6))
 
 
@@ -177,7 +173,7 @@ def _exchange() -> Exchange:
 def test_any_field_of_a_whole_answer_may_be_anything(value: dict[str, Any]) -> None:
     """A completion of its types, or an error; nothing bare."""
     try:
-        answer = _exchange().parsed(json.dumps(value).encode(), parse_completion)
+        answer = exchange().parsed(json.dumps(value).encode(), parse_completion)
     except KeepwarmError as error:
         json.dumps(error.to_wire())
         return
@@ -223,7 +219,7 @@ def test_any_field_of_a_resumed_stream_may_be_anything(values: list[dict[str, An
 def test_any_field_of_vectors_may_be_anything(value: dict[str, Any]) -> None:
     """As many vectors as texts, all of one length and of finite numbers, or an error."""
     try:
-        answer = _exchange().parsed(
+        answer = exchange().parsed(
             json.dumps(value).encode(), lambda found: parse_embeddings(found, 2)
         )
     except KeepwarmError as error:
@@ -281,185 +277,3 @@ def test_figures_that_are_none_are_left_out() -> None:
         {"choices": [{"message": {"content": "x"}}], "usage": [], "timings": "fast"}
     )
     assert (answer.usage, answer.timings) == (Usage(), None)
-
-
-# -- what servers send that is odd and meant ---------------------------------------------------------
-
-
-def _event(value: object) -> bytes:
-    return b"data: " + json.dumps(value).encode() + b"\n\n"
-
-
-def _said(content: object = None, finish: str | None = None, **more: Any) -> bytes:
-    delta = {"content": content, **more} if content is not None else more
-    return _event({"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
-
-
-def _read(*parts: bytes) -> Completion:
-    reader = StreamReader(FAR, NO_SECRETS, "text/event-stream")
-    deltas = [delta for part in parts for delta in reader.feed(part)]
-    if not reader.done:
-        deltas += reader.ended()
-    return assemble(deltas)
-
-
-DONE = b"data: [DONE]\n\n"
-
-
-@pytest.mark.parametrize(
-    "parts",
-    [
-        (b"data:\n\n", _said("hi", "stop"), DONE),
-        (_said("hi"), _said(finish="stop")),
-        (_said("hi", "stop"), b"data: [DONE]\n"),
-        (_said("hi", "stop"), b"data: [DONE]"),
-        (_said("hi", "stop").replace(b"\n", b"\r"), b"data: [DONE]\r\r"),
-        (_said([{"type": "text", "text": "hi"}], "stop"), DONE),
-        (_said("hi"), _said(finish="stop").rstrip()),
-    ],
-)
-def test_streams_that_are_whole_are_read_as_such(parts: tuple[bytes, ...]) -> None:
-    """With an empty event, without `[DONE]` or a line end after it, with CR, in parts."""
-    assert (_read(*parts).content, _read(*parts).finish_reason) == ("hi", "stop")
-
-
-@pytest.mark.parametrize(
-    ("parts", "kind", "words"),
-    [
-        (
-            (b'error: {"code":400,"message":"exceeds the available context size"}\n\n', DONE),
-            PromptTooLong,
-            "context size",
-        ),
-        ((json.dumps(ERROR).encode(),), PromptTooLong, "too long"),
-        ((_event({"object": "error", "message": "max", "code": 429}), DONE), QueueFull, "max"),
-        ((_said("hi"),), EndpointUnavailable, "without"),
-        ((_said("hi"), b'data: {"choices": ['), EndpointUnavailable, "without"),
-        ((b"<html>502</html>",), EndpointError, "<html>502"),
-        ((b"",), EndpointUnavailable, "without"),
-    ],
-)
-def test_streams_that_are_not_are_typed(
-    parts: tuple[bytes, ...], kind: type[KeepwarmError], words: str
-) -> None:
-    """Errors under other names and without a frame, broken ends, pages; with the server's words."""
-    with pytest.raises(kind, match=words) as caught:
-        _read(*parts)
-    if kind is PromptTooLong and b"n_ctx" in parts[0]:
-        assert (caught.value.facts["n_prompt_tokens"], caught.value.facts["n_ctx"]) == (9, 8)
-    if kind is EndpointUnavailable:
-        assert caught.value.facts["text"] == ("hi" if parts[0] else "")
-
-
-def _call(**fields: Any) -> bytes:
-    function = {name: fields.pop(name) for name in ("name", "arguments") if name in fields}
-    return _said(tool_calls=[{**fields, "function": function}])
-
-
-@pytest.mark.parametrize(
-    ("parts", "calls"),
-    [
-        (
-            [
-                _call(index=0, id="a", name="f", arguments='{"c":1}'),
-                _call(index=0, id="b", name="g", arguments='{"c":2}'),
-            ],
-            [("f", {"c": 1}), ("g", {"c": 2})],
-        ),
-        (
-            [
-                _call(index=0, id="a", name="f", arguments='{"c":'),
-                _call(index=0, id="a", name="f", arguments="1}"),
-            ],
-            [("f", {"c": 1})],
-        ),
-        ([_call(id="a", name="f", arguments='{"x":'), _call(arguments="1}")], [("f", {"x": 1})]),
-        ([_call(index=None, id="a", name="f", arguments="{}")], [("f", {})]),
-        ([_call(index=0, id=7, name="f", arguments={"c": 1})], [("f", {"c": 1})]),
-        (
-            [
-                _call(index=1, id="b", name="g", arguments="{"),
-                _call(index=0, id="a", name="f", arguments="{}"),
-                _call(index=1, arguments="}"),
-            ],
-            [("g", {}), ("f", {})],
-        ),
-    ],
-)
-def test_calls_of_tools_are_put_together_as_they_are_meant(
-    parts: list[bytes], calls: list[tuple[str, Any]]
-) -> None:
-    """With one index for all, the name in every piece, no index, arguments as an object."""
-    found = [call["function"] for call in _read(*parts, DONE).tool_calls]
-    assert [(call["name"], json.loads(call["arguments"])) for call in found] == calls
-
-
-def test_halves_of_characters_are_joined() -> None:
-    """Also with an empty piece between them; a half without the other is replaced."""
-    assert _read(_said("a\ud83d"), _said(""), _said("\ude00b"), DONE).content == "a😀b"
-    assert _read(_said("\ud83d"), _said("a\ude00"), DONE).content == "�a�"
-    whole = parse_completion({"choices": [{"message": {"content": "\ud83dx"}}]})
-    assert whole.content == "�x"
-
-
-def test_reasoning_may_be_parts_of_the_content() -> None:
-    """Streamed and whole."""
-    parts = [_PART, {"type": "text", "text": "hi"}]
-    assert _read(_said(parts, "stop"), DONE).reasoning == "hm"
-    whole = parse_completion({"choices": [{"message": {"content": parts}}]})
-    assert (whole.content, whole.reasoning) == ("hi", "hm")
-
-
-@pytest.mark.parametrize(
-    ("rows", "vectors"),
-    [
-        ([{"index": 0, "embedding": [[0.5, 2]]}], [(0.5, 2.0)]),
-        ([{"index": 0, "embedding": "AAAAPwAAgD4="}], [(0.5, 0.25)]),
-        ([{"embedding": [0.5]}, {"embedding": [0.25]}], [(0.5,), (0.25,)]),
-        ([{"index": 0, "embedding": [1]}, {"index": 0, "embedding": [2]}], [(1.0,), (2.0,)]),
-        ([{"index": 2, "embedding": [2]}, {"index": 1, "embedding": [1]}], [(1.0,), (2.0,)]),
-    ],
-)
-def test_vectors_are_read_in_the_forms_in_which_servers_send_them(
-    rows: list[Any], vectors: list[tuple[float, ...]]
-) -> None:
-    """Nested, in base64, without an index, with one for all."""
-    assert list(parse_embeddings({"data": rows}, len(rows)).vectors) == vectors
-
-
-@pytest.mark.parametrize(
-    "rows",
-    [
-        [{"index": 0, "embedding": [None, 0.2]}],
-        [{"index": 0, "embedding": [True]}],
-        [{"index": 0, "embedding": []}],
-        [{"index": 0, "embedding": "AAAA"}],
-        [{"index": 0, "embedding": "AACAfw=="}],
-        [{"index": 0, "embedding": "?"}],
-        [{"index": 0, "embedding": [1]}, {"index": 1, "embedding": [1, 2]}],
-        [{"index": 0, "embedding": [1]}, {"embedding": [1]}],
-        [{"index": "a", "embedding": [1]}],
-        [1],
-    ],
-)
-def test_vectors_that_are_none_are_typed(rows: list[Any]) -> None:
-    """Nulls, booleans, infinities, other lengths, an order that cannot be known."""
-    with pytest.raises(EndpointError, match="shape"):
-        parse_embeddings({"data": rows}, len(rows))
-
-
-def test_a_good_answer_with_a_null_error_is_good() -> None:
-    """Some servers always send the field."""
-    raw = b'{"error": null, "choices": [{"message": {"content": "ok"}}]}'
-    assert _exchange().parsed(raw, parse_completion).content == "ok"
-    with pytest.raises(QueueFull, match="Rate limit"):
-        _exchange().parsed(b'{"error": {"message": "Rate limit", "code": 429}}', parse_completion)
-
-
-def test_a_request_is_what_it_was() -> None:
-    """The types that callers see did not change."""
-    assert ChatRequest("x").options == {}
-    assert str(Delta(content="x")) == "x"
-    assert Delta().is_empty
-    assert Delta(content="x").is_token
-    assert not Delta(role="assistant").is_token
