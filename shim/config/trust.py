@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from backends.files import read_state, write_whole
+from backends.files import read_shape, write_whole
+from backends.json_shapes import table, text, whole
 from budget.errors import ConfigError
 from shim.config.document import SECTIONS, Config
 from shim.config.engine_args import risky_options
@@ -84,12 +85,7 @@ class TrustedFiles:
         ]
 
     def _read(self) -> dict[str, str]:
-        told = read_state(self.path, "the list of trusted configuration files")
-        files = (
-            told.get("files") if isinstance(told, dict) and told.get("format") == _FORMAT else {}
-        )
-        known = files if isinstance(files, dict) else {}
-        return {path: digest for path, digest in known.items() if isinstance(digest, str)}
+        return read_shape(self.path, "the list of trusted configuration files", _digests) or {}
 
     def _write(self, files: Mapping[str, str]) -> None:
         text = json.dumps({"format": _FORMAT, "files": files}, indent=2) + "\n"
@@ -102,6 +98,13 @@ class TrustedFiles:
                 hint="Set $XDG_CONFIG_HOME to a folder of yours, or name the file with --config.",
                 file=str(self.path),
             ) from None
+
+
+def _digests(value: object) -> dict[str, str]:
+    told = table(value)
+    if whole(told["format"]) != _FORMAT:
+        raise ValueError(f"format {told['format']}")
+    return {path: text(digest) for path, digest in table(told["files"]).items()}
 
 
 def _state(path: Path, digest: str) -> str:

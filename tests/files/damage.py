@@ -22,6 +22,7 @@ from budget.planning.machine import LoadFigures, MachineFigures, SideFigures
 from budget.policies import make_policy
 from budget.policies.forecast import Forecast
 from shim.config import Config
+from shim.config.trust import TrustedFiles
 from shim.keeper.corrections import Corrections, Seen, learned_store
 from shim.keeper.experience import experience_file, recall, remember
 from shim.keeper.kv_files import KvFiles
@@ -194,7 +195,15 @@ def _write_in_force() -> Path:
 
 def _in_force_is_used() -> bool:
     force, order = _in_force()
-    return force.survives(order) is not order
+    # The same configuration would change nothing.
+    other = replace(order, config=Config.from_mapping({"models": {"m": {"path": "/other.gguf"}}}))
+    return force.survives(other) is not other
+
+
+def _trust(path: str = "/a/keepwarm.toml") -> Path:
+    trusted = TrustedFiles(state_dir())
+    trusted.trust(Path(path), b"content")
+    return trusted.path
 
 
 STATE_FILES = (
@@ -204,6 +213,14 @@ STATE_FILES = (
         _write_in_force,
         _in_force_is_used,
         _write_in_force,
+    ),
+    StateFile(
+        "trusted files",
+        ("shim.config.trust:_read",),
+        _trust,
+        lambda: TrustedFiles(state_dir()).digest(Path("/a/keepwarm.toml")) is not None,
+        lambda: _trust("/b/keepwarm.toml"),
+        raises=True,
     ),
     StateFile(
         "plan",
