@@ -173,6 +173,18 @@ class LowMemory:
     reserve_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something failed inside the core, which is a bug of ours. The event took effect all the same.
+
+    `where`: the part that failed. `imbalances`: what did not balance afterwards and was put right.
+    """
+
+    where: str
+    error: Exception
+    imbalances: tuple[str, ...] = ()
+
+
 Action = (
     Prepare
     | Load
@@ -187,4 +199,5 @@ Action = (
     | Record
     | Alert
     | LowMemory
+    | Fault
 )

@@ -163,8 +163,10 @@ class Admission:
         if chosen is None:
             return choose_victims(need.candidates, need.shortage, ordered=self.policy.ordered)
         victims = [c for c in need.candidates if c.engine_id in chosen]
-        # Nobody leaves for nothing, whatever a policy thinks.
-        return victims if covers(victims, need.shortage) else None
+        if covers(victims, need.shortage):
+            return victims
+        # None leaves for nothing, whatever a policy thinks, and none waits for a policy's mistake.
+        return choose_victims(need.candidates, need.shortage, ordered=self.policy.ordered)
 
     def candidates(self, device: str, now: float) -> list[Candidate]:
         """The engines on a device that may leave at once, with their losses."""

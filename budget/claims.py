@@ -83,8 +83,17 @@ class Claims:
     def set_aside(self, claim: Claim) -> Iterator[None]:
         """Look at the books as if a claim were not there."""
         del self.by_engine[claim.engine.engine_id]
-        yield
-        self.by_engine[claim.engine.engine_id] = claim
+        try:
+            yield
+        finally:
+            self.by_engine[claim.engine.engine_id] = claim
+
+    def clear(self) -> None:
+        """Withdraw all; none drains any more."""
+        self.by_engine.clear()
+        self.spared.clear()
+        for engine in self._residents:
+            engine.draining_for = None
 
     def available(self, device: str) -> int:
         """Bytes that are free or leaving and promised to nobody; negative when over the limit."""

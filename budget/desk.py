@@ -11,12 +11,14 @@ from budget.actions import Action, DecisionRecord, Deny, Grant, Load, Record, Re
 from budget.admission import Admission, Choice
 from budget.claims import Claim, Claims
 from budget.engines import NO_TIMEOUT, Bookings, EngineRecord, EngineSpec, Lease, ModelEntry
-from budget.errors import ConfigError, InternalError, KeepwarmError, error_from_wire
+from budget.errors import InternalError, KeepwarmError, error_from_wire
 from budget.events import RequestArrived
+from budget.faults import Faults
 from budget.fitting import Fitting
 from budget.pin_holders import PinHolders
 from budget.plans import Plans
 from budget.policies.base import EvictionPolicy
+from budget.policies.guarded import Guarded
 from budget.refusals import unknown_model
 from budget.residents import Residents
 from budget.settings import Settings
@@ -40,6 +42,14 @@ class PrefetchCounts:
     wasted_bytes: int = 0
 
 
+@dataclass(slots=True)
+class Staging:
+    """The file that is being read into the page cache. `stopped`: it was told to stop."""
+
+    engine_id: str
+    stopped: bool = False
+
+
 class Desk:
     """Engines, books, queue, leases and claims; `actions` collects what is to be done."""
 
@@ -53,11 +63,12 @@ class Desk:
         self.settings = settings
         self.residents = Residents(limits, engines)
         self.plans = Plans()
-        policy.attach(self.residents, self.plans)
-        self.policy = policy
+        self.faults = Faults()
+        self.policy = Guarded(policy, self.faults)
+        self.policy.attach(self.residents, self.plans)
         self.fitting = Fitting(self.residents)
         self.claims = Claims(self.residents)
-        self.admission = Admission(self.residents, self.fitting, self.claims, policy)
+        self.admission = Admission(self.residents, self.fitting, self.claims, self.policy)
         self.queue = Queue()
         self.timers = Timers()
         self.models: dict[str, ModelEntry] = {}
@@ -75,6 +86,9 @@ class Desk:
         self.actions: list[Action] = []
         self.restless: dict[str, EngineRecord] = {}
         """Engines that may have a reason to leave once they are idle."""
+        self.started = False
+        """Whether actions are carried out: pinned engines load from then on."""
+        self.staging: Staging | None = None
         self.prefetch = PrefetchCounts()
         self.prefetched: dict[str, EngineRecord] = {}
         """Engines that were loaded ahead, or are loading, and that nobody has used yet."""
@@ -95,15 +109,26 @@ class Desk:
 
     def dequeue(self, request: Waiting) -> None:
         """A request waits no more."""
+        engine = self.residents[request.engine_id]
         self.queue.remove(request)
-        self.residents[request.engine_id].demand -= 1
+        engine.demand -= 1
+
+    def move(self, request: Waiting, engine: EngineRecord) -> None:
+        """A request waits for another engine, which runs its model now."""
+        before = self.residents[request.engine_id]
+        self.queue.move(request, engine.engine_id)
+        before.demand -= 1
+        engine.demand += 1
+        request.seen_generation = engine.generation if engine.resident else -1
 
     def end(self, request: Waiting, error: KeepwarmError, now: float) -> None:
         """A waiting request ends without its outcome; the pin it brought goes with it."""
         engine = self.residents[request.engine_id]
         waits = self.queue.of(engine.engine_id)
         was_head = waits is not None and waits.head(now, self.settings.max_wait_s) is request
+        denial = Deny(request.request_id, request.client_id, error.to_wire())
         self.dequeue(request)
+        self.actions.append(denial)
         if self.holders.ended(request.model, request.request_id):
             self.residents.unpin(engine, request.model)
         claim = self.claims.get(engine.engine_id)
@@ -112,7 +137,6 @@ class Desk:
             self.claims.drop(engine.engine_id)
         if not engine.demand:
             self.restless[engine.engine_id] = engine
-        self.actions.append(Deny(request.request_id, request.client_id, error.to_wire()))
 
     def why_unknown(self, model: str) -> KeepwarmError:
         """Why there is no model of a name: what is wrong with it, or that it is not configured."""
@@ -153,7 +177,7 @@ class Desk:
         return first is None or rank <= first
 
     def grant(self, engine: EngineRecord, request: Waiting, now: float) -> None:
-        """Give a request its outcome; a lease takes the lowest free slot."""
+        """Give a request its outcome, whether it waits or has just come; a lease takes the lowest slot."""
         slot: int | None = None
         if request.want == "lease":
             slot = engine.free_slot()
@@ -174,20 +198,22 @@ class Desk:
         elif request.want == "pin":
             model, persist = request.model, request.persist
             self.holders.granted(model, request.request_id, request.client_id, persist=persist)
-        self._granted(
-            engine,
-            Grant(
-                request.request_id,
-                request.client_id,
-                request.model,
-                engine.engine_id,
-                engine.generation,
-                slot,
-                request.seen_generation != engine.generation,
-                request.arrived_at,
-                now,
-            ),
+        self._used(engine)
+        grant = Grant(
+            request.request_id,
+            request.client_id,
+            request.model,
+            engine.engine_id,
+            engine.generation,
+            slot,
+            request.seen_generation != engine.generation,
+            request.arrived_at,
+            now,
         )
+        # Last of all, so that a request either waits or has been told of its outcome.
+        if request.request_id in self.queue:
+            self.dequeue(request)
+        self.actions.append(grant)
 
     def grant_at_once(
         self, engine: EngineRecord, event: RequestArrived, priority: int, number: int, now: float
@@ -201,8 +227,9 @@ class Desk:
         self._lease(engine, lease, now, preemptible=event.preemptible)
         name, life = engine.engine_id, engine.generation
         cold = False
+        self._used(engine)
         grant = Grant(request_id, client_id, model, name, life, slot, cold, now, now)
-        self._granted(engine, grant)
+        self.actions.append(grant)
 
     def _lease(self, engine: EngineRecord, lease: Lease, now: float, *, preemptible: bool) -> None:
         self.residents.lease(engine, lease, now)
@@ -211,10 +238,10 @@ class Desk:
         if preemptible and patient and self.settings.preempt:
             self.interruptible.add(lease.request_id)
 
-    def _granted(self, engine: EngineRecord, grant: Grant) -> None:
+    def _used(self, engine: EngineRecord) -> None:
+        """A request is served: a load ahead was not in vain."""
         if self.prefetched.pop(engine.engine_id, None) is not None:
             self.prefetch.used += 1
-        self.actions.append(grant)
 
     def give_back(self, engine: EngineRecord, request_id: str, now: float) -> None:
         """A lease is over."""
@@ -248,9 +275,7 @@ class Desk:
         if claim.reason == PREFETCH:
             self.prefetch.loads += 1
             self.prefetched[engine.engine_id] = engine
-        self.actions.append(
-            Load(engine.engine_id, engine.generation, claim.option_index, claim.reason)
-        )
+        self.tell_load(engine, claim.reason)
 
     def evict(self, engine: EngineRecord, now: float, reason: str) -> None:
         """An idle engine leaves, or a load that nobody waits for is abandoned."""
@@ -258,7 +283,17 @@ class Desk:
         self.lost(engine)
         self.restless.pop(engine.engine_id, None)
         abandon = self.residents.leave(engine, now, reason)
+        self.tell_unload(engine, reason, abandon=abandon)
+
+    def tell_load(self, engine: EngineRecord, reason: str) -> None:
+        """Have the load of an engine carried out whose bytes are booked."""
+        self.actions.append(Load(engine.engine_id, engine.generation, engine.option_index, reason))
+        engine.load_told = engine.generation
+
+    def tell_unload(self, engine: EngineRecord, reason: str, *, abandon: bool) -> None:
+        """Have the end of an engine carried out that is being evicted."""
         self.actions.append(Unload(engine.engine_id, engine.generation, reason, abandon))
+        engine.unload_told = engine.generation
 
     def lost(self, engine: EngineRecord) -> None:
         """An engine ends; if it was loaded ahead and never used, that was in vain."""
@@ -289,28 +324,11 @@ class Desk:
             self.claims.drop(engine.engine_id)
         self.restless[engine.engine_id] = engine
 
-    # Configuration
-
-    def adopt(self, models: Iterable[ModelEntry]) -> None:
-        """Take over the model entries; a shared engine is pinned if any entry is.
-
-        Raises:
-            ConfigError: an entry names an engine that does not exist.
-        """
-        entries = {entry.name: entry for entry in models}
-        for entry in entries.values():
-            if entry.engine_id not in self.residents:
-                raise ConfigError(f"Model {entry.name} names unknown engine {entry.engine_id!r}.")
-        self.models = entries
-        self.holders.configure({name for name, entry in entries.items() if entry.pinned})
-        longest: dict[str, float] = {}
-        for entry in entries.values():
-            if entry.pinned:
-                self.pin(self.residents[entry.engine_id], entry.name)
-            before = longest.get(entry.engine_id, 0.0)
-            forever = NO_TIMEOUT in (before, entry.keep_alive_s)
-            longest[entry.engine_id] = NO_TIMEOUT if forever else max(before, entry.keep_alive_s)
-        for engine_id, keep_alive_s in longest.items():
-            engine = self.residents[engine_id]
-            engine.keep_alive_s = keep_alive_s
-            self.restless[engine_id] = engine
+    def forget(self, engine: EngineRecord) -> None:
+        """An engine that is no longer configured and holds nothing is gone from every table."""
+        self.claims.drop(engine.engine_id)
+        self.claims.spared.discard(engine.engine_id)
+        self.restless.pop(engine.engine_id, None)
+        self.prefetched.pop(engine.engine_id, None)
+        self.fitting.forget(engine.engine_id)
+        self.residents.drop(engine)

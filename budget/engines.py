@@ -92,6 +92,7 @@ class EngineRecord:
         "leases",
         "least_bytes",
         "leave_when_idle",
+        "load_told",
         "loaded_at",
         "min_option",
         "option_index",
@@ -100,18 +101,24 @@ class EngineRecord:
         "retired",
         "retry_at",
         "spec",
+        "spec_ahead",
         "state",
         "story",
+        "unload_told",
         "used_since_load",
         "uses",
     )
 
     def __init__(self, spec: EngineSpec) -> None:
         self.specify(spec)
+        self.spec_ahead: EngineSpec | None = None
+        """What it is from its next life on, where that cannot be before."""
         self.engine_id = spec.engine_id
         """The engine's name in every event and action."""
         self.state = State.ABSENT
         self.generation = 0
+        self.load_told = self.unload_told = 0
+        """The last lives whose load and whose end an action told of."""
         self.option_index = 0
         self.bookings: Bookings = ()
         self.leases: dict[str, Lease] = {}
@@ -193,6 +200,20 @@ class EngineRecord:
         taken = {lease.slot for lease in self.leases.values()}
         return next(slot for slot in range(self.spec.slots) if slot not in taken)
 
+    def must_be_able_to(self, trigger: Trigger) -> None:
+        """Raise `InternalError` with the engine's story unless the transition table has the pair."""
+        if trigger not in FOLLOWING[self.state]:
+            raise self._impossible(trigger)
+
+    def _impossible(self, trigger: Trigger) -> InternalError:
+        return InternalError(
+            f"{self.engine_id}: {trigger.name} is impossible while {self.state.name}.",
+            hint="Story, oldest first: " + self.tell(),
+            engine=self.engine_id,
+            state=self.state.name,
+            trigger=trigger.name,
+        )
+
     def move(self, trigger: Trigger, now: float, detail: str = "") -> State:
         """Take one row of the transition table; returns the new state.
 
@@ -201,13 +222,7 @@ class EngineRecord:
         """
         target = FOLLOWING[self.state].get(trigger)
         if target is None:
-            raise InternalError(
-                f"{self.engine_id}: {trigger.name} is impossible while {self.state.name}.",
-                hint="Story, oldest first: " + self.tell(),
-                engine=self.engine_id,
-                state=self.state.name,
-                trigger=trigger.name,
-            )
+            raise self._impossible(trigger)
         self.story.append((now, self.state, trigger, detail))
         self.state = target
         return target

@@ -33,6 +33,10 @@ class Fitting:
             known = self._feasible[engine.engine_id] = (key, engine.spec, fitting)
         return known[2]
 
+    def forget(self, engine_id: str) -> None:
+        """An engine is gone."""
+        self._feasible.pop(engine_id, None)
+
     def _fitting(self, engine: EngineRecord, first: int, measured: bool) -> list[int]:  # noqa: FBT001
         room = self._room(engine, measured=measured)
         options = engine.spec.options

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from budget import events as ev
+from budget import soundness
 from budget.actions import LowMemory
+from budget.backoff import after_setback
 from budget.desk import Desk
 from budget.engines import EngineRecord
 from budget.errors import InternalError, error_from_wire
@@ -14,10 +16,10 @@ from budget.footprint import HOST
 from budget.ledger import UNJUDGED_AT_MOST_S, Ledger
 from budget.reconfigure import drop_if_retired
 from budget.residency import State, Trigger
-from budget.scheduler import Scheduler
+from budget.rule import Rule
 
-FIRST_BACKOFF_S = 0.5
-MAX_BACKOFF_S = 30.0
+Told = ev.LoadFinished | ev.LoadFailed | ev.EngineDied | ev.UnloadFinished | ev.EngineMeasured
+
 DEATHS_BEFORE_DENIAL = 2
 """An engine that died this often without serving anybody is not restarted for those who wait."""
 
@@ -25,32 +27,73 @@ DEATHS_BEFORE_DENIAL = 2
 class Lives:
     """Handles the events that tell of engines and devices."""
 
-    def __init__(self, desk: Desk, scheduler: Scheduler) -> None:
+    def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._scheduler = scheduler
-        self.handlers: dict[type[Any], Callable[[Any, float], None]] = {
-            ev.LoadFinished: self._on_load_finished,
-            ev.LoadFailed: self._on_load_failed,
-            ev.EngineDied: self._on_engine_died,
-            ev.UnloadFinished: self._on_unload_finished,
-            ev.EngineMeasured: self._on_engine_measured,
-            ev.EngineEstimated: self._on_engine_estimated,
-            ev.DeviceMeasured: self._on_device_measured,
+        self.rules: dict[type[Any], Rule] = {
+            ev.LoadFinished: Rule(self._admit_loaded, self._load_finished, certain=True),
+            ev.LoadFailed: Rule(self._admit_failure, self._load_failed, certain=True),
+            ev.EngineDied: Rule(self._admit_death, self._engine_died, certain=True),
+            ev.UnloadFinished: Rule(self._admit_unloaded, self._unload_finished, certain=True),
+            ev.EngineMeasured: Rule(self._admit_measured, self._engine_measured),
+            ev.EngineEstimated: Rule(self._admit_estimated, self._engine_estimated),
+            ev.DeviceMeasured: Rule(self._admit_room, self._device_measured),
         }
 
-    def _alive(self, engine_id: str, generation: int) -> EngineRecord:
-        if engine_id not in self._desk.residents:
-            raise InternalError(f"event for unknown engine {engine_id!r}")
-        engine = self._desk.residents[engine_id]
-        if engine.generation != generation:
+    # What can be
+
+    def _alive(self, event: Told, trigger: Trigger | None) -> EngineRecord:
+        """The engine of an event; raises `InternalError` when it tells of what cannot be."""
+        soundness.ids(event.engine_id)
+        engine = self._desk.residents.get(event.engine_id)
+        if engine is None:
+            raise InternalError(f"event for unknown engine {event.engine_id!r}")
+        if engine.generation != event.generation:
             raise InternalError(
-                f"event for {engine_id} generation {generation}, which is over: {engine!r}",
+                f"event for {event.engine_id} generation {event.generation}, which is over: {engine!r}",
                 hint="Story, oldest first: " + engine.tell(),
             )
+        if trigger is not None:
+            engine.must_be_able_to(trigger)
         return engine
 
-    def _on_load_finished(self, event: ev.LoadFinished, now: float) -> None:
-        engine = self._alive(event.engine_id, event.generation)
+    def _admit_loaded(self, event: ev.LoadFinished) -> None:
+        self._alive(event, Trigger.LOADED)
+        if event.bookings is not None:
+            self._desk.residents.must_be_possible(event.engine_id, event.bookings)
+
+    def _admit_failure(self, event: ev.LoadFailed) -> None:
+        self._alive(event, Trigger.LOAD_FAILED)
+        soundness.error(event.error)
+
+    def _admit_death(self, event: ev.EngineDied) -> None:
+        self._alive(event, Trigger.DIED)
+        soundness.error(event.error)
+
+    def _admit_unloaded(self, event: ev.UnloadFinished) -> None:
+        self._alive(event, Trigger.UNLOADED)
+
+    def _admit_measured(self, event: ev.EngineMeasured) -> None:
+        self._alive(event, None)
+        self._desk.residents.must_be_possible(event.engine_id, event.bookings)
+
+    def _admit_estimated(self, event: ev.EngineEstimated) -> None:
+        engine = self._desk.residents.get(event.engine_id)
+        if engine is None:
+            raise InternalError(f"unknown engine {event.engine_id!r} was estimated")
+        soundness.options(event.options)
+        self._desk.residents.must_be_estimable(engine, event.options)
+
+    def _admit_room(self, event: ev.DeviceMeasured) -> None:
+        if event.device not in self._desk.residents.books:
+            raise InternalError(f"unknown device {event.device!r} was measured")
+        soundness.figures(available=event.available_bytes, free=event.free_bytes)
+        if type(event.reserve_bytes) is not int:
+            raise InternalError(f"the reserve is {event.reserve_bytes!r}")
+
+    # What follows
+
+    def _load_finished(self, event: ev.LoadFinished, now: float) -> bool:
+        engine = self._desk.residents[event.engine_id]
         self._desk.residents.loaded(engine, now)
         if engine.state is State.IDLE:
             engine.failures = 0
@@ -64,10 +107,10 @@ class Lives:
                 engine.immune_until = now + self._desk.settings.max_wait_s
             if event.bookings is not None:
                 self._correct(engine, event.bookings)
-        self._scheduler.pump(now)
+        return True
 
-    def _on_load_failed(self, event: ev.LoadFailed, now: float) -> None:
-        engine = self._alive(event.engine_id, event.generation)
+    def _load_failed(self, event: ev.LoadFailed, now: float) -> bool:
+        engine = self._desk.residents[event.engine_id]
         self._desk.lost(engine)
         self._desk.residents.gone(engine, Trigger.LOAD_FAILED, now)
         if engine.state is State.FAILED:
@@ -77,10 +120,10 @@ class Lives:
             else:
                 engine.failures += 1
                 engine.min_option = 0
-                self._failed(engine, event.error, now)
+                after_setback(engine, event.error, now)
                 self._end_all(engine, event.error, now)
             drop_if_retired(self._desk, engine)
-        self._scheduler.pump(now)
+        return True
 
     def _smaller_option(self, engine: EngineRecord, event: ev.LoadFailed) -> int | None:
         """The next option that asks the device which refused for less; tried once.
@@ -102,21 +145,12 @@ class Lives:
             first = max(later) + 1
         return None
 
-    def _failed(self, engine: EngineRecord, error: Mapping[str, Any], now: float) -> None:
-        """Remember a failure: the next try of a pinned engine waits longer each time.
-
-        From the second in a row on requests are refused until then, too.
-        """
-        engine.last_error = dict(error)
-        patience = FIRST_BACKOFF_S * 2.0 ** min(engine.setbacks - 1, 16)
-        engine.retry_at = now + min(MAX_BACKOFF_S, patience)
-
     def _end_all(self, engine: EngineRecord, error: Mapping[str, Any], now: float) -> None:
         for request in list(self._desk.queue.of(engine.engine_id) or ()):
             self._desk.end(request, error_from_wire(dict(error)), now)
 
-    def _on_engine_died(self, event: ev.EngineDied, now: float) -> None:
-        engine = self._alive(event.engine_id, event.generation)
+    def _engine_died(self, event: ev.EngineDied, now: float) -> bool:
+        engine = self._desk.residents[event.engine_id]
         for request_id in engine.leases:
             del self._desk.leases[request_id]
             self._desk.interruptible.discard(request_id)
@@ -128,41 +162,37 @@ class Lives:
         self._desk.residents.gone(engine, Trigger.DIED, now)
         if engine.state is State.FAILED:
             engine.deaths += 1
-            self._failed(engine, event.error, now)
+            after_setback(engine, event.error, now)
             if engine.deaths >= DEATHS_BEFORE_DENIAL:
                 self._end_all(engine, event.error, now)
             drop_if_retired(self._desk, engine)
-        self._scheduler.pump(now)
+        return True
 
-    def _on_unload_finished(self, event: ev.UnloadFinished, now: float) -> None:
-        engine = self._alive(event.engine_id, event.generation)
+    def _unload_finished(self, event: ev.UnloadFinished, now: float) -> bool:
+        engine = self._desk.residents[event.engine_id]
         self._desk.residents.gone(engine, Trigger.UNLOADED, now)
         drop_if_retired(self._desk, engine)
-        self._scheduler.pump(now)
+        return True
 
-    def _on_engine_measured(self, event: ev.EngineMeasured, now: float) -> None:
-        engine = self._alive(event.engine_id, event.generation)
+    def _engine_measured(self, event: ev.EngineMeasured, _now: float) -> bool:
+        engine = self._desk.residents[event.engine_id]
         if engine.resident:
             self._correct(engine, event.bookings)
-            self._scheduler.pump(now)
+        return engine.resident
 
     def _correct(self, engine: EngineRecord, bookings: tuple[tuple[str, int], ...]) -> None:
         self._desk.residents.correct(engine, bookings)
         self._desk.unsettled.update(device for device, _ in bookings)
 
-    def _on_engine_estimated(self, event: ev.EngineEstimated, now: float) -> None:
-        if event.engine_id not in self._desk.residents:
-            raise InternalError(f"unknown engine {event.engine_id!r} was estimated")
+    def _engine_estimated(self, event: ev.EngineEstimated, _now: float) -> bool:
         engine = self._desk.residents[event.engine_id]
         self._desk.residents.estimate(engine, event.options)
         # What was promised to it was counted in the bytes of before.
         self._desk.claims.drop(event.engine_id)
         self._desk.fitting.place_pins()
-        self._scheduler.pump(now)
+        return True
 
-    def _on_device_measured(self, event: ev.DeviceMeasured, now: float) -> None:
-        if event.device not in self._desk.residents.books:
-            raise InternalError(f"unknown device {event.device!r} was measured")
+    def _device_measured(self, event: ev.DeviceMeasured, now: float) -> bool:
         ledger = self._desk.residents.books[event.device]
         ledger.available_bytes = event.available_bytes
         room = self._judged(ledger, event, now)
@@ -170,7 +200,7 @@ class Lives:
             ledger.ceiling_bytes = min(ledger.limit_bytes, max(0, room))
             self._desk.unsettled.add(event.device)
         self._note_free(event)
-        self._scheduler.pump(now)
+        return True
 
     def _judged(self, ledger: Ledger, event: ev.DeviceMeasured, now: float) -> int | None:
         """The room that a measurement shows; None when it is not known, or shows nothing now.

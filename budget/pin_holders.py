@@ -40,6 +40,11 @@ class PinHolders:
         """What keeps a model pinned; None when nothing does."""
         return self._by_model.get(model)
 
+    def requests_of(self, model: str) -> set[str]:
+        """The waiting requests that pin a model."""
+        holders = self._by_model.get(model)
+        return set(holders.requests) if holders is not None else set()
+
     def called(self) -> set[str]:
         """The models that callers keep pinned, whatever the configuration says."""
         return {

@@ -18,19 +18,28 @@ def pin_for(desk: Desk, engine: EngineRecord, request: Waiting) -> None:
     desk.fitting.place_pins()
 
 
-def take_hint(desk: Desk, event: HintGiven, now: float) -> None:
-    """Release, unload or unpin a model.
+def check_hint(desk: Desk, event: HintGiven) -> None:
+    """Whether a hint can be followed.
 
     Raises:
-        UnknownModel: it is not configured.
-        AdmissionDenied: it is pinned, or somebody waits for its load.
+        UnknownModel: the model is not configured.
+        AdmissionDenied: it is pinned, or requests wait for its load.
     """
     entry = desk.models.get(event.model)
     if entry is None:
         raise desk.why_unknown(event.model)
     engine = desk.residents[entry.engine_id]
+    if event.kind == "unload" and engine.pins:
+        raise is_pinned(event.model, engine.pins)
+    if event.kind == "unload" and engine.state is State.LOADING and engine.demand:
+        raise is_awaited(event.model, engine.demand)
+
+
+def take_hint(desk: Desk, event: HintGiven, now: float) -> None:
+    """Release, unload or unpin a model."""
+    engine = desk.residents[desk.models[event.model].engine_id]
     if event.kind == "unload":
-        _unload(desk, engine, event.model, now)
+        _unload(desk, engine, now)
     elif event.kind == "unpin":
         desk.holders.unpin(event.model)
         desk.unpin(engine, event.model)
@@ -38,11 +47,7 @@ def take_hint(desk: Desk, event: HintGiven, now: float) -> None:
         engine.released = True
 
 
-def _unload(desk: Desk, engine: EngineRecord, model: str, now: float) -> None:
-    if engine.pins:
-        raise is_pinned(model, engine.pins)
-    if engine.state is State.LOADING and engine.demand:
-        raise is_awaited(model, engine.demand)
+def _unload(desk: Desk, engine: EngineRecord, now: float) -> None:
     if engine.state is State.LOADING:
         desk.evict(engine, now, "asked to leave")
     elif engine.resident:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice, zip_longest
 
 SKIPPED_STEPS = 8
@@ -20,11 +20,13 @@ class Plans:
     may come from other clients, since a program talks to its keeper over several connections.
     """
 
-    __slots__ = ("_owners", "by_name", "unplanned", "version")
+    __slots__ = ("_models", "_owners", "by_name", "unplanned", "version")
 
     def __init__(self) -> None:
         self.by_name: dict[str, deque[str]] = {}
         """What is left of each; to be read, the same object for good."""
+        self._models: dict[str, deque[str]] = {}
+        """The names under which the steps of each plan were declared, as many as there are steps."""
         self._owners: dict[str, str] = {}
         self.version = 0
         """Changes with every change of a plan."""
@@ -34,25 +36,49 @@ class Plans:
     def __bool__(self) -> bool:
         return bool(self.by_name)
 
-    def declare(self, name: str, engine_ids: Iterable[str], owner: str | None = None) -> None:
-        """Replace a plan; an empty one withdraws it. A plan without an owner is its own."""
-        order = deque(engine_ids)
+    def declare(
+        self, name: str, steps: Iterable[tuple[str, str]], owner: str | None = None
+    ) -> None:
+        """Replace a plan; an empty one withdraws it. A plan without an owner is its own.
+
+        `steps`: the model that each step is declared as, and the engine that runs it.
+        """
+        models, order = deque[str](), deque[str]()
+        for model, engine_id in steps:
+            models.append(model)
+            order.append(engine_id)
         self.version += 1
         if order:
+            self._models[name], self._owners[name] = models, owner or name
             self.by_name[name] = order
-            self._owners[name] = owner or name
         else:
-            self._drop(name)
+            self.drop(name)
 
     def withdraw(self, owner: str) -> None:
         """A client is gone and its plans with it."""
         for name in [name for name, of in self._owners.items() if of == owner]:
-            self._drop(name)
+            self.drop(name)
 
-    def _drop(self, name: str) -> None:
+    def drop(self, name: str) -> None:
+        """Forget a plan, if there is one of that name."""
         self.version += 1
         self.by_name.pop(name, None)
+        self._models.pop(name, None)
         self._owners.pop(name, None)
+
+    def follow(self, engine_of: Mapping[str, str]) -> None:
+        """The configuration was read anew: steps go on with the engine that runs their model now.
+
+        Steps of a model that is gone are left out.
+        """
+        for name in list(self.by_name):
+            models = deque(m for m in self._models.get(name, ()) if m in engine_of)
+            if models:
+                self._models[name] = models
+                self.by_name[name] = deque(engine_of[model] for model in models)
+            else:
+                self.drop(name)
+        self.version += 1
 
     def used(self, name: str, engine_id: str) -> None:
         """A request under a plan asked for an engine: the plan goes on behind that step.
@@ -66,13 +92,15 @@ class Plans:
             return
         for position, planned in enumerate(islice(order, SKIPPED_STEPS)):
             if planned == engine_id:
+                models = self._models[name]
                 for _ in range(position + 1):
                     order.popleft()
+                    models.popleft()
                 self.version += 1
                 self.unplanned -= FADING
                 break
         if not order:
-            self._drop(name)
+            self.drop(name)
 
     def order(self, limit: int) -> list[str]:
         """The next `limit` uses of all plans, taken in turns: nobody says who is faster."""

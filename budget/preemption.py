@@ -12,7 +12,6 @@ from budget.actions import AskYield, Deny
 from budget.desk import Desk
 from budget.engines import EngineRecord, Lease
 from budget.events import LeaseYielded
-from budget.refusals import foreign_lease
 from budget.waiting import Waiting
 
 
@@ -22,7 +21,7 @@ class Preemption:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    def ask(self) -> None:
+    def ask(self, _now: float) -> None:
         """Ask every lease to yield that somebody of higher priority waits for."""
         desk = self._desk
         if not desk.interruptible:
@@ -77,18 +76,14 @@ class Preemption:
 def take_yielded(desk: Desk, event: LeaseYielded, now: float) -> None:
     """A lease is given back by a request that wants to go on: it waits again.
 
-    Raises:
-        InvalidRequest: the client does not hold that lease.
+    One that was told meanwhile that its lease is over ends with the reason.
     """
-    told = desk.revoked.get(event.request_id)
-    if told is not None and told.client_id == event.client_id:
-        del desk.revoked[event.request_id]
+    engine = desk.leases.get(event.request_id)
+    if engine is None:
+        told = desk.revoked.pop(event.request_id)
         desk.actions.append(Deny(event.request_id, event.client_id, told.error))
         return
-    engine = desk.leases.get(event.request_id)
-    lease = engine.leases[event.request_id] if engine is not None else None
-    if engine is None or lease is None or lease.client_id != event.client_id:
-        raise foreign_lease(event.request_id, event.client_id)
+    lease = engine.leases[event.request_id]
     engine.deaths = 0
     entry = desk.models.get(lease.model)
     desk.give_back(engine, event.request_id, now)

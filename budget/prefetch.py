@@ -8,12 +8,11 @@ abandoned for any request, and once loaded it is the first to go when a device i
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass
 
 from budget.actions import Candidate, Stage, StopStaging
 from budget.admission import Choice
 from budget.claims import Claim
-from budget.desk import PREFETCH, Desk
+from budget.desk import PREFETCH, Desk, Staging
 from budget.engines import EngineRecord
 from budget.residency import DORMANT, State
 from budget.waiting import Rank
@@ -25,20 +24,11 @@ STAGED_AHEAD = 2
 LAST: Rank = (2, 0, 0)
 
 
-@dataclass(slots=True)
-class Staging:
-    """The file that is being read into the page cache. `stopped`: it was told to stop."""
-
-    engine_id: str
-    stopped: bool = False
-
-
 class Prefetcher:
     """Stages and loads ahead; runs at the end of every pump."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._staging: Staging | None = None
         self._staged: set[str] = set()
         """Engines whose files were read to the end and that have not been loaded since."""
         self._read: dict[str, int] = {}
@@ -47,12 +37,12 @@ class Prefetcher:
     @property
     def staging(self) -> str | None:
         """The engine whose file is being staged, or None."""
-        return self._staging.engine_id if self._staging else None
+        return self._desk.staging.engine_id if self._desk.staging else None
 
     @property
     def busy(self) -> bool:
         """Whether a file is being staged, or one that was lies there unused."""
-        return self._staging is not None or bool(self._read)
+        return self._desk.staging is not None or bool(self._read)
 
     @property
     def lying_staged(self) -> Set[str]:
@@ -61,11 +51,12 @@ class Prefetcher:
 
     def staged(self, engine_id: str, read_bytes: int) -> None:
         """A staging ended, or was stopped."""
-        if self._staging is None or self._staging.engine_id != engine_id:
+        staging = self._desk.staging
+        if staging is None or staging.engine_id != engine_id:
             return
-        if not self._staging.stopped:
+        if not staging.stopped:
             self._staged.add(engine_id)
-        self._staging = None
+        self._desk.staging = None
         self._desk.prefetch.staged_bytes += read_bytes
         self._read[engine_id] = self._read.get(engine_id, 0) + read_bytes
 
@@ -91,7 +82,7 @@ class Prefetcher:
     def look_ahead(self, now: float) -> None:
         """Start the next prefetch if one is due; stop a staging that is not."""
         desk = self._desk
-        if not (desk.plans or self._staging):
+        if not (desk.plans or desk.staging):
             return
         nexts = self._nexts()
         absent = self._absent(nexts)
@@ -188,20 +179,22 @@ class Prefetcher:
 
     def _stage(self, wanted: list[EngineRecord]) -> None:
         names = [engine.engine_id for engine in wanted]
-        if self._staging is not None:
-            if self._staging.engine_id not in names:
+        staging = self._desk.staging
+        if staging is not None:
+            if staging.engine_id not in names:
                 self._stop_staging()
             return
         for engine in wanted:
             if engine.engine_id not in self._staged:
-                self._staging = Staging(engine.engine_id)
+                self._desk.staging = Staging(engine.engine_id)
                 self._desk.actions.append(Stage(engine.engine_id))
                 return
 
     def _stop_staging(self) -> None:
-        if self._staging is not None and not self._staging.stopped:
-            self._staging.stopped = True
-            self._desk.actions.append(StopStaging(self._staging.engine_id))
+        staging = self._desk.staging
+        if staging is not None and not staging.stopped:
+            staging.stopped = True
+            self._desk.actions.append(StopStaging(staging.engine_id))
 
 
 def unused_first(desk: Desk, candidates: list[Candidate]) -> list[Candidate]:

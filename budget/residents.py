@@ -18,6 +18,7 @@ from budget.residency import (
     LOADING,
     Trigger,
 )
+from budget.soundness import wrong_bookings
 
 
 class Residents:
@@ -49,25 +50,48 @@ class Residents:
         return self._engines.get(engine_id)
 
     def load_seconds(self, engine_ids: Iterable[str]) -> list[float]:
-        """What loading each of these engines is expected to cost; 0 for one that is not known."""
+        """What loading each of these engines is expected to cost; 0 for one that cannot be loaded."""
         known = self._engines
-        return [known[e].option.load_seconds if e in known else 0.0 for e in engine_ids]
+        return [
+            known[e].option.load_seconds if e in known and known[e].spec.options else 0.0
+            for e in engine_ids
+        ]
 
     def add(self, spec: EngineSpec) -> EngineRecord:
         """Make an engine known; it starts absent."""
         for option in spec.options:
-            self._sound(spec.engine_id, option.bookings)
+            self.must_be_possible(spec.engine_id, option.bookings)
         record = EngineRecord(spec)
         self._engines[spec.engine_id] = record
         return record
 
     def estimate(self, engine: EngineRecord, options: tuple[Option, ...]) -> None:
         """Replace what an engine's placements take; its life at hand is not touched."""
+        engine.specify(replace(engine.spec, options=options))
+
+    def respecify(self, engine: EngineRecord, spec: EngineSpec) -> None:
+        """Replace what an engine may be: now, or from its next life on where this one has another form."""
+        if engine.state in DORMANT:
+            self._begin_as(engine, spec)
+        elif len(spec.options) == len(engine.spec.options):
+            self.estimate(engine, spec.options)
+            engine.spec_ahead = spec if spec.slots != engine.spec.slots else None
+        else:
+            engine.spec_ahead = spec
+
+    @staticmethod
+    def _begin_as(engine: EngineRecord, spec: EngineSpec) -> None:
+        if len(spec.options) != len(engine.spec.options):
+            engine.option_index = engine.min_option = 0
+        engine.specify(spec)
+        engine.spec_ahead = None
+
+    def must_be_estimable(self, engine: EngineRecord, options: tuple[Option, ...]) -> None:
+        """Raise `InternalError` unless these can replace an engine's placements."""
         if len(options) != len(engine.spec.options):
             raise InternalError(f"{engine!r} has {len(engine.spec.options)} options: {options}")
         for option in options:
-            self._sound(engine.engine_id, option.bookings)
-        engine.specify(replace(engine.spec, options=options))
+            self.must_be_possible(engine.engine_id, option.bookings)
 
     @property
     def pinned(self) -> Iterable[EngineRecord]:
@@ -168,20 +192,21 @@ class Residents:
         self.books.release(engine.engine_id)
         self._displaced(engine)
         engine.bookings = ()
+        if engine.spec_ahead is not None:
+            self._begin_as(engine, engine.spec_ahead)
         self.pins_version += bool(engine.pins)
 
     def correct(self, engine: EngineRecord, bookings: Bookings) -> None:
         """Replace booked bytes by measured ones."""
-        self._sound(engine.engine_id, bookings)
         self.books.correct(engine.engine_id, bookings)
         self._displaced(engine)
         self._placed(engine, bookings)
 
-    def _sound(self, engine_id: str, bookings: Bookings) -> None:
-        devices = [device for device, _ in bookings]
-        known = all(device in self.books for device in devices)
-        if not known or len(set(devices)) < len(devices) or any(b < 0 for _, b in bookings):
-            raise InternalError(f"{engine_id} cannot take {bookings}")
+    def must_be_possible(self, engine_id: str, bookings: Bookings) -> None:
+        """Raise `InternalError` unless an engine can take these bytes on these devices."""
+        wrong = wrong_bookings(bookings)
+        if wrong or not all(device in self.books for device, _ in bookings):
+            raise InternalError(f"{engine_id} cannot take {bookings}", hint=wrong)
 
     def classify(self, engine: EngineRecord) -> None:
         """Say anew whether an engine's bytes are evictable."""
@@ -199,28 +224,46 @@ class Residents:
         for device, _ in engine.bookings:
             del self._on_device[device][engine.engine_id]
 
-    def check(self) -> None:
-        """Raise `InternalError` unless books and engines tell the same story."""
-        self.books.check()
+    def rebuild(self) -> None:
+        """Make books and tables anew from what the engines' own records say."""
+        engines = list(self._engines.values())
+        holding = [engine for engine in engines if engine.state not in DORMANT]
+        self.books.rebuild({e.engine_id: (e.bookings, _hold_of(e)) for e in holding})
+        self.loading = {e.engine_id: e for e in engines if e.state is LOADING}
+        self._pinned = {e.engine_id: e for e in engines if e.pins}
+        for device, table in self._on_device.items():
+            table.clear()
+            table.update({e.engine_id: e for e in holding if device in dict(e.bookings)})
+        self.pins_version += 1
+
+    def imbalances(self) -> Iterator[str]:
+        """Where books, tables and engines do not tell the same story, in words."""
         for engine in self:
             entry = self.books.entry(engine.engine_id)
             holds = engine.state not in DORMANT
             if holds != (entry is not None):
-                raise InternalError(f"{engine!r} against its booking {entry}")
-            if entry is not None and entry != (engine.bookings, self._expected_hold(engine)):
-                raise InternalError(f"{engine!r} is held as {entry}")
+                yield f"{engine!r} against its booking {entry}"
+            if entry is not None and entry != (engine.bookings, _hold_of(engine)):
+                yield f"{engine!r} is held as {entry}"
             if (engine.engine_id in self.loading) != (engine.state is LOADING):
-                raise InternalError(f"{engine!r} against {list(self.loading)} loading")
+                yield f"{engine!r} against {list(self.loading)} loading"
+            if bool(engine.pins) != (engine.engine_id in self._pinned):
+                yield f"{engine!r} against {list(self._pinned)} pinned"
             if bool(engine.leases) != (engine.state is LEASED):
-                raise InternalError(f"{engine!r} has leases {list(engine.leases)}")
+                yield f"{engine!r} has leases {list(engine.leases)}"
             slots = [lease.slot for lease in engine.leases.values()]
             if len(set(slots)) != len(slots) or len(slots) > engine.spec.slots:
-                raise InternalError(f"{engine!r} has slots {slots}")
+                yield f"{engine!r} has slots {slots}"
+        for device, table in self._on_device.items():
+            booked = {e.engine_id for e in self if device in dict(e.bookings)}
+            if booked != table.keys():
+                yield f"{sorted(booked)} have bytes on {device} against {sorted(table)}"
 
-    @staticmethod
-    def _expected_hold(engine: EngineRecord) -> Hold:
-        if engine.state is EVICTING:
-            return LEAVING
-        if engine.state is IDLE and not engine.pinned:
-            return EVICTABLE
-        return PROTECTED
+
+def _hold_of(engine: EngineRecord) -> Hold:
+    """How firmly the bytes of an engine that holds some are held."""
+    if engine.state is EVICTING:
+        return LEAVING
+    if engine.state is IDLE and not engine.pinned:
+        return EVICTABLE
+    return PROTECTED

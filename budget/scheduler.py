@@ -7,12 +7,16 @@ look for bytes, in rank order; and what nobody needs now may serve what is plann
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Final, TypeVar
+
 from budget.actions import Alert, Prepare
 from budget.admission import Choice
 from budget.claims import Claim
 from budget.desk import PIN_RANK, Desk
 from budget.engines import NO_TIMEOUT, EngineRecord
 from budget.ledger import UNJUDGED_AT_MOST_S
+from budget.mending import broke_down, drop, failed, part_failed
 from budget.preemption import Preemption
 from budget.prefetch import Prefetcher, unused_first
 from budget.refusals import never_fits, no_room, too_late
@@ -20,13 +24,18 @@ from budget.residency import DORMANT, State
 from budget.victims import choose_victims
 from budget.waiting import Rank, Waiting
 
+Item = TypeVar("Item")
+SCHEDULER: Final = "the scheduler"
+AHEAD: Final = "looking ahead"
+YIELDING: Final = "asking leases to yield"
+"""Parts of the core as they are called where their faults are told; the last two are optional."""
+
 
 class Scheduler:
-    """Brings the desk to rest after a change."""
+    """Brings the desk to rest after a change. Whatever fails at one engine or device stays with it."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self.load_pins = False
         self.prefetcher = Prefetcher(desk)
         self.preemption = Preemption(desk)
         self._reasons = (
@@ -42,69 +51,139 @@ class Scheduler:
         """Where something stands while there is anything to do; looked at after every lease."""
 
     def pump(self, now: float) -> None:
-        """Do everything that can be done now."""
+        """Do everything that can be done now. Never raises: what fails is told as a fault."""
         if not any(self._reasons) and not self.prefetcher.busy:
             # So it is at the end of most leases: nothing can follow.
             return
+        faults = self._desk.faults
+        for _ in range(2):
+            before = faults.total
+            try:
+                self._pass(now)
+            except Exception as error:
+                failed(self._desk, SCHEDULER, error, now)
+            if faults.total == before:
+                return
+            # What was put right after a fault may let others be served: once more.
+
+    def _pass(self, now: float) -> None:
         desk = self._desk
         desk.admission.start_pass()
         if desk.queue:
-            self._expire(now)
-            for engine_id in desk.queue.engines():
-                self.serve(desk.residents[engine_id], now)
-        self.prefetcher.forget(now)
+            self._each("ending late requests", self._late, self._expire, now)
+            self._each("serving", self._awaited, self._serve_engine, now, give_up=self._give_up)
+        self._optionally(AHEAD, self.prefetcher.forget, now)
         if desk.restless:
-            self._let_leave(now)
+            self._each("letting engines leave", self._restless, self._let_leave, now)
         if desk.unsettled:
-            self._relieve(now)
+            self._each("making room", self._unsettled, self._relieve, now)
         if desk.claims:
-            self._advance_claims(now)
-        if self.load_pins:
-            self._load_pins(now)
+            self._each("using freed bytes", self._claims, self._advance, now)
+        if desk.started:
+            self._each("loading pins", self._pinned, self._load_pin, now)
         if desk.queue:
-            self._admit_waiting(now)
-        for engine_id in sorted(desk.claims.spared):
-            if engine_id in desk.residents:
-                self.serve(desk.residents[engine_id], now)
-        desk.claims.spared.clear()
-        self.preemption.ask()
-        self.prefetcher.look_ahead(now)
+            self._each("admitting", self._wanting, self._admit_for, now, give_up=self._give_up)
+        if desk.claims.spared:
+            self._each("serving", self._spared, self._serve_engine, now, give_up=self._give_up)
+            desk.claims.spared.clear()
+        self._optionally(YIELDING, self.preemption.ask, now)
+        self._optionally(AHEAD, self.prefetcher.look_ahead, now)
 
-    def serve(self, engine: EngineRecord, now: float) -> None:
+    # Faults
+
+    def _each(
+        self,
+        what: str,
+        items: Callable[[float], Iterable[Item]],
+        do: Callable[[Item, float], None],
+        now: float,
+        give_up: Callable[[Item, Exception], None] | None = None,
+    ) -> None:
+        """One step for each item. One that fails is tried once more after the tables were put right."""
+        try:
+            found = items(now)
+        except Exception as error:
+            failed(self._desk, what, error, now)
+            return
+        for item in found:
+            try:
+                do(item, now)
+            except Exception as error:
+                failed(self._desk, what, error, now)
+                try:
+                    do(item, now)
+                except Exception as again:
+                    failed(self._desk, what, again, now)
+                    if give_up is not None:
+                        give_up(item, again)
+
+    def _optionally(self, part: str, do: Callable[[float], None], now: float) -> None:
+        """One step that nothing depends on."""
+        faults = self._desk.faults
+        if part in faults.left_out:
+            return
+        try:
+            do(now)
+        except Exception as error:
+            part_failed(self._desk, part, error, now)
+        else:
+            if faults.in_row:
+                faults.fine(part)
+
+    def _give_up(self, engine_id: str, error: Exception) -> None:
+        """Those who wait for an engine that cannot be decided about are not left waiting."""
+        for request in list(self._desk.queue.by_id.values()):
+            if request.engine_id == engine_id:
+                drop(self._desk, request, broke_down(error))
+
+    # Serving
+
+    def _late(self, now: float) -> list[Waiting]:
+        return [r for r in self._desk.queue if r.deadline is not None and r.deadline <= now]
+
+    def _expire(self, request: Waiting, now: float) -> None:
+        if request.request_id in self._desk.queue:
+            self._desk.end(request, too_late(request.model, now - request.arrived_at), now)
+
+    def _awaited(self, _now: float) -> list[str]:
+        return self._desk.queue.engines()
+
+    def _spared(self, _now: float) -> list[str]:
+        return sorted(self._desk.claims.spared)
+
+    def _serve_engine(self, engine_id: str, now: float) -> None:
+        engine = self._desk.residents.get(engine_id)
+        if engine is not None and engine.resident:
+            self._serve(engine, now)
+
+    def _serve(self, engine: EngineRecord, now: float) -> None:
         """Grant what waits for a resident engine, in order, while slots last."""
         desk = self._desk
-        if not engine.resident:
-            return
         for request in list(desk.queue.of(engine.engine_id) or ()):
             # What asks for no slot waits for none.
             if request.want != "lease" and desk.grantable(engine, request, now):
-                desk.dequeue(request)
                 desk.grant(engine, request, now)
         while (waits := desk.queue.of(engine.engine_id)) is not None:
             request = waits.head(now, desk.settings.max_wait_s)
             if not desk.grantable(engine, request, now):
                 return
-            desk.dequeue(request)
             desk.grant(engine, request, now)
-
-    def _expire(self, now: float) -> None:
-        for request in self._desk.queue:
-            if request.deadline is not None and request.deadline <= now:
-                self._desk.end(request, too_late(request.model, now - request.arrived_at), now)
 
     # Leaving
 
-    def _let_leave(self, now: float) -> None:
+    def _restless(self, _now: float) -> list[EngineRecord]:
+        return list(self._desk.restless.values())
+
+    def _let_leave(self, engine: EngineRecord, now: float) -> None:
         """Evict what is idle and has a reason to go."""
-        for engine in list(self._desk.restless.values()):
-            if engine.state is State.LOADING and engine.retired and not engine.demand:
-                self._desk.evict(engine, now, "retired")
-            if engine.state is not State.IDLE:
-                self._desk.restless.pop(engine.engine_id, None)
-                continue
-            reason = self._reason_to_leave(engine, now)
-            if reason:
-                self._desk.evict(engine, now, reason)
+        if engine.state is State.LOADING and engine.retired and not engine.demand:
+            self._desk.evict(engine, now, "retired")
+        if engine.state is not State.IDLE:
+            self._desk.restless.pop(engine.engine_id, None)
+            return
+        reason = self._reason_to_leave(engine, now)
+        if reason:
+            self._desk.evict(engine, now, reason)
 
     def _reason_to_leave(self, engine: EngineRecord, now: float) -> str:
         if engine.pins:
@@ -126,21 +205,21 @@ class Scheduler:
             return ""
         return f"keep_alive of {engine.keep_alive_s:g} s is over"
 
-    def _relieve(self, now: float) -> None:
-        """Bring devices that are over their ceiling back under it, and say when that changes."""
+    def _unsettled(self, _now: float) -> list[str]:
+        return sorted(self._desk.unsettled)
+
+    def _relieve(self, device: str, now: float) -> None:
+        """Bring a device that is over its ceiling back under it, and say when that changes."""
         desk = self._desk
-        for device in sorted(desk.unsettled):
-            ledger = desk.residents.books[device]
-            over = ledger.room_bytes < 0
-            if over and (excess := -ledger.room_bytes - ledger.leaving_bytes) > 0:
-                self._shed(device, excess, now)
-            if over != ledger.over_limit:
-                ledger.over_limit = over
-                desk.actions.append(
-                    Alert(device, over, ledger.reserved_bytes, ledger.ceiling_bytes)
-                )
-            if not over:
-                desk.unsettled.discard(device)
+        ledger = desk.residents.books[device]
+        over = ledger.room_bytes < 0
+        if over and (excess := -ledger.room_bytes - ledger.leaving_bytes) > 0:
+            self._shed(device, excess, now)
+        if over != ledger.over_limit:
+            ledger.over_limit = over
+            desk.actions.append(Alert(device, over, ledger.reserved_bytes, ledger.ceiling_bytes))
+        if not over:
+            desk.unsettled.discard(device)
 
     def _shed(self, device: str, excess: int, now: float) -> None:
         candidates = unused_first(self._desk, self._desk.admission.candidates(device, now))
@@ -153,37 +232,46 @@ class Scheduler:
 
     # Coming
 
-    def _advance_claims(self, now: float) -> None:
+    def _claims(self, now: float) -> list[Claim]:
         desk = self._desk
-        for claim in sorted(desk.claims, key=lambda c: desk.claim_rank(c, now)):
-            if desk.claims.ready(claim):
-                desk.load(claim, now)
-            elif desk.claims.hopeless(claim) or desk.admission.outdated(claim, now):
-                desk.claims.drop(claim.engine.engine_id)
+        return sorted(desk.claims, key=lambda claim: desk.claim_rank(claim, now))
 
-    def _load_pins(self, now: float) -> None:
-        for engine in list(self._desk.residents.pinned):
-            if engine.state in DORMANT:
-                if now >= engine.retry_at:
-                    self._admit(engine, PIN_RANK, now, "pinned", aged=True, priority=None)
-                else:
-                    self._desk.timers.wake_at(engine.retry_at)
-
-    def _admit_waiting(self, now: float) -> None:
+    def _advance(self, claim: Claim, now: float) -> None:
         desk = self._desk
-        max_wait = desk.settings.max_wait_s
+        if desk.claims.get(claim.engine.engine_id) is not claim:
+            return
+        if desk.claims.ready(claim):
+            desk.load(claim, now)
+        elif desk.claims.hopeless(claim) or desk.admission.outdated(claim, now):
+            desk.claims.drop(claim.engine.engine_id)
+
+    def _pinned(self, _now: float) -> list[EngineRecord]:
+        return list(self._desk.residents.pinned)
+
+    def _load_pin(self, engine: EngineRecord, now: float) -> None:
+        if engine.state in DORMANT:
+            if now >= engine.retry_at:
+                self._admit(engine, PIN_RANK, now, "pinned", aged=True, priority=None)
+            else:
+                self._desk.timers.wake_at(engine.retry_at)
+
+    def _wanting(self, now: float) -> list[str]:
+        """The engines that requests wait for and that hold nothing, in the order of their first ones."""
+        desk = self._desk
         wanted = []
         for engine_id in desk.queue.engines():
-            engine = desk.residents[engine_id]
-            waits = desk.queue.of(engine_id)
-            if waits is not None and engine.state in DORMANT:
-                head = waits.head(now, max_wait)
-                wanted.append((head.rank(now, max_wait), head, engine))
-        for rank, head, engine in sorted(wanted, key=lambda w: w[0]):
-            self._admit_for(engine, head, rank, now)
+            rank = desk.head_rank(engine_id, now)
+            if rank is not None and desk.residents[engine_id].state in DORMANT:
+                wanted.append((rank, engine_id))
+        return [engine_id for _, engine_id in sorted(wanted)]
 
-    def _admit_for(self, engine: EngineRecord, head: Waiting, rank: Rank, now: float) -> None:
+    def _admit_for(self, engine_id: str, now: float) -> None:
         desk = self._desk
+        engine, waits = desk.residents.get(engine_id), desk.queue.of(engine_id)
+        if engine is None or waits is None or engine.state not in DORMANT:
+            return
+        head = waits.head(now, desk.settings.max_wait_s)
+        rank = head.rank(now, desk.settings.max_wait_s)
         if not desk.fitting.feasible(engine):
             for request in list(desk.queue.of(engine.engine_id) or ()):
                 desk.end(request, never_fits(request.model, desk.fitting.shortfall(engine)), now)

@@ -21,6 +21,10 @@ class Timers:
             self._known.add(at)
             heapq.heappush(self._heap, at)
 
+    def clear(self) -> None:
+        """Forget every time, and that a timer is set."""
+        self._heap, self._known, self._armed_at = [], set(), None
+
     def passed(self, now: float) -> None:
         """Forget every time up to now: the timer has rung."""
         while self._heap and self._heap[0] <= now:

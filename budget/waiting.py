@@ -136,9 +136,24 @@ class Queue:
         self._by_engine.setdefault(request.engine_id, WaitList()).add(request)
 
     def remove(self, request: Waiting) -> None:
-        """Take a request out."""
+        """Take a request out. Last of all it is not known any more: until then it waits."""
+        self._unlist(request)
         del self.by_id[request.request_id]
+
+    def move(self, request: Waiting, engine_id: str) -> None:
+        """Let a request wait for another engine, at the place of its number."""
+        self._unlist(request)
+        request.engine_id = engine_id
+        self._by_engine.setdefault(engine_id, WaitList()).add(request)
+
+    def _unlist(self, request: Waiting) -> None:
         waits = self._by_engine[request.engine_id]
         waits.remove(request)
         if not waits:
             del self._by_engine[request.engine_id]
+
+    def rebuild(self) -> None:
+        """Make the lists by engine anew from the requests."""
+        self._by_engine = {}
+        for request in sorted(self.by_id.values(), key=lambda r: r.number):
+            self._by_engine.setdefault(request.engine_id, WaitList()).add(request)

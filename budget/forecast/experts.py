@@ -121,6 +121,11 @@ class Contest:
         self._largest_s = max(self._largest_s, load_seconds)
         self._weights = self._shares = None
 
+    def reconfigured(self) -> None:
+        """Engines that are gone hold nothing in any shadow."""
+        for shadow in self._shadows:
+            shadow.reconfigured()
+
     def fade(self, half_lives: float) -> None:
         """So many half-lives are over; they take longer where few of the devices are watched."""
         share = 0.5 ** (half_lives * self._watched)

@@ -91,6 +91,15 @@ class Forecaster:
         self._learn()
         self._contest.booked(engine)
 
+    def reconfigured(self, successors: Mapping[str, str]) -> None:
+        """What was learned of an engine holds for the one that runs its model now."""
+        self._learn()
+        for before, after in successors.items():
+            self._rates.renamed(before, after)
+            self._histories.renamed(before, after)
+            self._transitions.renamed(before, after)
+        self._contest.reconfigured()
+
     def _learn(self) -> None:
         """Take in the uses that are new since the last time."""
         ids, times = self._new_ids, self._new_times

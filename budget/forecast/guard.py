@@ -53,6 +53,10 @@ class Guard:
         loads = RESUME_LOADS if self.following else STOP_LOADS
         self.following = self._real_s > RATIO * self._lru_s + loads * self._largest_s
 
+    def reconfigured(self) -> None:
+        """Engines that are gone hold nothing."""
+        self._shadow.reconfigured()
+
     def _load(self, engine: EngineRecord, bookings: Bookings) -> None:
         self._shadow.load(engine.engine_id, bookings)
         self._lru_s += engine.option.load_seconds

@@ -85,6 +85,14 @@ class Histories:
         self._all.count(places)
         self._total += len(places)
 
+    def renamed(self, before: str, after: str) -> None:
+        """An engine goes by another name; where both are known, the later use and the new gaps count."""
+        last, row = self._last.pop(before, None), self._rows.pop(before, None)
+        if last is not None:
+            self._last[after] = max(last, self._last.get(after, last))
+        if row is not None:
+            self._rows.setdefault(after, row)
+
     def chances(self, engine_ids: Iterable[str], now: float, within_s: float) -> list[float]:
         """Each engine's probability of a use in the next `within_s` seconds, idle as long as it is."""
         lasts, rows = self._last, self._rows

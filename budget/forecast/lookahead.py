@@ -52,14 +52,17 @@ class Problem:
             return None
         known = []
         for engine_id in order:
-            if engine_id not in sizes and not residents[engine_id].bookings:
+            engine = residents.get(engine_id)
+            if engine is None or not engine.spec.options:
+                continue
+            if engine_id not in sizes and not engine.bookings:
                 n_bytes = _bytes_on(residents, engine_id, device)
                 if 0 < n_bytes <= budget:
                     if len(sizes) == MOST_ENGINES:
                         break
                     sizes[engine_id] = n_bytes
             known.append(engine_id)
-        costs = tuple(residents[engine_id].option.load_seconds for engine_id in sizes)
+        costs = tuple(residents.load_seconds(sizes))
         return cls(
             tuple(sizes),
             tuple(sizes.values()),
@@ -87,6 +90,7 @@ class Lookahead:
         self._number: dict[str, int] = {}
         self._order: tuple[str, ...] = ()
         self._budget = -1
+        self._sizes: dict[str, int] = {}
         self._tables: list[Values] = []
         self._at: list[int] = []
 
@@ -123,6 +127,8 @@ class Lookahead:
         """Where in the solved order this problem stands, or None when it must be solved anew."""
         if problem.budget != self._budget or not set(problem.engines) <= self._number.keys():
             return None
+        if any(self._sizes[e] != n for e, n in zip(problem.engines, problem.sizes, strict=True)):
+            return None
         for position in range(len(self._order) // REUSED_SHARE):
             rest = self._order[position:]
             if rest == problem.order[: len(rest)] and (rest or not problem.order):
@@ -145,4 +151,5 @@ class Lookahead:
         tables.reverse()
         tables.append(final)
         self._number, self._order, self._budget = number, problem.order, problem.budget
+        self._sizes = dict(zip(problem.engines, problem.sizes, strict=True))
         self._tables, self._at = tables, at

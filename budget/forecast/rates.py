@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import exp, exp2, log
+from operator import add
 from typing import Any, Final
 
 from budget.forecast.figures import figure
@@ -101,6 +102,15 @@ class Rates:
     def _scaled(self, row: list[float]) -> list[float]:
         """Counts as if the newest request weighed 1."""
         return [row[0], *(f / w for f, w in zip(row[1:], self._weights, strict=True))]
+
+    def renamed(self, before: str, after: str) -> None:
+        """An engine goes by another name; what is known under both is added up."""
+        row = self._uses.pop(before, None)
+        if row is None:
+            return
+        known = self._uses.setdefault(after, [0.0] * len(row))
+        last = max(known[0], row[0])
+        self._uses[after] = [last, *map(add, known[1:], row[1:])]
 
     def rates(self, engine_ids: Iterable[str]) -> list[float]:
         """The share of coming requests that will be for each of these engines, between 0 and 1."""

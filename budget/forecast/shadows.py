@@ -45,6 +45,13 @@ class Shadow:
             self._by_device[device][engine_id] = amount
         self.held[engine_id] = bookings
 
+    def reconfigured(self) -> None:
+        """Drop the engines that are not configured any more."""
+        for engine_id in list(self.held):
+            engine = self._residents.get(engine_id)
+            if engine is None or engine.retired:
+                self._drop(engine_id)
+
     def _victims(self, device: str, missing: int) -> Sequence[str]:
         sizes = self._by_device[device]
         pinned = self._residents.pinned_ids

@@ -103,6 +103,17 @@ class Transitions:
         if context is not None:
             self._enter(context)
 
+    def renamed(self, before: str, after: str) -> None:
+        """An engine goes by another name, as a context and as a successor."""
+        context = self._contexts.pop(before, None)
+        if context is not None:
+            self._contexts.setdefault(after, context)
+        for known in self._contexts.values():
+            credit = known.successors.pop(before, None)
+            if credit is not None:
+                known.successors[after] = credit + known.successors.get(after, 0.0)
+        self._recent = [visit for visit in self._recent if visit[0] not in (before, after)]
+
     def _enter(self, context: Context) -> None:
         """The visit that begins now has no outcome yet: it weighs in what follows, not before."""
         self._current = context.successors

@@ -14,7 +14,10 @@ from budget.victims import Need
 class EvictionPolicy(Protocol):
     """Says what losing an engine would cost. Never acts, never reads a clock."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As it is called in a configuration and in decision records."""
+        ...
 
     @property
     def ordered(self) -> bool:
@@ -33,8 +36,15 @@ class EvictionPolicy(Protocol):
         """A load of this engine starts; its bookings are final."""
         ...
 
+    def reconfigured(self, successors: Mapping[str, str]) -> None:
+        """The configuration was read anew; engines that are gone may still be leaving.
+
+        `successors`: the engine that runs a model now, by the one that ran it before.
+        """
+        ...
+
     def losses(self, engines: Sequence[EngineRecord], now: float) -> Sequence[float]:
-        """The cost of losing each engine now; at least 0, in the policy's own unit."""
+        """The cost of losing each engine now; at least 0 and finite, in the policy's own unit."""
         ...
 
     def victims(self, need: Need) -> Sequence[str] | None:
@@ -67,6 +77,9 @@ class Stateless:
 
     def booked(self, engine: EngineRecord, now: float) -> None:
         """The record knows."""
+
+    def reconfigured(self, successors: Mapping[str, str]) -> None:
+        """The records know."""
 
     def victims(self, need: Need) -> Sequence[str] | None:
         """By loss."""

@@ -72,6 +72,14 @@ class Forecast:
             self._guard.booked(engine)
         self._forecaster.booked(engine, now)
 
+    def reconfigured(self, successors: Mapping[str, str]) -> None:
+        """What was learned of an engine holds for the one that runs its model now."""
+        self._forecaster.reconfigured(successors)
+        if self._guard is not None:
+            self._guard.reconfigured()
+        self._lookahead = Lookahead()
+        self._seen = (-1, {}, 0)
+
     def losses(self, engines: Sequence[EngineRecord], now: float) -> Sequence[float]:
         """Expected load seconds to be paid for losing each engine, in the horizon's unit."""
         guard = self._guard

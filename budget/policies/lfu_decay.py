@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from budget.engines import EngineRecord
 from budget.policies.base import Stateless
@@ -26,6 +26,12 @@ class LfuDecay(Stateless):
     def used(self, engine_id: str, now: float) -> None:
         """Count it."""
         self._uses[engine_id] = (self._frequency(engine_id, now) + 1.0, now)
+
+    def reconfigured(self, successors: Mapping[str, str]) -> None:
+        """The uses of an engine count for the one that runs its model now."""
+        for before, after in successors.items():
+            if before in self._uses:
+                self._uses.setdefault(after, self._uses.pop(before))
 
     def losses(self, engines: Sequence[EngineRecord], now: float) -> list[float]:
         """Decayed uses x load seconds / bytes."""

@@ -41,7 +41,7 @@ def answer_of(action: act.Action, error: BaseException) -> ev.Event | None:
             return None
         case act.Deny() | act.Revoke() | act.AskYield():
             return None
-        case act.Record() | act.Alert() | act.LowMemory():
+        case act.Record() | act.Alert() | act.LowMemory() | act.Fault():
             return None
     assert_never(action)
 

@@ -6,7 +6,7 @@ import time
 from typing import Any, Final
 
 from budget import events as ev
-from budget.actions import Action
+from budget.actions import Action, Fault
 from budget.core import BudgetCore
 from budget.errors import InternalError, KeepwarmError
 from shim.keeper.faults import Faults, mark_noted, text_of
@@ -44,6 +44,12 @@ class Feed:
         except Exception as error:
             failure = error
         raise self._failed(event, failure, again=again)
+
+    def survived(self, fault: Fault) -> None:
+        """The core failed inside, and the event took effect all the same: logged, counted, checked."""
+        right = f" (put right: {'; '.join(fault.imbalances)})" if fault.imbalances else ""
+        self._faults.note("core", f"{fault.where}{right}", fault.error)
+        self._check()
 
     def checked(self) -> dict[str, Any] | None:
         """What the last check of the books said, JSON-serialisable; None before any failure."""

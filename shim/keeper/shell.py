@@ -191,8 +191,8 @@ class Shell:
                 self.on_yield(action.client_id, action.request_id)
             case act.SetTimer():
                 self._set_timer(action.at)
-            case act.Record() | act.Alert() | act.LowMemory():
-                say(action)
+            case act.Record() | act.Alert() | act.LowMemory() | act.Fault():
+                self._say(action)
             case act.Stage():
                 self._start_staging(action.engine_id)
             case act.StopStaging():
@@ -227,6 +227,12 @@ class Shell:
             # The client waits for an answer: this one can be told, where the outcome could not.
             done(InternalError(f"the outcome of the request could not be told: {text_of(error)}."))
             raise
+
+    def _say(self, action: act.Record | act.Alert | act.LowMemory | act.Fault) -> None:
+        if isinstance(action, act.Fault):
+            self.feed.survived(action)
+        else:
+            say(action)
 
     def _set_timer(self, at: float) -> None:
         if self._timer is not None:

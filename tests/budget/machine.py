@@ -67,6 +67,7 @@ class Shell:
     started: bool = False
     preemptible: set[str] = field(default_factory=set)
     asked: set[str] = field(default_factory=set)
+    may_fail: bool = False
 
     def send(self, event: ev.Event) -> list[act.Action]:
         """One event into the core; its actions are booked here and its invariants checked."""
@@ -148,6 +149,10 @@ class Shell:
                 claim = self.core.desk.claims[action.engine_id]
                 assert (claim.option_index, claim.draining) == (action.option_index, set())
                 self.counts["prepared"] += 1
+            case act.Fault():
+                if not self.may_fail:
+                    raise AssertionError(f"the core failed at {action}") from action.error
+                self.counts["faults"] += 1
             case act.LowMemory():
                 assert action.low == (action.device not in self.low), "said once"
                 (self.low.add if action.low else self.low.remove)(action.device)

@@ -332,3 +332,25 @@ def test_no_event_counts_once_the_keeper_ends(catalog: Catalog) -> None:
                 it.ask("b", "third")
 
     asyncio.run(scenario())
+
+
+def test_a_fault_inside_the_core_is_said_and_counted_and_the_request_is_served(
+    catalog: Catalog,
+) -> None:
+    """The policy raises at an eviction: recency decides, one line says so, and the books agree."""
+
+    async def scenario() -> None:
+        async with opened(catalog) as it:
+            await it.serve("a")
+            policy = it.shell.core.desk.policy.trusted
+            policy.losses = lambda *_: [][0]  # type: ignore[method-assign]
+            with listening() as lines:
+                await it.serve("b")
+            assert [("the policy's judgement" in line) for line in lines.failures] == [True]
+            checked = it.shell.feed.checked()
+            assert checked is not None
+            assert checked["agree"], checked
+            assert it.counted() == 1
+            await check_serves(it)
+
+    asyncio.run(scenario())

@@ -14,7 +14,7 @@ def test_every_change_of_a_plan_shows() -> None:
     """Who keeps what it computed from plans can tell when it is stale."""
     plans = Plans()
     seen = [plans.version]
-    plans.declare("p", ["a", "b", "c"])
+    plans.declare("p", [("a", "a"), ("b", "b"), ("c", "c")])
     seen.append(plans.version)
     plans.used("p", "a")
     seen.append(plans.version)
@@ -27,7 +27,7 @@ def test_the_share_of_unplanned_requests_follows_what_comes() -> None:
     """It falls with every planned use and rises with every other."""
     plans = Plans()
     assert plans.unplanned == 1.0
-    plans.declare("p", ["a"] * 20)
+    plans.declare("p", [("a", "a")] * 20)
     for _ in range(20):
         before = plans.unplanned
         plans.used("p", "a")

@@ -92,7 +92,7 @@ def test_transitions_win_where_order_tells_all() -> None:
     one = Trial(letters("abcde" * 120), world(dict.fromkeys("abcde", 1)), 3)
     core = make_core(one, "forecast")
     Replay(core, one.models).sequential(one.arrivals)
-    weights = core.desk.admission.policy.forecaster.weights  # type: ignore[attr-defined]
+    weights = core.desk.policy.trusted.forecaster.weights  # type: ignore[attr-defined]
     assert max(weights, key=weights.__getitem__) in ("transitions", "histories")
     assert weights["lru"] < 0.05
 
