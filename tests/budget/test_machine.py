@@ -438,18 +438,16 @@ def drive(machine: type[CoreMachine], examples: int, *, seed: int | None = None)
     )
 
 
-@pytest.mark.parametrize("machine", [CoreMachine, ForecastMachine])
-def test_the_core_holds_its_invariants_under_everything(
-    machine: type[CoreMachine], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Thousands of steps: books balance, leases and pins stay, every request ends once."""
+def test_the_core_holds_its_invariants_under_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    """At least 10,000 steps: books balance, leases and pins stay, every request ends once."""
     COUNTS.clear()
     ROWS.clear()
     with rows_counted():
-        drive(machine, 150)
+        drive(CoreMachine, 130)
+        drive(ForecastMachine, 130)
     with capsys.disabled():
         print(f"\n[core machine] {dict(sorted(COUNTS.items()))}")
-    assert COUNTS["steps"] >= 8_000
+    assert COUNTS["steps"] >= 10_000
     assert min(COUNTS["prefetches"], COUNTS["prefetch evictions"], COUNTS["stagings"]) >= 10
     assert min(COUNTS["yielded"], COUNTS["reconfigured under plans"]) >= 20
     for what in ("evictions", "cancels", "load_failures", "deaths"):

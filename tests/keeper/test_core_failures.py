@@ -339,11 +339,13 @@ def test_a_fault_inside_the_core_is_said_and_counted_and_the_request_is_served(
 ) -> None:
     """The policy raises at an eviction: recency decides, one line says so, and the books agree."""
 
+    def fails(*_: object) -> list[float]:
+        raise ZeroDivisionError("ghost")
+
     async def scenario() -> None:
         async with opened(catalog) as it:
             await it.serve("a")
-            policy = it.shell.core.desk.policy.trusted
-            policy.losses = lambda *_: [][0]  # type: ignore[method-assign]
+            it.shell.core.desk.policy.trusted.losses = fails  # type: ignore[method-assign, assignment]
             with listening() as lines:
                 await it.serve("b")
             assert [("the policy's judgement" in line) for line in lines.failures] == [True]
