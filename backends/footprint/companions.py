@@ -7,6 +7,7 @@ from typing import Final
 
 from backends.footprint.cache import FootprintCache, bytes_key
 from backends.footprint.dry_run import measure_projector
+from backends.gguf.checks import shown
 from backends.gguf.header import GgufHeader, read_header
 from budget.errors import ConfigError, MeasurementFailed
 from budget.estimate.companions import Tower, adapter_footprints, draft_args
@@ -57,7 +58,7 @@ def adapter(path: str, shape: ModelShape, args: EngineArgs) -> dict[str, Footpri
     kind = header.metadata.get("general.type")
     if kind != "adapter" or header.architecture != shape.architecture:
         raise ConfigError(
-            f"{path} is {kind!r} for {header.architecture!r}; "
+            f"{path} is {shown(kind)} for {shown(header.architecture)}; "
             f"an adapter for {shape.architecture!r} is needed.",
             hint="Convert the LoRA for this base model.",
             file=path,
@@ -78,7 +79,7 @@ def projector_estimate(path: str, args: EngineArgs) -> dict[str, Footprint]:
     kind = header.metadata.get("clip.projector_type")
     if kind not in FIXED_SIZE_PROJECTORS:
         raise MeasurementFailed(
-            f"there is no closed form for the projector {path} of type {kind!r}.",
+            f"there is no closed form for the projector {path} of type {shown(kind)}.",
             hint="Measure it by dry run (source auto or dry-run).",
             known=sorted(FIXED_SIZE_PROJECTORS),
         )
@@ -95,7 +96,7 @@ def _number(header: GgufHeader, name: str) -> int:
     value = header.metadata.get(f"clip.vision.{name}")
     if not isinstance(value, int) or value < 1:
         raise MeasurementFailed(
-            f"clip.vision.{name} of {header.files[0]} is {value!r}; a positive number is needed.",
+            f"clip.vision.{name} of {header.files[0]} is {shown(value)}; a positive number is needed.",
             hint="Measure it by dry run, or check the file.",
         )
     return value

@@ -23,6 +23,7 @@ from backends.gguf.table import FileIdentity, FileTable, HeaderValue, TensorInfo
 from budget.estimate.closed_form import prepare
 from budget.estimate.shape import ModelShape
 
+_SHOWN_NAME: Final = 200
 _SHARD_NAME: Final = re.compile(
     r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL
 )
@@ -59,7 +60,7 @@ class GgufHeader:
     def name(self) -> str:
         """The model's own name, or the file's where it has none."""
         name = self.metadata.get("general.name")
-        return name if isinstance(name, str) and name else self.files[0].stem
+        return name[:_SHOWN_NAME] if isinstance(name, str) and name else self.files[0].stem
 
     @property
     def architecture(self) -> str:

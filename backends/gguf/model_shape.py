@@ -16,6 +16,7 @@ from backends.gguf.table import HeaderValue, TensorInfo
 from budget.estimate.shape import MetadataValue, ModelShape, Pooling, TensorShape
 
 _MAX_LAYERS: Final = 512  # LLAMA_MAX_LAYERS
+_MAX_ARCHITECTURE_LENGTH: Final = 64
 _MAX_NUMBER: Final = 1 << 31
 _POOLINGS: Final[Mapping[int, Pooling]] = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
 
@@ -94,6 +95,11 @@ class _Builder:
         self._architecture = self._text("general.architecture", "")
         if not self._architecture:
             self._reject("general.architecture", "is missing, so this is not a model")
+        if len(self._architecture) > _MAX_ARCHITECTURE_LENGTH:
+            self._reject(
+                "general.architecture",
+                f"has {len(self._architecture)} characters; {_MAX_ARCHITECTURE_LENGTH} are allowed",
+            )
         if self._key("block_count") not in metadata:
             self._reject(
                 self._key("block_count"),

@@ -232,13 +232,16 @@ def _read(
 ) -> dict[str, Found]:
     found: dict[str, Found] = dict(_planned(local, devices, learned))
     inspector = Inspector(learned=learned)
+
+    def read(name: str) -> Found:
+        return _read_one(name, local[name], devices, inspector, setbacks.get(name))
+
+    due = [name for name in local if name not in found]
+    if len(due) < 2:
+        # No thread but this one: where it is given up, nothing is left to wait for.
+        return found | {name: read(name) for name in due}
     with ThreadPoolExecutor(max_workers=2) as pool:
-        jobs = {
-            name: pool.submit(_read_one, name, entry, devices, inspector, setbacks.get(name))
-            for name, entry in local.items()
-            if name not in found
-        }
-    return found | {name: job.result() for name, job in jobs.items()}
+        return found | dict(zip(due, pool.map(read, due), strict=True))
 
 
 def _read_one(

@@ -14,6 +14,7 @@ from typing import Any, Final
 from budget import actions as act
 from budget import events as ev
 from budget.errors import KeepwarmError
+from budget.refusals import too_late
 from shim.config import Config
 from shim.fingerprint import fingerprint
 from shim.keeper import messages as op
@@ -160,7 +161,15 @@ class Client(Connection):
         return self._ask_when_ready(asked)
 
     async def _ask_when_ready(self, asked: op.Lease) -> Answer:
-        await self._keeper.make_ready(asked.model)
+        began_s = time.monotonic()
+        try:
+            async with asyncio.timeout(asked.deadline_s):
+                await self._keeper.make_ready(asked.model)
+        except TimeoutError:
+            raise too_late(asked.model, time.monotonic() - began_s) from None
+        if asked.deadline_s is not None:
+            left_s = asked.deadline_s - (time.monotonic() - began_s)
+            asked = asked.model_copy(update={"deadline_s": max(0.0, left_s)})
         answer = self._ask(asked)
         return await answer if isinstance(answer, Awaitable) else answer
 

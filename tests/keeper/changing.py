@@ -18,7 +18,7 @@ from budget import actions as act
 from budget import events as ev
 from budget.errors import KeepwarmError
 from shim import Config
-from shim.keeper.catalog import CatalogEngine
+from shim.keeper.catalog import CatalogEngine, build_catalog
 from shim.keeper.keeper import Keeper
 from tests.gguf import raw
 
@@ -139,17 +139,29 @@ def closed_form() -> Iterator[None]:
 
 @contextlib.asynccontextmanager
 async def changing(
-    names: str = "ab", budget: dict[str, Any] | None = None, **entries: dict[str, Any]
+    names: str = "ab",
+    budget: dict[str, Any] | None = None,
+    *,
+    shards: str = "",
+    one_fits: bool = False,
+    **entries: dict[str, Any],
 ) -> AsyncIterator[Changing]:
-    """A keeper with a model for each letter."""
+    """A keeper with a model for each letter, those among `shards` in two files."""
     with closed_form(), tempfile.TemporaryDirectory(prefix="kw-") as root:
         folder = Path(root) / "models"
         folder.mkdir()
         models = {}
         for name in names:
             path = folder / f"{name}.gguf"
-            path.write_bytes(model_bytes(name))
+            if name in shards:
+                path = write_shards(folder, name)
+            else:
+                path.write_bytes(model_bytes(name))
             models[name] = {"path": str(path), "context": 512, **entries.get(name, {})}
+        if one_fits:
+            read = build_catalog(config_of(folder, models)).prepared.values()
+            most = max(row.placements[0].total_bytes for row in read)
+            budget = {**(budget or {}), "limit": most + most // 2}
         runtime = Path(root) / "r"
         runtime.mkdir(mode=0o700)
         it: Changing
@@ -176,8 +188,9 @@ def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 def remove(path: Path) -> None:
     """Whatever lies there is gone."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    elif path.exists() or path.is_symlink():
-        path.chmod(0o600)
+    if path.is_symlink():
         path.unlink()
+    elif path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

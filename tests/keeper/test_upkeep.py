@@ -22,8 +22,10 @@ from budget.errors import BadModelFile, ConfigError, InternalError, LoadFailed, 
 from budget.footprint import HOST, EngineArgs
 from shim.keeper import catalog as catalogs
 from shim.keeper import preparing
+from shim.keeper.server import Server
 from shim.keeper.setbacks import FIRST_PAUSE_S, LONGEST_PAUSE_S, Setback
 from tests.keeper.changing import Changing, changing, config_of, model_bytes, run
+from tests.keeper.test_door import Visitor
 
 
 class Clock:
@@ -205,6 +207,29 @@ def test_a_model_that_takes_long_to_read_holds_no_other_up(
             for one in waiting[1:]:
                 await one
             assert sorted(read) == ["b", "c"]
+
+    run(scenario)
+
+
+def test_a_deadline_holds_while_a_model_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client hears that its time is over; the next one finds the model read."""
+
+    async def scenario() -> None:
+        async with changing("ab") as it:
+            server = Server(it.keeper, on_stop=lambda: None)
+            server.listen(it.keeper.runtime / "k.sock")
+            visitor = Visitor(*await asyncio.open_unix_connection(it.keeper.runtime / "k.sock"))
+            begun, may_end = _held(monkeypatch, "b")
+            os.utime(it.file("b"))
+            told = await visitor.ask("lease", model="b", deadline_s=0.05)
+            assert told["error"]["error"] == "DeadlineExceeded"
+            assert begun.is_set()
+            may_end.set()
+            told = await visitor.ask("lease", model="b", deadline_s=30.0)
+            await visitor.ask("status")
+            assert told["ok"]["lease"] in it.keeper.shell.core.desk.leases
+            visitor.writer.close()
+            server.close()
 
     run(scenario)
 
