@@ -56,11 +56,11 @@ def ask_child(
         MeasurementFailed: it cannot be started.
     """
     until_s = time.monotonic() + timeout_s
-    # A file takes any number of bytes at once, where a pipe would wait for the reader.
-    with tempfile.TemporaryFile() as told:
-        told.write(given)
-        told.seek(0)
-        try:
+    try:
+        # A file takes any number of bytes at once, where a pipe would wait for the reader.
+        with tempfile.TemporaryFile() as told:
+            told.write(given)
+            told.seek(0)
             process = subprocess.Popen(
                 [*ending_with_us(), *command],
                 stdin=told,
@@ -69,11 +69,12 @@ def ask_child(
                 env=dict(env),
                 process_group=0,
             )
-        except OSError as error:
-            raise MeasurementFailed(
-                f"{command[0]} cannot be started: {error.strerror}.",
-                hint="Install the project again, or check the limits of this user.",
-            ) from error
+    except OSError as error:
+        raise MeasurementFailed(
+            f"{command[0]} cannot be started: {error.strerror}.",
+            hint="Install the project again, or check the limits of this user and the space in "
+            "the folder for temporary files.",
+        ) from error
     try:
         out, log, cut = _heard(process, until_s)
     finally:

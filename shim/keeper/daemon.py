@@ -202,6 +202,11 @@ def _told(ready_fd: int) -> Iterator[list[int]]:
         LOG.error("%s", error)
         _say(ready_fd, error.to_wire())
         failed.append(1)
+    except OSError as error:
+        LOG.exception("the keeper cannot run")
+        hint = "Look after what it names: a full disk, a limit of this user, a folder."
+        _say(ready_fd, KeeperUnavailable(f"The keeper cannot run: {error}.", hint=hint).to_wire())
+        failed.append(1)
     except Exception as error:
         LOG.exception("the keeper failed")
         _say(ready_fd, InternalError(f"the keeper failed: {error!r}").to_wire())

@@ -57,6 +57,19 @@ def test_a_child_is_given_its_question_and_its_answer_comes_back() -> None:
     assert (done.code, done.out, done.log, done.cut) == (7, f"{1 << 20}\n", "log\n", "")
 
 
+def test_a_question_that_finds_no_space_is_a_failed_measurement(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A full disk, or a limit on files, is no error of ours."""
+
+    def full(*_: Any) -> None:
+        raise OSError(27, "File too large")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    with pytest.raises(MeasurementFailed, match="File too large"):
+        _python("")
+
+
 def test_a_child_that_does_not_end_is_ended() -> None:
     """What it said until then is there."""
     done = _python("import signal; print('begun', flush=True); signal.pause()", 1.0)
