@@ -142,6 +142,15 @@ class Stop(BaseException):
     """What a signal's handler raises."""
 
 
+def _call_blocking(client: SyncTransport, endpoint: Endpoint, operation: str) -> object:
+    if operation == "chat":
+        return client.chat(endpoint, ASK)
+    if operation == "embed":
+        return client.embed(endpoint, ["x"])
+    with client.stream(endpoint, ASK) as stream:
+        return list(stream)
+
+
 @pytest.mark.parametrize("operation", ["chat", "embed", "stream"])
 def test_interrupted_anywhere_a_thread_leaves_nothing_open(
     runtime_dir: Path, monkeypatch: pytest.MonkeyPatch, operation: str
@@ -159,14 +168,6 @@ def test_interrupted_anywhere_a_thread_leaves_nothing_open(
 
         return run
 
-    def call(client: SyncTransport, endpoint: Endpoint) -> object:
-        if operation == "chat":
-            return client.chat(endpoint, ASK)
-        if operation == "embed":
-            return client.embed(endpoint, ["x"])
-        with client.stream(endpoint, ASK) as stream:
-            return list(stream)
-
     with listening(_serve, runtime_dir / "e.sock") as endpoint:
         assert endpoint.socket_path is not None
         for after in (False, True):
@@ -183,7 +184,7 @@ def test_interrupted_anywhere_a_thread_leaves_nothing_open(
                     )
                     left[0] = stops + 1
                     try:
-                        call(client, endpoint)
+                        _call_blocking(client, endpoint, operation)
                         break
                     except Stop:
                         stops += 1

@@ -22,6 +22,28 @@ from tests.engines.support import llama, placement, running
 _LONG = ChatRequest("Tell me a story.", {"max_tokens": 400, "temperature": 0.0, "seed": 1})
 
 
+async def _whole(endpoint: Endpoint, freeze: Callable[[], None], *, is_async: bool) -> None:
+    freeze()
+    if is_async:
+        await AsyncTransport().chat(endpoint, _LONG)
+    else:
+        await asyncio.to_thread(SyncTransport().chat, endpoint, _LONG)
+
+
+async def _pieces(endpoint: Endpoint, freeze: Callable[[], None], *, is_async: bool) -> None:
+    if is_async:
+        stream = await AsyncTransport().stream(endpoint, _LONG)
+        await anext(stream)
+        freeze()
+        async for _ in stream:
+            pass
+    else:
+        blocking = await asyncio.to_thread(SyncTransport().stream, endpoint, _LONG)
+        await asyncio.to_thread(next, blocking)
+        freeze()
+        await asyncio.to_thread(list, blocking)
+
+
 @pytest.mark.real
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
@@ -42,26 +64,6 @@ def test_a_caller_of_a_hung_engine_hears_of_its_end(
         waits.set()
         return read(*arguments, **named)
 
-    async def whole(endpoint: Endpoint, freeze: Callable[[], None]) -> None:
-        freeze()
-        if is_async:
-            await AsyncTransport().chat(endpoint, _LONG)
-        else:
-            await asyncio.to_thread(SyncTransport().chat, endpoint, _LONG)
-
-    async def pieces(endpoint: Endpoint, freeze: Callable[[], None]) -> None:
-        if is_async:
-            stream = await AsyncTransport().stream(endpoint, _LONG)
-            await anext(stream)
-            freeze()
-            async for _ in stream:
-                pass
-        else:
-            blocking = await asyncio.to_thread(SyncTransport().stream, endpoint, _LONG)
-            await asyncio.to_thread(next, blocking)
-            freeze()
-            await asyncio.to_thread(list, blocking)
-
     async def scenario() -> None:
         engine = llama(tiny_models["producer"], runtime_dir)
         async with running(engine, placement(n_ctx=1024)):
@@ -72,7 +74,8 @@ def test_a_caller_of_a_hung_engine_hears_of_its_end(
                 os.kill(pid, signal.SIGSTOP)
                 monkeypatch.setattr(kind, "read", reading)
 
-            asking = asyncio.ensure_future((pieces if streamed else whole)(engine.endpoint, freeze))
+            ask = _pieces if streamed else _whole
+            asking = asyncio.ensure_future(ask(engine.endpoint, freeze, is_async=is_async))
             await asyncio.to_thread(waits.wait, 30.0)
             os.kill(pid, signal.SIGKILL)
             with pytest.raises(EngineDied, match="ended while it was needed"):
