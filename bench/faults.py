@@ -34,6 +34,7 @@ import psutil
 from _common import REPOSITORY, end_on_signals, say
 from fault_kinds import KINDS
 
+from backends.files import is_leftover
 from backends.llama.sweep import leftovers
 from shim import KeepwarmError, Shim
 from shim.cli.running import ask_running
@@ -301,6 +302,7 @@ class Campaign:
             for folder in (self.runtime, self.root / "state")
             for pattern in ("**/e-*", "**/order-*", "**/*.new", "**/yield-*")
             for path in folder.glob(pattern)
+            if not _is_swept_later(path)
         ]
         self.tally.leaks += len(left)
         if orphans or left:
@@ -316,6 +318,14 @@ class Campaign:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         self._errors.close()
+
+
+def _is_swept_later(path: Path) -> bool:
+    """Whether a later keeper deletes what a killed one had begun to write."""
+    later = time.time() + 3600.0
+    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
+        return any(entry.name == path.name and is_leftover(entry, later) for entry in entries)
+    return False
 
 
 def campaign(seed: int, faults: int, tally: Tally, *, keep: bool = False) -> None:

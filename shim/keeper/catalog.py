@@ -19,7 +19,7 @@ from backends.devices import Device
 from backends.footprint.inspect import Inspector
 from backends.footprint.learned import LearnedStore
 from budget.engines import EngineSpec, ModelEntry
-from budget.errors import ConfigError, InternalError, KeepwarmError
+from budget.errors import ConfigError, InternalError, KeepwarmError, MeasurementFailed
 from budget.footprint import Placement
 from shim.config import Config
 from shim.config import ModelEntry as ConfigEntry
@@ -257,6 +257,14 @@ def _read_one(
         return prepare(name, entry, devices, inspector)
     except KeepwarmError as error:
         return Setback.after(before, error, stamp, time.monotonic())
+    except (OSError, MemoryError) as error:
+        # The machine refuses what reading takes (descriptors, a disk): no bug, and it may be over soon.
+        refused = MeasurementFailed(
+            f"Model {name} cannot be read now: {error!r}.",
+            hint="See the keeper's open files, memory and disk; the next request tries again.",
+            model=name,
+        )
+        return Setback.after(before, refused, stamp, time.monotonic())
     except Exception as error:
         LOG.exception("reading model %s", name)
         odd = InternalError(f"reading model {name} failed: {type(error).__name__}: {error}.")
