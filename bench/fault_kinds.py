@@ -282,3 +282,5 @@ KINDS: tuple[Callable[[Scene], bool], ...] = (
     descriptors_gone,
     connection_garbled,
 )
+LONG: tuple[Callable[[Scene], bool], ...] = (keeper_stopped, engine_stopped, runtime_folder_removed)
+"""Kinds that clients wait for by seconds, until a bound is reached."""

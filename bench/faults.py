@@ -25,14 +25,14 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import psutil
 from _common import REPOSITORY, end_on_signals, say
-from fault_kinds import KINDS
+from fault_kinds import KINDS, LONG, Scene
 
 from backends.files import is_leftover
 from backends.llama.sweep import leftovers
@@ -100,8 +100,11 @@ class Caller:
 class Campaign:
     """One seed's campaign in a place of its own."""
 
-    def __init__(self, root: Path, seed: int, tally: Tally) -> None:
+    def __init__(
+        self, root: Path, seed: int, tally: Tally, kinds: Sequence[Callable[[Scene], bool]]
+    ) -> None:
         self.root, self.seed, self.tally = root, seed, tally
+        self._kinds = kinds
         self.chance = random.Random(seed)
         self.runtime = root / "r"
         self.models: dict[str, Path] = {}
@@ -181,7 +184,7 @@ class Campaign:
             self._start(mode)
         while sum(self.tally.faults.values()) < faults:
             time.sleep(self.chance.expovariate(1 / PAUSE_S))
-            kind = self.chance.choice(KINDS)
+            kind = self.chance.choice(self._kinds)
             name = kind.__name__
             if self.chance.random() < RARE.get(name, 1.0) and kind(self):
                 self.tally.faults[name] += 1
@@ -328,11 +331,21 @@ def _is_swept_later(path: Path) -> bool:
     return False
 
 
-def campaign(seed: int, faults: int, tally: Tally, *, keep: bool = False) -> None:
-    """One seed's faults, added to a tally. `keep`: leave its folder, with all logs, where it is."""
+def campaign(
+    seed: int, faults: int, tally: Tally, *, keep: bool = False, quick: bool = False
+) -> None:
+    """One seed's faults, added to a tally.
+
+    Args:
+        seed: of every random choice.
+        faults: how many.
+        tally: what is added to.
+        keep: leave the folder, with all logs, where it is.
+        quick: leave out the kinds that take long.
+    """
     root = Path(tempfile.mkdtemp(prefix="kw-f"))
     one = Tally()
-    it = Campaign(root, seed, one)
+    it = Campaign(root, seed, one, [kind for kind in KINDS if not quick or kind not in LONG])
     began = time.monotonic()
     try:
         it.prepare()
@@ -357,12 +370,13 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
     parser.add_argument("--faults", type=int, default=300, help="faults of each seed")
     parser.add_argument("--seed", type=int, action="append", help="may be given several times")
+    parser.add_argument("--quick", action="store_true", help="leave out the kinds that take long")
     parser.add_argument("--keep", action="store_true", help="keep the folders with all logs")
     given = parser.parse_args(arguments)
     end_on_signals()
     tally = Tally()
     for seed in given.seed or [1]:
-        campaign(seed, given.faults, tally, keep=given.keep)
+        campaign(seed, given.faults, tally, keep=given.keep, quick=given.quick)
     print(tally.as_json(), flush=True)
     return 0 if tally.is_clean else 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -185,7 +186,9 @@ class ServerProcess:
         except OSError as exc:
             raise LoadFailed(
                 f"{argv[0]} cannot be started: {exc.strerror}.",
-                hint="Install the project again; its build of llama.cpp is not complete.",
+                hint="Install the project again; its build of llama.cpp is not complete."
+                if exc.errno in (errno.ENOENT, errno.EACCES, errno.ENOEXEC)
+                else "See the keeper's open files, processes and memory.",
             ) from exc
         return cls(process, LogRing(on_ready))
 
