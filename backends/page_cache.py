@@ -65,6 +65,19 @@ def resident_fraction(path: Path) -> float | None:
         os.close(fd)
 
 
+def can_be_mapped(path: Path) -> bool:
+    """Whether an engine can map a file; some file systems refuse."""
+    fd = _open(path)
+    try:
+        # Nothing of it is looked at: only that the kernel agrees.
+        with mmap.mmap(fd, 1, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ):
+            return True
+    except (OSError, ValueError):
+        return False
+    finally:
+        os.close(fd)
+
+
 def missing_bytes(path: Path) -> int:
     """How much of a file is not known to lie in the page cache; all of it where that is not told.
 

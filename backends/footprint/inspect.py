@@ -25,6 +25,7 @@ from backends.footprint.machine_overhead import stored_overhead
 from backends.gguf.header import GgufHeader, read_header
 from backends.gguf.skim import SkimmedArray
 from backends.llama.binaries import binding_folder, build_id, find_binary
+from backends.page_cache import can_be_mapped
 from budget.errors import ConfigError, MeasurementFailed
 from budget.estimate.architectures import FITTED_BUILD
 from budget.estimate.arguments import check_args
@@ -128,10 +129,12 @@ class Inspector:
     ) -> Placement:
         """The CPU alone. Weights of which the CPU repacks none are mapped, not copied.
 
-        The bytes are the same, and a load has a third to a half less to do.
+        The bytes are the same, and a load has a third to a half less to do. Where the files cannot be
+        mapped, they are copied.
         """
         repacked = int(weights_by_layers(header.shape(), repack=args.repack).repacked[0])
-        on_host = replace(args, n_gpu_layers=0, use_mmap=args.use_mmap or repacked == 0)
+        use_mmap = args.use_mmap or (repacked == 0 and all(map(can_be_mapped, header.files)))
+        on_host = replace(args, n_gpu_layers=0, use_mmap=use_mmap)
         return self.placement(header, on_host, HOST, source)
 
     def _source(self, source: RequestedSource) -> KnownSource:

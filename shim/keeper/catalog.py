@@ -27,7 +27,7 @@ from shim.keeper.corrections import learned_store
 from shim.keeper.devices import BudgetDevices, budget_devices
 from shim.keeper.engines import CatalogEngine as CatalogEngine
 from shim.keeper.engines import Prepared as Prepared
-from shim.keeper.preparing import engine_id_of, prepare, watched_files
+from shim.keeper.preparing import engine_id_of, lie_far, prepare, watched_files
 from shim.keeper.setbacks import Setback
 from shim.planned.asked import asked_of, side_files, stamp_of
 from shim.planned.file import usable_plan
@@ -107,6 +107,15 @@ class Catalog:
             for p in self.prepared.values()
         )
 
+    def is_far(self, name: str) -> bool:
+        """Whether questions about a model's files may never be answered."""
+        known = self.prepared.get(name) or self.setbacks.get(name)
+        return known is not None and known.far
+
+    def is_ready(self, name: str) -> bool:
+        """Whether a request for a model can go on; no, where finding that out may take its time."""
+        return name in self.prepared and not self.is_far(name) and not self.is_stale(name)
+
     def is_stale(self, name: str) -> bool:
         """Whether a model's files changed since they were read, or could not be read then."""
         prepared = self.prepared.get(name)
@@ -126,6 +135,9 @@ class Catalog:
         """Whether what is known of a model also holds with that entry and those limits."""
         if self.config.models.get(name) != entry or self.limits != limits:
             return False
+        # Every request looks at files that lie far; a reload does not wait for them.
+        if self.is_far(name):
+            return name in self.prepared
         return not self.is_stale(name) or self.refusal(name, now_s) is not None
 
     def with_model(self, name: str, found: Found) -> Catalog:
@@ -200,8 +212,10 @@ def read_models(config: Config, previous: Catalog | None = None) -> Reading:
     return Reading(config, devices, learned, _read(local, devices, learned, setbacks))
 
 
-def read_model(catalog: Catalog, name: str) -> Found:
-    """Read one model again; nothing is asked of the others."""
+def read_model(catalog: Catalog, name: str) -> Found | None:
+    """Read one model again, where that is due; nothing is asked of the others."""
+    if not catalog.is_stale(name) or catalog.refusal(name, time.monotonic()) is not None:
+        return None
     local = {name: catalog.config.models[name]}
     return _read(local, catalog.devices, catalog.learned, catalog.setbacks)[name]
 
@@ -252,23 +266,25 @@ def _read_one(
     before: Setback | None,
 ) -> Found:
     """One model; whatever is wrong with it is its own setback."""
-    stamp = stamp_of(watched_files(entry))
+    watched = watched_files(entry)
+    stamp = stamp_of(watched)
+    why: KeepwarmError
     try:
         return prepare(name, entry, devices, inspector)
     except KeepwarmError as error:
-        return Setback.after(before, error, stamp, time.monotonic())
+        why = error
     except (OSError, MemoryError) as error:
         # The machine refuses what reading takes (descriptors, a disk): no bug, and it may be over soon.
-        refused = MeasurementFailed(
+        why = MeasurementFailed(
             f"Model {name} cannot be read now: {error!r}.",
             hint="See the keeper's open files, memory and disk; the next request tries again.",
             model=name,
         )
-        return Setback.after(before, refused, stamp, time.monotonic())
     except Exception as error:
         LOG.exception("reading model %s", name)
-        odd = InternalError(f"reading model {name} failed: {type(error).__name__}: {error}.")
-        return Setback.after(before, odd, stamp, time.monotonic())
+        why = InternalError(f"reading model {name} failed: {type(error).__name__}: {error}.")
+    far = lie_far(entry, watched)
+    return Setback.after(before, why, stamp, time.monotonic(), far=far)
 
 
 def _planned(
@@ -316,5 +332,12 @@ def _as_planned(
     side = stamp_of(side_files(entry))
     engine_id = engine_id_of(facts, placements, entry, side)
     return Prepared(
-        name, entry, facts, tuple(placements), engine_id, row.entry.stamp, row.entry.carries_kv
+        name,
+        entry,
+        facts,
+        tuple(placements),
+        engine_id,
+        row.entry.stamp,
+        row.entry.carries_kv,
+        lie_far(entry, facts.files),
     )

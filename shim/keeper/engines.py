@@ -95,7 +95,7 @@ class CatalogEngine:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """One local model, read and placed."""
+    """One local model, read and placed. `far`: its files lie on another machine."""
 
     name: str
     entry: ConfigEntry
@@ -104,6 +104,7 @@ class Prepared:
     engine_id: str
     stamp: Stamp
     carries_kv: bool = False
+    far: bool = False
 
     def engine(self, names: tuple[str, ...]) -> CatalogEngine:
         """The engine that serves it, together with the others of its `names`."""

@@ -211,7 +211,7 @@ class Keeper:
                 f"{', '.join(sorted(known)) or 'none'}.",
                 model=model,
             )
-        return not self.catalog.is_stale(model)
+        return self.catalog.is_ready(model)
 
     async def make_ready(self, model: str) -> None:
         """Read a model's file again: it changed, could not be read before, or is not downloaded yet.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from backends.footprint.inspect import Inspector, with_note
 from backends.footprint.placing import placements
 from backends.gguf import GgufHeader, read_header
 from backends.llama.model_files import model_files
+from backends.mounts import is_far
 from budget.errors import ConfigError, LoadFailed
 from budget.footprint import Placement
 from budget.kv_store import carries_kv
@@ -53,6 +54,7 @@ def prepare(
         engine_id_of(header, placed, entry, side),
         (*_stamp_of(header), *side),
         carries_kv(shape, placed[0].args),
+        lie_far(entry, header.files),
     )
 
 
@@ -63,6 +65,11 @@ def watched_files(entry: ConfigEntry) -> list[Path]:
     """
     own = [] if entry.path is None else model_files(Path(entry.path))
     return [*own, *side_files(entry)]
+
+
+def lie_far(entry: ConfigEntry, files: Iterable[Path]) -> bool:
+    """Whether any file of a model lies on another machine."""
+    return any(is_far(path) for path in {*files, *side_files(entry)})
 
 
 def _there(name: str, path: Path) -> Path:

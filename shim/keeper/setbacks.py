@@ -17,23 +17,30 @@ class Setback:
     """A model that could not be prepared.
 
     Until `until_s` (monotonic) its requests hear the same error at once, unless its files are no longer
-    what `stamp` says that they were.
+    what `stamp` says that they were. `far`: they lie on another machine.
     """
 
     error: KeepwarmError
     stamp: Stamp = ()
     pause_s: float = 0.0
     until_s: float = 0.0
+    far: bool = False
 
     @classmethod
     def after(
-        cls, before: Setback | None, error: KeepwarmError, stamp: Stamp, now_s: float
+        cls,
+        before: Setback | None,
+        error: KeepwarmError,
+        stamp: Stamp,
+        now_s: float,
+        *,
+        far: bool = False,
     ) -> Setback:
         """The next one of a model: each pause with the same files is twice the one before it."""
         pause_s = FIRST_PAUSE_S
         if before is not None and before.stamp == stamp:
             pause_s = min(max(2 * before.pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
-        return cls(error, stamp, pause_s, now_s + pause_s)
+        return cls(error, stamp, pause_s, now_s + pause_s, far)
 
     def holds(self, stamp: Stamp, now_s: float) -> bool:
         """Whether trying again now would be a waste."""

@@ -6,9 +6,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
 
 from backends.threads import in_own_thread
-from budget.errors import InternalError, KeepwarmError
+from budget.errors import InternalError, KeepwarmError, LoadFailed
 from shim.config import Config
 from shim.keeper.catalog import Catalog, Found, catalog_of, read_model, read_models
 from shim.keeper.ending import seen
@@ -16,8 +18,18 @@ from shim.keeper.setbacks import Setback
 
 LOG = logging.getLogger("keepwarm.keeper")
 
-_ROUNDS = 2
+READ_LIMIT_S: Final = 120.0
+"""No request waits longer for its model to be read; a dry measurement has a bound of half of that."""
+_ROUNDS: Final = 2
 """A file that changes while it is read is read again so often before its request goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """The reading of one model, and when it began (monotonic)."""
+
+    task: asyncio.Task[None]
+    began_s: float
 
 
 class Upkeep:
@@ -32,7 +44,7 @@ class Upkeep:
     def __init__(self, catalog: Catalog, adopt: Callable[[Catalog], None]) -> None:
         self.catalog = catalog
         self._adopt = adopt
-        self._reading: dict[str, asyncio.Task[None]] = {}
+        self._reading: dict[str, _Reading] = {}
 
     async def make_ready(self, model: str) -> None:
         """Read a model's files again: they changed, could not be read before, or are not downloaded yet.
@@ -44,12 +56,17 @@ class Upkeep:
             KeepwarmError: why the model cannot be run now.
         """
         for _ in range(_ROUNDS):
-            if not self.catalog.is_stale(model):
-                return
-            refusal = self.catalog.refusal(model, time.monotonic())
-            if refusal is not None:
-                raise refusal
-            await asyncio.shield(self._reading.get(model) or self._begin(model))
+            catalog = self.catalog
+            # Where the disk itself may not answer, the reading alone asks it, in its thread.
+            if not catalog.is_far(model):
+                if not catalog.is_stale(model):
+                    return
+                refusal = catalog.refusal(model, time.monotonic())
+                if refusal is not None:
+                    raise refusal
+            await self._until_read(model)
+            if catalog.is_far(model):
+                break
         setback = self.catalog.setbacks.get(model)
         if setback is not None:
             raise setback.raised()
@@ -65,19 +82,34 @@ class Upkeep:
 
     def close(self) -> None:
         """Nothing that is still being read is taken over."""
-        for task in self._reading.values():
-            task.cancel()
+        for reading in self._reading.values():
+            reading.task.cancel()
 
-    def _begin(self, model: str) -> asyncio.Task[None]:
+    async def _until_read(self, model: str) -> None:
+        reading = self._reading.get(model) or self._begin(model)
+        left_s: float | None = max(0.0, reading.began_s + READ_LIMIT_S - time.monotonic())
+        entry = self.catalog.config.models.get(model)
+        if entry is not None and entry.hf is not None:
+            left_s = None  # a download takes what it takes
+        await asyncio.wait({reading.task}, timeout=left_s)
+        if not reading.task.done():
+            raise LoadFailed(
+                f"The files of {model} could not be read within {READ_LIMIT_S:g} s.",
+                hint="Look after the disk, or the machine, that they lie on.",
+                model=model,
+            )
+        reading.task.result()
+
+    def _begin(self, model: str) -> _Reading:
         task = asyncio.get_running_loop().create_task(self._read(model))
-        self._reading[model] = task
+        self._reading[model] = _Reading(task, time.monotonic())
 
         def ended(_: asyncio.Task[None]) -> None:
             del self._reading[model]
 
         task.add_done_callback(ended)
         task.add_done_callback(seen)
-        return task
+        return self._reading[model]
 
     async def _read(self, model: str) -> None:
         while True:
@@ -89,7 +121,8 @@ class Upkeep:
             now = self.catalog
             if now.config.models.get(model) == entry and now.limits == before.limits:
                 break
-        self._take_model(model, found)
+        if found is not None:
+            self._take_model(model, found)
 
     def _take_model(self, model: str, found: Found) -> None:
         before = self.catalog.setbacks.get(model)
@@ -101,7 +134,8 @@ class Upkeep:
             if isinstance(found, Setback):
                 raise
             # It was read, and cannot be taken beside the others: pins may not fit any more.
-            found = Setback.after(before, error, found.stamp, time.monotonic())
+            stamp, far = found.stamp, found.far
+            found = Setback.after(before, error, stamp, time.monotonic(), far=far)
             self._adopt(self.catalog.with_model(model, found))
         if isinstance(found, Setback) and (before is None or str(before.error) != str(found.error)):
             LOG.warning("model %s cannot be run now: %s", model, found.error)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from backends.footprint.calibrate import warm_engine
+from backends.footprint.inspect import Inspector
 from backends.gguf import read_header
 from backends.llama.binaries import find_binary
 from backends.llama.memory import file_pss_bytes, pss_bytes
@@ -42,3 +43,19 @@ def test_a_real_engine_s_mapped_weights_are_told_from_its_own_memory(
     assert found[True][1] - found[False][1] == pytest.approx(weights, rel=0.1)
     own = {mapped: whole - cached for mapped, (whole, cached) in found.items()}
     assert own[False] - own[True] == pytest.approx(weights, rel=0.1)
+
+
+def test_files_that_cannot_be_mapped_are_copied(
+    tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp would refuse to load them otherwise; no header is mapped either."""
+    args = EngineArgs(n_ctx=512)
+
+    def refuses(*_: object, **__: object) -> None:
+        raise OSError(19, "No such device")
+
+    header = read_header(tiny_models["embedder"])
+    assert Inspector().on_host(header, args, "closed-form").args.use_mmap
+    monkeypatch.setattr("mmap.mmap", refuses)
+    header = read_header(tiny_models["embedder"])
+    assert not Inspector().on_host(header, args, "closed-form").args.use_mmap

@@ -18,12 +18,20 @@ from backends.footprint.dry_run import DryRun
 from backends.footprint.inspect import Inspector
 from backends.gguf import read_header
 from budget import events as ev
-from budget.errors import BadModelFile, ConfigError, InternalError, LoadFailed, OutsideError
+from budget.errors import (
+    BadModelFile,
+    ConfigError,
+    InternalError,
+    LoadFailed,
+    OutsideError,
+    UnknownModel,
+)
 from budget.footprint import HOST, EngineArgs
 from shim.keeper import catalog as catalogs
 from shim.keeper import preparing
 from shim.keeper.server import Server
 from shim.keeper.setbacks import FIRST_PAUSE_S, LONGEST_PAUSE_S, Setback
+from shim.planned import asked as asking
 from tests.keeper.changing import Changing, changing, config_of, model_bytes, run
 from tests.keeper.test_door import Visitor
 
@@ -335,6 +343,72 @@ def test_a_reload_while_a_model_is_read_takes_the_new_entry(
             grant = await waiting
             engine = it.keeper.catalog.engines[grant.engine_id]
             assert engine.placements[0].args.n_ctx == 256
+
+    run(scenario)
+
+
+def test_a_model_that_is_removed_while_it_is_read_is_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not an error of ours."""
+
+    async def scenario() -> None:
+        async with changing("ab") as it:
+            begun, may_end = _held(monkeypatch, "b")
+            os.utime(it.file("b"))
+            waiting = asyncio.create_task(it.serve("b"))
+            await asyncio.to_thread(begun.wait, 30)
+            models = {"a": {"path": str(it.file("a")), "context": 512}}
+            assert (await it.keeper.reload(config_of(it.folder, models)))["removed"] == ["b"]
+            may_end.set()
+            with pytest.raises(UnknownModel):
+                await waiting
+            await it.serve("a")
+            it.check()
+
+    run(scenario)
+
+
+def test_a_disk_that_does_not_answer_holds_up_its_own_models_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Files on another machine are asked about in a thread, one for each model however many ask."""
+    asked, answers = threading.Event(), threading.Event()
+    real = asking.stamp_of
+    threads: list[str] = []
+
+    def hangs(paths: Any) -> Any:
+        if any(Path(path).name == "b.gguf" for path in paths) and not answers.is_set():
+            threads.append(threading.current_thread().name)
+            asked.set()
+            assert answers.wait(60)
+        return real(paths)
+
+    def is_b(entry: Any, _files: Any) -> bool:
+        return Path(entry.path).name == "b.gguf"
+
+    monkeypatch.setattr(preparing, "lie_far", is_b)
+    monkeypatch.setattr(catalogs, "lie_far", is_b)
+
+    async def scenario() -> None:
+        async with changing("ab") as it:
+            await it.serve("b")
+            monkeypatch.setattr(catalogs, "stamp_of", hangs)
+            waiting = asyncio.create_task(it.serve("b"))
+            await asyncio.to_thread(asked.wait, 30)
+            await it.serve("a")
+            await it.keeper.reload(it.keeper.config)
+            monkeypatch.setattr("shim.keeper.upkeep.READ_LIMIT_S", 0.05)
+            for _ in range(3):
+                with pytest.raises(LoadFailed, match="could not be read within"):
+                    await it.serve("b")
+            assert len(threads) == 1
+            assert threads[0] != threading.main_thread().name
+            answers.set()
+            await waiting
+            monkeypatch.undo()
+            await it.serve("b")
+            it.check()
 
     run(scenario)
 
