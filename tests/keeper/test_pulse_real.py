@@ -20,7 +20,7 @@ from tests.engines.templates import SPINS, with_template
 
 pytestmark = pytest.mark.real
 
-LONG = ChatRequest("many words " * 260, {"max_tokens": 1})
+LONG = ChatRequest("many words " * 600, {"max_tokens": 1})
 GO = ChatRequest("go", {"max_tokens": 1})
 ENDLESS = ChatRequest("Go on.", {"max_tokens": 3000, "extra": {"ignore_eos": True}})
 
@@ -61,7 +61,7 @@ def test_the_conditions_of_a_real_engine(tiny_models: dict[str, Path], runtime_d
     async def scenario() -> None:
         engine = llama(tiny_models["producer"], runtime_dir)
         placed = placement(
-            n_ctx=8192, n_batch=2048, n_ubatch=128, extra=with_template(SPINS), slots=1
+            n_ctx=8192, n_batch=8192, n_ubatch=128, extra=with_template(SPINS), slots=1
         )
         async with running(engine, placed):
             pulse = Pulse()
