@@ -45,6 +45,8 @@ def _pins(desk: Desk) -> Iterator[str]:
     pinned: dict[str, set[str]] = {}
     for model in desk.holders:
         entry = desk.models.get(model)
+        if not desk.holders.get(model):
+            yield f"{model} is pinned by nothing"
         if entry is None:
             yield f"{model} is pinned and not configured"
         else:
@@ -71,8 +73,9 @@ def _queue(desk: Desk) -> Iterator[str]:
                 yield f"{request.request_id} waits for {request.engine_id} with {engine!r}"
             if desk.queue.get(request.request_id) is not request:
                 yield f"{request.request_id} waits for {engine!r} and is not known"
-    if listed != len(desk.queue):
-        yield f"{len(desk.queue)} requests wait, {listed} of them for an engine"
+    aside = desk.queue.aside
+    if listed + len(aside) != len(desk.queue) or not aside.keys() <= desk.queue.by_id.keys():
+        yield f"{len(desk.queue)} requests wait, {listed} for an engine and {sorted(aside)} for pins"
 
 
 def _claims(desk: Desk) -> Iterator[str]:

@@ -66,7 +66,8 @@ class Desk:
         self.faults = Faults()
         self.policy = Guarded(policy, self.faults)
         self.policy.attach(self.residents, self.plans)
-        self.fitting = Fitting(self.residents)
+        self.holders = PinHolders()
+        self.fitting = Fitting(self.residents, self.holders)
         self.claims = Claims(self.residents)
         self.admission = Admission(self.residents, self.fitting, self.claims, self.policy)
         self.queue = Queue()
@@ -74,7 +75,6 @@ class Desk:
         self.models: dict[str, ModelEntry] = {}
         self.errors: dict[str, dict[str, Any]] = {}
         """Why models that are configured cannot be run now, as errors on the wire."""
-        self.holders = PinHolders()
         self.leases: dict[str, EngineRecord] = {}
         self.interruptible: set[str] = set()
         """Leases that may be asked to yield."""
@@ -99,10 +99,11 @@ class Desk:
 
     # Requests
 
-    def enqueue(self, request: Waiting) -> None:
-        """A request waits; wake for its age and its deadline."""
-        self.queue.add(request)
-        self.residents[request.engine_id].demand += 1
+    def enqueue(self, request: Waiting, *, aside: bool = False) -> None:
+        """A request waits; wake for its age and its deadline. `aside`: see `Queue.aside`."""
+        engine = self.residents[request.engine_id]
+        self.queue.add(request, aside=aside)
+        engine.demand += not aside
         self.timers.wake_at(request.arrived_at + self.settings.max_wait_s)
         if request.deadline is not None:
             self.timers.wake_at(request.deadline)
@@ -110,15 +111,15 @@ class Desk:
     def dequeue(self, request: Waiting) -> None:
         """A request waits no more."""
         engine = self.residents[request.engine_id]
+        engine.demand -= request.request_id not in self.queue.aside
         self.queue.remove(request)
-        engine.demand -= 1
 
     def move(self, request: Waiting, engine: EngineRecord) -> None:
         """A request waits for another engine, which runs its model now."""
-        before = self.residents[request.engine_id]
+        listed = request.request_id not in self.queue.aside
+        self.residents[request.engine_id].demand -= listed
+        engine.demand += listed
         self.queue.move(request, engine.engine_id)
-        before.demand -= 1
-        engine.demand += 1
         request.seen_generation = engine.generation if engine.resident else -1
 
     def end(self, request: Waiting, error: KeepwarmError, now: float) -> None:

@@ -1,8 +1,12 @@
-"""What can ever be: the placements at which an engine can stand beside all pins."""
+"""What can ever be: the placements at which an engine can stand beside all pins.
+
+A pin that ends with another client is no reason to say never: `eventually` counts only pins that last.
+"""
 
 from __future__ import annotations
 
 from budget.engines import Bookings, EngineRecord, EngineSpec
+from budget.pin_holders import PinHolders
 from budget.placing import place_together
 from budget.residency import DORMANT, State
 from budget.residents import Residents
@@ -11,8 +15,9 @@ from budget.residents import Residents
 class Fitting:
     """Compares placements with limits and pins. Changes nothing but where coming pins go."""
 
-    def __init__(self, residents: Residents) -> None:
+    def __init__(self, residents: Residents, holders: PinHolders) -> None:
         self._residents = residents
+        self._holders = holders
         self._books = residents.books
         self._feasible: dict[str, tuple[tuple[int, int, int], EngineSpec, list[int]]] = {}
 
@@ -32,6 +37,38 @@ class Fitting:
             fitting = self._fitting(engine, engine.min_option, measured)
             known = self._feasible[engine.engine_id] = (key, engine.spec, fitting)
         return known[2]
+
+    def eventually(self, engine: EngineRecord, client_id: str, *, measured: bool = False) -> bool:
+        """Whether an engine fits once the pins have ended that end with other clients than this one.
+
+        `measured`: as for `feasible`.
+        """
+        room = self._room(engine, measured=measured, client_id=client_id)
+        return any(_fits(o.bookings, room) for o in engine.spec.options[engine.min_option :])
+
+    def in_the_way(self, engine: EngineRecord, client_id: str) -> list[str]:
+        """The models, pinned by other clients for their own time, on devices that an engine needs."""
+        needed = {device for option in engine.spec.options for device, _ in option.bookings}
+        return [
+            model
+            for other in self._residents.pinned
+            if other is not engine and not self._lasts(other, client_id)
+            for model in sorted(other.pins)
+            if any(device in needed for device, _ in _pinned_at(other))
+        ]
+
+    def pinned_on(self, device: str, but: EngineRecord) -> list[str]:
+        """The models whose pins protect bytes of a device, without those of one engine."""
+        return [
+            model
+            for engine in self._residents.pinned
+            if engine is not but and device in dict(_pinned_at(engine))
+            for model in sorted(engine.pins)
+        ]
+
+    def _lasts(self, engine: EngineRecord, client_id: str) -> bool:
+        found = [self._holders.get(model) for model in engine.pins]
+        return any(holders is None or holders.last_for(client_id) for holders in found)
 
     def forget(self, engine_id: str) -> None:
         """An engine is gone."""
@@ -60,23 +97,25 @@ class Fitting:
         """
         pinned = list(self._residents.pinned)
         room = {ledger.device: ledger.limit_bytes for ledger in self._books}
-        for engine in pinned:
+        staying = [engine for engine in pinned if _stays(engine)]
+        for engine in staying:
             for device, amount in engine.bookings:
                 room[device] -= amount
         # Choosing an option anew changes what a pin will take.
         self._residents.pins_version += 1
-        coming = [engine for engine in pinned if not engine.bookings]
+        coming = [engine for engine in pinned if not _stays(engine)]
         coming.sort(key=lambda e: len(e.spec.options))
         return place_together(coming, room)
 
     def shortfall(
-        self, engine: EngineRecord, *, measured: bool = False
+        self, engine: EngineRecord, *, measured: bool = False, client_id: str | None = None
     ) -> tuple[str, int, int, int]:
         """Device, limit, bytes held by pins and bytes requested of the option that misses least.
 
-        `measured`: what misses is judged by what devices were measured to have room for.
+        `measured`: what misses is judged by what devices were measured to have room for. `client_id`:
+        only pins count that last for this client.
         """
-        pinned = self._pinned_bytes(engine)
+        pinned = self._pinned_bytes(engine, client_id)
 
         def missing(row: tuple[str, int, int, int]) -> int:
             ledger = self._books[row[0]]
@@ -95,23 +134,35 @@ class Fitting:
         ]
         return min(worst, key=missing)
 
-    def _room(self, engine: EngineRecord, *, measured: bool) -> dict[str, int]:
+    def _room(
+        self, engine: EngineRecord, *, measured: bool, client_id: str | None = None
+    ) -> dict[str, int]:
         """What each device has beside the pins of other engines, in bytes."""
         room = {
             ledger.device: ledger.ceiling_bytes if measured else ledger.limit_bytes
             for ledger in self._books
         }
-        for device, amount in self._pinned_bytes(engine).items():
+        for device, amount in self._pinned_bytes(engine, client_id).items():
             room[device] -= amount
         return room
 
-    def _pinned_bytes(self, but: EngineRecord) -> dict[str, int]:
+    def _pinned_bytes(self, but: EngineRecord, client_id: str | None) -> dict[str, int]:
         pinned: dict[str, int] = {}
         for engine in self._residents.pinned:
-            if engine is not but:
-                for device, amount in engine.bookings or engine.option.bookings:
+            if engine is not but and (client_id is None or self._lasts(engine, client_id)):
+                for device, amount in _pinned_at(engine):
                     pinned[device] = pinned.get(device, 0) + amount
         return pinned
+
+
+def _stays(engine: EngineRecord) -> bool:
+    """Whether a pinned engine is where it is to stay; one that is leaving is placed anew."""
+    return bool(engine.bookings) and engine.state is not State.EVICTING
+
+
+def _pinned_at(engine: EngineRecord) -> Bookings:
+    """The bytes that the pin of an engine protects, now or once it is loaded."""
+    return engine.bookings if _stays(engine) else engine.option.bookings
 
 
 def _fits(bookings: Bookings, room: dict[str, int]) -> bool:

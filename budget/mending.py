@@ -122,7 +122,7 @@ def _settle_pins(desk: Desk) -> None:
             desk.holders.ended(model, request_id)
     for model in desk.holders:
         entry = desk.models.get(model)
-        if entry is None or entry.engine_id not in desk.residents:
+        if entry is None or entry.engine_id not in desk.residents or not desk.holders.get(model):
             desk.holders.unpin(model)
         else:
             desk.residents[entry.engine_id].pins.add(model)

@@ -20,6 +20,11 @@ class Holders:
     clients: set[str] = field(default_factory=set)
     requests: dict[str, str] = field(default_factory=dict)
 
+    def last_for(self, client_id: str) -> bool:
+        """Whether a client need not wait for the end of this pin: it is meant to last, or its own."""
+        mine = client_id in self.clients or client_id in self.requests.values()
+        return self.configured or self.persistent or mine
+
     def __bool__(self) -> bool:
         return self.configured or self.persistent or bool(self.clients) or bool(self.requests)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from budget.errors import (
     AdmissionDenied,
@@ -18,6 +19,9 @@ from budget.errors import (
 
 Shortfall = tuple[str, int, int, int]
 """Device, its limit, the bytes that pins hold there and the bytes requested."""
+
+Pins = Sequence[Mapping[str, Any]]
+"""What keeps models pinned: `model`, `configured`, `persistent`, `clients` and `waiting` of each."""
 
 
 def unknown_model(model: str, known: Collection[str]) -> UnknownModel:
@@ -53,8 +57,17 @@ def queue_full(whose: str, waiting: int, limit: int) -> QueueFull:
     )
 
 
-def too_late(model: str, waited_s: float) -> DeadlineExceeded:
-    """The deadline passed while the request waited."""
+def too_late(model: str, waited_s: float, pins: Pins = ()) -> DeadlineExceeded:
+    """The deadline passed while the request waited, for pins of other clients to end where there are."""
+    if pins:
+        return DeadlineExceeded(
+            f"The deadline of the request for {model} passed after {waited_s:.3f} s of waiting for "
+            f"{_named(pins)}.",
+            hint="Give it more time, or end the pin: `keepwarm unpin MODEL`.",
+            model=model,
+            waited_s=waited_s,
+            pins=[dict(pin) for pin in pins],
+        )
     return DeadlineExceeded(
         f"The deadline of the request for {model} passed after {waited_s:.3f} s of waiting.",
         hint="Give it more time, a higher priority, or pin the model.",
@@ -63,19 +76,31 @@ def too_late(model: str, waited_s: float) -> DeadlineExceeded:
     )
 
 
-def never_fits(model: str, shortfall: Shortfall) -> NeverFits:
-    """More bytes than the limit leaves beside the pins."""
+def never_fits(model: str, shortfall: Shortfall, pins: Pins = ()) -> NeverFits:
+    """More bytes than the limit leaves beside the pins; `pins` are those that hold some there."""
     device, limit, pinned, asked = shortfall
+    which = f" ({_named(pins)})" if pins else ""
     return NeverFits(
         f"{model} asks for {asked} bytes on {device}, where the limit is {limit} and pinned "
-        f"models hold {pinned}.",
+        f"models hold {pinned}{which}.",
         hint="Raise the limit, unpin a model, or choose a smaller context, KV type or file.",
         model=model,
         device=device,
         limit_bytes=limit,
         reserved_bytes=pinned,
         requested_bytes=asked,
+        pins=[dict(pin) for pin in pins],
     )
+
+
+def _named(pins: Pins) -> str:
+    """Whose pins these are: "the pin of a (client 3), the pin of b (configured)"."""
+    named = []
+    for pin in pins:
+        clients = [f"client {client}" for client in (*pin["clients"], *pin["waiting"])]
+        lasting = [word for word in ("configured", "persistent") if pin[word]]
+        named.append(f"the pin of {pin['model']} ({', '.join(lasting + clients)})")
+    return ", ".join(named)
 
 
 def pins_do_not_fit(models: Collection[str], shortfall: Shortfall) -> ConfigError:

@@ -10,9 +10,9 @@ from budget.actions import Deny
 from budget.desk import Desk
 from budget.engines import EngineRecord, ModelEntry
 from budget.errors import InternalError, KeepwarmError, LoadFailed, error_from_wire
-from budget.pins import pin_for
+from budget.pins import lateness, no_place, pin_for
 from budget.preemption import take_yielded
-from budget.refusals import foreign_lease, never_fits, queue_full, too_late, withdrawn
+from budget.refusals import foreign_lease, queue_full, withdrawn
 from budget.residency import State
 from budget.rule import Rule
 from budget.scheduler import Scheduler
@@ -53,19 +53,20 @@ class Requests:
         if engine.open and event.want == "lease":
             return self._grant_at_once(event, entry, engine, now)
         request = self._request(event, entry, engine, now)
-        at_once = desk.grantable(engine, request, now)
+        aside = request.want == "pin" and not desk.fitting.pinnable(engine)
+        at_once = not aside and desk.grantable(engine, request, now)
         error = self._impossible(engine, request, now)
         if error is None and not at_once:
             error = self._cannot_wait(request, now)
         if error is not None:
             return self._deny(event, error)
         planned = self._use(event, engine, now)
-        if request.want == "pin":
+        if request.want == "pin" and not aside:
             pin_for(desk, engine, request)
         if at_once:
             desk.grant(engine, request, now)
         else:
-            desk.enqueue(request)
+            desk.enqueue(request, aside=aside)
         return request.want == "pin" or not at_once or planned
 
     def _grant_at_once(
@@ -117,10 +118,10 @@ class Requests:
         fitting = self._desk.fitting
         if not engine.spec.options:
             return LoadFailed(f"{request.model} has no placement.", hint="See `keepwarm plan`.")
-        if request.want == "pin" and not fitting.pinnable(engine):
-            return never_fits(request.model, fitting.shortfall(engine))
-        if not engine.resident and not fitting.feasible(engine):
-            return never_fits(request.model, fitting.shortfall(engine))
+        pins = request.want == "pin"
+        fits = fitting.pinnable(engine) if pins else engine.resident or fitting.feasible(engine)
+        if not fits and not fitting.eventually(engine, request.client_id):
+            return no_place(self._desk, request)
         if engine.state is State.FAILED and engine.setbacks > 1 and now < engine.retry_at:
             return error_from_wire(dict(engine.last_error or {}))
         return None
@@ -129,7 +130,7 @@ class Requests:
         """Why a request that would have to wait may not, or None."""
         desk = self._desk
         if request.deadline is not None and request.deadline <= now:
-            return too_late(request.model, 0.0)
+            return lateness(desk, request, now)
         waiting, limit = len(desk.queue), desk.settings.max_queue
         if waiting >= limit:
             return queue_full("", waiting, limit)

@@ -16,10 +16,11 @@ from budget.claims import Claim
 from budget.desk import PIN_RANK, Desk
 from budget.engines import NO_TIMEOUT, EngineRecord
 from budget.ledger import UNJUDGED_AT_MOST_S
-from budget.mending import broke_down, drop, failed, part_failed
+from budget.mending import broke_down, drop, failed, part_failed, put_right
+from budget.pins import lateness, no_place, pin_aside
 from budget.preemption import Preemption
 from budget.prefetch import Prefetcher, unused_first
-from budget.refusals import never_fits, no_room, too_late
+from budget.refusals import no_room
 from budget.residency import DORMANT, State
 from budget.victims import choose_victims
 from budget.waiting import Rank, Waiting
@@ -27,8 +28,9 @@ from budget.waiting import Rank, Waiting
 Item = TypeVar("Item")
 SCHEDULER: Final = "the scheduler"
 AHEAD: Final = "looking ahead"
+BEHIND: Final = "forgetting what was looked ahead for"
 YIELDING: Final = "asking leases to yield"
-"""Parts of the core as they are called where their faults are told; the last two are optional."""
+"""Parts of the core as they are called where their faults are told; all but the first are optional."""
 
 
 class Scheduler:
@@ -72,13 +74,15 @@ class Scheduler:
         if desk.queue:
             self._each("ending late requests", self._late, self._expire, now)
             self._each("serving", self._awaited, self._serve_engine, now, give_up=self._give_up)
-        self._optionally(AHEAD, self.prefetcher.forget, now)
+        self._optionally(BEHIND, self.prefetcher.forget, now)
         if desk.restless:
             self._each("letting engines leave", self._restless, self._let_leave, now)
         if desk.unsettled:
             self._each("making room", self._unsettled, self._relieve, now)
         if desk.claims:
             self._each("using freed bytes", self._claims, self._advance, now)
+        if desk.queue.aside:
+            self._each("pinning", self._aside, self._pin_aside, now, give_up=self._give_up_one)
         if desk.started:
             self._each("loading pins", self._pinned, self._load_pin, now)
         if desk.queue:
@@ -97,7 +101,7 @@ class Scheduler:
         items: Callable[[float], Iterable[Item]],
         do: Callable[[Item, float], None],
         now: float,
-        give_up: Callable[[Item, Exception], None] | None = None,
+        give_up: Callable[[Item, Exception, float], None] | None = None,
     ) -> None:
         """One step for each item. One that fails is tried once more after the tables were put right."""
         try:
@@ -115,7 +119,7 @@ class Scheduler:
                 except Exception as again:
                     failed(self._desk, what, again, now)
                     if give_up is not None:
-                        give_up(item, again)
+                        give_up(item, again, now)
 
     def _optionally(self, part: str, do: Callable[[float], None], now: float) -> None:
         """One step that nothing depends on."""
@@ -130,11 +134,17 @@ class Scheduler:
             if faults.in_row:
                 faults.fine(part)
 
-    def _give_up(self, engine_id: str, error: Exception) -> None:
+    def _give_up(self, engine_id: str, error: Exception, now: float) -> None:
         """Those who wait for an engine that cannot be decided about are not left waiting."""
         for request in list(self._desk.queue.by_id.values()):
             if request.engine_id == engine_id:
                 drop(self._desk, request, broke_down(error))
+        put_right(self._desk, now)
+
+    def _give_up_one(self, request: Waiting, error: Exception, now: float) -> None:
+        if request.request_id in self._desk.queue:
+            drop(self._desk, request, broke_down(error))
+        put_right(self._desk, now)
 
     # Serving
 
@@ -143,7 +153,13 @@ class Scheduler:
 
     def _expire(self, request: Waiting, now: float) -> None:
         if request.request_id in self._desk.queue:
-            self._desk.end(request, too_late(request.model, now - request.arrived_at), now)
+            self._desk.end(request, lateness(self._desk, request, now), now)
+
+    def _aside(self, _now: float) -> list[Waiting]:
+        return list(self._desk.queue.aside.values())
+
+    def _pin_aside(self, request: Waiting, now: float) -> None:
+        pin_aside(self._desk, request, now)
 
     def _awaited(self, _now: float) -> list[str]:
         return self._desk.queue.engines()
@@ -273,8 +289,9 @@ class Scheduler:
         head = waits.head(now, desk.settings.max_wait_s)
         rank = head.rank(now, desk.settings.max_wait_s)
         if not desk.fitting.feasible(engine):
-            for request in list(desk.queue.of(engine.engine_id) or ()):
-                desk.end(request, never_fits(request.model, desk.fitting.shortfall(engine)), now)
+            for request in list(waits):
+                if not desk.fitting.eventually(engine, request.client_id):
+                    desk.end(request, no_place(desk, request), now)
             return
         aged = head.aged(now, desk.settings.max_wait_s)
         if self._admit(engine, rank, now, "requested", aged=aged, priority=head.priority):
@@ -294,7 +311,8 @@ class Scheduler:
                 desk.timers.wake_at(until)
                 return
         for request in list(desk.queue.of(engine.engine_id) or ()):
-            if request.aged(now, desk.settings.max_wait_s):
+            kept_out = desk.fitting.eventually(engine, request.client_id, measured=True)
+            if not kept_out and request.aged(now, desk.settings.max_wait_s):
                 waited_s = now - request.arrived_at
                 desk.end(
                     request, no_room(request.model, waited_s, shortfall, ledger.ceiling_bytes), now

@@ -10,7 +10,7 @@ from budget.actions import DecisionRecord
 from budget.core import BudgetCore
 from budget.desk import Desk
 from budget.engines import NO_TIMEOUT, EngineRecord
-from budget.pin_holders import Holders
+from budget.pins import is_kept_out, pins_of
 from budget.residency import State
 from budget.waiting import Waiting
 
@@ -109,7 +109,7 @@ def _engine(desk: Desk, engine: EngineRecord, now: float) -> dict[str, Any]:
         "leases": _leases(engine, now),
         "pinned": engine.pinned,
         "pinned_by": sorted(engine.pins),
-        "pins": [_pin(desk, model) for model in sorted(engine.pins)],
+        "pins": pins_of(desk, sorted(engine.pins)),
         "waiting": engine.demand,
         "draining_for": engine.draining_for,
         "prefetched": engine.engine_id in desk.prefetched,
@@ -123,18 +123,6 @@ def _engine(desk: Desk, engine: EngineRecord, now: float) -> dict[str, Any]:
         "deaths": engine.deaths,
         "retry_in_s": engine.retry_at - now if backing_off else None,
         "last_error": engine.last_error,
-    }
-
-
-def _pin(desk: Desk, model: str) -> dict[str, Any]:
-    """What keeps a model pinned: `clients` while they are there, `waiting` those that asked for it."""
-    holders = desk.holders.get(model) or Holders()
-    return {
-        "model": model,
-        "configured": holders.configured,
-        "persistent": holders.persistent,
-        "clients": sorted(holders.clients),
-        "waiting": sorted(set(holders.requests.values())),
     }
 
 
@@ -209,7 +197,7 @@ def _queue(desk: Desk, now: float) -> list[dict[str, Any]]:
             "deadline_in_s": None if request.deadline is None else request.deadline - now,
             "priority": request.priority,
             "rank_reason": _rank_reason(request, now, max_wait_s),
-            "waits_for": _waits_for(desk, desk.residents[request.engine_id]),
+            "waits_for": _waits_for(desk, request),
         }
         for request in in_order
     ]
@@ -223,8 +211,12 @@ def _rank_reason(request: Waiting, now: float, max_wait_s: float) -> str:
     return "by arrival"
 
 
-def _waits_for(desk: Desk, engine: EngineRecord) -> str:
-    """What has to happen before a request for this engine is served, in words."""
+def _waits_for(desk: Desk, request: Waiting) -> str:
+    """What has to happen before a request is served, in words."""
+    engine = desk.residents[request.engine_id]
+    if is_kept_out(desk, engine, request):
+        models = ", ".join(desk.fitting.in_the_way(engine, request.client_id))
+        return f"other clients' pins to end: {models}"
     claim = desk.claims.get(engine.engine_id)
     if claim is not None and claim.draining:
         return f"leases of {', '.join(sorted(claim.draining))} to end"

@@ -108,6 +108,11 @@ class Queue:
         self.by_id: dict[str, Waiting] = {}
         """To be read; the same object for good."""
         self._by_engine: dict[str, WaitList] = {}
+        self.aside: dict[str, Waiting] = {}
+        """Those that are to pin a model beside pins of other clients, which must end first; to be read.
+
+        They are in no list of an engine: nobody waits behind them, and no bytes are sought for them.
+        """
 
     def __len__(self) -> int:
         return len(self.by_id)
@@ -130,9 +135,17 @@ class Queue:
         """The engines that somebody waits for."""
         return list(self._by_engine)
 
-    def add(self, request: Waiting) -> None:
-        """Append a request to its engine's list."""
+    def add(self, request: Waiting, *, aside: bool = False) -> None:
+        """Append a request to its engine's list, or set it aside."""
         self.by_id[request.request_id] = request
+        if aside:
+            self.aside[request.request_id] = request
+        else:
+            self._by_engine.setdefault(request.engine_id, WaitList()).add(request)
+
+    def enlist(self, request: Waiting) -> None:
+        """A request that was set aside waits in its engine's list from now on, by its number."""
+        del self.aside[request.request_id]
         self._by_engine.setdefault(request.engine_id, WaitList()).add(request)
 
     def remove(self, request: Waiting) -> None:
@@ -142,11 +155,16 @@ class Queue:
 
     def move(self, request: Waiting, engine_id: str) -> None:
         """Let a request wait for another engine, at the place of its number."""
+        if request.request_id in self.aside:
+            request.engine_id = engine_id
+            return
         self._unlist(request)
         request.engine_id = engine_id
         self._by_engine.setdefault(engine_id, WaitList()).add(request)
 
     def _unlist(self, request: Waiting) -> None:
+        if self.aside.pop(request.request_id, None) is not None:
+            return
         waits = self._by_engine[request.engine_id]
         waits.remove(request)
         if not waits:
@@ -155,5 +173,8 @@ class Queue:
     def rebuild(self) -> None:
         """Make the lists by engine anew from the requests."""
         self._by_engine = {}
+        self.aside = {r: request for r, request in self.aside.items() if r in self.by_id}
         for request in sorted(self.by_id.values(), key=lambda r: r.number):
+            if request.request_id in self.aside:
+                continue
             self._by_engine.setdefault(request.engine_id, WaitList()).add(request)

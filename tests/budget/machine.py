@@ -12,6 +12,7 @@ from budget import events as ev
 from budget.core import BudgetCore
 from budget.desk import PREFETCH
 from budget.engines import EngineSpec, ModelEntry, Option
+from budget.pins import is_kept_out
 from budget.policies.base import EvictionPolicy
 from budget.residency import State
 from budget.settings import Settings
@@ -97,13 +98,13 @@ class Shell:
             case act.Unload():
                 self.counts["evictions"] += 1
                 assert not self.core.desk.residents[action.engine_id].leases
-                state, _ = before[action.engine_id]
+                state, was_pinned = before[action.engine_id]
                 assert state in (State.IDLE, State.LEASED, State.LOADING)
                 assert action.abandon == (action.engine_id in self.loading)
                 self.loading.pop(action.engine_id, None)
                 self.unloading[action.engine_id] = action
                 engine_ = self.core.desk.residents[action.engine_id]
-                assert not engine_.pins, "a pinned engine is never evicted"
+                assert not (was_pinned and engine_.pins), "a pinned engine is never evicted"
             case act.Grant():
                 self._end(action.request_id, "granted")
                 if action.slot is not None:
@@ -199,7 +200,10 @@ class Shell:
             assert view.free_bytes == view.limit_bytes - view.reserved_bytes
         for request in desk.queue:
             engine_ = desk.residents[request.engine_id]
-            if engine_.resident and engine_.free_slot() is not None:
+            if request.request_id in desk.queue.aside:
+                leaving = engine_.state is State.EVICTING
+                assert leaving or is_kept_out(desk, engine_, request), request
+            elif engine_.resident and engine_.free_slot() is not None:
                 claimant = engine_.draining_for
                 assert claimant is not None or engine_.leave_when_idle, (
                     f"{request.request_id} waits while {engine_!r} could serve it"
@@ -255,15 +259,27 @@ class Shell:
         if self.loading or self.unloading or self.leases:
             return
         desk = self.core.desk
+        stuck = self.waiting - self._kept_out()
         if any(ledger.ceiling_bytes < ledger.limit_bytes for ledger in desk.residents.books):
-            assert not self.waiting or self.timer is not None
+            assert not stuck or self.timer is not None
             return
-        assert not self.waiting, f"stuck: {sorted(self.waiting)} {list(desk.residents)}"
+        assert not stuck, f"stuck: {sorted(stuck)} {list(desk.residents)}"
         for engine_ in desk.residents.pinned:
             if self.started and not engine_.resident and desk.fitting.feasible(engine_):
                 assert engine_.retry_at > self.now
                 assert self.timer is not None
                 assert self.timer <= engine_.retry_at
+
+    def _kept_out(self) -> set[str]:
+        """Those who wait for pins of other clients to end, other programs' bytes counted."""
+        desk, found = self.core.desk, set()
+        for request in desk.queue:
+            engine_ = desk.residents[request.engine_id]
+            fits = desk.fitting.feasible(engine_, measured=True)
+            later = desk.fitting.eventually(engine_, request.client_id, measured=True)
+            if is_kept_out(desk, engine_, request) or (not fits and later):
+                found.add(request.request_id)
+        return found
 
     # The test's side
 
@@ -356,6 +372,11 @@ class Shell:
         for request_id in [r for r, g in self.leases.items() if g.client_id == client]:
             del self.leases[request_id]
         self.send(ev.ClientGone(client))
+
+    def unpin_all(self) -> None:
+        """Every pin of a client ends."""
+        for model_name in sorted(self.core.desk.holders.called()):
+            self.send(ev.HintGiven("unpin", model_name))
 
     def state(self, engine_id: str) -> State:
         """Where an engine is in its life."""

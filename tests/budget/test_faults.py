@@ -54,7 +54,8 @@ PARTS: tuple[type[Any], ...] = (
     Ledger, Timers, Queue, WaitList, Waiting, PinHolders, EngineRecord, Lives, Requests,
 )  # fmt: skip
 OUTSIDE = {
-    "pump", "tell_load", "tell_unload", "imbalances", "rebuild", "clear", "requests_of", "_give_up",
+    "pump", "tell_load", "tell_unload", "imbalances", "rebuild", "clear", "requests_of",
+    "_give_up", "_give_up_one",
     "must_be_possible", "must_be_able_to", "must_be_estimable", "_impossible", "adopt", "to_arm",
     "attach", "export_state", "import_state", "_take_in", "_scaled", "view", "tell", "by_plan",
     "Guard.holds", "Plans.declared", "PinHolders.get",
@@ -208,7 +209,14 @@ def interrupt(shell: Played) -> None:
     shell.ask("e2", "three", want="pin", persist=True)
     shell.ask("c", "three", want="load")
     shell.settle()
+    shell.ask("b", "two", want="pin")
+    shell.ask("c", "four", want="pin")
+    shell.ask("c", "five", want="pin", deadline=shell.now + 1.0)
+    shell.ask("b", "three")
+    shell.settle()
+    shell.advance(2.0)
     shell.gone("two")
+    shell.gone("four")
     shell.send(ev.HintGiven("unpin", "e2"))
     shell.send(ev.HintGiven("release", "e"))
     if not shell.core.desk.residents["c"].demand:

@@ -94,8 +94,8 @@ def test_a_runtime_pin_that_does_not_fit_beside_the_others_is_refused() -> None:
     assert not shell.core.desk.residents["a"].pins
 
 
-def test_a_pin_is_refused_where_the_engine_is_if_others_are_then_shut_out() -> None:
-    """What counts is where it is resident, not where it might have been."""
+def test_a_pin_waits_where_the_engine_is_if_others_are_then_shut_out() -> None:
+    """What counts is where it is resident, not where it might be: it is pinned once it is there."""
     flexible = EngineSpec(
         "flexible", (Option((("gpu", 60),), 1.0), Option((("host", 60),), 1.0, tier=1))
     )
@@ -103,11 +103,12 @@ def test_a_pin_is_refused_where_the_engine_is_if_others_are_then_shut_out() -> N
     shell.use("flexible")
     held = shell.serve("flexible")
     pin = shell.ask("p", want="pin")
-    assert pin in shell.waiting
-    assert shell.outcomes[shell.ask("flexible", want="pin")] == "NeverFits"
+    behind = shell.ask("flexible", want="pin")
+    assert {pin, behind} <= shell.waiting
     shell.end(held)
     shell.settle()
-    assert shell.outcomes[pin] == "granted"
+    assert shell.outcomes[pin] == shell.outcomes[behind] == "granted"
+    assert shell.core.desk.residents["flexible"].bookings == (("host", 60),)
 
 
 def test_a_pin_that_is_withdrawn_before_it_was_granted_is_gone() -> None:
@@ -274,3 +275,121 @@ def test_a_pin_that_waits_counts_beside_one_that_is_held() -> None:
     assert shell.core.desk.residents["a"].pins == {"a"}
     shell.gone("one")
     assert not shell.core.desk.residents["a"].pins
+
+
+def short(shell: Shell) -> str:
+    """A client's pin that leaves no room for `b`; then another client asks for `b`. Returns its id."""
+    shell.serve_pin("a", "short")
+    return shell.ask("b", "other")
+
+
+def test_a_request_that_another_clients_pin_keeps_out_waits_and_is_served_when_that_ends() -> None:
+    """It is not told that it never fits."""
+    shell = shell_of(100, [engine("a", 80), engine("b", 80)], max_wait_s=2.0)
+    request = short(shell)
+    shell.advance(60.0)
+    assert request in shell.waiting
+    shell.gone("short")
+    shell.settle()
+    assert shell.outcomes[request] == "granted"
+    assert shell.resident() == {"b"}
+
+
+def test_a_request_that_waits_for_a_pin_to_end_keeps_no_other_from_being_served() -> None:
+    """Not from bytes, however old it is, and not from the pinned engine."""
+    engines = [engine("a", 80, slots=2), engine("b", 80), engine("c", 20)]
+    shell = shell_of(100, engines, max_wait_s=2.0)
+    request = short(shell)
+    shell.advance(10.0)
+    shell.use("c", "other")
+    shell.use("a", "other")
+    assert request in shell.waiting
+
+
+def test_a_deadline_that_passes_behind_a_pin_says_whose_pin_it_is() -> None:
+    """With the clients, for whoever looks for the culprit."""
+    shell = shell_of(100, [engine("a", 80), engine("b", 80)])
+    shell.serve_pin("a", "short")
+    request = shell.ask("b", "other", deadline=5.0)
+    shell.advance(5.0)
+    error = shell.error(request)
+    assert error["error"] == "DeadlineExceeded"
+    assert "the pin of a (client short)" in error["message"]
+    assert [(p["model"], p["clients"]) for p in error["facts"]["pins"]] == [("a", ["short"])]
+
+
+@pytest.mark.parametrize("lasting", ["configured", "persistent", "own"])
+def test_what_cannot_fit_beside_pins_that_last_is_told_at_once_whose_they_are(lasting: str) -> None:
+    """Waiting for the configuration, for a pin that stays, or for oneself would be in vain."""
+    pinned = lasting == "configured"
+    shell = shell_of(100, [engine("a", 80), engine("b", 80)], [model("a", pinned=pinned)])
+    shell.settle()
+    if not pinned:
+        shell.serve_pin("a", "one", persist=lasting == "persistent")
+    request = shell.ask("b", "one" if lasting == "own" else "other")
+    error = shell.error(request)
+    assert error["error"] == "NeverFits"
+    pin = error["facts"]["pins"][0]
+    assert (pin["model"], pin["configured"], pin["persistent"]) == (
+        "a",
+        pinned,
+        lasting == "persistent",
+    )
+    assert {"configured": "configured", "persistent": "persistent", "own": "client one"}[
+        lasting
+    ] in error["message"]
+
+
+def test_a_request_that_waits_for_a_pin_to_end_is_denied_when_the_pin_comes_to_last() -> None:
+    """The configuration pins the model as well: now it never fits."""
+    specs = (engine("a", 80), engine("b", 80))
+    shell = shell_of(100, specs)
+    request = short(shell)
+    models = (model("a", pinned=True), model("b"))
+    shell.send(ev.Reconfigured(models, specs, {"gpu": 100}))
+    assert shell.outcomes[request] == "NeverFits"
+
+
+def test_a_pin_that_another_clients_pin_keeps_out_is_made_when_that_ends() -> None:
+    """Until then it protects nothing and holds up none who ask for the same model."""
+    both = EngineSpec("b", (Option((("gpu", 80),), 1.0),), slots=2)
+    shell = shell_of(100, [engine("a", 80), both, engine("c", 20)])
+    shell.serve_pin("a", "short")
+    pin, lease = shell.ask("b", "other", want="pin"), shell.ask("b", "third")
+    assert not shell.core.desk.residents["b"].pins
+    shell.use("c")
+    shell.gone("short")
+    shell.settle()
+    assert shell.outcomes[pin] == shell.outcomes[lease] == "granted"
+    assert shell.core.desk.residents["b"].pins == {"b"}
+
+
+def test_a_pin_that_waits_for_another_to_end_ends_with_its_client() -> None:
+    """And leaves no trace."""
+    shell = shell_of(100, [engine("a", 80), engine("b", 80)])
+    shell.serve_pin("a", "short")
+    pin = shell.ask("b", "other", want="pin")
+    shell.gone("other")
+    assert shell.outcomes[pin] == "Cancelled"
+    shell.gone("short")
+    assert not shell.loading
+
+
+def test_what_waits_for_a_pin_to_end_counts_in_the_bounded_queue() -> None:
+    """As any other request."""
+    shell = shell_of(100, [engine("a", 80), engine("b", 80)], max_queue=1)
+    short(shell)
+    assert shell.outcomes[shell.ask("b", "third", want="pin")] == "QueueFull"
+
+
+def test_other_programs_and_a_short_pin_together_keep_a_request_waiting() -> None:
+    """Without the pin it would fit into what other programs leave."""
+    shell = shell_of(100, [engine("a", 40), engine("b", 50)], max_wait_s=2.0)
+    shell.serve_pin("a", "short")
+    shell.send(ev.DeviceMeasured("gpu", 80, 40))
+    request = shell.ask("b", "other")
+    shell.advance(10.0)
+    assert request in shell.waiting
+    shell.gone("short")
+    shell.settle()
+    assert shell.outcomes[request] == "granted"

@@ -212,3 +212,12 @@ def test_pins_are_shown_with_what_keeps_them() -> None:
         {**nothing, "model": "y", "persistent": True, "clients": ["me"]},
     ]
     assert row(data, "b")["pins"] == [{**nothing, "model": "b", "waiting": ["her"]}]
+
+
+def test_what_keeps_a_request_out_is_shown() -> None:
+    """The pins of other clients that have to end."""
+    shell = shell_of(100, [engine("a", 80), engine("b", 80), engine("c", 80)])
+    shell.serve_pin("a", "short")
+    shell.ask("b", "other")
+    shell.ask("c", "other", want="pin")
+    assert [r["waits_for"] for r in seen(shell)["queue"]] == ["other clients' pins to end: a"] * 2

@@ -190,6 +190,8 @@ class Life:
     def wind_down(self) -> None:
         """Everything under way ends; nobody is left waiting."""
         shell = self.shell
+        shell.unpin_all()
+        shell.settle()
         for view in shell.core.ledgers():
             shell.send(ev.DeviceMeasured(view.device, 10**6))
         for _ in range(400):
@@ -198,6 +200,8 @@ class Life:
                 shell.end(next(iter(shell.leases)))
             elif shell.waiting:
                 shell.advance(1.0)
+                # A pin that other pins kept out keeps others out in its turn.
+                shell.unpin_all()
         assert not shell.waiting
 
 
