@@ -36,6 +36,10 @@ async def in_own_thread(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwa
     """What takes long, in a thread of its own: it holds up no other work, and no end of the process.
 
     Where the wait is cancelled, the thread goes on and what comes of it is dropped.
+
+    Raises:
+        LoadFailed: no thread could be started.
+        whatever `work` raises.
     """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[_T] = loop.create_future()
@@ -56,5 +60,11 @@ async def in_own_thread(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwa
             loop.call_soon_threadsafe(tell, told)
 
     name = getattr(work, "__name__", "work")
-    threading.Thread(target=run, name=f"keepwarm-{name}", daemon=True).start()
+    try:
+        threading.Thread(target=run, name=f"keepwarm-{name}", daemon=True).start()
+    except RuntimeError as error:
+        raise LoadFailed(
+            f"no thread could be started: {error}.",
+            hint="See the limits of processes and memory of this user (`ulimit -u`).",
+        ) from error
     return await answer

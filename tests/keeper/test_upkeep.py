@@ -451,6 +451,49 @@ def test_engines_of_files_that_are_gone_are_forgotten() -> None:
     run(scenario)
 
 
+def test_a_file_that_changes_right_after_it_was_read_is_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is remembered of it is what was read, not what has become of it since."""
+    real = vars(preparing)["placements"]
+
+    async def scenario() -> None:
+        async with changing("ab") as it:
+
+            def replaced_meanwhile(*args: Any, **more: Any) -> Any:
+                found = real(*args, **more)
+                monkeypatch.undo()
+                it.file("b").write_bytes(model_bytes("another", vocabulary=32))
+                return found
+
+            os.utime(it.file("b"))
+            monkeypatch.setattr(preparing, "placements", replaced_meanwhile)
+            grant = await it.serve("b")
+            header = read_header(it.file("b"))
+            assert it.keeper.catalog.engines[grant.engine_id].identity == header.identity
+
+    run(scenario)
+
+
+def test_a_thread_that_cannot_be_started_is_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next request tries again."""
+
+    async def scenario() -> None:
+        async with changing("ab") as it:
+            os.utime(it.file("b"))
+
+            def refuses(*_: Any) -> None:
+                raise RuntimeError("can't start new thread")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(threading.Thread, "start", refuses)
+                with pytest.raises(LoadFailed, match="can't start new thread"):
+                    await it.serve("b")
+            await it.serve("b")
+
+    run(scenario)
+
+
 def test_a_file_that_is_replaced_while_it_is_measured_is_not_taken_for_the_other(
     tmp_path: Path,
 ) -> None:
