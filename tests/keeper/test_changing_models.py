@@ -73,6 +73,15 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "not to be read": lambda path: path.chmod(0o000),
     "without its second shard": _lost_shard,
 }
+SHORT = {
+    "touched",
+    "replaced by another",
+    "cut within its tensors",
+    "deleted",
+    "a FIFO",
+    "without its second shard",
+}
+"""The others come at the same moments to much the same: in the long run of the tests."""
 STAYS_GOOD = {"touched", "replaced by another", "overwritten by another"}
 
 
@@ -308,7 +317,10 @@ def _nothing_stays_behind(at: Scene) -> None:
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    "change",
+    [pytest.param(name, marks=() if name in SHORT else pytest.mark.full) for name in CHANGES],
+)
 def test_a_change_of_a_file_costs_its_own_requests_only(change: str, moment: str) -> None:
     """Each kind of change at each moment."""
     staging = "stage" in moment
