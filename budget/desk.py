@@ -197,8 +197,7 @@ class Desk:
             )
             self._lease(engine, lease, now, preemptible=request.preemptible)
         elif request.want == "pin":
-            model, persist = request.model, request.persist
-            self.holders.granted(model, request.request_id, request.client_id, persist=persist)
+            self.holders.granted(request.model, request.request_id, persist=request.persist)
         self._used(engine)
         grant = Grant(
             request.request_id,

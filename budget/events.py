@@ -23,7 +23,8 @@ class RequestArrived:
 
     `deadline` is an absolute time; `priority` None takes the model's own. `plan` names the plan
     that it is a step of; None: its client's own. `preemptible`: its lease may be asked to yield.
-    `persist`: what it pins stays pinned when its client is gone, until `unpin`.
+    `persist`: what it pins stays pinned when its client is gone, until `unpin`. `owner`: the program
+    that the client is a connection of, where that is known; its other clients' pins are its own.
     """
 
     request_id: str
@@ -35,6 +36,7 @@ class RequestArrived:
     plan: str | None = None
     preemptible: bool = False
     persist: bool = False
+    owner: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

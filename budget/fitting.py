@@ -5,6 +5,8 @@ A pin that ends with another client is no reason to say never: `eventually` coun
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from budget.engines import Bookings, EngineRecord, EngineSpec
 from budget.pin_holders import PinHolders
 from budget.placing import place_together
@@ -38,12 +40,21 @@ class Fitting:
             known = self._feasible[engine.engine_id] = (key, engine.spec, fitting)
         return known[2]
 
-    def eventually(self, engine: EngineRecord, client_id: str, *, measured: bool = False) -> bool:
+    def eventually(
+        self,
+        engine: EngineRecord,
+        client_id: str,
+        owner: str | None = None,
+        *,
+        measured: bool = False,
+    ) -> bool:
         """Whether an engine fits once the pins have ended that end with other clients than this one.
 
-        `measured`: as for `feasible`.
+        `owner`: nor with clients of this program. `measured`: as for `feasible`.
         """
-        room = self._room(engine, measured=measured, client_id=client_id)
+        room = self._limits(measured=measured)
+        for device, amount in self._lasting_bytes(engine, client_id, owner).items():
+            room[device] -= amount
         return any(_fits(o.bookings, room) for o in engine.spec.options[engine.min_option :])
 
     def in_the_way(self, engine: EngineRecord, client_id: str) -> list[str]:
@@ -66,9 +77,9 @@ class Fitting:
             for model in sorted(engine.pins)
         ]
 
-    def _lasts(self, engine: EngineRecord, client_id: str) -> bool:
+    def _lasts(self, engine: EngineRecord, client_id: str, owner: str | None = None) -> bool:
         found = [self._holders.get(model) for model in engine.pins]
-        return any(holders is None or holders.last_for(client_id) for holders in found)
+        return any(holders is None or holders.last_for(client_id, owner) for holders in found)
 
     def forget(self, engine_id: str) -> None:
         """An engine is gone."""
@@ -115,7 +126,11 @@ class Fitting:
         `measured`: what misses is judged by what devices were measured to have room for. `client_id`:
         only pins count that last for this client.
         """
-        pinned = self._pinned_bytes(engine, client_id)
+        pinned = (
+            self._pinned_bytes(engine)
+            if client_id is None
+            else self._lasting_bytes(engine, client_id, None)
+        )
 
         def missing(row: tuple[str, int, int, int]) -> int:
             ledger = self._books[row[0]]
@@ -134,25 +149,28 @@ class Fitting:
         ]
         return min(worst, key=missing)
 
-    def _room(
-        self, engine: EngineRecord, *, measured: bool, client_id: str | None = None
-    ) -> dict[str, int]:
+    def _room(self, engine: EngineRecord, *, measured: bool) -> dict[str, int]:
         """What each device has beside the pins of other engines, in bytes."""
-        room = {
-            ledger.device: ledger.ceiling_bytes if measured else ledger.limit_bytes
-            for ledger in self._books
-        }
-        for device, amount in self._pinned_bytes(engine, client_id).items():
+        room = self._limits(measured=measured)
+        for device, amount in self._pinned_bytes(engine).items():
             room[device] -= amount
         return room
 
-    def _pinned_bytes(self, but: EngineRecord, client_id: str | None) -> dict[str, int]:
-        pinned: dict[str, int] = {}
-        for engine in self._residents.pinned:
-            if engine is not but and (client_id is None or self._lasts(engine, client_id)):
-                for device, amount in _pinned_at(engine):
-                    pinned[device] = pinned.get(device, 0) + amount
-        return pinned
+    def _limits(self, *, measured: bool) -> dict[str, int]:
+        return {
+            ledger.device: ledger.ceiling_bytes if measured else ledger.limit_bytes
+            for ledger in self._books
+        }
+
+    def _pinned_bytes(self, but: EngineRecord) -> dict[str, int]:
+        return _sum([_pinned_at(e) for e in self._residents.pinned if e is not but])
+
+    def _lasting_bytes(
+        self, but: EngineRecord, client_id: str, owner: str | None
+    ) -> dict[str, int]:
+        """What those pins protect whose end this client waits for in vain."""
+        others = [e for e in self._residents.pinned if e is not but]
+        return _sum([_pinned_at(e) for e in others if self._lasts(e, client_id, owner)])
 
 
 def _stays(engine: EngineRecord) -> bool:
@@ -163,6 +181,15 @@ def _stays(engine: EngineRecord) -> bool:
 def _pinned_at(engine: EngineRecord) -> Bookings:
     """The bytes that the pin of an engine protects, now or once it is loaded."""
     return engine.bookings if _stays(engine) else engine.option.bookings
+
+
+def _sum(found: Iterable[Bookings]) -> dict[str, int]:
+    """Bytes by device of all of these."""
+    total: dict[str, int] = {}
+    for bookings in found:
+        for device, amount in bookings:
+            total[device] = total.get(device, 0) + amount
+    return total
 
 
 def _fits(bookings: Bookings, room: dict[str, int]) -> bool:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+Owner = str | None
+"""The program that a client is a connection of; None where that is not known."""
+
 
 @dataclass(slots=True)
 class Holders:
@@ -12,18 +15,31 @@ class Holders:
 
     `configured`: the configuration says so, and no hint has ended that. `persistent`: a client pinned
     it for longer than its own life. `clients`: pins that end with these clients. `requests`: the
-    waiting requests that pin it from their arrival on, and their clients.
+    waiting requests that pin it from their arrival on.
     """
 
     configured: bool = False
     persistent: bool = False
-    clients: set[str] = field(default_factory=set)
-    requests: dict[str, str] = field(default_factory=dict)
+    clients: dict[str, Owner] = field(default_factory=dict)
+    requests: dict[str, tuple[str, Owner]] = field(default_factory=dict)
 
-    def last_for(self, client_id: str) -> bool:
-        """Whether a client need not wait for the end of this pin: it is meant to last, or its own."""
-        mine = client_id in self.clients or client_id in self.requests.values()
-        return self.configured or self.persistent or mine
+    def last_for(self, client_id: str, owner: Owner = None) -> bool:
+        """Whether a client waits in vain for the end of this pin: it is meant to last, or its own.
+
+        `owner`: pins of this program are its own, too.
+        """
+        if self.configured or self.persistent or client_id in self.clients:
+            return True
+        coming = self.requests.values()
+        if any(client == client_id for client, _ in coming):
+            return True
+        owners = [*self.clients.values(), *[program for _, program in coming]]
+        return owner is not None and owner in owners
+
+    @property
+    def waiting(self) -> set[str]:
+        """The clients of its requests."""
+        return {client for client, _ in self.requests.values()}
 
     def __bool__(self) -> bool:
         return self.configured or self.persistent or bool(self.clients) or bool(self.requests)
@@ -66,22 +82,24 @@ class PinHolders:
             self._by_model[model].configured = False
             self._settle(model)
 
-    def ask(self, model: str, request_id: str, client_id: str) -> None:
+    def ask(self, model: str, request_id: str, client_id: str, owner: Owner) -> None:
         """A request pins a model as long as it waits; `granted` or `ended` follows."""
-        self._of(model).requests[request_id] = client_id
+        self._of(model).requests[request_id] = (client_id, owner)
 
-    def granted(self, model: str, request_id: str, client_id: str, *, persist: bool) -> None:
+    def granted(self, model: str, request_id: str, *, persist: bool) -> None:
         """A request has its pin: it lasts as long as the client, or until `unpin`.
 
         A pin that a hint has ended while the request waited for the load does not come back.
         """
         holders = self._by_model.get(model)
-        if holders is None or holders.requests.pop(request_id, None) is None:
+        asked = holders.requests.pop(request_id, None) if holders is not None else None
+        if holders is None or asked is None:
             return
         if persist:
             holders.persistent = True
         else:
-            holders.clients.add(client_id)
+            client_id, owner = asked
+            holders.clients[client_id] = owner
 
     def ended(self, model: str, request_id: str) -> bool:
         """A request ends without its pin; returns whether the model is pinned no more by that."""
@@ -94,7 +112,7 @@ class PinHolders:
         """A client is gone and its pins with it; returns the models that are pinned no more."""
         held = [model for model, holders in self._by_model.items() if client_id in holders.clients]
         for model in held:
-            self._by_model[model].clients.discard(client_id)
+            del self._by_model[model].clients[client_id]
         return [model for model in held if self._settle(model)]
 
     def unpin(self, model: str) -> None:

@@ -10,14 +10,21 @@ from budget.engines import EngineRecord
 from budget.errors import ConfigError, DeadlineExceeded, NeverFits
 from budget.events import HintGiven
 from budget.pin_holders import Holders
-from budget.refusals import is_awaited, is_pinned, never_fits, pins_do_not_fit, too_late
+from budget.refusals import (
+    is_awaited,
+    is_pinned,
+    never_fits,
+    own_pins,
+    pins_do_not_fit,
+    too_late,
+)
 from budget.residency import DORMANT, State
 from budget.waiting import Waiting
 
 
 def pin_for(desk: Desk, engine: EngineRecord, request: Waiting) -> None:
     """Pin an engine because a caller asked for it; its bytes are protected from now on."""
-    desk.holders.ask(request.model, request.request_id, request.client_id)
+    desk.holders.ask(request.model, request.request_id, request.client_id, request.owner)
     desk.pin(engine, request.model)
     desk.fitting.place_pins()
 
@@ -33,8 +40,24 @@ def pin_aside(desk: Desk, request: Waiting, now: float) -> None:
         pin_for(desk, engine, request)
         if desk.grantable(engine, request, now):
             desk.grant(engine, request, now)
-    elif not desk.fitting.eventually(engine, request.client_id):
+    else:
+        keep_out(desk, engine, request, now)
+
+
+def keep_out(desk: Desk, engine: EngineRecord, request: Waiting, now: float) -> None:
+    """End a request that pins keep out for now if waiting for their end is in vain.
+
+    One without a deadline that its own program keeps out over another connection is not left waiting
+    for itself: it is given `max_wait_s`, as what other programs keep out.
+    """
+    if not desk.fitting.eventually(engine, request.client_id):
         desk.end(request, no_place(desk, request), now)
+        return
+    alone = request.deadline is None and request.aged(now, desk.settings.max_wait_s)
+    if alone and not desk.fitting.eventually(engine, request.client_id, request.owner):
+        models = desk.fitting.in_the_way(engine, request.client_id)
+        error = own_pins(request.model, now - request.arrived_at, pins_of(desk, models))
+        desk.end(request, error, now)
 
 
 def is_kept_out(desk: Desk, engine: EngineRecord, request: Waiting) -> bool:
@@ -77,7 +100,7 @@ def pins_of(desk: Desk, models: Iterable[str]) -> list[dict[str, Any]]:
                 "configured": holders.configured,
                 "persistent": holders.persistent,
                 "clients": sorted(holders.clients),
-                "waiting": sorted(set(holders.requests.values())),
+                "waiting": sorted(holders.waiting),
             }
         )
     return found

@@ -131,6 +131,16 @@ def no_room(model: str, waited_s: float, shortfall: Shortfall, ceiling: int) -> 
     )
 
 
+def own_pins(model: str, waited_s: float, pins: Pins) -> AdmissionDenied:
+    """A program's own pins keep its request out."""
+    return AdmissionDenied(
+        f"{model} waited {waited_s:.1f} s for {_named(pins)} to end, which its own program made.",
+        hint="Unpin first, or say how long to wait with deadline_s.",
+        model=model,
+        pins=[dict(pin) for pin in pins],
+    )
+
+
 def is_awaited(model: str, waiting: int) -> KeepwarmError:
     """A model was told to leave while it loads for those who wait."""
     return AdmissionDenied(

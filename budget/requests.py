@@ -109,6 +109,7 @@ class Requests:
             engine.generation if engine.resident else -1,
             preemptible=event.preemptible,
             persist=event.persist,
+            owner=event.owner,
         )
 
     def _impossible(

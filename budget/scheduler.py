@@ -17,7 +17,7 @@ from budget.desk import PIN_RANK, Desk
 from budget.engines import NO_TIMEOUT, EngineRecord
 from budget.ledger import UNJUDGED_AT_MOST_S
 from budget.mending import broke_down, drop, failed, part_failed, put_right
-from budget.pins import lateness, no_place, pin_aside
+from budget.pins import keep_out, lateness, pin_aside
 from budget.preemption import Preemption
 from budget.prefetch import Prefetcher, unused_first
 from budget.refusals import no_room
@@ -40,6 +40,8 @@ class Scheduler:
         self._desk = desk
         self.prefetcher = Prefetcher(desk)
         self.preemption = Preemption(desk)
+        self._blind: Exception | None = None
+        """Why it could not even be seen in this pass who waits for what."""
         self._reasons = (
             desk.queue.by_id,
             desk.restless,
@@ -59,14 +61,19 @@ class Scheduler:
             return
         faults = self._desk.faults
         for _ in range(2):
-            before = faults.total
+            before, self._blind = faults.total, None
             try:
                 self._pass(now)
             except Exception as error:
                 failed(self._desk, SCHEDULER, error, now)
+                self._blind = error
             if faults.total == before:
                 return
             # What was put right after a fault may let others be served: once more.
+        if self._blind is not None:
+            for request in list(self._desk.queue.by_id.values()):
+                drop(self._desk, request, broke_down(self._blind))
+            put_right(self._desk, now)
 
     def _pass(self, now: float) -> None:
         desk = self._desk
@@ -108,6 +115,8 @@ class Scheduler:
             found = items(now)
         except Exception as error:
             failed(self._desk, what, error, now)
+            if give_up is not None:
+                self._blind = error
             return
         for item in found:
             try:
@@ -290,8 +299,7 @@ class Scheduler:
         rank = head.rank(now, desk.settings.max_wait_s)
         if not desk.fitting.feasible(engine):
             for request in list(waits):
-                if not desk.fitting.eventually(engine, request.client_id):
-                    desk.end(request, no_place(desk, request), now)
+                keep_out(desk, engine, request, now)
             return
         aged = head.aged(now, desk.settings.max_wait_s)
         if self._admit(engine, rank, now, "requested", aged=aged, priority=head.priority):

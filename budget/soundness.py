@@ -40,6 +40,8 @@ def request(event: ev.RequestArrived) -> None:
         raise _invalid(event, f"deadline is a finite number, not {deadline!r}")
     if event.plan is not None and not is_name(event.plan):
         raise _invalid(event, "plan is a text")
+    if event.owner is not None and not is_name(event.owner):
+        raise _invalid(event, "owner is a text")
     if type(flags[0]) is not bool or type(flags[1]) is not bool:
         raise _invalid(event, "preemptible and persist are true or false")
 

@@ -30,6 +30,7 @@ class Waiting:
     preemptible: bool = False
     persist: bool = False
     """Whether what it pins stays pinned without its client."""
+    owner: str | None = None
     interrupted: bool = False
     """Whether it ran already and yielded; `arrived_at` is then when it did."""
     interrupted_s: float = 0.0

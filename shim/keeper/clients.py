@@ -198,6 +198,7 @@ class Client(Connection):
             plan=asked.plan,
             preemptible=asked.preemptible,
             persist=asked.persist,
+            owner=None if self.pid is None else str(self.pid),
         )
         if not at_once:
             later.append(asyncio.get_running_loop().create_future())

@@ -255,12 +255,22 @@ class Keeper:
         plan: str | None = None,
         preemptible: bool = False,
         persist: bool = False,
+        owner: str | None = None,
     ) -> str:
         """Ask for an outcome; `done` gets the grant or the error, now or later. Returns the id."""
         request_id = self.new_id()
         deadline = None if deadline_s is None else time.monotonic() + deadline_s
         request = ev.RequestArrived(
-            request_id, client_id, model, want, priority, deadline, plan, preemptible, persist
+            request_id,
+            client_id,
+            model,
+            want,
+            priority,
+            deadline,
+            plan,
+            preemptible,
+            persist,
+            owner,
         )
         self.shell.ask(request, done)
         return request_id

@@ -147,8 +147,11 @@ class Shell:
             case act.AskYield():
                 self._check_asked(action)
             case act.Prepare():
-                claim = self.core.desk.claims[action.engine_id]
-                assert (claim.option_index, claim.draining) == (action.option_index, set())
+                claim = self.core.desk.claims.get(action.engine_id)
+                dropped = claim is None and self.may_fail
+                assert dropped or claim is not None
+                if claim is not None:
+                    assert (claim.option_index, claim.draining) == (action.option_index, set())
                 self.counts["prepared"] += 1
             case act.Fault():
                 if not self.may_fail:

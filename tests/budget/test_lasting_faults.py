@@ -206,3 +206,18 @@ def test_what_does_not_balance_is_said_all_of_it_and_checking_never_raises() -> 
         shell.core.validate()
     desk.residents = None  # type: ignore[assignment]
     assert len(shell.core.check()) >= 5
+
+
+@pytest.mark.parametrize("name", ["_pass", "_wanting", "_awaited"])
+def test_a_scheduler_that_sees_nothing_any_more_leaves_none_waiting(name: str) -> None:
+    """Whoever would wait hears that it is a bug of ours; what is resident serves."""
+    shell = shell_of(200, [engine("a", 80), engine("b", 80)])
+    shell.use("a")
+    shell.may_fail = True
+    with always_failing(Scheduler, name):
+        request = shell.ask("b")
+        assert shell.outcomes[request] == "InternalError"
+        lease = shell.ask("a")
+        assert lease in shell.leases
+        shell.end(lease)
+    shell.use("b")

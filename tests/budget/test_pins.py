@@ -393,3 +393,31 @@ def test_other_programs_and_a_short_pin_together_keep_a_request_waiting() -> Non
     shell.gone("short")
     shell.settle()
     assert shell.outcomes[request] == "granted"
+
+
+def test_a_program_does_not_wait_for_its_own_pin_for_ever() -> None:
+    """Made over another connection: perhaps another thread ends it soon, perhaps it is the same one."""
+    shell = shell_of(100, [engine("a", 80), engine("b", 80)], max_wait_s=4.0)
+    shell.ask("a", "first", want="pin", owner="4711")
+    shell.settle()
+    soon, late = shell.ask("b", "second", owner="4711"), shell.ask("b", "else", owner="4712")
+    patient = shell.ask("b", "second", owner="4711", deadline=9.0)
+    shell.advance(4.0)
+    error = shell.error(soon)
+    assert (error["error"], error["facts"]["pins"][0]["clients"]) == ("AdmissionDenied", ["first"])
+    assert {late, patient} == shell.waiting
+    shell.gone("first")
+    shell.settle()
+    assert shell.leases.keys() <= {late, patient}
+
+
+def test_a_programs_own_pin_that_ends_in_time_lets_its_request_in() -> None:
+    """Two threads of one program are as two programs for so long."""
+    shell = shell_of(100, [engine("a", 80), engine("b", 80)], max_wait_s=4.0)
+    shell.ask("a", "first", want="pin", owner="4711")
+    shell.settle()
+    request = shell.ask("b", "second", owner="4711")
+    shell.advance(3.0)
+    shell.gone("first")
+    shell.settle()
+    assert shell.outcomes[request] == "granted"
