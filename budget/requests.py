@@ -41,7 +41,8 @@ class Requests:
 
     def _admit_request(self, event: ev.RequestArrived) -> None:
         soundness.request(event)
-        if event.request_id in self._desk.queue or event.request_id in self._desk.leases:
+        desk = self._desk
+        if event.request_id in desk.queue.by_id or event.request_id in desk.leases:
             raise InternalError(f"request {event.request_id!r} arrived twice")
 
     def _arrived(self, event: ev.RequestArrived, now: float) -> bool:

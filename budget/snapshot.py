@@ -28,9 +28,9 @@ def snapshot(core: BudgetCore, now: float) -> dict[str, Any]:
     Returns:
         `devices`, `engines` (those that hold bytes first), `queue` (in the order in which it will
         be served), `plans` (the next engines of each), `declared` (the same with client, models
-        and what is there of them), `prefetch` (what looking ahead did) and `decisions` (newest
-        first). Bytes are ints, times are seconds before `now` (`_s`); times that do not apply and
-        figures that are not known are None.
+        and what is there of them), `prefetch` (what looking ahead did), `decisions` (newest first)
+        and `left_out` (parts of the core that keep failing). Bytes are ints, times are seconds
+        before `now` (`_s`); times that do not apply and figures that are not known are None.
     """
     desk = core.desk
     engines = sorted(desk.residents, key=lambda e: (not e.bookings, e.engine_id))
@@ -50,6 +50,7 @@ def snapshot(core: BudgetCore, now: float) -> dict[str, Any]:
         },
         "declared": _declared(core),
         "decisions": [record_to_wire(record) for record in recent],
+        "left_out": sorted(desk.faults.left_out),
     }
 
 

@@ -16,6 +16,8 @@ from budget.settings import Settings
 
 WANTS: Final = frozenset(("lease", "load", "pin"))
 HINTS: Final = frozenset(("release", "unload", "unpin"))
+_NONE: Final = "-"
+_NEITHER: Final = (False, False)
 MOST_PRIORITY: Final = 2**53
 """Beyond this a priority is no number that every reader of JSON can tell from the next one."""
 
@@ -24,25 +26,25 @@ def request(event: ev.RequestArrived) -> None:
     """Raise `InvalidRequest` unless every field is what it says."""
     want: Any = event.want
     priority: Any = event.priority
-    deadline, flags = event.deadline, (event.preemptible, event.persist)
-    names = (event.request_id, event.client_id, event.model)
+    plan, owner = event.plan, event.owner
+    names = (event.request_id, event.client_id, event.model, plan or _NONE, owner or _NONE)
     try:
-        plain = "".join(names).isascii() and all(names)
+        # All in one look: there is a request for every call, and nearly all are plain.
+        plain = "".join(names).isascii() and "" not in names
     except TypeError:
         plain = False
     if not plain and not all(map(is_name, names)):
-        raise _invalid(event, "ids and models are texts")
-    if type(want) is not str or want not in WANTS:
+        raise _invalid(event, "ids, models, plans and owners are texts")
+    if (not plan and plan is not None) or (not owner and owner is not None):
+        raise _invalid(event, "ids, models, plans and owners are texts")
+    if want != "lease" and (type(want) is not str or want not in WANTS):
         raise _invalid(event, f"want is one of {', '.join(sorted(WANTS))}")
     if priority is not None and (type(priority) is not int or abs(priority) > MOST_PRIORITY):
         raise _invalid(event, f"priority is an integer between -2**53 and 2**53, not {priority!r}")
-    if deadline is not None and not is_number(deadline):
-        raise _invalid(event, f"deadline is a finite number, not {deadline!r}")
-    if event.plan is not None and not is_name(event.plan):
-        raise _invalid(event, "plan is a text")
-    if event.owner is not None and not is_name(event.owner):
-        raise _invalid(event, "owner is a text")
-    if type(flags[0]) is not bool or type(flags[1]) is not bool:
+    if event.deadline is not None and not is_number(event.deadline):
+        raise _invalid(event, f"deadline is a finite number, not {event.deadline!r}")
+    flags = (event.preemptible, event.persist)
+    if flags != _NEITHER and not all(flag is True or flag is False for flag in flags):
         raise _invalid(event, "preemptible and persist are true or false")
 
 

@@ -155,7 +155,8 @@ class Shim:
             options: `priority` and `deadline_s`.
 
         Raises:
-            NeverFits: it does not fit beside the other pins.
+            NeverFits: it does not fit beside the configuration's pins and those that persist.
+            DeadlineExceeded: pins of other programs kept it out; it says whose.
             KeepwarmError: as `chat`.
         """
         return self._want(model, "pin", options, persist=persist)

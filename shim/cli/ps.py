@@ -28,6 +28,7 @@ NOBODY: Final[Mapping[str, Any]] = {
     "declared": [],
     "prefetch": {},
     "decisions": [],
+    "left_out": [],
     "unavailable": {},
 }
 """What `ps --json` prints when no keeper runs."""
@@ -76,6 +77,8 @@ def _print(status: Mapping[str, Any]) -> None:
     if keeper["restart"]:
         click.echo(restart_line(keeper["restart"]))
     print_faults(keeper)
+    for part in status["left_out"]:
+        click.echo(f"left out, since it keeps failing, until the next `config reload`: {part}")
     _print_devices(status["devices"])
     _print_engines(status["engines"])
     _print_queue(status["queue"])

@@ -25,6 +25,7 @@ from budget.prefetch import Prefetcher
 from budget.residency import State
 from budget.residents import Residents
 from budget.scheduler import AHEAD, Scheduler
+from budget.snapshot import snapshot
 from tests.budget.machine import Shell, engine, model, shell_of
 
 ERROR = {"error": "EngineTimeout", "message": "scripted"}
@@ -66,6 +67,7 @@ def test_a_policy_that_raises_leaves_the_decision_to_recency_and_is_left_out_in_
     shell.may_fail = True
     assert swap(shell, 3 * BORNE) == [JUDGING] * BORNE
     assert shell.core.desk.records[-1].policy == "lru"
+    assert snapshot(shell.core, shell.now)["left_out"] == [JUDGING]
     policy.works = True
     shell.send(ev.Reconfigured((model("a"), model("b")), specs, {"gpu": 100}))
     assert swap(shell, 2) == []
