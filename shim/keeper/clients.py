@@ -26,7 +26,7 @@ from shim.wire import VERSION
 LOG = logging.getLogger("keepwarm.keeper")
 
 DIAGNOSE_LIMIT_S: Final = 1.0
-UNLOAD_LIMIT_S: Final = 120.0
+UNLOAD_LIMIT_S: Final = 30.0
 IDLE_KEPT: Final = 64
 """Connections that may stay open although nothing is asked or held on them."""
 IDLE_AGE_S: Final = 60.0

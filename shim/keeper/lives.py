@@ -249,12 +249,18 @@ class Lives:
         self._gone = asyncio.Event()
 
     async def until_gone(self, engine_id: str, timeout_s: float) -> bool:
-        """Wait until an engine is gone; returns whether it is."""
+        """Wait until an engine's life of now is over, whether or not its next one has begun.
+
+        Returns whether it is.
+        """
+        life = self.now.get(engine_id)
+        if life is None:
+            return True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while engine_id in self.now:
+                while self.now.get(engine_id) is life:
                     await self._gone.wait()
-        return engine_id not in self.now
+        return self.now.get(engine_id) is not life
 
     # The keeper's end
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from budget import events as ev
 from budget.errors import Cancelled, InvalidRequest, KeepwarmError, LoadFailed
 from budget.residency import State
-from tests.races.support import race, run
+from tests.races.support import LIMIT_S, race, run
 
 Files = dict[str, Path]
 
@@ -35,6 +36,25 @@ def test_an_arrival_during_its_models_eviction_waits_for_the_next_life(tiny_mode
             it.end(for_b)
             assert (await it.granted(again)).generation == 2
             assert it.started() == ["a", "b", "a"]
+
+    run(scenario)
+
+
+def test_an_unload_is_over_although_the_next_life_begins_at_once(tiny_models: Files) -> None:
+    """Requests that wait for the model bring it back; the operator who unloaded it hears of the end."""
+
+    async def scenario() -> None:
+        async with race(tiny_models) as it:
+            first = it.ask("a")
+            await it.granted(first)
+            it.post(ev.HintGiven("unload", "a"))
+            again = it.ask("a")
+            leaving = asyncio.ensure_future(it.keeper.until_gone("a", LIMIT_S))
+            await asyncio.sleep(0)
+            it.end(first)
+            assert (await it.granted(again)).generation == 2
+            assert await leaving
+            it.end(again)
 
     run(scenario)
 
