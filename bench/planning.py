@@ -1,6 +1,7 @@
 """How long planning takes: placements of twelve models by their tables, and the joint decision.
 
-`python bench/planning.py [--runs N]`. Shapes are built in; no file is read. The last line is one JSON
+`python bench/planning.py [--runs N]`. Shapes are built in; no file is read. Tables are cold (no graph was
+evaluated before) and warm (buffers of the same models and arguments are known). The last line is one JSON
 object with the best and the median of each part, in milliseconds.
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from budget.estimate.closed_form import estimate_by_layers
+from budget.estimate.compute import forget
 from budget.estimate.shape import ModelShape
 from budget.footprint import HOST, EngineArgs
 from budget.planning.known import KNOWN, known_shape
@@ -60,9 +62,19 @@ def main() -> None:
     shapes = [known_shape(name, "Q4_K_M") for name in KNOWN][:COUNT]
     limits = {HOST: 256 * GIB, "cuda:0": 24 * GIB}
     models = [candidate(shape) for shape in shapes]
+
+    def cold() -> None:
+        forget()
+        tables()
+
+    def tables() -> None:
+        for shape in shapes:
+            candidate(shape)
+
     found = {
         "models": len(models),
-        "tables": timed(lambda: [candidate(shape) for shape in shapes], options.runs),
+        "tables_cold": timed(cold, options.runs),
+        "tables_warm": timed(tables, options.runs),
         "joint": timed(lambda: plan_together(models, limits), options.runs),
         "joint_all_fit": timed(
             lambda: plan_together(models, {HOST: 256 * GIB, "cuda:0": 256 * GIB}), options.runs

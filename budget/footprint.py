@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Source = Literal["closed-form", "dry-run", "engine"]
+Source = Literal["closed-form", "bound", "dry-run", "engine"]
+"""Where bytes are from. `bound` is the closed form of a model whose graph is not known: its compute buffers
+are at most as large."""
 
 HOST = "host"
 """The name of the device that is the machine's RAM."""

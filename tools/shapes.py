@@ -90,6 +90,45 @@ _FALCON_H1 = {
     "rope.dimension_count": 64,
     "rope.freq_base": 1e11,
 }
+_MINISTRAL3 = {
+    "rope.dimension_count": 128,
+    "rope.freq_base": 1e6,
+    "rope.scaling.type": "yarn",
+    "rope.scaling.factor": 16.0,
+    "rope.scaling.original_context_length": 16384,
+    "attention.temperature_scale": 0.1,
+}
+_GLM4_MOE = {
+    "leading_dense_block_count": 1,
+    "expert_shared_count": 1,
+    "expert_weights_scale": 1.0,
+    "expert_weights_norm": True,
+    "expert_gating_func": 2,
+    "nextn_predict_layers": 1,
+    "rope.dimension_count": 64,
+}
+_LFM2 = {"shortconv.l_cache": 3, "rope.freq_base": 1e6}
+_LFM2_PATTERN = (0, 0, 8, 0, 0, 8, 0, 0, 8, 0, 8, 0, 8, 0, 8, 0)
+_QWEN35 = {
+    "rope.dimension_count": 64,
+    "rope.dimension_sections": [11, 11, 10, 0],
+    "rope.freq_base": 1e7,
+    "ssm.conv_kernel": 4,
+    "ssm.state_size": 128,
+    "ssm.group_count": 16,
+    "full_attention_interval": 4,
+}
+_GEMMA4 = {
+    "attention.key_length_swa": 256,
+    "attention.value_length_swa": 256,
+    "rope.dimension_count": 512,
+    "rope.dimension_count_swa": 256,
+    "rope.freq_base_swa": 1e4,
+    "rope.freq_base": 1e6,
+    "embedding_length_per_layer_input": 0,
+    "final_logit_softcapping": 30.0,
+}
+_WINDOWS_OF_SIX = (True, True, True, True, True, False)
 
 
 def _moe(experts: int, used: int, n_ff_expert: int = 0) -> dict[str, Any]:
@@ -131,6 +170,55 @@ _TABLE = (
     Shape(
         "deepseek-v3", "deepseek2", 61, 7168, 129280, 18432, 128, 1, context=163840,
         extra=_MLA, **_moe(256, 8, 2048),
+    ),
+    Shape(
+        "smollm3-3b", "smollm3", 36, 2048, 128256, 11008, 16, 4, context=65536, tied=True,
+        extra={"rope.dimension_count": 128},
+    ),
+    Shape(
+        "ministral-3-8b", "mistral3", 34, 4096, 131072, 14336, 32, 8, 128, context=262144,
+        extra=_MINISTRAL3,
+    ),
+    Shape(
+        "glm-4.5-air", "glm4moe", 47, 4096, 151552, 10944, 96, 8, 128, context=131072, qkv_bias=True,
+        extra=_GLM4_MOE, **_moe(128, 8, 1408),
+    ),
+    Shape(
+        "lfm2-1.2b", "lfm2", 16, 2048, 65536, 8192, 32, 8, context=128000, tied=True,
+        kv_pattern=_LFM2_PATTERN, extra=_LFM2,
+    ),
+    Shape(
+        "lfm2-8b-a1b", "lfm2moe", 24, 2048, 65536, 7168, 32, 8, context=128000, tied=True,
+        kv_pattern=(0, 0, 8, 0),
+        extra=_LFM2 | {"leading_dense_block_count": 2, "expert_gating_func": 2},
+        **_moe(32, 4, 1792),
+    ),
+    Shape(
+        "qwen3.5-27b", "qwen35", 64, 5120, 248320, 17408, 24, 4, 256, context=262144,
+        extra=_QWEN35 | {"ssm.inner_size": 6144, "ssm.time_step_rank": 48},
+    ),
+    Shape(
+        "qwen3.5-35b-a3b", "qwen35moe", 40, 2048, 248320, 0, 16, 2, 256, context=262144,
+        extra=_QWEN35 | {"ssm.inner_size": 4096, "ssm.time_step_rank": 32,
+                         "expert_shared_feed_forward_length": 512},
+        **_moe(256, 8, 512),
+    ),
+    Shape(
+        "gemma4-e4b", "gemma4", 42, 2560, 262144, 10240, 8, 2, 512, context=131072, tied=True,
+        window_pattern=_WINDOWS_OF_SIX,
+        extra=_GEMMA4 | {"attention.sliding_window": 512, "attention.shared_kv_layers": 18,
+                         "embedding_length_per_layer_input": 256},
+    ),
+    Shape(
+        "gemma4-26b-a4b", "gemma4", 30, 2816, 262144, 2112, 16, 8, 512, context=262144, tied=True,
+        window_pattern=_WINDOWS_OF_SIX, kv_pattern=(8, 8, 8, 8, 8, 2),
+        extra=_GEMMA4 | {"attention.sliding_window": 1024, "_keys_are_values": True},
+        **_moe(128, 8, 704),
+    ),
+    Shape(
+        "gemma4-31b", "gemma4", 60, 5376, 262144, 21504, 32, 16, 512, context=262144, tied=True,
+        window_pattern=_WINDOWS_OF_SIX, kv_pattern=(16, 16, 16, 16, 16, 4),
+        extra=_GEMMA4 | {"attention.sliding_window": 1024, "_keys_are_values": True},
     ),
     Shape(
         "gpt-oss-20b", "gpt-oss", 24, 2880, 201088, 2880, 64, 8, 64, context=131072,
@@ -271,7 +359,13 @@ def _add_keys(writer: gguf.GGUFWriter, s: Shape) -> None:
         keys |= {"expert_count": s.experts, "expert_used_count": s.experts_used}
     if s.n_ff_expert:
         keys["expert_feed_forward_length"] = s.n_ff_expert
-    _add_values(writer, s.architecture, {**keys, **s.extra})
+    layers = range(s.n_layers)
+    if s.kv_pattern:
+        keys["attention.head_count_kv"] = [s.kv_heads_of(layer) for layer in layers]
+    if s.window_pattern:
+        keys["attention.sliding_window_pattern"] = [s.is_windowed(layer) for layer in layers]
+    keys |= {name: value for name, value in s.extra.items() if not name.startswith("_")}
+    _add_values(writer, s.architecture, keys)
 
 
 def _add_values(writer: gguf.GGUFWriter, architecture: str, values: Mapping[str, Any]) -> None:

@@ -25,9 +25,9 @@ from backends.gpus import gpu_environment
 from backends.llama.connections import free_within
 from backends.llama.names import names_of, servers_of
 from budget.errors import BadModelFile, ConfigError, KeepwarmError, MeasurementFailed
-from budget.estimate.architectures import NORM_FIRST
 from budget.estimate.arguments import check_args, effective, outputs_per_slot, pad
-from budget.estimate.split import layers_by_device
+from budget.estimate.graph import NORM_FIRST
+from budget.estimate.split import device_of_layers
 from budget.footprint import HOST, EngineArgs, Footprint
 
 DEFAULT_TIMEOUT_S: Final = 60.0
@@ -243,11 +243,12 @@ def _counted_twice(answer: Mapping[str, Any], args: EngineArgs) -> dict[str, int
         return {}
     tokens = pad(effective(args).n_tokens, args.slots)
     crossing = answer["copies"] * 4 * answer["n_embd"] * tokens
-    # A device that has the output alone gets nothing that is normed by a layer.
-    counts = layers_by_device(args.tensor_split, args.n_gpu_layers, answer["n_layers"])
-    has_layer = [count > (number == len(devices) - 1) for number, count in enumerate(counts)]
+    # A device that computes no layer, but the output alone, gets nothing that is normed by one.
+    n_layers = answer["n_layers"]
+    places = device_of_layers(args.tensor_split, args.n_gpu_layers, n_layers)
+    computing = set(places[: n_layers - answer["n_predicting"]].tolist())
     names = names_of(args).llama(devices)
-    return {name: crossing for name, has in zip(names[1:], has_layer[1:], strict=True) if has}
+    return {name: crossing for number, name in enumerate(names) if number and number in computing}
 
 
 def _wire_args(args: EngineArgs) -> dict[str, Any]:

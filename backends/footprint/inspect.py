@@ -1,7 +1,8 @@
 """A model file and engine arguments in, a placement with bytes per device and part out.
 
-`dry-run` asks llama.cpp (cached); `closed-form` computes from the header and needs no llama.cpp;
-`auto` is the dry run where llama.cpp is installed, and says so when it is not.
+`dry-run` asks llama.cpp (cached); `closed-form` computes from the header and needs no llama.cpp, and is
+called `bound` where the model's graph is not known; `auto` is the dry run where llama.cpp is installed, and
+says so when it is not.
 """
 
 from __future__ import annotations
@@ -27,16 +28,18 @@ from backends.gguf.skim import SkimmedArray
 from backends.llama.binaries import binding_folder, build_id, find_binary
 from backends.page_cache import can_be_mapped
 from budget.errors import ConfigError, MeasurementFailed
-from budget.estimate.architectures import FITTED_BUILD
 from budget.estimate.arguments import check_args
 from budget.estimate.closed_form import estimate
+from budget.estimate.companions import draft_args
+from budget.estimate.compute import is_exact
+from budget.estimate.graph import LLAMA_BUILD
 from budget.estimate.overhead import DEFAULT_OVERHEAD, OverheadModel, engine_overhead_bytes
 from budget.estimate.split import normal
 from budget.estimate.weights import weights_by_layers
 from budget.footprint import HOST, EngineArgs, Footprint, Placement
 
 RequestedSource = Literal["auto", "closed-form", "dry-run"]
-KnownSource = Literal["closed-form", "dry-run"]
+KnownSource = Literal["closed-form", "bound", "dry-run"]
 Measure = Callable[[str, EngineArgs], DryRun]
 
 NO_BUILD: Final = "none"
@@ -79,7 +82,7 @@ class Inspector:
         Raises:
             ConfigError: the arguments are impossible for this model or this device.
             BadModelFile: llama.cpp refuses the file.
-            MeasurementFailed: there is no measurement, or no closed form for the architecture.
+            MeasurementFailed: there is no measurement, or no closed form for the architecture's cache.
         """
         shape = header.shape()
         placed = on_device(args, device)
@@ -101,6 +104,8 @@ class Inspector:
             parts = merged(parts, beside)
         if placed.mmproj is not None:
             parts = merged(parts, self._projector(placed.mmproj, placed, used))
+        if used == "closed-form" and not _all_exact(header, placed):
+            used = "bound"
         note = "; ".join(self._notes(placed, used, source))
         overhead = self._overhead(source)
         found = Placement(
@@ -155,21 +160,23 @@ class Inspector:
         return projector_estimate(path, args)
 
     def _notes(self, args: EngineArgs, used: KnownSource, source: RequestedSource) -> Iterator[str]:
-        if used == "closed-form":
+        if used != "dry-run":
             if source == "auto":
                 busy = ", ".join(sorted(self._busy.intersection(args.rpc)))
                 yield f"{busy} serves another client" if busy else "llama.cpp is not installed"
             elif dry_run_available() and (found := self._other_build()):
-                yield f"compute buffers were fitted to llama.cpp {FITTED_BUILD}; {found} is installed"
+                yield f"graphs are those of llama.cpp {LLAMA_BUILD}; {found} is installed"
+            if used == "bound":
+                yield "the graph is not known: compute buffers are a bound"
             if any(name.startswith("cuda:") for name in args.devices):
                 yield "figures for CUDA have not been confirmed on a GPU"
         if args.extra:
             yield f"not counted: {' '.join(args.extra)}"
 
     def _other_build(self) -> str:
-        """The version of the llama.cpp here, when the closed form was fitted to another one."""
+        """The version of the llama.cpp here, when the graphs are another one's."""
         here = self.build_key().rpartition("-")[0]
-        return "" if here in {"", FITTED_BUILD} else here
+        return "" if here in {"", LLAMA_BUILD} else here
 
     def _measured(self, header: GgufHeader, args: EngineArgs) -> Mapping[str, Footprint]:
         path = str(header.files[0])
@@ -198,6 +205,16 @@ class Inspector:
         if self._stored is None:
             self._stored = stored_overhead()
         return self._stored
+
+
+def _all_exact(header: GgufHeader, args: EngineArgs) -> bool:
+    """Whether the graph of the model is known, and its draft model's."""
+    if not is_exact(header.shape(), args):
+        return False
+    if args.draft_model is None:
+        return True
+    draft = read_header(args.draft_model).shape()
+    return is_exact(draft, draft_args(args, draft.n_layers))
 
 
 def _with_overhead(

@@ -213,22 +213,26 @@ class _Session:
         rows = _breakdown(self._folder, context, self._ggml)
         text = "".join(self._log)
         _cross_check(rows, text)
+        architecture = self._text(model, "general.architecture")
+        # Layers that only predict further tokens, which llama.cpp counts apart.
+        predicting = int(self._text(model, f"{architecture}.nextn_predict_layers") or 0)
         return {
             "buffers": rows,
             "output_row_bytes": _output_row_bytes(self._binding, model, args, text),
             "n_batch": self._binding.llama_n_batch(context),
-            "n_layers": self._binding.llama_model_n_layer(model),
+            "n_layers": self._binding.llama_model_n_layer(model) + predicting,
+            "n_predicting": predicting,
             "n_ctx": self._binding.llama_n_ctx(context),
             "n_embd": self._binding.llama_model_n_embd(model),
-            "architecture": self._architecture(model),
+            "architecture": architecture,
             "copies": int(copies[1]) if (copies := _COPIES_LINE.search(text)) else 1,
         }
 
-    def _architecture(self, model: Any) -> str:
-        name = ctypes.create_string_buffer(64)
-        key = b"general.architecture"
-        self._binding.llama_model_meta_val_str(model, key, name, len(name))
-        return name.value.decode(errors="replace")
+    def _text(self, model: Any, key: str) -> str:
+        """A value of the file's metadata; empty where there is none."""
+        found = ctypes.create_string_buffer(64)
+        self._binding.llama_model_meta_val_str(model, key.encode(), found, len(found))
+        return found.value.decode(errors="replace")
 
 
 def _measure_all(session: _Session, many: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -20,7 +20,6 @@ from backends.gguf.quantization import (
     weights_by_type,
 )
 from backends.gguf.table import FileIdentity, FileTable, HeaderValue, TensorInfo, read_table
-from budget.estimate.closed_form import prepare
 from budget.estimate.shape import ModelShape
 
 _SHOWN_NAME: Final = 200
@@ -54,7 +53,7 @@ class GgufHeader:
 
     @cached_property
     def _shape(self) -> ModelShape:
-        return prepare(build_shape(self.files[0], self.metadata, self.key_offsets, self.tensors))
+        return build_shape(self.files[0], self.metadata, self.key_offsets, self.tensors)
 
     @property
     def name(self) -> str:

@@ -110,7 +110,7 @@ class _Builder:
 
     def build(self) -> ModelShape:
         heads = self._per_layer("attention.head_count", 0)
-        kv_heads = self._per_layer("attention.head_count_kv", heads)
+        kv_heads = self._kv_heads(heads)
         ff = self._per_layer("feed_forward_length", 0)
         window_tokens, windowed = self._window()
         experts = self._number("expert_count")
@@ -136,7 +136,7 @@ class _Builder:
             n_experts_used=max(self._per_layer("expert_used_count", 0)),
             n_experts_shared=self._number("expert_shared_count"),
             n_layers_dense_lead=self._number("leading_dense_block_count"),
-            n_layers_nextn=self._number("nextn_predict_layers"),
+            n_layers_nextn=self._number("nextn_predict_layers", most=self._layers),
             sliding_window=window_tokens,
             window_layers=windowed,
             recurrent_layers=self._recurrent(kv_heads, ff),
@@ -156,6 +156,14 @@ class _Builder:
             tied_embeddings=bool(self._tensors) and "output.weight" not in self._tensors,
             metadata=self._small_metadata(),
         )
+
+    def _kv_heads(self, heads: tuple[int, ...]) -> tuple[int, ...]:
+        found = self._per_layer("attention.head_count_kv", heads)
+        if self._architecture not in _RECURRENT_BY_PERIOD:
+            return found
+        # The number is given for all layers; those with state have no cache.
+        recurrent = self._recurrent(found, found)
+        return tuple(0 if state else n for n, state in zip(found, recurrent, strict=True))
 
     def _recurrence(self) -> dict[str, int]:
         return {
@@ -260,8 +268,12 @@ class _Builder:
         if self._architecture in _RECURRENT_WITHOUT_KV:
             return tuple(not count for count in kv_heads)
         if self._architecture in _RECURRENT_BY_PERIOD:
+            marked = self._metadata.get(self._key("attention.recurrent_layers"))
+            if isinstance(marked, tuple) and len(marked) == self._layers:
+                return tuple(bool(flag) for flag in marked)
             period = self._number("full_attention_interval", default=4, least=1)
-            return tuple((i + 1) % period != 0 for i in layers)
+            trunk = self._layers - self._number("nextn_predict_layers", most=self._layers)
+            return tuple(i < trunk and (i + 1) % period != 0 for i in layers)
         return (False,) * self._layers
 
     def _shared_kv(self) -> int:

@@ -65,7 +65,7 @@ class Ceilings:
     @classmethod
     def of(cls, placement: Placement, margin_bytes: int) -> Ceilings:
         """Those of an engine that is placed like this."""
-        estimated = placement.source == "closed-form"
+        estimated = placement.source in {"closed-form", "bound"}
         return cls(dict(placement.bookings), margin_bytes, estimated)
 
     def margin(self, device: str) -> int:

@@ -8,18 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from budget.estimate import ggml_graph as sides
-from budget.estimate.allocator import reserved_bytes
 from budget.estimate.arguments import check_args
-from budget.estimate.compute import compute_by_layers, output_bytes, prepare_sums
-from budget.estimate.features import feature_counts
-from budget.estimate.ggml_graph import Graph
-from budget.estimate.graphs import graph_of
+from budget.estimate.bound import check_memory
+from budget.estimate.compute import compute_bytes
 from budget.estimate.kv import kv_by_layer
 from budget.estimate.recurrent import recurrent_by_layer
 from budget.estimate.shape import ModelShape
-from budget.estimate.spread import spread
-from budget.estimate.weights import CUDA_ALIGNMENT, HOST_ALIGNMENT, is_cuda, weights_by_layers
+from budget.estimate.split import ON_HOST, device_of_layers
+from budget.estimate.weights import weights_by_layers, weights_of_layers
 from budget.footprint import HOST, EngineArgs, Footprint
 
 Bytes = NDArray[np.int64]
@@ -55,89 +51,100 @@ class ByLayers:
     device: PartsByLayers
 
 
-def prepare(shape: ModelShape) -> ModelShape:
-    """The same shape, with what every placement needs of the model alone made and kept.
-
-    Whoever reads a header pays for that, so that planning does not.
-    """
-    weights_by_layers(shape)
-    feature_counts(shape)
-    prepare_sums(shape)
-    return shape
-
-
 def estimate_by_layers(shape: ModelShape, args: EngineArgs, device: str | None = None) -> ByLayers:
-    """The bytes of both sides for every n_gpu_layers; `args.n_gpu_layers` is not looked at.
+    """The bytes of both sides for every n_gpu_layers, to plan with; `args.n_gpu_layers` is not looked at.
 
     `device` decides alignment and row padding: the first of `args.devices` by default, else a GPU.
     With `use_mmap` the host's repacked weights count twice: the file's pages stay mapped. Engine
-    overhead is not in the figures (`budget.estimate.overhead`). Compute buffers are those of the
-    fitted sums: microseconds, for planning; `estimate` has them to the byte where the graph is known.
+    overhead is not in the figures (`budget.estimate.overhead`). Weights and state are exact everywhere.
+    Compute buffers are evaluated at a few places of the split; between two of them stands the larger of
+    both, which is not low where layers repeat. What is chosen is verified with `estimate`.
 
     Raises:
         ConfigError: the arguments are impossible.
-        MeasurementFailed: the architecture is not known.
+        MeasurementFailed: the architecture has a cache of a kind that is not known.
     """
     check_args(args, shape)
+    check_memory(shape)
     if device is None:
         device = next((name for name in args.devices if name != HOST), "cuda:0")
-    host, moved = _held(shape, args, device)
-    on_host, on_device = compute_by_layers(shape, args)
+    weights = weights_by_layers(shape, repack=args.repack, device=device)
+    host_weights = weights.host + (weights.repacked if args.use_mmap else 0)
+    host_state, device_state = _split(kv_by_layer(shape, args) + recurrent_by_layer(shape, args))
+    one = replace(args, devices=(device,), tensor_split=())
+    on_host, on_device = _between(shape, one)
     return ByLayers(
-        PartsByLayers(*host, on_host + output_bytes(shape, args)), PartsByLayers(*moved, on_device)
+        PartsByLayers(host_weights, host_state, on_host),
+        PartsByLayers(weights.device, device_state, on_device),
     )
 
 
 def estimate(shape: ModelShape, args: EngineArgs, devices: Sequence[str]) -> dict[str, Footprint]:
     """The footprint of the host and of each device, without engine overhead.
 
-    `devices` are those that layers may go to, the host not among them; empty for the host alone.
-    Figures for `cuda:N` have not been confirmed on a GPU. Compute buffers are what ggml's allocator
-    reserves for the model's graph (`budget.estimate.graphs`), or near it by the fitted sums for the
-    graphs that are not known. Over several devices, `args.tensor_split` says how many layers each
-    gets, and compute buffers are near (`budget.estimate.spread`).
+    `devices` are those that layers may go to, the host not among them; empty for the host alone. Over
+    several of them `args.tensor_split` says how many layers each gets. Figures for `cuda:N` have not been
+    confirmed on a GPU. Compute buffers are exact or a bound (`budget.estimate.compute.is_exact`).
 
     Raises:
         ConfigError: the arguments are impossible.
-        MeasurementFailed: the architecture is not known, or not over several devices.
+        MeasurementFailed: the architecture has a cache of a kind that is not known.
     """
-    if len(devices) > 1:
-        return spread(shape, replace(args, devices=tuple(devices)))
-    device = devices[0] if devices else None
-    placed = args if devices else replace(args, n_gpu_layers=0)
+    placed = replace(args, devices=tuple(devices), n_gpu_layers=args.n_gpu_layers if devices else 0)
+    if len(devices) < 2:
+        placed = replace(placed, tensor_split=())
     check_args(placed, shape)
-    graph = graph_of(shape, placed)
-    if graph is None:
-        both = estimate_by_layers(shape, placed, device)
-        found = both.host.at(placed.n_gpu_layers), both.device.at(placed.n_gpu_layers)
-    else:
-        found = _by_graph(shape, placed, device or HOST, graph)
-    return dict(zip([HOST, *devices], found, strict=False))
+    check_memory(shape)
+    layers, kind = placed.n_gpu_layers, devices[0] if devices else HOST
+    places = device_of_layers(placed.tensor_split, layers, shape.n_layers)
+    state = kv_by_layer(shape, placed) + recurrent_by_layer(shape, placed)
+    weights = weights_by_layers(shape, repack=placed.repack, device=kind)
+    twice = int(weights.repacked[layers]) if placed.use_mmap else 0
+    compute = compute_bytes(shape, placed)
+    found = {
+        HOST: Footprint(
+            int(weights.host[layers]) + twice,
+            int(state[places[:-1] == ON_HOST].sum()),
+            compute[HOST],
+        )
+    }
+    for number, device in enumerate(devices):
+        mine = places == number
+        found[device] = Footprint(
+            _weights(shape, device, mine), int(state[mine[:-1]].sum()), compute[device]
+        )
+    return found
 
 
-def _held(
-    shape: ModelShape, args: EngineArgs, device: str
-) -> tuple[tuple[Bytes, Bytes], tuple[Bytes, Bytes]]:
-    """Weights and state by n_gpu_layers, of the host and of the device."""
-    weights = weights_by_layers(shape, repack=args.repack, device=device)
-    host_weights = weights.host + (weights.repacked if args.use_mmap else 0)
-    host_state, device_state = _split(kv_by_layer(shape, args) + recurrent_by_layer(shape, args))
-    return (host_weights, host_state), (weights.device, device_state)
+def _weights(shape: ModelShape, device: str, mine: NDArray[np.bool_]) -> int:
+    by_layer, shared = weights_of_layers(shape, device)
+    return int(by_layer[mine].sum()) + shared * bool((mine[:-1] & shape.table.sharing).any())
 
 
-def _by_graph(
-    shape: ModelShape, args: EngineArgs, device: str, graph: Graph
-) -> tuple[Footprint, Footprint]:
-    alignment = CUDA_ALIGNMENT if is_cuda(device) else HOST_ALIGNMENT
-    alignments = {sides.HOST: HOST_ALIGNMENT, sides.DEVICE: alignment}
-    buffers = reserved_bytes(graph, alignments)
-    host, moved = _held(shape, args, device)
-    layers = args.n_gpu_layers
-    on_host = buffers[sides.HOST] + output_bytes(shape, args)
-    return (
-        Footprint(int(host[0][layers]), int(host[1][layers]), on_host),
-        Footprint(int(moved[0][layers]), int(moved[1][layers]), buffers[sides.DEVICE]),
-    )
+def _places(shape: ModelShape) -> list[int]:
+    """Both ends, where the output and single layers decide, and two neighbours in the middle.
+
+    Where layers read another one's cache, also those places between which that one is moved.
+    """
+    whole, shared = shape.n_layers + 1, shape.n_layers_shared_kv
+    asked = {0, 1, 2, 3, whole // 2, whole // 2 + 1, whole - 1, whole}
+    asked |= {shared + 1, shared + 2, shared + 3} if shared else set()
+    return sorted({min(k, whole) for k in asked})
+
+
+def _between(shape: ModelShape, args: EngineArgs) -> tuple[Bytes, Bytes]:
+    """Compute buffers of both sides by n_gpu_layers."""
+    (device,) = args.devices
+    known = _places(shape)
+    found = [compute_bytes(shape, replace(args, n_gpu_layers=k)) for k in known]
+    sides = []
+    for side in (HOST, device):
+        amounts = np.array([each[side] for each in found], dtype=np.int64)
+        counts = np.arange(shape.n_layers + 2)
+        above = np.searchsorted(known, counts)
+        below = np.searchsorted(known, counts, side="right") - 1
+        sides.append(np.maximum(amounts[above], amounts[below]))
+    return sides[0], sides[1]
 
 
 def _split(by_layer: Bytes) -> tuple[Bytes, Bytes]:

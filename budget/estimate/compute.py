@@ -1,40 +1,28 @@
-"""The compute buffer: the peak of the graph's live tensors for one full micro-batch.
+"""Compute buffers: what a full micro-batch's tensors take on each side.
 
-What overlaps is decided by ggml's allocator (`ggml/src/ggml-alloc.c`), which changes between builds.
-So a buffer is the largest of a few weighted sums of `budget.estimate.features`; `tools/fit_compute.py`
-fits the weights to dry runs, per architecture, side, kernels and place of the split, and writes
-`budget/estimate/compute_data.py`. The host's output buffer is a formula (`src/llama-context.cpp`,
-`output_reserve`).
+Where the model's graph is known, they are what ggml's allocator reserves for it (`budget.estimate.graph`),
+to the byte; elsewhere a bound that is not low (`budget.estimate.bound`). The host's output buffer is a
+formula (`src/llama-context.cpp`, `output_reserve`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache, lru_cache
-from typing import Final, Literal
+from dataclasses import fields
+from typing import Final
+from weakref import WeakKeyDictionary
 
-import numpy as np
-from numpy.typing import NDArray
-
-from budget.errors import MeasurementFailed
-from budget.estimate.architectures import ARCHITECTURES, architecture
 from budget.estimate.arguments import effective, outputs_per_slot
-from budget.estimate.features import (
-    FEATURES,
-    Matrix,
-    feature_counts,
-    feature_scales,
-    mode,
-)
+from budget.estimate.bound import bound_bytes
+from budget.estimate.graph import HOST as HOST_SIDE
+from budget.estimate.graph import PIPELINE_COPIES, graph_of, has_graph, reserved_bytes
+from budget.estimate.layer_table import LayerTable
 from budget.estimate.shape import ModelShape
-from budget.footprint import EngineArgs
+from budget.estimate.weights import CUDA_ALIGNMENT, HOST_ALIGNMENT, is_cuda
+from budget.footprint import HOST, EngineArgs
 
-Bytes = NDArray[np.int64]
-Side = Literal["host", "device"]
-_SIDES: Final[tuple[Side, Side]] = ("host", "device")
 _FLOAT_BYTES: Final = 4
-ALIGNMENT: Final = 32
-_COLUMN: Final = {name: i for i, name in enumerate(FEATURES)}
+_PIPELINED: Final = ("cuda:", "RPC")
+"""Devices that are known to compute in a pipeline; of others it is supposed, which is more."""
 
 
 def output_rows(shape: ModelShape, args: EngineArgs) -> int:
@@ -53,109 +41,79 @@ def output_bytes(shape: ModelShape, args: EngineArgs) -> int:
     return _FLOAT_BYTES * width * output_rows(shape, args)
 
 
-def regimes(n_layers: int) -> tuple[tuple[tuple[str, int, int], ...], ...]:
-    """The ranges of n_gpu_layers (name, first, one past the last) of host and of device.
+def is_exact(shape: ModelShape, args: EngineArgs) -> bool:
+    """Whether compute buffers are those of the model's graph, and no bound."""
+    devices = args.layer_devices
+    known = len(devices) < 2 or all(name.startswith(_PIPELINED) for name in devices)
+    return known and has_graph(shape)
 
-    On the device the output comes first, then the last layer, whose feed-forward sees the output
-    rows alone; with every layer there, the host only looks up embeddings.
+
+def is_pipeline(shape: ModelShape, args: EngineArgs) -> bool:
+    """Whether devices compute in a pipeline: several of them, with every layer and the output."""
+    return len(args.layer_devices) > 1 and args.n_gpu_layers > shape.n_layers
+
+
+def compute_bytes(shape: ModelShape, args: EngineArgs) -> dict[str, int]:
+    """Compute buffers of the host, its output buffer among them, and of each of `args.layer_devices`.
+
+    What was evaluated is kept, for models that differ in their weights' types alone together.
     """
-    everything = n_layers + 1
-    host = (("all", 0, 1), ("some", 1, everything), ("none", everything, everything + 1))
-    device = (
-        ("output", 1, 2),
-        ("last", 2, min(3, everything)),
-        ("some", 3, everything),
-        ("all", everything, everything + 1),
-    )
-    return host, device
+    key = _KEYS.get(shape.layers)
+    if key is None:
+        key = _KEYS[shape.layers] = _Key(shape)
+    found = _KNOWN.get((key, args))
+    if found is None:
+        if len(_KNOWN) >= _MOST_KNOWN:
+            _KNOWN.clear()
+        found = _KNOWN[key, args] = _buffers(shape, args)
+    host, *others = found
+    names = args.layer_devices
+    return {HOST: host + output_bytes(shape, args), **dict(zip(names, others, strict=True))}
 
 
-# While logits are computed, the last activations (on the host also their copy) are all that lives
-# beside them. The largest buffer of an embedding engine, whose every token has a row.
-_OUTPUT_PHASE: Final = {
-    "host/all": "1 logits + 2 output_rows",
-    "device/output": "1 logits + 1 output_rows",
-    "device/last": "1 logits + 1 output_rows",
-    "device/some": "1 logits + 1 output_rows",
-    "device/all": "1 logits + 1 output_rows",
-}
+def forget() -> None:
+    """Evaluate graphs anew: for benchmarks."""
+    _KEYS.clear()
+    _KNOWN.clear()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SideSums:
-    """The sums of one side with one set of kernels: weights (sums x features), and of each its place
-    of the split, by position in `regimes`."""  # noqa: D205, D209
-
-    weights: Matrix
-    places: NDArray[np.int64]
+_OTHERWISE_KEPT: Final = {"name", "tensors", "metadata", "table", "layers"}
+_FIELDS: Final = [f.name for f in fields(ModelShape) if f.name not in _OTHERWISE_KEPT]
 
 
-@cache
-def sums_of(name: str, side: Side, kernels: str, *, has_output: bool = True) -> SideSums:
-    """The sums of an architecture, for every place of the split.
+class _Key:
+    """Everything of a model that its graph is built from; hashed once."""
 
-    With an output layer on that side, its own phase is among them.
+    __slots__ = ("_hash", "_parts")
 
-    Raises:
-        MeasurementFailed: the architecture is not known, or not with these kernels.
-    """
-    rows: list[Matrix] = []
-    places: list[int] = []
-    for number, (place, _, _) in enumerate(regimes(2)[_SIDES.index(side)]):
-        sums = architecture(name).get(f"{side}/{place}/{kernels}")
-        if sums is None:
-            raise MeasurementFailed(
-                f"there is no closed form for {name!r} with these KV types and this attention.",
-                hint="Measure it by dry run.",
-                architecture=name,
-                group=f"{side}/{place}/{kernels}",
-            )
-        phase = _OUTPUT_PHASE.get(f"{side}/{place}")
-        for text in (*sums, phase) if has_output and phase else sums:
-            rows.append(_weights(text))
-            places.append(number)
-    return SideSums(np.array(rows), np.array(places))
+    def __init__(self, shape: ModelShape) -> None:
+        tensors = frozenset((tensor.name, tensor.dims) for tensor in shape.tensors)
+        prefix = f"{shape.architecture}."
+        keys = frozenset(pair for pair in shape.metadata.items() if pair[0].startswith(prefix))
+        self._parts = (*(getattr(shape, name) for name in _FIELDS), tensors, keys)
+        self._hash = hash(self._parts)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and self._parts == other._parts
 
 
-def _weights(text: str) -> Matrix:
-    """A sum as it is written (`6 ids + 4 embd`) as a row of weights."""
-    row = np.zeros(len(FEATURES))
-    for term in text.split(" + ") if text else ():
-        weight, _, feature = term.partition(" ")
-        row[_COLUMN[feature]] = float(weight)
-    return row
+_KEYS: Final[WeakKeyDictionary[LayerTable, _Key]] = WeakKeyDictionary()
+_KNOWN: Final[dict[tuple[_Key, EngineArgs], tuple[int, ...]]] = {}
+_MOST_KNOWN: Final = 4096
 
 
-@lru_cache(maxsize=256)
-def _place_of_rows(side: Side, n_layers: int) -> NDArray[np.int64]:
-    """For n_gpu_layers 0 to n_layers + 1 the position of its place in `regimes`; -1 for none."""
-    found = np.full(n_layers + 2, -1)
-    for number, (_, first, last) in enumerate(regimes(n_layers)[_SIDES.index(side)]):
-        found[first:last] = number
-    return found
-
-
-def prepare_sums(shape: ModelShape) -> None:
-    """Have the sums of the usual kernels at hand, if the architecture is known."""
-    if shape.architecture in ARCHITECTURES:
-        for side in _SIDES:
-            sums_of(shape.architecture, side, "flash", has_output=shape.causal)
-
-
-def compute_by_layers(shape: ModelShape, args: EngineArgs) -> tuple[Bytes, Bytes]:
-    """Compute buffers of the host and of the device for n_gpu_layers 0 to n_layers + 1, in bytes.
-
-    Raises:
-        MeasurementFailed: the architecture is not known.
-    """
-    kernels = mode(shape, args)
-    scales = feature_scales(shape, args)
-    found = []
-    for side, counts in zip(_SIDES, feature_counts(shape), strict=True):
-        sums = sums_of(shape.architecture, side, kernels, has_output=shape.causal)
-        # Not `@`: the first product of a process wakes up the BLAS library's threads.
-        each = np.einsum("kf,sf->ks", counts.rows, sums.weights * scales)
-        there = _place_of_rows(side, shape.n_layers)[:, None] == sums.places
-        n_bytes = np.where(there, each[counts.row_of], 0).max(axis=1).astype(np.int64)
-        found.append(-(-n_bytes // ALIGNMENT) * ALIGNMENT)
-    return found[0], found[1]
+def _buffers(shape: ModelShape, args: EngineArgs) -> tuple[int, ...]:
+    """The host's buffer, and each device's."""
+    if not has_graph(shape):
+        return bound_bytes(shape, args)
+    alignments = {
+        number: CUDA_ALIGNMENT if is_cuda(name) else HOST_ALIGNMENT
+        for number, name in enumerate(args.layer_devices)
+    }
+    copies = PIPELINE_COPIES if is_pipeline(shape, args) else 1
+    graph = graph_of(shape, args)
+    found = reserved_bytes(graph, {HOST_SIDE: HOST_ALIGNMENT, **alignments}, copies)
+    return found[HOST_SIDE], *(found[number] for number in alignments)

@@ -36,9 +36,9 @@ def cells(shape: ModelShape, args: EngineArgs) -> NDArray[np.int64]:
 def kv_by_layer(shape: ModelShape, args: EngineArgs) -> NDArray[np.int64]:
     """Bytes of the KV cache of each layer: (a key row + a value row) x cells x streams.
 
-    Multi-head latent attention keeps one compressed key row and no values. Layers that share
-    another's cache, and layers without attention, have none. Without flash attention every value
-    row has the width of the widest.
+    Multi-head latent attention keeps one compressed key row and no values. Layers that share another's
+    cache, that only predict further tokens, or have no attention, have none. Without flash attention every
+    value row has the width of the widest.
     """
     layers = shape.layers
     if not shape.causal:
@@ -52,8 +52,8 @@ def kv_by_layer(shape: ModelShape, args: EngineArgs) -> NDArray[np.int64]:
             width_v = layers.has_cache * width_v.max(initial=0)
         rows = _rows(kind_k, layers.width_k) + _rows(kind_v, width_v)
     found = rows * cells(shape, args) * effective(args).n_streams
-    if shape.n_layers_shared_kv:
-        found[shape.n_layers - shape.n_layers_shared_kv :] = 0
+    without = max(shape.n_layers_shared_kv, shape.n_layers_nextn)
+    found[shape.n_layers - without :] = 0
     return found
 
 

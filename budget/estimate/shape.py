@@ -57,6 +57,16 @@ GGML_TYPES: dict[str, tuple[int, int]] = {
 }
 """ggml's tensor types: elements per block, and bytes per block (ggml's block structures)."""
 
+_PREDICTING_UNLOADED = frozenset(
+    {"bailingmoe3", "cohere2moe", "deepseek2", "deepseek32", "deepseek4", "glm-dsa", "glm4moe"}
+    | {"glm5-next", "hy-v3", "mimo2", "nemotron_h", "nemotron_h_moe", "qwen35", "qwen35moe"}
+    | {"qwen3next", "step35"}
+)
+"""Whose layers that only predict further tokens are not loaded (`load_mtp` in `src/models/*.cpp`)."""
+
+_NORM_CALLED_EMBEDDING = frozenset({"lfm2", "lfm2moe"})
+"""Whose output norm is called `token_embd_norm` (`LLM_TENSOR_OUTPUT_NORM_LFM2`)."""
+
 
 def row_bytes(ggml_type: str, n_elements: int) -> int:
     """Bytes of one row of `n_elements`, in whole blocks, as `ggml_row_size` counts them.
@@ -170,7 +180,15 @@ class ModelShape:
     """The layers as arrays."""
 
     def __post_init__(self) -> None:
-        table = tensor_table(self.tensors, self.n_layers, GGML_TYPES)
+        table = tensor_table(
+            self.tensors,
+            self.n_layers,
+            GGML_TYPES,
+            n_unused=self.n_layers_nextn if self.architecture in _PREDICTING_UNLOADED else 0,
+            norm_is_output=self.architecture in _NORM_CALLED_EMBEDDING,
+            # Layers with a window rotate by another base, and have no factors.
+            sharing=[not w for w in self.window_layers] if self.architecture == "gemma4" else (),
+        )
         object.__setattr__(self, "table", table)
         layers = layer_table(
             self.n_layers,
@@ -191,6 +209,12 @@ class ModelShape:
     def is_recurrent(self) -> bool:
         """Whether any layer keeps recurrent state."""
         return any(self.recurrent_layers)
+
+    @property
+    def convolution_tokens(self) -> int:
+        """The last tokens that a recurrent layer's convolution keeps."""
+        kernel = self.key("shortconv.l_cache") or self.ssm_conv_kernel
+        return max(kernel - 1, 0) if isinstance(kernel, int) else 0
 
     @property
     def has_attention(self) -> bool:

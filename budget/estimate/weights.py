@@ -22,6 +22,9 @@ HOST_ALIGNMENT: Final = 32  # TENSOR_ALIGNMENT of the CPU's buffers, and of an R
 CUDA_ALIGNMENT: Final = 128
 _CUDA_ROW: Final = 512  # MATRIX_ROW_PADDING, ggml/src/ggml-cuda/common.cuh
 
+_OUTPUT_FIRST: Final = frozenset({"gemma3n", "gemma4"})
+"""Which make the output's copy of a tied embedding before the embedding: there are always two then."""
+
 
 @dataclass(frozen=True, slots=True)
 class WeightsByLayers:
@@ -73,13 +76,14 @@ def weights_by_layers(
     """
     tied = shape.tied_embeddings and shape.causal
     rpc = not is_cuda(device)
-    return _weights(shape.table, shape.n_layers, tied=tied, repack=repack, rpc=rpc)
+    twice = shape.architecture in _OUTPUT_FIRST
+    return _weights(shape.table, shape.n_layers, tied=tied, twice=twice, repack=repack, rpc=rpc)
 
 
 def weights_of_layers(shape: ModelShape, device: str) -> tuple[Bytes, int]:
     """Bytes in a device's buffers: of each layer, the output's as the last, and what layers share.
 
-    A device has the shared ones once as soon as it has any layer but the output.
+    A device has the shared ones once as soon as it has a layer of `shape.table.sharing`.
     """
     table, n_layers = shape.table, shape.n_layers
     n_bytes = device_tensor_bytes(table, device)
@@ -91,7 +95,7 @@ def weights_of_layers(shape: ModelShape, device: str) -> tuple[Bytes, int]:
 
 @lru_cache(maxsize=128)
 def _weights(
-    table: TensorTable, n_layers: int, *, tied: bool, repack: bool, rpc: bool
+    table: TensorTable, n_layers: int, *, tied: bool, twice: bool, repack: bool, rpc: bool
 ) -> WeightsByLayers:
     host_bytes = _padded(table.n_bytes, HOST_ALIGNMENT)
     device_bytes = device_tensor_bytes(table, "RPC" if rpc else "cuda")
@@ -100,15 +104,19 @@ def _weights(
     repacked = _by_layer(table.layer, np.where(table.repacked, host_bytes, 0), n_layers)
     if tied and table.tied >= 0:
         on_device[-1] += device_bytes[table.tied]
-        if table.repacked[table.tied]:
-            repacked[-1] += host_bytes[table.tied]
-            on_host[-1] += host_bytes[table.tied] if repack else 0
+        copied = table.repacked[table.tied]
+        repacked[-1] += host_bytes[table.tied] if copied else 0
+        on_host[-1] += host_bytes[table.tied] if twice or (copied and repack) else 0
     inputs = int(host_bytes[table.layer == INPUT].sum())
     shared = table.layer == SHARED
     layers = np.arange(n_layers + 2)
-    host = inputs + _left(on_host) + (layers <= n_layers) * int(host_bytes[shared].sum())
+    # The first and the last layer that has what layers share.
+    sharing = np.flatnonzero(table.sharing)
+    first, last = (sharing[0], sharing[-1]) if len(sharing) else (n_layers, -1)
+    host = inputs + _left(on_host)
+    host += (layers <= n_layers - first) * int(host_bytes[shared].sum())
     moved = np.concatenate([[0], np.cumsum(on_device[::-1])])
-    moved += (layers > 1) * int(device_bytes[shared].sum())
+    moved += (layers > n_layers - last) * int(device_bytes[shared].sum())
     found = WeightsByLayers(host, moved, _left(repacked) * int(repack))
     for array in (found.host, found.device, found.repacked):
         array.setflags(write=False)  # it is shared by all who ask

@@ -198,10 +198,7 @@ class PlanBuilder:
             if layers
             else self.inspector.on_host(header, args)
         )
-        source: Literal["closed-form", "dry-run"] = (
-            "closed-form" if placed.source == "closed-form" else "dry-run"
-        )
-        return Point(layers, dict(placed.footprints), placed.args, source)
+        return Point(layers, dict(placed.footprints), placed.args, placed.source)
 
     def _timed(self, header: GgufHeader) -> Mapping[str, float]:
         """Measured on the file itself: seconds of a staged load, tokens/s on the CPU."""

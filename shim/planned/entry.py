@@ -7,12 +7,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, get_args
 
 import numpy as np
 
 from backends.json_shapes import real, rows, table, text, whole
-from budget.footprint import HOST, EngineArgs, Footprint
+from budget.footprint import HOST, EngineArgs, Footprint, Source
 from budget.planning.tables import Variant
 
 Stamp = tuple[tuple[str, int, int], ...]
@@ -32,7 +32,7 @@ class Point:
     n_gpu_layers: int
     devices: Mapping[str, Footprint]
     args: EngineArgs
-    source: Literal["closed-form", "dry-run"] = "dry-run"
+    source: Source = "dry-run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ def _sizes(data: Mapping[str, Any], counts: int) -> Sizes:
 
 
 def _point(row: Mapping[str, Any]) -> Point:
-    if row["source"] not in ("closed-form", "dry-run"):
+    if row["source"] not in get_args(Source):
         raise ValueError("bytes of an unknown source")
     devices = {name: _footprint(table(part)) for name, part in table(row["devices"]).items()}
     return Point(

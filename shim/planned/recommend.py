@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from backends.devices import discover, find_device
 from backends.gguf import read_header
 from budget.errors import ConfigError, KeepwarmError, UnknownModel
-from budget.estimate.closed_form import estimate_by_layers
+from budget.estimate.closed_form import ByLayers, estimate, estimate_by_layers
 from budget.estimate.overhead import DEFAULT_OVERHEAD, engine_overhead_bytes
 from budget.estimate.shape import ModelShape
 from budget.footprint import HOST, EngineArgs
@@ -194,12 +194,31 @@ def advise(
         each * users, users, kv_type, kv_type, embeddings=not shape.causal, flash_attention="auto"
     )
     try:
-        variant = _variant(shape, args, target)
+        return _verified(subject, shape, args, target)
     except ConfigError:
         raise
     except KeepwarmError as error:
         return _none(subject, str(error))
-    return _advice(subject, target, variant, users)
+
+
+def _verified(subject: Subject, shape: ModelShape, args: EngineArgs, target: Target) -> Advice:
+    """The advice for bytes that are exact where they were chosen.
+
+    The table of all numbers of layers lies between a few of them. What is chosen is computed for itself,
+    and the choice made again where that differs.
+    """
+    variant = _variant(shape, args, target)
+    while True:
+        found = _advice(subject, target, variant, args.slots)
+        layers = found.n_gpu_layers
+        one = ("cuda:0",) if layers else ()
+        exact = estimate(shape, replace(args, n_gpu_layers=layers, devices=one), one)
+        host = exact[HOST].total_bytes + engine_overhead_bytes(shape, args)
+        device = exact[one[0]].total_bytes + DEFAULT_OVERHEAD.device_bytes if one else 0
+        amounts = (int(variant.host_bytes[layers]), int(variant.device_bytes[layers]))
+        if amounts == (host, device):
+            return found
+        variant.host_bytes[layers], variant.device_bytes[layers] = host, device
 
 
 def _variant(shape: ModelShape, args: EngineArgs, target: Target) -> Variant:
@@ -214,8 +233,19 @@ def _variant(shape: ModelShape, args: EngineArgs, target: Target) -> Variant:
         seconds = decode_seconds(traffic, target.host, target.gpu)
         token_s = {f"{GPU}:{number}": seconds for number in range(target.n_gpus)}
     # llama.cpp makes a compute buffer and a context on every GPU that has a layer.
-    each = DEFAULT_OVERHEAD.device_bytes + int(both.device.compute[-1])
+    each = DEFAULT_OVERHEAD.device_bytes + _compute_of_each(shape, args, target.n_gpus, both)
     return Variant(args.n_ctx, args.slots, host, device, token_s, cpu, each_device_bytes=each)
+
+
+def _compute_of_each(shape: ModelShape, args: EngineArgs, n_gpus: int, both: ByLayers) -> int:
+    """The largest compute buffer of a GPU: of one alone, or of several that compute in a pipeline."""
+    if n_gpus < 2:
+        return int(both.device.compute[-1])
+    whole = shape.n_layers + 1
+    shares = tuple((whole + number) // n_gpus for number in range(n_gpus))
+    names = tuple(f"cuda:{number}" for number in range(n_gpus))
+    spread = replace(args, n_gpu_layers=whole, devices=names, tensor_split=shares)
+    return max(part.compute_bytes for part in estimate(shape, spread, names).values())
 
 
 def _advice(subject: Subject, target: Target, variant: Variant, users: int) -> Advice:

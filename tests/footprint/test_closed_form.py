@@ -15,14 +15,13 @@ from hypothesis import strategies as st
 
 from backends.footprint.dry_run import measure, measure_many
 from backends.gguf.header import read_header
-from budget.errors import ConfigError, MeasurementFailed
-from budget.estimate.architectures import ARCHITECTURES
+from budget.errors import ConfigError
 from budget.estimate.arguments import check_args, effective
 from budget.estimate.closed_form import estimate, estimate_by_layers
-from budget.estimate.graphs import graph_of
+from budget.estimate.graph import LAYOUTS
 from budget.estimate.shape import ModelShape
 from budget.footprint import HOST, EngineArgs, Footprint
-from tools.fit_samples import variations
+from tests.footprint.drawn import variations
 from tools.rpc import rpc_server
 from tools.shape_layouts import Shape
 from tools.shapes import SHAPES, quantized, write
@@ -33,7 +32,6 @@ KNOWN = [
         name, marks=[pytest.mark.full] if shape.n_embd > 2048 or shape.n_layers > 40 else []
     )
     for name, shape in sorted(SHAPES.items())
-    if shape.architecture in ARCHITECTURES
 ]
 VARIANTS = [
     ARGS,
@@ -73,29 +71,24 @@ def fitting(many: list[EngineArgs], shape: ModelShape) -> list[EngineArgs]:
 
 @pytest.mark.real
 @pytest.mark.parametrize("name", KNOWN)
-def test_named_shapes_are_within_one_percent_of_the_dry_run(name: str, folder: Path) -> None:
-    """Weights and KV cache to the byte, the total to 1%, over contexts, slots and KV types."""
+def test_named_shapes_are_the_dry_run_s_to_the_byte(name: str, folder: Path) -> None:
+    """Weights, KV cache and compute buffer, over contexts, slots and KV types."""
     path, shape = shape_of(name, folder)
     many = fitting(VARIANTS[:3], shape)
     for args, run in zip(many, measure_many(path, many), strict=True):
         assert run is not None
-        closed = estimate(shape, args, [])[HOST]
-        measured = run.devices[HOST]
-        assert closed.weights_bytes == measured.weights_bytes
-        assert closed.kv_bytes == measured.kv_bytes
-        assert closed.total_bytes == pytest.approx(measured.total_bytes, rel=0.01)
+        assert estimate(shape, args, [])[HOST] == run.devices[HOST]
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("name", ["qwen2.5-0.5b", "gemma3-4b", "smollm2-135m"])
 def test_an_embedding_decoder_has_a_row_of_logits_for_every_token(name: str, folder: Path) -> None:
-    """Its largest buffer is that of the logits; the total stays within 1%."""
+    """Its largest buffer is that of the logits."""
     path, shape = shape_of(name, folder, "Q8_0")
     many = [replace(ARGS, embeddings=True, n_ubatch=n, slots=4) for n in (64, 512)]
     for args, run in zip(many, measure_many(path, many), strict=True):
         assert run is not None
-        closed = estimate(shape, args, [])[HOST].total_bytes
-        assert closed == pytest.approx(run.devices[HOST].total_bytes, rel=0.01)
+        assert estimate(shape, args, [])[HOST] == run.devices[HOST]
 
 
 @pytest.mark.real
@@ -109,15 +102,13 @@ def test_repacked_and_tied_weights_are_counted_as_llama_cpp_holds_them(
     path = write(tied, folder)
     args = replace(ARGS, repack=repack)
     closed = estimate(read_header(path).shape(), args, [])[HOST]
-    measured = measure(path, args).devices[HOST]
-    assert closed.weights_bytes == measured.weights_bytes
-    assert closed.total_bytes == pytest.approx(measured.total_bytes, rel=0.002)
+    assert closed == measure(path, args).devices[HOST]
 
 
 @st.composite
 def drawn_shapes(draw: st.DrawFn) -> Shape:
     """Shapes nobody chose, of any architecture that is known: any heads, widths, experts, windows."""
-    name = draw(st.sampled_from(sorted(ARCHITECTURES)))
+    name = draw(st.sampled_from(sorted(LAYOUTS)))
     rng = random.Random(draw(st.integers(0, 10_000)))
     shape = list(variations(name, rng, 8))[-1]
     matrix = draw(st.sampled_from(["F16", "Q8_0", "Q4_0", "Q4_K_M"]))
@@ -137,7 +128,7 @@ def endpoint() -> Iterator[str]:
 
 
 def check_drawn(shape: Shape, variant: EngineArgs, part: float, folder: Path, rpc: str) -> None:
-    """Weights and state to the byte on each side; compute buffers too, where the graph is known."""
+    """Weights, state and compute buffers to the byte on each side."""
     path = write(shape, folder)
     read = read_header(path).shape()
     layers = round(part * (read.n_layers + 1))
@@ -145,15 +136,8 @@ def check_drawn(shape: Shape, variant: EngineArgs, part: float, folder: Path, rp
     closed = estimate(read, args, ["RPC0"])
     measured = measure(path, args).devices
     path.unlink()
-    exact = graph_of(read, args) is not None
     for device in (HOST, "RPC0"):
-        mine, theirs = closed[device], measured.get(device, Footprint())
-        assert mine.weights_bytes == theirs.weights_bytes
-        assert mine.kv_bytes == theirs.kv_bytes
-        if exact:
-            assert mine.compute_bytes == theirs.compute_bytes
-    total = sum(part.total_bytes for part in closed.values())
-    assert total == pytest.approx(sum(p.total_bytes for p in measured.values()), rel=0.08)
+        assert closed[device] == measured.get(device, Footprint())
 
 
 @pytest.mark.real
@@ -163,10 +147,10 @@ def check_drawn(shape: Shape, variant: EngineArgs, part: float, folder: Path, rp
     variant=st.sampled_from([VARIANTS[0], VARIANTS[1], VARIANTS[4]]),
     part=st.sampled_from([0.0, 0.5, 1.0]),
 )
-def test_drawn_shapes_have_exact_weights_and_kv_on_each_side(
+def test_drawn_shapes_are_exact_on_each_side(
     shape: Shape, variant: EngineArgs, part: float, folder: Path, endpoint: str
 ) -> None:
-    """Shapes nobody chose, on a device and the host (toys: the total within 8%)."""
+    """Shapes nobody chose, on a device and the host."""
     check_drawn(shape, variant, part, folder, endpoint)
 
 
@@ -178,7 +162,7 @@ def test_drawn_shapes_have_exact_weights_and_kv_on_each_side(
     variant=st.sampled_from([VARIANTS[0], VARIANTS[1], VARIANTS[4]]),
     part=st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]),
 )
-def test_many_drawn_shapes_have_exact_weights_and_kv_on_each_side(
+def test_many_drawn_shapes_are_exact_on_each_side(
     shape: Shape, variant: EngineArgs, part: float, folder: Path, endpoint: str
 ) -> None:
     """The same, with hundreds of shapes."""
@@ -197,10 +181,21 @@ def test_every_split_holds_the_whole_model(shape: Shape, variant: EngineArgs, fo
     assert (np.diff(both.device.weights) >= 0).all()
     assert (both.host.kv + both.device.kv == both.host.kv[0]).all()
     assert both.device.weights[0] == both.device.kv[0] == both.device.compute[0] == 0
-    one = estimate(read, replace(args, n_gpu_layers=2), ["RPC0"])
-    for found, planned in ((one[HOST], both.host.at(2)), (one["RPC0"], both.device.at(2))):
-        assert found.weights_bytes == planned.weights_bytes
-        assert found.kv_bytes == planned.kv_bytes
+    for layers in (0, 2, read.n_layers + 1):
+        one = estimate(read, replace(args, n_gpu_layers=layers), ["RPC0"])
+        assert one == {HOST: both.host.at(layers), "RPC0": both.device.at(layers)}
+
+
+@pytest.mark.parametrize("name", sorted(SHAPES))
+def test_a_plan_s_compute_buffers_are_never_low(name: str, folder: Path) -> None:
+    """Between the places of the split that are evaluated stands the larger: at every place enough."""
+    _, shape = shape_of(name, folder)
+    args = replace(ARGS, n_ubatch=256, embeddings=not shape.causal, n_ctx=512)
+    both = estimate_by_layers(shape, args, "RPC0")
+    for layers in range(0, shape.n_layers + 2, 3):
+        one = estimate(shape, replace(args, n_gpu_layers=layers), ["RPC0"])
+        assert both.host.compute[layers] >= one[HOST].compute_bytes
+        assert both.device.compute[layers] >= one["RPC0"].compute_bytes
 
 
 def test_quantized_rows_are_padded_on_cuda_alone(folder: Path) -> None:
@@ -219,14 +214,6 @@ def test_latent_attention_has_one_kv_type(folder: Path) -> None:
     _, shape = shape_of("deepseek2-lite", folder)
     with pytest.raises(ConfigError, match="that of the keys"):
         check_args(replace(ARGS, kv_type_k="q8_0"), shape)
-
-
-def test_an_unknown_architecture_is_said_and_not_guessed(folder: Path) -> None:
-    """The answer names it and what is known."""
-    _, shape = shape_of("smollm2-135m", folder)
-    with pytest.raises(MeasurementFailed, match="'novel-arch'") as caught:
-        estimate(replace(shape, architecture="novel-arch"), ARGS, [])
-    assert "llama" in str(caught.value.facts["known"])
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,14 @@ import pytest
 
 from backends.footprint.dry_run import measure_many
 from backends.gguf.header import read_header
-from budget.estimate.allocator import reserved_bytes
 from budget.estimate.closed_form import estimate
-from budget.estimate.ggml_graph import (
-    DEVICE,
+from budget.estimate.graph.allocator import reserved_bytes
+from budget.estimate.graph.layouts import LAYOUTS, representative_layers
+from budget.estimate.graph.schedule import scheduled
+from budget.estimate.graph.tensors import (
+    HOST as CPU,
+)
+from budget.estimate.graph.tensors import (
     Graph,
     Tensor,
     dims,
@@ -25,17 +29,13 @@ from budget.estimate.ggml_graph import (
     reshape,
     there,
 )
-from budget.estimate.ggml_graph import (
-    HOST as CPU,
-)
-from budget.estimate.graphs import LAYOUTS, graph_of, representative_layers
-from budget.estimate.schedule import scheduled
 from budget.footprint import HOST, EngineArgs, Footprint
-from tools.fit_samples import drawn_arguments, variations
+from tests.footprint.drawn import drawn_arguments, variations
 from tools.rpc import rpc_server
 from tools.shape_layouts import Shape
 from tools.shapes import write
 
+DEVICE = 0
 BOTH = {CPU: 32, DEVICE: 32}
 WEIGHT, MOVED = there(CPU, weight=True), there(DEVICE, weight=True)
 
@@ -101,8 +101,8 @@ def test_operations_follow_their_weights_and_activations_are_copied() -> None:
     ]  # fmt: skip
 
 
-def shape_with(folder: Path, name: str, **changes: object) -> Shape:
-    """A sparse model of an architecture, nobody's."""
+def shape_with(name: str, **changes: object) -> Shape:
+    """A sparse model of an architecture, of nobody's dimensions."""
     shape = list(variations(name, random.Random(7), 6))[-1]
     return replace(shape, n_vocab=2000, **changes)  # type: ignore[arg-type]
 
@@ -119,11 +119,48 @@ def endpoint() -> Iterator[str]:
 def test_every_buffer_is_the_dry_run_s_to_the_byte(
     name: str, tmp_path: Path, endpoint: str
 ) -> None:
-    """Any split, context, slots, micro-batch, cache type and kind of attention, on both sides."""
-    path = write(shape_with(tmp_path, name), tmp_path)
+    """Any split, context, slots, micro-batch, cache type and kind of attention, on both sides; also for
+    engines that embed."""  # noqa: D205, D209
+    path = write(shape_with(name), tmp_path)
     shape = read_header(path).shape()
-    many = [a for a in drawn_arguments(shape, endpoint, random.Random(3)) if not a.embeddings][::3]
+    many = list(drawn_arguments(shape, endpoint, random.Random(3)))[::3]
     assert {a.n_gpu_layers for a in many} >= {0, 1, shape.n_layers + 1}
+    for args, run in zip(many, measure_many(path, many), strict=True):
+        assert run is not None
+        closed = estimate(shape, args, ["RPC0"])
+        for device in (HOST, "RPC0"):
+            assert closed[device] == run.devices.get(device, Footprint()), args
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("pooling", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("name", ["bert", "qwen3", "lfm2"])
+def test_what_is_pooled_is_counted(name: str, pooling: int, tmp_path: Path) -> None:
+    """None, mean, first, last, and a rank: after logits where the architecture makes them then too."""
+    base = shape_with(name)
+    path = write(replace(base, extra={**base.extra, "pooling_type": pooling}), tmp_path)
+    shape = read_header(path).shape()
+    many = [EngineArgs(1024, n, n_ubatch=256, embeddings=True, devices=(HOST,)) for n in (1, 4)]
+    for args, run in zip(many, measure_many(path, many), strict=True):
+        assert run is not None
+        assert estimate(shape, args, [])[HOST] == run.devices[HOST]
+
+
+@pytest.mark.real
+def test_latent_attention_of_older_files_is_unfolded(tmp_path: Path, endpoint: str) -> None:
+    """Files without the absorbed matrices: keys and values of every head are cached."""
+    base = shape_with("deepseek2")
+    extra = {k: v for k, v in base.extra.items() if not k.endswith("_mla")}
+    extra |= {
+        "attention.key_length": 192,
+        "attention.value_length": 128,
+        "rope.dimension_count": 64,
+    }
+    heads = base.heads
+    path = write(replace(base, kv_heads=heads, head_dim=0, extra=extra), tmp_path)
+    shape = read_header(path).shape()
+    assert not shape.is_mla
+    many = list(drawn_arguments(shape, endpoint, random.Random(5)))[::4]
     for args, run in zip(many, measure_many(path, many), strict=True):
         assert run is not None
         closed = estimate(shape, args, ["RPC0"])
@@ -133,10 +170,9 @@ def test_every_buffer_is_the_dry_run_s_to_the_byte(
 
 def test_layers_that_repeat_are_left_out_by_whole_periods(tmp_path: Path) -> None:
     """Both ends of each side stay, and with them where windows and dense layers fall."""
-    extra = {"attention.sliding_window": 512}
-    shape = shape_with(tmp_path, "gemma3", n_layers=40, extra=extra)
+    shape = shape_with("gemma3", n_layers=40, extra={"attention.sliding_window": 512})
     read = read_header(write(shape, tmp_path)).shape()
-    kept = representative_layers(read, 25)
+    kept = representative_layers(read, [CPU] * 25 + [DEVICE] * 15)
     windows = [read.window_layers[layer] for layer in kept]
     assert len(kept) < 40
     assert {0, 24, 25, 39} <= set(kept)
@@ -145,10 +181,9 @@ def test_layers_that_repeat_are_left_out_by_whole_periods(tmp_path: Path) -> Non
     assert windows.count(False) >= 4
 
 
-def test_an_architecture_without_a_graph_is_left_to_the_fit(tmp_path: Path) -> None:
-    """Encoders, and decoders that embed: their end depends on how they pool."""
-    encoder = read_header(write(shape_with(tmp_path, "bert"), tmp_path)).shape()
-    decoder = read_header(write(shape_with(tmp_path, "llama"), tmp_path)).shape()
-    assert graph_of(encoder, EngineArgs(512, embeddings=True)) is None
-    assert graph_of(decoder, EngineArgs(512, embeddings=True)) is None
-    assert graph_of(decoder, EngineArgs(512)) is not None
+def test_layers_are_left_out_in_pairs(tmp_path: Path) -> None:
+    """Two layers alike may take turns with the holes that they leave, so that one is not like the next."""
+    read = read_header(write(shape_with("llama", n_layers=21), tmp_path)).shape()
+    kept = representative_layers(read, [CPU] * 21)
+    assert len(kept) < 21
+    assert len(kept) % 2 == 21 % 2

@@ -40,6 +40,7 @@ ANSWER: dict[str, Any] = {
     "n_ctx": 512,
     "n_embd": 64,
     "architecture": "llama",
+    "n_predicting": 0,
     "copies": 1,
 }
 

@@ -81,6 +81,14 @@ def test_the_closed_form_needs_no_llama_cpp_and_no_measurement(how: str, tmp_pat
     assert on_gpu["devices"]["cuda:0"]["weights_bytes"] > 0
 
 
+def test_an_architecture_without_a_graph_is_computed_and_said_to_be_a_bound(tmp_path: Path) -> None:
+    """Where no dry run is to be had, it can be served all the same."""
+    path = write(Shape("m", "granite", 4, 256, 2000, 1024, 4, 4), tmp_path)
+    found, _ = run("none", tmp_path, "inspect", str(path), "--source", "closed-form")
+    assert found["source"] == "bound"
+    assert found["devices"]["host"]["compute_bytes"] > 0
+
+
 @pytest.mark.parametrize("how", ["raises", "none"])
 def test_recommending_needs_no_llama_cpp_and_no_measurement(how: str, tmp_path: Path) -> None:
     """For a machine that is not here: only whether there is a plan is looked up."""

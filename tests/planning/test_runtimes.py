@@ -7,12 +7,17 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from backends.gguf import read_header
 from budget.errors import UnknownModel
+from budget.estimate.closed_form import estimate
+from budget.estimate.overhead import DEFAULT_OVERHEAD, engine_overhead_bytes
+from budget.footprint import HOST, EngineArgs
 from budget.planning.known import known_shape
 from budget.planning.runtimes import Case, choose_runtime
 from shim.cli import main
 from shim.config import Config
-from shim.planned.recommend import advise, here, subjects
+from shim.planned.recommend import Subject, advise, here, subjects
+from tools.shapes import write_shape
 
 GIB = 1 << 30
 
@@ -111,6 +116,35 @@ def test_recommend_needs_no_gpu_no_configuration_and_no_llama(
     assert middle["tokens_per_s"] > 1.2 * middle["cpu_tokens_per_s"]
     assert (big["verdict"], big["tokens_per_s"]) == ("no", None)
     assert small["gpu_bytes"] < 8 << 30
+
+
+@pytest.mark.parametrize("vram_gib", [4, 6, 9, 30])
+def test_what_is_recommended_is_computed_for_the_chosen_layers(
+    vram_gib: int, tmp_path: Path
+) -> None:
+    """The table that choices are made of lies between a few places; the answer's bytes do not."""
+    path = write_shape("gemma4-e4b", tmp_path / "m.gguf", n_vocab=32000)
+    shape = read_header(path).shape()
+    target = here(vram=[vram_gib * GIB], host_bytes=64 * GIB)
+    found = advise(Subject("m", "Q4_K_M", shape), target, 1, 8192)
+    layers = found.n_gpu_layers
+    assert layers
+    args = EngineArgs(8192, n_gpu_layers=layers, devices=("cuda:0",))
+    exact = estimate(shape, args, ["cuda:0"])
+    assert found.gpu_bytes == exact["cuda:0"].total_bytes + DEFAULT_OVERHEAD.device_bytes
+    assert found.host_bytes == exact[HOST].total_bytes + engine_overhead_bytes(shape, args)
+    assert found.gpu_bytes <= vram_gib * GIB
+
+
+def test_several_gpus_have_room_for_what_crosses_in_a_pipeline() -> None:
+    """Each of them keeps four copies of it."""
+    shape = known_shape("llama-2-13b", "Q8_0")
+    target = here(vram=[12 * GIB, 12 * GIB], host_bytes=64 * GIB)
+    found = advise(Subject("m", "Q8_0", shape), target, 1, 4096)
+    args = EngineArgs(4096, n_gpu_layers=41, devices=("cuda:0", "cuda:1"), tensor_split=(20, 21))
+    exact = estimate(shape, args, ["cuda:0", "cuda:1"])
+    assert found.kind == "spread"
+    assert found.gpu_bytes >= sum(exact[name].total_bytes for name in args.devices)
 
 
 def test_recommend_refuses_what_makes_no_sense() -> None:

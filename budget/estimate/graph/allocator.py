@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from budget.estimate.ggml_graph import IN_PLACE, Graph, Tensor
-from budget.estimate.schedule import scheduled
+from budget.estimate.graph.schedule import scheduled
+from budget.estimate.graph.tensors import IN_PLACE, Graph, Tensor
 
 _ENDLESS: Final = 1 << 62
 
@@ -114,10 +114,10 @@ def _over_a_source(tensor: Tensor) -> bool:
     return False
 
 
-def reserved_bytes(graph: Graph, alignments: Mapping[int, int]) -> dict[int, int]:
+def reserved_bytes(graph: Graph, alignments: Mapping[int, int], copies: int = 1) -> dict[int, int]:
     """The sizes of the buffers that hold all of a graph's tensors, by side. Uses the graph up.
 
-    `alignments` are those of the sides' buffers, in bytes.
+    `alignments` are those of the sides' buffers, in bytes; `copies` is for `scheduled`.
     """
-    nodes = scheduled(graph)
+    nodes = scheduled(graph, copies)
     return _Allocation(alignments).run(graph.leaves, nodes)

@@ -1,4 +1,4 @@
-"""Shapes and arguments to fit compute buffers to: the named models and variations of them, measured.
+"""Shapes and arguments at random, to compare buffers with dry runs: named models and variations of them.
 
 Files are sparse and have few layers (a compute buffer does not grow with their number) and a small
 vocabulary, so that one dry run takes milliseconds.
@@ -8,55 +8,24 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-from backends.footprint.dry_run import measure_many
-from backends.gguf.header import read_header
 from budget.errors import ConfigError
 from budget.estimate.arguments import check_args
 from budget.estimate.shape import ModelShape
-from budget.footprint import HOST, EngineArgs
+from budget.footprint import EngineArgs
 from tools.shape_layouts import Shape
-from tools.shapes import SHAPES, write
+from tools.shapes import SHAPES
 
 DEVICE = "RPC0"
-_VARIATIONS = 44
 _PER_SPLIT = 5
-_LAYERS = {"gemma3": 8, "deepseek2": 5, "gemma2": 5, "gpt-oss": 5}
+_LAYERS = {"gemma3": 8, "gemma4": 13, "deepseek2": 5, "gemma2": 5, "gpt-oss": 5, "glm4moe": 5}
+_LAYERS |= {"lfm2": 7, "lfm2moe": 7, "smollm3": 6, "qwen35": 9, "qwen35moe": 8}
 _LITE_LAYERS = 26  # llama.cpp knows deepseek2 without a compressed query by its number of layers
 _CONTEXTS = (512, 1024, 2048, 4096, 8192, 16384, 32768, 131072)
 _LONGEST = 1 << 20
 _ENCODER_CONTEXT = 2048
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One dry run: compute buffers of both sides, in bytes. `named` for a published model's dims."""
-
-    shape: ModelShape
-    args: EngineArgs
-    host_bytes: int
-    device_bytes: int
-    named: bool
-
-
-def samples(architecture: str, folder: Path, endpoint: str, seed: int = 1) -> Iterator[Sample]:
-    """Measure an architecture on an RPC device, at every place of the split."""
-    rng = random.Random(seed)
-    named = 2 * sum(shape.architecture == architecture for shape in SHAPES.values())
-    for number, shape in enumerate(variations(architecture, rng, _VARIATIONS + named // 2)):
-        path = write(shape, folder)
-        read = read_header(path).shape()
-        many = list(drawn_arguments(read, endpoint, rng))
-        for args, run in zip(many, measure_many(path, many, timeout_s=300), strict=True):
-            if run is not None:
-                bytes_of = {HOST: 0, DEVICE: 0}
-                for row in run.buffers:
-                    bytes_of[row.device] += row.compute_bytes
-                yield Sample(read, args, bytes_of[HOST], bytes_of[DEVICE], number < named)
-        path.unlink()
 
 
 def variations(architecture: str, rng: random.Random, count: int) -> Iterator[Shape]:
@@ -67,6 +36,11 @@ def variations(architecture: str, rng: random.Random, count: int) -> Iterator[Sh
         changed = base if i < 2 * len(bases) else _changed(base, rng)
         encoder = "bert" in architecture
         lite = architecture == "deepseek2" and "attention.q_lora_rank" not in changed.extra
+        if "attention.shared_kv_layers" in changed.extra:
+            shared = min(changed.extra["attention.shared_kv_layers"], 7)
+            changed = replace(
+                changed, extra={**changed.extra, "attention.shared_kv_layers": shared}
+            )
         yield replace(
             changed,
             name=f"{architecture}-{i}",
@@ -119,7 +93,7 @@ def _changed_mamba(base: Shape, extra: dict[str, Any], rng: random.Random) -> Sh
 
 _WIDTHS = (320, 512, 768, 1024, 1280, 1536, 2048, 2560, 3072, 3584, 4096, 5120)
 # llama.cpp takes the width of their heads from that of the model.
-_FIXED_HEADS = frozenset({"bert", "nomic-bert", "phi3", "qwen2"})
+_FIXED_HEADS = frozenset({"bert", "nomic-bert", "phi3", "qwen2", "lfm2", "lfm2moe", "smollm3"})
 
 
 def _changed_attention(base: Shape, extra: dict[str, Any], rng: random.Random) -> dict[str, Any]:
@@ -130,11 +104,25 @@ def _changed_attention(base: Shape, extra: dict[str, Any], rng: random.Random) -
         (64, 80, 96, 128) if base.architecture in _FIXED_HEADS else (32, 64, 80, 96, 128, 160, 256)
     )
     dim, heads = rng.choice(dims), kv_heads * group
-    changes = {"heads": heads, "kv_heads": kv_heads, "n_embd": heads * dim, "head_dim": 0}
+    changes: dict[str, Any] = {
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "n_embd": heads * dim,
+        "head_dim": 0,
+    }
     if base.architecture not in _FIXED_HEADS and (base.head_dim or rng.random() < 0.7):
         changes |= {"n_embd": rng.choice(_WIDTHS), "head_dim": dim}
         if "rope.dimension_count" in extra:
             extra["rope.dimension_count"] = dim
+    if base.architecture in {"smollm3", "mistral3"}:
+        extra["rope.dimension_count"] = dim
+    if base.kv_pattern:
+        pattern = ((0, 0, kv_heads), (0, kv_heads), (0, 0, 0, kv_heads))
+        changes["kv_pattern"] = rng.choice(pattern)
+    if base.architecture == "gemma4":
+        changes |= _changed_gemma4(base, extra, heads, rng)
+    if base.architecture.startswith("qwen35"):
+        _change_delta(extra, rng)
     if base.architecture == "phi3":
         extra["rope.dimension_count"] = dim
         if rng.random() < 0.3:
@@ -150,6 +138,30 @@ def _changed_attention(base: Shape, extra: dict[str, Any], rng: random.Random) -
         extra["ssm.state_size"] = rng.choice((64, 128, 256))
         extra["ssm.group_count"] = rng.choice((1, 1, 2))
     return changes
+
+
+def _changed_gemma4(
+    base: Shape, extra: dict[str, Any], heads: int, rng: random.Random
+) -> dict[str, Any]:
+    windowed, full = rng.choice(((64, 128), (128, 128), (80, 160), (256, 512)))
+    extra["attention.key_length_swa"] = extra["attention.value_length_swa"] = windowed
+    extra["rope.dimension_count"], extra["rope.dimension_count_swa"] = full, windowed
+    few = rng.choice([n for n in (1, 2, 3, heads) if heads % n == 0])
+    changes: dict[str, Any] = {"head_dim": full}
+    if base.kv_pattern:
+        changes["kv_pattern"] = (heads, heads, heads, heads, heads, few)
+    if "attention.shared_kv_layers" in extra:
+        extra["attention.shared_kv_layers"] = rng.choice((0, 7))
+        extra["embedding_length_per_layer_input"] = rng.choice((0, 64, 256))
+    return changes
+
+
+def _change_delta(extra: dict[str, Any], rng: random.Random) -> None:
+    groups, state = rng.choice((4, 8, 16)), rng.choice((64, 128))
+    heads = groups * rng.choice((1, 2, 3))
+    extra["ssm.group_count"], extra["ssm.state_size"] = groups, state
+    extra["ssm.time_step_rank"], extra["ssm.inner_size"] = heads, heads * state
+    extra["nextn_predict_layers"] = rng.choice((0, 1))
 
 
 def _change_latent(extra: dict[str, Any], rng: random.Random) -> None:

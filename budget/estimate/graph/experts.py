@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from budget.estimate.ggml_graph import F32, Tensor, dims, like, made, reshape, view
-from budget.estimate.graph_blocks import Blocks
+from budget.estimate.graph.blocks import Blocks
+from budget.estimate.graph.tensors import F32, Tensor, dims, like, made, reshape, view
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,18 @@ class Routing:
 
 
 def experts(
-    b: Blocks, source: Tensor, n_ff: int, routing: Routing, *, bias: bool, joined: bool
+    b: Blocks, source: Tensor, layer: int, routing: Routing, logits: Tensor | None = None
 ) -> Tensor:
-    """`build_moe_ffn` with gated experts: gate beside `up`, or joined with it in one matrix."""
-    used, tokens = b.shape.n_experts_used, source.ne[1]
-    chosen, weights = _routed(b, source, routing, bias=bias)
+    """`build_moe_ffn` with gated experts: gate beside `up`, or joined with it in one matrix.
+
+    `logits` are the router's, where something else than `source` is looked at for them.
+    """
+    used, tokens, n_ff = b.shape.n_experts_used, source.ne[1], b.shape.n_ff_expert[layer]
+    bias = b.has(layer, "ffn_gate_inp.bias")
+    joined = b.has(layer, "ffn_gate_up_exps.weight")
+    if logits is None:
+        logits = b.mat_mul(b.shape.n_experts, source, bias=bias)
+    chosen, weights = _routed(b, logits, routing)
     b.graph.expand(weights)
     found = reshape(source, b.shape.n_embd, 1, tokens)
     if joined:
@@ -42,15 +49,21 @@ def experts(
         up = _matrix(b, found, n_ff, chosen, bias=bias)
         gated = like("glu", _matrix(b, found, n_ff, chosen, bias=bias), up)
     found = _matrix(b, gated, b.shape.n_embd, chosen, bias=bias)
+    if b.has(layer, "ffn_down_exps.scale"):
+        found = like("mul", found, _scales(b, chosen, tokens))
     return _summed(b, b.graph.expand(like("mul", found, weights)))
 
 
-def _routed(b: Blocks, source: Tensor, routing: Routing, *, bias: bool) -> tuple[Tensor, Tensor]:
+def _scales(b: Blocks, chosen: Tensor, tokens: int) -> Tensor:
+    """A number for each expert, by token and chosen expert (`build_lora_mm_id`)."""
+    every = made("repeat", dims(1, b.shape.n_experts, tokens), b.weight)
+    return made("get_rows", dims(1, b.shape.n_experts_used, tokens), every, chosen)
+
+
+def _routed(b: Blocks, logits: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
     """The chosen experts of each token, and their weights."""
-    count, used, tokens = b.shape.n_experts, b.shape.n_experts_used, source.ne[1]
-    probs = b.mat_mul(count, source)
-    if bias:
-        probs = like("add", probs, b.weight)
+    count, used, tokens = b.shape.n_experts, b.shape.n_experts_used, logits.ne[1]
+    probs = logits
     if routing.gating != "softmax of the chosen":
         probs = like("soft_max" if routing.gating == "softmax" else "unary", probs)
     ranked = like("add", probs, b.weight) if routing.biased_choice else probs

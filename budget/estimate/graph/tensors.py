@@ -28,10 +28,9 @@ IN_PLACE: Final = frozenset(
 )
 """Operations that may write over a source (`ggml/src/ggml-alloc.c`, `ggml_op_can_inplace`)."""
 
-DEVICE: Final = 0
-HOST: Final = 1
+HOST: Final = 1 << 16
 UNDECIDED: Final = -1
-"""Sides, those that llama.cpp prefers first."""
+"""Where a tensor is: devices are numbered from 0, the host comes after all of them."""
 
 F32: Final = 4
 F16: Final = 2
@@ -42,8 +41,8 @@ class Tensor:
     """A node or a leaf: `ne` elements and `nb` bytes by dimension, innermost first.
 
     `root` is the tensor whose memory a view looks at. `external` memory is a weight's or a cache's;
-    an `output` is never given back. `side` is where it is computed or lies: `HOST`, `DEVICE`, or not
-    decided yet.
+    an `output` is never given back. `side` is where it is computed or lies: a device's number, `HOST`,
+    or not decided yet.
     """
 
     __slots__ = ("children", "external", "input", "nb", "ne", "offset", "op", "output", "owned",
@@ -149,3 +148,8 @@ def permute(source: Tensor, order: Sequence[int]) -> Tensor:
     for i, to in enumerate(order):
         ne[to], nb[to] = source.ne[i], source.nb[i]
     return view(source, tuple(ne), tuple(nb))  # type: ignore[arg-type]
+
+
+def transpose(source: Tensor) -> Tensor:
+    """The first two dimensions exchanged."""
+    return permute(source, (1, 0, 2, 3))
