@@ -112,6 +112,8 @@ def bound_bytes(shape: ModelShape, args: EngineArgs) -> tuple[int, ...]:
 def _is_flash(shape: ModelShape, args: EngineArgs) -> bool:
     if args.flash_attention == "off" or shape.architecture in _NO_FLASH:
         return False
+    if args.flash_attention == "auto" and shape.is_recurrent and shape.has_attention:
+        return not 0 < args.n_gpu_layers <= shape.n_layers  # a border may turn it off
     cuda = any(name.startswith("cuda:") for name in args.layer_devices)
     heads = {0, *shape.head_dim_k} - {0}
     return args.flash_attention == "on" or not cuda or heads <= _CUDA_HEADS

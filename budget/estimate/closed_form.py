@@ -124,9 +124,12 @@ def _weights(shape: ModelShape, device: str, mine: NDArray[np.bool_]) -> int:
 def _places(shape: ModelShape) -> list[int]:
     """Both ends, where the output and single layers decide, and two neighbours in the middle.
 
-    Where layers read another one's cache, also those places between which that one is moved.
+    Where layers read another one's cache, also those places between which that one is moved. Short
+    convolutions make every border another one (`auto` may turn flash attention off).
     """
     whole, shared = shape.n_layers + 1, shape.n_layers_shared_kv
+    if shape.key("shortconv.l_cache"):
+        return list(range(whole + 1))
     asked = {0, 1, 2, 3, whole // 2, whole // 2 + 1, whole - 1, whole}
     asked |= {shared + 1, shared + 2, shared + 3} if shared else set()
     return sorted({min(k, whole) for k in asked})

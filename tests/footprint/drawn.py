@@ -213,7 +213,7 @@ def _drawn(shape: ModelShape, rng: random.Random) -> EngineArgs:
         slots=rng.choice((1, 2, 4) if encoder else (1, 1, 1, 2, 3, 4, 8)),
         kv_type_k=kinds[0],
         kv_type_v=kinds[1],
-        flash_attention="on" if flash == "on" else "off",
+        flash_attention=rng.choice(("on", "auto")) if flash == "on" else "off",
         n_ubatch=rng.choice((32, 64, 128, 256, 512, 512, 512, 1024, 2048)),
         kv_unified=rng.random() < 0.3,
         swa_full=rng.random() < 0.15,

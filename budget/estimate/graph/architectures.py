@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from budget.estimate.graph.blocks import Blocks, softcap
+from budget.estimate.graph.blocks import Blocks, is_quantized, softcap
 from budget.estimate.graph.encoder import encoder_input
 from budget.estimate.graph.gemma4 import per_layer_inputs, per_layer_width
 from budget.estimate.graph.layers import LAYERS, Build
@@ -30,7 +30,8 @@ def graph_of(shape: ModelShape, args: EngineArgs) -> Graph:
         KeyError: the architecture is not among `LAYOUTS`.
     """
     layout = LAYOUTS[shape.architecture]
-    b = Blocks(shape, args, positions=layout.positions)
+    refused = layout.layer == "short" and _is_flash_refused(shape, args)
+    b = Blocks(shape, args, positions=layout.positions, refused=refused)
     build = Build.of(b, layout)
     found = b.embedding()
     if layout.scaled_embedding:
@@ -47,6 +48,21 @@ def graph_of(shape: ModelShape, args: EngineArgs) -> Graph:
     b.enter(shape.n_layers)
     _end(build, found)
     return b.graph
+
+
+def _is_flash_refused(shape: ModelShape, args: EngineArgs) -> bool:
+    """Whether `auto` makes no flash attention: of a layer on the host it would be computed on a device.
+
+    That happens before a layer there whose state is asked for early (`resolve_fused_ops`), where no experts
+    come between.
+    """
+    first = shape.n_layers + 1 - args.n_gpu_layers
+    if args.flash_attention != "auto" or is_quantized(args.kv_type_v):
+        return False
+    if not 0 < first < shape.n_layers or (shape.n_experts and first > shape.n_layers_dense_lead):
+        return False
+    state = shape.recurrent_layers
+    return state[first] and not state[first - 1]
 
 
 def _end(build: Build, found: Tensor) -> None:

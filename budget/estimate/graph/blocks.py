@@ -58,14 +58,18 @@ class Cache:
 class Blocks:
     """A graph under construction for one micro-batch of a model with these arguments."""
 
-    def __init__(self, shape: ModelShape, args: EngineArgs, *, positions: int = 1) -> None:
+    def __init__(
+        self, shape: ModelShape, args: EngineArgs, *, positions: int = 1, refused: bool = False
+    ) -> None:
+        """Begin one. `refused`: llama.cpp turns flash attention off when the cache is there already."""
         sizes = effective(args, causal=shape.causal)
         self.shape, self.args, self.graph = shape, args, Graph()
         self.tokens = pad(sizes.n_tokens, args.slots)
         self.outputs = sizes.n_outputs
         self.streams = sizes.n_streams
         self.tensors = {tensor.name: tensor for tensor in shape.tensors}
-        self.flash = args.flash_attention != "off"
+        self.transposed = args.flash_attention == "off"
+        self.flash = not self.transposed and not refused
         self.positions = graph_input(positions * self.tokens, I32)
         self.output_ids = graph_input(self.outputs, I32)
         places = device_of_layers(args.tensor_split, args.n_gpu_layers, shape.n_layers)
@@ -94,7 +98,7 @@ class Blocks:
         return Cache(
             cells,
             graph_input(self.tokens, I64),
-            graph_input(self.tokens * (1 if self.flash else width_v), I64),
+            graph_input(self.tokens * (width_v if self.transposed else 1), I64),
             self._mask(cells),
             rotated,
             key,
@@ -209,7 +213,7 @@ class Blocks:
     def _store(self, k: Tensor, v: Tensor, cache: Cache) -> None:
         """`cpy_k`, `cpy_v`: the results are views of the cache."""
         self.store_keys(k, cache)
-        if self.flash:
+        if not self.transposed:
             flat = dims(v.ne[0] * v.ne[1], self.tokens)
             values = view(v, flat, (F32, v.nb[2], v.nb[2], v.nb[2]))
         else:
@@ -238,6 +242,9 @@ class Blocks:
             return self.graph.expand(reshape(found, dim_v * heads, self.tokens))
         found = self.scores(queries, cache, layer)
         values = self.stored("v", cache, layer)
+        if not self.transposed:
+            ne = (cache.cells, dim_v, s.kv_heads[layer], self.streams)
+            values = made("cont", ne, values, element=F32 if self.args.kv_type_v == "f32" else F16)
         return self.joined_heads(made("mul_mat", (dim_v, *found.ne[1:]), values, found))
 
     def queries(self, q: Tensor) -> Tensor:
@@ -289,7 +296,7 @@ class Blocks:
         owner = layer if layer < trunk else trunk - (2 if s.layers.windowed[layer] else 1)
         widths = s.layers.width_k if kind == "k" else s.layers.width_v
         stored_as = (self.args.kv_type_k if kind == "k" else self.args.kv_type_v).upper()
-        widest = widths[owner] if self.flash or kind == "k" else widths.max()
+        widest = widths.max() if self.transposed and kind == "v" else widths[owner]
         own, stream = (row_bytes(stored_as, int(n)) * cache.cells for n in (widths[owner], widest))
         total = stream * (self.streams - 1) + own
         return view(self._there[self.sides[owner]][1], dims(total), (1, total, total, total))
