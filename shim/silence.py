@@ -52,7 +52,7 @@ def keeper_silent(pid: int | None, runtime: Path | None, waited_s: float) -> Kee
     where = f" in {runtime}" if runtime else ""
     if pid is None:
         hint = "`keepwarm keeper log` says what it did last."
-    elif _is_stopped(pid):
+    elif is_stopped(pid):
         hint = f"It is stopped: `kill -CONT {pid}` lets it go on."
     else:
         hint = (
@@ -77,7 +77,8 @@ def closed_meanwhile() -> Cancelled:
     return Cancelled("The Shim was closed while this call ran.")
 
 
-def _is_stopped(pid: int) -> bool:
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped, by a signal or a debugger."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (OSError, IndexError):

@@ -90,6 +90,9 @@ def _parse(label: str, text: str) -> dict[str, Any]:
             hint=f"Allowed: {SHAPE}.",
             file=label,
         ) from None
+    except ValueError as error:
+        # An integer of more digits than Python converts.
+        raise ConfigError(f"{label}: {error}.", hint=f"Allowed: {SHAPE}.", file=label) from None
     except RecursionError:
         raise ConfigError(f"{label}: nested too deeply.", hint=f"Allowed: {SHAPE}.") from None
     if not isinstance(table, dict):

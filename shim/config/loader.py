@@ -20,6 +20,10 @@ from shim.config.values import expanded
 
 FILE_NAME = "keepwarm.toml"
 MAX_FILE_BYTES = 1 << 20
+MOST_KEY_PARTS = 64
+_KEY_PART = r"""[\w"'-]++[ \t]*+\.[ \t]*+"""
+_LONG_KEY = re.compile(rf"""(?<![\w"'-])(?:{_KEY_PART}){{{MOST_KEY_PARTS}}}""")
+"""The reader of TOML takes a time that grows with the square of a key's parts."""
 _TOML_PLACE = re.compile(r"(?P<what>.*) \(at (?P<where>.*)\)")
 
 
@@ -101,7 +105,9 @@ def parse_toml(file: Path, raw: bytes) -> tuple[dict[str, Any], str]:
     """
     try:
         text = raw.decode("utf-8")
-        return tomllib.loads(text), text
+        long_key = _LONG_KEY.search(text)
+        if long_key is None:
+            return tomllib.loads(text), text
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise ConfigError(
@@ -109,7 +115,8 @@ def parse_toml(file: Path, raw: bytes) -> tuple[dict[str, Any], str]:
             file=str(file),
             line=line,
         ) from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
+        # Beside what is not TOML: integers of more digits than Python converts.
         match = _TOML_PLACE.fullmatch(str(error))
         what, where = (match["what"], match["where"]) if match else (str(error), "some line")
         raise ConfigError(
@@ -117,6 +124,13 @@ def parse_toml(file: Path, raw: bytes) -> tuple[dict[str, Any], str]:
             hint='Texts need quotes: path = "model.gguf".',
             file=str(file),
         ) from None
+    line = text[: long_key.start()].count("\n") + 1
+    raise ConfigError(
+        f"{file}: line {line}: found a key of more than {MOST_KEY_PARTS} parts; allowed: the keys of "
+        "`keepwarm config schema`.",
+        file=str(file),
+        line=line,
+    )
 
 
 def load_config(

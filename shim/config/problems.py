@@ -78,6 +78,8 @@ def show_value(value: object) -> str:
             return '"' + text.encode("unicode_escape").decode("ascii").replace('"', '\\"') + '"'
         case bool():
             return str(value).lower()
+        case int() if value.bit_length() > 256:
+            return f"an integer of {value.bit_length()} bits"
         case int() | float():
             return str(value)[:MAX_QUOTED]
         case Mapping():

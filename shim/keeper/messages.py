@@ -15,7 +15,9 @@ from shim.wire import VERSION
 INTEGER_LIMIT: Final = 2**53
 """Integers up to here are the same number in every JSON reader."""
 LONGEST_S: Final = 365.0 * 24 * 3600
-MOST_MODELS: Final = 100_000
+MOST_MODELS: Final = 4096
+RELOAD_LIMIT_BYTES: Final = 1 << 20
+"""No configuration file may be larger."""
 _QUOTED: Final = 80
 
 Number = Annotated[int, Field(ge=-INTEGER_LIMIT, le=INTEGER_LIMIT)]
@@ -187,7 +189,11 @@ def read(line: bytes) -> Asked:
             hint="Restart it: `keepwarm keeper stop`.",
         )
     if isinstance(asked, Reload):
-        # No model describes what a configuration may be here: its numbers and its depth are checked.
+        # No model describes what a configuration may be here: its size, numbers and depth are checked.
+        if len(line) > RELOAD_LIMIT_BYTES:
+            raise InvalidRequest(
+                f"The configuration has {len(line)} bytes; {RELOAD_LIMIT_BYTES} are allowed."
+            )
         _plain(line)
     return asked
 

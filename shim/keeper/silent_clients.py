@@ -11,6 +11,7 @@ from budget import events as ev
 from budget.engines import EngineRecord
 from budget.errors import EngineTimeout
 from shim.keeper.clients import Client, Clients
+from shim.silence import is_stopped
 
 LOG = logging.getLogger("keepwarm.keeper")
 
@@ -99,3 +100,16 @@ class SilentClients:
             lease=request_id,
         )
         self._keeper.shell.post(ev.LeaseTaken(request_id, error.to_wire()))
+        self._give_up(client)
+
+    def _give_up(self, silent: Client) -> None:
+        """What else a silent program waits for is not granted: each lease would wait out its patience.
+
+        Its connections are closed; when it goes on, it asks again. Of a program that is not stopped that
+        is the one connection that did not answer.
+        """
+        stopped = silent.pid is not None and is_stopped(silent.pid)
+        for client in list(self._clients.by_id.values()):
+            same = client is silent or (stopped and client.pid == silent.pid)
+            if same and client.waits:
+                client.drop()

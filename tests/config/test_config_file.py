@@ -325,3 +325,22 @@ def test_any_mapping_is_a_configuration_or_a_config_error(
         outcome = error
     wire = outcome.to_mapping() if isinstance(outcome, Config) else outcome.to_wire()
     assert json.loads(json.dumps(wire)) == wire
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (".".join(["a"] * 40_000) + " = 1\n", "more than 64 parts"),
+        ("[" + ".".join(["a"] * 100_000) + "]\n", "more than 64 parts"),
+        ("x = {" + " . ".join(["'a'"] * 5_000) + " = 1}\n", "more than 64 parts"),
+        ("[budget]\nlimit = " + "9" * 5_000 + "\n", "not TOML"),
+        ("[models.a]\ncontext = 0x" + "f" * 5_000 + "\n", "an integer of 20000 bits"),
+    ],
+    ids=["dotted key", "table", "inline table", "integer", "hexadecimal integer"],
+)
+def test_a_hostile_file_is_refused_at_once(tmp_path: Path, text: str, found: str) -> None:
+    """Keys that would take minutes to read, and integers that Python does not convert, are typed errors."""
+    file = tmp_path / "keepwarm.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=found):
+        load_config(file)

@@ -55,6 +55,38 @@ def test_a_silent_client_loses_its_lease_and_one_that_answers_keeps_it(
     run(scenario)
 
 
+MANY = """
+import threading
+def ask():
+    s.chat("a", "Count.", max_tokens=200, extra={"ignore_eos": True})
+for _ in range(6):
+    threading.Thread(target=ask, daemon=True).start()
+import time
+while not any(row["leases"] for row in s.status()["engines"]): time.sleep(0.01)
+say(started=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.real
+def test_a_stopped_program_with_many_waiting_calls_loses_them_all_at_once(
+    tiny_models: dict[str, Path],
+) -> None:
+    """Each of its calls would otherwise be granted in turn, and wait out its own patience."""
+    with world() as place:
+        place.configure(
+            {"a": {"path": str(tiny_models["classifier"]), "context": 512}},
+            budget={"reserve": 0},
+            keeper={"lease_timeout": 1.0},
+        )
+        holder = place.client(MANY)
+        assert holder.hear() == {"started": True}
+        os.kill(holder.process.pid, signal.SIGSTOP)
+        other = place.client('say(content=bool(s.chat("a", "Hello.", max_tokens=2).content))')
+        assert "content" in other.hear()
+        holder.kill()
+
+
 HOLDS = """
 stream = s.stream("a", "Count.", max_tokens=50)
 next(stream)
