@@ -59,7 +59,8 @@ def _client_gone(desk: Desk, event: ev.ClientGone, _error: Exception, _now: floa
     for engine in desk.residents:
         for request_id in [r for r, x in engine.leases.items() if x.client_id == client]:
             del engine.leases[request_id]
-    desk.revoked = {r: told for r, told in desk.revoked.items() if told.client_id != client}
+    for request_id in [r for r, told in desk.revoked.items() if told.client_id == client]:
+        del desk.revoked[request_id]
     desk.holders.gone(client)
     desk.plans.withdraw(client)
 

@@ -12,7 +12,7 @@ from budget.balance import imbalances
 from budget.desk import Desk
 from budget.engines import EngineRecord
 from budget.errors import InternalError
-from budget.residency import DORMANT, EVICTING, IDLE, LEASED, LOADING, RESIDENT, State
+from budget.residency import DORMANT, EVICTING, IDLE, LEASED, LOADING, RESIDENT, State, Trigger
 from budget.waiting import Waiting
 
 
@@ -68,7 +68,8 @@ def mend(desk: Desk, now: float) -> None:
         engine.demand = len(waits) if waits else 0
     _settle_pins(desk)
     desk.residents.rebuild()
-    desk.leases = {r: e for e in desk.residents for r in e.leases}
+    desk.leases.clear()
+    desk.leases.update({r: e for e in desk.residents for r in e.leases})
     desk.interruptible &= desk.leases.keys()
     desk.asked &= desk.leases.keys()
     _settle_tables(desk)
@@ -81,7 +82,10 @@ def mend(desk: Desk, now: float) -> None:
         if engine.state is LOADING and engine.load_told != engine.generation:
             desk.tell_load(engine, "requested")
         if engine.state is EVICTING and engine.unload_told != engine.generation:
-            desk.tell_unload(engine, "evicted", abandon=False)
+            abandoned = any(
+                trigger is Trigger.ABANDON for _, _, trigger, _ in list(engine.story)[-1:]
+            )
+            desk.tell_unload(engine, "evicted", abandon=abandoned)
 
 
 def _settle_engine(desk: Desk, engine: EngineRecord, now: float) -> None:

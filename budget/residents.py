@@ -229,12 +229,17 @@ class Residents:
         engines = list(self._engines.values())
         holding = [engine for engine in engines if engine.state not in DORMANT]
         self.books.rebuild({e.engine_id: (e.bookings, _hold_of(e)) for e in holding})
-        self.loading = {e.engine_id: e for e in engines if e.state is LOADING}
-        self._pinned = {e.engine_id: e for e in engines if e.pins}
+        self._fill(self.loading, [e for e in engines if e.state is LOADING])
+        self._fill(self._pinned, [e for e in engines if e.pins])
         for device, table in self._on_device.items():
-            table.clear()
-            table.update({e.engine_id: e for e in holding if device in dict(e.bookings)})
+            self._fill(table, [e for e in holding if device in dict(e.bookings)])
         self.pins_version += 1
+
+    @staticmethod
+    def _fill(table: dict[str, EngineRecord], engines: Iterable[EngineRecord]) -> None:
+        """Tables stay the same objects: others look at them."""
+        table.clear()
+        table.update({engine.engine_id: engine for engine in engines})
 
     def imbalances(self) -> Iterator[str]:
         """Where books, tables and engines do not tell the same story, in words."""

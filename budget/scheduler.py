@@ -59,21 +59,28 @@ class Scheduler:
         if not any(self._reasons) and not self.prefetcher.busy:
             # So it is at the end of most leases: nothing can follow.
             return
-        faults = self._desk.faults
-        for _ in range(2):
-            before, self._blind = faults.total, None
-            try:
-                self._pass(now)
-            except Exception as error:
-                failed(self._desk, SCHEDULER, error, now)
-                self._blind = error
-            if faults.total == before:
-                return
+        failing = self._bring_to_rest(now)
+        if failing:
             # What was put right after a fault may let others be served: once more.
+            self._bring_to_rest(now)
         if self._blind is not None:
             for request in list(self._desk.queue.by_id.values()):
                 drop(self._desk, request, broke_down(self._blind))
             put_right(self._desk, now)
+
+    def _bring_to_rest(self, now: float) -> bool:
+        """Passes until no pin ends any more by a request's end; returns whether anything failed."""
+        desk = self._desk
+        faults_before, self._blind = desk.faults.total, None
+        while True:
+            desk.pin_ended = False
+            try:
+                self._pass(now)
+            except Exception as error:
+                failed(desk, SCHEDULER, error, now)
+                self._blind = error
+            if not (desk.pin_ended and desk.queue):
+                return desk.faults.total > faults_before
 
     def _pass(self, now: float) -> None:
         desk = self._desk

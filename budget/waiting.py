@@ -173,8 +173,9 @@ class Queue:
 
     def rebuild(self) -> None:
         """Make the lists by engine anew from the requests."""
-        self._by_engine = {}
-        self.aside = {r: request for r, request in self.aside.items() if r in self.by_id}
+        self._by_engine.clear()
+        for request_id in self.aside.keys() - self.by_id.keys():
+            del self.aside[request_id]
         for request in sorted(self.by_id.values(), key=lambda r: r.number):
             if request.request_id in self.aside:
                 continue

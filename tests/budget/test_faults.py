@@ -54,7 +54,7 @@ PARTS: tuple[type[Any], ...] = (
     Ledger, Timers, Queue, WaitList, Waiting, PinHolders, EngineRecord, Lives, Requests,
 )  # fmt: skip
 OUTSIDE = {
-    "pump", "tell_load", "tell_unload", "imbalances", "rebuild", "clear", "requests_of",
+    "pump", "_bring_to_rest", "tell_load", "tell_unload", "imbalances", "rebuild", "clear", "requests_of",
     "_give_up", "_give_up_one",
     "must_be_possible", "must_be_able_to", "must_be_estimable", "_impossible", "adopt", "to_arm",
     "attach", "export_state", "import_state", "_take_in", "_scaled", "view", "tell", "by_plan",

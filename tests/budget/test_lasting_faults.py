@@ -18,6 +18,7 @@ from budget.engines import EngineRecord
 from budget.errors import InternalError
 from budget.faults import BORNE
 from budget.fitting import Fitting
+from budget.ledger import Books
 from budget.plans import Plans
 from budget.policies import Lru
 from budget.policies.guarded import JUDGING
@@ -223,3 +224,15 @@ def test_a_scheduler_that_sees_nothing_any_more_leaves_none_waiting(name: str) -
         assert lease in shell.leases
         shell.end(lease)
     shell.use("b")
+
+
+def test_tables_that_were_made_anew_are_those_that_the_scheduler_looks_at() -> None:
+    """A pin whose load fails after a fault is tried again like any other."""
+    shell = shell_of(100, [engine("p", 50)], [model("p", pinned=True)])
+    shell.may_fail = True
+    with always_failing(Books, "hold"):
+        specs = (engine("p", 50),)
+        shell.send(ev.Reconfigured((model("p", pinned=True),), specs, {"gpu": 100}))
+    assert shell.counts["faults"] == 1
+    shell.fail_load("p")
+    assert shell.timer == 0.5

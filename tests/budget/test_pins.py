@@ -421,3 +421,16 @@ def test_a_programs_own_pin_that_ends_in_time_lets_its_request_in() -> None:
     shell.gone("first")
     shell.settle()
     assert shell.outcomes[request] == "granted"
+
+
+def test_a_pin_that_is_denied_lets_in_at_once_what_it_kept_out() -> None:
+    """Not only at the next event, which may never come."""
+    shell = shell_of(100, [engine("large", 85), engine("small", 20)], max_wait_s=4.0)
+    shell.send(ev.DeviceMeasured("gpu", 40, 40))
+    denied = shell.ask("large", "one", want="pin")
+    kept_out = shell.ask("small", "two", want="pin")
+    shell.advance(4.0)
+    assert shell.outcomes[denied] == "AdmissionDenied"
+    assert shell.loading.keys() == {"small"}
+    shell.settle()
+    assert shell.outcomes[kept_out] == "granted"
