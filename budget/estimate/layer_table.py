@@ -22,7 +22,6 @@ class LayerTable:
     width_k: Counts
     width_v: Counts
     ff: Counts
-    expert_ff: Counts
     windowed: Flags
     recurrent: Flags
 
@@ -36,14 +35,14 @@ def layer_table(
     heads: Sequence[int],
     kv_heads: Sequence[int],
     dims: tuple[Sequence[int], Sequence[int]],
-    feed_forward: tuple[Sequence[int], Sequence[int]],
+    feed_forward: Sequence[int],
     flags: tuple[Sequence[bool], Sequence[bool]],
 ) -> LayerTable:
-    """The table of a model: `dims` of a key's and a value's head, `feed_forward` dense and of one
-    expert, `flags` for a sliding window and for recurrent state.
+    """The table of a model: `dims` of a key's and a value's head, `feed_forward` rows where it is dense,
+    `flags` for a sliding window and for recurrent state.
     """  # noqa: D205
-    numbers = np.array([heads, kv_heads, *dims, *feed_forward], dtype=np.int64)
-    n_heads, n_kv, dim_k, dim_v, ff, expert_ff = numbers.reshape(6, n_layers)
+    numbers = np.array([heads, kv_heads, *dims, feed_forward], dtype=np.int64)
+    n_heads, n_kv, dim_k, dim_v, ff = numbers.reshape(5, n_layers)
     windowed, recurrent = (_flags(values, n_layers) for values in flags)
     return LayerTable(
         n_heads,
@@ -52,7 +51,6 @@ def layer_table(
         n_kv * dim_k,
         n_kv * dim_v,
         ff,
-        expert_ff,
         windowed,
         recurrent,
     )

@@ -195,7 +195,7 @@ class ModelShape:
             self.heads,
             self.kv_heads,
             (self.head_dim_k, self.head_dim_v),
-            (self.n_ff, self.n_ff_expert),
+            self.n_ff,
             (self.window_layers, self.recurrent_layers),
         )
         object.__setattr__(self, "layers", layers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 
 from backends.footprint.dry_run import measure_many
 from backends.footprint.inspect import Inspector
+from backends.footprint.placing import placements
 from backends.gguf.header import read_header
 from backends.llama.ceiling import Ceilings
 from budget.errors import MeasurementFailed
@@ -111,6 +113,18 @@ def test_a_bound_is_said_to_be_one(tmp_path: Path) -> None:
     assert "compute buffers are a bound" in placement.reason
     assert not is_exact(shape, EngineArgs(2048))
     assert estimate_by_layers(shape, EngineArgs(2048)).device.compute[-1] > 0
+
+
+def test_where_there_is_no_dry_run_a_bound_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On aarch64, say, a start places a model without a graph by its header alone."""
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    path, _ = read(UNKNOWN[0], tmp_path)
+    inspector = Inspector(build="none")
+    found = placements(inspector, read_header(path), EngineArgs(2048), {"RPC0": 1 << 40})
+    assert {placement.source for placement in found} == {"bound"}
+    assert found[0].args.n_gpu_layers == 7
 
 
 def test_an_engine_of_a_bound_may_take_as_much_again(tmp_path: Path) -> None:

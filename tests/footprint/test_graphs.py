@@ -13,6 +13,7 @@ import pytest
 from backends.footprint.dry_run import measure_many
 from backends.gguf.header import read_header
 from budget.estimate.closed_form import estimate
+from budget.estimate.graph import architectures
 from budget.estimate.graph.allocator import reserved_bytes
 from budget.estimate.graph.layouts import LAYOUTS, representative_layers
 from budget.estimate.graph.schedule import scheduled
@@ -29,11 +30,12 @@ from budget.estimate.graph.tensors import (
     reshape,
     there,
 )
+from budget.estimate.shape import ModelShape
 from budget.footprint import HOST, EngineArgs, Footprint
 from tests.footprint.drawn import drawn_arguments, variations
 from tools.rpc import rpc_server
 from tools.shape_layouts import Shape
-from tools.shapes import write
+from tools.shapes import SHAPES, write, write_shape
 
 DEVICE = 0
 BOTH = {CPU: 32, DEVICE: 32}
@@ -166,6 +168,34 @@ def test_latent_attention_of_older_files_is_unfolded(tmp_path: Path, endpoint: s
         closed = estimate(shape, args, ["RPC0"])
         for device in (HOST, "RPC0"):
             assert closed[device] == run.devices.get(device, Footprint()), args
+
+
+@pytest.mark.parametrize("name", sorted(SHAPES))
+def test_layers_that_are_left_out_change_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the named models, on one device and over two: with all layers the buffers are the same."""
+    shape = read_header(write_shape(name, tmp_path / "m.gguf", n_vocab=4000)).shape()
+    whole = shape.n_layers + 1
+    base = EngineArgs(512, n_ubatch=256, embeddings=not shape.causal, devices=("RPC0",))
+    counts = (0, whole // 3, whole // 2, whole)
+    many = [replace(base, n_gpu_layers=k) for k in counts]
+    both = replace(base, devices=("RPC0", "RPC1"))
+    many += [
+        replace(both, n_gpu_layers=k, tensor_split=(k // 2, k - k // 2))
+        for k in (whole // 2, whole)
+    ]
+    few = [reserved(shape, args) for args in many]
+    monkeypatch.setattr(
+        architectures, "representative_layers", lambda _, sides: [*range(len(sides))]
+    )
+    assert [reserved(shape, args) for args in many] == few
+
+
+def reserved(shape: ModelShape, args: EngineArgs) -> dict[int, int]:
+    """Bytes by side."""
+    graph = architectures.graph_of(shape, args)
+    return reserved_bytes(graph, {CPU: 32, 0: 32, 1: 32})
 
 
 def test_layers_that_repeat_are_left_out_by_whole_periods(tmp_path: Path) -> None:

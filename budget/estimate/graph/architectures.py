@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from budget.estimate.graph.blocks import Blocks, is_quantized, softcap
+from budget.estimate.graph.blocks import Blocks, softcap
 from budget.estimate.graph.encoder import encoder_input
 from budget.estimate.graph.gemma4 import per_layer_inputs, per_layer_width
 from budget.estimate.graph.layers import LAYERS, Build
 from budget.estimate.graph.layouts import LAYOUTS, representative_layers
+from budget.estimate.graph.rotations import is_quantized
 from budget.estimate.graph.tensors import (
     F32,
     Graph,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from budget.estimate.arguments import effective, pad
+from budget.estimate.graph.rotations import rotations
 from budget.estimate.graph.tensors import (
     F16,
     F32,
@@ -28,13 +29,12 @@ from budget.estimate.graph.tensors import (
     view,
 )
 from budget.estimate.kv import cell_counts
-from budget.estimate.shape import GGML_TYPES, ModelShape, row_bytes
+from budget.estimate.shape import ModelShape, row_bytes
 from budget.estimate.split import ON_HOST, device_of_layers
 from budget.footprint import EngineArgs
 
 I32: Final = 4
 _FEW_TOKENS: Final = 32
-_ROTATED: Final = 64
 Heads = tuple[Tensor, Tensor | None, Tensor | None]
 """Queries, keys and values; a layer that reads another one's cache has queries alone."""
 
@@ -325,28 +325,3 @@ class Blocks:
 def softcap(source: Tensor) -> Tensor:
     """Scores or logits kept within bounds."""
     return like("scale", like("unary", like("scale", source)))
-
-
-def rotations(shape: ModelShape, args: EngineArgs, *, windowed: bool = False) -> tuple[int, int]:
-    """Rows of the matrices that rotate the keys and the values of a quantized cache; 0 for none.
-
-    Heads are rotated when they are a multiple of 64: keys by the largest power of two in them,
-    values by 64 (`src/llama-kv-cache.cpp`, `attn_rot_k`, `build_input_k_rot`). With windows there are
-    two caches, each with the heads of its own layers.
-    """
-    if not shape.causal or not shape.n_layers:
-        return 0, 0
-    layers = range(shape.n_layers)
-    cached = [i for i in layers if shape.kv_heads[i] and shape.layers.windowed[i] == windowed]
-    k, v = (
-        each[cached[0]] if len({each[i] for i in cached}) == 1 else 0
-        for each in (shape.head_dim_k, shape.head_dim_v)
-    )
-    rotates_k = is_quantized(args.kv_type_k) and k and shape.head_dim_k[0] % _ROTATED == 0
-    rotates_v = is_quantized(args.kv_type_v) and v and shape.head_dim_v[0] % _ROTATED == 0
-    return max(k & -k, _ROTATED) if rotates_k else 0, _ROTATED if rotates_v else 0
-
-
-def is_quantized(kind: str) -> bool:
-    """Whether a cache's type has blocks."""
-    return GGML_TYPES[kind.upper()][0] > 1

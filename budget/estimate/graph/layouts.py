@@ -84,13 +84,12 @@ def representative_layers(shape: ModelShape, sides: Sequence[int]) -> list[int]:
 
     `sides` has an entry for each layer.
     """
-    t = shape.layers
-    experts = [
-        bool(shape.n_experts) and i >= shape.n_layers_dense_lead for i in range(shape.n_layers)
-    ]
-    kinds = list(
-        zip(t.windowed, t.recurrent, t.width_q, t.width_k, t.width_v, t.ff, experts, strict=True)
-    )[: len(sides)]
+    t, every = shape.layers, range(shape.n_layers)
+    experts = [bool(shape.n_experts) and i >= shape.n_layers_dense_lead for i in every]
+    unrotated = LAYOUTS[shape.architecture].unrotated
+    rotated = [not unrotated or bool((i + 1) % unrotated) for i in every]
+    columns = (t.windowed, t.recurrent, t.width_q, t.width_k, t.width_v, t.ff, experts, rotated)
+    kinds = list(zip(*columns, strict=True))[: len(sides)]
     found: list[int] = []
     start = 0
     for end in range(1, len(sides) + 1):
