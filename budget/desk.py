@@ -86,8 +86,6 @@ class Desk:
         self.actions: list[Action] = []
         self.restless: dict[str, EngineRecord] = {}
         """Engines that may have a reason to leave once they are idle."""
-        self.pin_ended = False
-        """Whether a pin has ended since a pass began: whoever it kept out has been passed over."""
         self.started = False
         """Whether actions are carried out: pinned engines load from then on."""
         self.staging: Staging | None = None
@@ -134,7 +132,6 @@ class Desk:
         self.actions.append(denial)
         if self.holders.ended(request.model, request.request_id):
             self.residents.unpin(engine, request.model)
-            self.pin_ended = True
         claim = self.claims.get(engine.engine_id)
         if claim and ((was_head and claim.draining) or not (engine.demand or engine.pins)):
             # Engines drain for the first in line; whether they do for the next is decided anew.

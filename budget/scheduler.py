@@ -26,6 +26,8 @@ from budget.victims import choose_victims
 from budget.waiting import Rank, Waiting
 
 Item = TypeVar("Item")
+MOST_PASSES: Final = 8
+"""Each pass that follows another has let a request end or a pin load, so that few ever do."""
 SCHEDULER: Final = "the scheduler"
 AHEAD: Final = "looking ahead"
 BEHIND: Final = "forgetting what was looked ahead for"
@@ -69,18 +71,23 @@ class Scheduler:
             put_right(self._desk, now)
 
     def _bring_to_rest(self, now: float) -> bool:
-        """Passes until no pin ends any more by a request's end; returns whether anything failed."""
+        """Passes until pins are where they were before; returns whether anything failed.
+
+        A pin that ends, or takes another place, in the middle of a pass may let those in that were
+        passed over before.
+        """
         desk = self._desk
         faults_before, self._blind = desk.faults.total, None
-        while True:
-            desk.pin_ended = False
+        for _ in range(MOST_PASSES):
+            pins = desk.residents.pins_version
             try:
                 self._pass(now)
             except Exception as error:
                 failed(desk, SCHEDULER, error, now)
                 self._blind = error
-            if not (desk.pin_ended and desk.queue):
-                return desk.faults.total > faults_before
+            if desk.residents.pins_version == pins or not desk.queue:
+                break
+        return desk.faults.total > faults_before
 
     def _pass(self, now: float) -> None:
         desk = self._desk
