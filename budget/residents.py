@@ -49,13 +49,15 @@ class Residents:
         """An engine, or None when it is not known."""
         return self._engines.get(engine_id)
 
-    def load_seconds(self, engine_ids: Iterable[str]) -> list[float]:
+    def load_seconds(self, engine_ids: Collection[str]) -> list[float]:
         """What loading each of these engines is expected to cost; 0 for one that cannot be loaded."""
         known = self._engines
-        return [
-            known[e].option.load_seconds if e in known and known[e].spec.options else 0.0
-            for e in engine_ids
-        ]
+        try:
+            # Nearly always all are there; this is asked for several times at every eviction.
+            return [(r := known[e]).spec.options[r.option_index].load_seconds for e in engine_ids]
+        except (KeyError, IndexError):
+            there = [known.get(engine_id) for engine_id in engine_ids]
+            return [r.option.load_seconds if r and r.spec.options else 0.0 for r in there]
 
     def add(self, spec: EngineSpec) -> EngineRecord:
         """Make an engine known; it starts absent."""
