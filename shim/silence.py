@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from budget.errors import Cancelled, InvalidRequest, KeeperUnavailable
+from shim.peers import peer_credentials
 
 SILENCE_S: Final = 10.0
 LOOK_S: Final = 5.0
@@ -38,9 +39,7 @@ def peer_of(sock: socket.socket) -> tuple[int | None, Path | None]:
     """The process at the other end of a connection to a keeper, and the keeper's folder."""
     pid, folder = 0, None
     with contextlib.suppress(OSError):
-        size = struct.calcsize("3i")
-        said = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-        pid = struct.unpack("3i", said)[0]
+        pid, _ = peer_credentials(sock)
         path = sock.getpeername()
         folder = Path(path).parent if path and isinstance(path, str) else None
     return (pid if pid > 0 else None), folder

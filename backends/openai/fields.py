@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from traces.text import clean
+
 _MAX_COUNT: Final = 1 << 53
 _MAX_MILLISECONDS: Final = 1e12
 
@@ -92,7 +94,7 @@ def a_name(value: Any, name: str) -> str:
     Raises:
         WrongField: it is something else.
     """
-    return whole_text(a_text(value, name)) if value is not None else ""
+    return clean(a_text(value, name)) if value is not None else ""
 
 
 def a_count(value: Any) -> int:
@@ -133,17 +135,3 @@ def _thought(value: Any, name: str) -> str:
     if value is None or isinstance(value, str):
         return value or ""
     return "".join(a_text(part.get("text"), name) for part in objects(value, name))
-
-
-def whole_text(text: str) -> str:
-    """The text with halves of surrogate pairs joined, and replaced where the other half is missing.
-
-    JSON can hold half a character; such a string can be neither printed nor sent on.
-    """
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text

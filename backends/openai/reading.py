@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from backends.base import Endpoint
 from backends.openai.answers import broken, error_in_stream, holds_error, unreadable
-from backends.openai.fields import whole_text
 from backends.openai.masking import Secrets
 from backends.openai.sse import SseParser
 from backends.openai.wire import Delta, decode, parse_chunk
 from budget.errors import EndpointError, KeepwarmError
+from traces.text import clean
 
 _DONE: Final = b"[DONE]"
 
@@ -123,7 +123,7 @@ class _Halves:
             return text
         text = self._held + text
         self._held = text[-1] if "\ud800" <= text[-1:] <= "\udbff" else ""
-        return whole_text(text.removesuffix(self._held) if self._held else text)
+        return clean(text.removesuffix(self._held) if self._held else text)
 
 
 def _is_json(data: bytes) -> bool:

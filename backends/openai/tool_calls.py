@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from backends.openai.fields import WrongField, a_text, an_object, objects, whole_text
+from backends.openai.fields import WrongField, a_text, an_object, objects
+from traces.text import clean
 
 
 def read_calls(value: Any) -> tuple[Mapping[str, Any], ...]:
@@ -87,7 +88,7 @@ def whole_calls(pieces: Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any],
 
 def readable(call: Mapping[str, Any]) -> Mapping[str, Any]:
     """A whole call without halves of characters."""
-    read = {n: whole_text(item) if isinstance(item, str) else item for n, item in call.items()}
+    read = {n: clean(item) if isinstance(item, str) else item for n, item in call.items()}
     if "function" in call:
-        read["function"] = {name: whole_text(item) for name, item in call["function"].items()}
+        read["function"] = {name: clean(item) for name, item in call["function"].items()}
     return read

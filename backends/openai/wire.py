@@ -23,12 +23,12 @@ from backends.openai.fields import (
     kind,
     objects,
     parts,
-    whole_text,
 )
 from backends.openai.options import checked_messages, wire_options
 from backends.openai.tool_calls import read_calls, readable, whole_calls
 from backends.openai.vectors import read_vectors
 from budget.errors import EndpointError, InvalidRequest
+from traces.text import clean
 
 Message = Mapping[str, Any]
 
@@ -193,10 +193,10 @@ def parse_completion(answer: Mapping[str, Any]) -> Completion:
         message = choice["message"]
         content, reasoning = parts(message.get("content"), "content")
         return Completion(
-            content=whole_text(content),
+            content=clean(content),
             finish_reason=a_name(choice.get("finish_reason"), "finish_reason") or None,
             role=a_name(message.get("role"), "role") or "assistant",
-            reasoning=whole_text(_reasoning(message) or reasoning),
+            reasoning=clean(_reasoning(message) or reasoning),
             tool_calls=tuple(map(readable, read_calls(message.get("tool_calls")))),
             logprobs=_logprobs(choice),
             usage=_usage(answer) or Usage(),

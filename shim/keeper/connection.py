@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
-import struct
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable
 from typing import Any, Final
 
 from budget.errors import InternalError, KeeperUnavailable, KeepwarmError, QueueFull
 from shim.keeper.messages import Asked, End, Pong, number_of, read
+from shim.peers import peer_credentials
 from shim.wire import MAX_LINE_BYTES, Message, encode
 
 LOG = logging.getLogger("keepwarm.keeper")
@@ -77,7 +76,7 @@ class Connection(asyncio.Protocol, ABC):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected; only this user is let in."""
         assert isinstance(transport, asyncio.Transport)
-        self.pid, user = _peer(transport.get_extra_info("socket"))
+        self.pid, user = peer_credentials(transport.get_extra_info("socket"))
         if user != os.getuid():
             LOG.warning("refused a connection of user %d", user)
             transport.abort()
@@ -218,10 +217,3 @@ def _too_many() -> QueueFull:
         waiting=UNANSWERED_LIMIT,
         limit=UNANSWERED_LIMIT,
     )
-
-
-def _peer(sock: socket.socket) -> tuple[int, int]:
-    """The process and the user at the other end."""
-    size = struct.calcsize("3i")
-    pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
-    return int(pid), int(uid)

@@ -16,7 +16,6 @@ import json
 import logging
 import os
 import socket
-import struct
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from shim.keeper.devices import budget_devices
 from shim.keeper.holders import Holder
 from shim.keeper.locks import SHARED, FileLock
 from shim.paths import LOCK_VARIABLE, lock_dir
+from shim.peers import peer_credentials
 
 LOG = logging.getLogger("keepwarm.keeper")
 
@@ -109,11 +109,9 @@ class NameLock:
             sock.settimeout(ANSWER_LIMIT_S)
             try:
                 sock.connect(self._address)
-                size = struct.calcsize("3i")
-                peer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+                pid, uid = peer_credentials(sock)
             except OSError:
                 return Holder()
-            pid, uid, _ = struct.unpack("3i", peer)
             known = Holder(pid or None, uid)
             try:
                 return Holder.from_dict(parse_json(sock.recv(_ANSWER_BYTES)), uid, pid)
