@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from budget.errors import Cancelled, InvalidRequest, KeeperUnavailable
+from shim.keeper.locks import KEEPER_LOCK, FileLock, is_held
 from shim.peers import peer_credentials
 
 SILENCE_S: Final = 10.0
@@ -49,8 +50,12 @@ def keeper_silent(pid: int | None, runtime: Path | None, waited_s: float) -> Kee
     """The keeper is there, or its process is, and says nothing."""
     process = f"process {pid}" if pid else "its process is not known"
     where = f" in {runtime}" if runtime else ""
+    what = "The keeper"
     if pid is None:
         hint = "`keepwarm keeper log` says what it did last."
+    elif runtime is not None and not holds_keeper_lock(pid, runtime):
+        what = "What listens in place of a keeper"
+        hint = "It does not hold the keeper's lock, so it is no background keeper. See what it is."
     elif is_stopped(pid):
         hint = f"It is stopped: `kill -CONT {pid}` lets it go on."
     else:
@@ -58,12 +63,18 @@ def keeper_silent(pid: int | None, runtime: Path | None, waited_s: float) -> Kee
             f"`keepwarm keeper log` says what it did last; `kill -9 {pid}` ends it and its engines."
         )
     return KeeperUnavailable(
-        f"The keeper{where} ({process}) does not respond: not a word for {waited_s:.0f} s.",
+        f"{what}{where} ({process}) does not respond: not a word for {waited_s:.0f} s.",
         hint=hint,
         pid=pid,
         runtime=str(runtime) if runtime else None,
         waited_s=waited_s,
     )
+
+
+def holds_keeper_lock(pid: int, runtime: Path) -> bool:
+    """Whether a process is the background keeper of a folder: no other one is named to be killed."""
+    path = runtime / KEEPER_LOCK
+    return is_held(path) and FileLock(path).holder().pid == pid
 
 
 def closed_before() -> InvalidRequest:

@@ -21,6 +21,7 @@ from shim.keeper.launch import starting
 from shim.keeper.locks import KEEPER_LOCK, is_held
 from shim.keeper.orders import InForce
 from shim.paths import keeper_socket, log_file, runtime_dir, stderr_file
+from shim.silence import holds_keeper_lock
 
 STOP_LIMIT_S: Final = 30.0
 FOLLOW_EVERY_S: Final = 0.2
@@ -68,7 +69,7 @@ def stop(*, as_json: bool) -> None:
         InForce(runtime).remove()
     pid = None if told is None else int(told["pid"])
     if pid is not None:
-        wait_gone(pid, STOP_LIMIT_S)
+        wait_gone(pid, runtime, STOP_LIMIT_S)
     if as_json:
         print_json({"stopped": pid is not None, "pid": pid})
     else:
@@ -106,7 +107,7 @@ def keeper_state(runtime: Path) -> dict[str, Any]:
     }
 
 
-def wait_gone(pid: int, limit_s: float) -> None:
+def wait_gone(pid: int, runtime: Path, limit_s: float) -> None:
     """Return when a process has ended.
 
     Raises:
@@ -121,9 +122,11 @@ def wait_gone(pid: int, limit_s: float) -> None:
     finally:
         os.close(handle)
     if not ended:
+        ours = holds_keeper_lock(pid, runtime)
         raise KeeperUnavailable(
             f"The keeper (process {pid}) did not end within {limit_s:.0f} s.",
-            hint=f"See `keepwarm keeper log`; `kill -9 {pid}` ends it and its engines.",
+            hint="See `keepwarm keeper log`"
+            + (f"; `kill -9 {pid}` ends it and its engines." if ours else "."),
             pid=pid,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -94,14 +95,15 @@ class Waiting:
                 status = ask_running("status", runtime=self._runtime)
             except KeepwarmError:
                 continue
-            text = f"{waiting_for(status, self._model)} ({time.monotonic() - since:.0f} s)"
+            said = waiting_for(status, self._model, os.getpid())
+            text = f"{said} ({time.monotonic() - since:.0f} s)"
             with self._says:
                 if not self._over.is_set():
                     self._line.show(text)
 
 
-def waiting_for(status: Mapping[str, Any] | None, model: str) -> str:
-    """What a request for a model waits for, by the keeper's status; None: no keeper runs yet."""
+def waiting_for(status: Mapping[str, Any] | None, model: str, pid: int) -> str:
+    """What a process's request for a model waits for, by the keeper's status; None: no keeper runs yet."""
     if status is None:
         return "starting the keeper and measuring the models"
     row = engine_row(dict(status), model)
@@ -113,13 +115,13 @@ def waiting_for(status: Mapping[str, Any] | None, model: str) -> str:
         return f"loading {model}{share} of {size(sum(row['bytes'].values()))}"
     if state == "evicting":
         return f"{model} is leaving; it will be loaded again"
+    queue = status["queue"]
+    place = next((n for n, q in enumerate(queue) if (q["model"], q["pid"]) == (model, pid)), None)
+    if place is not None:
+        others = f", after {place} other{'s' if place > 1 else ''} in line" if place else ""
+        return f"{model} waits for {queue[place]['waits_for']}{others}"
     if state == "leased":
-        if len(row["leases"]) >= row["slots"]:
-            return f"waiting for a slot of {model}, {row['waiting']} in line"
         return f"{model} is evaluating the prompt"
-    queued = next((q for q in status["queue"] if q["model"] == model), None)
-    if queued is not None:
-        return f"{model} waits for {queued['waits_for']}, {len(status['queue'])} in line"
     return f"{model} is {state}"
 
 

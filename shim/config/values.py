@@ -6,6 +6,7 @@ says what is wrong with it. The `Annotated` types below carry the parser into th
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ _SECONDS: Mapping[str, float] = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, 
 _PLAIN_NUMBER = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,9})?", re.ASCII)
 _HF = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?:@[\w./-]+)?:[^\s:][^\n\r:]*", re.ASCII)
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}", re.ASCII)
+_OF_A_PROCESS = ("/proc/", "/dev/fd/", "/dev/stdin", "/dev/stdout", "/dev/stderr")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
 
 
@@ -208,7 +210,11 @@ def parse_path(value: object, info: ValidationInfo) -> Path:
     if not isinstance(value, str | Path) or not str(value).strip() or "\0" in str(value):
         raise ValueError("not a path")
     base = (info.context or {}).get("base") or Path.cwd()
-    return Path(base, expanded(value)).absolute()
+    path = Path(base, expanded(value)).absolute()
+    if os.path.normpath(path).startswith(_OF_A_PROCESS):
+        # The keeper would read another file than its client, and each would say so of all models.
+        raise ValueError("a path that means another file in each process")
+    return path
 
 
 def expanded(value: str | Path) -> Path:

@@ -32,6 +32,8 @@ IDLE_KEPT: Final = 64
 IDLE_AGE_S: Final = 60.0
 """Beyond those, one that was silent for so long is closed; its client opens another when it needs one."""
 
+ORDERS: Final = (op.Stop, op.Reload, op.KvClear, op.Stay, op.Hint)
+"""Ops that change something beyond their client. One whose client has given up is not carried out."""
 LOOKING: Final = (op.Hello, op.Status, op.HistoryOf, op.Kv, op.Pong)
 """Ops that keep no keeper alive and reset no time-out."""
 
@@ -140,6 +142,9 @@ class Client(Connection):
         Raises:
             KeepwarmError: the op's own error.
         """
+        if isinstance(asked, ORDERS) and self.hung_up:
+            LOG.warning("client %s did not wait for %r: it is not done", self.client_id, asked.op)
+            return None
         self.asked = self.asked or not isinstance(asked, LOOKING)
         return _OPS[type(asked)](self, asked)
 
@@ -272,9 +277,10 @@ class Client(Connection):
     async def _status(self, _: op.Status) -> Answer:
         await self._keeper.monitor.refresh()
         status = self._keeper.status()
-        for plan in status["declared"]:
-            client = self._clients.by_id.get(plan["client"])
-            plan["pid"] = client.pid if client else None
+        leases = [lease for engine in status["engines"] for lease in engine["leases"]]
+        for row in (*status["declared"], *status["queue"], *leases):
+            client = self._clients.by_id.get(row["client"])
+            row["pid"] = client.pid if client else None
         return status
 
     def _history(self, asked: op.HistoryOf) -> Answer:

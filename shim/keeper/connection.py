@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import select
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable
 from typing import Any, Final
@@ -67,6 +68,15 @@ class Connection(asyncio.Protocol, ABC):
     def is_open(self) -> bool:
         """Whether the client is there."""
         return self._transport is not None
+
+    @property
+    def hung_up(self) -> bool:
+        """Whether the client closed its end, also where what it said before is still to be read."""
+        if self._transport is None:
+            return True
+        ends = select.poll()
+        ends.register(self._transport.get_extra_info("socket"), select.POLLRDHUP)
+        return bool(ends.poll(0))
 
     @property
     def waits(self) -> bool:

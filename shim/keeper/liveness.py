@@ -129,7 +129,7 @@ class Liveness:
             return
         label, tail = life.entry.label, life.engine.log_tail
         if not again.reachable:
-            self._shell.lives.end(engine_id, generation, unreachable(label, tail))
+            self._shell.lives.end(engine_id, generation, unreachable(label))
         elif again.slots is None and not again.answers and again.cpu_s == first.cpu_s:
             self._shell.lives.end(
                 engine_id,

@@ -98,7 +98,7 @@ class Pulse:
             log_tail: its last lines.
         """
         if self.condition == "unreachable":
-            return unreachable(model, log_tail) if self.since_s > 0.0 else None
+            return unreachable(model) if self.since_s > 0.0 else None
         patient_s = stall_s * PATIENCE
         limit_s = patient_s if self.condition in ("computing", "unused") else stall_s
         if self.condition == "fine" or (self.since_s < limit_s and self.ailing_s < patient_s):
@@ -115,14 +115,13 @@ class Pulse:
         )
 
 
-def unreachable(model: str, log_tail: tuple[str, ...]) -> EngineDied:
-    """An engine that no request gets to any more."""
+def unreachable(model: str) -> EngineDied:
+    """An engine that no request gets to any more. Its log knows nothing of that."""
     return EngineDied(
         f"{model} cannot be reached: its socket is gone, or another program's.",
         hint="It is ended, and the next request starts it again. Something deletes files in the runtime"
         " folder; set KEEPWARM_RUNTIME_DIR to one that is left alone.",
         model=model,
-        log_tail=list(log_tail),
     )
 
 

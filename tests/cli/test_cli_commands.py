@@ -221,6 +221,10 @@ def test_a_table_in_a_pipe_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines == ["    a  b", f"[red]  {long}", "    1"]
 
 
+OURS = {"model": "m", "pid": 1, "waits_for": "a slot"}
+OTHERS = {"model": "m", "pid": 2, "waits_for": "a slot"}
+
+
 @pytest.mark.parametrize(
     ("row", "queue", "says"),
     [
@@ -230,24 +234,21 @@ def test_a_table_in_a_pipe_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
             "50% of 1.00 MiB",
         ),
         ({"state": "evicting"}, [], "loaded again"),
-        (
-            {"state": "leased", "leases": [1], "slots": 1, "waiting": 2},
-            [],
-            "a slot of m, 2 in line",
-        ),
-        ({"state": "leased", "leases": [1], "slots": 2}, [], "evaluating the prompt"),
-        ({"state": "absent"}, [{"model": "m", "waits_for": "bytes"}], "waits for bytes, 1 in line"),
+        ({"state": "leased"}, [OTHERS, OURS], "m waits for a slot, after 1 other in line"),
+        ({"state": "leased"}, [], "m is evaluating the prompt"),
+        ({"state": "leased"}, [OTHERS], "m is evaluating the prompt"),
+        ({"state": "absent"}, [OURS, OTHERS], "m waits for a slot"),
         ({"state": "failed"}, [], "m is failed"),
     ],
 )
 def test_the_status_line_says_what_a_request_waits_for(
     row: dict[str, Any], queue: list[dict[str, Any]], says: str
 ) -> None:
-    """By the keeper's status; without one the keeper is starting."""
+    """By the keeper's status; without one the keeper is starting. Others' requests are not this one."""
     status = {"engines": [{"models": ["m"], **row}], "queue": queue}
-    assert says in waiting_for(status, "m")
-    assert "reading other" in waiting_for(status, "other")
-    assert "starting the keeper" in waiting_for(None, "m")
+    assert waiting_for(status, "m", 1).endswith(says)
+    assert "reading other" in waiting_for(status, "other", 1)
+    assert "starting the keeper" in waiting_for(None, "m", 1)
 
 
 def test_a_hub_file_is_downloaded_once_and_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,20 @@ def test_relative_paths_start_at_the_files_folder(tmp_path: Path) -> None:
     assert entry.lora == (tmp_path / "etc" / "l.gguf",)
 
 
+@pytest.mark.parametrize("key", ["path", "mmproj", "draft_model", "lora"])
+@pytest.mark.parametrize(
+    "path",
+    ["/proc/self/fd/3", "/dev/fd/63", "/dev/stdin", "/proc/1/root/m.gguf", "/dev/../proc/self/exe"],
+)
+def test_a_path_that_means_another_file_in_each_process_is_refused(
+    tmp_path: Path, key: str, path: str
+) -> None:
+    """The keeper and its clients would differ about it, and then none of the models could be used."""
+    text = f'[models.m]\n{key} = "{path}"\n' + ('path = "m.gguf"\n' if key != "path" else "")
+    assert "another file in each process" in mistakes(tmp_path, text)[f"models.m.{key}"]["found"]
+    assert load(tmp_path, '[models.m]\npath = "/dev/shm/m.gguf"\n').models["m"].path
+
+
 def test_origins_name_file_and_line(tmp_path: Path) -> None:
     """Each key says where its value is from."""
     config = load(tmp_path, f'# a comment\n[budget]\nlimit = "1GiB"\n\n{MODEL}')

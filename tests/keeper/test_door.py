@@ -382,3 +382,41 @@ def test_what_is_not_a_socket_is_not_removed_for_one(tiny_models: Files, runtime
     with pytest.raises(Exception, match="is not a keeper's socket"):
         run(scenario)
     assert (runtime_dir / "keeper.sock").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("op", "fields"),
+    [
+        ("stop", {}),
+        ("stay", {}),
+        ("reload", {"config": {}}),
+        ("kv_clear", {}),
+        ("hint", {"kind": "unload", "model": "a"}),
+    ],
+)
+def test_an_order_is_not_carried_out_once_its_client_has_given_up(
+    tiny_models: Files, runtime_dir: Path, op: str, fields: dict[str, Any]
+) -> None:
+    """The keeper was stopped when it came, and the command said that the keeper does not respond."""
+    done: list[str] = []
+
+    def carry_out(_client: Any, asked: Any) -> dict[str, Any]:
+        done.append(asked.op)
+        return {}
+
+    async def scenario() -> None:
+        async with door(tiny_models, runtime_dir) as it:
+            with pytest.MonkeyPatch.context() as patch:
+                for kind in clients_module.ORDERS:
+                    patch.setitem(clients_module._OPS, kind, carry_out)
+                line = json.dumps({"op": op, "id": 1, **fields}).encode() + b"\n"
+                with socket.socket(socket.AF_UNIX) as hasty:
+                    hasty.connect(str(it.path))
+                    hasty.sendall(line)
+                visitor = await it.visit()
+                assert await visitor.is_served()
+                assert done == []
+                assert (await visitor.ask(op, **fields))["ok"] == {}
+                assert done == [op]
+
+    run(scenario)

@@ -165,8 +165,10 @@ def test_a_client_that_finds_no_socket_has_the_engine_replaced(
         pid = pid_of(made, "a")
         _delete_sockets(made)
         made._session.sync_transport.close()
-        with pytest.raises(EngineDied, match="cannot be reached"):
+        with pytest.raises(EngineDied, match="cannot be reached") as caught:
             made.chat("a", "Hi.", **QUIET)
+        assert "log_tail" not in caught.value.facts
+        assert "\n" not in caught.value.message
         assert wait_until(lambda: not alive(pid))
         assert made.chat("a", "Hi.", **QUIET).model == "a"
 

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +20,7 @@ from backends.scripted import Script
 from shim import Cancelled, EngineDied, EngineTimeout, KeeperUnavailable, QueueFull, Shim
 from shim.async_line import LoopChannel
 from shim.keeper.launch import try_connect
-from shim.keeper.locks import lock_keeper
+from shim.keeper.locks import KEEPER_LOCK, lock_keeper
 from shim.line import Line
 from shim.silence import LOOK_S, SILENCE_S
 from shim.sync_line import SocketChannel
@@ -99,15 +101,54 @@ def test_a_keeper_that_says_nothing_is_given_up_by_name(runtime_dir: Path, run: 
             await line.ask("lease", model="m")
         assert caught.value.facts["pid"] == os.getpid()
         assert caught.value.facts["runtime"] == str(runtime_dir)
-        assert str(os.getpid()) in caught.value.hint
+        assert f"kill -9 {os.getpid()}" in caught.value.hint
         assert not line.is_usable
         assert not line.is_gone
 
-    with FakeKeeper(runtime_dir, CONFIG, silent):
+    with lock_keeper(runtime_dir), FakeKeeper(runtime_dir, CONFIG, silent):
         sock = try_connect(runtime_dir)
         assert sock is not None
         with sock:
             run(sock, scenario)
+
+
+@pytest.mark.parametrize("lock", ["missing", "free", "another's"])
+@pytest.mark.usefixtures("hasty")
+def test_a_stranger_at_the_socket_is_not_named_as_one_to_kill(runtime_dir: Path, lock: str) -> None:
+    """It listens where a keeper would, and holds no keeper's lock; the hint calls it no keeper."""
+
+    async def scenario(line: Line) -> None:
+        with pytest.raises(KeeperUnavailable, match="in place of a keeper") as caught:
+            await line.ask("lease", model="m")
+        assert caught.value.facts["pid"] == os.getpid()
+        assert "kill" not in caught.value.hint
+
+    with contextlib.ExitStack() as held:
+        if lock != "missing":
+            held.enter_context(lock_keeper(runtime_dir)).release()
+        if lock == "another's":
+            held.enter_context(_held_elsewhere(runtime_dir / KEEPER_LOCK))
+        held.enter_context(FakeKeeper(runtime_dir, CONFIG, silent))
+        sock = try_connect(runtime_dir)
+        assert sock is not None
+        with sock:
+            on_a_thread(sock, scenario)
+
+
+@contextlib.contextmanager
+def _held_elsewhere(path: Path) -> Iterator[None]:
+    """Let another process hold a lock file."""
+    code = (
+        "import fcntl, sys; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_EX); "
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        yield
+        holder.communicate()
 
 
 @either_way
