@@ -33,7 +33,7 @@ test-full: setup ## Run all tests, with long properties and campaigns
 	$(BIN)/python -m pytest
 
 demo: setup ## Run four models under a budget for half of them, and trace it
-	$(BIN)/keepwarm demo
+	$(BIN)/keepwarm demo --models models/demo
 
 models: setup ## Make the demo's models
 	$(BIN)/python tools/make_models.py models/demo

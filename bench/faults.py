@@ -36,11 +36,11 @@ from fault_kinds import KINDS, LONG, Scene
 
 from backends.files import is_leftover
 from backends.llama.sweep import leftovers
+from harness.demo.models import make_models
 from shim import KeepwarmError, Shim
 from shim.cli.running import ask_running
 from shim.config import load_config
 from shim.keeper.catalog import build_catalog
-from tools.make_models import make_models
 
 FILES = {"a": "classifier", "b": "producer", "c": "evaluator", "e": "embedder"}
 CALLERS = ("threads", "tasks", "single", "single")

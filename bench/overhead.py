@@ -30,8 +30,8 @@ from _common import (
 from backends.base import Endpoint
 from backends.openai import ChatRequest
 from backends.openai.sync_client import SyncTransport
+from harness.demo.models import make_models
 from shim import Shim
-from tools.make_models import make_models
 
 MODEL = "producer"
 PROMPT = "Say hello."

@@ -29,10 +29,10 @@ from backends.openai import ChatRequest
 from backends.openai.sync_client import SyncTransport
 from backends.page_cache import drop_from_page_cache
 from harness import Pipeline, Stage, StageContext
+from harness.demo.models import make_models
 from shim import Shim
 from shim.config import Config
 from shim.keeper.catalog import build_catalog
-from tools.make_models import make_models
 
 STAGES = {"plan": "classifier", "draft": "evaluator", "check": "classifier", "revise": "evaluator"}
 """The demo's model of each stage; every stage has a file of its own. Two neighbours fill the budget."""

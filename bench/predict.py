@@ -31,7 +31,7 @@ from backends.measure.machine import FULL, QUICK, MachineMeasure
 from budget.footprint import HOST, EngineArgs
 from budget.planning.machine import MachineFigures
 from budget.planning.traffic import decode_seconds, decode_traffic
-from tools.make_models import make_models
+from harness.demo.models import make_models
 
 GOAL = 0.25
 SPREAD = 1.25

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import psutil
 from _common import REPOSITORY, background_shim, end_on_signals, last_line, say
 
+from harness.demo.models import make_models
 from shim import Shim
-from tools.make_models import make_models
 
 OPTIONS = {"max_tokens": 1, "temperature": 0.0}
 TENTHS = 10

@@ -33,10 +33,10 @@ from _common import (
 
 from backends.openai import ChatRequest
 from backends.openai.sync_client import SyncTransport
+from harness.demo.models import make_models
 from shim import Reply, Shim
 from shim.config import Config
 from shim.keeper.catalog import build_catalog
-from tools.make_models import make_models
 
 NAMES = ("producer", "evaluator")
 PROMPT = "Say hello."

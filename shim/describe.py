@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from backends.gguf import read_header
 from budget.errors import BadModelFile, UnknownModel
@@ -34,6 +35,15 @@ def describe_model(config: Config, name: str) -> ModelInfo:
         identity = f"{entry.url}#{entry.model_id or name}"
         return ModelInfo(name, entry.role, remote=True, identity=identity)
     return _local(name, entry)
+
+
+def file_metadata(path: Path) -> Mapping[str, Any]:
+    """The metadata of a GGUF file by key.
+
+    Raises:
+        BadModelFile: the file is missing, cut off, damaged or impossible.
+    """
+    return read_header(path).metadata
 
 
 def _local(name: str, entry: ModelEntry) -> ModelInfo:

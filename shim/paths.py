@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from backends.files import user_folder
 from budget.errors import ConfigError
 from shim.keeper.holders import user_name
 from shim.keeper.locks import KEEPER_LOCK, is_held
@@ -227,6 +228,11 @@ def inline_dir() -> Path:
 
 def _fits_sockets(folder: Path) -> bool:
     return len(os.fsencode(folder / _LONGEST_SOCKET)) <= MAX_SOCKET_PATH_BYTES
+
+
+def cache_dir() -> Path:
+    """The folder for what can be made again: footprints, the demo's models. It may not be there yet."""
+    return user_folder("XDG_CACHE_HOME", ".cache")
 
 
 def state_dir(env: Mapping[str, str] = os.environ) -> Path:

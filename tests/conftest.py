@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.make_models import make_models
+from harness.demo.models import make_models
 
 # A job started in the background inherits an ignored SIGINT, and so would every process started here.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -6,12 +6,9 @@ The arrows between the packages are import-linter contracts (pyproject.toml, run
 import ast
 import re
 import subprocess
-import sys
-import zipfile
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from shutil import copytree
 
 import pytest
 
@@ -165,31 +162,3 @@ def test_constraints_are_exact_versions_in_order() -> None:
     project = (ROOT / "pyproject.toml").read_text("utf-8")
     wanted = re.findall(r'^    "([A-Za-z0-9._-]+)>=', project, re.MULTILINE)
     assert {name.lower() for name in wanted} <= names
-
-
-def test_the_wheel_holds_the_packages_typed_and_nothing_else(tmp_path: Path) -> None:
-    """A wheel built from a clean copy has the five packages, each with py.typed, and the licence."""
-    for package in PACKAGES:
-        copytree(ROOT / package, tmp_path / package)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--no-deps",
-        "--no-build-isolation",
-        "--no-index",
-    ]
-    built = subprocess.run(
-        [*command, "-w", tmp_path / "out", tmp_path], capture_output=True, text=True
-    )
-    assert built.returncode == 0, built.stdout + built.stderr
-    (wheel,) = (tmp_path / "out").glob("keepwarm-*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    tops = {name.partition("/")[0] for name in names}
-    assert {top for top in tops if not top.endswith(".dist-info")} == set(PACKAGES)
-    assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
-    assert any(name.endswith("licenses/LICENSE") for name in names)
-    assert any(name.endswith("entry_points.txt") for name in names)

@@ -27,7 +27,7 @@ _TERMINATED = 143
     "--models",
     type=click.Path(path_type=Path, file_okay=False),
     default=None,
-    help="Folder of the four models; they are made when missing.",
+    help="Folder of the four models; a missing one is made. Without it: in the user's cache folder.",
 )
 @click.option("--device", default="host", show_default=True, help="host, auto or cuda:N.")
 @click.option(

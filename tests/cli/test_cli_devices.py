@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from harness.demo.models import TINY_RECIPES, make_model
 from tests.cli.support import CommandPlace
 from tests.splits.support import rpc_server
-from tools.make_models import TINY_RECIPES, make_model
 
 pytestmark = pytest.mark.real
 

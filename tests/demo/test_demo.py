@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from harness.demo.models import NAMES, demo_models
+from backends.llama.binaries import FOLDER_VARIABLE
+from harness.demo.models import RECIPES, TINY_RECIPES, Recipe, demo_models, make_model
 from harness.demo.report import show, to_json
 from harness.demo.run import DemoReport, run_demo
 from harness.demo.settings import half_limit_bytes
 from harness.demo.stages import cosine
-from shim import ConfigError
+from shim import OutsideError
 from shim.cli import main as keepwarm
-from tools.make_models import make_models
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 N_REQUESTS = 1
@@ -36,9 +36,8 @@ class Demo:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    """The demo on its real models, over fewer requests, by one who never ran keepwarm before."""
-    models = make_models(REPOSITORY / "models" / "demo")
+def demo(tmp_path_factory: pytest.TempPathFactory, models: dict[str, Path]) -> Demo:
+    """The demo on its real models, over fewer requests, for a user without any cache or state."""
     said: list[str] = []
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
@@ -65,7 +64,9 @@ def test_every_warm_engine_takes_what_is_booked_for_it(demo: Demo) -> None:
         for life in demo.report.measured.lives
     }
     print(ratios)
-    assert {life.model for life in demo.report.measured.lives} == set(NAMES)
+    assert {life.model for life in demo.report.measured.lives} == {
+        recipe.name for recipe in RECIPES
+    }
     assert all(0.95 <= ratio <= 1.02 for ratio in ratios.values()), ratios
 
 
@@ -125,12 +126,12 @@ def test_the_tables_say_what_people_need(demo: Demo, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.real
-def test_an_interrupted_demo_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, models: dict[str, Path]) -> None:
     """Ctrl-C in the middle: exit status 130, and no engine, sampler or folder stays."""
     env = {**os.environ, "TMPDIR": str(short(tmp_path))}
     command = [sys.executable, "-c", "from shim.cli import main; main()", "demo"]
     with subprocess.Popen(
-        [*command, "--trace-dir", str(tmp_path / "traces")],
+        [*command, "--models", str(models["producer"].parent), "--trace-dir", str(tmp_path / "t2")],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -173,26 +174,47 @@ def _if_in(session: int, pid: int) -> Iterator[int]:
         return
 
 
-def test_without_the_maker_missing_models_are_a_clear_error(
+def test_only_missing_models_are_made_and_files_of_others_are_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An installed wheel has no tools/: the error says what is missing and what to do."""
-    monkeypatch.setattr("harness.demo.models._MAKER", tmp_path / "tools" / "make_models.py")
-    (tmp_path / "embedder-F16.gguf").touch()
-    with pytest.raises(ConfigError, match="classifier, producer, evaluator") as caught:
-        demo_models(tmp_path, lambda _line: None)
-    assert "make demo" in caught.value.hint
+    """A user's own file of a model's name is used as it is; only the other three are made."""
+    made: list[str] = []
+
+    def make(recipe: Recipe, target: Path, _progress: object) -> Path:
+        made.append(recipe.name)
+        return target
+
+    monkeypatch.setattr("harness.demo.models.making.make_model", make)
+    own = tmp_path / "producer-Q4_K_M.gguf"
+    own.write_text("not made by keepwarm")
+    found = demo_models(tmp_path, lambda _line: None)
+    assert made == ["classifier", "embedder", "evaluator"]
+    assert found["producer"] == own
+    assert found["evaluator"] == tmp_path / "evaluator-Q8_0.gguf"
 
 
-def test_a_maker_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its last line is in the error, its lines were shown."""
-    maker = tmp_path / "maker.py"
-    maker.write_text("print('quantizing'); raise SystemExit('no room')")
-    monkeypatch.setattr("harness.demo.models._MAKER", maker)
-    said: list[str] = []
-    with pytest.raises(ConfigError, match="code 1: no room"):
-        demo_models(tmp_path / "models", said.append)
-    assert "quantizing" in said
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """The reason is the operating system's, and the hint says what to give instead."""
+    (tmp_path / "file").touch()
+    with pytest.raises(OutsideError, match="Not a directory") as caught:
+        demo_models(tmp_path / "file" / "models", lambda _line: None)
+    assert "--models" in caught.value.hint
+
+
+def test_a_program_of_llama_cpp_that_fails_is_quoted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What llama-quantize printed last comes with the error, and no half-made file stays."""
+    program = tmp_path / "bin" / "llama-quantize"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho no room >&2\nexit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(program.parent))
+    target = tmp_path / "models" / "classifier.gguf"
+    with pytest.raises(OutsideError, match="llama-quantize ended with code 3") as caught:
+        make_model(TINY_RECIPES[0], target)
+    assert caught.value.facts["log_tail"] == ["no room"]
+    assert list(target.parent.iterdir()) == []
 
 
 def test_the_limit_is_for_the_evaluator_and_the_biggest_other() -> None:

@@ -14,7 +14,7 @@ from backends.llama.binaries import find_binary
 from backends.llama.memory import file_pss_bytes, pss_bytes
 from budget.footprint import HOST, EngineArgs
 from budget.measured import room_bytes
-from tools.make_models import TINY_RECIPES, make_model
+from harness.demo.models import TINY_RECIPES, make_model
 
 MIB = 1 << 20
 

@@ -14,7 +14,7 @@ import pytest
 from backends.gguf import read_header
 from backends.llama.binaries import FOLDER_VARIABLE, build_id, find_binary, library_env
 from budget.errors import ConfigError
-from tools.make_models import make_models
+from harness.demo.models import make_models
 
 pytestmark = pytest.mark.real
 

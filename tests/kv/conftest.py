@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.make_models import TINY_RECIPES, make_model
+from harness.demo.models import TINY_RECIPES, make_model
 
 MODELS = Path(__file__).resolve().parents[2] / "models" / "tiny"
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from harness.demo.models import TINY_RECIPES, make_model
 from shim import Shim
 from tests.splits.support import RpcServer, rpc_server
-from tools.make_models import TINY_RECIPES, make_model
 
 _FOLDER = Path(__file__).resolve().parents[2] / "models" / "tiny"
 N_LAYERS = 4

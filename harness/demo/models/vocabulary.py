@@ -42,7 +42,7 @@ def byte_level(n_tokens: int, *, pre: str, specials: list[str], seed: int) -> Vo
     """A byte-level BPE vocabulary: bytes, then merges of what is there, then the special tokens."""
     symbols = byte_symbols()
     space = symbols[32]
-    words, merges = _merged(n_tokens - len(symbols) - len(specials), space, random.Random(seed))
+    words, merges = _merged(n_tokens - len(symbols) - len(specials), space, seed)
     tokens = [*symbols, *words, *specials]
     first_special = len(tokens) - len(specials)
     types = [NORMAL] * first_special + [CONTROL] * len(specials)
@@ -58,7 +58,8 @@ def byte_level(n_tokens: int, *, pre: str, specials: list[str], seed: int) -> Vo
     )
 
 
-def _merged(count: int, space: str, rng: random.Random) -> tuple[list[str], list[str]]:
+def _merged(count: int, space: str, seed: int) -> tuple[list[str], list[str]]:
+    rng = random.Random(seed)  # noqa: S311 - words, not secrets
     letters = sorted(set(_LETTERS))
     known = {*letters, space}
     pool = [*_LETTERS, *(space * len(_LETTERS))]
@@ -88,7 +89,7 @@ def sentence_pieces(n_tokens: int, *, seed: int) -> Vocabulary:
         *"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;!?-'\"()",
     ]
     count = n_tokens - len(head) - len(raw) - len(letters)
-    words, _ = _merged(count, "\u2581", random.Random(seed))
+    words, _ = _merged(count, "\u2581", seed)
     tokens = [*head, *raw, *words, *letters]
     first_word = len(head) + len(raw)
     return Vocabulary(
@@ -108,7 +109,7 @@ def word_pieces(n_tokens: int, *, seed: int) -> Vocabulary:
     letters = [*sorted(set(_LETTERS)), *"jqxz0123456789.,:;!?-'"]
     start = "\u2581"
     single = [start + letter for letter in letters] + letters
-    words, _ = _merged(n_tokens - len(head) - len(single) - 1, start, random.Random(seed))
+    words, _ = _merged(n_tokens - len(head) - len(single) - 1, start, seed)
     tokens = [*head, *single, *words]
     tokens += [f"{start}pad{i}" for i in range(n_tokens - len(tokens))]
     unique = list(dict.fromkeys(tokens))
