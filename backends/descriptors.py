@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import resource
 from typing import Final
 
 from budget.errors import QueueFull
@@ -15,8 +16,10 @@ def no_more_files(error: BaseException) -> QueueFull | None:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in _NONE_LEFT:
+            most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
             return QueueFull(
-                f"No further connection can be opened by this process: {cause.strerror}.",
+                f"No further connection can be opened by this process: {cause.strerror}; it may have "
+                f"{most} open files.",
                 hint="Use fewer threads, tasks or streams at once, or raise the limit on open files "
                 "(`ulimit -n`).",
             )

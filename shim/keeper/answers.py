@@ -10,6 +10,7 @@ from budget.core import BudgetCore
 from budget.errors import InternalError, KeepwarmError
 from budget.residency import DORMANT
 from shim.keeper.faults import text_of
+from shim.keeper.shortages import refused
 
 MUST_ARRIVE = (
     ev.LoadFailed,
@@ -49,6 +50,8 @@ def answer_of(action: act.Action, error: BaseException) -> ev.Event | None:
 def _typed(error: BaseException) -> KeepwarmError:
     if isinstance(error, KeepwarmError):
         return error
+    if (short := refused(error, "the keeper could not begin a load")) is not None:
+        return short
     return InternalError(f"the keeper could not begin a load: {text_of(error)}.")
 
 

@@ -29,6 +29,7 @@ from shim.keeper.engines import CatalogEngine as CatalogEngine
 from shim.keeper.engines import Prepared as Prepared
 from shim.keeper.preparing import engine_id_of, lie_far, prepare, watched_files
 from shim.keeper.setbacks import Setback
+from shim.keeper.shortages import refused
 from shim.planned.asked import asked_of, side_files, stamp_of
 from shim.planned.file import usable_plan
 from shim.planned.use import Decided, decide
@@ -273,16 +274,15 @@ def _read_one(
         return prepare(name, entry, devices, inspector)
     except KeepwarmError as error:
         why = error
-    except (OSError, MemoryError) as error:
-        # The machine refuses what reading takes (descriptors, a disk): no bug, and it may be over soon.
-        why = MeasurementFailed(
-            f"Model {name} cannot be read now: {error!r}.",
-            hint="See the keeper's open files, memory and disk; the next request tries again.",
-            model=name,
-        )
     except Exception as error:
-        LOG.exception("reading model %s", name)
-        why = InternalError(f"reading model {name} failed: {type(error).__name__}: {error}.")
+        # What the machine refuses (descriptors, threads, a disk) is no bug, and may be over soon.
+        short = refused(error, f"Model {name} cannot be read now")
+        if short is not None:
+            hint = f"{short.hint} The next request tries again."
+            why = MeasurementFailed(short.message, hint=hint, model=name)
+        else:
+            LOG.exception("reading model %s", name)
+            why = InternalError(f"reading model {name} failed: {type(error).__name__}: {error}.")
     far = lie_far(entry, watched)
     return Setback.after(before, why, stamp, time.monotonic(), far=far)
 

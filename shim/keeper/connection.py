@@ -10,8 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable
 from typing import Any, Final
 
-from budget.errors import InternalError, KeeperUnavailable, KeepwarmError, QueueFull
+from budget.errors import InternalError, KeepwarmError, QueueFull
 from shim.keeper.messages import Asked, End, Pong, number_of, read
+from shim.keeper.shortages import refused
 from shim.peers import peer_credentials
 from shim.wire import MAX_LINE_BYTES, Message, encode
 
@@ -208,12 +209,9 @@ class Connection(asyncio.Protocol, ABC):
         task.add_done_callback(self._unanswered.pop)
 
     def _fail(self, number: int | None, error: Exception) -> None:
-        if isinstance(error, OSError | MemoryError):
+        if (short := refused(error, "The keeper cannot do that now")) is not None:
             LOG.warning("client %s: %r", self.client_id, error)
-            error = KeeperUnavailable(
-                f"The keeper's machine refuses it what it needs: {error!r}.",
-                hint="See its open files, memory and disk; `keepwarm keeper log` has the rest.",
-            )
+            error = short
         elif not isinstance(error, KeepwarmError):
             LOG.error("client %s", self.client_id, exc_info=error)
             error = InternalError(f"{type(error).__name__}: {error}")

@@ -32,6 +32,7 @@ from shim.keeper.log_lines import KeeperLog
 from shim.keeper.orders import InForce, Order
 from shim.keeper.reachable import LOOK_EVERY_S, Reachable
 from shim.keeper.server import Server
+from shim.keeper.shortages import refused
 from shim.paths import check_appendable, keeper_socket, log_file
 
 LOG = logging.getLogger("keepwarm.keeper")
@@ -202,15 +203,12 @@ def _told(ready_fd: int) -> Iterator[list[int]]:
         LOG.error("%s", error)
         _say(ready_fd, error.to_wire())
         failed.append(1)
-    except OSError as error:
-        LOG.exception("the keeper cannot run")
-        hint = "Look after what it names: a full disk, a limit of this user, a folder."
-        _say(ready_fd, KeeperUnavailable(f"The keeper cannot run: {error}.", hint=hint).to_wire())
-        failed.append(1)
     except Exception as error:
-        LOG.exception("the keeper failed")
-        _say(ready_fd, InternalError(f"the keeper failed: {error!r}").to_wire())
-        failed.append(3)
+        LOG.exception("the keeper cannot run")
+        short = refused(error, "The keeper cannot run")
+        told = short or InternalError(f"the keeper failed: {error!r}")
+        _say(ready_fd, told.to_wire())
+        failed.append(1 if short else 3)
 
 
 def _read_stdin() -> bytes:

@@ -20,6 +20,7 @@ from shim.config import Config
 from shim.keeper.holders import Holder
 from shim.keeper.locks import KEEPER_LOCK, FileLock
 from shim.keeper.orders import Order
+from shim.keeper.shortages import narrow_limits, refused
 from shim.line import Line
 from shim.paths import (
     STDERR_BYTES,
@@ -128,11 +129,8 @@ def start(runtime: Path, config: Config, *, automatic: bool) -> int:
     """
     try:
         return _start(runtime, Order(config, runtime, automatic, config.read_at))
-    except OSError as error:
-        raise no_more_files(error) or KeeperUnavailable(
-            f"The keeper could not be started: {error.strerror or error}.",
-            hint="Processes or memory are short here.",
-        ) from error
+    except (OSError, MemoryError) as error:
+        raise refused(error, "The keeper could not be started") or error from error
 
 
 def _start(runtime: Path, order: Order) -> int:
@@ -188,9 +186,11 @@ def _await_ready(fd: int, process: subprocess.Popen[bytes]) -> int:
         chunk = os.read(fd, 65536)
         if not chunk:
             code = _ended(process)
+            limits = narrow_limits()
             raise KeeperUnavailable(
                 f"The keeper ended with code {code} before it was ready.",
-                hint="See `keepwarm keeper log`.",
+                hint="See `keepwarm keeper log`"
+                + (f", and the limits here: {limits}." if limits else "."),
             )
         said += chunk
     message = json.loads(said)

@@ -17,6 +17,7 @@ from budget.footprint import Placement
 from shim.keeper.catalog import CatalogEngine
 from shim.keeper.faults import mark_noted, text_of
 from shim.keeper.history import EvictStory, LoadStory
+from shim.keeper.shortages import refused
 from shim.keeper.warming import Warmed, warm_up
 
 EngineFactory = Callable[[CatalogEngine, Path], Engine]
@@ -104,6 +105,6 @@ def told(life: Life, raised: BaseException, what: str) -> KeepwarmError:
         return raised
     if isinstance(raised, asyncio.CancelledError):
         return InternalError(f"{what} was cancelled, which the keeper did not ask for.")
-    if isinstance(raised, OSError):
-        return LoadFailed(f"{what} failed: {text_of(raised)}.")
+    if (short := refused(raised, f"{what} failed")) is not None:
+        return LoadFailed(short.message, hint=short.hint)
     return InternalError(f"{what} failed: {text_of(raised)}.")

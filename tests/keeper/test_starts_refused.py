@@ -16,9 +16,10 @@ from shim.keeper import daemon
     [
         (ConfigError("no such device"), "ConfigError", 1),
         (OSError(24, "Too many open files"), "KeeperUnavailable", 1),
+        (RuntimeError("can't start new thread"), "KeeperUnavailable", 1),
         (KeyError("ghost"), "InternalError", 3),
     ],
-    ids=["refused", "machine", "ours"],
+    ids=["refused", "machine", "threads", "ours"],
 )
 def test_whatever_keeps_a_keeper_from_running_is_told_typed(
     error: Exception, told: str, code: int
