@@ -9,11 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from budget.errors import ConfigError
 from shim.config import BudgetSection, Config, ModelEntry
+from shim.config.sections import Section
+from shim.config.values import Amount, Span
 
 Fingerprint = dict[str, str]
 
@@ -25,7 +28,7 @@ def fingerprint(config: Config) -> Fingerprint:
     """
     parts: dict[str, Any] = {
         "budget": _budget(config.budget),
-        "keeper": config.keeper.model_dump(mode="json"),
+        "keeper": _plain(config.keeper),
     }
     for name, entry in config.models.items():
         if not entry.remote:
@@ -48,7 +51,7 @@ def check_fingerprint(mine: Fingerprint, keepers: Fingerprint, keeper_file: str)
 
 def _budget(budget: BudgetSection) -> dict[str, Any]:
     """The section, with each device's own limit and reserve in place of how devices were named."""
-    data = budget.model_dump(mode="json", exclude={"device", "devices", "limit"})
+    data = _fields(budget, BudgetSection.model_fields.keys() - {"device", "devices", "limit"})
     data["devices"] = [
         [share.device, str(share.limit or budget.limit), str(share.reserve or budget.reserve)]
         for share in budget.shares
@@ -58,17 +61,29 @@ def _budget(budget: BudgetSection) -> dict[str, Any]:
 
 def _model(entry: ModelEntry) -> dict[str, Any]:
     keys = entry.relevant_keys() - {"kv_type", "kv_type_k", "kv_type_v", "pin"}
-    data = entry.model_dump(mode="python", include=set(keys))
+    data = _fields(entry, keys)
     data["kv_types"] = entry.kv_types
     data["pinned"] = entry.pinned
-    return {name: _plain(value) for name, value in data.items()}
+    return data
+
+
+def _fields(section: Section, keys: Iterable[str]) -> dict[str, Any]:
+    # Not by pydantic: what a handler of a signal raises in one of its serializers comes out as a
+    # `PydanticSerializationError`.
+    return {name: _plain(getattr(section, name)) for name in keys}
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Section):
+        return _fields(value, type(value).model_fields)
     if isinstance(value, Path):
         return os.path.realpath(value)
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
+    if isinstance(value, Amount):
+        return str(value)
+    if isinstance(value, Span) and value.least != int(value):
+        return {"min": value.least, "preferred": int(value)}
     return value
 
 

@@ -20,6 +20,9 @@ Rest = Callable[[Sequence[Delta]], Awaitable["AsyncReplyStream | None"]]
 class AsyncReplyStream(Stream[Delta]):
     """As `ReplyStream`, awaited; `aclose` closes it."""
 
+    _closed = True
+    """Until it is whole: an interrupt may leave it half made, and what it was given closes itself."""
+
     def __init__(
         self, leased: Leased, source: Stream[Delta], rest: Rest, before: Sequence[Delta] = ()
     ) -> None:
@@ -28,9 +31,9 @@ class AsyncReplyStream(Stream[Delta]):
         self._rest = rest
         self._deltas = list(before)
         self._reply: Reply | None = None
-        self._closed = False
         self._pid = os.getpid()
         self._loop = running_loop()
+        self._closed = False
 
     @property
     def reply(self) -> Reply:
@@ -137,9 +140,6 @@ class ReplyStream(BlockingStream[Delta]):
 
     _flows: AsyncReplyStream
 
-    def __init__(self, flows: AsyncReplyStream) -> None:
-        super().__init__(flows)
-
     @property
     def reply(self) -> Reply:
         """The whole reply, once the stream is at its end.
@@ -167,4 +167,5 @@ class ReplyStream(BlockingStream[Delta]):
         return None if rest is None else ReplyStream(rest)
 
     def __del__(self) -> None:
-        self.close()
+        if "_flows" in vars(self):  # else it was interrupted while it was made
+            self.close()

@@ -47,15 +47,17 @@ class _Held:
 class _Answer:
     """A response that the event loop reads."""
 
+    _held: _Held | None = None
+
     def __init__(self, pool: _Pool, held: _Held, response: httpcore.Response) -> None:
         self.status = response.status
         self.headers = response.headers
         self._pool = pool
-        self._held: _Held | None = held
         self._response = response
         self._chunks: AsyncIterator[bytes] | None = None
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
+        self._held = held
 
     async def chunk(self) -> bytes | None:
         if self._chunks is None:

@@ -10,22 +10,41 @@ from __future__ import annotations
 import errno
 import ssl
 import time
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final, TypeVar
 
 import httpcore
 from httpcore import SOCKET_OPTION
 
+from backends.flows import run_blocking
 from backends.openai.bounds import Bounds
 from backends.openai.open_streams import OpenStreams
+from backends.openai.resolving import RESOLVER, Addresses
 
 _WRITE_BYTES: Final = 16 << 10
 _BUSY_PAUSE_S: Final = 0.005
+_NEXT_ADDRESS_S: Final = 1.0
+"""An address of several that does not answer for this long is left for the next one."""
+
+_Stream = TypeVar("_Stream")
 
 
 def _bounds(timeout: float | None) -> Bounds:
     assert isinstance(timeout, Bounds), "a request without bounds"
     return timeout
+
+
+async def _first_of(
+    addresses: Addresses, end_s: float, connect: Callable[[str, float], Awaitable[_Stream]]
+) -> _Stream:
+    """A connection to the first address that takes one before a monotonic second."""
+    for address in addresses[:-1]:
+        left_s = max(end_s - time.monotonic(), 0.001)
+        try:
+            return await connect(address, min(left_s, _NEXT_ADDRESS_S))
+        except (httpcore.ConnectError, httpcore.ConnectTimeout):
+            continue
+    return await connect(addresses[-1], max(end_s - time.monotonic(), 0.001))
 
 
 class BoundedStream(httpcore.NetworkStream):
@@ -77,7 +96,7 @@ class BoundedStream(httpcore.NetworkStream):
 
 
 class BoundedBackend(httpcore.NetworkBackend):
-    """Connects for threads. Resolving a host's name is bounded by the system's resolver alone."""
+    """Connects for threads."""
 
     def __init__(self) -> None:
         self._inner = httpcore.SyncBackend()
@@ -94,7 +113,13 @@ class BoundedBackend(httpcore.NetworkBackend):
         """A TCP connection."""
         bounds = _bounds(timeout)
         limit_s = bounds.connect_s()
-        stream = self._inner.connect_tcp(host, port, limit_s, local_address, socket_options)
+        end_s = time.monotonic() + limit_s
+        addresses = RESOLVER.find((host, port), bounds, limit_s)
+
+        async def connect(address: str, within_s: float) -> httpcore.NetworkStream:
+            return self._inner.connect_tcp(address, port, within_s, local_address, socket_options)
+
+        stream = run_blocking(_first_of(addresses, end_s, connect))
         bounds.opened = opened = BoundedStream(stream, self.opened)
         return opened
 
@@ -189,7 +214,13 @@ class AsyncBoundedBackend(httpcore.AsyncNetworkBackend):
         """A TCP connection."""
         bounds = _bounds(timeout)
         limit_s = bounds.connect_s()
-        stream = await self._inner.connect_tcp(host, port, limit_s, local_address, socket_options)
+        end_s = time.monotonic() + limit_s
+        addresses = await RESOLVER.afind((host, port), bounds, limit_s)
+
+        def connect(address: str, within_s: float) -> Awaitable[httpcore.AsyncNetworkStream]:
+            return self._inner.connect_tcp(address, port, within_s, local_address, socket_options)
+
+        stream = await _first_of(addresses, end_s, connect)
         bounds.opened = opened = AsyncBoundedStream(stream, self.opened)
         return opened
 

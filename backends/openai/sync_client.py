@@ -43,13 +43,15 @@ class _Held:
 class _Answer:
     """A response that is read by the thread that asks for it."""
 
+    _held: _Held | None = None
+
     def __init__(self, pool: _Pool, held: _Held, response: httpcore.Response) -> None:
         self.status = response.status
         self.headers = response.headers
         self._pool = pool
-        self._held: _Held | None = held
         self._response = response
         self._chunks: Iterator[bytes] | None = None
+        self._held = held
 
     async def chunk(self) -> bytes | None:
         if self._chunks is None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from pydantic import Field, PrivateAttr, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from budget.errors import ConfigError
 from shim.config.diff import ConfigDiff, changed_keys, diff_models
@@ -123,7 +124,11 @@ class Config(Section):
 
     def to_mapping(self) -> dict[str, Any]:
         """What was given, JSON-serialisable; `from_mapping` is the inverse. Paths are absolute."""
-        return self.model_dump(mode="json", exclude_unset=True)
+        try:
+            return self.model_dump(mode="json", exclude_unset=True)
+        except PydanticSerializationError as error:
+            # What a handler of a signal raised in a serializer of a value.
+            raise error.__cause__ or error from None
 
     def missing_files(self) -> list[tuple[str, Path]]:
         """The dotted keys that name a file which is not there, with the path."""

@@ -169,8 +169,7 @@ class ModelEntry(Section):
 
     @model_validator(mode="after")
     def _check_conflicts(self) -> Self:
-        found = list(conflicts(self.model_dump(exclude_unset=True)))
-        if found:
+        if any(conflicts({name: getattr(self, name) for name in self.model_fields_set})):
             raise PydanticCustomError("conflicts", "keys that contradict each other")
         return self
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from budget.errors import ConfigError
-from shim.config import Config, KeeperSection, ModelEntry
+from shim.config import Amount, Config, KeeperSection, ModelEntry
 from shim.config.sections import BudgetSection
 from shim.fingerprint import check_fingerprint, fingerprint
 
@@ -71,6 +72,21 @@ def test_the_same_model_may_be_written_in_two_ways(
 ) -> None:
     """What the keeper does with it is the same."""
     assert of({**MODEL, **one}) == of({**MODEL, **other})
+
+
+@pytest.mark.parametrize("made", [fingerprint, Config.to_mapping])
+def test_an_interrupt_comes_out_as_itself(
+    made: Callable[[Config], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handler of a signal may raise wherever Python runs, in a value that is written, too."""
+    config = Config.from_mapping({"models": {"a": MODEL}, "budget": {"limit": "1GiB"}})
+
+    def interrupted(_: Amount) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Amount, "__str__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        made(config)
 
 
 def test_files_are_those_that_paths_lead_to(tmp_path: Path) -> None:

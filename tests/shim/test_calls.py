@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import httpcore
 import pytest
 
+from backends import flows
 from backends.scripted import Script
 from shim import (
     ConfigError,
@@ -20,6 +23,7 @@ from shim import (
     LoadFailed,
     Shim,
     UnknownModel,
+    streams,
 )
 from shim.sync_line import SocketChannel
 from tests.processes import wait_until
@@ -49,6 +53,29 @@ def test_a_stream_gives_pieces_and_then_the_whole(stage: Stage) -> None:
     assert "".join(pieces) == "one two three" == stream.reply.content
     assert stream.reply.ttft_s is not None
     assert stage.lease_count() == 0
+
+
+@pytest.mark.parametrize(
+    ("where", "name"), [(streams, "running_loop"), (flows.BlockingStream, "__init__")]
+)
+def test_an_interrupt_while_a_stream_is_made_leaves_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, where: Any, name: str
+) -> None:
+    """The interrupt comes out as itself, the lease is back, and no half stream complains when it goes."""
+    complaints: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as during:
+        during.setattr(where, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            stage.shim.stream("a", "Hello.")
+    gc.collect()
+    assert complaints == []
+    assert wait_until(lambda: stage.lease_count() == 0)
+    assert stage.shim.chat("a", "Hello.").content == "one two three"
 
 
 def test_closing_an_unfinished_stream_gives_the_lease_back(stage: Stage) -> None:
