@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 
 from backends.foreign_json import BadJson, parse_json
+from backends.unwritten import UNWRITTEN
 from budget.errors import KeepwarmError
 
 LOG = logging.getLogger("keepwarm.files")
@@ -67,6 +68,12 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     Raises:
         OSError: it could not be written; the old file stands and nothing is left of the new one.
     """
+    with UNWRITTEN.noting(path.parent):
+        _replace(path, data, mode)
+    _sync_folder(path.parent)
+
+
+def _replace(path: Path, data: bytes, mode: int) -> None:
     new = path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}.new")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     fd = os.open(new, flags, mode)
@@ -80,7 +87,6 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         with contextlib.suppress(OSError):
             new.unlink()
         raise
-    _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

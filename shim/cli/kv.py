@@ -73,7 +73,8 @@ def _show(config: Config, *, as_json: bool) -> None:
         print_json({"running": told is not None, **kept})
         return
     if kept["folder"] is None:
-        click.echo("No KV state is kept ([kv] in the configuration).")
+        why = kept["refused"] or "[kv] in the configuration says so"
+        click.echo(f"No KV state is kept: {why}.")
         return
     used, limit = size(kept["total_bytes"]), size(kept["limit_bytes"])
     click.echo(f"{used} of {limit} in {kept['folder']}")
@@ -108,6 +109,7 @@ def _without_keeper(config: Config) -> dict[str, Any]:
         "limit_bytes": config.kv.limit_bytes,
         "total_bytes": files.total_bytes if files else 0,
         "models": files.rows() if files else [],
+        "refused": None,
     }
 
 

@@ -19,6 +19,7 @@ from backends.llama.binaries import find_binary
 from backends.llama.engine import LlamaServerEngine
 from backends.llama.process import engine_socket
 from backends.llama.sweep import sweep_leftovers
+from backends.unwritten import UNWRITTEN
 from budget import actions as act
 from budget import events as ev
 from budget.core import BudgetCore
@@ -33,7 +34,6 @@ from shim.keeper.corrections import Corrections
 from shim.keeper.experience import recall, remember
 from shim.keeper.faults import Faults
 from shim.keeper.kv_carry import KvCarrier
-from shim.keeper.kv_files import kv_files
 from shim.keeper.leftovers import sweep_state
 from shim.keeper.life import Done, EngineFactory
 from shim.keeper.liveness import Liveness
@@ -47,6 +47,7 @@ from shim.keeper.yielding import Generated, yield_lease
 LOG = logging.getLogger("keepwarm.keeper")
 
 TELL_AGAIN_S = 1.0
+WRITE_AGAIN_S = 10.0
 
 
 def llama_server_factory(config: Config) -> EngineFactory:
@@ -90,7 +91,8 @@ class Keeper:
         self._code = SharedCode(find_binary("llama-server"))
         corrections = Corrections(catalog.learned, build)
         faults = Faults()
-        carrier = KvCarrier(kv_files(config), build, faults)
+        carrier = KvCarrier(None, build, faults)
+        carrier.open(config)
         self.shell = Shell(
             core,
             catalog,
@@ -156,6 +158,7 @@ class Keeper:
         self.liveness.begin(self.background)
         self.background.every("saving what was learned", KEEP_EVERY_S, monitor.remember)
         self.background.every("dropping old conversations", KEEP_EVERY_S, monitor.expire)
+        self.background.every("looking after full disks", WRITE_AGAIN_S, _write_again)
         self.background.every("telling the core again", TELL_AGAIN_S, self.shell.redeliver)
 
     async def close(self, *, keep_conversations: bool = False) -> None:
@@ -316,7 +319,7 @@ class Keeper:
             "uptime_s": round((time.monotonic_ns() - self.started_ns) / 1e9, 3),
             "restart": restart_keys(self._began_with, self.config),
             "faults": self.shell.faults.rows(),
-            "background": self.background.rows(),
+            "background": [*self.background.rows(), *UNWRITTEN.rows()],
             "books": self.shell.feed.checked(),
         }
         return state
@@ -382,6 +385,10 @@ class Keeper:
             lives.kv.configured(known.configured(), catalog.configured(), config)
         except Exception as error:
             self.shell.faults.note("kv", "sorting out KV state after a reload", error)
+
+
+async def _write_again() -> None:
+    await asyncio.to_thread(UNWRITTEN.try_again)
 
 
 def _reconfigured(catalog: Catalog) -> ev.Reconfigured:

@@ -233,15 +233,15 @@ def kv_folder(config: Config) -> Path:
     return config.kv.folder or state_dir() / "kv"
 
 
-def kv_files(config: Config) -> KvFiles | None:
-    """The keeper's saved KV state; None when nothing is to be saved, or cannot be."""
+def kv_files(config: Config) -> tuple[KvFiles | None, str]:
+    """The keeper's saved KV state; None when nothing is to be saved, or cannot be, and then why."""
     if not config.kv.limit_bytes:
-        return None
+        return None, ""
+    where = config.kv.folder or "the state folder"
     try:
-        files = KvFiles.open(kv_folder(config), config.kv.limit_bytes, config.kv.max_age)
+        where = kv_folder(config)
+        files = KvFiles.open(where, config.kv.limit_bytes, config.kv.max_age)
     except (OSError, KeepwarmError) as error:
-        LOG.warning("no KV state is carried over: %s", error)
-        return None
-    if files is None:
-        LOG.warning("no KV state is carried over: another keeper uses %s", kv_folder(config))
-    return files
+        said = error.strerror if isinstance(error, OSError) else str(error)
+        return None, f"{where} cannot be used: {said}"
+    return files, "" if files is not None else f"another keeper uses {where}"

@@ -36,9 +36,21 @@ class KvKeeping:
         self._faults = faults or Faults()
         self._tried = Tries(self._faults).tried
         self._files = files
+        self._config: Config | None = None
+        self._refused = ""
         self._build = build
         self._locks: dict[str, asyncio.Lock] = {}
         self._sealing: set[asyncio.Task[None]] = set()
+
+    def open(self, config: Config) -> None:
+        """Keep KV state from the next loads on, where that is configured; what prevents it is told."""
+        self._config = config
+        self._files, refused = kv_files(config)
+        if refused and refused != self._refused:
+            LOG.warning("no KV state is carried over: %s", refused)
+        if refused:
+            self._faults.count("kv", f"no KV state is carried over: {refused}")
+        self._refused = refused
 
     def _seal(self, shelf: Shelf, lock: asyncio.Lock) -> None:
         """Compute checksums while the next engine loads; a restore waits for it."""
@@ -60,7 +72,7 @@ class KvKeeping:
         Where nothing was carried over before, the next loads begin with it.
         """
         if self._files is None:
-            self._files = kv_files(config)
+            self.open(config)
         if self._files is None:
             return
         self._files.limit_bytes = config.kv.limit_bytes
@@ -74,9 +86,11 @@ class KvKeeping:
         self._files.discard(gone)
 
     def expire(self) -> None:
-        """Delete the conversations that are too old."""
+        """Delete the conversations that are too old. Where nothing could be kept, that is tried again."""
         if self._files is not None:
             self._files.expire()
+        elif self._refused and self._config is not None:
+            self.open(self._config)
 
     def kept(self) -> dict[str, Any]:
         """What is kept, JSON-serialisable: where, within which budget, by engine."""
@@ -86,6 +100,7 @@ class KvKeeping:
             "limit_bytes": files.limit_bytes if files else 0,
             "total_bytes": files.total_bytes if files else 0,
             "models": files.rows() if files else [],
+            "refused": self._refused or None,
         }
 
     async def clear(self, model: str | None) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 from budget.errors import InternalError, KeepwarmError
-from shim.keeper.faults import Faults
+from shim.keeper.faults import Faults, text_of
 
 LOG = logging.getLogger("keepwarm.keeper")
 
@@ -47,6 +47,7 @@ class Tries:
                 LOG.warning("%s took over %g s", what, limit_s)
             elif isinstance(error, _ORDINARY) and not isinstance(error, InternalError):
                 LOG.warning("%s failed: %s", what, error)
+                self._faults.count("kv", f"{what} failed: {text_of(error)}")
             else:
                 self._faults.note("kv", what, error)
         return None

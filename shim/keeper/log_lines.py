@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.handlers
 import os
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from backends.unwritten import UNWRITTEN
 from shim.paths import STDERR_BYTES
 
 LOG_BYTES: Final = 4 * 1024 * 1024
@@ -93,20 +96,41 @@ class BoundedHandler(logging.handlers.RotatingFileHandler):
     def __init__(self, path: Path) -> None:
         super().__init__(path, maxBytes=LOG_BYTES, backupCount=1)
         self._bounds = Bounds()
+        self._folder = path.parent
+        self._failed = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write what the bounds let through."""
         for line in self._bounds.lines(record):
-            super().emit(line)
+            self._write(line)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging calls it
+        """A full disk is what `keepwarm ps` tells of: a traceback would go to the same disk."""
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            self._failed = True
+            UNWRITTEN.failed(self._folder, error)
+        else:
+            super().handleError(record)
 
     def tell_counted(self) -> None:
-        """Write what was counted and not told yet."""
+        """Write what was counted and not told yet, and what a full disk did not take."""
         self.acquire()
         try:
             for line in self._bounds.overdue():
-                super().emit(line)
+                self._write(line)
+            if self._failed:
+                with contextlib.suppress(OSError), UNWRITTEN.noting(self._folder):
+                    self.flush()
+                    self._failed = False
         finally:
             self.release()
+
+    def _write(self, line: logging.LogRecord) -> None:
+        self._failed = False
+        super().emit(line)
+        if not self._failed:
+            UNWRITTEN.worked(self._folder)
 
 
 class KeeperLog:

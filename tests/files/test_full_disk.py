@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import logging
 import os
@@ -13,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from backends import files
+from backends.unwritten import UNWRITTEN
 from budget.errors import KeepwarmError
 from shim.keeper.kv_folder import MARKER, mark
+from shim.keeper.log_lines import BoundedHandler
 from tests.files.damage import STATE_FILES, StateFile
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,6 +29,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "s"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "c"))
     monkeypatch.setenv("KEEPWARM_RUNTIME_DIR", str(tmp_path / "r"))
+    monkeypatch.setattr(UNWRITTEN, "_folders", {})
     return tmp_path
 
 
@@ -64,10 +68,13 @@ def test_what_cannot_be_written_leaves_the_old_file_and_one_line(
             assert row.raises, error
             assert os.strerror(code) in str(error)
     assert contents(places) == before
+    (told,) = UNWRITTEN.rows()
+    assert (os.strerror(code), 1) == (told["text"], told["failures"])
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == (0 if row.raises else 1), said
     row.again()
     assert row.used()
+    assert UNWRITTEN.rows() == []
 
 
 CHILD = """
@@ -226,3 +233,62 @@ def test_a_user_without_a_home_has_a_folder_that_cannot_be_written(
     else:
         monkeypatch.setenv("XDG_CACHE_HOME", "~nobody-of-that-name/x")
     assert files.user_folder("XDG_CACHE_HOME", ".cache") == Path("/.cache/keepwarm")
+
+
+def test_a_folder_counts_as_full_until_it_takes_a_file_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Since its first failure, however often that is; a folder that is gone is forgotten."""
+    clock = iter([10.0, 13.0, 14.0, 20.0])
+    monkeypatch.setattr("backends.unwritten.time.monotonic", lambda: next(clock))
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    for _ in range(2):
+        UNWRITTEN.failed(tmp_path, full)
+    (row,) = UNWRITTEN.rows()
+    assert (row["failing_s"], row["failures"]) == (4.0, 2)
+    assert str(tmp_path) in row["task"]
+    UNWRITTEN.failed(tmp_path / "gone", full)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda _fd, data: len(data) // 2)
+        UNWRITTEN.try_again()
+    assert list(UNWRITTEN._folders) == [tmp_path]
+    UNWRITTEN.try_again()
+    assert UNWRITTEN._folders == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+class FullDisk(io.StringIO):
+    """A file whose bytes stay in its buffer while its disk is full."""
+
+    full = True
+
+    def flush(self) -> None:
+        """Write what is in the buffer."""
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_log_that_cannot_be_written_is_told_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Until a line is written again; no traceback goes to the same disk."""
+    handler = BoundedHandler(tmp_path / "keeper.log")
+    handler.close()
+    disk = FullDisk()
+    monkeypatch.setattr(handler, "stream", disk)
+    for number in (1, 2):
+        handler.emit(logging.LogRecord("keepwarm", 20, __file__, number, "a line", (), None))
+    (row,) = UNWRITTEN.rows()
+    assert (row["task"], row["failures"]) == (f"writing in {tmp_path}", 2)
+    assert row["text"] == "No space left on device"
+    handler.tell_counted()
+    assert UNWRITTEN.rows()[0]["failures"] == 3
+    disk.full = False
+    handler.tell_counted()
+    assert UNWRITTEN.rows() == []
+    disk.full = True
+    handler.emit(logging.LogRecord("keepwarm", 20, __file__, 3, "another", (), None))
+    disk.full = False
+    handler.emit(logging.LogRecord("keepwarm", 20, __file__, 4, "one more", (), None))
+    assert UNWRITTEN.rows() == []
+    assert capfd.readouterr().err == ""

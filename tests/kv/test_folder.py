@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -18,8 +19,10 @@ from budget.errors import ConfigError
 from budget.footprint import EngineArgs
 from shim.cli import main
 from shim.config import Config
-from shim.keeper.kv_files import KvFiles, kv_files
+from shim.keeper.faults import Faults
+from shim.keeper.kv_files import KvFiles
 from shim.keeper.kv_folder import KEY_BYTES, MARKER, SUBFOLDER, claim, claimed, is_key
+from shim.keeper.kv_keeping import KvKeeping
 from shim.keeper.kv_shelf import WARM, Shelf, slot_file
 
 KEY = "0123456789abcdef01234567"
@@ -127,17 +130,29 @@ def test_an_empty_folder_that_others_may_enter_gets_a_private_one_inside(tmp_pat
     assert files.folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_folder_that_others_may_write_to_is_not_used(
+def test_a_folder_that_cannot_be_used_is_told_and_tried_again(
     foreign: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Another user could put a folder of theirs in the place of ours; the keeper runs without."""
+    """Other users could put a folder of theirs in place of ours; the keeper runs without, and says why."""
     foreign.chmod(0o777)
     config = Config.from_mapping({"kv": {"folder": str(foreign)}, "models": {}})
-    with caplog.at_level(logging.WARNING, "keepwarm"):
-        assert kv_files(config) is None
+    faults = Faults()
+    keeping = KvKeeping(None, "b1", faults)
+    with caplog.at_level(logging.WARNING, "keepwarm.keeper"):
+        keeping.open(config)
+        keeping.expire()
     (record,) = caplog.records
     assert "other users may rename" in record.getMessage()
     assert not (foreign / SUBFOLDER).exists()
+    kept = keeping.kept()
+    assert (kept["folder"], "other users may rename" in kept["refused"]) == (None, True)
+    (row,) = faults.rows()
+    assert (row["kind"], row["count"]) == ("kv", 2)
+    foreign.chmod(0o700)
+    keeping.expire()
+    kept = keeping.kept()
+    assert (kept["folder"], kept["refused"]) == (str(foreign / SUBFOLDER), None)
+    asyncio.run(keeping.close(keep=False))
 
 
 def test_what_lies_among_ours_stays_and_is_named(
