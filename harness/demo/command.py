@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 from collections.abc import Iterator
@@ -11,11 +10,11 @@ from pathlib import Path
 from types import FrameType
 
 import click
-from rich.console import Console
 
 from harness.demo.models import default_folder, demo_models
 from harness.demo.report import show, to_json
 from harness.demo.run import run_demo
+from shim.cli.output import StatusLine, print_json
 
 _INTERRUPTED = 130
 _TERMINATED = 143
@@ -52,25 +51,21 @@ def demo_command(
     classify -> retrieve -> produce -> evaluate over a few requests, with the evaluator pinned, the
     engines' memory measured from outside, and a trace for Perfetto. The models are random weights.
     """
-    progress = Console(stderr=True, highlight=False)
-
-    def say(line: str) -> None:
-        progress.print(f"demo: {line}", markup=False)
-
+    line = StatusLine()
     # What the inline keeper logs is its own affair; failures come as errors.
     logging.getLogger("keepwarm").addHandler(logging.NullHandler())
-    with _ending_cleanly():
-        files = demo_models(models or default_folder(), say)
-        report = run_demo(files, device, n_requests, trace_dir, say)
+    with _ending_cleanly(line):
+        files = demo_models(models or default_folder(), line.tell)
+        report = run_demo(files, device, n_requests, trace_dir, line.tell)
     if as_json:
-        click.echo(json.dumps(to_json(report)))
+        print_json(to_json(report))
     else:
-        show(report, Console())
+        show(report)
 
 
 @contextmanager
-def _ending_cleanly() -> Iterator[None]:
-    """Make SIGTERM unwind as Ctrl-C does, so that no engine and no folder is left."""
+def _ending_cleanly(line: StatusLine) -> Iterator[None]:
+    """Make SIGTERM unwind as Ctrl-C does, so that no engine, no folder and no line is left."""
 
     def end(_number: int, _frame: FrameType | None) -> None:
         raise SystemExit(_TERMINATED)
@@ -79,7 +74,9 @@ def _ending_cleanly() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
+        line.clear()
         click.echo("demo: interrupted", err=True)
         raise SystemExit(_INTERRUPTED) from None
     finally:
+        line.clear()
         signal.signal(signal.SIGTERM, before)

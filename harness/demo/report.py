@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console, Group
-from rich.table import Table
-from rich.text import Text
+import click
 
 from harness.demo.run import DemoReport
 from harness.pipeline import StageReply
 from shim import Reply, Residency
+from shim.cli.output import print_table
 
 _MB = 1e6
 
@@ -46,42 +44,33 @@ def _request(staged: StageReply) -> dict[str, Any]:
     }
 
 
-def show(report: DemoReport, console: Console) -> None:
+def show(report: DemoReport) -> None:
     """Print the tables."""
-    console.print(_requests_table(report))
-    console.print(Text("The models have random weights: their text is noise, by design.", "italic"))
-    console.print(_books_table(report), _memory_table(report), sep="\n")
+    _print_requests(report)
+    click.echo("The models have random weights: their text is noise, by design.\n")
+    _print_books(report)
+    _print_memory(report)
     peak, limit = report.measured.peak_bytes, report.limit_bytes
-    console.print(
+    click.echo(
         f"{report.loads} loads, {report.evictions} evictions. Measured from outside every 50 ms "
         f"({report.measured.samples} samples): peak {peak / _MB:.1f} MB of a limit of "
-        f"{limit / _MB:.1f} MB ({peak / limit:.1%}).",
-        highlight=False,
+        f"{limit / _MB:.1f} MB ({peak / limit:.1%}).\n"
     )
-    console.print(_how_to_open(report), soft_wrap=True, highlight=False)
+    click.echo(f"trace: {report.trace}")
+    click.echo(f"  open it: keepwarm trace open {report.trace}")
+    click.echo("  or drop the file on https://ui.perfetto.dev")
+    click.echo(f"runs:  {report.runs}")
 
 
-def _how_to_open(report: DemoReport) -> Group:
-    return Group(
-        Text(f"\ntrace: {report.trace}", "bold"),
-        Text(f"  open it: keepwarm trace open {report.trace}"),
-        Text("  or drop the file on https://ui.perfetto.dev"),
-        Text(f"runs:  {report.runs}"),
-    )
-
-
-def _requests_table(report: DemoReport) -> Table:
-    table = Table(title="requests", title_justify="left", box=None, padding=(0, 1))
-    table.add_column("#", justify="right")
-    table.add_column("stage")
-    table.add_column("model")
-    for heading in ("waited", "loaded", "first token", "tokens/s"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("evicted")
-    for item in report.items:
-        for number, staged in enumerate(item.replies):
-            table.add_row(str(item.index + 1) if number == 0 else "", *_cells(staged))
-    return table
+def _print_requests(report: DemoReport) -> None:
+    figures = ("waited", "loaded", "first token", "tokens/s")
+    rows = [
+        (item.index + 1 if number == 0 else "", *_cells(staged))
+        for item in report.items
+        for number, staged in enumerate(item.replies)
+    ]
+    columns = ("#", "stage", "model", *figures, "evicted")
+    print_table(columns, rows, right=("#", *figures), title="requests")
 
 
 def _cells(staged: StageReply) -> tuple[str, ...]:
@@ -105,39 +94,26 @@ def _ms(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds * 1e3:.0f} ms"
 
 
-def _books_table(report: DemoReport) -> Table:
-    table = Table(
-        "",
-        title=f"\nthe books of {report.device}, MB",
-        title_justify="left",
-        box=None,
-        padding=(0, 1),
-    )
-    for heading in ("limit", "protected", "evictable", "free"):
-        table.add_column(heading, justify="right")
-    table.add_column("resident")
+def _print_books(report: DemoReport) -> None:
+    amounts = ("limit", "protected", "evictable", "free")
+    rows = []
     for when, books in (("before", report.books_before), ("after", report.books_after)):
-        table.add_row(when, *_book_cells(books))
-    return table
+        resident = ", ".join(f"{name} {n / _MB:.1f}" for name, n in books["resident"].items())
+        figures = [f"{books[f'{amount}_bytes'] / _MB:.1f}" for amount in amounts]
+        rows.append((when, *figures, resident or "nothing"))
+    title = f"the books of {report.device}, MB"
+    print_table(("", *amounts, "resident"), rows, right=amounts, title=title)
+    click.echo()
 
 
-def _book_cells(books: Mapping[str, Any]) -> tuple[str, ...]:
-    keys = ("limit_bytes", "protected_bytes", "evictable_bytes", "free_bytes")
-    amounts = [f"{books[key] / _MB:.1f}" for key in keys]
-    resident = ", ".join(f"{name} {n / _MB:.1f}" for name, n in books["resident"].items())
-    return (*amounts, resident or "nothing")
-
-
-def _memory_table(report: DemoReport) -> Table:
-    table = Table("model", title="\nbooked and measured, MB", title_justify="left", box=None)
-    for heading in ("booked", "measured", "measured / booked", "engines"):
-        table.add_column(heading, justify="right")
+def _print_memory(report: DemoReport) -> None:
+    rows = []
     for model, booked in report.booked.items():
         peak = report.measured.peak_of(model)
-        if peak is None:
-            continue
         engines = sum(life.model == model for life in report.measured.lives)
-        table.add_row(
-            model, f"{booked / _MB:.1f}", f"{peak / _MB:.1f}", f"{peak / booked:.3f}", str(engines)
-        )
-    return table
+        if peak is not None:
+            amounts = (f"{booked / _MB:.1f}", f"{peak / _MB:.1f}", f"{peak / booked:.3f}")
+            rows.append((model, *amounts, engines))
+    figures = ("booked", "measured", "measured / booked", "engines")
+    print_table(("model", *figures), rows, right=figures, title="booked and measured, MB")
+    click.echo()

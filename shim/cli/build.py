@@ -9,8 +9,7 @@ import click
 
 from budget.errors import ConfigError
 from shim.cli.options import json_option
-from shim.cli.output import print_json, print_table, size
-from shim.cli.progress import StatusLine
+from shim.cli.output import StatusLine, print_json, print_table, size
 from shim.cli.settings import config_of
 from shim.config import Config
 from shim.planned.asked import asked_of
@@ -46,8 +45,7 @@ def build(
     if why:
         click.echo(why, err=True)
     line = StatusLine()
-    shown = _Progress(line)
-    builder = PlanBuilder(config, effort, shown)
+    builder = PlanBuilder(config, effort, line.tell)
     try:
         plan = builder.build(before)
     finally:
@@ -58,19 +56,6 @@ def build(
         print_json({"file": str(path), **result})
     else:
         _print(str(path), plan, result)
-
-
-class _Progress:
-    """A line that changes on a terminal, and whole lines elsewhere."""
-
-    def __init__(self, line: StatusLine) -> None:
-        self._line = line
-
-    def __call__(self, text: str) -> None:
-        if self._line.shown:
-            self._line.show(text)
-        else:
-            click.echo(text, err=True)
 
 
 def with_device(config: Config, device: str | None) -> Config:

@@ -13,8 +13,8 @@ import click
 
 from budget.errors import InvalidRequest
 from shim.cli.options import json_option, read_stdin
-from shim.cli.output import print_json, span
-from shim.cli.progress import StatusLine, Waiting, fetch_first
+from shim.cli.output import StatusLine, print_json, span
+from shim.cli.progress import Waiting, fetch_first
 from shim.cli.settings import config_of, entry_of
 from shim.cli.stopping import Stopped, Stops, asked_again
 from shim.cli.traced import traced
@@ -62,7 +62,7 @@ def chat(
     messages = _messages(system, _prompt(prompt))
     given = {name: value for name, value in options.items() if value is not None}
     line = StatusLine()
-    fetch_first(line, entry, lambda text: click.echo(text, err=True))
+    fetch_first(line, entry)
     with (
         Shim(config, inline=False) as shim,
         traced(config, "chat"),

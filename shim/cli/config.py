@@ -13,7 +13,7 @@ from budget.errors import ConfigError
 from shim.cli.failure import EXIT_CALLER
 from shim.cli.lazy import LazyGroup
 from shim.cli.options import config_option, json_option
-from shim.cli.output import print_json, print_table
+from shim.cli.output import console, print_json, print_table
 from shim.cli.settings import config_path
 from shim.config import Config, find_config, json_schema, load_config, markdown_reference
 from shim.config.problems import dotted
@@ -142,14 +142,14 @@ def _print_report(report: Mapping[str, Any]) -> None:
         click.echo(f"  {problem['message']}")
     if not report["ok"]:
         count = len(report["problems"])
-        click.secho(f"{count} {'mistake' if count == 1 else 'mistakes'}", fg="red")
+        console().print(f"{count} {'mistake' if count == 1 else 'mistakes'}", style="red")
         return
     rows = [
         (m["name"], m["role"], m["backend"], m["source"], "yes" if m["pinned"] else "")
         for m in report["models"]
     ]
     print_table(("model", "role", "runs on", "source", "pinned"), rows)
-    click.secho("no mistakes", fg="green")
+    console().print("no mistakes", style="green")
 
 
 def effective(config: Config) -> dict[str, dict[str, Any]]:

@@ -12,8 +12,8 @@ import click
 from budget.errors import InvalidRequest
 from shim.cli.chat import residency_json, temperature_of
 from shim.cli.options import json_option, read_stdin
-from shim.cli.output import print_json, print_table
-from shim.cli.progress import StatusLine, Waiting, fetch_first
+from shim.cli.output import StatusLine, print_json, print_table
+from shim.cli.progress import Waiting, fetch_first
 from shim.cli.settings import config_of, entry_of
 from shim.cli.stopping import asked_again
 from shim.cli.traced import traced
@@ -35,7 +35,7 @@ def embed(ctx: click.Context, model: str, texts: tuple[str, ...], *, as_json: bo
     entry = entry_of(config, model)
     batch = list(texts) or _lines()
     line = StatusLine()
-    fetch_first(line, entry, lambda text: click.echo(text, err=True))
+    fetch_first(line, entry)
     with (
         Shim(config, inline=False) as shim,
         traced(config, "embed"),

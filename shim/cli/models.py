@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from shim.cli.options import Decorated, json_option
-from shim.cli.output import print_json, size, span
-from shim.cli.progress import StatusLine, Waiting, fetch_first
+from shim.cli.output import StatusLine, print_json, size, span
+from shim.cli.progress import Waiting, fetch_first
 from shim.cli.running import is_running
 from shim.cli.settings import config_of, entry_of
 from shim.client import Shim
@@ -89,7 +89,7 @@ def _bring(
     config = config_of(ctx)
     entry = entry_of(config, model)
     line = StatusLine()
-    fetch_first(line, entry, lambda text: click.echo(text, err=True))
+    fetch_first(line, entry)
     with Shim(config, inline=False) as shim, Waiting(line, model, shim.runtime):
         told = ask(shim)
     outcome = bring_json(model, told, pinned=pinned)

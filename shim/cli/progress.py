@@ -1,57 +1,21 @@
-"""One line on a terminal's stderr that says what is being waited for. Silent elsewhere."""
+"""Tells on a terminal what a command waits for: the keeper, a load, a download."""
 
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
 from budget.errors import EndpointUnavailable, KeepwarmError
-from shim.cli.output import size
+from shim.cli.output import StatusLine, size
 from shim.cli.running import ask_running, engine_row
 from shim.config import ModelEntry, fetch_hub_file
 
 FIRST_LOOK_S: Final = 0.25
 LOOK_EVERY_S: Final = 0.2
-_ERASE: Final = "\r\x1b[K"
-
-
-class StatusLine:
-    """A line that is rewritten in place; nothing at all where stderr is no terminal."""
-
-    def __init__(self) -> None:
-        self.shown = sys.stderr.isatty()
-        self._lock = threading.Lock()
-        self._dirty = False
-
-    def show(self, text: str) -> None:
-        """Replace the line."""
-        with self._lock:
-            if self.shown:
-                self._dirty = True
-                self._write(_ERASE + text)
-
-    def clear(self) -> None:
-        """Take the line away."""
-        with self._lock:
-            if self._dirty:
-                self._dirty = False
-                self._write(_ERASE)
-
-    def last(self, text: str) -> None:
-        """Replace the line for good."""
-        self.clear()
-        if self.shown:
-            self._write(text + "\n")
-
-    @staticmethod
-    def _write(text: str) -> None:
-        sys.stderr.write(text)
-        sys.stderr.flush()
 
 
 class Waiting:
@@ -99,7 +63,7 @@ class Waiting:
             text = f"{said} ({time.monotonic() - since:.0f} s)"
             with self._says:
                 if not self._over.is_set():
-                    self._line.show(text)
+                    self._line.show(text, loaded_share(status, self._model))
 
 
 def waiting_for(status: Mapping[str, Any] | None, model: str, pid: int) -> str:
@@ -125,13 +89,18 @@ def waiting_for(status: Mapping[str, Any] | None, model: str, pid: int) -> str:
     return f"{model} is {state}"
 
 
-def fetch_first(line: StatusLine, entry: ModelEntry, say: Callable[[str], None]) -> None:
+def loaded_share(status: Mapping[str, Any] | None, model: str) -> float | None:
+    """How much of a model that loads is read, by the keeper's status."""
+    row = engine_row(dict(status), model) if status else None
+    return row["load_fraction"] if row and row["state"] == "loading" else None
+
+
+def fetch_first(line: StatusLine, entry: ModelEntry) -> None:
     """Download a model's file of the Hugging Face Hub here, visibly, unless the cache has it.
 
     Args:
-        line: shows how far the download is, on a terminal.
+        line: shows how far the download is, or elsewhere the name of every file that is downloaded.
         entry: the model; nothing happens for one that has no `hf`.
-        say: told the name of every file whose download begins.
 
     Raises:
         KeepwarmError: why it cannot be downloaded.
@@ -146,9 +115,9 @@ def fetch_first(line: StatusLine, entry: ModelEntry, say: Callable[[str], None])
         def progress(name: str, done: int, total: int | None) -> None:
             if name not in begun:
                 begun.add(name)
-                say(f"downloading {name}")
-            share = f" of {size(total)} ({done / total:.0%})" if total else ""
-            line.show(f"downloading {name}: {size(done)}{share}")
+                line.tell(f"downloading {name}")
+            whole = f" of {size(total)}" if total else ""
+            line.show(f"downloading {name}: {size(done)}{whole}", done / total if total else None)
 
         try:
             fetch_hub_file(entry.hf, on_progress=progress)

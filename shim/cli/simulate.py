@@ -29,8 +29,7 @@ from budget.simulation import (
     parse_runs,
 )
 from shim.cli.options import json_option
-from shim.cli.output import print_json, print_table, size, span
-from shim.cli.progress import StatusLine
+from shim.cli.output import StatusLine, print_json, print_table, size, span
 from shim.cli.simulate_plot import draw, matplotlib_parts
 from shim.config.values import parse_size
 
@@ -123,7 +122,7 @@ def _compare(trial: Trial, names: Sequence[str], *, optimum: bool) -> Comparison
 
     def tell(what: str, arrived: int) -> None:
         share = f": {arrived:,} of {count:,} requests ({arrived / count:.0%})" if arrived else ""
-        line.show(f"simulating {what}{share}")
+        line.show(f"simulating {what}{share}", arrived / count if arrived else None)
 
     try:
         found = compare(trial, names, tell, with_optimum=optimum)

@@ -19,8 +19,8 @@ from budget.errors import EndpointUnavailable, InternalError, KeepwarmError, err
 from shim.cli import lazy, main, progress
 from shim.cli.failure import exit_code
 from shim.cli.keeper import last_lines
-from shim.cli.output import print_table, size, sizes, span
-from shim.cli.progress import StatusLine, fetch_first, waiting_for
+from shim.cli.output import StatusLine, print_table, size, sizes, span
+from shim.cli.progress import fetch_first, waiting_for
 from shim.cli.root import COMMANDS
 from shim.config import ModelEntry
 
@@ -251,10 +251,11 @@ def test_the_status_line_says_what_a_request_waits_for(
     assert "starting the keeper" in waiting_for(None, "m", 1)
 
 
-def test_a_hub_file_is_downloaded_once_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_file_is_downloaded_once_and_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """In this process, before any keeper is asked; one in the cache is not asked for again."""
     calls: list[bool] = []
-    said: list[str] = []
 
     def fetch(hf: str, *, offline: bool = False, on_progress: Any = None) -> Path:
         calls.append(offline)
@@ -267,11 +268,11 @@ def test_a_hub_file_is_downloaded_once_and_said(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(progress, "fetch_hub_file", fetch)
     entry = ModelEntry(hf="o/r:m.gguf")
-    fetch_first(StatusLine(), entry, said.append)
-    fetch_first(StatusLine(), entry, said.append)
-    fetch_first(StatusLine(), ModelEntry(path=Path("m.gguf")), said.append)
+    fetch_first(StatusLine(), entry)
+    fetch_first(StatusLine(), entry)
+    fetch_first(StatusLine(), ModelEntry(path=Path("m.gguf")))
     assert calls == [True, False, True]
-    assert said == ["downloading m.gguf"]
+    assert capsys.readouterr().err == "downloading m.gguf\n"
 
 
 def test_the_end_of_a_log_is_read_whatever_is_in_it(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from backends.llama.binaries import FOLDER_VARIABLE
 from harness.demo.models import RECIPES, TINY_RECIPES, Recipe, demo_models, make_model
@@ -117,7 +116,7 @@ def test_the_json_is_as_documented(demo: Demo) -> None:
 @pytest.mark.real
 def test_the_tables_say_what_people_need(demo: Demo, capsys: pytest.CaptureFixture[str]) -> None:
     """Every request, the books, the peak beside the limit, the noise, and how to open the trace."""
-    show(demo.report, Console(width=160))
+    show(demo.report)
     text = capsys.readouterr().out
     assert text.count("classify") == N_REQUESTS
     for words in ("noise", "before", "after", "peak", f"keepwarm trace open {demo.report.trace}"):

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from budget.simulation import replay
 from shim.cli import main
-from shim.cli.progress import StatusLine
+from shim.cli.output import StatusLine
 from tools import workloads
 
 FIGURES = {
@@ -232,7 +232,7 @@ def test_a_terminal_is_told_how_far_a_replay_is(
 ) -> None:
     """A million requests take minutes."""
     shown: list[str] = []
-    monkeypatch.setattr(StatusLine, "show", lambda _line, text: shown.append(text))
+    monkeypatch.setattr(StatusLine, "show", lambda _line, text, _share: shown.append(text))
     monkeypatch.setattr(replay, "TELL_EVERY", 100)
     simulate(files, "--policy", "lru")
     assert shown == [
