@@ -14,8 +14,10 @@ from shim.cli.settings import config_path
 from shim.client import Shim
 from shim.config import load_config
 
-CHANGES = ("added", "removed", "changed", "unchanged", "settings", "restart")
-"""What becomes of models when a configuration is reloaded, of the other keys, and what needs a restart."""
+CHANGES = ("added", "removed", "changed", "reread", "unchanged", "settings", "restart")
+"""What becomes of models when a configuration is reloaded, of the other keys, and what needs a restart.
+
+`reread`: the entry is the same, and its file is another one."""
 
 
 def restart_line(keys: Sequence[str]) -> str:
@@ -45,6 +47,7 @@ def reload(ctx: click.Context, path: Path | None, *, as_json: bool) -> None:
         click.echo("No keeper runs; the next one reads the configuration when it starts.")
     else:
         for name in CHANGES[:-1]:
-            click.echo(f"{name}: {', '.join(told[name]) or 'none'}")
+            what = "unchanged, but their files changed" if name == "reread" else name
+            click.echo(f"{what}: {', '.join(told[name]) or 'none'}")
         if told["restart"]:
             click.echo(restart_line(told["restart"]), err=True)

@@ -108,9 +108,13 @@ class Catalog:
             for p in self.prepared.values()
         )
 
+    def known(self, name: str) -> Found | None:
+        """What came of reading a model, if it was read."""
+        return self.prepared.get(name) or self.setbacks.get(name)
+
     def is_far(self, name: str) -> bool:
         """Whether questions about a model's files may never be answered."""
-        known = self.prepared.get(name) or self.setbacks.get(name)
+        known = self.known(name)
         return known is not None and known.far
 
     def is_ready(self, name: str) -> bool:
@@ -232,7 +236,7 @@ def catalog_of(reading: Reading, previous: Catalog | None = None) -> Catalog:
     for name, entry in reading.config.models.items():
         found = reading.found.get(name)
         if found is None and previous is not None:
-            found = previous.prepared.get(name) or previous.setbacks.get(name)
+            found = previous.known(name)
         if found is not None and not entry.remote:
             catalog._take(name, found)
     catalog._share_engines()

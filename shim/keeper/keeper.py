@@ -337,15 +337,15 @@ class Keeper:
         """Take over another configuration; models that did not change stay warm.
 
         Returns:
-            What became of models, the other keys that changed, and `restart`: those keys that are
-            not in effect before the keeper starts again.
+            What became of models (`reread`: those of which only the files changed), the other keys that
+            changed, and `restart`: those keys that are not in effect before the keeper starts again.
 
         Raises:
             ConfigError: it does not hold; nothing changed.
         """
         async with self._reloading:
             diff = self.config.diff(config)
-            await self.upkeep.reload(config)
+            reread = await self.upkeep.reload(config)
             if self.on_reload is not None:
                 await asyncio.to_thread(self.on_reload, config)
         restart = restart_keys(self._began_with, config)
@@ -355,7 +355,8 @@ class Keeper:
             "added": list(diff.added),
             "removed": list(diff.removed),
             "changed": list(diff.changed),
-            "unchanged": list(diff.unchanged),
+            "reread": [name for name in diff.unchanged if name in reread],
+            "unchanged": [name for name in diff.unchanged if name not in reread],
             "settings": [key for key in diff.sections if key not in restart],
             "restart": restart,
         }

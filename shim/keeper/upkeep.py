@@ -71,14 +71,23 @@ class Upkeep:
         if setback is not None:
             raise setback.raised()
 
-    async def reload(self, config: Config) -> None:
+    async def reload(self, config: Config) -> set[str]:
         """Take over another configuration; models that did not change are not read again.
+
+        Returns:
+            The models that were known and whose files changed: what is known of them is of the new ones.
 
         Raises:
             ConfigError: it does not hold; nothing changed.
         """
-        reading = await in_own_thread(read_models, config, self.catalog)
+        before = self.catalog
+        reading = await in_own_thread(read_models, config, before)
         self._adopt(catalog_of(reading, self.catalog))
+        return {
+            name
+            for name, found in reading.found.items()
+            if (known := before.known(name)) is not None and known.stamp != found.stamp
+        }
 
     def close(self) -> None:
         """Nothing that is still being read is taken over."""

@@ -345,3 +345,21 @@ def test_a_change_of_a_file_costs_its_own_requests_only(change: str, moment: str
             _nothing_stays_behind(at)
 
     run(scenario)
+
+
+def test_a_reload_says_which_files_it_read_again() -> None:
+    """An equal entry on another file is not called unchanged; the next reload finds nothing new."""
+
+    async def scenario() -> None:
+        async with changing("abc") as it:
+            _replaced(it.file("a"))
+            it.file("b").unlink()
+            config = it.keeper.config
+            told = await it.keeper.reload(config)
+            assert (told["reread"], told["unchanged"]) == (["a", "b"], ["c"])
+            assert list(it.keeper.catalog.errors) == ["b"]
+            told = await it.keeper.reload(config)
+            assert (told["reread"], told["unchanged"]) == ([], ["a", "b", "c"])
+            await it.serve("a")
+
+    run(scenario)

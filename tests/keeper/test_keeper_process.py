@@ -172,6 +172,7 @@ say(a=s.chat("a", "Hi", max_tokens=1).residency.cold, b=s.chat("b", "Hi", max_to
         "added": [],
         "removed": ["e"],
         "changed": ["b"],
+        "reread": [],
         "unchanged": ["a"],
         "settings": [],
         "restart": [],
