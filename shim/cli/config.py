@@ -82,7 +82,7 @@ def check(ctx: click.Context, path: Path | None, *, as_json: bool) -> None:
 @click.pass_context
 def show(ctx: click.Context, path: Path | None, *, as_json: bool) -> None:
     """Print every key in effect with its value and where it comes from."""
-    config = load_config(path or config_path(ctx))
+    config = load_config(path or config_path(ctx), uses=())
     keys = effective(config)
     if as_json:
         file = str(config.file) if config.file else None

@@ -31,7 +31,7 @@ def kv_group(ctx: click.Context, *, as_json: bool) -> None:
     a restart of the keeper, too. Without a command: `list`.
     """
     if ctx.invoked_subcommand is None:
-        _show(config_of(ctx), as_json=as_json)
+        _show(config_of(ctx, uses=("kv",)), as_json=as_json)
 
 
 @kv_group.command("list")
@@ -39,7 +39,7 @@ def kv_group(ctx: click.Context, *, as_json: bool) -> None:
 @click.pass_context
 def list_kept(ctx: click.Context, *, as_json: bool) -> None:
     """Show what is kept, by model. Starts no keeper and resets no time-out."""
-    _show(config_of(ctx), as_json=as_json)
+    _show(config_of(ctx, uses=("kv",)), as_json=as_json)
 
 
 @kv_group.command("clear")
@@ -51,7 +51,7 @@ def clear(ctx: click.Context, model: str | None, *, as_json: bool) -> None:
 
     What a resident model holds in memory stays until it leaves.
     """
-    config = config_of(ctx)
+    config = config_of(ctx, uses=("kv",))
     if model is not None:
         entry_of(config, model)
     told = ask_running("kv_clear", model=model)

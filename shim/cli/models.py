@@ -73,7 +73,7 @@ def _say_hint(model: str, what: str, *, told: bool, as_json: bool) -> None:
 
 def _running(ctx: click.Context, model: str) -> AbstractContextManager[Shim | None]:
     """A shim on the keeper that runs, or None: none is started to be told that a model may go."""
-    config = config_of(ctx)
+    config = config_of(ctx, uses=())
     entry_of(config, model)
     return Shim(config, inline=False) if is_running() else nullcontext()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import click
@@ -16,13 +17,13 @@ def config_path(ctx: click.Context) -> Path | None:
     return Path(value) if value else None
 
 
-def config_of(ctx: click.Context) -> Config:
-    """The configuration in effect.
+def config_of(ctx: click.Context, uses: Collection[str] | None = None) -> Config:
+    """The configuration in effect, for a command that acts on the sections it `uses` (None: all).
 
     Raises:
         ConfigError: it does not hold, or there is none and no endpoint either.
     """
-    config = load_config(config_path(ctx))
+    config = load_config(config_path(ctx), uses=uses)
     if config.file is None and not config.models:
         raise ConfigError(
             "No configuration was found, so there are no models.",

@@ -74,7 +74,7 @@ def _no_browser(_url: str) -> bool:
 
 def traces_folder(ctx: click.Context) -> Path:
     """Where runs are kept, by the configuration."""
-    configured = load_config(config_path(ctx)).trace.folder
+    configured = load_config(config_path(ctx), uses=("trace",)).trace.folder
     return configured or default_directory()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -138,6 +138,7 @@ def load_config(
     *,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    uses: Collection[str] | None = None,
 ) -> Config:
     """The configuration in effect: the file that `find_config` finds, under HARNESS_ENDPOINTS.
 
@@ -147,6 +148,8 @@ def load_config(
         path: a file named on purpose (`--config`).
         env: the environment; the process's when left out.
         cwd: the working directory; the process's when left out.
+        uses: the sections that the caller acts on; a file that was merely found needs no trust for what
+            the others have. All of them when left out.
 
     Raises:
         ConfigError: lists every mistake with file, line, key, what was found and what is allowed.
@@ -164,7 +167,8 @@ def load_config(
     lines = key_lines(text)
     used = checked_file(file, data, lines, endpoints)
     if merely_found:
-        found = _with_lines(risks(used, file.parent), lines)
+        risky = [r for r in risks(used, file.parent) if uses is None or r.key.split(".")[0] in uses]
+        found = _with_lines(risky, lines)
         check_trust(file, raw, found, TrustedFiles(user_config_file(env).parent))
     config = Config.from_mapping(with_endpoints(data, endpoints), base=file.parent, label=str(file))
     config.remember(file, _origins(file, data, lines, endpoints))

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from budget.errors import ConfigError
+from shim.cli import main
 from shim.cli.config import config_group
 from shim.config import Config, ModelEntry, TrustedFiles, load_config
 from shim.config.document import SECTIONS
@@ -129,6 +130,42 @@ def test_a_link_out_of_the_folder_is_outside_of_it(stranger: Stranger, tmp_path:
     """A checkout can hold links."""
     (stranger.folder / "kv").symlink_to(tmp_path)
     assert stranger.refused(f'{LOCAL}[kv]\nfolder = "kv"\n').facts["keys"] == ["kv.folder"]
+
+
+@pytest.mark.parametrize(
+    ("command", "refused_for"),
+    [
+        ("config show", ""),
+        ("unload m", ""),
+        ("release m", ""),
+        ("unpin m", ""),
+        ("kv list", "kv.folder"),
+        ("kv clear", "kv.folder"),
+        ("trace list", "trace.folder"),
+        ("plan", "models.far.api_key_env kv.folder trace.folder"),
+        ("load m", "models.far.api_key_env kv.folder trace.folder"),
+    ],
+)
+def test_a_command_needs_trust_only_for_what_it_uses(
+    stranger: Stranger,
+    monkeypatch: pytest.MonkeyPatch,
+    runtime_dir: Path,
+    command: str,
+    refused_for: str,
+) -> None:
+    """One that only shows, or lets a model go, spends no key and runs nothing."""
+    monkeypatch.chdir(stranger.folder)
+    env = {**stranger.env, "KEEPWARM_RUNTIME_DIR": str(runtime_dir), "KEEPWARM_CONFIG": ""}
+    risky = {
+        "models.far.api_key_env": KEYED,
+        "kv.folder": '[kv]\nfolder = "/srv/documents"\n',
+        "trace.folder": '[trace]\nfolder = "/srv/documents"\n',
+    }
+    for key, text in risky.items():
+        stranger.file.write_text(text if text.startswith(LOCAL) else f"{text}{LOCAL}")
+        done = CliRunner().invoke(main, command.split(), env=env)
+        refused = "is not trusted" in done.output
+        assert refused == (key in refused_for.split()), (key, done.output)
 
 
 def test_a_file_that_is_named_is_trusted(stranger: Stranger, tmp_path: Path) -> None:
