@@ -172,6 +172,8 @@ class Lines(ABC):
     def __init__(self, hello: Hello) -> None:
         self._hello = hello
         self._closed = False
+        self.found_silent = False
+        """Whether the keeper last failed to say a word, so that what only explains is not asked of it."""
         self._begin_anew()
         renew_after_fork(self)
 
@@ -217,11 +219,13 @@ class Lines(ABC):
         except KeeperUnavailable:
             line.close()
             if not line.is_gone:
+                self.found_silent = True
                 raise
             return False
         except BaseException:
             line.close()
             raise
+        self.found_silent = False
         return True
 
     def give(self, line: Line) -> None:
@@ -271,6 +275,7 @@ class Lines(ABC):
             except KeeperUnavailable:
                 line.close()
                 if again or not line.is_gone:
+                    self.found_silent = not line.is_gone
                     raise
                 # The keeper that this connection led to is gone, and with it what was asked and every
                 # other idle connection: nothing was delivered, and the next keeper knows of nothing.

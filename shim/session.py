@@ -231,6 +231,8 @@ class Session:
         def finish() -> None:
             if self._followed.pop(run.run_id, None) is None or os.getpid() != pid:
                 return
+            if self.lines.flows.found_silent or self.async_lines.found_silent:
+                return
             line = self.connect_running()
             if line is None:
                 return

@@ -21,9 +21,9 @@ from shim.config import FILE_NAME, TrustedFiles, risks_of_file, user_config_file
 def trust(file: Path | None, *, listing: bool, revoke: bool, as_json: bool) -> None:
     """Trust FILE, or the keepwarm.toml of this folder, for as long as it does not change.
 
-    A keepwarm.toml that merely lies in the working folder may not name the key of an endpoint, give
-    engines arguments that read, write or run something, or have anything written outside its folder,
-    before it is trusted. What it has of that is printed.
+    A keepwarm.toml that merely lies in the working folder may not name the key of an endpoint or an
+    address of another machine, give engines arguments that read, write or run something, or have
+    anything written outside its folder, before it is trusted. What it has of that is printed.
     """
     trusted = TrustedFiles(user_config_file(os.environ).parent)
     if listing:

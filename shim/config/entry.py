@@ -146,6 +146,7 @@ class ModelEntry(Section):
         None,
         "Address of a remote endpoint, with or without /v1.",
         "http(s)://host[:port][/path] without user, password or query",
+        trust="address",
     )
     model_id: str | None = key(
         None,

@@ -28,7 +28,7 @@ SECONDS_ALLOWED = 'seconds, or a text such as "500ms", "90s", "5m", "1h30m"'
 TIMEOUT_ALLOWED = f"{SECONDS_ALLOWED}; -1 for no time-out"
 
 
-Trust = Literal["secret", "program", "folder"]
+Trust = Literal["secret", "program", "folder", "address"]
 """Why a file that was merely found may not use a key: see `shim.config.trust`."""
 
 
@@ -37,7 +37,8 @@ def key(
 ) -> Any:
     """A field of a section: its default, what it means, and what may be written there.
 
-    A key with `trust` spends a secret, runs a program, or names a folder that is written to.
+    A key with `trust` spends a secret, runs a program, or names a folder that is written to or an address
+    that is connected to.
     """
     extra: dict[str, Any] = {"x-allowed": allowed} | ({"x-trust": trust} if trust else {})
     return Field(default=default, description=what, json_schema_extra=extra, **constraints)
@@ -69,6 +70,7 @@ class BudgetSection(Section):
         "Where `ggml-rpc-server`s listen; their devices are `RPC0`, `RPC1`, ... in this order. Each "
         "needs a `limit` in bytes: what a server reports is its whole machine.",
         'a list of "host:port", each once (at most 16)',
+        trust="address",
     )
     limit: Limit = key(
         Amount(share=0.9),

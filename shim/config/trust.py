@@ -1,20 +1,24 @@
 """Files that were merely found in the working folder, and what they may not use before they are trusted.
 
 Such a file came with whatever lies there, a stranger's project perhaps. It may say which models there are
-and how many bytes they get. It may not spend a secret (name the variable of a key and the address that the
-key is sent to), run or reach what an engine's argument names, or have anything written outside its own
-folder. `keepwarm config trust` allows one file all that, by its path and its content.
+and how many bytes they get. What it says may not leave this machine or the file's own folder: it may not
+spend a secret (name the variable of a key), have another machine connected to (a model's endpoint gets the
+prompts, an RPC server the weights), run or reach what an engine's argument names, or have anything written
+outside its own folder. `keepwarm config trust` allows one file all that, by its path and its content.
 """
 
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from backends.files import read_shape, write_whole
 from backends.json_shapes import table, text, whole
@@ -26,6 +30,7 @@ from shim.config.sections import Section
 
 STORE_NAME: Final = "trusted.json"
 ALLOWED: Final = "that of a file that was trusted, or named by --config or $KEEPWARM_CONFIG"
+REASONS_SHOWN: Final = 3
 _FORMAT: Final = 1
 
 
@@ -117,7 +122,9 @@ def _state(path: Path, digest: str) -> str:
 def risks(config: Config, folder: Path) -> list[Problem]:
     """What a configuration whose file lies in a folder uses that needs trust, by key (without lines)."""
     found = [problem for name in SECTIONS for problem in _folders(config, name, folder)]
+    found += _addresses(config.budget, "budget")
     for name, entry in config.models.items():
+        found += _addresses(entry, "models", name)
         for key in _keys(entry, "secret"):
             what = f"the name of a key that is sent to {entry.url}"
             found.append(Problem(dotted(("models", name, key)), what, ALLOWED))
@@ -137,6 +144,25 @@ def _folders(config: Config, section: str, own: Path) -> Iterator[Problem]:
             found = f"{written}, which is outside of the file's own folder"
             allowed = f"a folder in {own}, or {ALLOWED}"
             yield Problem(dotted((section, key)), found, allowed)
+
+
+def _addresses(section: Section, *path: str) -> Iterator[Problem]:
+    for key in _keys(section, "address"):
+        value = getattr(section, key)
+        named = (value,) if isinstance(value, str) else value
+        elsewhere = [address for address in named if not _is_here(address)]
+        if elsewhere:
+            what = f"{', '.join(elsewhere)}, which is connected to"
+            yield Problem(dotted((*path, key)), what, f"an address of this machine, or {ALLOWED}")
+
+
+def _is_here(address: str) -> bool:
+    """Whether a URL or a `host:port` is one of this machine's own loopback."""
+    host = urlsplit(address if "://" in address else f"//{address}").hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _keys(section: Section, trust: str) -> Iterator[str]:
@@ -164,12 +190,12 @@ def check_trust(file: Path, raw: bytes, found: list[Problem], trusted: TrustedFi
     digest = trusted.digest(file)
     if digest == digest_of(raw):
         return
-    listed = "\n".join(f"  {_place(problem)}: {problem.found}" for problem in found)
+    shown = [f"{_place(problem)} has {problem.found}" for problem in found[:REASONS_SHOWN]]
+    more = [f"and {len(found) - len(shown)} more"] if len(found) > len(shown) else []
     state = "is not trusted" if digest is None else "has changed since it was trusted"
     raise ConfigError(
-        f"{file} was found in the working folder and {state}; it has\n{listed}",
-        hint=f"Read it; if you mean it, run `keepwarm config trust {file}`, or name the file with "
-        "--config or $KEEPWARM_CONFIG.",
+        f"{file} lies in the working folder and {state}: {'; '.join([*shown, *more])}.",
+        hint=f"Read it; if you mean it, `keepwarm config trust {shlex.quote(str(file))}`.",
         file=str(file),
         keys=[problem.key for problem in found],
         problems=[problem.as_dict() for problem in found],

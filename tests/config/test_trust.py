@@ -21,24 +21,27 @@ from shim.config.sections import Section
 
 ROOT = Path(__file__).parents[2]
 LOCAL = '[models.m]\npath = "m.gguf"\n'
-KEYED = f'{LOCAL}[models.far]\nurl = "http://stranger.example/v1"\napi_key_env = "AWS_SECRET"\n'
+KEYED = f'{LOCAL}[models.far]\nurl = "http://localhost:80/v1"\napi_key_env = "AWS_SECRET"\n'
+RPC = '[budget]\ndevice = "RPC0"\nlimit = "1GiB"\nrpc = '
 
 NEEDS_NO_TRUST = {
-    "budget": "device devices rpc limit reserve policy preempt max_wait max_queue max_queue_per_model "
+    "budget": "device devices limit reserve policy preempt max_wait max_queue max_queue_per_model "
     "prefetch stage_rate",
     "keeper": "idle_exit stall_timeout stop_grace lease_timeout engine_margin",
     "kv": "enabled limit max_age",
     "trace": "enabled content compress",
     "models": "path hf role context slots kv_type kv_type_k kv_type_v n_gpu_layers flash_attention "
     "n_batch n_ubatch repack swa_full threads keep_alive pin priority max_queue mmproj draft_model "
-    "lora warm_prompt backend url model_id",
+    "lora warm_prompt backend model_id",
 }
-"""Keys that spend no secret, run nothing, and have nothing written where the file says."""
+"""Keys that spend no secret, connect to and run nothing, and have nothing written where the file says."""
 NEEDS_TRUST = {
     "kv.folder": "folder",
     "trace.folder": "folder",
     "models.engine_args": "program",
     "models.api_key_env": "secret",
+    "models.url": "address",
+    "budget.rpc": "address",
 }
 
 
@@ -92,13 +95,14 @@ def test_every_key_is_known_to_need_trust_or_not_to() -> None:
 
 
 def test_a_found_file_that_needs_no_trust_works_as_ever(stranger: Stranger) -> None:
-    """Models, a budget, an endpoint without a key, harmless arguments, folders of its own."""
+    """Models, a budget, this machine's addresses without a key, harmless arguments, folders of its own."""
     config = stranger.load(
-        '[budget]\nlimit = "1GiB"\n[kv]\nfolder = "kv"\n[trace]\nfolder = "./runs"\n'
+        f'{RPC}["localhost:1", "127.0.0.9:2"]\n[kv]\nfolder = "kv"\n[trace]\nfolder = "./runs"\n'
         f'{LOCAL}engine_args = ["--rope-scaling", "yarn", "--rope-scale=2", "--temp", "-1"]\n'
-        '[models.far]\nurl = "http://h"\n[models.hub]\nhf = "o/r:f.gguf"\n'
+        '[models.far]\nurl = "http://127.0.0.1:8000"\n[models.far6]\nurl = "https://[::1]:7/v1"\n'
+        '[models.hub]\nhf = "o/r:f.gguf"\n'
     )
-    assert set(config.models) == {"m", "far", "hub"}
+    assert set(config.models) == {"m", "far", "far6", "hub"}
     assert not user_config_file(stranger.env).parent.exists()
 
 
@@ -113,6 +117,10 @@ def test_a_found_file_that_needs_no_trust_works_as_ever(stranger: Stranger) -> N
         (f'{LOCAL}[kv]\nfolder = "../other"\n', "kv.folder", 4),
         (f'{LOCAL}[trace]\nfolder = "~/.ssh"\n', "trace.folder", 4),
         (f'kv = {{ folder = "/x" }}\n{LOCAL}', "kv.folder", 1),
+        (f'{RPC}["localhost:1", "gpu-box:50052"]\n{LOCAL}', "budget.rpc", 4),
+        (f'{LOCAL}[models.far]\nurl = "http://169.254.169.254/v1"\n', "models.far.url", 4),
+        (f'{LOCAL}[models.far]\nurl = "http://localhost.example"\n', "models.far.url", 4),
+        (f'{LOCAL}[models.far]\nurl = "http://[fd00::1]"\n', "models.far.url", 4),
     ],
 )
 def test_a_found_file_that_needs_trust_is_refused_by_key_and_line(
@@ -121,9 +129,19 @@ def test_a_found_file_that_needs_trust_is_refused_by_key_and_line(
     """The error names the keys, and the command that trusts the file; no value of a secret is in it."""
     error = stranger.refused(text)
     assert error.facts["keys"] == [key]
-    assert f"line {line}: {key}: " in error.message
+    assert f"line {line}: {key} has " in error.message
     assert f"`keepwarm config trust {stranger.file}`" in error.hint
     assert "AWS_SECRET" not in str(error.to_wire())
+
+
+def test_the_refusal_of_a_file_is_short_whatever_it_has(stranger: Stranger) -> None:
+    """One line with the file and the first reasons, and the one command; programs get them all."""
+    many = "".join(f'[models.m{n}]\nurl = "http://h{n}"\napi_key_env = "K"\n' for n in range(99))
+    error = stranger.refused(many)
+    assert len(error.message.splitlines()) == len(error.hint.splitlines()) == 1
+    assert error.message.count(" has ") == 3
+    assert error.message.endswith("and 195 more.")
+    assert len(error.facts["problems"]) == 198  # type: ignore[arg-type]
 
 
 def test_a_link_out_of_the_folder_is_outside_of_it(stranger: Stranger, tmp_path: Path) -> None:
@@ -197,7 +215,7 @@ def test_trust_is_of_a_path_and_its_content(stranger: Stranger, tmp_path: Path) 
     assert "far" in stranger.load().models
     assert trusted.path.stat().st_mode & 0o777 == 0o600
     assert [row.state for row in trusted.rows()] == ["trusted"]
-    error = stranger.refused(KEYED.replace("stranger", "attacker"))
+    error = stranger.refused(KEYED.replace("AWS", "GCP"))
     assert "has changed since it was trusted" in error.message
     assert [row.state for row in trusted.rows()] == ["changed"]
     assert "far" in stranger.load(KEYED).models
@@ -277,7 +295,7 @@ def test_the_command_trusts_says_what_lists_and_revokes(
     assert said.exit_code == 0
     assert "is trusted until it changes" in said.output
     assert (
-        "models.far.api_key_env: the name of a key that is sent to http://stranger" in said.output
+        "models.far.api_key_env: the name of a key that is sent to http://localhost" in said.output
     )
     assert "models.far.api_key_env" not in str(commands.json("check")["problems"])
     assert commands.json("trust", "--list")["files"][0]["file"] == os.path.realpath(stranger.file)

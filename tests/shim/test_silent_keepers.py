@@ -26,6 +26,7 @@ from shim.silence import LOOK_S, SILENCE_S
 from shim.sync_line import SocketChannel
 from shim.wire import encode
 from tests.shim.fake_keeper import HANG_UP, FakeKeeper, Message, engine_on_a_thread, grant
+from traces import RunTrace
 
 Scenario = Callable[[Line], Coroutine[Any, Any, None]]
 CONFIG = {"models": {"m": {"path": "/nowhere.gguf"}}}
@@ -389,3 +390,19 @@ def test_closing_ends_a_call_that_waits_for_its_lease(runtime_dir: Path) -> None
             shim.close()
             with pytest.raises(Cancelled, match="closed"):
                 waits.result(20)
+
+
+@pytest.mark.parametrize("greets", [False, True])
+@pytest.mark.usefixtures("hasty")
+def test_a_traced_call_of_a_silent_keeper_waits_for_it_once(
+    runtime_dir: Path, tmp_path: Path, *, greets: bool
+) -> None:
+    """What the keeper did during the run only explains; a keeper that was silent is not asked that."""
+    with (
+        FakeKeeper(runtime_dir, CONFIG, silent, greets=greets) as keeper,
+        Shim(CONFIG, inline=False, runtime=runtime_dir) as shim,
+    ):
+        with RunTrace(directory=tmp_path), pytest.raises(KeeperUnavailable):
+            shim.chat("m", "Hello.")
+        assert [said["op"] for said in keeper.heard] == ["hello", "lease"][: 1 + greets]
+        assert keeper.connections == 1
