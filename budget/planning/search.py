@@ -14,8 +14,10 @@ from budget.planning.options import Option, Pools, option_at, worthwhile_layers
 from budget.planning.tables import Candidate, Variant
 
 _ROUNDS: Final = 200
-_EVERYTHING: Final = 1024
-"""Assignments that are all tried where there are no more of them."""
+_EVERYTHING: Final = 4096
+"""Assignments that are all tried where there are no more of them: that is quicker than the search."""
+_PAIRS: Final = 4096
+"""Pairs of moves that are all tried where there are no more of them."""
 _BETTER: Final = 1.0 - 1e-9
 
 Numbers = NDArray[np.int64]
@@ -92,10 +94,15 @@ class Search:
         return [row[int(i)] for row, i in zip(self._choices, self._best[0], strict=True)]
 
     def _starts(self) -> list[Numbers]:
-        """Everything at its first choice, everything at its last, and pinned models packed."""
+        """Everything at its first choice or its last, pinned models packed, one model at its first."""
         count = len(self._models)
         first = np.zeros(count, dtype=np.int64)
         last = np.array([len(row) - 1 for row in self._choices], dtype=np.int64)
+        alone = [row for row in np.where(np.eye(count, dtype=bool), first, last) if row.any()]
+        packed = [self._packed(last)] if self._load.pinned.any() else []
+        return [first, last, *packed, *alone]
+
+    def _packed(self, last: Numbers) -> Numbers:
         packed = last.copy()
         room = self._limits.copy()
         for number in np.flatnonzero(self._load.pinned):
@@ -104,7 +111,7 @@ class Search:
                     room -= self._bytes[number, i]
                     packed[number] = i
                     break
-        return [first, last, packed] if self._load.pinned.any() else [first, last]
+        return packed
 
     def _costs(self, rows: Numbers) -> NDArray[np.float64]:
         models = np.arange(rows.shape[1])
@@ -157,20 +164,19 @@ class Search:
         return rows
 
     def _exchanges(self, here: Numbers) -> Numbers:
-        """One model to any of its choices, and another to its last."""
-        lasts = np.array([len(row) - 1 for row in self._choices])
-        down = [n for n, i in enumerate(here) if i != lasts[n]]
-        moves = [
-            (raised, i, lowered)
-            for lowered in down
-            for raised, row in enumerate(self._choices)
-            for i in range(len(row) - 1)
-            if raised != lowered and i != here[raised]
-        ]
-        rows = np.repeat(here[None, :], len(moves), axis=0)
-        if moves:
-            raised, options, lowered = np.array(moves, dtype=np.int64).T
-            number = np.arange(len(moves))
-            rows[number, raised] = options
-            rows[number, lowered] = lasts[lowered]
+        """Two models to any of their choices; where there are too many, the second one to its last."""
+        models, options = self._moves
+        every = np.arange(len(models))
+        few = len(every) ** 2 <= 2 * _PAIRS
+        lasts = np.append(np.flatnonzero(np.diff(models)), len(models) - 1)
+        first, second = np.meshgrid(every, every if few else lasts)
+        changed = options != here[models]
+        both = changed[first] & changed[second] & (models[first] != models[second])
+        # Of all pairs, each is tried once.
+        both &= (first < second) | (not few)
+        first, second = first[both], second[both]
+        rows = np.repeat(here[None, :], len(first), axis=0)
+        number = np.arange(len(first))
+        rows[number, models[first]] = options[first]
+        rows[number, models[second]] = options[second]
         return rows

@@ -1,6 +1,7 @@
 """The planner: what wins on the figures, what is shrunk, what is said."""
 
 import itertools
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -172,6 +173,7 @@ def test_models_that_take_turns_pay_for_loads_and_for_waiting() -> None:
     assert found[0] == pytest.approx(0.5 + 0.5 * (2.0 + 0.5 * 0.02 * 4 / 2 / (1 - 0.02)), rel=0.01)
 
 
+Drawn = list[tuple[float, float, float, bool]]
 worlds = st.lists(
     st.tuples(
         st.floats(0.5, 12), st.floats(0.1, 2), st.floats(0.3, 4), st.booleans(),
@@ -181,12 +183,8 @@ worlds = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=40, derandomize=True, deadline=None)
-@given(worlds, st.floats(4, 24))
-def test_the_search_is_near_the_best_of_all_assignments(
-    drawn: list[tuple[float, float, float, bool]], gpu_gib: float
-) -> None:
-    """Against brute force over every choice: never better, at most a quarter worse, pools never passed."""
+def searched(drawn: Drawn, gpu_gib: float) -> tuple[float, float]:
+    """Expected seconds of what the search chose, and of the best of all assignments."""
     models = [
         Candidate(f"m{i}", (variant(gib, layers=8),), rate=r, load_s=s, pinned=p)
         for i, (gib, r, s, p) in enumerate(drawn)
@@ -195,12 +193,35 @@ def test_the_search_is_near_the_best_of_all_assignments(
     choices = [options_of(model, model.variants[0], pools) for model in models]
     search = Search(models, choices, pools, 0.1)
     chosen, seconds = search.run()
-    everything = np.array(list(itertools.product(*(range(len(row)) for row in choices))))
-    best = float(search._costs(everything).min())
-    assert best <= seconds * (1 + 1e-9)
-    assert seconds <= best * 1.25
     pinned = [o.pool_bytes for o, m in zip(chosen, models, strict=True) if m.pinned]
     assert pools.hold([sum(row) for row in zip(*pinned, strict=True)] or [0, 0])
+    everything = np.array(list(itertools.product(*(range(len(row)) for row in choices))))
+    return seconds, float(search._costs(everything).min())
+
+
+@settings(max_examples=20, derandomize=True, deadline=None)
+@given(worlds, st.floats(4, 24))
+def test_of_few_assignments_the_best_is_found(drawn: Drawn, gpu_gib: float) -> None:
+    """Against brute force over every choice of up to six models; pools are never passed."""
+    seconds, best = searched(drawn, gpu_gib)
+    assert seconds == pytest.approx(best)
+
+
+def test_of_many_assignments_one_near_the_best_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A local search has no bound, so worlds are fixed: nine in ten are the best, and all are near."""
+    monkeypatch.setattr("budget.planning.search._EVERYTHING", 0)
+    rng = random.Random(1)
+    worse = []
+    for _ in range(80):
+        drawn: Drawn = [
+            (rng.uniform(0.5, 12), rng.uniform(0.1, 2), rng.uniform(0.3, 4), rng.random() < 0.4)
+            for _ in range(5)
+        ]
+        seconds, best = searched(drawn, rng.uniform(4, 24))
+        assert seconds >= best * (1 - 1e-9)
+        worse.append(seconds / best)
+    assert sum(ratio > 1.001 for ratio in worse) <= 8
+    assert max(worse) <= 1.5
 
 
 def test_what_stands_on_every_device_of_a_spread_is_counted_on_each() -> None:
