@@ -26,6 +26,9 @@ from shim.wire import VERSION
 LOG = logging.getLogger("keepwarm.keeper")
 
 DIAGNOSE_LIMIT_S: Final = 1.0
+"""How long a reported engine that seems well is watched for its death."""
+CLEARED_LIMIT_S: Final = 8.0
+"""How long the answer about a dead one waits for it to be cleared away; clients wait 10 s for that."""
 UNLOAD_LIMIT_S: Final = 30.0
 IDLE_KEPT: Final = 64
 """Connections that may stay open although nothing is asked or held on them."""
@@ -249,14 +252,15 @@ class Client(Connection):
         An engine that does not answer is ended; and the answer comes once its next life can begin, so
         that whoever asks again at once is not given the same one.
         """
-        keeper = self._keeper
+        keeper, lives = self._keeper, self._keeper.shell.lives
         await keeper.liveness.check_now(asked.engine, asked.generation)
-        until = time.monotonic() + DIAGNOSE_LIMIT_S
+        begun = time.monotonic()
         while keeper.is_up(asked.engine, asked.generation):
-            await asyncio.sleep(0.01)
-            if time.monotonic() > until:
+            is_dead = lives.death_of(asked.engine, asked.generation) is not None
+            if time.monotonic() - begun > (CLEARED_LIMIT_S if is_dead else DIAGNOSE_LIMIT_S):
                 break
-        return {"death": keeper.shell.lives.death_of(asked.engine, asked.generation)}
+            await asyncio.sleep(0.01)
+        return {"death": lives.death_of(asked.engine, asked.generation)}
 
     def _hint(self, asked: op.Hint) -> Answer | Awaitable[Answer]:
         self._keeper.is_ready_for(asked.model)

@@ -14,7 +14,7 @@ import httpcore
 import pytest
 
 from backends import flows
-from backends.scripted import Script
+from backends.scripted import Script, ScriptedEngine
 from shim import (
     ConfigError,
     EndpointUnavailable,
@@ -25,6 +25,7 @@ from shim import (
     UnknownModel,
     streams,
 )
+from shim.keeper.keeper import Keeper
 from shim.sync_line import SocketChannel
 from tests.processes import wait_until
 from tests.shim.conftest import Stage
@@ -106,6 +107,33 @@ def test_an_engine_that_dies_is_told_with_its_last_words(stage: Stage) -> None:
     assert caught.value.facts["model"] == "a"
     stage.scripts.clear()
     assert stage.shim.chat("a", "Hello.").residency.cold
+
+
+def test_a_death_is_told_once_the_next_life_can_begin(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clearing a dead engine away may take longer than watching one that seems well."""
+    monkeypatch.setattr("shim.keeper.clients.DIAGNOSE_LIMIT_S", 0.0)
+    stop, is_up, asked = ScriptedEngine.stop, Keeper.is_up, asyncio.Event()
+    looks = iter(range(10_000))
+
+    async def late(engine: ScriptedEngine, *, grace_s: float) -> None:
+        await asked.wait()
+        await stop(engine, grace_s=grace_s)
+
+    def looked(keeper: Keeper, engine_id: str, generation: int) -> bool:
+        if next(looks) == 3:
+            asked.set()
+        return is_up(keeper, engine_id, generation)
+
+    monkeypatch.setattr(Keeper, "is_up", looked)
+    monkeypatch.setattr(ScriptedEngine, "stop", late)
+    stage.scripts["a"] = Script(tokens=["word "] * 50, die_after=3)
+    with pytest.raises(EngineDied) as caught:
+        list(stage.shim.stream("a", "Hello."))
+    assert caught.value.facts["log_tail"] == ["scripted: last line"]
+    rows = {row["models"][0]: row for row in stage.shim.status()["engines"]}
+    assert rows["a"]["state"] == "failed"
 
 
 def test_a_load_that_fails_is_an_error_with_the_books_balanced(stage: Stage) -> None:
