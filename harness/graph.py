@@ -18,22 +18,21 @@ class Node(Protocol):
 
     @property
     def after(self) -> Sequence[Node] | None:
-        """Those it waits for; None: the one before it in the list."""
+        """The nodes that this one waits for; None: the one before it in the list."""
         ...
 
 
 Needs = Mapping[str, frozenset[str]]
-"""By name, in the order of the list: all those that are done before it, not only the nearest."""
+"""For each name, in the order of the list: all nodes that end before it starts, not only the nearest."""
 
 
 def needs_of(nodes: Sequence[Node]) -> Needs:
-    """What each node waits for, directly or through others.
+    """The nodes that each node waits for, directly or through another node.
 
-    A node may only name earlier ones, so the order of the list is a topological one and there is
-    no cycle.
+    A node may only name earlier nodes. So the order of the list is topological, and there is no cycle.
 
     Raises:
-        ConfigError: a node names itself, a later one, or one that is not in the list.
+        ConfigError: a node names itself, a later node, or a node that is not in the list.
     """
     needs: dict[str, frozenset[str]] = {}
     for position, node in enumerate(nodes):
@@ -53,12 +52,12 @@ def _misplaced(node: Node, other: Node, nodes: Sequence[Node]) -> ConfigError:
     where = "does not come before it in the list" if listed else "is not in the pipeline"
     return ConfigError(
         f"Stage {node.name} waits for stage {other.name}, which {where}.",
-        hint="List every stage once, behind those that it waits for.",
+        hint="List every stage once, behind the stages that it waits for.",
     )
 
 
 class Progress:
-    """How far one input is: the names that wait, run and are done."""
+    """How far one input is: which nodes wait, which run and which are done."""
 
     def __init__(self, needs: Needs) -> None:
         self._needs = needs
@@ -67,25 +66,25 @@ class Progress:
 
     @property
     def running(self) -> list[str]:
-        """Those that were started and are not done, in the order of the list."""
+        """The nodes that were started and are not done, in the order of the list."""
         return [name for name in self._needs if name in self._started - self._done]
 
     @property
     def waiting(self) -> list[str]:
-        """Those that were not started, in the order of the list."""
+        """The nodes that were not started, in the order of the list."""
         return [name for name in self._needs if name not in self._started]
 
     @property
     def finished(self) -> bool:
-        """Whether all are done."""
+        """Whether all nodes are done."""
         return len(self._done) == len(self._needs)
 
     def start(self) -> list[str]:
-        """Those whose needs are all done, in the order of the list; they run from now on."""
+        """The nodes whose needs are all done, in the order of the list. They run from now on."""
         ready = [name for name in self.waiting if self._needs[name] <= self._done]
         self._started.update(ready)
         return ready
 
     def finish(self, name: str) -> None:
-        """One that ran is done."""
+        """Note that a running node is done."""
         self._done.add(name)

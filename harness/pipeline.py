@@ -27,17 +27,17 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 INPUTS_AHEAD = 4
-"""Inputs after the one at hand whose stages are declared as well."""
+"""How many inputs after the current one have their stages declared as well."""
 
 Messages = Sequence[Mapping[str, Any]] | str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stage(Generic[T]):
-    """One step: a name, the model it works with, what it does with it, and what it waits for.
+    """One step: its name, its model, its function, and the stages that it waits for.
 
-    `run` gets a `StageContext`; what it returns is the stage's result. `after` are stages that come
-    earlier in the list: None for the one just before this, `()` for none. Stages that do not wait
+    `run` gets a `StageContext` and returns the stage's result. `after` names stages that come earlier in
+    the list: None stands for the stage just before this one, `()` for no stage. Stages that do not wait
     for one another run side by side, on threads.
     """
 
@@ -49,7 +49,7 @@ class Stage(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class StageReply:
-    """What a model answered in a stage; several when the stage asked several times."""
+    """What a model answered in a stage. A stage that asks several times has several of them."""
 
     stage: str
     reply: Reply | EmbeddingReply
@@ -57,7 +57,7 @@ class StageReply:
 
 @dataclass(frozen=True, slots=True)
 class ItemResult:
-    """What became of one input: every stage's result, and every reply in the order it came."""
+    """The outcome of one input: every stage's result, and every reply in the order of arrival."""
 
     index: int
     input: Any
@@ -68,14 +68,14 @@ class ItemResult:
         """The result of a stage.
 
         Raises:
-            InvalidRequest: it is no stage of this pipeline.
+            InvalidRequest: the stage does not belong to this pipeline.
         """
         return _result_of(stage, self.results)
 
 
 @dataclass(slots=True)
 class StageContext:
-    """What a stage works with: the input, the results it waited for, and its own model."""
+    """What a stage works with: the input, the results that it waited for, and its own model."""
 
     shim: Shim
     stage: str
@@ -89,10 +89,10 @@ class StageContext:
     def result(self, stage: Stage[U]) -> U:
         """The result, for the same input, of a stage that this one waited for by `after`.
 
-        Those that it waited for through others count as well.
+        A stage that it waited for through another stage counts as well.
 
         Raises:
-            InvalidRequest: this stage does not wait for it, even if it happens to be done.
+            InvalidRequest: this stage does not wait for that one, even if that one happens to be done.
         """
         return _result_of(stage, self.results)
 
@@ -114,15 +114,15 @@ class StageContext:
 
 
 class Pipeline:
-    """Stages in a row, or a graph of them where they say what they come `after`.
+    """Stages in a row, or a graph of stages where a stage says what it comes `after`.
 
     Args:
         stages: at least one; their names are different.
-        shim: where the models are; the default one when not given.
+        shim: the shim that has the models; without it the default shim.
 
     Raises:
-        ConfigError: there is no stage, two have the same name, or one waits for a stage that does
-            not come before it in the list.
+        ConfigError: there is no stage, two stages have the same name, or a stage waits for a stage
+            that does not come before it in the list.
         UnknownModel: a stage's model is not configured.
     """
 
@@ -142,18 +142,18 @@ class Pipeline:
     def run(self, inputs: Iterable[Any]) -> list[ItemResult]:
         """The results of all inputs, in their order. The first failure ends the run.
 
-        Stages that run side by side with one that fails are waited for, and no other one starts.
+        Stages that run beside a failing stage are waited for. No further stage starts.
 
         Raises:
-            KeepwarmError: as `Shim.chat`, or whatever a stage raises.
+            KeepwarmError: as `Shim.chat`. Any other exception that a stage raises passes through.
         """
         return list(self.iterate(inputs))
 
     def iterate(self, inputs: Iterable[Any]) -> Iterator[ItemResult]:
-        """As `run`, each result as soon as it is there.
+        """As `run`, but each result comes as soon as it is there.
 
-        The models of the stages to come are declared (`Shim.plan`), so that the next one is made
-        ready while this one works; those of further inputs where `inputs` tells how many there are.
+        The models of coming stages are declared (`Shim.plan`), so that the next model is made ready
+        while the current one works. Stages of coming inputs are declared where `inputs` has a length.
         """
         count = len(inputs) if isinstance(inputs, Sized) else 0
         plan = self.shim.plan()
@@ -213,7 +213,7 @@ def _result_of(stage: Stage[T], results: Mapping[str, Any]) -> T:
     if stage.name not in results:
         raise InvalidRequest(
             f"Stage {stage.name} has no result here.",
-            hint=f"Results are there of: {', '.join(results) or 'no stage yet'}.",
+            hint=f"Stages with results are: {', '.join(results) or 'no stage yet'}.",
         )
     result: T = results[stage.name]
     return result

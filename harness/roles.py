@@ -1,4 +1,4 @@
-"""Which model plays which role, and whether it is fit for it."""
+"""Which model plays which role, and whether the model is fit for the role."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Role = Literal["producer", "evaluator", "planner", "embedder"]
 ROLES: Final[tuple[str, ...]] = get_args(Role)
 
 EVALUATOR_FLOOR_BITS: Final = 8.5
-"""Bits per weight of Q8_0: a coarser evaluator judges its own rounding errors too."""
+"""Bits per weight of Q8_0: a coarser evaluator would judge its own rounding errors, too."""
 
 
 class Roles:
     """The models of a configuration by role. An object of this class has passed its checks.
 
     Args:
-        models: those that have a role; the others are left out.
+        models: models without a role are left out.
 
     Raises:
         RoleViolation: an evaluator has a matrix coarser than Q8_0, or is the same model as a
@@ -39,25 +39,25 @@ class Roles:
 
         Raises:
             RoleViolation: as the class.
-            BadModelFile: a file is missing or damaged.
+            BadModelFile: a model's file is missing or damaged.
         """
         named = [name for name, entry in shim.config.models.items() if entry.role is not None]
         return cls(shim.describe(name) for name in named)
 
     @property
     def unverified(self) -> tuple[str, ...]:
-        """Remote evaluators: nobody here can read their quantization."""
+        """Remote evaluators. Their quantization cannot be read from here."""
         return tuple(info.name for info in self._of("evaluator") if info.remote)
 
     def names(self, role: Role) -> tuple[str, ...]:
-        """The names of the models of a role, in the configuration's order; often one, maybe none."""
+        """The names of the models of a role, in the configuration's order; there may be none."""
         return tuple(info.name for info in self._of(role))
 
     def the(self, role: Role) -> str:
         """The name of the one model of a role.
 
         Raises:
-            RoleViolation: there is none, or there are several.
+            RoleViolation: no model or several models have the role.
         """
         names = self.names(role)
         if len(names) != 1:
@@ -96,7 +96,7 @@ def _check_different(evaluator: ModelInfo, producer: ModelInfo) -> None:
         return
     raise RoleViolation(
         f"The evaluator {evaluator.name} and the producer {producer.name} are one model "
-        f"({_place(evaluator)} and {_place(producer)}): it would judge its own work.",
+        f"({_place(evaluator)} and {_place(producer)}), which would judge its own work.",
         hint=f"Give [models.{evaluator.name}] another model.",
         evaluator=evaluator.name,
         producer=producer.name,

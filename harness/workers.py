@@ -1,4 +1,4 @@
-"""Threads for what runs side by side; none of them is left when their `with` ends."""
+"""Threads for functions that run side by side; none of them is left when their `with` ends."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any, Self
 class Workers:
     """Runs functions side by side, each on a thread in a copy of the context that started it.
 
-    Leaving the `with` waits for all of them, whatever became of them. An interrupt while it waits
-    ends the waiting; such a thread does not keep the program from ending.
+    Leaving the `with` waits for all functions, also for those that fail. An interrupt ends this wait;
+    the threads that still run do not keep the program from ending.
     """
 
     def __init__(self) -> None:
@@ -22,12 +22,12 @@ class Workers:
         self._ended: SimpleQueue[tuple[str, Any, BaseException | None]] = SimpleQueue()
 
     def next_done(self, starting: Mapping[str, Callable[[], Any]]) -> tuple[str, Any]:
-        """Start some, and wait for the next one of all that ends: its name and its result.
+        """Start functions, and wait for the next one that ends: its name and its result.
 
-        A lone one, beside which nothing runs, is run by the caller's own thread.
+        A single function beside which nothing runs is run by the caller's own thread.
 
         Raises:
-            BaseException: what it raised.
+            BaseException: what the function raised.
         """
         if not self._running and len(starting) == 1:
             ((name, work),) = starting.items()
@@ -45,13 +45,13 @@ class Workers:
         thread = threading.Thread(
             target=self._perform, args=(name, work, context), name=name, daemon=True
         )
-        # Known before it starts: an interrupt in between leaves nobody behind.
+        # Listed before it starts: an interrupt in between leaves no thread behind.
         self._threads.append(thread)
         thread.start()
         self._running += 1
 
     def _perform(self, name: str, work: Callable[[], Any], context: Context) -> None:
-        # Anything raised is the caller's, an interrupt or an exit as well: a thread would lose it.
+        # Everything goes to the caller, an interrupt or an exit as well: a thread would lose it.
         try:
             result = context.run(work)
         except BaseException as error:

@@ -26,33 +26,39 @@ _TERMINATED = 143
     "--models",
     type=click.Path(path_type=Path, file_okay=False),
     default=None,
-    help="Folder of the four models; a missing one is made. Without it: in the user's cache folder.",
+    help="Folder of the four models; a missing model is made. Default: a folder in the user's cache.",
 )
-@click.option("--device", default="host", show_default=True, help="host, auto or cuda:N.")
+@click.option(
+    "--device",
+    default="host",
+    show_default=True,
+    help="The device: host, auto or cuda:N.",
+)
 @click.option(
     "--requests",
     "n_requests",
     type=click.IntRange(1, 1000),
     default=8,
     show_default=True,
-    help="Requests that go through the pipeline.",
+    help="How many requests go through the pipeline.",
 )
 @click.option(
     "--trace-dir",
     type=click.Path(path_type=Path, file_okay=False),
     default=None,
-    help="Where the trace and runs.jsonl go.",
+    help="Folder for the trace and runs.jsonl. Default: the user's state folder.",
 )
 def demo_command(
     models: Path | None, device: str, n_requests: int, trace_dir: Path | None, *, as_json: bool
 ) -> None:
     """Run four real models under a budget for half of them.
 
-    classify -> retrieve -> produce -> evaluate over a few requests, with the evaluator pinned, the
-    engines' memory measured from outside, and a trace for Perfetto. The models are random weights.
+    Every request goes through classify -> retrieve -> produce -> evaluate. The evaluator is pinned. A
+    second process measures the engines' memory, and the run leaves a trace for Perfetto. The models
+    have random weights, so their text is noise.
     """
     line = StatusLine()
-    # What the inline keeper logs is its own affair; failures come as errors.
+    # The inline keeper's log lines would mix with the tables. Failures come as errors anyway.
     logging.getLogger("keepwarm").addHandler(logging.NullHandler())
     with _ending_cleanly(line):
         files = demo_models(models or default_folder(), line.tell)
@@ -65,7 +71,7 @@ def demo_command(
 
 @contextmanager
 def _ending_cleanly(line: StatusLine) -> Iterator[None]:
-    """Make SIGTERM unwind as Ctrl-C does, so that no engine, no folder and no line is left."""
+    """Make SIGTERM unwind as Ctrl-C does, so that no engine, folder or status line is left."""
 
     def end(_number: int, _frame: FrameType | None) -> None:
         raise SystemExit(_TERMINATED)
@@ -75,7 +81,7 @@ def _ending_cleanly(line: StatusLine) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         line.clear()
-        click.echo("demo: interrupted", err=True)
+        click.echo("keepwarm: the demo was interrupted", err=True)
         raise SystemExit(_INTERRUPTED) from None
     finally:
         line.clear()

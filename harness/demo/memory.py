@@ -1,4 +1,4 @@
-"""The sampler as a process beside a run, and what its samples say."""
+"""Runs the memory sampler as a process beside the demo, and sums up its samples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _END_LIMIT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class EngineLife:
-    """One engine process: its model and the most bytes that were ever measured of it."""
+    """One engine process: its model, and the most bytes that were ever measured of the process."""
 
     pid: int
     model: str
@@ -28,19 +28,19 @@ class EngineLife:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What was measured: samples, the largest sum over all engines, and every engine's own."""
+    """The number of samples, the largest sum over all engines, and the peak of every engine."""
 
     samples: int
     peak_bytes: int
     lives: tuple[EngineLife, ...]
 
     def peak_of(self, model: str) -> int | None:
-        """The most bytes that any engine of a model took; None when none was seen."""
+        """The most bytes that any engine of a model took; None when no engine of it was seen."""
         return max((life.peak_bytes for life in self.lives if life.model == model), default=None)
 
 
 class MemorySampler:
-    """Samples the engines of a runtime folder in a process of its own, until it is left.
+    """Samples the engines of a runtime folder in a process of its own, until its `with` ends.
 
     Args:
         runtime: the keeper's folder.
@@ -78,7 +78,7 @@ class MemorySampler:
             raise
 
     def result(self) -> Measured:
-        """Stop, and sum up what was measured.
+        """Stop, and sum up the samples.
 
         Raises:
             InternalError: the sampler wrote nothing.
@@ -91,7 +91,7 @@ class MemorySampler:
 
 
 def summarize(samples: Iterable[Mapping[str, Any]]) -> Measured:
-    """The peaks of samples as the sampler writes them."""
+    """The peaks of samples that have the sampler's form."""
     count, peak = 0, 0
     lives: dict[int, EngineLife] = {}
     for sample in samples:

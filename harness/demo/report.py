@@ -1,4 +1,4 @@
-"""What the demo found, as tables for people and as JSON for programs."""
+"""The outcome of the demo as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MB = 1e6
 
 
 def to_json(report: DemoReport) -> dict[str, Any]:
-    """The stable JSON of `keepwarm demo --json`. Seconds and bytes; null where there is no figure.
+    """The stable JSON of `keepwarm demo --json`, in seconds and bytes; null where there is no figure.
 
     An embedding has no first token and no tokens per second.
     """

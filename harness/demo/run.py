@@ -46,11 +46,11 @@ def run_demo(
 ) -> DemoReport:
     """Run the pipeline over the first `n_requests` requests (repeated when there are more).
 
-    The keeper is an inline one in a private folder that shares the device with another keeper that may
-    run: these models are small. Nothing is left when this returns or raises.
+    The keeper runs inside this process, in a private folder. It shares the device with a keeper that may
+    run already, because these models are small. Nothing is left when this returns or raises.
 
     Raises:
-        KeepwarmError: what went wrong.
+        KeepwarmError: a model cannot be measured, loaded or asked.
     """
     say("measuring what the models take")
     name, booked = booked_bytes(demo_config(models, device))
@@ -59,7 +59,7 @@ def run_demo(
     run = RunTrace(directory=trace_folder, service="keepwarm demo")
     with closing(Shim(demo_config(models, name, limit), inline=True, share=True)) as shim, run:
         Roles.of(shim)
-        shim.status()  # the keeper starts here, so that the evaluator's load is on the trace
+        shim.status()  # starts the keeper, so that the evaluator's load is on the trace
         with MemorySampler(shim.runtime, name) as sampler:
             say("loading the pinned evaluator")
             shim.load("evaluator")

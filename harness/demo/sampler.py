@@ -1,9 +1,9 @@
 """Measure a keeper's engines from outside: `python sampler.py RUNTIME_FOLDER --out FILE`.
 
-A program of its own on purpose, of the standard library (and NVML for a GPU) alone: it shares no code
-with what it measures. It writes one JSON object per sample, `{"ns", "total_bytes", "engines":
-{PID: {"model", "bytes"}}}`, with monotonic nanoseconds and PSS, or NVML's process figure on a GPU.
-It ends when its standard input does.
+This is a program of its own on purpose. It uses the standard library alone (and NVML for a GPU), so
+that it shares no code with what it measures. It writes one JSON object for each sample:
+`{"ns", "total_bytes", "engines": {PID: {"model", "bytes"}}}`, with monotonic nanoseconds and with PSS,
+or NVML's process figure on a GPU. The program ends when its standard input ends.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Measure = Callable[[Iterable[int]], dict[int, int]]
 class Engines:
     """The engines of a keeper: processes whose environment names its runtime folder.
 
-    A process that is not one after its first second is not looked at again: between fork and exec
-    it still has its parent's environment, later it keeps the one it has.
+    Between fork and exec a process still has its parent's environment; later its environment stays the
+    same. So a process that is no engine after its first second is not looked at again.
     """
 
     def __init__(self, runtime: Path, proc: Path = Path("/proc")) -> None:
@@ -42,7 +42,7 @@ class Engines:
         self._ours: set[int] = set()
 
     def pids(self) -> list[int]:
-        """Those that run now."""
+        """The numbers of the engines that run now."""
         now_s = time.monotonic()
         here = {int(name) for name in os.listdir(self._proc) if name.isdigit()}  # noqa: PTH208
         self._first_seen_s = {pid: self._first_seen_s.get(pid, now_s) for pid in here}
@@ -56,12 +56,12 @@ class Engines:
         try:
             environment = (self._proc / str(pid) / "environ").read_bytes()
         except OSError:
-            return False  # it has ended, or is another user's
+            return False  # the process has ended, or is another user's
         return self._marker in environment.split(b"\0")
 
 
 def model_of(pid: int, proc: Path = Path("/proc")) -> str:
-    """The model's name: llama-server's `--alias`; empty when the process has none (yet)."""
+    """The model's name: llama-server's `--alias`; empty when the process has none, or has none yet."""
     try:
         words = (proc / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:

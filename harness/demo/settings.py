@@ -11,10 +11,10 @@ from shim import Config
 from shim.keeper.catalog import build_catalog
 
 SLACK: Final = 1.03
-"""Over the sum of the two models that the limit has to hold, for what measuring may add to it."""
+"""The limit over the sum of the two models that it has to hold: learned figures may be larger."""
 
-# Batches are small so that what is new in a prompt fills one, also where the state of the prompt
-# before was restored: a compute buffer takes its bytes when it is first used in full.
+# Batches are small, so that the new part of a prompt fills a batch even after the state of the prompt
+# before was restored. A compute buffer takes all its bytes only when a batch is full.
 _ENTRIES: Final[Mapping[str, Mapping[str, Any]]] = {
     "classifier": {"role": "planner", "context": 8192, "n_batch": 64, "n_ubatch": 64},
     "embedder": {"role": "embedder", "context": 96, "n_batch": 96, "n_ubatch": 96},
@@ -30,7 +30,7 @@ _ENTRIES: Final[Mapping[str, Mapping[str, Any]]] = {
 
 
 def demo_config(models: Mapping[str, Path], device: str, limit: int | str = "100%") -> Config:
-    """The configuration with that limit; the evaluator is pinned by its role."""
+    """The configuration with a limit. The evaluator is pinned by its role."""
     return Config.from_mapping(
         {
             "budget": {"device": device, "limit": limit, "reserve": 0},
@@ -43,7 +43,7 @@ def demo_config(models: Mapping[str, Path], device: str, limit: int | str = "100
 
 
 def booked_bytes(config: Config) -> tuple[str, dict[str, int]]:
-    """The budgeted device, and what every model is going to be booked with on it.
+    """The budgeted device, and the bytes that will be booked there for every model.
 
     Raises:
         KeepwarmError: a model cannot be measured.
@@ -59,6 +59,6 @@ def booked_bytes(config: Config) -> tuple[str, dict[str, int]]:
 
 
 def half_limit_bytes(booked: Mapping[str, int]) -> int:
-    """About half of all: just enough for the pinned evaluator beside the biggest other model."""
+    """About half of all bytes: enough for the pinned evaluator beside the largest other model."""
     others = [amount for name, amount in booked.items() if name != "evaluator"]
     return int((booked["evaluator"] + max(others)) * SLACK)

@@ -17,7 +17,7 @@ _SEED = 7
 
 
 def demo_pipeline(shim: Shim) -> Pipeline:
-    """The four stages; the text of the models is noise, what they are asked for is not."""
+    """The four stages. The requests are real ones; the text of the models is noise."""
 
     def classify_one(context: StageContext) -> str:
         messages = _messages(CLASSIFY, context.input)
@@ -48,7 +48,7 @@ def demo_pipeline(shim: Shim) -> Pipeline:
 
 
 def cosine(a: Sequence[float], b: Sequence[float]) -> float:
-    """The cosine of the angle between two vectors; 0.0 when one of them is null."""
+    """The cosine of the angle between two vectors; 0.0 when one of them is zero."""
     norms = math.hypot(*a) * math.hypot(*b)
     return sum(x * y for x, y in zip(a, b, strict=True)) / norms if norms else 0.0
 

@@ -1,4 +1,4 @@
-"""What the demo's pipeline reads: requests, passages, and what each model is told."""
+"""The texts of the demo's pipeline: requests, passages, and the instructions for each model."""
 
 from __future__ import annotations
 

@@ -19,10 +19,21 @@ from shim.planned.use import Decisions, decide
 
 
 @click.command()
-@click.option("--quick", "effort", flag_value="quick", default="quick", help="Half a minute.")
-@click.option("--full", "effort", flag_value="full", help="More types, layers and rounds: minutes.")
+@click.option(
+    "--quick",
+    "effort",
+    flag_value="quick",
+    default="quick",
+    help="Take half a minute.",
+)
+@click.option(
+    "--full",
+    "effort",
+    flag_value="full",
+    help="Take minutes: more types, layers and rounds.",
+)
 @click.option("--device", help="Measure for this device instead of [budget] device.")
-@click.option("--check", is_flag=True, help="Measure nothing: say whether the plan is good here.")
+@click.option("--check", is_flag=True, help="Measure nothing; say whether the plan is valid here.")
 @json_option
 @click.pass_context
 def build(
@@ -35,7 +46,7 @@ def build(
 ) -> None:
     """Measure this machine and the models once, and write the plan that later starts use.
 
-    What is measured already and did not change is kept.
+    Figures that were measured before and are still valid are kept.
     """
     config = with_device(config_of(ctx), device)
     if check:
@@ -80,10 +91,10 @@ def decisions_of(config: Config, plan: Plan) -> Decisions:
 
 
 def checked(config: Config, *, as_json: bool) -> None:
-    """Say whether the plan is good here, what it lacks, and what is decided otherwise now.
+    """Say whether the plan is valid here, which models it lacks, and which decisions changed since.
 
     Raises:
-        ConfigError: there is no plan, or it is not good here, with the reason.
+        ConfigError: there is no plan, or it is not valid here, with the reason.
     """
     plan, why = usable_plan()
     if plan is None:
@@ -101,11 +112,11 @@ def checked(config: Config, *, as_json: bool) -> None:
     if as_json:
         print_json(result)
         return
-    click.echo(f"{plan_path()} is good here ({plan.effort}).")
+    click.echo(f"{plan_path()} is valid here ({plan.effort}).")
     for name, reason in found.missing.items():
-        click.echo(f"{name}: not in it: {reason}")
+        click.echo(f"{name} is not in the plan: {reason}")
     for change in found.changes:
-        click.echo(f"decided otherwise: {change}")
+        click.echo(f"a decision changed: {change}")
 
 
 def report(plan: Plan, builder: PlanBuilder, found: Decisions) -> dict[str, Any]:
@@ -177,7 +188,7 @@ def _print(path: str, plan: Plan, result: dict[str, Any]) -> None:
     )
     print_table(columns, rows, right=("layers", "context", "slots", "bytes", "tokens/s", "load s"))
     for name, error in result["errors"].items():
-        click.echo(f"{name}: not in the plan: {error}")
+        click.echo(f"{name} is not in the plan: {error}")
     for change in result["changes"]:
-        click.echo(f"decided otherwise than before: {change}")
-    click.echo(f"\nwritten to {path}")
+        click.echo(f"a decision changed: {change}")
+    click.echo(f"\nThe plan was written to {path}.")

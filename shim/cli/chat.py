@@ -1,4 +1,4 @@
-"""`keepwarm chat`: one question, its answer as it comes."""
+"""`keepwarm chat`: one prompt, and its answer as it comes."""
 
 from __future__ import annotations
 
@@ -27,18 +27,24 @@ from shim.streams import ReplyStream
 @click.argument("model")
 @click.argument("prompt", required=False)
 @click.option("--system", help="A system message before the prompt.")
-@click.option("--max-tokens", type=click.IntRange(min=1), help="The most tokens of an answer.")
-@click.option("--temperature", type=click.FloatRange(min=0), help="0 takes the likeliest token.")
+@click.option(
+    "--max-tokens", type=click.IntRange(min=1), help="The answer has at most this many tokens."
+)
+@click.option(
+    "--temperature", type=click.FloatRange(min=0), help="0 always samples the likeliest token."
+)
 @click.option("--seed", type=int, help="Makes sampling repeatable.")
-@click.option("--priority", type=int, help="Higher is served first; without it the model's own.")
+@click.option(
+    "--priority", type=int, help="Higher priorities are served first. Default: the model's."
+)
 @click.option(
     "--deadline",
     "deadline_s",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="How long the request may wait to be served.",
+    help="How long the whole request may take.",
 )
-@click.option("--no-stream", is_flag=True, help="Print the answer when it is whole.")
+@click.option("--no-stream", is_flag=True, help="Print the answer only when it is complete.")
 @json_option
 @click.pass_context
 def chat(
@@ -54,8 +60,8 @@ def chat(
 ) -> None:
     """Ask a model and print its answer as it comes.
 
-    Without PROMPT, or with -, the prompt is read from stdin. Ctrl-C ends the answer and gives the
-    model back. Ctrl-Z gives it back, too, until the command is continued.
+    Without PROMPT, or with -, the command reads the prompt from stdin. Ctrl-C ends the answer and
+    the lease of the model. Ctrl-Z ends the lease until the command is continued.
     """
     config = config_of(ctx)
     entry = entry_of(config, model)
@@ -85,7 +91,7 @@ def _prompt(given: str | None) -> str:
     if given is not None and given != "-":
         return given
     if sys.stdin.isatty():
-        click.echo("The prompt, ended by Ctrl-D on a line of its own:", err=True)
+        click.echo("Type the prompt and end it with Ctrl-D on a line of its own:", err=True)
     text = read_stdin().strip()
     if not text:
         raise InvalidRequest(
@@ -102,8 +108,8 @@ def _messages(system: str | None, prompt: str) -> list[dict[str, str]]:
 class _Answer:
     """Prints the pieces of an answer as they come, unless `quiet`.
 
-    Where Ctrl-Z breaks it off, its lease is given back before the process stops. Continued, the answer
-    goes on where it was; one that can't is asked for anew.
+    When Ctrl-Z breaks the answer off, its lease ends before the process stops. When the process is
+    continued, the answer goes on where it was. An answer that cannot go on is asked for again.
     """
 
     def __init__(self, ask: Callable[[], ReplyStream], waiting: Waiting, *, quiet: bool) -> None:
@@ -116,7 +122,7 @@ class _Answer:
         self._stops = Stops()
 
     def read(self, *, stops: bool) -> Reply:
-        """Print it to its end. `stops`: it holds a lease, so Ctrl-Z gives that back."""
+        """Print the answer to its end. `stops`: the answer holds a lease, which Ctrl-Z has to end."""
         try:
             while True:
                 try:
@@ -133,7 +139,7 @@ class _Answer:
             with suppress(InvalidRequest):
                 return self._stream.reply
         with self._begun() as stream:
-            # Pieces that came and were not printed any more.
+            # These pieces came before the stop and were not printed.
             self._print(stream.text[self._printed :])
             for piece in stream:
                 self._print(str(piece))
@@ -142,7 +148,9 @@ class _Answer:
     def _begun(self) -> ReplyStream:
         rest = self._stream.go_on() if self._stream is not None else None
         if rest is None and self._printed:
-            click.echo("\nkeepwarm: stopped in mid-answer, which is asked for anew:", err=True)
+            click.echo(
+                "\nkeepwarm: the answer was stopped in the middle and is asked for again:", err=True
+            )
             self._printed = 0
         self._stream = rest or self._ask()
         return self._stream
@@ -193,7 +201,7 @@ def summary(reply: Reply) -> str:
 
 
 def temperature_of(residency: Residency) -> list[str]:
-    """`warm`, or `cold, loaded in 0.42 s (staged)` and who left for it; nothing at an endpoint."""
+    """`warm`, or `cold, loaded in 0.42 s (staged)` and which models were evicted; empty for an endpoint."""
     if not residency.engine:
         return []
     if not residency.cold:

@@ -1,4 +1,4 @@
-"""`keepwarm config`: the schema, the check, what is in effect, where it is from, and reloading it."""
+"""`keepwarm config`: its schema, its mistakes, the values in effect with their origin, and reloading."""
 
 from __future__ import annotations
 
@@ -23,8 +23,14 @@ from shim.config.problems import dotted
     "config",
     cls=LazyGroup,
     lazy={
-        "reload": ("shim.cli.reload:reload", "Make the running keeper take it."),
-        "trust": ("shim.cli.trust:trust", "Let a file of this folder use keys and folders."),
+        "reload": (
+            "shim.cli.reload:reload",
+            "Make the running keeper use the configuration as it is now.",
+        ),
+        "trust": (
+            "shim.cli.trust:trust",
+            "Let a file of this folder use keys, engine arguments and folders.",
+        ),
     },
 )
 def config_group() -> None:
@@ -95,8 +101,8 @@ def show(ctx: click.Context, path: Path | None, *, as_json: bool) -> None:
 def check_report(path: Path | None) -> dict[str, Any]:
     """What `config check --json` prints: `file`, `ok`, `problems`, `models`.
 
-    Each problem has `key`, `line`, `found`, `allowed` and `message`; files that are named and not
-    there are problems too.
+    Each problem has `key`, `line`, `found`, `allowed` and `message`. A file that is named and missing is
+    a problem, too.
     """
     try:
         config = load_config(path)

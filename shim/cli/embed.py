@@ -29,7 +29,8 @@ from shim.reply import EmbeddingReply
 def embed(ctx: click.Context, model: str, texts: tuple[str, ...], *, as_json: bool) -> None:
     """Turn texts into vectors.
 
-    Without TEXT there is one per line of stdin. People get an overview; --json has the vectors.
+    Without TEXT every line of stdin is a text. The table shows how each vector begins; --json prints
+    the whole vectors.
     """
     config = config_of(ctx)
     entry = entry_of(config, model)

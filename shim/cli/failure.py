@@ -1,4 +1,4 @@
-"""How errors reach people and programs: one line and a hint, or an object; an exit code by fault."""
+"""How a command reports an error: a line and a hint or a JSON object, and an exit code by fault."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _CODES: Final = ((CallerError, EXIT_CALLER), (LoadError, EXIT_LOAD), (OutsideErr
 
 
 def exit_code(error: BaseException) -> int:
-    """The exit code of an error: by whose fault it is; 1 for one of ours."""
+    """The exit code of an error, which says whose fault it is; 1 for a bug of keepwarm."""
     return next((code for kind, code in _CODES if isinstance(error, kind)), EXIT_OURS)
 
 
 def remember_json(ctx: click.Context, _: click.Parameter, value: bool) -> bool:  # noqa: FBT001
-    """Note that errors are to be printed as JSON; the callback of every `--json`."""
+    """Note that errors are to be printed as JSON. This is the callback of every `--json`."""
     ctx.meta[_JSON_KEY] = value
     return value
 
 
 def tell(ctx: click.Context, error: KeepwarmError) -> None:
-    """Print an error: on stderr for people, and with `--json` as `{"error": ...}` on stdout."""
+    """Print an error as text on stderr, and with `--json` also as `{"error": ...}` on stdout."""
     click.echo(f"keepwarm: error: {error.message}", err=True)
     if error.hint:
         click.echo(f"  {error.hint}", err=True)

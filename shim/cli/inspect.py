@@ -27,30 +27,35 @@ FIRST_GPU: Final = "cuda:0"
 @click.option(
     "--context",
     type=click.IntRange(min=1),
-    help="Tokens of KV cache of all slots together; 4096, or what the model was trained for.",
+    help="Tokens of KV cache of all slots together. Default: 4096, or the context the model was trained "
+    "for if that is less.",
 )
-@click.option("--slots", type=click.IntRange(min=1), default=1, help="Requests at the same time.")
+@click.option(
+    "--slots", type=click.IntRange(min=1), default=1, help="Requests that run at the same time."
+)
 @click.option("--kv-type", default="f16", help="Type of the KV cache.", show_default=True)
 @click.option(
     "--n-gpu-layers",
     type=click.IntRange(min=0),
-    help="Layers on the GPU; without it all of them on a GPU, none on the host.",
+    help="Layers on the GPU. Default: all of them on a GPU, none on the host.",
 )
 @click.option(
     "--device",
     "devices",
     multiple=True,
-    help="auto, host, cuda:N or RPCn; several spread the layers over them.",
+    help="auto, host, cuda:N or RPCn. Give several to spread the layers over them.",
 )
 @click.option(
     "--tensor-split",
-    help="Layers on each of several devices, such as 20,13; without it as many on each.",
+    help="Layers on each of several devices, such as 20,13. Default: equal numbers.",
 )
-@click.option("--rpc", multiple=True, help="host:port of an RPC server; its device is RPC0.")
+@click.option(
+    "--rpc", multiple=True, help="host:port of an RPC server. The first server's device is RPC0."
+)
 @click.option(
     "--source",
     type=click.Choice(["closed-form", "dry-run"]),
-    help="Compute from the header, or ask llama.cpp; without it the dry run where it can be had.",
+    help="Compute from the header, or ask llama.cpp. Default: a dry run where llama.cpp can do one.",
 )
 @json_option
 def inspect(
@@ -68,7 +73,7 @@ def inspect(
 ) -> None:
     """Show what a GGUF file takes before it is loaded.
 
-    The device does not have to be here: one that is not is computed from the header.
+    The device does not have to be on this machine: the bytes are then computed from the header.
     """
     header = read_header(file)
     shape = header.shape()
@@ -160,7 +165,7 @@ def choose_device(
     if wanted == "auto":
         wanted = _automatic(here, n_gpu_layers)
     names = [device.name for device in here]
-    # Only NVIDIA's driver tells which devices are there; those of llama.cpp's own it tells itself.
+    # NVIDIA's driver lists GPUs only. llama.cpp itself tells whether one of its other devices is there.
     absent = wanted.startswith("cuda:") and wanted not in names
     if not absent:
         return wanted, source or "auto"
@@ -178,14 +183,14 @@ def servers_by_device(devices: tuple[str, ...], endpoints: tuple[str, ...]) -> t
     """Ask the RPC servers for their devices; the server of each, in order.
 
     Raises:
-        ConfigError: a device is not theirs, or one of them does not answer.
+        ConfigError: a device belongs to none of the servers, or a server does not answer.
     """
     found = rpc_devices(endpoints)
     names = [device.name for device in found]
     for device in devices:
         if is_rpc(device) and device not in names:
             raise ConfigError(
-                f"Device {device} is not there; the RPC servers have {', '.join(names) or 'none'}.",
+                f"No RPC server has the device {device}; the servers have {', '.join(names) or 'none'}.",
                 hint="Name every server with --rpc HOST:PORT, or use --source closed-form.",
                 device=device,
                 devices=list(names),
@@ -222,7 +227,7 @@ def report(file: Path, header: GgufHeader, kv_type: str, placement: Placement) -
 
 
 def told_layers(args: EngineArgs) -> str:
-    """How many layers are where, for people."""
+    """How many layers are on which device, as text."""
     if not args.tensor_split:
         return f"{args.n_gpu_layers} layers on the GPU"
     parts = zip(args.layer_devices, args.tensor_split, strict=True)
@@ -234,7 +239,7 @@ def _print(file: Path, header: GgufHeader, kv_type: str, placement: Placement) -
     claimed = header.file_type
     kind = header.quantization
     if claimed and claimed != kind:
-        kind += f" by its tensors ({claimed} by its own word)"
+        kind += f" by its tensors ({claimed} by its metadata)"
     click.echo(
         f"{header.name}: {header.architecture}, {header.parameters / 1e9:.2f} B weights, {kind}"
     )

@@ -32,8 +32,8 @@ _TAIL_BYTES: Final = 1 << 20
 def keeper_group() -> None:
     """Start, stop and watch the background keeper.
 
-    It starts by itself when the first request needs it, and then leaves after [keeper] idle_exit
-    without a client. One that was started here stays until it is stopped.
+    The first request that needs a keeper starts it. Such a keeper ends after [keeper] idle_exit
+    without a client. A keeper that `keeper start` started stays until it is stopped.
     """
 
 
@@ -41,7 +41,7 @@ def keeper_group() -> None:
 @json_option
 @click.pass_context
 def start(ctx: click.Context, *, as_json: bool) -> None:
-    """Start the keeper, which stays until it is stopped; one that runs stays, too."""
+    """Start the keeper, or make the running one stay until it is stopped."""
     config = config_of(ctx)
     runtime = runtime_dir()
     begun = ask_running("stay", runtime=runtime) is None
@@ -61,11 +61,11 @@ def start(ctx: click.Context, *, as_json: bool) -> None:
 @keeper_group.command("stop")
 @json_option
 def stop(*, as_json: bool) -> None:
-    """Stop the keeper and its engines, and wait until they are gone."""
+    """Stop the keeper and its engines, and wait for their end."""
     runtime = runtime_dir()
     told = ask_running("stop", runtime=runtime)
     if told is None and not is_held(runtime / KEEPER_LOCK):
-        # What a keeper that crashed leaves to the next one is over, too.
+        # A keeper that crashed leaves its configuration to the next keeper; `stop` ends that as well.
         InForce(runtime).remove()
     pid = None if told is None else int(told["pid"])
     if pid is not None:
@@ -133,13 +133,13 @@ def wait_gone(pid: int, runtime: Path, limit_s: float) -> None:
 
 @keeper_group.command("log")
 @click.option("-n", "--lines", type=click.IntRange(min=0), default=50, show_default=True)
-@click.option("-f", "--follow", is_flag=True, help="Print what is added, until Ctrl-C.")
+@click.option("-f", "--follow", is_flag=True, help="Go on printing new lines, until Ctrl-C.")
 def log(lines: int, *, follow: bool) -> None:
     """Print the end of the keeper's log."""
     path = log_file()
     errors = stderr_file()
     if not path.exists() and not errors.exists():
-        click.echo(f"There is no log yet; it will be at {path}.", err=True)
+        click.echo(f"There is no log yet. A keeper will write it to {path}.", err=True)
     for line in last_lines(errors, lines):
         click.echo(f"stderr: {line}")
     for line in last_lines(path, lines):
@@ -150,7 +150,7 @@ def log(lines: int, *, follow: bool) -> None:
 
 
 def last_lines(path: Path, count: int) -> list[str]:
-    """The last lines of a file, without reading more than its last MiB; none when it is not there."""
+    """The last lines of a file, of at most its last MiB; none when there is no file."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -162,7 +162,7 @@ def last_lines(path: Path, count: int) -> list[str]:
 
 
 def additions(path: Path) -> Iterator[str]:
-    """What is added to a file from now on, for ever; a new file in its place is read from its start."""
+    """Everything added to a file from now on, without an end. A new file is read from its start."""
     place = path.stat() if path.exists() else None
     offset = place.st_size if place else 0
     while True:

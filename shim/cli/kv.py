@@ -27,8 +27,8 @@ from shim.keeper.kv_folder import claimed
 def kv_group(ctx: click.Context, *, as_json: bool) -> None:
     """Show and delete the KV state that is kept on disk.
 
-    Conversations and warm prompts are saved when their model leaves and restored when it returns, after
-    a restart of the keeper, too. Without a command: `list`.
+    The keeper saves conversations and warm prompts when it evicts their model, and restores them when
+    it loads the model again, even after a restart. Without a command this is `list`.
     """
     if ctx.invoked_subcommand is None:
         _show(config_of(ctx, uses=("kv",)), as_json=as_json)
@@ -38,7 +38,7 @@ def kv_group(ctx: click.Context, *, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def list_kept(ctx: click.Context, *, as_json: bool) -> None:
-    """Show what is kept, by model. Starts no keeper and resets no time-out."""
+    """Show the kept state of each model. Starts no keeper and resets no time-out."""
     _show(config_of(ctx, uses=("kv",)), as_json=as_json)
 
 
@@ -47,16 +47,16 @@ def list_kept(ctx: click.Context, *, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def clear(ctx: click.Context, model: str | None, *, as_json: bool) -> None:
-    """Delete what is kept, of all models or of MODEL.
+    """Delete the kept state of all models, or of MODEL.
 
-    What a resident model holds in memory stays until it leaves.
+    State that a resident model holds in memory stays until the model is evicted.
     """
     config = config_of(ctx, uses=("kv",))
     if model is not None:
         entry_of(config, model)
     told = ask_running("kv_clear", model=model)
     if told is None:
-        with _nobodys(config) as files:
+        with _without_owner(config) as files:
             count, freed = files.clear(model) if files else (0, 0)
     else:
         count, freed = int(told["files"]), int(told["bytes"])
@@ -99,7 +99,7 @@ def _print_rows(models: list[Mapping[str, Any]]) -> None:
 
 
 def _without_keeper(config: Config) -> dict[str, Any]:
-    """What is kept, as the indexes say. Changes nothing, also where another keeper uses the folder."""
+    """The kept state by its indexes. Changes nothing, so another keeper may use the folder."""
     folder = kv_folder(config)
     with _typed(folder):
         files = KvFiles.look(folder)
@@ -115,7 +115,7 @@ def _without_keeper(config: Config) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _typed(folder: Path) -> Iterator[None]:
-    """Name the folder of KV state in what the operating system says of it."""
+    """Turn an error of the operating system into one that names the folder of KV state."""
     try:
         yield
     except OSError as error:
@@ -127,17 +127,17 @@ def _typed(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _nobodys(config: Config) -> Iterator[KvFiles | None]:
-    """What is kept, while no keeper uses it; None when nothing ever was.
+def _without_owner(config: Config) -> Iterator[KvFiles | None]:
+    """The kept state while no keeper uses it; None when none was ever kept.
 
     Raises:
-        KeeperUnavailable: a keeper that does not answer here uses it.
+        KeeperUnavailable: a keeper with another runtime folder uses it.
     """
     folder = claimed(kv_folder(config))
     if folder is None:
         yield None
         return
-    # Only what is asked for is deleted, whatever the configuration would have the next keeper delete.
+    # The next keeper may delete more, by the configuration. This command deletes only what it was asked to.
     with _typed(folder):
         files = KvFiles.open(folder, sys.maxsize, math.inf)
     if files is None:

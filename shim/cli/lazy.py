@@ -16,10 +16,10 @@ ENTRY_POINTS: Final = "keepwarm.commands"
 class LazyGroup(click.Group):
     """Commands by name as `("module:attribute", "one line of help")`, beside ordinary ones.
 
-    `open_to_plugins`: with those of entry points, too.
+    With `open_to_plugins` the group also has the commands of entry points.
 
-    The one line is written here as well as in the command, so that the list of commands is printed
-    without importing any.
+    The line of help is written here as well as in the command, so that listing the commands imports
+    none of them.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class LazyGroup(click.Group):
         self.open_to_plugins = open_to_plugins
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names of all commands: ours in the order in which they are listed, then the others."""
+        """The names of all commands: keepwarm's own in their order, then those of plugins by name."""
         named = [*super().list_commands(ctx), *self.lazy]
         return [*named, *(name for name in sorted(self._plugins()) if name not in named)]
 
@@ -56,13 +56,13 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, without importing them."""
-        others = self._plugins()
+        added = self._plugins()
         rows = []
         for name in self.list_commands(ctx):
             if name in self.lazy:
                 rows.append((name, self.lazy[name][1]))
-            elif name in others:
-                rows.append((name, f"From the package {others[name].module.partition('.')[0]}."))
+            elif name in added:
+                rows.append((name, f"From the package {added[name].module.partition('.')[0]}."))
             elif name in self.commands:
                 rows.append((name, self.commands[name].get_short_help_str(100)))
         with formatter.section("Commands"):
@@ -78,7 +78,7 @@ def load_plugin(point: EntryPoint) -> click.Command:
     """The command of an entry point.
 
     Raises:
-        ClickException: it cannot be imported, or is no command; the others are not touched.
+        ClickException: it cannot be imported, or it is no command. Other commands go on working.
     """
     try:
         command = point.load()

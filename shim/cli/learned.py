@@ -1,4 +1,4 @@
-"""What earlier loads of a file taught, as `keepwarm inspect` shows it."""
+"""The bytes that earlier loads of a file took, as `keepwarm inspect` shows them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def learned_report(identity: str, args: EngineArgs, build: str) -> dict[str, Any
     """Everything learned of a file in this build of llama.cpp, JSON-serialisable.
 
     `applies` says whether one of the `corrections` is for exactly these arguments; each has
-    `differs` (the arguments in which it is for others) and its bytes by device.
+    `differs` (the arguments that are different there) and its bytes by device.
     """
     rows = [
         {"differs": _differing(learned, args), "devices": asdict(learned)["devices"]}
@@ -36,7 +36,7 @@ def _plain(value: object) -> object:
 
 
 def learned_lines(report: dict[str, Any]) -> list[str]:
-    """The same for people: a line for each device of each correction."""
+    """The same as text: a line for each device of each correction."""
     lines: list[str] = []
     for row in report["corrections"]:
         with_ = ", ".join(f"{key} {value}" for key, value in row["differs"].items())

@@ -1,4 +1,4 @@
-"""`keepwarm load`, `unload`, `pin`, `unpin` and `release`: what should stay, come or go."""
+"""`keepwarm load`, `unload`, `pin`, `unpin` and `release`: which model should come, stay or go."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pin(ctx: click.Context, model: str, *, as_json: bool) -> None:
 
 @_command
 def unload(ctx: click.Context, model: str, *, as_json: bool) -> None:
-    """Let a model leave as soon as nobody leases it."""
+    """Unload a model as soon as its last lease ends."""
     with _running(ctx, model) as shim:
         gone = shim is None or shim.unload(model)
     if as_json:
@@ -43,7 +43,7 @@ def unload(ctx: click.Context, model: str, *, as_json: bool) -> None:
     elif shim is None:
         click.echo(f"No keeper runs, so {model} is not resident.")
     else:
-        click.echo(f"{model} is gone." if gone else f"{model} leaves when its leases end.")
+        click.echo(f"{model} is gone." if gone else f"{model} is evicted when its leases end.")
 
 
 @_command
@@ -57,11 +57,13 @@ def unpin(ctx: click.Context, model: str, *, as_json: bool) -> None:
 
 @_command
 def release(ctx: click.Context, model: str, *, as_json: bool) -> None:
-    """Say that a model may leave now."""
+    """Tell the keeper that a model may be evicted first."""
     with _running(ctx, model) as shim:
         if shim is not None:
             shim.release(model)
-    _say_hint(model, "may leave when its bytes are needed", told=shim is not None, as_json=as_json)
+    _say_hint(
+        model, "is evicted first when bytes are needed", told=shim is not None, as_json=as_json
+    )
 
 
 def _say_hint(model: str, what: str, *, told: bool, as_json: bool) -> None:
@@ -72,7 +74,7 @@ def _say_hint(model: str, what: str, *, told: bool, as_json: bool) -> None:
 
 
 def _running(ctx: click.Context, model: str) -> AbstractContextManager[Shim | None]:
-    """A shim on the keeper that runs, or None: none is started to be told that a model may go."""
+    """A shim on the running keeper, or None. No keeper is started only to hear that a model may go."""
     config = config_of(ctx, uses=())
     entry_of(config, model)
     return Shim(config, inline=False) if is_running() else nullcontext()
@@ -102,7 +104,7 @@ def _bring(
 
 
 def bring_json(model: str, told: Mapping[str, Any], *, pinned: bool) -> dict[str, Any]:
-    """What `load --json` and `pin --json` print; a remote model is never resident."""
+    """What `load --json` and `pin --json` print. A remote model is never resident."""
     story = told.get("load")
     return {
         "model": model,

@@ -1,4 +1,4 @@
-"""What several commands read in the same way: `--json`, and a prompt on stdin."""
+"""Options and input that several commands share: `--json`, `--config`, and text on stdin."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ config_option = click.option(
     "path",
     type=click.Path(path_type=Path),
     default=None,
-    help="The file to read instead of the one that is found.",
+    help="The configuration file to read. Default: the file that keepwarm finds.",
 )
 
 
 def json_option(command: Decorated) -> Decorated:
-    """`--json`, as the argument `as_json`; errors are printed as JSON then, too."""
+    """The option `--json`, as the argument `as_json`. Errors are then printed as JSON, too."""
     return click.option(
         "--json",
         "as_json",

@@ -1,4 +1,4 @@
-"""What commands print: tables and bars for people, figures in units people read, JSON for programs."""
+"""What commands print: tables, bars and figures with units as text, or JSON."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def print_json(value: Any) -> None:
 
 
 def size(n_bytes: float) -> str:
-    """Bytes as people read them: `312 B`, `1.5 KiB`, `4.83 GiB`."""
+    """Bytes as text: `312 B`, `1.5 KiB`, `4.83 GiB`."""
     if abs(n_bytes) < _STEP:
         return f"{n_bytes:.0f} B"
     amount = float(n_bytes)

@@ -16,7 +16,8 @@ from shim.cli.settings import config_of
 def plan(ctx: click.Context, *, as_json: bool) -> None:
     """Show what would be resident, on which device, and why.
 
-    Computed from the configuration: no keeper is asked and nothing is loaded or downloaded.
+    The command computes this from the configuration. It asks no keeper, and it loads and downloads
+    nothing.
     """
     found = make_plan(config_of(ctx))
     if as_json:

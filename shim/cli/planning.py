@@ -1,7 +1,7 @@
-"""What would be resident: the core itself, fed with the configuration and nothing else.
+"""A preview of what would be resident: the core itself, fed with the configuration alone.
 
-Pinned models first, then the others in the order of the configuration while they fit beside what
-is there. No keeper is asked, nothing is loaded and nothing is downloaded.
+Pinned models come first. The other models follow in the order of the configuration while they fit.
+The preview asks no keeper, and it loads and downloads nothing.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def _books(view: LedgerView) -> dict[str, Any]:
 
 
 def _downloaded(config: Config) -> tuple[Config, dict[str, KeepwarmError]]:
-    """The configuration without the models whose Hub files are not here, and why each is not."""
+    """The configuration without models whose Hub files are missing, and an error for each of these."""
     missing: dict[str, KeepwarmError] = {}
     for name, entry in config.models.items():
         if entry.hf is None:
@@ -176,13 +176,13 @@ class _Simulation:
         return self.core.desk.residents[prepared.engine_id]
 
     def option(self, engine: EngineRecord) -> int:
-        """The option in use, or else the one that would be."""
+        """The option in use, or the one that a load would use."""
         if engine.resident:
             return engine.option_index
         return next(iter(self.core.desk.fitting.feasible(engine)), 0)
 
     def run(self) -> dict[str, str]:
-        """Load the pinned models, then the others while they fit; returns each one's reason."""
+        """Load the pinned models, then other models while they fit; returns the reason of each model."""
         self._tell(ev.Started())
         local = self._catalog.prepared.values()
         reasons = {p.name: self._pinned_reason(p) for p in local if p.entry.pinned}
@@ -236,7 +236,7 @@ class _Simulation:
         return f"{text}; would evict {', '.join(names)}"
 
     def _sizes(self, by_device: dict[str, int]) -> str:
-        """Bytes by device; what the core counts beside them (connections) is nobody's bytes."""
+        """Bytes by device, without the connections that the core counts as well."""
         return sizes({d: n for d, n in by_device.items() if d in self._catalog.limits})
 
     def _names(self, engine: EngineRecord) -> tuple[str, ...]:

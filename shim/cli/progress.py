@@ -19,10 +19,10 @@ LOOK_EVERY_S: Final = 0.2
 
 
 class Waiting:
-    """While it is entered, tells on a status line what a model's request waits for.
+    """While entered, it tells on a status line what a request for a model waits for.
 
-    It asks the keeper that runs, on a connection of its own, and only after a moment: a request for
-    a model that is warm costs nothing.
+    It asks the running keeper over a connection of its own, and only after a quarter of a second: a
+    request for a warm model costs nothing.
     """
 
     def __init__(self, line: StatusLine, model: str, runtime: Path) -> None:
@@ -43,7 +43,7 @@ class Waiting:
     def end(self) -> None:
         """Say no more, and take the line away. Idempotent.
 
-        The keeper may be silent, so what asks it is not waited for.
+        The keeper may be silent, so the thread that asks it is not waited for.
         """
         if not self._over.is_set():
             with self._says:

@@ -1,4 +1,4 @@
-"""`keepwarm ps`: the books, the engines, the queue and the last decisions of the running keeper."""
+"""`keepwarm ps`: the books, engines, queue and last decisions of the running keeper."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shim.cli.running import ask_running
 
 EVERY_S: Final = 1.0
 DECISIONS_SHOWN: Final = 5
-NOBODY: Final[Mapping[str, Any]] = {
+NO_KEEPER: Final[Mapping[str, Any]] = {
     "running": False,
     "keeper": None,
     "devices": [],
@@ -35,12 +35,12 @@ NOBODY: Final[Mapping[str, Any]] = {
 
 
 @click.command()
-@click.option("--watch", is_flag=True, help="Show it again every second, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Print the state again every second, until Ctrl-C.")
 @json_option
 def ps(*, watch: bool, as_json: bool) -> None:
     """Show what is resident, leased, pinned and waiting.
 
-    Asks the keeper that runs; starts none, loads nothing and resets no time-out.
+    The command asks the running keeper. It starts no keeper, loads nothing and resets no time-out.
     """
     while True:
         if watch and not as_json:
@@ -50,7 +50,7 @@ def ps(*, watch: bool, as_json: bool) -> None:
         except KeeperUnavailable as error:
             if not watch or as_json:
                 raise
-            # It may go on: that is what is watched for.
+            # A keeper that starts or answers again is what `--watch` waits for.
             click.echo(error)
         else:
             (print_json if as_json else _print)(status)
@@ -62,7 +62,7 @@ def ps(*, watch: bool, as_json: bool) -> None:
 def read_status() -> dict[str, Any]:
     """What `ps --json` prints: the keeper's status with `running`."""
     status = ask_running("status")
-    return dict(NOBODY) if status is None else {"running": True, **status}
+    return dict(NO_KEEPER) if status is None else {"running": True, **status}
 
 
 def _print(status: Mapping[str, Any]) -> None:
@@ -78,7 +78,7 @@ def _print(status: Mapping[str, Any]) -> None:
         click.echo(restart_line(keeper["restart"]))
     print_faults(keeper)
     for part in status["left_out"]:
-        click.echo(f"left out, since it keeps failing, until the next `config reload`: {part}")
+        click.echo(f"left out until the next `config reload`, because it keeps failing: {part}")
     _print_devices(status["devices"])
     _print_engines(status["engines"])
     _print_queue(status["queue"])

@@ -1,4 +1,4 @@
-"""What went wrong inside the keeper, as `keepwarm ps` shows it."""
+"""The faults inside the keeper, as `keepwarm ps` shows them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `keepwarm ps` says of plans: what comes next, what is there of it, what looking ahead did."""
+"""What `keepwarm ps` shows of declared uses: which come next, and what looking ahead did for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ USES_SHOWN: Final = 6
 
 
 def print_plans(declared: Sequence[Mapping[str, Any]], prefetch: Mapping[str, Any]) -> None:
-    """A row for each plan, and a line on what was made of all of them; nothing where none was."""
+    """Print a row for each plan and a line about loads ahead of requests; nothing where there are none."""
     if declared:
         click.echo()
         rows = [(row["plan"], row["pid"], _uses(row), row["left"]) for row in declared]

@@ -1,4 +1,4 @@
-"""`keepwarm recommend`: what to run here, where, with which runtime, and how fast."""
+"""`keepwarm recommend`: how each model would run here, with which runtime, and how fast."""
 
 from __future__ import annotations
 
@@ -19,14 +19,20 @@ _GB = 1e9
 
 @click.command()
 @click.argument("models", nargs=-1, metavar="[FILE|NAME|CONFIGURED]...")
-@click.option("--vram", help='GPUs that need not be here: bytes of each, "8GiB" or "8GiB,12GiB".')
-@click.option("--bandwidth", type=float, help="Its memory bandwidth by its data sheet, in GB/s.")
-@click.option("--gpus", type=click.IntRange(min=1), help="How many of them, all of one size.")
+@click.option("--vram", help='Bytes of GPUs that need not be here: "8GiB" or "8GiB,12GiB".')
+@click.option(
+    "--bandwidth", type=float, help="Memory bandwidth of each GPU by its data sheet, in GB/s."
+)
+@click.option(
+    "--gpus", type=click.IntRange(min=1), help="Number of GPUs when all have the size of --vram."
+)
 @click.option("--host-bandwidth", type=float, help="The host's memory bandwidth, in GB/s.")
 @click.option("--host-memory", help='The host\'s memory, such as "32GiB".')
 @click.option("--device", help="A device of this machine, instead of --vram.")
-@click.option("--users", type=click.IntRange(min=1), default=1, help="Requests at the same time.")
-@click.option("--context", type=click.IntRange(min=1), default=4096, help="Tokens of each of them.")
+@click.option(
+    "--users", type=click.IntRange(min=1), default=1, help="Requests that run at the same time."
+)
+@click.option("--context", type=click.IntRange(min=1), default=4096, help="Tokens of each request.")
 @click.option("--kv-type", default="f16", help="Type of the KV cache.", show_default=True)
 @json_option
 @click.pass_context
@@ -45,11 +51,11 @@ def recommend(
     *,
     as_json: bool,
 ) -> None:
-    """Say what to run here: fits, split or CPU, with predicted tokens/s and the runtime.
+    """Say how each model would run here: whole, split or on the CPU, and how fast.
 
-    Of GGUF files, of configured models, of names that are built in (llama-3.1-8b, or
-    llama-3.1-8b:Q4_K_M); of all that are built in where nothing is named. Needs no GPU and no
-    llama.cpp.
+    A model is a GGUF file, a configured model or a built-in name (llama-3.1-8b, or
+    llama-3.1-8b:Q4_K_M). Without a model the command speaks of all built-in names. The command
+    needs no GPU and no llama.cpp.
     """
     if vram is not None and device is not None:
         raise InvalidRequest("--vram and --device contradict each other.", hint="Give one of them.")
@@ -73,7 +79,7 @@ def _json(rows: list[Advice]) -> dict[str, Any]:
 
 
 def _gpus(vram: str | None, count: int | None) -> list[int] | None:
-    """The bytes of each GPU that is asked about; None for those that are here."""
+    """The bytes of each GPU in question; None for the GPUs of this machine."""
     if vram is None:
         if count is not None:
             raise InvalidRequest("--gpus counts GPUs of --vram.", hint="Say --vram 8GiB too.")
@@ -125,4 +131,4 @@ def _print(target: Target, rows: list[Advice], named: list[Subject]) -> None:
     columns = ("model", "type", "bytes", "", "placed", "runtime", "tokens/s", "CPU alone", "why")
     print_table(columns, table, right=("bytes", "tokens/s", "CPU alone"))
     if not named:
-        click.echo("There is no model to speak of.")
+        click.echo("There is no model to recommend anything for.")

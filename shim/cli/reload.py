@@ -1,4 +1,4 @@
-"""`keepwarm config reload`: the running keeper takes the configuration over."""
+"""`keepwarm config reload`: makes the running keeper use the configuration as it is now."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from shim.client import Shim
 from shim.config import load_config
 
 CHANGES = ("added", "removed", "changed", "reread", "unchanged", "settings", "restart")
-"""What becomes of models when a configuration is reloaded, of the other keys, and what needs a restart.
+"""What a reload tells: lists of models, the other keys that changed, and the keys that need a restart.
 
-`reread`: the entry is the same, and its file is another one."""
+A `reread` model has the same entry, but its file was replaced."""
 
 
 def restart_line(keys: Sequence[str]) -> str:
-    """What is said of keys that a running keeper cannot take over."""
+    """A line about the keys that a running keeper cannot change."""
     return f"not in effect before `keepwarm keeper stop`: {', '.join(keys)}"
 
 
@@ -30,10 +30,10 @@ def restart_line(keys: Sequence[str]) -> str:
 @json_option
 @click.pass_context
 def reload(ctx: click.Context, path: Path | None, *, as_json: bool) -> None:
-    """Make the running keeper take it.
+    """Make the running keeper use the configuration as it is now.
 
-    Models that did not change stay warm. Without a keeper there is nothing to do. What a running keeper
-    cannot take over is named.
+    Models whose entries did not change stay warm. The command names the keys that take effect only
+    after a restart of the keeper.
     """
     config = load_config(path or config_path(ctx))
     running = is_running()

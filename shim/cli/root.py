@@ -1,4 +1,4 @@
-"""The `keepwarm` group: its commands, and what becomes of an error."""
+"""The `keepwarm` group: its commands, and how an error is reported."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ COMMANDS: Final = {
     ),
     "recommend": (
         "shim.cli.recommend:recommend",
-        "Say what to run here: fits, split or CPU, with predicted tokens/s and the runtime.",
+        "Say how each model would run here: whole, split or on the CPU, and how fast.",
     ),
     "load": ("shim.cli.models:load", "Make a model resident without a request."),
-    "unload": ("shim.cli.models:unload", "Let a model leave as soon as nobody leases it."),
+    "unload": ("shim.cli.models:unload", "Unload a model as soon as its last lease ends."),
     "pin": ("shim.cli.models:pin", "Make a model resident and keep it until `unpin`."),
     "unpin": ("shim.cli.models:unpin", "Let a pinned model be evicted again."),
-    "release": ("shim.cli.models:release", "Say that a model may leave now."),
+    "release": ("shim.cli.models:release", "Tell the keeper that a model may be evicted first."),
     "keeper": ("shim.cli.keeper:keeper_group", "Start, stop and watch the background keeper."),
     "kv": ("shim.cli.kv:kv_group", "Show and delete the KV state that is kept on disk."),
     "config": ("shim.cli.config:config_group", "Check, show, reload and trust the configuration."),
     "trace": ("shim.cli.trace:trace_group", "List and open the traces of runs."),
     "simulate": (
         "shim.cli.simulate:simulate",
-        "Replay a trace under several policies, through the production core.",
+        "Replay a trace of requests under several eviction policies.",
     ),
     "version": ("shim.cli.version:version", "Print the versions of keepwarm and llama.cpp."),
 }
 
 
 class Root(LazyGroup):
-    """Reports every error once, in one shape, with the exit code of whose fault it is."""
+    """Reports every error once, in one shape; the exit code says whose fault the error is."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was asked for."""
@@ -70,17 +70,17 @@ class Root(LazyGroup):
     lazy=COMMANDS,
     open_to_plugins=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done; 1 a bug of ours; 2 the caller's mistake; 3 too much to do now, try "
+    epilog="Exit codes: 0 done; 1 a bug of keepwarm; 2 the caller's mistake; 3 too much to do now, try "
     "later; 4 an engine, an endpoint, a file or the keeper failed; 130 interrupted.",
 )
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
     default=None,
-    help="The configuration file; without it $KEEPWARM_CONFIG, ./keepwarm.toml, the user's.",
+    help="The configuration file. Default: $KEEPWARM_CONFIG, ./keepwarm.toml, or the user's file.",
 )
 def main(config: Path | None) -> None:
     """One byte budget over every model on this machine.
 
-    The models are named in keepwarm.toml; a background keeper holds them warm between commands.
+    The file keepwarm.toml names the models. A background keeper holds them warm between commands.
     """

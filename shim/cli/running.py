@@ -1,4 +1,4 @@
-"""Asking the keeper that runs. Nothing here starts one."""
+"""Asks the running keeper. Nothing here starts a keeper."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from shim.wire import Message
 
 
 def ask_running(op: str, *, runtime: Path | None = None, **fields: Any) -> Message | None:
-    """The answer of the keeper that runs, or None when none does.
+    """The answer of the running keeper, or None when no keeper runs.
 
     Raises:
-        KeeperUnavailable: one is there and does not respond.
+        KeeperUnavailable: a keeper is there and does not respond.
         KeepwarmError: the op's own error.
     """
     line = running_line(runtime or runtime_dir())
@@ -26,7 +26,7 @@ def ask_running(op: str, *, runtime: Path | None = None, **fields: Any) -> Messa
     except KeeperUnavailable:
         if not line.is_gone:
             raise
-        # It ended between connecting and answering.
+        # The keeper ended between connecting and answering.
         return None
     finally:
         line.close()
@@ -36,7 +36,7 @@ def is_running(runtime: Path | None = None) -> bool:
     """Whether a keeper runs.
 
     Raises:
-        KeeperUnavailable: one is there and does not respond.
+        KeeperUnavailable: a keeper is there and does not respond.
     """
     sock = try_connect(runtime or runtime_dir())
     if sock is not None:

@@ -21,12 +21,12 @@ def config_of(ctx: click.Context, uses: Collection[str] | None = None) -> Config
     """The configuration in effect, for a command that acts on the sections it `uses` (None: all).
 
     Raises:
-        ConfigError: it does not hold, or there is none and no endpoint either.
+        ConfigError: the file has mistakes, or there is neither a file nor an endpoint.
     """
     config = load_config(config_path(ctx), uses=uses)
     if config.file is None and not config.models:
         raise ConfigError(
-            "No configuration was found, so there are no models.",
+            "keepwarm found no configuration, so there are no models.",
             hint="Write a keepwarm.toml (docs/configuration.md), or name one with --config.",
         )
     return config
@@ -36,7 +36,7 @@ def entry_of(config: Config, model: str) -> ModelEntry:
     """A model of the configuration.
 
     Raises:
-        UnknownModel: there is none of that name.
+        UnknownModel: the configuration has no model of that name.
     """
     entry = config.models.get(model)
     if entry is None:

@@ -47,7 +47,9 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 @click.command()
-@click.option("--trace", required=True, type=FILE, help="A CSV file or a runs.jsonl.")
+@click.option(
+    "--trace", required=True, type=FILE, help="The requests, as a CSV file or a runs.jsonl."
+)
 @click.option("--models", required=True, type=FILE, help="The models, as TOML or JSON.")
 @click.option("--budget", required=True, help='Bytes of each device: a number, "24GB", "16GiB".')
 @click.option("--devices", type=click.IntRange(1), default=1, show_default=True)
@@ -57,25 +59,25 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="So many coming requests' models are known to the policy, in order.",
+    help="How many coming requests each policy knows in advance.",
 )
 @click.option(
     "--replay",
     type=click.Choice(["sequential", "timed"]),
     default="sequential",
     show_default=True,
-    help="One request at a time, or each at its own time.",
+    help="Send one request at a time, or each request at its arrival time.",
 )
 @click.option(
     "--optimum/--no-optimum",
     default=True,
     show_default=True,
-    help="Whether to compute the offline optimum, or its bound where there are many models.",
+    help="Compute the offline optimum, or a bound of it where there are many models.",
 )
 @click.option(
     "--plot",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Draw residency over time and the comparison into this PNG file.",
+    help="Draw residency over time and the comparison into a PNG file.",
 )
 @json_option
 def simulate(
@@ -91,14 +93,15 @@ def simulate(
     plot: Path | None,
     as_json: bool,
 ) -> None:
-    """Replay a trace under several policies, through the production core.
+    """Replay a trace of requests under several eviction policies.
 
-    The trace has the columns arrival_s, model, prompt_tokens and output_tokens; the models file is
-    {"models": [{"name", "bytes", "load_fixed_s", "load_bandwidth_bytes_per_s",
-    "prompt_tokens_per_s", "decode_tokens_per_s", "slots", "pinned"}]}, the last four optional.
+    The decisions are those of the keeper's own core. A trace has the columns arrival_s, model,
+    prompt_tokens and output_tokens. The models file is {"models": [{"name", "bytes", "load_fixed_s",
+    "load_bandwidth_bytes_per_s", "prompt_tokens_per_s", "decode_tokens_per_s", "slots", "pinned"}]};
+    the last four keys are optional.
     """
     if plot is not None:
-        # Before minutes of work.
+        # Minutes of work follow, so a mistake has to show now.
         matplotlib_parts()
         _check_writable(plot)
     names = list(dict.fromkeys(name.strip() for name in policy.split(",") if name.strip()))
@@ -117,7 +120,7 @@ def simulate(
 
 
 def _compare(trial: Trial, names: Sequence[str], *, optimum: bool) -> Comparison:
-    """`compare`, with how far it is on a terminal; requests that never fit are said on stderr."""
+    """`compare`, with a status line on a terminal. A line on stderr counts the requests that never fit."""
     line, count = StatusLine(), len(trial.arrivals)
 
     def tell(what: str, arrived: int) -> None:
@@ -141,10 +144,10 @@ def _compare(trial: Trial, names: Sequence[str], *, optimum: bool) -> Comparison
 def described_only(
     arrivals: Sequence[Arrival], models: Mapping[str, SimulatedModel]
 ) -> list[Arrival]:
-    """The requests for models that are described; how many others there are is said on stderr.
+    """The requests for described models. A line on stderr counts the other requests.
 
     Raises:
-        InvalidRequest: there are requests, and none is for a model that is described.
+        InvalidRequest: there are requests, and none of them is for a described model.
     """
     kept = [arrival for arrival in arrivals if arrival.model in models]
     others = {arrival.model for arrival in arrivals} - models.keys()

@@ -1,4 +1,4 @@
-"""The picture of a simulation: who was resident when, and what each policy cost."""
+"""The picture of a simulation: which model was resident when, and what each policy cost."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Ctrl-Z: a command that is stopped holds no lease, and goes on where it was when it is continued.
+"""Ctrl-Z: a stopped command holds no lease, and a continued command goes on where it was.
 
-Stopping would otherwise keep the model and its slot for as long as the terminal is left alone.
+Otherwise a stopped command would occupy its model and its slot until it is continued.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 
 
 class Stopped(BaseException):
-    """Ctrl-Z was pressed. It is raised as `KeyboardInterrupt` is, so that what runs is given back."""
+    """Ctrl-Z was pressed. It is raised as `KeyboardInterrupt` is, so that leases end on the way out."""
 
 
 class Stops:
@@ -34,7 +34,7 @@ class Stops:
             before is not signal.SIG_DFL
             or threading.current_thread() is not threading.main_thread()
         ):
-            # A shell without job control ignores it for its commands.
+            # A shell without job control makes its commands ignore the signal.
             yield
             return
         signal.signal(signal.SIGTSTP, self._came)
@@ -45,7 +45,7 @@ class Stops:
 
     @contextlib.contextmanager
     def held_off(self) -> Iterator[None]:
-        """Inside, nothing is raised: what is printed is counted, and then the process may stop."""
+        """Inside, Ctrl-Z waits: a piece of text is printed and counted before the process may stop."""
         self._held_off = True
         try:
             yield
@@ -71,10 +71,10 @@ class Stops:
 
 
 def asked_again(ask: Callable[[], _T], stopped: Callable[[], None]) -> _T:
-    """What `ask` returns. Where Ctrl-Z breaks it off, the process stops; continued, it asks again.
+    """What `ask` returns. Ctrl-Z breaks `ask` off and stops the process, which then asks again.
 
     Args:
-        ask: holds nothing any more once an exception left it.
+        ask: holds no lease once an exception has left it.
         stopped: called before the process stops.
     """
     stops = Stops()

@@ -21,7 +21,7 @@ from traces.runs import FILE_NAME
 folder_option = click.option(
     "--folder",
     type=click.Path(path_type=Path),
-    help="Where the traces are; without it [trace] folder, or the user's state folder.",
+    help="The folder of the traces. Default: [trace] folder, or the user's state folder.",
 )
 
 
@@ -54,12 +54,12 @@ def list_command(ctx: click.Context, folder: Path | None, last: int, *, as_json:
 @trace_group.command("open")
 @click.argument("trace", metavar="[FILE|RUN]", required=False)
 @folder_option
-@click.option("--no-browser", is_flag=True, help="Print the address and open nothing.")
+@click.option("--no-browser", is_flag=True, help="Print the address and open no browser.")
 @click.pass_context
 def open_command(
     ctx: click.Context, trace: str | None, folder: Path | None, *, no_browser: bool
 ) -> None:
-    """Open a trace in Perfetto's own UI, served on this machine; the last one by default."""
+    """Open a trace, by default the last one, in Perfetto's UI, which this machine serves."""
     path = trace_path(trace, folder or traces_folder(ctx))
     browse = _no_browser if no_browser else webbrowser.open
     try:
@@ -87,7 +87,7 @@ def runs_in(folder: Path) -> tuple[list[RunLine], list[ValueError]]:
 
 
 def trace_path(wanted: str | None, folder: Path) -> Path:
-    """The file of a trace that was named by its path, by its run, or not at all (the last one).
+    """The file of a trace by its path or its run; the last trace where neither is given.
 
     Raises:
         InvalidRequest: no run was traced, or none has that name.

@@ -1,4 +1,4 @@
-"""`keepwarm config trust`: let a file in the working folder use what only trusted files may."""
+"""`keepwarm config trust`: lets a file in the working folder use what only trusted files may use."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from shim.config import FILE_NAME, TrustedFiles, risks_of_file, user_config_file
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @click.option("--list", "listing", is_flag=True, help="Print the files that are trusted.")
-@click.option("--revoke", is_flag=True, help="Trust the file no more.")
+@click.option("--revoke", is_flag=True, help="End the trust in the file.")
 @json_option
 def trust(file: Path | None, *, listing: bool, revoke: bool, as_json: bool) -> None:
     """Trust FILE, or the keepwarm.toml of this folder, for as long as it does not change.
 
-    A keepwarm.toml that merely lies in the working folder may not name the key of an endpoint or an
-    address of another machine, give engines arguments that read, write or run something, or have
-    anything written outside its folder, before it is trusted. What it has of that is printed.
+    A keepwarm.toml that was merely found in the working folder is not trusted. Such a file may not name
+    the key of an endpoint or an address of another machine. It may not give engines arguments that
+    read, write or run something, and it may not have files written outside its folder. The command
+    prints what the file uses of these.
     """
     trusted = TrustedFiles(user_config_file(os.environ).parent)
     if listing:
@@ -45,7 +46,7 @@ def trust(file: Path | None, *, listing: bool, revoke: bool, as_json: bool) -> N
     for problem in found:
         click.echo(f"  {problem.key}: {problem.found}")
     if not found:
-        click.echo("  It has nothing that needs to be trusted.")
+        click.echo("  The file uses nothing that needs trust.")
 
 
 def _list(trusted: TrustedFiles, *, as_json: bool) -> None:

@@ -25,7 +25,9 @@ def version(*, as_json: bool) -> None:
     click.echo(f"keepwarm {found['keepwarm']} (Python {found['python']})")
     server = found["llama_server"]
     if server is None:
-        click.echo("llama.cpp: no llama-server was found; run `make setup`")
+        click.echo(
+            "llama.cpp: there is no llama-server; install llama-cpp-python or run `make setup`"
+        )
     else:
         click.echo(f"llama.cpp of llama-cpp-python {found['llama_cpp_python']}: {server}")
 
@@ -33,7 +35,7 @@ def version(*, as_json: bool) -> None:
 def versions() -> dict[str, Any]:
     """`keepwarm`, `python`, `llama_cpp_python`, `llama_server` (its path) and `llama_build`.
 
-    What is not installed is None.
+    A value is None where the program is not installed.
     """
     try:
         server = find_binary("llama-server")

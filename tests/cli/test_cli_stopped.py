@@ -50,7 +50,7 @@ def test_a_stopped_answer_gives_its_lease_back_and_goes_on(
     rest, errors = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, errors
     assert len(first + rest) > 900
-    assert (b"anew" in errors) == bool(options)
+    assert (b"asked for again" in errors) == bool(options)
     assert wait_until(lambda: shared.engine("writer")["state"] == "idle")
 
 
