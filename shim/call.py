@@ -5,20 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from backends.base import Endpoint
 from backends.openai.exchange import secrets_of
 from backends.openai.masking import NO_SECRETS
-from backends.openai.resume import can_resume
 from backends.openai.wire import ChatRequest, Completion, Embeddings
 from budget.errors import InternalError, InvalidRequest
+from shim.line import Line
 from shim.reply import EmbeddingReply, Reply, Residency
 from traces import RequestRecord
 
 Messages = Sequence[Mapping[str, Any]] | str
 OWN_OPTIONS = ("priority", "deadline_s")
 MAX_DEADLINE_S = 366 * 86400
+_MODEL = itemgetter("model")
 
 
 @dataclass(slots=True)
@@ -62,18 +64,22 @@ class Call:
     wants: dict[str, Any]
     remote: bool
     operation: str = "chat"
-    streamed: bool = False
+    in_background: bool = False
+    """Of a priority below 0: it is streamed inside, to be interruptible."""
+    preemptible: bool = False
+    """Whether its answer can be interrupted and go on; only streams are."""
+    runs_on: bool = False
+    """Whether it could not be interrupted when it was to be, and runs to its end."""
     started_ns: int = field(default_factory=time.monotonic_ns)
+    deadline: float | None = None
+    """The monotonic second by which the whole call has to end; None without one."""
     sent_ns: int = 0
     first_ns: int | None = None
     end_ns: int = 0
     grant: Grant | None = None
+    line: Line | None = None
+    """The connection that holds its lease; None at a remote endpoint, which needs none."""
     resumed: int = 0
-
-    @property
-    def preemptible(self) -> bool:
-        """Whether its answer can be interrupted and go on; only streams are."""
-        return self.streamed and not self.remote and can_resume(self.request)
 
     @property
     def held(self) -> Grant:
@@ -85,12 +91,6 @@ class Call:
         if self.grant is None:
             raise InternalError(f"the call of {self.model} has no lease")
         return self.grant
-
-    @property
-    def deadline(self) -> float | None:
-        """The monotonic second by which the whole call has to end; None without one."""
-        seconds = self.wants.get("deadline_s")
-        return None if seconds is None else self.started_ns / 1e9 + seconds
 
     def granted(self, grant: Grant) -> None:
         """The lease is here, the request goes out now; a second one is for the rest of its answer."""
@@ -115,7 +115,7 @@ class Call:
             waited_s=max(0, grant.granted_ns - self.started_ns) / 1e9,
             load_s=max(0, load["end_ns"] - load["start_ns"]) / 1e9 if load else 0.0,
             storage=load["storage"] if load else "warm",
-            evicted=tuple(row["model"] for row in grant.evictions),
+            evicted=tuple(map(_MODEL, grant.evictions)),
             slot=grant.slot,
             engine=grant.engine,
         )
@@ -196,7 +196,13 @@ def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
     Raises:
         InvalidRequest: `priority` is no integer, or `deadline_s` no positive number.
     """
-    own = {name: options[name] for name in OWN_OPTIONS if options.get(name) is not None}
+    own: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    for name, value in options.items():
+        if name not in OWN_OPTIONS:
+            rest[name] = value
+        elif value is not None:
+            own[name] = value
     priority, deadline_s = own.get("priority", 0), own.get("deadline_s", 1.0)
     if not isinstance(priority, int) or isinstance(priority, bool):
         raise InvalidRequest(f"priority is {priority!r}; an integer is allowed.")
@@ -207,5 +213,4 @@ def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
         raise InvalidRequest(
             f"deadline_s is {shown}; seconds above 0 are allowed, and at most a year's."
         )
-    rest = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
     return own, rest

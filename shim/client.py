@@ -14,7 +14,6 @@ from shim.call import OWN_OPTIONS, Call, Messages
 from shim.calls import Calls
 from shim.config import Config
 from shim.declared import Plan
-from shim.leased import Door
 from shim.model_info import ModelInfo
 from shim.reply import EmbeddingReply, Reply
 from shim.session import Session
@@ -55,8 +54,8 @@ class Shim:
     ) -> None:
         session = Session(config, inline=inline, runtime=runtime, factory=factory, share=share)
         self._session = session
-        self._sync = Calls(session, Door(session.lines.flows, session.sync_transport.flows))
-        self._async = Calls(session, Door(session.async_lines, session.async_transport))
+        self._sync = Calls(session, session.lines.flows, session.sync_transport.flows)
+        self._async = Calls(session, session.async_lines, session.async_transport)
         self._declared = Plan(session)
 
     @property

@@ -1,101 +1,115 @@
-"""A call that has its lease: how it yields and goes on, what its failure means, how it ends."""
+"""What happens to a call's lease: it is waited for, it may yield and go on, it ends with the call."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from backends.base import Endpoint
 from backends.flows import Stream
 from backends.openai.transport import Transport
 from backends.openai.wire import Delta
 from budget.errors import EngineDied, KeepwarmError, error_from_wire
-from shim.call import Call
+from shim.call import Call, Grant
 from shim.interruption import back, taken_back, to_yield, told, wanted_back
-from shim.line import Line, Lines
+from shim.line import Lines
 from shim.reply import EmbeddingReply, Reply
+from shim.session import Session
 from shim.silence import EXPLAIN_S
 from shim.tracing import trace_call
+from traces import current_run
 
 
-@dataclass(frozen=True, slots=True)
-class Door:
-    """The ways to the keeper and to engines, both a thread's or both an event loop's."""
-
-    lines: Lines
-    transport: Transport
-
-
-class Leased:
-    """The flows of one call from its lease to its end.
+class Leases:
+    """The leases of one session's calls.
 
     Args:
-        call: it has its grant.
-        door: the way it runs.
-        line: the connection that holds its lease; None at a remote endpoint, which needs none.
+        session: what is configured.
+        lines: the way to the keeper, a thread's or an event loop's.
+        transport: the way to engines, of the same kind.
     """
 
-    def __init__(self, call: Call, door: Door, line: Line | None) -> None:
-        self.call = call
-        self._door = door
-        self._line = line
-        self._may_yield = line is not None and call.preemptible
+    def __init__(self, session: Session, lines: Lines, transport: Transport) -> None:
+        self._session = session
+        self._lines = lines
+        self.transport = transport
 
-    async def source(self, deltas: Sequence[Delta], source: Stream[Delta]) -> Stream[Delta]:
+    async def lease(self, call: Call) -> Endpoint:
+        """Wait for a lease, and return where the request goes; a remote endpoint is not waited for.
+
+        Raises:
+            KeepwarmError: why there is none.
+        """
+        session = self._session
+        if call.remote:
+            call.granted(Grant(session.remote_endpoint(call.model)))
+            return call.held.endpoint
+        if (run := current_run()) is not None:
+            session.follow(run)
+        try:
+            call.line, granted = await self._lines.ask_keeping("lease", **session.want(call))
+        except BaseException as error:
+            trace_call(call, None, error)
+            raise
+        grant = Grant.from_wire(granted)
+        call.granted(grant)
+        return grant.endpoint
+
+    async def source(
+        self, call: Call, deltas: Sequence[Delta], source: Stream[Delta]
+    ) -> Stream[Delta]:
         """Asked between two pieces: where the next one comes from. Yields the lease if it has to.
 
         Raises:
             KeepwarmError: the keeper is gone, it took the lease back, or the answer could not go on.
         """
-        call, line = self.call, self._line
+        line = call.line
         if line is None or not (notices := line.notices()):
             return source
         if (error := taken_back(call, notices)) is not None:
-            raise await self.explained(error) if isinstance(error, EngineDied) else error
-        if not self._may_yield or not wanted_back(call, notices):
+            raise await self.explained(call, error) if isinstance(error, EngineDied) else error
+        if call.runs_on or not call.preemptible or not wanted_back(call, notices):
             return source
         progress = to_yield(call, deltas)
         if progress is None:
-            self._may_yield = False
+            call.runs_on = True
             return source
         await source.aclose()
         tokens = back(call, await line.ask("yielded", **told(call, progress)))
-        resume, deadline = self._door.transport.resume, call.deadline
+        resume, deadline = self.transport.resume, call.deadline
         return await resume(call.held.endpoint, call.request, tokens, progress, deadline=deadline)
 
-    async def explained(self, error: EngineDied) -> KeepwarmError:
+    async def explained(self, call: Call, error: EngineDied) -> KeepwarmError:
         """A broken connection to a local engine, with the keeper's account of what happened."""
-        if self._line is None:
+        line = call.line
+        if line is None:
             return error
-        grant = self.call.held
+        grant = call.held
         try:
-            said = await self._line.ask(
+            said = await line.ask(
                 "diagnose", within_s=EXPLAIN_S, engine=grant.engine, generation=grant.generation
             )
             if said["death"]:
                 return error_from_wire(said["death"])
-            return taken_back(self.call, self._line.notices()) or error
+            return taken_back(call, line.notices()) or error
         except KeepwarmError as gone:
             return gone
 
-    def ended(self, answer: Reply | EmbeddingReply | None, error: BaseException | None) -> None:
+    def ended(
+        self, call: Call, answer: Reply | EmbeddingReply | None, error: BaseException | None
+    ) -> None:
         """Give the lease and the connection back; an interrupted call closes it instead."""
-        line = self._line
+        line = call.line
         if line is not None:
             try:
                 if error is not None and not isinstance(error, Exception):
                     line.close()
                 else:
-                    line.tell("end", lease=self.call.held.lease, **_spent(answer))
-                    self._door.lines.give(line)
+                    line.tell("end", lease=call.held.lease, **_spent(answer))
+                    self._lines.give(line)
             except KeepwarmError:
                 line.close()
-        trace_call(self.call, answer, error)
-
-    def forgotten(self) -> None:
-        """Nothing refers to the call any more: its lease is back with its connection."""
-        if self._line is not None:
-            self._line.close()
+        trace_call(call, answer, error)
 
 
 def _spent(answer: Reply | EmbeddingReply | None) -> dict[str, Any]:

@@ -58,7 +58,8 @@ class Line:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._number = 0
-        self._heard: list[Message] = []
+        self.heard: list[Message] = []
+        """What the keeper said without being asked, and no look has taken yet."""
         self._interrupted = False
         self.is_usable = True
         """Whether nothing failed on it: it may serve the next call."""
@@ -125,9 +126,9 @@ class Line:
             if self._interrupted:
                 raise closed_meanwhile() from None
             raise
-        if not self._heard:
+        if not self.heard:
             return []
-        heard, self._heard = self._heard, []
+        heard, self.heard = self.heard, []
         return heard
 
     def _hear(self, message: Message) -> None:
@@ -138,11 +139,7 @@ class Line:
             self.is_usable = False
             raise error_from_wire(message["error"])
         elif notice in ("yield", "revoked"):
-            self._heard.append(message)
-
-    def rest(self) -> None:
-        """Its call is over: what is still said of that concerns no later one."""
-        self._heard.clear()
+            self.heard.append(message)
 
     def interrupt(self) -> None:
         """End it from any thread: the call that waits on it ends with `Cancelled`."""
@@ -233,7 +230,8 @@ class Lines(ABC):
         if not line.is_usable or len(self.idle) >= IDLE_KEPT:
             line.close()
             return
-        line.rest()
+        # What is still said of its last call concerns no later one.
+        line.heard.clear()
         self.idle.append(line)
         if self._closed:
             self._close_idle()

@@ -190,7 +190,14 @@ class Session:
                 model=model,
             )
         own, rest = split_options(options)
-        return Call(model, ChatRequest(messages, rest), own, entry.remote, operation)
+        request, remote = ChatRequest(messages, rest), entry.remote
+        low = own.get("priority", entry.priority) < 0
+        call = Call(
+            model, request, own, remote, operation, low and not remote and can_resume(request)
+        )
+        if (deadline_s := own.get("deadline_s")) is not None:
+            call.deadline = call.started_ns / 1e9 + deadline_s
+        return call
 
     def remote_endpoint(self, model: str) -> Endpoint:
         """Where a remote model's requests go: straight there, past the local budget."""
@@ -214,11 +221,6 @@ class Session:
         if call.preemptible:
             fields["preemptible"] = True
         return fields
-
-    def in_background(self, call: Call) -> bool:
-        """Whether a call is of a priority below 0: it is streamed inside, to be interruptible."""
-        priority = call.wants.get("priority", self.config.models[call.model].priority)
-        return priority < 0 and not call.remote and can_resume(call.request)
 
     # Traces
 

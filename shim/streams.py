@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from backends.flows import BlockingStream, Stream, run_blocking
 from backends.openai.wire import Delta, assemble
 from budget.errors import EngineDied, InvalidRequest
+from shim.call import Call
 from shim.forgotten import close_on, running_loop
-from shim.leased import Leased
+from shim.leased import Leases
 from shim.reply import Reply
 
 Rest = Callable[[Sequence[Delta]], Awaitable["AsyncReplyStream | None"]]
@@ -24,9 +25,15 @@ class AsyncReplyStream(Stream[Delta]):
     """Until it is whole: an interrupt may leave it half made, and what it was given closes itself."""
 
     def __init__(
-        self, leased: Leased, source: Stream[Delta], rest: Rest, before: Sequence[Delta] = ()
+        self,
+        leases: Leases,
+        call: Call,
+        source: Stream[Delta],
+        rest: Rest,
+        before: Sequence[Delta] = (),
     ) -> None:
-        self._leased = leased
+        self._leases = leases
+        self._call = call
         self._source = source
         self._rest = rest
         self._deltas = list(before)
@@ -76,20 +83,20 @@ class AsyncReplyStream(Stream[Delta]):
             )
         try:
             if self._deltas:
-                self._source = await self._leased.source(self._deltas, self._source)
+                self._source = await self._leases.source(self._call, self._deltas, self._source)
             delta = await anext(self._source)
         except StopAsyncIteration:
-            self._reply = self._leased.call.reply(assemble(self._deltas))
+            self._reply = self._call.reply(assemble(self._deltas))
             await self._end(self._reply, None)
             raise
         except EngineDied as error:
-            failure = await self._leased.explained(error)
+            failure = await self._leases.explained(self._call, error)
             await self._end(None, failure)
             raise failure from error
         except BaseException as error:
             await self._end(None, error)
             raise
-        call = self._leased.call
+        call = self._call
         if call.first_ns is None and (
             delta.content or delta.reasoning or delta.tool_calls or delta.finish_reason
         ):
@@ -113,7 +120,7 @@ class AsyncReplyStream(Stream[Delta]):
         try:
             await self._source.aclose()
         finally:
-            self._leased.ended(reply, error)
+            self._leases.ended(self._call, reply, error)
 
     def __del__(self) -> None:
         # Forgotten on an event loop: nothing can be awaited here.
@@ -124,7 +131,8 @@ class AsyncReplyStream(Stream[Delta]):
             _INHERITED.append(self._source)
             return
         self._closed = True
-        self._leased.forgotten()
+        if self._call.line is not None:
+            self._call.line.close()
         if self._loop is not None:
             close_on(self._loop, self._source)
 

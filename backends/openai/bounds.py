@@ -132,15 +132,12 @@ class Bounds(float):
             EngineTimeout: a phase or the whole request has used its time up.
             DeadlineExceeded: the call's deadline has passed.
         """
-        left_s = min(self._lefts())
+        now = time.monotonic()
+        left_s = self._phase_s - self._waited_s - (now - self._since)
+        left_s = min(left_s, self._began + self._total_s - now, self._deadline - now)
         if left_s <= 0:
             raise self.expired()
         return left_s
-
-    def _lefts(self) -> tuple[float, float, float]:
-        now = time.monotonic()
-        phase_s = self._phase_s - self._waited_s - (now - self._since)
-        return phase_s, self._began + self._total_s - now, self._deadline - now
 
     def connect_s(self) -> float:
         """Seconds that connecting may take.
@@ -152,7 +149,9 @@ class Bounds(float):
 
     def expired(self) -> KeepwarmError:
         """What it means that a wait took as long as it may."""
-        phase_s, total_s, deadline_s = self._lefts()
+        now = time.monotonic()
+        phase_s = self._phase_s - self._waited_s - (now - self._since)
+        total_s, deadline_s = self._began + self._total_s - now, self._deadline - now
         if deadline_s <= min(phase_s, total_s):
             return self._too_late()
         if total_s < phase_s:

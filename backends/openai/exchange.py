@@ -88,14 +88,12 @@ class Route:
 
 
 def api_key(endpoint: Endpoint) -> str:
-    """The endpoint's key from the environment, read now; empty when it needs none.
+    """The key of an endpoint that needs one, from the environment, read now.
 
     Raises:
         ConfigError: the variable is not set, or its value cannot be sent in a header.
     """
-    if endpoint.api_key_env is None:
-        return ""
-    key = os.environ.get(endpoint.api_key_env, "").strip()
+    key = os.environ.get(endpoint.api_key_env or "", "").strip()
     if not key:
         raise ConfigError(
             f"{endpoint.model_id} needs an API key, and ${endpoint.api_key_env} is not set.",
@@ -141,7 +139,7 @@ class Exchange:
         self._route = route
         self._path = path
         self._body = body
-        self._key = api_key(endpoint)
+        self._key = api_key(endpoint) if endpoint.api_key_env is not None else ""
         self.secrets = Secrets.of(self._key, *route.told) if self._key or route.told else NO_SECRETS
         self._attempts = 0
         self._began = 0.0
@@ -239,5 +237,7 @@ class Exchange:
 
 def header(headers: Headers, name: bytes) -> str:
     """A header's value; empty when it is not there."""
-    found = next((value for key, value in headers if key.lower() == name), b"")
-    return found.decode("latin-1").strip()
+    for key, value in headers:
+        if key.lower() == name:
+            return value.decode("latin-1").strip()
+    return ""

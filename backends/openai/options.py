@@ -66,6 +66,7 @@ OPTIONS: Mapping[str, tuple[Check, str]] = {
 """Option name -> (check, what it may be)."""
 
 _ONLY_LLAMA_CPP = {"slot", "cache_prompt"}
+_WRITTEN_OTHERWISE = {"json_schema", "slot", "stop", "extra"}
 _NEEDS = {
     "grammar": "grammar",
     "json_schema": "json_schema",
@@ -83,9 +84,13 @@ def wire_options(endpoint: Endpoint, options: Mapping[str, Any]) -> dict[str, An
     """
     body: dict[str, Any] = {}
     for name, value in options.items():
-        if value is not None:
-            _check(endpoint, name, value)
+        if value is None:
+            continue
+        _check(endpoint, name, value)
+        if name in _WRITTEN_OTHERWISE:
             body.update(_field(name, value))
+        else:
+            body[name] = value
     return body
 
 
@@ -103,10 +108,6 @@ def _check(endpoint: Endpoint, name: str, value: Any) -> None:
         raise InvalidRequest(
             f"option {name} is {value!r:.80}; it takes {allowed}.", option=name, allowed=allowed
         )
-    _check_honoured(endpoint, name, value)
-
-
-def _check_honoured(endpoint: Endpoint, name: str, value: Any) -> None:
     needs = _NEEDS.get(name)
     if name == "response_format" and value["type"] != "text":
         needs = "json_schema"
@@ -128,15 +129,13 @@ def _field(name: str, value: Any) -> Mapping[str, Any]:
         return {"id_slot": value}
     if name == "stop":
         return {"stop": [value] if isinstance(value, str) else list(value)}
-    if name == "extra":
-        reserved = sorted(_RESERVED & value.keys())
-        if reserved:
-            raise InvalidRequest(
-                f"extra holds {', '.join(map(str, reserved))}, which keepwarm sets itself.",
-                option="extra",
-            )
-        return dict(value)
-    return {name: value}
+    reserved = sorted(_RESERVED & value.keys())
+    if reserved:
+        raise InvalidRequest(
+            f"extra holds {', '.join(map(str, reserved))}, which keepwarm sets itself.",
+            option="extra",
+        )
+    return dict(value)
 
 
 def checked_messages(messages: Sequence[Mapping[str, Any]] | str) -> list[Mapping[str, Any]]:

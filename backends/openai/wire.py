@@ -192,12 +192,13 @@ def parse_completion(answer: Mapping[str, Any]) -> Completion:
             raise WrongField("message", choice and choice.get("message"), "an object")
         message = choice["message"]
         content, reasoning = parts(message.get("content"), "content")
+        calls = message.get("tool_calls")
         return Completion(
             content=clean(content),
             finish_reason=a_name(choice.get("finish_reason"), "finish_reason") or None,
             role=a_name(message.get("role"), "role") or "assistant",
             reasoning=clean(_reasoning(message) or reasoning),
-            tool_calls=tuple(map(readable, read_calls(message.get("tool_calls")))),
+            tool_calls=tuple(map(readable, read_calls(calls))) if calls else (),
             logprobs=_logprobs(choice),
             usage=_usage(answer) or Usage(),
             timings=read_timings(answer.get("timings")),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from backends import foreign_json
 from backends.files import read_regular, read_state, write_whole
 from backends.foreign_json import BadJson, parse_json
 
@@ -52,6 +53,26 @@ def test_foreign_json_is_bounded_in_depth_and_finite() -> None:
         "a": ["[" * 500, 1.5, 10**20]
     }
     assert parse_json(b"[" * 64 + b"]" * 64)
-    for bad in (b"[" * 65 + b"]" * 65, b"-Infinity", b"[1e400]", b"1" * 41, b'{"a":' * 5000):
+    for bad in (
+        b"[" * 65 + b"]" * 65,
+        b"-Infinity",
+        b"[1e400]",
+        b'{"a": -12.5E+400}',
+        b"1e400",
+        b"1" * 41,
+        b'{"a":' * 5000,
+    ):
         with pytest.raises(BadJson):
             parse_json(bad)
+
+
+def test_what_looks_like_an_exponent_in_a_name_costs_no_look_at_each_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Builds of llama.cpp are called `b1-0c1e570`, in each of their answers."""
+
+    def looked(text: str) -> float:
+        raise AssertionError(text)
+
+    monkeypatch.setattr(foreign_json, "_CHECKING", json.JSONDecoder(parse_float=looked))
+    assert parse_json(b'{"id":"b1-0c1e570","e":1.5}') == {"id": "b1-0c1e570", "e": 1.5}
