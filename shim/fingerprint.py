@@ -36,17 +36,25 @@ def fingerprint(config: Config) -> Fingerprint:
     return {key: _digest(value) for key, value in parts.items()}
 
 
-def check_fingerprint(mine: Fingerprint, keepers: Fingerprint, keeper_file: str) -> None:
-    """Raise `ConfigError` unless everything the client counts on is as it says at the keeper."""
-    differ = sorted(key for key, digest in mine.items() if keepers.get(key) != digest)
-    if differ:
-        raise ConfigError(
-            f"The running keeper (configuration: {keeper_file}) differs from this program's "
-            f"configuration in {', '.join(differ)}.",
-            hint="`keepwarm config reload` makes the keeper take yours; models that did not change "
-            "stay warm.",
-            differ=list(differ),
-        )
+def label_of(config: Config) -> str:
+    """What a configuration is called between a client and a keeper."""
+    return str(config.file) if config.file else "given in code"
+
+
+def differing(mine: Fingerprint, keepers: Fingerprint) -> list[str]:
+    """The keys of what a client counts on that are not as it says at the keeper."""
+    return sorted(key for key, digest in mine.items() if keepers.get(key) != digest)
+
+
+def differs(keys: list[str], keeper_file: str) -> ConfigError:
+    """The error of a client that counts on something else than the keeper."""
+    return ConfigError(
+        f"The running keeper (configuration: {keeper_file}) differs from this program's "
+        f"configuration in {', '.join(keys)}.",
+        hint="`keepwarm config reload` makes the keeper take yours; models that did not change "
+        "stay warm.",
+        differ=list(keys),
+    )
 
 
 def _budget(budget: BudgetSection) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import socket
 import time
@@ -20,7 +21,7 @@ from shim.async_line import LoopLines
 from shim.call import Call, Messages, split_options
 from shim.config import FILE_NAME, Config, load_config, user_config_file
 from shim.declared import PlanBook
-from shim.fingerprint import check_fingerprint, fingerprint
+from shim.fingerprint import differing, differs, fingerprint, label_of
 from shim.inline_start import InlineStart
 from shim.keeper.launch import connect_or_start, running_line, try_connect
 from shim.line import Line
@@ -35,6 +36,9 @@ from traces import RunTrace
 if TYPE_CHECKING:
     from shim.keeper.inline import InlineKeeper
     from shim.keeper.life import EngineFactory
+
+
+LOG = logging.getLogger("keepwarm.client")
 
 
 class Session:
@@ -58,6 +62,8 @@ class Session:
         share: bool = False,
     ) -> None:
         self.config = _configuration(config)
+        self._path = Path(config) if isinstance(config, str | Path) else None
+        self._follows = False
         self.inline = (self.config.file is None) if inline is None else inline
         self._runtime = runtime
         self._factory = factory
@@ -120,7 +126,43 @@ class Session:
 
     async def _hello(self, line: Line) -> None:
         said = await line.ask("hello", version=VERSION)
-        check_fingerprint(fingerprint(self.config), said["fingerprint"], str(said["config"]))
+        differ = differing(fingerprint(self.config), said["fingerprint"])
+        if differ and not self._catch_up(said, differ):
+            raise differs(differ, str(said["config"]))
+
+    def _catch_up(self, said: Mapping[str, Any], differ: list[str]) -> bool:
+        """Go on with a keeper whose configuration was put in force after this client read the same one.
+
+        Returns:
+            Whether that is so: its file, read again, is the keeper's, or its models are.
+        """
+        mine = self.config
+        if label_of(mine) != said["config"] or said["since"] <= mine.read_at:
+            return False
+        again = self._read_again()
+        if again is not None and not differing(fingerprint(again), said["fingerprint"]):
+            LOG.warning("%s was reloaded after this program read it; it is read again", mine.file)
+            self.config = again
+            return True
+        if any(key.startswith("models.") for key in differ):
+            return False
+        if not self._follows:
+            self._follows = True
+            LOG.warning(
+                "the keeper's configuration (%s) was put in force after this program read its own; it "
+                "differs in %s, and the keeper's counts",
+                said["config"],
+                ", ".join(differ),
+            )
+        return True
+
+    def _read_again(self) -> Config | None:
+        """The configuration as its file is now; None where it cannot be found again as it was before."""
+        try:
+            again = load_config(self._path)
+        except KeepwarmError:
+            return None
+        return again if again.file is not None and again.file == self.config.file else None
 
     def close(self) -> None:
         """Close every connection, of event loops too; an inline keeper ends with its engines. Idempotent.
@@ -166,6 +208,8 @@ class Session:
         finally:
             line.close()
         self.config = new
+        if config is not None:
+            self._path = Path(config) if isinstance(config, str | Path) else None
         return told
 
     # Calls

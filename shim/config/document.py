@@ -108,8 +108,12 @@ class Config(Section):
         """Where a dotted key's value comes from: `FILE:LINE`, `HARNESS_ENDPOINTS`, or `default`."""
         return self._origins.get(key, "default")
 
-    def remember(self, file: Path | None, origins: Mapping[str, str]) -> None:
-        """Note where the values were read; meant for the loader."""
+    def remember(
+        self, file: Path | None, origins: Mapping[str, str], *, read_at: float | None = None
+    ) -> None:
+        """Note where the values were read, and when if not just now; for who makes it of what was read."""
+        if read_at is not None:
+            self._reading = _Reading(read_at)
         self._file = file
         self._origins = dict(origins)
 

@@ -16,7 +16,7 @@ from budget import events as ev
 from budget.errors import KeepwarmError
 from budget.refusals import too_late
 from shim.config import Config
-from shim.fingerprint import fingerprint
+from shim.fingerprint import fingerprint, label_of
 from shim.keeper import messages as op
 from shim.keeper.connection import Answer, Connection
 from shim.keeper.keeper import Keeper
@@ -159,7 +159,8 @@ class Client(Connection):
         return {
             "version": VERSION,
             "pid": os.getpid(),
-            "config": str(config.file) if config.file else "given in code",
+            "config": label_of(config),
+            "since": config.read_at,
             "fingerprint": fingerprint(config),
         }
 

@@ -49,7 +49,8 @@ class Order:
             ConfigError: its configuration does not hold.
         """
         told = parse_json(data)
-        return cls(_config_of(told), runtime, bool(told["automatic"]), float(told["read_at"]))
+        read_at = float(told["read_at"])
+        return cls(_config_of(told, read_at), runtime, bool(told["automatic"]), read_at)
 
 
 def _said(config: Config) -> dict[str, Any]:
@@ -60,9 +61,9 @@ def _said(config: Config) -> dict[str, Any]:
     }
 
 
-def _config_of(said: dict[str, Any]) -> Config:
+def _config_of(said: dict[str, Any], read_at: float) -> Config:
     config = Config.from_mapping(said["config"], label=str(said["label"]))
-    config.remember(Path(said["file"]) if said["file"] else None, {})
+    config.remember(Path(said["file"]) if said["file"] else None, {}, read_at=read_at)
     return config
 
 
@@ -86,7 +87,7 @@ class InForce:
         if left is None or not order.automatic or not _is_newer(left, order):
             return order
         try:
-            config = _config_of(left)
+            config = _config_of(left, float(left["since"]))
         except (ConfigError, KeyError, TypeError) as error:
             LOG.warning("the configuration of the keeper that crashed is not taken over: %s", error)
             return order

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from budget.errors import ConfigError
 from shim.config import Amount, Config, KeeperSection, ModelEntry
 from shim.config.sections import BudgetSection
-from shim.fingerprint import check_fingerprint, fingerprint
+from shim.fingerprint import differing, differs, fingerprint
 
 MODEL = {"path": "/m/a.gguf"}
 
@@ -114,14 +113,15 @@ def test_files_are_those_that_paths_lead_to(tmp_path: Path) -> None:
 def test_what_differs_is_named(change: dict[str, Any], key: str) -> None:
     """And is an error of the client that counts on the other."""
     theirs = fingerprint(Config.from_mapping({"models": {"a": MODEL}, **change}))
-    with pytest.raises(ConfigError, match=key) as caught:
-        check_fingerprint(of(), theirs, "/p/keepwarm.toml")
-    assert caught.value.facts["differ"] == [key]
+    assert differing(of(), theirs) == [key]
+    error = differs([key], "/p/keepwarm.toml")
+    assert key in error.message
+    assert error.facts["differ"] == [key]
 
 
 def test_remote_models_and_models_of_others_do_not_count() -> None:
     """The keeper takes no part in the former; the latter are none of this client's."""
     far = {"far": {"url": "http://h"}, "a": MODEL}
     theirs = fingerprint(Config.from_mapping({"models": {**far, "b": {"path": "/b.gguf"}}}))
-    check_fingerprint(of(), theirs, "/p/keepwarm.toml")
+    assert differing(of(), theirs) == []
     assert "models.far" not in theirs

@@ -32,6 +32,7 @@ def test_an_order_says_the_same_in_the_other_process(tmp_path: Path) -> None:
     got = Order.from_json(sent.to_json(), tmp_path)
     assert got == sent
     assert got.config.file == Path("/p/keepwarm.toml")
+    assert got.config.read_at == 12.5
 
 
 @pytest.mark.parametrize("file", ["/p/keepwarm.toml", None])
@@ -44,7 +45,8 @@ def test_an_older_reading_gives_way_to_what_was_in_force(
     left.write(config("2GiB", file))
     since = json.loads((tmp_path / IN_FORCE).read_text())["since"]
     older = order(tmp_path, config("1GiB", file), since - 1)
-    assert left.survives(older).config.budget.limit == config("2GiB").budget.limit
+    survivor = left.survives(older).config
+    assert (survivor.budget.limit, survivor.read_at) == (config("2GiB").budget.limit, since)
     assert "its configuration stays in force" in caplog.text
     newer = order(tmp_path, config("1GiB", file), since + 1)
     assert left.survives(newer) is newer

@@ -180,6 +180,31 @@ say(a=s.chat("a", "Hi", max_tokens=1).residency.cold, b=s.chat("b", "Hi", max_to
     assert client.hear() == {"a": False, "b": True}
 
 
+def test_a_program_from_before_a_reload_goes_on_after_a_crash_of_the_keeper(
+    keeper_world: World, tiny_models: dict[str, Path]
+) -> None:
+    """It starts the next keeper, with what was in force, and reads its file again."""
+    older = keeper_world.client(
+        """
+def used(): say(tokens=s.chat("a", "Hi", max_tokens=1).usage.completion_tokens)
+used()
+while not os.path.exists("go"): time.sleep(0.02)
+used()
+say(contexts=[row.context for row in s.config.models.values()])
+"""
+    )
+    assert older.hear() == {"tokens": 1}
+    keeper_world.configure({"a": {"path": str(tiny_models["classifier"]), "context": 1024}})
+    reloads = keeper_world.client("say(changed=s.reload()['changed'])")
+    assert reloads.hear() == {"changed": ["a"]}
+    pid = keeper_world.keeper_pid()
+    os.kill(pid, signal.SIGKILL)
+    assert wait_until(lambda: not alive(pid))
+    (keeper_world.root / "go").touch()
+    assert older.hear() == {"tokens": 1}
+    assert older.hear() == {"contexts": [1024]}
+
+
 def test_a_client_with_another_configuration_is_told_so(
     keeper_world: World, tiny_models: dict[str, Path]
 ) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from backends.scripted import Script, ScriptedEngine
-from shim.fingerprint import fingerprint
+from shim.fingerprint import fingerprint, label_of
 from shim.session import Session
 from shim.wire import VERSION, encode
 from tests.engines.support import placement
@@ -40,10 +40,12 @@ class FakeKeeper:
         self.heard: list[Message] = []
         self.connections = 0
         self._said = threading.Condition()
+        mine = Session(config).config
         self._hello = {
             "version": VERSION,
-            "fingerprint": fingerprint(Session(config).config),
-            "config": "given in code",
+            "fingerprint": fingerprint(mine),
+            "config": label_of(mine),
+            "since": mine.read_at,
         }
         self._says, self._greets = says, greets
         self._sock = socket.socket(socket.AF_UNIX)
