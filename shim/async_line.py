@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import Callable
 
+from backends.threads import in_own_thread
 from shim.line import Hello, Lines
 from shim.sync_line import SocketChannel
 
@@ -74,14 +76,18 @@ class LoopLines(Lines):
         self._new_socket = connect
 
     async def _connect(self) -> LoopChannel:
-        connecting = asyncio.get_running_loop().run_in_executor(None, self._new_socket)
+        # Starting a keeper may take long. No loop's end waits for this thread, as it would for one of its
+        # executor's.
+        given_up = threading.Event()
+
+        def connect() -> socket.socket:
+            sock = self._new_socket()
+            if given_up.is_set():
+                sock.close()
+            return sock
+
         try:
-            return LoopChannel(await asyncio.shield(connecting))
+            return LoopChannel(await in_own_thread(connect))
         except asyncio.CancelledError:
-            connecting.add_done_callback(_close_unwanted)
+            given_up.set()
             raise
-
-
-def _close_unwanted(connecting: asyncio.Future[socket.socket]) -> None:
-    if not connecting.cancelled() and connecting.exception() is None:
-        connecting.result().close()

@@ -29,11 +29,6 @@ _NEXT_ADDRESS_S: Final = 1.0
 _Stream = TypeVar("_Stream")
 
 
-def _bounds(timeout: float | None) -> Bounds:
-    assert isinstance(timeout, Bounds), "a request without bounds"
-    return timeout
-
-
 async def _first_of(
     addresses: Addresses, end_s: float, connect: Callable[[str, float], Awaitable[_Stream]]
 ) -> _Stream:
@@ -57,22 +52,22 @@ class BoundedStream(httpcore.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """The next bytes, as soon as there are any."""
-        bounds = _bounds(timeout)
+        assert isinstance(timeout, Bounds)
         try:
-            data = self._inner.read(max_bytes, bounds.left_s())
+            data = self._inner.read(max_bytes, timeout.left_s())
         except httpcore.ReadTimeout:
-            raise bounds.expired() from None
-        bounds.took(len(data))
+            raise timeout.expired() from None
+        timeout.took(len(data))
         return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Send it all. By parts: a receiver that takes little at a time gets no new time for each."""
-        bounds = _bounds(timeout)
+        assert isinstance(timeout, Bounds)
         try:
             for start in range(0, len(buffer), _WRITE_BYTES):
-                self._inner.write(buffer[start : start + _WRITE_BYTES], bounds.left_s())
+                self._inner.write(buffer[start : start + _WRITE_BYTES], timeout.left_s())
         except httpcore.WriteTimeout:
-            raise bounds.expired() from None
+            raise timeout.expired() from None
 
     def close(self) -> None:
         """Close the connection."""
@@ -85,9 +80,9 @@ class BoundedStream(httpcore.NetworkStream):
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
         """The same connection, encrypted from here on."""
-        bounds = _bounds(timeout)
-        stream = self._inner.start_tls(ssl_context, server_hostname, bounds.connect_s())
-        bounds.opened = opened = BoundedStream(stream, self._opened)
+        assert isinstance(timeout, Bounds)
+        stream = self._inner.start_tls(ssl_context, server_hostname, timeout.connect_s())
+        timeout.opened = opened = BoundedStream(stream, self._opened)
         return opened
 
     def get_extra_info(self, info: str) -> Any:
@@ -111,16 +106,16 @@ class BoundedBackend(httpcore.NetworkBackend):
         socket_options: Iterable[SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         """A TCP connection."""
-        bounds = _bounds(timeout)
-        limit_s = bounds.connect_s()
+        assert isinstance(timeout, Bounds)
+        limit_s = timeout.connect_s()
         end_s = time.monotonic() + limit_s
-        addresses = RESOLVER.find((host, port), bounds, limit_s)
+        addresses = RESOLVER.find((host, port), timeout, limit_s)
 
         async def connect(address: str, within_s: float) -> httpcore.NetworkStream:
             return self._inner.connect_tcp(address, port, within_s, local_address, socket_options)
 
         stream = run_blocking(_first_of(addresses, end_s, connect))
-        bounds.opened = opened = BoundedStream(stream, self.opened)
+        timeout.opened = opened = BoundedStream(stream, self.opened)
         return opened
 
     def connect_unix_socket(
@@ -130,13 +125,13 @@ class BoundedBackend(httpcore.NetworkBackend):
         socket_options: Iterable[SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         """A connection to a Unix socket; waits while its queue of connections is full."""
-        bounds = _bounds(timeout)
-        limit_s = bounds.connect_s()
+        assert isinstance(timeout, Bounds)
+        limit_s = timeout.connect_s()
         end_s = time.monotonic() + limit_s
         while True:
             try:
                 stream = self._inner.connect_unix_socket(path, limit_s, socket_options)
-                bounds.opened = opened = BoundedStream(stream, self.opened)
+                timeout.opened = opened = BoundedStream(stream, self.opened)
                 return opened
             except httpcore.ConnectError as exc:
                 # A socket with a time-out does not wait for a place in the queue, it gets EAGAIN.
@@ -145,7 +140,7 @@ class BoundedBackend(httpcore.NetworkBackend):
                     raise
             limit_s = end_s - time.monotonic()
             if limit_s <= 0:
-                raise bounds.connecting_expired()
+                raise timeout.connecting_expired()
             self.sleep(_BUSY_PAUSE_S)
 
 
@@ -159,21 +154,21 @@ class AsyncBoundedStream(httpcore.AsyncNetworkStream):
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """The next bytes, as soon as there are any."""
-        bounds = _bounds(timeout)
+        assert isinstance(timeout, Bounds)
         try:
-            data = await self._inner.read(max_bytes, bounds.left_s())
+            data = await self._inner.read(max_bytes, timeout.left_s())
         except httpcore.ReadTimeout:
-            raise bounds.expired() from None
-        bounds.took(len(data))
+            raise timeout.expired() from None
+        timeout.took(len(data))
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Send it all."""
-        bounds = _bounds(timeout)
+        assert isinstance(timeout, Bounds)
         try:
-            await self._inner.write(buffer, bounds.left_s())
+            await self._inner.write(buffer, timeout.left_s())
         except httpcore.WriteTimeout:
-            raise bounds.expired() from None
+            raise timeout.expired() from None
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -186,9 +181,9 @@ class AsyncBoundedStream(httpcore.AsyncNetworkStream):
         timeout: float | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """The same connection, encrypted from here on."""
-        bounds = _bounds(timeout)
-        stream = await self._inner.start_tls(ssl_context, server_hostname, bounds.connect_s())
-        bounds.opened = opened = AsyncBoundedStream(stream, self._opened)
+        assert isinstance(timeout, Bounds)
+        stream = await self._inner.start_tls(ssl_context, server_hostname, timeout.connect_s())
+        timeout.opened = opened = AsyncBoundedStream(stream, self._opened)
         return opened
 
     def get_extra_info(self, info: str) -> Any:
@@ -212,16 +207,16 @@ class AsyncBoundedBackend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """A TCP connection."""
-        bounds = _bounds(timeout)
-        limit_s = bounds.connect_s()
+        assert isinstance(timeout, Bounds)
+        limit_s = timeout.connect_s()
         end_s = time.monotonic() + limit_s
-        addresses = await RESOLVER.afind((host, port), bounds, limit_s)
+        addresses = await RESOLVER.afind((host, port), timeout, limit_s)
 
         def connect(address: str, within_s: float) -> Awaitable[httpcore.AsyncNetworkStream]:
             return self._inner.connect_tcp(address, port, within_s, local_address, socket_options)
 
         stream = await _first_of(addresses, end_s, connect)
-        bounds.opened = opened = AsyncBoundedStream(stream, self.opened)
+        timeout.opened = opened = AsyncBoundedStream(stream, self.opened)
         return opened
 
     async def connect_unix_socket(
@@ -231,10 +226,10 @@ class AsyncBoundedBackend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """A connection to a Unix socket."""
-        bounds = _bounds(timeout)
-        limit_s = bounds.connect_s()
+        assert isinstance(timeout, Bounds)
+        limit_s = timeout.connect_s()
         stream = await self._inner.connect_unix_socket(path, limit_s, socket_options)
-        bounds.opened = opened = AsyncBoundedStream(stream, self.opened)
+        timeout.opened = opened = AsyncBoundedStream(stream, self.opened)
         return opened
 
     async def sleep(self, seconds: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from backends.flows import run_blocking
 from shim import KeeperUnavailable, UnknownModel
-from shim.async_line import LoopChannel
+from shim.async_line import LoopChannel, LoopLines
 from shim.line import Line
 from shim.sync_line import SocketChannel
 from shim.wire import encode
@@ -100,3 +101,28 @@ def test_a_keeper_that_is_gone_is_said_so(run: Callable[[Scenario], None]) -> No
             line.notices()
 
     run(scenario)
+
+
+def test_the_end_of_an_event_loop_waits_for_no_keeper_that_starts() -> None:
+    """A call that is cancelled while its keeper starts is over; the connection that comes of it closes."""
+    starts, (ours, theirs) = threading.Event(), socket.socketpair()
+
+    def connect() -> socket.socket:
+        assert starts.wait(60)
+        return ours
+
+    async def greeted(_: Line) -> None: ...
+
+    async def main() -> None:
+        asked = asyncio.create_task(LoopLines(connect, greeted).take())
+        await asyncio.sleep(0)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+
+    asyncio.run(main())
+    assert not starts.is_set()
+    starts.set()
+    theirs.settimeout(20)
+    assert theirs.recv(1) == b""
+    theirs.close()
