@@ -27,6 +27,8 @@ from shim.config.sections import (
 from shim.config.values import ModelName
 
 SECTIONS = ("budget", "keeper", "kv", "trace")
+MOST_MODELS = 4096
+"""With so many, a reload holds up a keeper's other clients for less than a second."""
 FILE_KEYS = ("path", "mmproj", "draft_model", "lora")
 
 
@@ -173,6 +175,8 @@ def _conflict_problems(data: Mapping[str, Any]) -> list[Problem]:
     models = data.get("models")
     if not isinstance(models, Mapping):
         return problems
+    if len(models) > MOST_MODELS:
+        problems.append(Problem("models", f"{len(models)} models", f"at most {MOST_MODELS}"))
     return problems + [
         Problem(dotted(("models", str(name), key)), found, allowed)
         for name, entry in models.items()

@@ -11,12 +11,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
+from backends.threads import in_own_thread
 from budget import actions as act
 from budget import events as ev
 from budget.errors import KeepwarmError
 from budget.refusals import too_late
 from shim.config import Config
-from shim.fingerprint import fingerprint, label_of
+from shim.fingerprint import Fingerprint, fingerprint, label_of
 from shim.keeper import messages as op
 from shim.keeper.connection import Answer, Connection
 from shim.keeper.keeper import Keeper
@@ -35,6 +36,8 @@ IDLE_KEPT: Final = 64
 IDLE_AGE_S: Final = 60.0
 """Beyond those, one that was silent for so long is closed; its client opens another when it needs one."""
 
+FEW_MODELS: Final = 64
+"""What is computed for each model takes longer than a turn of the loop for more of them."""
 ORDERS: Final = (op.Stop, op.Reload, op.KvClear, op.Stay, op.Hint)
 """Ops that change something beyond their client. One whose client has given up is not carried out."""
 LOOKING: Final = (op.Hello, op.Status, op.HistoryOf, op.Kv, op.Pong)
@@ -153,16 +156,15 @@ class Client(Connection):
 
     # Ops
 
-    def _hello(self, _: op.Hello) -> Answer:
+    def _hello(self, _: op.Hello) -> Answer | Awaitable[Answer]:
         """What this keeper speaks and runs with; the client says whether that is what it counts on."""
         config = self._keeper.config
-        return {
-            "version": VERSION,
-            "pid": os.getpid(),
-            "config": label_of(config),
-            "since": config.read_at,
-            "fingerprint": fingerprint(config),
-        }
+        if len(config.models) <= FEW_MODELS:
+            return _greeting(config, fingerprint(config))
+        return self._greet_later(config)
+
+    async def _greet_later(self, config: Config) -> Answer:
+        return _greeting(config, await in_own_thread(fingerprint, config))
 
     def _lease(self, asked: op.Lease) -> Answer | Awaitable[Answer]:
         if self._keeper.is_ready_for(asked.model):
@@ -301,8 +303,7 @@ class Client(Connection):
         return {"files": files, "bytes": freed}
 
     async def _reload(self, asked: op.Reload) -> Answer:
-        config = Config.from_mapping(asked.config, label=asked.label)
-        config.remember(Path(asked.file) if asked.file else None, {})
+        config = await in_own_thread(_read_config, asked)
         return dict(await self._keeper.reload(config))
 
     def _stay(self, _: op.Stay) -> Answer:
@@ -312,6 +313,22 @@ class Client(Connection):
     def _stop(self, _: op.Stop) -> Answer:
         asyncio.get_running_loop().call_soon(self._clients.on_stop)
         return {"stopping": True, "pid": os.getpid()}
+
+
+def _greeting(config: Config, fingers: Fingerprint) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "pid": os.getpid(),
+        "config": label_of(config),
+        "since": config.read_at,
+        "fingerprint": fingers,
+    }
+
+
+def _read_config(asked: op.Reload) -> Config:
+    config = Config.from_mapping(asked.config, label=asked.label)
+    config.remember(Path(asked.file) if asked.file else None, {})
+    return config
 
 
 _OPS: Final[dict[type[op.Asked], Callable[[Any, Any], Answer | Awaitable[Answer]]]] = {

@@ -19,6 +19,7 @@ from backends.llama.binaries import find_binary
 from backends.llama.engine import LlamaServerEngine
 from backends.llama.process import engine_socket
 from backends.llama.sweep import sweep_leftovers
+from backends.threads import in_own_thread
 from backends.unwritten import UNWRITTEN
 from budget import actions as act
 from budget import events as ev
@@ -344,7 +345,7 @@ class Keeper:
             ConfigError: it does not hold; nothing changed.
         """
         async with self._reloading:
-            diff = self.config.diff(config)
+            diff = await in_own_thread(self.config.diff, config)
             reread = await self.upkeep.reload(config)
             if self.on_reload is not None:
                 await asyncio.to_thread(self.on_reload, config)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from budget.errors import ConfigError
 from shim.config import Config, ModelEntry, find_config, load_config
+from shim.config.document import MOST_MODELS
 
 ROOT = Path(__file__).parents[2]
 MODEL = '[models.m]\npath = "m.gguf"\n'
@@ -96,6 +97,14 @@ def test_relative_paths_start_at_the_files_folder(tmp_path: Path) -> None:
     entry = load_config(file, env={}, cwd=tmp_path).models["m"]
     assert entry.path == tmp_path / "etc" / "a" / "m.gguf"
     assert entry.lora == (tmp_path / "etc" / "l.gguf",)
+
+
+def test_the_number_of_models_has_a_bound(tmp_path: Path) -> None:
+    """A keeper can serve others while it reads so many."""
+    text = "".join(f'[models.m{i}]\nurl = "http://h"\n' for i in range(MOST_MODELS))
+    assert len(load(tmp_path, text).models) == MOST_MODELS
+    problem = mistakes(tmp_path, text + MODEL)["models"]
+    assert problem["found"] == f"{MOST_MODELS + 1} models"
 
 
 @pytest.mark.parametrize("key", ["path", "mmproj", "draft_model", "lora"])

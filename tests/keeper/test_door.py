@@ -7,6 +7,7 @@ import contextlib
 import json
 import random
 import socket
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
@@ -418,5 +419,38 @@ def test_an_order_is_not_carried_out_once_its_client_has_given_up(
                 assert done == []
                 assert (await visitor.ask(op, **fields))["ok"] == {}
                 assert done == [op]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("work", ["_read_config", "fingerprint"])
+def test_a_big_configuration_is_worked_on_beside_the_loop(
+    tiny_models: Files, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch, work: str
+) -> None:
+    """Others are served while a reload is read, and while a hello waits for fingerprints."""
+    begun, served = threading.Event(), threading.Event()
+    real = getattr(clients_module, work)
+
+    def slow(*args: Any) -> Any:
+        begun.set()
+        assert served.wait(LIMIT_S)
+        return real(*args)
+
+    monkeypatch.setattr(clients_module, "FEW_MODELS", 0)
+
+    async def scenario() -> None:
+        async with door(tiny_models, runtime_dir) as at:
+            big, other = await at.visit(), await at.visit()
+            monkeypatch.setattr(clients_module, work, slow)
+            mapping = at.it.keeper.config.to_mapping()
+            ops: dict[str, dict[str, Any]] = {
+                "_read_config": {"op": "reload", "config": mapping},
+                "fingerprint": {"op": "hello", "version": VERSION},
+            }
+            big.say(json.dumps({"id": 7, **ops[work]}).encode())
+            assert await asyncio.to_thread(begun.wait, LIMIT_S)
+            assert await other.is_served()
+            served.set()
+            assert "ok" in await big.hear()
 
     run(scenario)
