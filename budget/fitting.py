@@ -5,7 +5,7 @@ A pin that ends with another client is no reason to say never: `eventually` coun
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from budget.engines import Bookings, EngineRecord, EngineSpec
 from budget.pin_holders import PinHolders
@@ -43,17 +43,17 @@ class Fitting:
     def eventually(
         self,
         engine: EngineRecord,
-        client_id: str,
-        owner: str | None = None,
+        clients: Collection[str],
+        programs: Collection[str] = (),
         *,
         measured: bool = False,
     ) -> bool:
-        """Whether an engine fits once the pins have ended that end with other clients than this one.
+        """Whether an engine fits once the pins have ended that end with other clients than these.
 
-        `owner`: nor with clients of this program. `measured`: as for `feasible`.
+        `programs`: nor with connections of these. `measured`: as for `feasible`.
         """
         room = self._limits(measured=measured)
-        for device, amount in self._lasting_bytes(engine, client_id, owner).items():
+        for device, amount in self._lasting_bytes(engine, clients, programs).items():
             room[device] -= amount
         return any(_fits(o.bookings, room) for o in engine.spec.options[engine.min_option :])
 
@@ -63,7 +63,7 @@ class Fitting:
         return [
             model
             for other in self._residents.pinned
-            if other is not engine and not self._lasts(other, client_id)
+            if other is not engine and not self._lasts(other, {client_id})
             for model in sorted(other.pins)
             if any(device in needed for device, _ in _pinned_at(other))
         ]
@@ -77,9 +77,11 @@ class Fitting:
             for model in sorted(engine.pins)
         ]
 
-    def _lasts(self, engine: EngineRecord, client_id: str, owner: str | None = None) -> bool:
+    def _lasts(
+        self, engine: EngineRecord, clients: Collection[str], programs: Collection[str] = ()
+    ) -> bool:
         found = [self._holders.get(model) for model in engine.pins]
-        return any(holders is None or holders.last_for(client_id, owner) for holders in found)
+        return any(holders is None or holders.last_while(clients, programs) for holders in found)
 
     def forget(self, engine_id: str) -> None:
         """An engine is gone."""
@@ -129,7 +131,7 @@ class Fitting:
         pinned = (
             self._pinned_bytes(engine)
             if client_id is None
-            else self._lasting_bytes(engine, client_id, None)
+            else self._lasting_bytes(engine, {client_id})
         )
 
         def missing(row: tuple[str, int, int, int]) -> int:
@@ -166,11 +168,11 @@ class Fitting:
         return _sum([_pinned_at(e) for e in self._residents.pinned if e is not but])
 
     def _lasting_bytes(
-        self, but: EngineRecord, client_id: str, owner: str | None
+        self, but: EngineRecord, clients: Collection[str], programs: Collection[str] = ()
     ) -> dict[str, int]:
-        """What those pins protect whose end this client waits for in vain."""
+        """What those pins protect that last while these wait."""
         others = [e for e in self._residents.pinned if e is not but]
-        return _sum([_pinned_at(e) for e in others if self._lasts(e, client_id, owner)])
+        return _sum([_pinned_at(e) for e in others if self._lasts(e, clients, programs)])
 
 
 def _stays(engine: EngineRecord) -> bool:

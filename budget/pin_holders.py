@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 Owner = str | None
@@ -23,18 +23,16 @@ class Holders:
     clients: dict[str, Owner] = field(default_factory=dict)
     requests: dict[str, tuple[str, Owner]] = field(default_factory=dict)
 
-    def last_for(self, client_id: str, owner: Owner = None) -> bool:
-        """Whether a client waits in vain for the end of this pin: it is meant to last, or its own.
+    def last_while(self, clients: Collection[str], programs: Collection[str] = ()) -> bool:
+        """Whether this pin is meant to last, or is held as long as these clients or programs wait."""
+        return self.configured or self.persistent or self.held_by(clients, programs)
 
-        `owner`: pins of this program are its own, too.
-        """
-        if self.configured or self.persistent or client_id in self.clients:
-            return True
-        coming = self.requests.values()
-        if any(client == client_id for client, _ in coming):
-            return True
-        owners = [*self.clients.values(), *[program for _, program in coming]]
-        return owner is not None and owner in owners
+    def held_by(self, clients: Collection[str], programs: Collection[str] = ()) -> bool:
+        """Whether one of these clients, or a connection of these programs, holds this pin."""
+        return any(
+            client in clients or program in programs
+            for client, program in (*self.clients.items(), *self.requests.values())
+        )
 
     @property
     def waiting(self) -> set[str]:
@@ -60,6 +58,11 @@ class PinHolders:
     def get(self, model: str) -> Holders | None:
         """What keeps a model pinned; None when nothing does."""
         return self._by_model.get(model)
+
+    def held_by(self, clients: Collection[str], programs: Collection[str] = ()) -> set[str]:
+        """The models that these clients, or connections of these programs, hold pinned."""
+        found = self._by_model.items()
+        return {model for model, holders in found if holders.held_by(clients, programs)}
 
     def requests_of(self, model: str) -> set[str]:
         """The waiting requests that pin a model."""

@@ -14,7 +14,6 @@ from budget.refusals import (
     is_awaited,
     is_pinned,
     never_fits,
-    own_pins,
     pins_do_not_fit,
     too_late,
 )
@@ -45,19 +44,9 @@ def pin_aside(desk: Desk, request: Waiting, now: float) -> None:
 
 
 def keep_out(desk: Desk, engine: EngineRecord, request: Waiting, now: float) -> None:
-    """End a request that pins keep out for now if waiting for their end is in vain.
-
-    One without a deadline that its own program keeps out over another connection is not left waiting
-    for itself: it is given `max_wait_s`, as what other programs keep out.
-    """
-    if not desk.fitting.eventually(engine, request.client_id):
+    """End a request that pins keep out for now if they are meant to last."""
+    if not desk.fitting.eventually(engine, {request.client_id}):
         desk.end(request, no_place(desk, request), now)
-        return
-    alone = request.deadline is None and request.aged(now, desk.settings.max_wait_s)
-    if alone and not desk.fitting.eventually(engine, request.client_id, request.owner):
-        models = desk.fitting.in_the_way(engine, request.client_id)
-        error = own_pins(request.model, now - request.arrived_at, pins_of(desk, models))
-        desk.end(request, error, now)
 
 
 def is_kept_out(desk: Desk, engine: EngineRecord, request: Waiting) -> bool:
@@ -67,7 +56,7 @@ def is_kept_out(desk: Desk, engine: EngineRecord, request: Waiting) -> bool:
         fits = fitting.pinnable(engine)
     else:
         fits = engine.resident or bool(fitting.feasible(engine))
-    return not fits and fitting.eventually(engine, request.client_id)
+    return not fits and fitting.eventually(engine, {request.client_id})
 
 
 def no_place(desk: Desk, request: Waiting) -> NeverFits:

@@ -131,13 +131,32 @@ def no_room(model: str, waited_s: float, shortfall: Shortfall, ceiling: int) -> 
     )
 
 
-def own_pins(model: str, waited_s: float, pins: Pins) -> AdmissionDenied:
-    """A program's own pins keep its request out."""
+def in_a_circle(shortfall: Shortfall, waits: Sequence[Mapping[str, Any]]) -> AdmissionDenied:
+    """Requests wait for pins that end with clients which wait themselves.
+
+    Args:
+        shortfall: of the request that is denied.
+        waits: the requests that wait for each other, each for pins of the next one's client or
+            program, the last for pins of the first one's; the first is denied.
+    """
+    device, limit, pinned, asked = shortfall
+    model = waits[0]["model"]
+    circle = "; ".join(
+        f"{wait['model']} of client {wait['client']} waits for {_named(wait['pins'])}"
+        for wait in waits
+    )
+    why = "each holds what another waits for" if waits[1:] else "which its own program made"
     return AdmissionDenied(
-        f"{model} waited {waited_s:.1f} s for {_named(pins)} to end, which its own program made.",
+        f"{circle}: {why}. {model} asks for {asked} bytes on {device}, where the limit is {limit} "
+        f"and pinned models hold {pinned}.",
         hint="Unpin first, or say how long to wait with deadline_s.",
         model=model,
-        pins=[dict(pin) for pin in pins],
+        device=device,
+        limit_bytes=limit,
+        reserved_bytes=pinned,
+        requested_bytes=asked,
+        pins=[dict(pin) for wait in waits for pin in wait["pins"]],
+        waits=[{**wait, "pins": [pin["model"] for pin in wait["pins"]]} for wait in waits],
     )
 
 

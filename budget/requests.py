@@ -122,7 +122,7 @@ class Requests:
             return LoadFailed(f"{request.model} has no placement.", hint="See `keepwarm plan`.")
         pins = request.want == "pin"
         fits = fitting.pinnable(engine) if pins else engine.resident or fitting.feasible(engine)
-        if not fits and not fitting.eventually(engine, request.client_id):
+        if not fits and not fitting.eventually(engine, {request.client_id}):
             return no_place(self._desk, request)
         if engine.state is State.FAILED and engine.setbacks > 1 and now < engine.retry_at:
             return error_from_wire(dict(engine.last_error or {}))

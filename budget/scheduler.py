@@ -17,6 +17,7 @@ from budget.desk import PIN_RANK, Desk
 from budget.engines import NO_TIMEOUT, EngineRecord
 from budget.ledger import UNJUDGED_AT_MOST_S
 from budget.mending import broke_down, drop, failed, part_failed, put_right
+from budget.pin_cycles import end_cycles
 from budget.pins import keep_out, lateness, pin_aside
 from budget.preemption import Preemption
 from budget.prefetch import Prefetcher, unused_first
@@ -32,6 +33,7 @@ SCHEDULER: Final = "the scheduler"
 AHEAD: Final = "looking ahead"
 BEHIND: Final = "forgetting what was looked ahead for"
 YIELDING: Final = "asking leases to yield"
+UNTYING: Final = "finding pins that wait for each other"
 """Parts of the core as they are called where their faults are told; all but the first are optional."""
 
 
@@ -111,6 +113,8 @@ class Scheduler:
         if desk.claims.spared:
             self._each("serving", self._spared, self._serve_engine, now, give_up=self._give_up)
             desk.claims.spared.clear()
+        if desk.queue:
+            self._optionally(UNTYING, self._untie, now)
         self._optionally(YIELDING, self.preemption.ask, now)
         self._optionally(AHEAD, self.prefetcher.look_ahead, now)
 
@@ -183,6 +187,9 @@ class Scheduler:
 
     def _pin_aside(self, request: Waiting, now: float) -> None:
         pin_aside(self._desk, request, now)
+
+    def _untie(self, now: float) -> None:
+        end_cycles(self._desk, now)
 
     def _awaited(self, _now: float) -> list[str]:
         return self._desk.queue.engines()
@@ -333,7 +340,7 @@ class Scheduler:
                 desk.timers.wake_at(until)
                 return
         for request in list(desk.queue.of(engine.engine_id) or ()):
-            kept_out = desk.fitting.eventually(engine, request.client_id, measured=True)
+            kept_out = desk.fitting.eventually(engine, {request.client_id}, measured=True)
             if not kept_out and request.aged(now, desk.settings.max_wait_s):
                 waited_s = now - request.arrived_at
                 desk.end(

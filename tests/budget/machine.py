@@ -279,7 +279,7 @@ class Shell:
         for request in desk.queue:
             engine_ = desk.residents[request.engine_id]
             fits = desk.fitting.feasible(engine_, measured=True)
-            later = desk.fitting.eventually(engine_, request.client_id, measured=True)
+            later = desk.fitting.eventually(engine_, {request.client_id}, measured=True)
             if is_kept_out(desk, engine_, request) or (not fits and later):
                 found.add(request.request_id)
         return found

@@ -161,9 +161,10 @@ class Played(Shell):
 
 
 def play(shell: Played) -> None:
-    """Everything that the core does, in about eighty events."""
+    """Everything that the core does, in about ninety events."""
     lend(shell)
     interrupt(shell)
+    entangle(shell)
     look_ahead(shell)
     fail(shell)
     configure(shell)
@@ -221,6 +222,19 @@ def interrupt(shell: Played) -> None:
     shell.send(ev.HintGiven("release", "e"))
     if not shell.core.desk.residents["c"].demand:
         shell.send(ev.HintGiven("unload", "c"))
+    shell.rest()
+
+
+def entangle(shell: Played) -> None:
+    """Two clients wait for the ends of each other's pins."""
+    shell.end_all()
+    shell.ask("e", "five", want="pin")
+    shell.ask("c", "six", want="pin")
+    shell.settle()
+    shell.ask("b", "five")
+    shell.ask("b", "six")
+    shell.gone("five")
+    shell.gone("six")
     shell.rest()
 
 
