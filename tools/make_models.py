@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from harness.demo.models import make_models
+from shim.cli.output import print_table, size
 
 
 def main() -> None:
@@ -21,8 +22,8 @@ def main() -> None:
     models = make_models(
         arguments.directory, tiny=arguments.tiny, progress=lambda line: print(line, flush=True)
     )
-    for name, path in models.items():
-        print(f"{name:<12}{path}  {path.stat().st_size / 1e6:.1f} MB")
+    rows = [(name, path, size(path.stat().st_size)) for name, path in models.items()]
+    print_table(("model", "file", "bytes"), rows, right=("bytes",))
 
 
 if __name__ == "__main__":

@@ -125,12 +125,20 @@ def test_the_tables_say_what_people_need(demo: Demo, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.real
-def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, models: dict[str, Path]) -> None:
-    """Ctrl-C in the middle: exit status 130, and no engine, sampler or folder stays."""
-    env = {**os.environ, "TMPDIR": str(short(tmp_path))}
+@pytest.mark.parametrize(
+    ("reached", "sent", "code"),
+    [("loading the pinned", signal.SIGINT, 130), ("making", signal.SIGTERM, 143)],
+)
+def test_an_interrupted_demo_leaves_nothing(
+    tmp_path: Path, models: dict[str, Path], reached: str, sent: signal.Signals, code: int
+) -> None:
+    """While models load or are made: the exit status says so; no process, folder or half file stays."""
+    env = {**os.environ, "TMPDIR": str(short(tmp_path)), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     command = [sys.executable, "-c", "from shim.cli import main; main()", "demo"]
+    if reached != "making":
+        command += ["--models", str(models["producer"].parent)]
     with subprocess.Popen(
-        [*command, "--models", str(models["producer"].parent), "--trace-dir", str(tmp_path / "t2")],
+        [*command, "--trace-dir", str(tmp_path / "traces")],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -140,13 +148,14 @@ def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, models: dict[str, Pa
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            if "loading the pinned" in line:
+            if reached in line:
                 break
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, sent)
         process.stderr.read()
-        assert process.wait(30) == 130
+        assert process.wait(30) == code
     assert members(process.pid) == []
     assert list(short(tmp_path).iterdir()) == []
+    assert [file for file in tmp_path.rglob("demo-models/*") if file.suffix != ".gguf"] == []
 
 
 def short(folder: Path) -> Path:
