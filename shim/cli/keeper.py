@@ -132,7 +132,14 @@ def wait_gone(pid: int, runtime: Path, limit_s: float) -> None:
 
 
 @keeper_group.command("log")
-@click.option("-n", "--lines", type=click.IntRange(min=0), default=50, show_default=True)
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(min=0),
+    default=50,
+    show_default=True,
+    help="How many lines.",
+)
 @click.option("-f", "--follow", is_flag=True, help="Go on printing new lines, until Ctrl-C.")
 def log(lines: int, *, follow: bool) -> None:
     """Print the end of the keeper's log."""

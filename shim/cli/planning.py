@@ -78,7 +78,7 @@ class PlanRow:
 class Plan:
     """The books once everything that fits is loaded, and every model.
 
-    `devices` are those that layers may go to, in the order of the configuration, and the host.
+    `devices` are the devices of the configuration in its order, and the host.
     """
 
     devices: tuple[LedgerView, ...]

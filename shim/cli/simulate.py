@@ -52,8 +52,12 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 )
 @click.option("--models", required=True, type=FILE, help="The models, as TOML or JSON.")
 @click.option("--budget", required=True, help='Bytes of each device: a number, "24GB", "16GiB".')
-@click.option("--devices", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--policy", default=f"{DEFAULT_POLICY},lru", show_default=True, help="NAME[,NAME...]")
+@click.option(
+    "--devices", type=click.IntRange(1), default=1, show_default=True, help="How many devices."
+)
+@click.option(
+    "--policy", default=f"{DEFAULT_POLICY},lru", show_default=True, help="Policies: NAME[,NAME...]."
+)
 @click.option(
     "--declare",
     type=click.IntRange(0),

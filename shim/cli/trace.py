@@ -32,7 +32,9 @@ def trace_group() -> None:
 
 @trace_group.command("list")
 @folder_option
-@click.option("-n", "--last", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option(
+    "-n", "--last", type=click.IntRange(min=1), default=20, show_default=True, help="How many runs."
+)
 @json_option
 @click.pass_context
 def list_command(ctx: click.Context, folder: Path | None, last: int, *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Finds the demo's models, and makes those that are missing with llama.cpp's own llama-quantize."""
+"""Finds the demo's models, and makes missing models with llama.cpp's own llama-quantize."""
 
 from __future__ import annotations
 
