@@ -54,8 +54,10 @@ def keeper_silent(pid: int | None, runtime: Path | None, waited_s: float) -> Kee
     if pid is None:
         hint = "`keepwarm keeper log` says what it did last."
     elif runtime is not None and not holds_keeper_lock(pid, runtime):
-        what = "What listens in place of a keeper"
-        hint = "It does not hold the keeper's lock, so it is no background keeper. See what it is."
+        what = "What listens as a keeper"
+        hint = (
+            "It holds no keeper's lock: it is a keeper inside a program, or none. See what it is."
+        )
     elif is_stopped(pid):
         hint = f"It is stopped: `kill -CONT {pid}` lets it go on."
     else:

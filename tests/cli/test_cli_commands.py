@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
@@ -15,14 +17,21 @@ import pytest
 from click.testing import CliRunner, Result
 
 from budget import errors
-from budget.errors import EndpointUnavailable, InternalError, KeepwarmError, error_from_wire
+from budget.errors import (
+    EndpointUnavailable,
+    InternalError,
+    KeeperUnavailable,
+    KeepwarmError,
+    error_from_wire,
+)
 from shim.cli import lazy, main, progress
 from shim.cli.failure import exit_code
-from shim.cli.keeper import last_lines
+from shim.cli.keeper import last_lines, wait_gone
 from shim.cli.output import StatusLine, print_table, size, sizes, span
 from shim.cli.progress import fetch_first, waiting_for
 from shim.cli.root import COMMANDS
 from shim.config import ModelEntry
+from shim.keeper.locks import lock_keeper
 
 
 @pytest.fixture
@@ -315,3 +324,16 @@ def test_traces_are_found_by_file_by_run_and_by_being_last(
     assert [r["run_id"] for r in json.loads(listed.stdout)["runs"]] == ["r1", "r2"]
     assert "is not a run's line" in listed.stderr
     assert "/t/r2.json" in run("trace", "list").stdout
+
+
+@pytest.mark.parametrize("is_keeper", [True, False])
+def test_only_a_keeper_that_does_not_end_is_named_as_one_to_kill(
+    runtime_dir: Path, *, is_keeper: bool
+) -> None:
+    """A stranger at its socket can say any process id when it is asked to stop."""
+    with contextlib.ExitStack() as held:
+        if is_keeper:
+            held.enter_context(lock_keeper(runtime_dir))
+        with pytest.raises(KeeperUnavailable, match="did not end") as caught:
+            wait_gone(os.getpid(), runtime_dir, 0.0)
+    assert (f"kill -9 {os.getpid()}" in caught.value.hint) == is_keeper

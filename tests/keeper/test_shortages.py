@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from shim.keeper import shortages
+from budget.errors import KeeperUnavailable
+from shim.config import Config
+from shim.keeper import launch, shortages
 from shim.keeper.shortages import narrow_limits, refused
 
 
@@ -96,6 +98,20 @@ def test_a_containers_bound_on_threads_is_told(
         Path, "read_text", lambda p: line if str(p) == "/proc/self/cgroup" else real(p)
     )
     assert "100 processes and threads of this container" in narrow_limits()
+
+
+def test_a_start_without_permission_is_not_called_a_shortage(
+    runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hint was about processes and memory."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/x/python")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with pytest.raises(KeeperUnavailable, match="Permission denied: /x/python") as caught:
+        launch.start(runtime_dir, Config.from_mapping({}), automatic=True)
+    assert "owner and the mode" in caught.value.hint
 
 
 STARTS = """

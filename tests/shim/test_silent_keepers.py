@@ -119,7 +119,7 @@ def test_a_stranger_at_the_socket_is_not_named_as_one_to_kill(runtime_dir: Path,
     """It listens where a keeper would, and holds no keeper's lock; the hint calls it no keeper."""
 
     async def scenario(line: Line) -> None:
-        with pytest.raises(KeeperUnavailable, match="in place of a keeper") as caught:
+        with pytest.raises(KeeperUnavailable, match="listens as a keeper") as caught:
             await line.ask("lease", model="m")
         assert caught.value.facts["pid"] == os.getpid()
         assert "kill" not in caught.value.hint
