@@ -7,6 +7,7 @@ import ast
 import re
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -21,7 +22,21 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 def sources(*folders: str) -> dict[Path, ast.Module]:
     """The parsed files of some folders of the repository."""
     files = (file for folder in folders for file in sorted((ROOT / folder).rglob("*.py")))
-    return {file.relative_to(ROOT): ast.parse(file.read_text("utf-8")) for file in files}
+    return {file.relative_to(ROOT): parsed(file) for file in files}
+
+
+@cache
+def parsed(file: Path) -> ast.Module:
+    """A file, parsed once for all tests, which change nothing in it."""
+    return ast.parse(file.read_text("utf-8"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def trees() -> Iterator[None]:
+    """They are dropped afterwards: so many objects would slow every later garbage collection."""
+    yield
+    parsed.cache_clear()
+    functions.cache_clear()
 
 
 def module_name(file: Path) -> str:
@@ -49,9 +64,10 @@ def imported(node: ast.AST) -> Iterator[str]:
         yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+@cache
+def functions(tree: ast.Module) -> tuple[ast.FunctionDef | ast.AsyncFunctionDef, ...]:
     """Every function of a module, nested ones as well."""
-    return (node for node in ast.walk(tree) if isinstance(node, FUNCTIONS))
+    return tuple(node for node in ast.walk(tree) if isinstance(node, FUNCTIONS))
 
 
 def test_no_function_imports_a_package_of_ours() -> None:
@@ -115,7 +131,7 @@ def test_every_package_says_what_it_is_for() -> None:
     for file, tree in sources(*PACKAGES).items():
         if file.name == "__init__.py":
             assert ast.get_docstring(tree), f"{file} has no docstring"
-            assert not list(functions(tree)), f"{file} defines functions"
+            assert not functions(tree), f"{file} defines functions"
 
 
 def test_names_of_test_files_are_unique() -> None:

@@ -448,8 +448,8 @@ def test_the_core_holds_its_invariants_under_everything(capsys: pytest.CaptureFi
     COUNTS.clear()
     ROWS.clear()
     with rows_counted():
-        drive(CoreMachine, 130)
-        drive(ForecastMachine, 130)
+        drive(CoreMachine, 90)
+        drive(ForecastMachine, 90)
     with capsys.disabled():
         print(f"\n[core machine] {dict(sorted(COUNTS.items()))}")
     assert COUNTS["steps"] >= 10_000
