@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from backends.flows import Stream
 from backends.openai.resume import can_resume
 from backends.openai.wire import Delta
-from budget.errors import EngineDied
+from budget.errors import EngineDied, PromptTooLong
 from shim.call import Call
 from shim.interruption import outgoing, to_yield
 from shim.leased import Leases
@@ -65,9 +65,12 @@ class Calls(Leases):
         endpoint = await self.lease(call)
         resume, deadline = self.transport.resume, call.deadline
         source = resume(endpoint, call.request, None, progress, deadline=deadline)
-        return AsyncReplyStream(
-            self, call, await self._begun(call, source), partial(self._rest, call), said
-        )
+        try:
+            begun = await self._begun(call, source)
+        except PromptTooLong:
+            # The same text can be more tokens than were generated.
+            return None
+        return AsyncReplyStream(self, call, begun, partial(self._rest, call), said)
 
     async def _run(
         self,

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 
 def alive(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
+    """Whether a process is there and no zombie.
+
+    Where its first thread is one and others are not, it still holds its files and locks.
+    """
     try:
+        tasks = os.listdir(f"/proc/{pid}/task")
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (OSError, IndexError):
         return False
-    return state != "Z"
+    return state != "Z" or len(tasks) > 1
 
 
 def wait_until(condition: Callable[[], bool], limit_s: float = 20.0) -> bool:

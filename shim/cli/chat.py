@@ -146,11 +146,13 @@ class _Answer:
             return stream.reply
 
     def _begun(self) -> ReplyStream:
-        rest = self._stream.go_on() if self._stream is not None else None
+        # An answer of which nothing is printed yet begins anew: its text alone may be more tokens than
+        # were generated, and leave less room for the rest.
+        rest = self._stream.go_on() if self._stream is not None and not self._quiet else None
         if rest is None and self._printed:
-            click.echo(
-                "\nkeepwarm: the answer was stopped in the middle and is asked for again:", err=True
-            )
+            if not self._quiet:
+                told = "the answer was stopped in the middle and is asked for again:"
+                click.echo(f"\\nkeepwarm: {told}", err=True)
             self._printed = 0
         self._stream = rest or self._ask()
         return self._stream

@@ -21,7 +21,7 @@ from tests.budget.machine import Shell
 
 MAX_WAIT_S = 4.0
 LEASE_S, LOAD_S, YIELD_S = 2.0, 2.0, 1.0
-STEPS, STEPS_OF_OVERLOAD = 200, 500
+STEPS, STEPS_OF_OVERLOAD = 200, 250
 """Half seconds. Those of overload are longer than the longest wait that is allowed."""
 PATIENCE_S = 3.0
 MAX_QUEUE = 30
@@ -246,4 +246,4 @@ def test_every_wait_is_bounded_under_steady_overload_and_preemption() -> None:
         asked.append(overload(Random(seed), arrivals).counts["asked to yield"])
 
     in_any_world()
-    assert sum(asked) >= 1000
+    assert sum(asked) >= 500

@@ -175,14 +175,16 @@ _SPELLINGS: list[Callable[[str], str]] = [
 
 @given(key=_KEYS, spelling=st.sampled_from(_SPELLINGS), before=st.text(max_size=5))
 @example(key="\\\\\\\\", spelling=repr, before="\\")
+@example(key="AFTE", spelling=str, before="")
 @settings(derandomize=True, deadline=None, max_examples=300)
 def test_every_spelling_of_a_key_is_masked(
     key: str, spelling: Callable[[str], str], before: str
 ) -> None:
     """As servers repeat it: plain, quoted, escaped, encoded."""
-    masked = Secrets(key).mask(f"{before} {spelling(key)} after")
+    # No key has a space or a letter beyond ASCII.
+    masked = Secrets(key).mask(f"{before} {spelling(key)} \u00e4")
     assert MASK in masked
-    assert masked.endswith(" after")
+    assert masked.endswith(" \u00e4")
     assert key in MASK or key not in masked.removeprefix(before)
 
 

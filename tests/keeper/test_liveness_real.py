@@ -51,9 +51,15 @@ def keeper(files: Files, *, fit: int = 1, template: str = "", **section: Any) ->
         assert not any(row["leases"] for row in status["engines"])
 
 
+def row_of(made: Shim, model: str) -> dict[str, Any]:
+    """The status row of a model's engine."""
+    found: dict[str, Any] = next(e for e in made.status()["engines"] if model in e["models"])
+    return found
+
+
 def pid_of(made: Shim, model: str) -> int:
     """The process of a model's engine."""
-    return int(next(row["pid"] for row in made.status()["engines"] if model in row["models"]) or 0)
+    return int(row_of(made, model)["pid"] or 0)
 
 
 def test_a_stopped_engine_is_replaced_and_the_waiting_model_is_served(tiny_models: Files) -> None:
@@ -151,6 +157,8 @@ def test_an_engine_whose_socket_was_deleted_is_replaced(tiny_models: Files) -> N
         pid = pid_of(made, "a")
         _delete_sockets(made)
         assert wait_until(lambda: not alive(pid))
+        # A request in the moment between would be told of the death.
+        assert wait_until(lambda: row_of(made, "a")["state"] == "failed")
         assert made.chat("a", "Hi.", **QUIET).model == "a"
 
 

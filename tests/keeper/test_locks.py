@@ -37,7 +37,7 @@ def try_as_other_user(path: Path, say: Say) -> None:
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
     """A folder such as /tmp: all may write, none may remove another's file."""
-    for parent in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+    for parent in (tmp_path, *tmp_path.parents[:3]):
         parent.chmod(parent.stat().st_mode | 0o011)
     folder = tmp_path / "shared"
     folder.mkdir()

@@ -91,6 +91,19 @@ def test_closing_an_unfinished_stream_gives_the_lease_back(stage: Stage) -> None
     assert next(stream, None) is None
 
 
+def test_an_answer_whose_text_does_not_fit_any_more_begins_anew(stage: Stage) -> None:
+    """Its text can be more tokens than were generated; the lease is back, and no error is raised."""
+    stage.scripts["a"] = Script(tokens=["word "] * 10_000)
+    stream = stage.shim.stream("a", "Hello.")
+    while len(stream.text) < 10:
+        next(stream)
+    stream.close()
+    error = {"message": "too long", "type": "exceed_context_size_error", "code": 400}
+    stage.engines[-1].script.refuse = (400, {"error": error})
+    assert stream.go_on() is None
+    assert stage.lease_count() == 0
+
+
 def test_a_forgotten_stream_gives_the_lease_back(stage: Stage) -> None:
     """A stream that goes out of scope is closed."""
     stage.scripts["a"] = Script(tokens=["word "] * 10_000)
