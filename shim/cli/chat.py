@@ -152,7 +152,7 @@ class _Answer:
         if rest is None and self._printed:
             if not self._quiet:
                 told = "the answer was stopped in the middle and is asked for again:"
-                click.echo(f"\\nkeepwarm: {told}", err=True)
+                click.echo(f"\nkeepwarm: {told}", err=True)
             self._printed = 0
         self._stream = rest or self._ask()
         return self._stream
