@@ -152,7 +152,7 @@ def _addresses(section: Section, *path: str) -> Iterator[Problem]:
         named = (value,) if isinstance(value, str) else value
         elsewhere = [address for address in named if not _is_here(address)]
         if elsewhere:
-            what = f"{', '.join(elsewhere)}, which is connected to"
+            what = f"{', '.join(elsewhere)}, which requests would be sent to"
             yield Problem(dotted((*path, key)), what, f"an address of this machine, or {ALLOWED}")
 
 
