@@ -30,7 +30,8 @@ class Candidate:
 class DecisionRecord:
     """Why bytes changed hands. The log line, the trace and `keepwarm ps` all read this.
 
-    `victims` leave now; `draining` leave when their leases end, and get no new ones.
+    `victims` leave now; `draining` leave when their leases end, and get no new ones. `followed`: which of
+    its predictors the policy followed, in words; empty where it has one only.
     """
 
     number: int
@@ -43,6 +44,7 @@ class DecisionRecord:
     candidates: tuple[Candidate, ...] = ()
     victims: tuple[str, ...] = ()
     draining: tuple[str, ...] = ()
+    followed: str = ""
 
 
 @dataclass(frozen=True, slots=True)

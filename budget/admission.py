@@ -260,4 +260,5 @@ class Admission:
             choice.candidates,
             choice.victims,
             choice.draining,
+            self.policy.followed,
         )

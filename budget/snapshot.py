@@ -65,6 +65,7 @@ def record_to_wire(record: DecisionRecord) -> dict[str, Any]:
         "wanted": record.wanted,
         "reason": record.reason,
         "policy": record.policy,
+        "followed": record.followed,
         "requested": dict(record.requested),
         "free": dict(record.free),
         "candidates": [

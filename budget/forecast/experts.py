@@ -29,6 +29,8 @@ class Contest:
     A weight is exp(-(cost - the least cost) / tolerance), costs fading with the requests. Source of the
     weights: Freund and Schapire, "A decision-theoretic generalization of on-line learning", 1997.
 
+    The shadow of LRU knows all devices, because the guard compares the real loads with it (`lru_s`).
+
     `experts`: their losses, in the order of `NAMES`.
     """
 
@@ -42,12 +44,15 @@ class Contest:
         "_shares",
         "_watched",
         "_weights",
+        "lru_s",
     )
 
     def __init__(self, experts: Sequence[Losses]) -> None:
         self._experts = experts
         self._costs = [0.0] * len(NAMES)
         self._largest_s = 0.0
+        self.lru_s = 0.0
+        """Load seconds of LRU on all devices since the start; they do not fade."""
         self._watched = 1.0
         self._devices: frozenset[str] = frozenset()
         self._weights: tuple[float, ...] | None = None
@@ -57,11 +62,12 @@ class Contest:
 
     def attach(self, residents: Residents) -> None:
         """Take the books whose devices are watched; called once, before any use."""
-        devices = tuple(ledger.device for ledger in residents.books)[:MOST_DEVICES]
+        every = tuple(ledger.device for ledger in residents.books)
+        devices = every[:MOST_DEVICES]
         self._residents, self._devices = residents, frozenset(devices)
-        self._watched = len(devices) / max(1, len(list(residents.books)))
+        self._watched = len(devices) / max(1, len(every))
         self._shadows = tuple(
-            Shadow(residents, devices, losses, ordered=number == LRU)
+            Shadow(residents, every if number == LRU else devices, losses, ordered=number == LRU)
             for number, losses in enumerate(self._experts)
         )
 
@@ -88,13 +94,16 @@ class Contest:
 
     def misses(self, engine_id: str) -> bool:
         """Whether `used` has anything to do: some shadow would have to load this engine."""
-        if not self._watched_bookings(engine_id):
+        bookings = self._whereabouts(engine_id)
+        if not bookings:
             return False
-        return any(engine_id not in shadow.held for shadow in self._shadows)
+        # Most engines are where only LRU's shadow looks.
+        shadows = self._shadows if bookings[0][0] in self._devices else self._shadows[: LRU + 1]
+        return any(engine_id not in shadow.held for shadow in shadows)
 
     def used(self, engine_id: str) -> None:
         """A request for an engine arrived: shadows without it load it, whoever costs least leaves."""
-        bookings = self._watched_bookings(engine_id)
+        bookings = self._whereabouts(engine_id)
         if bookings and self._residents is not None:
             self._load(self._residents[engine_id], bookings)
 
@@ -102,24 +111,33 @@ class Contest:
         """A real load starts: shadows that did not know where the engine would go do now."""
         self._load(engine, engine.bookings)
 
-    def _watched_bookings(self, engine_id: str) -> Bookings:
-        """Where an engine is or must be, if that is watched; most are where nobody watches."""
+    @property
+    def lru_held(self) -> Mapping[str, Bookings]:
+        """The engines that LRU would have resident."""
+        return self._shadows[LRU].held if self._shadows else {}
+
+    def _whereabouts(self, engine_id: str) -> Bookings:
+        """Where an engine is or must be."""
         engine = self._residents.get(engine_id) if self._residents is not None else None
-        bookings = engine.whereabouts if engine is not None else ()
-        return bookings if bookings and bookings[0][0] in self._devices else ()
+        return engine.whereabouts if engine is not None else ()
 
     def _load(self, engine: EngineRecord, bookings: Bookings) -> None:
-        if not all(device in self._devices for device, _ in bookings):
-            return
+        seconds = engine.option.load_seconds
+        watched = all(device in self._devices for device, _ in bookings)
         for number, shadow in enumerate(self._shadows):
-            if bookings and engine.engine_id not in shadow.held:
-                shadow.load(engine.engine_id, bookings)
-                self._pay(number, engine.option.load_seconds)
-
-    def _pay(self, number: int, load_seconds: float) -> None:
-        self._costs[number] += load_seconds
-        self._largest_s = max(self._largest_s, load_seconds)
-        self._weights = self._shares = None
+            held = shadow.held.get(engine.engine_id)
+            if number == LRU and held is None:
+                self.lru_s += seconds
+            elif held is not None and watched and held[0][0] not in self._devices:
+                # LRU has it where no other shadow looks: it moves, and is judged as the others are.
+                shadow.drop(engine.engine_id)
+            elif held is not None or not watched:
+                continue
+            shadow.load(engine.engine_id, bookings)
+            if watched:
+                self._costs[number] += seconds
+                self._largest_s = max(self._largest_s, seconds)
+                self._weights = self._shares = None
 
     def reconfigured(self) -> None:
         """Engines that are gone hold nothing in any shadow."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from budget.engines import EngineRecord
+from budget.engines import Bookings, EngineRecord
 from budget.errors import ConfigError
 from budget.forecast.experts import HALF_LIFE_UNITS, LRU, NAMES, Contest
 from budget.forecast.figures import figure
@@ -68,6 +68,23 @@ class Forecaster:
     def weights(self) -> dict[str, float]:
         """What each expert counts now."""
         return dict(zip(NAMES, self._contest.weights, strict=True))
+
+    @property
+    def followed(self) -> str:
+        """The experts whose weighed estimates `odds` gives, and their shares of it."""
+        shares = zip(NAMES[1:], self._contest.shares, strict=True)
+        told = sorted(((share, name) for name, share in shares if share), reverse=True)
+        return ", ".join(f"{name} {share:.0%}" for share, name in told)
+
+    @property
+    def lru_s(self) -> float:
+        """The load seconds that LRU would have paid since the start."""
+        return self._contest.lru_s
+
+    @property
+    def lru_held(self) -> Mapping[str, Bookings]:
+        """The engines that LRU would have resident."""
+        return self._contest.lru_held
 
     @property
     def recency_rules(self) -> bool:
@@ -139,11 +156,6 @@ class Forecaster:
         """What one request of distance multiplies."""
         self._per_rate = unit - 1.0
         self._transitions.discounted(self.discount)
-
-    def recency(self, engine_ids: Sequence[str]) -> list[float]:
-        """The number of each engine's last request; 0 when there was none."""
-        self._learn()
-        return self._rates.lasts(engine_ids)
 
     # What the experts say: the discounted number of expected uses, p / (1 - p)
 

@@ -39,7 +39,7 @@ class Shadow:
             missing = self._taken[device] + amount - limit
             if missing > 0:
                 for victim in self._victims(device, missing):
-                    self._drop(victim)
+                    self.drop(victim)
         for device, amount in bookings:
             self._taken[device] += amount
             self._by_device[device][engine_id] = amount
@@ -50,7 +50,7 @@ class Shadow:
         for engine_id in list(self.held):
             engine = self._residents.get(engine_id)
             if engine is None or engine.retired:
-                self._drop(engine_id)
+                self.drop(engine_id)
 
     def _victims(self, device: str, missing: int) -> Sequence[str]:
         sizes = self._by_device[device]
@@ -60,7 +60,8 @@ class Shadow:
         found = cover(self._losses(names), amounts, missing, ordered=self._ordered)
         return names if found is None else [names[place] for place in found]
 
-    def _drop(self, engine_id: str) -> None:
+    def drop(self, engine_id: str) -> None:
+        """An engine leaves."""
         for device, amount in self.held.pop(engine_id):
             self._taken[device] -= amount
             del self._by_device[device][engine_id]

@@ -20,6 +20,11 @@ class EvictionPolicy(Protocol):
         ...
 
     @property
+    def followed(self) -> str:
+        """What its losses follow now, in words; empty where the name says it all."""
+        ...
+
+    @property
     def ordered(self) -> bool:
         """True: victims go strictly from the least loss up. False: the set of least total loss."""
         ...
@@ -68,6 +73,7 @@ class Stateless:
     """A base for policies that read everything they need from the engine's record."""
 
     ordered: bool = True
+    followed: str = ""
 
     def attach(self, residents: Residents, plans: Plans) -> None:
         """Nothing to read but the records."""

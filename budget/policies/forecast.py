@@ -35,7 +35,7 @@ class Forecast:
         self._lookahead = Lookahead()
         self._plans = Plans()
         self._residents: Residents | None = None
-        self._guard: Guard | None = None
+        self._guard = Guard()
         self._seen: tuple[int, dict[str, int], int] = (-1, {}, 0)
 
     @property
@@ -45,9 +45,18 @@ class Forecast:
 
     @property
     def _follows_lru(self) -> bool:
-        if self._guard is None or self._plans:
-            return False
-        return self._guard.following or self._forecaster.recency_rules
+        return not self._plans and (self._guard.following or self._forecaster.recency_rules)
+
+    @property
+    def followed(self) -> str:
+        """Declared uses, LRU and why, or the experts with their shares."""
+        if self._plans:
+            return "declared uses"
+        if self._guard.following:
+            return "lru, as the forecast loaded more than it"
+        if self._forecaster.recency_rules:
+            return "lru, which would have loaded least of late"
+        return self._forecaster.followed
 
     @property
     def forecaster(self) -> Forecaster:
@@ -57,35 +66,29 @@ class Forecast:
     def attach(self, residents: Residents, plans: Plans) -> None:
         """Engines, books and declared plans, to be read."""
         self._residents, self._plans = residents, plans
-        self._guard = Guard(residents, self._forecaster.recency)
         self._forecaster.attach(residents)
 
     def used(self, engine_id: str, now: float) -> None:
         """Learn from a request."""
         self._forecaster.used(engine_id, now)
-        if self._guard is not None:
-            self._guard.used(engine_id)
 
     def booked(self, engine: EngineRecord, now: float) -> None:
         """A load starts."""
-        if self._guard is not None:
-            self._guard.booked(engine)
         self._forecaster.booked(engine, now)
+        self._guard.booked(engine.option.load_seconds, self._forecaster.lru_s)
 
     def reconfigured(self, successors: Mapping[str, str]) -> None:
         """What was learned of an engine holds for the one that runs its model now."""
         self._forecaster.reconfigured(successors)
-        if self._guard is not None:
-            self._guard.reconfigured()
         self._lookahead = Lookahead()
         self._seen = (-1, {}, 0)
 
     def losses(self, engines: Sequence[EngineRecord], now: float) -> Sequence[float]:
         """Expected load seconds to be paid for losing each engine, in the horizon's unit."""
-        guard = self._guard
-        if guard is not None and self._follows_lru:
+        if self._follows_lru:
             # Recency is at most 1: whatever LRU would have resident stays before all else.
-            held = [1.0 if guard.holds(engine.engine_id) else 0.0 for engine in engines]
+            lru = self._forecaster.lru_held
+            held = [1.0 if engine.engine_id in lru else 0.0 for engine in engines]
             return list(map(add, held, Lru().losses(engines, now)))
         names = [engine.engine_id for engine in engines]
         odds = self._planned(names, now) if self._plans else self._forecaster.odds(names, now)

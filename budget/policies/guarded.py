@@ -46,6 +46,15 @@ class Guarded:
             self._bear(JUDGING, error)
             return self._spare.ordered
 
+    @property
+    def followed(self) -> str:
+        """As the policy says."""
+        try:
+            return str(self._active.followed)
+        except Exception as error:
+            self._bear(JUDGING, error)
+            return ""
+
     def attach(self, residents: Residents, plans: Plans) -> None:
         """Not guarded: a policy that cannot begin is an error of the start."""
         self.trusted.attach(residents, plans)

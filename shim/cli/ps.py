@@ -196,8 +196,9 @@ def _print_decisions(decisions: list[dict[str, Any]], names: Mapping[str, str]) 
             sizes(d["free"]),
             ", ".join(names.get(v, v) for v in d["victims"]),
             ", ".join(names.get(v, v) for v in d["draining"]),
+            d["followed"] or d["policy"],
         )
         for d in decisions[:DECISIONS_SHOWN]
     ]
-    columns = ("decision", "for", "reason", "requested", "free", "evicted", "draining")
+    columns = ("decision", "for", "reason", "requested", "free", "evicted", "draining", "followed")
     print_table(columns, rows, right=("decision", "requested", "free"))

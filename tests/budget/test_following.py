@@ -119,8 +119,7 @@ def test_engines_that_are_gone_leave_every_table() -> None:
     tables = (state["rates"]["uses"], state["histories"]["rows"], state["transitions"]["rows"])
     for table in tables:
         assert set(table) <= now
-    assert policy._guard is not None
-    assert set(policy._guard._shadow.held) <= now
+    assert set(policy.forecaster.lru_held) <= now
 
 
 def placed(*sizes: int) -> EngineSpec:

@@ -80,6 +80,20 @@ def test_few_devices_are_watched() -> None:
     assert contest.export_state()["costs"] == [5.0] * len(NAMES)
 
 
+def test_lru_pays_for_a_load_where_the_others_look_as_they_do() -> None:
+    """Also where it has the engine already, on a device that only the guard's comparison counts."""
+    residents = books(7, devices=MOST_DEVICES + 1)
+    contest = contest_on(residents)
+    engine = residents["a"]
+    for option in (MOST_DEVICES, 0):
+        engine.option_index = option
+        engine.bookings = engine.option.bookings
+        contest.booked(engine)
+    assert contest.export_state()["costs"] == [5.0] * len(NAMES)
+    assert contest.lru_s == 5.0, "under LRU it would have been resident the second time"
+    assert dict(contest.lru_held) == {"a": engine.bookings}
+
+
 @pytest.mark.parametrize("costs", [[1.0], [1.0, 2.0, 3.0, -1.0]])
 def test_a_damaged_record_of_the_contest_is_refused(costs: list[float]) -> None:
     """Too few costs, or such as cannot be."""

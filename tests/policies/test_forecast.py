@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -140,6 +141,28 @@ def test_at_most_32_successors_are_kept() -> None:
     assert max(len(row["successors"]) for row in rows.values()) == MOST_SUCCESSORS
 
 
+def test_the_record_says_which_predictor_the_eviction_followed() -> None:
+    """The experts with their shares, recency and why, or the declared uses."""
+    cycle = letters("abcde" * 120)
+    told = {}
+    for declare in (0, 10):
+        one = Trial(cycle, world(dict.fromkeys("abcde", 1)), 3, declare=declare)
+        core = make_core(one, "forecast")
+        Replay(core, one.models, declare=declare).sequential(one.arrivals)
+        told[declare] = [record.followed for record in core.desk.records if record.victims]
+    assert set(told[10][:-1]) == {"declared uses"}
+    assert told[0][-1].startswith(("transitions", "histories"))
+    assert all(re.fullmatch(r"\w+ \d+%(, \w+ \d+%)*", followed) for followed in told[0])
+
+
+def test_while_lru_is_followed_the_record_says_why() -> None:
+    """Recency costs least where uses are uniform, and the guard holds what misleads."""
+    policy = make_policy("forecast")
+    assert policy.followed.count("%") == 3
+    policy._guard.following = True  # type: ignore[attr-defined]
+    assert policy.followed.startswith("lru")
+
+
 def test_the_record_names_candidates_losses_and_the_set() -> None:
     """Whoever asks why can be told; losses are expected load seconds and never negative."""
     one = trial("abcdeabcde", 8)
@@ -149,6 +172,7 @@ def test_the_record_names_candidates_losses_and_the_set() -> None:
     assert records
     for record in records:
         assert record.policy == "forecast"
+        assert record.followed
         named = {c.engine_id: c.loss for c in record.candidates}
         assert set(record.victims) <= named.keys()
         assert all(loss >= 0.0 for loss in named.values())
