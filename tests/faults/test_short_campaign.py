@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FAULTS = 16
+FAULTS = 10
 LIMIT_S = 300.0
 
 
