@@ -85,11 +85,14 @@ def never_fits(model: str, shortfall: Shortfall, pins: Pins = ()) -> NeverFits:
         f"models hold {pinned}{which}.",
         hint="Raise the limit, unpin a model, or choose a smaller context, KV type or file.",
         model=model,
-        device=device,
-        limit_bytes=limit,
-        reserved_bytes=pinned,
-        requested_bytes=asked,
+        **_numbers(shortfall),
         pins=[dict(pin) for pin in pins],
+    )
+
+
+def _numbers(shortfall: Shortfall) -> dict[str, Any]:
+    return dict(
+        zip(("device", "limit_bytes", "reserved_bytes", "requested_bytes"), shortfall, strict=True)
     )
 
 
@@ -110,10 +113,7 @@ def pins_do_not_fit(models: Collection[str], shortfall: Shortfall) -> ConfigErro
         f"The pinned models do not fit together: {', '.join(sorted(models))} asks for {asked} bytes "
         f"on {device}, where the limit is {limit} and the other pins hold {pinned}.",
         hint="Raise [budget] limit, pin fewer models, or shrink their context or slots.",
-        device=device,
-        limit_bytes=limit,
-        reserved_bytes=pinned,
-        requested_bytes=asked,
+        **_numbers(shortfall),
     )
 
 
@@ -124,10 +124,7 @@ def no_room(model: str, waited_s: float, shortfall: Shortfall, ceiling: int) -> 
         f"{model} waited {waited_s:.1f} s: it asks for {asked} bytes on {device}, where other "
         f"programs leave {ceiling} of {limit} and pins hold {pinned}.",
         hint="End other programs on the device, or lower [budget] reserve.",
-        device=device,
-        limit_bytes=limit,
-        reserved_bytes=pinned,
-        requested_bytes=asked,
+        **_numbers(shortfall),
     )
 
 
@@ -151,10 +148,7 @@ def in_a_circle(shortfall: Shortfall, waits: Sequence[Mapping[str, Any]]) -> Adm
         f"and pinned models hold {pinned}.",
         hint="Unpin first, or say how long to wait with deadline_s.",
         model=model,
-        device=device,
-        limit_bytes=limit,
-        reserved_bytes=pinned,
-        requested_bytes=asked,
+        **_numbers(shortfall),
         pins=[dict(pin) for wait in waits for pin in wait["pins"]],
         waits=[{**wait, "pins": [pin["model"] for pin in wait["pins"]]} for wait in waits],
     )

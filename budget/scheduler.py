@@ -8,6 +8,7 @@ look for bytes, in rank order; and what nobody needs now may serve what is plann
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final, TypeVar
 
 from budget.actions import Alert, Prepare
@@ -99,22 +100,27 @@ class Scheduler:
             self._each("serving", self._awaited, self._serve_engine, now, give_up=self._give_up)
         self._optionally(BEHIND, self.prefetcher.forget, now)
         if desk.restless:
-            self._each("letting engines leave", self._restless, self._let_leave, now)
+            self._each(
+                "letting engines leave",
+                lambda _: list(desk.restless.values()),
+                self._let_leave,
+                now,
+            )
         if desk.unsettled:
-            self._each("making room", self._unsettled, self._relieve, now)
+            self._each("making room", lambda _: sorted(desk.unsettled), self._relieve, now)
         if desk.claims:
             self._each("using freed bytes", self._claims, self._advance, now)
         if desk.queue.aside:
             self._each("pinning", self._aside, self._pin_aside, now, give_up=self._give_up_one)
         if desk.started:
-            self._each("loading pins", self._pinned, self._load_pin, now)
+            self._each("loading pins", lambda _: list(desk.residents.pinned), self._load_pin, now)
         if desk.queue:
             self._each("admitting", self._wanting, self._admit_for, now, give_up=self._give_up)
         if desk.claims.spared:
             self._each("serving", self._spared, self._serve_engine, now, give_up=self._give_up)
             desk.claims.spared.clear()
         if desk.queue:
-            self._optionally(UNTYING, self._untie, now)
+            self._optionally(UNTYING, partial(end_cycles, desk), now)
         self._optionally(YIELDING, self.preemption.ask, now)
         self._optionally(AHEAD, self.prefetcher.look_ahead, now)
 
@@ -188,9 +194,6 @@ class Scheduler:
     def _pin_aside(self, request: Waiting, now: float) -> None:
         pin_aside(self._desk, request, now)
 
-    def _untie(self, now: float) -> None:
-        end_cycles(self._desk, now)
-
     def _awaited(self, _now: float) -> list[str]:
         return self._desk.queue.engines()
 
@@ -216,9 +219,6 @@ class Scheduler:
             desk.grant(engine, request, now)
 
     # Leaving
-
-    def _restless(self, _now: float) -> list[EngineRecord]:
-        return list(self._desk.restless.values())
 
     def _let_leave(self, engine: EngineRecord, now: float) -> None:
         """Evict what is idle and has a reason to go."""
@@ -250,9 +250,6 @@ class Scheduler:
             self._desk.timers.wake_at(due)
             return ""
         return f"keep_alive of {engine.keep_alive_s:g} s is over"
-
-    def _unsettled(self, _now: float) -> list[str]:
-        return sorted(self._desk.unsettled)
 
     def _relieve(self, device: str, now: float) -> None:
         """Bring a device that is over its ceiling back under it, and say when that changes."""
@@ -290,9 +287,6 @@ class Scheduler:
             desk.load(claim, now)
         elif desk.claims.hopeless(claim) or desk.admission.outdated(claim, now):
             desk.claims.drop(claim.engine.engine_id)
-
-    def _pinned(self, _now: float) -> list[EngineRecord]:
-        return list(self._desk.residents.pinned)
 
     def _load_pin(self, engine: EngineRecord, now: float) -> None:
         if engine.state in DORMANT:

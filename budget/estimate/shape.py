@@ -6,7 +6,7 @@ one reads no file. Names follow llama.cpp's hyperparameters (`src/llama-hparams.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -230,10 +230,6 @@ class ModelShape:
     def parameters(self) -> int:
         """The number of weights."""
         return sum(tensor.n_elements for tensor in self.tensors)
-
-    def layer_tensors(self, layer: int) -> Iterator[TensorShape]:
-        """The tensors of one layer, in file order."""
-        return (tensor for tensor in self.tensors if tensor.layer == layer)
 
     def tensor(self, name: str) -> TensorShape | None:
         """The tensor of that name, or `None`."""

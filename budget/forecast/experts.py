@@ -15,7 +15,7 @@ NAMES = ("lru", "rates", "histories", "transitions")
 LRU = 0
 HALF_LIFE_UNITS = 64.0
 """What a load cost counts half after so many times the usual return distance."""
-TOLERANCE = 0.01
+TOLERANCE = 0.03
 """Costs that differ by this share, or by the largest load, say little about who is better."""
 NEGLIGIBLE = 0.01
 """An expert of less weight is not asked."""
