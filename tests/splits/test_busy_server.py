@@ -40,8 +40,10 @@ FIGURES = MachineFigures(
 
 
 @pytest.fixture
-def other(rpc: RpcServer) -> Iterator[socket.socket]:
-    """Another client, connected."""
+def other(rpc: RpcServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """Another client, connected; it is not waited for long."""
+    monkeypatch.setattr("backends.footprint.dry_run._BUSY_S", 0.2)
+    monkeypatch.setattr("backends.llama.rpc._CONNECT_S", 0.2)
     host, _, port = rpc.endpoint.rpartition(":")
     with socket.create_connection((host, int(port)), 5) as client:
         yield client
