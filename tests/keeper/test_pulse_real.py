@@ -20,7 +20,7 @@ from tests.engines.templates import SPINS, with_template
 
 pytestmark = pytest.mark.real
 
-LONG = ChatRequest("many words " * 600, {"max_tokens": 1})
+LONG = ChatRequest("many words " * 400, {"max_tokens": 1})
 GO = ChatRequest("go", {"max_tokens": 1})
 ENDLESS = ChatRequest("Go on.", {"max_tokens": 3000, "extra": {"ignore_eos": True}})
 
@@ -75,6 +75,7 @@ def test_the_conditions_of_a_real_engine(tiny_models: dict[str, Path], runtime_d
                 assert engine.pid is not None
                 os.kill(engine.pid, signal.SIGSTOP)
                 assert await until(looking(engine, pulse, "stopped"), within_s=10.0)
+                engine.kill()
 
     asyncio.run(scenario())
 
