@@ -266,8 +266,19 @@ class CoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), last_word=st.sampled_from([None, "loaded", "failed", "died"]))
     def unload_finishes(self, data: st.DataObject, last_word: str | None) -> None:
         """An engine is gone; before that it may still report what it was doing."""
-        self._count("unloads_finished")
         engine_id = data.draw(st.sampled_from(sorted(self.shell.unloading)))
+        self.leaves(engine_id, last_word)
+
+    @precondition(lambda self: any(u.abandon for u in self.shell.unloading.values()))
+    @rule(last_word=st.sampled_from(["loaded", "failed", "died"]))
+    def an_abandoned_load_has_a_last_word(self, last_word: str) -> None:
+        """It ended before the order to end it came."""
+        unloading = self.shell.unloading
+        self.leaves(min(name for name in unloading if unloading[name].abandon), last_word)
+
+    def leaves(self, engine_id: str, last_word: str | None) -> None:
+        """An engine is gone, after it reported what it was doing."""
+        self._count("unloads_finished")
         generation = self.shell.unloading[engine_id].generation
         error = {"error": "EngineDied", "message": "on the way out"}
         if last_word == "loaded":
