@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from backends.base import Endpoint
 from backends.llama.binaries import find_binary, library_env
-from backends.llama.process import death_signal_wrapper
+from backends.llama.process.process import death_signal_wrapper
 from shim import KeepwarmError, Shim
 
 REPOSITORY = Path(__file__).resolve().parents[1]

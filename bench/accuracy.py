@@ -27,10 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from backends.footprint.dry_run import measure_many
 from backends.gguf.header import read_header
 from budget.errors import ConfigError, KeepwarmError
-from budget.estimate.arguments import check_args
-from budget.estimate.closed_form import estimate
-from budget.estimate.shape import ModelShape
 from budget.footprint import HOST, EngineArgs, Footprint
+from budget.memory.arguments import check_args
+from budget.memory.closed_form import estimate
+from budget.memory.shape import ModelShape
 from tools.rpc import rpc_server
 from tools.shapes import SHAPES, quantized, write
 

@@ -34,13 +34,13 @@ import psutil
 from _common import REPOSITORY, end_on_signals, say
 from fault_kinds import KINDS, LONG, Scene
 
-from backends.files import is_leftover
-from backends.llama.sweep import leftovers
+from backends.llama.process.orphans import leftovers
+from backends.machine.files.whole_files import is_leftover
 from harness.demo.models import make_models
 from shim import KeepwarmError, Shim
-from shim.cli.running import ask_running
+from shim.cli.console.running import ask_running
 from shim.config import load_config
-from shim.keeper.catalog import build_catalog
+from shim.keeper.catalog.catalog import build_catalog
 
 FILES = {"a": "classifier", "b": "producer", "c": "evaluator", "e": "embedder"}
 CALLERS = ("threads", "tasks", "single", "single")

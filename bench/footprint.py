@@ -25,8 +25,8 @@ from _common import distribution, last_line, percentile
 from backends.footprint.cache import FootprintCache
 from backends.footprint.inspect import NO_BUILD, Inspector
 from backends.gguf.header import read_header
-from budget.estimate.closed_form import estimate_by_layers
 from budget.footprint import HOST, EngineArgs
+from budget.memory.closed_form import estimate_by_layers
 from tools.shapes import SHAPES, quantized, write
 
 ROUNDS = 15

@@ -25,14 +25,14 @@ from typing import Any
 
 from _common import REPOSITORY, Router, background_shim, end_on_signals, last_line, say
 
+from backends.machine.files.page_cache import drop_from_page_cache
 from backends.openai import ChatRequest
 from backends.openai.sync_client import SyncTransport
-from backends.page_cache import drop_from_page_cache
 from harness import Pipeline, Stage, StageContext
 from harness.demo.models import make_models
 from shim import Shim
 from shim.config import Config
-from shim.keeper.catalog import build_catalog
+from shim.keeper.catalog.catalog import build_catalog
 
 STAGES = {"plan": "classifier", "draft": "evaluator", "check": "classifier", "revise": "evaluator"}
 """The demo's model of each stage; every stage has a file of its own. Two neighbours fill the budget."""
@@ -149,7 +149,7 @@ def keepwarm_side(shim: Shim, side: Side, tokens: int) -> None:
         started_ns = time.monotonic_ns()
         results = pipeline.run(range(rounds))
         ended_ns = time.monotonic_ns()
-        lines = shim._session.lines
+        lines = shim._session.connections
         history = lines.ask("history", since_ns=started_ns, until_ns=ended_ns)
         loads = sum(row["end_ns"] - row["start_ns"] for row in history["loads"] if row["end_ns"])
         replies = [r.reply for item in results for r in item.replies]

@@ -17,15 +17,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from budget.estimate.closed_form import estimate_by_layers
-from budget.estimate.compute import forget
-from budget.estimate.shape import ModelShape
 from budget.footprint import HOST, EngineArgs
-from budget.planning.known import KNOWN, known_shape
-from budget.planning.machine import assumed_side
-from budget.planning.planner import plan_together
-from budget.planning.tables import Candidate, Variant
-from budget.planning.traffic import decode_seconds, decode_traffic
+from budget.memory.closed_form import estimate_by_layers
+from budget.memory.compute import forget
+from budget.memory.shape import ModelShape
+from budget.placement.known_models import KNOWN, known_shape
+from budget.placement.machine_rates import assumed_side
+from budget.placement.planner import plan_together
+from budget.placement.tables import ModelChoices, Variant
+from budget.placement.traffic import decode_seconds, decode_traffic
 
 GIB = 1 << 30
 COUNT = 12
@@ -33,7 +33,7 @@ ARGS = EngineArgs(8192, 2)
 SIDE, GPU = assumed_side(50e9), assumed_side(900e9)
 
 
-def candidate(shape: ModelShape) -> Candidate:
+def candidate(shape: ModelShape) -> ModelChoices:
     """A model's table: bytes of both sides and seconds of a token, for every n_gpu_layers."""
     both = estimate_by_layers(shape, ARGS)
     seconds = decode_seconds(decode_traffic(shape, ARGS, fill_tokens=1024), SIDE, GPU)
@@ -41,7 +41,7 @@ def candidate(shape: ModelShape) -> Candidate:
         ARGS.n_ctx, ARGS.slots, both.host.total, both.device.total, {"cuda:0": seconds},
         float(seconds[0]),
     )  # fmt: skip
-    return Candidate(shape.name, (variant,), load_s=shape.weights_bytes / 4e9)
+    return ModelChoices(shape.name, (variant,), load_s=shape.weights_bytes / 4e9)
 
 
 def timed(work: Callable[[], object], runs: int) -> dict[str, float]:

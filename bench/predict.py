@@ -27,10 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from backends.gguf import read_header
 from backends.llama.binaries import find_binary, library_env
 from backends.measure.decode import DecodeRun, DecodeTimer
-from backends.measure.machine import FULL, QUICK, MachineMeasure
+from backends.measure.whole_machine import FULL, QUICK, MachineMeasure
 from budget.footprint import HOST, EngineArgs
-from budget.planning.machine import MachineFigures
-from budget.planning.traffic import decode_seconds, decode_traffic
+from budget.placement.machine_rates import MachineFigures
+from budget.placement.traffic import decode_seconds, decode_traffic
 from harness.demo.models import make_models
 
 GOAL = 0.25

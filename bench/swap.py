@@ -36,7 +36,7 @@ from backends.openai.sync_client import SyncTransport
 from harness.demo.models import make_models
 from shim import Reply, Shim
 from shim.config import Config
-from shim.keeper.catalog import build_catalog
+from shim.keeper.catalog.catalog import build_catalog
 
 NAMES = ("producer", "evaluator")
 PROMPT = "Say hello."
@@ -73,7 +73,9 @@ def limit_for_one(files: Mapping[str, Path]) -> int:
 
 def parts_of(shim: Shim, reply: Reply, started_ns: int) -> dict[str, float]:
     """Where a swap's seconds went, by the keeper's own history."""
-    history = shim._session.lines.ask("history", since_ns=started_ns, until_ns=time.monotonic_ns())
+    history = shim._session.connections.ask(
+        "history", since_ns=started_ns, until_ns=time.monotonic_ns()
+    )
     load, evict = history["loads"][-1], history["evictions"][-1]
     first_ns = started_ns + int((reply.ttft_s or reply.total_s) * 1e9)
     return {
@@ -135,7 +137,9 @@ def bursts(shim: Shim, router: Router, transport: SyncTransport, rounds: int) ->
         seconds["router"].append(burst(lambda m: transport.chat(router.door(m), request)))
         seconds["keepwarm"].append(burst(lambda m: shim.chat(m, PROMPT, **OPTIONS)))
         say(f"{number + 1} of {rounds} bursts each")
-    history = shim._session.lines.ask("history", since_ns=since_ns, until_ns=time.monotonic_ns())
+    history = shim._session.connections.ask(
+        "history", since_ns=since_ns, until_ns=time.monotonic_ns()
+    )
     router_s, keepwarm_s = (percentile(s, 50) for s in seconds.values())
     return {
         "router_burst_p50_s": router_s,

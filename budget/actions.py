@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from budget.engines import Bookings
+from budget.books.engines import Bookings
 
 
 @dataclass(slots=True)
-class Candidate:
+class EvictionCandidate:
     """One engine that eviction considered: what losing it costs, and the bytes it frees.
 
     `loss` is in the policy's own unit; an engine that was released by hint has 0. Nobody changes a
@@ -41,7 +41,7 @@ class DecisionRecord:
     policy: str
     requested: Bookings
     free: Bookings
-    candidates: tuple[Candidate, ...] = ()
+    candidates: tuple[EvictionCandidate, ...] = ()
     victims: tuple[str, ...] = ()
     draining: tuple[str, ...] = ()
     followed: str = ""
@@ -51,7 +51,7 @@ class DecisionRecord:
 class Prepare:
     """An engine's bytes are leaving others and promised to it: what its start needs before may begin.
 
-    No answer is expected. `Load` follows, or the promise falls and what was prepared is of no use.
+    No answer is expected. `StartLoad` follows, or the promise falls and what was prepared is of no use.
     """
 
     engine_id: str
@@ -59,7 +59,7 @@ class Prepare:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class StartLoad:
     """Start an engine at one of its options. Its bytes are booked. Answered by a load event."""
 
     engine_id: str
@@ -79,7 +79,7 @@ class Unload:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class StageFile:
     """Read an engine's file into the page cache, slowly. Answered by `StageFinished`, always."""
 
     engine_id: str
@@ -189,9 +189,9 @@ class Fault:
 
 Action = (
     Prepare
-    | Load
+    | StartLoad
     | Unload
-    | Stage
+    | StageFile
     | StopStaging
     | Grant
     | Deny

@@ -13,24 +13,24 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from budget import events as ev
-from budget import soundness
 from budget.actions import Action, SetTimer
-from budget.balance import imbalances
-from budget.desk import Desk
-from budget.engines import EngineSpec, ModelEntry
+from budget.admission.pins import check_hint, check_pins, take_hint
+from budget.admission.prefetch import Prefetcher
+from budget.admission.scheduler import Scheduler
+from budget.admission.state import CoreState
+from budget.books.engines import EngineSpec, ModelSpec
+from budget.books.ledger import LedgerView
 from budget.errors import InternalError, KeepwarmError
-from budget.forced import force
-from budget.ledger import LedgerView
-from budget.lives import Lives
-from budget.pins import check_hint, check_pins, take_hint
-from budget.policies.base import EvictionPolicy
-from budget.policies.lru import Lru
-from budget.prefetch import Prefetcher
-from budget.reconfigure import adopt, check_configuration, reconfigure
-from budget.requests import Requests
-from budget.rule import Rule
-from budget.scheduler import Scheduler
-from budget.settings import Settings
+from budget.eviction.policies.eviction_policy import EvictionPolicy
+from budget.eviction.policies.lru import Lru
+from budget.handlers.client_requests import Requests
+from budget.handlers.engine_events import EngineEvents
+from budget.handlers.reconfigure import adopt, check_configuration, reconfigure
+from budget.handlers.rule import EventRule
+from budget.recovery import soundness
+from budget.recovery.balance import imbalances
+from budget.recovery.forced_effects import force
+from budget.settings import CoreSettings
 
 NEVER: Final = math.inf
 
@@ -52,26 +52,26 @@ class BudgetCore:
     def __init__(
         self,
         limits: Mapping[str, int],
-        models: Iterable[ModelEntry],
+        models: Iterable[ModelSpec],
         engines: Iterable[EngineSpec],
         policy: EvictionPolicy | None = None,
-        settings: Settings | None = None,
+        settings: CoreSettings | None = None,
     ) -> None:
-        self._desk = Desk(limits, engines, policy or Lru(), settings or Settings())
-        self._scheduler = Scheduler(self._desk)
-        adopt(self._desk, models)
-        check_pins(self._desk)
-        self._faults = self._desk.faults
+        self._state = CoreState(limits, engines, policy or Lru(), settings or CoreSettings())
+        self._scheduler = Scheduler(self._state)
+        adopt(self._state, models)
+        check_pins(self._state)
+        self._faults = self._state.faults
         self._now = -math.inf
-        self._rules: dict[type[Any], Rule] = {
-            **Requests(self._desk, self._scheduler).rules,
-            **Lives(self._desk).rules,
-            ev.HintGiven: Rule(self._admit_hint, self._hinted),
-            ev.PlanDeclared: Rule(self._admit_plan, self._planned),
-            ev.StageFinished: Rule(self._admit_staged, self._staged, certain=True),
-            ev.Reconfigured: Rule(self._admit_configuration, self._reconfigured),
-            ev.Started: Rule(_anything, self._started),
-            ev.TimerDue: Rule(_anything, self._timer_rang),
+        self._rules: dict[type[Any], EventRule] = {
+            **Requests(self._state, self._scheduler).rules,
+            **EngineEvents(self._state).rules,
+            ev.HintGiven: EventRule(self._admit_hint, self._hinted),
+            ev.UsesDeclared: EventRule(self._admit_plan, self._planned),
+            ev.StageFinished: EventRule(self._admit_staged, self._staged, certain=True),
+            ev.Reconfigured: EventRule(self._admit_configuration, self._reconfigured),
+            ev.Started: EventRule(_anything, self._started),
+            ev.TimerDue: EventRule(_anything, self._timer_rang),
         }
 
     def handle(self, event: ev.Event, now: float) -> list[Action]:
@@ -101,29 +101,29 @@ class BudgetCore:
         except Exception as error:
             if not certain:
                 raise InternalError(f"{event!r} cannot be checked: {error!r}") from error
-            self._desk.faults.note(f"checking {type(event).__name__}", error)
+            self._state.faults.note(f"checking {type(event).__name__}", error)
         self._now = now
-        desk = self._desk
+        state = self._state
         actions: list[Action] = []
-        desk.actions = actions
+        state.actions = actions
         try:
             follows = apply(event, now)
         except Exception as error:
-            force(desk, event, error, now)
+            force(state, event, error, now)
             follows = True
         if follows:
             self._scheduler.pump(now)
         if self._faults.new:
             actions.extend(self._faults.take())
-        at = desk.timers.to_arm()
+        at = state.timers.to_arm()
         if at is not None:
             actions.append(SetTimer(at))
         return actions
 
     @property
-    def desk(self) -> Desk:
+    def state(self) -> CoreState:
         """The state, to be read; changing it is the events' business."""
-        return self._desk
+        return self._state
 
     @property
     def prefetcher(self) -> Prefetcher:
@@ -132,14 +132,14 @@ class BudgetCore:
 
     def ledgers(self) -> list[LedgerView]:
         """The books of every device now."""
-        return [ledger.view() for ledger in self._desk.residents.books]
+        return [ledger.view() for ledger in self._state.residents.books]
 
     def check(self) -> list[str]:
         """What does not balance, in words: books, engines, leases, pins, queue, claims, plans.
 
         Empty is sound. Never raises; takes as long as some decisions.
         """
-        return imbalances(self._desk)
+        return imbalances(self._state)
 
     def validate(self) -> None:
         """Raise `InternalError` unless everything balances."""
@@ -150,22 +150,22 @@ class BudgetCore:
 
     def _admit_hint(self, event: ev.HintGiven) -> None:
         soundness.hint(event)
-        check_hint(self._desk, event)
+        check_hint(self._state, event)
 
     def _hinted(self, event: ev.HintGiven, now: float) -> bool:
-        take_hint(self._desk, event, now)
+        take_hint(self._state, event, now)
         return True
 
-    def _admit_plan(self, event: ev.PlanDeclared) -> None:
+    def _admit_plan(self, event: ev.UsesDeclared) -> None:
         soundness.plan(event)
         for model in event.models:
-            if model not in self._desk.models:
-                raise self._desk.why_unknown(model)
+            if model not in self._state.models:
+                raise self._state.why_unknown(model)
 
-    def _planned(self, event: ev.PlanDeclared, _now: float) -> bool:
-        models = self._desk.models
+    def _planned(self, event: ev.UsesDeclared, _now: float) -> bool:
+        models = self._state.models
         order = [(model, models[model].engine_id) for model in event.models]
-        self._desk.plans.declare(event.plan or event.client_id, order, owner=event.client_id)
+        self._state.plans.declare(event.plan or event.client_id, order, owner=event.client_id)
         return True
 
     def _admit_staged(self, event: ev.StageFinished) -> None:
@@ -178,18 +178,18 @@ class BudgetCore:
 
     def _admit_configuration(self, event: ev.Reconfigured) -> None:
         soundness.configuration(event)
-        check_configuration(self._desk, event)
+        check_configuration(self._state, event)
 
     def _reconfigured(self, event: ev.Reconfigured, now: float) -> bool:
-        reconfigure(self._desk, event, now)
+        reconfigure(self._state, event, now)
         return True
 
     def _started(self, _: ev.Started, _now: float) -> bool:
-        self._desk.started = True
+        self._state.started = True
         return True
 
     def _timer_rang(self, _: ev.TimerDue, now: float) -> bool:
-        self._desk.timers.passed(now)
+        self._state.timers.passed(now)
         return True
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from budget.engines import Bookings, EngineSpec, ModelEntry, Option
-from budget.settings import Settings
+from budget.books.engines import Bookings, EngineSpec, ModelSpec, PlacementOption
+from budget.settings import CoreSettings
 
 Want = Literal["lease", "load", "pin"]
 
@@ -90,7 +90,7 @@ class LoadFinished:
 
 
 @dataclass(frozen=True, slots=True)
-class LoadFailed:
+class LoadEndedBadly:
     """An engine could not be loaded and nothing of it is left. `error` is an error on the wire.
 
     `refused_device` is the one that was out of memory, where that is known.
@@ -104,7 +104,7 @@ class LoadFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class EngineDied:
+class EngineGone:
     """A resident engine ended by itself and nothing of it is left."""
 
     engine_id: str
@@ -134,7 +134,7 @@ class EngineEstimated:
     """What an engine's placements take was corrected; counts from its next load on."""
 
     engine_id: str
-    options: tuple[Option, ...]
+    options: tuple[PlacementOption, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ class HintGiven:
 
 
 @dataclass(frozen=True, slots=True)
-class PlanDeclared:
+class UsesDeclared:
     """A client tells the order of its coming uses; an empty order withdraws the plan.
 
     `plan` names it among the plans of all clients; None: the client has one, under its own name.
@@ -193,10 +193,10 @@ class Reconfigured:
     the wire, by its name; a request for such a model hears this instead of `UnknownModel`.
     """
 
-    models: tuple[ModelEntry, ...]
+    models: tuple[ModelSpec, ...]
     engines: tuple[EngineSpec, ...]
     limits: Mapping[str, int]
-    settings: Settings | None = None
+    settings: CoreSettings | None = None
     errors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -214,15 +214,15 @@ Event = (
     | LeaseTaken
     | LeaseYielded
     | LoadFinished
-    | LoadFailed
-    | EngineDied
+    | LoadEndedBadly
+    | EngineGone
     | UnloadFinished
     | EngineMeasured
     | EngineEstimated
     | DeviceMeasured
     | StageFinished
     | HintGiven
-    | PlanDeclared
+    | UsesDeclared
     | Reconfigured
     | TimerDue
 )

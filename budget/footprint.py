@@ -47,7 +47,7 @@ class EngineArgs:
 
     `n_ctx` counts the tokens of all slots together, as llama.cpp's `n_ctx` does.
     `devices` are those that layers go to, in order; over several of them `tensor_split` says how many
-    layers (the output counts as one) each gets (`budget.estimate.split`).
+    layers (the output counts as one) each gets (`budget.memory.split`).
     `rpc[n]` is the server behind the device `RPCn`, empty for one that the engine does not use.
     `extra` holds further llama-server arguments, already in command-line form.
     """

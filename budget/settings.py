@@ -9,8 +9,8 @@ Prefetch = Literal["off", "stage", "spare", "load"]
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """May change while a core runs (`budget.reconfigure`).
+class CoreSettings:
+    """May change while a core runs (`budget.handlers.reconfigure`).
 
     `max_wait_s`: after this a waiting request cannot be passed any more. `max_queue`: requests that
     may wait in all; `max_queue_per_model`: for one model name; None is no bound of its own.

@@ -7,12 +7,12 @@ from itertools import islice
 from typing import Any
 
 from budget.actions import DecisionRecord
+from budget.admission.pins import is_kept_out, pins_of
+from budget.admission.state import CoreState
+from budget.books.engines import NO_TIMEOUT, EngineRecord
+from budget.books.queue import Waiting
+from budget.books.states import State
 from budget.core import BudgetCore
-from budget.desk import Desk
-from budget.engines import NO_TIMEOUT, EngineRecord
-from budget.pins import is_kept_out, pins_of
-from budget.residency import State
-from budget.waiting import Waiting
 
 DECISIONS_SHOWN = 16
 PLANNED_SHOWN = 16
@@ -32,25 +32,25 @@ def snapshot(core: BudgetCore, now: float) -> dict[str, Any]:
         and `left_out` (parts of the core that keep failing). Bytes are ints, times are seconds
         before `now` (`_s`); times that do not apply and figures that are not known are None.
     """
-    desk = core.desk
-    engines = sorted(desk.residents, key=lambda e: (not e.bookings, e.engine_id))
-    recent = list(desk.records)[: -DECISIONS_SHOWN - 1 : -1]
+    state = core.state
+    engines = sorted(state.residents, key=lambda e: (not e.bookings, e.engine_id))
+    recent = list(state.records)[: -DECISIONS_SHOWN - 1 : -1]
     return {
         "devices": _devices(core),
-        "engines": [_engine(desk, engine, now) for engine in engines],
-        "queue": _queue(desk, now),
-        "plans": desk.plans.by_plan(PLANNED_SHOWN),
+        "engines": [_engine(state, engine, now) for engine in engines],
+        "queue": _queue(state, now),
+        "plans": state.plans.by_plan(PLANNED_SHOWN),
         "prefetch": {
-            **asdict(desk.prefetch),
-            "mode": desk.settings.prefetch,
+            **asdict(state.prefetch),
+            "mode": state.settings.prefetch,
             "staging": core.prefetcher.staging,
             "staged": sorted(core.prefetcher.lying_staged),
-            "loaded": sorted(desk.prefetched),
+            "loaded": sorted(state.prefetched),
             "cores_are_busy": core.prefetcher.cores_are_busy,
         },
         "declared": _declared(core),
         "decisions": [record_to_wire(record) for record in recent],
-        "left_out": sorted(desk.faults.left_out),
+        "left_out": sorted(state.faults.left_out),
     }
 
 
@@ -78,7 +78,7 @@ def record_to_wire(record: DecisionRecord) -> dict[str, Any]:
 
 
 def _devices(core: BudgetCore) -> list[dict[str, Any]]:
-    books = core.desk.residents.books
+    books = core.state.residents.books
     return [
         {
             "device": view.device,
@@ -91,18 +91,18 @@ def _devices(core: BudgetCore) -> list[dict[str, Any]]:
             "reserved_bytes": view.reserved_bytes,
             "free_bytes": view.free_bytes,
             "over_limit": books[view.device].over_limit,
-            "low_memory": view.device in core.desk.low,
+            "low_memory": view.device in core.state.low,
         }
         for view in core.ledgers()
     ]
 
 
-def _engine(desk: Desk, engine: EngineRecord, now: float) -> dict[str, Any]:
+def _engine(state: CoreState, engine: EngineRecord, now: float) -> dict[str, Any]:
     idle_s = now - engine.idle_since if engine.state is State.IDLE else None
     backing_off = engine.state is State.FAILED and now < engine.retry_at
     return {
         "id": engine.engine_id,
-        "models": sorted(m.name for m in desk.models.values() if m.engine_id == engine.engine_id),
+        "models": sorted(m.name for m in state.models.values() if m.engine_id == engine.engine_id),
         "state": engine.state.value,
         "generation": engine.generation,
         "option_index": engine.option_index if engine.bookings else None,
@@ -111,10 +111,10 @@ def _engine(desk: Desk, engine: EngineRecord, now: float) -> dict[str, Any]:
         "leases": _leases(engine, now),
         "pinned": engine.pinned,
         "pinned_by": sorted(engine.pins),
-        "pins": pins_of(desk, sorted(engine.pins)),
+        "pins": pins_of(state, sorted(engine.pins)),
         "waiting": engine.demand,
         "draining_for": engine.draining_for,
-        "prefetched": engine.engine_id in desk.prefetched,
+        "prefetched": engine.engine_id in state.prefetched,
         "leaves_when_idle": engine.leave_when_idle or engine.retired,
         "uses": engine.uses,
         "idle_s": idle_s,
@@ -129,10 +129,10 @@ def _engine(desk: Desk, engine: EngineRecord, now: float) -> dict[str, Any]:
 
 
 def _declared(core: BudgetCore) -> list[dict[str, Any]]:
-    desk = core.desk
+    state = core.state
     names: dict[str, list[str]] = {}
-    for model in sorted(desk.models):
-        names.setdefault(desk.models[model].engine_id, []).append(model)
+    for model in sorted(state.models):
+        names.setdefault(state.models[model].engine_id, []).append(model)
     return [
         {
             "plan": plan,
@@ -147,15 +147,15 @@ def _declared(core: BudgetCore) -> list[dict[str, Any]]:
                 for engine_id in islice(order, PLANNED_SHOWN)
             ],
         }
-        for plan, client, order in desk.plans.declared()
+        for plan, client, order in state.plans.declared()
     ]
 
 
 def _readiness(core: BudgetCore, engine_id: str) -> str:
     """How near to its use a planned engine is: its state, or what there is of one that is absent."""
-    if engine_id not in core.desk.residents:
+    if engine_id not in core.state.residents:
         return "gone"
-    state: State = core.desk.residents[engine_id].state
+    state: State = core.state.residents[engine_id].state
     if state is State.ABSENT and core.prefetcher.staging == engine_id:
         return "staging"
     if state is State.ABSENT and engine_id in core.prefetcher.lying_staged:
@@ -185,9 +185,9 @@ def _keep_alive_left(engine: EngineRecord, now: float) -> float | None:
     return max(0.0, engine.idle_since + engine.keep_alive_s - now)
 
 
-def _queue(desk: Desk, now: float) -> list[dict[str, Any]]:
-    max_wait_s = desk.settings.max_wait_s
-    in_order = sorted(desk.queue, key=lambda request: request.rank(now, max_wait_s))
+def _queue(state: CoreState, now: float) -> list[dict[str, Any]]:
+    max_wait_s = state.settings.max_wait_s
+    in_order = sorted(state.queue, key=lambda request: request.rank(now, max_wait_s))
     return [
         {
             "request": request.request_id,
@@ -199,7 +199,7 @@ def _queue(desk: Desk, now: float) -> list[dict[str, Any]]:
             "deadline_in_s": None if request.deadline is None else request.deadline - now,
             "priority": request.priority,
             "rank_reason": _rank_reason(request, now, max_wait_s),
-            "waits_for": _waits_for(desk, request),
+            "waits_for": _waits_for(state, request),
         }
         for request in in_order
     ]
@@ -213,13 +213,13 @@ def _rank_reason(request: Waiting, now: float, max_wait_s: float) -> str:
     return "by arrival"
 
 
-def _waits_for(desk: Desk, request: Waiting) -> str:
+def _waits_for(state: CoreState, request: Waiting) -> str:
     """What has to happen before a request is served, in words."""
-    engine = desk.residents[request.engine_id]
-    if is_kept_out(desk, engine, request):
-        models = ", ".join(desk.fitting.in_the_way(engine, request.client_id))
+    engine = state.residents[request.engine_id]
+    if is_kept_out(state, engine, request):
+        models = ", ".join(state.fitting.in_the_way(engine, request.client_id))
         return f"other clients' pins to end: {models}"
-    claim = desk.claims.get(engine.engine_id)
+    claim = state.claims.get(engine.engine_id)
     if claim is not None and claim.draining:
         return f"leases of {', '.join(sorted(claim.draining))} to end"
     if claim is not None:

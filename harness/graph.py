@@ -56,7 +56,7 @@ def _misplaced(node: Node, other: Node, nodes: Sequence[Node]) -> ConfigError:
     )
 
 
-class Progress:
+class GraphProgress:
     """How far one input is: which nodes wait, which run and which are done."""
 
     def __init__(self, needs: Needs) -> None:

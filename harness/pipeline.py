@@ -9,7 +9,7 @@ from functools import partial
 from threading import Lock
 from typing import Any, Generic, TypeVar
 
-from harness.graph import Progress, needs_of
+from harness.graph import GraphProgress, needs_of
 from harness.workers import Workers
 from shim import (
     ConfigError,
@@ -166,7 +166,7 @@ class Pipeline:
     def _run_one(self, index: int, item: Any, further: int, plan: Plan) -> ItemResult:
         stages = {stage.name: stage for stage in self.stages}
         ahead = [stage.model for stage in self.stages] * min(further, INPUTS_AHEAD)
-        progress, results = Progress(self._needs), dict[str, Any]()
+        progress, results = GraphProgress(self._needs), dict[str, Any]()
         replies, lock = list[StageReply](), Lock()
 
         def work(name: str) -> Callable[[], Any]:

@@ -32,13 +32,13 @@ from budget.errors import (
     RoleViolation,
     UnknownModel,
 )
-from shim.lazy import lazy_names
+from shim.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from backends.openai.wire import Delta, Timings, Usage
+    from backends.openai.protocol import Delta, Timings, Usage
+    from shim.calls.declaring import Plan
     from shim.client import Shim
     from shim.config import Config, load_config
-    from shim.declared import Plan
     from shim.defaults import (
         achat,
         adeclare,
@@ -59,13 +59,13 @@ if TYPE_CHECKING:
         use,
     )
     from shim.model_info import ModelInfo
-    from shim.reply import EmbeddingReply, Reply, Residency
+    from shim.replies import EmbeddingReply, Reply, Residency
     from shim.streams import AsyncReplyStream, ReplyStream
 
 __getattr__ = lazy_names(
     __name__,
     {
-        "backends.openai.wire": "Delta Timings Usage",
+        "backends.openai.protocol": "Delta Timings Usage",
         "shim.client": "Shim",
         "shim.config": "Config load_config",
         "shim.defaults": (
@@ -74,8 +74,8 @@ __getattr__ = lazy_names(
             "unload unpin use "
         ),
         "shim.model_info": "ModelInfo",
-        "shim.declared": "Plan",
-        "shim.reply": "EmbeddingReply Reply Residency",
+        "shim.calls.declaring": "Plan",
+        "shim.replies": "EmbeddingReply Reply Residency",
         "shim.streams": "AsyncReplyStream ReplyStream",
     },
 )

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any, Self
 
 from backends.flows import run_blocking
 from budget.errors import InvalidRequest
-from shim.call import OWN_OPTIONS, Call, Messages
-from shim.calls import Calls
+from shim.calls.call import OWN_OPTIONS, Call, Messages
+from shim.calls.calls import Calls
+from shim.calls.declaring import Plan
+from shim.calls.session import Session
 from shim.config import Config
-from shim.declared import Plan
 from shim.model_info import ModelInfo
-from shim.reply import EmbeddingReply, Reply
-from shim.session import Session
+from shim.replies import EmbeddingReply, Reply
 from shim.streams import AsyncReplyStream, ReplyStream
 from traces import current_run
 
 if TYPE_CHECKING:
-    from shim.keeper.life import EngineFactory
+    from shim.keeper.engines.running_engine import EngineFactory
 
 
 class Shim:
@@ -54,8 +54,8 @@ class Shim:
     ) -> None:
         session = Session(config, inline=inline, runtime=runtime, factory=factory, share=share)
         self._session = session
-        self._sync = Calls(session, session.lines.flows, session.sync_transport.flows)
-        self._async = Calls(session, session.async_lines, session.async_transport)
+        self._sync = Calls(session, session.connections.flows, session.sync_transport.flows)
+        self._async = Calls(session, session.async_connections, session.async_transport)
         self._declared = Plan(session)
 
     @property
@@ -190,7 +190,7 @@ class Shim:
 
     def release(self, model: str) -> None:
         """Say that a model may leave now: it is first among the victims when bytes are needed."""
-        self._session.lines.ask("hint", kind="release", model=model)
+        self._session.connections.ask("hint", kind="release", model=model)
 
     def unload(self, model: str) -> bool:
         """Let a model leave as soon as nobody leases it; returns whether it is gone.
@@ -198,7 +198,7 @@ class Shim:
         Raises:
             AdmissionDenied: it is pinned.
         """
-        return bool(self._session.lines.ask("hint", kind="unload", model=model)["gone"])
+        return bool(self._session.connections.ask("hint", kind="unload", model=model)["gone"])
 
     def describe(self, model: str) -> ModelInfo:
         """What a model is, read from its file: architecture, quantization, size. Loads nothing.
@@ -208,13 +208,13 @@ class Shim:
             BadModelFile: its file is missing or damaged.
         """
         # Reading model files is the keeper's side, which most clients never import.
-        describe = importlib.import_module("shim.describe")
+        describe = importlib.import_module("shim.models")
         found: ModelInfo = describe.describe_model(self.config, model)
         return found
 
     def status(self) -> dict[str, Any]:
         """Devices, engines, queue and last decisions, as `keepwarm ps --json` prints them."""
-        return self._session.lines.ask("status")
+        return self._session.connections.ask("status")
 
     def _want(
         self, model: str, want: str, options: Mapping[str, Any], *, persist: bool = False
@@ -229,7 +229,7 @@ class Shim:
             fields["persist"] = True
         if want == "pin" and not persist:
             return self._session.pins.pin(model, fields)
-        return self._session.lines.ask("lease", **fields)
+        return self._session.connections.ask("lease", **fields)
 
     def reload(self, config: Config | str | Path | None = None) -> dict[str, list[str]]:
         """Make the keeper take over a configuration; models that did not change stay warm.

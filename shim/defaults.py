@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backends.forks import renew_after_fork
-from shim.call import Messages
+from shim.calls.call import Messages
+from shim.calls.declaring import Plan
 from shim.client import Shim
-from shim.declared import Plan
-from shim.reply import EmbeddingReply, Reply
+from shim.replies import EmbeddingReply, Reply
 from shim.streams import AsyncReplyStream, ReplyStream
 
 

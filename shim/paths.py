@@ -21,10 +21,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from backends.files import user_folder
+from backends.machine.files.file_locks import KEEPER_LOCK, is_held
+from backends.machine.files.lock_holders import user_name
+from backends.machine.files.whole_files import user_folder
 from budget.errors import ConfigError
-from shim.keeper.holders import user_name
-from shim.keeper.locks import KEEPER_LOCK, is_held
 
 LOG = logging.getLogger("keepwarm.paths")
 

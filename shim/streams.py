@@ -7,12 +7,12 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from backends.flows import BlockingStream, Stream, run_blocking
-from backends.openai.wire import Delta, assemble
+from backends.openai.protocol import Delta, assemble
 from budget.errors import EngineDied, InvalidRequest
-from shim.call import Call
-from shim.forgotten import close_on, running_loop
-from shim.leased import Leases
-from shim.reply import Reply
+from shim.calls.call import Call
+from shim.calls.forgotten import close_on, running_loop
+from shim.calls.leased import Leases
+from shim.replies import Reply
 
 Rest = Callable[[Sequence[Delta]], Awaitable["AsyncReplyStream | None"]]
 """Asks for the rest of an answer whose first pieces are given; None when it can only begin anew."""
@@ -131,8 +131,8 @@ class AsyncReplyStream(Stream[Delta]):
             _INHERITED.append(self._source)
             return
         self._closed = True
-        if self._call.line is not None:
-            self._call.line.close()
+        if self._call.connection is not None:
+            self._call.connection.close()
         if self._loop is not None:
             close_on(self._loop, self._source)
 

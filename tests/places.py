@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from backends.llama.sweep import leftovers
+from backends.llama.process.orphans import leftovers
 
 
 @dataclass

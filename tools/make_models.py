@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from harness.demo.models import make_models
-from shim.cli.output import print_table, size
+from shim.cli.console.output import print_table, size
 
 
 def main() -> None:

@@ -26,15 +26,15 @@ from opentelemetry.trace import INVALID_SPAN, Span, Status, StatusCode
 from opentelemetry.trace.propagation import set_span_in_context
 
 from traces import names
-from traces.chrome import ChromeView, view_base_ns
+from traces.broken_sinks import Problems
+from traces.chrome.file import EventSink
+from traces.chrome.view import ChromeView, view_base_ns
 from traces.current import RunContext, owner
-from traces.export import add_exporters, shut_down
+from traces.exporters import add_exporters, shut_down
 from traces.place import check_run_id, default_directory, new_run_id
-from traces.problems import Problems
 from traces.recorder import Recorder
 from traces.records import CounterSample, EvictSpan, LoadSpan, RequestRecord
 from traces.runs import FILE_NAME, RunLine, append_run
-from traces.sink import EventSink
 from traces.text import clean, clean_attributes
 
 _P = ParamSpec("_P")

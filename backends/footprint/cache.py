@@ -15,9 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from backends.files import is_there, read_shape, user_folder, write_whole
 from backends.footprint.dry_run import DryRun
 from backends.json_shapes import real, rows, table, text, whole
+from backends.machine.files.whole_files import is_there, read_shape, user_folder, write_whole
 from budget.footprint import EngineArgs
 
 LOG = logging.getLogger("keepwarm.files")

@@ -21,16 +21,16 @@ from typing import Any, Final
 import gguf
 import numpy as np
 
-from backends.environment import child_environment
 from backends.footprint.dry_run import measure
 from backends.footprint.machine_overhead import store_overhead
 from backends.footprint.shared_code import SharedCode
 from backends.llama.args import LaunchSettings, server_argv
 from backends.llama.binaries import find_binary, library_env
-from backends.llama.process import death_signal_wrapper
+from backends.llama.process.process import death_signal_wrapper
+from backends.machine.environment import child_environment
 from budget.errors import MeasurementFailed
-from budget.estimate.overhead import DEFAULT_OVERHEAD, OverheadModel
 from budget.footprint import HOST, EngineArgs
+from budget.memory.overhead import DEFAULT_OVERHEAD, OverheadModel
 
 Say = Callable[[int, int], None]
 
@@ -44,7 +44,7 @@ _SPECIAL: Final = ("<unk>", "<s>", "</s>")
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class CalibrationPoint:
     """One process: what it was given, and bytes of its own and of mapped files (its share)."""
 
     n_vocab: int
@@ -79,7 +79,7 @@ def calibrate(folder: Path | None = None, *, say: Say = lambda _done, _all: None
     return found
 
 
-def fit_overhead(points: Sequence[Point]) -> OverheadModel:
+def fit_overhead(points: Sequence[CalibrationPoint]) -> OverheadModel:
     """The coefficients that explain the points best; those that were not varied stay.
 
     Raises:
@@ -108,7 +108,9 @@ def fit_overhead(points: Sequence[Point]) -> OverheadModel:
     )
 
 
-def _measure_point(folder: Path, server: Path, n_vocab: int, n_layers: int, slots: int) -> Point:
+def _measure_point(
+    folder: Path, server: Path, n_vocab: int, n_layers: int, slots: int
+) -> CalibrationPoint:
     model = folder / f"{n_vocab}-{n_layers}.gguf"
     if not model.exists():
         _write_model(model, n_vocab, n_layers)
@@ -116,7 +118,7 @@ def _measure_point(folder: Path, server: Path, n_vocab: int, n_layers: int, slot
     buffers = measure(model, args).devices[HOST].total_bytes
     with warm_engine(server, model, args, folder) as pid:
         private, files = process_bytes_by_kind(pid)
-    return Point(n_vocab, n_layers, slots, private - buffers, files)
+    return CalibrationPoint(n_vocab, n_layers, slots, private - buffers, files)
 
 
 def process_bytes_by_kind(pid: int) -> tuple[int, int]:

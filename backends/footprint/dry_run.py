@@ -17,18 +17,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
-from backends.children import ask_child
-from backends.environment import child_environment
-from backends.footprint import probe_native as probe
+from backends.footprint.probe import native as probe
 from backends.foreign_json import parse_json
-from backends.gpus import gpu_environment
-from backends.llama.connections import free_within
-from backends.llama.names import names_of, servers_of
+from backends.llama.rpc.connections import free_within
+from backends.llama.rpc.device_names import names_of, servers_of
+from backends.machine.children import ask_child
+from backends.machine.environment import child_environment
+from backends.machine.gpus import gpu_environment
 from budget.errors import BadModelFile, ConfigError, KeepwarmError, MeasurementFailed
-from budget.estimate.arguments import check_args, effective, outputs_per_slot, pad
-from budget.estimate.graph import NORM_FIRST
-from budget.estimate.split import device_of_layers
 from budget.footprint import HOST, EngineArgs, Footprint
+from budget.memory.arguments import check_args, effective, outputs_per_slot, pad
+from budget.memory.graph import NORM_FIRST
+from budget.memory.split import device_of_layers
 
 DEFAULT_TIMEOUT_S: Final = 60.0
 _TAIL_LINES: Final = 12
@@ -37,7 +37,7 @@ _MOST_BYTES: Final = 1 << 60
 _BUSY_S: Final = 2.0
 """Seconds that an RPC server is given to finish with another client: dry runs are shorter."""
 _ONE_AT_A_TIME: Final = threading.Lock()
-_PROBE: Final = ("-m", "backends.footprint.probe")
+_PROBE: Final = ("-m", "backends.footprint.probe.measure")
 # The process finds the packages where this one does, wherever that is run.
 _ROOT: Final = str(Path(probe.__file__).parents[2])
 

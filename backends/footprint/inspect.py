@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from backends.footprint.cache import FootprintCache, cache_key
-from backends.footprint.companions import (
+from backends.footprint.companion_files import (
     companions,
     merged,
     projector_estimate,
@@ -26,17 +26,17 @@ from backends.footprint.machine_overhead import stored_overhead
 from backends.gguf.header import GgufHeader, read_header
 from backends.gguf.skim import SkimmedArray
 from backends.llama.binaries import binding_folder, build_id, find_binary
-from backends.page_cache import can_be_mapped
+from backends.machine.files.page_cache import can_be_mapped
 from budget.errors import ConfigError, MeasurementFailed
-from budget.estimate.arguments import check_args
-from budget.estimate.closed_form import estimate
-from budget.estimate.companions import draft_args
-from budget.estimate.compute import is_exact
-from budget.estimate.graph import LLAMA_BUILD
-from budget.estimate.overhead import DEFAULT_OVERHEAD, OverheadModel, engine_overhead_bytes
-from budget.estimate.split import normal
-from budget.estimate.weights import weights_by_layers
 from budget.footprint import HOST, EngineArgs, Footprint, Placement
+from budget.memory.arguments import check_args
+from budget.memory.closed_form import estimate
+from budget.memory.companions import draft_args
+from budget.memory.compute import is_exact
+from budget.memory.graph import LLAMA_BUILD
+from budget.memory.overhead import DEFAULT_OVERHEAD, OverheadModel, engine_overhead_bytes
+from budget.memory.split import normal
+from budget.memory.weights import weights_by_layers
 
 RequestedSource = Literal["auto", "closed-form", "dry-run"]
 KnownSource = Literal["closed-form", "bound", "dry-run"]
@@ -77,7 +77,7 @@ class Inspector:
         """What the model takes with exactly these arguments on `device` (and the host).
 
         Devices that `args` names count before `device`; its arguments come back in normal form
-        (`budget.estimate.split`).
+        (`budget.memory.split`).
 
         Raises:
             ConfigError: the arguments are impossible for this model or this device.

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from backends.files import user_folder
 from backends.footprint.cache import JsonFolder, cache_key
 from backends.json_shapes import table, text, whole
+from backends.machine.files.whole_files import user_folder
 from budget.footprint import EngineArgs, Footprint, Placement
 
 _FORMAT: Final = 1

@@ -10,13 +10,13 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Final
 
-from backends.files import read_shape, write_whole
 from backends.footprint.cache import ENTRY_LIMIT_BYTES, default_folder
-from backends.hardware import hardware, hardware_key
 from backends.json_shapes import table, whole
 from backends.llama.binaries import build_id, find_binary
+from backends.machine.files.whole_files import read_shape, write_whole
+from backends.measure.hardware import hardware, hardware_key
 from budget.errors import ConfigError
-from budget.estimate.overhead import DEFAULT_OVERHEAD, OverheadModel
+from budget.memory.overhead import DEFAULT_OVERHEAD, OverheadModel
 
 _MOST_BYTES: Final = 8 << 30
 """No process takes more than that without a model; no layer, token or slot comes near it."""

@@ -13,12 +13,12 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from budget.estimate.kv import kv_by_layer
-from budget.estimate.recurrent import recurrent_by_layer
-from budget.estimate.shape import ModelShape
-from budget.estimate.split import device_of_layers
-from budget.estimate.weights import weights_by_layers
 from budget.footprint import EngineArgs, Placement
+from budget.memory.kv_cache import kv_by_layer
+from budget.memory.recurrent import recurrent_by_layer
+from budget.memory.shape import ModelShape
+from budget.memory.split import device_of_layers
+from budget.memory.weights import weights_by_layers
 
 Sizes = NDArray[np.float64]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from backends.gguf.checks import reject, shown
-from backends.gguf.limits import MAX_SHARDS, Allowance
+from backends.gguf.header_limits import MAX_SHARDS, Allowance
 from backends.gguf.model_shape import build_shape
 from backends.gguf.quantization import (
     FILE_TYPES,
@@ -20,7 +20,7 @@ from backends.gguf.quantization import (
     weights_by_type,
 )
 from backends.gguf.table import FileIdentity, FileTable, HeaderValue, TensorInfo, read_table
-from budget.estimate.shape import ModelShape
+from budget.memory.shape import ModelShape
 
 _SHOWN_NAME: Final = 200
 _SHARD_NAME: Final = re.compile(

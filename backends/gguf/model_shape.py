@@ -13,7 +13,7 @@ from typing import Final, NoReturn
 from backends.gguf.checks import reject, shown
 from backends.gguf.skim import SkimmedArray
 from backends.gguf.table import HeaderValue, TensorInfo
-from budget.estimate.shape import MetadataValue, ModelShape, Pooling, TensorShape
+from budget.memory.shape import MetadataValue, ModelShape, Pooling, TensorShape
 
 _MAX_LAYERS: Final = 512  # LLAMA_MAX_LAYERS
 _MAX_ARCHITECTURE_LENGTH: Final = 64

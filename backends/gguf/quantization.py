@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from budget.estimate.shape import GGML_TYPES, TensorShape
+from budget.memory.shape import GGML_TYPES, TensorShape
 
 FILE_TYPES: Final[Mapping[int, str]] = {
     0: "F32",

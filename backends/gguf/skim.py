@@ -1,7 +1,7 @@
 """A cursor over the start of a GGUF file that skims it and trusts nothing.
 
 Every length and count is checked against the bytes that are left, and against what a header may
-cost (`backends.gguf.limits`), before anything is read or allocated. Arrays that only a tokenizer
+cost (`backends.gguf.header_limits`), before anything is read or allocated. Arrays that only a tokenizer
 needs are stepped over: no object is made per entry.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from backends.gguf.checks import Check, reject, shown
-from backends.gguf.limits import (
+from backends.gguf.header_limits import (
     MAX_HEADER_BYTES,
     MAX_KEPT_BYTES,
     MAX_KEPT_ELEMENTS,
@@ -27,7 +27,7 @@ from backends.gguf.limits import (
 )
 from backends.gguf.source import HeaderBytes
 from backends.gguf.walk import walk_strings
-from budget.estimate.shape import MetadataValue
+from budget.memory.shape import MetadataValue
 
 _STRING: Final = 8
 _ARRAY: Final = 9

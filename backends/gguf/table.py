@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Final
 
 from backends.gguf.checks import reject, shown
-from backends.gguf.limits import MAX_KEYS, MAX_TENSORS, Allowance
+from backends.gguf.header_limits import MAX_KEYS, MAX_TENSORS, Allowance
 from backends.gguf.skim import Cursor, SkimmedArray
 from backends.gguf.source import HeaderBytes, opened
-from budget.estimate.shape import GGML_TYPES, MetadataValue, TensorShape
+from budget.memory.shape import GGML_TYPES, MetadataValue, TensorShape
 
 HeaderValue = MetadataValue | SkimmedArray
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from backends.llama.names import names_of, servers_of
+from backends.llama.rpc.device_names import names_of, servers_of
 from budget.errors import ConfigError
 from budget.footprint import EngineArgs
 

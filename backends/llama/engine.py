@@ -12,18 +12,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from backends.base import Capabilities, Death, Endpoint, LoadReport, Signs, SlotSigns
-from backends.gpus import launch_facts
 from backends.llama.args import LaunchSettings, server_argv
 from backends.llama.binaries import find_binary, library_env
-from backends.llama.ceiling import DEFAULT_MARGIN_BYTES, Ceilings, process_bytes
 from backends.llama.control import control_request
-from backends.llama.failures import ending
-from backends.llama.loading import Loading
-from backends.llama.log import looks_out_of_memory
-from backends.llama.memory import file_pss_bytes, process_tree, pss_bytes
 from backends.llama.model_files import ModelFiles
-from backends.llama.names import DeviceNames, names_of
-from backends.llama.process import (
+from backends.llama.process.ceiling import DEFAULT_MARGIN_BYTES, Ceilings, process_bytes
+from backends.llama.process.load import Loading
+from backends.llama.process.load_progress import IoCounts, io_counts
+from backends.llama.process.log import looks_out_of_memory
+from backends.llama.process.process import (
     SOCKET_NAME_BYTES,
     Gate,
     ServerProcess,
@@ -31,11 +28,14 @@ from backends.llama.process import (
     engine_socket,
     private_folder,
 )
-from backends.llama.progress import IoCounts, io_counts
-from backends.llama.signs import process_state, slot_signs
+from backends.llama.process.signs_of_life import process_state, slot_signs
+from backends.llama.process.start_failures import ending
+from backends.llama.rpc.device_names import DeviceNames, names_of
 from backends.llama.slots import Slots
-from backends.nvml import gpu_process_bytes
-from backends.threads import asked
+from backends.machine.bounded_questions import asked
+from backends.machine.gpus import launch_facts
+from backends.machine.nvml import gpu_process_bytes
+from backends.machine.process_memory import file_pss_bytes, process_tree, pss_bytes
 from budget.errors import EndpointError, InternalError, KeepwarmError, OutOfMemory
 from budget.footprint import HOST, EngineArgs, Placement
 
@@ -58,7 +58,7 @@ class LlamaServerEngine:
         stall_s: a load that neither reads, grows nor logs for so long is given up.
         margin_bytes: what it may take beyond its booking (`Ceilings`); 0 is no bound.
         pooling: pooling of an embedding engine; None keeps the model's own.
-        carries_kv: whether restored KV state spares it anything (`budget.kv_store.carries_kv`).
+        carries_kv: whether restored KV state spares it anything (`budget.eviction.kv_store.carries_kv`).
     """
 
     def __init__(

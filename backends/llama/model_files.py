@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from backends.gguf.limits import MAX_SHARDS
-from backends.page_cache import resident_fraction
+from backends.gguf.header_limits import MAX_SHARDS
+from backends.machine.files.page_cache import resident_fraction
 from budget.errors import LoadFailed
 
 _STAGED_FRACTION: Final = 0.9

@@ -15,7 +15,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from budget.estimate.shape import GGML_TYPES, row_bytes
+from budget.memory.shape import GGML_TYPES, row_bytes
 
 _SCALE_AT: Final[Mapping[str, tuple[int, ...]]] = {
     "Q4_0": (0,),

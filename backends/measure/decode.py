@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from backends.children import Answered, ask_child
-from backends.devices import llama_device_names
-from backends.environment import child_environment
 from backends.foreign_json import parse_json
-from backends.gpus import gpu_environment
 from backends.llama.binaries import find_binary, library_env
+from backends.machine.children import Answered, ask_child
+from backends.machine.devices import llama_device_names
+from backends.machine.environment import child_environment
+from backends.machine.gpus import gpu_environment
 from budget.errors import MeasurementFailed
 from budget.footprint import HOST
 

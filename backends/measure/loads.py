@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from backends.children import ask_child, ending_with_us
-from backends.devices import free_bytes, llama_device_names
-from backends.environment import child_environment
-from backends.gpus import gpu_environment
 from backends.llama.binaries import find_binary, library_env
-from backends.page_cache import drop_from_page_cache
+from backends.machine.children import ask_child, ending_with_us
+from backends.machine.devices import free_bytes, llama_device_names
+from backends.machine.environment import child_environment
+from backends.machine.files.page_cache import drop_from_page_cache
+from backends.machine.gpus import gpu_environment
 from budget.errors import MeasurementFailed
 from budget.footprint import HOST
 

@@ -1,11 +1,9 @@
 """The data plane: OpenAI-compatible chat and embeddings, sync and async, on a socket or a URL."""
 
+from backends.openai.answers.delta_stream import AsyncDeltaStream
 from backends.openai.async_client import AsyncTransport
-from backends.openai.bounds import Timeouts
-from backends.openai.delta_stream import AsyncDeltaStream
-from backends.openai.remote import RemoteEngine
-from backends.openai.sync_client import DeltaStream, SyncTransport
-from backends.openai.wire import (
+from backends.openai.connections.bounds import Timeouts
+from backends.openai.protocol import (
     ChatRequest,
     Completion,
     Delta,
@@ -14,6 +12,8 @@ from backends.openai.wire import (
     Usage,
     assemble,
 )
+from backends.openai.remote import RemoteEngine
+from backends.openai.sync_client import DeltaStream, SyncTransport
 
 __all__ = [
     "AsyncDeltaStream",

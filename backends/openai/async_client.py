@@ -16,15 +16,15 @@ import httpcore
 from backends.base import Endpoint
 from backends.forks import renew_after_fork
 from backends.loop_end import at_loop_end
-from backends.openai.bounds import Timeouts
-from backends.openai.connecting import (
+from backends.openai.connections.bounds import Timeouts
+from backends.openai.connections.connecting import (
     MAX_IDLE_CONNECTIONS,
     dead_sockets,
     pool_key,
     pool_settings,
 )
+from backends.openai.connections.network import AsyncBoundedBackend, AsyncBoundedStream
 from backends.openai.exchange import Exchange, Route
-from backends.openai.network import AsyncBoundedBackend, AsyncBoundedStream
 from backends.openai.transport import Transport
 
 

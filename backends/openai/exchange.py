@@ -12,8 +12,8 @@ from typing import Any, Final, TypeVar
 import httpcore
 
 from backends.base import Endpoint
-from backends.descriptors import no_more_files
-from backends.openai.answers import (
+from backends.machine.files.descriptors import no_more_files
+from backends.openai.answers.foreign_errors import (
     broken,
     error_from_answer,
     error_in_stream,
@@ -22,10 +22,15 @@ from backends.openai.answers import (
     refused,
     unreadable,
 )
-from backends.openai.bounds import Bounds
-from backends.openai.connecting import CONNECT_PAUSES_S, MAX_IDLE_CONNECTIONS, Address, proxy_url
+from backends.openai.connections.bounds import Bounds
+from backends.openai.connections.connecting import (
+    CONNECT_PAUSES_S,
+    MAX_IDLE_CONNECTIONS,
+    Address,
+    proxy_url,
+)
 from backends.openai.masking import NO_SECRETS, Secrets
-from backends.openai.wire import decode
+from backends.openai.protocol import decode
 from budget.errors import ConfigError, EndpointError, KeepwarmError
 
 CHAT_PATH: Final = "/v1/chat/completions"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from backends.base import Capabilities, Death, Endpoint, LoadReport
-from backends.openai.answers import refused
+from backends.openai.answers.foreign_errors import refused
 from backends.openai.async_client import AsyncTransport
 from budget.errors import EngineTimeout, InvalidRequest, KeepwarmError
 from budget.footprint import Placement

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from backends.base import Endpoint
-from backends.openai.fields import a_count, kind
+from backends.openai.answers.fields import a_count, kind
+from backends.openai.answers.reading import StreamReader
 from backends.openai.masking import Secrets
 from backends.openai.options import checked_messages, wire_options
-from backends.openai.reading import StreamReader
-from backends.openai.wire import ChatRequest, Delta, Timings, Usage, read_timings
+from backends.openai.protocol import ChatRequest, Delta, Timings, Usage, read_timings
 from budget.errors import EndpointError
 
 RESUME_PATH: Final = "/completion"
@@ -54,7 +54,7 @@ def counted(request: ChatRequest) -> ChatRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class AnswerSoFar:
     """How far a streamed answer has come.
 
     `timings` are those of its last piece, `text` all that was said. `plain`: nothing but content was
@@ -66,7 +66,7 @@ class Progress:
     plain: bool = True
 
     @classmethod
-    def of(cls, deltas: Sequence[Delta]) -> Progress:
+    def of(cls, deltas: Sequence[Delta]) -> AnswerSoFar:
         """The progress that these pieces made."""
         timings = next((d.timings for d in reversed(deltas) if d.timings), None)
         plain = not any(d.reasoning or d.tool_calls or d.logprobs for d in deltas)
@@ -89,7 +89,7 @@ class Progress:
 
 
 def tokens_to_repeat(
-    request: ChatRequest, tokens: Sequence[int] | None, progress: Progress
+    request: ChatRequest, tokens: Sequence[int] | None, progress: AnswerSoFar
 ) -> int | None:
     """How many tokens of the answer `tokens` lack and the engine has to say again; None: use the text.
 
@@ -111,7 +111,7 @@ def resume_body(
     endpoint: Endpoint,
     request: ChatRequest,
     prompt: Sequence[int] | str,
-    progress: Progress,
+    progress: AnswerSoFar,
     repeat: int = 0,
 ) -> bytes:
     """The body that goes on from `prompt`: all tokens so far but the last `repeat`, or their text."""
@@ -156,7 +156,7 @@ class ResumeReader(StreamReader):
         endpoint: Endpoint,
         secrets: Secrets,
         content_type: str,
-        before: Progress,
+        before: AnswerSoFar,
         repeat: int = 0,
     ) -> None:
         super().__init__(endpoint, secrets, content_type)

@@ -13,17 +13,17 @@ import httpcore
 from backends.base import Endpoint
 from backends.flows import BlockingStream, run_blocking
 from backends.forks import renew_after_fork
-from backends.openai.bounds import Timeouts
-from backends.openai.connecting import (
+from backends.openai.connections.bounds import Timeouts
+from backends.openai.connections.connecting import (
     MAX_IDLE_CONNECTIONS,
     dead_sockets,
     pool_key,
     pool_settings,
 )
+from backends.openai.connections.network import BoundedBackend, BoundedStream
 from backends.openai.exchange import Exchange, Route
-from backends.openai.network import BoundedBackend, BoundedStream
+from backends.openai.protocol import ChatRequest, Completion, Delta, Embeddings
 from backends.openai.transport import Transport
-from backends.openai.wire import ChatRequest, Completion, Delta, Embeddings
 
 
 class _Held:

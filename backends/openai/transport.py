@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from functools import partial
 
 from backends.base import Endpoint
-from backends.openai.answers import place
-from backends.openai.bounds import (
+from backends.openai.answers.delta_stream import AsyncDeltaStream
+from backends.openai.answers.foreign_errors import place
+from backends.openai.answers.reading import ReaderKind, StreamReader
+from backends.openai.connections.bounds import (
     CHAT_BYTES,
     EMBED_BYTES,
     EMBED_BYTES_PER_TEXT,
@@ -18,7 +20,7 @@ from backends.openai.bounds import (
     Bounds,
     Timeouts,
 )
-from backends.openai.delta_stream import AsyncDeltaStream
+from backends.openai.connections.pools import Answer, Pools
 from backends.openai.exchange import (
     CHAT_PATH,
     EMBED_PATH,
@@ -26,19 +28,7 @@ from backends.openai.exchange import (
     Exchange,
     header,
 )
-from backends.openai.pools import Answer, Pools
-from backends.openai.reading import ReaderKind, StreamReader
-from backends.openai.resume import (
-    RESUME_PATH,
-    TEMPLATE_PATH,
-    Progress,
-    ResumeReader,
-    resume_body,
-    template_body,
-    templated,
-    tokens_to_repeat,
-)
-from backends.openai.wire import (
+from backends.openai.protocol import (
     ChatRequest,
     Completion,
     Embeddings,
@@ -46,6 +36,16 @@ from backends.openai.wire import (
     embed_body,
     parse_completion,
     parse_embeddings,
+)
+from backends.openai.resume import (
+    RESUME_PATH,
+    TEMPLATE_PATH,
+    AnswerSoFar,
+    ResumeReader,
+    resume_body,
+    template_body,
+    templated,
+    tokens_to_repeat,
 )
 from budget.errors import KeepwarmError
 
@@ -55,7 +55,7 @@ _OK = 200
 class Transport:
     """Requests over the connections of a thread or an event loop.
 
-    Every answer has bounds, in bytes and in seconds (`backends.openai.bounds`); `deadline` is the monotonic
+    Every answer has bounds, in bytes and in seconds (`connections.bounds`); `deadline` is the monotonic
     second by which a call has to end. A compressed answer is refused: identity is asked for, and what it
     expands to has no bound. Redirects are not followed. What endpoints say is masked (`masking`).
     """
@@ -105,7 +105,7 @@ class Transport:
         endpoint: Endpoint,
         request: ChatRequest,
         tokens: Sequence[int] | None,
-        progress: Progress,
+        progress: AnswerSoFar,
         *,
         deadline: float | None = None,
     ) -> AsyncDeltaStream:

@@ -5,9 +5,9 @@ Pure, as the core is: rows and models are given as data, times are computed.
 
 from budget.simulation.compare import Comparison, Result, Trial, compare
 from budget.simulation.metrics import Metrics, Summary
-from budget.simulation.models import SimulatedModel, parse_models
 from budget.simulation.replay import Replay
 from budget.simulation.requests import COLUMNS, Arrival, parse_rows, parse_runs
+from budget.simulation.simulated_models import SimulatedModel, parse_models
 
 __all__ = [
     "COLUMNS",

@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+from budget.books.engines import NO_TIMEOUT
 from budget.core import BudgetCore
-from budget.engines import NO_TIMEOUT
 from budget.errors import ConfigError, InvalidRequest
-from budget.policies import POLICY_NAMES, make_policy
-from budget.policies.base import EvictionPolicy
-from budget.policies.belady import Belady
-from budget.policies.ttl import USUAL_TTL_S, Ttl
-from budget.program import MAX_MODELS, optimum
-from budget.settings import Settings
-from budget.simulation.bound import lower_bound
+from budget.eviction.known_order import MAX_MODELS, optimum
+from budget.eviction.policies import POLICY_NAMES, make_policy
+from budget.eviction.policies.belady import Belady
+from budget.eviction.policies.eviction_policy import EvictionPolicy
+from budget.eviction.policies.ttl import USUAL_TTL_S, Ttl
+from budget.settings import CoreSettings
+from budget.simulation.lower_bound import lower_bound
 from budget.simulation.metrics import Metrics, Summary
-from budget.simulation.models import SimulatedModel
 from budget.simulation.replay import Replay
 from budget.simulation.requests import Arrival
+from budget.simulation.simulated_models import SimulatedModel
 
 Mode = Literal["sequential", "timed"]
 SIMULATED_POLICIES = (*POLICY_NAMES, Belady.name)
@@ -117,7 +117,7 @@ def make_core(trial: Trial, name: str, kind: type[BudgetCore] = BudgetCore) -> B
     timed = trial.mode == "timed"
     keep_alive_s = USUAL_TTL_S if timed and name == Ttl.name else NO_TIMEOUT
     # One request at a time waits for nothing but its own load: no age ever matters.
-    settings = Settings(
+    settings = CoreSettings(
         max_wait_s=MAX_WAIT_S if timed else math.inf,
         max_queue=max(1, len(trial.arrivals)),
         prefetch="load" if timed else "off",

@@ -28,7 +28,7 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class Stay:
+class ResidentInterval:
     """One model's life on a device, from the start of its load to its eviction (seconds)."""
 
     model: str
@@ -49,7 +49,7 @@ class Metrics:
     moved_bytes: int = 0
     denied: int = 0
     waits: list[float] = field(default_factory=list)
-    stays: list[Stay] = field(default_factory=list)
+    stays: list[ResidentInterval] = field(default_factory=list)
 
     def summary(self) -> Summary:
         """The figures so far."""

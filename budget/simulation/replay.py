@@ -11,9 +11,9 @@ from typing import Final
 from budget import actions as act
 from budget import events as ev
 from budget.core import BudgetCore
-from budget.simulation.metrics import Metrics, Stay
-from budget.simulation.models import SimulatedModel
+from budget.simulation.metrics import Metrics, ResidentInterval
 from budget.simulation.requests import Arrival
+from budget.simulation.simulated_models import SimulatedModel
 
 CLIENT: Final = "trace"
 TELL_EVERY: Final = 2048
@@ -107,7 +107,7 @@ class Replay:
         if self._declare:
             # The request itself heads the plan, as in a client that declared it and now goes on.
             coming = self._arrivals[position : position + self._declare + 1]
-            self._send(ev.PlanDeclared(CLIENT, tuple(a.model for a in coming)))
+            self._send(ev.UsesDeclared(CLIENT, tuple(a.model for a in coming)))
         request_id = f"r{position}"
         self._open[request_id] = arrival
         self._first_wait.setdefault(arrival.model, self.now)
@@ -133,14 +133,14 @@ class Replay:
         match action:
             case act.Grant():
                 self._grant(action)
-            case act.Load():
+            case act.StartLoad():
                 self._load(action)
             case act.Unload():
                 self._unload(action)
             case act.Deny():
                 self.metrics.denied += 1
                 del self._open[action.request_id]
-            case act.Stage():
+            case act.StageFile():
                 n_bytes = self._models[action.engine_id].bytes
                 self._later(self.now, ev.StageFinished(action.engine_id, n_bytes))
             case act.SetTimer():
@@ -163,7 +163,7 @@ class Replay:
         lasts_s = model.service_seconds(arrival.prompt_tokens, arrival.output_tokens)
         self._later(self.now + lasts_s, ev.LeaseEnded(grant.request_id, CLIENT))
 
-    def _load(self, load: act.Load) -> None:
+    def _load(self, load: act.StartLoad) -> None:
         model = self._models[load.engine_id]
         self._load_began[model.name] = self.now
         self.metrics.loads += 1
@@ -202,7 +202,7 @@ class Replay:
     def _left(self, name: str) -> None:
         began_s = self._ready.pop(name)
         if self._draw:
-            bookings = self._core.desk.residents[name].bookings
+            bookings = self._core.state.residents[name].bookings
             device = bookings[0][0] if bookings else ""
             ready_s = began_s + self._models[name].load_seconds
-            self.metrics.stays.append(Stay(name, device, began_s, ready_s, self.now))
+            self.metrics.stays.append(ResidentInterval(name, device, began_s, ready_s, self.now))

@@ -11,10 +11,10 @@ from types import FrameType
 
 import click
 
+from harness.demo.demo_run import run_demo
 from harness.demo.models import default_folder, demo_models
 from harness.demo.report import show, to_json
-from harness.demo.run import run_demo
-from shim.cli.output import StatusLine, print_json
+from shim.cli.console.output import StatusLine, print_json
 
 _INTERRUPTED = 130
 _TERMINATED = 143

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from harness.demo.run import DemoReport
+from harness.demo.demo_run import DemoReport
 from harness.pipeline import StageReply
 from shim import Reply, Residency
-from shim.cli.output import print_table
+from shim.cli.console.output import print_table
 
 _MB = 1e6
 

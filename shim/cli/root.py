@@ -10,37 +10,55 @@ from typing import Any, Final
 import click
 
 from budget.errors import InternalError, KeepwarmError
-from shim.cli.failure import EXIT_INTERRUPTED, exit_code, tell
+from shim.cli.console.failure import EXIT_INTERRUPTED, exit_code, tell
 from shim.cli.lazy import LazyGroup
 
 COMMANDS: Final = {
-    "chat": ("shim.cli.chat:chat", "Ask a model and print its answer as it comes."),
-    "embed": ("shim.cli.embed:embed", "Turn texts into vectors."),
-    "ps": ("shim.cli.ps:ps", "Show what is resident, leased, pinned and waiting."),
-    "plan": ("shim.cli.plan:plan", "Show what would be resident, on which device, and why."),
-    "inspect": ("shim.cli.inspect:inspect", "Show what a GGUF file takes before it is loaded."),
+    "chat": ("shim.cli.commands.chat:chat", "Ask a model and print its answer as it comes."),
+    "embed": ("shim.cli.commands.embed:embed", "Turn texts into vectors."),
+    "ps": ("shim.cli.commands.ps.command:ps", "Show what is resident, leased, pinned and waiting."),
+    "plan": (
+        "shim.cli.commands.plan.command:plan",
+        "Show what would be resident, on which device, and why.",
+    ),
+    "inspect": (
+        "shim.cli.commands.inspect.command:inspect",
+        "Show what a GGUF file takes before it is loaded.",
+    ),
     "build": (
-        "shim.cli.build:build",
+        "shim.cli.commands.build:build",
         "Measure this machine and the models once, and write the plan that later starts use.",
     ),
     "recommend": (
-        "shim.cli.recommend:recommend",
+        "shim.cli.commands.recommend:recommend",
         "Say how each model would run here: whole, split or on the CPU, and how fast.",
     ),
-    "load": ("shim.cli.models:load", "Make a model resident without a request."),
-    "unload": ("shim.cli.models:unload", "Unload a model as soon as its last lease ends."),
-    "pin": ("shim.cli.models:pin", "Make a model resident and keep it until `unpin`."),
-    "unpin": ("shim.cli.models:unpin", "Let a pinned model be evicted again."),
-    "release": ("shim.cli.models:release", "Tell the keeper that a model may be evicted first."),
-    "keeper": ("shim.cli.keeper:keeper_group", "Start, stop and watch the background keeper."),
-    "kv": ("shim.cli.kv:kv_group", "Show and delete the KV state that is kept on disk."),
-    "config": ("shim.cli.config:config_group", "Check, show, reload and trust the configuration."),
-    "trace": ("shim.cli.trace:trace_group", "List and open the traces of runs."),
+    "load": ("shim.cli.commands.models:load", "Make a model resident without a request."),
+    "unload": ("shim.cli.commands.models:unload", "Unload a model as soon as its last lease ends."),
+    "pin": ("shim.cli.commands.models:pin", "Make a model resident and keep it until `unpin`."),
+    "unpin": ("shim.cli.commands.models:unpin", "Let a pinned model be evicted again."),
+    "release": (
+        "shim.cli.commands.models:release",
+        "Tell the keeper that a model may be evicted first.",
+    ),
+    "keeper": (
+        "shim.cli.commands.keeper:keeper_group",
+        "Start, stop and watch the background keeper.",
+    ),
+    "kv": ("shim.cli.commands.kv:kv_group", "Show and delete the KV state that is kept on disk."),
+    "config": (
+        "shim.cli.commands.config.command:config_group",
+        "Check, show, reload and trust the configuration.",
+    ),
+    "trace": ("shim.cli.commands.trace:trace_group", "List and open the traces of runs."),
     "simulate": (
-        "shim.cli.simulate:simulate",
+        "shim.cli.commands.simulate.command:simulate",
         "Replay a trace of requests under several eviction policies.",
     ),
-    "version": ("shim.cli.version:version", "Print the versions of keepwarm and llama.cpp."),
+    "version": (
+        "shim.cli.commands.version:version",
+        "Print the versions of keepwarm and llama.cpp.",
+    ),
 }
 
 

@@ -5,8 +5,6 @@ in one `ConfigError` that names the file, the line, the key, what was found and 
 """
 
 from shim.config.diff import ConfigDiff
-from shim.config.document import Config
-from shim.config.entry import KvType, ModelEntry, Role
 from shim.config.fetch import HubFile, fetch_hub_file, parse_hub_file
 from shim.config.loader import (
     FILE_NAME,
@@ -15,10 +13,12 @@ from shim.config.loader import (
     risks_of_file,
     user_config_file,
 )
-from shim.config.reference import json_schema, markdown_reference
-from shim.config.sections import BudgetSection, KeeperSection, TraceSection
+from shim.config.schema.document import Config
+from shim.config.schema.entry import KvType, ModelEntry, Role
+from shim.config.schema.reference import json_schema, markdown_reference
+from shim.config.schema.sections import BudgetSection, KeeperSection, TraceSection
+from shim.config.schema.values import FOREVER, Amount
 from shim.config.trust import TrustedFiles
-from shim.config.values import FOREVER, Amount
 
 __all__ = [
     "FILE_NAME",

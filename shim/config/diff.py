@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from shim.config.entry import REQUEST_KEYS, ModelEntry
-from shim.config.sections import Section
+from shim.config.schema.entry import REQUEST_KEYS, ModelEntry
+from shim.config.schema.sections import Section
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from budget.errors import ConfigError
-from shim.config.document import Config, check_mapping
 from shim.config.problems import Problem, dotted, raise_for, show_value, suggest
-from shim.config.values import expanded
+from shim.config.schema.document import Config, check_mapping
+from shim.config.schema.values import expanded
 
 VARIABLE = "HARNESS_ENDPOINTS"
 ENDPOINT_KEYS = ("url", "model_id", "backend", "type", "api_key_env")

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from budget.errors import ConfigError
-from shim.config.document import Config, check_mapping
 from shim.config.endpoints import VARIABLE, read_endpoints, with_endpoints
 from shim.config.lines import key_lines, line_of
 from shim.config.problems import Problem, dotted, raise_for
+from shim.config.schema.document import Config, check_mapping
+from shim.config.schema.values import expanded
 from shim.config.trust import TrustedFiles, check_trust, risks
-from shim.config.values import expanded
 
 FILE_NAME = "keepwarm.toml"
 MAX_FILE_BYTES = 1 << 20

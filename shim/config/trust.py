@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from backends.files import read_shape, write_whole
 from backends.json_shapes import table, text, whole
+from backends.machine.files.whole_files import read_shape, write_whole
 from budget.errors import ConfigError
-from shim.config.document import SECTIONS, Config
-from shim.config.engine_args import risky_options
 from shim.config.problems import Problem, dotted
-from shim.config.sections import Section
+from shim.config.schema.document import SECTIONS, Config
+from shim.config.schema.engine_args import risky_options
+from shim.config.schema.sections import Section
 
 STORE_NAME: Final = "trusted.json"
 ALLOWED: Final = "that of a file that was trusted, or named by --config or $KEEPWARM_CONFIG"

@@ -17,33 +17,33 @@ from backends.footprint.inspect import Inspector
 from backends.footprint.shared_code import SharedCode
 from backends.llama.binaries import find_binary
 from backends.llama.engine import LlamaServerEngine
-from backends.llama.process import engine_socket
-from backends.llama.sweep import sweep_leftovers
-from backends.threads import in_own_thread
-from backends.unwritten import UNWRITTEN
+from backends.llama.process.orphans import sweep_leftovers
+from backends.llama.process.process import engine_socket
+from backends.machine.bounded_questions import in_own_thread
+from backends.machine.files.unwritten import UNWRITTEN
 from budget import actions as act
 from budget import events as ev
 from budget.core import BudgetCore
 from budget.errors import KeepwarmError, UnknownModel
-from budget.policies import make_policy
+from budget.eviction.policies import make_policy
 from shim.config import Config
 from shim.keeper import limits
-from shim.keeper.background import Background
-from shim.keeper.catalog import Catalog, CatalogEngine, build_catalog
-from shim.keeper.closing import Steps
-from shim.keeper.corrections import Corrections
-from shim.keeper.experience import recall, remember
-from shim.keeper.faults import Faults
-from shim.keeper.kv_carry import KvCarrier
-from shim.keeper.leftovers import sweep_state
-from shim.keeper.life import Done, EngineFactory
-from shim.keeper.liveness import Liveness
-from shim.keeper.monitor import KEEP_EVERY_S, MEASURE_EVERY_S, Monitor
-from shim.keeper.settings import core_settings, restart_keys, stage_bytes_per_s
-from shim.keeper.shell import Shell
-from shim.keeper.telling import status_of, told_of
-from shim.keeper.upkeep import Upkeep
-from shim.keeper.yielding import Generated, yield_lease
+from shim.keeper.catalog.catalog import Catalog, CatalogEngine, build_catalog
+from shim.keeper.catalog.core_settings import core_settings, restart_keys, stage_bytes_per_s
+from shim.keeper.catalog.corrections import Corrections
+from shim.keeper.catalog.refresh import CatalogRefresh
+from shim.keeper.engines.liveness import Liveness
+from shim.keeper.engines.monitor import KEEP_EVERY_S, MEASURE_EVERY_S, Monitor
+from shim.keeper.engines.running_engine import Done, EngineFactory
+from shim.keeper.kv.carry import KvCarrier
+from shim.keeper.process.closing import Steps
+from shim.keeper.process.stale_files import sweep_state
+from shim.keeper.server.status import status_of, told_of
+from shim.keeper.shell.actions_out import Shell
+from shim.keeper.shell.background import Background
+from shim.keeper.shell.fault_counts import FaultCounts
+from shim.keeper.shell.policy_state import recall, remember
+from shim.keeper.shell.yielding import Generated, yield_lease
 
 LOG = logging.getLogger("keepwarm.keeper")
 
@@ -76,7 +76,7 @@ class Keeper:
     ) -> None:
         self._began_with = config
         self._llama = factory is None
-        self.upkeep = Upkeep(catalog, self._adopt)
+        self.upkeep = CatalogRefresh(catalog, self._adopt)
         self.runtime = runtime
         self.started_ns = time.monotonic_ns()
         self.policy = make_policy(config.budget.policy)
@@ -91,7 +91,7 @@ class Keeper:
         # Engines share their code with these mappings; the overhead that is booked counts on it.
         self._code = SharedCode(find_binary("llama-server"))
         corrections = Corrections(catalog.learned, build)
-        faults = Faults()
+        faults = FaultCounts()
         carrier = KvCarrier(None, build, faults)
         carrier.open(config)
         self.shell = Shell(
@@ -169,10 +169,10 @@ class Keeper:
             keep_conversations: save the KV state of those that are idle and leave it to the next
                 keeper.
         """
-        shell, lives = self.shell, self.shell.lives
+        shell, supervisor = self.shell, self.shell.supervisor
         # Asked before anything is awaited: leases end with their clients' connections, answers do
         # not yet.
-        in_use = {engine.engine_id for engine in shell.core.desk.leases.values()}
+        in_use = {engine.engine_id for engine in shell.core.state.leases.values()}
         grace_s = self.config.keeper.stop_grace
         end = Steps(shell.faults, limits.END_S + grace_s)
         shell.close()
@@ -180,15 +180,17 @@ class Keeper:
         try:
             await end.step("ending recurring tasks", self.background.close)
             if keep_conversations:
-                saving = partial(lives.save_conversations, in_use, limits.SAVE_AT_END_S)
+                saving = partial(supervisor.save_conversations, in_use, limits.SAVE_AT_END_S)
                 await end.step("saving conversations", saving)
             await end.step("ending duties", partial(shell.duties.close, limits.END_STEP_S))
             await end.step("ending what was prepared", shell.loads.close)
-            await end.step("ending engines", partial(lives.close, grace_s=grace_s), grace_s)
-            await end.step("keeping KV state", partial(lives.kv.close, keep=keep_conversations))
+            await end.step("ending engines", partial(supervisor.close, grace_s=grace_s), grace_s)
+            await end.step(
+                "keeping KV state", partial(supervisor.kv.close, keep=keep_conversations)
+            )
             await end.step("saving what was learned", self._remember)
         finally:
-            lives.kill()
+            supervisor.kill()
             self._code.close()
 
     async def _remember(self) -> None:
@@ -234,7 +236,7 @@ class Keeper:
 
     def is_up(self, engine_id: str, generation: int) -> bool:
         """Whether that life of an engine can still be leased."""
-        residents = self.shell.core.desk.residents
+        residents = self.shell.core.state.residents
         if engine_id not in residents:
             return False
         engine = residents[engine_id]
@@ -242,10 +244,10 @@ class Keeper:
 
     def served(self, lease: str, spent: dict[str, Any]) -> None:
         """What a client says of its finished request: the engine's own timings."""
-        engine = self.shell.core.desk.leases.get(lease)
-        life = self.shell.lives.now.get(engine.engine_id) if engine is not None else None
-        if life is not None and spent:
-            self.shell.lives.kv.served(life.engine, spent)
+        engine = self.shell.core.state.leases.get(lease)
+        running = self.shell.supervisor.now.get(engine.engine_id) if engine is not None else None
+        if running is not None and spent:
+            self.shell.supervisor.kv.served(running.engine, spent)
 
     def ask(
         self,
@@ -304,9 +306,9 @@ class Keeper:
         """
         for model in models:
             self.is_ready_for(model)
-        known = self.shell.core.desk.models
+        known = self.shell.core.state.models
         order = tuple(model for model in models if model in known)
-        self.shell.post(ev.PlanDeclared(client_id, order, name))
+        self.shell.post(ev.UsesDeclared(client_id, order, name))
 
     # State
 
@@ -330,7 +332,7 @@ class Keeper:
         prepared = self.catalog.prepared.get(model)
         if prepared is None:
             return True
-        return await self.shell.lives.until_gone(prepared.engine_id, timeout_s)
+        return await self.shell.supervisor.until_gone(prepared.engine_id, timeout_s)
 
     # Configuration
 
@@ -368,23 +370,27 @@ class Keeper:
         Raises:
             KeepwarmError: the core refuses it; nothing changed.
         """
-        lives, before, config = self.shell.lives, self.shell.lives.catalog, catalog.config
-        lives.catalog = catalog
+        supervisor, before, config = (
+            self.shell.supervisor,
+            self.shell.supervisor.catalog,
+            catalog.config,
+        )
+        supervisor.catalog = catalog
         try:
             self.shell.post(_reconfigured(catalog))
         except BaseException:
-            lives.catalog = before
+            supervisor.catalog = before
             raise
         # The core has taken it over: whatever fails from here on, it is in force.
         known, self.upkeep.catalog = self.upkeep.catalog, catalog
-        held = {engine.engine_id for engine in self.shell.core.desk.residents}
-        catalog.keep_engines(held | lives.now.keys())
+        held = {engine.engine_id for engine in self.shell.core.state.residents}
+        catalog.keep_engines(held | supervisor.now.keys())
         self.shell.stager.rate_bytes_per_s = stage_bytes_per_s(config)
         if self._llama:
             self.shell.loads.factory = llama_server_factory(config)
         self.liveness.configured(config.keeper.stall_timeout, self.background)
         try:
-            lives.kv.configured(known.configured(), catalog.configured(), config)
+            supervisor.kv.configured(known.configured(), catalog.configured(), config)
         except Exception as error:
             self.shell.faults.note("kv", "sorting out KV state after a reload", error)
 

@@ -9,29 +9,29 @@ from typing import Any
 
 from budget import actions as act
 from budget import events as ev
+from budget.admission.pins import is_kept_out
+from budget.admission.state import PREFETCH
+from budget.books.engines import EngineSpec, ModelSpec, PlacementOption
+from budget.books.states import State
 from budget.core import BudgetCore
-from budget.desk import PREFETCH
-from budget.engines import EngineSpec, ModelEntry, Option
-from budget.pins import is_kept_out
-from budget.policies.base import EvictionPolicy
-from budget.residency import State
-from budget.settings import Settings
+from budget.eviction.policies.eviction_policy import EvictionPolicy
+from budget.settings import CoreSettings
 
 
 def engine(name: str, size: int, *, device: str = "gpu", slots: int = 1) -> EngineSpec:
     """An engine with one placement on one device."""
-    return EngineSpec(name, (Option(((device, size),), float(size)),), slots)
+    return EngineSpec(name, (PlacementOption(((device, size),), float(size)),), slots)
 
 
-def model(name: str, engine_id: str | None = None, **more: object) -> ModelEntry:
+def model(name: str, engine_id: str | None = None, **more: object) -> ModelSpec:
     """A model entry; its engine has its name unless said otherwise."""
-    return ModelEntry(name, engine_id or name, **more)  # type: ignore[arg-type]
+    return ModelSpec(name, engine_id or name, **more)  # type: ignore[arg-type]
 
 
 def shell_of(
     limits: int | Mapping[str, int],
     engines: Iterable[EngineSpec],
-    models: Iterable[ModelEntry] = (),
+    models: Iterable[ModelSpec] = (),
     *,
     policy: EvictionPolicy | None = None,
     **settings: Any,
@@ -42,7 +42,7 @@ def shell_of(
     named = {entry.engine_id for entry in entries}
     entries += [model(s.engine_id) for s in specs if s.engine_id not in named]
     devices = {"gpu": limits} if isinstance(limits, int) else limits
-    shell = Shell(BudgetCore(devices, entries, specs, policy, Settings(**settings)))
+    shell = Shell(BudgetCore(devices, entries, specs, policy, CoreSettings(**settings)))
     shell.send(ev.Started())
     return shell
 
@@ -53,7 +53,7 @@ class Shell:
 
     core: BudgetCore
     now: float = 0.0
-    loading: dict[str, act.Load] = field(default_factory=dict)
+    loading: dict[str, act.StartLoad] = field(default_factory=dict)
     unloading: dict[str, act.Unload] = field(default_factory=dict)
     staging: set[str] = field(default_factory=set)
     low: set[str] = field(default_factory=set)
@@ -72,7 +72,7 @@ class Shell:
 
     def send(self, event: ev.Event) -> list[act.Action]:
         """One event into the core; its actions are booked here and its invariants checked."""
-        before = {e.engine_id: (e.state, bool(e.pins)) for e in self.core.desk.residents}
+        before = {e.engine_id: (e.state, bool(e.pins)) for e in self.core.state.residents}
         self.started = self.started or isinstance(event, ev.Started)
         if isinstance(event, ev.RequestArrived):
             self.waiting.add(event.request_id)
@@ -88,22 +88,22 @@ class Shell:
 
     def _take(self, action: act.Action, before: dict[str, tuple[State, bool]]) -> None:
         match action:
-            case act.Load():
+            case act.StartLoad():
                 assert action.engine_id not in self.loading | self.unloading
                 self.loading[action.engine_id] = action
-                for ledger in self.core.desk.residents.books:
-                    booked = dict(self.core.desk.residents[action.engine_id].bookings)
+                for ledger in self.core.state.residents.books:
+                    booked = dict(self.core.state.residents[action.engine_id].bookings)
                     if ledger.device in booked:
                         assert ledger.reserved_bytes <= ledger.ceiling_bytes
             case act.Unload():
                 self.counts["evictions"] += 1
-                assert not self.core.desk.residents[action.engine_id].leases
+                assert not self.core.state.residents[action.engine_id].leases
                 state, was_pinned = before[action.engine_id]
                 assert state in (State.IDLE, State.LEASED, State.LOADING)
                 assert action.abandon == (action.engine_id in self.loading)
                 self.loading.pop(action.engine_id, None)
                 self.unloading[action.engine_id] = action
-                engine_ = self.core.desk.residents[action.engine_id]
+                engine_ = self.core.state.residents[action.engine_id]
                 assert not (was_pinned and engine_.pins), "a pinned engine is never evicted"
             case act.Grant():
                 self._end(action.request_id, "granted")
@@ -124,12 +124,12 @@ class Shell:
 
     def _check_asked(self, action: act.AskYield) -> None:
         """Only what said it can be interrupted is asked, once, and for a higher priority."""
-        desk = self.core.desk
-        lease = desk.leases[action.request_id].leases[action.request_id]
+        state = self.core.state
+        lease = state.leases[action.request_id].leases[action.request_id]
         assert action.request_id in self.preemptible
         assert action.request_id not in self.asked, "asked once"
-        assert lease.interrupted_s < desk.settings.max_wait_s
-        waiting = [r for r in desk.queue if r.engine_id == action.wanted]
+        assert lease.interrupted_s < state.settings.max_wait_s
+        waiting = [r for r in state.queue if r.engine_id == action.wanted]
         assert any(r.priority > lease.priority for r in waiting)
         self.asked.add(action.request_id)
         self.counts["asked to yield"] += 1
@@ -137,9 +137,9 @@ class Shell:
     def _take_quiet(self, action: act.Action) -> None:
         """Those that change no books."""
         match action:
-            case act.Stage():
+            case act.StageFile():
                 assert not self.staging, "one file is staged at a time"
-                assert action.engine_id in self.core.desk.plans.next_uses(10**6)
+                assert action.engine_id in self.core.state.plans.next_uses(10**6)
                 self.staging.add(action.engine_id)
                 self.counts["stagings"] += 1
             case act.StopStaging():
@@ -147,7 +147,7 @@ class Shell:
             case act.AskYield():
                 self._check_asked(action)
             case act.Prepare():
-                claim = self.core.desk.claims.get(action.engine_id)
+                claim = self.core.state.claims.get(action.engine_id)
                 dropped = claim is None and self.may_fail
                 assert dropped or claim is not None
                 if claim is not None:
@@ -166,21 +166,21 @@ class Shell:
 
     def _check_prefetch(self, action: act.Action, before: dict[str, tuple[State, bool]]) -> None:
         """What is loaded ahead takes nothing from those who wait, work, are pinned or are sooner."""
-        desk = self.core.desk
-        nexts = desk.plans.next_uses(10**6)
+        state = self.core.state
+        nexts = state.plans.next_uses(10**6)
         if isinstance(action, act.Record) and action.record.reason == PREFETCH:
             self.counts["prefetch evictions"] += 1
             assert not action.record.draining
             for victim in action.record.victims:
-                assert not desk.residents[victim].pins
-                assert not desk.residents[victim].demand
+                assert not state.residents[victim].pins
+                assert not state.residents[victim].demand
                 assert nexts.get(victim, 10**6) > nexts[action.record.wanted]
-        if isinstance(action, act.Load) and action.reason == PREFETCH:
+        if isinstance(action, act.StartLoad) and action.reason == PREFETCH:
             self.counts["prefetches"] += 1
-            booked = {device for device, _ in desk.residents[action.engine_id].bookings}
-            assert not booked & desk.low
-            for engine_id in desk.queue.engines():
-                other = desk.residents[engine_id]
+            booked = {device for device, _ in state.residents[action.engine_id].bookings}
+            assert not booked & state.low
+            for engine_id in state.queue.engines():
+                other = state.residents[engine_id]
                 if not other.resident and other.state is not State.LOADING:
                     wants = {d for option in other.spec.options for d, _ in option.bookings}
                     assert not wants & booked, f"{engine_id} waits for bytes on {booked}"
@@ -193,27 +193,27 @@ class Shell:
     def check(self) -> None:
         """The invariants that hold after every event."""
         self.core.validate()
-        desk = self.core.desk
-        assert {r.request_id for r in desk.queue} == self.waiting
-        assert set(desk.leases) == set(self.leases)
+        state = self.core.state
+        assert {r.request_id for r in state.queue} == self.waiting
+        assert set(state.leases) == set(self.leases)
         reading = self.core.prefetcher.staging
         assert self.staging == ({reading} if reading else set())
         for view in self.core.ledgers():
             assert view.reserved_bytes == view.protected_bytes + view.evictable_bytes
             assert view.free_bytes == view.limit_bytes - view.reserved_bytes
-        for request in desk.queue:
-            engine_ = desk.residents[request.engine_id]
-            if request.request_id in desk.queue.aside:
+        for request in state.queue:
+            engine_ = state.residents[request.engine_id]
+            if request.request_id in state.queue.aside:
                 leaving = engine_.state is State.EVICTING
-                assert leaving or is_kept_out(desk, engine_, request), request
+                assert leaving or is_kept_out(state, engine_, request), request
             elif engine_.resident and engine_.free_slot() is not None:
                 claimant = engine_.draining_for
                 assert claimant is not None or engine_.leave_when_idle, (
                     f"{request.request_id} waits while {engine_!r} could serve it"
                 )
                 if claimant is not None and not engine_.leave_when_idle:
-                    rank = request.rank(self.now, desk.settings.max_wait_s)
-                    assert desk.claim_rank(desk.claims[claimant], self.now) < rank
+                    rank = request.rank(self.now, state.settings.max_wait_s)
+                    assert state.claim_rank(state.claims[claimant], self.now) < rank
                     assert engine_.engine_id in self.draining_recorded
 
         self._check_leaving()
@@ -222,9 +222,9 @@ class Shell:
 
     def _check_leaving(self) -> None:
         """Whoever has a reason to leave is on the way; who drains is in use and not pinned."""
-        desk = self.core.desk
-        for engine_ in desk.residents:
-            if engine_.engine_id in desk.prefetched:
+        state = self.core.state
+        for engine_ in state.residents:
+            if engine_.engine_id in state.prefetched:
                 assert engine_.state in (State.LOADING, State.IDLE), engine_
             if engine_.draining_for is not None:
                 assert engine_.state is State.LEASED, engine_
@@ -234,21 +234,21 @@ class Shell:
                 assert not engine_.leave_when_idle, engine_
                 if engine_.used_since_load and engine_.keep_alive_s >= 0:
                     assert self.now < engine_.idle_since + engine_.keep_alive_s, engine_
-        for claim in desk.claims:
+        for claim in state.claims:
             assert claim.engine.demand or claim.engine.pins, f"claimed for nobody: {claim}"
-        for ledger in desk.residents.books:
+        for ledger in state.residents.books:
             assert ledger.over_limit == (ledger.room_bytes < 0), ledger.view()
 
     def _check_timers(self) -> None:
         """A timer is set for everything that the passing of time alone will change."""
-        desk = self.core.desk
+        state = self.core.state
         dues = [
             e.idle_since + e.keep_alive_s
-            for e in desk.residents
+            for e in state.residents
             if e.state is State.IDLE and e.used_since_load and e.keep_alive_s > 0 and not e.pins
         ]
-        for request in desk.queue:
-            dues.append(request.arrived_at + desk.settings.max_wait_s)
+        for request in state.queue:
+            dues.append(request.arrived_at + state.settings.max_wait_s)
             if request.deadline is not None:
                 assert request.deadline > self.now, f"{request.request_id} is late and waits"
                 dues.append(request.deadline)
@@ -261,26 +261,26 @@ class Shell:
         """When nothing is under way and nobody else holds bytes, nobody waits, pins are in."""
         if self.loading or self.unloading or self.leases:
             return
-        desk = self.core.desk
+        state = self.core.state
         stuck = self.waiting - self._kept_out()
-        if any(ledger.ceiling_bytes < ledger.limit_bytes for ledger in desk.residents.books):
+        if any(ledger.ceiling_bytes < ledger.limit_bytes for ledger in state.residents.books):
             assert not stuck or self.timer is not None
             return
-        assert not stuck, f"stuck: {sorted(stuck)} {list(desk.residents)}"
-        for engine_ in desk.residents.pinned:
-            if self.started and not engine_.resident and desk.fitting.feasible(engine_):
+        assert not stuck, f"stuck: {sorted(stuck)} {list(state.residents)}"
+        for engine_ in state.residents.pinned:
+            if self.started and not engine_.resident and state.fitting.feasible(engine_):
                 assert engine_.retry_at > self.now
                 assert self.timer is not None
                 assert self.timer <= engine_.retry_at
 
     def _kept_out(self) -> set[str]:
         """Those who wait for pins of other clients to end, other programs' bytes counted."""
-        desk, found = self.core.desk, set()
-        for request in desk.queue:
-            engine_ = desk.residents[request.engine_id]
-            fits = desk.fitting.feasible(engine_, measured=True)
-            later = desk.fitting.eventually(engine_, {request.client_id}, measured=True)
-            if is_kept_out(desk, engine_, request) or (not fits and later):
+        state, found = self.core.state, set()
+        for request in state.queue:
+            engine_ = state.residents[request.engine_id]
+            fits = state.fitting.feasible(engine_, measured=True)
+            later = state.fitting.eventually(engine_, {request.client_id}, measured=True)
+            if is_kept_out(state, engine_, request) or (not fits and later):
                 found.add(request.request_id)
         return found
 
@@ -305,7 +305,7 @@ class Shell:
         load = self.loading.pop(engine_id)
         error = {"error": "OutOfMemory" if out_of_memory else "LoadFailed", "message": "scripted"}
         self.counts["load_failures"] += 1
-        self.send(ev.LoadFailed(engine_id, load.generation, error, out_of_memory))
+        self.send(ev.LoadEndedBadly(engine_id, load.generation, error, out_of_memory))
 
     def finish_unload(self, engine_id: str) -> None:
         """The unload under way for an engine is done."""
@@ -318,14 +318,14 @@ class Shell:
 
     def plan(self, *models: str, client: str = "c", plan: str | None = None) -> None:
         """A client declares its next uses."""
-        self.send(ev.PlanDeclared(client, models, plan))
+        self.send(ev.UsesDeclared(client, models, plan))
 
     def kill(self, engine_id: str) -> None:
         """A resident engine dies."""
-        engine_ = self.core.desk.residents[engine_id]
+        engine_ = self.core.state.residents[engine_id]
         self.counts["deaths"] += 1
         error = {"error": "EngineDied", "message": "scripted"}
-        self.send(ev.EngineDied(engine_id, engine_.generation, error))
+        self.send(ev.EngineGone(engine_id, engine_.generation, error))
 
     def end(self, request_id: str) -> None:
         """A lease is given back."""
@@ -378,16 +378,16 @@ class Shell:
 
     def unpin_all(self) -> None:
         """Every pin of a client ends."""
-        for model_name in sorted(self.core.desk.holders.called()):
+        for model_name in sorted(self.core.state.holders.called()):
             self.send(ev.HintGiven("unpin", model_name))
 
     def state(self, engine_id: str) -> State:
         """Where an engine is in its life."""
-        return self.core.desk.residents[engine_id].state
+        return self.core.state.residents[engine_id].state
 
     def drains_for(self, engine_id: str) -> str | None:
         """The engine that this one drains for, or None."""
-        return self.core.desk.residents[engine_id].draining_for
+        return self.core.state.residents[engine_id].draining_for
 
     def error(self, request_id: str) -> dict[str, Any]:
         """The error on the wire with which a request was denied."""
@@ -396,7 +396,7 @@ class Shell:
 
     def loads(self) -> list[str]:
         """The engines in the order in which loads were started."""
-        return [a.engine_id for a in self.log if isinstance(a, act.Load)]
+        return [a.engine_id for a in self.log if isinstance(a, act.StartLoad)]
 
     def settle(self) -> None:
         """Finish every load and unload that is under way, and what follows from them."""
@@ -411,4 +411,4 @@ class Shell:
 
     def resident(self) -> set[str]:
         """The engines that can serve now."""
-        return {e.engine_id for e in self.core.desk.residents if e.resident}
+        return {e.engine_id for e in self.core.state.residents if e.resident}

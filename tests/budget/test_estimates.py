@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 
 from budget import events as ev
-from budget.engines import EngineSpec, Option
+from budget.books.engines import EngineSpec, PlacementOption
 from budget.errors import InternalError
 from tests.budget.machine import Shell, engine, model, shell_of
 
 
 def estimate(shell: Shell, engine_id: str, amount: int) -> None:
     """From now on the engine is thought to take so many bytes of `gpu`."""
-    (option,) = shell.core.desk.residents[engine_id].spec.options
+    (option,) = shell.core.state.residents[engine_id].spec.options
     corrected = replace(option, bookings=tuple((device, amount) for device, _ in option.bookings))
     shell.send(ev.EngineEstimated(engine_id, (corrected,)))
 
@@ -66,7 +66,7 @@ def test_a_reload_brings_corrected_bytes_for_engines_that_stay() -> None:
     """The same engine with other bytes is the same engine."""
     shell = shell_of(100, [engine("a", 30)])
     shell.use("a")
-    corrected = EngineSpec("a", (Option((("gpu", 45),), 1.0),))
+    corrected = EngineSpec("a", (PlacementOption((("gpu", 45),), 1.0),))
     shell.send(ev.Reconfigured((model("a"),), (corrected,), {"gpu": 100}))
     assert shell.core.ledgers()[0].reserved_bytes == 30
     shell.send(ev.HintGiven("unload", "a"))
@@ -78,12 +78,12 @@ def test_a_reload_brings_corrected_bytes_for_engines_that_stay() -> None:
 def test_impossible_estimates_are_bugs() -> None:
     """An unknown engine, another number of placements, a device that is not there."""
     shell = shell_of(100, [engine("a", 30)])
-    option = Option((("gpu", 1),), 1.0)
+    option = PlacementOption((("gpu", 1),), 1.0)
     for engine_id, options in (
         ("x", (option,)),
         ("a", (option, option)),
-        ("a", (Option((("moon", 1),), 1.0),)),
-        ("a", (Option((("gpu", -1),), 1.0),)),
+        ("a", (PlacementOption((("moon", 1),), 1.0),)),
+        ("a", (PlacementOption((("gpu", -1),), 1.0),)),
     ):
         with pytest.raises(InternalError):
             shell.send(ev.EngineEstimated(engine_id, options))
@@ -93,7 +93,7 @@ def test_out_of_memory_may_ask_for_the_same_of_what_was_not_refused() -> None:
     """A connection that both placements need is no reason against the smaller one."""
     sizes = (80, 40)
     options = tuple(
-        Option((("gpu", size), ("seat", 1)), 1.0, tier) for tier, size in enumerate(sizes)
+        PlacementOption((("gpu", size), ("seat", 1)), 1.0, tier) for tier, size in enumerate(sizes)
     )
     shell = shell_of({"gpu": 100, "seat": 1}, [EngineSpec("a", options)])
     shell.ask("a")

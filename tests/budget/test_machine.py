@@ -13,37 +13,43 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from budget import events as ev
+from budget.books.engines import EngineRecord, EngineSpec, ModelSpec, PlacementOption
+from budget.books.states import TRANSITIONS, State, Trigger
 from budget.core import BudgetCore
-from budget.engines import EngineRecord, EngineSpec, ModelEntry, Option
 from budget.errors import ConfigError, KeepwarmError
-from budget.policies import DEFAULT_POLICY, POLICY_NAMES, make_policy
-from budget.residency import TRANSITIONS, State, Trigger
-from budget.settings import Settings
+from budget.eviction.policies import DEFAULT_POLICY, POLICY_NAMES, make_policy
+from budget.settings import CoreSettings
 from tests.budget.machine import Shell
 
 LIMITS = {"cuda:0": 100, "host": 120}
 ENGINES = (
-    EngineSpec("small", (Option((("cuda:0", 20),), 1.0),), slots=2),
+    EngineSpec("small", (PlacementOption((("cuda:0", 20),), 1.0),), slots=2),
     EngineSpec(
-        "wide", (Option((("cuda:0", 45),), 2.0), Option((("host", 45),), 2.0, tier=1)), slots=1
+        "wide",
+        (PlacementOption((("cuda:0", 45),), 2.0), PlacementOption((("host", 45),), 2.0, tier=1)),
+        slots=1,
     ),
-    EngineSpec("split", (Option((("cuda:0", 40), ("host", 30)), 3.0),), slots=1),
+    EngineSpec("split", (PlacementOption((("cuda:0", 40), ("host", 30)), 3.0),), slots=1),
     EngineSpec(
-        "large", (Option((("cuda:0", 85),), 4.0), Option((("cuda:0", 50), ("host", 35)), 5.0, 1))
+        "large",
+        (
+            PlacementOption((("cuda:0", 85),), 4.0),
+            PlacementOption((("cuda:0", 50), ("host", 35)), 5.0, 1),
+        ),
     ),
-    EngineSpec("host", (Option((("host", 60),), 1.0),), slots=3),
-    EngineSpec("judge", (Option((("cuda:0", 15),), 1.0),)),
-    EngineSpec("giant", (Option((("cuda:0", 150),), 9.0),)),
+    EngineSpec("host", (PlacementOption((("host", 60),), 1.0),), slots=3),
+    EngineSpec("judge", (PlacementOption((("cuda:0", 15),), 1.0),)),
+    EngineSpec("giant", (PlacementOption((("cuda:0", 150),), 9.0),)),
 )
 MODELS = (
-    ModelEntry("small", "small"),
-    ModelEntry("small-twin", "small", keep_alive_s=5.0),
-    ModelEntry("wide", "wide", keep_alive_s=0.0),
-    ModelEntry("split", "split", priority=1),
-    ModelEntry("large", "large", keep_alive_s=8.0),
-    ModelEntry("host", "host"),
-    ModelEntry("judge", "judge", pinned=True),
-    ModelEntry("giant", "giant"),
+    ModelSpec("small", "small"),
+    ModelSpec("small-twin", "small", keep_alive_s=5.0),
+    ModelSpec("wide", "wide", keep_alive_s=0.0),
+    ModelSpec("split", "split", priority=1),
+    ModelSpec("large", "large", keep_alive_s=8.0),
+    ModelSpec("host", "host"),
+    ModelSpec("judge", "judge", pinned=True),
+    ModelSpec("giant", "giant"),
 )
 PINS = ((), ("judge",), ("small-twin", "split"))
 ERROR = {"error": "BadModelFile", "message": "cut short"}
@@ -69,7 +75,7 @@ class CoreMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        settings = Settings(4.0, 12, prefetch="load")
+        settings = CoreSettings(4.0, 12, prefetch="load")
         core = BudgetCore(LIMITS, MODELS, ENGINES, make_policy(self.policy), settings)
         self.shell = Shell(core)
         self.shell.send(ev.Started())
@@ -234,7 +240,7 @@ class CoreMachine(RuleBasedStateMachine):
         """A load ends well, sometimes with bytes that differ from the booked ones."""
         self._count("loads_finished")
         engine_id = data.draw(st.sampled_from(sorted(self.shell.loading)))
-        booked = self.shell.core.desk.residents[engine_id].bookings
+        booked = self.shell.core.state.residents[engine_id].bookings
         measured = tuple((d, int(b * factor)) for d, b in booked) if factor else None
         self.shell.finish_load(engine_id, measured)
 
@@ -284,9 +290,9 @@ class CoreMachine(RuleBasedStateMachine):
         if last_word == "loaded":
             self.shell.send(ev.LoadFinished(engine_id, generation))
         elif last_word == "failed":
-            self.shell.send(ev.LoadFailed(engine_id, generation, error))
+            self.shell.send(ev.LoadEndedBadly(engine_id, generation, error))
         elif last_word == "died":
-            self.shell.send(ev.EngineDied(engine_id, generation, error))
+            self.shell.send(ev.EngineGone(engine_id, generation, error))
         self.shell.finish_unload(engine_id)
 
     @precondition(lambda self: self.shell.unloading)
@@ -343,7 +349,7 @@ class CoreMachine(RuleBasedStateMachine):
         """An engine is found to take other bytes than booked."""
         self._count("measurements")
         engine_id = data.draw(st.sampled_from(sorted(self.shell.resident())))
-        engine = self.shell.core.desk.residents[engine_id]
+        engine = self.shell.core.state.residents[engine_id]
         bytes_now = tuple((d, int(b * factor)) for d, b in engine.option.bookings)
         self.shell.send(ev.EngineMeasured(engine_id, engine.generation, bytes_now))
 
@@ -357,7 +363,7 @@ class CoreMachine(RuleBasedStateMachine):
         """The configuration is read anew."""
         self._count("reconfigured")
         models, engines = self.configuration()
-        plans = len(self.shell.core.desk.plans.by_name)
+        plans = len(self.shell.core.state.plans.by_name)
         errors = dict.fromkeys(self.missing, ERROR) if bad else {}
         limits = {**LIMITS, "host": self.host_limit}
         try:
@@ -367,7 +373,7 @@ class CoreMachine(RuleBasedStateMachine):
         else:
             COUNTS["reconfigured under plans"] += bool(plans)
 
-    def configuration(self) -> tuple[tuple[ModelEntry, ...], tuple[EngineSpec, ...]]:
+    def configuration(self) -> tuple[tuple[ModelSpec, ...], tuple[EngineSpec, ...]]:
         """Models and engines as they are configured now; files that changed differ in size."""
 
         def name_of(engine_id: str) -> str:

@@ -6,8 +6,8 @@ import pytest
 
 from budget import actions as act
 from budget import events as ev
+from budget.books.states import State
 from budget.errors import InternalError
-from budget.residency import State
 from tests.budget.machine import engine, shell_of
 
 
@@ -77,7 +77,7 @@ def test_death_during_load_is_a_failed_load() -> None:
     shell = shell_of(100, [engine("a", 80)])
     request = shell.ask("a")
     with pytest.raises(InternalError, match="DIED is impossible while LOADING"):
-        shell.send(ev.EngineDied("a", 1, {"error": "EngineDied"}))
+        shell.send(ev.EngineGone("a", 1, {"error": "EngineDied"}))
     shell.fail_load("a")
     assert shell.outcomes[request] == "LoadFailed"
 
@@ -87,7 +87,7 @@ def test_death_during_eviction_changes_nothing() -> None:
     shell = shell_of(100, [engine("a", 80)])
     shell.use("a")
     shell.send(ev.HintGiven("unload", "a"))
-    shell.send(ev.EngineDied("a", 1, {"error": "EngineDied"}))
+    shell.send(ev.EngineGone("a", 1, {"error": "EngineDied"}))
     assert shell.core.ledgers()[0].reserved_bytes == 80
     shell.finish_unload("a")
     assert shell.core.ledgers()[0].reserved_bytes == 0
@@ -100,7 +100,7 @@ def test_a_release_during_a_lease_ends_with_the_next_lease() -> None:
     shell.send(ev.HintGiven("release", "a"))
     assert shell.state("a") is State.LEASED
     shell.end(lease)
-    assert shell.core.desk.residents["a"].released
+    assert shell.core.state.residents["a"].released
     shell.use("b")
     shell.advance(1.0)
     shell.use("a")
@@ -159,7 +159,7 @@ def test_a_client_that_leaves_while_its_model_loads_leaves_no_claim() -> None:
     shell.advance(1.0)
     blocked = shell.ask("a", "stays")
     shell.gone("leaves")
-    assert not shell.core.desk.claims
+    assert not shell.core.state.claims
     assert shell.outcomes[blocked] == "granted"
 
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 
 from budget import events as ev
+from budget.books.engines import EngineSpec, ModelSpec, PlacementOption
 from budget.core import BudgetCore
-from budget.engines import EngineSpec, ModelEntry, Option
 from budget.errors import ConfigError, KeepwarmError
-from budget.settings import Settings
+from budget.settings import CoreSettings
 from tests.budget.machine import Shell
 
 MAX_WAIT_S = 4.0
@@ -46,16 +46,16 @@ ARRIVALS = st.builds(
 )
 
 
-def options(draw: Random, devices: list[str]) -> tuple[Option, ...]:
+def options(draw: Random, devices: list[str]) -> tuple[PlacementOption, ...]:
     """Whole on some devices, on the host as second best, split as third."""
     size = draw.choice([10, 20, 30, 45, 60, 90, 100])
     found = [
-        Option(((device, size),), 1.0, tier=1 if device == "host" else 0)
+        PlacementOption(((device, size),), 1.0, tier=1 if device == "host" else 0)
         for device in draw.sample(devices, draw.randint(1, len(devices)))
     ]
     if len(devices) > 1 and draw.random() < 0.3:
         one, other = sorted(draw.sample(devices, 2))
-        found.append(Option(((one, size // 2), (other, size - size // 2)), 2.0, tier=2))
+        found.append(PlacementOption(((one, size // 2), (other, size - size // 2)), 2.0, tier=2))
     return tuple(found)
 
 
@@ -69,7 +69,7 @@ def world(draw: Random) -> Shell:
         for i in range(draw.randint(2, 9))
     ]
     models = [
-        ModelEntry(
+        ModelSpec(
             f"m{i}",
             spec.engine_id if draw.random() < 0.8 else draw.choice(specs).engine_id,
             pinned=draw.random() < 0.12,
@@ -78,7 +78,7 @@ def world(draw: Random) -> Shell:
         )
         for i, spec in enumerate(specs)
     ]
-    settings = Settings(max_wait_s=MAX_WAIT_S, max_queue=MAX_QUEUE, prefetch="load")
+    settings = CoreSettings(max_wait_s=MAX_WAIT_S, max_queue=MAX_QUEUE, prefetch="load")
     try:
         shell = Shell(BudgetCore(limits, models, specs, settings=settings))
     except ConfigError:
@@ -94,7 +94,7 @@ class Life:
         self.draw = draw
         self.arrivals = arrivals or Arrivals()
         self.shell = shell
-        self.names = sorted(shell.core.desk.models)
+        self.names = sorted(shell.core.state.models)
         self.since: dict[object, float] = {}
         self.yielded_at: dict[str, float] = {}
         self.waited_s: dict[str, float] = {}
@@ -155,7 +155,7 @@ class Life:
                 shell.yield_(request)
 
     def look_ahead(self) -> None:
-        """Plans come and go, some kept to and some not; files are staged."""
+        """DeclaredUses come and go, some kept to and some not; files are staged."""
         shell, draw = self.shell, self.draw
         if draw.random() < 0.1:
             steps = [draw.choice(self.names) for _ in range(draw.randint(0, 8))]
@@ -225,11 +225,11 @@ def overload(draw: Random, arrivals: Arrivals) -> Shell:
     shell = world(draw)
     life = Life(draw, shell, arrivals)
     turn_s = MAX_WAIT_S + LEASE_S + LOAD_S + 2.0
-    engines = len(list(shell.core.desk.residents))
+    engines = len(list(shell.core.state.residents))
     bound_s = MAX_WAIT_S + turn_s * (1 + engines) + LEASE_S * MAX_QUEUE
     for _ in range(STEPS_OF_OVERLOAD):
         life.work(failing=0.0)
-        for request in shell.core.desk.queue:
+        for request in shell.core.state.queue:
             assert shell.now - request.arrived_at <= bound_s, (request, bound_s)
     life.wind_down()
     assert max(life.waited_s.values(), default=0.0) <= MAX_WAIT_S + bound_s

@@ -16,6 +16,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from backends.machine.files.file_locks import lock_keeper
 from budget import errors
 from budget.errors import (
     EndpointUnavailable,
@@ -24,14 +25,14 @@ from budget.errors import (
     KeepwarmError,
     error_from_wire,
 )
-from shim.cli import lazy, main, progress
-from shim.cli.failure import exit_code
-from shim.cli.keeper import last_lines, wait_gone
-from shim.cli.output import StatusLine, print_table, size, sizes, span
-from shim.cli.progress import fetch_first, waiting_for
+from shim.cli import lazy, main
+from shim.cli.commands.keeper import last_lines, wait_gone
+from shim.cli.console import progress
+from shim.cli.console.failure import exit_code
+from shim.cli.console.output import StatusLine, print_table, size, sizes, span
+from shim.cli.console.progress import fetch_first, waiting_for
 from shim.cli.root import COMMANDS
 from shim.config import ModelEntry
-from shim.keeper.locks import lock_keeper
 
 
 @pytest.fixture
@@ -128,7 +129,7 @@ def test_a_bug_of_ours_exits_1_with_its_traceback(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On stderr for whoever reports it, and as an InternalError for programs."""
-    monkeypatch.setattr("shim.cli.version.versions", lambda: 1 // 0)
+    monkeypatch.setattr("shim.cli.commands.version.versions", lambda: 1 // 0)
     result = run("version", "--json")
     assert result.exit_code == 1
     assert "ZeroDivisionError" in result.stderr
@@ -142,7 +143,7 @@ def test_ctrl_c_exits_130_and_says_nothing(home: Path, monkeypatch: pytest.Monke
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("shim.cli.version.versions", interrupt)
+    monkeypatch.setattr("shim.cli.commands.version.versions", interrupt)
     result = run("version", "--json")
     assert (result.exit_code, result.output) == (130, "")
 
@@ -299,7 +300,7 @@ def test_traces_are_found_by_file_by_run_and_by_being_last(
 ) -> None:
     """`trace open` names what it opens; what is not there is the caller's mistake."""
     opened: list[Path] = []
-    monkeypatch.setattr("shim.cli.trace.open_trace", lambda path, **_: opened.append(path))
+    monkeypatch.setattr("shim.cli.commands.trace.open_trace", lambda path, **_: opened.append(path))
     folder = home / "state" / "keepwarm" / "runs"
     assert run("trace", "open").exit_code == 2
     folder.mkdir(parents=True)

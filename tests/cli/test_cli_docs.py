@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from backends.measure.machine import MachineMeasure
+from backends.measure.whole_machine import MachineMeasure
 from budget import errors
 from budget.errors import KeepwarmError
-from budget.estimate.overhead import DEFAULT_OVERHEAD
 from budget.footprint import HOST
-from budget.planning.machine import LoadFigures, MachineFigures, SideFigures
-from shim.cli.failure import exit_code
+from budget.memory.overhead import DEFAULT_OVERHEAD
+from budget.placement.machine_rates import LoadFigures, MachineFigures, SideFigures
+from shim.cli.console.failure import exit_code
 from shim.cli.root import COMMANDS, main
-from shim.planned import build as building
+from shim.placement import build_plan as building
 from tests.cli.support import CommandPlace
 from tools import workloads
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from shim.config import Config
 from shim.keeper.keeper import Keeper
-from shim.keeper.server import Server
+from shim.keeper.server.server import Server
 from shim.paths import keeper_socket
-from shim.wire import VERSION, decode, encode
+from shim.wire.json_lines import VERSION, decode, encode
 
 
 async def say(runtime: Path, server: Server, *ops: dict[str, object]) -> tuple[bool, bool]:

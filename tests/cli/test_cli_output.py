@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from shim.cli.output import StatusLine, console, print_table
+from shim.cli.console.output import StatusLine, console, print_table
 
 COLUMNS = ("model", "state", "booked", "path")
 ROWS = [

@@ -7,15 +7,15 @@ from typing import Any, cast
 
 import pytest
 
-from backends.devices import Device
+from backends.machine.devices import Device
 from budget.errors import BadModelFile, ConfigError, EndpointUnavailable
 from budget.footprint import EngineArgs, Footprint, Placement
-from shim.cli import planning
-from shim.cli.planning import Plan, PlanRow, make_plan
+from shim.cli.commands.plan import preview as planning
+from shim.cli.commands.plan.preview import PlanRow, Preview, make_plan
 from shim.config import Config
-from shim.keeper.catalog import Catalog, CatalogEngine, Prepared
-from shim.keeper.devices import BudgetDevices
-from shim.keeper.setbacks import Setback
+from shim.keeper.catalog.broken_models import BrokenModel
+from shim.keeper.catalog.catalog import Catalog, CatalogEngine, Prepared
+from shim.placement.budgeted_devices import BudgetDevices
 
 MIB = 2**20
 Sizes = dict[str, list[dict[str, int]]]
@@ -37,7 +37,7 @@ def plan(
     shared: tuple[str, ...] = (),
     limits: dict[str, int] | None = None,
     **entries: dict[str, Any],
-) -> Plan:
+) -> Preview:
     """The plan for models of these sizes; `shared` are names on one engine."""
     models = {name: {"path": f"{name}.gguf", **entries.get(name, {})} for name in sizes}
     models |= {name: entry for name, entry in entries.items() if name not in sizes}
@@ -62,7 +62,7 @@ def plan(
     return make_plan(Config.from_mapping({"models": models}))
 
 
-def row(found: Plan, name: str) -> PlanRow:
+def row(found: Preview, name: str) -> PlanRow:
     """The row of a model."""
     return next(r for r in found.models if r.name == name)
 
@@ -145,7 +145,7 @@ def test_models_that_cannot_be_read_or_run_elsewhere_are_listed(
         assert set(config.models) == {"a", "far"}
         host = Device("host", "host", 0, 0, "", "")
         catalog = Catalog(config, BudgetDevices((host,), {"host": MIB}, {}))
-        catalog.setbacks["a"] = Setback(BadModelFile("a.gguf: no GGUF.", hint="Get it anew."))
+        catalog.setbacks["a"] = BrokenModel(BadModelFile("a.gguf: no GGUF.", hint="Get it anew."))
         return catalog
 
     monkeypatch.setattr(planning, "build_catalog", build)

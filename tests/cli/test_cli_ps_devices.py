@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shim.cli import ps
+from shim.cli.commands.ps import command as ps
 
 BOOKS = {
     "device": "host",

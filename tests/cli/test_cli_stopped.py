@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shim.cli.stopping import Stopped, Stops, asked_again
+from shim.cli.console.stopping import Stopped, Stops, asked_again
 from tests.cli.support import LIMIT_S, CommandPlace
 from tests.processes import wait_until
 

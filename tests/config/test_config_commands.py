@@ -8,10 +8,10 @@ import pytest
 from click.testing import CliRunner
 
 from budget.errors import ConfigError
-from budget.policies import POLICY_NAMES
-from shim.cli.config import config_group
+from budget.eviction.policies import POLICY_NAMES
+from shim.cli.commands.config.command import config_group
 from shim.config import BudgetSection, ModelEntry, json_schema, markdown_reference
-from shim.config.document import SECTIONS, Config
+from shim.config.schema.document import SECTIONS, Config
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,8 +8,8 @@ import pytest
 
 from budget.errors import ConfigError
 from shim.config import Config
-from shim.config.devices import DeviceShare, parse_devices
-from shim.config.values import Amount
+from shim.config.schema.device_values import DeviceShare, parse_devices
+from shim.config.schema.values import Amount
 
 GIB = 1 << 30
 TWO = [{"device": "cuda:0", "limit": "20GiB", "reserve": "1GiB"}, "cuda:1"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from budget.errors import ConfigError
 from shim.config import Config, ModelEntry, find_config, load_config
-from shim.config.document import MOST_MODELS
+from shim.config.schema.document import MOST_MODELS
 
 ROOT = Path(__file__).parents[2]
 MODEL = '[models.m]\npath = "m.gguf"\n'

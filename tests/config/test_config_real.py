@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shim.config.engine_args import HARMLESS, REFUSED
+from shim.config.schema.engine_args import HARMLESS, REFUSED
 
 NAMES_SOMETHING = re.compile(r"\b(FNAME|FILE|PATH|DIR|URL|TOKEN|\w*_FILE)\b|<user>|repo")
 OPTION = re.compile(r"(?<![\w-])--?[A-Za-z][\w.-]*")

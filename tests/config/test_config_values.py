@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from shim.config.engine_args import REFUSED, option_name, parse_engine_args
-from shim.config.sections import BudgetSection
-from shim.config.values import (
+from shim.config.schema.engine_args import REFUSED, option_name, parse_engine_args
+from shim.config.schema.sections import BudgetSection
+from shim.config.schema.values import (
     FOREVER,
     Amount,
     parse_amount,

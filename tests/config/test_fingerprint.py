@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from shim.config import Amount, Config, KeeperSection, ModelEntry
-from shim.config.sections import BudgetSection
-from shim.fingerprint import differing, differs, fingerprint
+from shim.config.schema.sections import BudgetSection
+from shim.wire.fingerprint import differing, differs, fingerprint
 
 MODEL = {"path": "/m/a.gguf"}
 

@@ -12,12 +12,12 @@ from click.testing import CliRunner, Result
 
 from budget.errors import ConfigError
 from shim.cli import main
-from shim.cli.config import config_group
+from shim.cli.commands.config.command import config_group
 from shim.config import Config, ModelEntry, TrustedFiles, load_config
-from shim.config.document import SECTIONS
-from shim.config.engine_args import HARMLESS, REFUSED
 from shim.config.loader import user_config_file
-from shim.config.sections import Section
+from shim.config.schema.document import SECTIONS
+from shim.config.schema.engine_args import HARMLESS, REFUSED
+from shim.config.schema.sections import Section
 
 ROOT = Path(__file__).parents[2]
 LOCAL = '[models.m]\npath = "m.gguf"\n'

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from backends.llama.binaries import FOLDER_VARIABLE
+from harness.demo.demo_run import DemoReport, run_demo
+from harness.demo.demo_settings import half_limit_bytes
 from harness.demo.models import RECIPES, TINY_RECIPES, Recipe, demo_models, make_model
 from harness.demo.report import show, to_json
-from harness.demo.run import DemoReport, run_demo
-from harness.demo.settings import half_limit_bytes
 from harness.demo.stages import cosine
 from shim import OutsideError
 from shim.cli import main as keepwarm

@@ -14,7 +14,7 @@ import pytest
 from backends.base import Capabilities, Endpoint, Engine
 from backends.llama.args import LaunchSettings, server_argv
 from backends.llama.binaries import find_binary, library_env
-from backends.llama.process import death_signal_wrapper, engine_environment
+from backends.llama.process.process import death_signal_wrapper, engine_environment
 from backends.openai import RemoteEngine
 from backends.scripted import ScriptedEngine
 from tests.engines.support import llama, placement

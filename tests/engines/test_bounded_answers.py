@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from backends.openai import bounds, transport
+from backends.openai import transport
+from backends.openai.connections import bounds
 from budget.errors import (
     EndpointError,
     EndpointUnavailable,

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from backends.openai import SyncTransport, Timeouts, transport
-from backends.openai.bounds import Bounds
+from backends.openai.connections.bounds import Bounds
 from budget.errors import DeadlineExceeded, EndpointUnavailable, EngineTimeout
 from tests.engines.hostile import (
     ASK,

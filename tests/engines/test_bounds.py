@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from backends import threads
-from backends.llama import process as process_module
 from backends.llama.control import control_request
-from backends.llama.log import LogRing
-from backends.llama.process import ServerProcess, engine_socket, private_folder
-from backends.llama.progress import IoCounts, LoadProgress
-from backends.llama.signs import process_state, slot_signs
+from backends.llama.process import process as process_module
+from backends.llama.process.load_progress import IoCounts, LoadProgress
+from backends.llama.process.log import LogRing
+from backends.llama.process.process import ServerProcess, engine_socket, private_folder
+from backends.llama.process.signs_of_life import process_state, slot_signs
 from backends.llama.slots import Slots
-from backends.threads import asked
+from backends.machine import bounded_questions as threads
+from backends.machine.bounded_questions import asked
 from budget.errors import (
     ConfigError,
     EndpointError,

@@ -24,7 +24,7 @@ from backends.openai import (
     Timeouts,
     exchange,
 )
-from backends.openai.connecting import pool_settings
+from backends.openai.connections.connecting import pool_settings
 from backends.scripted import Script, ScriptedEngine
 from budget.errors import (
     ConfigError,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from backends.environment import child_environment
-from backends.llama.process import engine_environment
+from backends.llama.process.process import engine_environment
+from backends.machine.environment import child_environment
 
 
 def test_keys_and_llama_settings_stay_out() -> None:

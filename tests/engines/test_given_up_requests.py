@@ -16,7 +16,7 @@ import pytest
 
 from backends.base import Endpoint
 from backends.openai import AsyncTransport, SyncTransport
-from backends.openai.network import BoundedBackend, BoundedStream
+from backends.openai.connections.network import BoundedBackend, BoundedStream
 from tests.engines.hostile import ASK, listening, read_request, read_whole, token
 
 _WHOLE = b'{"choices":[{"message":{"content":"ok"},"finish_reason":"stop"}]}'

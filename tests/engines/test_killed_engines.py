@@ -15,7 +15,7 @@ import pytest
 from backends.base import Endpoint
 from backends.llama import LlamaServerEngine
 from backends.openai import AsyncTransport, ChatRequest, SyncTransport
-from backends.openai.network import AsyncBoundedStream, BoundedStream
+from backends.openai.connections.network import AsyncBoundedStream, BoundedStream
 from budget.errors import EngineDied
 from tests.engines.support import llama, placement, running
 

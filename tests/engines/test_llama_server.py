@@ -19,9 +19,9 @@ import pytest
 
 from backends.base import Death
 from backends.llama import LlamaServerEngine, sweep_leftovers
-from backends.llama.process import OWNER_VARIABLE, ServerProcess
+from backends.llama.process.process import OWNER_VARIABLE, ServerProcess
+from backends.machine.files.page_cache import drop_from_page_cache, resident_fraction, stage_file
 from backends.openai import AsyncTransport, ChatRequest, Completion, SyncTransport
-from backends.page_cache import drop_from_page_cache, resident_fraction, stage_file
 from budget.errors import (
     ConfigError,
     EngineDied,

@@ -20,14 +20,14 @@ from backends.openai import (
     Usage,
     assemble,
 )
-from backends.openai.answers import error_from_answer
-from backends.openai.bounds import Bounds, Timeouts
+from backends.openai.answers.fields import a_count, a_duration
+from backends.openai.answers.foreign_errors import error_from_answer
+from backends.openai.answers.reading import StreamReader
+from backends.openai.connections.bounds import Bounds, Timeouts
 from backends.openai.exchange import Exchange, Route
-from backends.openai.fields import a_count, a_duration
 from backends.openai.masking import NO_SECRETS
-from backends.openai.reading import StreamReader
-from backends.openai.resume import Progress, ResumeReader, templated
-from backends.openai.wire import decode, parse_completion, parse_embeddings
+from backends.openai.protocol import decode, parse_completion, parse_embeddings
+from backends.openai.resume import AnswerSoFar, ResumeReader, templated
 from budget.errors import (
     EndpointError,
     KeepwarmError,
@@ -203,7 +203,7 @@ def test_any_field_of_a_stream_may_be_anything(values: list[dict[str, Any]]) -> 
 @FUZZ
 def test_any_field_of_a_resumed_stream_may_be_anything(values: list[dict[str, Any]]) -> None:
     """The engine's own protocol is read as carefully."""
-    before = Progress(Timings(1, 1, 1.0, 1, 1.0), "a")
+    before = AnswerSoFar(Timings(1, 1, 1.0, 1, 1.0), "a")
     reader = ResumeReader(FAR, NO_SECRETS, "", before)
     try:
         for value in values:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from backends.openai import ChatRequest, Completion, Delta, assemble
+from backends.openai.answers.reading import StreamReader
 from backends.openai.masking import NO_SECRETS
-from backends.openai.reading import StreamReader
-from backends.openai.wire import parse_completion, parse_embeddings
+from backends.openai.protocol import parse_completion, parse_embeddings
 from budget.errors import (
     EndpointError,
     EndpointUnavailable,

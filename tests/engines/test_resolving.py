@@ -14,7 +14,7 @@ import pytest
 
 from backends.base import Endpoint
 from backends.openai import AsyncTransport, SyncTransport, Timeouts
-from backends.openai.resolving import MOST_THREADS, RESOLVER
+from backends.openai.connections.resolving import MOST_THREADS, RESOLVER
 from budget.errors import DeadlineExceeded, EndpointUnavailable
 from tests.engines.hostile import ASK, ask, head, listening, says
 from tests.processes import wait_until

@@ -14,24 +14,24 @@ from backends.footprint.cache import FootprintCache
 from backends.footprint.dry_run import BufferBytes, DryRun
 from backends.footprint.learned import LearnedStore
 from backends.footprint.machine_overhead import measured_overhead, store_overhead
-from backends.hardware import hardware, llama_build
-from budget.estimate.overhead import DEFAULT_OVERHEAD
+from backends.measure.hardware import hardware, llama_build
+from budget.eviction.forecast.forecaster import Forecaster
+from budget.eviction.policies import make_policy
+from budget.eviction.policies.forecast import Forecast
 from budget.footprint import HOST, EngineArgs, Footprint, Placement
-from budget.forecast.forecaster import Forecaster
-from budget.planning.machine import LoadFigures, MachineFigures, SideFigures
-from budget.policies import make_policy
-from budget.policies.forecast import Forecast
+from budget.memory.overhead import DEFAULT_OVERHEAD
+from budget.placement.machine_rates import LoadFigures, MachineFigures, SideFigures
 from shim.config import Config
 from shim.config.trust import TrustedFiles
-from shim.keeper.corrections import Corrections, Seen, learned_store
-from shim.keeper.experience import experience_file, recall, remember
-from shim.keeper.kv_files import KvFiles
-from shim.keeper.kv_shelf import WARM, Shelf
-from shim.keeper.orders import IN_FORCE, InForce, Order
+from shim.keeper.catalog.corrections import Corrections, Seen, learned_store
+from shim.keeper.kv.engine_folder import WARM, EngineFolder
+from shim.keeper.kv.saved_files import KvFiles
+from shim.keeper.shell.policy_state import experience_file, recall, remember
 from shim.paths import runtime_dir, state_dir
-from shim.planned.entry import Entry, FileFacts, Point, Sizes
-from shim.planned.file import Plan, usable_plan, write_plan
-from shim.planned.use import Asked, decide
+from shim.placement.from_plan import Asked, decide
+from shim.placement.plan_entry import Entry, FileFacts, PlanPoint, Sizes
+from shim.placement.plan_file import PlacementPlan, usable_plan, write_plan
+from shim.wire.start_order import IN_FORCE, InForce, Order
 
 KEY = "0123456789abcdef01234567"
 ARGS = EngineArgs(n_ctx=512)
@@ -47,7 +47,7 @@ ENTRY = Entry(
     FileFacts((Path("/m.gguf"),), "id", "llama", "F16", 16.0),
     2,
     HOST,
-    (Sizes(512, 1, (Point(0, {HOST: Footprint(80, 10, 5, 5)}, ARGS),), (0.01,)),),
+    (Sizes(512, 1, (PlanPoint(0, {HOST: Footprint(80, 10, 5, 5)}, ARGS),), (0.01,)),),
     0.5,
 )
 ASKED = Asked(
@@ -75,7 +75,9 @@ class StateFile:
 
 
 def _write_plan() -> Path:
-    plan = Plan(hardware(), llama_build(), "quick", FIGURES, {"m-1": ENTRY.to_json()}, {"m-1": {}})
+    plan = PlacementPlan(
+        hardware(), llama_build(), "quick", FIGURES, {"m-1": ENTRY.to_json()}, {"m-1": {}}
+    )
     return write_plan(plan)
 
 
@@ -113,12 +115,14 @@ def decides_well(forecaster: Forecaster) -> None:
 def _write_index() -> Path:
     files = KvFiles.open(state_dir() / "kv", 1 << 20, 60.0)
     assert files is not None
-    shelf = files.shelf(KEY, {"stamp": [["/m.gguf", 10, 20]], "engine": "e", "models": ["m"]})
-    (shelf.folder / WARM).write_bytes(bytes(100))
-    shelf.add(WARM)
-    shelf.seal()
+    engine_folder = files.engine_folder(
+        KEY, {"stamp": [["/m.gguf", 10, 20]], "engine": "e", "models": ["m"]}
+    )
+    (engine_folder.folder / WARM).write_bytes(bytes(100))
+    engine_folder.add(WARM)
+    engine_folder.seal()
     files.close(keep=True)
-    return shelf.folder / "index.json"
+    return engine_folder.folder / "index.json"
 
 
 def _index_is_used() -> bool:
@@ -130,9 +134,9 @@ def _index_is_used() -> bool:
 
 
 def _write_index_again() -> None:
-    shelf = Shelf.look(state_dir() / "kv" / KEY)
-    assert shelf is not None
-    shelf.write_index()
+    engine_folder = EngineFolder.look(state_dir() / "kv" / KEY)
+    assert engine_folder is not None
+    engine_folder.write_index()
 
 
 def _write_learned_again() -> None:
@@ -209,7 +213,7 @@ def _trust(path: str = "/a/keepwarm.toml") -> Path:
 STATE_FILES = (
     StateFile(
         "configuration in force",
-        ("shim.keeper.orders:survives",),
+        ("shim.wire.start_order:survives",),
         _write_in_force,
         _in_force_is_used,
         _write_in_force,
@@ -224,7 +228,7 @@ STATE_FILES = (
     ),
     StateFile(
         "plan",
-        ("shim.planned.file:read_plan",),
+        ("shim.placement.plan_file:read_plan",),
         _write_plan,
         _plan_is_used,
         _write_plan,
@@ -232,11 +236,15 @@ STATE_FILES = (
         raises=True,
     ),
     StateFile(
-        "policy", ("shim.keeper.experience:recall",), _write_policy, _policy_is_used, _write_policy
+        "policy",
+        ("shim.keeper.shell.policy_state:recall",),
+        _write_policy,
+        _policy_is_used,
+        _write_policy,
     ),
     StateFile(
         "index of KV state",
-        ("shim.keeper.kv_shelf:read", "shim.keeper.kv_shelf:look"),
+        ("shim.keeper.kv.engine_folder:read", "shim.keeper.kv.engine_folder:look"),
         _write_index,
         _index_is_used,
         _write_index_again,

@@ -20,25 +20,25 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from backends import files
 from backends.footprint.machine_overhead import store_overhead
-from backends.measure.machine import MachineMeasure
+from backends.machine.files import whole_files as files
+from backends.measure.whole_machine import MachineMeasure
 from backends.scripted import ScriptedEngine
-from budget.estimate.overhead import DEFAULT_OVERHEAD
+from budget.eviction.policies import make_policy
 from budget.footprint import HOST
-from budget.policies import make_policy
+from budget.memory.overhead import DEFAULT_OVERHEAD
 from shim.cli import main
 from shim.config import Config
-from shim.keeper.catalog import CatalogEngine, build_catalog
-from shim.keeper.corrections import Corrections, Seen
-from shim.keeper.experience import recall, remember
+from shim.keeper.catalog.catalog import CatalogEngine, build_catalog
+from shim.keeper.catalog.corrections import Corrections, Seen
 from shim.keeper.keeper import Keeper
-from shim.planned import build as building
-from shim.planned.build import PlanBuilder
-from shim.planned.file import write_plan
+from shim.keeper.shell.policy_state import recall, remember
+from shim.placement import build_plan as building
+from shim.placement.build_plan import PlanBuilder
+from shim.placement.plan_file import write_plan
 from tests.files.damage import DAMAGES, FIGURES, STATE_FILES, StateFile, damage
 
-NO_STATE = frozenset({"backends/files.py", "shim/keeper/launch.py"})
+NO_STATE = frozenset({"backends/machine/files/whole_files.py", "shim/wire/launch.py"})
 """Where files are renamed otherwise: where it is right, and where a log is put aside."""
 ROOT = Path(__file__).resolve().parents[2]
 READERS = frozenset({"read_state", "read_shape", "parse_state"})
@@ -77,7 +77,7 @@ def test_every_reader_of_state_has_a_row_in_the_table() -> None:
     found = set()
     for package in ("backends", "shim", "harness"):
         for path in sorted((ROOT / package).rglob("*.py")):
-            if path == ROOT / "backends" / "files.py":
+            if path == ROOT / "backends/machine/files/whole_files.py":
                 continue
             module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
             for name, body in functions(path):

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from backends import files
-from backends.unwritten import UNWRITTEN
+from backends.machine.files import whole_files as files
+from backends.machine.files.unwritten import UNWRITTEN
 from budget.errors import KeepwarmError
-from shim.keeper.kv_folder import MARKER, mark
-from shim.keeper.log_lines import BoundedHandler
+from shim.keeper.kv.folder import MARKER, mark
+from shim.keeper.process.log_lines import BoundedHandler
 from tests.files.damage import STATE_FILES, StateFile
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -240,7 +240,7 @@ def test_a_folder_counts_as_full_until_it_takes_a_file_again(
 ) -> None:
     """Since its first failure, however often that is; a folder that is gone is forgotten."""
     clock = iter([10.0, 13.0, 14.0, 20.0])
-    monkeypatch.setattr("backends.unwritten.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("backends.machine.files.unwritten.time.monotonic", lambda: next(clock))
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     for _ in range(2):
         UNWRITTEN.failed(tmp_path, full)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from backends import mounts
-from backends.mounts import is_far
+from backends.machine.files import mounts
+from backends.machine.files.mounts import is_far
 
 
 @pytest.mark.parametrize(

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from backends import page_cache
 from backends.llama.model_files import cached_fraction
-from backends.page_cache import (
+from backends.machine.files import page_cache
+from backends.machine.files.page_cache import (
     drop_from_page_cache,
     missing_bytes,
     resident_fraction,
     stage_file,
 )
 from budget.errors import BadModelFile
-from shim.keeper.history import StageStory
-from shim.keeper.staging import Stager
+from shim.keeper.engines.staging import Stager
+from shim.keeper.shell.history import StageStory
 from tests.users import OTHER_UID, Say, as_root, said_by_other_user
 
 SIZE = 3 * (1 << 20) + 1

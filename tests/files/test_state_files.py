@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from backends import foreign_json
-from backends.files import read_regular, read_state, write_whole
 from backends.foreign_json import BadJson, parse_json
+from backends.machine.files.whole_files import read_regular, read_state, write_whole
 
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import Any
 
 from budget.errors import ConfigError
-from budget.estimate.arguments import check_args
-from budget.estimate.shape import ModelShape
 from budget.footprint import EngineArgs
+from budget.memory.arguments import check_args
+from budget.memory.shape import ModelShape
 from tools.shape_layouts import Shape
 from tools.shapes import SHAPES
 

@@ -7,22 +7,22 @@ from pathlib import Path
 import pytest
 
 from backends.footprint import machine_overhead
-from backends.footprint.calibrate import Point, calibrate, fit_overhead
+from backends.footprint.calibrate import CalibrationPoint, calibrate, fit_overhead
 from backends.footprint.machine_overhead import (
     measured_overhead,
     store_overhead,
     stored_overhead,
 )
 from budget.errors import MeasurementFailed
-from budget.estimate.overhead import DEFAULT_OVERHEAD, OverheadModel
+from budget.memory.overhead import DEFAULT_OVERHEAD, OverheadModel
 
 KNOWN = OverheadModel(5_000_000, 6_000_000, 90_000, 140, 2_200_000, 133, 12, 100_000, 0)
 
 
-def points(known: OverheadModel) -> list[Point]:
+def points(known: OverheadModel) -> list[CalibrationPoint]:
     """Processes that hold exactly what the coefficients say."""
     return [
-        Point(
+        CalibrationPoint(
             vocab,
             layers,
             slots,
@@ -54,7 +54,9 @@ def test_the_fit_finds_the_coefficients_it_was_made_from() -> None:
 
 def test_figures_that_make_no_sense_are_refused() -> None:
     """Something else took the memory: nothing is kept."""
-    broken = [Point(p.n_vocab, p.n_layers, p.slots, -p.n_vocab, 0) for p in points(KNOWN)]
+    broken = [
+        CalibrationPoint(p.n_vocab, p.n_layers, p.slots, -p.n_vocab, 0) for p in points(KNOWN)
+    ]
     with pytest.raises(MeasurementFailed, match="own memory was fitted"):
         fit_overhead(broken)
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from backends.footprint.dry_run import measure, measure_many
 from backends.gguf.header import read_header
 from budget.errors import ConfigError
-from budget.estimate.arguments import check_args, effective
-from budget.estimate.closed_form import estimate, estimate_by_layers
-from budget.estimate.graph import LAYOUTS
-from budget.estimate.shape import ModelShape
 from budget.footprint import HOST, EngineArgs, Footprint
+from budget.memory.arguments import check_args, effective
+from budget.memory.closed_form import estimate, estimate_by_layers
+from budget.memory.graph import LAYOUTS
+from budget.memory.shape import ModelShape
 from tests.footprint.drawn import variations
 from tools.rpc import rpc_server
 from tools.shape_layouts import Shape

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from backends.devices import (
+from backends.machine.devices import (
     Device,
     cuda_devices,
     device_name,
@@ -18,7 +18,7 @@ from backends.devices import (
     parse_meminfo,
     survey,
 )
-from backends.gpus import gpu_environment, visible
+from backends.machine.gpus import gpu_environment, visible
 from budget.errors import ConfigError, OutsideError
 from tests.fake_nvml import FakeNvml, error, gpu
 

@@ -12,17 +12,18 @@ import pytest
 
 from backends.footprint.dry_run import measure_many
 from backends.gguf.header import read_header
-from budget.estimate.closed_form import estimate
-from budget.estimate.graph import architectures
-from budget.estimate.graph.allocator import reserved_bytes
-from budget.estimate.graph.layouts import LAYOUTS, representative_layers
-from budget.estimate.graph.schedule import scheduled
-from budget.estimate.graph.tensors import (
+from budget.footprint import HOST, EngineArgs, Footprint
+from budget.memory.closed_form import estimate
+from budget.memory.graph import architectures
+from budget.memory.graph.allocator import reserved_bytes
+from budget.memory.graph.layouts import LAYOUTS, representative_layers
+from budget.memory.graph.schedule import scheduled
+from budget.memory.graph.tensors import (
     HOST as CPU,
 )
-from budget.estimate.graph.tensors import (
+from budget.memory.graph.tensors import (
     Graph,
-    Tensor,
+    GraphTensor,
     dims,
     graph_input,
     like,
@@ -30,8 +31,7 @@ from budget.estimate.graph.tensors import (
     reshape,
     there,
 )
-from budget.estimate.shape import ModelShape
-from budget.footprint import HOST, EngineArgs, Footprint
+from budget.memory.shape import ModelShape
 from tests.footprint.drawn import drawn_arguments, variations
 from tools.rpc import rpc_server
 from tools.shape_layouts import Shape
@@ -42,7 +42,7 @@ BOTH = {CPU: 32, DEVICE: 32}
 WEIGHT, MOVED = there(CPU, weight=True), there(DEVICE, weight=True)
 
 
-def row(elements: int, *src: Tensor, op: str = "mul_mat") -> Tensor:
+def row(elements: int, *src: GraphTensor, op: str = "mul_mat") -> GraphTensor:
     """A tensor of that many F32."""
     return made(op, dims(elements), *src)
 

@@ -19,8 +19,8 @@ from backends.footprint.shared_code import SharedCode, code_files
 from backends.gguf.header import GgufHeader, read_header
 from backends.llama.binaries import find_binary
 from budget.errors import ConfigError, NeverFits
-from budget.estimate.overhead import OverheadModel
 from budget.footprint import HOST, EngineArgs
+from budget.memory.overhead import OverheadModel
 from tools.shape_layouts import Shape
 from tools.shapes import write
 

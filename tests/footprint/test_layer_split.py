@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.footprint.shares import Shares, balanced, most_layers
-from backends.llama.names import DeviceNames
+from backends.llama.rpc.device_names import DeviceNames
 from budget.errors import ConfigError
-from budget.estimate.arguments import check_args
-from budget.estimate.split import device_of_layers, layers_by_device, normal
 from budget.footprint import EngineArgs
+from budget.memory.arguments import check_args
+from budget.memory.split import device_of_layers, layers_by_device, normal
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=150)
 ARGS = EngineArgs(n_ctx=512, n_gpu_layers=5)

@@ -11,9 +11,9 @@ from backends.footprint.calibrate import warm_engine
 from backends.footprint.inspect import Inspector
 from backends.gguf import read_header
 from backends.llama.binaries import find_binary
-from backends.llama.memory import file_pss_bytes, pss_bytes
+from backends.machine.process_memory import file_pss_bytes, pss_bytes
+from budget.books.room import room_bytes
 from budget.footprint import HOST, EngineArgs
-from budget.measured import room_bytes
 from harness.demo.models import TINY_RECIPES, make_model
 
 MIB = 1 << 20

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from backends import children
-from backends.children import ask_child
-from backends.environment import child_environment
 from backends.footprint import dry_run
 from backends.footprint.dry_run import measure, measure_many, measure_projector
+from backends.machine import children
+from backends.machine.children import ask_child
+from backends.machine.environment import child_environment
 from backends.measure.decode import DecodeRun, DecodeTimer
 from budget.errors import BadModelFile, ConfigError, KeepwarmError, MeasurementFailed
 from budget.footprint import HOST, EngineArgs

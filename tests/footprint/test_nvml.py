@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from backends.devices import free_bytes
-from backends.nvml import gpu_free_bytes, gpu_process_bytes, list_gpus
+from backends.machine.devices import free_bytes
+from backends.machine.nvml import gpu_free_bytes, gpu_process_bytes, list_gpus
 from tests.fake_nvml import GIB, FakeGpu, FakeNvml, error, gpu
 
 

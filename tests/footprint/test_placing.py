@@ -12,9 +12,9 @@ from backends.footprint.inspect import Inspector
 from backends.footprint.placing import CPU, SPARE, SPLIT, SPREAD, WHOLE, bytes_on, placements
 from backends.gguf.header import GgufHeader, read_header
 from budget.errors import NeverFits
-from budget.estimate.overhead import OverheadModel
-from budget.estimate.split import layers_by_device
 from budget.footprint import HOST, EngineArgs
+from budget.memory.overhead import OverheadModel
+from budget.memory.split import layers_by_device
 from tools.shape_layouts import Shape
 from tools.shapes import write
 

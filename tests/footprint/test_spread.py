@@ -11,10 +11,10 @@ import pytest
 from backends.footprint.dry_run import measure_many
 from backends.gguf.header import read_header
 from budget.errors import ConfigError
-from budget.estimate.closed_form import estimate
-from budget.estimate.compute import is_exact
-from budget.estimate.shape import ModelShape
 from budget.footprint import HOST, EngineArgs
+from budget.memory.closed_form import estimate
+from budget.memory.compute import is_exact
+from budget.memory.shape import ModelShape
 from tools.rpc import rpc_server
 from tools.shapes import write_shape
 

@@ -18,14 +18,14 @@ import pytest
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
 from backends.gguf import SkimmedArray, read_header
-from backends.gguf.limits import MAX_TEXTS
+from backends.gguf.header_limits import MAX_TEXTS
 from backends.gguf.quantization import FILE_TYPES
 from backends.gguf.source import WINDOW_BYTES
 from backends.gguf.table import TYPE_NUMBERS
 from backends.gguf.walk import walk_strings
 from backends.llama.binaries import find_binary
 from budget.errors import BadModelFile
-from budget.estimate.shape import GGML_TYPES, row_bytes
+from budget.memory.shape import GGML_TYPES, row_bytes
 from tests.gguf import raw
 
 

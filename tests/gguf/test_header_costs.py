@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from backends.gguf import SkimmedArray, read_header
-from backends.gguf import limits as most
-from backends.gguf.limits import Allowance
+from backends.gguf import header_limits as most
+from backends.gguf.header_limits import Allowance
 from backends.gguf.table import read_table
 from budget.errors import BadModelFile
 from tests.gguf import raw
 
 MIB = 1 << 20
 PEAK_BYTES = 64 * MIB
-"""What `backends.gguf.limits` promises."""
+"""What `backends.gguf.header_limits` promises."""
 
 
 def _text(value: bytes) -> bytes:

@@ -8,8 +8,8 @@ import pytest
 
 from backends.footprint.dry_run import measure
 from backends.gguf import read_header
-from budget.estimate.weights import weights_by_layers
 from budget.footprint import HOST, EngineArgs
+from budget.memory.weights import weights_by_layers
 from tools.shapes import SHAPES, write_shape
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.graph import Progress, needs_of
+from harness.graph import GraphProgress, needs_of
 from shim import ConfigError
 
 
@@ -37,7 +37,7 @@ def test_a_node_starts_once_and_as_soon_as_its_needs_are_done(
 ) -> None:
     """Whatever ends first: nothing starts early, late or twice, and all of it ends."""
     needs, done = needs_of(nodes), set[str]()
-    progress, started = Progress(needs), list[str]()
+    progress, started = GraphProgress(needs), list[str]()
     while not progress.finished:
         started += progress.start()
         assert set(started) == {name for name in needs if needs[name] <= done}

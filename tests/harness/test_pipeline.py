@@ -11,7 +11,7 @@ import pytest
 from backends.scripted import Script, ScriptedEngine
 from harness import Pipeline, Stage, StageContext
 from shim import ConfigError, EmbeddingReply, InvalidRequest, LoadFailed, Reply, Shim, UnknownModel
-from shim.keeper.catalog import CatalogEngine
+from shim.keeper.catalog.catalog import CatalogEngine
 from traces import RunTrace
 
 TEXTS = {"drafter": ("a draft",), "judge": ("4",)}

@@ -14,8 +14,8 @@ import pytest
 from backends.scripted import Script, ScriptedEngine
 from harness import Pipeline, Stage, StageContext
 from shim import ConfigError, InvalidRequest, Shim
-from shim.declared import Plan
-from shim.keeper.catalog import CatalogEngine
+from shim.calls.declaring import Plan
+from shim.keeper.catalog.catalog import CatalogEngine
 from traces import RunTrace
 
 STAGES = {"left", "right", "tail", "later", "third", "last"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shim import Config
-from shim.keeper.catalog import Catalog, build_catalog
+from shim.keeper.catalog.catalog import Catalog, build_catalog
 from tests.keeper.support import World, world
 
 

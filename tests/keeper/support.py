@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from shim.cli.running import ask_running
+from shim.cli.console.running import ask_running
 from tests.places import Place, opened
 from tests.processes import alive, wait_until
 

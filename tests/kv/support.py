@@ -59,4 +59,4 @@ def saved_files(folder: Path) -> list[Path]:
 
 def history(shim: Shim) -> dict[str, Any]:
     """Loads and evictions of the keeper so far."""
-    return shim._session.lines.ask("history", since_ns=0, until_ns=1 << 62)
+    return shim._session.connections.ask("history", since_ns=0, until_ns=1 << 62)

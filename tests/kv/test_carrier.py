@@ -14,16 +14,16 @@ import pytest
 from backends.base import Capabilities
 from backends.scripted import Script, ScriptedEngine
 from budget.errors import EndpointError
+from budget.eviction.kv_store import KvFigures, Rate
 from budget.footprint import HOST, EngineArgs, Footprint, Placement
-from budget.kv_store import KvFigures, Rate
 from shim.config import Config
 from shim.keeper import limits
-from shim.keeper.catalog import CatalogEngine
-from shim.keeper.history import EvictStory, LoadStory
-from shim.keeper.kv_carry import KvCarrier
-from shim.keeper.kv_files import KvFiles
-from shim.keeper.kv_keeping import kv_key
-from shim.keeper.warming import Warmed
+from shim.keeper.catalog.catalog import CatalogEngine
+from shim.keeper.engines.warm_prompt import Warmed
+from shim.keeper.kv.carry import KvCarrier
+from shim.keeper.kv.keeping import kv_key
+from shim.keeper.kv.saved_files import KvFiles
+from shim.keeper.shell.history import EvictStory, LoadStory
 from tests.kv.support import saved_files
 
 PLACEMENT = Placement(
@@ -51,10 +51,10 @@ class Bench:
 
     def figures(self, figures: KvFigures) -> None:
         """What is known of the engine from now on."""
-        self.files.shelf(kv_key(entry(), PLACEMENT, "b1"), {"stamp": []}).figures = figures
+        self.files.engine_folder(kv_key(entry(), PLACEMENT, "b1"), {"stamp": []}).figures = figures
 
     @asynccontextmanager
-    async def life(
+    async def running(
         self, engine: ScriptedEngine | None = None, *, carries_kv: bool = True, warm: Any = None
     ) -> AsyncIterator[tuple[ScriptedEngine, LoadStory, EvictStory]]:
         """A started engine; at the end it leaves as an evicted one does."""
@@ -89,12 +89,12 @@ def test_what_a_life_held_is_there_in_the_next(bench: Bench) -> None:
     """Saved with its figures in the eviction's story, restored with them in the load's."""
 
     async def run() -> None:
-        async with bench.life() as (engine, load, leave):
+        async with bench.running() as (engine, load, leave):
             talk(engine)
             assert load.restored_tokens == 0
         assert leave.saved_bytes == 1024
         assert leave.save_s > 0
-        async with bench.life() as (engine, load, leave):
+        async with bench.running() as (engine, load, leave):
             assert engine.restored == [(0, "slot-0.kv")]
             assert load.restored_tokens == 8
             assert load.restore_s > 0
@@ -108,10 +108,10 @@ def test_nothing_is_saved_where_that_costs_more_than_it_spares(bench: Bench) -> 
     """By the figures measured; what an earlier conversation left goes with it."""
 
     async def run() -> None:
-        async with bench.life() as (engine, _, _leave):
+        async with bench.running() as (engine, _, _leave):
             talk(engine)
         bench.figures(DEAR)
-        async with bench.life() as (engine, _, leave):
+        async with bench.running() as (engine, _, leave):
             talk(engine)
         assert leave.saved_bytes == 0
         assert saved_files(bench.files.folder) == []
@@ -123,20 +123,20 @@ def test_figures_are_learned_from_what_clients_tell(bench: Bench) -> None:
     """The cost of a prompt, and whether what was restored was of use; nonsense is left out."""
 
     async def run() -> None:
-        async with bench.life() as (engine, _, _leave):
+        async with bench.running() as (engine, _, _leave):
             talk(engine)
             told = {"prompt_n": 100, "prompt_ms": 200.0, "cache_n": 0}
             bench.carrier.served(engine, told)
             for nonsense in ("x", 10**400, -1, float("inf"), float("nan"), None):
                 bench.carrier.served(engine, {"prompt_n": nonsense, "prompt_ms": 1.0, "cache_n": 0})
                 bench.carrier.served(engine, {"prompt_n": 1, "prompt_ms": nonsense, "cache_n": 0})
-        shelf = bench.files.shelf(kv_key(entry(), PLACEMENT, "b1"), {})
-        assert shelf.figures.evaluation.s_per_token == pytest.approx(0.002)
-        assert shelf.figures.reuse == 1.0
-        async with bench.life() as (engine, _, _leave):
+        engine_folder = bench.files.engine_folder(kv_key(entry(), PLACEMENT, "b1"), {})
+        assert engine_folder.figures.evaluation.s_per_token == pytest.approx(0.002)
+        assert engine_folder.figures.reuse == 1.0
+        async with bench.running() as (engine, _, _leave):
             talk(engine)
             bench.carrier.served(engine, told)
-        assert shelf.figures.reuse < 1.0
+        assert engine_folder.figures.reuse < 1.0
 
     asyncio.run(run())
 
@@ -147,7 +147,7 @@ def test_an_engine_that_declares_nothing_saves_nothing(bench: Bench) -> None:
     async def run() -> None:
         unable = ScriptedEngine("m", bench.root, Script(capabilities=Capabilities()))
         for engine, carries in ((None, False), (unable, True)):
-            async with bench.life(engine, carries_kv=carries) as (engine_, _, leave):
+            async with bench.running(engine, carries_kv=carries) as (engine_, _, leave):
                 talk(engine_)
             assert leave.saved_bytes == 0
         assert saved_files(bench.files.folder) == []
@@ -159,11 +159,11 @@ def test_a_crash_takes_what_was_restored_with_it(bench: Bench) -> None:
     """It may be why; the next life begins without."""
 
     async def run() -> None:
-        async with bench.life() as (engine, _, _leave):
+        async with bench.running() as (engine, _, _leave):
             talk(engine)
-        async with bench.life() as (engine, _, _leave):
+        async with bench.running() as (engine, _, _leave):
             bench.carrier.died(engine)
-        async with bench.life() as (engine, load, _leave):
+        async with bench.running() as (engine, load, _leave):
             assert load.restored_tokens == 0
 
     asyncio.run(run())
@@ -177,9 +177,9 @@ def test_a_restore_that_is_refused_is_no_error(bench: Bench) -> None:
             raise EndpointError(f"slot {slot} does not take {name}")
 
     async def run() -> None:
-        async with bench.life() as (engine, _, _leave):
+        async with bench.running() as (engine, _, _leave):
             talk(engine)
-        async with bench.life(Refusing("m", bench.root)) as (engine, load, _leave):
+        async with bench.running(Refusing("m", bench.root)) as (engine, load, _leave):
             assert load.restored_tokens == 0
         assert saved_files(bench.files.folder) == []
 
@@ -199,7 +199,7 @@ def test_a_save_that_takes_too_long_holds_no_eviction_up(
             return 0
 
     async def run() -> None:
-        async with bench.life(Slow("m", bench.root)) as (engine, _, leave):
+        async with bench.running(Slow("m", bench.root)) as (engine, _, leave):
             talk(engine)
         assert leave.saved_bytes == 0
         assert saved_files(bench.files.folder) == []
@@ -217,11 +217,11 @@ def test_a_warm_prompt_is_evaluated_when_nothing_is_saved_of_it(bench: Bench) ->
 
     async def run() -> None:
         for _ in range(3):
-            async with bench.life(warm=warm):
+            async with bench.running(warm=warm):
                 pass
         assert len(evaluated) == 1
         for _ in range(2):
-            async with bench.life(carries_kv=False, warm=warm):
+            async with bench.running(carries_kv=False, warm=warm):
                 pass
         assert len(evaluated) == 3
 
@@ -231,7 +231,7 @@ def test_a_warm_prompt_is_evaluated_when_nothing_is_saved_of_it(bench: Bench) ->
 def test_a_model_that_cannot_be_read_at_the_moment_keeps_its_state(bench: Bench) -> None:
     """A reload finds its file away: the conversation stays. Taken out of the configuration, it goes."""
     key = kv_key(entry(), PLACEMENT, "b1")
-    folder = bench.files.shelf(key, {"stamp": []}).folder
+    folder = bench.files.engine_folder(key, {"stamp": []}).folder
     (folder / "slot-0.kv").write_bytes(bytes(100))
     here = Config.from_mapping({"models": {"m": {"path": "/nowhere.gguf"}}})
     bench.carrier.configured([entry()], [], here)

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.gguf import read_header
-from budget.footprint import EngineArgs
-from budget.kv_store import (
+from budget.eviction.kv_store import (
     KvFigures,
     Rate,
     SavedState,
@@ -22,6 +21,7 @@ from budget.kv_store import (
     make_room,
     restore_plan,
 )
+from budget.footprint import EngineArgs
 from tools.shapes import write_shape
 
 ARGS = EngineArgs(n_ctx=4096)

@@ -19,11 +19,11 @@ from budget.errors import ConfigError
 from budget.footprint import EngineArgs
 from shim.cli import main
 from shim.config import Config
-from shim.keeper.faults import Faults
-from shim.keeper.kv_files import KvFiles
-from shim.keeper.kv_folder import KEY_BYTES, MARKER, SUBFOLDER, claim, claimed, is_key
-from shim.keeper.kv_keeping import KvKeeping
-from shim.keeper.kv_shelf import WARM, Shelf, slot_file
+from shim.keeper.kv.engine_folder import WARM, EngineFolder, slot_file
+from shim.keeper.kv.folder import KEY_BYTES, MARKER, SUBFOLDER, claim, claimed, is_key
+from shim.keeper.kv.keeping import KvKeeping
+from shim.keeper.kv.saved_files import KvFiles
+from shim.keeper.shell.fault_counts import FaultCounts
 
 KEY = "0123456789abcdef01234567"
 OTHER = "fedcba9876543210fedcba98"
@@ -36,16 +36,16 @@ def opened(folder: Path, max_age_s: float = 60.0) -> KvFiles:
     return files
 
 
-def kept(files: KvFiles, origin: Path, key: str = KEY) -> Shelf:
+def kept(files: KvFiles, origin: Path, key: str = KEY) -> EngineFolder:
     """A shelf with a warm prompt and a conversation, sealed."""
     found = origin.stat()
     stamp = [[str(origin), found.st_size, found.st_mtime_ns]]
-    shelf = files.shelf(key, {"stamp": stamp, "engine": "e", "models": ["a"]})
+    engine_folder = files.engine_folder(key, {"stamp": stamp, "engine": "e", "models": ["a"]})
     for name in (WARM, slot_file(0)):
-        (shelf.folder / name).write_bytes(bytes(1000))
-        shelf.add(name)
-    shelf.seal(conversations=True)
-    return shelf
+        (engine_folder.folder / name).write_bytes(bytes(1000))
+        engine_folder.add(name)
+    engine_folder.seal(conversations=True)
+    return engine_folder
 
 
 def listed(folder: Path) -> dict[str, bytes | str | None]:
@@ -136,7 +136,7 @@ def test_a_folder_that_cannot_be_used_is_told_and_tried_again(
     """Other users could put a folder of theirs in place of ours; the keeper runs without, and says why."""
     foreign.chmod(0o777)
     config = Config.from_mapping({"kv": {"folder": str(foreign)}, "models": {}})
-    faults = Faults()
+    faults = FaultCounts()
     keeping = KvKeeping(None, "b1", faults)
     with caplog.at_level(logging.WARNING, "keepwarm.keeper"):
         keeping.open(config)
@@ -160,10 +160,10 @@ def test_what_lies_among_ours_stays_and_is_named(
 ) -> None:
     """Folders, links and files that are not of our names, also in an engine's folder that goes."""
     files = opened(tmp_path / "kv")
-    shelf = kept(files, model)
+    engine_folder = kept(files, model)
     files.close(keep=True)
-    (shelf.folder / "thesis.tex").write_text("mine")
-    (shelf.folder / "slot-9.kv").mkdir()
+    (engine_folder.folder / "thesis.tex").write_text("mine")
+    (engine_folder.folder / "slot-9.kv").mkdir()
     (tmp_path / "kv" / "photos").mkdir()
     (tmp_path / "kv" / "photos" / "slot-0.kv").write_text("mine")
     (tmp_path / "elsewhere").mkdir()
@@ -172,7 +172,7 @@ def test_what_lies_among_ours_stays_and_is_named(
     model.write_bytes(b"GGUF, another one")
     with caplog.at_level(logging.WARNING, "keepwarm"):
         opened(tmp_path / "kv").close()
-    assert sorted(p.name for p in shelf.folder.iterdir()) == ["slot-9.kv", "thesis.tex"]
+    assert sorted(p.name for p in engine_folder.folder.iterdir()) == ["slot-9.kv", "thesis.tex"]
     assert (tmp_path / "kv" / "photos" / "slot-0.kv").read_text() == "mine"
     assert (tmp_path / "elsewhere" / "slot-0.kv").read_text() == "mine"
     (record,) = caplog.records
@@ -186,25 +186,25 @@ def test_a_link_in_an_engine_s_place_is_not_written_through(tmp_path: Path) -> N
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "kv" / KEY).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="link"):
-        files.shelf(KEY, {})
+        files.engine_folder(KEY, {})
     files.close()
 
 
 def test_state_of_a_model_that_cannot_be_reached_is_kept(tmp_path: Path, model: Path) -> None:
     """Its disk is not mounted: the conversation is there again when the disk is."""
     files = opened(tmp_path / "kv")
-    shelf = kept(files, model)
+    engine_folder = kept(files, model)
     files.close(keep=True)
     model.parent.rename(tmp_path / "unmounted")
     files = opened(tmp_path / "kv")
     assert files.close(keep=True) == (1, 1000)
     (tmp_path / "unmounted").rename(model.parent)
     files = opened(tmp_path / "kv")
-    assert set(files.shelf(KEY, {}).states) == {WARM, slot_file(0)}
+    assert set(files.engine_folder(KEY, {}).states) == {WARM, slot_file(0)}
     files.close(keep=True)
     os.utime(model, ns=(1, 1))
     opened(tmp_path / "kv").close()
-    assert not shelf.folder.exists(), "a file that is there and changed has other state"
+    assert not engine_folder.folder.exists(), "a file that is there and changed has other state"
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_any_failure_to_look_at_a_model_keeps_its_state(
 
     monkeypatch.setattr(os, "stat", failing)
     files = opened(tmp_path / "kv")
-    assert set(files.shelf(KEY, {}).states) == {WARM, slot_file(0)}
+    assert set(files.engine_folder(KEY, {}).states) == {WARM, slot_file(0)}
     files.close()
 
 
@@ -271,18 +271,18 @@ def test_leftovers_of_ours_go_and_unfinished_files_of_others_stay(
 ) -> None:
     """Saves and indexes that were broken off, and damaged indexes a month later."""
     files = opened(tmp_path / "kv")
-    shelf = kept(files, model)
+    engine_folder = kept(files, model)
     files.close(keep=True)
     names = [".index.json.999999999-1.new", "index.json.damaged", "slot-7.kv", ".index.abcd1234"]
     for name in (*names, ".vimrc.999999999-1.new"):
-        (shelf.folder / name).write_text("")
+        (engine_folder.folder / name).write_text("")
     opened(tmp_path / "kv").close(keep=True)
-    there = {p.name for p in shelf.folder.iterdir()}
+    there = {p.name for p in engine_folder.folder.iterdir()}
     assert there == {"index.json", WARM, slot_file(0), ".vimrc.999999999-1.new", *names[:2]}
     later = time.time() + 40 * 86400
     monkeypatch.setattr(time, "time", lambda: later)
     opened(tmp_path / "kv", 1e9).close(keep=True)
-    assert {p.name for p in shelf.folder.iterdir()} == there - set(names)
+    assert {p.name for p in engine_folder.folder.iterdir()} == there - set(names)
 
 
 def command(config: Path, *args: str) -> dict[str, object]:
@@ -335,14 +335,14 @@ def test_clearing_deletes_ours_only(tmp_path: Path, model: Path, config: Path) -
     (tmp_path / "kv").mkdir()
     (tmp_path / "kv" / "notes.txt").write_text("mine")
     files = opened(tmp_path / "kv")
-    shelf = kept(files, model)
-    (shelf.folder / "thesis.tex").write_text("mine")
+    engine_folder = kept(files, model)
+    (engine_folder.folder / "thesis.tex").write_text("mine")
     files.close(keep=True)
     told = command(config, "list")
     assert (told["folder"], told["total_bytes"]) == (str(tmp_path / "kv" / SUBFOLDER), 2000)
     assert command(config, "clear")["files"] == 2
     assert (tmp_path / "kv" / "notes.txt").read_text() == "mine"
-    assert (shelf.folder / "thesis.tex").read_text() == "mine"
+    assert (engine_folder.folder / "thesis.tex").read_text() == "mine"
     assert command(config, "list")["total_bytes"] == 0
 
 
@@ -374,10 +374,10 @@ def test_an_engine_s_folder_is_as_private_as_its_parent(tmp_path: Path, model: P
     before = os.umask(0)
     try:
         files = opened(tmp_path / "kv")
-        shelf = kept(files, model)
+        engine_folder = kept(files, model)
     finally:
         os.umask(before)
-    modes = [stat.S_IMODE(p.stat().st_mode) for p in (files.folder, shelf.folder)]
+    modes = [stat.S_IMODE(p.stat().st_mode) for p in (files.folder, engine_folder.folder)]
     assert modes == [0o700, 0o700]
     assert stat.S_IMODE((files.folder / MARKER).stat().st_mode) == 0o600
     files.close()

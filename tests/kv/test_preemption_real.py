@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from shim import Reply, Shim
-from shim.keeper.yielding import Generated
+from shim.keeper.shell.yielding import Generated
 from tests.kv.support import QUESTIONS, config, saved_files
 from tests.processes import wait_until
 

@@ -15,7 +15,7 @@ from budget import events as ev
 from budget.actions import Grant
 from shim.config import Config
 from shim.keeper import limits
-from shim.keeper.catalog import CatalogEngine
+from shim.keeper.catalog.catalog import CatalogEngine
 from shim.keeper.keeper import Keeper
 from tests.kv.support import config, saved_files
 
@@ -38,7 +38,7 @@ class Restarts:
         engine = self.engines[entry.names[0]] = self.kind(entry.names[0], runtime)
         return engine
 
-    def life(
+    def running(
         self, work: Callable[[Keeper], Awaitable[None]], *, keep_conversations: bool = True
     ) -> None:
         """A keeper from its start to its end in good order."""
@@ -80,16 +80,16 @@ def test_what_idle_engines_held_is_there_after_a_restart(
         keeper.shell.post(ev.LeaseEnded(lease, "c1"))
 
     async def look(keeper: Keeper) -> None:
-        (row,) = keeper.shell.lives.kv.kept()["models"]
+        (row,) = keeper.shell.supervisor.kv.kept()["models"]
         assert (row["models"], row["conversations"], row["bytes"]) == (["a"], 1, 1024)
         await serve(keeper, "a")
         assert restarts.engines["a"].restored == [(0, "slot-0.kv")]
 
     with caplog.at_level(logging.INFO, "keepwarm.keeper"):
-        restarts.life(talk)
+        restarts.running(talk)
     assert "saved 1024 bytes of KV state in" in caplog.text
     assert "1 conversations are kept for the next keeper: 1024 bytes" in caplog.text
-    restarts.life(look)
+    restarts.running(look)
     assert len(saved_files(kv_folder)) == 1, "unused, and still worth what it was"
 
 
@@ -107,8 +107,8 @@ def test_engines_in_use_and_keepers_inside_programs_keep_nothing(
         restarts.engines["b"].requests.append(LONG)
         keeper.shell.post(ev.LeaseEnded(lease, "c1"))
 
-    restarts.life(hold)
-    restarts.life(talk, keep_conversations=False)
+    restarts.running(hold)
+    restarts.running(talk, keep_conversations=False)
     assert saved_files(kv_folder) == []
 
 
@@ -134,7 +134,7 @@ def test_a_save_that_takes_too_long_does_not_hold_the_end_up(
     monkeypatch.setattr(limits, "SAVE_AT_END_S", 0.01)
     restarts.kind = Slow
     with caplog.at_level(logging.WARNING, "keepwarm.keeper"):
-        restarts.life(talk)
+        restarts.running(talk)
     assert "not all KV state was saved within 0.01 s" in caplog.text
     assert saved_files(kv_folder) == []
 
@@ -149,12 +149,12 @@ def test_clearing_deletes_what_is_kept(restarts: Restarts, kv_folder: Path) -> N
             keeper.shell.post(ev.LeaseEnded(lease, "c1"))
 
     async def clear(keeper: Keeper) -> None:
-        assert await keeper.shell.lives.kv.clear("b") == (1, 1024)
-        assert await keeper.shell.lives.kv.clear("b") == (0, 0)
-        assert await keeper.shell.lives.kv.clear(None) == (1, 1024)
-        assert keeper.shell.lives.kv.kept()["models"] == []
+        assert await keeper.shell.supervisor.kv.clear("b") == (1, 1024)
+        assert await keeper.shell.supervisor.kv.clear("b") == (0, 0)
+        assert await keeper.shell.supervisor.kv.clear(None) == (1, 1024)
+        assert keeper.shell.supervisor.kv.kept()["models"] == []
 
-    restarts.life(talk)
+    restarts.running(talk)
     assert len(saved_files(kv_folder)) == 2
-    restarts.life(clear)
+    restarts.running(clear)
     assert saved_files(kv_folder) == []

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from backends.page_cache import drop_from_page_cache, resident_fraction
+from backends.machine.files.page_cache import drop_from_page_cache, resident_fraction
 from harness import Pipeline, Stage, StageContext
 from shim import DeadlineExceeded, Reply, Shim
 from tests.processes import wait_until
@@ -44,7 +44,7 @@ def shim_of(files: dict[str, Path], limit: str, **budget: Any) -> Iterator[Shim]
 
 def loads_since(shim: Shim, since_ns: int) -> list[dict[str, Any]]:
     """The loads of the keeper's history that began since then, oldest first."""
-    told = shim._session.lines.ask("history", since_ns=since_ns, until_ns=time.monotonic_ns())
+    told = shim._session.connections.ask("history", since_ns=since_ns, until_ns=time.monotonic_ns())
     rows: list[dict[str, Any]] = [row for row in told["loads"] if row["start_ns"] >= since_ns]
     return sorted(rows, key=lambda row: int(row["start_ns"]))
 
@@ -99,9 +99,9 @@ def test_stage_only_reads_the_file_and_the_load_finds_it(
         assert wait_until(lambda: shim.status()["prefetch"]["staging"] is None, 20)
         assert resident_fraction(file) == 1.0
         assert state(shim, "b") == "absent"
-        (staging,) = shim._session.lines.ask("history", since_ns=0, until_ns=time.monotonic_ns())[
-            "stagings"
-        ]
+        (staging,) = shim._session.connections.ask(
+            "history", since_ns=0, until_ns=time.monotonic_ns()
+        )["stagings"]
         assert (staging["model"], staging["error"], staging["stopped"]) == ("b", "", False)
         assert shim.chat("b", "Hi.", max_tokens=1).residency.storage == "staged"
 

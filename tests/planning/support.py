@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from budget.planning.tables import Candidate, Variant
+from budget.placement.tables import ModelChoices, Variant
 
 GIB = 1 << 30
 
@@ -32,6 +32,6 @@ def variant(
     return Variant(n_ctx, slots, total - device, device, token_s, cpu)
 
 
-def candidate(name: str, gib: float, **fields: object) -> Candidate:
+def candidate(name: str, gib: float, **fields: object) -> ModelChoices:
     """A model of `gib` with one variant."""
-    return Candidate(name, (variant(gib),), **fields)  # type: ignore[arg-type]
+    return ModelChoices(name, (variant(gib),), **fields)  # type: ignore[arg-type]

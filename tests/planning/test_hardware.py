@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from backends import hardware as machine
-from backends.devices import Device, Discovery
-from backends.hardware import cpu_model, difference, hardware, hardware_key
-from shim.planned.file import Plan, refusal, to_text, usable_plan, write_plan
+from backends.machine.devices import Device, Discovery
+from backends.measure import hardware as machine
+from backends.measure.hardware import cpu_model, difference, hardware, hardware_key
+from shim.placement.plan_file import PlacementPlan, refusal, to_text, usable_plan, write_plan
 from tests.files.damage import ENTRY, FIGURES
 
 RAM = 67_354_000_000
@@ -103,7 +103,7 @@ def test_a_plan_written_before_ram_was_compared_loosely_still_holds(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     here = hardware()
     then = {**here, "ram_bytes": here["ram_bytes"] - 12_345_678}
-    plan = Plan(then, machine.llama_build(), "quick", FIGURES, {"m-1": ENTRY.to_json()})
+    plan = PlacementPlan(then, machine.llama_build(), "quick", FIGURES, {"m-1": ENTRY.to_json()})
     assert refusal(plan) is None
     write_plan(plan)
     assert usable_plan()[1] == ""

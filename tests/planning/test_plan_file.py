@@ -10,18 +10,26 @@ import pytest
 
 from backends.footprint.machine_overhead import measured_overhead, store_overhead
 from backends.gguf import read_header
-from backends.measure import machine as measuring
+from backends.measure import whole_machine as measuring
 from budget.errors import ConfigError, MeasurementFailed
-from budget.estimate.overhead import DEFAULT_OVERHEAD, OverheadModel
 from budget.footprint import HOST
-from budget.planning.machine import LoadFigures, MachineFigures, SideFigures
+from budget.memory.overhead import DEFAULT_OVERHEAD, OverheadModel
+from budget.placement.machine_rates import LoadFigures, MachineFigures, SideFigures
 from shim.config import Config
-from shim.keeper import preparing
-from shim.keeper.catalog import build_catalog
-from shim.planned import build as building
-from shim.planned import file as files
-from shim.planned.build import PlanBuilder
-from shim.planned.file import Plan, plan_path, read_plan, refusal, to_text, usable_plan, write_plan
+from shim.keeper.catalog import preparing
+from shim.keeper.catalog.catalog import build_catalog
+from shim.placement import build_plan as building
+from shim.placement import plan_file as files
+from shim.placement.build_plan import PlanBuilder
+from shim.placement.plan_file import (
+    PlacementPlan,
+    plan_path,
+    read_plan,
+    refusal,
+    to_text,
+    usable_plan,
+    write_plan,
+)
 
 FIGURES = MachineFigures(
     {HOST: SideFigures({"F16": 1e10, "Q4_K": 8e9}, 0.0, 6e-5)},
@@ -58,7 +66,7 @@ def config(state: Path, tiny_models: dict[str, Path]) -> Config:
     return Config.for_files(paths, budget={"device": "host"})
 
 
-def written(config: Config) -> Plan:
+def written(config: Config) -> PlacementPlan:
     """The plan of a configuration, measured and written."""
     builder = PlanBuilder(config)
     plan = builder.build(usable_plan()[0])
@@ -156,7 +164,9 @@ def test_a_plan_of_another_machine_or_build_is_refused_with_the_reason(
 
 def test_the_file_is_private_and_survives_a_round_trip(state: Path) -> None:
     """Mode 0600; what is read is what was written; writing it again changes no byte."""
-    plan = Plan({"cpu": "x"}, "b", "quick", FIGURES, {"a-1": {"n": 1}}, {"a-1": {"n_ctx": 5}})
+    plan = PlacementPlan(
+        {"cpu": "x"}, "b", "quick", FIGURES, {"a-1": {"n": 1}}, {"a-1": {"n_ctx": 5}}
+    )
     path = write_plan(plan)
     assert path.stat().st_mode & 0o777 == 0o600
     again = read_plan()
@@ -178,7 +188,7 @@ def test_a_damaged_plan_is_said_and_not_used(state: Path, text: str) -> None:
 
 def test_a_damaged_entry_is_no_entry() -> None:
     """One broken entry is measured again; it does not break the others."""
-    plan = Plan({}, "b", "quick", FIGURES, {"a-1": {"stamp": 3}})
+    plan = PlacementPlan({}, "b", "quick", FIGURES, {"a-1": {"stamp": 3}})
     assert plan.entry("a-1") is None
     assert json.loads(to_text(plan))["models"] == {"a-1": {"stamp": 3}}
 
@@ -269,6 +279,6 @@ def test_a_plan_is_written_in_place_of_whatever_lies_there(state: Path) -> None:
     """A folder of that name is moved aside, not emptied."""
     plan_path().mkdir(parents=True)
     (plan_path() / "photo").write_text("mine")
-    write_plan(Plan({"cpu": "x"}, "b", "quick", FIGURES))
+    write_plan(PlacementPlan({"cpu": "x"}, "b", "quick", FIGURES))
     assert read_plan() is not None
     assert (plan_path().with_name("plan.json.damaged") / "photo").read_text() == "mine"

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from budget.errors import ConfigError
-from budget.planning.amdahl import speed_up
-from budget.planning.cost import Load, expected_seconds
-from budget.planning.options import Pools, options_of, spread_at
-from budget.planning.planner import Settings, plan_together
-from budget.planning.search import Search
-from budget.planning.tables import Candidate, Variant
+from budget.placement.amdahl import speed_up
+from budget.placement.choices import BytePools, options_of, spread_at
+from budget.placement.cost import Demand, expected_seconds
+from budget.placement.planner import PlannerSettings, plan_together
+from budget.placement.search import Search
+from budget.placement.tables import ModelChoices, Variant
 from tests.planning.support import GIB, candidate, variant
 
 HOST = 64 * GIB
@@ -56,8 +56,10 @@ def test_a_split_that_gains_too_little_is_not_chosen() -> None:
     """A fifth of the layers at ten times gains 1.2; below the threshold the CPU has it all."""
     big = candidate("big", 40)
     limits = {"host": HOST, "cuda:0": 8 * GIB}
-    assert plan_together([big], limits, Settings(min_split_gain=1.15)).of("big").kind == "split"
-    refused = plan_together([big], limits, Settings(min_split_gain=1.3)).of("big")
+    assert (
+        plan_together([big], limits, PlannerSettings(min_split_gain=1.15)).of("big").kind == "split"
+    )
+    refused = plan_together([big], limits, PlannerSettings(min_split_gain=1.3)).of("big")
     assert refused.kind == "cpu"
     assert "less than 1.3 times" in refused.reason
 
@@ -75,7 +77,7 @@ def test_a_split_says_both_rates_and_amdahls_law() -> None:
 
 def test_a_device_that_is_no_faster_gets_nothing() -> None:
     """On an RPC device slower than the CPU, bytes free there are no reason to use them."""
-    slow = Candidate("m", (variant(4, speeds={"RPC0": 0.7}),))
+    slow = ModelChoices("m", (variant(4, speeds={"RPC0": 0.7}),))
     found = plan_together([slow], {"host": HOST, "RPC0": 32 * GIB}).of("m")
     assert found.kind == "cpu"
 
@@ -86,10 +88,10 @@ def test_context_is_shrunk_before_a_split_and_no_further_than_needed() -> None:
         variant(6, kv_gib=kv, n_ctx=n_ctx, cpu_token_s=0.3)
         for kv, n_ctx in ((8.0, 32768), (4.0, 16384), (2.0, 8192))
     )
-    found = plan_together([Candidate("m", sizes)], {"host": HOST, "cuda:0": 11 * GIB}).of("m")
+    found = plan_together([ModelChoices("m", sizes)], {"host": HOST, "cuda:0": 11 * GIB}).of("m")
     assert (found.kind, found.n_ctx, found.shrunk) == ("whole", 16384, True)
     assert "context 16384 instead of 32768" in found.reason
-    roomy = plan_together([Candidate("m", sizes)], {"host": HOST, "cuda:0": 16 * GIB}).of("m")
+    roomy = plan_together([ModelChoices("m", sizes)], {"host": HOST, "cuda:0": 16 * GIB}).of("m")
     assert (roomy.n_ctx, roomy.shrunk) == (32768, False)
 
 
@@ -98,7 +100,7 @@ def test_one_models_context_is_shrunk_for_another_to_be_whole() -> None:
     sizes = tuple(
         variant(4, kv_gib=kv, n_ctx=n, cpu_token_s=0.2) for kv, n in ((6.0, 32768), (1.0, 4096))
     )
-    models = [Candidate("chatty", sizes, pinned=True), candidate("other", 5, pinned=True)]
+    models = [ModelChoices("chatty", sizes, pinned=True), candidate("other", 5, pinned=True)]
     plan = plan_together(models, {"host": HOST, "cuda:0": 11 * GIB})
     assert [d.kind for d in plan.decisions] == ["whole", "whole"]
     assert plan.of("chatty").shrunk
@@ -109,7 +111,7 @@ def test_one_models_context_is_shrunk_for_another_to_be_whole() -> None:
 )
 def test_several_gpus_are_used_whole_then_spread_then_split(gpu_gib: int, kind: str) -> None:
     """20 GiB on two GPUs: on one where it fits, over both where it fits only so, else split."""
-    model = Candidate("m", (variant(20, speeds={"cuda:0": 10.0, "cuda:1": 10.0}),))
+    model = ModelChoices("m", (variant(20, speeds={"cuda:0": 10.0, "cuda:1": 10.0}),))
     limits = {"host": HOST, "cuda:0": gpu_gib * GIB, "cuda:1": gpu_gib * GIB}
     assert plan_together([model], limits).of("m").kind == kind
 
@@ -136,7 +138,7 @@ def test_what_fits_nowhere_is_named_and_pins_that_do_not_fit_are_an_error() -> N
 def test_without_another_device_everything_is_on_the_cpu() -> None:
     """The host alone is a machine too."""
     lone = Variant(512, 1, np.array([GIB]), np.array([0]), {}, 0.05)
-    found = plan_together([Candidate("m", (lone,))], {"host": 4 * GIB}).of("m")
+    found = plan_together([ModelChoices("m", (lone,))], {"host": 4 * GIB}).of("m")
     assert (found.kind, found.n_gpu_layers) == ("cpu", 0)
     assert found.tokens_per_s == pytest.approx(20)
 
@@ -147,9 +149,9 @@ def test_a_table_that_does_not_add_up_is_refused() -> None:
         Variant(512, 1, np.zeros(3, dtype=np.int64), np.zeros(4, dtype=np.int64), {}, 0.1)
 
 
-def load_of(count: int, **fields: float) -> Load:
+def load_of(count: int, **fields: float) -> Demand:
     """A load of equal models."""
-    return Load(
+    return Demand(
         np.full(count, fields.get("rate", 0.01)),
         np.ones(count),
         np.ones(count),
@@ -186,10 +188,10 @@ worlds = st.lists(
 def searched(drawn: Drawn, gpu_gib: float) -> tuple[float, float]:
     """Expected seconds of what the search chose, and of the best of all assignments."""
     models = [
-        Candidate(f"m{i}", (variant(gib, layers=8),), rate=r, load_s=s, pinned=p)
+        ModelChoices(f"m{i}", (variant(gib, layers=8),), rate=r, load_s=s, pinned=p)
         for i, (gib, r, s, p) in enumerate(drawn)
     ]
-    pools = Pools.of({"host": HOST, "cuda:0": int(gpu_gib * GIB)})
+    pools = BytePools.of({"host": HOST, "cuda:0": int(gpu_gib * GIB)})
     choices = [options_of(model, model.variants[0], pools) for model in models]
     search = Search(models, choices, pools, 0.1)
     chosen, seconds = search.run()
@@ -209,7 +211,7 @@ def test_of_few_assignments_the_best_is_found(drawn: Drawn, gpu_gib: float) -> N
 
 def test_of_many_assignments_one_near_the_best_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A local search has no bound, so worlds are fixed: nine in ten are the best, and all are near."""
-    monkeypatch.setattr("budget.planning.search._EVERYTHING", 0)
+    monkeypatch.setattr("budget.placement.search._EVERYTHING", 0)
     rng = random.Random(1)
     worse = []
     for _ in range(80):
@@ -228,7 +230,7 @@ def test_what_stands_on_every_device_of_a_spread_is_counted_on_each() -> None:
     """Two GPUs share the layers; each has a compute buffer and a context of its own."""
     table = np.full(11, 20 * GIB)
     token_s = {"cuda:0": np.full(11, 0.01), "cuda:1": np.full(11, 0.01)}
-    pools = Pools.of({"host": HOST, "cuda:0": 12 * GIB, "cuda:1": 12 * GIB})
+    pools = BytePools.of({"host": HOST, "cuda:0": 12 * GIB, "cuda:1": 12 * GIB})
     for each, booked in ((0, 12 * GIB), (2 * GIB, 9 * GIB + 18 * GIB // 10 + 2 * GIB)):
         model = Variant(1, 1, table * 0, table, token_s, 0.1, each_device_bytes=each)
         assert spread_at(model, pools, 10).pool_bytes[1:] == (booked, booked)

@@ -8,8 +8,8 @@ import pytest
 
 from budget.errors import ConfigError
 from shim.config import Config
-from shim.config.values import Span
-from shim.planned.asked import sizes_of
+from shim.config.schema.values import Span
+from shim.placement.requested import sizes_of
 
 
 def config(**keys: Any) -> Config:

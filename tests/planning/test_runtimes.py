@@ -9,14 +9,14 @@ from click.testing import CliRunner
 
 from backends.gguf import read_header
 from budget.errors import UnknownModel
-from budget.estimate.closed_form import estimate
-from budget.estimate.overhead import DEFAULT_OVERHEAD, engine_overhead_bytes
 from budget.footprint import HOST, EngineArgs
-from budget.planning.known import known_shape
-from budget.planning.runtimes import Case, choose_runtime
+from budget.memory.closed_form import estimate
+from budget.memory.overhead import DEFAULT_OVERHEAD, engine_overhead_bytes
+from budget.placement.known_models import known_shape
+from budget.placement.runtimes import Case, choose_runtime
 from shim.cli import main
 from shim.config import Config
-from shim.planned.recommend import Subject, advise, here, subjects
+from shim.placement.recommendations import Subject, advise, here, subjects
 from tools.shapes import write_shape
 
 GIB = 1 << 30

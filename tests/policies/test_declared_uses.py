@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from budget import events as ev
-from budget.plans import FADING, Plans
-from budget.policies import make_policy
+from budget.books.declared_uses import FADING, DeclaredUses
+from budget.eviction.policies import make_policy
 from budget.simulation.compare import offline_optimum, run
 from tests.budget.machine import engine, shell_of
 from tests.simulation.worlds import random_letters, trial
@@ -12,7 +12,7 @@ from tests.simulation.worlds import random_letters, trial
 
 def test_every_change_of_a_plan_shows() -> None:
     """Who keeps what it computed from plans can tell when it is stale."""
-    plans = Plans()
+    plans = DeclaredUses()
     seen = [plans.version]
     plans.declare("p", [("a", "a"), ("b", "b"), ("c", "c")])
     seen.append(plans.version)
@@ -25,7 +25,7 @@ def test_every_change_of_a_plan_shows() -> None:
 
 def test_the_share_of_unplanned_requests_follows_what_comes() -> None:
     """It falls with every planned use and rises with every other."""
-    plans = Plans()
+    plans = DeclaredUses()
     assert plans.unplanned == 1.0
     plans.declare("p", [("a", "a")] * 20)
     for _ in range(20):
@@ -48,7 +48,7 @@ def test_a_declared_use_outranks_what_the_past_says() -> None:
     for _ in range(20):
         shell.advance(1.0)
         shell.use("often")
-    shell.send(ev.PlanDeclared("planner", ("new", "seldom", "new", "seldom")))
+    shell.send(ev.UsesDeclared("planner", ("new", "seldom", "new", "seldom")))
     shell.advance(1.0)
     shell.use("new", "planner")
     assert shell.resident() == {"seldom", "new"}

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from budget.engines import EngineSpec, Option
-from budget.forecast.experts import MOST_DEVICES, NAMES, Contest
-from budget.residents import Residents
+from budget.books.engines import EngineSpec, PlacementOption
+from budget.books.residents import Residents
+from budget.eviction.forecast.experts import MOST_DEVICES, NAMES, Contest
 from budget.simulation import Arrival, Replay, Trial, parse_models
 from budget.simulation.compare import make_core, run
 from tests.simulation.worlds import letters, world
@@ -21,7 +21,7 @@ def books(limit: int, devices: int = 1) -> Residents:
     """Three engines of 4, 3 and 3 bytes that may go anywhere, none resident."""
     names = [f"device:{n}" for n in range(devices)]
     specs = [
-        EngineSpec(name, tuple(Option(((device, size),), 5.0) for device in names))
+        EngineSpec(name, tuple(PlacementOption(((device, size),), 5.0) for device in names))
         for name, size in (("a", 4), ("b", 3), ("c", 3))
     ]
     return Residents(dict.fromkeys(names, limit), specs)
@@ -106,7 +106,7 @@ def test_transitions_win_where_order_tells_all() -> None:
     one = Trial(letters("abcde" * 120), world(dict.fromkeys("abcde", 1)), 3)
     core = make_core(one, "forecast")
     Replay(core, one.models).sequential(one.arrivals)
-    weights = core.desk.policy.trusted.forecaster.weights  # type: ignore[attr-defined]
+    weights = core.state.policy.trusted.forecaster.weights  # type: ignore[attr-defined]
     assert max(weights, key=weights.__getitem__) in ("transitions", "histories")
     assert weights["lru"] < 0.05
 

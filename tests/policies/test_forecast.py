@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from budget.errors import ConfigError
-from budget.forecast import Forecaster
-from budget.forecast.transitions import MOST_SUCCESSORS, Transitions
-from budget.policies import DEFAULT_POLICY, make_policy
+from budget.eviction.forecast import Forecaster
+from budget.eviction.forecast.transitions import MOST_SUCCESSORS, Transitions
+from budget.eviction.policies import DEFAULT_POLICY, make_policy
 from budget.simulation import Arrival, Replay, SimulatedModel, Trial, parse_models
 from budget.simulation.compare import make_core, offline_optimum, run
 from tests.simulation.worlds import letters, random_letters, trial, world
@@ -149,7 +149,7 @@ def test_the_record_says_which_predictor_the_eviction_followed() -> None:
         one = Trial(cycle, world(dict.fromkeys("abcde", 1)), 3, declare=declare)
         core = make_core(one, "forecast")
         Replay(core, one.models, declare=declare).sequential(one.arrivals)
-        told[declare] = [record.followed for record in core.desk.records if record.victims]
+        told[declare] = [record.followed for record in core.state.records if record.victims]
     assert set(told[10][:-1]) == {"declared uses"}
     assert told[0][-1].startswith(("transitions", "histories"))
     assert all(re.fullmatch(r"\w+ \d+%(, \w+ \d+%)*", followed) for followed in told[0])
@@ -168,7 +168,7 @@ def test_the_record_names_candidates_losses_and_the_set() -> None:
     one = trial("abcdeabcde", 8)
     core = make_core(one, "forecast")
     Replay(core, one.models).sequential(one.arrivals)
-    records = [record for record in core.desk.records if record.victims]
+    records = [record for record in core.state.records if record.victims]
     assert records
     for record in records:
         assert record.policy == "forecast"

@@ -14,10 +14,10 @@ from typing import Any
 from backends.scripted import Script, ScriptedEngine
 from budget import actions as act
 from budget import events as ev
+from budget.books.states import State
 from budget.errors import KeepwarmError
-from budget.residency import State
 from shim import Config
-from shim.keeper.catalog import CatalogEngine
+from shim.keeper.catalog.catalog import CatalogEngine
 from shim.keeper.keeper import Keeper
 
 LIMIT_S = 30.0
@@ -119,7 +119,7 @@ class Race:
     def state(self, model: str) -> State:
         """The residency of a model's engine."""
         core = self.keeper.shell.core
-        return core.desk.residents[core.desk.models[model].engine_id].state
+        return core.state.residents[core.state.models[model].engine_id].state
 
     def started(self) -> list[str]:
         """The models in the order in which loads began."""

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-import shim.keeper.monitor as monitor_module
-from backends.devices import free_bytes
-from backends.llama.sweep import leftovers
+import shim.keeper.engines.monitor as monitor_module
+from backends.llama.process.orphans import leftovers
+from backends.machine.devices import free_bytes
 from shim import EngineDied, LoadFailed, Shim
 from tests.processes import wait_until
 
@@ -47,7 +47,7 @@ def check_books(made: Shim) -> None:
     assert not any(row["leases"] for row in status["engines"])
     held = sum(sum(row["bytes"].values()) for row in status["engines"])
     assert status["devices"][0]["reserved_bytes"] == held
-    told = made._session.lines.ask("history", since_ns=0, until_ns=time.monotonic_ns())
+    told = made._session.connections.ask("history", since_ns=0, until_ns=time.monotonic_ns())
     for sample in told["samples"]:
         assert sum(sample["resident"].values()) <= LIMIT_BYTES
 
@@ -75,7 +75,7 @@ def test_arrivals_during_evictions_are_all_served(one: Shim) -> None:
 def test_a_client_that_leaves_during_a_load_is_in_nobodys_way(one: Shim) -> None:
     """Its request is withdrawn with its connection; the next model gets the bytes."""
     for leaving, staying in (("a", "b"), ("b", "c"), ("c", "a")):
-        line = one._session.lines.take(fresh=True)
+        line = one._session.connections.take(fresh=True)
         line.tell("lease", id=1, model=leaving, want="lease")
         line.close()
         assert one.chat(staying, "Hi.", **QUIET).model == staying
@@ -98,7 +98,7 @@ def test_a_release_and_a_double_end_during_leases(one: Shim) -> None:
     with one.stream("a", "Hi.", max_tokens=300, extra={"ignore_eos": True}) as stream:
         next(stream)
         one.release("a")
-        line = one._session.lines.take(fresh=True)
+        line = one._session.connections.take(fresh=True)
         told = line.ask("lease", model="a", want="load")
         assert told["lease"] is None
         line.tell("end", lease="r1")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from budget import events as ev
+from budget.books.states import State
 from budget.errors import Cancelled, InvalidRequest, KeepwarmError, LoadFailed
-from budget.residency import State
 from tests.races.support import LIMIT_S, race, run
 
 Files = dict[str, Path]
@@ -185,7 +185,7 @@ def test_a_request_takes_the_bytes_of_a_prefetch(tiny_models: Files) -> None:
     async def scenario() -> None:
         async with race(tiny_models) as it:
             it.close_load("a")
-            it.post(ev.PlanDeclared("planner", ("a",)))
+            it.post(ev.UsesDeclared("planner", ("a",)))
             assert it.state("a") is State.LOADING
             for_b = it.ask("b")
             assert it.state("a") is State.EVICTING
@@ -203,7 +203,7 @@ def test_a_request_joins_the_prefetch_of_its_own_model(tiny_models: Files) -> No
     async def scenario() -> None:
         async with race(tiny_models) as it:
             it.close_load("a")
-            it.post(ev.PlanDeclared("planner", ("a", "b")))
+            it.post(ev.UsesDeclared("planner", ("a", "b")))
             asked = it.ask("a", "planner")
             it.loads["a"].set()
             await it.granted(asked)
@@ -220,7 +220,7 @@ def test_a_planner_that_leaves_during_its_prefetch_leaves_an_idle_model(tiny_mod
     async def scenario() -> None:
         async with race(tiny_models) as it:
             it.close_load("a")
-            it.post(ev.PlanDeclared("planner", ("a",)))
+            it.post(ev.UsesDeclared("planner", ("a",)))
             it.post(ev.ClientGone("planner"))
             asked = it.ask("a")
             it.loads["a"].set()

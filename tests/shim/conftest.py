@@ -10,7 +10,7 @@ import pytest
 
 from backends.scripted import Script, ScriptedEngine
 from shim import Shim
-from shim.keeper.catalog import CatalogEngine
+from shim.keeper.catalog.catalog import CatalogEngine
 
 
 @dataclass

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from backends.scripted import Script, ScriptedEngine
-from shim.fingerprint import fingerprint, label_of
-from shim.session import Session
-from shim.wire import VERSION, encode
+from shim.calls.session import Session
+from shim.wire.fingerprint import fingerprint, label_of
+from shim.wire.json_lines import VERSION, encode
 from tests.engines.support import placement
 
 Message = dict[str, Any]

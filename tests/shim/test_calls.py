@@ -26,7 +26,7 @@ from shim import (
     streams,
 )
 from shim.keeper.keeper import Keeper
-from shim.sync_line import SocketChannel
+from shim.wire.threads import SocketChannel
 from tests.processes import wait_until
 from tests.shim.conftest import Stage
 
@@ -126,7 +126,7 @@ def test_a_death_is_told_once_the_next_life_can_begin(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Clearing a dead engine away may take longer than watching one that seems well."""
-    monkeypatch.setattr("shim.keeper.clients.DIAGNOSE_LIMIT_S", 0.0)
+    monkeypatch.setattr("shim.keeper.server.clients.DIAGNOSE_LIMIT_S", 0.0)
     stop, is_up, asked = ScriptedEngine.stop, Keeper.is_up, asyncio.Event()
     looks = iter(range(10_000))
 
@@ -266,7 +266,7 @@ def test_an_interrupted_call_closes_its_connection(
         return stage.shim.chat("a", "Hello.").content
 
     assert call() == "one two three"
-    lines = stage.shim._session.lines.flows
+    lines = stage.shim._session.connections.flows
     for owner, wait in ((SocketChannel, "read"), (httpcore.HTTPConnection, "handle_request")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, wait, interrupted)
@@ -283,7 +283,7 @@ def test_a_forked_child_makes_its_own_connections(stage: Stage) -> None:
     read_fd, write_fd = os.pipe()
     pid = os.fork()
     if pid == 0:
-        inherited = len(stage.shim._session.lines.flows.idle)
+        inherited = len(stage.shim._session.connections.flows.idle)
         try:
             os.write(write_fd, stage.shim.chat("a", "Hi").content.encode())
         finally:

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from backends.openai.resume import Progress, can_resume, tokens_to_repeat
-from backends.openai.wire import ChatRequest, Delta, Timings
+from backends.openai.protocol import ChatRequest, Delta, Timings
+from backends.openai.resume import AnswerSoFar, can_resume, tokens_to_repeat
 from backends.scripted import Script
 from shim import Reply, Shim
-from shim.call import Call
-from shim.interruption import to_yield
-from shim.keeper.yielding import Generated
+from shim.calls.call import Call
+from shim.calls.interruption import to_yield
+from shim.keeper.shell.yielding import Generated
 from tests.processes import wait_until
 from tests.shim.conftest import Stage
 
@@ -206,8 +206,8 @@ def test_an_answer_yields_only_where_it_can_go_on() -> None:
     assert to_yield(call, [Delta(reasoning="Hm.", timings=two)]) is None
     assert to_yield(call, [said, Delta(content=" you", timings=three)]) is None
     assert to_yield(call, [said, Delta(finish_reason="stop")]) is None
-    assert to_yield(call, [said]) == Progress(two, "Hi")
-    assert Progress(two, "Hi").prompt_tokens == 7
+    assert to_yield(call, [said]) == AnswerSoFar(two, "Hi")
+    assert AnswerSoFar(two, "Hi").prompt_tokens == 7
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_a_token_that_the_engine_had_not_evaluated_is_said_again(
     options: dict[str, Any], text: str, held: list[int] | None, repeat: int | None
 ) -> None:
     """Only where the same one comes again: greedily, one, and at the end of a character."""
-    progress = Progress(Timings(prompt_n=3, predicted_n=2), text)
+    progress = AnswerSoFar(Timings(prompt_n=3, predicted_n=2), text)
     assert tokens_to_repeat(ChatRequest("Hello", options), held, progress) == repeat
 
 

@@ -19,8 +19,8 @@ import pytest
 import shim as public
 from backends.scripted import Script
 from shim import Cancelled, InvalidRequest, KeepwarmError, Shim
-from shim.inline_start import InlineStart
-from shim.keeper import inline
+from shim.calls.inline_keeper import InlineStart
+from shim.keeper.process import inline
 from tests.processes import wait_until
 from tests.shim.conftest import Stage
 
@@ -122,7 +122,7 @@ def test_a_start_that_fails_is_told_to_all_who_waited_and_tried_again_by_the_nex
             raise InvalidRequest("No keeper today.")
         return Closing()
 
-    monkeypatch.setattr("shim.inline_start.Future", Attempt)
+    monkeypatch.setattr("shim.calls.inline_keeper.Future", Attempt)
     start = InlineStart(make)
     outcomes = at_once(6, lambda _: start.start())
     assert [str(outcome) for outcome in outcomes] == ["No keeper today."] * 6
@@ -227,7 +227,7 @@ def test_a_connection_serves_one_loop_after_the_other(stage: Stage) -> None:
     """An idle one belongs to no loop."""
     for _ in range(3):
         asyncio.run(stage.shim.achat("a", "Hi."))
-    assert len(stage.shim._session.async_lines.idle) == 1
+    assert len(stage.shim._session.async_connections.idle) == 1
 
 
 def test_loops_of_many_threads_at_once(stage: Stage) -> None:
@@ -248,9 +248,9 @@ def test_many_calls_at_once_do_not_leave_as_many_connections(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some are kept for the next calls, the rest are closed."""
-    monkeypatch.setattr("shim.line.IDLE_KEPT", 3)
+    monkeypatch.setattr("shim.wire.keeper_connection.IDLE_KEPT", 3)
     assert at_once(8, lambda _: stage.shim.chat("a", "Hi.").content) == ["one two three"] * 8
-    assert len(stage.shim._session.lines.flows.idle) <= 3
+    assert len(stage.shim._session.connections.flows.idle) <= 3
 
 
 def test_a_forgotten_asynchronous_stream_gives_its_lease_back(stage: Stage) -> None:
@@ -476,7 +476,7 @@ def test_a_cancelled_call_does_not_leave_the_connection_that_was_on_its_way(
     """It is closed when it arrives."""
     asked, go = threading.Event(), threading.Event()
     opened: list[Any] = []
-    lines = stage.shim._session.async_lines
+    lines = stage.shim._session.async_connections
     connect = lines._new_socket
 
     def slow() -> Any:

@@ -16,19 +16,19 @@ from typing import Any
 import pytest
 
 from backends.flows import run_blocking
+from backends.machine.files.file_locks import KEEPER_LOCK, lock_keeper
 from backends.scripted import Script
 from shim import Cancelled, EngineDied, EngineTimeout, KeeperUnavailable, QueueFull, Shim
-from shim.async_line import LoopChannel
-from shim.keeper.launch import try_connect
-from shim.keeper.locks import KEEPER_LOCK, lock_keeper
-from shim.line import Line
-from shim.silence import LOOK_S, SILENCE_S
-from shim.sync_line import SocketChannel
-from shim.wire import encode
+from shim.wire.event_loops import LoopChannel
+from shim.wire.json_lines import encode
+from shim.wire.keeper_connection import KeeperConnection
+from shim.wire.launch import try_connect
+from shim.wire.silence import LOOK_S, SILENCE_S
+from shim.wire.threads import SocketChannel
 from tests.shim.fake_keeper import HANG_UP, FakeKeeper, Message, engine_on_a_thread, grant
 from traces import RunTrace
 
-Scenario = Callable[[Line], Coroutine[Any, Any, None]]
+Scenario = Callable[[KeeperConnection], Coroutine[Any, Any, None]]
 CONFIG = {"models": {"m": {"path": "/nowhere.gguf"}}}
 
 
@@ -36,20 +36,20 @@ CONFIG = {"models": {"m": {"path": "/nowhere.gguf"}}}
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds that a test can wait for."""
     for name in ("SILENCE_S", "LOOK_S", "CONNECT_S"):
-        monkeypatch.setattr(f"shim.silence.{name}", 0.1)
-    monkeypatch.setattr("shim.keeper.launch.CONNECT_S", 0.1)
+        monkeypatch.setattr(f"shim.wire.silence.{name}", 0.1)
+    monkeypatch.setattr("shim.wire.launch.CONNECT_S", 0.1)
 
 
 def on_a_thread(sock: socket.socket, scenario: Scenario) -> None:
     """Run a scenario over a blocking socket."""
-    run_blocking(scenario(Line(SocketChannel(sock))))
+    run_blocking(scenario(KeeperConnection(SocketChannel(sock))))
 
 
 def on_a_loop(sock: socket.socket, scenario: Scenario) -> None:
     """Run a scenario on an event loop."""
 
     async def main() -> None:
-        await scenario(Line(LoopChannel(sock)))
+        await scenario(KeeperConnection(LoopChannel(sock)))
 
     asyncio.run(main())
 
@@ -97,7 +97,7 @@ class ScriptedChannel:
 def test_a_keeper_that_says_nothing_is_given_up_by_name(runtime_dir: Path, run: Run) -> None:
     """The error names its process and its folder; the connection serves no other call."""
 
-    async def scenario(line: Line) -> None:
+    async def scenario(line: KeeperConnection) -> None:
         with pytest.raises(KeeperUnavailable, match="does not respond") as caught:
             await line.ask("lease", model="m")
         assert caught.value.facts["pid"] == os.getpid()
@@ -118,7 +118,7 @@ def test_a_keeper_that_says_nothing_is_given_up_by_name(runtime_dir: Path, run: 
 def test_a_stranger_at_the_socket_is_not_named_as_one_to_kill(runtime_dir: Path, lock: str) -> None:
     """It listens where a keeper would, and holds no keeper's lock; the hint calls it no keeper."""
 
-    async def scenario(line: Line) -> None:
+    async def scenario(line: KeeperConnection) -> None:
         with pytest.raises(KeeperUnavailable, match="listens as a keeper") as caught:
             await line.ask("lease", model="m")
         assert caught.value.facts["pid"] == os.getpid()
@@ -157,7 +157,7 @@ def _held_elsewhere(path: Path) -> Iterator[None]:
 def test_a_keeper_that_does_not_read_is_given_up(run: Run) -> None:
     """What is long fills the socket and is not waited for without end."""
 
-    async def scenario(line: Line) -> None:
+    async def scenario(line: KeeperConnection) -> None:
         with pytest.raises(KeeperUnavailable, match="does not respond"):
             await line.ask("plan", models=["m" * 1000] * 5000)
         with pytest.raises(KeeperUnavailable, match="does not respond"):
@@ -171,14 +171,14 @@ def test_a_keeper_that_does_not_read_is_given_up(run: Run) -> None:
 def test_each_sign_of_life_gives_the_keeper_the_whole_time_again() -> None:
     """A load takes as long as it takes, while the keeper says that it is alive."""
     channel = ScriptedChannel(*[{"notice": "alive"}] * 3, {"id": 1, "ok": {"slot": 0}})
-    assert run_blocking(Line(channel).ask("lease")) == {"slot": 0}
+    assert run_blocking(KeeperConnection(channel).ask("lease")) == {"slot": 0}
     assert channel.limits == [SILENCE_S] * 4
 
 
 def test_what_only_looks_is_given_up_sooner() -> None:
     """`keepwarm ps` says within 5 s that the keeper does not respond."""
     channel = ScriptedChannel({"id": 1, "ok": {}}, {"id": 2, "ok": {}})
-    line = Line(channel)
+    line = KeeperConnection(channel)
     run_blocking(line.ask("hello"))
     run_blocking(line.ask("status"))
     assert channel.limits == [LOOK_S, LOOK_S] == [5.0, 5.0]
@@ -187,7 +187,7 @@ def test_what_only_looks_is_given_up_sooner() -> None:
 def test_what_explains_a_failure_is_bounded_whatever_the_keeper_says() -> None:
     """The error that is to be explained is at hand."""
     channel = ScriptedChannel({"notice": "alive"}, {"id": 1, "ok": {}})
-    run_blocking(Line(channel).ask("diagnose", within_s=3.0))
+    run_blocking(KeeperConnection(channel).ask("diagnose", within_s=3.0))
     assert channel.limits[0] <= 3.0
     assert channel.limits[1] < channel.limits[0]
 
@@ -196,7 +196,7 @@ def test_a_ping_is_answered_wherever_notices_are_read() -> None:
     """Between two pieces, and while an answer is waited for; what else is said is not lost."""
     ping, taken = {"notice": "ping", "lease": "r1"}, {"notice": "yield", "lease": "r1"}
     channel = ScriptedChannel(ping, taken, {"id": 1, "ok": {}}, ping)
-    line = Line(channel)
+    line = KeeperConnection(channel)
     run_blocking(line.ask("diagnose"))
     assert line.notices() == [taken]
     pong = encode({"op": "pong", "lease": "r1"})

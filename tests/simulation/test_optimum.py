@@ -8,9 +8,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from budget.program import optimum
-from budget.simulation.bound import lower_bound
+from budget.eviction.known_order import optimum
 from budget.simulation.compare import SIMULATED_POLICIES, compare, offline_optimum
+from budget.simulation.lower_bound import lower_bound
 from tests.simulation.worlds import random_letters, trial
 
 CASES = settings(max_examples=120, deadline=None, derandomize=True, database=None)

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from budget.simulation import replay
 from shim.cli import main
-from shim.cli.output import StatusLine
+from shim.cli.console.output import StatusLine
 from tools import workloads
 
 FIGURES = {
@@ -109,7 +109,9 @@ def test_without_matplotlib_the_reader_is_told_what_to_install(
 ) -> None:
     """The package is optional."""
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.setattr("shim.cli.simulate.compare", None)  # said before the replay
+    monkeypatch.setattr(
+        "shim.cli.commands.simulate.command.compare", None
+    )  # said before the replay
     failed = simulate(files, "--plot", str(tmp_path / "o.png"))
     assert failed.exit_code == 2
     assert "keepwarm[plot]" in failed.stderr

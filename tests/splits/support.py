@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backends.llama.binaries import find_binary, library_env
-from backends.llama.process import death_signal_wrapper
-from backends.llama.rpc import answers
+from backends.llama.process.process import death_signal_wrapper
+from backends.llama.rpc.servers import answers
 
 START_S = 20.0
 

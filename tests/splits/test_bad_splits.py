@@ -9,11 +9,11 @@ from typing import Any, NoReturn
 
 import pytest
 
-from backends.llama.rpc import rpc_devices
+from backends.llama.rpc.servers import rpc_devices
 from shim import ConfigError, Shim
 from shim.config import Config
-from shim.keeper.catalog import CatalogEngine
-from shim.keeper.devices import budget_devices
+from shim.keeper.catalog.catalog import CatalogEngine
+from shim.placement.budgeted_devices import budget_devices
 from tests.splits.conftest import ALL_LAYERS
 from tests.splits.support import RpcServer, free_port
 

@@ -14,18 +14,18 @@ from backends.footprint.cache import FootprintCache
 from backends.footprint.dry_run import measure
 from backends.footprint.inspect import Inspector
 from backends.gguf import read_header
-from backends.llama.connections import in_use
-from backends.llama.rpc import rpc_devices
-from backends.measure import machine as measuring
+from backends.llama.rpc.connections import in_use
+from backends.llama.rpc.servers import rpc_devices
+from backends.measure import whole_machine as measuring
 from budget.errors import ConfigError, MeasurementFailed
-from budget.estimate.overhead import DEFAULT_OVERHEAD, OverheadModel
 from budget.footprint import HOST, EngineArgs
-from budget.planning.machine import LoadFigures, MachineFigures, SideFigures
+from budget.memory.overhead import DEFAULT_OVERHEAD, OverheadModel
+from budget.placement.machine_rates import LoadFigures, MachineFigures, SideFigures
 from shim.config import Config
-from shim.keeper.catalog import build_catalog
-from shim.planned import build as building
-from shim.planned.build import PlanBuilder
-from shim.planned.file import write_plan
+from shim.keeper.catalog.catalog import build_catalog
+from shim.placement import build_plan as building
+from shim.placement.build_plan import PlanBuilder
+from shim.placement.plan_file import write_plan
 from tests.splits.conftest import ALL_LAYERS
 from tests.splits.support import RpcServer
 
@@ -43,7 +43,7 @@ FIGURES = MachineFigures(
 def other(rpc: RpcServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
     """Another client, connected; it is not waited for long."""
     monkeypatch.setattr("backends.footprint.dry_run._BUSY_S", 0.2)
-    monkeypatch.setattr("backends.llama.rpc._CONNECT_S", 0.2)
+    monkeypatch.setattr("backends.llama.rpc.servers._CONNECT_S", 0.2)
     host, _, port = rpc.endpoint.rpartition(":")
     with socket.create_connection((host, int(port)), 5) as client:
         yield client

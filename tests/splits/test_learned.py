@@ -12,9 +12,9 @@ from backends.footprint.inspect import Inspector
 from backends.gguf import read_header
 from budget.footprint import HOST
 from shim import Shim
-from shim.cli.learned import learned_lines, learned_report
+from shim.cli.commands.inspect.learned_lines import learned_lines, learned_report
 from shim.config import Config
-from shim.keeper.catalog import build_catalog
+from shim.keeper.catalog.catalog import build_catalog
 
 pytestmark = pytest.mark.real
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from budget.errors import LoadFailed, OutOfMemory
-from shim.keeper.catalog import build_catalog
+from shim.keeper.catalog.catalog import build_catalog
 from tests.splits.conftest import ALL_LAYERS, OpenSplit, Split
 from tests.splits.support import idle_bytes, rpc_server
 

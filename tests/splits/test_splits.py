@@ -12,7 +12,7 @@ from backends.footprint.inspect import Inspector
 from backends.gguf import read_header
 from budget.footprint import HOST, EngineArgs, Placement
 from shim.config import Config
-from shim.keeper.catalog import build_catalog
+from shim.keeper.catalog.catalog import build_catalog
 from tests.splits.conftest import ALL_LAYERS, OpenSplit
 from tests.splits.support import RpcServer, rpc_server
 

@@ -12,7 +12,7 @@ import pytest
 from budget.footprint import HOST, Placement
 from shim import Shim
 from shim.config import Config
-from shim.keeper.catalog import build_catalog
+from shim.keeper.catalog.catalog import build_catalog
 from tests.splits.conftest import ALL_LAYERS
 from tests.splits.support import rpc_server
 from traces import RunTrace

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from traces.lanes import LaneGroup, LaneTable
+from traces.chrome.lanes import LaneGroup, LaneTable
 
 _intervals = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 12)), max_size=40)
 

@@ -12,7 +12,7 @@ from urllib.request import urlopen
 import pytest
 
 from traces import RunTrace
-from traces.perfetto import TraceServer, open_trace
+from traces.chrome.perfetto import TraceServer, open_trace
 
 
 def _trace(directory: Path) -> Path:

@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from tests.traces.support import MS, events, evict, load, now, request, written
 from traces import RunLine, RunTrace, append_run, current_run, default_directory, read_runs
-from traces.export import SHUTDOWN_SECONDS
+from traces.exporters import SHUTDOWN_SECONDS
 
 
 def _line(trace: RunTrace) -> RunLine:
@@ -368,7 +368,7 @@ def test_an_exporter_that_hangs_is_left_behind(
 ) -> None:
     """The end of a run waits a bounded time for its exporters."""
     assert SHUTDOWN_SECONDS <= 5
-    monkeypatch.setattr("traces.export.SHUTDOWN_SECONDS", 0.05)
+    monkeypatch.setattr("traces.exporters.SHUTDOWN_SECONDS", 0.05)
     release = threading.Event()
 
     class Hanging(InMemorySpanExporter):
@@ -404,7 +404,7 @@ def test_a_full_disk_in_the_middle_costs_no_request(
             def refuse(descriptor: int, data: bytes) -> int:
                 raise OSError(28, "No space left on device")
 
-            patch.setattr("traces.sink.os.write", refuse)
+            patch.setattr("traces.chrome.file.os.write", refuse)
             trace.request(request("r2", now()))
             trace.request(request("r3", now()))
     assert len(trace.problems) == 1

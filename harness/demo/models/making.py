@@ -9,8 +9,8 @@ from pathlib import Path
 from harness.demo.models.model_file import RECIPE_KEY, write_f16
 from harness.demo.models.recipes import RECIPES, TINY_RECIPES, Recipe
 from shim import BadModelFile, OutsideError
-from shim.describe import file_metadata
 from shim.llama_programs import run_program
+from shim.models import file_metadata
 from shim.paths import cache_dir
 
 Progress = Callable[[str], None]

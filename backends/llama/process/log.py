@@ -1,0 +1,96 @@
+"""The log of llama-server: a bounded ring of lines, and what is read out of them."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from backends.llama.rpc.device_names import DeviceNames
+
+RING_LINES = 400
+_IDLE = "all slots are idle"
+TAIL_LINES = 25
+_LINE_CHARS = 500
+ANYONES = DeviceNames()
+"""For an engine whose RPC servers are not known."""
+
+_BUFFER = re.compile(r":\s+(\S+)\s+.*\bbuffer size\s*=\s*([\d.]+) MiB")
+_READY = re.compile(r"model loaded|server is listening|all slots are idle", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(
+    r"unable to allocate .*buffer|failed to allocate .*(buffer|memory)|out of memory"
+    r"|cudaMalloc failed|std::bad_alloc|cannot allocate memory|ErrorOutOfDeviceMemory",
+    re.IGNORECASE,
+)
+_REFUSED = re.compile(r"(?:unable|failed) to allocate (\S+) buffer")
+_RPC_CUT = re.compile(r"Remote RPC server crashed")
+_SECRET = re.compile(r"(?i)(bearer\s+|api[-_ ]?key[\"'=:\s]+|\bsk-|\bhf_)[\w.\-]{6,}")
+
+
+def buffer_bytes(lines: Iterable[str], names: DeviceNames = ANYONES) -> dict[str, int]:
+    """Bytes by device over every `buffer size` line; llama.cpp prints MiB with two decimals."""
+    found: dict[str, int] = {}
+    for line in lines:
+        hit = _BUFFER.search(line)
+        if hit:
+            device = names.of_buffer(hit.group(1))
+            found[device] = found.get(device, 0) + round(float(hit.group(2)) * (1 << 20))
+    return found
+
+
+def looks_out_of_memory(lines: Iterable[str]) -> bool:
+    """Whether an engine's last lines say that a device refused bytes."""
+    return any(_OUT_OF_MEMORY.search(line) for line in lines)
+
+
+def refused_device(lines: Iterable[str], names: DeviceNames = ANYONES) -> str | None:
+    """The device that refused a buffer, by the first line that names it."""
+    hits = (_REFUSED.search(line) for line in lines)
+    return next((names.of_buffer(hit.group(1)) for hit in hits if hit), None)
+
+
+def rpc_was_cut(lines: Iterable[str]) -> bool:
+    """Whether an RPC server ended the connection, on which llama.cpp aborts."""
+    return any(_RPC_CUT.search(line) for line in lines)
+
+
+class LogRing:
+    """The last lines of one engine, with secrets masked, and its buffer lines for as long as it lives.
+
+    `on_ready` is called at each line that says the model is loaded; `lines_seen` only grows.
+    """
+
+    def __init__(self, on_ready: Callable[[], None] | None = None) -> None:
+        self._lines: deque[str] = deque(maxlen=RING_LINES)
+        self._buffer_lines: list[str] = []
+        self._on_ready = on_ready
+        self.lines_seen = 0
+
+    def add(self, raw: bytes) -> None:
+        """Take one line as the process wrote it; a long one is cut."""
+        line = raw[: 4 * _LINE_CHARS].decode("utf-8", "replace").rstrip()[:_LINE_CHARS]
+        if not line:
+            return
+        line = _SECRET.sub(r"\1***", line)
+        self.lines_seen += 1
+        # One follows every question for its slots; what matters would be pushed out.
+        if not (_IDLE in line and self._lines and _IDLE in self._lines[-1]):
+            self._lines.append(line)
+        if "buffer size" in line and len(self._buffer_lines) < RING_LINES:
+            self._buffer_lines.append(line)
+        if self._on_ready is not None and _READY.search(line):
+            self._on_ready()
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What the ring holds, oldest first."""
+        return tuple(self._lines)
+
+    @property
+    def tail(self) -> tuple[str, ...]:
+        """The last lines, as quoted in errors."""
+        return tuple(self._lines)[-TAIL_LINES:]
+
+    def buffers(self, names: DeviceNames = ANYONES) -> dict[str, int]:
+        """Bytes by device that the engine reported of its buffers so far."""
+        return buffer_bytes(self._buffer_lines, names)

@@ -1,0 +1,92 @@
+"""Ending what a keeper that died left behind, and nothing else.
+
+The parent-death signal ends engines with their keeper; this is the second net, for the moment
+between a fork and that signal's arming. A process counts as ours only when it runs as this user and
+its environment names this very runtime folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import stat
+from pathlib import Path
+from typing import Final
+
+from backends.llama.process.process import OWNER_VARIABLE, SOCKET_NAME_BYTES
+
+_NAME: Final = re.compile(rf"e-[0-9a-f]{{{SOCKET_NAME_BYTES}}}\.(sock|slots)")
+
+
+def leftovers(runtime_dir: Path) -> list[int]:
+    """The process numbers of engines that belong to this runtime folder, this process excepted."""
+    marker = f"{OWNER_VARIABLE}={runtime_dir.resolve()}".encode()
+    return [pid for pid in _processes() if _is_ours(pid, marker)]
+
+
+def sweep_leftovers(runtime_dir: Path) -> list[int]:
+    """Kill every leftover engine of this runtime folder, remove what engines made; returns the pids.
+
+    Only sockets and folders of the names that engines get are removed: the folder is one that a user
+    may have named.
+
+    Call it only while holding the keeper's lock on the folder: a live keeper's engines carry the
+    same mark. Each process is held by a pidfd and checked again through it before the signal, so a
+    reused process number is never hit.
+    """
+    marker = f"{OWNER_VARIABLE}={runtime_dir.resolve()}".encode()
+    ended = [pid for pid in leftovers(runtime_dir) if _kill(pid, marker)]
+    with os.scandir(runtime_dir) as entries:
+        found = [entry for entry in entries if _NAME.fullmatch(entry.name)]
+    for entry in found:
+        if entry.name.endswith(".slots"):
+            # Never through a link; a file of that name is none of ours.
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            _remove_socket(Path(entry.path))
+    return ended
+
+
+def _remove_socket(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if stat.S_ISSOCK(path.stat(follow_symlinks=False).st_mode):
+            path.unlink()
+
+
+def _processes() -> list[int]:
+    own = os.getpid()
+    try:
+        entries = os.listdir("/proc")  # noqa: PTH208
+    except OSError:
+        return []
+    return [int(name) for name in entries if name.isdigit() and int(name) != own]
+
+
+def _is_ours(pid: int, marker: bytes) -> bool:
+    folder = Path("/proc") / str(pid)
+    try:
+        if folder.stat().st_uid != os.getuid():
+            return False
+        return marker in (folder / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def _kill(pid: int, marker: bytes) -> bool:
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        if not _is_ours(pid, marker):
+            return False
+        signal.pidfd_send_signal(fd, signal.SIGKILL)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True

@@ -1,0 +1,257 @@
+"""One llama-server process: how it is started, watched and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from backends.llama.process.log import LogRing
+from backends.machine.environment import child_environment
+from budget.errors import ConfigError, EngineTimeout, LoadFailed
+
+OWNER_VARIABLE = "KEEPWARM_ENGINE_OF"
+"""Environment variable of every engine: the runtime folder of the keeper that started it."""
+
+MAX_SOCKET_PATH_BYTES = 107
+KILL_LIMIT_S = 8.0
+"""Until a killed process has ended; one that hangs in a driver may never do."""
+SOCKET_NAME_BYTES = 12
+RUNTIME_VARIABLE = "KEEPWARM_RUNTIME_DIR"
+"""The environment variable that names the runtime folder."""
+_LINE_LIMIT = 1 << 20
+
+
+def private_folder(path: Path) -> Path:
+    """Make (or check) a folder that only this user can enter; returns it resolved.
+
+    Raises:
+        ConfigError: it is not ours, or others may enter it.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.stat()
+    except OSError as exc:
+        raise ConfigError(
+            f"the runtime folder {path} cannot be made: {exc.strerror}.",
+            hint=f"Set {RUNTIME_VARIABLE} to a folder of yours that can be written.",
+            path=str(path),
+        ) from exc
+    mode = stat.S_IMODE(found.st_mode)
+    if found.st_uid != os.getuid() or mode & 0o077:
+        raise ConfigError(
+            f"{path} belongs to user {found.st_uid} with mode {mode:o}; engines' sockets need a"
+            f" folder of user {os.getuid()} with mode 700.",
+            hint=f"Run `chmod 700 {path}`, or set {RUNTIME_VARIABLE} to another folder.",
+            path=str(path),
+        )
+    return path.resolve()
+
+
+def check_socket_path(path: Path) -> Path:
+    """The path itself, when a Unix socket can have it.
+
+    Raises:
+        ConfigError: it is longer than 107 bytes. Facts: `folder`, `variable`, `length`, `limit`.
+    """
+    length = len(os.fsencode(path))
+    if length > MAX_SOCKET_PATH_BYTES:
+        room = MAX_SOCKET_PATH_BYTES - (length - len(os.fsencode(path.parent)))
+        raise ConfigError(
+            f"the runtime folder {path.parent} is too long: an engine's socket there has a path of"
+            f" {length} bytes, and Unix allows {MAX_SOCKET_PATH_BYTES}.",
+            hint=f"Set {RUNTIME_VARIABLE} to a folder whose path has at most {room} bytes.",
+            folder=str(path.parent),
+            variable=RUNTIME_VARIABLE,
+            length=length,
+            limit=MAX_SOCKET_PATH_BYTES,
+        )
+    return path
+
+
+def engine_socket(folder: Path, name: str = "0" * SOCKET_NAME_BYTES) -> Path:
+    """The socket of an engine in a runtime folder.
+
+    Raises:
+        ConfigError: the folder's path is too long for it.
+    """
+    return check_socket_path(folder / f"e-{name}.sock")
+
+
+def engine_environment(owner: Path, library_env: Mapping[str, str]) -> dict[str, str]:
+    """The environment of an engine: that of every child, its heap's settings, and whose it is."""
+    env = child_environment(library_env)
+    # One heap that gives back what it frees: what is booked stays what is taken.
+    env.setdefault("MALLOC_ARENA_MAX", "1")
+    env.setdefault("MALLOC_MMAP_THRESHOLD_", "131072")
+    env.setdefault("MALLOC_TRIM_THRESHOLD_", "131072")
+    env[OWNER_VARIABLE] = str(owner)
+    return env
+
+
+def death_signal_wrapper() -> list[str]:
+    """The command prefix that makes the kernel kill the engine when the keeper ends.
+
+    Raises:
+        LoadFailed: `setpriv` (util-linux) is not installed.
+    """
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        raise LoadFailed(
+            "`setpriv` is not on the PATH, so an engine could outlive its keeper.",
+            hint="Install util-linux (Debian, Ubuntu: `apt install util-linux`).",
+        )
+    return [setpriv, "--pdeathsig", "KILL", "--"]
+
+
+class Gate:
+    """Holds a llama-server back while it reads its first argument, before it takes bytes to speak of.
+
+    The argument is a file of API keys that turns out to be empty: a pipe whose end comes when the gate
+    opens. Loading the program and its libraries is over by then.
+    """
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+
+    @property
+    def arguments(self) -> list[str]:
+        """What comes first on the command line."""
+        return ["--api-key-file", f"/proc/self/fd/{self._reader}"]
+
+    @property
+    def inherited(self) -> tuple[int, ...]:
+        """The descriptor that the child reads from."""
+        return (self._reader,)
+
+    def handed_over(self) -> None:
+        """The child has its descriptor, or was never started."""
+        os.close(self._reader)
+
+    def open(self) -> None:
+        """Let the child go on. Idempotent."""
+        if self._writer >= 0:
+            os.close(self._writer)
+            self._writer = -1
+
+
+class ServerProcess:
+    """A child process in a group of its own, with its log in a ring.
+
+    Start it from a thread that lives as long as the engine may: the kernel's parent-death signal
+    follows the thread that started it, not the process.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, log: LogRing) -> None:
+        self._process = process
+        self.log = log
+        self._reader = asyncio.ensure_future(self._read_log())
+        self._ended = asyncio.ensure_future(self._wait())
+
+    @classmethod
+    async def spawn(
+        cls,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        on_ready: Callable[[], None] | None = None,
+        inherited: Sequence[int] = (),
+    ) -> ServerProcess:
+        """Start the command under the parent-death signal, with everything it creates private.
+
+        `inherited`: the descriptors that it gets beside its log.
+
+        Raises:
+            LoadFailed: the command cannot be executed.
+        """
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *death_signal_wrapper(),
+                *argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env=dict(env),
+                umask=0o077,
+                process_group=0,
+                pass_fds=inherited,
+                limit=_LINE_LIMIT,
+            )
+        except OSError as exc:
+            raise LoadFailed(
+                f"{argv[0]} cannot be started: {exc.strerror}.",
+                hint="Install the project again; its build of llama.cpp is not complete."
+                if exc.errno in (errno.ENOENT, errno.EACCES, errno.ENOEXEC)
+                else "See the keeper's open files, processes and memory.",
+            ) from exc
+        return cls(process, LogRing(on_ready))
+
+    @property
+    def pid(self) -> int:
+        """The process's number, which is also its group's."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code (negative: the signal that ended it), None while it runs."""
+        return self._process.returncode
+
+    async def wait(self) -> int:
+        """Return the exit code as soon as the process has ended; cancelling harms nothing."""
+        return await asyncio.shield(self._ended)
+
+    async def _wait(self) -> int:
+        code = await self._process.wait()
+        # A grandchild can hold the pipe open; the log must not delay the news of a death.
+        await asyncio.wait({self._reader}, timeout=0.5)
+        self._reader.cancel()
+        return code
+
+    async def _read_log(self) -> None:
+        stream = self._process.stdout
+        if stream is None:
+            return
+        while True:
+            try:
+                line = await stream.readline()
+            except ValueError:
+                continue  # a line over the limit: the reader has dropped it
+            if not line:
+                return
+            self.log.add(line)
+
+    async def stop(self, *, grace_s: float) -> int:
+        """SIGTERM, and SIGKILL to the group after `grace_s` (at once when it is 0).
+
+        Raises:
+            EngineTimeout: it does not end even then; what it holds is not free.
+        """
+        if self.exit_code is None and grace_s > 0:
+            self._signal(signal.SIGTERM)
+            await asyncio.wait({self._ended}, timeout=grace_s)
+        if not self._ended.done():
+            self._signal(signal.SIGKILL)
+            await asyncio.wait({self._ended}, timeout=KILL_LIMIT_S)
+        if not self._ended.done():
+            raise EngineTimeout(
+                f"process {self.pid} was killed and has not ended for {KILL_LIMIT_S:g} s: it hangs in"
+                " the kernel, in a driver or on a disk that does not answer.",
+                hint="Its bytes stay taken. Look at the kernel's log.",
+                pid=self.pid,
+            )
+        return await self.wait()
+
+    def kill(self) -> None:
+        """SIGKILL to the group, without waiting for its end."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.exit_code is None:
+            with contextlib.suppress(OSError):
+                os.killpg(self.pid, number)

@@ -1,0 +1,96 @@
+"""What it means when a llama-server does not become ready."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from backends.llama.process.log import looks_out_of_memory, refused_device, rpc_was_cut
+from backends.llama.rpc.device_names import DeviceNames, names_of, servers_of
+from backends.llama.rpc.servers import answers
+from backends.machine.devices import is_rpc
+from budget.errors import EngineTimeout, Fact, LoadFailed, OutOfMemory
+from budget.footprint import EngineArgs
+
+_QUOTED_LINES = 6
+
+
+async def load_error(
+    model_path: Path,
+    code: int,
+    lines: Sequence[str],
+    log_tail: Sequence[str],
+    args: EngineArgs | None,
+) -> LoadFailed:
+    """Why a llama-server ended while it loaded; `OutOfMemory` when a device refused the bytes.
+
+    Args:
+        model_path: what it loaded.
+        code: its exit code; negative: the signal that ended it.
+        lines: all that is kept of its log.
+        log_tail: the last of them, which are told.
+        args: what it was started with.
+    """
+    facts: dict[str, Fact] = {
+        "exit_code": code,
+        "log_tail": list(log_tail),
+        "file": str(model_path),
+    }
+    cut_off = await _rpc_refused(lines, args)
+    if cut_off or looks_out_of_memory(lines):
+        names = names_of(args) if args else DeviceNames()
+        facts["device"] = _only_rpc_device(args) if cut_off else refused_device(lines, names)
+        return OutOfMemory(
+            f"{model_path.name} did not load: a device refused the bytes"
+            f" ({ending(code)}).\n{_quote(log_tail)}",
+            hint="Use fewer layers on that device, a smaller context, or a lower limit.",
+            **facts,
+        )
+    return LoadFailed(
+        f"{model_path.name} did not load: llama-server {ending(code)}.\n{_quote(log_tail)}",
+        hint="The file may be damaged or of an architecture that this build does not know.",
+        **facts,
+    )
+
+
+def stalled(
+    model_path: Path, fraction: float, stall_s: float, log_tail: Sequence[str]
+) -> EngineTimeout:
+    """A load that made no progress for too long."""
+    return EngineTimeout(
+        f"loading {model_path.name} made no progress for {stall_s:g} s ({fraction:.0%} loaded).",
+        hint="Look at the engine's last lines, or raise the stall time-out.",
+        stall_s=stall_s,
+        fraction=round(fraction, 3),
+        log_tail=list(log_tail),
+    )
+
+
+def ending(code: int) -> str:
+    """How a process ended, as the end of a sentence."""
+    if code < 0:
+        note = " (abort)" if code == -6 else ""
+        return f"was ended by signal {-code}{note}"
+    return f"exited with code {code}"
+
+
+def _only_rpc_device(args: EngineArgs | None) -> str | None:
+    """The RPC device of an engine, when it has but one: no line names it when it cuts off."""
+    named = [device for device in (args.devices if args else ()) if is_rpc(device)]
+    return named[0] if len(named) == 1 else None
+
+
+async def _rpc_refused(lines: Sequence[str], args: EngineArgs | None) -> bool:
+    """Whether an RPC server cut the load off and is still there.
+
+    That is how it answers a transfer that it has no memory for; one that is gone has crashed.
+    """
+    if args is None or not rpc_was_cut(lines):
+        return False
+    servers = servers_of(args.rpc)
+    return await asyncio.to_thread(lambda: all(map(answers, servers)))
+
+
+def _quote(lines: Sequence[str]) -> str:
+    return "\n".join(f"  | {line}" for line in lines[-_QUOTED_LINES:])

@@ -1,0 +1,182 @@
+"""Foreign errors as ours: HTTP answers, errors inside streams, broken connections.
+
+The shapes are llama.cpp's (`tools/server/server-common.cpp`, `format_error_response`), vLLM's
+(`{"error": {...}}`, `{"error": "text"}`, `{"detail": ...}`) and those of other servers of the same
+protocol.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from backends.base import Endpoint, shown_url
+from backends.foreign_json import BadJson, parse_json
+from backends.openai.answers.fields import a_count
+from backends.openai.masking import NO_SECRETS, Secrets
+from budget.errors import (
+    EndpointError,
+    EndpointUnavailable,
+    EngineDied,
+    Fact,
+    InvalidRequest,
+    KeepwarmError,
+    OutOfMemory,
+    PromptTooLong,
+    QueueFull,
+    UnknownModel,
+)
+
+_TOO_LONG = re.compile(
+    r"maximum context length|context size|context length|context_length_exceeded"
+    r"|too large to process|max_model_len|longer than the maximum",
+    re.IGNORECASE,
+)
+_ENGINE_DEAD = re.compile(r"EngineCore|EngineDead|engine (is|has) (dead|died)", re.IGNORECASE)
+_UNAVAILABLE = frozenset({502, 503, 504})
+_QUOTED = 120
+
+
+def place(endpoint: Endpoint) -> str:
+    """The endpoint in words, without what a URL may hold of secrets."""
+    if endpoint.socket_path is not None:
+        return f"the engine of {endpoint.model_id}"
+    return f"{endpoint.model_id} at {shown_url(endpoint.base_url)}"
+
+
+def error_from_answer(
+    endpoint: Endpoint, status: int, body: bytes, secrets: Secrets = NO_SECRETS
+) -> KeepwarmError:
+    """The error that an answer with a status other than 200 stands for."""
+    try:
+        found: Any = parse_json(body)
+    except BadJson:
+        found = None
+    return _mapped(endpoint, status, found, body, secrets)
+
+
+def holds_error(answer: Mapping[str, Any]) -> bool:
+    """Whether an answer of status 200, or a chunk of one, says that something went wrong."""
+    return answer.get("error") is not None or answer.get("object") == "error"
+
+
+def error_in_stream(
+    endpoint: Endpoint, chunk: Mapping[str, Any], secrets: Secrets = NO_SECRETS
+) -> KeepwarmError:
+    """The error that an answer of status 200, or a chunk of one, carries."""
+    code = _fields(chunk).get("code")
+    status = code if isinstance(code, int) and 400 <= code <= 599 else 500
+    return _mapped(endpoint, status, chunk, str(chunk), secrets)
+
+
+def unreadable(
+    endpoint: Endpoint, problem: EndpointError, body: bytes, secrets: Secrets
+) -> EndpointError:
+    """An answer that is not of the protocol, with its first words."""
+    quoted = secrets.quote(body, _QUOTED)
+    return EndpointError(f"{place(endpoint)}: {problem.message} It begins: {quoted!r}.")
+
+
+def _fields(found: Any) -> Mapping[str, Any]:
+    """The object that describes an error."""
+    if not isinstance(found, Mapping):
+        return {}
+    if found.get("object") == "error":
+        return found
+    detail = found.get("error", found.get("detail"))
+    return detail if isinstance(detail, Mapping) else {}
+
+
+def _mapped(
+    endpoint: Endpoint, status: int, found: Any, body: bytes | str, secrets: Secrets
+) -> KeepwarmError:
+    fields = _fields(found)
+    detail = found.get("error", found.get("detail")) if isinstance(found, Mapping) else None
+    said = fields.get("message") or (detail if isinstance(detail, str) else body)
+    quoted = said if isinstance(said, str | bytes) else str(said)
+    message = secrets.quote(quoted).rstrip(".") or "nothing"
+    facts: dict[str, Fact] = {"status": status}
+    for name in ("type", "param"):
+        value = fields.get(name)
+        facts[name] = secrets.quote(value, _QUOTED) if isinstance(value, str) else None
+    lead = f"{place(endpoint)} answered {status}: {message}."
+    if endpoint.socket_path is not None and _refused_bytes(quoted):
+        return OutOfMemory(
+            lead,
+            hint="It may take what is booked for it and [keeper] engine_margin. Look at its chat template"
+            " and at what the request asks for.",
+            **facts,
+        )
+    if _is_too_long(status, message, facts):
+        for name in ("n_prompt_tokens", "n_ctx"):
+            if name in fields:
+                facts[name] = a_count(fields[name])
+        return PromptTooLong(lead, hint="Shorten the messages or raise the context.", **facts)
+    return _by_status(endpoint, status, lead, message, facts)
+
+
+def _refused_bytes(said: str | bytes) -> bool:
+    """Whether an engine of ours was refused memory while it worked on the request."""
+    return "std::bad_alloc" in (said if isinstance(said, str) else said.decode("utf-8", "replace"))
+
+
+def _is_too_long(status: int, message: str, facts: Mapping[str, Fact]) -> bool:
+    if facts["type"] == "exceed_context_size_error" or facts["param"] == "input_tokens":
+        return True
+    if facts["param"] == "max_tokens":
+        return False
+    return status in {400, 413, 500} and bool(_TOO_LONG.search(message))
+
+
+def _by_status(
+    endpoint: Endpoint, status: int, lead: str, message: str, facts: dict[str, Fact]
+) -> KeepwarmError:
+    if status == 404 and (facts["param"] == "model" or facts["type"] == "NotFoundError"):
+        served = f"Check model_id ({endpoint.model_id}) against what the endpoint serves."
+        return UnknownModel(lead, hint=served, **facts)
+    if status in {401, 403}:
+        env = endpoint.api_key_env
+        hint = f"Check the key in ${env}." if env else "Set api_key_env for this model."
+        return EndpointError(lead, hint=hint, **facts)
+    if status in {400, 422, 501} or facts["type"] == "not_supported_error":
+        return InvalidRequest(lead, hint="", **facts)
+    if status == 429 or (status == 503 and endpoint.backend == "vllm"):
+        return QueueFull(lead, hint="Try again later.", **facts)
+    if status in _UNAVAILABLE:
+        return EndpointUnavailable(lead, hint="Try again later.", **facts)
+    if status >= 500 and _ENGINE_DEAD.search(message):
+        return EngineDied(lead, hint="The endpoint has to be started again.", **facts)
+    return EndpointError(lead, hint="", **facts)
+
+
+def refused(endpoint: Endpoint, reason: str) -> KeepwarmError:
+    """No connection: a local engine that is gone, or a remote endpoint that does not answer."""
+    if endpoint.socket_path is not None:
+        return _died(endpoint, reason)
+    return EndpointUnavailable(
+        f"{place(endpoint)} does not answer: {reason}.",
+        hint="Check the URL and that the server runs.",
+        reason=reason,
+    )
+
+
+def broken(endpoint: Endpoint, reason: str, text: str = "") -> KeepwarmError:
+    """The connection ended before the answer did; `text` is what had come of it."""
+    if endpoint.socket_path is not None:
+        return _died(endpoint, reason)
+    return EndpointUnavailable(
+        f"{place(endpoint)} broke off its answer: {reason}.",
+        hint="The answer so far is incomplete; ask again.",
+        reason=reason,
+        text=text,
+    )
+
+
+def _died(endpoint: Endpoint, reason: str) -> EngineDied:
+    return EngineDied(
+        f"{place(endpoint)} ended while it was needed: {reason}.",
+        hint="The next call starts it again.",
+        reason=reason,
+        log_tail=[],
+    )

@@ -1,0 +1,138 @@
+"""A streamed answer, read: bytes in, deltas out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from backends.base import Endpoint
+from backends.openai.answers.foreign_errors import broken, error_in_stream, holds_error, unreadable
+from backends.openai.answers.sse import SseParser
+from backends.openai.masking import Secrets
+from backends.openai.protocol import Delta, decode, parse_chunk
+from budget.errors import EndpointError, KeepwarmError
+from traces.text import clean
+
+_DONE: Final = b"[DONE]"
+
+
+class StreamReader:
+    """Bytes of a streamed answer in, deltas out; `done` once the stream has said `[DONE]`.
+
+    `events` counts what came, also what is no delta; empty deltas are left out.
+    """
+
+    def __init__(self, endpoint: Endpoint, secrets: Secrets, content_type: str = "") -> None:
+        self._endpoint = endpoint
+        self._secrets = secrets
+        self._content_type = content_type
+        self._parser = SseParser()
+        self._content, self._reasoning = _Halves(), _Halves()
+        self._finished = False
+        self._said: list[str] = []
+        self.events = 0
+        self.done = False
+
+    def feed(self, chunk: bytes) -> list[Delta]:
+        """The deltas that these bytes complete.
+
+        Raises:
+            KeepwarmError: the stream carries an error, or is not of this protocol.
+        """
+        deltas: list[Delta] = []
+        for data in self._parser.feed(chunk):
+            self._take(data, deltas)
+            if self.done:
+                break
+        return deltas
+
+    def ended(self) -> list[Delta]:
+        """The body is at its end; returns what came without an empty line after it.
+
+        Raises:
+            EngineDied: a local engine stopped before its answer was whole.
+            EndpointUnavailable: a remote endpoint did.
+            EndpointError: the body was no stream of events.
+        """
+        deltas: list[Delta] = []
+        for data in self._parser.finish():
+            if data.strip() == _DONE or _is_json(data):
+                self._take(data, deltas)
+        self.done = self.done or self._finished
+        if not self.done:
+            raise self._incomplete()
+        return deltas
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return "".join(self._said)
+
+    def _take(self, data: bytes, deltas: list[Delta]) -> None:
+        self.events += 1
+        bare = data.strip()
+        if bare == _DONE or not bare:
+            self.done = bool(bare)
+            return
+        try:
+            value = decode(data)
+            delta = None if holds_error(value) else self._delta(value)
+        except EndpointError as exc:
+            raise unreadable(self._endpoint, exc, data, self._secrets) from None
+        if delta is None:
+            raise error_in_stream(self._endpoint, value, self._secrets)
+        self._finished = self._finished or delta.finish_reason is not None
+        if not delta.is_empty:
+            deltas.append(delta)
+            self._said.append(delta.content)
+
+    def _delta(self, value: Mapping[str, Any]) -> Delta:
+        delta = parse_chunk(value)
+        if delta.content:
+            content = self._content.join(delta.content)
+            if content is not delta.content:
+                delta = replace(delta, content=content)
+        if delta.reasoning:
+            reasoning = self._reasoning.join(delta.reasoning)
+            if reasoning is not delta.reasoning:
+                delta = replace(delta, reasoning=reasoning)
+        return delta
+
+    def _incomplete(self) -> KeepwarmError:
+        foreign = self._parser.foreign.strip()
+        if foreign.startswith(b"{") and _is_json(foreign) and holds_error(found := decode(foreign)):
+            return error_in_stream(self._endpoint, found, self._secrets)
+        if foreign and not self.events:
+            problem = EndpointError(
+                f"it sent no stream of events ({self._content_type or 'no type'})."
+            )
+            return unreadable(self._endpoint, problem, foreign, self._secrets)
+        return broken(self._endpoint, "the stream ended without [DONE]", self.text)
+
+
+class _Halves:
+    """Joins the halves of characters that JSON split into two texts."""
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def join(self, text: str) -> str:
+        """The text without the half that it ends in, which goes before the next one."""
+        if not self._held and text.isascii():
+            return text
+        text = self._held + text
+        self._held = text[-1] if "\ud800" <= text[-1:] <= "\udbff" else ""
+        return clean(text.removesuffix(self._held) if self._held else text)
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        decode(data)
+    except EndpointError:
+        return False
+    return True
+
+
+ReaderKind = Callable[[Endpoint, Secrets, str], StreamReader]
+"""Makes a reader of an endpoint, its secrets and the content type of its answer."""

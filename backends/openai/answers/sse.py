@@ -1,0 +1,79 @@
+"""Server-sent events, incrementally: bytes in, the data of each whole event out."""
+
+from __future__ import annotations
+
+from backends.openai.connections.bounds import EVENT_BYTES, FOREIGN_BYTES
+from budget.errors import EndpointError
+
+_KNOWN = (b":", b"event", b"id", b"retry")
+
+
+class SseParser:
+    """Splits a byte stream into events: lines end with LF, CRLF or CR, comments are left out.
+
+    `foreign` collects lines that are of no event stream, up to 4 KiB: a web page, a bare JSON object.
+    """
+
+    def __init__(self) -> None:
+        self.foreign = b""
+        self._line: list[bytes] = []
+        self._line_bytes = 0
+        self._data: list[bytes] = []
+        self._data_bytes = 0
+        self._after_cr = False
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The data of every event that this chunk completes, in order.
+
+        Raises:
+            EndpointError: one event is larger than 4 MiB.
+        """
+        if not chunk:
+            return []
+        if self._after_cr or b"\r" in chunk:
+            chunk = self._line_feeds(chunk)
+        first, *rest = chunk.split(b"\n")
+        self._line.append(first)
+        self._line_bytes += len(first)
+        events: list[bytes] = []
+        if rest:
+            self._take(b"".join(self._line), events)
+            for line in rest[:-1]:
+                self._take(line, events)
+            self._line, self._line_bytes = [rest[-1]], len(rest[-1])
+        if self._line_bytes + self._data_bytes > EVENT_BYTES:
+            raise EndpointError(f"an event of the stream is larger than {EVENT_BYTES} bytes.")
+        return events
+
+    def finish(self) -> list[bytes]:
+        """The stream is at its end: the event that it ends in, where no empty line came after it."""
+        events: list[bytes] = []
+        self._take(b"".join(self._line), events)
+        self._take(b"", events)
+        self._line, self._line_bytes = [], 0
+        return events
+
+    @property
+    def pending(self) -> bytes:
+        """Bytes of an unfinished event."""
+        return b"\n".join([*self._data, b"".join(self._line)])
+
+    def _line_feeds(self, chunk: bytes) -> bytes:
+        if self._after_cr:
+            chunk = chunk.removeprefix(b"\n")
+        self._after_cr = chunk.endswith(b"\r")
+        return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _take(self, line: bytes, events: list[bytes]) -> None:
+        if line.startswith(b"data:"):
+            self._data.append(line[5:].removeprefix(b" "))
+            self._data_bytes += len(line)
+        elif line.startswith(b"error:"):
+            # llama.cpp sent errors under this name in 2025.
+            events.append(b'{"error":' + line[6:] + b"}")
+        elif not line:
+            if self._data:
+                events.append(b"\n".join(self._data))
+                self._data, self._data_bytes = [], 0
+        elif not line.startswith(_KNOWN) and len(self.foreign) < FOREIGN_BYTES:
+            self.foreign += line[:FOREIGN_BYTES] + b"\n"

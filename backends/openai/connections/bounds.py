@@ -1,0 +1,212 @@
+"""What one answer may cost at most: seconds by phase and in all, bytes, pieces. The constants stand here.
+
+A hostile or broken server can send for ever: bytes without end, comments, empty deltas, `100 Continue`,
+one byte a minute. So the bounds are not those of single reads. Every byte from the network and every second
+of waiting is counted against one request (`Bounds`), and only tokens are progress.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from budget.errors import DeadlineExceeded, EndpointError, EngineTimeout, KeepwarmError
+
+_MIB: Final = 1 << 20
+
+HEAD_BYTES: Final = 256 << 10
+"""Headers of an answer, with all `1xx` answers before it."""
+CHAT_BYTES: Final = 32 * _MIB
+"""A whole chat answer: ten times what 128k tokens with their text take."""
+EMBED_BYTES: Final = 16 * _MIB
+EMBED_BYTES_PER_TEXT: Final = 256 << 10
+"""10,000 dimensions of 24 characters."""
+STREAM_BYTES: Final = 128 * _MIB
+"""A stream: 1 KiB for each of 128k tokens."""
+STREAM_PIECES: Final = _MIB
+EVENT_BYTES: Final = 4 * _MIB
+"""One event of a stream, or one line of it."""
+FOREIGN_BYTES: Final = 4 << 10
+"""Lines of a stream that are of no event, kept for an error that quotes them."""
+ERROR_BYTES: Final = 64 << 10
+"""How much of an error's body is read; the rest is left unread."""
+ERROR_BODY_S: Final = 10.0
+DRAIN_BYTES: Final = 64 << 10
+"""How much is read after the last event of a stream, to keep its connection."""
+DRAIN_S: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds until a request is given up, by phase.
+
+    `first_token_s` covers queueing and prompt evaluation of a streamed answer, `between_tokens_s` each
+    further token: comments, pings and empty deltas are none, and the time that the caller takes between two
+    pieces is not counted. `answer_s` and `stream_s` bound the whole of an answer.
+    """
+
+    connect_s: float = 5.0
+    first_token_s: float = 600.0
+    between_tokens_s: float = 120.0
+    answer_s: float = 1800.0
+    stream_s: float = 6 * 3600.0
+
+
+class Bounds(float):
+    """The bounds of one request, told what arrives; each wait of its connection asks here how long.
+
+    `opened` is the network connection that was made for it, if any was.
+
+    It is a float because httpcore hands a request's time-outs to the connection as they are: the number is
+    not used, see `backends.openai.connections.network`.
+
+    Args:
+        place: the endpoint in words, for errors.
+        timeouts: the bounds in seconds.
+        deadline: the monotonic second by which the call has to end; None without one.
+        total_s: the bound of the whole request.
+    """
+
+    def __new__(cls, *_arguments: object) -> Self:
+        """A float that bounds nothing by itself."""
+        return super().__new__(cls, math.inf)
+
+    def __init__(
+        self, place: str, timeouts: Timeouts, deadline: float | None, total_s: float
+    ) -> None:
+        self.place = place
+        self.timeouts = timeouts
+        self.opened: object | None = None
+        self.bytes = self.events = self.tokens = 0
+        self._began = self._since = time.monotonic()
+        self._deadline = math.inf if deadline is None else deadline
+        self._total_s = total_s
+        self._phase = "the whole answer"
+        self._phase_s = math.inf
+        self._waited_s = 0.0
+        self._limit_bytes = HEAD_BYTES
+
+    # Time
+
+    def expect(self, phase: str, limit_s: float) -> None:
+        """Begin a phase of the request, of at most so many seconds of waiting."""
+        self._phase, self._phase_s, self._waited_s = phase, limit_s, 0.0
+        self._since = time.monotonic()
+
+    def waiting(self) -> None:
+        """The caller waits from here on.
+
+        Raises:
+            DeadlineExceeded: the call's deadline has passed.
+        """
+        self._since = time.monotonic()
+        if self._since >= self._deadline:
+            raise self._too_late()
+
+    def paused(self) -> None:
+        """The caller has got something and is busy with it."""
+        self._waited_s += time.monotonic() - self._since
+
+    def heard(self, events: int, tokens: int) -> None:
+        """So many events of a stream have come in all, and so many tokens more: they are progress.
+
+        Raises:
+            EndpointError: more events than a stream may have.
+        """
+        self.events = events
+        if tokens:
+            self.tokens += tokens
+            self.expect("the next token", self.timeouts.between_tokens_s)
+        if events > STREAM_PIECES:
+            raise EndpointError(
+                f"{self.place} sent more than {STREAM_PIECES} events in one stream.",
+                **self._facts(),
+            )
+
+    def left_s(self) -> float:
+        """Seconds that the next wait may take, above 0.
+
+        Raises:
+            EngineTimeout: a phase or the whole request has used its time up.
+            DeadlineExceeded: the call's deadline has passed.
+        """
+        now = time.monotonic()
+        left_s = self._phase_s - self._waited_s - (now - self._since)
+        left_s = min(left_s, self._began + self._total_s - now, self._deadline - now)
+        if left_s <= 0:
+            raise self.expired()
+        return left_s
+
+    def connect_s(self) -> float:
+        """Seconds that connecting may take.
+
+        Raises:
+            KeepwarmError: as `left_s`.
+        """
+        return min(self.timeouts.connect_s, self.left_s())
+
+    def expired(self) -> KeepwarmError:
+        """What it means that a wait took as long as it may."""
+        now = time.monotonic()
+        phase_s = self._phase_s - self._waited_s - (now - self._since)
+        total_s, deadline_s = self._began + self._total_s - now, self._deadline - now
+        if deadline_s <= min(phase_s, total_s):
+            return self._too_late()
+        if total_s < phase_s:
+            return self._too_slow("the whole answer", self._total_s)
+        return self._too_slow(self._phase, self._phase_s)
+
+    def connecting_expired(self) -> KeepwarmError:
+        """What it means that connecting took as long as it may."""
+        if time.monotonic() >= self._deadline:
+            return self._too_late()
+        return self._too_slow("connecting", self.timeouts.connect_s)
+
+    def _too_late(self) -> DeadlineExceeded:
+        spent_s = time.monotonic() - self._began
+        return DeadlineExceeded(
+            f"{self.place}: the call's deadline passed {spent_s:.3g} s after the request was sent"
+            f"{self._in_words()}.",
+            hint="Give more time, or ask for fewer tokens.",
+            request_s=round(spent_s, 3),
+            **self._facts(),
+        )
+
+    def _too_slow(self, what: str, limit_s: float) -> EngineTimeout:
+        return EngineTimeout(
+            f"{self.place}: {what} took over {limit_s:g} s{self._in_words()}.",
+            phase=what,
+            limit_s=limit_s,
+            **self._facts(),
+        )
+
+    def _in_words(self) -> str:
+        if not self.bytes:
+            return "; nothing had come"
+        return f"; {self.bytes} bytes had come, {self.events} events, {self.tokens} tokens"
+
+    def _facts(self) -> dict[str, Any]:
+        return {"bytes": self.bytes, "events": self.events, "tokens": self.tokens}
+
+    # Bytes
+
+    def allow(self, n_bytes: int) -> None:
+        """The body begins: so many bytes more."""
+        self._limit_bytes = self.bytes + n_bytes
+
+    def took(self, n_bytes: int) -> None:
+        """Bytes came from the network.
+
+        Raises:
+            EndpointError: more than the answer may have.
+        """
+        self.bytes += n_bytes
+        if self.bytes > self._limit_bytes:
+            raise EndpointError(
+                f"{self.place} sent more than an answer may have: over {self._limit_bytes} bytes"
+                f"{self._in_words()}.",
+                limit_bytes=self._limit_bytes,
+                **self._facts(),
+            )

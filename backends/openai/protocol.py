@@ -1,0 +1,334 @@
+"""The OpenAI chat protocol without I/O: requests as bytes, answers as values.
+
+Pure: nothing here opens a connection, reads a clock or the environment.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from backends.base import Endpoint
+from backends.foreign_json import BadJson, parse_json
+from backends.openai.answers.fields import (
+    WrongField,
+    a_count,
+    a_duration,
+    a_list,
+    a_name,
+    a_text,
+    an_object,
+    kind,
+    objects,
+    parts,
+)
+from backends.openai.answers.tool_calls import read_calls, readable, whole_calls
+from backends.openai.answers.vectors import read_vectors
+from backends.openai.options import checked_messages, wire_options
+from budget.errors import EndpointError, InvalidRequest
+from traces.text import clean
+
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """Messages and options of one call, the same for every endpoint."""
+
+    messages: Sequence[Message] | str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the endpoint counted them; `cached_tokens` of the prompt were not evaluated again."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """What llama.cpp measured: tokens evaluated, tokens reused (`cache_n`), milliseconds."""
+
+    prompt_n: int = 0
+    cache_n: int = 0
+    prompt_ms: float = 0.0
+    predicted_n: int = 0
+    predicted_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """One piece of a streamed answer; everything that a piece does not carry is empty."""
+
+    content: str = ""
+    reasoning: str = ""
+    role: str = ""
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    finish_reason: str | None = None
+    logprobs: tuple[Mapping[str, Any], ...] = ()
+    usage: Usage | None = None
+    timings: Timings | None = None
+
+    def __str__(self) -> str:
+        return self.content
+
+    @property
+    def is_token(self) -> bool:
+        """Whether it carries something that the model said."""
+        return bool(self.content or self.reasoning or self.tool_calls or self.logprobs)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it carries nothing at all."""
+        figures = self.usage is not None or self.timings is not None
+        return not (self.is_token or self.role or self.finish_reason or figures)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole answer."""
+
+    content: str
+    finish_reason: str | None
+    role: str = "assistant"
+    reasoning: str = ""
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    logprobs: tuple[Mapping[str, Any], ...] = ()
+    usage: Usage = Usage()
+    timings: Timings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """One vector per text, in the order of the texts."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    usage: Usage = Usage()
+
+
+def chat_body(endpoint: Endpoint, request: ChatRequest, *, stream: bool) -> bytes:
+    """The body of a chat request for this endpoint.
+
+    Raises:
+        InvalidRequest: a message or an option is not allowed, or the endpoint cannot honour it.
+    """
+    if not endpoint.capabilities.chat:
+        raise InvalidRequest(
+            f"{endpoint.model_id} does not chat; it embeds.", hint="Call embed() instead."
+        )
+    body: dict[str, Any] = {
+        "model": endpoint.model_id,
+        "messages": checked_messages(request.messages),
+    }
+    if request.options:
+        body.update(wire_options(endpoint, request.options))
+    if stream:
+        body["stream"] = True
+        body["stream_options"] = {"include_usage": True}
+    return _encode(body)
+
+
+def embed_body(endpoint: Endpoint, texts: Sequence[str]) -> bytes:
+    """The body of an embeddings request.
+
+    Raises:
+        InvalidRequest: no texts, one that is empty or not a string, or an engine that cannot embed.
+    """
+    if not endpoint.capabilities.embeddings:
+        raise InvalidRequest(
+            f"{endpoint.model_id} does not embed.", hint='Configure it with role = "embedder".'
+        )
+    bad = [i for i, text in enumerate(texts) if not isinstance(text, str) or not text]
+    if isinstance(texts, str) or not texts or bad:
+        raise InvalidRequest(
+            f"embed() takes a non-empty list of non-empty strings (wrong at: {bad}).",
+            positions=list(bad),
+        )
+    return _encode({"model": endpoint.model_id, "input": list(texts), "encoding_format": "float"})
+
+
+def _encode(body: Mapping[str, Any]) -> bytes:
+    try:
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return text.encode()
+    except (TypeError, ValueError) as exc:
+        raise InvalidRequest(f"the request cannot be written as JSON: {exc}.") from exc
+
+
+def decode(raw: bytes) -> dict[str, Any]:
+    """A JSON object of an answer.
+
+    Raises:
+        EndpointError: it is not one; the text itself is not quoted.
+    """
+    try:
+        value = parse_json(raw)
+    except BadJson as exc:
+        problem = str(exc)
+    else:
+        if isinstance(value, dict):
+            return value
+        problem = f"{kind(value)} where an object is due"
+    # Raised out here, so that the parser's error, which holds the whole text, is not kept with it.
+    raise EndpointError(
+        f"the endpoint sent something that is not JSON of this protocol: {problem}."
+    )
+
+
+def parse_completion(answer: Mapping[str, Any]) -> Completion:
+    """A full (not streamed) answer.
+
+    Raises:
+        EndpointError: it has not the protocol's shape.
+    """
+    try:
+        choice = _first_choice(answer)
+        if choice is None or not isinstance(choice.get("message"), Mapping):
+            raise WrongField("message", choice and choice.get("message"), "an object")
+        message = choice["message"]
+        content, reasoning = parts(message.get("content"), "content")
+        calls = message.get("tool_calls")
+        return Completion(
+            content=clean(content),
+            finish_reason=a_name(choice.get("finish_reason"), "finish_reason") or None,
+            role=a_name(message.get("role"), "role") or "assistant",
+            reasoning=clean(_reasoning(message) or reasoning),
+            tool_calls=tuple(map(readable, read_calls(calls))) if calls else (),
+            logprobs=_logprobs(choice),
+            usage=_usage(answer) or Usage(),
+            timings=read_timings(answer.get("timings")),
+        )
+    except WrongField as exc:
+        raise _bad_shape(exc) from None
+
+
+def parse_chunk(chunk: Mapping[str, Any]) -> Delta:
+    """One chunk of a stream.
+
+    Raises:
+        EndpointError: it has not the protocol's shape.
+    """
+    try:
+        usage = _usage(chunk) if "usage" in chunk else None
+        timings = read_timings(chunk["timings"]) if "timings" in chunk else None
+        choice = _first_choice(chunk)
+        if choice is None:
+            return Delta(usage=usage, timings=timings)
+        delta = an_object(choice.get("delta"), "delta")
+        content, reasoning = parts(delta.get("content"), "content")
+        calls = delta.get("tool_calls")
+        return Delta(
+            content=content,
+            reasoning=_reasoning(delta) or reasoning,
+            role=a_name(delta.get("role"), "role"),
+            tool_calls=read_calls(calls) if calls else (),
+            finish_reason=a_name(choice.get("finish_reason"), "finish_reason") or None,
+            logprobs=_logprobs(choice),
+            usage=usage,
+            timings=timings,
+        )
+    except WrongField as exc:
+        raise _bad_shape(exc) from None
+
+
+def parse_embeddings(answer: Mapping[str, Any], count: int) -> Embeddings:
+    """The vectors of an embeddings answer: by their `index`, as sent where it tells nothing.
+
+    Raises:
+        EndpointError: it has not the protocol's shape, or not one vector per text.
+    """
+    try:
+        if "data" not in answer:
+            raise WrongField("data", None, "a list")
+        vectors = read_vectors(objects(answer["data"], "data"))
+        usage = _usage(answer) or Usage()
+    except WrongField as exc:
+        raise _bad_shape(exc) from None
+    if len(vectors) != count:
+        raise EndpointError(f"the endpoint sent {len(vectors)} vectors for {count} texts.")
+    return Embeddings(vectors, usage)
+
+
+def assemble(deltas: Iterable[Delta]) -> Completion:
+    """The whole answer that a stream's pieces make."""
+    content: list[str] = []
+    reasoning: list[str] = []
+    logprobs: list[Mapping[str, Any]] = []
+    calls: list[Mapping[str, Any]] = []
+    last = Completion(content="", finish_reason=None)
+    role, finish, usage, timings = last.role, last.finish_reason, last.usage, last.timings
+    for delta in deltas:
+        content.append(delta.content)
+        reasoning.append(delta.reasoning)
+        logprobs.extend(delta.logprobs)
+        calls.extend(delta.tool_calls)
+        role = delta.role or role
+        finish = delta.finish_reason or finish
+        usage = delta.usage or usage
+        timings = delta.timings or timings
+    return Completion(
+        content="".join(content),
+        finish_reason=finish,
+        role=role,
+        reasoning="".join(reasoning),
+        tool_calls=whole_calls(calls),
+        logprobs=tuple(logprobs),
+        usage=usage,
+        timings=timings,
+    )
+
+
+def read_timings(value: Any) -> Timings | None:
+    """llama.cpp's timings; None where there are none."""
+    if not isinstance(value, Mapping) or not value:
+        return None
+    return Timings(
+        prompt_n=a_count(value.get("prompt_n")),
+        cache_n=a_count(value.get("cache_n")),
+        prompt_ms=a_duration(value.get("prompt_ms")),
+        predicted_n=a_count(value.get("predicted_n")),
+        predicted_ms=a_duration(value.get("predicted_ms")),
+    )
+
+
+def _first_choice(answer: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    choices = a_list(answer.get("choices"), "choices")
+    if not choices:
+        return None
+    if not isinstance(choices[0], Mapping):
+        raise WrongField("an item of choices", choices[0], "an object")
+    return choices[0]
+
+
+def _reasoning(message: Mapping[str, Any]) -> str:
+    found = message.get("reasoning_content") or message.get("reasoning")
+    return a_text(found, "reasoning_content") if found else ""
+
+
+def _logprobs(choice: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    found = choice.get("logprobs")
+    return objects(an_object(found, "logprobs").get("content"), "logprobs") if found else ()
+
+
+def _usage(answer: Mapping[str, Any]) -> Usage | None:
+    found = answer.get("usage")
+    if not isinstance(found, Mapping) or not found:
+        return None
+    details = found.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, Mapping) else 0
+    return Usage(
+        prompt_tokens=a_count(found.get("prompt_tokens")),
+        completion_tokens=a_count(found.get("completion_tokens")),
+        cached_tokens=a_count(cached),
+    )
+
+
+def _bad_shape(problem: WrongField) -> EndpointError:
+    return EndpointError(
+        f"the endpoint's answer has not the shape of the OpenAI protocol: {problem}."
+    )

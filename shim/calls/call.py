@@ -1,0 +1,216 @@
+"""One call, from its options to its reply and its line on the trace. Knows no I/O."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any
+
+from backends.base import Endpoint
+from backends.openai.exchange import secrets_of
+from backends.openai.masking import NO_SECRETS
+from backends.openai.protocol import ChatRequest, Completion, Embeddings
+from budget.errors import InternalError, InvalidRequest
+from shim.replies import EmbeddingReply, Reply, Residency
+from shim.wire.keeper_connection import KeeperConnection
+from traces import RequestRecord
+
+Messages = Sequence[Mapping[str, Any]] | str
+OWN_OPTIONS = ("priority", "deadline_s")
+MAX_DEADLINE_S = 366 * 86400
+_MODEL = itemgetter("model")
+
+
+@dataclass(slots=True)
+class LeaseGrant:
+    """A lease as the client holds it; `lease` is None at a remote endpoint, which needs none."""
+
+    endpoint: Endpoint
+    lease: str | None = None
+    engine: str = ""
+    generation: int = 0
+    slot: int | None = None
+    cold: bool = False
+    granted_ns: int = 0
+    load: Mapping[str, Any] | None = None
+    evictions: Sequence[Mapping[str, Any]] = ()
+    decision: Mapping[str, Any] | None = None
+
+    @classmethod
+    def from_wire(cls, told: Mapping[str, Any]) -> LeaseGrant:
+        """The grant of a keeper's answer."""
+        return cls(
+            Endpoint.from_wire(told["endpoint"]),
+            told["lease"],
+            told["engine"],
+            told["generation"],
+            told["slot"],
+            told["cold"],
+            told["granted_ns"],
+            told.get("load"),
+            told.get("evictions", ()),
+            told.get("decision"),
+        )
+
+
+@dataclass(slots=True)
+class Call:
+    """What is known of a call while it runs. Times are monotonic nanoseconds."""
+
+    model: str
+    request: ChatRequest
+    wants: dict[str, Any]
+    remote: bool
+    operation: str = "chat"
+    in_background: bool = False
+    """Of a priority below 0: it is streamed inside, to be interruptible."""
+    preemptible: bool = False
+    """Whether its answer can be interrupted and go on; only streams are."""
+    runs_on: bool = False
+    """Whether it could not be interrupted when it was to be, and runs to its end."""
+    started_ns: int = field(default_factory=time.monotonic_ns)
+    deadline: float | None = None
+    """The monotonic second by which the whole call has to end; None without one."""
+    sent_ns: int = 0
+    first_ns: int | None = None
+    end_ns: int = 0
+    grant: LeaseGrant | None = None
+    connection: KeeperConnection | None = None
+    """The connection that holds its lease; None at a remote endpoint, which needs none."""
+    resumed: int = 0
+
+    @property
+    def held(self) -> LeaseGrant:
+        """The lease that it has.
+
+        Raises:
+            InternalError: it has none.
+        """
+        if self.grant is None:
+            raise InternalError(f"the call of {self.model} has no lease")
+        return self.grant
+
+    def granted(self, grant: LeaseGrant) -> None:
+        """The lease is here, the request goes out now; a second one is for the rest of its answer."""
+        before, self.grant = self.grant, grant
+        if before is not None:
+            # On a trace and in its figures the call began once.
+            grant.granted_ns = before.granted_ns
+            self.resumed += 1
+            return
+        self.sent_ns = time.monotonic_ns()
+        if not grant.granted_ns:
+            grant.granted_ns = self.sent_ns
+
+    def residency(self) -> Residency:
+        """What it took to have the model there."""
+        grant = self.grant
+        if grant is None:
+            return Residency()
+        load = grant.load
+        return Residency(
+            cold=grant.cold,
+            waited_s=max(0, grant.granted_ns - self.started_ns) / 1e9,
+            load_s=max(0, load["end_ns"] - load["start_ns"]) / 1e9 if load else 0.0,
+            storage=load["storage"] if load else "warm",
+            evicted=tuple(map(_MODEL, grant.evictions)),
+            slot=grant.slot,
+            engine=grant.engine,
+        )
+
+    def reply(self, answer: Completion) -> Reply:
+        """The reply of a finished call."""
+        self.end_ns = time.monotonic_ns()
+        first_ns = self.first_ns
+        if first_ns is None and answer.timings is not None:
+            first_ns = self.sent_ns + int(answer.timings.prompt_ms * 1e6)
+        return Reply(
+            model=self.model,
+            content=answer.content,
+            role=answer.role,
+            finish_reason=answer.finish_reason,
+            reasoning=answer.reasoning,
+            tool_calls=answer.tool_calls,
+            logprobs=answer.logprobs,
+            usage=answer.usage,
+            timings=answer.timings,
+            residency=self.residency(),
+            ttft_s=None if first_ns is None else (first_ns - self.started_ns) / 1e9,
+            total_s=(self.end_ns - self.started_ns) / 1e9,
+            resumed=self.resumed,
+        )
+
+    def embedding_reply(self, answer: Embeddings) -> EmbeddingReply:
+        """The reply of a finished embedding call."""
+        self.end_ns = time.monotonic_ns()
+        seconds = (self.end_ns - self.started_ns) / 1e9
+        return EmbeddingReply(self.model, answer.vectors, answer.usage, self.residency(), seconds)
+
+    def record(
+        self, request_id: str, answer: Reply | EmbeddingReply | None, error: BaseException | None
+    ) -> RequestRecord:
+        """The call as a trace shows it."""
+        grant, timings = self.grant, answer.timings if isinstance(answer, Reply) else None
+        # An engine of ours gets no key; what a remote endpoint says may hold the one that it got.
+        secrets = secrets_of(grant.endpoint) if self.remote and grant else NO_SECRETS
+        said = answer if isinstance(answer, Reply) else None
+        usage = answer.usage if answer else None
+        attributes: dict[str, Any] = {}
+        if grant is not None and grant.decision is not None:
+            attributes["keepwarm.decision"] = str(grant.decision)
+        if self.resumed:
+            attributes["keepwarm.resumed"] = self.resumed
+        return RequestRecord(
+            request_id=request_id,
+            model=self.model,
+            engine=grant.endpoint.backend if grant else "",
+            queued_ns=self.started_ns,
+            end_ns=self.end_ns or time.monotonic_ns(),
+            slot=grant.slot if grant else None,
+            granted_ns=grant.granted_ns if grant else None,
+            sent_ns=self.sent_ns or None,
+            first_token_ns=self.first_ns,
+            prompt_tokens=usage.prompt_tokens if usage else None,
+            cached_tokens=usage.cached_tokens if usage else None,
+            completion_tokens=usage.completion_tokens if usage else None,
+            prompt_ms=timings.prompt_ms if timings else None,
+            predicted_ms=timings.predicted_ms if timings else None,
+            finish_reason=secrets.mask(said.finish_reason or "") or None if said else None,
+            error=type(error).__name__ if error else None,
+            error_message=str(error) if error else "",
+            waited_for_load=grant.load["load_id"] if grant and grant.load else None,
+            cold=grant.cold if grant else False,
+            remote=self.remote,
+            operation=self.operation,
+            prompt=str(self.request.messages),
+            answer=secrets.mask(said.content) if said else None,
+            attributes=attributes,
+        )
+
+
+def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Keepwarm's own options, checked, and those that go to the engine.
+
+    Raises:
+        InvalidRequest: `priority` is no integer, or `deadline_s` no positive number.
+    """
+    own: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    for name, value in options.items():
+        if name not in OWN_OPTIONS:
+            rest[name] = value
+        elif value is not None:
+            own[name] = value
+    priority, deadline_s = own.get("priority", 0), own.get("deadline_s", 1.0)
+    if not isinstance(priority, int) or isinstance(priority, bool):
+        raise InvalidRequest(f"priority is {priority!r}; an integer is allowed.")
+    number = isinstance(deadline_s, int | float) and not isinstance(deadline_s, bool)
+    if not number or not 0 < deadline_s <= MAX_DEADLINE_S:
+        # An integer of thousands of digits has no text.
+        shown = repr(deadline_s)[:80] if not number or abs(deadline_s) < 1e18 else "a huge number"
+        raise InvalidRequest(
+            f"deadline_s is {shown}; seconds above 0 are allowed, and at most a year's."
+        )
+    return own, rest

@@ -1,0 +1,107 @@
+"""How a call runs: lease, request, lease back, trace."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from backends.flows import Stream
+from backends.openai.protocol import Delta
+from backends.openai.resume import can_resume
+from budget.errors import EngineDied, PromptTooLong
+from shim.calls.call import Call
+from shim.calls.interruption import outgoing, to_yield
+from shim.calls.leased import Leases
+from shim.replies import EmbeddingReply, Reply
+from shim.streams import AsyncReplyStream
+
+_Answer = TypeVar("_Answer", Reply, EmbeddingReply)
+
+
+class Calls(Leases):
+    """The flows of one session's calls, of threads or of event loops."""
+
+    async def chat(self, call: Call) -> Reply:
+        """One whole answer.
+
+        Raises:
+            KeepwarmError: the tree of `budget.errors`.
+        """
+        if call.in_background:
+            async with await self.stream(call) as stream:
+                async for _ in stream:
+                    pass
+            return stream.reply
+        return await self._run(call, self.transport.chat, call.request, call.reply)
+
+    async def embed(self, call: Call, texts: Sequence[str]) -> EmbeddingReply:
+        """One vector per text.
+
+        Raises:
+            KeepwarmError: the tree of `budget.errors`.
+        """
+        return await self._run(call, self.transport.embed, texts, call.embedding_reply)
+
+    async def stream(self, call: Call) -> AsyncReplyStream:
+        """One answer in pieces.
+
+        Raises:
+            KeepwarmError: the tree of `budget.errors`, here or while iterating.
+        """
+        call.preemptible = not call.remote and can_resume(call.request)
+        endpoint = await self.lease(call)
+        source = self.transport.stream(endpoint, outgoing(call), deadline=call.deadline)
+        return AsyncReplyStream(
+            self, call, await self._begun(call, source), partial(self._rest, call)
+        )
+
+    async def _rest(self, call: Call, said: Sequence[Delta]) -> AsyncReplyStream | None:
+        """What is left of an answer that was broken off, under a new lease; None: it begins anew."""
+        progress = to_yield(call, said) if said and call.preemptible else None
+        if progress is None:
+            return None
+        call.runs_on = False
+        endpoint = await self.lease(call)
+        resume, deadline = self.transport.resume, call.deadline
+        source = resume(endpoint, call.request, None, progress, deadline=deadline)
+        try:
+            begun = await self._begun(call, source)
+        except PromptTooLong:
+            # The same text can be more tokens than were generated.
+            return None
+        return AsyncReplyStream(self, call, begun, partial(self._rest, call), said)
+
+    async def _run(
+        self,
+        call: Call,
+        send: Callable[..., Awaitable[Any]],
+        what: object,
+        finish: Callable[[Any], _Answer],
+    ) -> _Answer:
+        endpoint = await self.lease(call)
+        answer: _Answer | None = None
+        failure: BaseException | None = None
+        try:
+            answer = finish(await send(endpoint, what, deadline=call.deadline))
+        except EngineDied as error:
+            failure = await self.explained(call, error)
+            raise failure from error
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            self.ended(call, answer, failure)
+        return answer
+
+    async def _begun(self, call: Call, source: Awaitable[Stream[Delta]]) -> Stream[Delta]:
+        """A stream that has begun; where it does not, the lease is back and the keeper's account raised."""
+        try:
+            return await source
+        except EngineDied as error:
+            failure = await self.explained(call, error)
+            self.ended(call, None, failure)
+            raise failure from error
+        except BaseException as error:
+            self.ended(call, None, error)
+            raise

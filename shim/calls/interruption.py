@@ -1,0 +1,54 @@
+"""Yielding a lease in mid-answer: when, how far it has come, what is said. Knows no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from backends.openai.protocol import ChatRequest, Delta
+from backends.openai.resume import AnswerSoFar, counted
+from budget.errors import KeepwarmError, error_from_wire
+from shim.calls.call import Call, LeaseGrant
+from shim.wire.json_lines import Message
+
+
+def outgoing(call: Call) -> ChatRequest:
+    """The request as it is sent: one that may be interrupted has its tokens counted."""
+    return counted(call.request) if call.preemptible else call.request
+
+
+def wanted_back(call: Call, notices: Iterable[Message]) -> bool:
+    """Whether the keeper asks for the lease that a call holds."""
+    return any(n.get("notice") == "yield" and n.get("lease") == call.held.lease for n in notices)
+
+
+def taken_back(call: Call, notices: Iterable[Message]) -> KeepwarmError | None:
+    """Why the keeper took the lease that a call holds back, or None when it did not."""
+    for notice in notices:
+        if notice.get("notice") == "revoked" and notice.get("lease") == call.held.lease:
+            return error_from_wire(notice["error"])
+    return None
+
+
+def to_yield(call: Call, deltas: Sequence[Delta]) -> AnswerSoFar | None:
+    """How far an answer has come that yields now; None when it cannot, and runs to its end."""
+    if deltas[-1].finish_reason is not None:
+        return None
+    progress = AnswerSoFar.of(deltas)
+    return progress if progress.resumable(call.request) else None
+
+
+def told(call: Call, progress: AnswerSoFar) -> dict[str, Any]:
+    """The fields of the op that yields a call's lease."""
+    return {
+        "lease": call.held.lease,
+        "prompt_tokens": progress.prompt_tokens,
+        "tokens": progress.tokens,
+    }
+
+
+def back(call: Call, answer: Message) -> list[int] | None:
+    """The lease is here again; returns every token so far, where the keeper could save them."""
+    call.granted(LeaseGrant.from_wire(answer))
+    tokens = answer.get("tokens")
+    return tokens if isinstance(tokens, list) else None

@@ -1,0 +1,129 @@
+"""What happens to a call's lease: it is waited for, it may yield and go on, it ends with the call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from backends.base import Endpoint
+from backends.flows import Stream
+from backends.openai.protocol import Delta
+from backends.openai.transport import Transport
+from budget.errors import EngineDied, KeepwarmError, error_from_wire
+from shim.calls.call import Call, LeaseGrant
+from shim.calls.interruption import back, taken_back, to_yield, told, wanted_back
+from shim.calls.session import Session
+from shim.calls.tracing import trace_call
+from shim.replies import EmbeddingReply, Reply
+from shim.wire.keeper_connection import ConnectionPool
+from shim.wire.silence import EXPLAIN_S
+from traces import current_run
+
+
+class Leases:
+    """The leases of one session's calls.
+
+    Args:
+        session: what is configured.
+        lines: the way to the keeper, a thread's or an event loop's.
+        transport: the way to engines, of the same kind.
+    """
+
+    def __init__(self, session: Session, connections: ConnectionPool, transport: Transport) -> None:
+        self._session = session
+        self._connections = connections
+        self.transport = transport
+
+    async def lease(self, call: Call) -> Endpoint:
+        """Wait for a lease, and return where the request goes; a remote endpoint is not waited for.
+
+        Raises:
+            KeepwarmError: why there is none.
+        """
+        session = self._session
+        if call.remote:
+            call.granted(LeaseGrant(session.remote_endpoint(call.model)))
+            return call.held.endpoint
+        if (run := current_run()) is not None:
+            session.follow(run)
+        try:
+            call.connection, granted = await self._connections.ask_keeping(
+                "lease", **session.want(call)
+            )
+        except BaseException as error:
+            trace_call(call, None, error)
+            raise
+        grant = LeaseGrant.from_wire(granted)
+        call.granted(grant)
+        return grant.endpoint
+
+    async def source(
+        self, call: Call, deltas: Sequence[Delta], source: Stream[Delta]
+    ) -> Stream[Delta]:
+        """Asked between two pieces: where the next one comes from. Yields the lease if it has to.
+
+        Raises:
+            KeepwarmError: the keeper is gone, it took the lease back, or the answer could not go on.
+        """
+        connection = call.connection
+        if connection is None or not (notices := connection.notices()):
+            return source
+        if (error := taken_back(call, notices)) is not None:
+            raise await self.explained(call, error) if isinstance(error, EngineDied) else error
+        if call.runs_on or not call.preemptible or not wanted_back(call, notices):
+            return source
+        progress = to_yield(call, deltas)
+        if progress is None:
+            call.runs_on = True
+            return source
+        await source.aclose()
+        tokens = back(call, await connection.ask("yielded", **told(call, progress)))
+        resume, deadline = self.transport.resume, call.deadline
+        return await resume(call.held.endpoint, call.request, tokens, progress, deadline=deadline)
+
+    async def explained(self, call: Call, error: EngineDied) -> KeepwarmError:
+        """A broken connection to a local engine, with the keeper's account of what happened."""
+        connection = call.connection
+        if connection is None:
+            return error
+        grant = call.held
+        try:
+            said = await connection.ask(
+                "diagnose", within_s=EXPLAIN_S, engine=grant.engine, generation=grant.generation
+            )
+            if said["death"]:
+                return error_from_wire(said["death"])
+            return taken_back(call, connection.notices()) or error
+        except KeepwarmError as gone:
+            return gone
+
+    def ended(
+        self, call: Call, answer: Reply | EmbeddingReply | None, error: BaseException | None
+    ) -> None:
+        """Give the lease and the connection back; an interrupted call closes it instead."""
+        connection = call.connection
+        if connection is not None:
+            try:
+                if error is not None and not isinstance(error, Exception):
+                    connection.close()
+                else:
+                    connection.tell("end", lease=call.held.lease, **_spent(answer))
+                    self._connections.give(connection)
+            except KeepwarmError:
+                connection.close()
+        trace_call(call, answer, error)
+
+
+def _spent(answer: Reply | EmbeddingReply | None) -> dict[str, Any]:
+    """What the keeper learns from a finished request: the engine's own figures, where it has any."""
+    timings = answer.timings if isinstance(answer, Reply) else None
+    if timings is None:
+        return {}
+    figures = {
+        "prompt_n": timings.prompt_n,
+        "prompt_ms": timings.prompt_ms,
+        "cache_n": timings.cache_n,
+        "predicted_n": timings.predicted_n,
+        "predicted_ms": timings.predicted_ms,
+    }
+    return {"spent": figures}

@@ -1,0 +1,315 @@
+"""What a client is before its first call: a configuration, a keeper to talk to, two transports."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backends.base import Backend, Capabilities, Endpoint
+from backends.openai.async_client import AsyncTransport
+from backends.openai.protocol import ChatRequest
+from backends.openai.resume import can_resume
+from backends.openai.sync_client import SyncTransport
+from budget.errors import ConfigError, KeeperUnavailable, KeepwarmError, UnknownModel
+from shim.calls.call import Call, Messages, split_options
+from shim.calls.declaring import DeclaredUsesBook
+from shim.calls.inline_keeper import InlineStart
+from shim.calls.session_pins import Pins
+from shim.calls.tracing import trace_history
+from shim.config import FILE_NAME, Config, load_config, user_config_file
+from shim.paths import named_runtime, runtime_dir
+from shim.wire.event_loops import LoopConnectionPool
+from shim.wire.fingerprint import differing, differs, fingerprint, label_of
+from shim.wire.json_lines import VERSION
+from shim.wire.keeper_connection import KeeperConnection
+from shim.wire.launch import connect_or_start, running_connection, try_connect
+from shim.wire.silence import EXPLAIN_S, closed_before
+from shim.wire.threads import BlockingConnection, BlockingPool
+from traces import RunTrace
+
+if TYPE_CHECKING:
+    from shim.keeper.engines.running_engine import EngineFactory
+    from shim.keeper.process.inline import InlineKeeper
+
+
+LOG = logging.getLogger("keepwarm.client")
+
+
+class Session:
+    """Finds or starts the keeper when it is first needed, and remembers the connections.
+
+    Args:
+        config: a configuration, a file, a mapping shaped like one, or None to search.
+        inline: run the keeper inside this process; by default for a configuration made in code.
+        runtime: the keeper's folder; the user's own when not given.
+        factory: makes an inline keeper's engines; for tests.
+        share: an inline keeper books devices beside another keeper.
+    """
+
+    def __init__(
+        self,
+        config: Config | str | Path | Mapping[str, Any] | None = None,
+        *,
+        inline: bool | None = None,
+        runtime: Path | None = None,
+        factory: EngineFactory | None = None,
+        share: bool = False,
+    ) -> None:
+        self.config = _configuration(config)
+        self._path = Path(config) if isinstance(config, str | Path) else None
+        self._follows = False
+        self.inline = (self.config.file is None) if inline is None else inline
+        self._runtime = runtime
+        self._factory = factory
+        self._share = share
+        if share and not self.inline:
+            raise ConfigError(
+                "share=True is for an inline keeper; a background keeper has its devices alone.",
+                hint="Leave it out, or give inline=True.",
+            )
+        self._keeper = InlineStart(self._make_inline)
+        self._closed = False
+        self.connections = BlockingPool(self._connect, self._hello)
+        self.async_connections = LoopConnectionPool(self._connect, self._hello)
+        self.sync_transport = SyncTransport()
+        self.async_transport = AsyncTransport()
+        self.plans = DeclaredUsesBook()
+        self.pins = Pins(self.connections)
+        self._followed: dict[str, Callable[[], None]] = {}
+
+    @property
+    def runtime(self) -> Path:
+        """The keeper's folder."""
+        if (keeper := self._keeper.running) is not None:
+            return keeper.runtime
+        return named_runtime(self._runtime) if self._runtime is not None else runtime_dir()
+
+    # Connecting
+
+    def start_inline(self) -> None:
+        """Start the inline keeper if this session has one and it does not run yet.
+
+        Raises:
+            InvalidRequest: the session is closed.
+            KeepwarmError: why the keeper cannot run.
+        """
+        if self.inline:
+            self._keeper.start()
+
+    def _make_inline(self) -> InlineKeeper:
+        # The keeper's side is two fifths of the import time, and most clients never need it.
+        inline = importlib.import_module("shim.keeper.process.inline")
+        keeper: InlineKeeper = inline.InlineKeeper(
+            self.config, factory=self._factory, share=self._share
+        )
+        return keeper
+
+    def _connect(self) -> socket.socket:
+        if not self.inline:
+            return connect_or_start(self.runtime, self.config)
+        sock = try_connect(self._keeper.start().runtime)
+        if sock is None:
+            raise KeeperUnavailable("The inline keeper has ended.", hint="Make a new Shim.")
+        return sock
+
+    def connect_running(self) -> BlockingConnection | None:
+        """A connection to a keeper that runs already, whatever its configuration; else None."""
+        if self.inline and self._keeper.running is None:
+            return None
+        return running_connection(self.runtime)
+
+    async def _hello(self, connection: KeeperConnection) -> None:
+        said = await connection.ask("hello", version=VERSION)
+        differ = differing(fingerprint(self.config), said["fingerprint"])
+        if differ and not self._catch_up(said, differ):
+            raise differs(differ, str(said["config"]))
+
+    def _catch_up(self, said: Mapping[str, Any], differ: list[str]) -> bool:
+        """Go on with a keeper whose configuration was put in force after this client read the same one.
+
+        Returns:
+            Whether that is so: its file, read again, is the keeper's, or its models are.
+        """
+        mine = self.config
+        if label_of(mine) != said["config"] or said["since"] <= mine.read_at:
+            return False
+        again = self._read_again()
+        if again is not None and not differing(fingerprint(again), said["fingerprint"]):
+            LOG.warning("%s was reloaded after this program read it; it is read again", mine.file)
+            self.config = again
+            return True
+        if any(key.startswith("models.") for key in differ):
+            return False
+        if not self._follows:
+            self._follows = True
+            LOG.warning(
+                "the keeper's configuration (%s) was put in force after this program read its own; it "
+                "differs in %s, and the keeper's counts",
+                said["config"],
+                ", ".join(differ),
+            )
+        return True
+
+    def _read_again(self) -> Config | None:
+        """The configuration as its file is now; None where it cannot be found again as it was before."""
+        try:
+            again = load_config(self._path)
+        except KeepwarmError:
+            return None
+        return again if again.file is not None and again.file == self.config.file else None
+
+    def close(self) -> None:
+        """Close every connection, of event loops too; an inline keeper ends with its engines. Idempotent.
+
+        Calls that run in other threads and loops end with an error.
+        """
+        self._closed = True
+        self._finish_followed()
+        self.connections.close()
+        self.async_connections.close()
+        self.plans.drop()
+        self.pins.close()
+        self.sync_transport.close()
+        self.async_transport.close()
+        self._keeper.close()
+
+    def _finish_followed(self) -> None:
+        for finish in list(self._followed.values()):
+            try:
+                finish()
+            except KeeperUnavailable:
+                # The keeper would say nothing of the other runs either.
+                break
+            except KeepwarmError:
+                continue
+        self._followed.clear()
+
+    def reload(self, config: Config | str | Path | None) -> dict[str, list[str]]:
+        """Make the keeper take over a configuration, the one it was read from when None."""
+        if self._closed:
+            raise closed_before()
+        new = _configuration(config if config is not None else self.config.file)
+        connection = self.connect_running()
+        if connection is None:
+            raise KeeperUnavailable("No keeper runs.", hint="The next call starts one.")
+        try:
+            told = connection.ask(
+                "reload",
+                config=new.to_mapping(),
+                file=str(new.file) if new.file else None,
+                label=str(new.file or "the configuration given in code"),
+            )
+        finally:
+            connection.close()
+        self.config = new
+        if config is not None:
+            self._path = Path(config) if isinstance(config, str | Path) else None
+        return told
+
+    # Calls
+
+    def call(
+        self, model: str, messages: Messages, options: Mapping[str, Any], operation: str = "chat"
+    ) -> Call:
+        """A call of a configured model.
+
+        Raises:
+            UnknownModel: it is not configured.
+            InvalidRequest: an option of keepwarm's own is not allowed, or the session is closed.
+        """
+        if self._closed:
+            raise closed_before()
+        entry = self.config.models.get(model)
+        if entry is None:
+            raise UnknownModel(
+                f"No model is called {model!r}.",
+                hint=f"{self.config.file or 'The configuration'} has: "
+                f"{', '.join(sorted(self.config.models)) or 'no models'}.",
+                model=model,
+            )
+        own, rest = split_options(options)
+        request, remote = ChatRequest(messages, rest), entry.remote
+        low = own.get("priority", entry.priority) < 0
+        call = Call(
+            model, request, own, remote, operation, low and not remote and can_resume(request)
+        )
+        if (deadline_s := own.get("deadline_s")) is not None:
+            call.deadline = call.started_ns / 1e9 + deadline_s
+        return call
+
+    def remote_endpoint(self, model: str) -> Endpoint:
+        """Where a remote model's requests go: straight there, past the local budget."""
+        entry = self.config.models[model]
+        if entry.url is None:
+            raise ConfigError(f"{model} has no url.")
+        backend: Backend = entry.backend
+        return Endpoint(
+            base_url=entry.url,
+            model_id=entry.model_id or model,
+            backend=backend,
+            api_key_env=entry.api_key_env,
+            capabilities=Capabilities(embeddings=True, grammar=False),
+        )
+
+    def want(self, call: Call, want: str = "lease") -> dict[str, Any]:
+        """The fields of the op that asks for a call's lease."""
+        fields = {"model": call.model, "want": want, **call.wants}
+        if (plan := self.plans.name()) is not None:
+            fields["plan"] = plan
+        if call.preemptible:
+            fields["preemptible"] = True
+        return fields
+
+    # Traces
+
+    def follow(self, run: RunTrace) -> None:
+        """When a run ends, or this session before it, put what the keeper did during it on its trace."""
+        if run.run_id in self._followed:
+            return
+        pid = os.getpid()
+
+        def finish() -> None:
+            if self._followed.pop(run.run_id, None) is None or os.getpid() != pid:
+                return
+            if self.connections.flows.found_silent or self.async_connections.found_silent:
+                return
+            connection = self.connect_running()
+            if connection is None:
+                return
+            try:
+                until_ns = time.monotonic_ns()
+                told = connection.ask(
+                    "history", within_s=EXPLAIN_S, since_ns=run.started_ns, until_ns=until_ns
+                )
+            finally:
+                connection.close()
+            trace_history(run, told)
+
+        self._followed[run.run_id] = finish
+        run.on_finish(finish)
+
+
+def _configuration(given: Config | str | Path | Mapping[str, Any] | None) -> Config:
+    if isinstance(given, Config):
+        return given
+    if given is None or isinstance(given, str | Path):
+        config = load_config(Path(given) if given is not None else None)
+        if not config.models:
+            raise _nothing_configured(config)
+        return config
+    return Config.from_mapping(given)
+
+
+def _nothing_configured(config: Config) -> ConfigError:
+    looked = f"$KEEPWARM_CONFIG, ./{FILE_NAME}, {user_config_file(os.environ)}, $HARNESS_ENDPOINTS"
+    where = str(config.file) if config.file else f"looked in {looked}"
+    return ConfigError(
+        f"No model is configured ({where}).",
+        hint=f"Write a {FILE_NAME} with [models.NAME] path = ..., or pass Shim a configuration.",
+    )

@@ -1,0 +1,1 @@
+"""`keepwarm config`: check, show, schema; `reload` and `trust` stand beside it."""

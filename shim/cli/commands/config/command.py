@@ -1,0 +1,175 @@
+"""`keepwarm config`: its schema, its mistakes, the values in effect with their origin, and reloading."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from budget.errors import ConfigError
+from shim.cli.console.context import config_path
+from shim.cli.console.failure import EXIT_CALLER
+from shim.cli.console.output import console, print_json, print_table
+from shim.cli.console.shared_options import config_option, json_option
+from shim.cli.lazy import LazyGroup
+from shim.config import Config, find_config, json_schema, load_config, markdown_reference
+from shim.config.problems import dotted
+
+
+@click.group(
+    "config",
+    cls=LazyGroup,
+    lazy={
+        "reload": (
+            "shim.cli.commands.config.reload:reload",
+            "Make the running keeper use the configuration as it is now.",
+        ),
+        "trust": (
+            "shim.cli.commands.config.trust:trust",
+            "Let a file of this folder use keys, engine arguments and folders.",
+        ),
+    },
+)
+def config_group() -> None:
+    """Check, show, reload and trust the configuration."""
+
+
+@config_group.command("schema")
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(["json", "markdown"]),
+    default="json",
+    help="A JSON schema for editors, or the tables of the documentation.",
+)
+def schema(style: str) -> None:
+    """Print the schema of keepwarm.toml."""
+    if style == "markdown":
+        click.echo(markdown_reference(), nl=False)
+    else:
+        click.echo(json.dumps(json_schema(), indent=2))
+
+
+@config_group.command("path")
+@config_option
+@json_option
+@click.pass_context
+def path_command(ctx: click.Context, path: Path | None, *, as_json: bool) -> None:
+    """Print the path of the file in effect; status 2 when there is none."""
+    chosen = path or config_path(ctx)
+    file = find_config(chosen)
+    if as_json:
+        print_json({"file": str(file) if file else None})
+    else:
+        click.echo(str(file) if file else "no configuration file found", err=file is None)
+    ctx.exit(0 if file else EXIT_CALLER)
+
+
+@config_group.command("check")
+@config_option
+@json_option
+@click.pass_context
+def check(ctx: click.Context, path: Path | None, *, as_json: bool) -> None:
+    """Check the configuration and the files it names; status 2 when something is wrong."""
+    report = check_report(path or config_path(ctx))
+    if as_json:
+        print_json(report)
+    else:
+        _print_report(report)
+    ctx.exit(0 if report["ok"] else EXIT_CALLER)
+
+
+@config_group.command("show")
+@config_option
+@json_option
+@click.pass_context
+def show(ctx: click.Context, path: Path | None, *, as_json: bool) -> None:
+    """Print every key in effect with its value and where it comes from."""
+    config = load_config(path or config_path(ctx), uses=())
+    keys = effective(config)
+    if as_json:
+        file = str(config.file) if config.file else None
+        print_json({"file": file, "keys": keys})
+        return
+    rows = [(name, json.dumps(item["value"]), item["origin"]) for name, item in keys.items()]
+    print_table(("key", "value", "from"), rows)
+
+
+def check_report(path: Path | None) -> dict[str, Any]:
+    """What `config check --json` prints: `file`, `ok`, `problems`, `models`.
+
+    Each problem has `key`, `line`, `found`, `allowed` and `message`. A file that is named and missing is
+    a problem, too.
+    """
+    try:
+        config = load_config(path)
+    except ConfigError as error:
+        listed = error.facts.get("problems")
+        plain = {"key": None, "line": error.facts.get("line"), "message": str(error)}
+        problems = listed if isinstance(listed, list) else [plain]
+        file = error.facts.get("file")
+        return {"file": file, "ok": False, "problems": problems, "models": []}
+    missing = [_missing(config, key, file) for key, file in config.missing_files()]
+    return {
+        "file": str(config.file) if config.file else None,
+        "ok": not missing,
+        "problems": missing,
+        "models": [
+            {
+                "name": name,
+                "role": entry.role,
+                "backend": entry.backend,
+                "source": entry.url or entry.hf or str(entry.path),
+                "pinned": entry.pinned,
+            }
+            for name, entry in config.models.items()
+        ],
+    }
+
+
+def _missing(config: Config, key: str, file: Path) -> dict[str, Any]:
+    line = config.origin(key).rpartition(":")[2]
+    found, allowed = f"{file}, which is not there", "a file that can be read"
+    return {
+        "key": key,
+        "line": int(line) if line.isdigit() else None,
+        "found": found,
+        "allowed": allowed,
+        "message": f"{config.origin(key)}: {key}: found {found}; allowed: {allowed}.",
+    }
+
+
+def _print_report(report: Mapping[str, Any]) -> None:
+    click.echo(report["file"] or "no configuration file (defaults only)")
+    for problem in report["problems"]:
+        click.echo(f"  {problem['message']}")
+    if not report["ok"]:
+        count = len(report["problems"])
+        console().print(f"{count} {'mistake' if count == 1 else 'mistakes'}", style="red")
+        return
+    rows = [
+        (m["name"], m["role"], m["backend"], m["source"], "yes" if m["pinned"] else "")
+        for m in report["models"]
+    ]
+    print_table(("model", "role", "runs on", "source", "pinned"), rows)
+    console().print("no mistakes", style="green")
+
+
+def effective(config: Config) -> dict[str, dict[str, Any]]:
+    """Every key in effect: `{dotted key: {"value", "origin"}}`. No secret is ever in it."""
+    data = config.model_dump(mode="json")
+    paths: list[tuple[tuple[str, ...], Any]] = []
+    for section, table in data.items():
+        if section != "models":
+            paths += [((section, key), value) for key, value in table.items()]
+            continue
+        for name, entry in table.items():
+            known = config.models[name].relevant_keys()
+            paths += [((section, name, k), v) for k, v in entry.items() if k in known]
+    return {
+        dotted(path): {"value": value, "origin": config.origin(dotted(path))}
+        for path, value in paths
+    }

@@ -1,0 +1,78 @@
+"""`keepwarm embed`: texts in, one vector each out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import click
+
+from budget.errors import InvalidRequest
+from shim.cli.commands.chat import residency_json, temperature_of
+from shim.cli.console.context import config_of, entry_of
+from shim.cli.console.output import StatusLine, print_json, print_table
+from shim.cli.console.progress import WaitingLine, fetch_first
+from shim.cli.console.shared_options import json_option, read_stdin
+from shim.cli.console.stopping import asked_again
+from shim.cli.console.traced import traced
+from shim.client import Shim
+from shim.replies import EmbeddingReply
+
+
+@click.command()
+@click.argument("model")
+@click.argument("texts", nargs=-1, metavar="TEXT...")
+@json_option
+@click.pass_context
+def embed(ctx: click.Context, model: str, texts: tuple[str, ...], *, as_json: bool) -> None:
+    """Turn texts into vectors.
+
+    Without TEXT every line of stdin is a text. The table shows how each vector begins; --json prints
+    the whole vectors.
+    """
+    config = config_of(ctx)
+    entry = entry_of(config, model)
+    batch = list(texts) or _lines()
+    line = StatusLine()
+    fetch_first(line, entry)
+    with (
+        Shim(config, inline=False) as shim,
+        traced(config, "embed"),
+        WaitingLine(line, model, shim.runtime),
+    ):
+        ask = partial(shim.embed, model, batch)
+        reply = ask() if entry.remote else asked_again(ask, line.clear)
+    if as_json:
+        print_json(reply_json(reply))
+    else:
+        print_table(
+            ("text", "dimensions", "norm", "begins"),
+            [(text, *_overview(v)) for text, v in zip(batch, reply.vectors, strict=True)],
+            right=("dimensions", "norm"),
+        )
+    line.last(" · ".join([model, *temperature_of(reply.residency)]))
+
+
+def _lines() -> list[str]:
+    lines = [line for line in read_stdin().splitlines() if line.strip()]
+    if not lines:
+        raise InvalidRequest("There is no text to embed.", hint='Try: keepwarm embed MODEL "text".')
+    return lines
+
+
+def _overview(vector: tuple[float, ...]) -> tuple[int, str, str]:
+    norm = math.sqrt(sum(x * x for x in vector))
+    return len(vector), f"{norm:.4f}", ", ".join(f"{x:+.4f}" for x in vector[:4])
+
+
+def reply_json(reply: EmbeddingReply) -> dict[str, Any]:
+    """A reply as `embed --json` prints it."""
+    return {
+        "model": reply.model,
+        "vectors": [list(vector) for vector in reply.vectors],
+        "usage": asdict(reply.usage),
+        "residency": residency_json(reply.residency),
+        "total_s": reply.total_s,
+    }

@@ -1,0 +1,1 @@
+"""`keepwarm plan`: a preview of what would be resident, decided by the core itself."""

@@ -1,0 +1,1 @@
+"""`keepwarm ps`: the books, the engines, the queue, declared uses, and what went wrong."""

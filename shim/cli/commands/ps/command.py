@@ -1,0 +1,204 @@
+"""`keepwarm ps`: the books, engines, queue and last decisions of the running keeper."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import click
+
+from budget.errors import KeeperUnavailable
+from shim.cli.commands.config.reload import restart_line
+from shim.cli.commands.ps.coming_uses import print_plans
+from shim.cli.commands.ps.fault_lines import print_faults
+from shim.cli.console.output import print_json, print_table, size, sizes, span
+from shim.cli.console.running import ask_running
+from shim.cli.console.shared_options import json_option
+
+EVERY_S: Final = 1.0
+DECISIONS_SHOWN: Final = 5
+NO_KEEPER: Final[Mapping[str, Any]] = {
+    "running": False,
+    "keeper": None,
+    "devices": [],
+    "engines": [],
+    "queue": [],
+    "plans": {},
+    "declared": [],
+    "prefetch": {},
+    "decisions": [],
+    "left_out": [],
+    "unavailable": {},
+}
+"""What `ps --json` prints when no keeper runs."""
+
+
+@click.command()
+@click.option("--watch", is_flag=True, help="Print the state again every second, until Ctrl-C.")
+@json_option
+def ps(*, watch: bool, as_json: bool) -> None:
+    """Show what is resident, leased, pinned and waiting.
+
+    The command asks the running keeper. It starts no keeper, loads nothing and resets no time-out.
+    """
+    while True:
+        if watch and not as_json:
+            click.clear()
+        try:
+            status = read_status()
+        except KeeperUnavailable as error:
+            if not watch or as_json:
+                raise
+            # A keeper that starts or answers again is what `--watch` waits for.
+            click.echo(error)
+        else:
+            (print_json if as_json else _print)(status)
+        if not watch:
+            return
+        time.sleep(EVERY_S)
+
+
+def read_status() -> dict[str, Any]:
+    """What `ps --json` prints: the keeper's status with `running`."""
+    status = ask_running("status")
+    return dict(NO_KEEPER) if status is None else {"running": True, **status}
+
+
+def _print(status: Mapping[str, Any]) -> None:
+    if not status["running"]:
+        click.echo("No keeper runs, so no model is resident. The first request starts one.")
+        return
+    keeper = status["keeper"]
+    click.echo(
+        f"keeper {keeper['pid']}, up {span(keeper['uptime_s'])}, "
+        f"configuration {keeper['config'] or 'given in code'}"
+    )
+    if keeper["restart"]:
+        click.echo(restart_line(keeper["restart"]))
+    print_faults(keeper)
+    for part in status["left_out"]:
+        click.echo(f"left out until the next `config reload`, because it keeps failing: {part}")
+    _print_devices(status["devices"])
+    _print_engines(status["engines"])
+    _print_queue(status["queue"])
+    print_plans(status["declared"], status["prefetch"])
+    names = {e["id"]: ", ".join(e["models"]) or e["id"] for e in status["engines"]}
+    _print_decisions(status["decisions"], names)
+    for name, error in status["unavailable"].items():
+        click.echo(f"\n{name} cannot be run: {error['message']}")
+
+
+def _print_devices(devices: list[dict[str, Any]]) -> None:
+    click.echo()
+    rows = [
+        (
+            d["device"],
+            size(d["limit_bytes"]),
+            size(d["reserved_bytes"]),
+            size(d["protected_bytes"]),
+            size(d["evictable_bytes"]),
+            size(d["free_bytes"]),
+            _note(d),
+        )
+        for d in devices
+    ]
+    figures = ("limit", "reserved", "protected", "evictable", "free")
+    print_table(("device", *figures, ""), rows, right=figures)
+
+
+def _note(device: Mapping[str, Any]) -> str:
+    notes = []
+    if device["over_limit"]:
+        notes.append("OVER ITS LIMIT: nothing is admitted")
+    elif device["ceiling_bytes"] < device["limit_bytes"]:
+        notes.append(f"other programs leave {size(device['ceiling_bytes'])}")
+    if device["low_memory"]:
+        notes.append("LOW MEMORY: less is free than the reserve")
+    return "; ".join(notes)
+
+
+def _print_engines(engines: list[dict[str, Any]]) -> None:
+    click.echo()
+    rows = [
+        (
+            ", ".join(e["models"]) or e["id"],
+            _state(e),
+            "yes" if e["pinned"] else "",
+            f"{len(e['leases'])}/{e['slots']}",
+            e["waiting"] or "",
+            sizes(e["bytes"]),
+            sizes(e["measured"]) if e["measured"] else "",
+            span(e["loaded_s"]),
+            _leaves(e),
+        )
+        for e in engines
+    ]
+    print_table(
+        ("model", "state", "pinned", "leases", "waiting", "booked", "measured", "loaded", "leaves"),
+        rows,
+        right=("leases", "waiting", "booked", "measured", "loaded"),
+    )
+    for engine in engines:
+        if engine["placement"] and engine["bytes"]:
+            click.echo(f"{', '.join(engine['models']) or engine['id']}: {engine['placement']}")
+
+
+def _state(engine: Mapping[str, Any]) -> str:
+    state = str(engine["state"])
+    if state == "loading" and engine["load_fraction"]:
+        return f"loading {engine['load_fraction']:.0%}"
+    if state == "idle":
+        return f"idle {span(engine['idle_s'])}"
+    if state == "failed" and engine["last_error"]:
+        return f"failed: {engine['last_error']['message'].splitlines()[0]}"
+    return state
+
+
+def _leaves(engine: Mapping[str, Any]) -> str:
+    if engine["draining_for"]:
+        return f"for {engine['draining_for']}"
+    if engine["keep_alive_left_s"] is not None:
+        return f"in {span(engine['keep_alive_left_s'])}"
+    return "when idle" if engine["leaves_when_idle"] else ""
+
+
+def _print_queue(queue: list[dict[str, Any]]) -> None:
+    if not queue:
+        return
+    click.echo()
+    rows = [
+        (
+            q["model"],
+            q["want"],
+            q["priority"],
+            span(q["waited_s"]),
+            q["waits_for"],
+            q["rank_reason"],
+        )
+        for q in queue
+    ]
+    columns = ("queue", "wants", "priority", "waited", "waits for", "ranked")
+    print_table(columns, rows, right=("priority", "waited"))
+
+
+def _print_decisions(decisions: list[dict[str, Any]], names: Mapping[str, str]) -> None:
+    if not decisions:
+        return
+    click.echo()
+    now = time.monotonic()
+    rows = [
+        (
+            f"{span(max(0.0, now - d['at']))} ago",
+            names.get(d["wanted"], d["wanted"]),
+            d["reason"],
+            sizes(d["requested"]),
+            sizes(d["free"]),
+            ", ".join(names.get(v, v) for v in d["victims"]),
+            ", ".join(names.get(v, v) for v in d["draining"]),
+            d["followed"] or d["policy"],
+        )
+        for d in decisions[:DECISIONS_SHOWN]
+    ]
+    columns = ("decision", "for", "reason", "requested", "free", "evicted", "draining", "followed")
+    print_table(columns, rows, right=("decision", "requested", "free"))

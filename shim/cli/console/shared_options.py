@@ -1,0 +1,49 @@
+"""Options and input that several commands share: `--json`, `--config`, and text on stdin."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from budget.errors import InvalidRequest
+from shim.cli.console.failure import remember_json
+
+Decorated = Callable[..., Any]
+
+config_option = click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="The configuration file to read. Default: the file that keepwarm finds.",
+)
+
+
+def json_option(command: Decorated) -> Decorated:
+    """The option `--json`, as the argument `as_json`. Errors are then printed as JSON, too."""
+    return click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        is_eager=True,
+        callback=remember_json,
+        help="Print one JSON object.",
+    )(command)
+
+
+def read_stdin() -> str:
+    """All of stdin.
+
+    Raises:
+        InvalidRequest: it is not UTF-8.
+    """
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(
+            f"The text on stdin is not UTF-8 (byte {error.start}).", offset=error.start
+        ) from None

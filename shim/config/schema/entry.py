@@ -1,0 +1,270 @@
+"""One model of a configuration, and the combinations of keys that contradict each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Literal, Self
+
+from pydantic import model_validator
+from pydantic_core import PydanticCustomError
+
+from shim.config.schema.engine_args import ExtraArgs
+from shim.config.schema.sections import TIMEOUT_ALLOWED, Section, key
+from shim.config.schema.values import (
+    FOREVER,
+    Context,
+    EnvName,
+    FilePath,
+    FilePaths,
+    GpuLayers,
+    HfFile,
+    Slots,
+    Span,
+    Timeout,
+    Url,
+)
+
+Role = Literal["producer", "evaluator", "planner", "embedder"]
+KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
+FLOAT_KV_TYPES = frozenset({"f32", "f16", "bf16"})
+KV_ALLOWED = '"f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0" or "iq4_nl"'
+PATH_ALLOWED = "a path; a relative one starts at this file's folder, ~ is your home"
+DEFAULT_CONTEXT = 4096
+REPACKED = True
+WINDOWED = False
+
+ANYWHERE_KEYS = frozenset({"backend", "role", "priority", "max_queue"})
+REMOTE_KEYS = frozenset({"url", "model_id", "api_key_env"})
+REQUEST_KEYS = frozenset(
+    {"role", "priority", "max_queue", "keep_alive", "pin", "warm_prompt", "api_key_env"}
+)
+"""Keys that an engine need not be restarted for."""
+
+
+class ModelEntry(Section):
+    """A model that callers name: a GGUF file run here, or a remote endpoint."""
+
+    path: FilePath | None = key(None, "The GGUF file (its first shard).", PATH_ALLOWED)
+    hf: HfFile | None = key(
+        None,
+        "A file on the Hugging Face Hub, downloaded on `keepwarm load` or first use.",
+        '"owner/repo:file.gguf" or "owner/repo@revision:file.gguf"',
+    )
+    role: Role | None = key(
+        None,
+        "What the model is for; an evaluator needs Q8_0 or better and is pinned.",
+        '"producer", "evaluator", "planner" or "embedder"',
+    )
+    context: Context = key(
+        DEFAULT_CONTEXT,
+        "Tokens of KV cache of all slots together (llama.cpp's n_ctx); a request can use "
+        "context / slots. With a range the planner takes less before it splits the model.",
+        "a whole number of tokens, 1 or more, or { min = 4096, preferred = 16384 }",
+    )
+    slots: Slots = key(
+        1,
+        "Requests served at the same time; a range as for `context`.",
+        "a whole number from 1 to 256, or { min = 1, preferred = 4 }",
+    )
+    kv_type: KvType = key("f16", "Type of the KV cache.", KV_ALLOWED)
+    kv_type_k: KvType | None = key(
+        None, "Type of the keys, where it differs from `kv_type`.", KV_ALLOWED
+    )
+    kv_type_v: KvType | None = key(
+        None, "Type of the values, where it differs from `kv_type`.", KV_ALLOWED
+    )
+    n_gpu_layers: GpuLayers = key(
+        "auto", "Layers on the GPU; `auto` leaves it to the planner.", '"auto" or 0 or more'
+    )
+    flash_attention: Literal["on", "off", "auto"] = key(
+        "auto", "Flash attention; a quantized `kv_type_v` needs it.", '"on", "off" or "auto"'
+    )
+    n_batch: int = key(2048, "Tokens of a logical batch.", "1 or more", ge=1, le=2**20)
+    n_ubatch: int = key(
+        512, "Tokens of a physical batch.", "1 or more, at most n_batch", ge=1, le=2**20
+    )
+    repack: bool = key(
+        REPACKED,
+        "Store weights in the layout that this CPU multiplies fastest. Repacked kernels round "
+        "differently: `false` on every side makes answers of Q4 files equal over all splits.",
+        "true or false",
+    )
+    swa_full: bool = key(
+        WINDOWED,
+        "Keep the whole context of sliding-window layers: more KV cache (it is booked), and KV state "
+        "that can be carried over a swap.",
+        "true or false",
+    )
+    threads: int | None = key(
+        None,
+        "CPU threads of the engine; left out: all cores. Without a GPU, one less leaves a core "
+        "to loads ahead.",
+        "1 or more",
+        ge=1,
+        le=4096,
+    )
+    keep_alive: Timeout = key(
+        FOREVER,
+        "How long the model stays after its last request; 0 leaves at once. Not a rank, not a pin.",
+        TIMEOUT_ALLOWED,
+    )
+    pin: bool | None = key(
+        None, "Eviction never touches it; left out: true for evaluators.", "true or false"
+    )
+    priority: int = key(
+        0, "Higher is served first.", "a whole number from -100 to 100", ge=-100, le=100
+    )
+    max_queue: int | None = key(
+        None,
+        "Requests that may wait for this model; left out: [budget] max_queue_per_model.",
+        "a whole number, 0 or more",
+        ge=0,
+    )
+    mmproj: FilePath | None = key(None, "Projector file of a multimodal model.", PATH_ALLOWED)
+    draft_model: FilePath | None = key(
+        None, "GGUF file of a draft model for speculative decoding.", PATH_ALLOWED
+    )
+    lora: FilePaths = key((), "LoRA adapters.", f"one path or a list of paths; {PATH_ALLOWED}")
+    warm_prompt: str | None = key(
+        None,
+        "A text (an evaluator's rubric) that is evaluated once and kept with the model.",
+        "a text that is not empty",
+        min_length=1,
+    )
+    engine_args: ExtraArgs = key(
+        (),
+        "Further llama-server arguments; those that keepwarm decides are refused by name.",
+        'a list of texts, such as ["--rope-scaling", "yarn"]',
+        trust="program",
+    )
+    backend: Literal["llama.cpp", "vllm", "openai"] = key(
+        "llama.cpp",
+        "What runs it. With `url` and no `backend`: openai.",
+        '"llama.cpp", "vllm" or "openai"',
+    )
+    url: Url | None = key(
+        None,
+        "Address of a remote endpoint, with or without /v1.",
+        "http(s)://host[:port][/path] without user, password or query",
+        trust="address",
+    )
+    model_id: str | None = key(
+        None,
+        "The model's name at the endpoint; left out: the name used here.",
+        "a text that is not empty",
+        min_length=1,
+    )
+    api_key_env: EnvName | None = key(
+        None,
+        "The environment variable that holds the endpoint's key; never the key itself.",
+        "a name of an environment variable",
+        trust="secret",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _infer_backend(cls, data: object) -> object:
+        if isinstance(data, dict) and "url" in data and "backend" not in data:
+            return {**data, "backend": "openai"}
+        return data
+
+    @model_validator(mode="after")
+    def _check_conflicts(self) -> Self:
+        if any(conflicts({name: getattr(self, name) for name in self.model_fields_set})):
+            raise PydanticCustomError("conflicts", "keys that contradict each other")
+        return self
+
+    @property
+    def remote(self) -> bool:
+        """Whether requests go to an endpoint that keepwarm does not run."""
+        return self.url is not None
+
+    @property
+    def pinned(self) -> bool:
+        """Whether eviction may not touch it; an evaluator's default is yes."""
+        if self.pin is None:
+            return self.role == "evaluator" and not self.remote
+        return self.pin
+
+    @property
+    def kv_types(self) -> tuple[str, str]:
+        """The types of the keys and of the values."""
+        return self.kv_type_k or self.kv_type, self.kv_type_v or self.kv_type
+
+    def relevant_keys(self) -> frozenset[str]:
+        """The keys that mean something for this model: those of a file, or those of an endpoint."""
+        if self.remote:
+            return ANYWHERE_KEYS | REMOTE_KEYS
+        return frozenset(type(self).model_fields) - REMOTE_KEYS
+
+    @property
+    def context_per_slot(self) -> int:
+        """Tokens that one request can use."""
+        return self.context // self.slots
+
+
+Conflict = tuple[str, str, str]
+"""The key, what is wrong with it, and what is allowed."""
+
+
+def conflicts(given: Mapping[str, object]) -> Iterator[Conflict]:
+    """Contradictions between the keys that were written, whether or not each alone is valid."""
+    yield from _source_conflicts(given)
+    if "url" in given:
+        yield from _remote_conflicts(given)
+    else:
+        yield from _local_conflicts(given)
+
+
+def _source_conflicts(given: Mapping[str, object]) -> Iterator[Conflict]:
+    backend = given.get("backend", "llama.cpp")
+    sources = [name for name in ("path", "hf", "url") if name in given]
+    one = "exactly one of path, hf and url"
+    if len(sources) > 1:
+        yield sources[-1], f"{' and '.join(sources)} are given", one
+    elif backend in ("vllm", "openai") and sources != ["url"]:
+        yield "url", f'backend = "{backend}" without a url', "the endpoint's address"
+    elif not sources:
+        yield "path", "the model has no file and no endpoint", one
+
+
+def _remote_conflicts(given: Mapping[str, object]) -> Iterator[Conflict]:
+    known = set(ModelEntry.model_fields) - {"path", "hf"}
+    for name in sorted((set(given) & known) - ANYWHERE_KEYS - REMOTE_KEYS):
+        yield (
+            name,
+            "the model is remote (it has a url) and keepwarm does not run it",
+            "leave it out, or give path or hf instead of url",
+        )
+
+
+def _local_conflicts(given: Mapping[str, object]) -> Iterator[Conflict]:
+    for name in ("model_id", "api_key_env"):
+        if name in given:
+            yield name, "the model is local (it has no url)", "leave it out, or give url"
+    value_type = given.get("kv_type_v") or given.get("kv_type") or "f16"
+    quantized = isinstance(value_type, str) and value_type not in FLOAT_KV_TYPES
+    if quantized and given.get("flash_attention") == "off":
+        yield (
+            "flash_attention",
+            f'"off" with values of type {value_type}; a quantized V cache needs flash attention',
+            '"on" or "auto", or kv_type_v = "f16"',
+        )
+    if given.get("pin") is True and given.get("keep_alive") in (0, "0", "0s"):
+        yield "keep_alive", "0 (leave at once) on a pinned model", "-1, or pin = false"
+    context, slots = given.get("context", DEFAULT_CONTEXT), given.get("slots", 1)
+    least, most = _of(context, "min"), _of(slots, "preferred")
+    if least is not None and most is not None and 0 < least < most:
+        yield "context", f"{least} tokens for {most} slots", "at least one token a slot"
+    batch, ubatch = given.get("n_batch", 2048), given.get("n_ubatch", 512)
+    if isinstance(batch, int) and isinstance(ubatch, int) and 0 < batch < ubatch:
+        yield "n_ubatch", f"{ubatch} with n_batch = {batch}", "at most n_batch"
+
+
+def _of(value: object, end: Literal["min", "preferred"]) -> int | None:
+    """One end of a number or a range as it was written; None where it is neither."""
+    if isinstance(value, Span):
+        return value.least if end == "min" else int(value)
+    if isinstance(value, Mapping):
+        value = value.get(end)
+    return value if type(value) is int else None

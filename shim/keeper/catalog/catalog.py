@@ -1,0 +1,347 @@
+"""From a configuration to engines: files read, footprints measured, placements chosen.
+
+Entries on one file with the same arguments get one engine. A model that cannot be prepared (its
+file is missing or damaged, say) keeps its error, which its requests get; the others are not held up.
+Reading and measuring (`read_models`, `read_model`) is for a thread; what was found becomes a catalog
+(`catalog_of`, `Catalog.with_model`) at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+from backends.footprint.inspect import Inspector
+from backends.footprint.learned import LearnedStore
+from backends.machine.devices import Device
+from backends.machine.shortages import refused
+from budget.books.engines import EngineSpec, ModelSpec
+from budget.errors import ConfigError, InternalError, KeepwarmError, MeasurementFailed
+from budget.footprint import Placement
+from shim.config import Config
+from shim.config import ModelEntry as ConfigEntry
+from shim.keeper.catalog.broken_models import BrokenModel
+from shim.keeper.catalog.corrections import learned_store
+from shim.keeper.catalog.entries import CatalogEngine as CatalogEngine
+from shim.keeper.catalog.entries import Prepared as Prepared
+from shim.keeper.catalog.preparing import engine_id_of, lie_far, prepare, watched_files
+from shim.placement.budgeted_devices import BudgetDevices, budget_devices
+from shim.placement.from_plan import Decided, decide
+from shim.placement.plan_file import usable_plan
+from shim.placement.requested import asked_of, side_files, stamp_of
+
+LOG = logging.getLogger("keepwarm.keeper")
+
+Found = Prepared | BrokenModel
+"""What came of reading one model."""
+
+
+@dataclass(slots=True)
+class Catalog:
+    """Everything that the keeper knows of its models."""
+
+    config: Config
+    devices: BudgetDevices
+    prepared: dict[str, Prepared] = field(default_factory=dict)
+    setbacks: dict[str, BrokenModel] = field(default_factory=dict)
+    learned: LearnedStore = field(default_factory=learned_store)
+    engines: dict[str, CatalogEngine] = field(default_factory=dict)
+
+    @property
+    def device(self) -> Device:
+        """The first of the devices."""
+        return self.devices.first
+
+    @property
+    def errors(self) -> dict[str, KeepwarmError]:
+        """Why models cannot be run now, by their names."""
+        return {name: setback.error for name, setback in self.setbacks.items()}
+
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """Bytes by device that may be booked."""
+        return self.devices.limits
+
+    @property
+    def pools(self) -> dict[str, int]:
+        """The limits as the core sees them."""
+        return self.devices.pools
+
+    def correct(self, engine_id: str, option_index: int, placement: Placement) -> CatalogEngine:
+        """Book another figure for the next loads of an engine; returns it as it is known now."""
+        engine = self.engines[engine_id].corrected(option_index, placement)
+        self.engines[engine_id] = engine
+        for name, prepared in self.prepared.items():
+            if prepared.engine_id == engine_id:
+                self.prepared[name] = replace(prepared, placements=engine.placements)
+        return engine
+
+    def label(self, engine_id: str) -> str:
+        """The name of an engine, also of one that is no longer configured."""
+        engine = self.engines.get(engine_id)
+        return engine.label if engine else engine_id
+
+    def specs(self) -> tuple[EngineSpec, ...]:
+        """The engines as the core sees them."""
+        return tuple(engine.spec() for engine in self.configured())
+
+    def configured(self) -> list[CatalogEngine]:
+        """The engines of the configuration, without those that only still run."""
+        current = {p.engine_id for p in self.prepared.values()}
+        return [e for e in self.engines.values() if e.engine_id in current]
+
+    def models(self) -> tuple[ModelSpec, ...]:
+        """The model names as the core sees them."""
+        return tuple(
+            ModelSpec(
+                p.name,
+                p.engine_id,
+                p.entry.pinned,
+                float(p.entry.keep_alive),
+                p.entry.priority,
+                p.entry.max_queue,
+            )
+            for p in self.prepared.values()
+        )
+
+    def known(self, name: str) -> Found | None:
+        """What came of reading a model, if it was read."""
+        return self.prepared.get(name) or self.setbacks.get(name)
+
+    def is_far(self, name: str) -> bool:
+        """Whether questions about a model's files may never be answered."""
+        known = self.known(name)
+        return known is not None and known.far
+
+    def is_ready(self, name: str) -> bool:
+        """Whether a request for a model can go on; no, where finding that out may take its time."""
+        return name in self.prepared and not self.is_far(name) and not self.is_stale(name)
+
+    def is_stale(self, name: str) -> bool:
+        """Whether a model's files changed since they were read, or could not be read then."""
+        prepared = self.prepared.get(name)
+        return prepared is None or stamp_of([row[0] for row in prepared.stamp]) != prepared.stamp
+
+    def refusal(self, name: str, now_s: float) -> KeepwarmError | None:
+        """Why a request for a model is refused at once; None when its files are to be read again."""
+        setback = self.setbacks.get(name)
+        if setback is None:
+            return None
+        stamp = stamp_of(watched_files(self.config.models[name]))
+        return setback.raised() if setback.holds(stamp, now_s) else None
+
+    def stands(
+        self, name: str, entry: ConfigEntry, limits: Mapping[str, int], now_s: float
+    ) -> bool:
+        """Whether what is known of a model also holds with that entry and those limits."""
+        if self.config.models.get(name) != entry or self.limits != limits:
+            return False
+        # Every request looks at files that lie far; a reload does not wait for them.
+        if self.is_far(name):
+            return name in self.prepared
+        return not self.is_stale(name) or self.refusal(name, now_s) is not None
+
+    def with_model(self, name: str, found: Found) -> Catalog:
+        """The same catalog after one of its models was read again."""
+        after = replace(
+            self,
+            prepared=dict(self.prepared),
+            setbacks=dict(self.setbacks),
+            engines=dict(self.engines),
+        )
+        after._take(name, found)
+        after._share_engines()
+        return after
+
+    def keep_engines(self, running: Collection[str]) -> None:
+        """Forget the engines that are neither configured nor running."""
+        current = {engine.engine_id for engine in self.configured()}
+        self.engines = {e: row for e, row in self.engines.items() if e in current or e in running}
+
+    def _take(self, name: str, found: Found) -> None:
+        self.prepared.pop(name, None)
+        self.setbacks.pop(name, None)
+        if isinstance(found, BrokenModel):
+            self.setbacks[name] = found
+        else:
+            self.prepared[name] = found
+
+    def _share_engines(self) -> None:
+        names: dict[str, list[str]] = {}
+        for prepared in self.prepared.values():
+            names.setdefault(prepared.engine_id, []).append(prepared.name)
+        for prepared in self.prepared.values():
+            shared = tuple(names[prepared.engine_id])
+            self.engines[prepared.engine_id] = prepared.engine(shared)
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogReading:
+    """What was found of a configuration: its devices, and the models that had to be read."""
+
+    config: Config
+    devices: BudgetDevices
+    learned: LearnedStore
+    found: Mapping[str, Found]
+
+
+def build_catalog(config: Config) -> Catalog:
+    """Read every local model of a configuration and choose its placements.
+
+    Raises:
+        ConfigError: a device of the budget is not there.
+    """
+    return catalog_of(read_models(config))
+
+
+def read_models(config: Config, previous: Catalog | None = None) -> CatalogReading:
+    """Read the local models of a configuration, without those of which `previous` still holds.
+
+    Raises:
+        ConfigError: a device of the budget is not there.
+    """
+    devices = budget_devices(config, previous.devices if previous else None)
+    learned = previous.learned if previous else learned_store()
+    now_s = time.monotonic()
+    local = {
+        name: entry
+        for name, entry in config.models.items()
+        if not entry.remote
+        and (previous is None or not previous.stands(name, entry, devices.limits, now_s))
+    }
+    setbacks = previous.setbacks if previous else {}
+    return CatalogReading(config, devices, learned, _read(local, devices, learned, setbacks))
+
+
+def read_model(catalog: Catalog, name: str) -> Found | None:
+    """Read one model again, where that is due; nothing is asked of the others."""
+    if not catalog.is_stale(name) or catalog.refusal(name, time.monotonic()) is not None:
+        return None
+    local = {name: catalog.config.models[name]}
+    return _read(local, catalog.devices, catalog.learned, catalog.setbacks)[name]
+
+
+def catalog_of(reading: CatalogReading, previous: Catalog | None = None) -> Catalog:
+    """The catalog after a reading; what was not read is as in `previous`, as that is now.
+
+    Engines of `previous` stay known by their ids: some may still be running.
+    """
+    catalog = Catalog(reading.config, reading.devices, learned=reading.learned)
+    if previous is not None:
+        catalog.engines.update(previous.engines)
+    for name, entry in reading.config.models.items():
+        found = reading.found.get(name)
+        if found is None and previous is not None:
+            found = previous.known(name)
+        if found is not None and not entry.remote:
+            catalog._take(name, found)
+    catalog._share_engines()
+    return catalog
+
+
+def _read(
+    local: Mapping[str, ConfigEntry],
+    devices: BudgetDevices,
+    learned: LearnedStore,
+    setbacks: Mapping[str, BrokenModel],
+) -> dict[str, Found]:
+    found: dict[str, Found] = dict(_planned(local, devices, learned))
+    inspector = Inspector(learned=learned)
+
+    def read(name: str) -> Found:
+        return _read_one(name, local[name], devices, inspector, setbacks.get(name))
+
+    due = [name for name in local if name not in found]
+    if len(due) < 2:
+        # No thread but this one: where it is given up, nothing is left to wait for.
+        return found | {name: read(name) for name in due}
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        return found | dict(zip(due, pool.map(read, due), strict=True))
+
+
+def _read_one(
+    name: str,
+    entry: ConfigEntry,
+    devices: BudgetDevices,
+    inspector: Inspector,
+    before: BrokenModel | None,
+) -> Found:
+    """One model; whatever is wrong with it is its own setback."""
+    watched = watched_files(entry)
+    stamp = stamp_of(watched)
+    why: KeepwarmError
+    try:
+        return prepare(name, entry, devices, inspector)
+    except KeepwarmError as error:
+        why = error
+    except Exception as error:
+        # What the machine refuses (descriptors, threads, a disk) is no bug, and may be over soon.
+        short = refused(error, f"Model {name} cannot be read now")
+        if short is not None:
+            hint = f"{short.hint} The next request tries again."
+            why = MeasurementFailed(short.message, hint=hint, model=name)
+        else:
+            LOG.exception("reading model %s", name)
+            why = InternalError(f"reading model {name} failed: {type(error).__name__}: {error}.")
+    far = lie_far(entry, watched)
+    return BrokenModel.after(before, why, stamp, time.monotonic(), far=far)
+
+
+def _planned(
+    local: Mapping[str, ConfigEntry], devices: BudgetDevices, learned: LearnedStore
+) -> dict[str, Prepared]:
+    """The models of the plan, where it is good here and their files did not change.
+
+    No model file is opened. What the plan does not have is left to be measured, and said.
+    """
+    plan, refused = usable_plan()
+    if plan is None:
+        if refused:
+            LOG.warning("%s The models are measured instead.", refused)
+        return {}
+    if len(devices.devices) > 1:
+        LOG.info("the plan is for one device; for several the models are measured")
+        return {}
+    asked = {}
+    for name, entry in local.items():
+        with contextlib.suppress(KeepwarmError):
+            asked[name] = asked_of(entry, devices.first.name, devices.servers())
+    try:
+        found = decide(plan, asked, devices.limits)
+    except ConfigError as error:
+        LOG.warning("the plan gives no joint decision: %s The models are measured instead.", error)
+        return {}
+    for name, why in found.missing.items():
+        LOG.info("%s is not taken from the plan: %s", name, why)
+    for line in found.changes:
+        LOG.info("decided otherwise than the plan did: %s", line)
+    return {
+        name: _as_planned(name, local[name], learned, row, plan.build)
+        for name, row in found.decided.items()
+    }
+
+
+def _as_planned(
+    name: str, entry: ConfigEntry, learned: LearnedStore, row: Decided, build: str
+) -> Prepared:
+    facts = row.entry.facts
+    placements = []
+    for placement in row.placements:
+        known = learned.get(facts.identity, placement.args, build)
+        placements.append(known.apply(placement) if known else placement)
+    side = stamp_of(side_files(entry))
+    engine_id = engine_id_of(facts, placements, entry, side)
+    return Prepared(
+        name,
+        entry,
+        facts,
+        tuple(placements),
+        engine_id,
+        row.entry.stamp,
+        row.entry.carries_kv,
+        lie_far(entry, facts.files),
+    )

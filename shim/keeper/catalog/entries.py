@@ -1,0 +1,126 @@
+"""What the keeper knows of one engine: its file, its placements, and how the core sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from backends.llama.engine import usable_cores
+from budget.books.engines import EngineSpec, PlacementOption
+from budget.footprint import HOST, Placement
+from shim.config import ModelEntry as ConfigEntry
+from shim.placement.budgeted_devices import bookings_of
+from shim.placement.plan_entry import Stamp
+from shim.placement.requested import stamp_of
+
+FIXED_LOAD_S = 0.2
+LOAD_BYTES_PER_S = 1.0e9
+"""First guesses of what a load costs, until loads were seen."""
+
+
+class ModelFile(Protocol):
+    """What is known of a model's file: a header read now, or what a plan remembers of one."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file, or all shards."""
+
+    @property
+    def identity(self) -> str:
+        """A key for caches: changes when a file is replaced or touched."""
+
+    @property
+    def architecture(self) -> str:
+        """llama.cpp's name of the architecture."""
+
+    @property
+    def quantization(self) -> str:
+        """What the tensors are."""
+
+    @property
+    def min_bits_per_weight(self) -> float:
+        """Of the coarsest matrix."""
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogEngine:
+    """An engine that may be run: its file, its placements in order of preference, its names."""
+
+    engine_id: str
+    path: Path
+    placements: tuple[Placement, ...]
+    names: tuple[str, ...]
+    stamp: Stamp
+    architecture: str
+    quantization: str
+    min_bits_per_weight: float
+    threads: int | None
+    warm_prompt: str | None
+    identity: str = ""
+    carries_kv: bool = False
+
+    @property
+    def label(self) -> str:
+        """What people call it: its models' names."""
+        return "+".join(self.names)
+
+    def spec(self) -> EngineSpec:
+        """The engine as the core sees it: its placements by their tiers."""
+        size = sum(entry[1] for entry in self.stamp)
+        seconds = FIXED_LOAD_S + size / LOAD_BYTES_PER_S
+        options = tuple(
+            PlacementOption(
+                bookings_of(placement), seconds, placement.tier, self._threads_of(placement)
+            )
+            for placement in self.placements
+        )
+        return EngineSpec(self.engine_id, options, self.placements[0].args.slots)
+
+    def _threads_of(self, placement: Placement) -> int:
+        """The cores that it computes on there; none where other devices have all layers."""
+        if placement.main_device != HOST and placement.args.n_gpu_layers >= placement.n_layers:
+            return 0
+        return self.threads or usable_cores()
+
+    def changed_files(self) -> list[str]:
+        """Its files that are no longer as they were when its bytes were found."""
+        now = stamp_of([row[0] for row in self.stamp])
+        return [row[0] for row, found in zip(self.stamp, now, strict=True) if row != found]
+
+    def corrected(self, option_index: int, placement: Placement) -> CatalogEngine:
+        """The engine with another placement at one option."""
+        placements = list(self.placements)
+        placements[option_index] = placement
+        return replace(self, placements=tuple(placements))
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One local model, read and placed. `far`: its files lie on another machine."""
+
+    name: str
+    entry: ConfigEntry
+    header: ModelFile
+    placements: tuple[Placement, ...]
+    engine_id: str
+    stamp: Stamp
+    carries_kv: bool = False
+    far: bool = False
+
+    def engine(self, names: tuple[str, ...]) -> CatalogEngine:
+        """The engine that serves it, together with the others of its `names`."""
+        return CatalogEngine(
+            self.engine_id,
+            self.header.files[0],
+            self.placements,
+            names,
+            self.stamp,
+            self.header.architecture,
+            self.header.quantization,
+            self.header.min_bits_per_weight,
+            self.entry.threads,
+            self.entry.warm_prompt,
+            self.header.identity,
+            self.carries_kv,
+        )

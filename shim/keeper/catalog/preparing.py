@@ -1,0 +1,102 @@
+"""One configured model read and placed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from backends.footprint.inspect import Inspector, with_note
+from backends.footprint.placing import placements
+from backends.gguf import GgufHeader, read_header
+from backends.llama.model_files import model_files
+from backends.machine.files.mounts import is_far
+from budget.errors import ConfigError, LoadFailed
+from budget.eviction.kv_store import carries_kv
+from budget.footprint import Placement
+from shim.config import ModelEntry as ConfigEntry
+from shim.keeper.catalog.entries import ModelFile, Prepared
+from shim.placement.budgeted_devices import BudgetDevices
+from shim.placement.plan_entry import Stamp
+from shim.placement.requested import engine_args, local_path, side_files, stamp_of
+from shim.placement.shrinking import sized_args
+
+
+def prepare(
+    name: str, entry: ConfigEntry, devices: BudgetDevices, inspector: Inspector
+) -> Prepared:
+    """Read one local model and choose its placements.
+
+    Raises:
+        KeepwarmError: why it cannot be run.
+    """
+    # What they are now, not what they have become once they are read: a change in between shows.
+    side = stamp_of(side_files(entry))
+    header = read_header(_there(name, local_path(entry)))
+    shape = header.shape()
+    if entry.context_per_slot > shape.context_length > 0:
+        raise ConfigError(
+            f"{name}: {entry.context} tokens for {entry.slots} slots are "
+            f"{entry.context_per_slot} a slot; the model was trained for {shape.context_length}.",
+            hint=f"Lower [models.{name}] context to at most {shape.context_length * entry.slots}.",
+        )
+    args = replace(engine_args(entry), rpc=devices.servers())
+    args, note = sized_args(args, entry, header, inspector, devices.limits)
+    layers, limits = entry.n_gpu_layers, devices.layer_limits
+    chosen = placements(inspector, header, args, limits, n_gpu_layers=layers)
+    placed = tuple(with_note(placement, note) for placement in chosen)
+    return Prepared(
+        name,
+        entry,
+        header,
+        placed,
+        engine_id_of(header, placed, entry, side),
+        (*_stamp_of(header), *side),
+        carries_kv(shape, placed[0].args),
+        lie_far(entry, header.files),
+    )
+
+
+def watched_files(entry: ConfigEntry) -> list[Path]:
+    """The files whose change may make a model good that could not be prepared.
+
+    Of one that is to be downloaded nothing is known.
+    """
+    own = [] if entry.path is None else model_files(Path(entry.path))
+    return [*own, *side_files(entry)]
+
+
+def lie_far(entry: ConfigEntry, files: Iterable[Path]) -> bool:
+    """Whether any file of a model lies on another machine."""
+    return any(is_far(path) for path in {*files, *side_files(entry)})
+
+
+def _there(name: str, path: Path) -> Path:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise LoadFailed(
+            f"The file of {name} is not there: {path}.",
+            hint=f"Put it there, or change [models.{name}] path.",
+            file=str(path),
+        ) from None
+    except (OSError, ValueError):
+        pass  # reading it says more
+    return path
+
+
+def _stamp_of(header: GgufHeader) -> Stamp:
+    """As `stamp_of` says it, of the very files that were read."""
+    rows = zip(header.files, header.identities, strict=True)
+    return tuple((str(path), found.n_bytes, found.mtime_ns) for path, found in rows)
+
+
+def engine_id_of(
+    header: ModelFile, placed: Sequence[Placement], entry: ConfigEntry, side: Stamp
+) -> str:
+    """What must be equal for two entries to share an engine. `side` is the stamp of its side files."""
+    # Not the bytes: a correction does not make it another engine.
+    args = [p.args for p in placed]
+    text = repr((header.identity, args, side, entry.threads, entry.warm_prompt))
+    return f"{header.files[0].stem}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"

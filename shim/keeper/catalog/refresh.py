@@ -1,0 +1,152 @@
+"""The catalog of a running keeper, kept true to the configuration and to the models' files."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from backends.machine.bounded_questions import in_own_thread
+from budget.errors import InternalError, KeepwarmError, LoadFailed
+from shim.config import Config
+from shim.keeper.catalog.broken_models import BrokenModel
+from shim.keeper.catalog.catalog import Catalog, Found, catalog_of, read_model, read_models
+from shim.keeper.engines.ending import seen
+
+LOG = logging.getLogger("keepwarm.keeper")
+
+READ_LIMIT_S: Final = 120.0
+"""No request waits longer for its model to be read; a dry measurement has a bound of half of that."""
+_ROUNDS: Final = 2
+"""A file that changes while it is read is read again so often before its request goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """The reading of one model, and when it began (monotonic)."""
+
+    task: asyncio.Task[None]
+    began_s: float
+
+
+class CatalogRefresh:
+    """Reads models again, each by itself: one that is slow or broken costs nothing to the others.
+
+    Args:
+        catalog: what was read when the keeper started.
+        adopt: puts another one into `catalog` once the core has taken it; raises what the core
+            refuses it with.
+    """
+
+    def __init__(self, catalog: Catalog, adopt: Callable[[Catalog], None]) -> None:
+        self.catalog = catalog
+        self._adopt = adopt
+        self._reading: dict[str, _Reading] = {}
+
+    async def make_ready(self, model: str) -> None:
+        """Read a model's files again: they changed, could not be read before, or are not downloaded yet.
+
+        However many requests wait for it, they are read once. After a failure they are left alone for a
+        while that grows with every failure, until they change.
+
+        Raises:
+            KeepwarmError: why the model cannot be run now.
+        """
+        for _ in range(_ROUNDS):
+            catalog = self.catalog
+            # Where the disk itself may not answer, the reading alone asks it, in its thread.
+            if not catalog.is_far(model):
+                if not catalog.is_stale(model):
+                    return
+                refusal = catalog.refusal(model, time.monotonic())
+                if refusal is not None:
+                    raise refusal
+            await self._until_read(model)
+            if catalog.is_far(model):
+                break
+        setback = self.catalog.setbacks.get(model)
+        if setback is not None:
+            raise setback.raised()
+
+    async def reload(self, config: Config) -> set[str]:
+        """Take over another configuration; models that did not change are not read again.
+
+        Returns:
+            The models that were known and whose files changed: what is known of them is of the new ones.
+
+        Raises:
+            ConfigError: it does not hold; nothing changed.
+        """
+        before = self.catalog
+        reading = await in_own_thread(read_models, config, before)
+        self._adopt(catalog_of(reading, self.catalog))
+        return {
+            name
+            for name, found in reading.found.items()
+            if (known := before.known(name)) is not None and known.stamp != found.stamp
+        }
+
+    def close(self) -> None:
+        """Nothing that is still being read is taken over."""
+        for reading in self._reading.values():
+            reading.task.cancel()
+
+    async def _until_read(self, model: str) -> None:
+        reading = self._reading.get(model) or self._begin(model)
+        left_s: float | None = max(0.0, reading.began_s + READ_LIMIT_S - time.monotonic())
+        entry = self.catalog.config.models.get(model)
+        if entry is not None and entry.hf is not None:
+            left_s = None  # a download takes what it takes
+        await asyncio.wait({reading.task}, timeout=left_s)
+        if not reading.task.done():
+            raise LoadFailed(
+                f"The files of {model} could not be read within {READ_LIMIT_S:g} s.",
+                hint="Look after the disk, or the machine, that they lie on.",
+                model=model,
+            )
+        reading.task.result()
+
+    def _begin(self, model: str) -> _Reading:
+        task = asyncio.get_running_loop().create_task(self._read(model))
+        self._reading[model] = _Reading(task, time.monotonic())
+
+        def ended(_: asyncio.Task[None]) -> None:
+            del self._reading[model]
+
+        task.add_done_callback(ended)
+        task.add_done_callback(seen)
+        return self._reading[model]
+
+    async def _read(self, model: str) -> None:
+        while True:
+            before = self.catalog
+            entry = before.config.models.get(model)
+            if entry is None or entry.remote:
+                return
+            found = await in_own_thread(read_model, before, model)
+            now = self.catalog
+            if now.config.models.get(model) == entry and now.limits == before.limits:
+                break
+        if found is not None:
+            self._take_model(model, found)
+
+    def _take_model(self, model: str, found: Found) -> None:
+        before = self.catalog.setbacks.get(model)
+        try:
+            self._adopt(self.catalog.with_model(model, found))
+        except InternalError:
+            raise
+        except KeepwarmError as error:
+            if isinstance(found, BrokenModel):
+                raise
+            # It was read, and cannot be taken beside the others: pins may not fit any more.
+            stamp, far = found.stamp, found.far
+            found = BrokenModel.after(before, error, stamp, time.monotonic(), far=far)
+            self._adopt(self.catalog.with_model(model, found))
+        if isinstance(found, BrokenModel) and (
+            before is None or str(before.error) != str(found.error)
+        ):
+            LOG.warning("model %s cannot be run now: %s", model, found.error)

@@ -1,0 +1,178 @@
+"""What engines take and what devices have left, measured every two seconds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from backends.machine.devices import free_bytes, is_rpc
+from budget import events as ev
+from budget.books.room import Taken, room_bytes, taken_bytes
+from budget.errors import MeasurementFailed
+from budget.eviction.policies import EvictionPolicy
+from budget.footprint import HOST
+from shim.keeper.engines.running_engine import RunningEngine
+from shim.keeper.shell.actions_out import Shell
+from shim.keeper.shell.policy_state import remember
+
+MEASURE_EVERY_S = 2.0
+READ_LIMIT_S = 10.0
+"""A reading that takes longer (a driver that hangs) tells nothing of that period."""
+GLANCE_LIMIT_S = 1.0
+"""What `keepwarm ps` waits for a reading at most."""
+KEEP_EVERY_S = 60.0
+"""Between two savings of what the policy learned, and two looks for what is too old."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What was read at one moment of these lives; None is what could not be had.
+
+    `free` is bytes by device, `taken` bytes by engine and device, `cached` the host's bytes of `taken`
+    that are pages of mapped files, `failed` the engines that could not be measured, and why.
+    """
+
+    supervisor: Mapping[str, RunningEngine]
+    free: Mapping[str, int | None]
+    taken: Mapping[str, Mapping[str, int | None]]
+    cached: int
+    failed: Sequence[tuple[str, Exception]] = ()
+
+
+class Monitor:
+    """Feeds measurements to a shell's core; saves what the policy learned and drops what is too old."""
+
+    def __init__(self, shell: Shell, policy: EvictionPolicy) -> None:
+        self._shell = shell
+        self._policy = policy
+        self._reading: asyncio.Task[Measurement] | None = None
+        self._last: Measurement | None = None
+
+    async def remember(self) -> None:
+        """Save what the policy learned."""
+        remember(self._policy)
+
+    async def expire(self) -> None:
+        """Drop the conversations that are too old."""
+        self._shell.supervisor.kv.expire()
+
+    async def measure(self) -> None:
+        """Tell the core what engines take and what devices have left.
+
+        Raises:
+            MeasurementFailed: the reading does not end; the core was told that nothing is known.
+        """
+        reading = await self._read(READ_LIMIT_S)
+        if reading is None:
+            for device in self._here():
+                self._tell(device, None, None)
+            raise MeasurementFailed(f"reading memory takes over {READ_LIMIT_S:g} s.")
+        self._take(reading)
+
+    async def refresh(self) -> None:
+        """Read for a client that looks, and tell the core nothing; what fails or takes long is left."""
+        try:
+            await self._read(GLANCE_LIMIT_S)
+        except Exception as error:
+            self._shell.faults.note("status", "reading memory", error)
+
+    def measured(self, engine_id: str, running: RunningEngine) -> dict[str, int | None] | None:
+        """What a life was last found to take, by device; None before it was read."""
+        last = self._last
+        if last is None or last.supervisor.get(engine_id) is not running:
+            return None
+        return dict(last.taken[engine_id])
+
+    async def _read(self, limit_s: float) -> Measurement | None:
+        """A reading, or the one that is under way; None where it takes longer."""
+        if self._reading is None:
+            supervisor = {
+                e: running
+                for e, running in self._shell.supervisor.now.items()
+                if running.ending is None
+            }
+            self._reading = asyncio.create_task(asyncio.to_thread(_read, supervisor, self._here()))
+        task = self._reading
+        done, _ = await asyncio.wait({task}, timeout=limit_s)
+        if not done:
+            return None
+        if self._reading is task:
+            self._reading = None
+        self._last = task.result()
+        for what, error in self._last.failed:
+            self._shell.faults.note("memory", f"measuring {what}", error)
+        return self._last
+
+    def _here(self) -> list[str]:
+        """The devices that are measured. What an RPC server has left, only it knows."""
+        return [device for device in self._shell.supervisor.catalog.limits if not is_rpc(device)]
+
+    def _take(self, reading: Measurement) -> None:
+        for engine_id, measured in reading.taken.items():
+            running = reading.supervisor[engine_id]
+            if self._shell.supervisor.now.get(engine_id) is running and running.ready:
+                self._judge(engine_id, running, measured)
+        for device, free_now in reading.free.items():
+            ours = taken_bytes([self._of(e, device, row) for e, row in reading.taken.items()])
+            cached = reading.cached if device == HOST else 0
+            reserve = self._reserve(device)
+            self._tell(device, room_bytes(free_now, ours, cached, reserve), free_now)
+
+    def _of(self, engine_id: str, device: str, measured: Mapping[str, int | None]) -> Taken:
+        """What an engine takes of a device; the books tell what the measure does not."""
+        if device not in measured:
+            return Taken(0, 0)
+        residents = self._shell.core.state.residents
+        if engine_id not in residents:
+            return Taken(measured[device], 0, moving=True)
+        engine = residents[engine_id]
+        booked = dict(engine.bookings).get(device, 0)
+        return Taken(measured[device], booked, moving=not engine.resident)
+
+    def _reserve(self, device: str) -> int:
+        return self._shell.supervisor.catalog.devices.reserves.get(device, 0)
+
+    def _tell(self, device: str, room: int | None, free: int | None) -> None:
+        self._shell.post(ev.DeviceMeasured(device, room, free, self._reserve(device)))
+
+    def _judge(
+        self, engine_id: str, running: RunningEngine, measured: Mapping[str, int | None]
+    ) -> None:
+        """End an engine that takes more than it may; book and learn what another takes."""
+        too_much = running.engine.overgrown(measured)
+        if too_much is not None:
+            self._shell.supervisor.end(engine_id, running.generation, too_much)
+        else:
+            self._correct(engine_id, running, measured)
+
+    def _correct(
+        self, engine_id: str, running: RunningEngine, measured: Mapping[str, int | None]
+    ) -> None:
+        """Book what an engine was found to take where that is more, and learn for its next load."""
+        engine = self._shell.core.state.residents[engine_id]
+        if not engine.resident or engine.generation != running.generation:
+            return
+        known = {device: amount for device, amount in measured.items() if amount is not None}
+        corrected = tuple((d, max(b, known.get(d, 0))) for d, b in engine.bookings)
+        if corrected != engine.bookings:
+            self._shell.post(ev.EngineMeasured(engine_id, running.generation, corrected))
+        # What it takes in the middle of a request may be that request's own.
+        if not engine.leases:
+            self._shell.supervisor.learn(engine_id, running, known)
+
+
+def _read(supervisor: Mapping[str, RunningEngine], devices: list[str]) -> Measurement:
+    """Read the machine: what is free before what engines take (see `room_bytes`)."""
+    free = {device: free_bytes(device) for device in devices}
+    taken: dict[str, dict[str, int | None]] = {}
+    failed: list[tuple[str, Exception]] = []
+    cached = 0
+    for engine_id, running in supervisor.items():
+        try:
+            cached += running.engine.cached_bytes()
+            taken[engine_id] = dict(running.engine.memory())
+        except Exception as error:
+            failed.append((running.entry.label, error))
+            taken[engine_id] = dict.fromkeys(dict(running.placement.bookings))
+    return Measurement(supervisor, free, taken, cached, failed)

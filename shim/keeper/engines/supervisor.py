@@ -1,0 +1,316 @@
+"""The lives of engines, from the moment each begins: watched, judged and ended.
+
+Everything here runs on the shell's loop. Whatever comes of an engine is an event, and whatever is done
+with an engine is a duty: its event comes, also where the work fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+from budget import actions as act
+from budget import events as ev
+from budget.books.engines import Bookings
+from budget.core import BudgetCore
+from budget.errors import KeepwarmError
+from shim.keeper import limits
+from shim.keeper.catalog.catalog import Catalog
+from shim.keeper.catalog.corrections import Corrections, Seen
+from shim.keeper.engines.ending import Ender
+from shim.keeper.engines.running_engine import Post, RunningEngine, evict_story, told
+from shim.keeper.kv.carry import KvCarrier
+from shim.keeper.shell.fault_counts import RAISED, FaultCounts
+from shim.keeper.shell.history import EvictStory, History
+from shim.keeper.shell.owed_events import OwedEvent, OwedEvents
+from shim.placement.budgeted_devices import bookings_of
+
+LOG = logging.getLogger("keepwarm.keeper")
+
+DEATHS_KEPT: Final = 256
+"""Deaths whose account clients can still ask for."""
+
+
+class Supervisor:
+    """Every engine that is loading, resident or leaving, by its id in `now`.
+
+    Args:
+        core: read for what engines served; changed by events only.
+        catalog: how each engine is run.
+        corrections: learns what engines take.
+        kv: carries their state over.
+        history: told of every end.
+        post: takes an event to the core.
+        duties: runs what is done with engines.
+        faults: told of what fails beside the duties.
+    """
+
+    def __init__(
+        self,
+        core: BudgetCore,
+        catalog: Catalog,
+        corrections: Corrections,
+        kv: KvCarrier,
+        history: History,
+        post: Post,
+        duties: OwedEvents,
+        faults: FaultCounts,
+    ) -> None:
+        self.now: dict[str, RunningEngine] = {}
+        self.catalog = catalog
+        self.kv = kv
+        self.ender = Ender(faults)
+        self._core = core
+        self._corrections = corrections
+        self._history = history
+        self._post = post
+        self._duties = duties
+        self._faults = faults
+        self._last_death: dict[str, dict[str, Any]] = {}
+        self._gone = asyncio.Event()
+
+    # While they live
+
+    def uses_of(self, engine_id: str) -> int:
+        """Leases that an engine has had in all its lives."""
+        return self._core.state.residents[engine_id].uses
+
+    def learn(
+        self, engine_id: str, running: RunningEngine, measured: Mapping[str, int]
+    ) -> Bookings | None:
+        """Compare an engine's bytes with its booked placement; the next loads book what was found.
+
+        Returns:
+            What the placement books from now on, or None when it was right.
+        """
+        if running.report is None:
+            return None
+        entry, index = running.entry, running.option_index
+        uses = self.uses_of(engine_id) - running.uses_before
+        seen = Seen(running.report.buffers, measured, uses)
+        placement = self._corrections.observe(
+            entry.label, entry.identity, entry.placements[index], seen
+        )
+        if placement is entry.placements[index]:
+            return None
+        running.entry = entry.corrected(index, placement)
+        if engine_id in {prepared.engine_id for prepared in self.catalog.prepared.values()}:
+            spec = self.catalog.correct(engine_id, index, placement).spec()
+            self._post(ev.EngineEstimated(engine_id, spec.options))
+        return bookings_of(placement)
+
+    def begin_watch(self, running: RunningEngine) -> None:
+        """A life is ready; `EngineDied` follows, unless its end is asked for first."""
+        running.ready = True
+        what = f"watching {running.entry.label}"
+
+        def lost(raised: BaseException) -> ev.EngineGone | None:
+            return self._dead(running, told(running, raised, what))
+
+        running.watch = self._duties.begin(
+            OwedEvent(
+                "watch", what, lambda: self._watch(running), lost, lambda: self._bury(running)
+            )
+        )
+
+    async def _watch(self, running: RunningEngine) -> ev.EngineGone | None:
+        death = await running.engine.wait_death()
+        answer = self._dead(running, running.ending or death.error(running.entry.label))
+        if answer is not None:
+            LOG.warning("%s; last lines: %s", death.message, " | ".join(death.log_tail[-5:]))
+            await self._bury(running)
+        return answer
+
+    def _dead(self, running: RunningEngine, error: KeepwarmError) -> ev.EngineGone | None:
+        if running.leaving:
+            return None
+        self._tell_death(running, error)
+        return ev.EngineGone(running.entry.engine_id, running.generation, error.to_wire())
+
+    async def _bury(self, running: RunningEngine) -> None:
+        # What is left of it (its socket, its folder) goes before its bytes are anybody's again.
+        await self._end(running)
+        try:
+            self.kv.died(running.engine)
+        except RAISED as error:
+            self._faults.note("kv", f"dropping the KV state of {running.entry.label}", error)
+
+    def death_of(self, engine_id: str, generation: int) -> dict[str, Any] | None:
+        """How a past life of an engine ended, as an error on the wire; None while it lives."""
+        return self._last_death.get(f"{engine_id}/{generation}")
+
+    def _tell_death(self, running: RunningEngine, error: KeepwarmError) -> None:
+        self._last_death[running.load.load_id] = error.to_wire()
+        if len(self._last_death) > DEATHS_KEPT:
+            del self._last_death[next(iter(self._last_death))]
+
+    # Ends
+
+    def end(self, engine_id: str, generation: int, error: KeepwarmError) -> bool:
+        """End a life by the keeper's own decision: it hangs, takes too much, or cannot be reached.
+
+        Its processes are killed, and nothing that it holds is saved. `EngineDied` (`LoadFailed` while
+        it loads) follows with this error, which is also what `death_of` tells its callers.
+
+        Returns:
+            Whether that life was there, and not about to end already.
+        """
+        running = self.now.get(engine_id)
+        if running is None or running.generation != generation or running.ending is not None:
+            return False
+        LOG.warning("ending %s: %s", running.entry.label, error)
+        running.ending = error
+        self._tell_death(running, error)
+        self.ender.kill(running.engine, running.entry.label)
+        # Its duty answers for it, and does not wait for the process to be seen dead.
+        task = running.watch if running.ready else running.task
+        if task is not None and not running.leaving:
+            task.cancel()
+        return True
+
+    def unload(self, action: act.Unload) -> None:
+        """End a life; `UnloadFinished` follows, unless this raises."""
+        running = self.now[action.engine_id]
+        done = ev.UnloadFinished(action.engine_id, action.generation)
+        story = evict_story(running, action.reason)
+        self._history.evictions.append(story)
+        running.leaving = True
+
+        async def work() -> ev.UnloadFinished:
+            LOG.info("unloading %s: %s", running.entry.label, action.reason)
+            await self._hand_over(running)
+            if running.ready and running.ending is None:
+                await self._leave_kv(running, story)
+            await self._finish(running, story)
+            return done
+
+        duty = OwedEvent(
+            "unload",
+            f"unloading {running.entry.label}",
+            work,
+            lambda _error: done,
+            lambda: self._finish(running, story),
+        )
+        self._duties.begin(duty)
+
+    def drop(self, engine_id: str, generation: int) -> None:
+        """End a life at once, where no duty can do it in good order; none that is there is no error."""
+        running = self.now.get(engine_id)
+        if running is None or running.generation != generation:
+            return
+        running.leaving = True
+        self.ender.kill(running.engine, running.entry.label)
+        self._forget(running)
+        for task in (running.task, running.watch):
+            if task is not None:
+                task.cancel()
+        # What is left of it, where that can be cleared away.
+        self._duties.aside("stop", f"stopping {running.entry.label}", lambda: self._end(running))
+
+    async def _hand_over(self, running: RunningEngine) -> None:
+        """End the duties of a life that leaves; it has taken over what they owe."""
+        for task in (running.task, running.watch):
+            if task is not None and not task.done():
+                task.cancel()
+                await self.ender.settle(task, limits.STOP_S, f"unloading {running.entry.label}")
+
+    async def _leave_kv(self, running: RunningEngine, story: EvictStory) -> None:
+        """Save what an idle engine holds before it ends, where that is worth it."""
+        used = self.uses_of(running.entry.engine_id) > running.uses_before
+        await self.kv.leaving(running.engine, story, used=used)
+
+    async def _finish(self, running: RunningEngine, story: EvictStory) -> None:
+        await self._end(running)
+        story.end_ns = time.monotonic_ns()
+        if running.load.end_ns == 0:
+            running.load.end_ns = story.start_ns
+            running.load.error = "abandoned"
+
+    async def give_up(self, running: RunningEngine) -> None:
+        """End a life whose load has failed."""
+        running.leaving = True
+        if running.watch is not None:
+            running.watch.cancel()
+        await (self._bury(running) if running.ending else self._end(running))
+
+    async def _end(self, running: RunningEngine, *, grace_s: float = 0.0) -> None:
+        """End the process of a life, and forget it. Neither raises nor takes longer than its bounds."""
+        what = f"ending {running.entry.label}"
+        for task in (running.preparing, running.starting):
+            if task is not None and not await self.ender.settle(task, limits.STOP_S, what):
+                task.cancel()
+        await self.ender.end(running.engine, running.entry.label, grace_s=grace_s)
+        self._forget(running)
+
+    def _forget(self, running: RunningEngine) -> None:
+        if self.now.get(running.entry.engine_id) is running:
+            del self.now[running.entry.engine_id]
+        self._gone.set()
+        self._gone = asyncio.Event()
+
+    async def until_gone(self, engine_id: str, timeout_s: float) -> bool:
+        """Wait until an engine's life of now is over, whether or not its next one has begun.
+
+        Returns whether it is.
+        """
+        running = self.now.get(engine_id)
+        if running is None:
+            return True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self.now.get(engine_id) is running:
+                    await self._gone.wait()
+        return self.now.get(engine_id) is not running
+
+    # The keeper's end
+
+    async def save_conversations(self, in_use: Collection[str], limit_s: float) -> None:
+        """Save what idle engines hold, as before an eviction; in all no longer than `limit_s`.
+
+        Args:
+            in_use: ids of engines that may be generating: saving them would wait for that.
+            limit_s: what is not saved by then is not.
+        """
+        idle = [running for e, running in self.now.items() if running.ready and e not in in_use]
+        stories = [evict_story(running, "the keeper ends") for running in idle]
+        began_s = time.monotonic()
+        loop = asyncio.get_running_loop()
+        saving = {
+            loop.create_task(self._save(running, story))
+            for running, story in zip(idle, stories, strict=True)
+        }
+        if saving:
+            _, late = await asyncio.wait(saving, timeout=limit_s)
+            for task in late:
+                task.cancel()
+            if late:
+                LOG.warning("not all KV state was saved within %g s", limit_s)
+                await asyncio.wait(late, timeout=limits.STOP_S)
+        if saved_bytes := sum(story.saved_bytes for story in stories):
+            seconds = time.monotonic() - began_s
+            LOG.info("saved %d bytes of KV state in %.3f s before the end", saved_bytes, seconds)
+
+    async def _save(self, running: RunningEngine, story: EvictStory) -> None:
+        try:
+            await self._leave_kv(running, story)
+        except Exception as error:
+            self._faults.note("kv", f"saving the KV state of {running.entry.label}", error)
+
+    async def close(self, *, grace_s: float) -> None:
+        """End every engine; nothing is posted any more.
+
+        Args:
+            grace_s: for each engine to end politely.
+        """
+        await asyncio.gather(
+            *(self._end(running, grace_s=grace_s) for running in list(self.now.values()))
+        )
+
+    def kill(self) -> None:
+        """End every engine at once: what ends them in good order has failed."""
+        for running in self.now.values():
+            self.ender.kill(running.engine, running.entry.label)

@@ -1,0 +1,162 @@
+"""The keeper's log: bounded in bytes, and in what any one line of the code may write into it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import logging.handlers
+import os
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from backends.machine.files.unwritten import UNWRITTEN
+from shim.paths import STDERR_BYTES
+
+LOG_BYTES: Final = 4 * 1024 * 1024
+REPEATED_S: Final = 10.0
+"""A line that is the same as the one before it, from the same place, is counted for so long."""
+LINES_PER_S: Final = 50.0
+BURST: Final = 500
+
+_LOOK_EVERY_S: Final = 5.0
+
+
+@dataclass(slots=True)
+class _Place:
+    """What one line of the code has logged. Times are monotonic seconds."""
+
+    text: str
+    said_at: float
+    refilled_at: float
+    tokens: float = BURST
+    repeated: int = 0
+    left_out: int = 0
+
+
+class LogBounds:
+    """Collapses identical lines into one and a count, and bounds all others.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._places: dict[tuple[str, int], _Place] = {}
+
+    def lines(self, record: logging.LogRecord) -> Iterator[logging.LogRecord]:
+        """The records to write: what was counted before this one, and itself; none if it is counted."""
+        now, text = self._clock(), record.getMessage()
+        key = record.pathname, record.lineno
+        place = self._places.get(key)
+        if place is None:
+            self._places[key] = _Place(text, now, now)
+            yield record
+            return
+        if text == place.text and now - place.said_at < REPEATED_S:
+            place.repeated += 1
+            return
+        place.tokens = min(BURST, place.tokens + (now - place.refilled_at) * LINES_PER_S)
+        place.refilled_at = now
+        if place.tokens < 1:
+            place.left_out += 1
+            return
+        yield from _counted(place, record)
+        place.text, place.said_at, place.tokens = text, now, place.tokens - 1
+        yield record
+
+    def overdue(self) -> Iterator[logging.LogRecord]:
+        """What was counted and has not been told for a while."""
+        now = self._clock()
+        for (file, line), place in self._places.items():
+            if (place.repeated or place.left_out) and now - place.said_at >= REPEATED_S:
+                about = logging.LogRecord("keepwarm", logging.WARNING, file, line, "", (), None)
+                place.said_at = now
+                yield from _counted(place, about)
+
+
+def _counted(place: _Place, like: logging.LogRecord) -> Iterator[logging.LogRecord]:
+    for count, what in ((place.repeated, "once more"), (place.left_out, "and others like it")):
+        if count:
+            text = f"{count} times {what}: {place.text}"
+            yield logging.LogRecord(
+                like.name, like.levelno, like.pathname, like.lineno, text, (), None
+            )
+    place.repeated = place.left_out = 0
+
+
+class BoundedHandler(logging.handlers.RotatingFileHandler):
+    """A log file that rotates at a few megabytes; see `LogBounds` for its lines."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, maxBytes=LOG_BYTES, backupCount=1)
+        self._bounds = LogBounds()
+        self._folder = path.parent
+        self._failed = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write what the bounds let through."""
+        for line in self._bounds.lines(record):
+            self._write(line)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging calls it
+        """A full disk is what `keepwarm ps` tells of: a traceback would go to the same disk."""
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            self._failed = True
+            UNWRITTEN.failed(self._folder, error)
+        else:
+            super().handleError(record)
+
+    def tell_counted(self) -> None:
+        """Write what was counted and not told yet, and what a full disk did not take."""
+        self.acquire()
+        try:
+            for line in self._bounds.overdue():
+                self._write(line)
+            if self._failed:
+                with contextlib.suppress(OSError), UNWRITTEN.noting(self._folder):
+                    self.flush()
+                    self._failed = False
+        finally:
+            self.release()
+
+    def _write(self, line: logging.LogRecord) -> None:
+        self._failed = False
+        super().emit(line)
+        if not self._failed:
+            UNWRITTEN.worked(self._folder)
+
+
+class KeeperLog:
+    """The log of a background keeper, and what is written to its stderr beside it."""
+
+    PERIOD_S: Final = _LOOK_EVERY_S
+
+    def __init__(self, path: Path) -> None:
+        self._handler = BoundedHandler(path)
+        self._handler.setFormatter(
+            logging.Formatter(
+                "%(asctime)s.%(msecs)03d %(process)d %(levelname)s %(message)s", "%F %T"
+            )
+        )
+        logging.getLogger("keepwarm").setLevel(logging.INFO)
+        # Libraries warn, too: asyncio of a socket that fails, say, as often as it fails.
+        logging.getLogger().addHandler(self._handler)
+
+    async def tidy(self) -> None:
+        """Tell what was counted, and keep stderr within its bound."""
+        self._handler.tell_counted()
+        bound_stream(2, STDERR_BYTES)
+
+
+def bound_stream(fd: int, limit_bytes: int) -> None:
+    """Empty the file that a descriptor appends to, once it is larger than the limit."""
+    found = os.fstat(fd)
+    if stat.S_ISREG(found.st_mode) and found.st_size > limit_bytes:
+        os.ftruncate(fd, 0)

@@ -1,0 +1,350 @@
+"""The clients of a keeper, and the ops that each can ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+from backends.machine.bounded_questions import in_own_thread
+from budget import actions as act
+from budget import events as ev
+from budget.admission.refusals import too_late
+from budget.errors import KeepwarmError
+from shim.config import Config
+from shim.keeper.keeper import Keeper
+from shim.keeper.server.connection import Answer, Connection
+from shim.keeper.shell.yielding import Generated
+from shim.wire import messages as op
+from shim.wire.fingerprint import Fingerprint, fingerprint, label_of
+from shim.wire.json_lines import VERSION
+
+LOG = logging.getLogger("keepwarm.keeper")
+
+DIAGNOSE_LIMIT_S: Final = 1.0
+"""How long a reported engine that seems well is watched for its death."""
+CLEARED_LIMIT_S: Final = 8.0
+"""How long the answer about a dead one waits for it to be cleared away; clients wait 10 s for that."""
+UNLOAD_LIMIT_S: Final = 30.0
+IDLE_KEPT: Final = 64
+"""Connections that may stay open although nothing is asked or held on them."""
+IDLE_AGE_S: Final = 60.0
+"""Beyond those, one that was silent for so long is closed; its client opens another when it needs one."""
+
+FEW_MODELS: Final = 64
+"""What is computed for each model takes longer than a turn of the loop for more of them."""
+ORDERS: Final = (op.Stop, op.Reload, op.KvClear, op.StayOp, op.Hint)
+"""Ops that change something beyond their client. One whose client has given up is not carried out."""
+LOOKING: Final = (op.Hello, op.Status, op.HistoryOf, op.Kv, op.Pong)
+"""Ops that keep no keeper alive and reset no time-out."""
+
+
+class Clients:
+    """Every connected client, by its id.
+
+    Args:
+        keeper: answers them.
+        on_stop: called when one asks the keeper to stop.
+    """
+
+    def __init__(self, keeper: Keeper, on_stop: Callable[[], None]) -> None:
+        self.keeper = keeper
+        self.on_stop = on_stop
+        self.on_pong: Callable[[Client, str], None] = lambda _client, _lease: None
+        self.by_id: dict[str, Client] = {}
+        self.permanent = False
+        self.idle_since = time.monotonic()
+        self._numbers = itertools.count(1)
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a client is connected that asked for more than to look."""
+        return any(client.asked for client in self.by_id.values())
+
+    def new(self) -> Client:
+        """What handles the next connection."""
+        return Client(self, f"c{next(self._numbers)}")
+
+    def make_room(self, limit: int) -> bool:
+        """Whether one more client may connect; where `limit` is reached, the one idle for longest goes."""
+        if len(self.by_id) < limit:
+            return True
+        idle = self._idle()
+        if idle:
+            idle[0].drop()
+        return bool(idle)
+
+    def beat(self) -> None:
+        """Tell those who wait that the keeper is alive, and close what was idle for too long."""
+        now = self._loop.time()
+        for client in list(self.by_id.values()):
+            client.beat(now)
+        if len(self.by_id) > IDLE_KEPT:
+            for client in self._idle()[:-IDLE_KEPT]:
+                if now - client.heard_at > IDLE_AGE_S:
+                    client.drop()
+
+    def drop(self) -> None:
+        """Close every connection."""
+        for client in list(self.by_id.values()):
+            client.drop()
+
+    def revoked(self, request_id: str, error: KeepwarmError) -> None:
+        """A lease is over although its client did not end it."""
+        for client in self.by_id.values():
+            if request_id in client.leases:
+                client.leases.discard(request_id)
+                client.send({"notice": "revoked", "lease": request_id, "error": error.to_wire()})
+
+    def ask_yield(self, client_id: str, lease: str) -> None:
+        """A lease is wanted for a request of higher priority."""
+        client = self.by_id.get(client_id)
+        if client is not None:
+            client.send({"notice": "yield", "lease": lease})
+
+    def _idle(self) -> list[Client]:
+        """Those that hold nothing and wait for nothing, the longest silent first."""
+        idle = (client for client in self.by_id.values() if client.is_idle)
+        return sorted(idle, key=lambda client: client.heard_at)
+
+
+class Client(Connection):
+    """One client of a keeper, and the ops that it can ask for."""
+
+    def __init__(self, clients: Clients, client_id: str) -> None:
+        super().__init__(client_id)
+        self._clients = clients
+        self._keeper = clients.keeper
+        self.leases: set[str] = set()
+        self.asked = False
+        self._holds: set[str] = set()
+        """DeclaredUses and pins that end with the connection."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing would be lost if the connection were closed."""
+        return self.is_open and not (self.leases or self._holds or self.waits)
+
+    def opened(self) -> None:
+        """The server knows it from now on."""
+        self._clients.by_id[self.client_id] = self
+
+    def closed(self) -> None:
+        """What it held is back."""
+        del self._clients.by_id[self.client_id]
+        if self.asked and not self._clients.in_use:
+            self._clients.idle_since = time.monotonic()
+        self._keeper.shell.post(ev.ClientGone(self.client_id))
+
+    def answer(self, asked: op.Asked) -> Answer | Awaitable[Answer]:
+        """What its op answers.
+
+        Raises:
+            KeepwarmError: the op's own error.
+        """
+        if isinstance(asked, ORDERS) and self.hung_up:
+            LOG.warning("client %s did not wait for %r: it is not done", self.client_id, asked.op)
+            return None
+        self.asked = self.asked or not isinstance(asked, LOOKING)
+        return _OPS[type(asked)](self, asked)
+
+    # Ops
+
+    def _hello(self, _: op.Hello) -> Answer | Awaitable[Answer]:
+        """What this keeper speaks and runs with; the client says whether that is what it counts on."""
+        config = self._keeper.config
+        if len(config.models) <= FEW_MODELS:
+            return _greeting(config, fingerprint(config))
+        return self._greet_later(config)
+
+    async def _greet_later(self, config: Config) -> Answer:
+        return _greeting(config, await in_own_thread(fingerprint, config))
+
+    def _lease(self, asked: op.LeaseOp) -> Answer | Awaitable[Answer]:
+        if self._keeper.is_ready_for(asked.model):
+            return self._ask(asked)
+        return self._ask_when_ready(asked)
+
+    async def _ask_when_ready(self, asked: op.LeaseOp) -> Answer:
+        began_s = time.monotonic()
+        try:
+            async with asyncio.timeout(asked.deadline_s):
+                await self._keeper.make_ready(asked.model)
+        except TimeoutError:
+            raise too_late(asked.model, time.monotonic() - began_s) from None
+        if asked.deadline_s is not None:
+            left_s = asked.deadline_s - (time.monotonic() - began_s)
+            asked = asked.model_copy(update={"deadline_s": max(0.0, left_s)})
+        answer = self._ask(asked)
+        return await answer if isinstance(answer, Awaitable) else answer
+
+    def _ask(self, asked: op.LeaseOp) -> Answer | Awaitable[Answer]:
+        at_once: list[act.Grant | KeepwarmError] = []
+        later: list[asyncio.Future[Answer]] = []
+
+        def done(outcome: act.Grant | KeepwarmError) -> None:
+            if not later:
+                at_once.append(outcome)
+            elif isinstance(outcome, KeepwarmError):
+                if not later[0].done():
+                    later[0].set_exception(outcome)
+            else:
+                told = self._granted(asked, outcome)
+                if not later[0].done():
+                    later[0].set_result(told)
+
+        self._keeper.ask(
+            self.client_id,
+            asked.model,
+            done,
+            want=asked.want,
+            priority=asked.priority,
+            deadline_s=asked.deadline_s,
+            plan=asked.plan,
+            preemptible=asked.preemptible,
+            persist=asked.persist,
+            owner=None if self.pid is None else str(self.pid),
+        )
+        if not at_once:
+            later.append(asyncio.get_running_loop().create_future())
+            return later[0]
+        outcome = at_once[0]
+        if isinstance(outcome, KeepwarmError):
+            raise outcome
+        return self._granted(asked, outcome)
+
+    def _granted(self, asked: op.LeaseOp, grant: act.Grant) -> Answer:
+        told = self._keeper.granted(grant)
+        if grant.slot is not None:
+            self.leases.add(grant.request_id)
+        elif asked.want == "pin" and not asked.persist:
+            self._holds.add(f"pin {asked.model}")
+        return told
+
+    def _end(self, asked: op.End) -> Answer:
+        self.leases.discard(asked.lease)
+        if asked.spent:
+            self._keeper.served(asked.lease, asked.spent)
+        try:
+            self._keeper.shell.post(ev.LeaseEnded(asked.lease, self.client_id))
+        except KeepwarmError as error:
+            LOG.warning("client %s: %s", self.client_id, error)
+        return None
+
+    async def _yielded(self, asked: op.Yielded) -> Answer:
+        """Answered when the lease is granted again."""
+        generated = Generated(asked.prompt_tokens, asked.tokens)
+        self.leases.discard(asked.lease)
+        told = await self._keeper.yielded(self.client_id, asked.lease, generated)
+        self.leases.add(asked.lease)
+        return told
+
+    def _pong(self, asked: op.Pong) -> Answer:
+        self._clients.on_pong(self, asked.lease)
+        return None
+
+    async def _diagnose(self, asked: op.Diagnose) -> Answer:
+        """Its death with its last log lines, or nothing.
+
+        An engine that does not answer is ended; and the answer comes once its next life can begin, so
+        that whoever asks again at once is not given the same one.
+        """
+        keeper, supervisor = self._keeper, self._keeper.shell.supervisor
+        await keeper.liveness.check_now(asked.engine, asked.generation)
+        begun = time.monotonic()
+        while keeper.is_up(asked.engine, asked.generation):
+            is_dead = supervisor.death_of(asked.engine, asked.generation) is not None
+            if time.monotonic() - begun > (CLEARED_LIMIT_S if is_dead else DIAGNOSE_LIMIT_S):
+                break
+            await asyncio.sleep(0.01)
+        return {"death": supervisor.death_of(asked.engine, asked.generation)}
+
+    def _hint(self, asked: op.Hint) -> Answer | Awaitable[Answer]:
+        self._keeper.is_ready_for(asked.model)
+        self._keeper.shell.post(ev.HintGiven(asked.kind, asked.model))
+        if asked.kind == "unpin":
+            self._holds.discard(f"pin {asked.model}")
+        return self._unloaded(asked.model) if asked.kind == "unload" else {}
+
+    async def _unloaded(self, model: str) -> Answer:
+        return {"gone": await self._keeper.until_gone(model, UNLOAD_LIMIT_S)}
+
+    def _plan(self, asked: op.DeclareOp) -> Answer:
+        self._keeper.plan(self.client_id, asked.models, asked.plan)
+        held = f"plan {asked.plan or ''}"
+        (self._holds.add if asked.models else self._holds.discard)(held)
+        return {}
+
+    async def _status(self, _: op.Status) -> Answer:
+        await self._keeper.monitor.refresh()
+        status = self._keeper.status()
+        leases = [lease for engine in status["engines"] for lease in engine["leases"]]
+        for row in (*status["declared"], *status["queue"], *leases):
+            client = self._clients.by_id.get(row["client"])
+            row["pid"] = client.pid if client else None
+        return status
+
+    def _history(self, asked: op.HistoryOf) -> Answer:
+        return self._keeper.shell.history.between(asked.since_ns, asked.until_ns)
+
+    def _kv(self, _: op.Kv) -> Answer:
+        return self._keeper.shell.supervisor.kv.kept()
+
+    async def _kv_clear(self, asked: op.KvClear) -> Answer:
+        if asked.model is not None:
+            self._keeper.is_ready_for(asked.model)
+        files, freed = await self._keeper.shell.supervisor.kv.clear(asked.model)
+        return {"files": files, "bytes": freed}
+
+    async def _reload(self, asked: op.Reload) -> Answer:
+        config = await in_own_thread(_read_config, asked)
+        return dict(await self._keeper.reload(config))
+
+    def _stay(self, _: op.StayOp) -> Answer:
+        self._clients.permanent = True
+        return {"pid": os.getpid()}
+
+    def _stop(self, _: op.Stop) -> Answer:
+        asyncio.get_running_loop().call_soon(self._clients.on_stop)
+        return {"stopping": True, "pid": os.getpid()}
+
+
+def _greeting(config: Config, fingers: Fingerprint) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "pid": os.getpid(),
+        "config": label_of(config),
+        "since": config.read_at,
+        "fingerprint": fingers,
+    }
+
+
+def _read_config(asked: op.Reload) -> Config:
+    config = Config.from_mapping(asked.config, label=asked.label)
+    config.remember(Path(asked.file) if asked.file else None, {})
+    return config
+
+
+_OPS: Final[dict[type[op.Asked], Callable[[Any, Any], Answer | Awaitable[Answer]]]] = {
+    op.Hello: Client._hello,
+    op.LeaseOp: Client._lease,
+    op.End: Client._end,
+    op.Yielded: Client._yielded,
+    op.Pong: Client._pong,
+    op.Diagnose: Client._diagnose,
+    op.Hint: Client._hint,
+    op.DeclareOp: Client._plan,
+    op.Status: Client._status,
+    op.HistoryOf: Client._history,
+    op.Kv: Client._kv,
+    op.KvClear: Client._kv_clear,
+    op.Reload: Client._reload,
+    op.StayOp: Client._stay,
+    op.Stop: Client._stop,
+}

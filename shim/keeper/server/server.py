@@ -1,0 +1,64 @@
+"""The keeper's door: a Unix socket on which clients ask for leases.
+
+One connection is one client. What is asked on it is answered by id; when it closes, the client's
+requests are cancelled and its leases are back at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from shim.keeper.keeper import Keeper
+from shim.keeper.server.clients import Clients
+from shim.keeper.server.listener import Listener
+from shim.keeper.server.silent_clients import SilentClients
+
+LOG = logging.getLogger("keepwarm.keeper")
+
+BEAT_S: Final = 2.0
+
+
+class Server:
+    """Accepts connections for one keeper."""
+
+    def __init__(self, keeper: Keeper, *, on_stop: Callable[[], None]) -> None:
+        self.keeper = keeper
+        self.clients = Clients(keeper, on_stop)
+        self._listener = Listener(self.clients.new, self.clients.make_room)
+        self._beating = False
+        self._silent = SilentClients(self.clients)
+        keeper.shell.on_revoke = self.clients.revoked
+        keeper.shell.on_yield = self.clients.ask_yield
+
+    def listen(self, path: Path) -> None:
+        """Listen on a Unix socket of mode 0600, in place of the socket that lay there before.
+
+        Raises:
+            ConfigError: something else lies there, or the path is too long.
+            OSError: the socket cannot be made.
+        """
+        self._listener.listen(path)
+        if not self._beating:
+            self._beating = True
+            self.keeper.background.every("looking after clients", BEAT_S, self._beat)
+            self.keeper.background.every("asking silent clients", BEAT_S, self._silent.look)
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether new clients find the socket where it was made."""
+        return self._listener.is_reachable()
+
+    def stop_listening(self) -> None:
+        """Let no more clients in; those that are here stay. The socket file is removed."""
+        self._listener.close()
+
+    def close(self) -> None:
+        """Let no more clients in, and drop every one that is here."""
+        self.stop_listening()
+        self.clients.drop()
+
+    async def _beat(self) -> None:
+        self.clients.beat()

@@ -1,0 +1,88 @@
+"""What clients are told: of a grant, and of the state that `keepwarm ps` shows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from budget import actions as act
+from budget.errors import InternalError
+from budget.snapshot import record_to_wire, snapshot
+from shim.keeper.catalog.catalog import Catalog
+from shim.keeper.engines.running_engine import RunningEngine
+from shim.keeper.shell.actions_out import Shell
+from shim.keeper.shell.fault_counts import text_of
+
+LOOKS_BACK_NS: Final = 2_000_000_000
+"""Before its arrival: evictions that a request may have waited for."""
+
+Measured = Callable[[str, RunningEngine], Mapping[str, int | None] | None]
+
+
+def told_of(shell: Shell, grant: act.Grant) -> dict[str, Any]:
+    """What a client is told of its grant.
+
+    Raises:
+        InternalError: it cannot be told, and is over: no client would end it.
+    """
+    try:
+        return _told_of(shell, grant)
+    except Exception as error:
+        shell.faults.note("grant", f"telling the grant of {grant.request_id}", error)
+        shell.withdraw(grant.request_id, grant.client_id)
+        raise InternalError(f"the grant could not be told: {text_of(error)}.") from error
+
+
+def _told_of(shell: Shell, grant: act.Grant) -> dict[str, Any]:
+    running = shell.supervisor.now[grant.engine_id]
+    told: dict[str, Any] = {
+        "lease": grant.request_id if grant.slot is not None else None,
+        "engine": grant.engine_id,
+        "generation": grant.generation,
+        "slot": grant.slot,
+        "cold": grant.cold,
+        "arrived_ns": int(grant.arrived_at * 1e9),
+        "granted_ns": int(grant.granted_at * 1e9),
+        "endpoint": running.endpoint,
+    }
+    if grant.cold:
+        since = told["arrived_ns"] - LOOKS_BACK_NS
+        seen = shell.history.between(since, told["granted_ns"])
+        told["load"] = next(x for x in seen["loads"] if x["load_id"] == running.load.load_id)
+        told["evictions"] = [e for e in seen["evictions"] if e["end_ns"] >= told["arrived_ns"]]
+        told["decision"] = next(
+            (
+                record_to_wire(r)
+                for r in reversed(shell.core.state.records)
+                if r.wanted == grant.engine_id
+            ),
+            None,
+        )
+    return told
+
+
+def status_of(shell: Shell, catalog: Catalog, measured: Measured) -> dict[str, Any]:
+    """The books, the engines and the queue as `keepwarm ps` shows them, JSON-serialisable.
+
+    Args:
+        shell: whose state it is.
+        catalog: of the configuration in force.
+        measured: what an engine was last found to take.
+    """
+    state: dict[str, Any] = snapshot(shell.core, time.monotonic())
+    for row in state["engines"]:
+        running = shell.supervisor.now.get(row["id"])
+        row["pid"] = running.report.pid if running and running.report else None
+        row["load_fraction"] = running.load.fraction if running else None
+        row["measured"] = measured(row["id"], running) if running and running.ready else None
+        row["bytes"] = {d: n for d, n in row["bytes"].items() if d in catalog.limits}
+        row["reported"] = dict(running.report.buffers) if running and running.report else None
+        entry = catalog.engines.get(row["id"])
+        row["file"] = str(entry.path) if entry else None
+        row["quantization"] = entry.quantization if entry else None
+        index = row["option_index"] or 0
+        row["placement"] = entry.placements[index].reason if entry else ""
+    state["devices"] = [d for d in state["devices"] if d["device"] in catalog.limits]
+    state["unavailable"] = {n: e.to_wire() for n, e in catalog.errors.items()}
+    return state

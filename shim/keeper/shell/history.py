@@ -1,0 +1,121 @@
+"""What the keeper did, kept for the traces of its clients: loads, evictions, books over time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from budget.books.ledger import LedgerView
+
+LOADS_KEPT = 4096
+SAMPLES_KEPT = 16384
+
+
+@dataclass(slots=True)
+class LoadStory:
+    """One load. `end_ns` is 0 while it lasts; times are monotonic nanoseconds.
+
+    `device` holds most of it, `devices` has the bytes on each that it is on. `restore_s` of it went into
+    restoring the KV state of `restored_tokens`.
+    """
+
+    load_id: str
+    engine: str
+    model: str
+    device: str
+    bytes: int
+    reason: str
+    start_ns: int
+    end_ns: int = 0
+    storage: str = ""
+    read_bytes: int = 0
+    fraction: float = 0.0
+    error: str = ""
+    restore_s: float = 0.0
+    restored_tokens: int = 0
+    devices: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class EvictStory:
+    """One eviction, from the decision to the process's end. `save_s` of it saved KV state."""
+
+    evict_id: str
+    engine: str
+    model: str
+    device: str
+    bytes: int
+    reason: str
+    start_ns: int
+    end_ns: int = 0
+    save_s: float = 0.0
+    saved_bytes: int = 0
+    devices: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class StageStory:
+    """One file read into the page cache ahead of its load. `end_ns` is 0 while it lasts.
+
+    `read_bytes` counts what was not there before.
+    """
+
+    engine: str
+    model: str
+    start_ns: int
+    end_ns: int = 0
+    read_bytes: int = 0
+    stopped: bool = False
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One device's books at one moment, bytes by model."""
+
+    ns: int
+    device: str
+    resident: Mapping[str, int]
+    free_bytes: int
+    limit_bytes: int
+
+
+@dataclass(slots=True)
+class History:
+    """Bounded rings of what happened."""
+
+    loads: deque[LoadStory] = field(default_factory=lambda: deque(maxlen=LOADS_KEPT))
+    evictions: deque[EvictStory] = field(default_factory=lambda: deque(maxlen=LOADS_KEPT))
+    stagings: deque[StageStory] = field(default_factory=lambda: deque(maxlen=LOADS_KEPT))
+    samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=SAMPLES_KEPT))
+
+    def sample(self, ns: int, view: LedgerView, resident: Mapping[str, int]) -> None:
+        """Note the books of a device, unless they are as they were."""
+        for last in reversed(self.samples):
+            if last.device == view.device:
+                if last.resident == resident and last.free_bytes == view.free_bytes:
+                    return
+                break
+        self.samples.append(
+            Sample(ns, view.device, dict(resident), view.free_bytes, view.limit_bytes)
+        )
+
+    def between(self, since_ns: int, until_ns: int) -> dict[str, Any]:
+        """Everything that overlaps a span of time, JSON-serialisable.
+
+        The last sample before the span comes with it, so that counters start right.
+        """
+
+        def overlaps(start_ns: int, end_ns: int) -> bool:
+            return start_ns <= until_ns and (end_ns == 0 or end_ns >= since_ns)
+
+        inside = [s for s in self.samples if since_ns <= s.ns <= until_ns]
+        before: dict[str, Sample] = {s.device: s for s in self.samples if s.ns < since_ns}
+        return {
+            "loads": [asdict(x) for x in self.loads if overlaps(x.start_ns, x.end_ns)],
+            "evictions": [asdict(x) for x in self.evictions if overlaps(x.start_ns, x.end_ns)],
+            "stagings": [asdict(x) for x in self.stagings if overlaps(x.start_ns, x.end_ns)],
+            "samples": [asdict(s) for s in (*before.values(), *inside)],
+        }

@@ -1,0 +1,80 @@
+"""What a configured model is, read from its file and never from its name. Loads nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from backends.gguf import read_header
+from budget.errors import BadModelFile, UnknownModel
+from shim.config import Config, ModelEntry
+from shim.model_info import ModelInfo
+from shim.placement.requested import local_path
+
+_SAMPLES = 64
+_SAMPLE_BYTES = 4096
+
+
+def describe_model(config: Config, name: str) -> ModelInfo:
+    """What a model is. A file of the Hugging Face Hub is downloaded when it is not here yet.
+
+    Raises:
+        UnknownModel: it is not configured.
+        BadModelFile: its file is missing, damaged or impossible.
+    """
+    entry = config.models.get(name)
+    if entry is None:
+        raise UnknownModel(
+            f"No model is called {name!r}.",
+            hint=f"Configured are: {', '.join(sorted(config.models)) or 'none'}.",
+            model=name,
+        )
+    if entry.remote:
+        identity = f"{entry.url}#{entry.model_id or name}"
+        return ModelInfo(name, entry.role, remote=True, identity=identity)
+    return _local(name, entry)
+
+
+def file_metadata(path: Path) -> Mapping[str, Any]:
+    """The metadata of a GGUF file by key.
+
+    Raises:
+        BadModelFile: the file is missing, cut off, damaged or impossible.
+    """
+    return read_header(path).metadata
+
+
+def _local(name: str, entry: ModelEntry) -> ModelInfo:
+    header = read_header(local_path(entry))
+    return ModelInfo(
+        name,
+        entry.role,
+        remote=False,
+        identity=_weights_identity(header.files),
+        file=header.files[0],
+        architecture=header.architecture,
+        quantization=header.quantization,
+        min_bits_per_weight=header.min_bits_per_weight,
+        parameters=header.parameters,
+        context_per_slot=entry.context_per_slot,
+    )
+
+
+def _weights_identity(files: Sequence[Path]) -> str:
+    """A hash over the sizes of files and samples spread evenly over them: copies are equal."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in files:
+        try:
+            size = path.stat().st_size
+            digest.update(f"{size};".encode())
+            with path.open("rb") as file:
+                for number in range(_SAMPLES):
+                    file.seek(size * number // _SAMPLES)
+                    digest.update(file.read(_SAMPLE_BYTES))
+        except OSError as error:
+            raise BadModelFile(
+                f"{path} cannot be read: {error.strerror}.", file=str(path), offset=0
+            ) from error
+    return digest.hexdigest()

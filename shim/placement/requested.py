@@ -1,0 +1,103 @@
+"""What the configuration asks for one model, as arguments of an engine and as a key of a plan."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from budget.errors import ConfigError
+from budget.footprint import EngineArgs
+from shim.config import ModelEntry, fetch_hub_file
+from shim.placement.from_plan import Asked
+from shim.placement.plan_entry import Entry, Stamp, entry_key
+
+
+def engine_args(entry: ModelEntry) -> EngineArgs:
+    """The arguments of an engine as the configuration asks for them; layers are decided later."""
+    kv_type_k, kv_type_v = entry.kv_types
+    return EngineArgs(
+        n_ctx=int(entry.context),
+        slots=int(entry.slots),
+        kv_type_k=kv_type_k,
+        kv_type_v=kv_type_v,
+        flash_attention=entry.flash_attention,
+        n_batch=entry.n_batch,
+        n_ubatch=entry.n_ubatch,
+        repack=entry.repack,
+        swa_full=entry.swa_full,
+        embeddings=entry.role == "embedder",
+        mmproj=str(entry.mmproj) if entry.mmproj else None,
+        draft_model=str(entry.draft_model) if entry.draft_model else None,
+        lora=tuple(str(path) for path in entry.lora),
+        extra=tuple(entry.engine_args),
+    )
+
+
+def local_path(entry: ModelEntry) -> Path:
+    """The GGUF file of a local entry; one on the Hugging Face Hub is downloaded when missing."""
+    if entry.hf is not None:
+        return fetch_hub_file(entry.hf)
+    if entry.path is None:
+        raise ConfigError("The model has neither path nor hf.")
+    return Path(entry.path)
+
+
+def stamp_of(paths: Sequence[str | Path]) -> Stamp:
+    """Size and modification time of files; a missing one counts as empty."""
+    rows = []
+    for path in paths:
+        try:
+            found = os.stat(path)  # noqa: PTH116 - on the path of every request
+            rows.append((str(path), found.st_size, found.st_mtime_ns))
+        except (OSError, ValueError):
+            rows.append((str(path), 0, 0))
+    return tuple(rows)
+
+
+def side_files(entry: ModelEntry) -> list[Path]:
+    """The files that an engine reads beside the model."""
+    single = [path for path in (entry.mmproj, entry.draft_model) if path is not None]
+    return [*single, *entry.lora]
+
+
+def sizes_of(entry: ModelEntry) -> tuple[tuple[int, int], ...]:
+    """(context, slots) that may be chosen, the preferred first.
+
+    The context is halved down to its minimum, then the slots to theirs: fewer slots make requests
+    wait, less context makes some impossible, and those who give a range of contexts allow that.
+    """
+    contexts = _halves(int(entry.context), getattr(entry.context, "least", int(entry.context)))
+    slots = _halves(int(entry.slots), getattr(entry.slots, "least", int(entry.slots)))
+    ladder = [(n_ctx, slots[0]) for n_ctx in contexts]
+    ladder += [(contexts[-1], count) for count in slots[1:]]
+    return tuple(ladder)
+
+
+def _halves(preferred: int, least: int) -> list[int]:
+    found = [preferred]
+    while found[-1] > least:
+        found.append(max(least, found[-1] // 2))
+    return found
+
+
+def asked_of(entry: ModelEntry, device: str, rpc: tuple[str, ...]) -> Asked:
+    """What is asked for a local model; no model file is opened. `rpc` as in `EngineArgs`.
+
+    Raises:
+        KeepwarmError: its file is on the Hugging Face Hub and cannot be had.
+    """
+    args = replace(engine_args(entry), rpc=rpc)
+
+    def stamp(known: Entry) -> Stamp:
+        return stamp_of([*known.facts.files, *side_files(entry)])
+
+    return Asked(
+        entry_key(local_path(entry), args, device),
+        entry.role,
+        entry.pinned,
+        None if entry.n_gpu_layers == "auto" else entry.n_gpu_layers,
+        sizes_of(entry),
+        stamp,
+    )

@@ -1,0 +1,74 @@
+"""What a call gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from backends.openai.protocol import Timings, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Residency:
+    """What it took to have the model there.
+
+    `cold`: it was not resident when the request arrived. `load_s` is how long the load took that the
+    request waited for, `storage` whether that load found the file in the page cache (`staged`) or
+    read it from the disk (`cold`). `waited_s` is all waiting, from the call to the lease. `evicted`
+    are the models that left for it.
+    """
+
+    cold: bool = False
+    waited_s: float = 0.0
+    load_s: float = 0.0
+    storage: str = "warm"
+    evicted: tuple[str, ...] = ()
+    slot: int | None = None
+    engine: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer.
+
+    `ttft_s` is the time from the call to the first token: seen in a stream, and for a full answer
+    from llama.cpp computed from its own timings; None where neither is known. `total_s` is the call.
+    `resumed` counts how often it was interrupted for a request of higher priority and went on: at
+    temperature 0 with the same tokens where the engine has one slot, with equally good ones elsewhere.
+    """
+
+    model: str
+    content: str
+    role: str = "assistant"
+    finish_reason: str | None = None
+    reasoning: str = ""
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    logprobs: tuple[Mapping[str, Any], ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    timings: Timings | None = None
+    residency: Residency = field(default_factory=Residency)
+    ttft_s: float | None = None
+    total_s: float = 0.0
+    resumed: int = 0
+
+    def __str__(self) -> str:
+        return self.content
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Decoding speed by the engine's own timings; None where it gives none."""
+        if self.timings is None or self.timings.predicted_ms <= 0:
+            return None
+        return self.timings.predicted_n / self.timings.predicted_ms * 1e3
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingReply:
+    """One vector per text, in the order of the texts."""
+
+    model: str
+    vectors: tuple[tuple[float, ...], ...]
+    usage: Usage = field(default_factory=Usage)
+    residency: Residency = field(default_factory=Residency)
+    total_s: float = 0.0

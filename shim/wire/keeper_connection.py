@@ -1,0 +1,309 @@
+"""A connection to the keeper, and the pool of those that are idle, as flows over channels."""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+from weakref import WeakSet
+
+from backends.forks import renew_after_fork
+from budget.errors import KeeperUnavailable, error_from_wire
+from shim.wire.json_lines import Message, decode, encode, keeper_gone, outcome
+from shim.wire.silence import closed_before, closed_meanwhile, silence_s
+
+IDLE_KEPT = 64
+"""More connections than these are closed after their call: many threads at once are no reason for more."""
+
+
+class Channel(Protocol):
+    """Lines to and from the keeper. Where it is gone or silent, `KeeperUnavailable` is raised."""
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the keeper's end was found closed."""
+        ...
+
+    async def send(self, line: bytes, limit_s: float) -> None:
+        """Send a line; the keeper may be busy for so long."""
+        ...
+
+    def send_now(self, line: bytes) -> None:
+        """Send a line without waiting for room."""
+        ...
+
+    async def read(self, limit_s: float) -> bytes:
+        """The next line, as soon as it is whole; no byte of it may take longer than the limit."""
+        ...
+
+    def arrived(self) -> list[bytes]:
+        """The lines that are here; none is waited for."""
+        ...
+
+    def interrupt(self) -> None:
+        """End the connection from any thread; the one that waits on it finds it closed."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection; in a forked child, its copy alone."""
+        ...
+
+
+class KeeperConnection:
+    """One connection, used by one call at a time."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._number = 0
+        self.heard: list[Message] = []
+        """What the keeper said without being asked, and no look has taken yet."""
+        self._interrupted = False
+        self.is_usable = True
+        """Whether nothing failed on it: it may serve the next call."""
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the keeper ended, rather than that it is silent."""
+        return self._channel.is_gone
+
+    async def ask(self, op: str, *, within_s: float | None = None, **fields: Any) -> Message:
+        """Send an op and wait for its result, for as long as the keeper gives signs of life.
+
+        Args:
+            op: what is asked.
+            within_s: the most that is waited, whatever signs there are.
+            fields: of the op.
+
+        Raises:
+            KeeperUnavailable: the keeper is gone, or does not respond.
+            KeepwarmError: the op's own error.
+        """
+        self._number += 1
+        silence = silence_s(op)
+        until = None if within_s is None else time.monotonic() + within_s
+        try:
+            await self._channel.send(encode({"op": op, "id": self._number, **fields}), silence)
+            while True:
+                left = silence if until is None else min(silence, until - time.monotonic())
+                message = decode(await self._channel.read(max(left, 0.001)))
+                if message.get("id") == self._number:
+                    return outcome(message)
+                self._hear(message)
+        except KeeperUnavailable:
+            self.is_usable = False
+            if self._interrupted:
+                raise closed_meanwhile() from None
+            raise
+
+    def tell(self, op: str, **fields: Any) -> None:
+        """Send an op that is not answered.
+
+        Raises:
+            KeeperUnavailable: the keeper is known to be gone, or does not read.
+        """
+        try:
+            self._channel.send_now(encode({"op": op, **fields}))
+        except KeeperUnavailable:
+            self.is_usable = False
+            raise
+
+    def notices(self) -> list[Message]:
+        """What the keeper said without being asked since the last look; nothing is waited for.
+
+        That the client is alive is answered here, where the keeper wants to know it.
+
+        Raises:
+            KeeperUnavailable: the keeper is gone.
+        """
+        try:
+            for line in self._channel.arrived():
+                self._hear(decode(line))
+        except KeeperUnavailable:
+            self.is_usable = False
+            if self._interrupted:
+                raise closed_meanwhile() from None
+            raise
+        if not self.heard:
+            return []
+        heard, self.heard = self.heard, []
+        return heard
+
+    def _hear(self, message: Message) -> None:
+        notice = message.get("notice")
+        if notice == "ping":
+            self.tell("pong", lease=message.get("lease"))
+        elif notice == "refused":
+            self.is_usable = False
+            raise error_from_wire(message["error"])
+        elif notice in ("yield", "revoked"):
+            self.heard.append(message)
+
+    def interrupt(self) -> None:
+        """End it from any thread: the call that waits on it ends with `Cancelled`."""
+        self.is_usable = False
+        self._interrupted = True
+        self._channel.interrupt()
+
+    def close(self) -> None:
+        """End the connection; what it held at the keeper is back at once.
+
+        A process that was forked closes its copy, and the parent's connection goes on.
+        """
+        self.is_usable = False
+        self._channel.close()
+
+
+Hello = Callable[[KeeperConnection], Awaitable[None]]
+"""What is said first on a new connection."""
+
+
+class ConnectionPool(ABC):
+    """Connections that are idle, and a look at those that are not. Safe from any thread and after `fork()`.
+
+    Those of threads and of event loops differ in how they wait.
+    """
+
+    def __init__(self, hello: Hello) -> None:
+        self._hello = hello
+        self._closed = False
+        self.found_silent = False
+        """Whether the keeper last failed to say a word, so that what only explains is not asked of it."""
+        self._begin_anew()
+        renew_after_fork(self)
+
+    def _begin_anew(self) -> None:
+        self.idle: deque[KeeperConnection] = deque()
+        self._open: WeakSet[KeeperConnection] = WeakSet()
+        self._lock = threading.Lock()
+
+    @abstractmethod
+    async def _connect(self) -> Channel:
+        """A new connection.
+
+        Raises:
+            KeepwarmError: no keeper runs and none could be started.
+        """
+
+    async def take(self, *, fresh: bool = False) -> KeeperConnection:
+        """An idle connection, or a new one (always, when `fresh`).
+
+        Raises:
+            KeepwarmError: no keeper runs and none could be started, or it refuses this client.
+        """
+        if self._closed:
+            raise closed_before()
+        if not fresh and (idle := self._pop()) is not None:
+            return idle
+        connection = KeeperConnection(await self._connect())
+        if not await self._begin(connection):
+            # It connected to a keeper that was about to end; the next one is waited for.
+            connection = KeeperConnection(await self._connect())
+            if not await self._begin(connection):
+                raise keeper_gone()
+        return connection
+
+    async def _begin(self, connection: KeeperConnection) -> bool:
+        """Say hello on a new connection; returns False when the keeper ends instead of answering."""
+        try:
+            with self._lock:
+                if self._closed:
+                    raise closed_before()
+                self._open.add(connection)
+            await self._hello(connection)
+        except KeeperUnavailable:
+            connection.close()
+            if not connection.is_gone:
+                self.found_silent = True
+                raise
+            return False
+        except BaseException:
+            connection.close()
+            raise
+        self.found_silent = False
+        return True
+
+    def give(self, connection: KeeperConnection) -> None:
+        """Return a connection on which nothing is outstanding."""
+        if not connection.is_usable or len(self.idle) >= IDLE_KEPT:
+            connection.close()
+            return
+        # What is still said of its last call concerns no later one.
+        connection.heard.clear()
+        self.idle.append(connection)
+        if self._closed:
+            self._close_idle()
+
+    def close(self) -> None:
+        """Close every idle connection, and end those in use: their calls fail with `Cancelled`."""
+        with self._lock:
+            self._closed = True
+            in_use = list(self._open)
+        self._close_idle()
+        for connection in in_use:
+            connection.interrupt()
+
+    def forked(self) -> None:
+        """In a forked child: close the copies of the parent's connections, and begin anew."""
+        inherited = list(self._open)
+        self._begin_anew()
+        for connection in inherited:
+            connection.close()
+
+    async def ask(self, op: str, **fields: Any) -> Message:
+        """One op on a pooled connection; asked once more when the keeper had ended or ends meanwhile.
+
+        Raises:
+            KeepwarmError: as `Line.ask`.
+        """
+        connection, result = await self.ask_keeping(op, **fields)
+        self.give(connection)
+        return result
+
+    async def ask_keeping(self, op: str, **fields: Any) -> tuple[KeeperConnection, Message]:
+        """As `ask`; the connection stays with the caller, who returns or closes it."""
+        since = time.monotonic()
+        connection = await self.take()
+        again = False
+        while True:
+            try:
+                return connection, await connection.ask(op, **fields)
+            except KeeperUnavailable:
+                connection.close()
+                if again or not connection.is_gone:
+                    self.found_silent = not connection.is_gone
+                    raise
+                # The keeper that this connection led to is gone, and with it what was asked and every
+                # other idle connection: nothing was delivered, and the next keeper knows of nothing.
+                again = True
+                self._close_idle()
+                connection = await self.take(fresh=True)
+                fields = _what_is_left(fields, time.monotonic() - since)
+            except Exception:
+                self.give(connection)
+                raise
+            except BaseException:
+                # Interrupted or cancelled while waiting: closing withdraws the request.
+                connection.close()
+                raise
+
+    def _close_idle(self) -> None:
+        while (connection := self._pop()) is not None:
+            connection.close()
+
+    def _pop(self) -> KeeperConnection | None:
+        # Looking first would not do: another thread may take the last one in between.
+        try:
+            return self.idle.pop()
+        except IndexError:
+            return None
+
+
+def _what_is_left(fields: dict[str, Any], passed_s: float) -> dict[str, Any]:
+    """The fields of an op that is asked once more: its deadline does not begin anew."""
+    deadline_s = fields.get("deadline_s")
+    if deadline_s is None:
+        return fields
+    return {**fields, "deadline_s": max(0.0, deadline_s - passed_s)}

@@ -1,0 +1,245 @@
+"""What clients may say to the keeper: one model an op, checked at the door before anything acts on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from backends.foreign_json import BadJson, parse_json
+from budget.errors import ConfigError, InvalidRequest
+from shim.wire.json_lines import VERSION
+
+INTEGER_LIMIT: Final = 2**53
+"""Integers up to here are the same number in every JSON reader."""
+LONGEST_S: Final = 365.0 * 24 * 3600
+MOST_MODELS: Final = 4096
+RELOAD_LIMIT_BYTES: Final = 1 << 20
+"""No configuration file may be larger."""
+_QUOTED: Final = 80
+
+Number = Annotated[int, Field(ge=-INTEGER_LIMIT, le=INTEGER_LIMIT)]
+Count = Annotated[int, Field(ge=0, le=INTEGER_LIMIT)]
+Name = Annotated[str, Field(min_length=1, max_length=512)]
+
+
+class Ask(BaseModel):
+    """An op and the number that its answer carries; what is said without one is not answered."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    id: Count | None = None
+
+
+class Hello(Ask):
+    """The first words of a client: which version of the protocol it speaks."""
+
+    # A client of another version may say more; it hears that the versions differ.
+    model_config = ConfigDict(extra="ignore")
+
+    op: Literal["hello"]
+    version: Number
+
+
+class LeaseOp(Ask):
+    """Make a model resident, and lease it to the client, keep it loaded, or pin it."""
+
+    op: Literal["lease"]
+    model: Name
+    want: Literal["lease", "load", "pin"] = "lease"
+    priority: Number | None = None
+    deadline_s: Annotated[float, Field(ge=0.0, le=LONGEST_S)] | None = None
+    plan: Name | None = None
+    preemptible: bool = False
+    persist: bool = False
+
+
+class End(Ask):
+    """A lease is over. `spent`: the engine's own timings of the request, by their names."""
+
+    op: Literal["end"]
+    lease: Name
+    spent: Annotated[dict[Name, float | int | None], Field(max_length=64)] | None = None
+
+
+class Yielded(Ask):
+    """A lease is back in the middle of an answer, after so many tokens of prompt and answer."""
+
+    op: Literal["yielded"]
+    lease: Name
+    prompt_tokens: Count
+    tokens: Count
+
+
+class Pong(Ask):
+    """The client that holds a lease is alive."""
+
+    op: Literal["pong"]
+    lease: Name
+
+
+class Diagnose(Ask):
+    """What became of the engine of a lease."""
+
+    op: Literal["diagnose"]
+    engine: Name
+    generation: Number
+
+
+class Hint(Ask):
+    """A model may leave now, must leave once it is idle, or is no longer pinned."""
+
+    op: Literal["hint"]
+    kind: Literal["release", "unload", "unpin"]
+    model: Name
+
+
+class DeclareOp(Ask):
+    """The order of coming uses, of this client or of the requests that name the plan."""
+
+    op: Literal["plan"]
+    models: Annotated[list[Name], Field(max_length=MOST_MODELS)] = []
+    plan: Name | None = None
+
+
+class Status(Ask):
+    """Everything that `keepwarm ps` shows."""
+
+    op: Literal["status"]
+
+
+class HistoryOf(Ask):
+    """Loads, evictions and books of a span of time, in nanoseconds of the monotonic clock."""
+
+    op: Literal["history"]
+    since_ns: Annotated[int, Field(ge=0, lt=2**63)]
+    until_ns: Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Kv(Ask):
+    """What KV state is kept on disk."""
+
+    op: Literal["kv"]
+
+
+class KvClear(Ask):
+    """Delete the kept KV state of one model, or of all."""
+
+    op: Literal["kv_clear"]
+    model: Name | None = None
+
+
+class Reload(Ask):
+    """Take over another configuration."""
+
+    op: Literal["reload"]
+    config: dict[str, Any]
+    label: Name = "the client's"
+    file: Annotated[str, Field(max_length=4096)] | None = None
+
+
+class StayOp(Ask):
+    """Do not leave for want of clients: this keeper was started on purpose."""
+
+    op: Literal["stay"]
+
+
+class Stop(Ask):
+    """End the keeper once this answer is on its way."""
+
+    op: Literal["stop"]
+
+
+Asked = (
+    Hello
+    | LeaseOp
+    | End
+    | Yielded
+    | Pong
+    | Diagnose
+    | Hint
+    | DeclareOp
+    | Status
+    | HistoryOf
+    | Kv
+    | KvClear
+    | Reload
+    | StayOp
+    | Stop
+)
+_ADAPTER: Final[TypeAdapter[Asked]] = TypeAdapter(Annotated[Asked, Field(discriminator="op")])
+
+
+def read(line: bytes) -> Asked:
+    """The op of one line.
+
+    Raises:
+        ConfigError: the client speaks another version of the protocol.
+        InvalidRequest: the line is no message, or a field of it holds what is not allowed.
+    """
+    try:
+        asked = _ADAPTER.validate_json(line)
+    except ValidationError as error:
+        raise _refusal(line, error.errors(include_url=False, include_context=False)) from None
+    if isinstance(asked, Hello) and asked.version != VERSION:
+        raise ConfigError(
+            f"The keeper speaks version {VERSION} of its protocol, the client {asked.version}.",
+            hint="Restart it: `keepwarm keeper stop`.",
+        )
+    if isinstance(asked, Reload):
+        # No model describes what a configuration may be here: its size, numbers and depth are checked.
+        if len(line) > RELOAD_LIMIT_BYTES:
+            raise InvalidRequest(
+                f"The configuration has {len(line)} bytes; {RELOAD_LIMIT_BYTES} are allowed."
+            )
+        _plain(line)
+    return asked
+
+
+def number_of(line: bytes) -> int | None:
+    """The number that the answer to a line carries, where the line tells one that can be sent back."""
+    try:
+        message = parse_json(line)
+    except BadJson:
+        return None
+    number = message.get("id") if isinstance(message, dict) else None
+    fits = type(number) is int and 0 <= number <= INTEGER_LIMIT
+    return number if fits else None
+
+
+def _plain(line: bytes) -> Any:
+    try:
+        return parse_json(line)
+    except BadJson as error:
+        raise InvalidRequest(f"The keeper cannot take this message: {error}.") from None
+
+
+def _refusal(line: bytes, problems: Sequence[ErrorDetails]) -> InvalidRequest:
+    if not problems[0]["loc"] and not problems[0]["type"].startswith("union_tag"):
+        return InvalidRequest(
+            f"The keeper was sent what is no message: {_quoted(line[:_QUOTED])}.",
+            hint="It takes one JSON object a line.",
+        )
+    if problems[0]["type"].startswith("union_tag"):
+        found = _plain(line)
+        op = found.get("op") if isinstance(found, dict) else None
+        return InvalidRequest(
+            f"The keeper knows no op {_quoted(op)}.", hint=f"It knows {', '.join(sorted(OPS))}."
+        )
+    told = []
+    for problem in problems[:5]:
+        where = ".".join(str(part) for part in problem["loc"])
+        told.append(f"{where}: {problem['msg']} (found {_quoted(problem['input'])})")
+    return InvalidRequest(f"The keeper cannot take this message: {'; '.join(told)}.")
+
+
+def _quoted(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= _QUOTED else text[: _QUOTED - 3] + "..."
+
+
+OPS: Final = frozenset(
+    str(kind.model_fields["op"].annotation.__args__[0]) for kind in Asked.__args__
+)

@@ -1,0 +1,98 @@
+"""How long a client waits for a sign of life of the keeper, and what it says when none comes.
+
+While an op waits for its answer the keeper says every 2 s that it is alive, however long the op takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+from pathlib import Path
+from typing import Final
+
+from backends.machine.files.file_locks import KEEPER_LOCK, FileLock, is_held
+from backends.machine.peers import peer_credentials
+from budget.errors import Cancelled, InvalidRequest, KeeperUnavailable
+
+SILENCE_S: Final = 10.0
+LOOK_S: Final = 5.0
+"""What is answered from the keeper's books alone is answered sooner."""
+CONNECT_S: Final = 5.0
+EXPLAIN_S: Final = 10.0
+"""What only explains a failure is not waited for longer, whatever signs of life there are."""
+_LOOKING: Final = frozenset({"hello", "status"})
+_TIMEVAL: Final = "ll"
+
+
+def silence_s(op: str) -> float:
+    """Seconds without any word of the keeper after which an op is given up."""
+    return LOOK_S if op in _LOOKING else SILENCE_S
+
+
+def bound(sock: socket.socket, option: int, seconds: float) -> None:
+    """Bound each wait of a blocking socket (`SO_RCVTIMEO`, `SO_SNDTIMEO`), at no cost a call."""
+    timeval = struct.pack(_TIMEVAL, int(seconds), int(seconds % 1 * 1e6))
+    sock.setsockopt(socket.SOL_SOCKET, option, timeval)
+
+
+def peer_of(sock: socket.socket) -> tuple[int | None, Path | None]:
+    """The process at the other end of a connection to a keeper, and the keeper's folder."""
+    pid, folder = 0, None
+    with contextlib.suppress(OSError):
+        pid, _ = peer_credentials(sock)
+        path = sock.getpeername()
+        folder = Path(path).parent if path and isinstance(path, str) else None
+    return (pid if pid > 0 else None), folder
+
+
+def keeper_silent(pid: int | None, runtime: Path | None, waited_s: float) -> KeeperUnavailable:
+    """The keeper is there, or its process is, and says nothing."""
+    process = f"process {pid}" if pid else "its process is not known"
+    where = f" in {runtime}" if runtime else ""
+    what = "The keeper"
+    if pid is None:
+        hint = "`keepwarm keeper log` says what it did last."
+    elif runtime is not None and not holds_keeper_lock(pid, runtime):
+        what = "What listens as a keeper"
+        hint = (
+            "It holds no keeper's lock: it is a keeper inside a program, or none. See what it is."
+        )
+    elif is_stopped(pid):
+        hint = f"It is stopped: `kill -CONT {pid}` lets it go on."
+    else:
+        hint = (
+            f"`keepwarm keeper log` says what it did last; `kill -9 {pid}` ends it and its engines."
+        )
+    return KeeperUnavailable(
+        f"{what}{where} ({process}) does not respond: not a word for {waited_s:.0f} s.",
+        hint=hint,
+        pid=pid,
+        runtime=str(runtime) if runtime else None,
+        waited_s=waited_s,
+    )
+
+
+def holds_keeper_lock(pid: int, runtime: Path) -> bool:
+    """Whether a process is the background keeper of a folder: no other one is named to be killed."""
+    path = runtime / KEEPER_LOCK
+    return is_held(path) and FileLock(path).holder().pid == pid
+
+
+def closed_before() -> InvalidRequest:
+    """A call of a `Shim` that was closed."""
+    return InvalidRequest("This Shim is closed.", hint="Make a new one.")
+
+
+def closed_meanwhile() -> Cancelled:
+    """The `Shim` was closed while a call ran."""
+    return Cancelled("The Shim was closed while this call ran.")
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped, by a signal or a debugger."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state in ("T", "t")

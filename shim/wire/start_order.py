@@ -1,0 +1,142 @@
+"""What a keeper is told when it is started, and what it leaves to the next one if it crashes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Self
+
+from backends.foreign_json import parse_json
+from backends.json_shapes import real, table, text, whole
+from backends.machine.files.whole_files import read_shape, write_whole
+from budget.errors import ConfigError
+from shim.config import Config
+
+LOG = logging.getLogger("keepwarm.keeper")
+
+IN_FORCE: Final = "in-force.json"
+_FORMAT: Final = 1
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """How a keeper is to run.
+
+    `automatic`: a client needed it, so it leaves after `idle_exit` without one. `read_at`: when that
+    client read its configuration, in seconds of the machine's monotonic clock.
+    """
+
+    config: Config
+    runtime: Path
+    automatic: bool
+    read_at: float
+
+    def to_json(self) -> bytes:
+        """The order as its keeper reads it. No secret is in it: keys are named by their variables."""
+        told = {"automatic": self.automatic, "read_at": self.read_at, **_said(self.config)}
+        return json.dumps(told).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, runtime: Path) -> Self:
+        """The order that a client wrote.
+
+        Raises:
+            ConfigError: its configuration does not hold.
+        """
+        told = parse_json(data)
+        read_at = float(told["read_at"])
+        return cls(_config_of(told, read_at), runtime, bool(told["automatic"]), read_at)
+
+
+def _said(config: Config) -> dict[str, Any]:
+    return {
+        "config": config.to_mapping(),
+        "file": str(config.file) if config.file else None,
+        "label": str(config.file or "the configuration given in code"),
+    }
+
+
+def _config_of(said: dict[str, Any], read_at: float) -> Config:
+    config = Config.from_mapping(said["config"], label=str(said["label"]))
+    config.remember(Path(said["file"]) if said["file"] else None, {}, read_at=read_at)
+    return config
+
+
+class InForce:
+    """The configuration that a keeper runs with, in its folder for as long as it runs.
+
+    A keeper that ends in good order removes it. Where it is left, the keeper crashed, and the client that
+    starts the next one may have read the file long before it was reloaded.
+    """
+
+    def __init__(self, runtime: Path) -> None:
+        self._path = runtime / IN_FORCE
+
+    def survives(self, order: Order) -> Order:
+        """The order, with the configuration that was in force where the client's is an older reading of it.
+
+        A keeper that is started on purpose runs with what it is given, and so does one whose client has
+        another file.
+        """
+        left = read_shape(self._path, "the configuration of a keeper that crashed", _left)
+        if left is None or not order.automatic or not _is_newer(left, order):
+            return order
+        try:
+            config = _config_of(left, float(left["since"]))
+        except (ConfigError, KeyError, TypeError) as error:
+            LOG.warning("the configuration of the keeper that crashed is not taken over: %s", error)
+            return order
+        if not config.diff(order.config):
+            return order
+        LOG.warning(
+            "the keeper before this one crashed: its configuration stays in force; it was loaded after "
+            "this client read %s",
+            config.file or "its own",
+        )
+        return replace(order, config=config)
+
+    def write(self, config: Config) -> None:
+        """Keep what is in force from now on; what cannot be written costs a line in the log."""
+        told = {"format": _FORMAT, "since": time.monotonic(), "boot": _boot(), **_said(config)}
+        try:
+            write_whole(self._path, json.dumps(told).encode())
+        except OSError as error:
+            LOG.warning("the configuration in force would not survive a crash: %s", error)
+
+    def remove(self) -> None:
+        """The keeper ends in good order."""
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            LOG.warning("%s cannot be removed: %s", self._path, error)
+
+
+def _left(value: object) -> dict[str, Any]:
+    told = dict(table(value))
+    if whole(told["format"]) != _FORMAT:
+        raise ValueError(f"format {told['format']}")
+    real(told["since"]), text(told["boot"]), text(told["label"]), table(told["config"])
+    if told["file"] is not None:
+        text(told["file"])
+    return told
+
+
+def _is_newer(left: Mapping[str, Any], order: Order) -> bool:
+    """Whether what was left was put in force after the client read the same file."""
+    file = str(order.config.file) if order.config.file else None
+    if left["boot"] != _boot() or left["file"] != file:
+        return False
+    return bool(order.read_at < left["since"])
+
+
+def _boot() -> str:
+    """Monotonic clocks begin anew with the machine."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""

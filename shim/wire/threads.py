@@ -1,0 +1,177 @@
+"""Connections to the keeper for threads: blocking sockets, and the flows over them made plain calls."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from backends.flows import run_blocking
+from budget.errors import KeeperUnavailable
+from shim.wire.json_lines import Message, keeper_gone
+from shim.wire.keeper_connection import ConnectionPool, Hello, KeeperConnection
+from shim.wire.silence import bound, keeper_silent, peer_of
+
+_CHUNK = 65536
+
+
+class SocketChannel:
+    """A socket's lines, for the thread that waits for them."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.settimeout(None)  # whatever `socket.setdefaulttimeout` says
+        self._sock = sock
+        self._buffer = bytearray()
+        self._limits: dict[int, float] = {}
+        self.is_gone = False
+
+    async def send(self, line: bytes, limit_s: float) -> None:
+        """Send a line; the keeper may be busy for so long."""
+        self._bound(socket.SO_SNDTIMEO, limit_s)
+        try:
+            self._sock.sendall(line)
+        except BlockingIOError:
+            raise self._silent(limit_s) from None
+        except OSError as exc:
+            raise self._gone() from exc
+
+    def send_now(self, line: bytes) -> None:
+        """Send a line without waiting for room."""
+        if self._send_some(line) < len(line):
+            raise self._silent(0.0)
+
+    async def read(self, limit_s: float) -> bytes:
+        """The next line, as soon as it is whole."""
+        while (line := self._whole_line()) is None:
+            self._bound(socket.SO_RCVTIMEO, limit_s)
+            if not self._receive(0):
+                raise self._silent(limit_s)
+        return line
+
+    def arrived(self) -> list[bytes]:
+        """The lines that are here; none is waited for."""
+        self._receive(socket.MSG_DONTWAIT)
+        lines: list[bytes] = []
+        while (line := self._whole_line()) is not None:
+            lines.append(line)
+        return lines
+
+    def interrupt(self) -> None:
+        """End the connection from any thread; the one that waits on it finds it closed."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the connection; in a forked child, its copy alone."""
+        self._sock.close()
+
+    def _bound(self, option: int, limit_s: float) -> None:
+        if self._limits.get(option) != limit_s:
+            with contextlib.suppress(OSError):  # closed: the next step says so
+                bound(self._sock, option, limit_s)
+            self._limits[option] = limit_s
+
+    def _send_some(self, line: bytes) -> int:
+        try:
+            return self._sock.send(line, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError as exc:
+            raise self._gone() from exc
+
+    def _receive(self, flags: int) -> bool:
+        """Take in what is here; returns whether anything came."""
+        try:
+            chunk = self._sock.recv(_CHUNK, flags)
+        except BlockingIOError:
+            return False
+        except OSError as exc:
+            raise self._gone() from exc
+        if not chunk:
+            raise self._gone()
+        self._buffer += chunk
+        return True
+
+    def _whole_line(self) -> bytes | None:
+        end = self._buffer.find(b"\n") + 1
+        if end == 0:
+            return None
+        line = bytes(self._buffer[:end])
+        del self._buffer[:end]
+        return line
+
+    def _gone(self) -> KeeperUnavailable:
+        self.is_gone = True
+        return keeper_gone()
+
+    def _silent(self, limit_s: float) -> KeeperUnavailable:
+        return keeper_silent(*peer_of(self._sock), limit_s)
+
+
+class ThreadConnectionPool(ConnectionPool):
+    """Connections of any thread."""
+
+    def __init__(self, connect: Callable[[], socket.socket], hello: Hello) -> None:
+        super().__init__(hello)
+        self._new_socket = connect
+
+    async def _connect(self) -> SocketChannel:
+        return SocketChannel(self._new_socket())
+
+
+class BlockingConnection:
+    """A thread's connection. Each call is that of the `Line`, and raises what that raises."""
+
+    def __init__(self, flows: KeeperConnection) -> None:
+        self.flows = flows
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the keeper ended, rather than that it is silent."""
+        return self.flows.is_gone
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether nothing failed on it."""
+        return self.flows.is_usable
+
+    def ask(self, op: str, **fields: Any) -> Message:
+        """Send an op and wait for its result."""
+        return run_blocking(self.flows.ask(op, **fields))
+
+    def tell(self, op: str, **fields: Any) -> None:
+        """Send an op that is not answered."""
+        self.flows.tell(op, **fields)
+
+    def close(self) -> None:
+        """End the connection; what it held at the keeper is back at once."""
+        self.flows.close()
+
+
+class BlockingPool:
+    """A thread's way to the keeper. Each call is that of its `flows`, and raises what that raises."""
+
+    def __init__(self, connect: Callable[[], socket.socket], hello: Hello) -> None:
+        self.flows = ThreadConnectionPool(connect, hello)
+
+    def take(self, *, fresh: bool = False) -> BlockingConnection:
+        """An idle connection, or a new one (always, when `fresh`)."""
+        return BlockingConnection(run_blocking(self.flows.take(fresh=fresh)))
+
+    def ask(self, op: str, **fields: Any) -> Message:
+        """One op on a pooled connection; asked once more when the keeper had ended or ends meanwhile."""
+        return run_blocking(self.flows.ask(op, **fields))
+
+    def ask_keeping(self, op: str, **fields: Any) -> tuple[BlockingConnection, Message]:
+        """As `ask`; the connection stays with the caller, who returns or closes it."""
+        connection, told = run_blocking(self.flows.ask_keeping(op, **fields))
+        return BlockingConnection(connection), told
+
+    def give(self, connection: BlockingConnection) -> None:
+        """Return a connection on which nothing is outstanding."""
+        self.flows.give(connection.flows)
+
+    def close(self) -> None:
+        """Close every idle connection, and end those in use."""
+        self.flows.close()
