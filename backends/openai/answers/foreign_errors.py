@@ -36,6 +36,26 @@ _TOO_LONG = re.compile(
 _ENGINE_DEAD = re.compile(r"EngineCore|EngineDead|engine (is|has) (dead|died)", re.IGNORECASE)
 _UNAVAILABLE = frozenset({502, 503, 504})
 _QUOTED = 120
+_SAYING = ("error", "errors", "detail", "message")
+"""The fields of which one says what went wrong, in a body that is no answer."""
+_ANSWERS = frozenset({"choices", "data", "content", "prompt", "usage", "timings"})
+_STATUS = {
+    "invalid_request_error": 400,
+    "BadRequestError": 400,
+    "context_length_exceeded": 400,
+    "authentication_error": 401,
+    "invalid_api_key": 401,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "model_not_found": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "insufficient_quota": 429,
+    "overloaded_error": 503,
+    "unavailable_error": 503,
+}
+"""Words of servers for a status."""
 
 
 def place(endpoint: Endpoint) -> str:
@@ -57,17 +77,23 @@ def error_from_answer(
 
 
 def holds_error(answer: Mapping[str, Any]) -> bool:
-    """Whether an answer of status 200, or a chunk of one, says that something went wrong."""
-    return answer.get("error") is not None or answer.get("object") == "error"
+    """Whether an answer of status 200, or a chunk of one, says that something went wrong.
+
+    An empty `error` beside an answer is none; some servers always send the field.
+    """
+    if answer.get("error") or answer.get("object") == "error":
+        return True
+    if answer.keys().isdisjoint(_ANSWERS):
+        return any(answer.get(name) is not None for name in _SAYING)
+    return _error_of_choice(answer) is not None
 
 
 def error_in_stream(
     endpoint: Endpoint, chunk: Mapping[str, Any], secrets: Secrets = NO_SECRETS
 ) -> KeepwarmError:
     """The error that an answer of status 200, or a chunk of one, carries."""
-    code = _fields(chunk).get("code")
-    status = code if isinstance(code, int) and 400 <= code <= 599 else 500
-    return _mapped(endpoint, status, chunk, str(chunk), secrets)
+    found = {"error": inner} if (inner := _error_of_choice(chunk)) is not None else chunk
+    return _mapped(endpoint, _status_of(_fields(found)), found, str(chunk), secrets)
 
 
 def unreadable(
@@ -82,17 +108,46 @@ def _fields(found: Any) -> Mapping[str, Any]:
     """The object that describes an error."""
     if not isinstance(found, Mapping):
         return {}
-    if found.get("object") == "error":
-        return found
-    detail = found.get("error", found.get("detail"))
-    return detail if isinstance(detail, Mapping) else {}
+    detail = _detail(found)
+    if isinstance(detail, Mapping):
+        # A named event of an error may carry a whole error.
+        return _fields(detail) if "error" in detail else detail
+    return found if detail is None else {}
+
+
+def _detail(found: Mapping[str, Any]) -> Any:
+    """What stands for the error in the body of one: an object, a text, a list; None for the body itself."""
+    for name in _SAYING[:-1]:
+        detail = found.get(name)
+        if detail is not None:
+            first = detail[0] if isinstance(detail, list) and len(detail) == 1 else detail
+            return first if isinstance(first, Mapping) and name == "errors" else detail
+    return None
+
+
+def _error_of_choice(answer: Mapping[str, Any]) -> Any:
+    """The error that some routers put into the first choice."""
+    choices = answer.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return first.get("error") or None if isinstance(first, Mapping) else None
+
+
+def _status_of(fields: Mapping[str, Any]) -> int:
+    """The status that an error inside an answer of status 200 would have had; 500 where it says none."""
+    for name in ("code", "status", "type"):
+        value = fields.get(name)
+        if isinstance(value, str):
+            value = int(value) if value.isascii() and value.isdecimal() else _STATUS.get(value)
+        if isinstance(value, int) and 400 <= value <= 599:
+            return value
+    return 500
 
 
 def _mapped(
     endpoint: Endpoint, status: int, found: Any, body: bytes | str, secrets: Secrets
 ) -> KeepwarmError:
     fields = _fields(found)
-    detail = found.get("error", found.get("detail")) if isinstance(found, Mapping) else None
+    detail = _detail(found) if isinstance(found, Mapping) else None
     said = fields.get("message") or (detail if isinstance(detail, str) else body)
     quoted = said if isinstance(said, str | bytes) else str(said)
     message = secrets.quote(quoted).rstrip(".") or "nothing"
@@ -108,7 +163,7 @@ def _mapped(
             " and at what the request asks for.",
             **facts,
         )
-    if _is_too_long(status, message, facts):
+    if fields.get("code") == "context_length_exceeded" or _is_too_long(status, message, facts):
         for name in ("n_prompt_tokens", "n_ctx"):
             if name in fields:
                 facts[name] = a_count(fields[name])

@@ -29,7 +29,7 @@ class StreamReader:
         self._content_type = content_type
         self._parser = SseParser()
         self._content, self._reasoning = _Halves(), _Halves()
-        self._finished = False
+        self._finished = self._answered = False
         self._said: list[str] = []
         self.events = 0
         self.done = False
@@ -74,6 +74,9 @@ class StreamReader:
         bare = data.strip()
         if bare == _DONE or not bare:
             self.done = bool(bare)
+            if self.done and not self._answered:
+                problem = EndpointError("it ended its stream before any answer.")
+                raise unreadable(self._endpoint, problem, self._parser.foreign, self._secrets)
             return
         try:
             value = decode(data)
@@ -81,8 +84,11 @@ class StreamReader:
         except EndpointError as exc:
             raise unreadable(self._endpoint, exc, data, self._secrets) from None
         if delta is None:
-            raise error_in_stream(self._endpoint, value, self._secrets)
+            error = error_in_stream(self._endpoint, value, self._secrets)
+            error.facts["text"] = self.text
+            raise error
         self._finished = self._finished or delta.finish_reason is not None
+        self._answered = self._answered or bool(value.get("choices")) or delta.is_token
         if not delta.is_empty:
             deltas.append(delta)
             self._said.append(delta.content)

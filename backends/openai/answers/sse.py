@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+from backends.foreign_json import BadJson, parse_json
 from backends.openai.connections.bounds import EVENT_BYTES, FOREIGN_BYTES
 from budget.errors import EndpointError
 
@@ -21,6 +24,7 @@ class SseParser:
         self._data: list[bytes] = []
         self._data_bytes = 0
         self._after_cr = False
+        self._is_error = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of every event that this chunk completes, in order.
@@ -70,10 +74,24 @@ class SseParser:
             self._data_bytes += len(line)
         elif line.startswith(b"error:"):
             # llama.cpp sent errors under this name in 2025.
-            events.append(b'{"error":' + line[6:] + b"}")
+            events.append(_as_error(line[6:]))
         elif not line:
             if self._data:
-                events.append(b"\n".join(self._data))
+                data = b"\n".join(self._data)
+                events.append(_as_error(data) if self._is_error else data)
                 self._data, self._data_bytes = [], 0
+            self._is_error = False
+        elif line.startswith(b"event:"):
+            # An event of this name says what went wrong in its data, which may look like anything.
+            self._is_error = line[6:].strip() == b"error"
         elif not line.startswith(_KNOWN) and len(self.foreign) < FOREIGN_BYTES:
             self.foreign += line[:FOREIGN_BYTES] + b"\n"
+
+
+def _as_error(said: bytes) -> bytes:
+    """What a server says of an error, in the shape that a JSON error has."""
+    try:
+        parse_json(said)
+    except BadJson:
+        said = json.dumps(said.decode("utf-8", "replace")).encode()
+    return b'{"error":' + said + b"}"
