@@ -116,8 +116,8 @@ class BudgetSection(Section):
 
     prefetch: Literal[True, False, "spare", "stage"] = key(
         ON,
-        "What declared plans may cause ahead: `true` loads what comes next where nobody needs the "
-        "bytes, and reads its file into the page cache where they are needed; "
+        "What declared uses may cause ahead: `true` loads the next engine where no request needs "
+        "the bytes, and reads its file into the page cache where a request needs them; "
         '`"spare"` loads only while a core is free of generating (see `threads`), which is the faster '
         'choice without a GPU when engines compute on all cores; `"stage"` only reads; `false` does '
         "neither.",
