@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterable
 from backends.llama.rpc.device_names import DeviceNames
 
 RING_LINES = 400
-_IDLE = "all slots are idle"
+_IDLE = b"all slots are idle"
 TAIL_LINES = 25
 _LINE_CHARS = 500
+_LINE_BYTES = 4 * _LINE_CHARS
 ANYONES = DeviceNames()
 """For an engine whose RPC servers are not known."""
 
 _BUFFER = re.compile(r":\s+(\S+)\s+.*\bbuffer size\s*=\s*([\d.]+) MiB")
-_READY = re.compile(r"model loaded|server is listening|all slots are idle", re.IGNORECASE)
+_READY = re.compile(rb"model loaded|server is listening|all slots are idle", re.IGNORECASE)
 _OUT_OF_MEMORY = re.compile(
     r"unable to allocate .*buffer|failed to allocate .*(buffer|memory)|out of memory"
     r"|cudaMalloc failed|std::bad_alloc|cannot allocate memory|ErrorOutOfDeviceMemory",
@@ -55,42 +56,61 @@ def rpc_was_cut(lines: Iterable[str]) -> bool:
 
 
 class LogRing:
-    """The last lines of one engine, with secrets masked, and its buffer lines for as long as it lives.
+    """The last lines of one engine, and its buffer lines for as long as it lives.
 
-    `on_ready` is called at each line that says the model is loaded; `lines_seen` only grows.
+    An engine writes a dozen lines for each request and hardly ever is one read, so that lines are kept as
+    they were written; secrets are masked when they are read. `on_ready` is called at the first line that
+    says the model is loaded; `lines_seen` only grows.
     """
 
     def __init__(self, on_ready: Callable[[], None] | None = None) -> None:
-        self._lines: deque[str] = deque(maxlen=RING_LINES)
-        self._buffer_lines: list[str] = []
+        self._lines: deque[bytes] = deque(maxlen=RING_LINES)
+        self._buffer_lines: list[bytes] = []
         self._on_ready = on_ready
+        self._begun = b""
+        """The beginning of a line that is not whole yet."""
         self.lines_seen = 0
+        self.said_ready = False
+
+    def feed(self, chunk: bytes) -> None:
+        """Take bytes as the process wrote them; a line counts once it is whole."""
+        first, *rest = chunk.split(b"\n")
+        self._begun = (self._begun + first)[:_LINE_BYTES]
+        for following in rest:
+            self.add(self._begun)
+            self._begun = following[:_LINE_BYTES]
 
     def add(self, raw: bytes) -> None:
-        """Take one line as the process wrote it; a long one is cut."""
-        line = raw[: 4 * _LINE_CHARS].decode("utf-8", "replace").rstrip()[:_LINE_CHARS]
+        """Take one line; a long one is cut."""
+        line = raw[:_LINE_BYTES].rstrip()
         if not line:
             return
-        line = _SECRET.sub(r"\1***", line)
         self.lines_seen += 1
         # One follows every question for its slots; what matters would be pushed out.
         if not (_IDLE in line and self._lines and _IDLE in self._lines[-1]):
             self._lines.append(line)
-        if "buffer size" in line and len(self._buffer_lines) < RING_LINES:
+        if b"buffer size" in line and len(self._buffer_lines) < RING_LINES:
             self._buffer_lines.append(line)
-        if self._on_ready is not None and _READY.search(line):
-            self._on_ready()
+        if not self.said_ready and _READY.search(line):
+            self.said_ready = True
+            if self._on_ready is not None:
+                self._on_ready()
 
     @property
     def lines(self) -> tuple[str, ...]:
         """What the ring holds, oldest first."""
-        return tuple(self._lines)
+        return tuple(map(_readable, self._lines))
 
     @property
     def tail(self) -> tuple[str, ...]:
         """The last lines, as quoted in errors."""
-        return tuple(self._lines)[-TAIL_LINES:]
+        return tuple(map(_readable, list(self._lines)[-TAIL_LINES:]))
 
     def buffers(self, names: DeviceNames = ANYONES) -> dict[str, int]:
         """Bytes by device that the engine reported of its buffers so far."""
-        return buffer_bytes(self._buffer_lines, names)
+        return buffer_bytes(map(_readable, self._buffer_lines), names)
+
+
+def _readable(raw: bytes) -> str:
+    line = raw.decode("utf-8", "replace").rstrip()[:_LINE_CHARS]
+    return _SECRET.sub(r"\1***", line)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from backends.llama.process.log import LogRing
+from backends.llama.process.log_reader import LogReader
 from backends.machine.environment import child_environment
 from budget.errors import ConfigError, EngineTimeout, LoadFailed
 
@@ -25,7 +26,8 @@ KILL_LIMIT_S = 8.0
 SOCKET_NAME_BYTES = 12
 RUNTIME_VARIABLE = "KEEPWARM_RUNTIME_DIR"
 """The environment variable that names the runtime folder."""
-_LINE_LIMIT = 1 << 20
+LOG_END_S = 0.5
+"""A grandchild can hold the pipe open; the log must not delay the news of a death for longer."""
 
 
 def private_folder(path: Path) -> Path:
@@ -148,10 +150,9 @@ class ServerProcess:
     follows the thread that started it, not the process.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, log: LogRing) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, reader: LogReader) -> None:
         self._process = process
-        self.log = log
-        self._reader = asyncio.ensure_future(self._read_log())
+        self._reader = reader
         self._ended = asyncio.ensure_future(self._wait())
 
     @classmethod
@@ -170,18 +171,20 @@ class ServerProcess:
         Raises:
             LoadFailed: the command cannot be executed.
         """
+        reading, writing = os.pipe()
+        # Where nothing is started, the pipe has its end here already, and is closed.
+        reader = LogReader(reading, LogRing(on_ready))
         try:
             process = await asyncio.create_subprocess_exec(
                 *death_signal_wrapper(),
                 *argv,
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
+                stdout=writing,
                 stderr=asyncio.subprocess.STDOUT,
                 env=dict(env),
                 umask=0o077,
                 process_group=0,
                 pass_fds=inherited,
-                limit=_LINE_LIMIT,
             )
         except OSError as exc:
             raise LoadFailed(
@@ -190,7 +193,14 @@ class ServerProcess:
                 if exc.errno in (errno.ENOENT, errno.EACCES, errno.ENOEXEC)
                 else "See the keeper's open files, processes and memory.",
             ) from exc
-        return cls(process, LogRing(on_ready))
+        finally:
+            os.close(writing)
+        return cls(process, reader)
+
+    @property
+    def log(self) -> LogRing:
+        """What the process has logged until now."""
+        return self._reader.up_to_now()
 
     @property
     def pid(self) -> int:
@@ -208,23 +218,8 @@ class ServerProcess:
 
     async def _wait(self) -> int:
         code = await self._process.wait()
-        # A grandchild can hold the pipe open; the log must not delay the news of a death.
-        await asyncio.wait({self._reader}, timeout=0.5)
-        self._reader.cancel()
+        await self._reader.until_end(LOG_END_S)
         return code
-
-    async def _read_log(self) -> None:
-        stream = self._process.stdout
-        if stream is None:
-            return
-        while True:
-            try:
-                line = await stream.readline()
-            except ValueError:
-                continue  # a line over the limit: the reader has dropped it
-            if not line:
-                return
-            self.log.add(line)
 
     async def stop(self, *, grace_s: float) -> int:
         """SIGTERM, and SIGKILL to the group after `grace_s` (at once when it is 0).
