@@ -143,7 +143,7 @@ class Exchange:
         self.bounds = bounds
         self._route = route
         self._path = path
-        self._body = body
+        self.body = body
         self._key = api_key(endpoint) if endpoint.api_key_env is not None else ""
         self.secrets = Secrets.of(self._key, *route.told) if self._key or route.told else NO_SECRETS
         self._attempts = 0
@@ -156,16 +156,16 @@ class Exchange:
         bounds = self.bounds
         bounds.opened = None
         headers = [*self._route.headers]
-        if self._body is not None:
-            headers.append((b"Content-Length", b"%d" % len(self._body)))
+        if self.body is not None:
+            headers.append((b"Content-Length", b"%d" % len(self.body)))
         if self._key:
             headers.append((b"Authorization", b"Bearer " + self._key.encode()))
         limits = {"connect": bounds, "read": bounds, "write": bounds}
         return httpcore.Request(
-            b"GET" if self._body is None else b"POST",
+            b"GET" if self.body is None else b"POST",
             self._route.url(self._path),
             headers=headers,
-            content=self._body,
+            content=self.body,
             extensions={"timeout": limits},
         )
 

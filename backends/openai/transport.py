@@ -28,6 +28,7 @@ from backends.openai.exchange import (
     Exchange,
     header,
 )
+from backends.openai.extras import RefusedExtras, without
 from backends.openai.protocol import (
     ChatRequest,
     Completion,
@@ -47,7 +48,7 @@ from backends.openai.resume import (
     templated,
     tokens_to_repeat,
 )
-from budget.errors import KeepwarmError
+from budget.errors import InvalidRequest, KeepwarmError
 
 _OK = 200
 
@@ -63,6 +64,7 @@ class Transport:
     def __init__(self, pools: Pools, timeouts: Timeouts | None = None) -> None:
         self.pools = pools
         self._timeouts = timeouts or Timeouts()
+        self._extras = RefusedExtras()
 
     async def chat(
         self,
@@ -180,7 +182,9 @@ class Transport:
         total_s = limits.stream_s if streamed else limits.answer_s
         bounds = Bounds(place(endpoint), limits, deadline, total_s)
         if streamed:
-            bounds.expect("the first token", limits.first_token_s)
+            bounds.begin("the first token", limits.first_token_s)
+        if body is not None:
+            body = self._extras.applied(endpoint, body)
         return Exchange(endpoint, self.pools.to(endpoint).route, path, body, bounds)
 
     async def _fetch(self, exchange: Exchange, limit_bytes: int) -> bytes:
@@ -207,6 +211,24 @@ class Transport:
         return AsyncDeltaStream(exchange, answer, read)
 
     async def _begun(self, exchange: Exchange) -> Answer:
+        """The headers of a good answer are here; fields of ours that the endpoint refuses are left out."""
+        endpoint, left_out = exchange.endpoint, frozenset[str]()
+        while True:
+            try:
+                answer = await self._begun_once(exchange)
+                break
+            except InvalidRequest as error:
+                names = self._extras.suspects(endpoint, exchange.body or b"{}", error)
+                if not names:
+                    raise
+            left_out |= names
+            exchange.body = without(exchange.body or b"{}", names)
+            exchange.bounds.again()
+        if endpoint.socket_path is None:
+            self._extras.answered(endpoint, exchange.body or b"", left_out)
+        return answer
+
+    async def _begun_once(self, exchange: Exchange) -> Answer:
         """The headers of a good answer are here; its body is plain."""
         answer = await self._open(exchange)
         try:

@@ -83,12 +83,22 @@ class Bounds(float):
         self._began = self._since = time.monotonic()
         self._deadline = math.inf if deadline is None else deadline
         self._total_s = total_s
-        self._phase = "the whole answer"
-        self._phase_s = math.inf
+        self._first = ("the whole answer", math.inf)
+        self._phase, self._phase_s = self._first
         self._waited_s = 0.0
         self._limit_bytes = HEAD_BYTES
 
     # Time
+
+    def begin(self, phase: str, limit_s: float) -> None:
+        """The phase that every attempt begins with."""
+        self._first = (phase, limit_s)
+        self.expect(phase, limit_s)
+
+    def again(self) -> None:
+        """An answer has come that was none; the request is sent anew."""
+        self.expect(*self._first)
+        self.allow(HEAD_BYTES)
 
     def expect(self, phase: str, limit_s: float) -> None:
         """Begin a phase of the request, of at most so many seconds of waiting."""
