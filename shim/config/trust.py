@@ -106,10 +106,10 @@ class TrustedFiles:
 
 
 def _digests(value: object) -> dict[str, str]:
-    told = table(value)
-    if whole(told["format"]) != _FORMAT:
-        raise ValueError(f"format {told['format']}")
-    return {path: text(digest) for path, digest in table(told["files"]).items()}
+    fields = table(value)
+    if whole(fields["format"]) != _FORMAT:
+        raise ValueError(f"format {fields['format']}")
+    return {path: text(digest) for path, digest in table(fields["files"]).items()}
 
 
 def _state(path: Path, digest: str) -> str:

@@ -76,7 +76,7 @@ class Keeper:
     ) -> None:
         self._began_with = config
         self._llama = factory is None
-        self.upkeep = CatalogRefresh(catalog, self._adopt)
+        self.refresh = CatalogRefresh(catalog, self._adopt)
         self.runtime = runtime
         self.started_ns = time.monotonic_ns()
         self.policy = make_policy(config.budget.policy)
@@ -116,7 +116,7 @@ class Keeper:
     @property
     def catalog(self) -> Catalog:
         """What is known of the models."""
-        return self.upkeep.catalog
+        return self.refresh.catalog
 
     @property
     def config(self) -> Config:
@@ -144,7 +144,7 @@ class Keeper:
         keeper = cls(config, catalog, runtime, factory)
         try:
             recall(keeper.policy)
-            if catalog.setbacks:
+            if catalog.broken_models:
                 keeper.shell.post(_reconfigured(catalog))
             keeper.shell.post(ev.Started())
             keeper._begin_recurring()
@@ -176,13 +176,15 @@ class Keeper:
         grace_s = self.config.keeper.stop_grace
         end = Steps(shell.faults, limits.END_S + grace_s)
         shell.close()
-        self.upkeep.close()
+        self.refresh.close()
         try:
             await end.step("ending recurring tasks", self.background.close)
             if keep_conversations:
                 saving = partial(supervisor.save_conversations, in_use, limits.SAVE_AT_END_S)
                 await end.step("saving conversations", saving)
-            await end.step("ending duties", partial(shell.duties.close, limits.END_STEP_S))
+            await end.step(
+                "ending owed events", partial(shell.owed_events.close, limits.END_STEP_S)
+            )
             await end.step("ending what was prepared", shell.loads.close)
             await end.step("ending engines", partial(supervisor.close, grace_s=grace_s), grace_s)
             await end.step(
@@ -225,7 +227,7 @@ class Keeper:
         Raises:
             KeepwarmError: why the model cannot be run now.
         """
-        await self.upkeep.make_ready(model)
+        await self.refresh.make_ready(model)
 
     async def _reread(self, engine: CatalogEngine) -> None:
         """The files of an engine changed: those who wait for its models follow them, or hear why not."""
@@ -348,7 +350,7 @@ class Keeper:
         """
         async with self._reloading:
             diff = await in_own_thread(self.config.diff, config)
-            reread = await self.upkeep.reload(config)
+            reread = await self.refresh.reload(config)
             if self.on_reload is not None:
                 await asyncio.to_thread(self.on_reload, config)
         restart = restart_keys(self._began_with, config)
@@ -382,7 +384,7 @@ class Keeper:
             supervisor.catalog = before
             raise
         # The core has taken it over: whatever fails from here on, it is in force.
-        known, self.upkeep.catalog = self.upkeep.catalog, catalog
+        known, self.refresh.catalog = self.refresh.catalog, catalog
         held = {engine.engine_id for engine in self.shell.core.state.residents}
         catalog.keep_engines(held | supervisor.now.keys())
         self.shell.stager.rate_bytes_per_s = stage_bytes_per_s(config)

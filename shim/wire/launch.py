@@ -138,14 +138,14 @@ def _start(runtime: Path, order: Order) -> int:
     try:
         # In memory: no file is left behind by a client that is killed here.
         with (
-            os.fdopen(os.memfd_create("keepwarm-order"), "w+b") as told,
+            os.fdopen(os.memfd_create("keepwarm-order"), "w+b") as order_file,
             _errors() as errors,
         ):
-            told.write(order.to_json())
-            told.seek(0)
+            order_file.write(order.to_json())
+            order_file.seek(0)
             process = subprocess.Popen(
                 [sys.executable, "-m", "shim.keeper", str(runtime), str(write_fd)],
-                stdin=told,
+                stdin=order_file,
                 stdout=errors,
                 stderr=errors,
                 pass_fds=(write_fd,),

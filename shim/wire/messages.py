@@ -228,11 +228,11 @@ def _refusal(line: bytes, problems: Sequence[ErrorDetails]) -> InvalidRequest:
         return InvalidRequest(
             f"The keeper knows no op {_quoted(op)}.", hint=f"It knows {', '.join(sorted(OPS))}."
         )
-    told = []
+    said = []
     for problem in problems[:5]:
         where = ".".join(str(part) for part in problem["loc"])
-        told.append(f"{where}: {problem['msg']} (found {_quoted(problem['input'])})")
-    return InvalidRequest(f"The keeper cannot take this message: {'; '.join(told)}.")
+        said.append(f"{where}: {problem['msg']} (found {_quoted(problem['input'])})")
+    return InvalidRequest(f"The keeper cannot take this message: {'; '.join(said)}.")
 
 
 def _quoted(value: object) -> str:

@@ -38,8 +38,8 @@ class Order:
 
     def to_json(self) -> bytes:
         """The order as its keeper reads it. No secret is in it: keys are named by their variables."""
-        told = {"automatic": self.automatic, "read_at": self.read_at, **_said(self.config)}
-        return json.dumps(told).encode()
+        fields = {"automatic": self.automatic, "read_at": self.read_at, **_said(self.config)}
+        return json.dumps(fields).encode()
 
     @classmethod
     def from_json(cls, data: bytes, runtime: Path) -> Self:
@@ -48,9 +48,9 @@ class Order:
         Raises:
             ConfigError: its configuration does not hold.
         """
-        told = parse_json(data)
-        read_at = float(told["read_at"])
-        return cls(_config_of(told, read_at), runtime, bool(told["automatic"]), read_at)
+        fields = parse_json(data)
+        read_at = float(fields["read_at"])
+        return cls(_config_of(fields, read_at), runtime, bool(fields["automatic"]), read_at)
 
 
 def _said(config: Config) -> dict[str, Any]:
@@ -102,9 +102,9 @@ class InForce:
 
     def write(self, config: Config) -> None:
         """Keep what is in force from now on; what cannot be written costs a line in the log."""
-        told = {"format": _FORMAT, "since": time.monotonic(), "boot": _boot(), **_said(config)}
+        fields = {"format": _FORMAT, "since": time.monotonic(), "boot": _boot(), **_said(config)}
         try:
-            write_whole(self._path, json.dumps(told).encode())
+            write_whole(self._path, json.dumps(fields).encode())
         except OSError as error:
             LOG.warning("the configuration in force would not survive a crash: %s", error)
 
@@ -117,13 +117,13 @@ class InForce:
 
 
 def _left(value: object) -> dict[str, Any]:
-    told = dict(table(value))
-    if whole(told["format"]) != _FORMAT:
-        raise ValueError(f"format {told['format']}")
-    real(told["since"]), text(told["boot"]), text(told["label"]), table(told["config"])
-    if told["file"] is not None:
-        text(told["file"])
-    return told
+    fields = dict(table(value))
+    if whole(fields["format"]) != _FORMAT:
+        raise ValueError(f"format {fields['format']}")
+    real(fields["since"]), text(fields["boot"]), text(fields["label"]), table(fields["config"])
+    if fields["file"] is not None:
+        text(fields["file"])
+    return fields
 
 
 def _is_newer(left: Mapping[str, Any], order: Order) -> bool:

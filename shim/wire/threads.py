@@ -165,8 +165,8 @@ class BlockingPool:
 
     def ask_keeping(self, op: str, **fields: Any) -> tuple[BlockingConnection, Message]:
         """As `ask`; the connection stays with the caller, who returns or closes it."""
-        connection, told = run_blocking(self.flows.ask_keeping(op, **fields))
-        return BlockingConnection(connection), told
+        connection, answer = run_blocking(self.flows.ask_keeping(op, **fields))
+        return BlockingConnection(connection), answer
 
     def give(self, connection: BlockingConnection) -> None:
         """Return a connection on which nothing is outstanding."""

@@ -87,9 +87,9 @@ def test_every_error_has_the_exit_code_of_its_fault() -> None:
     kinds = [
         k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, KeepwarmError)
     ]
-    told = {kind.__name__: exit_code(kind("x")) for kind in kinds if kind is not KeepwarmError}
-    assert len(told) > 20
-    assert told == {k.__name__: codes[k.fault] for k in kinds if k is not KeepwarmError}
+    answer = {kind.__name__: exit_code(kind("x")) for kind in kinds if kind is not KeepwarmError}
+    assert len(answer) > 20
+    assert answer == {k.__name__: codes[k.fault] for k in kinds if k is not KeepwarmError}
     assert exit_code(ValueError()) == 1
 
 
@@ -101,8 +101,8 @@ def test_an_error_is_a_line_with_a_hint_and_an_object_with_json(home: Path) -> N
     assert plain.stdout == ""
     assert plain.stderr.splitlines()[0] == "keepwarm: error: No model is called 'nobody'."
     assert "has: m." in plain.stderr.splitlines()[1]
-    told = json.loads(run("chat", "nobody", "hi", "--json").stdout)
-    error = error_from_wire(told["error"])
+    answer = json.loads(run("chat", "nobody", "hi", "--json").stdout)
+    error = error_from_wire(answer["error"])
     assert isinstance(error, errors.UnknownModel)
     assert error.facts == {"model": "nobody"}
 
@@ -133,8 +133,8 @@ def test_a_bug_of_ours_exits_1_with_its_traceback(
     result = run("version", "--json")
     assert result.exit_code == 1
     assert "ZeroDivisionError" in result.stderr
-    told = error_from_wire(json.loads(result.stdout)["error"])
-    assert isinstance(told, InternalError)
+    answer = error_from_wire(json.loads(result.stdout)["error"])
+    assert isinstance(answer, InternalError)
 
 
 def test_ctrl_c_exits_130_and_says_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,8 +201,8 @@ def test_the_demo_is_a_command_of_the_harness() -> None:
 
 def test_figures_are_read_in_their_units() -> None:
     """Powers of 1024, three figures; times as people say them."""
-    told = [size(n) for n in (0, 1023, 1024, 1536, 25594321, 10**9, 5 * 2**30, 2**50)]
-    assert told == [
+    answer = [size(n) for n in (0, 1023, 1024, 1536, 25594321, 10**9, 5 * 2**30, 2**50)]
+    assert answer == [
         "0 B",
         "1023 B",
         "1.00 KiB",

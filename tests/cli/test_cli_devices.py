@@ -36,8 +36,8 @@ def test_every_command_shows_every_device(place: CommandPlace, tmp_path: Path) -
         split = row["tensor_split"]
         asked = ["--device", "RPC0", "--device", "RPC1", "--rpc", servers[0], "--rpc", servers[1]]
         asked += ["--tensor-split", ",".join(map(str, split)), "--context", "512"]
-        told = place.json("inspect", str(file), *asked)
-        assert (told["tensor_split"], set(told["devices"])) == (split, {"RPC0", "RPC1", "host"})
+        answer = place.json("inspect", str(file), *asked)
+        assert (answer["tensor_split"], set(answer["devices"])) == (split, {"RPC0", "RPC1", "host"})
         assert place.run("load", "m").exit_code == 0
         status = place.json("ps")
         assert {d["device"] for d in status["devices"]} == {"RPC0", "RPC1", "host"}
@@ -53,6 +53,6 @@ def test_devices_that_cannot_be_inspected_together_are_refused(
     two = ["--device", "cuda:0", "--device", "cuda:1"]
     assert place.run("inspect", file, "--device", "host", "--device", "cuda:0").exit_code == 2
     assert place.run("inspect", file, *two, "--tensor-split", "3").exit_code == 2
-    told = place.json("inspect", file, *two)
-    assert told["source"] == "closed-form"
-    assert len(told["tensor_split"]) == 2
+    answer = place.json("inspect", file, *two)
+    assert answer["source"] == "closed-form"
+    assert len(answer["tensor_split"]) == 2

@@ -114,8 +114,12 @@ def test_a_gpu_that_is_too_small_leaves_the_cpu(monkeypatch: pytest.MonkeyPatch)
     found = plan(monkeypatch, {"a": [whole, cpu]}, limits=limits)
     assert found.first.device == "cuda:0"
     assert found.first.reserved_bytes == 0
-    told = row(found, "a").to_json()
-    assert (told["n_gpu_layers"], told["total_bytes"], told["resident"]) == (0, 60 * MIB, True)
+    answer = row(found, "a").to_json()
+    assert (answer["n_gpu_layers"], answer["total_bytes"], answer["resident"]) == (
+        0,
+        60 * MIB,
+        True,
+    )
     roomy = plan(monkeypatch, {"a": [whole, cpu]}, limits={**limits, "cuda:0": 80})
     assert row(roomy, "a").to_json()["n_gpu_layers"] == 9
     assert roomy.first.reserved_bytes == 70 * MIB
@@ -145,14 +149,16 @@ def test_models_that_cannot_be_read_or_run_elsewhere_are_listed(
         assert set(config.models) == {"a", "far"}
         host = Device("host", "host", 0, 0, "", "")
         catalog = Catalog(config, BudgetDevices((host,), {"host": MIB}, {}))
-        catalog.setbacks["a"] = BrokenModel(BadModelFile("a.gguf: no GGUF.", hint="Get it anew."))
+        catalog.broken_models["a"] = BrokenModel(
+            BadModelFile("a.gguf: no GGUF.", hint="Get it anew.")
+        )
         return catalog
 
     monkeypatch.setattr(planning, "build_catalog", build)
-    told = {
+    answer = {
         r["name"]: r for r in make_plan(Config.from_mapping({"models": models})).to_json()["models"]
     }
-    assert told["a"]["reason"] == "a.gguf: no GGUF. Get it anew."
-    assert told["far"]["reason"] == "runs at http://gpu:8000"
-    assert told["hub"]["reason"] == "o/r:h.gguf is not downloaded yet. Run `keepwarm load hub`."
-    assert all(r["total_bytes"] is None and not r["resident"] for r in told.values())
+    assert answer["a"]["reason"] == "a.gguf: no GGUF. Get it anew."
+    assert answer["far"]["reason"] == "runs at http://gpu:8000"
+    assert answer["hub"]["reason"] == "o/r:h.gguf is not downloaded yet. Run `keepwarm load hub`."
+    assert all(r["total_bytes"] is None and not r["resident"] for r in answer.values())

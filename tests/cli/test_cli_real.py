@@ -24,9 +24,9 @@ SHORT = ("--max-tokens", "4", "--temperature", "0", "--seed", "1")
 
 def test_of_two_chats_in_a_row_the_second_is_warm(place: CommandPlace) -> None:
     """Two separate processes; the keeper that the first started holds the model for the second."""
-    told = [place.process("chat", "writer", "Hello", *SHORT, "--json") for _ in range(2)]
-    assert [done.returncode for done in told] == [0, 0], told
-    first, second = (json.loads(done.stdout) for done in told)
+    answer = [place.process("chat", "writer", "Hello", *SHORT, "--json") for _ in range(2)]
+    assert [done.returncode for done in answer] == [0, 0], answer
+    first, second = (json.loads(done.stdout) for done in answer)
     assert first["residency"]["cold"]
     assert first["residency"]["load_s"] > 0
     assert not second["residency"]["cold"]
@@ -43,12 +43,12 @@ def test_chat_prints_the_same_answer_streamed_whole_and_as_json(shared: CommandP
     streamed = shared.run("chat", "writer", "Hello", *SHORT)
     whole = shared.run("chat", "writer", *SHORT, "--no-stream", stdin="Hello\n")
     dash = shared.run("chat", "writer", "-", *SHORT, stdin="Hello")
-    told = shared.json("chat", "writer", "Hello", *SHORT)
+    answer = shared.json("chat", "writer", "Hello", *SHORT)
     assert streamed.exit_code == whole.exit_code == 0, streamed.stderr + whole.stderr
-    assert streamed.stdout == whole.stdout == dash.stdout == told["content"] + "\n"
+    assert streamed.stdout == whole.stdout == dash.stdout == answer["content"] + "\n"
     assert streamed.stderr == ""
     systemic = shared.json("chat", "writer", "Hello", "--system", "Be brief.", *SHORT)
-    assert systemic["usage"]["prompt_tokens"] > told["usage"]["prompt_tokens"]
+    assert systemic["usage"]["prompt_tokens"] > answer["usage"]["prompt_tokens"]
 
 
 def test_ctrl_c_stops_generation_gives_the_lease_back_and_exits_130(shared: CommandPlace) -> None:
@@ -177,9 +177,9 @@ def test_reload_keeps_unchanged_models_warm(place: CommandPlace, models: dict[st
     place.json("load", "writer")
     before = place.engine("writer")["pid"]
     place.configure({**models, "vec": {**models["vec"], "context": 256}})
-    told = place.json("config", "reload")
-    assert told["changed"] == ["vec"]
-    assert "writer" in told["unchanged"]
+    answer = place.json("config", "reload")
+    assert answer["changed"] == ["vec"]
+    assert "writer" in answer["unchanged"]
     assert place.engine("writer")["pid"] == before
 
 
@@ -274,9 +274,9 @@ def test_inspect_of_what_is_no_model_is_an_error_with_an_offset(shared: CommandP
     """Exit code 4, and the offset for programs."""
     file = shared.root / "x.gguf"
     file.write_bytes(b"not a model at all, not even close")
-    told = shared.json("inspect", str(file), code=4)
-    assert told["error"]["error"] == "BadModelFile"
-    assert "offset" in told["error"]["facts"]
+    answer = shared.json("inspect", str(file), code=4)
+    assert answer["error"]["error"] == "BadModelFile"
+    assert "offset" in answer["error"]["facts"]
 
 
 def test_a_traced_chat_is_listed_and_has_its_trace(

@@ -77,15 +77,15 @@ def test_a_stopped_keeper_is_named_and_not_waited_for(shared: CommandPlace) -> N
     try:
         commands = [("ps", "--json"), ("chat", "writer", "Hello"), ("keeper", "status")]
         processes = [shared.start(*command) for command in commands]
-        told = [(*process.communicate(timeout=30), process.returncode) for process in processes]
+        answer = [(*process.communicate(timeout=30), process.returncode) for process in processes]
     finally:
         os.kill(pid, signal.SIGCONT)
-    for _, errors, code in told:
+    for _, errors, code in answer:
         assert code == 4, errors
         assert f"process {pid}".encode() in errors
         assert b"does not respond" in errors
         assert f"kill -CONT {pid}".encode() in errors
-    error = json.loads(told[0][0])["error"]
+    error = json.loads(answer[0][0])["error"]
     assert error["error"] == "KeeperUnavailable"
     assert error["facts"] == {"pid": pid, "runtime": str(shared.runtime), "waited_s": 5.0}
     assert shared.json("ps")["running"]

@@ -97,9 +97,9 @@ def test_the_demo_runs_from_an_installed_wheel(
         if name != "classifier":
             (folder / file.name).symlink_to(file)
     demo = (installed / "keepwarm", "demo", "--requests", "1", "--trace-dir", "traces", "--json")
-    told = json.loads(run(*demo, cwd=tmp_path, env=env))
-    assert [row["model"] for row in told["requests"]] == list(models)
-    assert told["peak_measured_bytes"] <= 1.02 * told["limit_bytes"]
-    assert Path(told["trace"]).is_file()
+    answer = json.loads(run(*demo, cwd=tmp_path, env=env))
+    assert [row["model"] for row in answer["requests"]] == list(models)
+    assert answer["peak_measured_bytes"] <= 1.02 * answer["limit_bytes"]
+    assert Path(answer["trace"]).is_file()
     made = folder / models["classifier"].name
     assert made.read_bytes() == models["classifier"].read_bytes()

@@ -202,7 +202,7 @@ def test_no_answer_takes_the_clients_memory(
 ) -> None:
     """With the real bounds, in a process of its own: an endless answer costs a few times its bound."""
     with listening(floods(start, again)) as endpoint:
-        told = subprocess.run(
+        answer = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(_CHILD), endpoint.base_url, operation, door],
             capture_output=True,
             text=True,
@@ -210,6 +210,6 @@ def test_no_answer_takes_the_clients_memory(
             check=True,
             cwd=Path(__file__).parents[2],
         )
-    found = json.loads(told.stdout)
+    found = json.loads(answer.stdout)
     assert found["error"] == "EndpointError"
     assert found["grown_bytes"] < 200 << 20

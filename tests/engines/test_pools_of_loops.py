@@ -126,20 +126,20 @@ def test_the_loops_of_other_threads_are_closed_too(endpoint: Endpoint) -> None:
 
 def test_what_waits_for_a_loops_end_runs_once() -> None:
     """At the end of the loop, or before when it is asked to."""
-    told: list[str] = []
+    answer: list[str] = []
 
     async def main(*, early: bool) -> object:
         async def close() -> None:
             await asyncio.sleep(0)
-            told.append("early" if early else "late")
+            answer.append("early" if early else "late")
 
         held = at_loop_end(close)
         if early:
             await held.aclose()
             await held.aclose()
-        assert told == (["late", "early"] if early else [])
+        assert answer == (["late", "early"] if early else [])
         return held
 
     kept = [asyncio.run(main(early=False)), asyncio.run(main(early=True))]
-    assert told == ["late", "early"]
+    assert answer == ["late", "early"]
     del kept

@@ -25,9 +25,9 @@ def test_faults_at_random_moments_leave_every_call_answered_or_typed() -> None:
         timeout=LIMIT_S,
         cwd=ROOT,
     )
-    told = json.loads(done.stdout.splitlines()[-1])
-    bad = {k: told[k] for k in ("untyped", "hung", "ghost_leases", "orphans", "leaks")}
+    answer = json.loads(done.stdout.splitlines()[-1])
+    bad = {k: answer[k] for k in ("untyped", "hung", "ghost_leases", "orphans", "leaks")}
     assert bad == dict.fromkeys(bad, 0), done.stderr[-4000:]
-    assert sum(told["faults"].values()) >= FAULTS
-    assert told["answered"] > 0
+    assert sum(answer["faults"].values()) >= FAULTS
+    assert answer["answered"] > 0
     assert done.returncode == 0

@@ -68,8 +68,8 @@ def test_what_cannot_be_written_leaves_the_old_file_and_one_line(
             assert row.raises, error
             assert os.strerror(code) in str(error)
     assert contents(places) == before
-    (told,) = UNWRITTEN.rows()
-    assert (os.strerror(code), 1) == (told["text"], told["failures"])
+    (answer,) = UNWRITTEN.rows()
+    assert (os.strerror(code), 1) == (answer["text"], answer["failures"])
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == (0 if row.raises else 1), said
     row.again()
@@ -89,7 +89,7 @@ class Said(logging.Handler):
         said.append(record.getMessage())
 logging.getLogger("keepwarm").addHandler(Said())
 resource.setrlimit(resource.RLIMIT_FSIZE, (8, 8))
-told = {}
+outcomes = {}
 for name, row in rows.items():
     said.clear()
     try:
@@ -97,8 +97,8 @@ for name, row in rows.items():
         raised = ""
     except Exception as error:
         raised = f"{type(error).__name__}: {error}"
-    told[name] = [raised, list(said)]
-print(json.dumps(told))
+    outcomes[name] = [raised, list(said)]
+print(json.dumps(outcomes))
 """
 
 
@@ -114,9 +114,9 @@ def test_a_disk_that_really_takes_no_more_is_survived(places: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
+    answer = json.loads(done.stdout.splitlines()[-1])
     for row in STATE_FILES:
-        raised, said = told[row.name]
+        raised, said = answer[row.name]
         assert bool(raised) == row.raises, raised
         assert len(said) == (0 if row.raises else 1), said
         assert "File too large" in (raised or said[0])

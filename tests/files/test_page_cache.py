@@ -61,13 +61,13 @@ def test_a_shared_model_folder_is_staged(shared: Path) -> None:
     """Its files are read, whoever they belong to."""
 
     def stage() -> int:
-        story = StageStory("engine", "model", 0)
+        record = StageStory("engine", "model", 0)
 
         async def run() -> None:
-            await Stager(None).duty("engine", [shared], story).work()
+            await Stager(None).owed_event("engine", [shared], record).work()
 
         asyncio.run(run())
-        return story.read_bytes
+        return record.read_bytes
 
     # This also imports what another user may not be able to read.
     assert stage() == 0, "its owner knows that it is there"

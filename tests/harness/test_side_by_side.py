@@ -134,7 +134,7 @@ def test_what_runs_and_what_waits_is_declared_in_order(
     rounds = [["abcac"], ["bcac"], ["bac"], ["bc", "ac"], ["c"]]
     expected = [[r + "abcac" for r in choice] for choice in rounds] + rounds
     assert len(declared) == len(expected)
-    assert all(told in choice for told, choice in zip(declared, expected, strict=True))
+    assert all(answer in choice for answer, choice in zip(declared, expected, strict=True))
 
 
 def test_the_first_failure_is_raised_when_what_runs_has_ended(shim: Shim) -> None:
@@ -179,18 +179,18 @@ def test_an_interrupt_ends_the_run(shim: Shim, kind: type[BaseException]) -> Non
 
 def test_an_interrupt_while_the_caller_waits_ends_the_run(shim: Shim) -> None:
     """The signal of Ctrl-C reaches the main thread, which starts nothing more."""
-    began, told, ran = threading.Event(), threading.Event(), list[str]()
+    began, answer, ran = threading.Event(), threading.Event(), list[str]()
     main = threading.main_thread().ident
     assert main is not None
 
     def send(context: StageContext) -> None:
         waits_for(began)
         signal.pthread_kill(main, signal.SIGINT)
-        told.set()
+        answer.set()
 
     def go_on(context: StageContext) -> None:
         began.set()
-        waits_for(told)
+        waits_for(answer)
         ran.append("right")
 
     left: Stage[None] = Stage("left", "a", send, after=())

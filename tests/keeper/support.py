@@ -68,9 +68,9 @@ class World(Place):
 
     def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """One op to the keeper that runs."""
-        told = ask_running(op, runtime=self.runtime, **fields)
-        assert told is not None, "no keeper runs"
-        return told
+        answer = ask_running(op, runtime=self.runtime, **fields)
+        assert answer is not None, "no keeper runs"
+        return answer
 
     def status(self) -> dict[str, Any]:
         """The keeper's status."""

@@ -125,8 +125,8 @@ def test_figures_are_learned_from_what_clients_tell(bench: Bench) -> None:
     async def run() -> None:
         async with bench.running() as (engine, _, _leave):
             talk(engine)
-            told = {"prompt_n": 100, "prompt_ms": 200.0, "cache_n": 0}
-            bench.carrier.served(engine, told)
+            answer = {"prompt_n": 100, "prompt_ms": 200.0, "cache_n": 0}
+            bench.carrier.served(engine, answer)
             for nonsense in ("x", 10**400, -1, float("inf"), float("nan"), None):
                 bench.carrier.served(engine, {"prompt_n": nonsense, "prompt_ms": 1.0, "cache_n": 0})
                 bench.carrier.served(engine, {"prompt_n": 1, "prompt_ms": nonsense, "cache_n": 0})
@@ -135,7 +135,7 @@ def test_figures_are_learned_from_what_clients_tell(bench: Bench) -> None:
         assert engine_folder.figures.reuse == 1.0
         async with bench.running() as (engine, _, _leave):
             talk(engine)
-            bench.carrier.served(engine, told)
+            bench.carrier.served(engine, answer)
         assert engine_folder.figures.reuse < 1.0
 
     asyncio.run(run())

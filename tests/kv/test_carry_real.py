@@ -36,11 +36,11 @@ def test_a_conversation_goes_on_where_it_was_after_another_model_had_the_bytes(
         second = talk.say(QUESTIONS[1])
         assert second.residency.evicted == ("b",)
         assert cached(second) >= prompted(first)
-        told = history(shim)
-        assert told["evictions"][0]["saved_bytes"] > 0
-        assert 0 < told["evictions"][0]["save_s"] < 5
-        assert told["loads"][-1]["restored_tokens"] >= prompted(first)
-        assert told["loads"][-1]["restore_s"] > 0
+        answer = history(shim)
+        assert answer["evictions"][0]["saved_bytes"] > 0
+        assert 0 < answer["evictions"][0]["save_s"] < 5
+        assert answer["loads"][-1]["restored_tokens"] >= prompted(first)
+        assert answer["loads"][-1]["restore_s"] > 0
     assert saved_files(kv_folder) == []
 
 

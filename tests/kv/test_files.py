@@ -20,8 +20,8 @@ def opened(folder: Path, limit_bytes: int = 10_000, max_age_s: float = 60.0) -> 
     return files
 
 
-def shelf_with(files: KvFiles, origin: Path, names: tuple[str, ...]) -> EngineFolder:
-    """A shelf of an engine made of one file, with saved files of 1,000 bytes."""
+def engine_folder_with(files: KvFiles, origin: Path, names: tuple[str, ...]) -> EngineFolder:
+    """The folder of an engine made of one file, with saved files of 1,000 bytes."""
     found = origin.stat()
     stamp = [[str(origin), found.st_size, found.st_mtime_ns]]
     engine_folder = files.engine_folder(KEY, {"stamp": stamp, "models": ["a", "b"]})
@@ -42,7 +42,7 @@ def model(tmp_path: Path) -> Path:
 def test_a_folder_is_private_and_used_by_one_keeper(tmp_path: Path) -> None:
     """Mode 0700 for folders; a second keeper carries nothing over until the first has ended."""
     files = opened(tmp_path / "kv")
-    engine_folder = shelf_with(files, model(tmp_path), (WARM,))
+    engine_folder = engine_folder_with(files, model(tmp_path), (WARM,))
     assert (tmp_path / "kv").stat().st_mode & 0o777 == 0o700
     assert engine_folder.folder.stat().st_mode & 0o777 == 0o700
     assert (engine_folder.folder / "index.json").stat().st_mode & 0o777 == 0o600
@@ -54,7 +54,7 @@ def test_a_folder_is_private_and_used_by_one_keeper(tmp_path: Path) -> None:
 def test_conversations_end_with_a_killed_keeper_and_warm_prompts_stay(tmp_path: Path) -> None:
     """The next one sweeps: they may be why. Figures stay, too."""
     files = opened(tmp_path / "kv")
-    engine_folder = shelf_with(files, model(tmp_path), (WARM, slot_file(0)))
+    engine_folder = engine_folder_with(files, model(tmp_path), (WARM, slot_file(0)))
     engine_folder.figures = KvFigures(Rate(10, 0.5), reuse=0.5)
     engine_folder.seal()
     assert files._lock is not None
@@ -71,7 +71,7 @@ def test_conversations_end_with_a_killed_keeper_and_warm_prompts_stay(tmp_path: 
 def test_conversations_outlive_a_keeper_that_ends_in_good_order(tmp_path: Path) -> None:
     """Sealed, and found with their tokens' file; one that is cut meanwhile is not taken over."""
     files = opened(tmp_path / "kv")
-    engine_folder = shelf_with(files, model(tmp_path), (WARM, slot_file(0), slot_file(1)))
+    engine_folder = engine_folder_with(files, model(tmp_path), (WARM, slot_file(0), slot_file(1)))
     (engine_folder.folder / "yield-r1.kv").write_bytes(bytes(10))
     engine_folder.add("yield-r1.kv")
     engine_folder.states[slot_file(1)].checksum = None
@@ -90,7 +90,7 @@ def test_conversations_outlive_a_keeper_that_ends_in_good_order(tmp_path: Path) 
 def test_old_conversations_are_deleted(tmp_path: Path) -> None:
     """While the keeper runs and when it starts; with no age at all, none outlives it."""
     files = opened(tmp_path / "kv")
-    engine_folder = shelf_with(files, model(tmp_path), (WARM, slot_file(0), slot_file(1)))
+    engine_folder = engine_folder_with(files, model(tmp_path), (WARM, slot_file(0), slot_file(1)))
     engine_folder.states[slot_file(0)].used_at -= 61
     files.expire()
     assert set(engine_folder.states) == {WARM, slot_file(1)}
@@ -98,14 +98,14 @@ def test_old_conversations_are_deleted(tmp_path: Path) -> None:
     assert files.close(keep=True) == (1, 1000)
     assert opened(tmp_path / "kv", max_age_s=20).of("a")[0].conversations == {}
     brief = opened(tmp_path / "other", max_age_s=0)
-    shelf_with(brief, model(tmp_path), (slot_file(0),))
+    engine_folder_with(brief, model(tmp_path), (slot_file(0),))
     assert brief.close(keep=True) == (0, 0)
 
 
 def test_what_is_kept_is_told_and_cleared_by_model(tmp_path: Path) -> None:
     """Bytes, conversations and age by engine; a model nobody kept anything of clears nothing."""
     files = opened(tmp_path / "kv")
-    engine_folder = shelf_with(files, model(tmp_path), (WARM, slot_file(0), slot_file(1)))
+    engine_folder = engine_folder_with(files, model(tmp_path), (WARM, slot_file(0), slot_file(1)))
     engine_folder.states[slot_file(1)].used_at -= 30
     (row,) = files.rows()
     assert row["models"] == ["a", "b"]
@@ -121,7 +121,7 @@ def test_nothing_is_kept_of_a_model_whose_file_changed(tmp_path: Path) -> None:
     """Its state is of other weights."""
     files = opened(tmp_path / "kv")
     path = model(tmp_path)
-    folder = shelf_with(files, path, (WARM,)).folder
+    folder = engine_folder_with(files, path, (WARM,)).folder
     files.close()
     path.write_bytes(b"GGUF, another one")
     opened(tmp_path / "kv").close()
@@ -131,12 +131,12 @@ def test_nothing_is_kept_of_a_model_whose_file_changed(tmp_path: Path) -> None:
 def test_a_damaged_index_is_as_none(tmp_path: Path) -> None:
     """It is set aside for a month, its files go, and everything is evaluated anew."""
     files = opened(tmp_path / "kv")
-    folder = shelf_with(files, model(tmp_path), (WARM,)).folder
+    folder = engine_folder_with(files, model(tmp_path), (WARM,)).folder
     files.close()
     (folder / "index.json").write_text('{"format": 1')
     opened(tmp_path / "kv").close()
     assert [path.name for path in folder.iterdir()] == ["index.json.damaged"]
-    engine_folder = shelf_with(opened(tmp_path / "kv"), model(tmp_path), (WARM,))
+    engine_folder = engine_folder_with(opened(tmp_path / "kv"), model(tmp_path), (WARM,))
     assert list(engine_folder.states) == [WARM]
 
 
@@ -144,7 +144,7 @@ def test_a_flipped_bit_a_cut_and_a_missing_file_are_seen(tmp_path: Path) -> None
     """A file that is not what was saved is deleted, never restored."""
     files = opened(tmp_path / "kv")
     names = tuple(slot_file(slot) for slot in range(4))
-    engine_folder = shelf_with(files, model(tmp_path), names)
+    engine_folder = engine_folder_with(files, model(tmp_path), names)
     (engine_folder.folder / names[0]).write_bytes(bytes(500) + b"\1" + bytes(499))
     (engine_folder.folder / names[1]).write_bytes(bytes(999))
     (engine_folder.folder / names[2]).unlink()
@@ -156,7 +156,7 @@ def test_a_flipped_bit_a_cut_and_a_missing_file_are_seen(tmp_path: Path) -> None
 def test_folders_that_somebody_deleted_are_made_again(tmp_path: Path) -> None:
     """Engines do not start without theirs; what was in it is seen to be missing."""
     files = opened(tmp_path / "kv")
-    engine_folder = shelf_with(files, model(tmp_path), (slot_file(0),))
+    engine_folder = engine_folder_with(files, model(tmp_path), (slot_file(0),))
     shutil.rmtree(files.folder)
     again = files.engine_folder(KEY, {})
     assert again is engine_folder
@@ -173,7 +173,7 @@ def test_folders_that_somebody_deleted_are_made_again(tmp_path: Path) -> None:
 def test_the_budget_holds_over_all_engines(tmp_path: Path) -> None:
     """What was of no use for longest goes first, also when the budget became smaller."""
     files = opened(tmp_path / "kv", 3000)
-    engine_folder = shelf_with(files, model(tmp_path), (WARM, slot_file(0), slot_file(1)))
+    engine_folder = engine_folder_with(files, model(tmp_path), (WARM, slot_file(0), slot_file(1)))
     for age, name in enumerate((slot_file(1), WARM, slot_file(0))):
         engine_folder.states[name].used_at = float(age)
     files.make_room(1000)

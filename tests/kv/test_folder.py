@@ -37,7 +37,7 @@ def opened(folder: Path, max_age_s: float = 60.0) -> KvFiles:
 
 
 def kept(files: KvFiles, origin: Path, key: str = KEY) -> EngineFolder:
-    """A shelf with a warm prompt and a conversation, sealed."""
+    """An engine folder with a warm prompt and a conversation, sealed."""
     found = origin.stat()
     stamp = [[str(origin), found.st_size, found.st_mtime_ns]]
     engine_folder = files.engine_folder(key, {"stamp": stamp, "engine": "e", "models": ["a"]})
@@ -181,7 +181,7 @@ def test_what_lies_among_ours_stays_and_is_named(
 
 
 def test_a_link_in_an_engine_s_place_is_not_written_through(tmp_path: Path) -> None:
-    """The engine runs without saved state; the caller of `shelf` hears why."""
+    """The engine runs without saved state; the caller of `engine_folder` hears why."""
     files = opened(tmp_path / "kv")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "kv" / KEY).symlink_to(tmp_path / "elsewhere")
@@ -289,8 +289,8 @@ def command(config: Path, *args: str) -> dict[str, object]:
     """What `keepwarm kv ... --json` says."""
     done = CliRunner().invoke(main, ["--config", str(config), "kv", *args, "--json"])
     assert done.exit_code == 0, done.output
-    told: dict[str, object] = json.loads(done.stdout)
-    return told
+    answer: dict[str, object] = json.loads(done.stdout)
+    return answer
 
 
 @pytest.fixture
@@ -313,9 +313,9 @@ def test_listing_changes_nothing_and_waits_for_no_lock(
     (damaged.folder / "thesis.tex").write_text("mine")
     model.write_bytes(b"GGUF, another one")
     before = listed(tmp_path / "kv")
-    told = command(config, "list")
+    answer = command(config, "list")
     assert listed(tmp_path / "kv") == before
-    assert (told["running"], told["total_bytes"]) == (False, 2000)
+    assert (answer["running"], answer["total_bytes"]) == (False, 2000)
     files.close()
 
 
@@ -338,8 +338,8 @@ def test_clearing_deletes_ours_only(tmp_path: Path, model: Path, config: Path) -
     engine_folder = kept(files, model)
     (engine_folder.folder / "thesis.tex").write_text("mine")
     files.close(keep=True)
-    told = command(config, "list")
-    assert (told["folder"], told["total_bytes"]) == (str(tmp_path / "kv" / SUBFOLDER), 2000)
+    answer = command(config, "list")
+    assert (answer["folder"], answer["total_bytes"]) == (str(tmp_path / "kv" / SUBFOLDER), 2000)
     assert command(config, "clear")["files"] == 2
     assert (tmp_path / "kv" / "notes.txt").read_text() == "mine"
     assert (engine_folder.folder / "thesis.tex").read_text() == "mine"

@@ -44,8 +44,10 @@ def shim_of(files: dict[str, Path], limit: str, **budget: Any) -> Iterator[Shim]
 
 def loads_since(shim: Shim, since_ns: int) -> list[dict[str, Any]]:
     """The loads of the keeper's history that began since then, oldest first."""
-    told = shim._session.connections.ask("history", since_ns=since_ns, until_ns=time.monotonic_ns())
-    rows: list[dict[str, Any]] = [row for row in told["loads"] if row["start_ns"] >= since_ns]
+    answer = shim._session.connections.ask(
+        "history", since_ns=since_ns, until_ns=time.monotonic_ns()
+    )
+    rows: list[dict[str, Any]] = [row for row in answer["loads"] if row["start_ns"] >= since_ns]
     return sorted(rows, key=lambda row: int(row["start_ns"]))
 
 

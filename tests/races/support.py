@@ -108,8 +108,8 @@ class Race:
         served = self.ask(name)
         await self.granted(served)
         self.end(served)
-        told = self.engine(name).stop_gate = asyncio.Event()
-        return told
+        answer = self.engine(name).stop_gate = asyncio.Event()
+        return answer
 
     def post(self, event: ev.Event) -> None:
         """Any event, and the invariants after it."""

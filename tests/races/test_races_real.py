@@ -47,8 +47,8 @@ def check_books(made: Shim) -> None:
     assert not any(row["leases"] for row in status["engines"])
     held = sum(sum(row["bytes"].values()) for row in status["engines"])
     assert status["devices"][0]["reserved_bytes"] == held
-    told = made._session.connections.ask("history", since_ns=0, until_ns=time.monotonic_ns())
-    for sample in told["samples"]:
+    answer = made._session.connections.ask("history", since_ns=0, until_ns=time.monotonic_ns())
+    for sample in answer["samples"]:
         assert sum(sample["resident"].values()) <= LIMIT_BYTES
 
 
@@ -99,8 +99,8 @@ def test_a_release_and_a_double_end_during_leases(one: Shim) -> None:
         next(stream)
         one.release("a")
         line = one._session.connections.take(fresh=True)
-        told = line.ask("lease", model="a", want="load")
-        assert told["lease"] is None
+        answer = line.ask("lease", model="a", want="load")
+        assert answer["lease"] is None
         line.tell("end", lease="r1")
         line.tell("end", lease="r1")
         assert line.ask("status")["queue"] == []

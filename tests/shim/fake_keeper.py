@@ -80,12 +80,12 @@ class FakeKeeper:
                 with self._said:
                     self.heard.append(message)
                     self._said.notify_all()
-                for told in self._answers(message):
-                    if told is HANG_UP:
+                for answer in self._answers(message):
+                    if answer is HANG_UP:
                         connection.shutdown(socket.SHUT_RDWR)
                         return
-                    number = {} if "notice" in told else {"id": message.get("id")}
-                    connection.sendall(encode({**number, **told}))
+                    number = {} if "notice" in answer else {"id": message.get("id")}
+                    connection.sendall(encode({**number, **answer}))
 
     def _answers(self, message: Message) -> Iterator[Message]:
         if message["op"] != "hello":

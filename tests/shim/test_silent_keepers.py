@@ -352,9 +352,9 @@ def test_a_broken_answer_is_explained_by_the_keeper(runtime_dir: Path, *, stream
         ((), None, EngineDied),
     ):
         with engine_on_a_thread(runtime_dir, script) as engine:
-            told = leased(engine, *notices, death=death)
+            answer = leased(engine, *notices, death=death)
             with (
-                FakeKeeper(runtime_dir, CONFIG, told),
+                FakeKeeper(runtime_dir, CONFIG, answer),
                 Shim(CONFIG, inline=False, runtime=runtime_dir) as shim,
                 pytest.raises(expected),
             ):

@@ -71,10 +71,10 @@ def test_inspect_shows_what_was_learned_and_with_which_arguments(
     header = read_header(split_models["F16"])
     args = build_catalog(Config.from_mapping(host)).prepared["drafts"].placements[0].args
     build = Inspector().build_key()
-    told = learned_report(header.identity, args, build)
-    assert told["applies"]
-    assert told["corrections"][0]["devices"][HOST]["corrected_bytes"] == learned
-    assert len(learned_lines(told)) == 1
+    answer = learned_report(header.identity, args, build)
+    assert answer["applies"]
+    assert answer["corrections"][0]["devices"][HOST]["corrected_bytes"] == learned
+    assert len(learned_lines(answer)) == 1
     other = learned_report(header.identity, replace(args, extra=()), build)
     assert not other["applies"]
     assert other["corrections"][0]["differs"] == {"extra": UNCOUNTED}

@@ -105,15 +105,15 @@ def _bring(
 
 def bring_json(model: str, told: Mapping[str, Any], *, pinned: bool) -> dict[str, Any]:
     """What `load --json` and `pin --json` print. A remote model is never resident."""
-    story = told.get("load")
+    load = told.get("load")
     return {
         "model": model,
         "resident": bool(told),
         "pinned": pinned and bool(told),
         "cold": bool(told.get("cold")),
-        "load_s": (story["end_ns"] - story["start_ns"]) / 1e9 if story else 0.0,
-        "storage": story["storage"] if story else "warm",
-        "bytes": story["bytes"] if story else None,
+        "load_s": (load["end_ns"] - load["start_ns"]) / 1e9 if load else 0.0,
+        "storage": load["storage"] if load else "warm",
+        "bytes": load["bytes"] if load else None,
         "evicted": [row["model"] for row in told.get("evictions", ())],
     }
 

@@ -47,7 +47,7 @@ class Catalog:
     config: Config
     devices: BudgetDevices
     prepared: dict[str, Prepared] = field(default_factory=dict)
-    setbacks: dict[str, BrokenModel] = field(default_factory=dict)
+    broken_models: dict[str, BrokenModel] = field(default_factory=dict)
     learned: LearnedStore = field(default_factory=learned_store)
     engines: dict[str, CatalogEngine] = field(default_factory=dict)
 
@@ -59,7 +59,7 @@ class Catalog:
     @property
     def errors(self) -> dict[str, KeepwarmError]:
         """Why models cannot be run now, by their names."""
-        return {name: setback.error for name, setback in self.setbacks.items()}
+        return {name: broken.error for name, broken in self.broken_models.items()}
 
     @property
     def limits(self) -> Mapping[str, int]:
@@ -110,7 +110,7 @@ class Catalog:
 
     def known(self, name: str) -> Found | None:
         """What came of reading a model, if it was read."""
-        return self.prepared.get(name) or self.setbacks.get(name)
+        return self.prepared.get(name) or self.broken_models.get(name)
 
     def is_far(self, name: str) -> bool:
         """Whether questions about a model's files may never be answered."""
@@ -128,11 +128,11 @@ class Catalog:
 
     def refusal(self, name: str, now_s: float) -> KeepwarmError | None:
         """Why a request for a model is refused at once; None when its files are to be read again."""
-        setback = self.setbacks.get(name)
-        if setback is None:
+        broken = self.broken_models.get(name)
+        if broken is None:
             return None
         stamp = stamp_of(watched_files(self.config.models[name]))
-        return setback.raised() if setback.holds(stamp, now_s) else None
+        return broken.raised() if broken.holds(stamp, now_s) else None
 
     def stands(
         self, name: str, entry: ConfigEntry, limits: Mapping[str, int], now_s: float
@@ -150,7 +150,7 @@ class Catalog:
         after = replace(
             self,
             prepared=dict(self.prepared),
-            setbacks=dict(self.setbacks),
+            broken_models=dict(self.broken_models),
             engines=dict(self.engines),
         )
         after._take(name, found)
@@ -164,9 +164,9 @@ class Catalog:
 
     def _take(self, name: str, found: Found) -> None:
         self.prepared.pop(name, None)
-        self.setbacks.pop(name, None)
+        self.broken_models.pop(name, None)
         if isinstance(found, BrokenModel):
-            self.setbacks[name] = found
+            self.broken_models[name] = found
         else:
             self.prepared[name] = found
 
@@ -213,8 +213,8 @@ def read_models(config: Config, previous: Catalog | None = None) -> CatalogReadi
         if not entry.remote
         and (previous is None or not previous.stands(name, entry, devices.limits, now_s))
     }
-    setbacks = previous.setbacks if previous else {}
-    return CatalogReading(config, devices, learned, _read(local, devices, learned, setbacks))
+    broken_models = previous.broken_models if previous else {}
+    return CatalogReading(config, devices, learned, _read(local, devices, learned, broken_models))
 
 
 def read_model(catalog: Catalog, name: str) -> Found | None:
@@ -222,7 +222,7 @@ def read_model(catalog: Catalog, name: str) -> Found | None:
     if not catalog.is_stale(name) or catalog.refusal(name, time.monotonic()) is not None:
         return None
     local = {name: catalog.config.models[name]}
-    return _read(local, catalog.devices, catalog.learned, catalog.setbacks)[name]
+    return _read(local, catalog.devices, catalog.learned, catalog.broken_models)[name]
 
 
 def catalog_of(reading: CatalogReading, previous: Catalog | None = None) -> Catalog:
@@ -247,13 +247,13 @@ def _read(
     local: Mapping[str, ConfigEntry],
     devices: BudgetDevices,
     learned: LearnedStore,
-    setbacks: Mapping[str, BrokenModel],
+    broken_models: Mapping[str, BrokenModel],
 ) -> dict[str, Found]:
     found: dict[str, Found] = dict(_planned(local, devices, learned))
     inspector = Inspector(learned=learned)
 
     def read(name: str) -> Found:
-        return _read_one(name, local[name], devices, inspector, setbacks.get(name))
+        return _read_one(name, local[name], devices, inspector, broken_models.get(name))
 
     due = [name for name in local if name not in found]
     if len(due) < 2:
@@ -270,7 +270,7 @@ def _read_one(
     inspector: Inspector,
     before: BrokenModel | None,
 ) -> Found:
-    """One model; whatever is wrong with it is its own setback."""
+    """One model; whatever is wrong with it is its own failure."""
     watched = watched_files(entry)
     stamp = stamp_of(watched)
     why: KeepwarmError

@@ -67,9 +67,9 @@ class CatalogRefresh:
             await self._until_read(model)
             if catalog.is_far(model):
                 break
-        setback = self.catalog.setbacks.get(model)
-        if setback is not None:
-            raise setback.raised()
+        broken = self.catalog.broken_models.get(model)
+        if broken is not None:
+            raise broken.raised()
 
     async def reload(self, config: Config) -> set[str]:
         """Take over another configuration; models that did not change are not read again.
@@ -134,7 +134,7 @@ class CatalogRefresh:
             self._take_model(model, found)
 
     def _take_model(self, model: str, found: Found) -> None:
-        before = self.catalog.setbacks.get(model)
+        before = self.catalog.broken_models.get(model)
         try:
             self._adopt(self.catalog.with_model(model, found))
         except InternalError:

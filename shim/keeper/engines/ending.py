@@ -1,4 +1,4 @@
-"""Ending engines within a bound, whatever they do; what will not end is killed."""
+"""Ends engines within a bound of time; an engine that does not end is killed."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from shim.keeper.shell.fault_counts import RAISED, FaultCounts
 
 
 class Ender:
-    """Ends engines. Nothing here raises, and a cancellation of the caller does not cut it short."""
+    """Ends engines. No method raises, and a cancellation of the caller does not cut one short."""
 
     def __init__(self, faults: FaultCounts) -> None:
         self._faults = faults
 
     async def end(self, engine: Engine, label: str, *, grace_s: float = 0.0) -> None:
-        """Stop an engine: politely for `grace_s`, then by force, and for ever after the bound.
+        """Stop an engine: politely for `grace_s`, then by force; SIGKILL after a bound.
 
         Args:
             engine: it ends, and its files are removed; idempotent.
-            label: what people call it.
-            grace_s: for a polite end. Without leases there is nothing to be polite about.
+            label: the engine's name in the log.
+            grace_s: how long it may finish its requests. 0 for an engine without leases.
         """
         what = f"stopping {label}"
         stopping = asyncio.get_running_loop().create_task(_stop(engine, grace_s))
@@ -49,8 +49,7 @@ class Ender:
     async def settle(self, task: asyncio.Task[Any], limit_s: float, what: str) -> bool:
         """Wait for a task, also while the caller is cancelled; returns whether it is done.
 
-        Its outcome is the caller's to read. A task that is not done goes on, and its exception is
-        nobody's any more.
+        The caller reads its outcome. A task that is not done goes on, and its exception is ignored.
         """
         loop, me = asyncio.get_running_loop(), asyncio.current_task()
         until = loop.time() + limit_s
@@ -62,7 +61,7 @@ class Ender:
             try:
                 await asyncio.wait({task}, timeout=left_s)
             except BaseException as error:
-                # What comes after this wait has to be done all the same.
+                # The caller's next steps have to be done even after a failed wait.
                 if not (isinstance(error, asyncio.CancelledError) and me and me.cancelling()):
                     self._faults.note("wait", what, error)
         return True
@@ -73,6 +72,6 @@ async def _stop(engine: Engine, grace_s: float) -> None:
 
 
 def seen(task: asyncio.Task[Any]) -> None:
-    """A callback for a task whose outcome concerns nobody: its exception is not complained about."""
+    """A callback for a task that is not awaited: marks its exception as retrieved."""
     if not task.cancelled():
         task.exception()

@@ -1,7 +1,7 @@
 """Ends engines that get no further, take too much, or cannot be reached; the core replaces them.
 
 An engine is looked at while requests use it, and in less detail while none does. `stall_detection`
-judges what is seen, `backends.llama.process.ceiling` what it takes.
+judges its progress, and `backends.llama.process.ceiling` judges the bytes that it takes.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ WEIGH_EVERY_S: Final = 0.25
 REST_S: Final = 1.75
 """Added to the pause between two looks at what engines take while no request uses any."""
 LOOK_LIMIT_S: Final = 10.0
-"""Until a look has ended, whatever it waits for."""
+"""The bound of one look, whatever it waits for."""
 AGAIN_S: Final = 0.2
-"""Between two looks at an engine that a client reports."""
+"""Seconds between two looks at an engine that a client reports."""
 _WATCHING: Final = "watching engines"
 _WEIGHING: Final = "watching what engines take"
 
@@ -36,9 +36,9 @@ class Liveness:
     """Watches the engines of one shell.
 
     Args:
-        shell: whose lives are watched, and ended.
+        shell: its engines are watched, and ended.
         stall_s: how long an engine may make no progress.
-        clock: seconds that go on evenly.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Liveness:
         self._shell = shell
         self.stall_s = stall_s
         self._clock = clock
-        self._pulses: dict[str, tuple[RunningEngine, StallDetector]] = {}
+        self._detectors: dict[str, tuple[RunningEngine, StallDetector]] = {}
 
     @property
     def look_every_s(self) -> float:
@@ -67,35 +67,33 @@ class Liveness:
     # Progress
 
     async def look(self) -> None:
-        """One look at each engine that is up; those that need it are ended."""
-        supervisor = {
-            e: running for e, running in self._shell.supervisor.now.items() if _is_up(running)
-        }
-        for engine_id in [e for e in self._pulses if e not in supervisor]:
-            del self._pulses[engine_id]
-        await asyncio.gather(*(self._look_at(running) for running in supervisor.values()))
+        """Look once at each engine that is up, and end the engines that are stuck."""
+        up = {e: running for e, running in self._shell.supervisor.now.items() if _is_up(running)}
+        for engine_id in [e for e in self._detectors if e not in up]:
+            del self._detectors[engine_id]
+        await asyncio.gather(*(self._look_at(running) for running in up.values()))
 
     async def _look_at(self, running: RunningEngine) -> None:
-        pulse, leases = self._pulse_of(running), self._leases_of(running)
-        asked = leases > 0 or pulse.condition != "fine"
+        detector, leases = self._detector_of(running), self._leases_of(running)
+        asked = leases > 0 or detector.condition != "fine"
         signs = await _signs(running, ask=asked)
         if signs is None or not self._is_there(running):
             return
-        # Requests may have come and gone while it was asked.
+        # Requests may have come and gone while the engine was asked.
         leases = min(leases, self._leases_of(running))
-        pulse.look(signs, leases=leases, asked=asked, now=self._clock())
-        error = pulse.verdict(running.entry.label, self.stall_s, running.engine.log_tail)
+        detector.look(signs, leases=leases, asked=asked, now=self._clock())
+        error = detector.verdict(running.entry.label, self.stall_s, running.engine.log_tail)
         if error is not None:
             self._shell.supervisor.end(running.entry.engine_id, running.generation, error)
 
-    def _pulse_of(self, running: RunningEngine) -> StallDetector:
-        held = self._pulses.get(running.entry.engine_id)
+    def _detector_of(self, running: RunningEngine) -> StallDetector:
+        held = self._detectors.get(running.entry.engine_id)
         if held is None or held[0] is not running:
-            held = self._pulses[running.entry.engine_id] = (running, StallDetector())
+            held = self._detectors[running.entry.engine_id] = (running, StallDetector())
         return held[1]
 
     def _leases_of(self, running: RunningEngine) -> int:
-        """The requests that use an engine. One that is not ready yet evaluates its warm prompt."""
+        """How many requests use an engine. An engine that is not ready yet evaluates its warm prompt: 1."""
         if not running.ready:
             return 1
         residents = self._shell.core.state.residents
@@ -110,16 +108,16 @@ class Liveness:
     def idle_since(self, engine_id: str) -> float | None:
         """Since when (monotonic seconds) a healthy engine works on fewer requests than hold a lease.
 
-        None while it works on all of them, has none, or is itself at fault. Known to the second look
-        after a lease began.
+        None while it works on all of them, has none, or is itself at fault. It is known from the second
+        look after a lease began.
         """
-        held = self._pulses.get(engine_id)
+        held = self._detectors.get(engine_id)
         return held[1].idle_since if held is not None and self._is_there(held[0]) else None
 
     async def check_now(self, engine_id: str, generation: int) -> None:
         """A client reports an engine: end it at once if it is not reachable or does not answer.
 
-        One that computes and does not answer is left to the looks. Takes seconds at most.
+        An engine that computes and does not answer is left to the regular looks. Takes seconds at most.
         """
         running = self._shell.supervisor.now.get(engine_id)
         if running is None or running.generation != generation or not self._is_there(running):
@@ -151,10 +149,10 @@ class Liveness:
     # Bytes
 
     async def weigh(self) -> None:
-        """End the engines in use that take more than they may.
+        """End the engines in use that take more bytes than they may.
 
-        Loads look after themselves (`backends.llama.process.load`), and `Monitor` after engines at rest
-        and the bytes of GPUs.
+        A load checks its own bytes (`backends.llama.process.load`). `Monitor` checks idle engines and
+        the bytes of GPUs.
         """
         in_use = [
             x for x in self._shell.supervisor.now.values() if _is_up(x) and self._leases_of(x)

@@ -1,4 +1,4 @@
-"""The begin of engines' lives: prepared, started, given back what they held, and measured."""
+"""Loads of engines: prepare, start, restore KV state, measure."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from shim.keeper.engines.ending import seen
 from shim.keeper.engines.running_engine import (
     EngineFactory,
     RunningEngine,
-    load_story,
-    told,
+    failure_of,
+    load_record,
     warm_up_of,
 )
 from shim.keeper.engines.start_ahead import StartsAhead
@@ -35,15 +35,15 @@ LOG = logging.getLogger("keepwarm.keeper")
 
 
 class Loads:
-    """Begins lives, as the core says.
+    """Carries out the core's `Prepare` and `StartLoad`.
 
     Args:
-        lives: where they are kept.
+        supervisor: keeps the engines that run.
         runtime: the folder of engines' sockets.
         factory: makes engines.
-        history: told of every begin.
-        duties: runs the loads.
-        faults: told of what fails beside them.
+        history: records every load.
+        owed_events: runs the loads.
+        faults: counts failures of other work.
     """
 
     def __init__(
@@ -52,26 +52,26 @@ class Loads:
         runtime: Path,
         factory: EngineFactory,
         history: History,
-        duties: OwedEvents,
+        owed_events: OwedEvents,
         faults: FaultCounts,
     ) -> None:
         self.factory = factory
         self.reread: Callable[[CatalogEngine], Awaitable[None]] = _nothing
-        """Called when an engine's files are not those that its bytes were found for."""
+        """Called when the files of an engine changed since its bytes were computed."""
         self._supervisor = supervisor
         self._runtime = runtime
         self._history = history
-        self._duties = duties
+        self._owed_events = owed_events
         self._faults = faults
-        self._ahead = StartsAhead(duties, supervisor.ender)
+        self._ahead = StartsAhead(owed_events, supervisor.ender)
 
     def expect_only(self, promised: Container[str]) -> None:
-        """End what was prepared for promises that have fallen."""
+        """End prepared engines that the core does not expect any more. `promised` has the ids to keep."""
         if self._ahead:
             self._ahead.keep_only(promised)
 
     def prepare(self, action: act.Prepare) -> None:
-        """Begin what the start of an engine needs before its bytes are free."""
+        """Begin the part of an engine's start that needs no bytes."""
         entry, index = self._supervisor.catalog.engines[action.engine_id], action.option_index
         self._ahead.prepare(action.engine_id, entry, index, self._new_engine(entry, index))
 
@@ -81,21 +81,21 @@ class Loads:
         return engine
 
     def load(self, action: act.StartLoad) -> None:
-        """Begin a life; `LoadFinished` or `LoadFailed` follows, unless this raises."""
+        """Begin to load an engine; `LoadFinished` or `LoadEndedBadly` follows, unless this raises."""
         entry, index = self._supervisor.catalog.engines[action.engine_id], action.option_index
-        story = load_story(entry, action.generation, index, action.reason)
-        self._history.loads.append(story)
+        record = load_record(entry, action.generation, index, action.reason)
+        self._history.loads.append(record)
         uses = self._supervisor.uses_of(action.engine_id)
         try:
             prepared = self._ahead.take(action.engine_id, entry, index)
             engine = prepared.engine if prepared else self._new_engine(entry, index)
         except BaseException as error:
-            story.end_ns, story.error = time.monotonic_ns(), str(error)
+            record.end_ns, record.error = time.monotonic_ns(), str(error)
             raise
         preparing = prepared.task if prepared else None
-        running = RunningEngine(engine, entry, action.generation, story, index, uses, preparing)
+        running = RunningEngine(engine, entry, action.generation, record, index, uses, preparing)
         self._supervisor.now[action.engine_id] = running
-        duty = OwedEvent(
+        owed = OwedEvent(
             "load",
             f"loading {entry.label}",
             lambda: self._load(running, action),
@@ -104,35 +104,35 @@ class Loads:
             may_fail=True,
         )
         try:
-            running.task = self._duties.begin(duty)
+            running.task = self._owed_events.begin(owed)
         except BaseException:
             self._supervisor.drop(action.engine_id, action.generation)
             raise
 
     async def _load(self, running: RunningEngine, action: act.StartLoad) -> ev.LoadFinished:
-        entry, story, placement = running.entry, running.load, running.placement
+        entry, record, placement = running.entry, running.load, running.placement
         why = "; ".join(text for text in (action.reason, placement.reason) if text)
         LOG.info("loading %s (%s): %d bytes", entry.label, why, placement.total_bytes)
         await self._check_files(entry)
         running.report = await _started(running)
         await self._check_files(entry)
-        await self._supervisor.kv.started(running.engine, warm_up_of(running), story)
+        await self._supervisor.kv.started(running.engine, warm_up_of(running), record)
         running.endpoint = running.engine.endpoint.to_wire()
-        story.end_ns = time.monotonic_ns()
-        story.storage = running.report.storage
-        story.read_bytes = running.report.read_bytes
-        story.fraction = 1.0
-        bookings = self._first_lesson(running)
+        record.end_ns = time.monotonic_ns()
+        record.storage = running.report.storage
+        record.read_bytes = running.report.read_bytes
+        record.fraction = 1.0
+        bookings = self._learn_from_load(running)
         self._supervisor.begin_watch(running)
-        seconds = (story.end_ns - story.start_ns) / 1e9
-        LOG.info("loaded %s in %.3f s (%s)", entry.label, seconds, story.storage)
+        seconds = (record.end_ns - record.start_ns) / 1e9
+        LOG.info("loaded %s in %.3f s (%s)", entry.label, seconds, record.storage)
         return ev.LoadFinished(action.engine_id, action.generation, bookings)
 
     async def _check_files(self, entry: CatalogEngine) -> None:
-        """Files may change while a request waits, or while they are loaded.
+        """Read a model again if its files changed while a request waited, or during the load.
 
         Raises:
-            LoadFailed: they did; requests that waited have followed their model by then.
+            LoadFailed: they changed. Requests that waited are by then moved to the model's new engine.
         """
         changed = await asked(entry.changed_files)
         if changed:
@@ -143,8 +143,8 @@ class Loads:
                 file=changed[0],
             )
 
-    def _first_lesson(self, running: RunningEngine) -> Bookings | None:
-        """What the load taught. Without it the engine serves all the same."""
+    def _learn_from_load(self, running: RunningEngine) -> Bookings | None:
+        """The bookings that the load's measurement corrects; None when they hold or learning fails."""
         try:
             return self._supervisor.learn(running.entry.engine_id, running, {})
         except RAISED as error:
@@ -152,12 +152,12 @@ class Loads:
             return None
 
     async def close(self) -> None:
-        """End everything that was prepared."""
+        """End all prepared engines."""
         await self._ahead.close()
 
 
 async def _nothing(_: CatalogEngine) -> None:
-    """The files are left as they are."""
+    """The default of `Loads.reread`: does nothing."""
 
 
 def _failed(
@@ -165,7 +165,7 @@ def _failed(
 ) -> ev.LoadEndedBadly | None:
     if running.leaving:
         return None
-    error = told(running, raised, f"loading {running.entry.label}")
+    error = failure_of(running, raised, f"loading {running.entry.label}")
     running.load.end_ns = time.monotonic_ns()
     running.load.error = error.message.partition("\n")[0]
     out_of_memory = isinstance(error, OutOfMemory)
@@ -177,7 +177,7 @@ def _failed(
 
 
 async def _started(running: RunningEngine) -> LoadReport:
-    """Start an engine in a task of its own, so that a start that hangs cannot keep its duty."""
+    """Start an engine in a task of its own, so that a start that hangs does not hold back the event."""
     label, loop = running.entry.label, asyncio.get_running_loop()
     if running.preparing is not None:
         await asyncio.wait({running.preparing}, timeout=limits.PREPARE_S)

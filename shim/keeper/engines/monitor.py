@@ -18,22 +18,22 @@ from shim.keeper.shell.policy_state import remember
 
 MEASURE_EVERY_S = 2.0
 READ_LIMIT_S = 10.0
-"""A reading that takes longer (a driver that hangs) tells nothing of that period."""
+"""A reading that takes longer (a driver that hangs) counts as unknown for that period."""
 GLANCE_LIMIT_S = 1.0
 """What `keepwarm ps` waits for a reading at most."""
 KEEP_EVERY_S = 60.0
-"""Between two savings of what the policy learned, and two looks for what is too old."""
+"""Seconds between two saves of what the policy learned, and between two sweeps of old conversations."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What was read at one moment of these lives; None is what could not be had.
+    """What was read at one moment of the engines that ran; None is a figure that could not be read.
 
     `free` is bytes by device, `taken` bytes by engine and device, `cached` the host's bytes of `taken`
     that are pages of mapped files, `failed` the engines that could not be measured, and why.
     """
 
-    supervisor: Mapping[str, RunningEngine]
+    engines: Mapping[str, RunningEngine]
     free: Mapping[str, int | None]
     taken: Mapping[str, Mapping[str, int | None]]
     cached: int
@@ -41,7 +41,7 @@ class Measurement:
 
 
 class Monitor:
-    """Feeds measurements to a shell's core; saves what the policy learned and drops what is too old."""
+    """Feeds measurements to a shell's core; saves what the policy learned, drops old conversations."""
 
     def __init__(self, shell: Shell, policy: EvictionPolicy) -> None:
         self._shell = shell
@@ -61,7 +61,7 @@ class Monitor:
         """Tell the core what engines take and what devices have left.
 
         Raises:
-            MeasurementFailed: the reading does not end; the core was told that nothing is known.
+            MeasurementFailed: the reading does not end. The core has an event that says so.
         """
         reading = await self._read(READ_LIMIT_S)
         if reading is None:
@@ -71,28 +71,28 @@ class Monitor:
         self._take(reading)
 
     async def refresh(self) -> None:
-        """Read for a client that looks, and tell the core nothing; what fails or takes long is left."""
+        """Take a reading for `keepwarm ps`, without an event for the core. Failures are only noted."""
         try:
             await self._read(GLANCE_LIMIT_S)
         except Exception as error:
             self._shell.faults.note("status", "reading memory", error)
 
     def measured(self, engine_id: str, running: RunningEngine) -> dict[str, int | None] | None:
-        """What a life was last found to take, by device; None before it was read."""
+        """Bytes by device that an engine took at the last reading; None before its first one."""
         last = self._last
-        if last is None or last.supervisor.get(engine_id) is not running:
+        if last is None or last.engines.get(engine_id) is not running:
             return None
         return dict(last.taken[engine_id])
 
     async def _read(self, limit_s: float) -> Measurement | None:
         """A reading, or the one that is under way; None where it takes longer."""
         if self._reading is None:
-            supervisor = {
+            engines = {
                 e: running
                 for e, running in self._shell.supervisor.now.items()
                 if running.ending is None
             }
-            self._reading = asyncio.create_task(asyncio.to_thread(_read, supervisor, self._here()))
+            self._reading = asyncio.create_task(asyncio.to_thread(_read, engines, self._here()))
         task = self._reading
         done, _ = await asyncio.wait({task}, timeout=limit_s)
         if not done:
@@ -105,12 +105,12 @@ class Monitor:
         return self._last
 
     def _here(self) -> list[str]:
-        """The devices that are measured. What an RPC server has left, only it knows."""
+        """The devices that are measured: all but RPC servers, whose free bytes cannot be read here."""
         return [device for device in self._shell.supervisor.catalog.limits if not is_rpc(device)]
 
     def _take(self, reading: Measurement) -> None:
         for engine_id, measured in reading.taken.items():
-            running = reading.supervisor[engine_id]
+            running = reading.engines[engine_id]
             if self._shell.supervisor.now.get(engine_id) is running and running.ready:
                 self._judge(engine_id, running, measured)
         for device, free_now in reading.free.items():
@@ -120,7 +120,7 @@ class Monitor:
             self._tell(device, room_bytes(free_now, ours, cached, reserve), free_now)
 
     def _of(self, engine_id: str, device: str, measured: Mapping[str, int | None]) -> Taken:
-        """What an engine takes of a device; the books tell what the measure does not."""
+        """What an engine takes of a device. Its booking stands in where nothing was measured."""
         if device not in measured:
             return Taken(0, 0)
         residents = self._shell.core.state.residents
@@ -139,7 +139,7 @@ class Monitor:
     def _judge(
         self, engine_id: str, running: RunningEngine, measured: Mapping[str, int | None]
     ) -> None:
-        """End an engine that takes more than it may; book and learn what another takes."""
+        """End an engine that takes more than it may, else book and learn what it takes."""
         too_much = running.engine.overgrown(measured)
         if too_much is not None:
             self._shell.supervisor.end(engine_id, running.generation, too_much)
@@ -149,7 +149,7 @@ class Monitor:
     def _correct(
         self, engine_id: str, running: RunningEngine, measured: Mapping[str, int | None]
     ) -> None:
-        """Book what an engine was found to take where that is more, and learn for its next load."""
+        """Book the measured bytes where they exceed the booking, and learn them for the next load."""
         engine = self._shell.core.state.residents[engine_id]
         if not engine.resident or engine.generation != running.generation:
             return
@@ -157,22 +157,22 @@ class Monitor:
         corrected = tuple((d, max(b, known.get(d, 0))) for d, b in engine.bookings)
         if corrected != engine.bookings:
             self._shell.post(ev.EngineMeasured(engine_id, running.generation, corrected))
-        # What it takes in the middle of a request may be that request's own.
+        # During a request, part of the measured bytes may belong to that request alone.
         if not engine.leases:
             self._shell.supervisor.learn(engine_id, running, known)
 
 
-def _read(supervisor: Mapping[str, RunningEngine], devices: list[str]) -> Measurement:
-    """Read the machine: what is free before what engines take (see `room_bytes`)."""
+def _read(engines: Mapping[str, RunningEngine], devices: list[str]) -> Measurement:
+    """Read the machine: first the free bytes, then the bytes of engines (see `room_bytes` for why)."""
     free = {device: free_bytes(device) for device in devices}
     taken: dict[str, dict[str, int | None]] = {}
     failed: list[tuple[str, Exception]] = []
     cached = 0
-    for engine_id, running in supervisor.items():
+    for engine_id, running in engines.items():
         try:
             cached += running.engine.cached_bytes()
             taken[engine_id] = dict(running.engine.memory())
         except Exception as error:
             failed.append((running.entry.label, error))
             taken[engine_id] = dict.fromkeys(dict(running.placement.bookings))
-    return Measurement(supervisor, free, taken, cached, failed)
+    return Measurement(engines, free, taken, cached, failed)

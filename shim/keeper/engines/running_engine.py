@@ -1,4 +1,4 @@
-"""One life of an engine as the shell holds it, and what is said of its begin and end."""
+"""An engine that runs, as the shell holds it, and the history's records of its load and its end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Post = Callable[[ev.Event], None]
 
 @dataclass(slots=True)
 class RunningEngine:
-    """One life of an engine: its process, the tasks around it, and its story."""
+    """One run of an engine, from its load to its end: its process, its tasks, and its record."""
 
     engine: Engine
     entry: CatalogEngine
@@ -46,26 +46,26 @@ class RunningEngine:
     report: LoadReport | None = None
     ready: bool = False
     leaving: bool = False
-    """What its load and its watch owed the core is answered by its end, which has begun."""
+    """Its unload has begun, and owes the events that its load and its watch owed before."""
     ending: KeepwarmError | None = None
-    """Why the keeper ends it by force; what those who use it are told."""
+    """Why the keeper ends it by force; the error that its requests get."""
     endpoint: dict[str, Any] = field(default_factory=dict)
-    """Where its requests go, as clients are told; known once it is ready."""
+    """Where its requests go, as sent to clients; empty until it is ready."""
 
     @property
     def placement(self) -> Placement:
-        """Where it was loaded, as it is booked now."""
+        """Its placement, with the bytes that are booked now."""
         return self.entry.placements[self.option_index]
 
 
 def warm_up_of(running: RunningEngine) -> Callable[[], Awaitable[Warmed]] | None:
-    """What evaluates the warm prompt of an engine that has one."""
+    """A function that evaluates the engine's warm prompt; None when it has none."""
     prompt = running.entry.warm_prompt
     return (lambda: warm_up(running.engine.endpoint, prompt)) if prompt else None
 
 
-def load_story(entry: CatalogEngine, generation: int, option_index: int, reason: str) -> LoadStory:
-    """The story of a load, which begins now."""
+def load_record(entry: CatalogEngine, generation: int, option_index: int, reason: str) -> LoadStory:
+    """The record of a load, which begins now."""
     placement = entry.placements[option_index]
     return LoadStory(
         load_id=f"{entry.engine_id}/{generation}",
@@ -79,8 +79,8 @@ def load_story(entry: CatalogEngine, generation: int, option_index: int, reason:
     )
 
 
-def evict_story(running: RunningEngine, reason: str) -> EvictStory:
-    """The story of a life's end, which begins now."""
+def eviction_record(running: RunningEngine, reason: str) -> EvictStory:
+    """The record of an engine's end, which begins now."""
     return EvictStory(
         evict_id=f"{running.load.load_id}/end",
         engine=running.entry.engine_id,
@@ -93,10 +93,10 @@ def evict_story(running: RunningEngine, reason: str) -> EvictStory:
     )
 
 
-def told(running: RunningEngine, raised: BaseException, what: str) -> KeepwarmError:
-    """What those who use an engine are told of the failure that ended its life.
+def failure_of(running: RunningEngine, raised: BaseException, what: str) -> KeepwarmError:
+    """The error that an engine's requests get for the failure that ended it.
 
-    Where the keeper ended it on purpose, that reason; what was raised is then of no interest.
+    If the keeper ended the engine on purpose, this is the keeper's reason and not what was raised.
     """
     if running.ending is not None:
         mark_noted(raised)

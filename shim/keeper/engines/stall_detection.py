@@ -1,4 +1,4 @@
-"""Whether an engine gets on with its work, judged from one look at its signs of life to the next."""
+"""Judges whether an engine makes progress, by comparing its signs of life from look to look."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Condition = Literal[
 ]
 
 PATIENCE: Final = 10.0
-"""How much longer than other engines one that computes may take: a batch of 2,048 tokens of a prompt is
-one step to it, and takes minutes on a slow processor."""
+"""How many times longer an engine that computes may take: a batch of 2,048 tokens of a prompt is one
+step, and takes minutes on a slow processor."""
 WORKING_SHARE: Final = 0.02
-"""Of the time, on the CPU: less is what questions cost, and more is work."""
+"""A share of the time on the CPU. The keeper's questions cost less than this; more is work."""
 LONGEST_STEP_S: Final = 6.0
-"""What one look adds to a condition at most. Where the keeper itself was stopped for an hour, its engines
-have had no hour."""
+"""The most seconds that one look adds to a condition. If the keeper itself was stopped for an hour, its
+engines did not have that hour."""
 
 _SAID: Final[dict[Condition, str]] = {
     "computing": "it works on one step of a request, a batch of a prompt perhaps, and does not come to"
@@ -35,12 +35,12 @@ _SAID: Final[dict[Condition, str]] = {
 
 @dataclass(slots=True)
 class StallDetector:
-    """What was seen of one life of an engine. Times are seconds of any clock that goes on evenly.
+    """What was seen of one run of an engine. Times are seconds of any monotonic clock.
 
     Attributes:
-        condition: what it does now.
-        since_s: for how long it has done that, as far as it was watched.
-        ailing_s: for how long it has not been fine.
+        condition: what the engine does now.
+        since_s: for how long it has had this condition, as far as it was watched.
+        ailing_s: for how long it has not been `fine`.
         idle_since: since when fewer slots work than leases are held, and nothing is wrong with it.
     """
 
@@ -50,18 +50,18 @@ class StallDetector:
     idle_since: float | None = None
     _before: Signs | None = None
     _slots: SlotSigns | None = None
-    """What its slots said last, perhaps some looks ago."""
+    """The last known state of its slots, perhaps some looks ago."""
     _looked_at: float = 0.0
     _cpu_s: float = 0.0
 
     def look(self, signs: Signs, *, leases: int, asked: bool, now: float) -> None:
-        """Take what was seen now.
+        """Record one look at the engine.
 
         Args:
-            signs: of the engine.
+            signs: its signs of life.
             leases: how many requests use it.
-            asked: whether it was asked, so that no answer is silence.
-            now: the time.
+            asked: whether its slots were asked for, so that no answer counts as silence.
+            now: the time of the look.
         """
         before, passed_s = self._before, now - self._looked_at
         moved = signs.slots is not None and self._slots is not None
@@ -90,12 +90,12 @@ class StallDetector:
     def verdict(
         self, model: str, stall_s: float, log_tail: tuple[str, ...]
     ) -> KeepwarmError | None:
-        """Why the engine has to be ended; None while it need not be.
+        """The error to end the engine with; None while it need not be ended.
 
         Args:
-            model: what people call it.
+            model: the model's name, for the message.
             stall_s: how long an engine may make no progress.
-            log_tail: its last lines.
+            log_tail: the last lines of the engine's log.
         """
         if self.condition == "unreachable":
             return unreachable(model) if self.since_s > 0.0 else None
@@ -116,7 +116,7 @@ class StallDetector:
 
 
 def unreachable(model: str) -> EngineDied:
-    """An engine that no request gets to any more. Its log knows nothing of that."""
+    """The error of an engine that no request reaches any more. Its log does not show that."""
     return EngineDied(
         f"{model} cannot be reached: its socket is gone, or another program's.",
         hint="It is ended, and the next request starts it again. Something deletes files in the runtime"
@@ -157,7 +157,7 @@ def _unasked(work: _Work) -> Condition:
 
 
 def _unanswered(now: Signs, work: _Work) -> Condition:
-    """Some builds say nothing of their slots while they compute; others can still tell their health."""
+    """The condition when the slots were asked for and not reported: some builds still report health."""
     return "computing" if now.answers and (work.computes or now.elsewhere) else "silent"
 
 

@@ -15,7 +15,7 @@ from shim.keeper.shell.owed_events import OwedEvents
 
 @dataclass(slots=True)
 class StartedAhead:
-    """An engine that was told to prepare; `task` ends when it has, or with why it could not."""
+    """An engine that prepares its start; `task` ends when it is prepared, or with the failure."""
 
     engine: Engine
     entry: CatalogEngine
@@ -24,10 +24,10 @@ class StartedAhead:
 
 
 class StartsAhead:
-    """What is prepared now, by engine id; what is no longer needed ends by itself."""
+    """The prepared engines, by engine id. Unneeded ones are ended in the background."""
 
-    def __init__(self, duties: OwedEvents, ender: Ender) -> None:
-        self._duties = duties
+    def __init__(self, owed_events: OwedEvents, ender: Ender) -> None:
+        self._owed_events = owed_events
         self._ender = ender
         self._prepared: dict[str, StartedAhead] = {}
 
@@ -37,15 +37,15 @@ class StartsAhead:
     def prepare(
         self, engine_id: str, entry: CatalogEngine, option_index: int, engine: Engine
     ) -> None:
-        """Start an engine's process; it takes next to nothing until its load begins."""
+        """Start an engine's process; it takes a few megabytes until its load begins."""
         self._discard(engine_id)
         task = asyncio.get_running_loop().create_task(_prepare(engine, entry, option_index))
-        # The load that takes it reads its failure. Without one it concerns nobody.
+        # The load that takes the engine reads the failure. Without a load the failure has no effect.
         task.add_done_callback(seen)
         self._prepared[engine_id] = StartedAhead(engine, entry, option_index, task)
 
     def take(self, engine_id: str, entry: CatalogEngine, option_index: int) -> StartedAhead | None:
-        """What was prepared for exactly this load, or None; anything else for this engine ends."""
+        """The engine prepared for exactly this load, or None. An engine prepared otherwise is ended."""
         found = self._prepared.get(engine_id)
         if found is None or (found.entry, found.option_index) != (entry, option_index):
             self._discard(engine_id)
@@ -53,12 +53,12 @@ class StartsAhead:
         return self._prepared.pop(engine_id)
 
     def keep_only(self, needed: Container[str]) -> None:
-        """End what was prepared for promises that have fallen."""
+        """End the prepared engines that are not in `needed`."""
         for engine_id in [e for e in self._prepared if e not in needed]:
             self._discard(engine_id)
 
     async def close(self) -> None:
-        """End everything that was prepared."""
+        """End all prepared engines, and wait for it."""
         left = list(self._prepared.values())
         self._prepared.clear()
         await asyncio.gather(*(self._end(prepared) for prepared in left))
@@ -67,7 +67,7 @@ class StartsAhead:
         prepared = self._prepared.pop(engine_id, None)
         if prepared is not None:
             what = f"ending {prepared.entry.label}, which was prepared,"
-            self._duties.aside("prepare", what, lambda: self._end(prepared))
+            self._owed_events.aside("prepare", what, lambda: self._end(prepared))
 
     async def _end(self, prepared: StartedAhead) -> None:
         label = prepared.entry.label

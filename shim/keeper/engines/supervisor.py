@@ -1,7 +1,7 @@
-"""The lives of engines, from the moment each begins: watched, judged and ended.
+"""The engines that run now, from the start of each to its end: watched, corrected and ended.
 
-Everything here runs on the shell's loop. Whatever comes of an engine is an event, and whatever is done
-with an engine is a duty: its event comes, also where the work fails.
+Everything here runs on the shell's loop. Work on an engine owes the core an event (`OwedEvent`), which
+is delivered also when the work fails.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shim.keeper import limits
 from shim.keeper.catalog.catalog import Catalog
 from shim.keeper.catalog.corrections import Corrections, Seen
 from shim.keeper.engines.ending import Ender
-from shim.keeper.engines.running_engine import Post, RunningEngine, evict_story, told
+from shim.keeper.engines.running_engine import Post, RunningEngine, eviction_record, failure_of
 from shim.keeper.kv.carry import KvCarrier
 from shim.keeper.shell.fault_counts import RAISED, FaultCounts
 from shim.keeper.shell.history import EvictStory, History
@@ -32,7 +32,7 @@ from shim.placement.budgeted_devices import bookings_of
 LOG = logging.getLogger("keepwarm.keeper")
 
 DEATHS_KEPT: Final = 256
-"""Deaths whose account clients can still ask for."""
+"""Clients can still ask for the errors of so many past deaths."""
 
 
 class Supervisor:
@@ -42,11 +42,11 @@ class Supervisor:
         core: read for what engines served; changed by events only.
         catalog: how each engine is run.
         corrections: learns what engines take.
-        kv: carries their state over.
-        history: told of every end.
+        kv: carries their KV state over from one start to the next.
+        history: records every end.
         post: takes an event to the core.
-        duties: runs what is done with engines.
-        faults: told of what fails beside the duties.
+        owed_events: runs the work on engines.
+        faults: counts failures of other work.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Supervisor:
         kv: KvCarrier,
         history: History,
         post: Post,
-        duties: OwedEvents,
+        owed_events: OwedEvents,
         faults: FaultCounts,
     ) -> None:
         self.now: dict[str, RunningEngine] = {}
@@ -68,15 +68,15 @@ class Supervisor:
         self._corrections = corrections
         self._history = history
         self._post = post
-        self._duties = duties
+        self._owed_events = owed_events
         self._faults = faults
         self._last_death: dict[str, dict[str, Any]] = {}
         self._gone = asyncio.Event()
 
-    # While they live
+    # While they run
 
     def uses_of(self, engine_id: str) -> int:
-        """Leases that an engine has had in all its lives."""
+        """How many leases an engine has had, over all its starts."""
         return self._core.state.residents[engine_id].uses
 
     def learn(
@@ -104,14 +104,14 @@ class Supervisor:
         return bookings_of(placement)
 
     def begin_watch(self, running: RunningEngine) -> None:
-        """A life is ready; `EngineDied` follows, unless its end is asked for first."""
+        """Watch an engine that is ready. `EngineGone` follows, unless an unload begins first."""
         running.ready = True
         what = f"watching {running.entry.label}"
 
         def lost(raised: BaseException) -> ev.EngineGone | None:
-            return self._dead(running, told(running, raised, what))
+            return self._dead(running, failure_of(running, raised, what))
 
-        running.watch = self._duties.begin(
+        running.watch = self._owed_events.begin(
             OwedEvent(
                 "watch", what, lambda: self._watch(running), lost, lambda: self._bury(running)
             )
@@ -128,11 +128,11 @@ class Supervisor:
     def _dead(self, running: RunningEngine, error: KeepwarmError) -> ev.EngineGone | None:
         if running.leaving:
             return None
-        self._tell_death(running, error)
+        self._note_death(running, error)
         return ev.EngineGone(running.entry.engine_id, running.generation, error.to_wire())
 
     async def _bury(self, running: RunningEngine) -> None:
-        # What is left of it (its socket, its folder) goes before its bytes are anybody's again.
+        # Its socket and its folder are removed before the core may give its bytes to another engine.
         await self._end(running)
         try:
             self.kv.died(running.engine)
@@ -140,10 +140,10 @@ class Supervisor:
             self._faults.note("kv", f"dropping the KV state of {running.entry.label}", error)
 
     def death_of(self, engine_id: str, generation: int) -> dict[str, Any] | None:
-        """How a past life of an engine ended, as an error on the wire; None while it lives."""
+        """The error that ended this generation of an engine, as on the wire; None while it runs."""
         return self._last_death.get(f"{engine_id}/{generation}")
 
-    def _tell_death(self, running: RunningEngine, error: KeepwarmError) -> None:
+    def _note_death(self, running: RunningEngine, error: KeepwarmError) -> None:
         self._last_death[running.load.load_id] = error.to_wire()
         if len(self._last_death) > DEATHS_KEPT:
             del self._last_death[next(iter(self._last_death))]
@@ -151,54 +151,54 @@ class Supervisor:
     # Ends
 
     def end(self, engine_id: str, generation: int, error: KeepwarmError) -> bool:
-        """End a life by the keeper's own decision: it hangs, takes too much, or cannot be reached.
+        """End an engine by the keeper's own decision: it hangs, takes too much, or cannot be reached.
 
-        Its processes are killed, and nothing that it holds is saved. `EngineDied` (`LoadFailed` while
-        it loads) follows with this error, which is also what `death_of` tells its callers.
+        Its processes are killed, and its KV state is not saved. `EngineGone` (`LoadEndedBadly` while
+        it loads) follows with this error. `death_of` returns the same error.
 
         Returns:
-            Whether that life was there, and not about to end already.
+            Whether that generation of the engine was running, and its end had not begun.
         """
         running = self.now.get(engine_id)
         if running is None or running.generation != generation or running.ending is not None:
             return False
         LOG.warning("ending %s: %s", running.entry.label, error)
         running.ending = error
-        self._tell_death(running, error)
+        self._note_death(running, error)
         self.ender.kill(running.engine, running.entry.label)
-        # Its duty answers for it, and does not wait for the process to be seen dead.
+        # The cancelled task delivers the event at once, without waiting until the process is seen dead.
         task = running.watch if running.ready else running.task
         if task is not None and not running.leaving:
             task.cancel()
         return True
 
     def unload(self, action: act.Unload) -> None:
-        """End a life; `UnloadFinished` follows, unless this raises."""
+        """Unload an engine; `UnloadFinished` follows, unless this raises."""
         running = self.now[action.engine_id]
         done = ev.UnloadFinished(action.engine_id, action.generation)
-        story = evict_story(running, action.reason)
-        self._history.evictions.append(story)
+        record = eviction_record(running, action.reason)
+        self._history.evictions.append(record)
         running.leaving = True
 
         async def work() -> ev.UnloadFinished:
             LOG.info("unloading %s: %s", running.entry.label, action.reason)
             await self._hand_over(running)
             if running.ready and running.ending is None:
-                await self._leave_kv(running, story)
-            await self._finish(running, story)
+                await self._leave_kv(running, record)
+            await self._finish(running, record)
             return done
 
-        duty = OwedEvent(
+        owed = OwedEvent(
             "unload",
             f"unloading {running.entry.label}",
             work,
             lambda _error: done,
-            lambda: self._finish(running, story),
+            lambda: self._finish(running, record),
         )
-        self._duties.begin(duty)
+        self._owed_events.begin(owed)
 
     def drop(self, engine_id: str, generation: int) -> None:
-        """End a life at once, where no duty can do it in good order; none that is there is no error."""
+        """Kill an engine at once, after its work could not be begun; no effect when it does not run."""
         running = self.now.get(engine_id)
         if running is None or running.generation != generation:
             return
@@ -208,37 +208,39 @@ class Supervisor:
         for task in (running.task, running.watch):
             if task is not None:
                 task.cancel()
-        # What is left of it, where that can be cleared away.
-        self._duties.aside("stop", f"stopping {running.entry.label}", lambda: self._end(running))
+        # Its socket and its folder are removed, where that is possible.
+        self._owed_events.aside(
+            "stop", f"stopping {running.entry.label}", lambda: self._end(running)
+        )
 
     async def _hand_over(self, running: RunningEngine) -> None:
-        """End the duties of a life that leaves; it has taken over what they owe."""
+        """Cancel the load and the watch of an engine that is unloaded: the unload owes their events now."""
         for task in (running.task, running.watch):
             if task is not None and not task.done():
                 task.cancel()
                 await self.ender.settle(task, limits.STOP_S, f"unloading {running.entry.label}")
 
-    async def _leave_kv(self, running: RunningEngine, story: EvictStory) -> None:
-        """Save what an idle engine holds before it ends, where that is worth it."""
+    async def _leave_kv(self, running: RunningEngine, record: EvictStory) -> None:
+        """Save the KV state of an idle engine before it ends, where that is worth it."""
         used = self.uses_of(running.entry.engine_id) > running.uses_before
-        await self.kv.leaving(running.engine, story, used=used)
+        await self.kv.leaving(running.engine, record, used=used)
 
-    async def _finish(self, running: RunningEngine, story: EvictStory) -> None:
+    async def _finish(self, running: RunningEngine, record: EvictStory) -> None:
         await self._end(running)
-        story.end_ns = time.monotonic_ns()
+        record.end_ns = time.monotonic_ns()
         if running.load.end_ns == 0:
-            running.load.end_ns = story.start_ns
+            running.load.end_ns = record.start_ns
             running.load.error = "abandoned"
 
     async def give_up(self, running: RunningEngine) -> None:
-        """End a life whose load has failed."""
+        """End an engine whose load has failed."""
         running.leaving = True
         if running.watch is not None:
             running.watch.cancel()
         await (self._bury(running) if running.ending else self._end(running))
 
     async def _end(self, running: RunningEngine, *, grace_s: float = 0.0) -> None:
-        """End the process of a life, and forget it. Neither raises nor takes longer than its bounds."""
+        """End the process of an engine, and drop it from `now`. Bounded in time, and does not raise."""
         what = f"ending {running.entry.label}"
         for task in (running.preparing, running.starting):
             if task is not None and not await self.ender.settle(task, limits.STOP_S, what):
@@ -253,9 +255,9 @@ class Supervisor:
         self._gone = asyncio.Event()
 
     async def until_gone(self, engine_id: str, timeout_s: float) -> bool:
-        """Wait until an engine's life of now is over, whether or not its next one has begun.
+        """Wait until the process that an engine has now is gone, whether or not the next one has started.
 
-        Returns whether it is.
+        Returns whether it is gone.
         """
         running = self.now.get(engine_id)
         if running is None:
@@ -269,19 +271,19 @@ class Supervisor:
     # The keeper's end
 
     async def save_conversations(self, in_use: Collection[str], limit_s: float) -> None:
-        """Save what idle engines hold, as before an eviction; in all no longer than `limit_s`.
+        """Save the KV state of idle engines, as before an eviction; in all no longer than `limit_s`.
 
         Args:
-            in_use: ids of engines that may be generating: saving them would wait for that.
-            limit_s: what is not saved by then is not.
+            in_use: ids of engines that may be generating. Saving their state would wait for that.
+            limit_s: saves that have not ended by then are cancelled.
         """
         idle = [running for e, running in self.now.items() if running.ready and e not in in_use]
-        stories = [evict_story(running, "the keeper ends") for running in idle]
+        records = [eviction_record(running, "the keeper ends") for running in idle]
         began_s = time.monotonic()
         loop = asyncio.get_running_loop()
         saving = {
-            loop.create_task(self._save(running, story))
-            for running, story in zip(idle, stories, strict=True)
+            loop.create_task(self._save(running, record))
+            for running, record in zip(idle, records, strict=True)
         }
         if saving:
             _, late = await asyncio.wait(saving, timeout=limit_s)
@@ -290,13 +292,13 @@ class Supervisor:
             if late:
                 LOG.warning("not all KV state was saved within %g s", limit_s)
                 await asyncio.wait(late, timeout=limits.STOP_S)
-        if saved_bytes := sum(story.saved_bytes for story in stories):
+        if saved_bytes := sum(record.saved_bytes for record in records):
             seconds = time.monotonic() - began_s
             LOG.info("saved %d bytes of KV state in %.3f s before the end", saved_bytes, seconds)
 
-    async def _save(self, running: RunningEngine, story: EvictStory) -> None:
+    async def _save(self, running: RunningEngine, record: EvictStory) -> None:
         try:
-            await self._leave_kv(running, story)
+            await self._leave_kv(running, record)
         except Exception as error:
             self._faults.note("kv", f"saving the KV state of {running.entry.label}", error)
 
@@ -311,6 +313,6 @@ class Supervisor:
         )
 
     def kill(self) -> None:
-        """End every engine at once: what ends them in good order has failed."""
+        """Kill every engine at once, because ending them in good order has failed."""
         for running in self.now.values():
             self.ender.kill(running.engine, running.entry.label)

@@ -1,7 +1,7 @@
 """KV state that is carried over a swap: saved before an engine's end, restored after its next start.
 
-Nothing here may fail a request or hold an eviction up for long: whatever goes wrong costs a prompt
-evaluation, is said in the log, and the file concerned is deleted.
+Nothing here may fail a request or hold an eviction up for long. A failure costs a prompt evaluation and
+a line in the log, and the file concerned is deleted.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from shim.keeper.shell.history import EvictStory, LoadStory
 LOG = logging.getLogger("keepwarm.keeper")
 
 MAX_TOKENS: Final = 1 << 31
-"""A client that tells of more in one prompt tells nonsense."""
+"""Counts above this in a client's report are ignored as wrong."""
 
 WarmUp = Callable[[], Awaitable[Warmed]]
 
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """The state of an interrupted request: a file on a shelf, and all its tokens so far."""
+    """The saved state of an interrupted request: a file in an engine folder, and all tokens so far."""
 
     engine_folder: EngineFolder
     name: str
@@ -46,7 +46,7 @@ class Parked:
 
 @dataclass(slots=True)
 class Carry:
-    """The carrying over of one life of an engine."""
+    """What is known of one running engine's KV state, from its start to its end."""
 
     engine_folder: EngineFolder
     slots: int
@@ -59,18 +59,18 @@ class Carry:
 
 
 class KvCarrier(KvKeeping):
-    """Decides with `budget.eviction.kv_store`, and acts through the engines. One per keeper."""
+    """Saves and restores KV state as `budget.eviction.kv_store` decides. One per keeper."""
 
     def __init__(
         self, files: KvFiles | None, build: str, faults: FaultCounts | None = None
     ) -> None:
         super().__init__(files, build, faults)
-        self._supervisor: WeakKeyDictionary[Engine, Carry] = WeakKeyDictionary()
+        self._carries: WeakKeyDictionary[Engine, Carry] = WeakKeyDictionary()
 
-    # A life
+    # From start to end
 
     def begin(self, engine: Engine, entry: CatalogEngine, placement: Placement) -> None:
-        """Before an engine starts: give it the folder of its kind."""
+        """Before an engine starts: give it its engine folder."""
         if self._files is None or not entry.carries_kv:
             return
         key = kv_key(entry, placement, self._build)
@@ -90,23 +90,23 @@ class KvCarrier(KvKeeping):
         args = placement.args
         per_token = held / args.n_ctx if args.n_ctx else 0.0
         lock = self._locks.setdefault(key, asyncio.Lock())
-        self._supervisor[engine] = Carry(engine_folder, args.slots, per_token, lock)
+        self._carries[engine] = Carry(engine_folder, args.slots, per_token, lock)
 
-    async def started(self, engine: Engine, warm_up: WarmUp | None, story: LoadStory) -> None:
-        """After an engine's start: give it back what it held, and its warm prompt.
+    async def started(self, engine: Engine, warm_up: WarmUp | None, record: LoadStory) -> None:
+        """After an engine's start: restore its conversations and its warm prompt.
 
         Raises:
             LoadFailed: the engine refused its warm prompt.
         """
-        carry = self._supervisor.get(engine)
+        carry = self._carries.get(engine)
         if carry is None or not engine.capabilities.save_restore:
-            self._supervisor.pop(engine, None)
+            self._carries.pop(engine, None)
             if warm_up is not None:
                 await warm_up()
             return
-        what = f"giving {story.model} back its KV state"
+        what = f"giving {record.model} back its KV state"
         if not await self._tried(carry.lock.acquire(), what, limits.KV_LOCK_S):
-            del self._supervisor[engine]
+            del self._carries[engine]
             if warm_up is not None:
                 await warm_up()
             return
@@ -115,7 +115,7 @@ class KvCarrier(KvKeeping):
             if warm_up is not None and WARM not in carry.engine_folder.states:
                 await self._evaluate_warm(engine, carry, warm_up)
             if sound:
-                restoring = self._restore(engine, carry, story, warm=warm_up is not None)
+                restoring = self._restore(engine, carry, record, warm=warm_up is not None)
                 await self._tried(restoring, what, limits.RESTORE_S)
         finally:
             carry.lock.release()
@@ -134,7 +134,9 @@ class KvCarrier(KvKeeping):
                 asyncio.to_thread(engine_folder.seal), f"sealing {WARM} of {engine_folder.key}"
             )
 
-    async def _restore(self, engine: Engine, carry: Carry, story: LoadStory, *, warm: bool) -> None:
+    async def _restore(
+        self, engine: Engine, carry: Carry, record: LoadStory, *, warm: bool
+    ) -> None:
         states = carry.engine_folder.states
         saved = {
             slot: states[slot_file(slot)].tokens
@@ -146,11 +148,11 @@ class KvCarrier(KvKeeping):
         for slot, source in restore_plan(carry.slots, saved, kept.tokens if kept else None).items():
             name = WARM if source is None else slot_file(slot)
             tokens = await self._restore_one(engine, carry, slot, name)
-            story.restored_tokens += tokens
+            record.restored_tokens += tokens
             if source is not None and tokens:
                 carry.restored[slot] = tokens
-        if story.restored_tokens:
-            story.restore_s = (time.monotonic_ns() - begin_ns) / 1e9
+        if record.restored_tokens:
+            record.restore_s = (time.monotonic_ns() - begin_ns) / 1e9
 
     async def _restore_one(self, engine: Engine, carry: Carry, slot: int, name: str) -> int:
         engine_folder, begin_ns = carry.engine_folder, time.monotonic_ns()
@@ -169,8 +171,8 @@ class KvCarrier(KvKeeping):
         return tokens
 
     def served(self, engine: Engine, spent: Mapping[str, Any]) -> None:
-        """A request ended: what its prompt cost, and how much of it was there already."""
-        carry = self._supervisor.get(engine)
+        """A request ended: learn from what its prompt cost, and from how much of it was cached."""
+        carry = self._carries.get(engine)
         try:
             tokens, cached = int(spent["prompt_n"]), int(spent["cache_n"])
             seconds = float(spent["prompt_ms"]) / 1e3
@@ -187,14 +189,14 @@ class KvCarrier(KvKeeping):
             carry.leases_seen += 1
             carry.used_tokens += cached
 
-    async def leaving(self, engine: Engine, story: EvictStory, *, used: bool) -> None:
-        """Before an idle engine's end: save what is worth it. Without a use, all is saved already."""
-        carry = self._supervisor.pop(engine, None)
+    async def leaving(self, engine: Engine, record: EvictStory, *, used: bool) -> None:
+        """Before an idle engine's end: save what is worth it. An unused engine's state is saved already."""
+        carry = self._carries.pop(engine, None)
         if carry is None or not used or self._files is None:
             return
         if carry.engine_folder.key not in self._files:
             return  # its model is no longer configured
-        begin_ns, what = time.monotonic_ns(), f"saving KV state of {story.model}"
+        begin_ns, what = time.monotonic_ns(), f"saving KV state of {record.model}"
         if not await self._tried(carry.lock.acquire(), what, limits.KV_LOCK_S):
             return
         try:
@@ -204,21 +206,21 @@ class KvCarrier(KvKeeping):
             saved = await self._tried(self._save_slots(engine, carry), what, limits.SAVE_S)
             if saved is None:
                 engine_folder.sweep()
-            story.saved_bytes = saved or 0
+            record.saved_bytes = saved or 0
         finally:
             carry.lock.release()
-        story.save_s = (time.monotonic_ns() - begin_ns) / 1e9
+        record.save_s = (time.monotonic_ns() - begin_ns) / 1e9
         self._seal(carry.engine_folder, carry.lock)
 
     def died(self, engine: Engine) -> None:
-        """An engine crashed: what it was given back may be why, so it is not given back again."""
-        carry = self._supervisor.pop(engine, None)
+        """An engine crashed: drop its saved conversations, because restoring them may be the cause."""
+        carry = self._carries.pop(engine, None)
         if carry is not None:
             for slot in range(carry.slots):
                 carry.engine_folder.drop(slot_file(slot))
 
     async def _save_slots(self, engine: Engine, carry: Carry) -> int:
-        """Save the conversations that are worth it; those that they replace go. Returns bytes."""
+        """Save the conversations that are worth it in place of the older saves. Returns the saved bytes."""
         if self._files is None:
             return 0
         engine_folder = carry.engine_folder
@@ -265,9 +267,9 @@ class KvCarrier(KvKeeping):
     async def park(self, engine: Engine, lease: str) -> Parked | None:
         """Save the state of an engine's one slot for the request that is interrupted in it.
 
-        None where it cannot be told or saved: the request goes on from its text.
+        None where the slot is not known or cannot be saved: the request goes on from its text.
         """
-        carry = self._supervisor.get(engine)
+        carry = self._carries.get(engine)
         if carry is None or carry.slots != 1:
             return None
         name = f"yield-{lease}.kv"
@@ -298,7 +300,7 @@ class KvCarrier(KvKeeping):
 
     async def unpark(self, engine: Engine, parked: Parked) -> None:
         """Restore what `park` saved, when the request has its lease again."""
-        carry = self._supervisor.get(engine)
+        carry = self._carries.get(engine)
         if carry is not None and carry.engine_folder is parked.engine_folder:
             unparking = self._unpark(engine, carry, parked.name)
             await self._tried(unparking, f"restoring {parked.name}", limits.SAVE_S)

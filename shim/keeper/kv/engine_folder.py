@@ -1,4 +1,4 @@
-"""What is kept of one engine's KV state: a private folder of files, their checksums, and an index."""
+"""The engine folder: the saved KV state of one engine, with checksums and an index."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Kept:
 
 @dataclass(slots=True)
 class EngineFolder:
-    """What is kept of one engine: its files by name, and its figures. `origin` says whose it is."""
+    """The saved KV state of one engine: files by name, and figures. `origin` names its models."""
 
     key: str
     folder: Path
@@ -61,21 +61,21 @@ class EngineFolder:
     figures: KvFigures = field(default_factory=KvFigures)
     states: dict[str, Kept] = field(default_factory=dict)
     unwritten: bool = False
-    """The index could not be written the last time, which is said once."""
+    """The last write of the index failed. Only the first such failure is logged."""
 
     @property
     def models(self) -> list[str]:
-        """The names that callers use for it."""
+        """The configured names of the engine's models."""
         return [str(name) for name in self.origin.get("models", ())]
 
     def drop(self, name: str) -> None:
-        """Delete a file of ours, known or not."""
+        """Delete a saved file by name, whether or not the index knows it."""
         self.states.pop(name, None)
         with contextlib.suppress(OSError):
             (self.folder / name).unlink()
 
     def add(self, name: str) -> Kept | None:
-        """Take a file in that an engine has written; None when it is not there."""
+        """Note a file that an engine has written; None when it is not there."""
         try:
             size = (self.folder / name).stat().st_size
         except OSError:
@@ -93,13 +93,13 @@ class EngineFolder:
         self.write_index(conversations=conversations)
 
     def check(self) -> None:
-        """Drop every file that is not what was saved. Reads whole files."""
+        """Drop every file that changed since it was saved. Reads whole files."""
         for name, kept in list(self.states.items()):
             if kept.checksum is None or checksum(self.folder / name) != kept.checksum:
                 self.drop(name)
 
     def sweep(self) -> None:
-        """Delete files of ours that are not known: a save that was broken off, an unfinished index."""
+        """Delete our files that the index does not know: unfinished saves, an unfinished index."""
         with contextlib.suppress(OSError):
             for name in own_names(self.folder):
                 if name != INDEX and name not in self.states:
@@ -111,9 +111,10 @@ class EngineFolder:
         return {name: kept for name, kept in self.states.items() if name.startswith(_SLOT)}
 
     def write_index(self, *, conversations: bool = False) -> None:
-        """Note what the next keeper may take: the figures, the warm prompt's state, and slots' or not.
+        """Write the index for the next keeper: figures, the warm prompt's state, perhaps conversations.
 
-        Slots are noted when the keeper ends in good order. After a crash they may be why.
+        Conversations are noted only when the keeper ends in good order, because after a crash one of
+        them may be the cause.
         """
         kept = self.conversations if conversations else {}
         if WARM in self.states:
@@ -141,23 +142,27 @@ class EngineFolder:
 
     @classmethod
     def read(cls, folder: Path) -> EngineFolder | None:
-        """The shelf that an earlier keeper left; None when there is none, or it is damaged.
+        """The engine folder that an earlier keeper left; None when there is none, or it is damaged.
 
-        A damaged index is set aside and said. Checksums are compared when state is restored.
+        A damaged index is set aside with a line in the log. Checksums are compared when state is restored.
         """
         what = "an index of saved KV state"
-        return read_shape(folder / INDEX, what, lambda v: _shelf(folder, v), _INDEX_LIMIT_BYTES)
+        return read_shape(
+            folder / INDEX, what, lambda v: _engine_folder(folder, v), _INDEX_LIMIT_BYTES
+        )
 
     @classmethod
     def look(cls, folder: Path) -> EngineFolder | None:
-        """The same for a reader that changes nothing and says nothing."""
+        """As `read`, but changes nothing and logs nothing."""
         try:
-            return parse_state(folder / INDEX, lambda v: _shelf(folder, v), _INDEX_LIMIT_BYTES)
+            return parse_state(
+                folder / INDEX, lambda v: _engine_folder(folder, v), _INDEX_LIMIT_BYTES
+            )
         except (OSError, ValueError):
             return None
 
 
-def _shelf(folder: Path, value: object) -> EngineFolder:
+def _engine_folder(folder: Path, value: object) -> EngineFolder:
     index = table(value)
     if whole(index["format"]) != _FORMAT:
         raise ValueError(f"format {index['format']}")
@@ -192,7 +197,7 @@ def _figures(value: object) -> KvFigures:
 def is_stale(origin: Mapping[str, Any]) -> bool:
     """Whether a file that an engine was made of is there and is another one than it was.
 
-    One that cannot be reached (its disk is not mounted, say) may come back: nothing is lost for it.
+    A file that cannot be reached (its disk is not mounted, say) may come back, so it does not count.
     """
     for path, size, mtime_ns in origin.get("stamp", ()):
         try:

@@ -1,7 +1,7 @@
-"""The folder of saved KV state: which one it is, and what in it is keepwarm's.
+"""The folder of saved KV state: where it is, and which files in it are keepwarm's.
 
-A marker in the folder and names of one form decide. Whatever else lies there was not written by keepwarm
-and is never deleted; links are never followed. The rule and its alternatives are in
+A marker in the folder and names of one form decide. Other files there were not written by keepwarm and
+are never deleted; links are never followed. The rule and its alternatives are in
 docs/decisions/0012-only-what-keepwarm-wrote-is-deleted.md.
 """
 
@@ -25,7 +25,7 @@ LOG = logging.getLogger("keepwarm.keeper")
 
 MARKER: Final = "KEEPWARM_KV"
 SUBFOLDER: Final = "keepwarm-kv"
-"""Where the state goes in a folder that holds other things."""
+"""The subfolder for the state in a folder that holds other things."""
 LOCK: Final = "lock"
 INDEX: Final = "index.json"
 KEY_BYTES: Final = 12
@@ -50,12 +50,12 @@ def is_state(name: str) -> bool:
 
 
 def claim(folder: Path) -> Path:
-    """The folder to keep state in: this one if it is keepwarm's, or private and empty; else our own in it.
+    """The folder to keep state in: this one if it is keepwarm's, or private and empty; else a subfolder.
 
-    It is made with mode 0700 and marked.
+    The folder is made with mode 0700 and marked.
 
     Raises:
-        ConfigError: it is not private, or holds what is not keepwarm's, and so does our own in it.
+        ConfigError: other users may change it, or both it and the subfolder hold foreign files.
         OSError: it cannot be made or read.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -113,15 +113,15 @@ def _is_marked(folder: Path) -> bool:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Marked, or made before there was a marker: then nothing but a lock and engines' folders is there."""
+    """Marked, or made before there was a marker: then it holds only a lock and engine folders."""
     if _is_marked(folder):
         return True
     with os.scandir(folder) as entries:
         found = list(entries)
-    return bool(found) and all(_is_shelf(e) or _is_lock(e) for e in found)
+    return bool(found) and all(_is_engine_folder(e) or _is_lock(e) for e in found)
 
 
-def _is_shelf(entry: os.DirEntry[str]) -> bool:
+def _is_engine_folder(entry: os.DirEntry[str]) -> bool:
     return is_key(entry.name) and entry.is_dir(follow_symlinks=False)
 
 
@@ -140,25 +140,25 @@ def _is_private(folder: Path) -> bool:
 
 
 def _is_safe(folder: Path) -> bool:
-    """Whether nobody else can put another folder in the place of one of ours in this one."""
+    """Whether no other user can replace a subfolder of this folder."""
     found = folder.stat()
     others_write = bool(found.st_mode & 0o022) and not found.st_mode & stat.S_ISVTX
     return found.st_uid in {os.getuid(), 0} and not others_write
 
 
-def shelves_in(folder: Path) -> Iterator[Path]:
-    """The engines' folders; changes nothing.
+def engine_folders_in(folder: Path) -> Iterator[Path]:
+    """The paths of the engine folders; changes nothing.
 
     Raises:
         OSError: the folder cannot be read.
     """
     with os.scandir(folder) as entries:
-        found = [Path(entry.path) for entry in entries if _is_shelf(entry)]
+        found = [Path(entry.path) for entry in entries if _is_engine_folder(entry)]
     yield from sorted(found)
 
 
-def clear_shelf(folder: Path) -> None:
-    """Delete our files in an engine's folder, and the folder if nothing else is in it."""
+def clear_engine_folder(folder: Path) -> None:
+    """Delete our files in an engine folder, and the folder if nothing else is in it."""
     with contextlib.suppress(OSError):
         for name in own_names(folder):
             with contextlib.suppress(OSError):
@@ -167,7 +167,7 @@ def clear_shelf(folder: Path) -> None:
 
 
 def own_names(folder: Path) -> list[str]:
-    """The names in an engine's folder that keepwarm may delete: state, indexes, unfinished files.
+    """The names in an engine folder that keepwarm may delete: state, indexes, unfinished files.
 
     Raises:
         OSError: it cannot be read.
@@ -187,12 +187,12 @@ def _is_own(entry: os.DirEntry[str], now: float) -> bool:
 
 
 def say_what_stays(folder: Path) -> None:
-    """Name in one warning what lies in our folder and is not ours.
+    """Name the foreign files in our folder in one warning.
 
     Raises:
         OSError: it cannot be read.
     """
-    found = sorted(_strangers(folder))
+    found = sorted(_foreign(folder))
     if found:
         more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
         LOG.warning(
@@ -203,10 +203,10 @@ def say_what_stays(folder: Path) -> None:
         )
 
 
-def _strangers(folder: Path) -> Iterator[str]:
+def _foreign(folder: Path) -> Iterator[str]:
     with os.scandir(folder) as entries:
         for entry in entries:
-            if _is_shelf(entry):
+            if _is_engine_folder(entry):
                 with os.scandir(entry.path) as inside:
                     yield from (f"{entry.name}/{e.name}" for e in inside if not _is_known(e))
             elif entry.name not in {MARKER, LOCK} and not entry.name.startswith(f".{MARKER}."):

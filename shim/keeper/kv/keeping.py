@@ -1,4 +1,4 @@
-"""The KV state that one keeper keeps on disk: whose it is, who may touch it now, and when it goes."""
+"""The KV state that one keeper keeps on disk: its engine, its lock, and when it is deleted."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from budget.footprint import Placement
 from shim.config import Config
 from shim.keeper import limits
 from shim.keeper.catalog.catalog import CatalogEngine
+from shim.keeper.kv.attempts import Attempts
 from shim.keeper.kv.engine_folder import EngineFolder
 from shim.keeper.kv.folder import KEY_BYTES
 from shim.keeper.kv.saved_files import KvFiles, kv_files
-from shim.keeper.kv.tries import Tries
 from shim.keeper.shell.fault_counts import FaultCounts
 
 LOG = logging.getLogger("keepwarm.keeper")
 
 
 class KvKeeping:
-    """The files, and a lock over those of each engine.
+    """The saved files, and a lock for each engine's.
 
     Args:
-        files: where to; None keeps nothing.
+        files: the saved files; None keeps nothing.
         build: of llama.cpp, part of every key.
-        faults: told of what should not fail, and did.
+        faults: counts unexpected failures.
     """
 
     def __init__(
         self, files: KvFiles | None, build: str, faults: FaultCounts | None = None
     ) -> None:
         self._faults = faults or FaultCounts()
-        self._tried = Tries(self._faults).tried
+        self._tried = Attempts(self._faults).tried
         self._files = files
         self._config: Config | None = None
         self._refused = ""
@@ -45,7 +45,7 @@ class KvKeeping:
         self._sealing: set[asyncio.Task[None]] = set()
 
     def open(self, config: Config) -> None:
-        """Keep KV state from the next loads on, where that is configured; what prevents it is told."""
+        """Keep KV state from the next loads on, if it is configured; logs what prevents it."""
         self._config = config
         self._files, refused = kv_files(config)
         if refused and refused != self._refused:
@@ -55,7 +55,7 @@ class KvKeeping:
         self._refused = refused
 
     def _seal(self, engine_folder: EngineFolder, lock: asyncio.Lock) -> None:
-        """Compute checksums while the next engine loads; a restore waits for it."""
+        """Compute checksums in the background, while the next engine loads; a restore waits for it."""
 
         async def seal() -> None:
             async with lock:
@@ -69,9 +69,9 @@ class KvKeeping:
     def configured(
         self, before: Iterable[CatalogEngine], after: Iterable[CatalogEngine], config: Config
     ) -> None:
-        """The configuration changed: what was kept of engines that are gone is deleted.
+        """The configuration changed: delete the state of engines that are gone.
 
-        Where nothing was carried over before, the next loads begin with it.
+        If no state was kept before, it is kept from the next loads on.
         """
         if self._files is None:
             self.open(config)
@@ -88,14 +88,14 @@ class KvKeeping:
         self._files.discard(gone)
 
     def expire(self) -> None:
-        """Delete the conversations that are too old. Where nothing could be kept, that is tried again."""
+        """Delete conversations that are too old. If the folder could not be used, try to open it again."""
         if self._files is not None:
             self._files.expire()
         elif self._refused and self._config is not None:
             self.open(self._config)
 
     def kept(self) -> dict[str, Any]:
-        """What is kept, JSON-serialisable: where, within which budget, by engine."""
+        """The kept state, JSON-serialisable: the folder, its budget, and rows by engine."""
         files = self._files
         return {
             "folder": str(files.folder) if files else None,
@@ -106,9 +106,9 @@ class KvKeeping:
         }
 
     async def clear(self, model: str | None) -> tuple[int, int]:
-        """Delete what is kept, of all models or of one; returns how many files and bytes.
+        """Delete the kept state of all models or of one; returns the numbers of files and bytes.
 
-        What is just being saved or restored is waited for.
+        Waits for saves and restores that are under way.
         """
         if self._files is None:
             return 0, 0
@@ -120,7 +120,7 @@ class KvKeeping:
         return cleared
 
     async def close(self, *, keep: bool) -> None:
-        """The keeper ends, and its engines have: conversations are left to the next one, or deleted."""
+        """Close the files once all engines have ended; keep the conversations or delete them."""
         if self._sealing:
             await asyncio.wait(self._sealing, timeout=limits.END_STEP_S)
         if self._files is not None:
@@ -132,9 +132,9 @@ class KvKeeping:
 
 
 def kv_key(entry: CatalogEngine, placement: Placement, build: str) -> str:
-    """The name that an engine's state is kept under: file identity, arguments, llama.cpp build.
+    """The name of an engine's folder: file identity, arguments, llama.cpp build.
 
-    The engine's id tells apart engines on one file with other threads or another warm prompt.
+    The engine's id is part of it, because engines on one file can differ in threads or warm prompt.
     """
     text = f"{cache_key(entry.identity, placement.args, build)} {entry.engine_id} {entry.stamp}"
     return hashlib.blake2b(text.encode(), digest_size=KEY_BYTES).hexdigest()

@@ -1,8 +1,9 @@
-"""Saved KV state on disk: one private folder per engine, and a byte budget over all of them.
+"""Saved KV state on disk: one engine folder per engine, and a byte budget over all of them.
 
-What was measured and the state of warm prompts outlive the keeper. So do conversations that are not too
-old, when it ends in good order; what a keeper saved that then crashed is deleted. One keeper at a time
-uses a folder. State of a model whose file changed is deleted; while the file cannot be reached, it stays.
+The next keeper takes over measured figures and the state of warm prompts. It also takes over recent
+conversations if the keeper before it ended in good order; after a crash they are deleted. One keeper at a
+time uses a folder. A model's state is deleted when the model's file has changed; while the file cannot be
+reached, the state stays.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from shim.keeper.kv.folder import (
     LOCK,
     claim,
     claimed,
-    clear_shelf,
+    clear_engine_folder,
+    engine_folders_in,
     is_key,
     mark,
     say_what_stays,
-    shelves_in,
 )
 from shim.paths import state_dir
 
@@ -36,9 +37,9 @@ LOG = logging.getLogger("keepwarm.keeper")
 
 
 class KvFiles:
-    """All shelves of one folder, within a byte budget.
+    """All engine folders under one folder, within a byte budget.
 
-    Conversations that were of no use for `max_age_s` go; with 0 they only end with the keeper.
+    Conversations that were not used for `max_age_s` are deleted; with 0 all are, when the keeper ends.
     """
 
     def __init__(self, folder: Path, limit_bytes: int, max_age_s: float = 0.0) -> None:
@@ -46,13 +47,13 @@ class KvFiles:
         self.limit_bytes = limit_bytes
         self.max_age_s = max_age_s
         self._lock: FileLock | None = None
-        self._shelves: dict[str, EngineFolder] = {}
+        self._engine_folders: dict[str, EngineFolder] = {}
 
     @classmethod
     def open(cls, folder: Path, limit_bytes: int, max_age_s: float = 0.0) -> KvFiles | None:
-        """The folder (`kv_folder.claim`), swept; None when another keeper uses it.
+        """The folder that `claim` returns, locked and swept; None when another keeper uses it.
 
-        What keepwarm did not write stays, and is named in a warning.
+        Files that keepwarm did not write stay, and a warning names them.
 
         Raises:
             ConfigError: it is not private, or is full of other things.
@@ -63,7 +64,7 @@ class KvFiles:
         if not lock.try_acquire():
             return None
         files._lock = lock
-        for found in shelves_in(files.folder):
+        for found in engine_folders_in(files.folder):
             files._adopt(found)
         sweep_leftovers(files.folder)
         say_what_stays(files.folder)
@@ -75,7 +76,7 @@ class KvFiles:
 
     @classmethod
     def look(cls, folder: Path) -> KvFiles | None:
-        """What the folder holds, for showing: nothing is locked, swept or made; None when nothing is.
+        """The folder for display: nothing is locked, swept or made. None when there is no folder.
 
         Raises:
             OSError: the folder cannot be read.
@@ -84,14 +85,14 @@ class KvFiles:
         if own is None:
             return None
         files = cls(own, 0)
-        for found in shelves_in(own):
+        for found in engine_folders_in(own):
             engine_folder = EngineFolder.look(found)
             if engine_folder is not None:
-                files._shelves[engine_folder.key] = engine_folder
+                files._engine_folders[engine_folder.key] = engine_folder
         return files
 
     def close(self, *, keep: bool = False) -> tuple[int, int]:
-        """Let other keepers in. Call it when no engine writes any more.
+        """Release the folder to other keepers. Call it when no engine writes any more.
 
         Args:
             keep: leave the conversations to the next keeper; without it they are deleted.
@@ -102,7 +103,7 @@ class KvFiles:
         self.expire()
         kept = 0, 0
         if keep and self.max_age_s:
-            for engine_folder in self._shelves.values():
+            for engine_folder in self._engine_folders.values():
                 engine_folder.sweep()
                 engine_folder.seal(conversations=True)
                 states = engine_folder.conversations.values()
@@ -113,24 +114,24 @@ class KvFiles:
         return kept
 
     def release(self) -> None:
-        """Let others use the folder, as it is."""
+        """Release the folder as it is."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
 
     def expire(self) -> None:
-        """Delete the conversations that were of no use for too long."""
+        """Delete the conversations that were not used for too long."""
         if not self.max_age_s:
             return
         since = time.time() - self.max_age_s
-        for engine_folder in self._shelves.values():
+        for engine_folder in self._engine_folders.values():
             for name, kept in engine_folder.conversations.items():
                 if kept.used_at < since:
                     engine_folder.drop(name)
 
     def of(self, model: str | None) -> list[EngineFolder]:
-        """The shelves of one model, or all of them."""
-        return [s for s in self._shelves.values() if model is None or model in s.models]
+        """The engine folders of one model, or all of them."""
+        return [s for s in self._engine_folders.values() if model is None or model in s.models]
 
     def clear(self, model: str | None = None, *, warm: bool = True) -> tuple[int, int]:
         """Delete saved state, of all models or of one; returns how many files and bytes."""
@@ -143,12 +144,12 @@ class KvFiles:
         return files, freed
 
     def rows(self) -> list[dict[str, Any]]:
-        """What is kept by engine, what was used last first; JSON-serialisable.
+        """A row for each engine with saved state, the last used first; JSON-serialisable.
 
         `tokens` and `bytes` are those of the conversations; `used_s` is None when there are none.
         """
         now, found = time.time(), []
-        for engine_folder in self._shelves.values():
+        for engine_folder in self._engine_folders.values():
             if not engine_folder.states:
                 continue
             talks, warm = engine_folder.conversations.values(), engine_folder.states.get(WARM)
@@ -167,7 +168,7 @@ class KvFiles:
         return sorted(found, key=lambda row: (row["used_s"] is None, row["used_s"] or 0.0))
 
     def engine_folder(self, key: str, origin: Mapping[str, Any]) -> EngineFolder:
-        """The shelf of an engine; a new one when there is none. `key` is as `kv_folder.is_key` says.
+        """The engine folder of a key, made if there is none. `folder.is_key` says which keys are valid.
 
         Raises:
             OSError: its folder cannot be made.
@@ -175,61 +176,61 @@ class KvFiles:
         if not is_key(key):
             raise ValueError(f"{key!r} is no name of an engine's folder")
         folder = self.folder / key
-        # Every time: another program may have deleted them, and llama-server does not start without.
+        # Made every time, because another program may delete them and llama-server needs them to start.
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         mark(self.folder)
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.is_symlink():
             raise NotADirectoryError(f"{folder} is a link, which keepwarm did not make")
-        known = self._shelves.get(key)
+        known = self._engine_folders.get(key)
         if known is None:
-            known = self._shelves[key] = EngineFolder(key, folder, {})
+            known = self._engine_folders[key] = EngineFolder(key, folder, {})
         # The same engine may have other names by now.
         known.origin = dict(origin) or known.origin
         return known
 
     def discard(self, keys: Iterable[str]) -> None:
-        """Delete whole shelves: their models are no longer configured."""
+        """Delete whole engine folders, because their models are no longer configured."""
         for key in list(keys):
-            engine_folder = self._shelves.pop(key, None)
+            engine_folder = self._engine_folders.pop(key, None)
             if engine_folder is not None:
-                clear_shelf(engine_folder.folder)
+                clear_engine_folder(engine_folder.folder)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._shelves
+        return key in self._engine_folders
 
     @property
     def total_bytes(self) -> int:
         """Bytes of all saved state."""
         return sum(
             k.size_bytes
-            for engine_folder in self._shelves.values()
+            for engine_folder in self._engine_folders.values()
             for k in engine_folder.states.values()
         )
 
     def make_room(self, coming_bytes: int = 0) -> None:
-        """Delete what was of no use for longest until all, and what comes, fits the budget."""
+        """Delete the least recently used state until the rest and `coming_bytes` fit the budget."""
         states = [
             SavedState(engine_folder.key, name, kept.size_bytes, kept.used_at)
-            for engine_folder in self._shelves.values()
+            for engine_folder in self._engine_folders.values()
             for name, kept in engine_folder.states.items()
         ]
         for state in make_room(states, self.limit_bytes, coming_bytes):
-            self._shelves[state.key].drop(state.name)
+            self._engine_folders[state.key].drop(state.name)
 
     def _adopt(self, folder: Path) -> None:
         engine_folder = EngineFolder.read(folder)
         if engine_folder is None and is_there(folder / INDEX):
-            return  # it may be read the next time
+            return  # the index is there, and may be readable the next time
         if engine_folder is None or is_stale(engine_folder.origin):
-            clear_shelf(folder)
+            clear_engine_folder(folder)
             return
-        self._shelves[engine_folder.key] = engine_folder
+        self._engine_folders[engine_folder.key] = engine_folder
         engine_folder.sweep()
 
 
 def kv_folder(config: Config) -> Path:
-    """Where the configuration has KV state kept; `kv_folder.claim` says where in it.
+    """The configured folder of KV state. `claim` says which folder in it is used.
 
     Raises:
         ConfigError: there is no state folder.
@@ -238,7 +239,7 @@ def kv_folder(config: Config) -> Path:
 
 
 def kv_files(config: Config) -> tuple[KvFiles | None, str]:
-    """The keeper's saved KV state; None when nothing is to be saved, or cannot be, and then why."""
+    """The keeper's saved KV state, and ''; or None, and why state cannot be saved ('': not configured)."""
     if not config.kv.limit_bytes:
         return None, ""
     where = config.kv.folder or "the state folder"

@@ -206,8 +206,8 @@ def _told(ready_fd: int) -> Iterator[list[int]]:
     except Exception as error:
         LOG.exception("the keeper cannot run")
         short = refused(error, "The keeper cannot run")
-        told = short or InternalError(f"the keeper failed: {error!r}")
-        _say(ready_fd, told.to_wire())
+        failure = short or InternalError(f"the keeper failed: {error!r}")
+        _say(ready_fd, failure.to_wire())
         failed.append(1 if short else 3)
 
 

@@ -66,12 +66,12 @@ class Shell:
         self.faults = faults or FaultCounts()
         self.feed = Feed(core, self.faults)
         self.history = History()
-        self.duties = OwedEvents(self.deliver, self.faults)
+        self.owed_events = OwedEvents(self.deliver, self.faults)
         self.supervisor = Supervisor(
-            core, catalog, corrections, kv, self.history, self.post, self.duties, self.faults
+            core, catalog, corrections, kv, self.history, self.post, self.owed_events, self.faults
         )
         self.loads = Loads(
-            self.supervisor, runtime, factory, self.history, self.duties, self.faults
+            self.supervisor, runtime, factory, self.history, self.owed_events, self.faults
         )
         self.on_revoke: RevokeListener = lambda _client, _error: None
         self.on_yield: YieldListener = lambda _client, _lease: None
@@ -80,7 +80,7 @@ class Shell:
         """The keeper ends: no event counts any more, and no action is begun."""
         self._done: dict[str, Done] = {}
         self._behind: deque[ev.Event] = deque()
-        self._owed: list[ev.Event] = []
+        self._owed_events: list[ev.Event] = []
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -99,7 +99,7 @@ class Shell:
         except InternalError:
             if not isinstance(event, MUST_ARRIVE):
                 raise
-            self._owed.append(event)
+            self._owed_events.append(event)
             return
         self._follow(event, actions)
 
@@ -132,14 +132,14 @@ class Shell:
 
     async def redeliver(self) -> None:
         """Give the core again what it has failed to take and still waits for."""
-        owed, self._owed = self._owed, []
+        owed, self._owed_events = self._owed_events, []
         for event in owed:
             if self.closed or not is_due(event, self.core):
                 continue
             try:
                 actions = self.feed.handle(event, again=True)
             except KeepwarmError:
-                self._owed.append(event)
+                self._owed_events.append(event)
             else:
                 self._follow(event, actions)
 
@@ -256,10 +256,10 @@ class Shell:
 
     def _start_staging(self, engine_id: str) -> None:
         entry = self.supervisor.catalog.engines[engine_id]
-        story = StageStory(engine_id, entry.label, time.monotonic_ns())
-        self.history.stagings.append(story)
+        record = StageStory(engine_id, entry.label, time.monotonic_ns())
+        self.history.stagings.append(record)
         files = [Path(row[0]) for row in entry.stamp]
-        self.duties.begin(self.stager.duty(engine_id, files, story))
+        self.owed_events.begin(self.stager.owed_event(engine_id, files, record))
 
     def close(self) -> None:
         """From now on the core is told nothing and nothing is begun; the engines live on."""

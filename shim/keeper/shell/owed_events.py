@@ -1,4 +1,4 @@
-"""Work that owes the core an event: whatever the work raises, wherever it waits, the event comes."""
+"""Work that owes the core an event: the event is delivered also if the work raises or is cancelled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shim.keeper.shell.fault_counts import FaultCounts, is_noted, mark_noted
 LOG = logging.getLogger("keepwarm.keeper")
 
 Deliver = Callable[[ev.Event], bool]
-"""Gives an event to the core, never raises, and tells whether the core took it or will."""
+"""Gives an event to the core, never raises, and returns whether the core took it or will take it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +24,13 @@ class OwedEvent:
 
     Attributes:
         kind: what its failures are counted under.
-        what: what is being done, as the beginning of a sentence.
-        work: does it, and returns the event of its success; None where it owes none any more.
-        otherwise: the event of its failure, given what was raised; None where another duty has taken
-            over, and answers: then nothing is said and nothing undone.
+        what: the work in words, as the beginning of a sentence.
+        work: does it, and returns the event of its success; None if it owes none any more.
+        otherwise: returns the event of its failure, given what was raised. None if other work has
+            taken over the event: then nothing is logged and nothing undone.
         undo: removes what failed work has left. It does not raise, and it ends within a bound.
-        may_fail: a `KeepwarmError` of the outside is one of the ways in which it ends: said in one
-            line, and no fault of the keeper.
+        may_fail: whether a `KeepwarmError` other than `InternalError` is an ordinary outcome, which is
+            logged in one line and not counted as a fault of the keeper.
     """
 
     kind: str
@@ -42,7 +42,7 @@ class OwedEvent:
 
 
 class OwedEvents:
-    """Runs duties, a task each. Between the work and the event nothing can be lost."""
+    """Runs each piece of work in a task of its own, and delivers its event."""
 
     def __init__(self, deliver: Deliver, faults: FaultCounts) -> None:
         self._deliver = deliver
@@ -50,12 +50,12 @@ class OwedEvents:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    def begin(self, duty: OwedEvent) -> asyncio.Task[None]:
-        """Begin a duty; its task never fails, and not even a cancellation keeps its event back."""
-        return self._start(self._run(duty))
+    def begin(self, owed: OwedEvent) -> asyncio.Task[None]:
+        """Begin work that owes an event. Its task never fails; a cancelled task delivers the event, too."""
+        return self._start(self._run(owed))
 
     def aside(self, kind: str, what: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Begin work that owes nothing; what it raises is noted."""
+        """Begin work that owes no event; what it raises is noted."""
 
         async def run() -> None:
             try:
@@ -67,7 +67,7 @@ class OwedEvents:
         self._start(run())
 
     async def close(self, limit_s: float) -> None:
-        """Cancel everything; what does not end within the bound is left behind. No event follows."""
+        """Cancel all work. Tasks that do not end within the bound are left behind. No event follows."""
         self._closed = True
         mine = {task for task in self._tasks if task is not asyncio.current_task()}
         for task in mine:
@@ -81,35 +81,35 @@ class OwedEvents:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _run(self, duty: OwedEvent) -> None:
+    async def _run(self, owed: OwedEvent) -> None:
         error: BaseException
         try:
-            event = await duty.work()
+            event = await owed.work()
             if event is None or self._deliver(event):
                 return
-            error = InternalError(f"{duty.what}: the core did not take that it succeeded")
+            error = InternalError(f"{owed.what}: the core did not take that it succeeded")
             mark_noted(error)
         except BaseException as raised:
             error = raised
         if not self._closed:
-            await self._fail(duty, error)
+            await self._fail(owed, error)
 
-    async def _fail(self, duty: OwedEvent, error: BaseException) -> None:
-        answer = duty.otherwise(error)
+    async def _fail(self, owed: OwedEvent, error: BaseException) -> None:
+        answer = owed.otherwise(error)
         if answer is None:
             return
-        self._say(duty, error)
-        if duty.undo is not None:
+        self._say(owed, error)
+        if owed.undo is not None:
             try:
-                await duty.undo()
+                await owed.undo()
             except BaseException as raised:
-                self._faults.note(duty.kind, f"{duty.what}, then clearing up,", raised)
+                self._faults.note(owed.kind, f"{owed.what}, then clearing up,", raised)
         self._deliver(answer)
 
-    def _say(self, duty: OwedEvent, error: BaseException) -> None:
+    def _say(self, owed: OwedEvent, error: BaseException) -> None:
         foreign = isinstance(error, KeepwarmError) and not isinstance(error, InternalError)
-        if duty.may_fail and foreign:
+        if owed.may_fail and foreign:
             if not is_noted(error):
-                LOG.warning("%s failed: %s", duty.what, error)
+                LOG.warning("%s failed: %s", owed.what, error)
         else:
-            self._faults.note(duty.kind, duty.what, error)
+            self._faults.note(owed.kind, owed.what, error)

@@ -110,8 +110,8 @@ class Changing:
     async def serve(self, model: str, client: str = "c") -> act.Grant:
         """One whole use of a model."""
         grant = await self.lease(model, client)
-        told = self.keeper.granted(grant)
-        assert told["engine"] == grant.engine_id
+        answer = self.keeper.granted(grant)
+        assert answer["engine"] == grant.engine_id
         self.end(grant, client)
         return grant
 

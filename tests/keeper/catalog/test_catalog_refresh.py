@@ -120,7 +120,7 @@ def test_the_pause_grows_with_every_failure_to_its_bound(clock: Clock, read: lis
             error = await _refused(it, "b")
             pauses = []
             for _ in range(9):
-                pauses.append(it.keeper.catalog.setbacks["b"].pause_s)
+                pauses.append(it.keeper.catalog.broken_models["b"].pause_s)
                 read.clear()
                 clock.now_s += pauses[-1] - 0.01
                 assert str(await _refused(it, "b")) == str(error)
@@ -146,7 +146,7 @@ def test_a_file_that_changes_is_read_again_at_once(clock: Clock, read: list[str]
                 clock.now_s += LONGEST_PAUSE_S + 1
             it.file("b").write_bytes(b"GGUF other garbage")
             await _refused(it, "b")
-            assert it.keeper.catalog.setbacks["b"].pause_s == FIRST_PAUSE_S
+            assert it.keeper.catalog.broken_models["b"].pause_s == FIRST_PAUSE_S
             it.file("b").write_bytes(good)
             await it.serve("b")
             assert it.keeper.catalog.errors == {}
@@ -173,10 +173,10 @@ def test_a_shard_or_a_side_file_that_comes_back_counts_as_a_change(tmp_path: Pat
 
 def test_each_request_gets_an_error_of_its_own() -> None:
     """One that is raised again and again would collect the tracebacks of all."""
-    setback = BrokenModel(BadModelFile("damaged.", file="m.gguf"))
-    first, second = setback.raised(), setback.raised()
+    broken = BrokenModel(BadModelFile("damaged.", file="m.gguf"))
+    first, second = broken.raised(), broken.raised()
     assert first is not second
-    assert first.to_wire() == second.to_wire() == setback.error.to_wire()
+    assert first.to_wire() == second.to_wire() == broken.error.to_wire()
 
 
 def _held(monkeypatch: pytest.MonkeyPatch, model: str) -> tuple[threading.Event, threading.Event]:
@@ -229,13 +229,13 @@ def test_a_deadline_holds_while_a_model_is_read(monkeypatch: pytest.MonkeyPatch)
             visitor = Visitor(*await asyncio.open_unix_connection(it.keeper.runtime / "k.sock"))
             begun, may_end = _held(monkeypatch, "b")
             os.utime(it.file("b"))
-            told = await visitor.ask("lease", model="b", deadline_s=0.05)
-            assert told["error"]["error"] == "DeadlineExceeded"
+            answer = await visitor.ask("lease", model="b", deadline_s=0.05)
+            assert answer["error"]["error"] == "DeadlineExceeded"
             assert begun.is_set()
             may_end.set()
-            told = await visitor.ask("lease", model="b", deadline_s=30.0)
+            answer = await visitor.ask("lease", model="b", deadline_s=30.0)
             await visitor.ask("status")
-            assert told["ok"]["lease"] in it.keeper.shell.core.state.leases
+            assert answer["ok"]["lease"] in it.keeper.shell.core.state.leases
             visitor.writer.close()
             server.close()
 
@@ -276,8 +276,8 @@ def test_a_request_that_waits_hears_what_is_wrong_with_the_file() -> None:
             await _refused(it, "b")
             with pytest.raises(BadModelFile, match="version"):
                 await waiting
-            told = it.keeper.status()["unavailable"]["b"]
-            assert told["error"] == "BadModelFile"
+            answer = it.keeper.status()["unavailable"]["b"]
+            assert answer["error"] == "BadModelFile"
             with pytest.raises(BadModelFile):
                 it.keeper.shell.post(ev.HintGiven("release", "b"))
             assert await it.keeper.until_gone("b", 1.0)
@@ -337,8 +337,8 @@ def test_a_reload_while_a_model_is_read_takes_the_new_entry(
                 "a": {"path": str(it.file("a")), "context": 512},
                 "b": {"path": str(it.file("b")), "context": 256},
             }
-            told = await it.keeper.reload(config_of(it.folder, models))
-            assert told["changed"] == ["b"]
+            answer = await it.keeper.reload(config_of(it.folder, models))
+            assert answer["changed"] == ["b"]
             may_end.set()
             grant = await waiting
             engine = it.keeper.catalog.engines[grant.engine_id]

@@ -201,9 +201,9 @@ async def _under_an_open_plan(at: Scene) -> None:
 
 async def _while_pinned(at: Scene) -> None:
     shell = at.it.keeper.shell
-    told: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-    at.it.keeper.ask("p", DAMAGED, told.set_result, want="pin")
-    await told
+    answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    at.it.keeper.ask("p", DAMAGED, answer.set_result, want="pin")
+    await answer
     at.change()
     at.ask(DAMAGED)
     await asyncio.wait({at.asked[-1]}, timeout=0.05)
@@ -355,11 +355,11 @@ def test_a_reload_says_which_files_it_read_again() -> None:
             _replaced(it.file("a"))
             it.file("b").unlink()
             config = it.keeper.config
-            told = await it.keeper.reload(config)
-            assert (told["reread"], told["unchanged"]) == (["a", "b"], ["c"])
+            answer = await it.keeper.reload(config)
+            assert (answer["reread"], answer["unchanged"]) == (["a", "b"], ["c"])
             assert list(it.keeper.catalog.errors) == ["b"]
-            told = await it.keeper.reload(config)
-            assert (told["reread"], told["unchanged"]) == ([], ["a", "b", "c"])
+            answer = await it.keeper.reload(config)
+            assert (answer["reread"], answer["unchanged"]) == ([], ["a", "b", "c"])
             await it.serve("a")
 
     run(scenario)

@@ -96,10 +96,10 @@ def test_settings_are_in_effect_after_a_reload(running: Running) -> None:
         keeper = await running.start()
         try:
             for key, (value, seen) in IN_EFFECT.items():
-                told = await keeper.reload(changed(running.given, key, value))
+                answer = await keeper.reload(changed(running.given, key, value))
                 assert seen(keeper), key
-                assert key in told["settings"]
-                assert told["restart"] == []
+                assert key in answer["settings"]
+                assert answer["restart"] == []
         finally:
             await keeper.close()
 
@@ -113,8 +113,8 @@ def test_what_needs_a_restart_is_named_until_then(running: Running) -> None:
         keeper = await running.start()
         try:
             for key, value in NAMED.items():
-                told = await keeper.reload(changed(running.given, key, value))
-                assert (told["settings"], told["restart"]) == ([], [key])
+                answer = await keeper.reload(changed(running.given, key, value))
+                assert (answer["settings"], answer["restart"]) == ([], [key])
                 again = await keeper.reload(changed(running.given, key, value))
                 assert again["restart"] == [key]
                 assert keeper.status()["keeper"]["restart"] == [key]

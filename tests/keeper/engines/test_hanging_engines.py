@@ -147,7 +147,7 @@ def test_a_file_that_cannot_be_read_on_does_not_hold_looking_ahead(
 STEPS: dict[str, Callable[[Keeper], tuple[Any, str]]] = {
     "recurring tasks": lambda keeper: (keeper.background, "close"),
     "conversations": lambda keeper: (keeper.shell.supervisor, "save_conversations"),
-    "duties": lambda keeper: (keeper.shell.duties, "close"),
+    "owed events": lambda keeper: (keeper.shell.owed_events, "close"),
     "what was prepared": lambda keeper: (keeper.shell.loads, "close"),
     "engines": lambda keeper: (keeper.shell.supervisor, "close"),
     "KV state": lambda keeper: (keeper.shell.supervisor.kv, "close"),

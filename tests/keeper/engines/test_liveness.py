@@ -234,7 +234,7 @@ def test_a_look_that_does_not_end_is_no_answer(
             watch = watcher(it)
             for _ in range(2):
                 await watch.look()
-            assert watch._pulses[held.engine_id][1].condition == "silent"
+            assert watch._detectors[held.engine_id][1].condition == "silent"
 
     run(scenario)
 

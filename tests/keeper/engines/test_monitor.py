@@ -80,11 +80,11 @@ def test_a_device_that_says_nothing_is_not_judged(
             monkeypatch.setattr(it.keeper.shell, "post", posted.append)
             await monitor_of(it.keeper).measure()
             monkeypatch.undo()
-            told = [event for event in posted if isinstance(event, ev.DeviceMeasured)]
-            assert [(t.device, t.available_bytes, t.free_bytes) for t in told] == [
+            answer = [event for event in posted if isinstance(event, ev.DeviceMeasured)]
+            assert [(t.device, t.available_bytes, t.free_bytes) for t in answer] == [
                 (HOST, None, None)
             ]
-            for event in told:
+            for event in answer:
                 it.post(event)
             assert it.state("a") is State.IDLE
 

@@ -21,7 +21,7 @@ class Watched:
     """One engine, looked at every two seconds."""
 
     def __init__(self, *, leases: int = 1) -> None:
-        self.pulse = StallDetector()
+        self.detector = StallDetector()
         self.leases = leases
         self.now = 100.0
         self.cpu_s = 5.0
@@ -32,7 +32,7 @@ class Watched:
         self.now += after_s
         self.cpu_s += cpu_share * after_s
         seen = replace(signs, cpu_s=self.cpu_s)
-        self.pulse.look(seen, leases=self.leases, asked=self.ask, now=self.now)
+        self.detector.look(seen, leases=self.leases, asked=self.ask, now=self.now)
 
     def lasts(self, signs: Signs, seconds: float, *, cpu_share: float = 0.0) -> bool:
         """Whether an engine that goes on like this is left alone for so long."""
@@ -45,11 +45,11 @@ class Watched:
 
     def idle(self) -> float | None:
         """Since when it waits for its client."""
-        return self.pulse.idle_since
+        return self.detector.idle_since
 
     def verdict(self) -> Exception | None:
         """Why it has to be ended now."""
-        return self.pulse.verdict("m", STALL_S, ("last line",))
+        return self.detector.verdict("m", STALL_S, ("last line",))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_step_that_waits_for_the_disk_is_work(slots: SlotSigns) -> None:
     watched = Watched()
     for read in range(100):
         watched.look(Signs(slots=slots, disk_bytes=read << 20))
-    assert watched.pulse.condition == "computing"
+    assert watched.detector.condition == "computing"
     assert watched.verdict() is None
 
 
@@ -168,7 +168,7 @@ def test_an_engine_that_nobody_uses_may_not_work_for_ever() -> None:
     spinning.ask = False
     spinning.look(Signs(), cpu_share=0.0)
     spinning.look(Signs(), cpu_share=1.0)
-    assert spinning.pulse.condition == "spinning"
+    assert spinning.detector.condition == "spinning"
     spinning.ask = True
     assert spinning.lasts(Signs(slots=IDLE), STALL_S - EVERY_S, cpu_share=1.0)
     assert not spinning.lasts(Signs(slots=IDLE), 2 * EVERY_S, cpu_share=1.0)
@@ -204,7 +204,7 @@ def test_time_in_which_the_keeper_did_not_look_is_not_held_against_the_engine() 
     watched.look(Signs(slots=ANSWER))
     watched.look(Signs(slots=ANSWER), after_s=3600.0)
     assert watched.verdict() is None
-    assert watched.pulse.ailing_s == LONGEST_STEP_S
+    assert watched.detector.ailing_s == LONGEST_STEP_S
 
 
 def test_a_socket_that_is_gone_is_told_at_the_second_look() -> None:

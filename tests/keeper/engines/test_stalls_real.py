@@ -39,7 +39,7 @@ async def asked(engine: LlamaServerEngine, request: ChatRequest) -> AsyncIterato
 
 
 def looking(
-    engine: LlamaServerEngine, pulse: StallDetector, wanted: str, *, idle: bool = False
+    engine: LlamaServerEngine, detector: StallDetector, wanted: str, *, idle: bool = False
 ) -> Callable[[], Awaitable[bool]]:
     """One look after another: whether the engine was seen like this three times in a row."""
     seen: list[bool] = []
@@ -48,8 +48,8 @@ def looking(
         await asyncio.sleep(0.1)
         signs = await engine.signs(ask=True)
         assert signs is not None
-        pulse.look(signs, leases=1, asked=True, now=time.monotonic())
-        seen.append(pulse.condition == wanted and (pulse.idle_since is not None) is idle)
+        detector.look(signs, leases=1, asked=True, now=time.monotonic())
+        seen.append(detector.condition == wanted and (detector.idle_since is not None) is idle)
         return len(seen) >= 3 and all(seen[-3:])
 
     return look
@@ -64,17 +64,17 @@ def test_the_conditions_of_a_real_engine(tiny_models: dict[str, Path], runtime_d
             n_ctx=8192, n_batch=8192, n_ubatch=128, extra=with_template(SPINS), slots=1
         )
         async with running(engine, placed):
-            pulse = StallDetector()
-            assert await until(looking(engine, pulse, "fine", idle=True), within_s=20.0)
+            detector = StallDetector()
+            assert await until(looking(engine, detector, "fine", idle=True), within_s=20.0)
             async with asked(engine, LONG):
-                assert await until(looking(engine, pulse, "computing"), within_s=20.0)
+                assert await until(looking(engine, detector, "computing"), within_s=20.0)
             async with asked(engine, ENDLESS):
-                assert await until(looking(engine, pulse, "fine"), within_s=30.0)
+                assert await until(looking(engine, detector, "fine"), within_s=30.0)
             async with asked(engine, GO):
-                assert await until(looking(engine, pulse, "spinning"), within_s=20.0)
+                assert await until(looking(engine, detector, "spinning"), within_s=20.0)
                 assert engine.pid is not None
                 os.kill(engine.pid, signal.SIGSTOP)
-                assert await until(looking(engine, pulse, "stopped"), within_s=10.0)
+                assert await until(looking(engine, detector, "stopped"), within_s=10.0)
                 engine.kill()
 
     asyncio.run(scenario())

@@ -22,15 +22,15 @@ def test_an_engine_that_is_ended_by_decision_is_a_death_with_its_reason(
             lease = it.ask("a")
             grant = await it.granted(lease)
             shell = it.keeper.shell
-            told: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-            shell.on_revoke = lambda request, error: told.set_result((request, error.message))
+            answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+            shell.on_revoke = lambda request, error: answer.set_result((request, error.message))
             error = EngineTimeout("a made no progress for 30 s.")
             assert shell.supervisor.end(grant.engine_id, grant.generation, error)
             assert not shell.supervisor.end(grant.engine_id, grant.generation, error), "once"
             said = shell.supervisor.death_of(grant.engine_id, grant.generation)
             assert said is not None
             assert isinstance(error_from_wire(said), EngineTimeout)
-            assert await told == (lease, error.message)
+            assert await answer == (lease, error.message)
             assert (await it.granted(it.ask("a"))).generation == grant.generation + 1
 
     run(scenario)

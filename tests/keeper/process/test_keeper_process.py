@@ -167,8 +167,8 @@ say(a=s.chat("a", "Hi", max_tokens=1).residency.cold, b=s.chat("b", "Hi", max_to
         }
     )
     (keeper_world.root / "go").touch()
-    told = client.hear()
-    assert told == {
+    answer = client.hear()
+    assert answer == {
         "added": [],
         "removed": ["e"],
         "changed": ["b"],
@@ -351,10 +351,10 @@ s.close()
 say(tokens=tokens, more=len(os.listdir("/proc/self/fd")) - before, loops=loops)
 """
     )
-    told = client.hear()
-    assert told["tokens"] == 31
-    assert told["more"] <= 0
-    assert told["loops"] == 0
+    answer = client.hear()
+    assert answer["tokens"] == 31
+    assert answer["more"] <= 0
+    assert answer["loops"] == 0
 
 
 def test_a_client_without_descriptors_is_told_so(keeper_world: World) -> None:
@@ -379,8 +379,8 @@ say(rest=rest > 0, tokens=s.chat("b", "Hello.", max_tokens=2).usage.completion_t
 """
     )
     for closed in (0, 1):
-        told = client.hear()
-        assert told["closed"] == closed
-        assert "Too many open files" in told["error"]
+        answer = client.hear()
+        assert answer["closed"] == closed
+        assert "Too many open files" in answer["error"]
     assert client.hear() == {"rest": True, "tokens": 2}
     assert keeper_world.engine("b")["leases"] == []

@@ -52,10 +52,10 @@ def limited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("limited")
 def test_a_refusal_names_the_limit_and_its_value(error: Exception, says: str) -> None:
     """Typed, with what could not be done first."""
-    told = refused(error, "The keeper cannot run")
-    assert told is not None
-    assert told.message.startswith("The keeper cannot run: ")
-    assert says in told.message
+    answer = refused(error, "The keeper cannot run")
+    assert answer is not None
+    assert answer.message.startswith("The keeper cannot run: ")
+    assert says in answer.message
 
 
 @pytest.mark.parametrize(
@@ -72,10 +72,10 @@ def test_a_refusal_names_the_limit_and_its_value(error: Exception, says: str) ->
 )
 def test_the_hint_is_about_what_was_refused(code: int, hint: str, not_hint: str) -> None:
     """A folder without permission has nothing to do with memory."""
-    told = refused(OSError(code, os.strerror(code), "/x"), "It failed")
-    assert told is not None
-    assert hint in told.hint
-    assert not_hint not in told.hint
+    answer = refused(OSError(code, os.strerror(code), "/x"), "It failed")
+    assert answer is not None
+    assert hint in answer.hint
+    assert not_hint not in answer.hint
 
 
 def test_what_the_machine_did_not_refuse_is_no_shortage() -> None:
@@ -151,6 +151,6 @@ def test_a_keeper_that_cannot_start_under_a_limit_says_which(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    told: dict[str, Any] = json.loads(done.stdout)
-    assert told["error"] == "KeeperUnavailable"
-    assert says in f"{told['message']} {told['hint']}"
+    answer: dict[str, Any] = json.loads(done.stdout)
+    assert answer["error"] == "KeeperUnavailable"
+    assert says in f"{answer['message']} {answer['hint']}"

@@ -12,7 +12,7 @@ from shim.keeper.process import daemon
 
 
 @pytest.mark.parametrize(
-    ("error", "told", "code"),
+    ("error", "answer", "code"),
     [
         (ConfigError("no such device"), "ConfigError", 1),
         (OSError(24, "Too many open files"), "KeeperUnavailable", 1),
@@ -22,7 +22,7 @@ from shim.keeper.process import daemon
     ids=["refused", "machine", "threads", "ours"],
 )
 def test_whatever_keeps_a_keeper_from_running_is_told_typed(
-    error: Exception, told: str, code: int
+    error: Exception, answer: str, code: int
 ) -> None:
     """What the machine refuses is not called a bug of ours."""
     reader, writer = os.pipe()
@@ -34,4 +34,4 @@ def test_whatever_keeps_a_keeper_from_running_is_told_typed(
         run()
     with os.fdopen(reader) as said:
         wire = json.loads(said.readline())
-    assert (wire["error"], failed) == (told, [code])
+    assert (wire["error"], failed) == (answer, [code])

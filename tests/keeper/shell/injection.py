@@ -347,7 +347,7 @@ async def bench(
             injector.armed = False
             it.released.set()
             shell.close()
-            await shell.duties.close(LIMIT_S)
+            await shell.owed_events.close(LIMIT_S)
             await shell.loads.close()
             await shell.supervisor.close(grace_s=0.0)
             await shell.supervisor.kv.close(keep=False)

@@ -106,7 +106,7 @@ def make_plan(config: Config) -> Preview:
     """
     here, missing = _downloaded(config)
     catalog = build_catalog(here)
-    catalog.setbacks.update({name: BrokenModel(error) for name, error in missing.items()})
+    catalog.broken_models.update({name: BrokenModel(error) for name, error in missing.items()})
     simulation = _Simulation(catalog)
     reasons = simulation.run()
     rows = tuple(

@@ -1,4 +1,4 @@
-"""Trying what may fail without harm: what goes wrong with KV state costs a prompt evaluation."""
+"""Attempts that may fail without harm: a failure with KV state costs one prompt evaluation."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ LOG = logging.getLogger("keepwarm.keeper")
 _T = TypeVar("_T")
 
 _ORDINARY = (KeepwarmError, OSError, KeyError, TypeError, ValueError)
-"""An engine that refuses, a disk that is full, an answer of another shape: one line each."""
+"""Errors of a refusing engine, a full disk or a malformed answer: each is logged in one line."""
 
 
-class Tries:
-    """Runs what may fail, and says what did."""
+class Attempts:
+    """Runs work that may fail, and logs its failures."""
 
     def __init__(self, faults: FaultCounts) -> None:
         self._faults = faults
@@ -27,12 +27,12 @@ class Tries:
     async def tried(
         self, work: Awaitable[_T], what: str, limit_s: float | None = None
     ) -> _T | None:
-        """The outcome of some work, or None when it failed or took too long.
+        """The result of some work, or None when it failed or took too long.
 
         Args:
-            work: what may fail.
-            what: it, as the beginning of a sentence.
-            limit_s: after it the work is cancelled; None where another bound holds.
+            work: may fail.
+            what: the work in words, as the beginning of a sentence.
+            limit_s: the work is cancelled after so many seconds; None where another bound holds.
         """
         me = asyncio.current_task()
         try:
