@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from harness.demo.sampler import main
+from backends.measure.sampler import main
 
 if __name__ == "__main__":
     main()

@@ -178,3 +178,21 @@ def test_constraints_are_exact_versions_in_order() -> None:
     project = (ROOT / "pyproject.toml").read_text("utf-8")
     wanted = re.findall(r'^    "([A-Za-z0-9._-]+)>=', project, re.MULTILINE)
     assert {name.lower() for name in wanted} <= names
+
+
+ASKED_IN_ONE_PLACE = {
+    r"/proc/\{|\"/proc\"|import psutil": ("backends/machine/processes.py",),
+    r"import pynvml": ("backends/machine/nvml.py",),
+}
+"""What the operating system is asked in one module only: a pattern, and where it may stand."""
+
+
+@pytest.mark.parametrize("pattern", ASKED_IN_ONE_PLACE)
+def test_the_system_is_asked_in_one_place(pattern: str) -> None:
+    """Figures of processes and of GPUs come from one module each, which says what None means."""
+    places = [
+        str(file)
+        for file in sources(*PACKAGES)
+        if re.search(pattern, (ROOT / file).read_text("utf-8").replace("/proc/self/fd/{", ""))
+    ]
+    assert places == list(ASKED_IN_ONE_PLACE[pattern])

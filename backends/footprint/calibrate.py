@@ -28,6 +28,7 @@ from backends.llama.args import LaunchSettings, server_argv
 from backends.llama.binaries import find_binary, library_env
 from backends.llama.process.process import death_signal_wrapper
 from backends.machine.environment import child_environment
+from backends.machine.processes import pss_bytes
 from budget.errors import MeasurementFailed
 from budget.footprint import HOST, EngineArgs
 from budget.memory.overhead import DEFAULT_OVERHEAD, OverheadModel
@@ -122,13 +123,8 @@ def _measure_point(
 
 
 def process_bytes_by_kind(pid: int) -> tuple[int, int]:
-    """A process's share of anonymous memory and of mapped files, in bytes (Linux `smaps_rollup`)."""
-    found = {"Pss_Anon": 0, "Pss_File": 0}
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        key, _, rest = line.partition(":")
-        if key in found:
-            found[key] = int(rest.split()[0]) * 1024
-    return found["Pss_Anon"], found["Pss_File"]
+    """A process's share of anonymous memory and of mapped files, in bytes."""
+    return pss_bytes([pid], "Pss_Anon") or 0, pss_bytes([pid], "Pss_File") or 0
 
 
 @contextlib.contextmanager

@@ -16,9 +16,8 @@ from backends.llama.args import LaunchSettings, server_argv
 from backends.llama.binaries import find_binary, library_env
 from backends.llama.control import control_request
 from backends.llama.model_files import ModelFiles
-from backends.llama.process.ceiling import DEFAULT_MARGIN_BYTES, Ceilings, process_bytes
+from backends.llama.process.ceiling import DEFAULT_MARGIN_BYTES, Ceilings
 from backends.llama.process.load import Loading
-from backends.llama.process.load_progress import IoCounts, io_counts
 from backends.llama.process.log import looks_out_of_memory
 from backends.llama.process.process import (
     SOCKET_NAME_BYTES,
@@ -28,14 +27,20 @@ from backends.llama.process.process import (
     engine_socket,
     private_folder,
 )
-from backends.llama.process.signs_of_life import process_state, slot_signs
 from backends.llama.process.start_failures import ending
 from backends.llama.rpc.device_names import DeviceNames, names_of
-from backends.llama.slots import Slots
+from backends.llama.slots import Slots, slot_signs
 from backends.machine.bounded_questions import asked
 from backends.machine.gpus import launch_facts
 from backends.machine.nvml import gpu_process_bytes
-from backends.machine.process_memory import file_pss_bytes, process_tree, pss_bytes
+from backends.machine.processes import (
+    IoCounts,
+    io_counts,
+    process_bytes,
+    process_state,
+    process_tree,
+    pss_bytes,
+)
 from budget.errors import EndpointError, InternalError, KeepwarmError, OutOfMemory
 from budget.footprint import HOST, EngineArgs, Placement
 
@@ -290,13 +295,12 @@ class LlamaServerEngine:
         state = process_state(self._process.pid) if self._process is not None else None
         if self._process is None or state is None or self._process.exit_code is not None:
             return None
-        stopped, cpu_s = state
-        ask = ask and not stopped
+        ask = ask and not state.stopped
         slots, listens = await self._slot_signs() if ask else (None, True)
         return Signs(
             reachable=listens and self._socket.exists(),
-            stopped=stopped,
-            cpu_s=cpu_s,
+            stopped=state.stopped,
+            cpu_s=state.cpu_s,
             disk_bytes=io_counts(self._process.pid).disk_bytes,
             elsewhere=bool(self._args and self._args.rpc),
             slots=slots,
@@ -332,7 +336,7 @@ class LlamaServerEngine:
         """The share of mapped files in the PSS of the process and its children."""
         if self._process is None or self._process.exit_code is not None:
             return 0
-        return file_pss_bytes(process_tree(self._process.pid))
+        return pss_bytes(process_tree(self._process.pid), "Pss_File") or 0
 
     def keep_kv_in(self, folder: Path) -> None:
         """Save KV state in a folder that outlives the engine."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from backends.base import SlotSigns
 from backends.llama.control import ANSWER_LIMIT_S, control_request
 from budget.errors import EndpointError, EngineDied, EngineTimeout, InvalidRequest
 
@@ -124,3 +125,32 @@ def _number(answer: Mapping[str, Any], key: str) -> int:
     if not isinstance(value, int):
         raise EndpointError(f"the engine's answer has no number {key}: {answer}.")
     return value
+
+
+def slot_signs(slots: Sequence[Mapping[str, Any]]) -> SlotSigns:
+    """What the rows of `/slots` say of all slots together.
+
+    While a batch of a prompt is computed (2,048 tokens) its slot's row stays as it is.
+    """
+    busy = [slot for slot in slots if slot.get("is_processing")]
+    moved = tuple(
+        (
+            _count(slot, "id_task"),
+            _count(slot, "n_prompt_tokens"),
+            _count(slot, "n_prompt_tokens_processed"),
+            _decoded(slot),
+        )
+        for slot in slots
+    )
+    return SlotSigns(len(busy), any(_decoded(slot) == 0 for slot in busy), moved)
+
+
+def _count(slot: Mapping[str, Any], key: str) -> int:
+    value = slot.get(key)
+    return value if isinstance(value, int) else 0
+
+
+def _decoded(slot: Mapping[str, Any]) -> int:
+    following = slot.get("next_token")
+    row = following[0] if isinstance(following, list) and following else following
+    return _count(row, "n_decoded") if isinstance(row, Mapping) else 0

@@ -6,6 +6,9 @@ import os
 from collections.abc import Mapping
 from typing import Final
 
+OWNER_VARIABLE: Final = "KEEPWARM_ENGINE_OF"
+"""Variable of every engine: the runtime folder of the keeper that started it."""
+
 _PASSED: Final = frozenset({"PATH", "HOME", "USER", "LANG", "TMPDIR", "TZ", "LD_LIBRARY_PATH"})
 _PASSED_PREFIXES: Final = (
     "LC_",

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from shim import InternalError
 
-_PROGRAM = Path(__file__).with_name("sampler.py")
+_PROGRAM = "backends.measure.sampler"
 _END_LIMIT_S = 10.0
 
 
@@ -48,7 +48,7 @@ class MemorySampler:
     """
 
     def __init__(self, runtime: Path, device: str = "host") -> None:
-        self._command = [sys.executable, str(_PROGRAM), str(runtime), "--device", device]
+        self._command = [sys.executable, "-P", "-m", _PROGRAM, str(runtime), "--device", device]
         self._process: subprocess.Popen[bytes] | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="keepwarm-demo-")
         self._file = Path(self._folder.name) / "memory.jsonl"

@@ -13,6 +13,7 @@ from typing import Final
 
 from backends.machine.files.file_locks import KEEPER_LOCK, FileLock, is_held
 from backends.machine.peers import peer_credentials
+from backends.machine.processes import is_stopped
 from budget.errors import Cancelled, InvalidRequest, KeeperUnavailable
 
 SILENCE_S: Final = 10.0
@@ -87,12 +88,3 @@ def closed_before() -> InvalidRequest:
 def closed_meanwhile() -> Cancelled:
     """The `Shim` was closed while a call ran."""
     return Cancelled("The Shim was closed while this call ran.")
-
-
-def is_stopped(pid: int) -> bool:
-    """Whether a process is stopped, by a signal or a debugger."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return False
-    return state in ("T", "t")

@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness.demo import sampler
+from backends.machine.environment import OWNER_VARIABLE
+from backends.machine.processes import pss_bytes
+from backends.measure import sampler
 from harness.demo.memory import MemorySampler, summarize
 
 HOLD = "import sys; block = b'x' * (32 << 20); print('ready', flush=True); sys.stdin.read()"
@@ -21,7 +23,7 @@ def holder(runtime: Path, model: str) -> subprocess.Popen[bytes]:
         [sys.executable, "-c", HOLD, "--alias", model],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, sampler.OWNER_VARIABLE: str(runtime.resolve())},
+        env={**os.environ, OWNER_VARIABLE: str(runtime.resolve())},
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
@@ -36,7 +38,7 @@ def test_only_the_engines_of_that_folder_are_counted(tmp_path: Path) -> None:
     with holder(mine, "a") as first, holder(other, "b") as second:
         engines = sampler.Engines(mine)
         assert engines.pids() == [first.pid]
-        sample = sampler.take(engines, sampler.pss_bytes, {})
+        sample = sampler.take(engines, pss_bytes, {})
         assert list(sample["engines"]) == [str(first.pid)]
         assert sample["engines"][str(first.pid)]["model"] == "a"
         assert sample["total_bytes"] > 32 << 20

@@ -14,13 +14,13 @@ import pytest
 
 from backends.llama.control import control_request
 from backends.llama.process import process as process_module
-from backends.llama.process.load_progress import IoCounts, LoadProgress
+from backends.llama.process.load_progress import LoadProgress
 from backends.llama.process.log import LogRing
 from backends.llama.process.process import ServerProcess, engine_socket, private_folder
-from backends.llama.process.signs_of_life import process_state, slot_signs
-from backends.llama.slots import Slots
+from backends.llama.slots import Slots, slot_signs
 from backends.machine import bounded_questions as threads
 from backends.machine.bounded_questions import asked
+from backends.machine.processes import IoCounts, is_stopped, process_state
 from budget.errors import (
     ConfigError,
     EndpointError,
@@ -204,11 +204,11 @@ def test_a_stopped_process_is_seen() -> None:
     async def scenario() -> None:
         process = await ServerProcess.spawn(["sleep", "60"], dict(os.environ))
         try:
-            assert (process_state(process.pid) or (True,))[0] is False
+            assert not is_stopped(process.pid)
             os.kill(process.pid, signal.SIGSTOP)
 
             async def stopped() -> bool:
-                return (process_state(process.pid) or (False,))[0]
+                return is_stopped(process.pid)
 
             assert await until(stopped, within_s=5.0)
         finally:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from backends.llama.process.ceiling import Ceilings, process_bytes
+from backends.llama.process.ceiling import Ceilings
 from backends.llama.process.log import looks_out_of_memory
+from backends.machine.processes import process_bytes
 from backends.openai import AsyncTransport, ChatRequest
 from budget.errors import OutOfMemory
 from budget.footprint import HOST, EngineArgs, Footprint, Placement

@@ -19,7 +19,8 @@ import pytest
 
 from backends.base import Death
 from backends.llama import LlamaServerEngine, sweep_leftovers
-from backends.llama.process.process import OWNER_VARIABLE, ServerProcess
+from backends.llama.process.process import ServerProcess
+from backends.machine.environment import OWNER_VARIABLE
 from backends.machine.files.page_cache import drop_from_page_cache, resident_fraction, stage_file
 from backends.openai import AsyncTransport, ChatRequest, Completion, SyncTransport
 from budget.errors import (

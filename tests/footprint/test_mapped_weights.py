@@ -11,7 +11,7 @@ from backends.footprint.calibrate import warm_engine
 from backends.footprint.inspect import Inspector
 from backends.gguf import read_header
 from backends.llama.binaries import find_binary
-from backends.machine.process_memory import file_pss_bytes, pss_bytes
+from backends.machine.processes import pss_bytes
 from budget.books.room import room_bytes
 from budget.footprint import HOST, EngineArgs
 from harness.demo.models import TINY_RECIPES, make_model
@@ -39,7 +39,7 @@ def test_a_real_engine_s_mapped_weights_are_told_from_its_own_memory(
     for mapped in (False, True):
         args = EngineArgs(512, n_batch=64, n_ubatch=64, devices=(HOST,), use_mmap=mapped)
         with warm_engine(server, model, args, runtime_dir) as pid:
-            found[mapped] = (pss_bytes([pid]) or 0, file_pss_bytes([pid]))
+            found[mapped] = (pss_bytes([pid]) or 0, pss_bytes([pid], "Pss_File") or 0)
     assert found[True][1] - found[False][1] == pytest.approx(weights, rel=0.1)
     own = {mapped: whole - cached for mapped, (whole, cached) in found.items()}
     assert own[False] - own[True] == pytest.approx(weights, rel=0.1)

@@ -13,40 +13,18 @@ import os
 import resource
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
+from backends.machine.processes import process_bytes
 from budget.errors import OutOfMemory
 from budget.footprint import HOST, EngineArgs, Placement
 
 DEFAULT_MARGIN_BYTES: Final = 512 << 20
 _MARGIN_DIVISOR: Final = 4
 _DRIVER_BYTES: Final = 1 << 30
-_PAGE_BYTES: Final = resource.getpagesize()
 _STACK_BYTES: Final = 8 << 20
 _THREADS_BESIDE: Final = 16
 """Threads of llama-server beside those that compute, and those for HTTP: one a core or slot."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessBytes:
-    """What a process holds now: pages of its own in memory, and address space for such pages."""
-
-    own: int
-    data: int
-
-
-def process_bytes(pid: int) -> ProcessBytes | None:
-    """From `/proc/PID/statm`; None when the process has ended.
-
-    Pages of mapped files are left out: they are the page cache's, and no more than the file.
-    """
-    try:
-        fields = (Path("/proc") / str(pid) / "statm").read_text(encoding="ascii").split()
-        resident, shared, data = int(fields[1]), int(fields[2]), int(fields[5])
-    except (OSError, ValueError, IndexError):
-        return None
-    return ProcessBytes((resident - shared) * _PAGE_BYTES, data * _PAGE_BYTES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from backends.llama.process.ceiling import Ceilings, process_bytes
-from backends.llama.process.load_progress import IoCounts, LoadProgress, io_counts
+from backends.llama.process.ceiling import Ceilings
+from backends.llama.process.load_progress import LoadProgress
 from backends.llama.process.process import ServerProcess
 from backends.llama.process.start_failures import load_error, stalled
+from backends.machine.processes import IoCounts, io_counts, process_bytes
 from budget.errors import KeepwarmError
 from budget.footprint import HOST, EngineArgs
 

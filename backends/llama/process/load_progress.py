@@ -2,29 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
-
-@dataclass(frozen=True, slots=True)
-class IoCounts:
-    """Bytes that a process has read (`rchar`), those that came from a disk, and its RSS."""
-
-    rchar: int = 0
-    disk_bytes: int = 0
-    rss_bytes: int = 0
-
-
-def io_counts(pid: int, page_bytes: int = 4096) -> IoCounts:
-    """The counters of a live process, from `/proc/PID/io` and `statm`; zeros when it has ended."""
-    folder = Path("/proc") / str(pid)
-    try:
-        pairs = (line.split(": ") for line in (folder / "io").read_text().splitlines())
-        counts = {name: int(value) for name, value in pairs}
-        resident = int((folder / "statm").read_text().split()[1]) * page_bytes
-    except (OSError, ValueError, IndexError):
-        return IoCounts()
-    return IoCounts(counts.get("rchar", 0), counts.get("read_bytes", 0), resident)
+from backends.machine.processes import IoCounts
 
 
 class LoadProgress:

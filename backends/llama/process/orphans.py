@@ -16,15 +16,17 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from backends.llama.process.process import OWNER_VARIABLE, SOCKET_NAME_BYTES
+from backends.llama.process.process import SOCKET_NAME_BYTES
+from backends.machine.environment import OWNER_VARIABLE
+from backends.machine.processes import all_pids, has_variable, user_of
 
 _NAME: Final = re.compile(rf"e-[0-9a-f]{{{SOCKET_NAME_BYTES}}}\.(sock|slots)")
 
 
 def leftovers(runtime_dir: Path) -> list[int]:
     """The process numbers of engines that belong to this runtime folder, this process excepted."""
-    marker = f"{OWNER_VARIABLE}={runtime_dir.resolve()}".encode()
-    return [pid for pid in _processes() if _is_ours(pid, marker)]
+    marker = f"{OWNER_VARIABLE}={runtime_dir.resolve()}"
+    return [pid for pid in all_pids() if pid != os.getpid() and _is_ours(pid, marker)]
 
 
 def sweep_leftovers(runtime_dir: Path) -> list[int]:
@@ -37,7 +39,7 @@ def sweep_leftovers(runtime_dir: Path) -> list[int]:
     same mark. Each process is held by a pidfd and checked again through it before the signal, so a
     reused process number is never hit.
     """
-    marker = f"{OWNER_VARIABLE}={runtime_dir.resolve()}".encode()
+    marker = f"{OWNER_VARIABLE}={runtime_dir.resolve()}"
     ended = [pid for pid in leftovers(runtime_dir) if _kill(pid, marker)]
     with os.scandir(runtime_dir) as entries:
         found = [entry for entry in entries if _NAME.fullmatch(entry.name)]
@@ -57,26 +59,11 @@ def _remove_socket(path: Path) -> None:
             path.unlink()
 
 
-def _processes() -> list[int]:
-    own = os.getpid()
-    try:
-        entries = os.listdir("/proc")  # noqa: PTH208
-    except OSError:
-        return []
-    return [int(name) for name in entries if name.isdigit() and int(name) != own]
+def _is_ours(pid: int, marker: str) -> bool:
+    return user_of(pid) == os.getuid() and has_variable(pid, marker)
 
 
-def _is_ours(pid: int, marker: bytes) -> bool:
-    folder = Path("/proc") / str(pid)
-    try:
-        if folder.stat().st_uid != os.getuid():
-            return False
-        return marker in (folder / "environ").read_bytes().split(b"\0")
-    except OSError:
-        return False
-
-
-def _kill(pid: int, marker: bytes) -> bool:
+def _kill(pid: int, marker: str) -> bool:
     try:
         fd = os.pidfd_open(pid)
     except OSError:

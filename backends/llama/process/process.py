@@ -14,11 +14,8 @@ from pathlib import Path
 
 from backends.llama.process.log import LogRing
 from backends.llama.process.log_reader import LogReader
-from backends.machine.environment import child_environment
+from backends.machine.environment import OWNER_VARIABLE, child_environment
 from budget.errors import ConfigError, EngineTimeout, LoadFailed
-
-OWNER_VARIABLE = "KEEPWARM_ENGINE_OF"
-"""Environment variable of every engine: the runtime folder of the keeper that started it."""
 
 MAX_SOCKET_PATH_BYTES = 107
 KILL_LIMIT_S = 8.0

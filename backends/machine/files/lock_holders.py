@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from backends.machine.processes import user_of
+
 _LONGEST_TEXT = 200
 
 
@@ -41,10 +43,7 @@ class Holder:
     @classmethod
     def of_process(cls, pid: int) -> Self:
         """A process of which only the number is known."""
-        try:
-            return cls(pid, Path(f"/proc/{pid}").stat().st_uid)
-        except OSError:
-            return cls(pid)
+        return cls(pid, user_of(pid))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], uid: int, pid: int | None = None) -> Self:

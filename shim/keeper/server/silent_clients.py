@@ -7,11 +7,11 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
+from backends.machine.processes import is_stopped
 from budget import events as ev
 from budget.books.engines import EngineRecord
 from budget.errors import EngineTimeout
 from shim.keeper.server.clients import Client, Clients
-from shim.wire.silence import is_stopped
 
 LOG = logging.getLogger("keepwarm.keeper")
 

@@ -1,31 +1,33 @@
-"""Measure a keeper's engines from outside: `python sampler.py RUNTIME_FOLDER --out FILE`.
+"""Measure a keeper's engines from outside: `python -m backends.measure.sampler RUNTIME_FOLDER`.
 
-This is a program of its own on purpose. It uses the standard library alone (and NVML for a GPU), so
-that it shares no code with what it measures. It writes one JSON object for each sample:
-`{"ns", "total_bytes", "engines": {PID: {"model", "bytes"}}}`, with monotonic nanoseconds and with PSS,
-or NVML's process figure on a GPU. The program ends when its standard input ends.
+This is a program of its own on purpose: it asks the kernel and the GPU's driver, and no keeper. It
+writes one JSON object for each sample: `{"ns", "total_bytes", "engines": {PID: {"model", "bytes"}}}`,
+with monotonic nanoseconds and with PSS, or NVML's process figure on a GPU. A process of which neither
+tells anything is left out. The program ends when its standard input ends.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
-import re
 import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-OWNER_VARIABLE = "KEEPWARM_ENGINE_OF"
+from backends.machine.environment import OWNER_VARIABLE
+from backends.machine.nvml import gpu_process_bytes
+from backends.machine.processes import all_pids, command_line, has_variable, pss_bytes
+
 INTERVAL_S = 0.05
 NEW_FOR_S = 1.0
-_PSS = re.compile(r"^Pss:\s+(\d+) kB$", re.MULTILINE)
 
-Measure = Callable[[Iterable[int]], dict[int, int]]
+Measure = Callable[[list[int]], int | None]
 
 
 class Engines:
@@ -35,71 +37,33 @@ class Engines:
     same. So a process that is no engine after its first second is not looked at again.
     """
 
-    def __init__(self, runtime: Path, proc: Path = Path("/proc")) -> None:
-        self._marker = f"{OWNER_VARIABLE}={runtime.resolve()}".encode()
-        self._proc = proc
+    def __init__(self, runtime: Path) -> None:
+        self._marker = f"{OWNER_VARIABLE}={runtime.resolve()}"
         self._first_seen_s: dict[int, float] = {}
         self._ours: set[int] = set()
 
     def pids(self) -> list[int]:
         """The numbers of the engines that run now."""
         now_s = time.monotonic()
-        here = {int(name) for name in os.listdir(self._proc) if name.isdigit()}  # noqa: PTH208
+        here = set(all_pids())
         self._first_seen_s = {pid: self._first_seen_s.get(pid, now_s) for pid in here}
         self._ours &= here
         for pid, first_s in self._first_seen_s.items():
-            if pid not in self._ours and now_s - first_s <= NEW_FOR_S and self._is_ours(pid):
-                self._ours.add(pid)
+            if pid not in self._ours and now_s - first_s <= NEW_FOR_S:
+                self._ours |= {pid} if has_variable(pid, self._marker) else set()
         return sorted(self._ours)
 
-    def _is_ours(self, pid: int) -> bool:
-        try:
-            environment = (self._proc / str(pid) / "environ").read_bytes()
-        except OSError:
-            return False  # the process has ended, or is another user's
-        return self._marker in environment.split(b"\0")
 
-
-def model_of(pid: int, proc: Path = Path("/proc")) -> str:
+def model_of(pid: int) -> str:
     """The model's name: llama-server's `--alias`; empty when the process has none, or has none yet."""
-    try:
-        words = (proc / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        return ""
+    words = command_line(pid)
     return words[words.index("--alias") + 1] if "--alias" in words[:-1] else ""
-
-
-def pss_bytes(pids: Iterable[int], proc: Path = Path("/proc")) -> dict[int, int]:
-    """The proportional set size of each process that still runs."""
-    found = {}
-    for pid in pids:
-        try:
-            hit = _PSS.search((proc / str(pid) / "smaps_rollup").read_text())
-        except OSError:
-            continue
-        if hit:
-            found[pid] = int(hit[1]) * 1024
-    return found
-
-
-def gpu_measure(index: int) -> Measure:
-    """A function that gives NVML's bytes of each process on one GPU."""
-    import pynvml  # noqa: PLC0415 - only a machine with a GPU has its library
-
-    pynvml.nvmlInit()
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-
-    def measure(pids: Iterable[int]) -> dict[int, int]:
-        running: list[Any] = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-        wanted = set(pids)
-        return {p.pid: int(p.usedGpuMemory or 0) for p in running if p.pid in wanted}
-
-    return measure
 
 
 def take(engines: Engines, measure: Measure, names: dict[int, str]) -> dict[str, Any]:
     """One sample; `names` remembers the models of process numbers that were seen before."""
-    amounts = measure(engines.pids())
+    measured = {pid: measure([pid]) for pid in engines.pids()}
+    amounts = {pid: amount for pid, amount in measured.items() if amount}
     for pid in amounts:
         names[pid] = names.get(pid) or model_of(pid)
     return {
@@ -134,7 +98,8 @@ def main() -> None:
     # Ctrl-C is for the program that asked; this one ends with its standard input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     device: str = options.device
-    measure = gpu_measure(int(device.partition(":")[2])) if device != "host" else pss_bytes
+    gpu = device.partition(":")[2]
+    measure = functools.partial(gpu_process_bytes, int(gpu)) if gpu else pss_bytes
     if options.out is None:
         sample_until_eof(options.runtime, measure, sys.stdout, options.interval)
         return

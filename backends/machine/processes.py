@@ -1,0 +1,153 @@
+"""What the kernel counts for processes, read from `/proc`; this is the only place that does.
+
+A process that has ended, or that this user may not look at, has no figures: None, never 0. Client
+programs import this module, so it needs no library beside Python's own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES: Final = resource.getpagesize()
+_STOPPED: Final = frozenset("Tt")
+"""Stopped by a signal, or by a debugger."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessState:
+    """A process's parent, whether it is stopped, and the CPU seconds that it has used."""
+
+    parent: int
+    stopped: bool
+    cpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessBytes:
+    """What a process holds now: pages in memory, those of its own, and address space for such pages.
+
+    Pages of mapped files are not its own: they are the page cache's, and no more than the file.
+    """
+
+    resident: int
+    own: int
+    data: int
+
+
+@dataclass(frozen=True, slots=True)
+class IoCounts:
+    """Bytes that a process has read (`rchar`), those that came from a disk, and what is in memory."""
+
+    rchar: int = 0
+    disk_bytes: int = 0
+    rss_bytes: int = 0
+
+
+def all_pids() -> list[int]:
+    """The numbers of all processes that are visible from here; none without `/proc`."""
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208
+    except OSError:
+        return []
+
+
+def user_of(pid: int) -> int | None:
+    """The user that a process runs as."""
+    try:
+        return Path(f"/proc/{pid}").stat().st_uid
+    except OSError:
+        return None
+
+
+def has_variable(pid: int, setting: str) -> bool:
+    """Whether the environment that a process was started with has this `NAME=value`."""
+    return setting.encode() in _read(pid, "environ").split(b"\0")
+
+
+def command_line(pid: int) -> list[str]:
+    """The words that a process was started with; none where they are not to be had."""
+    return _read(pid, "cmdline").decode(errors="replace").split("\0")[:-1]
+
+
+def process_state(pid: int) -> ProcessState | None:
+    """From `/proc/PID/stat`: the state, the parent, utime and stime."""
+    # The name of the program, in brackets, may hold blanks and brackets.
+    fields = _read(pid, "stat").rpartition(b")")[2].split()
+    try:
+        ticks = int(fields[11]) + int(fields[12])
+        return ProcessState(int(fields[1]), fields[0].decode() in _STOPPED, ticks / _TICKS_PER_S)
+    except (ValueError, IndexError):
+        return None
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped, by a signal or a debugger."""
+    state = process_state(pid)
+    return state is not None and state.stopped
+
+
+def process_tree(pid: int) -> list[int]:
+    """A process and its descendants; empty when it has ended."""
+    states = {each: process_state(each) for each in all_pids()}
+    if states.get(pid) is None:
+        return []
+    tree = [pid]
+    for above in tree:
+        tree += [each for each, state in states.items() if state and state.parent == above]
+    return tree
+
+
+def process_bytes(pid: int) -> ProcessBytes | None:
+    """From `/proc/PID/statm`."""
+    try:
+        fields = [int(field) * _PAGE_BYTES for field in _read(pid, "statm").split()]
+        return ProcessBytes(fields[1], fields[1] - fields[2], fields[5])
+    except (ValueError, IndexError):
+        return None
+
+
+def io_counts(pid: int) -> IoCounts:
+    """From `/proc/PID/io` and `statm`; zeros when the process has ended."""
+    held = process_bytes(pid)
+    try:
+        pairs = (line.split(b": ") for line in _read(pid, "io").splitlines())
+        counts = {name: int(value) for name, value in pairs}
+        return IoCounts(counts[b"rchar"], counts[b"read_bytes"], held.resident if held else 0)
+    except (ValueError, KeyError):
+        return IoCounts()
+
+
+def pss_bytes(pids: Iterable[int], part: str = "Pss") -> int | None:
+    """The sum of the processes' proportional set sizes; None where one is not to be had.
+
+    A process that has ended counts 0. `part` is a line of `/proc/PID/smaps_rollup`: `Pss_File` is the
+    share of mapped files' pages, `Pss_Anon` that of a process's own.
+    """
+    found = [_pss_of(pid, part) for pid in pids]
+    known = [amount for amount in found if amount is not None]
+    return sum(known) if len(known) == len(found) else None
+
+
+def _pss_of(pid: int, part: str) -> int | None:
+    # Some kernels have no sums, only a row for each mapping.
+    text = _read(pid, "smaps_rollup") or _read(pid, "smaps")
+    if not text:
+        held = process_bytes(pid)
+        return 0 if user_of(pid) is None or (held and not held.resident) else None
+    rows = re.findall(rf"^{part}:\s+(\d+) kB".encode(), text, re.MULTILINE)
+    return sum(int(row) for row in rows) * 1024
+
+
+def _read(pid: int, name: str) -> bytes:
+    """A file of a process; empty when the process has ended or is not ours to look at."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        return b""
