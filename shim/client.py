@@ -18,7 +18,6 @@ from shim.config import Config
 from shim.model_info import ModelInfo
 from shim.replies import EmbeddingReply, Reply
 from shim.streams import AsyncReplyStream, ReplyStream
-from traces import current_run
 
 if TYPE_CHECKING:
     from shim.keeper.engines.running_engine import EngineFactory
@@ -222,8 +221,8 @@ class Shim:
         call = self._session.call(model, "", options)
         if call.remote:
             return {}
-        if (run := current_run()) is not None:
-            self._session.follow(run)
+        if call.run is not None:
+            self._session.follow(call.run)
         fields = self._session.want(call, want)
         if persist:
             fields["persist"] = True

@@ -43,16 +43,6 @@ _R = TypeVar("_R")
 _parent: ContextVar[tuple[RunTrace, Context] | None] = ContextVar("keepwarm_span", default=None)
 
 
-def current_run() -> RunTrace | None:
-    """The run that this code belongs to, or None: the whole cost of tracing when it is off.
-
-    A run follows its context into asyncio tasks. A plain thread belongs to the process's one active run,
-    unless several are active or it was made with `process_wide=False`; `RunTrace.carry` then takes a
-    function into the thread.
-    """
-    return _context.get()
-
-
 class SpanHandle:
     """An open span of a run's own work."""
 
@@ -358,6 +348,14 @@ class RunTrace:
 
 
 _context: RunContext[RunTrace] = RunContext()
+
+current_run = _context.get
+"""The run that this code belongs to, or None: the whole cost of tracing when it is off.
+
+A run follows its context into asyncio tasks. A plain thread belongs to the process's one active run,
+unless several are active or it was made with `process_wide=False`; `RunTrace.carry` then takes a
+function into the thread.
+"""
 
 
 def _mark_failed(span: Span, error: BaseException | None) -> None:

@@ -15,12 +15,14 @@ from backends.openai.protocol import ChatRequest, Completion, Embeddings
 from budget.errors import InternalError, InvalidRequest
 from shim.replies import EmbeddingReply, Reply, Residency
 from shim.wire.keeper_connection import KeeperConnection
-from traces import RequestRecord
+from traces import RequestRecord, RunTrace, current_run
 
 Messages = Sequence[Mapping[str, Any]] | str
 OWN_OPTIONS = ("priority", "deadline_s")
 MAX_DEADLINE_S = 366 * 86400
 _MODEL = itemgetter("model")
+_ENDPOINTS: dict[str, tuple[Mapping[str, Any], Endpoint]] = {}
+"""The endpoint that each engine was last told to have, as it was told and as it was read."""
 
 
 @dataclass(slots=True)
@@ -41,8 +43,12 @@ class LeaseGrant:
     @classmethod
     def from_wire(cls, told: Mapping[str, Any]) -> LeaseGrant:
         """The grant of a keeper's answer."""
+        wire = told["endpoint"]
+        known = _ENDPOINTS.get(told["engine"])
+        if known is None or known[0] != wire:
+            known = _ENDPOINTS[told["engine"]] = wire, Endpoint.from_wire(wire)
         return cls(
-            Endpoint.from_wire(told["endpoint"]),
+            known[1],
             told["lease"],
             told["engine"],
             told["generation"],
@@ -80,6 +86,8 @@ class Call:
     connection: KeeperConnection | None = None
     """The connection that holds its lease; None at a remote endpoint, which needs none."""
     resumed: int = 0
+    run: RunTrace | None = field(default_factory=current_run)
+    """The run that is traced where the call is made."""
 
     @property
     def held(self) -> LeaseGrant:
@@ -196,13 +204,11 @@ def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
     Raises:
         InvalidRequest: `priority` is no integer, or `deadline_s` no positive number.
     """
-    own: dict[str, Any] = {}
-    rest: dict[str, Any] = {}
-    for name, value in options.items():
-        if name not in OWN_OPTIONS:
-            rest[name] = value
-        elif value is not None:
-            own[name] = value
+    rest = dict(options)
+    if rest.keys().isdisjoint(OWN_OPTIONS):
+        return {}, rest
+    found = {name: rest.pop(name) for name in OWN_OPTIONS if name in rest}
+    own = {name: value for name, value in found.items() if value is not None}
     priority, deadline_s = own.get("priority", 0), own.get("deadline_s", 1.0)
     if not isinstance(priority, int) or isinstance(priority, bool):
         raise InvalidRequest(f"priority is {priority!r}; an integer is allowed.")

@@ -27,32 +27,30 @@ class DeclaredUsesBook:
     """The open plans of one session, and which of them a request belongs to."""
 
     def __init__(self) -> None:
-        self._open: tuple[Plan, ...] = ()
+        self.open: tuple[Plan, ...] = ()
 
     def opened(self, plan: Plan) -> None:
         """A plan holds a connection now."""
-        if plan not in self._open:
-            self._open = (*self._open, plan)
+        if plan not in self.open:
+            self.open = (*self.open, plan)
 
     def closed(self, plan: Plan) -> None:
         """A plan is withdrawn."""
-        self._open = tuple(other for other in self._open if other is not plan)
+        self.open = tuple(other for other in self.open if other is not plan)
 
     def name(self) -> str | None:
         """The plan that a request made here is a step of, or None.
 
         It is the one that this context entered; a thread without one belongs to the only open plan.
         """
-        if not self._open:
-            return None
         plan = _CURRENT.get()
-        if plan in self._open:
+        if plan in self.open:
             return plan.name if plan else None
-        return self._open[0].name if len(self._open) == 1 else None
+        return self.open[0].name if len(self.open) == 1 else None
 
     def drop(self) -> None:
         """End every plan with its connection."""
-        plans, self._open = self._open, ()
+        plans, self.open = self.open, ()
         for plan in plans:
             plan.drop()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from operator import attrgetter
 
 from backends.base import Endpoint
 from backends.flows import Stream
@@ -17,7 +17,9 @@ from shim.calls.tracing import trace_call
 from shim.replies import EmbeddingReply, Reply
 from shim.wire.keeper_connection import ConnectionPool
 from shim.wire.silence import EXPLAIN_S
-from traces import current_run
+
+_SPENT = ("prompt_n", "prompt_ms", "cache_n", "predicted_n", "predicted_ms")
+_FIGURES = attrgetter(*_SPENT)
 
 
 class Leases:
@@ -44,8 +46,8 @@ class Leases:
         if call.remote:
             call.granted(LeaseGrant(session.remote_endpoint(call.model)))
             return call.held.endpoint
-        if (run := current_run()) is not None:
-            session.follow(run)
+        if call.run is not None:
+            session.follow(call.run)
         try:
             call.connection, granted = await self._connections.ask_keeping(
                 "lease", **session.want(call)
@@ -101,29 +103,22 @@ class Leases:
         self, call: Call, answer: Reply | EmbeddingReply | None, error: BaseException | None
     ) -> None:
         """Give the lease and the connection back; an interrupted call closes it instead."""
-        connection = call.connection
-        if connection is not None:
+        connection, grant = call.connection, call.grant
+        if connection is not None and grant is not None:
             try:
                 if error is not None and not isinstance(error, Exception):
                     connection.close()
                 else:
-                    connection.tell("end", lease=call.held.lease, **_spent(answer))
+                    # The keeper learns from the engine's own figures, where it has any.
+                    timings = answer.timings if isinstance(answer, Reply) else None
+                    spent = (
+                        {}
+                        if timings is None
+                        else {"spent": dict(zip(_SPENT, _FIGURES(timings), strict=True))}
+                    )
+                    connection.tell("end", lease=grant.lease, **spent)
                     self._connections.give(connection)
             except KeepwarmError:
                 connection.close()
-        trace_call(call, answer, error)
-
-
-def _spent(answer: Reply | EmbeddingReply | None) -> dict[str, Any]:
-    """What the keeper learns from a finished request: the engine's own figures, where it has any."""
-    timings = answer.timings if isinstance(answer, Reply) else None
-    if timings is None:
-        return {}
-    figures = {
-        "prompt_n": timings.prompt_n,
-        "prompt_ms": timings.prompt_ms,
-        "cache_n": timings.cache_n,
-        "predicted_n": timings.predicted_n,
-        "predicted_ms": timings.predicted_ms,
-    }
-    return {"spent": figures}
+        if call.run is not None:
+            trace_call(call, answer, error)

@@ -234,7 +234,7 @@ class Session:
                 model=model,
             )
         own, rest = split_options(options)
-        request, remote = ChatRequest(messages, rest), entry.remote
+        request, remote = ChatRequest(messages, rest), entry.url is not None
         low = own.get("priority", entry.priority) < 0
         call = Call(
             model, request, own, remote, operation, low and not remote and can_resume(request)
@@ -260,7 +260,7 @@ class Session:
     def want(self, call: Call, want: str = "lease") -> dict[str, Any]:
         """The fields of the op that asks for a call's lease."""
         fields = {"model": call.model, "want": want, **call.wants}
-        if (plan := self.plans.name()) is not None:
+        if self.plans.open and (plan := self.plans.name()) is not None:
             fields["plan"] = plan
         if call.preemptible:
             fields["preemptible"] = True

@@ -9,7 +9,7 @@ from typing import Any
 
 from shim.calls.call import Call
 from shim.replies import EmbeddingReply, Reply
-from traces import CounterSample, EvictSpan, LoadSpan, RunTrace, current_run, names
+from traces import CounterSample, EvictSpan, LoadSpan, RunTrace, names
 
 _NUMBERS = itertools.count(1)
 
@@ -17,9 +17,9 @@ _NUMBERS = itertools.count(1)
 def trace_call(
     call: Call, answer: Reply | EmbeddingReply | None, error: BaseException | None
 ) -> None:
-    """Put a finished call, the load it waited for and the evictions on the current run, if any."""
-    run = current_run()
-    if run is None:
+    """Put a finished call, the load it waited for and the evictions on the run it was made in, if any."""
+    run = call.run
+    if run is None or not run.active:
         return
     grant = call.grant
     if grant is not None:

@@ -33,13 +33,13 @@ class LoopChannel(SocketChannel):
     async def read(self, limit_s: float) -> bytes:
         """The next line, as soon as it is whole."""
         loop = asyncio.get_running_loop()
-        while (line := self._whole_line()) is None:
+        while not self._lines:
             await _until_ready(loop, loop.add_reader, loop.remove_reader, self._sock, limit_s)
             # Looked at whatever ended the wait: after a stop of this process the time is over, and the
             # answer is here.
             if not self._receive(0):
                 raise self._silent(limit_s)
-        return line
+        return self._lines.popleft()
 
 
 async def _until_ready(

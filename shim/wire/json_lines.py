@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from budget.errors import InternalError, KeeperUnavailable, error_from_wire
+from budget.errors import InternalError, KeeperUnavailable, KeepwarmError, error_from_wire
 
 VERSION: Final = 1
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
@@ -59,18 +59,11 @@ def decode(line: bytes) -> Message:
     return message
 
 
-def outcome(message: Message) -> Message:
-    """The result that an answer carries.
-
-    Raises:
-        KeepwarmError: the answer is an error; it is raised as what it was in the keeper.
-    """
+def failure(message: Message) -> KeepwarmError:
+    """The error that an answer without result carries, as what it was in the keeper."""
     if "error" in message:
-        raise error_from_wire(message["error"])
-    result = message.get("ok")
-    if not isinstance(result, dict):
-        raise InternalError(f"an answer without result: {message!r}")
-    return result
+        return error_from_wire(message["error"])
+    return InternalError(f"an answer without result: {message!r}")
 
 
 def keeper_gone() -> KeeperUnavailable:

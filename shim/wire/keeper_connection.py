@@ -12,8 +12,9 @@ from weakref import WeakSet
 
 from backends.forks import renew_after_fork
 from budget.errors import KeeperUnavailable, error_from_wire
-from shim.wire.json_lines import Message, decode, encode, keeper_gone, outcome
-from shim.wire.silence import closed_before, closed_meanwhile, silence_s
+from shim.wire import silence
+from shim.wire.json_lines import Message, decode, encode, failure, keeper_gone
+from shim.wire.silence import closed_before, closed_meanwhile
 
 IDLE_KEPT = 64
 """More connections than these are closed after their call: many threads at once are no reason for more."""
@@ -82,15 +83,19 @@ class KeeperConnection:
             KeepwarmError: the op's own error.
         """
         self._number += 1
-        silence = silence_s(op)
+        limit_s = silence.LOOK_S if op in silence.LOOKING else silence.SILENCE_S
         until = None if within_s is None else time.monotonic() + within_s
         try:
-            await self._channel.send(encode({"op": op, "id": self._number, **fields}), silence)
+            await self._channel.send(encode({"op": op, "id": self._number, **fields}), limit_s)
             while True:
-                left = silence if until is None else min(silence, until - time.monotonic())
-                message = decode(await self._channel.read(max(left, 0.001)))
+                if until is not None:
+                    limit_s = max(min(limit_s, until - time.monotonic()), 0.001)
+                message = decode(await self._channel.read(limit_s))
                 if message.get("id") == self._number:
-                    return outcome(message)
+                    result = message.get("ok")
+                    if isinstance(result, dict):
+                        return result
+                    raise failure(message)
                 self._hear(message)
         except KeeperUnavailable:
             self.is_usable = False
@@ -265,7 +270,7 @@ class ConnectionPool(ABC):
     async def ask_keeping(self, op: str, **fields: Any) -> tuple[KeeperConnection, Message]:
         """As `ask`; the connection stays with the caller, who returns or closes it."""
         since = time.monotonic()
-        connection = await self.take()
+        connection = self._pop() or await self.take(fresh=True)
         again = False
         while True:
             try:

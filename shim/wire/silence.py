@@ -22,13 +22,9 @@ LOOK_S: Final = 5.0
 CONNECT_S: Final = 5.0
 EXPLAIN_S: Final = 10.0
 """What only explains a failure is not waited for longer, whatever signs of life there are."""
-_LOOKING: Final = frozenset({"hello", "status"})
+LOOKING: Final = frozenset({"hello", "status"})
+"""Ops that are given up after `LOOK_S` without any word of the keeper; others after `SILENCE_S`."""
 _TIMEVAL: Final = "ll"
-
-
-def silence_s(op: str) -> float:
-    """Seconds without any word of the keeper after which an op is given up."""
-    return LOOK_S if op in _LOOKING else SILENCE_S
 
 
 def bound(sock: socket.socket, option: int, seconds: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -22,13 +23,16 @@ class SocketChannel:
     def __init__(self, sock: socket.socket) -> None:
         sock.settimeout(None)  # whatever `socket.setdefaulttimeout` says
         self._sock = sock
-        self._buffer = bytearray()
+        self._begun: list[bytes] = []
+        """The beginning of a line that is not whole yet."""
+        self._lines: deque[bytes] = deque()
         self._limits: dict[int, float] = {}
         self.is_gone = False
 
     async def send(self, line: bytes, limit_s: float) -> None:
         """Send a line; the keeper may be busy for so long."""
-        self._bound(socket.SO_SNDTIMEO, limit_s)
+        if self._limits.get(socket.SO_SNDTIMEO) != limit_s:
+            self._bound(socket.SO_SNDTIMEO, limit_s)
         try:
             self._sock.sendall(line)
         except BlockingIOError:
@@ -43,18 +47,18 @@ class SocketChannel:
 
     async def read(self, limit_s: float) -> bytes:
         """The next line, as soon as it is whole."""
-        while (line := self._whole_line()) is None:
-            self._bound(socket.SO_RCVTIMEO, limit_s)
+        while not self._lines:
+            if self._limits.get(socket.SO_RCVTIMEO) != limit_s:
+                self._bound(socket.SO_RCVTIMEO, limit_s)
             if not self._receive(0):
                 raise self._silent(limit_s)
-        return line
+        return self._lines.popleft()
 
     def arrived(self) -> list[bytes]:
         """The lines that are here; none is waited for."""
         self._receive(socket.MSG_DONTWAIT)
-        lines: list[bytes] = []
-        while (line := self._whole_line()) is not None:
-            lines.append(line)
+        lines = list(self._lines)
+        self._lines.clear()
         return lines
 
     def interrupt(self) -> None:
@@ -67,10 +71,9 @@ class SocketChannel:
         self._sock.close()
 
     def _bound(self, option: int, limit_s: float) -> None:
-        if self._limits.get(option) != limit_s:
-            with contextlib.suppress(OSError):  # closed: the next step says so
-                bound(self._sock, option, limit_s)
-            self._limits[option] = limit_s
+        with contextlib.suppress(OSError):  # closed: the next step says so
+            bound(self._sock, option, limit_s)
+        self._limits[option] = limit_s
 
     def _send_some(self, line: bytes) -> int:
         try:
@@ -90,16 +93,12 @@ class SocketChannel:
             raise self._gone() from exc
         if not chunk:
             raise self._gone()
-        self._buffer += chunk
+        first, *rest = chunk.split(b"\n")
+        self._begun.append(first)
+        for following in rest:
+            self._lines.append(b"".join(self._begun))
+            self._begun = [following]
         return True
-
-    def _whole_line(self) -> bytes | None:
-        end = self._buffer.find(b"\n") + 1
-        if end == 0:
-            return None
-        line = bytes(self._buffer[:end])
-        del self._buffer[:end]
-        return line
 
     def _gone(self) -> KeeperUnavailable:
         self.is_gone = True
