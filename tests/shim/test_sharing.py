@@ -218,7 +218,7 @@ def test_runs_of_event_loops_leave_nothing_behind(stage: Stage, rounds: int) -> 
     for _ in range(rounds):
         asyncio.run(call())
     gc.collect()
-    assert descriptors() == before
+    assert descriptors() <= before  # an engine may have closed its end of the first one since
     assert [loop for loop in loops if loop() is not None] == []
     assert stage.lease_count() == 0
 
