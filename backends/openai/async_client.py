@@ -20,7 +20,6 @@ from backends.openai.connections.bounds import Timeouts
 from backends.openai.connections.connecting import (
     MAX_IDLE_CONNECTIONS,
     dead_sockets,
-    pool_key,
     pool_settings,
 )
 from backends.openai.connections.network import AsyncBoundedBackend, AsyncBoundedStream
@@ -110,7 +109,8 @@ class _Pool:
             self._busy.discard(held)
             await held.close()
             raise
-        self._remember(held, exchange)
+        if exchange.bounds.opened is not None:
+            self._remember(held, exchange)
         return _Answer(self, held, response)
 
     @staticmethod
@@ -171,7 +171,7 @@ class _LoopPools:
         self._end = at_loop_end(self._close)
 
     def to(self, endpoint: Endpoint) -> _Pool:
-        key = pool_key(endpoint)
+        key = endpoint.socket_path or endpoint.base_url
         if key not in self.pools:
             # A model that comes and goes gets a new socket every time; the old pools go here.
             for dead in dead_sockets(self.pools):

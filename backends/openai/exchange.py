@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -85,11 +84,9 @@ class Route:
         return cls(address, {}, headers, told if endpoint.socket_path is None else ())
 
     def url(self, path: str) -> httpcore.URL:
-        """The URL of a path at the endpoint."""
-        known = self.urls.get(path)
-        if known is None:
-            known = self.urls[path] = self.address.url(path)
-        return known
+        """The URL of a path at the endpoint, kept in `urls`."""
+        self.urls[path] = self.address.url(path)
+        return self.urls[path]
 
 
 def api_key(endpoint: Endpoint) -> str:
@@ -163,7 +160,7 @@ class Exchange:
         limits = {"connect": bounds, "read": bounds, "write": bounds}
         return httpcore.Request(
             b"GET" if self.body is None else b"POST",
-            self._route.url(self._path),
+            self._route.urls.get(self._path) or self._route.url(self._path),
             headers=headers,
             content=self.body,
             extensions={"timeout": limits},
@@ -212,23 +209,15 @@ class Exchange:
         Raises:
             KeepwarmError: it says that something went wrong, or is not of the protocol.
         """
-        with self.masking():
-            try:
-                answer = decode(raw)
-                if not holds_error(answer):
-                    return parse(answer)
-            except EndpointError as exc:
-                raise unreadable(self.endpoint, exc, raw, self.secrets) from None
-            raise error_in_stream(self.endpoint, answer, self.secrets)
-
-    @contextlib.contextmanager
-    def masking(self) -> Iterator[None]:
-        """Errors leave without secrets."""
         try:
-            yield
-        except KeepwarmError as error:
-            self.secrets.clean(error)
-            raise
+            answer = decode(raw)
+            if not holds_error(answer):
+                return parse(answer)
+            failure = error_in_stream(self.endpoint, answer, self.secrets)
+        except EndpointError as exc:
+            failure = unreadable(self.endpoint, exc, raw, self.secrets)
+        self.secrets.clean(failure)
+        raise failure
 
     def encoded(self, encoding: str) -> EndpointError:
         """An answer that is compressed, although `identity` was asked for: its size has no bound."""

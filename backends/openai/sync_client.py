@@ -17,7 +17,6 @@ from backends.openai.connections.bounds import Timeouts
 from backends.openai.connections.connecting import (
     MAX_IDLE_CONNECTIONS,
     dead_sockets,
-    pool_key,
     pool_settings,
 )
 from backends.openai.connections.network import BoundedBackend, BoundedStream
@@ -59,9 +58,6 @@ class _Answer:
         return next(self._chunks, None)
 
     async def close(self) -> None:
-        self._close()
-
-    def _close(self) -> None:
         held, self._held = self._held, None
         if held is None:
             return
@@ -72,7 +68,8 @@ class _Answer:
 
     def __del__(self) -> None:
         """An answer that nobody closed."""
-        self._close()
+        if self._held is not None:
+            run_blocking(self.close())
 
 
 class _Pool:
@@ -102,7 +99,8 @@ class _Pool:
             self._busy.discard(held)
             held.close()
             raise
-        self._remember(held, exchange)
+        if exchange.bounds.opened is not None:
+            self._remember(held, exchange)
         return _Answer(self, held, response)
 
     @staticmethod
@@ -157,7 +155,7 @@ class ThreadPools:
 
     def to(self, endpoint: Endpoint) -> _Pool:
         """The connections to an endpoint, made when they are first asked for."""
-        key = pool_key(endpoint)
+        key = endpoint.socket_path or endpoint.base_url
         known = self.by_endpoint.get(key)
         if known is not None:
             return known

@@ -159,10 +159,13 @@ class Transport:
         """
         limits = Timeouts(connect_s=within_s, answer_s=within_s)
         exchange = self._exchange(endpoint, path, None, limits, None)
-        with exchange.masking():
+        try:
             answer = await self._open(exchange)
             await answer.close()
-            return answer.status
+        except KeepwarmError as error:
+            exchange.secrets.clean(error)
+            raise
+        return answer.status
 
     async def aclose(self) -> None:
         """Close this thread's or the running loop's idle connections; it can be used again."""
@@ -183,12 +186,12 @@ class Transport:
         bounds = Bounds(place(endpoint), limits, deadline, total_s)
         if streamed:
             bounds.begin("the first token", limits.first_token_s)
-        if body is not None:
+        if body is not None and endpoint.socket_path is None:
             body = self._extras.applied(endpoint, body)
         return Exchange(endpoint, self.pools.to(endpoint).route, path, body, bounds)
 
     async def _fetch(self, exchange: Exchange, limit_bytes: int) -> bytes:
-        with exchange.masking():
+        try:
             answer = await self._begun(exchange)
             try:
                 exchange.bounds.allow(limit_bytes)
@@ -200,10 +203,16 @@ class Transport:
                 raise exchange.failed(exc, in_answer=True) from exc
             finally:
                 await answer.close()
+        except KeepwarmError as error:
+            exchange.secrets.clean(error)
+            raise
 
     async def _stream(self, exchange: Exchange, reader: ReaderKind) -> AsyncDeltaStream:
-        with exchange.masking():
+        try:
             answer = await self._begun(exchange)
+        except KeepwarmError as error:
+            exchange.secrets.clean(error)
+            raise
         exchange.bounds.allow(STREAM_BYTES)
         exchange.bounds.paused()
         content_type = header(answer.headers, b"content-type")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from budget.errors import DeadlineExceeded, EndpointError, EngineTimeout, KeepwarmError
 
@@ -54,13 +54,13 @@ class Timeouts:
     stream_s: float = 6 * 3600.0
 
 
-class Bounds(float):
+class Bounds:
     """The bounds of one request, told what arrives; each wait of its connection asks here how long.
 
     `opened` is the network connection that was made for it, if any was.
 
-    It is a float because httpcore hands a request's time-outs to the connection as they are: the number is
-    not used, see `backends.openai.connections.network`.
+    It stands where httpcore has a request's time-outs: those are handed to the connection as they are, see
+    `backends.openai.connections.network`.
 
     Args:
         place: the endpoint in words, for errors.
@@ -68,10 +68,6 @@ class Bounds(float):
         deadline: the monotonic second by which the call has to end; None without one.
         total_s: the bound of the whole request.
     """
-
-    def __new__(cls, *_arguments: object) -> Self:
-        """A float that bounds nothing by itself."""
-        return super().__new__(cls, math.inf)
 
     def __init__(
         self, place: str, timeouts: Timeouts, deadline: float | None, total_s: float

@@ -32,11 +32,6 @@ def dead_sockets(keys: Iterable[str]) -> list[str]:
     return [key for key in keys if key.startswith("/") and not os.path.exists(key)]  # noqa: PTH110
 
 
-def pool_key(endpoint: Endpoint) -> str:
-    """What connections may be shared by: the socket, or the base URL."""
-    return endpoint.socket_path or endpoint.base_url
-
-
 @dataclass(frozen=True, slots=True)
 class Address:
     """A base URL, taken apart once."""

@@ -50,7 +50,7 @@ class BoundedStream(httpcore.NetworkStream):
         self._opened = opened
         opened.add(self)
 
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+    def read(self, max_bytes: int, timeout: object = None) -> bytes:
         """The next bytes, as soon as there are any."""
         assert isinstance(timeout, Bounds)
         try:
@@ -60,7 +60,7 @@ class BoundedStream(httpcore.NetworkStream):
         timeout.took(len(data))
         return data
 
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+    def write(self, buffer: bytes, timeout: object = None) -> None:
         """Send it all. By parts: a receiver that takes little at a time gets no new time for each."""
         assert isinstance(timeout, Bounds)
         try:
@@ -77,7 +77,7 @@ class BoundedStream(httpcore.NetworkStream):
         self,
         ssl_context: ssl.SSLContext,
         server_hostname: str | None = None,
-        timeout: float | None = None,
+        timeout: object = None,
     ) -> httpcore.NetworkStream:
         """The same connection, encrypted from here on."""
         assert isinstance(timeout, Bounds)
@@ -101,7 +101,7 @@ class BoundedBackend(httpcore.NetworkBackend):
         self,
         host: str,
         port: int,
-        timeout: float | None = None,
+        timeout: object = None,
         local_address: str | None = None,
         socket_options: Iterable[SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
@@ -121,7 +121,7 @@ class BoundedBackend(httpcore.NetworkBackend):
     def connect_unix_socket(
         self,
         path: str,
-        timeout: float | None = None,
+        timeout: object = None,
         socket_options: Iterable[SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         """A connection to a Unix socket; waits while its queue of connections is full."""
@@ -152,7 +152,7 @@ class AsyncBoundedStream(httpcore.AsyncNetworkStream):
         self._opened = opened
         opened.add(self)
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+    async def read(self, max_bytes: int, timeout: object = None) -> bytes:
         """The next bytes, as soon as there are any."""
         assert isinstance(timeout, Bounds)
         try:
@@ -162,7 +162,7 @@ class AsyncBoundedStream(httpcore.AsyncNetworkStream):
         timeout.took(len(data))
         return data
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+    async def write(self, buffer: bytes, timeout: object = None) -> None:
         """Send it all."""
         assert isinstance(timeout, Bounds)
         try:
@@ -178,7 +178,7 @@ class AsyncBoundedStream(httpcore.AsyncNetworkStream):
         self,
         ssl_context: ssl.SSLContext,
         server_hostname: str | None = None,
-        timeout: float | None = None,
+        timeout: object = None,
     ) -> httpcore.AsyncNetworkStream:
         """The same connection, encrypted from here on."""
         assert isinstance(timeout, Bounds)
@@ -202,7 +202,7 @@ class AsyncBoundedBackend(httpcore.AsyncNetworkBackend):
         self,
         host: str,
         port: int,
-        timeout: float | None = None,
+        timeout: object = None,
         local_address: str | None = None,
         socket_options: Iterable[SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
@@ -222,7 +222,7 @@ class AsyncBoundedBackend(httpcore.AsyncNetworkBackend):
     async def connect_unix_socket(
         self,
         path: str,
-        timeout: float | None = None,
+        timeout: object = None,
         socket_options: Iterable[SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """A connection to a Unix socket."""
