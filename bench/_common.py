@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,18 +15,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import httpx
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from backends.base import Endpoint
 from backends.llama.binaries import find_binary, library_env
-from backends.llama.process.process import death_signal_wrapper
+from backends.machine.children import serving
+from backends.machine.unix_http import blocking_request, is_healthy
 from shim import KeepwarmError, Shim
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-START_LIMIT_S = 60.0
 END_LIMIT_S = 10.0
 
 
@@ -81,7 +79,7 @@ class Router:
         self._arguments = arguments
         self._folder = tempfile.TemporaryDirectory(prefix="kw-bench-")
         self._socket = Path(self._folder.name) / "router.sock"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._ending = contextlib.ExitStack()
 
     def __enter__(self) -> Router:
         folder = Path(self._folder.name)
@@ -90,39 +88,18 @@ class Router:
         for name, path in self._models.items():
             (links / f"{name}.gguf").symlink_to(path.absolute())
         binary = find_binary("llama-server")
-        command = [*death_signal_wrapper(), str(binary), "--host", str(self._socket)]
-        command += ["--models-dir", str(links), "--models-max", "1", "--no-ui", "--offline"]
-        with (folder / "log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [*command, *self._arguments],
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **library_env(binary)},
-                start_new_session=True,
-            )
-        try:
-            self._until_ready(folder / "log")
-        except BaseException:
-            self.__exit__()
-            raise
+        command = [str(binary), "--host", str(self._socket), "--models-dir", str(links)]
+        command += ["--models-max", "1", "--no-ui", "--offline", *self._arguments]
+        env = {**os.environ, **library_env(binary)}
+        self._ending.callback(self._folder.cleanup)
+        self._ending.enter_context(
+            serving(command, env, folder / "log", lambda: is_healthy(self._socket))
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
         """End the router and its children."""
-        process = self._process
-        if process is not None:
-            with contextlib.suppress(psutil.Error):
-                family = psutil.Process(process.pid).children(recursive=True)
-                process.terminate()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(END_LIMIT_S)
-                for child in family:
-                    with contextlib.suppress(psutil.Error):
-                        child.kill()
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        self._folder.cleanup()
+        self._ending.close()
 
     def door(self, model: str) -> Endpoint:
         """A model through the router."""
@@ -135,26 +112,11 @@ class Router:
 
     def child(self, model: str) -> Endpoint:
         """The same model past the router, at its child's own port."""
-        rows = self._get("/models").json()["data"]
+        rows = blocking_request(self._socket, "GET", "/models")[1]["data"]
         row = next(row for row in rows if row["id"] == model)
         words: list[str] = row["status"]["args"]
         port = words[words.index("--port") + 1]
         return Endpoint(f"http://127.0.0.1:{port}", model, "openai")
-
-    def _get(self, path: str) -> httpx.Response:
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self._socket))) as client:
-            return client.get(f"http://router{path}")
-
-    def _until_ready(self, log: Path) -> None:
-        until_s = time.monotonic() + START_LIMIT_S
-        while time.monotonic() < until_s:
-            if self._process is None or self._process.poll() is not None:
-                break
-            with contextlib.suppress(httpx.HTTPError):
-                if self._get("/health").status_code == 200:
-                    return
-            time.sleep(0.02)
-        raise SystemExit(f"the router did not start:\n{log.read_text()[-2000:]}")
 
 
 @contextlib.contextmanager

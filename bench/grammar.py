@@ -6,9 +6,6 @@ process's private memory every few milliseconds. The last line is one JSON objec
 
 from __future__ import annotations
 
-import http.client
-import json
-import socket
 import sys
 import tempfile
 import threading
@@ -22,6 +19,7 @@ from _common import last_line
 
 from backends.footprint.calibrate import process_bytes_by_kind, warm_engine
 from backends.llama.binaries import find_binary
+from backends.machine.unix_http import blocking_request
 from budget.footprint import HOST, EngineArgs
 from tools.shape_layouts import Shape
 from tools.shapes import write
@@ -35,18 +33,10 @@ ARGS = EngineArgs(1024, n_batch=64, n_ubatch=64, devices=(HOST,))
 
 def generate(sock: Path, slot: int) -> None:
     """A few tokens under the grammar."""
-    connection = http.client.HTTPConnection("localhost", timeout=60)
-    connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.settimeout(60)
-    connection.sock.connect(str(sock))
     body = {"prompt": [5 + slot] * 10, "n_predict": 24, "id_slot": slot, "grammar": GRAMMAR}
-    headers = {"Content-Type": "application/json"}
-    connection.request("POST", "/completion", json.dumps(body), headers)
-    answer = connection.getresponse()
-    answer.read()
-    connection.close()
-    if answer.status != http.client.OK:
-        raise SystemExit(f"the request was answered with {answer.status}")
+    status, answer = blocking_request(sock, "POST", "/completion", body, timeout_s=60.0)
+    if status != 200:
+        raise SystemExit(f"the request was answered with {status}: {answer}")
 
 
 def measured(model: Path, slots: int, folder: Path) -> tuple[int, int]:

@@ -11,27 +11,25 @@ import argparse
 import json
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from backends.gguf import read_header
-from backends.llama.binaries import find_binary, library_env
 from backends.measure.decode import DecodeRun, DecodeTimer
 from backends.measure.whole_machine import FULL, QUICK, MachineMeasure
 from budget.footprint import HOST, EngineArgs
 from budget.placement.machine_rates import MachineFigures
 from budget.placement.traffic import decode_seconds, decode_traffic
 from harness.demo.models import make_models
+from tools.rpc import rpc_server
 
 GOAL = 0.25
 SPREAD = 1.25
@@ -40,42 +38,17 @@ TOKENS = 12
 MODELS = ("classifier", "producer", "evaluator")
 
 
-def free_port() -> int:
-    """A port of loopback that nobody listens at now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def may_go_first() -> bool:
     """Whether this user may run programs at a real-time priority."""
     chrt = shutil.which("chrt")
     return chrt is not None and subprocess.run([chrt, "-f", "1", "true"]).returncode == 0
 
 
-@contextmanager
-def rpc_server() -> Iterator[str]:
-    """An RPC device of all CPUs on loopback; yields its endpoint."""
-    binary, port = find_binary("ggml-rpc-server"), free_port()
+def rpc_of_all_cpus() -> AbstractContextManager[str]:
+    """An RPC device of all CPUs on loopback."""
     # llama-bench runs before other programs; a server that did not would wait for its spinning.
     first = ["chrt", "-f", "60"] if may_go_first() else []
-    process = subprocess.Popen(
-        [*first, str(binary), "-H", "127.0.0.1", "-p", str(port), "-t", str(os.cpu_count() or 1)],
-        env={**os.environ, **library_env(binary)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        for _ in range(200):
-            with socket.socket() as client:
-                if client.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.02)
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
+    return rpc_server("--threads", str(os.cpu_count() or 1), before=first)
 
 
 def predicted_s(path: Path, figures: MachineFigures, device: str, layers: int) -> float:
@@ -112,7 +85,7 @@ def run(models: dict[str, Path], rounds: int, *, full: bool) -> dict[str, Any]:
     """Measure the machine and every row; print them; return what the last line says."""
     timer = DecodeTimer()
     found: list[dict[str, Any]] = []
-    with rpc_server() as endpoint, tempfile.TemporaryDirectory() as folder:
+    with rpc_of_all_cpus() as endpoint, tempfile.TemporaryDirectory() as folder:
         measure = MachineMeasure(Path(folder), FULL if full else QUICK, (endpoint,), timer=timer)
         figures = measure.run(["RPC0"])
         for name, side in figures.sides.items():

@@ -7,12 +7,7 @@ what each process holds beyond the dry run's figure is fitted to `OverheadModel`
 from __future__ import annotations
 
 import contextlib
-import http.client
-import json
-import socket
-import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,16 +21,17 @@ from backends.footprint.machine_overhead import store_overhead
 from backends.footprint.shared_code import SharedCode
 from backends.llama.args import LaunchSettings, server_argv
 from backends.llama.binaries import find_binary, library_env
-from backends.llama.process.process import death_signal_wrapper
-from backends.machine.environment import child_environment
+from backends.llama.process.process import engine_environment
+from backends.machine.children import serving
 from backends.machine.processes import pss_bytes
-from budget.errors import MeasurementFailed
+from backends.machine.unix_http import blocking_request, is_healthy
+from budget.errors import EndpointError, MeasurementFailed
 from budget.footprint import HOST, EngineArgs
 from budget.memory.overhead import DEFAULT_OVERHEAD, OverheadModel
 
 Say = Callable[[int, int], None]
 
-START_LIMIT_S: Final = 60.0
+_PROMPT_LIMIT_S: Final = 30.0
 _UBATCH: Final = 64
 _ARGS: Final = EngineArgs(n_ctx=1024, n_batch=_UBATCH, n_ubatch=_UBATCH, devices=(HOST,))
 _EMBD, _FF, _HEADS = 64, 128, 1
@@ -138,37 +134,12 @@ def warm_engine(server: Path, model: Path, args: EngineArgs, folder: Path) -> It
     """
     sock = folder / "s.sock"
     sock.unlink(missing_ok=True)
-    settings = LaunchSettings(model, "m", sock, folder, 1, 1)
-    allocator = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072"}
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [*death_signal_wrapper(), *server_argv(server, args, settings)],
-            stdout=log,
-            stderr=log,
-            env=child_environment({**library_env(server), **allocator}),
-        )
-    try:
-        _until_ready(process, sock)
+    command = server_argv(server, args, LaunchSettings(model, "m", sock, folder, 1, 1))
+    env = engine_environment(folder, library_env(server))
+    with serving(command, env, folder / "log", lambda: is_healthy(sock)) as running:
         for slot in range(args.slots):
             _prompt(sock, slot, args)
-        yield process.pid
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _until_ready(process: subprocess.Popen[bytes], sock: Path) -> None:
-    until_s = time.monotonic() + START_LIMIT_S
-    while time.monotonic() < until_s and process.poll() is None:
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            if _request(sock, "GET", "/health", None) == http.client.OK:
-                return
-        time.sleep(0.02)
-    raise MeasurementFailed(
-        "llama-server did not start for the calibration.",
-        hint="Try it by hand: the log of `keepwarm keeper log` says more.",
-        exit_code=process.poll(),
-    )
+        yield running.pid
 
 
 def _prompt(sock: Path, slot: int, args: EngineArgs) -> None:
@@ -177,23 +148,12 @@ def _prompt(sock: Path, slot: int, args: EngineArgs) -> None:
     body: dict[str, Any] = {"content": [5] * (args.n_ubatch - 2)}
     if not args.embeddings:
         body = {"prompt": [5] * (2 * args.n_ubatch), "n_predict": 1, "id_slot": slot}
-    status = _request(sock, "POST", path, json.dumps(body))
-    if status != http.client.OK:
-        raise MeasurementFailed(f"the calibration's prompt was answered with {status}.")
-
-
-def _request(sock: Path, method: str, path: str, body: str | None) -> int:
-    connection = http.client.HTTPConnection("localhost", timeout=30)
-    connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.settimeout(30)
     try:
-        connection.sock.connect(str(sock))
-        connection.request(method, path, body, {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        answer.read()
-        return answer.status
-    finally:
-        connection.close()
+        status, answer = blocking_request(sock, "POST", path, body, timeout_s=_PROMPT_LIMIT_S)
+    except (OSError, EndpointError) as error:
+        raise MeasurementFailed(f"the calibration's prompt was not answered: {error}.") from error
+    if status != 200:
+        raise MeasurementFailed(f"the calibration's prompt was answered with {status}: {answer}.")
 
 
 def _write_model(path: Path, n_vocab: int, n_layers: int) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from backends.base import Capabilities, Death, Endpoint, LoadReport, Signs, SlotSigns
 from backends.llama.args import LaunchSettings, server_argv
 from backends.llama.binaries import find_binary, library_env
-from backends.llama.control import control_request
 from backends.llama.model_files import ModelFiles
 from backends.llama.process.ceiling import DEFAULT_MARGIN_BYTES, Ceilings
 from backends.llama.process.load import Loading
@@ -41,6 +40,7 @@ from backends.machine.processes import (
     process_tree,
     pss_bytes,
 )
+from backends.machine.unix_http import control_request
 from budget.errors import EndpointError, InternalError, KeepwarmError, OutOfMemory
 from budget.footprint import HOST, EngineArgs, Placement
 

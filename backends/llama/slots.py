@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.base import SlotSigns
-from backends.llama.control import ANSWER_LIMIT_S, control_request
+from backends.machine.unix_http import ANSWER_LIMIT_S, control_request
 from budget.errors import EndpointError, EngineDied, EngineTimeout, InvalidRequest
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

@@ -1,4 +1,4 @@
-"""Short-lived programs that are asked one thing: bounded in time and output, ended as a group."""
+"""Programs that run for a moment, to be asked one thing or to serve: bounded, and ended as a group."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from pathlib import Path
+from typing import IO, Final, Literal
 
 from budget.errors import MeasurementFailed
 
@@ -21,6 +22,12 @@ OUTPUT_LIMIT_BYTES: Final = 16 << 20
 LOG_KEPT_BYTES: Final = 1 << 16
 """The end of its standard error that is kept."""
 
+START_LIMIT_S: Final = 60.0
+"""Until a server is ready."""
+
+_File = IO[bytes] | int
+_TAIL_LINES: Final = 8
+_READY_POLL_S: Final = 0.002
 _PIECE_BYTES: Final = 1 << 16
 _LOOK_EVERY_S: Final = 0.1
 _END_LIMIT_S: Final = 2.0
@@ -37,6 +44,14 @@ class Answered:
     out: str
     log: str
     cut: Literal["", "time", "output"] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A server that is ready: its process, and the seconds from its start until then."""
+
+    pid: int
+    ready_s: float
 
 
 def ask_child(
@@ -56,30 +71,89 @@ def ask_child(
         MeasurementFailed: it cannot be started.
     """
     until_s = time.monotonic() + timeout_s
-    try:
-        # A file takes any number of bytes at once, where a pipe would wait for the reader.
-        with tempfile.TemporaryFile() as told:
-            told.write(given)
-            told.seek(0)
-            process = subprocess.Popen(
-                [*ending_with_us(), *command],
-                stdin=told,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=dict(env),
-                process_group=0,
-            )
-    except OSError as error:
-        raise MeasurementFailed(
-            f"{command[0]} cannot be started: {error.strerror}.",
-            hint="Install the project again, or check the limits of this user and the space in "
-            "the folder for temporary files.",
-        ) from error
+    # A file takes any number of bytes at once, where a pipe would wait for the reader.
+    with _typed_failure(command[0]), tempfile.TemporaryFile() as told:
+        told.write(given)
+        told.seek(0)
+        process = _started(command, env, told, subprocess.PIPE, subprocess.PIPE)
     try:
         out, log, cut = _heard(process, until_s)
     finally:
         _end(process)
     return Answered(process.returncode or 0, _text(out), _text(log), cut)
+
+
+@contextlib.contextmanager
+def serving(
+    command: Sequence[str],
+    env: Mapping[str, str],
+    log: Path,
+    is_ready: Callable[[], bool],
+    limit_s: float = START_LIMIT_S,
+) -> Iterator[Serving]:
+    """Run a server while the block runs: started, waited for until it is ready, and ended.
+
+    It ends with this process, and what it has started ends with it.
+
+    Args:
+        command: the program and its arguments.
+        env: its whole environment.
+        log: a file that gets all that it says.
+        is_ready: asks whether it serves; never raises.
+        limit_s: how long it may take until it does.
+
+    Raises:
+        MeasurementFailed: it cannot be started, ended, or is not ready in time. Facts: `log_tail`.
+    """
+    with _typed_failure(command[0]), log.open("wb") as output:
+        started_s = time.monotonic()
+        process = _started(command, env, subprocess.DEVNULL, output, output)
+    try:
+        while not is_ready():
+            if _has_ended(process) or time.monotonic() - started_s > limit_s:
+                raise _not_ready(command[0], process, log, limit_s)
+            time.sleep(_READY_POLL_S)
+        yield Serving(process.pid, time.monotonic() - started_s)
+    finally:
+        _end(process)
+
+
+def _not_ready(
+    program: str, process: subprocess.Popen[bytes], log: Path, limit_s: float
+) -> MeasurementFailed:
+    how = "ended before it was ready" if _has_ended(process) else f"not ready within {limit_s:g} s"
+    tail = log.read_text("utf-8", "replace").splitlines()[-_TAIL_LINES:]
+    return MeasurementFailed(
+        f"{Path(program).name} {how}.",
+        hint="Its last lines are in `log_tail`.",
+        log_tail=list(tail),
+    )
+
+
+def _started(
+    command: Sequence[str], env: Mapping[str, str], stdin: _File, stdout: _File, stderr: _File
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [*ending_with_us(), *command],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        env=dict(env),
+        process_group=0,
+    )
+
+
+@contextlib.contextmanager
+def _typed_failure(program: str) -> Iterator[None]:
+    """Inside, a program is started."""
+    try:
+        yield
+    except OSError as error:
+        raise MeasurementFailed(
+            f"{program} cannot be started: {error.strerror}.",
+            hint="Install the project again, or check the limits of this user and the space in "
+            "the folder for temporary files.",
+        ) from error
 
 
 def ending_with_us() -> list[str]:

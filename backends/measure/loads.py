@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import socket
-import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,20 +12,18 @@ from pathlib import Path
 from typing import Final
 
 from backends.llama.binaries import find_binary, library_env
-from backends.machine.children import ask_child, ending_with_us
+from backends.machine.children import START_LIMIT_S, ask_child, serving
 from backends.machine.devices import free_bytes, llama_device_names
 from backends.machine.environment import child_environment
 from backends.machine.files.page_cache import drop_from_page_cache
 from backends.machine.gpus import gpu_environment
+from backends.machine.unix_http import is_healthy
 from budget.errors import MeasurementFailed
 from budget.footprint import HOST
 
 HELP_LIMIT_S: Final = 20.0
 WANTED_MODES: Final = ("none", "mmap", "dio")
 """Load modes that are measured where the build offers them."""
-
-_POLL_S: Final = 0.002
-_REQUEST: Final = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
 def load_modes() -> tuple[str, ...]:
@@ -60,7 +55,7 @@ class LoadTimer:
     folder: Path
     device: str = HOST
     rpc: tuple[str, ...] = ()
-    timeout_s: float = 60.0
+    timeout_s: float = START_LIMIT_S
     threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
 
     def ready_s(self, path: Path, mode: str, *, cold: bool = False) -> float:
@@ -90,65 +85,17 @@ class LoadTimer:
 
     @contextmanager
     def _server(self, path: Path, mode: str) -> Iterator[float]:
+        binary = find_binary("llama-server")
+        layers = "0" if self.device == HOST else "999"
         # A socket's path is short, which that of a nested folder may not be.
         with tempfile.TemporaryDirectory(prefix="kw-") as folder:
             sock = Path(folder) / "s.sock"
+            command = [str(binary), "-m", str(path), "--host", str(sock), "-lm", mode, "-c", "256"]
+            command += ["--fit", "off", "--no-warmup", "--no-ui", "--offline", "-ngl", layers]
+            command += ["-dev", ",".join(llama_device_names([self.device]))]
+            command += ["-t", str(self.threads), "--cache-ram", "0", "-np", "1"]
+            command += ["--rpc", ",".join(self.rpc)] if self.rpc else []
+            env = child_environment({**library_env(binary), **gpu_environment([self.device])})
             log = self.folder / "load.log"
-            with log.open("wb") as output:
-                started = time.monotonic()
-                process = self._spawn(path, mode, sock, output.fileno())
-                try:
-                    yield self._wait(process, sock, started, log)
-                finally:
-                    process.kill()
-                    process.wait()
-
-    def _spawn(self, path: Path, mode: str, sock: Path, log: int) -> subprocess.Popen[bytes]:
-        binary = find_binary("llama-server")
-        layers = "0" if self.device == HOST else "999"
-        command = [
-            *ending_with_us(),
-            str(binary),
-            "-m",
-            str(path),
-            "--host",
-            str(sock),
-            "-lm",
-            mode,
-            "-c",
-            "256",
-        ]
-        command += ["--fit", "off", "--no-warmup", "--no-ui", "--offline", "-ngl", layers]
-        command += ["-dev", ",".join(llama_device_names([self.device]))]
-        command += ["-t", str(self.threads), "--cache-ram", "0", "-np", "1"]
-        if self.rpc:
-            command += ["--rpc", ",".join(self.rpc)]
-        env = child_environment({**library_env(binary), **gpu_environment([self.device])})
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
-
-    def _wait(
-        self, process: subprocess.Popen[bytes], sock: Path, started: float, log: Path
-    ) -> float:
-        while time.monotonic() - started < self.timeout_s:
-            if process.poll() is not None:
-                break
-            if _healthy(sock):
-                return time.monotonic() - started
-            time.sleep(_POLL_S)
-        tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
-        raise MeasurementFailed(
-            f"llama-server was not ready within {self.timeout_s:g} s.",
-            hint="Its last lines are in `log_tail`.",
-            log_tail=list(tail),
-        )
-
-
-def _healthy(sock: Path) -> bool:
-    try:
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(2.0)
-            client.connect(str(sock))
-            client.sendall(_REQUEST)
-            return b" 200 " in client.recv(64)
-    except OSError:
-        return False
+            with serving(command, env, log, lambda: is_healthy(sock), self.timeout_s) as server:
+                yield server.ready_s

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,10 +12,11 @@ import pytest
 from backends.base import Capabilities, Endpoint, Engine
 from backends.llama.args import LaunchSettings, server_argv
 from backends.llama.binaries import find_binary, library_env
-from backends.llama.process.process import death_signal_wrapper, engine_environment
+from backends.llama.process.process import engine_environment
+from backends.machine.children import serving
 from backends.openai import RemoteEngine
 from backends.scripted import ScriptedEngine
-from tests.engines.support import llama, placement
+from tests.engines.support import listening, llama, placement
 
 
 @pytest.fixture(scope="session")
@@ -29,27 +28,9 @@ def loopback_server(tiny_models: dict[str, Path]) -> Iterator[Endpoint]:
         settings = LaunchSettings(tiny_models["producer"], "far", root / "x.sock", root, 1, 1)
         argv = server_argv(binary, placement().args, settings)
         argv[argv.index("--host") + 1] = "127.0.0.1"
-        process = subprocess.Popen(
-            [*death_signal_wrapper(), *argv, "--port", "0"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=engine_environment(root, library_env(binary)),
-            text=True,
-        )
-        try:
-            yield Endpoint(_listening(process), "far", "openai")
-        finally:
-            process.kill()
-            process.communicate()
-
-
-def _listening(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    for line in process.stdout:
-        hit = re.search(r"listening on (http://127\.0\.0\.1:\d+)", line)
-        if hit:
-            return hit.group(1)
-    raise AssertionError("llama-server ended before it listened")
+        log, env = root / "log", engine_environment(root, library_env(binary))
+        with serving([*argv, "--port", "0"], env, log, lambda: bool(listening(log))):
+            yield Endpoint(listening(log), "far", "openai")
 
 
 @dataclass(frozen=True)

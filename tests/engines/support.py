@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -48,3 +49,9 @@ async def until(condition: Callable[[], Awaitable[bool]], *, within_s: float) ->
             return True
         await asyncio.sleep(0.01)
     return False
+
+
+def listening(log: Path) -> str:
+    """The URL of a llama-server on loopback, by its log; empty before it listens."""
+    hit = re.search(r"listening on (http://127\.0\.0\.1:\d+)", log.read_text(errors="replace"))
+    return hit[1] if hit else ""

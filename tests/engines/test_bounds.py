@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from backends.llama.control import control_request
 from backends.llama.process import process as process_module
 from backends.llama.process.load_progress import LoadProgress
 from backends.llama.process.log import LogRing
@@ -21,6 +20,7 @@ from backends.llama.slots import Slots, slot_signs
 from backends.machine import bounded_questions as threads
 from backends.machine.bounded_questions import asked
 from backends.machine.processes import IoCounts, is_stopped, process_state
+from backends.machine.unix_http import blocking_request, control_request, is_healthy
 from budget.errors import (
     ConfigError,
     EndpointError,
@@ -99,7 +99,7 @@ def test_an_answer_that_is_none_is_an_error_of_ours(runtime_dir: Path, answer: b
 
 def test_an_endless_answer_is_cut_off(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the keeper takes of one answer is bounded."""
-    monkeypatch.setattr("backends.llama.control._MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr("backends.machine.unix_http._MAX_ANSWER_BYTES", 1000)
 
     async def scenario() -> None:
         async with answering(runtime_dir / "e.sock", OK + b" " * 2000):
@@ -107,6 +107,37 @@ def test_an_endless_answer_is_cut_off(runtime_dir: Path, monkeypatch: pytest.Mon
                 await control_request(runtime_dir / "e.sock", "GET", "/slots")
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("answer", "healthy"),
+    [
+        (OK + b'{"status": "ok"}', True),
+        (b'HTTP/1.1 503 No\r\n\r\n{"error": "loading"}', False),
+        (OK + b"not JSON", False),
+        (b"SSH-2.0", False),
+        (b"", False),
+    ],
+)
+def test_a_program_without_a_loop_asks_as_the_keeper_does(
+    runtime_dir: Path, answer: bytes, healthy: bool
+) -> None:
+    """The same answers and the same errors; a server is healthy only when it says so."""
+
+    async def scenario() -> None:
+        path = runtime_dir / "e.sock"
+        async with answering(path, answer):
+            assert await asyncio.to_thread(is_healthy, path) is healthy
+            try:
+                told = await control_request(path, "GET", "/health")
+            except (OSError, EndpointError) as error:
+                with pytest.raises(type(error)):
+                    await asyncio.to_thread(blocking_request, path, "GET", "/health")
+            else:
+                assert await asyncio.to_thread(blocking_request, path, "GET", "/health") == told
+
+    asyncio.run(scenario())
+    assert not is_healthy(runtime_dir / "none.sock")
 
 
 def test_an_engine_without_a_socket_is_dead(runtime_dir: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from backends.footprint import dry_run
 from backends.footprint.dry_run import measure, measure_many, measure_projector
-from backends.machine import children
+from backends.machine import children, processes
 from backends.machine.children import ask_child
 from backends.machine.environment import child_environment
 from backends.measure.decode import DecodeRun, DecodeTimer
@@ -212,15 +212,71 @@ def test_a_probe_sees_no_secret_of_the_caller(
     assert "secret" not in environment.values()
 
 
+SERVE = (
+    "import os, sys, time; print(os.getpid(), flush=True); open(sys.argv[1], 'w'); time.sleep(600)"
+)
+
+
+def test_a_server_serves_while_the_block_runs(tmp_path: Path) -> None:
+    """It is waited for until it is ready, and gone with the block, with what it said in a file."""
+    ready, log = tmp_path / "ready", tmp_path / "log"
+    command = [sys.executable, "-c", SERVE, str(ready)]
+    with children.serving(command, os.environ, log, ready.exists) as server:
+        assert processes.command_line(server.pid) == command
+        assert server.ready_s > 0
+    assert log.read_text() == f"{server.pid}\n"
+    assert processes.user_of(server.pid) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "limit_s", "how"),
+    [
+        ("print('no such option'); exit(3)", LONG_S, "ended before it was ready"),
+        ("import time; print('no such option', flush=True); time.sleep(600)", 0.3, "within 0.3 s"),
+    ],
+)
+def test_a_server_that_is_never_ready_is_an_error_with_its_last_lines(
+    tmp_path: Path, code: str, limit_s: float, how: str
+) -> None:
+    """It ended, or takes too long; nothing of it is left."""
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", code]
+
+    def is_ready() -> bool:
+        return False
+
+    with (
+        pytest.raises(MeasurementFailed, match=how) as caught,
+        children.serving(command, os.environ, log, is_ready, limit_s),
+    ):
+        pytest.fail("it served")
+    if limit_s == LONG_S:
+        assert caught.value.facts["log_tail"] == ["no such option"]
+    assert not [pid for pid in processes.all_pids() if processes.command_line(pid) == command]
+
+
+def test_a_server_that_cannot_be_started_is_a_typed_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its program is not there, or its log cannot be written."""
+    monkeypatch.setattr(children, "ending_with_us", list)
+    for command, log in ((["/none"], tmp_path / "log"), (["true"], tmp_path / "none" / "log")):
+        with (
+            pytest.raises(MeasurementFailed, match="cannot be started"),
+            children.serving(command, os.environ, log, lambda: True),
+        ):
+            pytest.fail("it served")
+
+
 def test_every_child_that_measures_gets_the_allow_listed_environment() -> None:
     """Programs are started in few places, and each says its environment: a new one is seen here."""
-    starts = ("subprocess.run(", "subprocess.Popen(", "create_subprocess_exec(", "ask_child(")
+    starts = ("subprocess.", "create_subprocess_exec(", "ask_child(", "serving(")
     root = Path(dry_run.__file__).parents[1]
     sources = {path.relative_to(root): path.read_text() for path in root.rglob("*.py")}
     starting = {path for path, text in sources.items() if any(start in text for start in starts)}
     assert starting, "the names of these functions have changed"
     for path in starting - {Path("children.py")}:
-        allowed = "child_environment(" in sources[path] or "env=dict(env)" in sources[path]
+        allowed = "_environment(" in sources[path] or "env=dict(env)" in sources[path]
         assert allowed, path
         assert "os.environ}" not in sources[path], path
         assert "**environ" not in sources[path], path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,8 @@ import pytest
 
 from backends.gguf import read_header
 from backends.llama.binaries import FOLDER_VARIABLE, build_id, find_binary, library_env
+from backends.machine.children import serving
+from backends.machine.unix_http import is_healthy
 from budget.errors import ConfigError
 from harness.demo.models import make_models
 
@@ -29,39 +30,17 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def _server(model: Path, folder: Path, *arguments: str) -> Iterator[httpx.Client]:
     binary = find_binary("llama-server")
     # A Unix socket's path is at most 107 bytes, and pytest's folders are long: a relative one.
-    command = [str(binary), "-m", str(model), "--host", "s.sock", "--fit", "off", "--no-warmup"]
+    sock = os.path.relpath(folder / "s.sock")
+    command = [str(binary), "-m", str(model), "--host", sock, "--fit", "off", "--no-warmup"]
     command += ["-c", "1024", "-np", "1", "-t", "1", "--cache-ram", "0", *arguments]
+    env = os.environ | library_env(binary)
     with (
-        (folder / "log").open("w") as log,
-        subprocess.Popen(
-            command, cwd=folder, env=os.environ | library_env(binary), stdout=log, stderr=log
-        ) as process,
+        serving(command, env, folder / "log", lambda: is_healthy(Path(sock))),
         httpx.Client(
-            transport=httpx.HTTPTransport(uds=os.path.relpath(folder / "s.sock")),
-            base_url="http://engine",
-            timeout=30,
+            transport=httpx.HTTPTransport(uds=sock), base_url="http://engine", timeout=30
         ) as client,
     ):
-        try:
-            _wait_until_healthy(client, process, folder / "log")
-            yield client
-        finally:
-            process.kill()
-
-
-def _wait_until_healthy(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> None:
-    while process.poll() is None:
-        try:
-            if client.get("/health").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        try:
-            # Nothing tells when the socket is there, but the process may end while it is waited for.
-            process.wait(timeout=0.02)
-        except subprocess.TimeoutExpired:
-            continue
-    pytest.fail(f"llama-server ended with {process.returncode}:\n{log.read_text()[-2000:]}")
+        yield client
 
 
 def test_a_second_run_makes_nothing(models: dict[str, Path]) -> None:

@@ -15,7 +15,8 @@ from shim.config import Config
 from shim.keeper.catalog.catalog import CatalogEngine
 from shim.placement.budgeted_devices import budget_devices
 from tests.splits.conftest import ALL_LAYERS
-from tests.splits.support import RpcServer, free_port
+from tests.splits.support import RpcServer
+from tools.rpc import free_port
 
 LIMIT = "1GiB"
 

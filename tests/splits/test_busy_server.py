@@ -16,6 +16,7 @@ from backends.footprint.inspect import Inspector
 from backends.gguf import read_header
 from backends.llama.rpc.connections import in_use
 from backends.llama.rpc.servers import rpc_devices
+from backends.machine.processes import command_line
 from backends.measure import whole_machine as measuring
 from budget.errors import ConfigError, MeasurementFailed
 from budget.footprint import HOST, EngineArgs
@@ -82,7 +83,7 @@ def test_asking_a_busy_server_is_refused_and_leaves_it_alive(
         rpc_devices([rpc.endpoint])
     other.close()
     assert [device.name for device in rpc_devices([rpc.endpoint])] == ["RPC0"]
-    assert rpc.process.poll() is None
+    assert command_line(rpc.pid)
 
 
 def test_two_dry_runs_at_a_time_wait_for_each_other(

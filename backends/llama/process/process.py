@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import errno
 import os
-import shutil
 import signal
 import stat
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from backends.llama.process.log import LogRing
 from backends.llama.process.log_reader import LogReader
+from backends.machine.children import ending_with_us
 from backends.machine.environment import OWNER_VARIABLE, child_environment
 from budget.errors import ConfigError, EngineTimeout, LoadFailed
 
@@ -100,13 +100,13 @@ def death_signal_wrapper() -> list[str]:
     Raises:
         LoadFailed: `setpriv` (util-linux) is not installed.
     """
-    setpriv = shutil.which("setpriv")
-    if setpriv is None:
+    wrapper = ending_with_us()
+    if not wrapper:
         raise LoadFailed(
             "`setpriv` is not on the PATH, so an engine could outlive its keeper.",
             hint="Install util-linux (Debian, Ubuntu: `apt install util-linux`).",
         )
-    return [setpriv, "--pdeathsig", "KILL", "--"]
+    return wrapper
 
 
 class Gate:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backends.base import Endpoint
-from backends.llama.control import control_request
+from backends.machine.unix_http import control_request
 from budget.errors import LoadFailed
 
 EVALUATION_LIMIT_S = 600.0

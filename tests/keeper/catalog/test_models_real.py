@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,10 @@ from typing import Any
 import pytest
 
 from backends.llama.binaries import find_binary, library_env
+from backends.machine.children import serving
 from shim import Config, Reply, Shim
 from shim.config import load_config
+from tests.engines.support import listening
 from tests.processes import wait_until
 
 pytestmark = pytest.mark.real
@@ -98,35 +98,14 @@ def test_a_warm_prompt_is_evaluated_before_the_first_request(tiny_models: dict[s
 
 
 @pytest.fixture
-def far_server(tiny_models: dict[str, Path]) -> Iterator[str]:
+def far_server(tiny_models: dict[str, Path], tmp_path: Path) -> Iterator[str]:
     """A llama-server that keepwarm does not run, on a loopback port; its URL."""
     binary = find_binary("llama-server")
-    process = subprocess.Popen(
-        [
-            binary,
-            "-m",
-            tiny_models["classifier"],
-            "--host",
-            "127.0.0.1",
-            "--port",
-            "0",
-            "-c",
-            "512",
-        ],
-        env=library_env(binary),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        found = (
-            re.search(r"listening on (http://127\.0\.0\.1:\d+)", line) for line in process.stdout
-        )
-        yield next(hit.group(1) for hit in found if hit)
-    finally:
-        process.kill()
-        process.communicate()
+    command = [str(binary), "-m", str(tiny_models["classifier"]), "--host", "127.0.0.1"]
+    command += ["--port", "0", "-c", "512"]
+    log = tmp_path / "far.log"
+    with serving(command, library_env(binary), log, lambda: bool(listening(log))):
+        yield listening(log)
 
 
 def test_one_line_moves_a_model_to_an_endpoint(

@@ -1,0 +1,105 @@
+"""Small HTTP requests over a Unix socket: health, slots, a prompt. No HTTP library."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from backends.foreign_json import BadJson, parse_json
+from budget.errors import EndpointError
+
+ANSWER_LIMIT_S: Final = 5.0
+"""Until an engine has answered a question that costs it nothing."""
+_MAX_ANSWER_BYTES: Final = 16 << 20
+_CHUNK_BYTES: Final = 1 << 16
+
+
+async def control_request(
+    socket_path: Path,
+    method: str,
+    target: str,
+    body: Mapping[str, Any] | None = None,
+    *,
+    timeout_s: float = ANSWER_LIMIT_S,
+) -> tuple[int, Any]:
+    """One request on a connection of its own; returns the status and the decoded JSON body.
+
+    Raises:
+        OSError: nothing listens, or the connection broke (`TimeoutError` when it took too long).
+        EndpointError: the answer is not HTTP with a JSON body, or is too long.
+    """
+    async with asyncio.timeout(timeout_s):
+        reader, writer = await asyncio.open_unix_connection(str(socket_path))
+        try:
+            writer.write(_request(method, target, body))
+            await writer.drain()
+            answer = bytearray()
+            while chunk := await reader.read(_CHUNK_BYTES):
+                _add(answer, chunk)
+            return _parse(answer)
+        finally:
+            writer.close()
+
+
+def blocking_request(
+    socket_path: Path,
+    method: str,
+    target: str,
+    body: Mapping[str, Any] | None = None,
+    *,
+    timeout_s: float = ANSWER_LIMIT_S,
+) -> tuple[int, Any]:
+    """As `control_request`, for programs that measure; `timeout_s` bounds each wait.
+
+    Raises:
+        as `control_request`.
+    """
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(timeout_s)
+        client.connect(str(socket_path))
+        client.sendall(_request(method, target, body))
+        answer = bytearray()
+        while chunk := client.recv(_CHUNK_BYTES):
+            _add(answer, chunk)
+    return _parse(answer)
+
+
+def is_healthy(socket_path: Path) -> bool:
+    """Whether a server says on its socket that it is ready."""
+    try:
+        return blocking_request(socket_path, "GET", "/health")[0] == 200
+    except (OSError, EndpointError):
+        return False
+
+
+def _request(method: str, target: str, body: Mapping[str, Any] | None) -> bytes:
+    payload = b"" if body is None else json.dumps(body).encode()
+    head = (
+        f"{method} {target} HTTP/1.1\r\nHost: keepwarm\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
+    )
+    return head.encode() + payload
+
+
+def _add(answer: bytearray, chunk: bytes) -> None:
+    answer += chunk
+    if len(answer) > _MAX_ANSWER_BYTES:
+        raise EndpointError(f"the engine's answer has over {_MAX_ANSWER_BYTES} bytes.")
+
+
+def _parse(answer: bytearray) -> tuple[int, Any]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    words = head.split(b" ", 2)
+    if len(words) < 2 or not words[1].isdigit():
+        raise ConnectionResetError("the engine closed the connection without an answer")
+    try:
+        return int(words[1]), parse_json(bytes(body)) if body else None
+    except BadJson as exc:
+        raise EndpointError(
+            f"the engine answered with something that is not JSON: {bytes(body[:80])!r}.",
+            status=int(words[1]),
+        ) from exc
