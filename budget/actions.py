@@ -1,7 +1,7 @@
 """What the core asks for. The keeper's shell carries actions out and reports back with events.
 
-Nobody changes an action or a record. Decision records are not frozen all the same: a frozen one takes five
-times as long to make, and there is one for every eviction.
+Actions and records never change once made. Decision records are not frozen all the same, because a
+frozen one takes five times as long to make, and there is one for every eviction.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from budget.books.engines import Bookings
 class EvictionCandidate:
     """One engine that eviction considered: what losing it costs, and the bytes it frees.
 
-    `loss` is in the policy's own unit; an engine that was released by hint has 0. Nobody changes a
-    candidate; many are weighed for every eviction, and frozen ones take five times as long to make.
+    `loss` is in the policy's own unit; an engine that was released by hint has 0. A candidate never
+    changes once made. It is not frozen, because many are weighed for every eviction, and frozen
+    ones take five times as long to make.
     """
 
     engine_id: str
@@ -30,8 +31,8 @@ class EvictionCandidate:
 class DecisionRecord:
     """Why bytes changed hands. The log line, the trace and `keepwarm ps` all read this.
 
-    `victims` leave now; `draining` leave when their leases end, and get no new ones. `followed`: which of
-    its predictors the policy followed, in words; empty where it has one only.
+    `victims` leave now; `draining` leave when their leases end, and get no new ones. `followed`:
+    which of its predictors the policy followed, in words; empty where it has one only.
     """
 
     number: int
@@ -51,7 +52,8 @@ class DecisionRecord:
 class Prepare:
     """An engine's bytes are leaving others and promised to it: what its start needs before may begin.
 
-    No answer is expected. `StartLoad` follows, or the promise falls and what was prepared is of no use.
+    No answer is expected. `StartLoad` follows, or the promise is withdrawn and the preparation was
+    in vain.
     """
 
     engine_id: str
@@ -96,8 +98,9 @@ class StopStaging:
 class Grant:
     """A request has its outcome. For want `lease` the caller holds `slot` until it ends the lease.
 
-    `cold`: the request waited for a load that happened after its arrival. Nobody changes a grant; it
-    is made for every request, and a frozen one takes five times as long to make.
+    `cold`: the request waited for a load that happened after its arrival. A grant never changes
+    once made. It is not frozen, because one is made for every request, and a frozen one takes five
+    times as long to make.
     """
 
     request_id: str
@@ -177,7 +180,7 @@ class LowMemory:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something failed inside the core, which is a bug of ours. The event took effect all the same.
+    """Something failed inside the core, which is a bug of keepwarm. The event took effect all the same.
 
     `where`: the part that failed. `imbalances`: what did not balance afterwards and was put right.
     """

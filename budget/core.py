@@ -1,9 +1,10 @@
 """The heart: one mutator, `handle(event, now) -> list[Action]`.
 
 Requests wait by engine. A request for a resident engine with a free slot is granted at once, unless
-the engine is draining for somebody who ranks before it. For every other engine the core looks for
-bytes: free ones, then idle unpinned victims, and once a request has waited `max_wait_s` (or outranks
-the requests in progress) engines in use are drained: they get no new leases on the claimed bytes.
+the engine is draining for a request that ranks before it. For every other engine the core looks for
+bytes: free ones, then idle unpinned victims, and once a request has waited `max_wait_s` (or
+outranks the requests in progress) engines in use are drained: they get no new leases on the claimed
+bytes.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class BudgetCore:
         limits: bytes by device.
         models: the names callers use.
         engines: how each engine may be placed.
-        policy: whom to evict; LRU when not given.
+        policy: which engines to evict; LRU when not given.
         settings: how long and how many may wait.
 
     Raises:
@@ -67,7 +68,7 @@ class BudgetCore:
             **Requests(self._state, self._scheduler).rules,
             **EngineEvents(self._state).rules,
             ev.HintGiven: EventRule(self._admit_hint, self._hinted),
-            ev.UsesDeclared: EventRule(self._admit_plan, self._planned),
+            ev.UsesDeclared: EventRule(self._admit_uses, self._uses_declared),
             ev.StageFinished: EventRule(self._admit_staged, self._staged, certain=True),
             ev.Reconfigured: EventRule(self._admit_configuration, self._reconfigured),
             ev.Started: EventRule(_anything, self._started),
@@ -77,8 +78,8 @@ class BudgetCore:
     def handle(self, event: ev.Event, now: float) -> list[Action]:
         """Take one event; returns what is to be done, in order. The only way to change the core.
 
-        An event that raises has changed nothing. One that does not has taken effect, whatever failed
-        inside: that is told as a `Fault` among the actions.
+        An event that raises has changed nothing. One that does not has taken effect, whatever
+        failed inside: a `Fault` among the actions says what failed.
 
         Args:
             event: what happened.
@@ -86,7 +87,7 @@ class BudgetCore:
 
         Raises:
             KeepwarmError: the event asks for what cannot be (`CallerError`, `AdmissionDenied`), or is
-                impossible now (`InternalError`, a bug of whoever sent it).
+                impossible now (`InternalError`, a bug in the part that sent it).
         """
         rule = self._rules.get(type(event))
         if rule is None:
@@ -127,7 +128,7 @@ class BudgetCore:
 
     @property
     def prefetcher(self) -> Prefetcher:
-        """What looks ahead, to be read."""
+        """The part that looks ahead, to be read."""
         return self._scheduler.prefetcher
 
     def ledgers(self) -> list[LedgerView]:
@@ -135,7 +136,7 @@ class BudgetCore:
         return [ledger.view() for ledger in self._state.residents.books]
 
     def check(self) -> list[str]:
-        """What does not balance, in words: books, engines, leases, pins, queue, claims, plans.
+        """What does not balance, in words: books, engines, leases, pins, queue, claims, declared uses.
 
         Empty is sound. Never raises; takes as long as some decisions.
         """
@@ -146,7 +147,7 @@ class BudgetCore:
         if found := self.check():
             raise InternalError("; ".join(found))
 
-    # Hints, plans, configuration, time
+    # Hints, declared uses, configuration, time
 
     def _admit_hint(self, event: ev.HintGiven) -> None:
         soundness.hint(event)
@@ -156,16 +157,17 @@ class BudgetCore:
         take_hint(self._state, event, now)
         return True
 
-    def _admit_plan(self, event: ev.UsesDeclared) -> None:
-        soundness.plan(event)
+    def _admit_uses(self, event: ev.UsesDeclared) -> None:
+        soundness.uses(event)
         for model in event.models:
             if model not in self._state.models:
                 raise self._state.why_unknown(model)
 
-    def _planned(self, event: ev.UsesDeclared, _now: float) -> bool:
+    def _uses_declared(self, event: ev.UsesDeclared, _now: float) -> bool:
         models = self._state.models
         order = [(model, models[model].engine_id) for model in event.models]
-        self._state.plans.declare(event.plan or event.client_id, order, owner=event.client_id)
+        name = event.plan or event.client_id
+        self._state.declared_uses.declare(name, order, owner=event.client_id)
         return True
 
     def _admit_staged(self, event: ev.StageFinished) -> None:
@@ -194,4 +196,4 @@ class BudgetCore:
 
 
 def _anything(_: ev.Event) -> None:
-    """An event that carries nothing can always be."""
+    """Admit an event that carries nothing: it is always possible."""

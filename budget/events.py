@@ -1,4 +1,4 @@
-"""What the core is told. Times are arguments of `handle`; ids are the keeper's."""
+"""The events that the core takes. Times are arguments of `handle`; ids are the keeper's."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ class Started:
 class RequestArrived:
     """A client asks for an outcome: make this model resident, and lease, keep or pin it.
 
-    `deadline` is an absolute time; `priority` None takes the model's own. `plan` names the plan
-    that it is a step of; None: its client's own. `preemptible`: its lease may be asked to yield.
-    `persist`: what it pins stays pinned when its client is gone, until `unpin`. `owner`: the program
-    that the client is a connection of, where that is known; its other clients' pins are its own.
+    `deadline` is an absolute time; `priority` None takes the model's own. `plan` names the declared
+    uses of which this request is one; None: those under its client's own name. `preemptible`: its
+    lease may be asked to yield. `persist`: what it pins stays pinned when its client is gone, until
+    `unpin`. `owner`: the program that the client is a connection of, where that is known; its other
+    clients' pins are its own.
     """
 
     request_id: str
@@ -141,10 +142,10 @@ class EngineEstimated:
 class DeviceMeasured:
     """A device has room for this many bytes of engines in all, ours included.
 
-    `free_bytes` is what is in use by no program there now, and `reserve_bytes` what should stay free.
-    A figure that cannot be had is None: the ceiling stays as it is. While an engine loads or leaves
-    there, the measurement is shown and not judged: part of the engine's bytes may count twice, or not
-    at all.
+    `free_bytes` is what is in use by no program there now, and `reserve_bytes` what should stay
+    free. A figure that is not known is None: the ceiling stays as it is. While an engine loads or
+    leaves there, the measurement is shown and not judged: part of the engine's bytes may count
+    twice, or not at all.
     """
 
     device: str
@@ -163,9 +164,9 @@ class StageFinished:
 
 @dataclass(frozen=True, slots=True)
 class HintGiven:
-    """`release`: the model may leave now. `unload`: it leaves as soon as nobody leases it.
+    """`release`: the model may leave now. `unload`: it leaves as soon as no request leases it.
 
-    `unpin`: every pin of it ends, whoever made it; the configuration's until that is read anew.
+    `unpin`: every pin of it ends, whatever made it; the configuration's until that is read anew.
     """
 
     kind: Literal["release", "unload", "unpin"]
@@ -174,9 +175,10 @@ class HintGiven:
 
 @dataclass(frozen=True, slots=True)
 class UsesDeclared:
-    """A client tells the order of its coming uses; an empty order withdraws the plan.
+    """A client tells the order of its coming uses; an empty order withdraws them.
 
-    `plan` names it among the plans of all clients; None: the client has one, under its own name.
+    `plan` names these declared uses among those of all clients; None: those under the client's own
+    name.
     """
 
     client_id: str
@@ -190,7 +192,7 @@ class Reconfigured:
 
     `limits`: bytes by device; the devices themselves do not change while a keeper runs. `settings`:
     None leaves them as they are. `errors`: why a configured model cannot be run now, as an error on
-    the wire, by its name; a request for such a model hears this instead of `UnknownModel`.
+    the wire, by its name; a request for such a model gets this instead of `UnknownModel`.
     """
 
     models: tuple[ModelSpec, ...]

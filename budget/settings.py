@@ -14,9 +14,9 @@ class CoreSettings:
 
     `max_wait_s`: after this a waiting request cannot be passed any more. `max_queue`: requests that
     may wait in all; `max_queue_per_model`: for one model name; None is no bound of its own.
-    `preempt`: leases of lower priority may be asked to yield.
-    `prefetch`: what planned uses may cause before they are asked for. `cores`: those that engines
-    compute on; with "spare" a load ahead needs one that is free. None: there are always enough.
+    `preempt`: leases of lower priority may be asked to yield. `prefetch`: what declared uses may
+    cause before a request asks for them. `cores`: those that engines compute on; with "spare" a
+    load ahead needs one that is free. None: there are always enough.
     """
 
     max_wait_s: float = 15.0

@@ -15,11 +15,11 @@ from budget.books.states import State
 from budget.core import BudgetCore
 
 DECISIONS_SHOWN = 16
-PLANNED_SHOWN = 16
+USES_SHOWN = 16
 
 
 def snapshot(core: BudgetCore, now: float) -> dict[str, Any]:
-    """Everything that can be seen of the core at one moment. Reads, and changes nothing.
+    """All of the core that a reader may see, at one moment. Reads, and changes nothing.
 
     Args:
         core: the core.
@@ -27,10 +27,11 @@ def snapshot(core: BudgetCore, now: float) -> dict[str, Any]:
 
     Returns:
         `devices`, `engines` (those that hold bytes first), `queue` (in the order in which it will
-        be served), `plans` (the next engines of each), `declared` (the same with client, models
-        and what is there of them), `prefetch` (what looking ahead did), `decisions` (newest first)
-        and `left_out` (parts of the core that keep failing). Bytes are ints, times are seconds
-        before `now` (`_s`); times that do not apply and figures that are not known are None.
+        be served), `plans` (the next engines of all declared uses, by name), `declared` (the same
+        with client, models and the state of each engine), `prefetch` (what looking ahead did),
+        `decisions` (newest first) and `left_out` (parts of the core that keep failing). Bytes are
+        ints, times are seconds before `now` (`_s`); times that do not apply and figures that are
+        not known are None.
     """
     state = core.state
     engines = sorted(state.residents, key=lambda e: (not e.bookings, e.engine_id))
@@ -39,7 +40,7 @@ def snapshot(core: BudgetCore, now: float) -> dict[str, Any]:
         "devices": _devices(core),
         "engines": [_engine(state, engine, now) for engine in engines],
         "queue": _queue(state, now),
-        "plans": state.plans.by_plan(PLANNED_SHOWN),
+        "plans": state.declared_uses.next_by_name(USES_SHOWN),
         "prefetch": {
             **asdict(state.prefetch),
             "mode": state.settings.prefetch,
@@ -144,15 +145,15 @@ def _declared(core: BudgetCore) -> list[dict[str, Any]]:
                     "model": "+".join(names.get(engine_id, [engine_id])),
                     "state": _readiness(core, engine_id),
                 }
-                for engine_id in islice(order, PLANNED_SHOWN)
+                for engine_id in islice(order, USES_SHOWN)
             ],
         }
-        for plan, client, order in state.plans.declared()
+        for plan, client, order in state.declared_uses.declared()
     ]
 
 
 def _readiness(core: BudgetCore, engine_id: str) -> str:
-    """How near to its use a planned engine is: its state, or what there is of one that is absent."""
+    """The state of an engine with declared uses; of an absent one, whether its file is staged."""
     if engine_id not in core.state.residents:
         return "gone"
     state: State = core.state.residents[engine_id].state
@@ -178,7 +179,7 @@ def _leases(engine: EngineRecord, now: float) -> list[dict[str, Any]]:
 
 
 def _keep_alive_left(engine: EngineRecord, now: float) -> float | None:
-    """Seconds until its time-out; None while nothing counts down."""
+    """Seconds until an engine's time-out; None while nothing counts down."""
     counting = engine.state is State.IDLE and engine.used_since_load and not engine.pinned
     if not counting or engine.keep_alive_s == NO_TIMEOUT:
         return None
@@ -227,9 +228,9 @@ def _waits_for(state: CoreState, request: Waiting) -> str:
     if engine.state is State.LOADING:
         return "its load"
     if engine.state is State.EVICTING:
-        return "its last life to end"
+        return "the end of its process"
     if engine.draining_for is not None:
-        return f"its next life: it drains for {engine.draining_for}"
+        return f"its next load: it drains for {engine.draining_for}"
     if engine.resident:
-        return "its next life" if engine.leave_when_idle else "a slot"
+        return "its next load" if engine.leave_when_idle else "a slot"
     return "bytes"

@@ -1,7 +1,7 @@
 """Where the time of a run went: spans, a Chrome Trace file for Perfetto, and a line in `runs.jsonl`.
 
-A leaf: imports OpenTelemetry and the standard library only. `RunTrace` is the door; `current_run()` tells
-whether one is open here, at the cost of one context variable.
+A leaf: imports OpenTelemetry and the standard library only. A program opens a `RunTrace`;
+`current_run()` says whether one is open here, at the cost of one context variable.
 """
 
 from traces.place import default_directory

@@ -82,7 +82,7 @@ class RunContext(Generic[_Run]):
 
 
 def owner() -> tuple[object, str]:
-    """Who runs here, as a key, and by name: the asyncio task, or the thread outside of any."""
+    """The asyncio task that runs this code, or the thread outside of any, as a key and by name."""
     try:
         task = asyncio.current_task()
     except RuntimeError:

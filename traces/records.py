@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 Storage = Literal["cold", "staged", "warm"]
 PREFETCH = "prefetch"
-"""The `reason` of a load that nobody asked for yet; its first use gets a flow arrow."""
+"""The `reason` of a load that no request asked for yet; its first use gets a flow arrow."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
-"""Who gets bytes, and when.
+"""Which engine gets bytes, and when.
 
 `scheduler` is the pump that runs after every event; `admission` finds the placement an engine gets now;
-`fits` knows what can ever be; `prefetch` looks ahead; `preemption` interrupts; `refusals` says no.
+`fits` knows which placements can ever fit; `prefetch` loads ahead; `preemption` interrupts answers;
+`refusals` has the errors that end a request.
 """

@@ -1,4 +1,4 @@
-"""Admission: which placement an engine gets now, and who leaves for it."""
+"""Admission: which placement an engine gets now, and which engines leave for it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from budget.books.engines import Bookings, EngineRecord
 from budget.books.residents import Residents
 from budget.books.states import IDLE, LEASED, LOADING
 from budget.eviction.policies.eviction_policy import EvictionPolicy
-from budget.eviction.victims import Need, choose_victims, covers
+from budget.eviction.victims import Need, choose_victims, frees_enough
 
 ONE_WEIGHED = 64
-"""Of so many options one is weighed, each in its turn; the fewer there are the more: up to eight, all.
+"""Of so many options one is weighed, each in its turn. Of fewer, more are weighed; of up to eight, all.
 
 With many devices turns alone do nearly as well as the best choice; with few they do not.
 """
@@ -40,7 +40,7 @@ class Choice:
 
     @property
     def preference(self) -> tuple[bool, float, int, int]:
-        """Nobody leaves, then the least loss, then the tightest fit (large holes stay), then the first."""
+        """No victims, then the least loss, then the tightest fit (large holes stay), then the first."""
         leaves = bool(self.victims or self.draining)
         return (leaves, self.loss, self.leftover_bytes, self.option_index)
 
@@ -68,9 +68,9 @@ class Admission:
         self.policy = policy
         self._records = 0
         self._barred: set[str] = set()
-        """Devices on which nothing more is admitted in this pass: somebody before waits there."""
+        """Devices on which nothing more is admitted in this pass: an earlier request waits there."""
         self._turn_taken: set[str] = set()
-        """Devices on which nobody more is drained for in this pass: somebody before waits there."""
+        """Devices on which no more engines are drained in this pass: an earlier request waits there."""
 
     # Which placement
 
@@ -156,14 +156,14 @@ class Admission:
             sum([v.loss for v in victims]),
         )
 
-    # Who may leave
+    # Which engines may leave
 
     def _victims(self, need: Need) -> list[EvictionCandidate] | None:
         chosen = self.policy.victims(need)
         if chosen is None:
             return choose_victims(need.candidates, need.shortage, ordered=self.policy.ordered)
         victims = [c for c in need.candidates if c.engine_id in chosen]
-        if covers(victims, need.shortage):
+        if frees_enough(victims, need.shortage):
             return victims
         # None leaves for nothing, whatever a policy thinks, and none waits for a policy's mistake.
         return choose_victims(need.candidates, need.shortage, ordered=self.policy.ordered)
@@ -217,16 +217,16 @@ class Admission:
     # Turns
 
     def start_pass(self) -> None:
-        """Those who wait are looked at anew, in rank order."""
+        """Begin a pass: waiting requests are looked at anew, in rank order."""
         self._barred.clear()
         self._turn_taken.clear()
 
     def bar(self, engine: EngineRecord, now: float, may_drain: Drain) -> None:
-        """Let nobody pass a request whose turn it is and that cannot even claim its bytes yet.
+        """Let no request pass one whose turn it is and that cannot even claim its bytes yet.
 
-        Nobody after it drains engines on its devices: what was drained for is immune for a while,
-        and with two immune in turns it would never have both. If it waits for nothing but loads
-        to end, nobody loads there either: loads that overlap would keep it out for ever.
+        No later request drains engines on its devices, because an engine that was drained for is immune for
+        a while, and with two immune in turns the request would never have both. If it waits for nothing but
+        loads to end, no engine loads there either, because loads that overlap would keep it out for ever.
         """
         coming = self.choose(engine, now, may_drain=may_drain, measured=True, loading=True)
         if coming is not None:
@@ -235,7 +235,7 @@ class Admission:
             self._turn_taken.update(d for d, _ in engine.spec.options[index].bookings)
 
     def outdated(self, claim: Claim, now: float) -> bool:
-        """Whether a claim waits for leases to end and could do without by now."""
+        """Whether a claim waits for leases to end although its engine would fit without that by now."""
         if not claim.draining:
             return False
         with self._claims.set_aside(claim):

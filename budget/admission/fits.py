@@ -1,4 +1,4 @@
-"""What can ever be: the placements at which an engine can stand beside all pins.
+"""Feasibility: the placements at which an engine fits beside all pins, with all else evicted.
 
 A pin that ends with another client is no reason to say never: `eventually` counts only pins that last.
 """

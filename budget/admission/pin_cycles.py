@@ -17,7 +17,7 @@ from budget.books.queue import Waiting
 
 
 def end_cycles(state: CoreState, now: float) -> None:
-    """Deny requests until no circle is left: of each the one that closed it."""
+    """Deny requests until no circle is left: of each circle the one that closed it."""
     while (stuck := _stuck(state, _kept_out(state), now)) and _deny_one(state, stuck, now):
         pass
 

@@ -1,4 +1,4 @@
-"""Pins and hints: what callers say should stay, and what may go."""
+"""Pins and hints: which models callers want to stay, and which may leave."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def no_place(state: CoreState, request: Waiting) -> NeverFits:
 
 
 def lateness(state: CoreState, request: Waiting, now: float) -> DeadlineExceeded:
-    """What a request hears whose deadline has passed: whose pins kept it out, if any did."""
+    """The error of a request whose deadline has passed: it names the pins that kept it out, if any did."""
     engine = state.residents[request.engine_id]
     kept_out = bool(engine.spec.options) and is_kept_out(state, engine, request)
     models = state.fitting.in_the_way(engine, request.client_id) if kept_out else ()

@@ -1,9 +1,9 @@
-"""Preemption: whose generation is interrupted for whom, and how the interrupted wait.
+"""Preemption: which answer is interrupted for which request, and how an interrupted request waits.
 
-A request of higher priority that waits for a slot, or for the bytes of an engine that drains for it,
-has one lease of lower priority asked to yield. Whoever yields waits again under its own id, at its
-own priority, before its equals that came after it. Its waits since it first ran are summed up: once
-they reach `max_wait_s` it is not asked again, so that being interrupted ends.
+A request of higher priority that waits for a slot, or for the bytes of an engine that drains for
+it, has one lease of lower priority asked to yield. A request that yields waits again under its own
+id, at its own priority, before its equals that came after it. Its waits since it first ran are
+summed up: once they reach `max_wait_s` it is not asked again, so that being interrupted ends.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Preemption:
         self._state = state
 
     def ask(self, _now: float) -> None:
-        """Ask every lease to yield that somebody of higher priority waits for."""
+        """Ask every lease to yield that a request of higher priority waits for."""
         state = self._state
         if not state.interruptible:
             return

@@ -1,8 +1,8 @@
-"""Looking ahead: what the plans say comes next is staged, and loaded if it fits beside what works.
+"""Looking ahead: the next declared uses are staged, and loaded if they fit beside the engines in use.
 
-A prefetch takes only what nobody needs now. It books free bytes, or those of idle engines whose own
-next declared use is later; it holds no claim, so every request passes it; while it loads it is
-abandoned for any request, and once loaded it is the first to go when a device is short.
+A prefetch takes only bytes that no request needs now. It books free bytes, or those of idle engines
+whose own next declared use is later; it holds no claim, so every request passes it; while it loads
+it is abandoned for any request, and once loaded it is the first to go when a device is short.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from budget.books.queue import Rank
 from budget.books.states import DORMANT, State
 
 LOOKAHEAD = 256
-"""Planned uses that are looked at; what comes later counts as never."""
+"""Declared uses that are looked at; what comes later counts as never."""
 STAGED_AHEAD = 2
 """Files that may lie staged and not loaded: more would only push one another out of RAM."""
 LAST: Rank = (2, 0, 0)
@@ -61,7 +61,10 @@ class Prefetcher:
         self._read[engine_id] = self._read.get(engine_id, 0) + read_bytes
 
     def forget(self, now: float) -> None:
-        """What is planned no more: its keep_alive begins, and what was staged was read in vain."""
+        """Let go of engines that are not declared any more.
+
+        The keep_alive of one that was loaded ahead begins now; a file that was staged was read in vain.
+        """
         state = self._state
         if not (self._read or state.prefetched):
             return
@@ -82,7 +85,7 @@ class Prefetcher:
     def look_ahead(self, now: float) -> None:
         """Start the next prefetch if one is due; stop a staging that is not."""
         state = self._state
-        if not (state.plans or state.staging):
+        if not (state.declared_uses or state.staging):
             return
         nexts = self._nexts()
         absent = self._absent(nexts)
@@ -96,14 +99,14 @@ class Prefetcher:
 
     def _nexts(self) -> dict[str, int]:
         state = self._state
-        return state.plans.next_uses(LOOKAHEAD) if state.settings.prefetch != "off" else {}
+        return state.declared_uses.next_uses(LOOKAHEAD) if state.settings.prefetch != "off" else {}
 
     # Which
 
     def _absent(self, nexts: dict[str, int]) -> list[EngineRecord]:
         """The engines that may be fetched, nearest use first; nothing past one that is leaving.
 
-        What failed before is left to a request, so that nothing is tried over and over for nobody.
+        An engine that failed before is left to a request, so that it is not tried over and over in vain.
         """
         state = self._state
         found = []
@@ -141,7 +144,7 @@ class Prefetcher:
         return sum(working.values()) >= cores
 
     def _load(self, engine: EngineRecord, nexts: dict[str, int], now: float) -> None:
-        """Load an engine ahead, or let victims go for it first, where that is nobody's loss."""
+        """Load an engine ahead, or let victims go for it first, where no sooner use loses by it."""
         state = self._state
         mine = nexts[engine.engine_id]
         blocked = self._wanted_devices()
@@ -161,7 +164,7 @@ class Prefetcher:
             state.load(claim, now)
 
     def _wanted_devices(self) -> set[str]:
-        """Devices on which somebody waits for bytes: nothing is taken ahead there."""
+        """Devices on which a request waits for bytes: nothing is taken ahead there."""
         state = self._state
         wanted: set[str] = set(state.low)
         for engine_id in state.queue.engines():

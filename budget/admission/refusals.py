@@ -34,12 +34,12 @@ def unknown_model(model: str, known: Collection[str]) -> UnknownModel:
 
 
 def withdrawn(model: str) -> Cancelled:
-    """The caller changed its mind, or is gone."""
+    """The caller withdrew the request, or is gone."""
     return Cancelled(f"The request for {model} was withdrawn.", model=model)
 
 
 def foreign_lease(request_id: str, client_id: str) -> InvalidRequest:
-    """A lease was given back twice, or by somebody else."""
+    """A lease was given back twice, or by another client."""
     return InvalidRequest(
         f"Client {client_id} does not hold lease {request_id}.",
         hint="A lease ends once, by the client it was granted to.",
@@ -97,7 +97,7 @@ def _numbers(shortfall: Shortfall) -> dict[str, Any]:
 
 
 def _named(pins: Pins) -> str:
-    """Whose pins these are: "the pin of a (client 3), the pin of b (configured)"."""
+    """The pins with their holders, in words: "the pin of a (client 3), the pin of b (configured)"."""
     named = []
     for pin in pins:
         clients = [f"client {client}" for client in (*pin["clients"], *pin["waiting"])]
@@ -155,7 +155,7 @@ def in_a_circle(shortfall: Shortfall, waits: Sequence[Mapping[str, Any]]) -> Adm
 
 
 def is_awaited(model: str, waiting: int) -> KeepwarmError:
-    """A model was told to leave while it loads for those who wait."""
+    """A hint said that a model may leave while it loads for requests that wait."""
     return AdmissionDenied(
         f"{model} is loading for {waiting} waiting requests.",
         hint="Unload it when they are served, or cancel them.",
@@ -165,7 +165,7 @@ def is_awaited(model: str, waiting: int) -> KeepwarmError:
 
 
 def is_pinned(model: str, pins: Collection[str]) -> KeepwarmError:
-    """A pinned model was told to leave."""
+    """A hint said that a pinned model may leave."""
     return AdmissionDenied(
         f"{model} is pinned (by {', '.join(sorted(pins))}) and stays.", hint="Unpin it first."
     )

@@ -1,8 +1,8 @@
 """The pump: what follows from any change of bytes, leases or time.
 
-Order matters. What is resident serves first; what has a reason to leave leaves; devices that are
-over their ceiling shed; claims whose bytes are free load; pinned engines load; then those who wait
-look for bytes, in rank order; and what nobody needs now may serve what is planned.
+Order matters. Resident engines serve first; engines with a reason to leave leave; devices that are over
+their ceiling shed engines; claims whose bytes are free load; pinned engines load; then waiting requests
+look for bytes, in rank order; and bytes that no request needs now may serve declared uses.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ UNTYING: Final = "finding pins that wait for each other"
 
 
 class Scheduler:
-    """Brings the desk to rest after a change. Whatever fails at one engine or device stays with it."""
+    """Decides all that follows from a change. A failure at one engine or device stays with it."""
 
     def __init__(self, state: CoreState) -> None:
         self._state = state
         self.prefetcher = Prefetcher(state)
         self.preemption = Preemption(state)
         self._blind: Exception | None = None
-        """Why it could not even be seen in this pass who waits for what."""
+        """The error with which the list of wanted engines failed in this pass; else None."""
         self._reasons = (
             state.queue.by_id,
             state.restless,
@@ -54,7 +54,7 @@ class Scheduler:
             state.claims.by_engine,
             state.claims.spared,
             state.prefetched,
-            state.plans.by_name,
+            state.declared_uses.by_name,
             state.residents.pinned_ids,
         )
         """Where something stands while there is anything to do; looked at after every lease."""
@@ -168,7 +168,7 @@ class Scheduler:
                 faults.fine(part)
 
     def _give_up(self, engine_id: str, error: Exception, now: float) -> None:
-        """Those who wait for an engine that cannot be decided about are not left waiting."""
+        """End the requests that wait for an engine about which no decision succeeds."""
         for request in list(self._state.queue.by_id.values()):
             if request.engine_id == engine_id:
                 drop(self._state, request, broke_down(error))

@@ -29,7 +29,7 @@ RECORDS_KEPT = 64
 PIN_RANK: Rank = (0, -1, 0)
 """Pinned engines come before every request."""
 PREFETCH = "prefetch"
-"""The reason of a load for a planned use that nobody asked for yet."""
+"""The reason of a load for a declared use that no request has asked for yet."""
 
 
 @dataclass(slots=True)
@@ -62,10 +62,10 @@ class CoreState:
     ) -> None:
         self.settings = settings
         self.residents = Residents(limits, engines)
-        self.plans = DeclaredUses()
+        self.declared_uses = DeclaredUses()
         self.faults = Faults()
         self.policy = Guarded(policy, self.faults)
-        self.policy.attach(self.residents, self.plans)
+        self.policy.attach(self.residents, self.declared_uses)
         self.holders = PinHolders()
         self.fitting = Fitting(self.residents, self.holders)
         self.claims = Claims(self.residents)
@@ -81,7 +81,7 @@ class CoreState:
         self.asked: set[str] = set()
         """Leases that were."""
         self.revoked: dict[str, Revoke] = {}
-        """Leases that ended otherwise than by their clients, who have not given them back yet."""
+        """Leases that ended otherwise than by their clients, and that these have not given back yet."""
         self.records: deque[DecisionRecord] = deque(maxlen=RECORDS_KEPT)
         self.actions: list[Action] = []
         self.restless: dict[str, EngineRecord] = {}
@@ -91,7 +91,7 @@ class CoreState:
         self.staging: Staging | None = None
         self.prefetch = PrefetchCounts()
         self.prefetched: dict[str, EngineRecord] = {}
-        """Engines that were loaded ahead, or are loading, and that nobody has used yet."""
+        """Engines that were loaded ahead, or are loading, and that no request has used yet."""
         self.low: set[str] = set()
         """Devices with less free than their reserve."""
         self.unsettled: set[str] = set()
@@ -158,7 +158,7 @@ class CoreState:
         return self.head_rank(claim.engine.engine_id, now) or claim.rank
 
     def grantable(self, engine: EngineRecord, request: Waiting, now: float) -> bool:
-        """Whether a request may be granted now: resident, a free slot, and nobody before it."""
+        """Whether a request may be granted now: resident, a free slot, and no request before it."""
         if not engine.resident or engine.retired:
             return False
         if request.want == "pin":
@@ -225,10 +225,10 @@ class CoreState:
         request_id, client_id, model = event.request_id, event.client_id, event.model
         lease = Lease(request_id, client_id, model, slot, priority, now, number)
         self._lease(engine, lease, now, preemptible=event.preemptible)
-        name, life = engine.engine_id, engine.generation
+        name, generation = engine.engine_id, engine.generation
         cold = False
         self._used(engine)
-        grant = Grant(request_id, client_id, model, name, life, slot, cold, now, now)
+        grant = Grant(request_id, client_id, model, name, generation, slot, cold, now, now)
         self.actions.append(grant)
 
     def _lease(self, engine: EngineRecord, lease: Lease, now: float, *, preemptible: bool) -> None:
@@ -278,7 +278,7 @@ class CoreState:
         self.tell_load(engine, claim.reason)
 
     def evict(self, engine: EngineRecord, now: float, reason: str) -> None:
-        """An idle engine leaves, or a load that nobody waits for is abandoned."""
+        """An idle engine leaves, or a load that no request waits for is abandoned."""
         self.claims.drained(engine)
         self.lost(engine)
         self.restless.pop(engine.engine_id, None)
@@ -313,7 +313,7 @@ class CoreState:
             self.evict(self.residents[victim], now, f"evicted for {wanted}")
 
     def pin(self, engine: EngineRecord, model: str) -> None:
-        """Protect an engine; whoever counted on its bytes decides anew."""
+        """Protect an engine; claims that counted on its bytes are dropped, and decided anew."""
         self.residents.pin(engine, model)
         engine.leave_when_idle = False
         if engine.draining_for is not None:

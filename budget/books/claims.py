@@ -1,4 +1,4 @@
-"""Claims: bytes that are coming free, and for whom."""
+"""Claims: bytes that are coming free, each promised to one engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from budget.books.residents import Residents
 class Claim:
     """Bytes that are coming free for an engine which is not resident yet.
 
-    `draining` are engines whose leases are running out; everything else it needs is free or leaving.
+    `draining` are engines whose leases are running out; everything else it needs is free or
+    leaving.
     """
 
     engine: EngineRecord
@@ -89,14 +90,14 @@ class Claims:
             self.by_engine[claim.engine.engine_id] = claim
 
     def clear(self) -> None:
-        """Withdraw all; none drains any more."""
+        """Withdraw all claims; no engine drains any more."""
         self.by_engine.clear()
         self.spared.clear()
         for engine in self._residents:
             engine.draining_for = None
 
     def available(self, device: str) -> int:
-        """Bytes that are free or leaving and promised to nobody; negative when over the limit."""
+        """Bytes that are free or leaving and not promised; negative when over the limit."""
         coming = self._books.ledgers[device].coming_bytes
         for claim in self.by_engine.values():
             coming -= self._promised(claim, device)

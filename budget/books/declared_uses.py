@@ -7,31 +7,32 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice, zip_longest
 
 SKIPPED_STEPS = 8
-"""A request that matches none of so many next steps of its plan is taken as an aside."""
+"""A request that matches none of so many next steps of its declared uses leaves them as they are."""
 
 FADING = 0.2
-"""The weight of the newest request in the share of those that were planned."""
+"""The weight of the newest request in the share of requests that were declared."""
 
 
 class DeclaredUses:
-    """The declared next uses of every plan, as engine ids, soonest first.
+    """The declared uses of all clients, as engine ids, soonest first, by name.
 
-    A plan has a name of its own and an owner, the client that declared it: requests that use it up
-    may come from other clients, since a program talks to its keeper over several connections.
+    Each row of declared uses has a name of its own and an owner, the client that declared it.
+    Requests that use it up may come from other clients, because a program talks to its keeper over
+    several connections.
     """
 
-    __slots__ = ("_models", "_owners", "by_name", "unplanned", "version")
+    __slots__ = ("_models", "_owners", "by_name", "undeclared", "version")
 
     def __init__(self) -> None:
         self.by_name: dict[str, deque[str]] = {}
-        """What is left of each; to be read, the same object for good."""
+        """The uses that are left, by name; to be read, the same object for good."""
         self._models: dict[str, deque[str]] = {}
-        """The names under which the steps of each plan were declared, as many as there are steps."""
+        """By name: the models that the steps were declared as, as many as there are steps."""
         self._owners: dict[str, str] = {}
         self.version = 0
-        """Changes with every change of a plan."""
-        self.unplanned = 1.0
-        """The share of recent requests that no plan foretold, between 0 and 1."""
+        """Changes with every change of declared uses."""
+        self.undeclared = 1.0
+        """The share of recent requests that were not declared, between 0 and 1."""
 
     def __bool__(self) -> bool:
         return bool(self.by_name)
@@ -39,7 +40,7 @@ class DeclaredUses:
     def declare(
         self, name: str, steps: Iterable[tuple[str, str]], owner: str | None = None
     ) -> None:
-        """Replace a plan; an empty one withdraws it. A plan without an owner is its own.
+        """Replace the declared uses of that name; no steps withdraw them. The default owner is the name.
 
         `steps`: the model that each step is declared as, and the engine that runs it.
         """
@@ -55,12 +56,12 @@ class DeclaredUses:
             self.drop(name)
 
     def withdraw(self, owner: str) -> None:
-        """A client is gone and its plans with it."""
+        """Drop the declared uses of a client that is gone."""
         for name in [name for name, of in self._owners.items() if of == owner]:
             self.drop(name)
 
     def drop(self, name: str) -> None:
-        """Forget a plan, if there is one of that name."""
+        """Drop the declared uses of that name, if there are any."""
         self.version += 1
         self.by_name.pop(name, None)
         self._models.pop(name, None)
@@ -81,12 +82,12 @@ class DeclaredUses:
         self.version += 1
 
     def used(self, name: str, engine_id: str) -> None:
-        """A request under a plan asked for an engine: the plan goes on behind that step.
+        """Drop the step that a request under that name has used.
 
-        Steps that were left out are dropped with it, up to a few; a use that is not planned for
-        changes nothing.
+        Steps that were left out before it are dropped, too, up to a few. A use that was not
+        declared changes nothing.
         """
-        self.unplanned += FADING * (1.0 - self.unplanned)
+        self.undeclared += FADING * (1.0 - self.undeclared)
         order = self.by_name.get(name)
         if order is None:
             return
@@ -97,13 +98,13 @@ class DeclaredUses:
                     order.popleft()
                     models.popleft()
                 self.version += 1
-                self.unplanned -= FADING
+                self.undeclared -= FADING
                 break
         if not order:
             self.drop(name)
 
     def order(self, limit: int) -> list[str]:
-        """The next `limit` uses of all plans, taken in turns: nobody says who is faster."""
+        """The next `limit` uses of all names, taken in turns, because which is faster is not known."""
         return list(islice(self._merged(), limit))
 
     def next_uses(self, limit: int) -> dict[str, int]:
@@ -114,11 +115,11 @@ class DeclaredUses:
         return found
 
     def declared(self) -> Iterator[tuple[str, str, Sequence[str]]]:
-        """Every plan: its name, its owner, and all uses that are left of it."""
+        """By row of declared uses: its name, its owner, and all uses that are left."""
         return ((name, self._owners[name], order) for name, order in self.by_name.items())
 
-    def by_plan(self, limit: int) -> dict[str, list[str]]:
-        """The next `limit` uses of each plan, by its name."""
+    def next_by_name(self, limit: int) -> dict[str, list[str]]:
+        """The next `limit` uses, by name."""
         return {name: list(islice(order, limit)) for name, order in self.by_name.items()}
 
     def _merged(self) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What the core knows of an engine: its specification, and the record of its life."""
+"""What the core knows of an engine: its specification, and the record of its state and leases."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from budget.books.states import FOLLOWING, RESIDENT, TRANSITIONS, State, Trigger
 from budget.errors import InternalError
 
-STORY_LENGTH = 32
+PAST_LENGTH = 32
 NO_TIMEOUT = -1.0
 """The keep_alive that never ends."""
 
@@ -59,7 +59,8 @@ class ModelSpec:
 class Lease:
     """A running request's hold on a resident engine. Its id is its request's.
 
-    Nobody changes it; it is not frozen because a frozen one takes five times as long to make.
+    It never changes once made. It is not frozen, because a frozen one takes five times as long to
+    make.
     """
 
     request_id: str
@@ -96,6 +97,7 @@ class EngineRecord:
         "loaded_at",
         "min_option",
         "option_index",
+        "past",
         "pins",
         "released",
         "retired",
@@ -103,7 +105,6 @@ class EngineRecord:
         "spec",
         "spec_ahead",
         "state",
-        "story",
         "unload_told",
         "used_since_load",
         "uses",
@@ -112,13 +113,13 @@ class EngineRecord:
     def __init__(self, spec: EngineSpec) -> None:
         self.specify(spec)
         self.spec_ahead: EngineSpec | None = None
-        """What it is from its next life on, where that cannot be before."""
+        """What it is from its next load on, where that is not possible before."""
         self.engine_id = spec.engine_id
         """The engine's name in every event and action."""
         self.state = State.ABSENT
         self.generation = 0
         self.load_told = self.unload_told = 0
-        """The last lives whose load and whose end an action told of."""
+        """The last generations whose load and whose end the core has asked for in an action."""
         self.option_index = 0
         self.bookings: Bookings = ()
         self.leases: dict[str, Lease] = {}
@@ -140,7 +141,7 @@ class EngineRecord:
         self.retired = False
         self.draining_for: str | None = None
         self.immune_until = 0.0
-        self.story: deque[tuple[float, State, Trigger, str]] = deque(maxlen=STORY_LENGTH)
+        self.past: deque[tuple[float, State, Trigger, str]] = deque(maxlen=PAST_LENGTH)
 
     def specify(self, spec: EngineSpec) -> None:
         """Take over what the engine may be; `least_bytes` is what each placement takes at least."""
@@ -158,13 +159,13 @@ class EngineRecord:
         return self.state in RESIDENT
 
     @property
-    def setbacks(self) -> int:
-        """Failures in a row: loads that failed, or lives that ended before they served anybody."""
+    def failures_in_row(self) -> int:
+        """Failures in a row: loads that failed, or engines that died before they served a request."""
         return max(self.failures, self.deaths)
 
     @property
     def abandonable(self) -> bool:
-        """Whether it is loading and nobody waits for it any more."""
+        """Whether it is loading and no request waits for it any more."""
         return self.state is State.LOADING and not self.demand and not self.pins
 
     @property
@@ -174,7 +175,7 @@ class EngineRecord:
 
     @property
     def open(self) -> bool:
-        """Whether a request may have a slot at once: nobody waits for it or for its bytes."""
+        """Whether a request may have a slot at once: no other waits for it or for its bytes."""
         return (
             self.state in RESIDENT
             and not self.demand
@@ -186,7 +187,7 @@ class EngineRecord:
 
     @property
     def whereabouts(self) -> Bookings:
-        """Where it is, or can only be; nothing where that is not decided yet."""
+        """Its bookings, or those of its only option; empty where that is not decided yet."""
         if self.bookings or len(self.spec.options) != 1:
             return self.bookings
         return self.spec.options[0].bookings
@@ -201,14 +202,14 @@ class EngineRecord:
         return next(slot for slot in range(self.spec.slots) if slot not in taken)
 
     def must_be_able_to(self, trigger: Trigger) -> None:
-        """Raise `InternalError` with the engine's story unless the transition table has the pair."""
+        """Raise `InternalError` with the engine's last events unless the transition table has the pair."""
         if trigger not in FOLLOWING[self.state]:
             raise self._impossible(trigger)
 
     def _impossible(self, trigger: Trigger) -> InternalError:
         return InternalError(
             f"{self.engine_id}: {trigger.name} is impossible while {self.state.name}.",
-            hint="Story, oldest first: " + self.tell(),
+            hint="Last events, oldest first: " + self.tell(),
             engine=self.engine_id,
             state=self.state.name,
             trigger=trigger.name,
@@ -218,12 +219,13 @@ class EngineRecord:
         """Take one row of the transition table; returns the new state.
 
         Raises:
-            InternalError: the pair is not in the table; the message carries the engine's story.
+            InternalError: the pair is not in the table; the message carries the engine's last
+            events.
         """
         target = FOLLOWING[self.state].get(trigger)
         if target is None:
             raise self._impossible(trigger)
-        self.story.append((now, self.state, trigger, detail))
+        self.past.append((now, self.state, trigger, detail))
         self.state = target
         return target
 
@@ -231,7 +233,7 @@ class EngineRecord:
         """The last events of this engine, oldest first, one line."""
         return "; ".join(
             f"{at:.6f} {state.name}-{trigger.name}->{TRANSITIONS[state, trigger].name} {detail}".rstrip()
-            for at, state, trigger, detail in self.story
+            for at, state, trigger, detail in self.past
         )
 
     def __repr__(self) -> str:

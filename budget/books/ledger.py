@@ -1,4 +1,4 @@
-"""The books: what is reserved on every device, and for whom. They balance after every event."""
+"""The books: what is reserved on every device, by holder. They balance after every event."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class Ledger:
 
 
 class Books:
-    """Every device's ledger, and who holds which bytes. A booking stands on all its devices or on none."""
+    """Every device's ledger, by holder. A booking stands on all its devices or on none."""
 
     def __init__(self, limits: Mapping[str, int]) -> None:
         self._settings = [0]

@@ -1,4 +1,4 @@
-"""Who keeps a model pinned: the configuration, clients, and requests that are to pin it."""
+"""The holders of each pin: the configuration, clients, and requests that are to pin a model."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Owner = str | None
 class Holders:
     """What keeps one model pinned; it is pinned while anything here does.
 
-    `configured`: the configuration says so, and no hint has ended that. `persistent`: a client pinned
-    it for longer than its own life. `clients`: pins that end with these clients. `requests`: the
-    waiting requests that pin it from their arrival on.
+    `configured`: the configuration says so, and no hint has ended that. `persistent`: a client
+    pinned it to outlast the client itself. `clients`: pins that end with these clients. `requests`:
+    the waiting requests that pin it from their arrival on.
     """
 
     configured: bool = False

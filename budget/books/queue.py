@@ -26,7 +26,7 @@ class Waiting:
     arrived_at: float
     number: int
     seen_generation: int = -1
-    """The life of the engine that was resident when the request arrived; -1 when none was."""
+    """The generation of the engine that was resident when the request arrived; -1 when none was."""
     preemptible: bool = False
     persist: bool = False
     """Whether what it pins stays pinned without its client."""
@@ -45,7 +45,8 @@ class Waiting:
     def aged(self, now: float, max_wait_s: float) -> bool:
         """Whether it has waited so long that nothing may pass it any more.
 
-        Compared as a sum, as the timer that wakes the core is computed, so that both agree to the bit.
+        Compared as a sum, as the timer that wakes the core is computed, so that both agree to the
+        bit.
         """
         return now >= self.arrived_at + max_wait_s
 
@@ -112,7 +113,8 @@ class Queue:
         self.aside: dict[str, Waiting] = {}
         """Those that are to pin a model beside pins of other clients, which must end first; to be read.
 
-        They are in no list of an engine: nobody waits behind them, and no bytes are sought for them.
+        They are in no list of an engine: no request waits behind them, and no bytes are sought for
+        them.
         """
 
     def __len__(self) -> int:
@@ -133,7 +135,7 @@ class Queue:
         return self._by_engine.get(engine_id)
 
     def engines(self) -> list[str]:
-        """The engines that somebody waits for."""
+        """The engines that requests wait for."""
         return list(self._by_engine)
 
     def add(self, request: Waiting, *, aside: bool = False) -> None:

@@ -22,7 +22,7 @@ from budget.recovery.soundness import wrong_bookings
 
 
 class Residents:
-    """All engines of the core, and the only door through which their residency changes."""
+    """All engines of the core; their residency changes only by the methods of this class."""
 
     def __init__(self, limits: Mapping[str, int], specs: Iterable[EngineSpec]) -> None:
         self.books = Books(limits)
@@ -68,11 +68,11 @@ class Residents:
         return record
 
     def estimate(self, engine: EngineRecord, options: tuple[PlacementOption, ...]) -> None:
-        """Replace what an engine's placements take; its life at hand is not touched."""
+        """Replace what an engine's placements take; an engine that is resident is not touched."""
         engine.specify(replace(engine.spec, options=options))
 
     def respecify(self, engine: EngineRecord, spec: EngineSpec) -> None:
-        """Replace what an engine may be: now, or from its next life on where this one has another form."""
+        """Replace what an engine may be: now, or from its next load on where this one has another form."""
         if engine.state in DORMANT:
             self._begin_as(engine, spec)
         elif len(spec.options) == len(engine.spec.options):
@@ -136,7 +136,7 @@ class Residents:
         return any(e.state in (LOADING, EVICTING) for e in self.on_device(device))
 
     def book(self, engine: EngineRecord, option_index: int, now: float, reason: str) -> None:
-        """Book an option's bytes and start a new life: ABSENT or FAILED to LOADING."""
+        """Book an option's bytes and start a new generation: ABSENT or FAILED to LOADING."""
         bookings = engine.spec.options[option_index].bookings
         self.books.book(engine.engine_id, bookings)
         engine.move(Trigger.BOOK, now, reason)
@@ -244,7 +244,7 @@ class Residents:
         table.update({engine.engine_id: engine for engine in engines})
 
     def imbalances(self) -> Iterator[str]:
-        """Where books, tables and engines do not tell the same story, in words."""
+        """Where books, tables and engines do not agree, in words."""
         for engine in self:
             entry = self.books.entry(engine.engine_id)
             holds = engine.state not in DORMANT

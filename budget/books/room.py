@@ -11,9 +11,8 @@ class Taken:
     """What one of our engines takes of a device.
 
     Attributes:
-        measured: bytes; None where they are not to be had.
-        booked: bytes in the books.
-        moving: whether it is loading or leaving, so that its bytes of now are anything up to `booked`.
+        measured: bytes; None where they are not to be had. booked: bytes in the books. moving:
+        whether it is loading or leaving, so that its bytes of now are anything up to `booked`.
     """
 
     measured: int | None
@@ -22,7 +21,7 @@ class Taken:
 
 
 def taken_bytes(engines: Sequence[Taken]) -> int | None:
-    """Bytes that our engines take of a device in all; None where they are not to be had.
+    """Bytes that keepwarm's engines take of a device in all; None where that is not known.
 
     Where the measure of one is missing, that of none is trusted (a container's process numbers may
     be another's): then what is booked is what is taken, unless an engine is loading or leaving.
@@ -39,7 +38,8 @@ def room_bytes(free: int | None, taken: int | None, cached: int, reserve: int) -
     """Bytes that a device has for engines in all, those of now included; None where not known.
 
     Args:
-        free: what the device has free, read before what engines take: then one that grows in between
+        free: what the device has free, read before what engines take: then one that grows in
+        between
             does not look like bytes that another program took. The host counts pages of files as
             free: it can drop them.
         taken: what engines take there.

@@ -7,7 +7,7 @@ from typing import Final
 
 
 class State(Enum):
-    """Where an engine is in its life. `resident` is IDLE or LEASED; an ABSENT file may be staged."""
+    """The state of an engine's residency. `resident` is IDLE or LEASED; an ABSENT file may be staged."""
 
     ABSENT = "absent"
     LOADING = "loading"
@@ -37,8 +37,8 @@ class Trigger(Enum):
     __hash__ = object.__hash__
 
 
-# Names of their own for what every decision looks at: a member is looked up on its Enum slowly before
-# Python 3.12.
+# Names of their own for what every decision looks at: a member is looked up on its Enum slowly
+# before Python 3.12.
 LOADING: Final = State.LOADING
 IDLE: Final = State.IDLE
 LEASED: Final = State.LEASED

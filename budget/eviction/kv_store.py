@@ -2,7 +2,7 @@
 
 Pure decisions. A slot's state is saved when an engine is evicted and restored when it returns; the
 gain is the prompt evaluation that is spared, the cost is the time that both take, and both are
-figures of that engine as measured. Restored state that nobody continues lowers the expected gain.
+figures of that engine as measured. Restored state that no request continues lowers the expected gain.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class KvFigures:
     reuse: float = 1.0
 
     def reused(self, restored_tokens: int, used_tokens: int) -> KvFigures:
-        """The figures after a life of the engine that used so many of its restored tokens."""
+        """The figures after a residency of the engine that used so many of its restored tokens."""
         if restored_tokens <= 0:
             return self
         share = min(1.0, used_tokens / restored_tokens)
@@ -168,7 +168,7 @@ def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
     return min(len(one), len(other))
 
 
-def restore_plan(
+def choose_restores(
     slots: int,
     saved: Mapping[int, Sequence[int]],
     warm: Sequence[int] | None,

@@ -16,14 +16,14 @@ Row = tuple[float, int, int]
 """A candidate: what losing it costs, its place among all (equals leave in that order), its bytes."""
 
 
-def cover(
+def set_of_least_loss(
     losses: Iterable[float], sizes: Sequence[int], missing: int, *, ordered: bool
 ) -> list[int] | None:
     """Which candidates leave so that `missing` bytes come free.
 
     Args:
         losses: what losing each candidate costs.
-        sizes: the bytes that each one frees; whoever frees none is left alone.
+        sizes: the bytes that each one frees; one that frees none is left alone.
         missing: bytes, above 0.
         ordered: take strictly from the least loss up, instead of the least total loss.
 
@@ -48,7 +48,7 @@ def cover(
 
 
 def _first_enough(rows: Sequence[Row], missing: int) -> list[Row]:
-    """The shortest prefix that covers, without redundant members: the dearest stay first."""
+    """The shortest prefix that frees enough, without redundant members: the dearest stay first."""
     chosen = []
     excess = -missing
     for row in rows:
@@ -65,7 +65,7 @@ def _first_enough(rows: Sequence[Row], missing: int) -> list[Row]:
 
 
 def _of_few(rows: Sequence[Row], missing: int) -> list[Row]:
-    """The cover of least loss. A set comes after its subsets, so that nobody in it is redundant."""
+    """The set of least loss. It comes after its subsets, so that it has no redundant member."""
     n_bytes, losses = [0], [0.0]
     best, best_loss = 0, math.inf
     for loss, _, size in rows:

@@ -1,4 +1,4 @@
-"""Which set of candidates leaves: enough bytes on every device, the least loss, nobody redundant."""
+"""Which set of candidates leaves: enough bytes on every device, the least loss, no redundant member."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from budget.actions import EvictionCandidate
-from budget.eviction.smallest_sets import EXACT_LIMIT, cover
+from budget.eviction.smallest_sets import EXACT_LIMIT, set_of_least_loss
 
 Shortage = Mapping[str, int]
 
 
 @dataclass(slots=True)
 class Need:
-    """What an eviction is for: who wants bytes, how many are missing where, who may leave."""
+    """What an eviction is for: the engine that wants bytes, those missing by device, and the candidates."""
 
     wanted: str
     shortage: Mapping[str, int]
@@ -40,7 +40,7 @@ def choose_victims(
         return _on_one_device(candidates, device, missing, ordered=ordered)
     useful = [c for c in candidates if any(d in shortage and b > 0 for d, b in c.bookings)]
     useful.sort(key=lambda c: (c.loss, c.engine_id))
-    if not covers(useful, shortage):
+    if not frees_enough(useful, shortage):
         return None
     if ordered:
         return _pruned(_first_enough(useful, shortage), shortage)
@@ -56,7 +56,7 @@ def _on_one_device(
 ) -> list[EvictionCandidate] | None:
     losses = [candidate.loss for candidate in candidates]
     sizes = [dict(candidate.bookings).get(device, 0) for candidate in candidates]
-    found = cover(losses, sizes, missing, ordered=ordered)
+    found = set_of_least_loss(losses, sizes, missing, ordered=ordered)
     if found is None:
         return None
     return sorted([candidates[place] for place in found], key=lambda c: (c.loss, c.engine_id))
@@ -66,7 +66,7 @@ def _total_loss(chosen: Sequence[EvictionCandidate]) -> float:
     return sum(c.loss for c in chosen)
 
 
-def covers(chosen: Sequence[EvictionCandidate], shortage: Shortage) -> bool:
+def frees_enough(chosen: Sequence[EvictionCandidate], shortage: Shortage) -> bool:
     """Whether these free enough on every device named."""
     left = dict(shortage)
     for candidate in chosen:
@@ -79,7 +79,7 @@ def covers(chosen: Sequence[EvictionCandidate], shortage: Shortage) -> bool:
 def _first_enough(
     order: Sequence[EvictionCandidate], shortage: Shortage
 ) -> list[EvictionCandidate]:
-    """The shortest prefix that covers, leaving out whoever frees nothing that is still missing."""
+    """The shortest prefix that frees enough, without candidates that free nothing still missing."""
     left = {device: amount for device, amount in shortage.items() if amount > 0}
     chosen = []
     for candidate in order:
@@ -97,11 +97,11 @@ def _first_enough(
 
 
 def _pruned(chosen: list[EvictionCandidate], shortage: Shortage) -> list[EvictionCandidate]:
-    """Without redundant members: whoever costs most to lose stays first, if the rest suffices."""
+    """The set without redundant members: what costs most to lose stays first, if the rest suffices."""
     kept = list(chosen)
     for candidate in sorted(chosen, key=lambda c: (-c.loss, c.engine_id)):
         rest = [c for c in kept if c is not candidate]
-        if covers(rest, shortage):
+        if frees_enough(rest, shortage):
             kept = rest
     return sorted(kept, key=lambda c: (c.loss, c.engine_id))
 
@@ -119,7 +119,7 @@ def _by_density(
 def _exact(
     candidates: list[EvictionCandidate], shortage: Shortage, start: list[EvictionCandidate]
 ) -> list[EvictionCandidate]:
-    """The least total loss by depth-first branch and bound, starting from a known cover."""
+    """The least total loss by depth-first branch and bound, starting from a known set."""
     best, best_loss = start, _total_loss(start)
 
     def descend(

@@ -11,11 +11,11 @@ FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 30.0
 
 
-def after_setback(engine: EngineRecord, error: Mapping[str, Any], now: float) -> None:
+def after_failure(engine: EngineRecord, error: Mapping[str, Any], now: float) -> None:
     """Remember a failure: the next try of a pinned engine waits longer each time.
 
     From the second in a row on requests are refused until then, too.
     """
     engine.last_error = dict(error)
-    patience = FIRST_BACKOFF_S * 2.0 ** min(engine.setbacks - 1, 16)
+    patience = FIRST_BACKOFF_S * 2.0 ** min(engine.failures_in_row - 1, 16)
     engine.retry_at = now + min(MAX_BACKOFF_S, patience)

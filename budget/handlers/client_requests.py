@@ -18,7 +18,7 @@ from budget.errors import InternalError, KeepwarmError, LoadFailed, error_from_w
 from budget.handlers.rule import EventRule
 from budget.recovery import soundness
 
-PLANS = "taking up a plan's steps"
+USES = "taking up declared uses"
 
 
 class Requests:
@@ -61,37 +61,37 @@ class Requests:
             error = self._cannot_wait(request, now)
         if error is not None:
             return self._deny(event, error)
-        planned = self._use(event, engine, now)
+        declared = self._use(event, engine, now)
         if request.want == "pin" and not aside:
             pin_for(state, engine, request)
         if at_once:
             state.grant(engine, request, now)
         else:
             state.enqueue(request, aside=aside)
-        return request.want == "pin" or not at_once or planned
+        return request.want == "pin" or not at_once or declared
 
     def _grant_at_once(
         self, event: ev.RequestArrived, entry: ModelSpec, engine: EngineRecord, now: float
     ) -> bool:
         """What most requests are: the engine is there, with a free slot, and none is before them."""
         self._numbers += 1
-        planned = self._use(event, engine, now)
+        declared = self._use(event, engine, now)
         priority = entry.priority if event.priority is None else event.priority
         self._state.grant_at_once(engine, event, priority, self._numbers, now)
-        return planned
+        return declared
 
     def _use(self, event: ev.RequestArrived, engine: EngineRecord, now: float) -> bool:
-        """Tell plans and policy of a use; returns whether anything is planned."""
+        """Note a use in declared uses and policy; returns whether any uses are declared."""
         state = self._state
-        planned = bool(state.plans)
+        declared = bool(state.declared_uses)
         try:
-            state.plans.used(event.plan or event.client_id, engine.engine_id)
+            state.declared_uses.used(event.plan or event.client_id, engine.engine_id)
         except Exception as error:
-            # No request depends on it; a plan that is half used up is none.
-            state.plans.drop(event.plan or event.client_id)
-            state.faults.note(PLANS, error)
+            # No request depends on them; declared uses that are half used up are dropped.
+            state.declared_uses.drop(event.plan or event.client_id)
+            state.faults.note(USES, error)
         state.policy.used(engine.engine_id, now)
-        return planned
+        return declared
 
     def _request(
         self, event: ev.RequestArrived, entry: ModelSpec, engine: EngineRecord, now: float
@@ -124,7 +124,7 @@ class Requests:
         fits = fitting.pinnable(engine) if pins else engine.resident or fitting.feasible(engine)
         if not fits and not fitting.eventually(engine, {request.client_id}):
             return no_place(self._state, request)
-        if engine.state is State.FAILED and engine.setbacks > 1 and now < engine.retry_at:
+        if engine.state is State.FAILED and engine.failures_in_row > 1 and now < engine.retry_at:
             return error_from_wire(dict(engine.last_error or {}))
         return None
 
@@ -176,7 +176,7 @@ class Requests:
             del state.revoked[request_id]
         for model in state.holders.gone(client):
             state.unpin(state.residents[state.models[model].engine_id], model)
-        state.plans.withdraw(client)
+        state.declared_uses.withdraw(client)
         return True
 
     # Leases

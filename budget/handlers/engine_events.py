@@ -1,4 +1,4 @@
-"""What engines report of their lives, what they take, and what devices have left."""
+"""Events of engines and devices: loads, ends, what engines take, and what devices have left."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from budget.books.ledger import UNJUDGED_AT_MOST_S, Ledger
 from budget.books.states import State, Trigger
 from budget.errors import InternalError, error_from_wire
 from budget.footprint import HOST
-from budget.handlers.backoff import after_setback
+from budget.handlers.backoff import after_failure
 from budget.handlers.reconfigure import drop_if_retired
 from budget.handlers.rule import EventRule
 from budget.recovery import soundness
@@ -21,7 +21,7 @@ from budget.recovery import soundness
 Told = ev.LoadFinished | ev.LoadEndedBadly | ev.EngineGone | ev.UnloadFinished | ev.EngineMeasured
 
 DEATHS_BEFORE_DENIAL = 2
-"""An engine that died this often without serving anybody is not restarted for those who wait."""
+"""An engine that died this often without serving a request is not restarted for those that wait."""
 
 
 class EngineEvents:
@@ -50,7 +50,7 @@ class EngineEvents:
         if engine.generation != event.generation:
             raise InternalError(
                 f"event for {event.engine_id} generation {event.generation}, which is over: {engine!r}",
-                hint="Story, oldest first: " + engine.tell(),
+                hint="Last events, oldest first: " + engine.tell(),
             )
         if trigger is not None:
             engine.must_be_able_to(trigger)
@@ -101,7 +101,7 @@ class EngineEvents:
             self._state.restless[engine.engine_id] = engine
             awaited = engine.demand or engine.pins or engine.engine_id in self._state.prefetched
             if not awaited:
-                # Whoever it was loaded for is gone: its keep_alive begins now.
+                # The request it was loaded for is gone: its keep_alive begins now.
                 engine.used_since_load = True
             if engine.immune_until:
                 engine.immune_until = now + self._state.settings.max_wait_s
@@ -120,7 +120,7 @@ class EngineEvents:
             else:
                 engine.failures += 1
                 engine.min_option = 0
-                after_setback(engine, event.error, now)
+                after_failure(engine, event.error, now)
                 self._end_all(engine, event.error, now)
             drop_if_retired(self._state, engine)
         return True
@@ -162,7 +162,7 @@ class EngineEvents:
         self._state.residents.gone(engine, Trigger.DIED, now)
         if engine.state is State.FAILED:
             engine.deaths += 1
-            after_setback(engine, event.error, now)
+            after_failure(engine, event.error, now)
             if engine.deaths >= DEATHS_BEFORE_DENIAL:
                 self._end_all(engine, event.error, now)
             drop_if_retired(self._state, engine)

@@ -47,7 +47,7 @@ def longest_keep_alives(entries: Iterable[ModelSpec]) -> dict[str, float]:
 
 
 def reconfigure(state: CoreState, event: Reconfigured, now: float) -> None:
-    """Take over models, engines and limits; engines that are gone leave when nobody leases them."""
+    """Take over models, engines and limits; engines that are gone leave when no request leases them."""
     before = {name: entry.engine_id for name, entry in state.models.items()}
     if event.settings is not None:
         _take_settings(state, event.settings)
@@ -72,12 +72,12 @@ def drop_if_retired(state: CoreState, engine: EngineRecord) -> None:
 
 
 def follow(state: CoreState, before: dict[str, str]) -> None:
-    """DeclaredUses and policy go on with the engines that run their models now.
+    """Declared uses and policy go on with the engines that run their models now.
 
     `before`: by model, the engine that ran it.
     """
     engine_of = {name: entry.engine_id for name, entry in state.models.items()}
-    state.plans.follow(engine_of)
+    state.declared_uses.follow(engine_of)
     successors: dict[str, str] = {}
     for model, engine_id in before.items():
         after = engine_of.get(model)
@@ -96,7 +96,7 @@ def check_configuration(state: CoreState, event: Reconfigured) -> None:
             hint="Other [budget] devices need a restart: `keepwarm keeper stop`.",
         )
     pins = state.holders.called()
-    # A desk of the new configuration alone says whether it holds, before anything changes here.
+    # A core state of the new configuration alone says whether it holds, before anything changes here.
     trial = CoreState(event.limits, event.engines, Lru(), state.settings)
     adopt(trial, (replace(m, pinned=m.pinned or m.name in pins) for m in event.models))
     check_pins(trial)
@@ -152,7 +152,7 @@ def _take_models(state: CoreState, event: Reconfigured) -> None:
 
 
 def _requeue(state: CoreState, now: float) -> None:
-    """Those who wait follow their model to its new engine; a model that is gone ends them."""
+    """Let waiting requests follow their model to its new engine, or end them where it is gone."""
     for request in state.queue:
         entry = state.models.get(request.model)
         if entry is None:

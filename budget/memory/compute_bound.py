@@ -39,7 +39,7 @@ _CHUNKS: Final = 6
 _PIPELINE_COPIES: Final = 4
 _MARGIN: Final = 1.1
 _NO_FLASH: Final = frozenset({"grok", "t5"})
-"""Whose attention llama.cpp computes without flash attention, whatever is asked for."""
+"""Architectures whose attention llama.cpp computes without flash attention, whatever is asked for."""
 _CUDA_HEADS: Final = frozenset({40, 64, 72, 80, 96, 112, 128, 192, 256, 320, 512, 576})
 """Heads for which CUDA has flash attention (`ggml-cuda/fattn.cu`); of others `auto` makes none."""
 _EXPERTS: Final = "_exps."
@@ -47,7 +47,7 @@ _OTHER_MEMORY: Final = frozenset(
     {"deepseek32", "deepseek4", "dflash", "dots3note", "glm-dsa", "glm5-next", "hy-v4", "kimi-k3"}
     | {"minimax-01", "minimax-m3", "qwen4exp", "t5"}
 )
-"""What they remember is no cache or state of the kinds known (`create_memory`): no bound of it is given."""
+"""Architectures whose memory is of no known kind (`create_memory`): no bound of it is given."""
 
 
 @dataclass(frozen=True, slots=True)

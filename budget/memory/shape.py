@@ -62,10 +62,10 @@ _PREDICTING_UNLOADED = frozenset(
     | {"glm5-next", "hy-v3", "mimo2", "nemotron_h", "nemotron_h_moe", "qwen35", "qwen35moe"}
     | {"qwen3next", "step35"}
 )
-"""Whose layers that only predict further tokens are not loaded (`load_mtp` in `src/models/*.cpp`)."""
+"""Architectures whose layers for further tokens are not loaded (`load_mtp` in `src/models/*.cpp`)."""
 
 _NORM_CALLED_EMBEDDING = frozenset({"lfm2", "lfm2moe"})
-"""Whose output norm is called `token_embd_norm` (`LLM_TENSOR_OUTPUT_NORM_LFM2`)."""
+"""Architectures whose output norm is called `token_embd_norm` (`LLM_TENSOR_OUTPUT_NORM_LFM2`)."""
 
 
 def row_bytes(ggml_type: str, n_elements: int) -> int:

@@ -119,7 +119,7 @@ def _weights(
     moved += (layers > n_layers - last) * int(device_bytes[shared].sum())
     found = WeightsByLayers(host, moved, _left(repacked) * int(repack))
     for array in (found.host, found.device, found.repacked):
-        array.setflags(write=False)  # it is shared by all who ask
+        array.setflags(write=False)  # it is shared by all callers
     return found
 
 

@@ -22,7 +22,7 @@ REQUESTS_PER_S: Final = 0.1
 """Requests of all models together where nothing is known: one in ten seconds."""
 
 MIN_SHRINK_GAIN: Final = 1.05
-"""How many times cheaper a plan must become before contexts or slots are shrunk for it."""
+"""How many times cheaper the joint placement must become before contexts or slots are shrunk for it."""
 
 
 @dataclass(frozen=True, slots=True)

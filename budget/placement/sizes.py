@@ -1,7 +1,7 @@
 """Contexts and slots with a minimum and a preferred value: which of the possible sizes is taken.
 
 Sizes are (context, slots), the preferred first, then ever smaller ones. The planner weighs them for all
-models together (`planner`); here one model is looked at alone, as a start without a plan does.
+models together (`planner`); here one model is looked at alone, as a start without a placement plan does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether the core's tables tell one story. What does not is said in words, all of it."""
+"""Whether the core's tables agree. Each disagreement is a sentence."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from budget.books.states import DORMANT, EVICTING, IDLE, LOADING
 
 
 def imbalances(state: CoreState) -> list[str]:
-    """What does not agree among books, engines, leases, pins, queue, claims and plans; empty is sound.
+    """Disagreements of books, engines, leases, pins, queue, claims and declared uses; empty is sound.
 
-    Never raises: a table that cannot even be read is said as well.
+    Never raises: a table that cannot even be read is a disagreement, too.
     """
     found: list[str] = []
     for check in CHECKS:
@@ -97,7 +97,7 @@ def _claims(state: CoreState) -> Iterator[str]:
 
 
 def _told(state: CoreState) -> Iterator[str]:
-    """Whoever carries actions out knows of every load and every eviction that is under way."""
+    """Loads and evictions under way that no action has asked for."""
     for engine in state.residents:
         if engine.state is LOADING and engine.load_told != engine.generation:
             yield f"{engine!r} loads and no action says so"
@@ -106,7 +106,7 @@ def _told(state: CoreState) -> Iterator[str]:
 
 
 def _tables(state: CoreState) -> Iterator[str]:
-    """Tables by engine hold none that is gone."""
+    """Entries of tables by engine for an engine that is gone."""
     residents = state.residents
     for engine_id, engine in (*state.restless.items(), *state.prefetched.items()):
         if residents.get(engine_id) is not engine:
@@ -117,9 +117,9 @@ def _tables(state: CoreState) -> Iterator[str]:
     for entry in state.models.values():
         if entry.engine_id not in residents:
             yield f"{entry.name} is of {entry.engine_id}, which is not known"
-    for name, _, order in state.plans.declared():
+    for name, _, order in state.declared_uses.declared():
         if stray := {engine_id for engine_id in order if engine_id not in residents}:
-            yield f"plan {name} names {sorted(stray)}, which are not known"
+            yield f"declared uses {name} name {sorted(stray)}, which are not known"
 
 
 CHECKS: tuple[Callable[[CoreState], Iterator[str]], ...] = (

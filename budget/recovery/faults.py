@@ -1,4 +1,4 @@
-"""What went wrong inside the core, a bug of ours: told as actions, counted, and survived."""
+"""What went wrong inside the core, a bug of keepwarm: made actions, counted, and survived."""
 
 from __future__ import annotations
 

@@ -18,14 +18,14 @@ from budget.books.engines import EngineRecord
 from budget.books.queue import Waiting
 from budget.books.states import EVICTING, LOADING, RESIDENT, State
 from budget.errors import KeepwarmError
-from budget.handlers.backoff import after_setback
+from budget.handlers.backoff import after_failure
 from budget.handlers.reconfigure import longest_keep_alives
 from budget.recovery.balance import imbalances
 from budget.recovery.repair import broke_down, mend
 
 
 def force(state: CoreState, event: Any, error: Exception, now: float) -> None:
-    """Give an event its effect after its handler failed, put the rest right, and tell of the fault."""
+    """Give an event its effect after its handler failed, put the rest right, and note the fault."""
     found: list[str] = []
     try:
         FORCED[type(event)](state, event, error, now)
@@ -64,7 +64,7 @@ def _client_gone(state: CoreState, event: ev.ClientGone, _error: Exception, _now
     for request_id in [r for r, told in state.revoked.items() if told.client_id == client]:
         del state.revoked[request_id]
     state.holders.gone(client)
-    state.plans.withdraw(client)
+    state.declared_uses.withdraw(client)
 
 
 def _lease_ended(state: CoreState, event: ev.LeaseEnded, _error: Exception, _now: float) -> None:
@@ -155,7 +155,7 @@ def _engine_died(state: CoreState, event: ev.EngineGone, _error: Exception, now:
 
 def _set_back(state: CoreState, engine: EngineRecord, error: Mapping[str, Any], now: float) -> None:
     engine.min_option, engine.leave_when_idle = 0, False
-    after_setback(engine, error, now)
+    after_failure(engine, error, now)
     for request in list(state.queue.by_id.values()):
         if request.engine_id == engine.engine_id:
             del state.queue.by_id[request.request_id]
@@ -195,7 +195,7 @@ def _staged(state: CoreState, event: ev.StageFinished, _error: Exception, _now: 
         state.staging = None
 
 
-# Hints, plans, configuration, time
+# Hints, declared uses, configuration, time
 
 
 def _hint(state: CoreState, event: ev.HintGiven, _error: Exception, _now: float) -> None:
@@ -208,9 +208,11 @@ def _hint(state: CoreState, event: ev.HintGiven, _error: Exception, _now: float)
         engine.released = engine.resident
 
 
-def _plan(state: CoreState, event: ev.UsesDeclared, _error: Exception, _now: float) -> None:
-    """What could not be taken in is not half there."""
-    state.plans.drop(event.plan or event.client_id)
+def _uses_declared(
+    state: CoreState, event: ev.UsesDeclared, _error: Exception, _now: float
+) -> None:
+    """Drop the declared uses that could not be taken over whole."""
+    state.declared_uses.drop(event.plan or event.client_id)
 
 
 def _reconfigured(state: CoreState, event: ev.Reconfigured, _error: Exception, _now: float) -> None:
@@ -256,7 +258,7 @@ FORCED: Final[dict[type[Any], Callable[[CoreState, Any, Exception, float], None]
     ev.DeviceMeasured: _device_measured,
     ev.StageFinished: _staged,
     ev.HintGiven: _hint,
-    ev.UsesDeclared: _plan,
+    ev.UsesDeclared: _uses_declared,
     ev.Reconfigured: _reconfigured,
     ev.Started: _started,
     ev.TimerDue: _timer,

@@ -1,8 +1,8 @@
 """After a fault inside the core: the event takes effect, and every table follows from the facts.
 
 Facts are what cannot be found out anew: each engine's state, bytes and leases, the requests that
-wait, who pins what, the plans, limits and models. Everything else (books, lists, claims, who drains,
-who is to be looked at) follows from them, and claims are decided anew.
+wait, the holders of each pin, declared uses, limits and models. Everything else (books, lists, which
+engines drain, which are to be looked at) follows from them, and claims are decided anew.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def put_right(state: CoreState, now: float) -> list[str]:
 
 
 def broke_down(request_error: Exception) -> InternalError:
-    """What a request hears that cannot be served because the core fails at it."""
+    """The error of a request that cannot be served because the core fails at it."""
     what = f"{type(request_error).__name__}: {request_error}"
     return InternalError(
         f"The request could not be decided: {what}.",
@@ -83,7 +83,7 @@ def mend(state: CoreState, now: float) -> None:
             state.tell_load(engine, "requested")
         if engine.state is EVICTING and engine.unload_told != engine.generation:
             abandoned = any(
-                trigger is Trigger.ABANDON for _, _, trigger, _ in list(engine.story)[-1:]
+                trigger is Trigger.ABANDON for _, _, trigger, _ in list(engine.past)[-1:]
             )
             state.tell_unload(engine, "evicted", abandon=abandoned)
 
@@ -140,7 +140,7 @@ def _settle_tables(state: CoreState) -> None:
     for engine_id, engine in list(state.prefetched.items()):
         if engine.state not in (LOADING, IDLE) or state.residents.get(engine_id) is not engine:
             del state.prefetched[engine_id]
-    state.plans.follow({name: entry.engine_id for name, entry in state.models.items()})
+    state.declared_uses.follow({name: entry.engine_id for name, entry in state.models.items()})
 
 
 def _settle_timers(state: CoreState) -> None:

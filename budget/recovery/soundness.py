@@ -1,6 +1,6 @@
 """What no event may carry, wherever it comes from: refused before anything changes.
 
-The keeper's door checks what clients send; this is what the core relies on, and it relies on nobody.
+The keeper's server checks what clients send as well; the core relies on its own checks alone.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def request(event: ev.RequestArrived) -> None:
     except TypeError:
         plain = False
     if not plain and not all(map(is_name, names)):
-        raise _invalid(event, "ids, models, plans and owners are texts")
+        raise _invalid(event, "ids, models, owners and names of declared uses are texts")
     if (not plan and plan is not None) or (not owner and owner is not None):
-        raise _invalid(event, "ids, models, plans and owners are texts")
+        raise _invalid(event, "ids, models, owners and names of declared uses are texts")
     if want != "lease" and (type(want) is not str or want not in WANTS):
         raise _invalid(event, f"want is one of {', '.join(sorted(WANTS))}")
     if priority is not None and (type(priority) is not int or abs(priority) > MOST_PRIORITY):
@@ -54,12 +54,12 @@ def hint(event: ev.HintGiven) -> None:
         raise _invalid(event, f"a hint is one of {', '.join(sorted(HINTS))}, about a model")
 
 
-def plan(event: ev.UsesDeclared) -> None:
+def uses(event: ev.UsesDeclared) -> None:
     """Raise `InvalidRequest` unless it is a row of names."""
     names = (event.client_id, event.client_id if event.plan is None else event.plan)
     row = event.models
     if not isinstance(row, tuple) or not all(map(is_name, row)) or not all(map(is_name, names)):
-        raise _invalid(event, "a plan is a row of models, by a client")
+        raise _invalid(event, "declared uses are a row of models, by a client")
 
 
 def ids(*found: object) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 class Summary:
     """The figures of one replay. Seconds and bytes; waits are from arrival to a slot.
 
-    `hidden_load_seconds`: the part of the load seconds during which nobody waited for that model.
+    `hidden_load_seconds`: the part of the load seconds during which no request waited for that model.
     """
 
     loads: int
@@ -29,7 +29,7 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class ResidentInterval:
-    """One model's life on a device, from the start of its load to its eviction (seconds)."""
+    """One residency of a model on a device, from the start of its load to its eviction (seconds)."""
 
     model: str
     device: str

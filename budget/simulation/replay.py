@@ -105,7 +105,7 @@ class Replay:
         if not position % TELL_EVERY:
             self._tell(position)
         if self._declare:
-            # The request itself heads the plan, as in a client that declared it and now goes on.
+            # The request itself heads the declared uses, as in a client that declared it and goes on.
             coming = self._arrivals[position : position + self._declare + 1]
             self._send(ev.UsesDeclared(CLIENT, tuple(a.model for a in coming)))
         request_id = f"r{position}"
@@ -149,7 +149,7 @@ class Replay:
                     self._later(action.at, ev.TimerDue())
             case _:
                 # Records and alerts are for people; simulated engines do not die, stagings take no
-                # time, and nobody is of a higher priority than another.
+                # time, and no request is of a higher priority than another.
                 pass
 
     def _later(self, at: float, event: ev.Event) -> None:
@@ -184,7 +184,7 @@ class Replay:
         self.metrics.evictions += 1
         began_s = self._load_began.pop(unload.engine_id, None)
         if began_s is not None:
-            # An abandoned load has cost the seconds that it took so far, and nobody waited.
+            # An abandoned load has cost the seconds that it took so far, and no request waited.
             self.metrics.load_seconds += self.now - began_s
             self.metrics.hidden_load_seconds += self.now - began_s
             self._due = [

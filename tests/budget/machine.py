@@ -139,7 +139,7 @@ class Shell:
         match action:
             case act.StageFile():
                 assert not self.staging, "one file is staged at a time"
-                assert action.engine_id in self.core.state.plans.next_uses(10**6)
+                assert action.engine_id in self.core.state.declared_uses.next_uses(10**6)
                 self.staging.add(action.engine_id)
                 self.counts["stagings"] += 1
             case act.StopStaging():
@@ -165,9 +165,9 @@ class Shell:
                 raise AssertionError(f"unknown action {action}")
 
     def _check_prefetch(self, action: act.Action, before: dict[str, tuple[State, bool]]) -> None:
-        """What is loaded ahead takes nothing from those who wait, work, are pinned or are sooner."""
+        """An engine loaded ahead takes nothing from engines waited for, in use, pinned or needed sooner."""
         state = self.core.state
-        nexts = state.plans.next_uses(10**6)
+        nexts = state.declared_uses.next_uses(10**6)
         if isinstance(action, act.Record) and action.record.reason == PREFETCH:
             self.counts["prefetch evictions"] += 1
             assert not action.record.draining
@@ -221,7 +221,7 @@ class Shell:
         self._check_nobody_is_stuck()
 
     def _check_leaving(self) -> None:
-        """Whoever has a reason to leave is on the way; who drains is in use and not pinned."""
+        """An engine with a reason to leave is leaving; one that drains is in use and not pinned."""
         state = self.core.state
         for engine_ in state.residents:
             if engine_.engine_id in state.prefetched:
@@ -235,7 +235,7 @@ class Shell:
                 if engine_.used_since_load and engine_.keep_alive_s >= 0:
                     assert self.now < engine_.idle_since + engine_.keep_alive_s, engine_
         for claim in state.claims:
-            assert claim.engine.demand or claim.engine.pins, f"claimed for nobody: {claim}"
+            assert claim.engine.demand or claim.engine.pins, f"claimed in vain: {claim}"
         for ledger in state.residents.books:
             assert ledger.over_limit == (ledger.room_bytes < 0), ledger.view()
 
@@ -258,7 +258,7 @@ class Shell:
             assert self.timer <= min(dues)
 
     def _check_nobody_is_stuck(self) -> None:
-        """When nothing is under way and nobody else holds bytes, nobody waits, pins are in."""
+        """When nothing is under way and no other program holds bytes, no request waits, pins are in."""
         if self.loading or self.unloading or self.leases:
             return
         state = self.core.state
@@ -274,7 +274,7 @@ class Shell:
                 assert self.timer <= engine_.retry_at
 
     def _kept_out(self) -> set[str]:
-        """Those who wait for pins of other clients to end, other programs' bytes counted."""
+        """Requests that wait for pins of other clients to end, other programs' bytes counted."""
         state, found = self.core.state, set()
         for request in state.queue:
             engine_ = state.residents[request.engine_id]
@@ -316,7 +316,7 @@ class Shell:
         """The staging under way ends."""
         self.send(ev.StageFinished(self.staging.pop(), read_bytes))
 
-    def plan(self, *models: str, client: str = "c", plan: str | None = None) -> None:
+    def declare(self, *models: str, client: str = "c", plan: str | None = None) -> None:
         """A client declares its next uses."""
         self.send(ev.UsesDeclared(client, models, plan))
 
@@ -382,7 +382,7 @@ class Shell:
             self.send(ev.HintGiven("unpin", model_name))
 
     def state(self, engine_id: str) -> State:
-        """Where an engine is in its life."""
+        """The state of an engine."""
         return self.core.state.residents[engine_id].state
 
     def drains_for(self, engine_id: str) -> str | None:

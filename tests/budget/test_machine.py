@@ -218,7 +218,7 @@ class CoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.shell.asked & self.shell.leases.keys())
     @rule(data=st.data())
     def lease_is_yielded(self, data: st.DataObject) -> None:
-        """Whoever was asked gives its lease back and waits to go on."""
+        """A client that was asked gives its lease back and waits to go on."""
         self._count("yielded")
         asked = sorted(self.shell.asked & self.shell.leases.keys())
         self.shell.yield_(data.draw(st.sampled_from(asked)))
@@ -322,9 +322,9 @@ class CoreMachine(RuleBasedStateMachine):
 
     def declare(self, client: str, plan: str | None, steps: list[str]) -> None:
         """A client says what it will use next, or withdraws that."""
-        self._count("plans")
+        self._count("declarations")
         try:
-            self.shell.plan(*steps, client=client, plan=plan)
+            self.shell.declare(*steps, client=client, plan=plan)
         except KeepwarmError as error:
             assert type(error).__name__ in ("UnknownModel", "BadModelFile")
 
@@ -363,7 +363,7 @@ class CoreMachine(RuleBasedStateMachine):
         """The configuration is read anew."""
         self._count("reconfigured")
         models, engines = self.configuration()
-        plans = len(self.shell.core.state.plans.by_name)
+        plans = len(self.shell.core.state.declared_uses.by_name)
         errors = dict.fromkeys(self.missing, ERROR) if bad else {}
         limits = {**LIMITS, "host": self.host_limit}
         try:
@@ -371,7 +371,7 @@ class CoreMachine(RuleBasedStateMachine):
         except ConfigError:
             self.shell.check()
         else:
-            COUNTS["reconfigured under plans"] += bool(plans)
+            COUNTS["reconfigured under declared uses"] += bool(plans)
 
     def configuration(self) -> tuple[tuple[ModelSpec, ...], tuple[EngineSpec, ...]]:
         """Models and engines as they are configured now; files that changed differ in size."""
@@ -439,7 +439,7 @@ def rows_counted() -> Iterator[None]:
 
 
 class ForecastMachine(CoreMachine):
-    """The same with the default policy, which learns, looks ahead and watches shadows."""
+    """The same with the default policy, which learns, looks ahead and keeps books for each expert."""
 
     policy = DEFAULT_POLICY
 
@@ -471,7 +471,7 @@ def test_the_core_holds_its_invariants_under_everything(capsys: pytest.CaptureFi
         print(f"\n[core machine] {dict(sorted(COUNTS.items()))}")
     assert COUNTS["steps"] >= 10_000
     assert min(COUNTS["prefetches"], COUNTS["prefetch evictions"], COUNTS["stagings"]) >= 10
-    assert min(COUNTS["yielded"], COUNTS["reconfigured under plans"]) >= 20
+    assert min(COUNTS["yielded"], COUNTS["reconfigured under declared uses"]) >= 20
     for what in ("evictions", "cancels", "load_failures", "deaths"):
         assert COUNTS[what] >= 0.01 * COUNTS["steps"], what
     assert set(ROWS) == set(TRANSITIONS), set(TRANSITIONS) ^ set(ROWS)

@@ -27,7 +27,7 @@ def test_an_arrival_during_eviction_waits_for_the_next_life() -> None:
 
 
 def test_an_arrival_during_an_eviction_for_nobody_reloads_at_once() -> None:
-    """The next life starts when the last one is over."""
+    """The next load starts when the process before it has ended."""
     shell = shell_of(100, [engine("a", 80)])
     shell.use("a")
     shell.send(ev.HintGiven("unload", "a"))
@@ -62,7 +62,7 @@ def test_a_cancelled_load_is_abandoned_when_somebody_needs_the_bytes() -> None:
 
 
 def test_a_load_with_one_of_two_waiters_left_goes_on() -> None:
-    """Only a load that nobody waits for may be abandoned."""
+    """Only a load that no request waits for may be abandoned."""
     shell = shell_of(100, [engine("a", 80), engine("b", 80)])
     first, second = shell.ask("a"), shell.ask("a")
     shell.send(ev.RequestCancelled(first))
@@ -94,7 +94,7 @@ def test_death_during_eviction_changes_nothing() -> None:
 
 
 def test_a_release_during_a_lease_ends_with_the_next_lease() -> None:
-    """'May leave now' is about now: who is asked for again is wanted again."""
+    """'May leave now' is about now: a model that is asked for again is wanted again."""
     shell = shell_of(100, [engine("a", 40), engine("b", 40), engine("c", 40)])
     lease = shell.serve("a")
     shell.send(ev.HintGiven("release", "a"))

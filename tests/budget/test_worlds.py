@@ -1,6 +1,6 @@
 """Worlds drawn at random: devices, placements, slots, pins and priorities the machine has not.
 
-Everybody may be interrupted for somebody of higher priority, and still nobody waits for ever.
+Every request may be interrupted for one of higher priority, and still none waits for ever.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def world(draw: Random) -> Shell:
     return shell
 
 
-class Life:
+class WorldRun:
     """Carries out what is under way, each thing within a bounded time."""
 
     def __init__(self, draw: Random, shell: Shell, arrivals: Arrivals | None = None) -> None:
@@ -141,7 +141,7 @@ class Life:
         )
 
     def interrupt(self) -> None:
-        """Who is asked to yield does so before long, and goes on later where it was."""
+        """A request that is asked to yield does so before long, and goes on later where it was."""
         shell = self.shell
         for request in sorted(self.yielded_at.keys() & shell.leases.keys()):
             away_s = shell.now - self.yielded_at.pop(request)
@@ -159,7 +159,7 @@ class Life:
         shell, draw = self.shell, self.draw
         if draw.random() < 0.1:
             steps = [draw.choice(self.names) for _ in range(draw.randint(0, 8))]
-            shell.plan(*steps, client=draw.choice("abc"))
+            shell.declare(*steps, client=draw.choice("abc"))
         if shell.staging and draw.random() < 0.5:
             shell.finish_staging()
 
@@ -188,7 +188,7 @@ class Life:
             assert type(error).__name__ == "AdmissionDenied"
 
     def wind_down(self) -> None:
-        """Everything under way ends; nobody is left waiting."""
+        """Everything under way ends; no request is left waiting."""
         shell = self.shell
         shell.unpin_all()
         shell.settle()
@@ -209,11 +209,11 @@ class Life:
 def test_the_invariants_hold_in_worlds_with_trouble(seed: int) -> None:
     """The shell checks books, leases, pins, timers and liveness after every event."""
     draw = Random(seed)
-    life = Life(draw, world(draw))
+    run = WorldRun(draw, world(draw))
     for _ in range(STEPS):
-        life.work(failing=0.1)
-        life.trouble()
-    life.wind_down()
+        run.work(failing=0.1)
+        run.trouble()
+    run.wind_down()
 
 
 def overload(draw: Random, arrivals: Arrivals) -> Shell:
@@ -223,21 +223,21 @@ def overload(draw: Random, arrivals: Arrivals) -> Shell:
     before me in line; those of a request since it first ran, by `max_wait_s` and one wait more.
     """
     shell = world(draw)
-    life = Life(draw, shell, arrivals)
+    run = WorldRun(draw, shell, arrivals)
     turn_s = MAX_WAIT_S + LEASE_S + LOAD_S + 2.0
     engines = len(list(shell.core.state.residents))
     bound_s = MAX_WAIT_S + turn_s * (1 + engines) + LEASE_S * MAX_QUEUE
     for _ in range(STEPS_OF_OVERLOAD):
-        life.work(failing=0.0)
+        run.work(failing=0.0)
         for request in shell.core.state.queue:
             assert shell.now - request.arrived_at <= bound_s, (request, bound_s)
-    life.wind_down()
-    assert max(life.waited_s.values(), default=0.0) <= MAX_WAIT_S + bound_s
+    run.wind_down()
+    assert max(run.waited_s.values(), default=0.0) <= MAX_WAIT_S + bound_s
     return shell
 
 
 def test_every_wait_is_bounded_under_steady_overload_and_preemption() -> None:
-    """Whatever the world, the priorities, and who may be interrupted how often for whom."""
+    """Whatever the world, the priorities, and how often each request may be interrupted."""
     asked = []
 
     @settings(max_examples=25, deadline=None, derandomize=True, database=None)

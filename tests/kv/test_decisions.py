@@ -16,10 +16,10 @@ from budget.eviction.kv_store import (
     SavedState,
     SlotState,
     carries_kv,
+    choose_restores,
     choose_saves,
     common_prefix,
     make_room,
-    restore_plan,
 )
 from budget.footprint import EngineArgs
 from tools.shapes import write_shape
@@ -114,23 +114,23 @@ def test_slots_get_their_own_conversation_and_the_others_the_warm_prompt() -> No
     """Every judge that runs in parallel finds the rubric evaluated."""
     warm = range(100)
     talk = [*range(100), 7, 8]
-    assert restore_plan(3, {1: talk}, list(warm)) == {1: 1, 0: None, 2: None}
-    assert restore_plan(2, {0: [5], 1: [6]}, None) == {0: 0, 1: 1}
-    assert restore_plan(1, {}, list(warm)) == {0: None}
+    assert choose_restores(3, {1: talk}, list(warm)) == {1: 1, 0: None, 2: None}
+    assert choose_restores(2, {0: [5], 1: [6]}, None) == {0: 0, 1: 1}
+    assert choose_restores(1, {}, list(warm)) == {0: None}
 
 
 def test_a_warm_prompt_is_restored_even_if_a_conversation_has_to_give_way() -> None:
     """Unless a conversation begins with it, which is as good; its template's end may differ."""
     warm = list(range(100))
     other, longer = [1, 2, 3], [9, *range(200)]
-    assert restore_plan(2, {0: longer, 1: other}, warm) == {0: 0, 1: None}
+    assert choose_restores(2, {0: longer, 1: other}, warm) == {0: 0, 1: None}
     continued = [*range(80), 5, 5, 5]
-    assert restore_plan(2, {0: continued, 1: other}, warm) == {0: 0, 1: 1}
+    assert choose_restores(2, {0: continued, 1: other}, warm) == {0: 0, 1: 1}
 
 
 def test_a_slot_that_the_engine_no_longer_has_gets_nothing() -> None:
     """State of a larger number of slots is left aside."""
-    assert restore_plan(1, {0: [1], 3: [2]}, None) == {0: 0}
+    assert choose_restores(1, {0: [1], 3: [2]}, None) == {0: 0}
 
 
 def test_common_prefixes_are_counted_in_tokens() -> None:

@@ -1,4 +1,4 @@
-"""Declared plans: they go on as they are used, and say how much of what comes they foretell."""
+"""Declared uses: requests use them up, and they know which share of requests was declared."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.simulation.worlds import random_letters, trial
 
 
 def test_every_change_of_a_plan_shows() -> None:
-    """Who keeps what it computed from plans can tell when it is stale."""
+    """A policy that keeps what it computed from declared uses can tell when that is stale."""
     plans = DeclaredUses()
     seen = [plans.version]
     plans.declare("p", [("a", "a"), ("b", "b"), ("c", "c")])
@@ -24,17 +24,17 @@ def test_every_change_of_a_plan_shows() -> None:
 
 
 def test_the_share_of_unplanned_requests_follows_what_comes() -> None:
-    """It falls with every planned use and rises with every other."""
+    """It falls with every declared use and rises with every other."""
     plans = DeclaredUses()
-    assert plans.unplanned == 1.0
+    assert plans.undeclared == 1.0
     plans.declare("p", [("a", "a")] * 20)
     for _ in range(20):
-        before = plans.unplanned
+        before = plans.undeclared
         plans.used("p", "a")
-        assert plans.unplanned < before
-    assert plans.unplanned < 0.05
+        assert plans.undeclared < before
+    assert plans.undeclared < 0.05
     plans.used("elsewhere", "z")
-    assert plans.unplanned >= FADING
+    assert plans.undeclared >= FADING
 
 
 def test_a_declared_use_outranks_what_the_past_says() -> None:
@@ -67,12 +67,12 @@ def test_more_known_uses_never_cost_much_more() -> None:
 
 
 def test_nobody_leaves_where_all_together_free_too_little() -> None:
-    """Neither for what is planned nor for what is asked for: the exact choice counts bytes, too."""
+    """Neither for a declared use nor for a request: the exact choice counts bytes, too."""
     engines = [engine("small", 20), engine("busy", 60), engine("big", 90)]
     shell = shell_of(100, engines, policy=make_policy("forecast"), prefetch="load")
     shell.use("small")
     shell.serve("busy")
-    shell.plan("big", "small")
+    shell.declare("big", "small")
     assert not shell.unloading
     shell.ask("big", "other")
     assert not shell.unloading

@@ -1,4 +1,4 @@
-"""The contest of experts: whoever's shadow loads least counts most, and few devices are watched."""
+"""The contest of experts: the one that would have loaded least counts most; few devices are watched."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def contest_on(residents: Residents) -> Contest:
 
 
 def test_an_expert_that_loads_more_counts_less() -> None:
-    """The one whose shadow evicts what is used all the time loses its weight."""
+    """An expert that would evict what is used all the time loses its weight."""
     contest = contest_on(books(7))
     assert contest.weights == pytest.approx([0.25] * len(NAMES))
     for engine_id in "abacabacabac":
@@ -56,7 +56,7 @@ def test_an_expert_that_loads_more_counts_less() -> None:
 
 
 def test_costs_fade() -> None:
-    """Who was wrong long ago is not judged for it any more."""
+    """An expert that was wrong long ago is not judged for it any more."""
     contest = contest_on(books(7))
     for engine_id in "abacabacabac":
         contest.used(engine_id)
@@ -66,7 +66,7 @@ def test_costs_fade() -> None:
 
 
 def test_few_devices_are_watched() -> None:
-    """Loads elsewhere cost no shadow anything: the work does not grow with the machine."""
+    """Loads elsewhere change no expert's books: the work does not grow with the machine."""
     residents = books(7, devices=MOST_DEVICES + 1)
     contest = contest_on(residents)
     engine = residents["a"]
@@ -102,7 +102,7 @@ def test_a_damaged_record_of_the_contest_is_refused(costs: list[float]) -> None:
 
 
 def test_transitions_win_where_order_tells_all() -> None:
-    """A cycle larger than memory: neither recency nor frequency can tell who comes next."""
+    """A cycle larger than memory: neither recency nor frequency can tell which engine comes next."""
     one = Trial(letters("abcde" * 120), world(dict.fromkeys("abcde", 1)), 3)
     core = make_core(one, "forecast")
     Replay(core, one.models).sequential(one.arrivals)

@@ -1,4 +1,4 @@
-"""The forecast: near the optimum where the past tells, never much worse than LRU, exact on plans."""
+"""The forecast: near the optimum where the past tells, near LRU elsewhere, exact on declared uses."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_past_that_misleads_costs_no_more_than_the_guard_allows(seed: int) -> 
 
 
 def test_several_devices_keep_the_promise_too() -> None:
-    """The shadow of LRU has books of its own for every device."""
+    """LRU's own books follow every device."""
     assert within_the_guard(trial(random_letters(2, 600), 5, devices=2))
 
 
@@ -164,7 +164,7 @@ def test_while_lru_is_followed_the_record_says_why() -> None:
 
 
 def test_the_record_names_candidates_losses_and_the_set() -> None:
-    """Whoever asks why can be told; losses are expected load seconds and never negative."""
+    """The forecast names what it follows; losses are expected load seconds and never negative."""
     one = trial("abcdeabcde", 8)
     core = make_core(one, "forecast")
     Replay(core, one.models).sequential(one.arrivals)

@@ -196,7 +196,7 @@ def test_a_load_reported_after_its_request_still_gets_its_arrow(tmp_path: Path) 
 
 
 def test_a_prefetch_points_to_its_first_use_only(tmp_path: Path) -> None:
-    """A load that nobody waited for has one arrow: to the first request that found it there."""
+    """A load that no request waited for has one arrow: to the first request that found it there."""
     with RunTrace("prefetch", tmp_path) as run:
         start = now()
         run.load(load("l1", start, ms=5, reason=PREFETCH))

@@ -1,4 +1,4 @@
-"""What a run records, for whom, and what it does when something is broken."""
+"""What a run records, of which threads, and what it does when something is broken."""
 
 from __future__ import annotations
 

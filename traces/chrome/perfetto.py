@@ -95,7 +95,7 @@ class _Handler(SimpleHTTPRequestHandler):
         self.send_error(404)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Say nothing: the terminal belongs to whoever opened the trace."""
+        """Say nothing: the terminal belongs to the user that opened the trace."""
 
     def _known_host(self) -> bool:
         # A page of another site that has its name point here must not read the trace.
@@ -136,7 +136,7 @@ def open_trace(
 
     Args:
         path: the trace, plain or gzip.
-        say: shows one line to whoever asked.
+        say: shows one line to the user.
         browse: opens a URL; returns whether a browser was found.
         until: ends the serving; None waits for KeyboardInterrupt.
 

@@ -1,4 +1,4 @@
-"""What would be resident if one expert alone had decided: books beside the real ones."""
+"""The engines that would be resident if one expert alone had decided: books beside the real ones."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 
 from budget.books.engines import Bookings
 from budget.books.residents import Residents
-from budget.eviction.smallest_sets import cover
+from budget.eviction.smallest_sets import set_of_least_loss
 
 Losses = Callable[[Sequence[str]], Sequence[float]]
 """What losing each of these engines would cost, as one expert sees it."""
 
 
-class Shadow:
+class ExpertBooks:
     """The engines that one expert would have resident on some devices.
 
     `devices`: the ones watched; engines that are placed elsewhere leave no trace. `ordered`: victims go
@@ -33,7 +33,7 @@ class Shadow:
         """Bookings of the engines that would be resident."""
 
     def load(self, engine_id: str, bookings: Bookings) -> None:
-        """Load an engine; who costs least to lose leaves first."""
+        """Load an engine; the engines that cost least to lose leave first."""
         for device, amount in bookings:
             limit = self._residents.books[device].limit_bytes
             missing = self._taken[device] + amount - limit
@@ -57,7 +57,7 @@ class Shadow:
         pinned = self._residents.pinned_ids
         names = [name for name in sizes if name not in pinned]
         amounts = [sizes[name] for name in names]
-        found = cover(self._losses(names), amounts, missing, ordered=self._ordered)
+        found = set_of_least_loss(self._losses(names), amounts, missing, ordered=self._ordered)
         return names if found is None else [names[place] for place in found]
 
     def drop(self, engine_id: str) -> None:

@@ -1,4 +1,4 @@
-"""Weighing experts online: whose decisions would have loaded least, counts most."""
+"""Weighing experts online: the expert whose decisions would have loaded least counts most."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from budget.books.engines import Bookings, EngineRecord
 from budget.books.residents import Residents
-from budget.eviction.forecast.expert_books import Losses, Shadow
+from budget.eviction.forecast.expert_books import ExpertBooks, Losses
 from budget.eviction.forecast.figures import figure
 
 NAMES = ("lru", "rates", "histories", "transitions")
@@ -16,20 +16,20 @@ LRU = 0
 HALF_LIFE_UNITS = 64.0
 """What a load cost counts half after so many times the usual return distance."""
 TOLERANCE = 0.03
-"""Costs that differ by this share, or by the largest load, say little about who is better."""
+"""Costs that differ by this share, or by the largest load, say little about which expert is better."""
 NEGLIGIBLE = 0.01
 """An expert of less weight is not asked."""
 MOST_DEVICES = 2
-"""Shadows watch so many devices: enough to tell who is better, and not the work of all of them."""
+"""Experts' books follow so many devices: enough to compare experts, without the work of all of them."""
 
 
 class Contest:
-    """Every expert has a shadow that it decides for alone; weights follow the shadows' load seconds.
+    """Every expert has books in which it alone decides; weights follow the load seconds in these books.
 
     A weight is exp(-(cost - the least cost) / tolerance), costs fading with the requests. Source of the
     weights: Freund and Schapire, "A decision-theoretic generalization of on-line learning", 1997.
 
-    The shadow of LRU knows all devices, because the guard compares the real loads with it (`lru_s`).
+    The books of LRU follow all devices, because the guard compares the real loads with it (`lru_s`).
 
     `experts`: their losses, in the order of `NAMES`.
     """
@@ -37,10 +37,10 @@ class Contest:
     __slots__ = (
         "_costs",
         "_devices",
+        "_expert_books",
         "_experts",
         "_largest_s",
         "_residents",
-        "_shadows",
         "_shares",
         "_watched",
         "_weights",
@@ -58,7 +58,7 @@ class Contest:
         self._weights: tuple[float, ...] | None = None
         self._shares: tuple[float, ...] | None = None
         self._residents: Residents | None = None
-        self._shadows: tuple[Shadow, ...] = ()
+        self._expert_books: tuple[ExpertBooks, ...] = ()
 
     def attach(self, residents: Residents) -> None:
         """Take the books whose devices are watched; called once, before any use."""
@@ -66,8 +66,10 @@ class Contest:
         devices = every[:MOST_DEVICES]
         self._residents, self._devices = residents, frozenset(devices)
         self._watched = len(devices) / max(1, len(every))
-        self._shadows = tuple(
-            Shadow(residents, every if number == LRU else devices, losses, ordered=number == LRU)
+        self._expert_books = tuple(
+            ExpertBooks(
+                residents, every if number == LRU else devices, losses, ordered=number == LRU
+            )
             for number, losses in enumerate(self._experts)
         )
 
@@ -84,7 +86,7 @@ class Contest:
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """The weights of all but LRU, summing to 1; 0 for whoever counts too little to be asked."""
+        """The weights of all but LRU, summing to 1; 0 for an expert that counts too little to be asked."""
         if self._shares is None:
             rest = self.weights[1:]
             most = sum(rest)
@@ -93,28 +95,30 @@ class Contest:
         return self._shares
 
     def misses(self, engine_id: str) -> bool:
-        """Whether `used` has anything to do: some shadow would have to load this engine."""
+        """Whether `used` has anything to do: some expert would have to load this engine."""
         bookings = self._whereabouts(engine_id)
         if not bookings:
             return False
-        # Most engines are where only LRU's shadow looks.
-        shadows = self._shadows if bookings[0][0] in self._devices else self._shadows[: LRU + 1]
-        return any(engine_id not in shadow.held for shadow in shadows)
+        # Most engines are on devices that only LRU's books follow.
+        contenders = (
+            self._expert_books if bookings[0][0] in self._devices else self._expert_books[: LRU + 1]
+        )
+        return any(engine_id not in books.held for books in contenders)
 
     def used(self, engine_id: str) -> None:
-        """A request for an engine arrived: shadows without it load it, whoever costs least leaves."""
+        """A request for an engine arrived: books without it load it, and evict what costs least."""
         bookings = self._whereabouts(engine_id)
         if bookings and self._residents is not None:
             self._load(self._residents[engine_id], bookings)
 
     def booked(self, engine: EngineRecord) -> None:
-        """A real load starts: shadows that did not know where the engine would go do now."""
+        """A real load starts: books that did not know where the engine would go do now."""
         self._load(engine, engine.bookings)
 
     @property
     def lru_held(self) -> Mapping[str, Bookings]:
         """The engines that LRU would have resident."""
-        return self._shadows[LRU].held if self._shadows else {}
+        return self._expert_books[LRU].held if self._expert_books else {}
 
     def _whereabouts(self, engine_id: str) -> Bookings:
         """Where an engine is or must be."""
@@ -124,25 +128,25 @@ class Contest:
     def _load(self, engine: EngineRecord, bookings: Bookings) -> None:
         seconds = engine.option.load_seconds
         watched = all(device in self._devices for device, _ in bookings)
-        for number, shadow in enumerate(self._shadows):
-            held = shadow.held.get(engine.engine_id)
+        for number, books in enumerate(self._expert_books):
+            held = books.held.get(engine.engine_id)
             if number == LRU and held is None:
                 self.lru_s += seconds
             elif held is not None and watched and held[0][0] not in self._devices:
-                # LRU has it where no other shadow looks: it moves, and is judged as the others are.
-                shadow.drop(engine.engine_id)
+                # LRU has it on a device that no other books follow: it moves, and is judged as others are.
+                books.drop(engine.engine_id)
             elif held is not None or not watched:
                 continue
-            shadow.load(engine.engine_id, bookings)
+            books.load(engine.engine_id, bookings)
             if watched:
                 self._costs[number] += seconds
                 self._largest_s = max(self._largest_s, seconds)
                 self._weights = self._shares = None
 
     def reconfigured(self) -> None:
-        """Engines that are gone hold nothing in any shadow."""
-        for shadow in self._shadows:
-            shadow.reconfigured()
+        """Engines that are gone hold nothing in any books."""
+        for books in self._expert_books:
+            books.reconfigured()
 
     def fade(self, half_lives: float) -> None:
         """So many half-lives are over; they take longer where few of the devices are watched."""
@@ -151,7 +155,7 @@ class Contest:
         self._weights = self._shares = None
 
     def export_state(self) -> dict[str, Any]:
-        """JSON-serialisable; what shadows hold is not kept."""
+        """JSON-serialisable; what the experts' books hold is not kept."""
         return {"costs": list(self._costs), "largest_s": self._largest_s}
 
     def import_state(self, state: Mapping[str, Any]) -> None:

@@ -10,8 +10,9 @@ RESUME_LOADS = 2.0
 class Guard:
     """Keeps the forecast from ever being much worse than LRU.
 
-    When the real load seconds pass `1.01 x LRU's + 3 x the largest load`, evictions follow LRU (whatever
-    is not in LRU's shadow leaves first, then by recency) until they are below `1.01 x + 2 x` again.
+    When the real load seconds pass `1.01 x LRU's + 3 x the largest load`, evictions follow LRU
+    (engines that LRU would not have resident leave first, then by recency) until they are below
+    `1.01 x + 2 x` again.
     """
 
     __slots__ = ("_largest_s", "_real_s", "following")

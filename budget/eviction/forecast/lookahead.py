@@ -95,7 +95,7 @@ class Lookahead:
         self._at: list[int] = []
 
     def victims(self, problem: LookaheadProblem) -> list[str]:
-        """The engines that leave: the least cost of all declared uses, nobody redundant."""
+        """The engines that leave: the least cost of all declared uses, without a redundant engine."""
         position = self._position(problem)
         if position is None:
             self._solve(problem)
@@ -111,7 +111,7 @@ class Lookahead:
         return self._pruned(problem, present, best)
 
     def _pruned(self, problem: LookaheadProblem, present: list[str], stays: int) -> list[str]:
-        """Whoever fits beside the others needs not leave; the dearest first."""
+        """The set without engines that fit beside the others; the dearest stays first."""
         size = dict(zip(problem.engines, problem.sizes, strict=True))
         cost = dict(zip(problem.engines, problem.costs, strict=True))
         leaving = [e for e in present if not stays >> self._number[e] & 1]

@@ -1,4 +1,4 @@
-"""Whom to evict. A policy gives each candidate a loss; the choice of the set is in `eviction.victims`."""
+"""Policies: each gives a loss to every candidate. `eviction.victims` chooses the set that leaves."""
 
 from budget.eviction.policies.eviction_policy import EvictionPolicy
 from budget.eviction.policies.lru import Lru

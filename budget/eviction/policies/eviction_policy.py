@@ -29,8 +29,8 @@ class EvictionPolicy(Protocol):
         """True: victims go strictly from the least loss up. False: the set of least total loss."""
         ...
 
-    def attach(self, residents: Residents, plans: DeclaredUses) -> None:
-        """Engines, books and declared plans, to be read; called once, before anything else."""
+    def attach(self, residents: Residents, declared_uses: DeclaredUses) -> None:
+        """Take engines, books and declared uses, to be read; called once, before anything else."""
         ...
 
     def used(self, engine_id: str, now: float) -> None:
@@ -75,7 +75,7 @@ class Stateless:
     ordered: bool = True
     followed: str = ""
 
-    def attach(self, residents: Residents, plans: DeclaredUses) -> None:
+    def attach(self, residents: Residents, declared_uses: DeclaredUses) -> None:
         """Nothing to read but the records."""
 
     def used(self, engine_id: str, now: float) -> None:

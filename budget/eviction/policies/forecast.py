@@ -33,7 +33,7 @@ class Forecast:
     def __init__(self) -> None:
         self._forecaster = Forecaster()
         self._lookahead = Lookahead()
-        self._plans = DeclaredUses()
+        self._uses = DeclaredUses()
         self._residents: Residents | None = None
         self._guard = Guard()
         self._seen: tuple[int, dict[str, int], int] = (-1, {}, 0)
@@ -45,12 +45,12 @@ class Forecast:
 
     @property
     def _follows_lru(self) -> bool:
-        return not self._plans and (self._guard.following or self._forecaster.recency_rules)
+        return not self._uses and (self._guard.following or self._forecaster.recency_rules)
 
     @property
     def followed(self) -> str:
         """Declared uses, LRU and why, or the experts with their shares."""
-        if self._plans:
+        if self._uses:
             return "declared uses"
         if self._guard.following:
             return "lru, as the forecast loaded more than it"
@@ -63,9 +63,9 @@ class Forecast:
         """What was learned, to be read."""
         return self._forecaster
 
-    def attach(self, residents: Residents, plans: DeclaredUses) -> None:
-        """Engines, books and declared plans, to be read."""
-        self._residents, self._plans = residents, plans
+    def attach(self, residents: Residents, declared_uses: DeclaredUses) -> None:
+        """Take engines, books and declared uses, to be read."""
+        self._residents, self._uses = residents, declared_uses
         self._forecaster.attach(residents)
 
     def used(self, engine_id: str, now: float) -> None:
@@ -91,44 +91,44 @@ class Forecast:
             held = [1.0 if engine.engine_id in lru else 0.0 for engine in engines]
             return list(map(add, held, Lru().losses(engines, now)))
         names = [engine.engine_id for engine in engines]
-        odds = self._planned(names, now) if self._plans else self._forecaster.odds(names, now)
+        odds = self._declared_odds(names, now) if self._uses else self._forecaster.odds(names, now)
         return [e.option.load_seconds * (o + SMALLEST) for e, o in zip(engines, odds, strict=True)]
 
-    def _planned(self, engine_ids: Sequence[str], now: float) -> list[float]:
+    def _declared_odds(self, engine_ids: Sequence[str], now: float) -> list[float]:
         """Expected uses where some are declared: those for certain, the others as they were foretold."""
-        distances, length = self._declared()
-        discount, unplanned = self._forecaster.discount, self._plans.unplanned
+        distances, length = self._distances()
+        discount, undeclared = self._forecaster.discount, self._uses.undeclared
         found = []
         for engine_id, guess in zip(
             engine_ids, self._forecaster.expectations(engine_ids, now), strict=True
         ):
             if engine_id in distances:
                 known = discount ** distances[engine_id]
-                expected = known + unplanned * max(0.0, guess - known)
+                expected = known + undeclared * max(0.0, guess - known)
             else:
-                expected = guess * (unplanned + (1.0 - unplanned) * discount**length)
+                expected = guess * (undeclared + (1.0 - undeclared) * discount**length)
             found.append(expected / (1.0 - min(expected, 1.0 - SMALLEST)))
         return found
 
-    def _declared(self) -> tuple[dict[str, int], int]:
+    def _distances(self) -> tuple[dict[str, int], int]:
         """The distance of every declared next use (1: the next request), and how many are known."""
-        if self._seen[0] != self._plans.version:
-            order = self._plans.order(WINDOW)
+        if self._seen[0] != self._uses.version:
+            order = self._uses.order(WINDOW)
             distances: dict[str, int] = {}
             for distance, engine_id in enumerate(order, start=1):
                 distances.setdefault(engine_id, distance)
-            self._seen = (self._plans.version, distances, len(order))
+            self._seen = (self._uses.version, distances, len(order))
         return self._seen[1], self._seen[2]
 
     def victims(self, need: Need) -> Sequence[str] | None:
         """The exact choice for the declared uses, where they are known and few enough engines."""
-        if not self._plans or self._residents is None or len(need.shortage) != 1:
+        if not self._uses or self._residents is None or len(need.shortage) != 1:
             return None
         names = [candidate.engine_id for candidate in need.candidates]
         seconds = self._residents.load_seconds(names)
         expected = self._forecaster.expectations(names, need.now)
         worth = {n: s * e for n, s, e in zip(names, seconds, expected, strict=True)}
-        problem = LookaheadProblem.of(need, self._residents, self._plans.order(WINDOW), worth)
+        problem = LookaheadProblem.of(need, self._residents, self._uses.order(WINDOW), worth)
         return None if problem is None else self._lookahead.victims(problem)
 
     def export_state(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ LEARNING: Final = "the policy's learning"
 
 
 class Guarded:
-    """Any policy behind a door that lets no exception and no impossible loss through.
+    """Wraps any policy: an exception or an impossible loss in it is replaced by recency, and reported.
 
     A policy that keeps failing is left alone, and recency decides until the configuration is read anew.
     """
@@ -34,7 +34,7 @@ class Guarded:
 
     @property
     def name(self) -> str:
-        """Of whichever decides now."""
+        """The name of the policy that decides now."""
         return self._active.name
 
     @property
@@ -55,9 +55,9 @@ class Guarded:
             self._bear(JUDGING, error)
             return ""
 
-    def attach(self, residents: Residents, plans: DeclaredUses) -> None:
+    def attach(self, residents: Residents, declared_uses: DeclaredUses) -> None:
         """Not guarded: a policy that cannot begin is an error of the start."""
-        self.trusted.attach(residents, plans)
+        self.trusted.attach(residents, declared_uses)
 
     def used(self, engine_id: str, now: float) -> None:
         """A request arrived."""

@@ -1,4 +1,4 @@
-"""Time to live: whoever's keep_alive ends first leaves first, as in Ollama."""
+"""Time to live: the engine whose keep_alive ends first leaves first, as in Ollama."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Ttl(Stateless):
     name = "ttl"
 
     def losses(self, engines: Sequence[EngineRecord], now: float) -> list[float]:
-        """Seconds of life left; between 1 and 0 and falling for an engine that has outlived them."""
+        """Seconds of keep_alive left; between 1 and 0 and falling for an engine that has passed it."""
         left_s = [engine.last_used + _ttl_s(engine) - now for engine in engines]
         return [1.0 + left if left >= 0.0 else 1.0 / (1.0 - left) for left in left_s]
 

@@ -70,7 +70,7 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
 NORM_FIRST: Final = frozenset(
     name for name, layout in LAYOUTS.items() if layout.layer != "encoder"
 ) - {"lfm2moe"}
-"""Whose layers begin with a norm of what the layer before gives, all of them."""
+"""Architectures whose layers all begin with a norm of what the layer before gives."""
 
 
 def has_graph(shape: ModelShape) -> bool:

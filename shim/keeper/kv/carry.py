@@ -16,7 +16,7 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from backends.base import Engine
-from budget.eviction.kv_store import SlotState, choose_saves, restore_plan
+from budget.eviction.kv_store import SlotState, choose_restores, choose_saves
 from budget.footprint import Placement
 from shim.keeper import limits
 from shim.keeper.catalog.catalog import CatalogEngine
@@ -145,7 +145,9 @@ class KvCarrier(KvKeeping):
         }
         kept = states.get(WARM) if warm else None
         begin_ns = time.monotonic_ns()
-        for slot, source in restore_plan(carry.slots, saved, kept.tokens if kept else None).items():
+        for slot, source in choose_restores(
+            carry.slots, saved, kept.tokens if kept else None
+        ).items():
             name = WARM if source is None else slot_file(slot)
             tokens = await self._restore_one(engine, carry, slot, name)
             record.restored_tokens += tokens

@@ -1,4 +1,4 @@
-"""Who is admitted, where, and who is refused with which numbers."""
+"""Which requests are admitted, where, and which are refused with which numbers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_exactly_the_limit_fits_and_one_byte_more_never_does() -> None:
 
 
 def test_a_deadline_that_has_passed_is_denied_without_a_load() -> None:
-    """A request that is late on arrival costs nobody anything."""
+    """A request that is late on arrival costs no other request anything."""
     shell = shell_of(100, [engine("a", 50)])
     request = shell.ask("a", deadline=0.0)
     assert shell.outcomes[request] == "DeadlineExceeded"
@@ -91,7 +91,7 @@ def test_a_split_that_never_fits_names_the_device_that_lacks_the_bytes() -> None
 
 
 def test_of_two_equal_devices_the_free_one_is_chosen_before_anybody_leaves() -> None:
-    """Placements of one tier are alternatives; nobody is evicted while one is free."""
+    """Placements of one tier are alternatives; no engine is evicted while one is free."""
     limits = {"gpu0": 100, "gpu1": 100}
     specs = [
         EngineSpec(
@@ -123,7 +123,7 @@ def test_the_tightest_of_two_free_devices_is_filled_first() -> None:
 
 
 def test_a_higher_tier_is_used_only_when_the_lower_can_never_fit() -> None:
-    """Whole on the GPU, even if somebody must leave; split only beside pins that stay."""
+    """Whole on the GPU, even if an engine must leave; split only beside pins that stay."""
     tiers = (
         PlacementOption((("gpu", 80),), 1.0),
         PlacementOption((("gpu", 20), ("host", 60)), 1.0, tier=1),
@@ -141,7 +141,7 @@ def test_a_higher_tier_is_used_only_when_the_lower_can_never_fit() -> None:
 
 
 def test_a_full_queue_refuses_the_next_request_and_says_how_long_it_is() -> None:
-    """The bound counts those who wait, not those who are served."""
+    """The bound counts requests that wait, not those that are served."""
     shell = shell_of(100, [engine("a", 50)], max_queue=2)
     shell.serve("a")
     shell.ask("a")
@@ -173,7 +173,7 @@ def test_a_full_queue_refuses_nobody_who_need_not_wait() -> None:
 
 
 def test_the_queue_bound_holds_for_an_engine_that_is_asked_to_leave() -> None:
-    """A free slot on an engine that takes nobody any more is no way past the bound."""
+    """A free slot on an engine that takes no more requests is no way past the bound."""
     shell = shell_of(100, [engine("a", 50, slots=2)], max_queue=1)
     shell.serve("a")
     shell.send(ev.HintGiven("unload", "a"))
@@ -196,7 +196,7 @@ def test_an_engine_without_a_placement_is_refused() -> None:
 
 
 def test_other_programs_taking_the_device_deny_after_max_wait() -> None:
-    """They may leave, so the request waits; after max_wait all who aged are told who holds what."""
+    """They may leave, so the request waits; after max_wait the error names what holds the bytes."""
     shell = shell_of(100, [engine("a", 50)], max_wait_s=4.0)
     shell.send(ev.DeviceMeasured("gpu", 40))
     first, twin = shell.ask("a"), shell.ask("a")

@@ -1,4 +1,4 @@
-"""Order: same-model requests together, within a bound on how long anybody waits."""
+"""Order: same-model requests together, within a bound on how long any request waits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.budget.machine import Shell, engine, model, shell_of
 
 
 def drain(shell: Shell) -> None:
-    """Serve one lease after the other until nobody waits or holds."""
+    """Serve one lease after the other until no request waits or holds one."""
     for _ in range(1000):
         shell.settle()
         if not shell.leases:
@@ -53,7 +53,7 @@ def test_a_lone_request_does_not_wait_for_ever_behind_a_busy_engine() -> None:
 
 
 def test_the_claim_of_a_lone_request_is_recorded() -> None:
-    """The decision record names who drains and for whom."""
+    """The decision record names the engine that drains, and the engine it drains for."""
     shell = shell_of(100, [engine("a", 80), engine("c", 80)], max_wait_s=10.0)
     shell.serve("a")
     shell.ask("c")

@@ -11,12 +11,12 @@ from tests.budget.machine import engine, model, shell_of
 
 
 def test_zero_leaves_after_the_request() -> None:
-    """0: gone as soon as nobody holds or wants it."""
+    """0: gone as soon as no request holds or wants it."""
     shell = shell_of(100, [engine("a", 50)], [model("a", keep_alive_s=0.0)])
     lease = shell.serve("a")
     waits = shell.ask("a")
     shell.end(lease)
-    assert shell.outcomes[waits] == "granted", "those who wait are served first"
+    assert shell.outcomes[waits] == "granted", "requests that wait are served first"
     shell.end(waits)
     assert shell.state("a") is State.EVICTING
 
@@ -34,7 +34,7 @@ def test_seconds_run_from_the_last_use() -> None:
 
 
 def test_minus_one_has_no_time_out_and_is_no_pin() -> None:
-    """-1 stays for ever when nobody needs the bytes, and leaves when somebody does."""
+    """-1 stays for ever while no request needs the bytes, and leaves when one does."""
     shell = shell_of(100, [engine("a", 80), engine("b", 80)])
     shell.use("a")
     shell.advance(1e6)
@@ -70,7 +70,7 @@ def test_what_was_loaded_ahead_and_not_used_yet_is_not_idle() -> None:
 
 
 def test_a_load_whose_request_was_withdrawn_keeps_its_time_out() -> None:
-    """Nobody loaded it ahead on purpose, so it does not stay for ever."""
+    """It was not loaded ahead on purpose, so it does not stay for ever."""
     shell = shell_of(100, [engine("a", 50)], [model("a", keep_alive_s=5.0)])
     shell.send(ev.RequestCancelled(shell.ask("a")))
     shell.finish_load("a")
@@ -108,7 +108,7 @@ def test_keep_alive_is_silent_while_pinned_and_begins_to_count_when_unpinned() -
 
 
 def test_an_unload_hint_lets_running_leases_end_first() -> None:
-    """It leaves when idle; who comes meanwhile waits for its next life."""
+    """It leaves when idle; a request that comes meanwhile waits for its next load."""
     shell = shell_of(100, [engine("a", 50, slots=2)])
     lease = shell.serve("a")
     shell.send(ev.HintGiven("unload", "a"))
@@ -143,7 +143,7 @@ def test_a_release_hint_makes_the_next_victim_and_nothing_more() -> None:
 
 
 def test_a_release_hint_ends_with_the_life_it_was_given_to() -> None:
-    """Said of an absent model it means nothing for the next life."""
+    """Said of an absent model it means nothing for the next load."""
     shell = shell_of(100, [engine("a", 50), engine("b", 50), engine("c", 50)])
     shell.send(ev.HintGiven("release", "a"))
     shell.use("b")

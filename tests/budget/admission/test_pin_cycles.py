@@ -1,4 +1,4 @@
-"""Clients that hold pins and wait for the ends of each other's: whoever closes the circle is denied."""
+"""Clients that wait for the ends of each other's pins: the request that closes the circle is denied."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def small_world() -> Shell:
 
 
 def test_no_request_waits_for_a_circle_and_none_is_denied_without_one() -> None:
-    """Clients that wait for nothing end, one after another: all who wait are served then.
+    """Clients that wait for nothing end, one after another: all waiting requests are served then.
 
     Where a circle was said to be closed, all of that is played again without looking for circles:
     the request that was denied is then never served.

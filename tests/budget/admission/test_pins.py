@@ -59,7 +59,7 @@ def test_a_pin_without_a_placement_is_a_config_error() -> None:
 
 @pytest.mark.parametrize("order", [("rigid", "flexible"), ("flexible", "rigid")])
 def test_pins_that_fit_together_in_some_way_are_found_in_any_order(order: tuple[str, str]) -> None:
-    """Who can go elsewhere does, whichever is named first."""
+    """A pinned model that can go elsewhere does, whichever is named first."""
     specs = {
         "rigid": engine("rigid", 60),
         "flexible": EngineSpec(
@@ -149,7 +149,7 @@ def test_a_shared_engine_is_pinned_if_any_of_its_names_is() -> None:
 
 
 def test_pinning_a_draining_engine_frees_it_and_decides_the_claim_anew() -> None:
-    """Its own waiters are served at once; who counted on its bytes is told they never come."""
+    """Its own requests are served at once; one that counted on its bytes gets an error."""
     shell = shell_of(100, [engine("a", 80, slots=2), engine("c", 80)], max_wait_s=2.0)
     shell.serve("a")
     lone = shell.ask("c")
@@ -309,7 +309,7 @@ def test_a_request_that_waits_for_a_pin_to_end_keeps_no_other_from_being_served(
 
 
 def test_a_deadline_that_passes_behind_a_pin_says_whose_pin_it_is() -> None:
-    """With the clients, for whoever looks for the culprit."""
+    """With the clients, for a user that looks for the culprit."""
     shell = shell_of(100, [engine("a", 80), engine("b", 80)])
     shell.serve_pin("a", "short")
     request = shell.ask("b", "other", deadline=5.0)
@@ -353,7 +353,7 @@ def test_a_request_that_waits_for_a_pin_to_end_is_denied_when_the_pin_comes_to_l
 
 
 def test_a_pin_that_another_clients_pin_keeps_out_is_made_when_that_ends() -> None:
-    """Until then it protects nothing and holds up none who ask for the same model."""
+    """Until then it protects nothing and holds up no request for the same model."""
     both = EngineSpec("b", (PlacementOption((("gpu", 80),), 1.0),), slots=2)
     shell = shell_of(100, [engine("a", 80), both, engine("c", 20)])
     shell.serve_pin("a", "short")

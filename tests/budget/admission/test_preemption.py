@@ -1,4 +1,4 @@
-"""Who is interrupted for whom, and that being interrupted ends."""
+"""Which answers are interrupted for which requests, and that being interrupted ends."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_nobody_waits_any_more_when_the_lease_comes_back() -> None:
 
 
 def test_an_engine_that_dies_while_it_is_asked_ends_the_request() -> None:
-    """It is told so, once; a yield of somebody else's lease is a bug of the caller."""
+    """It is told so, once; a yield of another client's lease is a bug of the caller."""
     shell = one_slot()
     low = shell.ask("a", preemptible=True)
     shell.ask("a", priority=5)
@@ -165,7 +165,7 @@ def test_an_engine_that_dies_while_it_is_asked_ends_the_request() -> None:
 
 
 def test_a_model_that_is_no_longer_configured_ends_the_wait() -> None:
-    """UnknownModel, as for everybody who waits for it."""
+    """UnknownModel, as for every request that waits for it."""
     shell = one_slot()
     low = shell.ask("a", preemptible=True)
     shell.ask("b", priority=5)

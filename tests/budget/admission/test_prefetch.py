@@ -1,4 +1,4 @@
-"""Looking ahead: what is planned is staged and loaded while something else works."""
+"""Looking ahead: declared models are staged and loaded while another one works."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def ahead(limit: int = 100, **more: object) -> Shell:
 def test_the_next_stage_loads_while_the_first_one_works() -> None:
     """It fits beside it; when it is asked for it is there, and nothing waited."""
     shell = ahead()
-    shell.plan("a", "b")
+    shell.declare("a", "b")
     lease = shell.serve("a")
     assert shell.loads() == ["a", "b"]
     assert shell.state("b") is State.IDLE
@@ -34,16 +34,16 @@ def test_the_next_stage_loads_while_the_first_one_works() -> None:
 
 
 def test_the_first_step_is_loaded_as_soon_as_it_is_declared() -> None:
-    """The reason of the load says that nobody asked for it yet."""
+    """The reason of the load says that no request asked for it yet."""
     shell = ahead()
-    shell.plan("a")
+    shell.declare("a")
     assert [a.reason for a in shell.log if isinstance(a, act.StartLoad)] == [PREFETCH]
 
 
 def test_one_prefetch_loads_at_a_time() -> None:
     """Loads share the disk: the nearest one has it to itself."""
     shell = ahead()
-    shell.plan("a", "b")
+    shell.declare("a", "b")
     assert shell.loading.keys() == {"a"}
     shell.finish_load("a")
     assert shell.loading.keys() == {"b"}
@@ -52,7 +52,7 @@ def test_one_prefetch_loads_at_a_time() -> None:
 def test_what_does_not_fit_beside_a_lease_is_staged() -> None:
     """Its file is read into the page cache, so that its load costs less when bytes come free."""
     shell = ahead()
-    shell.plan("x", "y")
+    shell.declare("x", "y")
     lease = shell.serve("x")
     assert shell.staging == {"y"}
     shell.finish_staging()
@@ -66,7 +66,7 @@ def test_what_does_not_fit_beside_a_lease_is_staged() -> None:
 def test_nothing_is_loaded_past_what_has_to_wait() -> None:
     """Bytes that the nearer use will need are not filled with a later one."""
     shell = ahead()
-    shell.plan("x", "y", "a")
+    shell.declare("x", "y", "a")
     shell.serve("x")
     assert shell.loads() == ["x"]
 
@@ -74,7 +74,7 @@ def test_nothing_is_loaded_past_what_has_to_wait() -> None:
 def test_a_nearer_next_use_is_spared() -> None:
     """Evicting what is needed sooner would only move the wait."""
     shell = ahead()
-    shell.plan("x", "x", "y")
+    shell.declare("x", "x", "y")
     shell.use("x")
     assert shell.state("x") is State.IDLE
     assert not shell.unloading
@@ -87,24 +87,24 @@ def test_a_pinned_engine_is_spared() -> None:
     engines = [engine("judge", 50), engine("x", 60), engine("a", 40)]
     shell = shell_of(100, engines, [model("judge", pinned=True)], prefetch="load")
     shell.settle()
-    shell.plan("x", "a")
+    shell.declare("x", "a")
     assert shell.state("judge") is State.IDLE
     assert shell.loading.keys() == {"a"}, "x can never be beside the pin"
 
 
 def test_a_request_that_waits_for_bytes_comes_first() -> None:
-    """While somebody waits for bytes of a device, nothing is loaded ahead there."""
+    """While a request waits for bytes of a device, nothing is loaded ahead there."""
     shell = ahead()
     shell.serve("x")
     shell.ask("y", "other")
-    shell.plan("a")
+    shell.declare("a")
     assert shell.loads() == ["x"]
 
 
 def test_a_request_abandons_a_prefetch_that_is_in_its_way() -> None:
-    """The bytes it booked are for whoever asks; what it read was in vain."""
+    """The bytes it booked are for the next request; what it read was in vain."""
     shell = ahead()
-    shell.plan("x")
+    shell.declare("x")
     request = shell.ask("y", "other")
     assert shell.unloading["x"].abandon
     shell.settle()
@@ -115,7 +115,7 @@ def test_a_request_abandons_a_prefetch_that_is_in_its_way() -> None:
 def test_a_request_for_what_is_being_loaded_ahead_waits_for_that_load() -> None:
     """The same bytes are not booked twice."""
     shell = ahead()
-    shell.plan("a")
+    shell.declare("a")
     request = shell.ask("a")
     assert shell.loads() == ["a"]
     shell.finish_load("a")
@@ -126,7 +126,7 @@ def test_a_load_that_is_waited_for_has_the_disk_to_itself() -> None:
     """Nothing is staged or loaded ahead until it is done."""
     shell = ahead()
     shell.ask("a", "other")
-    shell.plan("b", "x")
+    shell.declare("b", "x")
     assert shell.loading.keys() == {"a"}
     assert not shell.staging
     shell.finish_load("a")
@@ -137,9 +137,9 @@ def test_staging_stops_when_it_is_planned_no_more() -> None:
     """What was read is counted as wasted."""
     shell = ahead()
     shell.serve("x", "other")
-    shell.plan("y")
+    shell.declare("y")
     assert shell.staging == {"y"}
-    shell.plan()
+    shell.declare()
     assert isinstance(shell.log[-1], act.StopStaging)
     shell.finish_staging(7)
     assert shell.core.state.prefetch.staged_bytes == 7
@@ -149,40 +149,40 @@ def test_staging_stops_when_it_is_planned_no_more() -> None:
 def test_a_plan_ends_with_its_client() -> None:
     """Under whatever name it was declared; another client's goes on."""
     shell = ahead()
-    shell.plan("a", "b", client="one", plan="p")
-    shell.plan("b", "c", client="two")
+    shell.declare("a", "b", client="one", plan="p")
+    shell.declare("b", "c", client="two")
     shell.gone("one")
-    assert shell.core.state.plans.order(9) == ["b", "c"]
+    assert shell.core.state.declared_uses.order(9) == ["b", "c"]
 
 
 def test_requests_of_other_connections_use_a_plan_up_by_its_name() -> None:
     """A program talks to its keeper over several connections."""
     shell = ahead()
-    shell.plan("a", "b", "a", client="holder", plan="p")
+    shell.declare("a", "b", "a", client="holder", plan="p")
     shell.settle()
     shell.end(shell.ask("a", "worker", plan="p"))
-    assert shell.core.state.plans.order(9) == ["b", "a"]
+    assert shell.core.state.declared_uses.order(9) == ["b", "a"]
     shell.end(shell.ask("b", "stranger"))
-    assert shell.core.state.plans.order(9) == ["b", "a"]
+    assert shell.core.state.declared_uses.order(9) == ["b", "a"]
 
 
 def test_a_plan_of_an_unknown_model_is_refused_whole() -> None:
     """The plan before it stands."""
     shell = ahead()
-    shell.plan("a")
+    shell.declare("a")
     with pytest.raises(UnknownModel):
-        shell.plan("b", "nobody")
-    assert shell.core.state.plans.order(9) == ["a"]
+        shell.declare("b", "unknown")
+    assert shell.core.state.declared_uses.order(9) == ["a"]
 
 
 def test_keep_alive_does_not_begin_before_the_first_use() -> None:
     """Loaded ahead and waiting is not idle; when the plan is withdrawn, it is."""
     shell = shell_of(100, [engine("a", 40)], [model("a", keep_alive_s=5.0)], prefetch="load")
-    shell.plan("a")
+    shell.declare("a")
     shell.settle()
     shell.advance(60.0)
     assert shell.state("a") is State.IDLE
-    shell.plan()
+    shell.declare()
     shell.advance(4.9)
     assert shell.state("a") is State.IDLE
     shell.advance(0.1)
@@ -193,7 +193,7 @@ def test_keep_alive_does_not_begin_before_the_first_use() -> None:
 def test_stage_only_loads_nothing_ahead() -> None:
     """`prefetch = "stage"`: files are read, bytes of devices are left alone."""
     shell = ahead(prefetch="stage")
-    shell.plan("a", "b")
+    shell.declare("a", "b")
     assert shell.staging == {"a"}
     shell.finish_staging()
     assert shell.staging == {"b"}
@@ -212,7 +212,7 @@ def test_with_spare_and_every_core_computing_what_comes_next_is_only_staged() ->
     """A load would slow the generation by more than it hides; it begins when the lease ends."""
     shell = on_cores(threads=4, cores=4)
     lease = shell.serve("a")
-    shell.plan("b")
+    shell.declare("b")
     assert shell.loads() == ["a"]
     assert shell.staging == {"b"}
     shell.finish_staging()
@@ -224,14 +224,14 @@ def test_with_a_core_free_the_next_load_runs_beside_the_generation() -> None:
     """Two leases on one engine share its threads, those of two engines add up."""
     shell = on_cores(threads=2, cores=4)
     leases = [shell.serve("a"), shell.serve("a")]
-    shell.plan("b", "c")
+    shell.declare("b", "c")
     shell.settle()
     assert shell.state("b") is State.IDLE
     leases.append(shell.serve("b"))
     assert shell.state("c") is State.IDLE, "it was loaded before the second engine was in use"
     shell.send(ev.HintGiven("unload", "c"))
     shell.settle()
-    shell.plan("c")
+    shell.declare("c")
     assert shell.state("c") is State.ABSENT
     shell.end(leases.pop())
     shell.settle()
@@ -242,23 +242,23 @@ def test_a_load_ahead_runs_beside_any_generation_unless_told_otherwise() -> None
     """`prefetch = true`: what fits beside what is leased is loaded, whatever the cores do."""
     shell = on_cores(threads=4, cores=4, prefetch="load")
     shell.serve("a")
-    shell.plan("b")
+    shell.declare("b")
     shell.settle()
     assert shell.state("b") is State.IDLE
 
 
 def test_off_plans_do_nothing_ahead() -> None:
-    """`prefetch = false`: plans only tell the policy what comes."""
+    """`prefetch = false`: declared uses only tell the policy what comes."""
     shell = ahead(prefetch="off")
-    shell.plan("a", "b")
+    shell.declare("a", "b")
     assert not shell.loads()
     assert not shell.staging
 
 
 def test_a_prefetch_that_failed_is_left_to_the_request() -> None:
-    """It is not tried over and over for nobody."""
+    """It is not tried over and over in vain."""
     shell = ahead()
-    shell.plan("a")
+    shell.declare("a")
     shell.fail_load("a")
     assert shell.loads() == ["a"]
     request = shell.ask("a")
@@ -273,7 +273,7 @@ def test_under_pressure_the_unused_prefetch_goes_first() -> None:
     shell.settle()
     shell.use("idle")
     lease = shell.serve("leased")
-    shell.plan("ahead")
+    shell.declare("ahead")
     shell.settle()
     shell.send(ev.DeviceMeasured("gpu", 60, 10, 20))
     assert shell.unloading.keys() == {"ahead"}

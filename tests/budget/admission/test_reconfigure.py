@@ -45,7 +45,7 @@ def test_running_leases_of_a_model_that_is_gone_end_by_themselves() -> None:
 
 
 def test_those_who_wait_follow_their_model_to_its_new_engine() -> None:
-    """In the order in which they came, also among those who waited there before."""
+    """In the order in which they came, also among requests that waited there before."""
     shell = shell_of(
         100, [engine("a", 60), engine("new", 60)], [model("m", "a"), model("n", "new")]
     )
@@ -128,7 +128,7 @@ def test_other_devices_are_a_config_error() -> None:
 
 
 def test_a_new_pin_frees_an_engine_that_was_draining() -> None:
-    """A pinned engine drains for nobody and is not evicted when its leases end."""
+    """A pinned engine does not drain and is not evicted when its leases end."""
     engines = [engine("a", 60), engine("c", 60)]
     shell = shell_of(100, engines, max_wait_s=1.0)
     held = shell.serve("a")
@@ -211,9 +211,9 @@ def settle_on(shell: Shell, settings: CoreSettings) -> list[act.Action]:
 
 
 def test_looking_ahead_begins_and_ends_with_its_setting() -> None:
-    """What is staged for nobody any more is stopped; what the plan wants is loaded at once."""
+    """A staging that is not wanted any more is stopped; what is declared is loaded at once."""
     shell = shell_of(100, [engine("a", 40), engine("b", 40)], prefetch="off")
-    shell.plan("a", "b")
+    shell.declare("a", "b")
     assert not shell.loading
     settle_on(shell, CoreSettings(prefetch="stage"))
     assert shell.staging == {"a"}
@@ -276,7 +276,7 @@ def test_a_request_for_a_model_whose_file_is_bad_hears_that_until_it_is_good_aga
     )
     assert shell.error(shell.ask("b")) == BAD_FILE
     with pytest.raises(BadModelFile):
-        shell.plan("a", "b")
+        shell.declare("a", "b")
     with pytest.raises(BadModelFile):
         shell.send(ev.HintGiven("release", "b"))
     shell.yield_(lease)

@@ -58,7 +58,7 @@ def test_the_books_of_every_device_are_shown() -> None:
 
 
 def test_an_engines_row_tells_its_life_and_its_leases() -> None:
-    """Who holds which slot for how long, under which of its names."""
+    """The client of each slot, since when, and under which of the engine's names."""
     names = [model("x", "a", pinned=True), model("y", "a", keep_alive_s=9.0)]
     shell = shell_of(100, [engine("a", 40, slots=2), engine("z", 10)], names)
     shell.settle()
@@ -124,12 +124,12 @@ def test_the_queue_is_in_the_order_of_service_with_reasons() -> None:
     assert [r["waits_for"] for r in queue] == [
         "leases of a to end",
         "leases of a to end",
-        "its next life: it drains for c",
+        "its next load: it drains for c",
     ]
 
 
 def test_what_a_request_waits_for_is_said_in_every_state() -> None:
-    """A load, an eviction, its own last life, bytes, a slot."""
+    """A load, an eviction, the end of its own process, bytes, a slot."""
     shell = shell_of(100, [engine("a", 80), engine("b", 80)])
 
     def reasons() -> dict[str, str]:
@@ -144,7 +144,7 @@ def test_what_a_request_waits_for_is_said_in_every_state() -> None:
     shell.end(first)
     shell.end(behind)
     late = shell.ask("a")
-    assert reasons() == {other: "evictions under way", late: "its last life to end"}
+    assert reasons() == {other: "evictions under way", late: "the end of its process"}
 
 
 def test_decisions_are_the_latest_first_and_bounded() -> None:
@@ -172,7 +172,7 @@ def test_plans_are_shown_with_what_is_there_of_them() -> None:
         100, [engine("a", 60), engine("b", 30), engine("c", 90)], names, prefetch="load"
     )
     lease = shell.serve("one")
-    shell.plan("b", "c", "two", client="me")
+    shell.declare("b", "c", "two", client="me")
     shell.settle()
     data = seen(shell)
     assert data["declared"] == [

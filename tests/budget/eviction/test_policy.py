@@ -15,7 +15,7 @@ from tests.budget.machine import engine, model, shell_of
 
 
 class Dear(Stateless):
-    """The first in the alphabet costs most, and by far more than anybody else would charge."""
+    """The first in the alphabet costs most, and by far more than any other policy would charge."""
 
     name = "dear"
     ordered = False
@@ -60,7 +60,7 @@ def test_a_policy_hears_of_every_request_that_is_taken() -> None:
     shell.advance(1.0)
     shell.ask("a")
     shell.ask("x")
-    shell.ask("nobody")
+    shell.ask("unknown")
     assert policy.uses == [("a", 0.0), ("a", 1.0)]
 
 

@@ -1,4 +1,4 @@
-"""The set that leaves: it frees enough, holds nobody redundant, and loses the least."""
+"""The set that leaves: it frees enough, has no redundant member, and loses the least."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def freed(chosen: list[EvictionCandidate] | tuple[EvictionCandidate, ...], devic
     return sum(amount for c in chosen for d, amount in c.bookings if d == device)
 
 
-def covers(
+def frees_enough(
     chosen: list[EvictionCandidate] | tuple[EvictionCandidate, ...], shortage: dict[str, int]
 ) -> bool:
     """Whether enough comes free everywhere."""
@@ -52,11 +52,11 @@ def test_the_victims_free_enough_and_none_is_redundant(
     """None exactly when all together are too few; else removing any one victim is too few."""
     victims = choose_victims(engines, shortage, ordered=ordered)
     if victims is None:
-        assert not covers(engines, shortage)
+        assert not frees_enough(engines, shortage)
         return
-    assert covers(victims, shortage)
+    assert frees_enough(victims, shortage)
     for victim in victims:
-        assert not covers([v for v in victims if v is not victim], shortage)
+        assert not frees_enough([v for v in victims if v is not victim], shortage)
     assert victims == sorted(victims, key=lambda c: (c.loss, c.engine_id))
     assert len({v.engine_id for v in victims}) == len(victims)
 
@@ -72,7 +72,7 @@ def test_the_least_total_loss_equals_brute_force(
         sum(c.loss for c in subset)
         for size in range(len(engines) + 1)
         for subset in combinations(engines, size)
-        if covers(subset, shortage)
+        if frees_enough(subset, shortage)
     ]
     assert (victims is None) == (not losses)
     if victims is not None:
@@ -88,7 +88,7 @@ def test_in_order_nobody_leaves_while_a_lesser_loss_would_have_done(
     victims = choose_victims(engines, shortage, ordered=True)
     if victims:
         worst = max(v.loss for v in victims)
-        assert not covers([c for c in engines if c.loss < worst], shortage)
+        assert not frees_enough([c for c in engines if c.loss < worst], shortage)
 
 
 def test_one_large_victim_beats_two_small_ones_that_cost_more() -> None:
@@ -122,7 +122,7 @@ def test_engines_on_other_devices_are_never_touched() -> None:
 
 
 def test_many_candidates_are_decided_without_trying_every_set() -> None:
-    """Above the exact limit the answer still covers and is no worse than recency's."""
+    """Above the exact limit the answer still frees enough and is no worse than recency's."""
     engines = [
         EvictionCandidate(f"e{i:03}", 1.0 + (i * 7 % 13), (("g", 1 + i * 5 % 17),))
         for i in range(200)
@@ -130,5 +130,5 @@ def test_many_candidates_are_decided_without_trying_every_set() -> None:
     assert len(engines) > EXACT_LIMIT
     least = choose_victims(engines, {"g": 300}, ordered=False) or []
     recency = choose_victims(engines, {"g": 300}, ordered=True) or []
-    assert covers(least, {"g": 300})
+    assert frees_enough(least, {"g": 300})
     assert sum(v.loss for v in least) <= sum(v.loss for v in recency)

@@ -29,7 +29,7 @@ def test_a_failed_load_denies_those_who_wait_and_frees_the_bytes() -> None:
 
 
 def test_failures_in_a_row_are_refused_without_a_load_for_a_while() -> None:
-    """A model that cannot load does not cost everybody a load each time."""
+    """A model that cannot load does not cost every request a load."""
     shell = shell_of(100, [engine("a", 50)])
     for _ in range(2):
         shell.ask("a")
@@ -43,7 +43,7 @@ def test_failures_in_a_row_are_refused_without_a_load_for_a_while() -> None:
 
 
 def test_out_of_memory_is_tried_once_on_a_smaller_placement() -> None:
-    """Those who wait are served by the smaller one and never hear of it."""
+    """Waiting requests are served by the smaller one and get no error."""
     shell = shell_of(100, [TWO_SIZES])
     request = shell.ask("a")
     shell.fail_load("a", out_of_memory=True)
@@ -126,7 +126,7 @@ def test_a_dead_engine_revokes_its_leases_with_its_error() -> None:
 
 
 def test_those_who_waited_get_a_new_engine_once_and_then_are_denied() -> None:
-    """One death can be chance; the second without anybody served is not."""
+    """One death can be chance; the second without a request served is not."""
     shell = shell_of(100, [engine("a", 50)])
     shell.serve("a")
     waits = shell.ask("a")
@@ -191,7 +191,7 @@ def test_a_pinned_engine_reloads_by_itself_with_growing_pauses() -> None:
 
 
 def test_a_pinned_engine_that_dies_after_every_load_backs_off_too() -> None:
-    """A load that ends well is no success when nobody is served."""
+    """A load that ends well is no success when no request is served."""
     shell = shell_of(100, [engine("p", 50)], [model("p", pinned=True)])
     pauses = []
     for _ in range(4):
@@ -206,7 +206,7 @@ def test_a_pinned_engine_that_dies_after_every_load_backs_off_too() -> None:
 
 
 def test_thousands_of_failures_in_a_row_do_not_overflow() -> None:
-    """A keeper lives for months."""
+    """A keeper runs for months."""
     shell = shell_of(100, [engine("p", 50)], [model("p", pinned=True)])
     shell.core.state.residents["p"].failures = 5000
     shell.fail_load("p")

@@ -34,7 +34,7 @@ from budget.books.pin_holders import PinHolders
 from budget.books.queue import Queue, Waiting, WaitList
 from budget.books.residents import Residents
 from budget.errors import InternalError
-from budget.eviction.forecast.expert_books import Shadow
+from budget.eviction.forecast.expert_books import ExpertBooks
 from budget.eviction.forecast.experts import Contest
 from budget.eviction.forecast.forecaster import Forecaster
 from budget.eviction.forecast.guard import Guard
@@ -49,7 +49,7 @@ from budget.handlers.engine_events import EngineEvents
 from tests.budget.machine import Shell, engine, model, shell_of
 
 PARTS: tuple[type[Any], ...] = (
-    Forecast, Forecaster, Contest, Guard, Shadow, Lookahead, Rates, Histories, Transitions,
+    Forecast, Forecaster, Contest, Guard, ExpertBooks, Lookahead, Rates, Histories, Transitions,
     Prefetcher, Preemption, Scheduler, Admission, Fitting, Claims, CoreState, Residents, DeclaredUses,
     Books, Ledger, Timers, Queue, WaitList, Waiting, PinHolders, EngineRecord, EngineEvents, Requests,
 )  # fmt: skip
@@ -57,7 +57,7 @@ OUTSIDE = {
     "pump", "_bring_to_rest", "tell_load", "tell_unload", "imbalances", "rebuild", "clear", "requests_of",
     "_give_up", "_give_up_one",
     "must_be_possible", "must_be_able_to", "must_be_estimable", "_impossible", "adopt", "to_arm",
-    "attach", "export_state", "import_state", "_take_in", "_scaled", "view", "tell", "by_plan",
+    "attach", "export_state", "import_state", "_take_in", "_scaled", "view", "tell", "next_by_name",
     "DeclaredUses.declared", "PinHolders.get",
 }  # fmt: skip
 """Methods that are the net itself, that refuse an event before anything changes, that a core is made
@@ -155,7 +155,7 @@ class Played(Shell):
                 self.end(request)
 
     def rest(self) -> None:
-        """Until nothing is under way and nobody waits: all end within a minute of the core's time."""
+        """Until nothing is under way and no request waits: all end within a minute of the core's time."""
         for _ in range(60):
             self.settle()
             self.end_all()
@@ -247,7 +247,7 @@ def entangle(shell: Played) -> None:
 
 def look_ahead(shell: Played) -> None:
     """A plan that is kept to: a load ahead, a staging, one that is used, one that is withdrawn."""
-    shell.plan("a", "b", "e", "a", "b", client="planner")
+    shell.declare("a", "b", "e", "a", "b", client="planner")
     shell.settle()
     for name in "abea":
         shell.ask(name, "planner")
@@ -256,8 +256,8 @@ def look_ahead(shell: Played) -> None:
             shell.finish_staging()
         shell.advance(0.5)
         shell.end_all()
-    shell.plan("c", "d", client="planner", plan="other")
-    shell.plan(client="planner", plan="other")
+    shell.declare("c", "d", client="planner", plan="other")
+    shell.declare(client="planner", plan="other")
     shell.rest()
 
 
@@ -278,8 +278,8 @@ def fail(shell: Played) -> None:
     shell.settle()
     shell.ask("e", "two")
     if "e" in shell.resident():
-        life = shell.core.state.residents["e"].generation
-        shell.send(ev.EngineMeasured("e", life, (("gpu", 35),)))
+        generation = shell.core.state.residents["e"].generation
+        shell.send(ev.EngineMeasured("e", generation, (("gpu", 35),)))
         shell.kill("e")
     shell.rest()
     shell.send(ev.EngineEstimated("e", (PlacementOption((("gpu", 25),), 1.0),)))
@@ -292,8 +292,8 @@ def fail(shell: Played) -> None:
 
 
 def configure(shell: Played) -> None:
-    """A file changes under an open plan and under those who wait; a model goes."""
-    shell.plan("a", "b", "c", "e", "b", client="planner")
+    """A file changes under declared uses and under waiting requests; a model goes."""
+    shell.declare("a", "b", "c", "e", "b", client="planner")
     shell.ask("a", "one")
     shell.settle()
     shell.ask("b", "two")

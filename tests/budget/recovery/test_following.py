@@ -33,7 +33,7 @@ def test_a_model_that_changes_under_an_open_plan_wedges_nothing(policy: str, pre
     models, engines = configuration()
     shell = shell_of(100, engines, models, policy=make_policy(policy), prefetch=prefetch)
     for turn, name in enumerate("abcabcabc"):
-        shell.plan("a", "b", "c", "a", "b", "c", client="planner")
+        shell.declare("a", "b", "c", "a", "b", "c", client="planner")
         shell.use(name, "planner")
         shell.ask("b", "other")
         configure(shell, **{name: f"{name}{turn}", "b": f"b{turn}"})
@@ -50,8 +50,8 @@ def test_a_plan_goes_on_with_the_engine_that_runs_its_model_now() -> None:
     """What was declared is of models; a step whose model is gone is left out."""
     models, engines = configuration()
     shell = shell_of(100, engines, models)
-    plans = shell.core.state.plans
-    shell.plan("a", "b", "c", "b", client="planner")
+    plans = shell.core.state.declared_uses
+    shell.declare("a", "b", "c", "b", client="planner")
     configure(shell, b="b2")
     assert plans.order(9) == ["a", "b2", "c", "b2"]
     shell.use("a", "planner")
@@ -67,7 +67,7 @@ def test_what_is_staged_or_loaded_ahead_for_an_engine_that_is_gone_is_given_up()
     models, engines = configuration()
     shell = shell_of(100, engines, models, prefetch="load")
     lease = shell.serve("a")
-    shell.plan("b", client="planner")
+    shell.declare("b", client="planner")
     assert shell.staging == {"b"}
     configure(shell, b="b2")
     shell.finish_staging()
@@ -98,11 +98,11 @@ def test_what_the_forecast_learned_holds_for_the_engine_that_runs_the_model_now(
 
 
 def test_engines_that_are_gone_leave_every_table() -> None:
-    """A keeper lives for months, and files are fetched again every day."""
+    """A keeper runs for months, and files are fetched again every day."""
     models, engines = configuration()
     shell = shell_of(100, engines, models, policy=make_policy("forecast"), prefetch="load")
     for turn in range(40):
-        shell.plan("a", "b", "c", client="planner")
+        shell.declare("a", "b", "c", client="planner")
         for name in NAMES:
             shell.use(name, "planner")
             shell.advance(1.0)

@@ -101,7 +101,7 @@ def test_looking_ahead_that_always_fails_is_left_out_and_requests_are_served() -
     shell.may_fail = True
     with always_failing(Prefetcher, "look_ahead"):
         for turn in range(2 * BORNE):
-            shell.plan("a", "b", client="planner")
+            shell.declare("a", "b", client="planner")
             shell.use("ab"[turn % 2])
     assert shell.core.state.faults.left_out == {AHEAD}
     assert shell.core.state.faults.total == BORNE
@@ -201,9 +201,9 @@ def test_what_does_not_balance_is_said_all_of_it_and_checking_never_raises() -> 
     state = shell.core.state
     state.residents["a"].state = State.LEASED
     state.residents["b"].demand = 3
-    state.plans.declare("p", [("z", "z")])
+    state.declared_uses.declare("p", [("z", "z")])
     found = "\n".join(shell.core.check())
-    for word in ("held as", "has leases", "demand 3", "plan p names"):
+    for word in ("held as", "has leases", "demand 3", "declared uses p name"):
         assert word in found
     with pytest.raises(InternalError, match="demand 3"):
         shell.core.validate()
@@ -213,7 +213,7 @@ def test_what_does_not_balance_is_said_all_of_it_and_checking_never_raises() -> 
 
 @pytest.mark.parametrize("name", ["_pass", "_wanting", "_awaited"])
 def test_a_scheduler_that_sees_nothing_any_more_leaves_none_waiting(name: str) -> None:
-    """Whoever would wait hears that it is a bug of ours; what is resident serves."""
+    """A request that would wait gets `InternalError`; resident engines serve."""
     shell = shell_of(200, [engine("a", 80), engine("b", 80)])
     shell.use("a")
     shell.may_fail = True

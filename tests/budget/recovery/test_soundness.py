@@ -32,7 +32,7 @@ def at_rest() -> Shell:
     shell = shell_of(100, SPECS, MODELS)
     shell.serve("a", "holder")
     shell.ask("b", "waiter")
-    shell.plan("a", "b", client="planner")
+    shell.declare("a", "b", client="planner")
     return shell
 
 
@@ -121,7 +121,7 @@ def test_a_request_of_the_wrong_types_is_refused(changes: dict[str, Any]) -> Non
     ids=repr,
 )
 def test_what_else_clients_send_is_refused_as_theirs(event: Any) -> None:
-    """Hints, plans and leases of the wrong types, and nothing changes."""
+    """Hints, declared uses and leases of the wrong types, and nothing changes."""
     refused(at_rest(), event, InvalidRequest)
 
 
@@ -161,7 +161,7 @@ DEAD = {"error": "EngineDied", "message": "scripted"}
     ids=repr,
 )
 def test_what_engines_and_the_keeper_report_is_refused_as_a_bug(event: Any) -> None:
-    """Of the wrong type, of another life, or impossible in this one; nothing changes."""
+    """Of the wrong type, of another generation, or impossible in this one; nothing changes."""
     refused(at_rest(), event, InternalError)
 
 
@@ -192,7 +192,7 @@ def test_what_engines_and_the_keeper_report_is_refused_as_a_bug(event: Any) -> N
     ids=lambda event: "",
 )
 def test_a_configuration_of_the_wrong_types_is_refused(event: ev.Reconfigured) -> None:
-    """Whoever read it; nothing changes."""
+    """Whatever read it; nothing changes."""
     refused(at_rest(), event, InternalError)
 
 
