@@ -37,6 +37,7 @@ from shim.lazy_names import lazy_names
 if TYPE_CHECKING:
     from backends.openai.protocol import Delta, Timings, Usage
     from shim.calls.declaring import Plan
+    from shim.chat_options import CallOptions, ChatOptions
     from shim.client import Shim
     from shim.config import Config, load_config
     from shim.defaults import (
@@ -66,6 +67,7 @@ __getattr__ = lazy_names(
     __name__,
     {
         "backends.openai.protocol": "Delta Timings Usage",
+        "shim.chat_options": "CallOptions ChatOptions",
         "shim.client": "Shim",
         "shim.config": "Config load_config",
         "shim.defaults": (
@@ -84,8 +86,10 @@ __all__ = [
     "AdmissionDenied",
     "AsyncReplyStream",
     "BadModelFile",
+    "CallOptions",
     "CallerError",
     "Cancelled",
+    "ChatOptions",
     "Config",
     "ConfigError",
     "DeadlineExceeded",

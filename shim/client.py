@@ -6,7 +6,7 @@ import asyncio
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from backends.flows import run_blocking
 from budget.errors import InvalidRequest
@@ -14,6 +14,7 @@ from shim.calls.call import OWN_OPTIONS, Call, Messages
 from shim.calls.calls import Calls
 from shim.calls.declaring import Plan
 from shim.calls.session import Session
+from shim.chat_options import CallOptions, ChatOptions
 from shim.config import Config
 from shim.model_info import ModelInfo
 from shim.replies import EmbeddingReply, Reply
@@ -69,24 +70,24 @@ class Shim:
 
     # Calls
 
-    def chat(self, model: str, messages: Messages, **options: Any) -> Reply:
+    def chat(self, model: str, messages: Messages, **options: Unpack[ChatOptions]) -> Reply:
         """One whole answer.
 
         Args:
             model: a name of the configuration.
             messages: OpenAI chat messages, or a string for one user message.
-            options: sampling and format options of the engine (`max_tokens`, `temperature`, `seed`,
-                `stop`, `json_schema`, `grammar`, `tools`, ...), and `priority` and `deadline_s` of
-                keepwarm: seconds in which the whole call has to end, waiting included; after that it
-                is a `DeadlineExceeded`. An answer of a priority below 0 (work in the background) may be
-                interrupted for a request of higher priority, and goes on after it.
+            options: those of `ChatOptions`, explained in `docs/options.md`: sampling and format options
+                of the engine, and `priority` and `deadline_s` of keepwarm: seconds in which the whole call
+                has to end, waiting included; after that it is a `DeadlineExceeded`. An answer of a priority
+                below 0 (work in the background) may be interrupted for a request of higher priority,
+                and goes on after it.
 
         Raises:
             KeepwarmError: the tree of `budget.errors`, by whose fault it is.
         """
         return run_blocking(self._sync.chat(self._session.call(model, messages, options)))
 
-    def stream(self, model: str, messages: Messages, **options: Any) -> ReplyStream:
+    def stream(self, model: str, messages: Messages, **options: Unpack[ChatOptions]) -> ReplyStream:
         """The answer piece by piece; `reply` of the stream is the whole one at the end.
 
         Closing an unfinished stream stops generation and gives the lease back.
@@ -97,7 +98,9 @@ class Shim:
         call = self._session.call(model, messages, options)
         return ReplyStream(run_blocking(self._sync.stream(call)))
 
-    def embed(self, model: str, texts: Sequence[str] | str, **options: Any) -> EmbeddingReply:
+    def embed(
+        self, model: str, texts: Sequence[str] | str, **options: Unpack[CallOptions]
+    ) -> EmbeddingReply:
         """One vector per text. Options: `priority`, `deadline_s`.
 
         Raises:
@@ -106,16 +109,18 @@ class Shim:
         call, batch = self._embedding(model, texts, options)
         return run_blocking(self._sync.embed(call, batch))
 
-    async def achat(self, model: str, messages: Messages, **options: Any) -> Reply:
+    async def achat(self, model: str, messages: Messages, **options: Unpack[ChatOptions]) -> Reply:
         """As `chat`, awaited; cancelling it stops generation and gives the lease back."""
         return await self._async.chat(self._session.call(model, messages, options))
 
-    async def astream(self, model: str, messages: Messages, **options: Any) -> AsyncReplyStream:
+    async def astream(
+        self, model: str, messages: Messages, **options: Unpack[ChatOptions]
+    ) -> AsyncReplyStream:
         """As `stream`, awaited; close it with `aclose` or use it as a context manager."""
         return await self._async.stream(self._session.call(model, messages, options))
 
     async def aembed(
-        self, model: str, texts: Sequence[str] | str, **options: Any
+        self, model: str, texts: Sequence[str] | str, **options: Unpack[CallOptions]
     ) -> EmbeddingReply:
         """As `embed`, awaited."""
         call, batch = self._embedding(model, texts, options)

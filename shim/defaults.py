@@ -5,11 +5,12 @@ from __future__ import annotations
 import atexit
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from backends.forks import renew_after_fork
 from shim.calls.call import Messages
 from shim.calls.declaring import Plan
+from shim.chat_options import CallOptions, ChatOptions
 from shim.client import Shim
 from shim.replies import EmbeddingReply, Reply
 from shim.streams import AsyncReplyStream, ReplyStream
@@ -58,32 +59,36 @@ def use(shim: Shim) -> None:
     _DEFAULT.set(shim)
 
 
-def chat(model: str, messages: Messages, **options: Any) -> Reply:
+def chat(model: str, messages: Messages, **options: Unpack[ChatOptions]) -> Reply:
     """One whole answer: `Shim.chat` of the default shim."""
     return default_shim().chat(model, messages, **options)
 
 
-def stream(model: str, messages: Messages, **options: Any) -> ReplyStream:
+def stream(model: str, messages: Messages, **options: Unpack[ChatOptions]) -> ReplyStream:
     """The answer piece by piece: `Shim.stream` of the default shim."""
     return default_shim().stream(model, messages, **options)
 
 
-def embed(model: str, texts: Sequence[str] | str, **options: Any) -> EmbeddingReply:
+def embed(model: str, texts: Sequence[str] | str, **options: Unpack[CallOptions]) -> EmbeddingReply:
     """One vector per text: `Shim.embed` of the default shim."""
     return default_shim().embed(model, texts, **options)
 
 
-async def achat(model: str, messages: Messages, **options: Any) -> Reply:
+async def achat(model: str, messages: Messages, **options: Unpack[ChatOptions]) -> Reply:
     """One whole answer, awaited: `Shim.achat` of the default shim."""
     return await default_shim().achat(model, messages, **options)
 
 
-async def astream(model: str, messages: Messages, **options: Any) -> AsyncReplyStream:
+async def astream(
+    model: str, messages: Messages, **options: Unpack[ChatOptions]
+) -> AsyncReplyStream:
     """The answer piece by piece, awaited: `Shim.astream` of the default shim."""
     return await default_shim().astream(model, messages, **options)
 
 
-async def aembed(model: str, texts: Sequence[str] | str, **options: Any) -> EmbeddingReply:
+async def aembed(
+    model: str, texts: Sequence[str] | str, **options: Unpack[CallOptions]
+) -> EmbeddingReply:
     """One vector per text, awaited: `Shim.aembed` of the default shim."""
     return await default_shim().aembed(model, texts, **options)
 

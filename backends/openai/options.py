@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import numbers
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
 
 from backends.base import Endpoint
+from backends.openai.schemas import check_depth, check_grammar, response_format
 from budget.errors import InvalidRequest
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
 _RESERVED = frozenset({"model", "messages", "stream", "stream_options", "n"})
 _LLAMA_CPP = "llama.cpp"
 
@@ -34,7 +36,23 @@ def _is_stop(value: Any) -> bool:
 
 
 def _is_tools(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(t, Mapping) for t in value)
+    return isinstance(value, list | tuple) and all(map(_is_tool, value))
+
+
+def _is_tool(tool: Any) -> bool:
+    """A function with a name and a schema, or a tool of the endpoint's own kind."""
+    if not isinstance(tool, Mapping) or not isinstance(tool.get("type"), str):
+        return False
+    function = tool.get("function")
+    if tool["type"] != "function":
+        return True
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        return False
+    return bool(function["name"]) and isinstance(function.get("parameters") or {}, Mapping)
+
+
+def _is_tool_choice(value: Any) -> bool:
+    return value in ("auto", "none", "required") or isinstance(value, Mapping)
 
 
 def _is_response_format(value: Any) -> bool:
@@ -43,20 +61,20 @@ def _is_response_format(value: Any) -> bool:
 
 
 OPTIONS: Mapping[str, tuple[Check, str]] = {
-    "max_tokens": (_integer(1), "an integer >= 1"),
+    "max_tokens": (_integer(1), "an integer >= 1, or -1 for no limit"),
     "temperature": (_number(0.0), "a number >= 0"),
     "top_p": (_number(0.0, 1.0), "a number from 0 to 1"),
     "top_k": (_integer(-1), "an integer >= -1"),
     "min_p": (_number(0.0, 1.0), "a number from 0 to 1"),
     "presence_penalty": (_number(-2.0, 2.0), "a number from -2 to 2"),
     "frequency_penalty": (_number(-2.0, 2.0), "a number from -2 to 2"),
-    "seed": (_integer(0, 2**32 - 1), "an integer from 0 to 4294967295"),
+    "seed": (_integer(0, 2**32 - 1), "an integer from 0 to 4294967295, or -1 for any"),
     "stop": (_is_stop, "a non-empty string or a list of them"),
     "response_format": (_is_response_format, 'an object with type "text|json_object|json_schema"'),
     "json_schema": (lambda v: isinstance(v, Mapping), "a JSON schema as an object"),
     "grammar": (lambda v: isinstance(v, str) and bool(v), "a GBNF grammar as a string"),
-    "tools": (_is_tools, "a list of tool objects"),
-    "tool_choice": (lambda v: isinstance(v, str | Mapping), "a string or an object"),
+    "tools": (_is_tools, 'a list of {"type": "function", "function": {"name", "parameters"}}'),
+    "tool_choice": (_is_tool_choice, 'one of "auto", "none", "required", or an object'),
     "logprobs": (lambda v: isinstance(v, bool), "true or false"),
     "top_logprobs": (_integer(0, 20), "an integer from 0 to 20"),
     "slot": (_integer(0), "an integer >= 0 (llama.cpp only)"),
@@ -66,7 +84,31 @@ OPTIONS: Mapping[str, tuple[Check, str]] = {
 """Option name -> (check, what it may be)."""
 
 _ONLY_LLAMA_CPP = {"slot", "cache_prompt"}
-_WRITTEN_OTHERWISE = {"json_schema", "slot", "stop", "extra"}
+_WRITTEN_OTHERWISE = {"json_schema", "response_format", "slot", "stop"}
+_ALIASES: Final = {"max_completion_tokens": "max_tokens"}
+_NO_BOUND: Final = {"max_tokens", "seed"}
+"""Options whose -1 means that the engine chooses."""
+_PLAIN: Final = frozenset({str, int, float, bool, dict, list, tuple})
+_ELSEWHERE: Final = {
+    "stream": "Call stream() for an answer in pieces.",
+    "n": "One call has one answer; call once for each.",
+    "model": "The model is the first argument.",
+    "timeout": "Did you mean deadline_s?",
+    "n_predict": "Did you mean max_tokens?",
+    "num_predict": "Did you mean max_tokens?",
+    "max_new_tokens": "Did you mean max_tokens?",
+    "max_output_tokens": "Did you mean max_tokens?",
+    "stop_sequences": "Did you mean stop?",
+    "functions": "Did you mean tools?",
+    "function_call": "Did you mean tool_choice?",
+    "schema": "Did you mean json_schema?",
+    "format": "Did you mean json_schema?",
+}
+"""Names that other programs use, and what serves here."""
+_SHAPES: Final = ("grammar", "json_schema", "response_format")
+"""Each says alone what shape the answer has."""
+_SAME: Final = {"n_predict": "max_tokens", "max_completion_tokens": "max_tokens", "id_slot": "slot"}
+"""Names of one thing in `extra`."""
 _NEEDS = {
     "grammar": "grammar",
     "json_schema": "json_schema",
@@ -75,34 +117,120 @@ _NEEDS = {
 }
 
 
+def understood(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options under their names here and as plain values; what is None or says nothing is left out.
+
+    `max_completion_tokens` is `max_tokens`; -1 is no limit, and any seed. NumPy's numbers are numbers.
+
+    Raises:
+        InvalidRequest: an option is given under two names.
+    """
+    read: dict[str, Any] = {}
+    for given, value in options.items():
+        if value is None:
+            continue
+        name = _ALIASES.get(given, given)
+        if name in read:
+            raise InvalidRequest(f"{name} is given twice, also as {given}.", option=name)
+        if name in _NO_BOUND and value == -1:
+            continue
+        read[name] = value if type(value) in _PLAIN else plain_number(value)
+    return read
+
+
+def plain_number(value: Any) -> Any:
+    """Numbers of other libraries as Python's own; anything else as it is."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    # A scalar of NumPy that is no number to Python (a boolean), a tensor of one element.
+    return value.item() if getattr(value, "ndim", None) == 0 else value
+
+
+def unknown_option(name: str, also: Iterable[str] = ()) -> InvalidRequest:
+    """The error of an option that is none here: the nearest one, and all there are."""
+    allowed = [*OPTIONS, *also]
+    near = difflib.get_close_matches(name, allowed, 1)
+    hint = _ELSEWHERE.get(name) or (
+        f"Did you mean {near[0]}?"
+        if near
+        else f'What the endpoint itself knows is passed with extra={{"{name}": ...}}.'
+    )
+    return InvalidRequest(
+        f"unknown option {name!r}.",
+        hint=f"{hint} Allowed are: {', '.join(allowed)}.",
+        option=name,
+        allowed=allowed,
+    )
+
+
 def wire_options(endpoint: Endpoint, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options as fields of the request's body; those that are None are left out.
 
     Raises:
-        InvalidRequest: an unknown option, a value that is not allowed, or one that this endpoint
-            cannot honour. Facts: `option`, `allowed`.
+        InvalidRequest: an unknown option, a value that is not allowed, one that this endpoint cannot
+            honour, or two that contradict each other. Facts: `option`, `allowed`.
     """
     body: dict[str, Any] = {}
     for name, value in options.items():
         if value is None:
             continue
         _check(endpoint, name, value)
+        if name == "grammar":
+            check_grammar(value)
+        elif name in {"tools", "extra"}:
+            check_depth(value, name)
         if name in _WRITTEN_OTHERWISE:
             body.update(_field(name, value))
-        else:
+        elif name != "extra":
             body[name] = value
+    _check_shapes(options)
+    if extra := options.get("extra"):
+        _check_extra(options, extra)
+        body.update(extra)
     return body
+
+
+def _check_shapes(options: Mapping[str, Any]) -> None:
+    given = [name for name in _SHAPES if options.get(name) is not None]
+    if len(given) > 1 and options.get("response_format") != {"type": "text"}:
+        raise InvalidRequest(
+            f"{' and '.join(given)} are both given, and each says what shape the answer has.",
+            hint="Give one of them.",
+            option=given[0],
+        )
+
+
+def _check_extra(options: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
+    reserved = sorted(_RESERVED & extra.keys())
+    if reserved:
+        raise InvalidRequest(
+            f"extra holds {', '.join(map(str, reserved))}, which keepwarm sets itself.",
+            option="extra",
+        )
+    if isinstance(grammar := extra.get("grammar"), str):
+        check_grammar(grammar)
+    for name in extra:
+        option = _SAME.get(name, name)
+        rivals = _SHAPES if option in _SHAPES else (option,)
+        twice = next((rival for rival in rivals if options.get(rival) is not None), None)
+        if twice is not None:
+            raise InvalidRequest(
+                f"extra holds {name}, and {twice} is given, too.",
+                hint=f"Give {option} once, best as the option {option}."
+                if option in OPTIONS
+                else "",
+                option=twice,
+            )
 
 
 def _check(endpoint: Endpoint, name: str, value: Any) -> None:
     known = OPTIONS.get(name)
     if known is None:
-        raise InvalidRequest(
-            f"unknown option {name!r}.",
-            hint=f"Allowed are: {', '.join(OPTIONS)}.",
-            option=name,
-            allowed=list(OPTIONS),
-        )
+        raise unknown_option(name)
     check, allowed = known
     if not check(value):
         raise InvalidRequest(
@@ -122,49 +250,8 @@ def _check(endpoint: Endpoint, name: str, value: Any) -> None:
 
 
 def _field(name: str, value: Any) -> Mapping[str, Any]:
-    if name == "json_schema":
-        schema = {"name": "answer", "schema": dict(value), "strict": True}
-        return {"response_format": {"type": "json_schema", "json_schema": schema}}
+    if name in {"json_schema", "response_format"}:
+        return {"response_format": response_format(name, value)}
     if name == "slot":
         return {"id_slot": value}
-    if name == "stop":
-        return {"stop": [value] if isinstance(value, str) else list(value)}
-    reserved = sorted(_RESERVED & value.keys())
-    if reserved:
-        raise InvalidRequest(
-            f"extra holds {', '.join(map(str, reserved))}, which keepwarm sets itself.",
-            option="extra",
-        )
-    return dict(value)
-
-
-def checked_messages(messages: Sequence[Mapping[str, Any]] | str) -> list[Mapping[str, Any]]:
-    """The messages as a list; a plain string is one user message.
-
-    Raises:
-        InvalidRequest: empty, or one without an allowed role or content. Facts: `position`.
-    """
-    if isinstance(messages, str):
-        return [{"role": "user", "content": messages}]
-    found = list(messages) if isinstance(messages, list | tuple) else []
-    if not found:
-        raise InvalidRequest(
-            "messages is not a non-empty list.",
-            hint='Give [{"role": "user", "content": "..."}].',
-        )
-    for position, message in enumerate(found):
-        problem = _message_problem(message)
-        if problem:
-            raise InvalidRequest(f"messages[{position}]: {problem}.", position=position)
-    return found
-
-
-def _message_problem(message: Any) -> str | None:
-    if not isinstance(message, Mapping):
-        return f"{type(message).__name__} instead of an object with role and content"
-    if message.get("role") not in ROLES:
-        return f"role {message.get('role')!r}; allowed are {', '.join(ROLES)}"
-    content = message.get("content")
-    if isinstance(content, str | list) or (content is None and message.get("tool_calls")):
-        return None
-    return f"content is {type(content).__name__}; allowed are a string or a list of parts"
+    return {"stop": [value] if isinstance(value, str) else list(value)}

@@ -26,7 +26,8 @@ from backends.openai.answers.fields import (
 )
 from backends.openai.answers.tool_calls import read_calls, readable, whole_calls
 from backends.openai.answers.vectors import read_vectors
-from backends.openai.options import checked_messages, wire_options
+from backends.openai.messages import checked_messages
+from backends.openai.options import plain_number, wire_options
 from budget.errors import EndpointError, InvalidRequest
 from traces.text import clean
 
@@ -123,7 +124,7 @@ def chat_body(endpoint: Endpoint, request: ChatRequest, *, stream: bool) -> byte
         )
     body: dict[str, Any] = {
         "model": endpoint.model_id,
-        "messages": checked_messages(request.messages),
+        "messages": checked_messages(request.messages, endpoint.backend),
     }
     if request.options:
         body.update(wire_options(endpoint, request.options))
@@ -154,10 +155,22 @@ def embed_body(endpoint: Endpoint, texts: Sequence[str]) -> bytes:
 
 def _encode(body: Mapping[str, Any]) -> bytes:
     try:
-        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        text = json.dumps(
+            body, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_plain
+        )
         return text.encode()
+    except RecursionError:
+        raise InvalidRequest("the request is nested too deeply for JSON.") from None
     except (TypeError, ValueError) as exc:
         raise InvalidRequest(f"the request cannot be written as JSON: {exc}.") from exc
+
+
+def _plain(value: Any) -> Any:
+    """A number of another library as Python's; what JSON cannot hold is refused."""
+    plain = plain_number(value)
+    if plain is value:
+        raise TypeError(f"{type(value).__name__} is no value of JSON")
+    return plain
 
 
 def decode(raw: bytes) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from backends.base import Endpoint
 from backends.openai.answers.fields import a_count, kind
 from backends.openai.answers.reading import StreamReader
 from backends.openai.masking import Secrets
-from backends.openai.options import checked_messages, wire_options
+from backends.openai.messages import checked_messages
+from backends.openai.options import wire_options
 from backends.openai.protocol import ChatRequest, Delta, Timings, Usage, read_timings
 from budget.errors import EndpointError
 

@@ -11,6 +11,7 @@ from typing import Any
 from backends.base import Endpoint
 from backends.openai.exchange import secrets_of
 from backends.openai.masking import NO_SECRETS
+from backends.openai.options import OPTIONS, understood, unknown_option
 from backends.openai.protocol import ChatRequest, Completion, Embeddings
 from budget.errors import InternalError, InvalidRequest
 from shim.replies import EmbeddingReply, Reply, Residency
@@ -202,13 +203,17 @@ def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
     """Keepwarm's own options, checked, and those that go to the engine.
 
     Raises:
-        InvalidRequest: `priority` is no integer, or `deadline_s` no positive number.
+        InvalidRequest: an option is unknown or given twice, `priority` is no integer, or `deadline_s` no
+            positive number.
     """
-    rest = dict(options)
-    if rest.keys().isdisjoint(OWN_OPTIONS):
+    rest = understood(options)
+    if not rest:
         return {}, rest
-    found = {name: rest.pop(name) for name in OWN_OPTIONS if name in rest}
-    own = {name: value for name, value in found.items() if value is not None}
+    own = {name: rest.pop(name) for name in OWN_OPTIONS if name in rest}
+    if not rest.keys() <= OPTIONS.keys():
+        raise unknown_option(next(name for name in rest if name not in OPTIONS), OWN_OPTIONS)
+    if not own:
+        return own, rest
     priority, deadline_s = own.get("priority", 0), own.get("deadline_s", 1.0)
     if not isinstance(priority, int) or isinstance(priority, bool):
         raise InvalidRequest(f"priority is {priority!r}; an integer is allowed.")

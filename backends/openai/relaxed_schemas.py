@@ -1,0 +1,148 @@
+"""What llama.cpp leaves out of a JSON schema (`common/json-schema-to-grammar.cpp`) without a word.
+
+For each node it takes the first branch that fits; keywords that this branch does not read are dropped. Of
+`oneOf` it makes `anyOf`, which is not counted here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from backends.openai.schemas import response_format
+
+_LIMITS: Final = {
+    "array": {"minItems", "maxItems", "uniqueItems", "contains", "minContains", "maxContains"},
+    "object": {
+        "properties", "required", "additionalProperties", "patternProperties", "propertyNames",
+        "minProperties", "maxProperties", "dependentRequired", "dependentSchemas",
+        "unevaluatedProperties",
+    },
+    "string": {"pattern", "format", "minLength", "maxLength"},
+    "number": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"},
+    "any": {"not", "if", "then", "else", "allOf", "anyOf", "oneOf", "items", "prefixItems",
+            "unevaluatedItems", "additionalItems"},
+}  # fmt: skip
+_LIMITING: Final = frozenset().union(*_LIMITS.values())
+_BOUNDS: Final = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
+_FORMATS: Final = re.compile(r"uuid[1-5]?|date|time|date-time")
+_LOOK_AROUND: Final = re.compile(r"(?<!\\)(?:\\\\)*\(\?(?!:)")
+
+
+def relaxed_in(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """The places of a request's schema that llama.cpp does not hold an answer to, as `$.path.keyword`."""
+    for name in ("json_schema", "response_format"):
+        given = options.get(name)
+        if isinstance(given, Mapping):
+            field = response_format(name, given)
+            schema = field.get("json_schema", {}).get("schema") or field.get("schema")
+            return tuple(_Walk(schema).at(schema, "$")) if isinstance(schema, Mapping) else ()
+    return ()
+
+
+class _Walk:
+    """Goes through a schema as llama.cpp does, each definition once."""
+
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self._root = root
+        self._seen: set[str] = set()
+
+    def at(self, node: Any, path: str) -> Iterator[str]:
+        """What is dropped at this node and below it."""
+        if not isinstance(node, Mapping):
+            return
+        if isinstance(ref := node.get("$ref"), str):
+            if ref not in self._seen:
+                self._seen.add(ref)
+                yield from self.at(self._target(ref), ref)
+            read: set[str] = set()
+        elif alternatives := node.get("oneOf") or node.get("anyOf"):
+            yield from self._each(
+                alternatives, f"{path}.{'oneOf' if node.get('oneOf') else 'anyOf'}"
+            )
+            read = {"oneOf" if node.get("oneOf") else "anyOf"}
+        elif "const" in node or "enum" in node:
+            return
+        else:
+            kinds = node.get("type")
+            read = set()
+            for kind in kinds if isinstance(kinds, list) else [kinds]:
+                read |= yield from self._typed(node, kind, path)
+        for name in node:
+            if name in _LIMITING and name not in read and _limits(name, node[name]):
+                yield f"{path}.{name}"
+
+    def _typed(
+        self, node: Mapping[str, Any], kind: Any, path: str
+    ) -> Generator[str, None, set[str]]:
+        """Yields what is dropped below; returns the keywords that are read for this type."""
+        extra = node.get("additionalProperties", True)
+        if kind in {None, "object"} and ("properties" in node or extra is not True):
+            return (yield from self._object(node, extra, path))
+        if kind in {None, "object", "string"} and "allOf" in node:
+            for number, part in enumerate(_list(node["allOf"])):
+                yield from self._component(part, f"{path}.allOf[{number}]")
+            return {"allOf"}
+        if kind in {None, "array"} and ("items" in node or "prefixItems" in node):
+            name = "items" if "items" in node else "prefixItems"
+            yield from self._each(node[name], f"{path}.{name}")
+            return {name, "minItems", "maxItems"}
+        if kind in {None, "string"} and "pattern" in node:
+            return set() if _LOOK_AROUND.search(str(node["pattern"])) else {"pattern"}
+        if kind in {None, "string"} and _FORMATS.fullmatch(str(node.get("format"))):
+            return {"format"}
+        return {"string": {"minLength", "maxLength"}, "integer": _BOUNDS}.get(str(kind), set())
+
+    def _object(
+        self, node: Mapping[str, Any], extra: Any, path: str
+    ) -> Generator[str, None, set[str]]:
+        properties = node.get("properties")
+        properties = properties if isinstance(properties, Mapping) else {}
+        for name, inner in properties.items():
+            yield from self.at(inner, f"{path}.properties.{name}")
+        yield from self.at(extra, f"{path}.additionalProperties")
+        known = set(_list(node.get("required"))) <= properties.keys()
+        return {"properties", "additionalProperties", *(["required"] if known else [])}
+
+    def _component(self, part: Any, path: str) -> Iterator[str]:
+        part = part if isinstance(part, Mapping) else {}
+        if isinstance(ref := part.get("$ref"), str):
+            target = self._target(ref)
+            if ref not in self._seen and isinstance(target, Mapping):
+                self._seen.add(ref)
+                yield from self._component(target, ref)
+            return
+        for number, inner in enumerate(_list(part.get("anyOf"))):
+            yield from self._component(inner, f"{path}.anyOf[{number}]")
+        properties = part.get("properties")
+        for name, inner in properties.items() if isinstance(properties, Mapping) else ():
+            yield from self.at(inner, f"{path}.properties.{name}")
+        for name in part.keys() & (_LIMITING - {"properties", "required", "anyOf"}):
+            yield f"{path}.{name}"
+
+    def _each(self, items: Any, path: str) -> Iterator[str]:
+        if isinstance(items, list | tuple):
+            for number, item in enumerate(items):
+                yield from self.at(item, f"{path}[{number}]")
+        else:
+            yield from self.at(items, path)
+
+    def _target(self, ref: str) -> Any:
+        found: Any = self._root
+        for step in ref.partition("#/")[2].split("/"):
+            found = found.get(step) if isinstance(found, Mapping) else None
+        return found
+
+
+def _list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _limits(name: str, value: Any) -> bool:
+    """Whether a keyword with this value says anything at all."""
+    if value is None or value is False or value in ([], {}):
+        return value is False and name in {"additionalProperties", "unevaluatedProperties"}
+    return not (value is True and name != "uniqueItems") and not (
+        name[:3] == "min" and value == 0 and name != "minimum"
+    )

@@ -1,0 +1,89 @@
+"""Schemas and grammars for the shape of an answer: the forms that callers give, and bounds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from budget.errors import InvalidRequest
+
+MAX_GRAMMAR_BYTES: Final = 1 << 20
+MAX_GRAMMAR_DEPTH: Final = 1000
+"""Nested groups; llama-server takes some 13,000 and ends at 60,000, and every caller's answer with it."""
+MAX_SCHEMA_DEPTH: Final = 100
+
+_WRAPPER: Final = {"name", "schema", "strict", "description"}
+_IN_TEXT: Final = re.compile(r'"(?:[^"\\\n]|\\.)*"|\[(?:[^\]\\]|\\.)*\]|#[^\n]*')
+
+
+def response_format(option: str, given: Any) -> Mapping[str, Any]:
+    """The field `response_format` of a schema in any of its forms, or of a `response_format` itself.
+
+    Raises:
+        InvalidRequest: there is no schema in it, or one that is nested too deeply.
+    """
+    if option == "response_format" and given.get("type") != "json_schema":
+        check_depth(given)
+        return dict(given)
+    name, strict, schema = "answer", True, given
+    if schema.get("type") == "json_schema":
+        schema = schema.get("json_schema")
+    if isinstance(schema, Mapping) and "schema" in schema and schema.keys() <= _WRAPPER:
+        name, strict = schema.get("name") or name, schema.get("strict", strict)
+        schema = schema["schema"]
+    elif isinstance(schema, Mapping) and option == "response_format" and schema.keys() <= _WRAPPER:
+        schema = None
+    if not isinstance(schema, Mapping):
+        raise InvalidRequest(
+            f"{option} holds no schema.",
+            hint='Give the schema itself as json_schema, or {"name": ..., "schema": {...}}.',
+            option=option,
+        )
+    check_depth(schema)
+    fields = {"name": name, "schema": dict(schema), "strict": strict}
+    return {"type": "json_schema", "json_schema": fields}
+
+
+def check_grammar(grammar: str) -> None:
+    """Refuse a grammar that would end the engine of all its callers.
+
+    Raises:
+        InvalidRequest: it is too large, or its groups are nested too deeply.
+    """
+    if len(grammar) > MAX_GRAMMAR_BYTES:
+        raise _too_large("grammar", f"{len(grammar)} characters", f"{MAX_GRAMMAR_BYTES}")
+    if grammar.count("(") <= MAX_GRAMMAR_DEPTH:
+        return
+    depth = deepest = 0
+    for bracket in re.findall(r"[()]", _IN_TEXT.sub("", grammar)):
+        depth += 1 if bracket == "(" else -1
+        deepest = max(deepest, depth)
+    if deepest > MAX_GRAMMAR_DEPTH:
+        raise _too_large("grammar", f"groups in {deepest} levels", f"{MAX_GRAMMAR_DEPTH} levels")
+
+
+def check_depth(value: Any, what: str = "schema") -> None:
+    """Refuse a schema, or what may hold one, that is nested too deeply.
+
+    Raises:
+        InvalidRequest: it is.
+    """
+    level = [value]
+    for _ in range(MAX_SCHEMA_DEPTH):
+        level = [inner for outer in level for inner in _inner(outer)]
+        if not level:
+            return
+    raise _too_large(what, f"over {MAX_SCHEMA_DEPTH} levels", f"{MAX_SCHEMA_DEPTH} levels")
+
+
+def _inner(value: Any) -> list[Any]:
+    items = value.values() if isinstance(value, Mapping) else value
+    return [item for item in items if isinstance(item, Mapping | list | tuple)]
+
+
+def _too_large(what: str, found: str, allowed: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"the {what} has {found}; at most {allowed} are sent to an engine, which a larger one can end.",
+        option=what,
+    )
