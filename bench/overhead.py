@@ -14,6 +14,7 @@ import pstats
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from _common import (
     REPOSITORY,
@@ -35,7 +36,7 @@ from shim import Shim
 
 MODEL = "producer"
 PROMPT = "Say hello."
-OPTIONS = {"max_tokens": 1, "temperature": 0.0, "seed": 1}
+OPTIONS: dict[str, Any] = {"max_tokens": 1, "temperature": 0.0, "seed": 1}
 WARM_UP_ROUNDS = 20
 ROUTER_ARGUMENTS = ["-c", "512", "-np", "1", "-b", "512", "-ub", "128", "-t", "1", "-tb", "1"]
 

@@ -18,6 +18,7 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 from _common import REPOSITORY, background_shim, end_on_signals, last_line, say
@@ -25,7 +26,7 @@ from _common import REPOSITORY, background_shim, end_on_signals, last_line, say
 from harness.demo.models import make_models
 from shim import Shim
 
-OPTIONS = {"max_tokens": 1, "temperature": 0.0}
+OPTIONS: dict[str, Any] = {"max_tokens": 1, "temperature": 0.0}
 TENTHS = 10
 
 

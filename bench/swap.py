@@ -40,7 +40,7 @@ from shim.keeper.catalog.catalog import build_catalog
 
 NAMES = ("producer", "evaluator")
 PROMPT = "Say hello."
-OPTIONS = {"max_tokens": 1, "temperature": 0.0, "seed": 1}
+OPTIONS: dict[str, Any] = {"max_tokens": 1, "temperature": 0.0, "seed": 1}
 BLOCK = 4
 ROUTER_ARGUMENTS = ["-c", "1024", "-np", "1", "-b", "512", "-ub", "128", "--no-repack"]
 AT_ONCE = (NAMES[1], NAMES[0]) * 3

@@ -18,7 +18,7 @@ from tests.processes import wait_until
 pytestmark = pytest.mark.real
 
 LENGTH = 48
-SAID = {"max_tokens": LENGTH, "temperature": 0}
+SAID: dict[str, Any] = {"max_tokens": LENGTH, "temperature": 0}
 
 
 @pytest.fixture

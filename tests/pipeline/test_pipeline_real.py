@@ -22,7 +22,7 @@ from tests.processes import wait_until
 pytestmark = pytest.mark.real
 
 BOTH, ONE = "60MB", "30MB"
-NO_END = {"extra": {"ignore_eos": True}, "temperature": 0.0}
+NO_END: dict[str, Any] = {"extra": {"ignore_eos": True}, "temperature": 0.0}
 
 
 @contextmanager

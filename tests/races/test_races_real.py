@@ -21,7 +21,7 @@ from tests.processes import wait_until
 pytestmark = pytest.mark.real
 
 LIMIT_BYTES = 30_000_000
-QUIET = {"max_tokens": 2, "temperature": 0.0}
+QUIET: dict[str, Any] = {"max_tokens": 2, "temperature": 0.0}
 
 
 @pytest.fixture
