@@ -9,6 +9,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && exit; \
 	done; echo python3)
 BIN := .venv/bin
+# With bytecode, whatever the environment says: rewriting every test's asserts anew takes seconds.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 # A finished environment's own Python answers at once; before that the machine's does the work.
 SETUP_PYTHON := $(if $(and $(wildcard .venv/.keepwarm-stamp),$(wildcard $(BIN)/python)),$(BIN)/python,$(PYTHON))
 
@@ -27,10 +29,10 @@ check: setup ## What CI checks without running: ruff, mypy, import contracts
 	$(BIN)/lint-imports
 
 test: setup ## Run the tests (minutes)
-	$(BIN)/python -m pytest -m "not full"
+	$(PYTEST) -m "not full"
 
 test-full: setup ## Run all tests, with long properties and campaigns
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 demo: setup ## Run four models under a budget for half of them, and trace it
 	$(BIN)/keepwarm demo --models models/demo

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from harness.demo.models import make_models
 
 # A job started in the background inherits an ignored SIGINT, and so would every process started here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Hundreds of keepers and commands are started; without bytecode each one compiles every source anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 _REPOSITORY = Path(__file__).resolve().parents[1]
 

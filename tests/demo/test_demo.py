@@ -8,42 +8,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from backends.llama.binaries import FOLDER_VARIABLE
-from harness.demo.demo_run import DemoReport, run_demo
 from harness.demo.demo_settings import half_limit_bytes
 from harness.demo.models import RECIPES, TINY_RECIPES, Recipe, demo_models, make_model
 from harness.demo.report import show, to_json
 from harness.demo.stages import cosine
 from shim import OutsideError
 from shim.cli import main as keepwarm
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-N_REQUESTS = 1
-
-
-@dataclass(frozen=True)
-class Demo:
-    """One run that all tests look at."""
-
-    report: DemoReport
-    said: list[str]
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory, models: dict[str, Path]) -> Demo:
-    """The demo on its real models, over fewer requests, for a user without any cache or state."""
-    said: list[str] = []
-    folder = tmp_path_factory.mktemp("demo")
-    with pytest.MonkeyPatch.context() as patch:
-        for variable in ("XDG_CACHE_HOME", "XDG_STATE_HOME"):
-            patch.setenv(variable, str(folder / variable))
-        return Demo(run_demo(models, "host", N_REQUESTS, folder, said.append), said)
-
+from tests.demo.conftest import N_REQUESTS, REPOSITORY, Demo
 
 @pytest.mark.real
 def test_the_engines_never_take_more_than_the_limit(demo: Demo) -> None:
@@ -94,7 +70,8 @@ def test_the_limit_holds_about_half_and_makes_models_swap(demo: Demo) -> None:
 @pytest.mark.real
 def test_the_json_is_as_documented(demo: Demo) -> None:
     """Exactly these keys, and figures wherever there are any."""
-    found = json.loads(json.dumps(to_json(demo.report)))
+    found = json.loads(demo.printed)
+    assert found == json.loads(json.dumps(to_json(demo.report)))
     assert list(found) == [
         "requests",
         "loads",
