@@ -21,6 +21,7 @@ from shim import OutsideError
 from shim.cli import main as keepwarm
 from tests.demo.conftest import N_REQUESTS, REPOSITORY, Demo
 
+
 @pytest.mark.real
 def test_the_engines_never_take_more_than_the_limit(demo: Demo) -> None:
     """Every 50 ms another process added up their PSS: within 2% of the limit, and near it."""
