@@ -8,18 +8,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from backends.base import Endpoint
 from backends.foreign_json import BadJson, parse_json
 from backends.openai.answers.fields import (
+    COUNT,
+    MILLISECONDS,
     WrongField,
-    a_count,
-    a_duration,
     a_list,
     a_name,
     a_text,
     an_object,
+    figures,
     kind,
     objects,
     parts,
@@ -32,6 +33,15 @@ from budget.errors import EndpointError, InvalidRequest
 from traces.text import clean
 
 Message = Mapping[str, Any]
+_USAGE: Final = {"prompt_tokens": COUNT, "completion_tokens": COUNT}
+_CACHED: Final = {"cached_tokens": COUNT}
+_TIMINGS: Final = {
+    "prompt_n": COUNT,
+    "cache_n": COUNT,
+    "prompt_ms": MILLISECONDS,
+    "predicted_n": COUNT,
+    "predicted_ms": MILLISECONDS,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,16 +213,14 @@ def parse_completion(answer: Mapping[str, Any]) -> Completion:
         choice = _first_choice(answer)
         if choice is None or not isinstance(choice.get("message"), Mapping):
             raise WrongField("message", choice and choice.get("message"), "an object")
-        message = choice["message"]
-        content, reasoning = parts(message.get("content"), "content")
-        calls = message.get("tool_calls")
+        said = _said(choice, choice["message"])
         return Completion(
-            content=clean(content),
-            finish_reason=a_name(choice.get("finish_reason"), "finish_reason") or None,
-            role=a_name(message.get("role"), "role") or "assistant",
-            reasoning=clean(_reasoning(message) or reasoning),
-            tool_calls=tuple(map(readable, read_calls(calls))) if calls else (),
-            logprobs=_logprobs(choice),
+            content=clean(said.content),
+            finish_reason=said.finish_reason,
+            role=said.role or "assistant",
+            reasoning=clean(said.reasoning),
+            tool_calls=tuple(map(readable, said.tool_calls)) if said.tool_calls else (),
+            logprobs=said.logprobs,
             usage=_usage(answer) or Usage(),
             timings=read_timings(answer.get("timings")),
         )
@@ -232,19 +240,7 @@ def parse_chunk(chunk: Mapping[str, Any]) -> Delta:
         choice = _first_choice(chunk)
         if choice is None:
             return Delta(usage=usage, timings=timings)
-        delta = an_object(choice.get("delta"), "delta")
-        content, reasoning = parts(delta.get("content"), "content")
-        calls = delta.get("tool_calls")
-        return Delta(
-            content=content,
-            reasoning=_reasoning(delta) or reasoning,
-            role=a_name(delta.get("role"), "role"),
-            tool_calls=read_calls(calls) if calls else (),
-            finish_reason=a_name(choice.get("finish_reason"), "finish_reason") or None,
-            logprobs=_logprobs(choice),
-            usage=usage,
-            timings=timings,
-        )
+        return _said(choice, an_object(choice.get("delta"), "delta"), usage, timings)
     except WrongField as exc:
         raise _bad_shape(exc) from None
 
@@ -300,32 +296,44 @@ def read_timings(value: Any) -> Timings | None:
     """llama.cpp's timings; None where there are none."""
     if not isinstance(value, Mapping) or not value:
         return None
-    return Timings(
-        prompt_n=a_count(value.get("prompt_n")),
-        cache_n=a_count(value.get("cache_n")),
-        prompt_ms=a_duration(value.get("prompt_ms")),
-        predicted_n=a_count(value.get("predicted_n")),
-        predicted_ms=a_duration(value.get("predicted_ms")),
-    )
+    return Timings(**figures(value, _TIMINGS))
 
 
 def _first_choice(answer: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    choices = a_list(answer.get("choices"), "choices")
-    if not choices:
+    choices = answer.get("choices")
+    if not choices or not isinstance(choices, list):
+        a_list(choices, "choices")
         return None
     if not isinstance(choices[0], Mapping):
         raise WrongField("an item of choices", choices[0], "an object")
     return choices[0]
 
 
-def _reasoning(message: Mapping[str, Any]) -> str:
-    found = message.get("reasoning_content") or message.get("reasoning")
-    return a_text(found, "reasoning_content") if found else ""
-
-
-def _logprobs(choice: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
-    found = choice.get("logprobs")
-    return objects(an_object(found, "logprobs").get("content"), "logprobs") if found else ()
+def _said(
+    choice: Mapping[str, Any],
+    message: Mapping[str, Any],
+    usage: Usage | None = None,
+    timings: Timings | None = None,
+) -> Delta:
+    """What a message says, or a piece of one; its texts may end in half a character."""
+    content, reasoning = message.get("content"), ""
+    if not isinstance(content, str):
+        content, reasoning = parts(content, "content")
+    if thought := message.get("reasoning_content") or message.get("reasoning"):
+        reasoning = a_text(thought, "reasoning_content")
+    calls, logprobs = message.get("tool_calls"), choice.get("logprobs")
+    if logprobs:
+        logprobs = objects(an_object(logprobs, "logprobs").get("content"), "logprobs")
+    return Delta(
+        content=content,
+        reasoning=reasoning,
+        role=a_name(message.get("role"), "role"),
+        tool_calls=read_calls(calls) if calls else (),
+        finish_reason=a_name(choice.get("finish_reason"), "finish_reason") or None,
+        logprobs=logprobs or (),
+        usage=usage,
+        timings=timings,
+    )
 
 
 def _usage(answer: Mapping[str, Any]) -> Usage | None:
@@ -333,11 +341,9 @@ def _usage(answer: Mapping[str, Any]) -> Usage | None:
     if not isinstance(found, Mapping) or not found:
         return None
     details = found.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, Mapping) else 0
     return Usage(
-        prompt_tokens=a_count(found.get("prompt_tokens")),
-        completion_tokens=a_count(found.get("completion_tokens")),
-        cached_tokens=a_count(cached),
+        **figures(found, _USAGE),
+        **figures(details if isinstance(details, Mapping) else {}, _CACHED),
     )
 
 

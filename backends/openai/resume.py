@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from backends.base import Endpoint
-from backends.openai.answers.fields import a_count, kind
+from backends.openai.answers.fields import COUNT, figures, kind
 from backends.openai.answers.reading import StreamReader
 from backends.openai.masking import Secrets
 from backends.openai.messages import checked_messages
@@ -28,6 +28,7 @@ _RESTORABLE: Final = frozenset(
     | {"presence_penalty", "frequency_penalty"}
 )
 _FINISHES: Final = {"limit": "length"}
+_PREDICTED: Final = {"tokens_predicted": COUNT}
 
 
 def can_resume(request: ChatRequest) -> bool:
@@ -177,7 +178,7 @@ class ResumeReader(StreamReader):
             return Delta(content=content, timings=timings)
         self.done = True
         before = self._before
-        total = before.predicted_n + self._new(a_count(value.get("tokens_predicted")))
+        total = before.predicted_n + self._new(figures(value, _PREDICTED)["tokens_predicted"])
         usage = Usage(before.prompt_n + before.cache_n, total, before.cache_n)
         finish = _FINISHES.get(str(value.get("stop_type")), "stop")
         return Delta(content=content, finish_reason=finish, usage=usage, timings=timings)

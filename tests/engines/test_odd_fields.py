@@ -20,7 +20,7 @@ from backends.openai import (
     Usage,
     assemble,
 )
-from backends.openai.answers.fields import a_count, a_duration
+from backends.openai.answers.fields import COUNT, MILLISECONDS, figures
 from backends.openai.answers.foreign_errors import error_from_answer
 from backends.openai.answers.reading import StreamReader
 from backends.openai.connections.bounds import Bounds, Timeouts
@@ -267,12 +267,12 @@ def test_a_template_may_be_anything(value: Any) -> None:
 
 def test_figures_that_are_none_are_left_out() -> None:
     """An answer is not lost for its usage; what is no count is 0."""
-    for odd_figure in (-1, 1e300, True, "7", None, [1], 2**60, 0.5):
-        assert a_count(odd_figure) == 0
-    assert (a_count(7), a_count(7.0), a_count(2**53)) == (7, 7, 2**53)
-    for odd_time in (-1.0, 1e300, math.inf, math.nan, True, "7", None, 10**400):
-        assert a_duration(odd_time) == 0.0
-    assert a_duration(7) == 7.0
+    table = {"n": COUNT, "ms": MILLISECONDS}
+    for odd in (-1, 1e300, True, "7", None, [1], 2**60, math.inf, math.nan, 10**400):
+        assert figures({"n": odd, "ms": odd}, table) == {"n": 0, "ms": 0.0}
+    assert figures({"n": 0.5}, table) == {"n": 0, "ms": 0.0}
+    assert figures({"n": 7.0, "ms": 7}, table) == {"n": 7, "ms": 7.0}
+    assert figures({"n": 2**53}, table)["n"] == 2**53
     answer = parse_completion(
         {"choices": [{"message": {"content": "x"}}], "usage": [], "timings": "fast"}
     )

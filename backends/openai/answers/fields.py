@@ -6,14 +6,16 @@ are no counts are left out: an answer is not lost for them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from traces.text import clean
 
-_MAX_COUNT: Final = 1 << 53
-_MAX_MILLISECONDS: Final = 1e12
+Figure = tuple[type[int] | type[float], float]
+"""The type of a figure, and the most that it can be."""
+COUNT: Final[Figure] = (int, 1 << 53)
+"""A number of tokens."""
+MILLISECONDS: Final[Figure] = (float, 1e12)
 
 
 class WrongField(ValueError):
@@ -94,23 +96,21 @@ def a_name(value: Any, name: str) -> str:
     Raises:
         WrongField: it is something else.
     """
-    return clean(a_text(value, name)) if value is not None else ""
+    if isinstance(value, str) and value.isascii():
+        return value
+    return clean(a_text(value, name))
 
 
-def a_count(value: Any) -> int:
-    """A number of tokens; 0 for what is none."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    real = isinstance(value, int) and not isinstance(value, bool)
-    return value if real and 0 <= value <= _MAX_COUNT else 0
-
-
-def a_duration(value: Any) -> float:
-    """A number of milliseconds; 0.0 for what is none."""
-    real = isinstance(value, int | float) and not isinstance(value, bool)
-    if not real or not 0 <= value <= _MAX_MILLISECONDS or not math.isfinite(value):
-        return 0.0
-    return float(value)
+def figures(found: Mapping[str, Any], table: Mapping[str, Figure]) -> dict[str, Any]:
+    """The figures of a table by name, 0 for what is none."""
+    read: dict[str, Any] = {}
+    for name, (kind_of, most) in table.items():
+        value = found.get(name)
+        number = value if isinstance(value, int | float) and not isinstance(value, bool) else 0
+        # The first is false for NaN.
+        fits = 0 <= number <= most and (kind_of is float or number == int(number))
+        read[name] = kind_of(number if fits else 0)
+    return read
 
 
 def parts(value: Any, name: str) -> tuple[str, str]:

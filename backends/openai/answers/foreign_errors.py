@@ -13,7 +13,7 @@ from typing import Any
 
 from backends.base import Endpoint, shown_url
 from backends.foreign_json import BadJson, parse_json
-from backends.openai.answers.fields import a_count
+from backends.openai.answers.fields import COUNT, figures
 from backends.openai.masking import NO_SECRETS, Secrets
 from budget.errors import (
     EndpointError,
@@ -164,9 +164,8 @@ def _mapped(
             **facts,
         )
     if fields.get("code") == "context_length_exceeded" or _is_too_long(status, message, facts):
-        for name in ("n_prompt_tokens", "n_ctx"):
-            if name in fields:
-                facts[name] = a_count(fields[name])
+        told = {"n_prompt_tokens": COUNT, "n_ctx": COUNT}
+        facts |= figures(fields, {name: told[name] for name in told if name in fields})
         return PromptTooLong(lead, hint="Shorten the messages or raise the context.", **facts)
     return _by_status(endpoint, status, lead, message, facts)
 
