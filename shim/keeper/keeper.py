@@ -219,7 +219,7 @@ class Keeper:
                 f"{', '.join(sorted(known)) or 'none'}.",
                 model=model,
             )
-        return self.catalog.is_ready(model)
+        return self.refresh.is_ready(model)
 
     async def make_ready(self, model: str) -> None:
         """Read a model's file again: it changed, could not be read before, or is not downloaded yet.
@@ -231,6 +231,7 @@ class Keeper:
 
     async def _reread(self, engine: CatalogEngine) -> None:
         """The files of an engine changed: those who wait for its models follow them, or hear why not."""
+        self.refresh.look_again()
         for name in engine.names:
             with contextlib.suppress(KeepwarmError):
                 if not self.is_ready_for(name):
@@ -385,6 +386,7 @@ class Keeper:
             raise
         # The core has taken it over: whatever fails from here on, it is in force.
         known, self.refresh.catalog = self.refresh.catalog, catalog
+        self.refresh.look_again()
         held = {engine.engine_id for engine in self.shell.core.state.residents}
         catalog.keep_engines(held | supervisor.now.keys())
         self.shell.stager.rate_bytes_per_s = stage_bytes_per_s(config)

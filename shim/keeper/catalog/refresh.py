@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ LOG = logging.getLogger("keepwarm.keeper")
 
 READ_LIMIT_S: Final = 120.0
 """No request waits longer for its model to be read; a dry measurement has a bound of half of that."""
+LOOK_AGAIN_S: Final = 1.0
+"""A request looks at its model's files when the last look is older. A load looks at them in any case."""
 _ROUNDS: Final = 2
 """A file that changes while it is read is read again so often before its request goes on."""
 
@@ -45,6 +48,22 @@ class CatalogRefresh:
         self.catalog = catalog
         self._adopt = adopt
         self._reading: dict[str, _Reading] = {}
+        self._looked_s: dict[str, float] = {}
+        """When each model's files were last found to be those that are known (monotonic)."""
+
+    def is_ready(self, model: str) -> bool:
+        """Whether a request for a model can go on; no, where finding that out may take its time."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s.get(model, -math.inf) < LOOK_AGAIN_S:
+            return True
+        ready = self.catalog.is_ready(model)
+        if ready:
+            self._looked_s[model] = now_s
+        return ready
+
+    def look_again(self) -> None:
+        """The next request for each model looks at its files."""
+        self._looked_s.clear()
 
     async def make_ready(self, model: str) -> None:
         """Read a model's files again: they changed, could not be read before, or are not downloaded yet.
@@ -70,6 +89,8 @@ class CatalogRefresh:
         broken = self.catalog.broken_models.get(model)
         if broken is not None:
             raise broken.raised()
+        if model in self.catalog.prepared:
+            self._looked_s[model] = time.monotonic()
 
     async def reload(self, config: Config) -> set[str]:
         """Take over another configuration; models that did not change are not read again.

@@ -28,7 +28,7 @@ from budget.errors import (
 )
 from budget.footprint import HOST, EngineArgs
 from shim.keeper.catalog import catalog as catalogs
-from shim.keeper.catalog import preparing
+from shim.keeper.catalog import preparing, refresh
 from shim.keeper.catalog.broken_models import FIRST_PAUSE_S, LONGEST_PAUSE_S, BrokenModel
 from shim.keeper.server.server import Server
 from shim.placement import requested as asking
@@ -107,6 +107,29 @@ def test_requests_for_a_broken_model_read_nothing_but_that_model(
             await it.serve("a")
             await it.serve("c")
             assert read == ["b"]
+
+    run(scenario)
+
+
+def test_warm_requests_ask_no_disk_for_a_second_after_a_look(
+    clock: Clock, looked_at: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that changes meanwhile is seen by the first request after that, or by a load."""
+    monkeypatch.setattr(refresh, "LOOK_AGAIN_S", 1.0)
+
+    async def scenario() -> None:
+        async with changing("ab") as it:
+            first = await it.serve("a")
+            looked_at.clear()
+            for _ in range(20):
+                clock.now_s += 0.04
+                assert (await it.serve("a")).engine_id == first.engine_id
+            assert looked_at == set()
+            it.file("a").write_bytes(model_bytes("another", vocabulary=32))
+            assert (await it.serve("a")).engine_id == first.engine_id
+            clock.now_s += 0.21
+            assert (await it.serve("a")).engine_id != first.engine_id
+            assert "a.gguf" in looked_at
 
     run(scenario)
 
