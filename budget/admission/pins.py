@@ -60,7 +60,7 @@ def is_kept_out(state: CoreState, engine: EngineRecord, request: Waiting) -> boo
 
 
 def no_place(state: CoreState, request: Waiting) -> NeverFits:
-    """Limits and pins that last leave no place for what a request asks for."""
+    """The error of a request for which limits and pins that last leave no place."""
     engine = state.residents[request.engine_id]
     shortfall = state.fitting.shortfall(engine, client_id=request.client_id)
     there = state.fitting.pinned_on(shortfall[0], engine)

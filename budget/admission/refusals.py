@@ -25,7 +25,7 @@ Pins = Sequence[Mapping[str, Any]]
 
 
 def unknown_model(model: str, known: Collection[str]) -> UnknownModel:
-    """No such model."""
+    """The error for a name that no model has."""
     return UnknownModel(
         f"No model is called {model!r}.",
         hint=f"Configured: {', '.join(sorted(known)) or 'none'}.",
@@ -34,12 +34,12 @@ def unknown_model(model: str, known: Collection[str]) -> UnknownModel:
 
 
 def withdrawn(model: str) -> Cancelled:
-    """The caller withdrew the request, or is gone."""
+    """The error of a request that its caller withdrew, or whose caller is gone."""
     return Cancelled(f"The request for {model} was withdrawn.", model=model)
 
 
 def foreign_lease(request_id: str, client_id: str) -> InvalidRequest:
-    """A lease was given back twice, or by another client."""
+    """The error of a lease that was given back twice, or by another client."""
     return InvalidRequest(
         f"Client {client_id} does not hold lease {request_id}.",
         hint="A lease ends once, by the client it was granted to.",
@@ -47,7 +47,7 @@ def foreign_lease(request_id: str, client_id: str) -> InvalidRequest:
 
 
 def queue_full(whose: str, waiting: int, limit: int) -> QueueFull:
-    """The bounded queue has no place. `whose` is empty for the queue of all models."""
+    """The error of a full queue. `whose` is empty for the queue of all models."""
     key = f"max_queue_per_model or [models.{whose}] max_queue" if whose else "max_queue"
     return QueueFull(
         f"{waiting} requests wait{f' for {whose}' if whose else ''}, and the limit is {limit}.",
@@ -58,7 +58,7 @@ def queue_full(whose: str, waiting: int, limit: int) -> QueueFull:
 
 
 def too_late(model: str, waited_s: float, pins: Pins = ()) -> DeadlineExceeded:
-    """The deadline passed while the request waited, for pins of other clients to end where there are."""
+    """The error of a request whose deadline passed; it names the pins of other clients it waited for."""
     if pins:
         return DeadlineExceeded(
             f"The deadline of the request for {model} passed after {waited_s:.3f} s of waiting for "
@@ -77,7 +77,7 @@ def too_late(model: str, waited_s: float, pins: Pins = ()) -> DeadlineExceeded:
 
 
 def never_fits(model: str, shortfall: Shortfall, pins: Pins = ()) -> NeverFits:
-    """More bytes than the limit leaves beside the pins; `pins` are those that hold some there."""
+    """The error of a request that never fits beside pins; `pins` are those that hold bytes there."""
     device, limit, pinned, asked = shortfall
     which = f" ({_named(pins)})" if pins else ""
     return NeverFits(
@@ -107,7 +107,7 @@ def _named(pins: Pins) -> str:
 
 
 def pins_do_not_fit(models: Collection[str], shortfall: Shortfall) -> ConfigError:
-    """The configured pins ask for more than a device has."""
+    """The error of configured pins that ask for more than a device has."""
     device, limit, pinned, asked = shortfall
     return ConfigError(
         f"The pinned models do not fit together: {', '.join(sorted(models))} asks for {asked} bytes "
@@ -118,7 +118,7 @@ def pins_do_not_fit(models: Collection[str], shortfall: Shortfall) -> ConfigErro
 
 
 def no_room(model: str, waited_s: float, shortfall: Shortfall, ceiling: int) -> AdmissionDenied:
-    """Other programs hold what the limit would allow."""
+    """The error of a request that waited while other programs held what the limit would allow."""
     device, limit, pinned, asked = shortfall
     return AdmissionDenied(
         f"{model} waited {waited_s:.1f} s: it asks for {asked} bytes on {device}, where other "
@@ -129,7 +129,7 @@ def no_room(model: str, waited_s: float, shortfall: Shortfall, ceiling: int) -> 
 
 
 def in_a_circle(shortfall: Shortfall, waits: Sequence[Mapping[str, Any]]) -> AdmissionDenied:
-    """Requests wait for pins that end with clients which wait themselves.
+    """The error of the request that closed a circle of requests that wait for each other's pins.
 
     Args:
         shortfall: of the request that is denied.
@@ -155,7 +155,7 @@ def in_a_circle(shortfall: Shortfall, waits: Sequence[Mapping[str, Any]]) -> Adm
 
 
 def is_awaited(model: str, waiting: int) -> KeepwarmError:
-    """A hint said that a model may leave while it loads for requests that wait."""
+    """The error of a hint that a model may leave while it loads for requests that wait."""
     return AdmissionDenied(
         f"{model} is loading for {waiting} waiting requests.",
         hint="Unload it when they are served, or cancel them.",
@@ -165,7 +165,7 @@ def is_awaited(model: str, waiting: int) -> KeepwarmError:
 
 
 def is_pinned(model: str, pins: Collection[str]) -> KeepwarmError:
-    """A hint said that a pinned model may leave."""
+    """The error of a hint that a pinned model may leave."""
     return AdmissionDenied(
         f"{model} is pinned (by {', '.join(sorted(pins))}) and stays.", hint="Unpin it first."
     )

@@ -35,7 +35,7 @@ AHEAD: Final = "looking ahead"
 BEHIND: Final = "forgetting what was looked ahead for"
 YIELDING: Final = "asking leases to yield"
 UNTYING: Final = "finding pins that wait for each other"
-"""Parts of the core as they are called where their faults are told; all but the first are optional."""
+"""The names of the core's parts, as its faults call them; all but the first are optional."""
 
 
 class Scheduler:
@@ -57,12 +57,12 @@ class Scheduler:
             state.declared_uses.by_name,
             state.residents.pinned_ids,
         )
-        """Where something stands while there is anything to do; looked at after every lease."""
+        """Tables that are empty while there is nothing to do; looked at after every lease."""
 
     def pump(self, now: float) -> None:
-        """Do everything that can be done now. Never raises: what fails is told as a fault."""
+        """Do everything that can be done now. Never raises: a failure becomes a fault."""
         if not any(self._reasons) and not self.prefetcher.busy:
-            # So it is at the end of most leases: nothing can follow.
+            # Nothing can follow, as at the end of most leases.
             return
         failing = self._bring_to_rest(now)
         if failing:

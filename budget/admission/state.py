@@ -79,7 +79,7 @@ class CoreState:
         self.interruptible: set[str] = set()
         """Leases that may be asked to yield."""
         self.asked: set[str] = set()
-        """Leases that were."""
+        """Leases that were asked to yield."""
         self.revoked: dict[str, Revoke] = {}
         """Leases that ended otherwise than by their clients, and that these have not given back yet."""
         self.records: deque[DecisionRecord] = deque(maxlen=RECORDS_KEPT)
@@ -100,7 +100,7 @@ class CoreState:
     # Requests
 
     def enqueue(self, request: Waiting, *, aside: bool = False) -> None:
-        """A request waits; wake for its age and its deadline. `aside`: see `Queue.aside`."""
+        """Let a request wait; the core wakes for its age and its deadline. `aside`: see `Queue.aside`."""
         engine = self.residents[request.engine_id]
         self.queue.add(request, aside=aside)
         engine.demand += not aside
@@ -109,13 +109,13 @@ class CoreState:
             self.timers.wake_at(request.deadline)
 
     def dequeue(self, request: Waiting) -> None:
-        """A request waits no more."""
+        """Take a request out of the queue."""
         engine = self.residents[request.engine_id]
         engine.demand -= request.request_id not in self.queue.aside
         self.queue.remove(request)
 
     def move(self, request: Waiting, engine: EngineRecord) -> None:
-        """A request waits for another engine, which runs its model now."""
+        """Let a request wait for another engine, which runs its model now."""
         listed = request.request_id not in self.queue.aside
         self.residents[request.engine_id].demand -= listed
         engine.demand += listed
@@ -123,7 +123,7 @@ class CoreState:
         request.seen_generation = engine.generation if engine.resident else -1
 
     def end(self, request: Waiting, error: KeepwarmError, now: float) -> None:
-        """A waiting request ends without its outcome; the pin it brought goes with it."""
+        """End a waiting request without its outcome; the pin it brought goes with it."""
         engine = self.residents[request.engine_id]
         waits = self.queue.of(engine.engine_id)
         was_head = waits is not None and waits.head(now, self.settings.max_wait_s) is request
@@ -140,7 +140,7 @@ class CoreState:
             self.restless[engine.engine_id] = engine
 
     def why_unknown(self, model: str) -> KeepwarmError:
-        """Why there is no model of a name: what is wrong with it, or that it is not configured."""
+        """The error for a model that cannot be run or is not configured."""
         error = self.errors.get(model)
         return error_from_wire(error) if error else unknown_model(model, self.models)
 
@@ -239,12 +239,12 @@ class CoreState:
             self.interruptible.add(lease.request_id)
 
     def _used(self, engine: EngineRecord) -> None:
-        """A request is served: a load ahead was not in vain."""
+        """Note that a request is served, so that a load ahead was not in vain."""
         if self.prefetched.pop(engine.engine_id, None) is not None:
             self.prefetch.used += 1
 
     def give_back(self, engine: EngineRecord, request_id: str, now: float) -> None:
-        """A lease is over."""
+        """Take a lease back and free its slot."""
         del self.leases[request_id]
         self.interruptible.discard(request_id)
         self.asked.discard(request_id)
@@ -258,7 +258,7 @@ class CoreState:
             self.restless[engine.engine_id] = engine
 
     def revoke(self, engine: EngineRecord, request_id: str, error: Mapping[str, Any]) -> None:
-        """A lease ends otherwise than by its client, which is told why."""
+        """End a lease otherwise than by its client, and send the client the error."""
         told = Revoke(request_id, engine.leases[request_id].client_id, error)
         self.revoked[request_id] = told
         self.actions.append(told)
@@ -266,7 +266,7 @@ class CoreState:
     # Bytes
 
     def load(self, claim: Claim, now: float) -> None:
-        """A claim's bytes are free: book them and start the load."""
+        """Book a claim's bytes, which are free, and start the load."""
         engine = claim.engine
         self.claims.drop(engine.engine_id)
         self.residents.book(engine, claim.option_index, now, claim.reason)
@@ -278,7 +278,7 @@ class CoreState:
         self.tell_load(engine, claim.reason)
 
     def evict(self, engine: EngineRecord, now: float, reason: str) -> None:
-        """An idle engine leaves, or a load that no request waits for is abandoned."""
+        """Evict an idle engine, or abandon a load that no request waits for."""
         self.claims.drained(engine)
         self.lost(engine)
         self.restless.pop(engine.engine_id, None)
@@ -298,7 +298,7 @@ class CoreState:
         engine.unload_told = engine.generation
 
     def lost(self, engine: EngineRecord) -> None:
-        """An engine ends; if it was loaded ahead and never used, that was in vain."""
+        """Note that an engine ends; if it was loaded ahead and never used, that was in vain."""
         if self.prefetched.pop(engine.engine_id, None) is not None:
             self.prefetch.wasted_bytes += sum(amount for _, amount in engine.bookings)
 
@@ -320,14 +320,14 @@ class CoreState:
             self.claims.drop(engine.draining_for)
 
     def unpin(self, engine: EngineRecord, model: str) -> None:
-        """A model is pinned no more; what was promised to its engine for that alone is free."""
+        """End a model's pin; bytes that were promised to its engine for that alone are free."""
         self.residents.unpin(engine, model)
         if not engine.demand and not engine.pins:
             self.claims.drop(engine.engine_id)
         self.restless[engine.engine_id] = engine
 
     def forget(self, engine: EngineRecord) -> None:
-        """An engine that is no longer configured and holds nothing is gone from every table."""
+        """Remove an engine from every table: it is no longer configured and holds nothing."""
         self.claims.drop(engine.engine_id)
         self.claims.spared.discard(engine.engine_id)
         self.restless.pop(engine.engine_id, None)

@@ -52,7 +52,7 @@ class Waiting:
 
 
 class WaitList:
-    """What waits for one engine."""
+    """The requests that wait for one engine."""
 
     __slots__ = ("_by_arrival", "_interrupted", "_ordered")
 
@@ -131,7 +131,7 @@ class Queue:
         return self.by_id.get(request_id)
 
     def of(self, engine_id: str) -> WaitList | None:
-        """What waits for an engine; None rather than an empty list."""
+        """The requests that wait for an engine; None rather than an empty list."""
         return self._by_engine.get(engine_id)
 
     def engines(self) -> list[str]:
@@ -147,7 +147,7 @@ class Queue:
             self._by_engine.setdefault(request.engine_id, WaitList()).add(request)
 
     def enlist(self, request: Waiting) -> None:
-        """A request that was set aside waits in its engine's list from now on, by its number."""
+        """Let a request that was set aside wait in its engine's list from now on, by its number."""
         del self.aside[request.request_id]
         self._by_engine.setdefault(request.engine_id, WaitList()).add(request)
 

@@ -102,7 +102,7 @@ class Residents:
 
     @property
     def pinned_ids(self) -> Collection[str]:
-        """Their names."""
+        """The ids of the pinned engines."""
         return self._pinned.keys()
 
     def pin(self, engine: EngineRecord, model: str) -> None:
@@ -147,7 +147,7 @@ class Residents:
         self._placed(engine, bookings)
 
     def loaded(self, engine: EngineRecord, now: float) -> None:
-        """The load of an engine finished."""
+        """Note that the load of an engine has finished; its idle time begins."""
         self.loading.pop(engine.engine_id, None)
         if engine.move(Trigger.LOADED, now) is IDLE:
             engine.loaded_at = engine.idle_since = engine.last_used = now
@@ -185,7 +185,7 @@ class Residents:
         return loading
 
     def gone(self, engine: EngineRecord, trigger: Trigger, now: float) -> None:
-        """An engine's process is gone (unloaded, failed or died): its bytes are back."""
+        """Give the bytes of an engine back whose process is gone (unloaded, failed or died)."""
         if engine.move(trigger, now) is EVICTING:
             return
         self.loading.pop(engine.engine_id, None)

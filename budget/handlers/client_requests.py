@@ -73,7 +73,7 @@ class Requests:
     def _grant_at_once(
         self, event: ev.RequestArrived, entry: ModelSpec, engine: EngineRecord, now: float
     ) -> bool:
-        """What most requests are: the engine is there, with a free slot, and none is before them."""
+        """Serve a request in the usual case: its engine is open. The caller has checked that."""
         self._numbers += 1
         declared = self._use(event, engine, now)
         priority = entry.priority if event.priority is None else event.priority

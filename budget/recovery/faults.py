@@ -30,27 +30,27 @@ class Faults:
         """How often each optional part has failed since it last did not."""
 
     def note(self, where: str, error: Exception, imbalances: Sequence[str] = ()) -> None:
-        """Something failed; `imbalances` is what did not balance afterwards and was put right."""
+        """Note a failure; `imbalances` is what did not balance afterwards and was put right."""
         self.total += 1
         self.new.append(Fault(where, error, tuple(imbalances)))
 
     def bear(self, part: str, error: Exception, imbalances: Sequence[str] = ()) -> None:
-        """An optional part failed."""
+        """Note that an optional part failed; one that fails `BORNE` times in a row is left out."""
         self.note(part, error, imbalances)
         self.in_row[part] += 1
         if self.in_row[part] >= BORNE:
             self.left_out.add(part)
 
     def fine(self, part: str) -> None:
-        """An optional part did its work."""
+        """Note that an optional part did its work: its failures in a row are over."""
         self.in_row.pop(part, None)
 
     def forgive(self) -> None:
-        """Every part is tried again."""
+        """Let every part that was left out be tried again."""
         self.left_out.clear()
         self.in_row.clear()
 
     def take(self) -> list[Fault]:
-        """The new ones, once."""
+        """The faults since the last call, each once."""
         new, self.new = self.new, []
         return new

@@ -40,7 +40,7 @@ def force(state: CoreState, event: Any, error: Exception, now: float) -> None:
 
 
 def _request(state: CoreState, event: ev.RequestArrived, error: Exception, _now: float) -> None:
-    """It is refused, unless it has its outcome already."""
+    """Refuse a request, unless it has its outcome already."""
     if _is_told(state, event.request_id):
         return
     _end_lease(state, event.request_id)
@@ -81,7 +81,7 @@ def _lease_taken(state: CoreState, event: ev.LeaseTaken, _error: Exception, _now
 
 
 def _lease_yielded(state: CoreState, event: ev.LeaseYielded, error: Exception, _now: float) -> None:
-    """It waits again, or ends where that was not reached."""
+    """End the lease; the request is refused unless it waits again or has its outcome."""
     state.revoked.pop(event.request_id, None)
     _end_lease(state, event.request_id)
     if event.request_id not in state.queue.by_id and not _is_told(state, event.request_id):
@@ -239,7 +239,7 @@ def _started(state: CoreState, _event: ev.Started, _error: Exception, _now: floa
 
 
 def _timer(_state: CoreState, _event: ev.TimerDue, _error: Exception, _now: float) -> None:
-    """Every timer is set anew after a fault."""
+    """Nothing to force: every timer is set anew after a fault."""
 
 
 FORCED: Final[dict[type[Any], Callable[[CoreState, Any, Exception, float], None]]] = {

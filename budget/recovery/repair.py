@@ -17,7 +17,7 @@ from budget.recovery.balance import imbalances
 
 
 def failed(state: CoreState, where: str, error: Exception, now: float) -> None:
-    """Tell of a fault in the middle of a decision and put right whatever is left half done."""
+    """Note a fault in the middle of a decision, and put right whatever it left half done."""
     state.faults.note(where, error, put_right(state, now))
 
 
@@ -47,7 +47,7 @@ def broke_down(request_error: Exception) -> InternalError:
 
 
 def drop(state: CoreState, request: Waiting, error: InternalError) -> None:
-    """A waiting request ends, whatever else fails."""
+    """End a waiting request, whatever else fails."""
     state.queue.by_id.pop(request.request_id, None)
     state.holders.ended(request.model, request.request_id)
     state.actions.append(Deny(request.request_id, request.client_id, error.to_wire()))
@@ -89,9 +89,9 @@ def mend(state: CoreState, now: float) -> None:
 
 
 def _settle_engine(state: CoreState, engine: EngineRecord, now: float) -> None:
-    """One engine's own record agrees with itself."""
+    """Make one engine's record agree with itself."""
     for request_id in [r for r in engine.leases if r in state.queue.by_id]:
-        # Its grant was under way and nothing has told of it: it waits.
+        # Its grant was under way and no action says so: the request waits.
         del engine.leases[request_id]
     if engine.state in RESIDENT:
         before = engine.state
@@ -107,7 +107,7 @@ def _settle_engine(state: CoreState, engine: EngineRecord, now: float) -> None:
 
 
 def _settle_requests(state: CoreState) -> None:
-    """Every waiting request waits for the engine of its model, or ends."""
+    """Let every waiting request wait for the engine of its model, or end it."""
     for request in list(state.queue.by_id.values()):
         entry = state.models.get(request.model)
         if entry is None or entry.engine_id not in state.residents:
@@ -133,7 +133,7 @@ def _settle_pins(state: CoreState) -> None:
 
 
 def _settle_tables(state: CoreState) -> None:
-    """Whatever may have something to do is looked at."""
+    """Mark all that may have something to do, so that the next pass looks at it."""
     state.restless.clear()
     state.restless.update({e.engine_id: e for e in state.residents})
     state.unsettled.update(ledger.device for ledger in state.residents.books)

@@ -19,7 +19,7 @@ def estimate(shell: Shell, engine_id: str, amount: int) -> None:
     shell.send(ev.EngineEstimated(engine_id, (corrected,)))
 
 
-def test_the_life_at_hand_is_left_and_the_next_is_booked_anew() -> None:
+def test_a_resident_engine_is_left_and_its_next_load_is_booked_anew() -> None:
     """Nothing is evicted for it; the next load asks for what was learned."""
     shell = shell_of(100, [engine("a", 30), engine("b", 60)])
     shell.use("a")

@@ -11,7 +11,7 @@ from budget.errors import InternalError
 from tests.budget.machine import engine, shell_of
 
 
-def test_an_arrival_during_eviction_waits_for_the_next_life() -> None:
+def test_an_arrival_during_eviction_waits_for_the_next_load() -> None:
     """It does not resurrect what is leaving, and it is not lost."""
     shell = shell_of(100, [engine("a", 80), engine("b", 80)])
     shell.use("a")
@@ -26,7 +26,7 @@ def test_an_arrival_during_eviction_waits_for_the_next_life() -> None:
     assert shell.leases[for_a].generation == 2
 
 
-def test_an_arrival_during_an_eviction_for_nobody_reloads_at_once() -> None:
+def test_an_arrival_during_an_eviction_without_a_claim_reloads_at_once() -> None:
     """The next load starts when the process before it has ended."""
     shell = shell_of(100, [engine("a", 80)])
     shell.use("a")
@@ -38,7 +38,7 @@ def test_an_arrival_during_an_eviction_for_nobody_reloads_at_once() -> None:
     assert request in shell.leases
 
 
-def test_cancel_during_load_leaves_a_warm_engine_when_nobody_needs_the_bytes() -> None:
+def test_cancel_during_load_leaves_a_warm_engine_when_no_request_needs_the_bytes() -> None:
     """The load is paid for; it is finished and stays."""
     shell = shell_of(100, [engine("a", 80)])
     request = shell.ask("a")
@@ -48,7 +48,7 @@ def test_cancel_during_load_leaves_a_warm_engine_when_nobody_needs_the_bytes() -
     assert shell.state("a") is State.IDLE
 
 
-def test_a_cancelled_load_is_abandoned_when_somebody_needs_the_bytes() -> None:
+def test_a_cancelled_load_is_abandoned_when_a_request_needs_the_bytes() -> None:
     """It is a victim like any other, and its bytes are free only when it is gone."""
     shell = shell_of(100, [engine("a", 80), engine("b", 80)])
     shell.send(ev.RequestCancelled(shell.ask("a")))

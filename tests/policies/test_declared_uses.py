@@ -10,31 +10,31 @@ from tests.budget.machine import engine, shell_of
 from tests.simulation.worlds import random_letters, trial
 
 
-def test_every_change_of_a_plan_shows() -> None:
+def test_every_change_of_declared_uses_shows() -> None:
     """A policy that keeps what it computed from declared uses can tell when that is stale."""
-    plans = DeclaredUses()
-    seen = [plans.version]
-    plans.declare("p", [("a", "a"), ("b", "b"), ("c", "c")])
-    seen.append(plans.version)
-    plans.used("p", "a")
-    seen.append(plans.version)
-    plans.withdraw("p")
-    seen.append(plans.version)
+    uses = DeclaredUses()
+    seen = [uses.version]
+    uses.declare("p", [("a", "a"), ("b", "b"), ("c", "c")])
+    seen.append(uses.version)
+    uses.used("p", "a")
+    seen.append(uses.version)
+    uses.withdraw("p")
+    seen.append(uses.version)
     assert len(set(seen)) == len(seen)
 
 
 def test_the_share_of_unplanned_requests_follows_what_comes() -> None:
     """It falls with every declared use and rises with every other."""
-    plans = DeclaredUses()
-    assert plans.undeclared == 1.0
-    plans.declare("p", [("a", "a")] * 20)
+    uses = DeclaredUses()
+    assert uses.undeclared == 1.0
+    uses.declare("p", [("a", "a")] * 20)
     for _ in range(20):
-        before = plans.undeclared
-        plans.used("p", "a")
-        assert plans.undeclared < before
-    assert plans.undeclared < 0.05
-    plans.used("elsewhere", "z")
-    assert plans.undeclared >= FADING
+        before = uses.undeclared
+        uses.used("p", "a")
+        assert uses.undeclared < before
+    assert uses.undeclared < 0.05
+    uses.used("elsewhere", "z")
+    assert uses.undeclared >= FADING
 
 
 def test_a_declared_use_outranks_what_the_past_says() -> None:
@@ -66,7 +66,7 @@ def test_more_known_uses_never_cost_much_more() -> None:
     assert costs[3] <= 1.01 * least
 
 
-def test_nobody_leaves_where_all_together_free_too_little() -> None:
+def test_no_engine_leaves_where_all_together_free_too_little() -> None:
     """Neither for a declared use nor for a request: the exact choice counts bytes, too."""
     engines = [engine("small", 20), engine("busy", 60), engine("big", 90)]
     shell = shell_of(100, engines, policy=make_policy("forecast"), prefetch="load")

@@ -61,7 +61,7 @@ class ExpertBooks:
         return names if found is None else [names[place] for place in found]
 
     def drop(self, engine_id: str) -> None:
-        """An engine leaves."""
+        """Take an engine out of the books."""
         for device, amount in self.held.pop(engine_id):
             self._taken[device] -= amount
             del self._by_device[device][engine_id]

@@ -121,7 +121,7 @@ class Contest:
         return self._expert_books[LRU].held if self._expert_books else {}
 
     def _whereabouts(self, engine_id: str) -> Bookings:
-        """Where an engine is or must be."""
+        """The bookings of an engine, or of its only option; empty where that is not decided yet."""
         engine = self._residents.get(engine_id) if self._residents is not None else None
         return engine.whereabouts if engine is not None else ()
 
@@ -149,7 +149,7 @@ class Contest:
             books.reconfigured()
 
     def fade(self, half_lives: float) -> None:
-        """So many half-lives are over; they take longer where few of the devices are watched."""
+        """Let costs fade by so many half-lives; fewer where few of the devices are watched."""
         share = 0.5 ** (half_lives * self._watched)
         self._costs = [cost * share for cost in self._costs]
         self._weights = self._shares = None

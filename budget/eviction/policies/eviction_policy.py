@@ -76,23 +76,23 @@ class Stateless:
     followed: str = ""
 
     def attach(self, residents: Residents, declared_uses: DeclaredUses) -> None:
-        """Nothing to read but the records."""
+        """Nothing to take: losses come from the engines' records."""
 
     def used(self, engine_id: str, now: float) -> None:
-        """The record knows."""
+        """Nothing to note: the engine's record has its last use."""
 
     def booked(self, engine: EngineRecord, now: float) -> None:
-        """The record knows."""
+        """Nothing to note: the engine's record has its bookings."""
 
     def reconfigured(self, successors: Mapping[str, str]) -> None:
-        """The records know."""
+        """Nothing to move: records belong to their engines."""
 
     def victims(self, need: Need) -> Sequence[str] | None:
-        """By loss."""
+        """None: victims follow from the losses."""
         return None
 
     def export_state(self) -> dict[str, Any]:
-        """Nothing is learned."""
+        """An empty state: nothing is learned."""
         return {}
 
     def import_state(self, state: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from budget.recovery.faults import Faults
 
 JUDGING: Final = "the policy's judgement"
 LEARNING: Final = "the policy's learning"
-"""Two parts of the core that it can do without, as they are called where their faults are told."""
+"""The names of two parts that the core can do without, as its faults call them."""
 
 
 class Guarded:
@@ -39,7 +39,7 @@ class Guarded:
 
     @property
     def ordered(self) -> bool:
-        """As the policy says."""
+        """Whether the policy that decides now takes victims in order of loss; recency does."""
         try:
             return bool(self._active.ordered)
         except Exception as error:
@@ -48,7 +48,7 @@ class Guarded:
 
     @property
     def followed(self) -> str:
-        """As the policy says."""
+        """What the policy that decides now follows, in words; empty when it fails."""
         try:
             return str(self._active.followed)
         except Exception as error:

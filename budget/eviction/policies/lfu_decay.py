@@ -24,7 +24,7 @@ class LfuDecay(Stateless):
         self._uses: dict[str, tuple[float, float]] = {}
 
     def used(self, engine_id: str, now: float) -> None:
-        """Count it."""
+        """Count a use of the engine."""
         self._uses[engine_id] = (self._frequency(engine_id, now) + 1.0, now)
 
     def reconfigured(self, successors: Mapping[str, str]) -> None:

@@ -90,7 +90,7 @@ def test_a_split_that_never_fits_names_the_device_that_lacks_the_bytes() -> None
     assert (facts["device"], facts["limit_bytes"], facts["requested_bytes"]) == ("host", 60, 70)
 
 
-def test_of_two_equal_devices_the_free_one_is_chosen_before_anybody_leaves() -> None:
+def test_of_two_equal_devices_the_free_one_is_chosen_before_an_engine_leaves() -> None:
     """Placements of one tier are alternatives; no engine is evicted while one is free."""
     limits = {"gpu0": 100, "gpu1": 100}
     specs = [
@@ -161,7 +161,7 @@ def test_a_models_own_queue_bound_counts_its_name_only() -> None:
     assert shell.ask("y") in shell.waiting
 
 
-def test_a_full_queue_refuses_nobody_who_need_not_wait() -> None:
+def test_a_full_queue_refuses_no_request_that_need_not_wait() -> None:
     """What is resident and free is granted, and a resident model is 'loaded' at once."""
     shell = shell_of(100, [engine("a", 50), engine("b", 40)], max_queue=1)
     shell.use("b")
@@ -253,7 +253,7 @@ def test_a_request_to_load_is_granted_without_a_slot() -> None:
     assert not shell.leases
 
 
-def test_a_request_to_load_is_not_held_up_by_those_who_wait_for_a_slot() -> None:
+def test_a_request_to_load_is_not_held_up_by_requests_for_a_slot() -> None:
     """It asks for no slot, so it needs none to come free."""
     shell = shell_of(100, [engine("a", 50)])
     shell.ask("a")

@@ -64,7 +64,7 @@ def test_the_claim_of_a_lone_request_is_recorded() -> None:
     assert record.free == (("gpu", 20),)
 
 
-def test_idle_bytes_are_taken_before_anybody_drains() -> None:
+def test_idle_bytes_are_taken_before_an_engine_drains() -> None:
     """An aged request evicts the idle one and leaves the busy one alone."""
     shell = shell_of(100, [engine("a", 50), engine("b", 40), engine("c", 50)], max_wait_s=1.0)
     shell.serve("a")
@@ -114,7 +114,7 @@ def test_an_equal_priority_does_not_drain() -> None:
     assert shell.drains_for("a") is None
 
 
-def test_priorities_order_those_who_wait_until_somebody_ages() -> None:
+def test_priorities_order_waiting_requests_until_one_ages() -> None:
     """The higher first, equals by arrival; the aged before all."""
     shell = shell_of(100, [engine("a", 50)], max_wait_s=10.0)
     held = shell.serve("a")

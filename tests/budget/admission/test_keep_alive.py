@@ -122,7 +122,7 @@ def test_an_unload_hint_lets_running_leases_end_first() -> None:
     assert shell.leases[later].cold
 
 
-def test_an_unload_hint_abandons_a_load_that_nobody_waits_for() -> None:
+def test_an_unload_hint_abandons_a_load_that_no_request_waits_for() -> None:
     """It is not forgotten because the engine was not there yet."""
     shell = shell_of(100, [engine("a", 50)])
     shell.send(ev.RequestCancelled(shell.ask("a")))
@@ -142,7 +142,7 @@ def test_a_release_hint_makes_the_next_victim_and_nothing_more() -> None:
     assert shell.resident() == {"a", "c"}
 
 
-def test_a_release_hint_ends_with_the_life_it_was_given_to() -> None:
+def test_a_release_hint_ends_with_the_residency_it_was_given_for() -> None:
     """Said of an absent model it means nothing for the next load."""
     shell = shell_of(100, [engine("a", 50), engine("b", 50), engine("c", 50)])
     shell.send(ev.HintGiven("release", "a"))

@@ -61,7 +61,7 @@ def test_a_request_with_a_deadline_closes_no_circle(later: str) -> None:
     assert shell.waiting == waiting
 
 
-def test_whoever_waits_for_a_circle_and_is_no_part_of_it_waits_on() -> None:
+def test_a_request_that_waits_for_a_circle_and_is_no_part_of_it_waits_on() -> None:
     """Also where it came later than all of them; a pin that arrives last closes the circle."""
     shell = two_pins()
     outside = shell.ask("z", "three")

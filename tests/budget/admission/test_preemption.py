@@ -25,7 +25,7 @@ def one_slot(**settings: Any) -> Shell:
     return shell
 
 
-def test_a_slot_is_asked_for_by_whoever_ranks_higher_and_given_back_in_turn() -> None:
+def test_a_slot_is_asked_for_by_a_request_of_higher_rank_and_given_back_in_turn() -> None:
     """The one that yields waits at its own priority, before equals that came after it."""
     shell = one_slot()
     low = shell.ask("a", preemptible=True)
@@ -85,7 +85,7 @@ def test_as_many_leases_are_asked_as_urgent_requests_wait() -> None:
 @pytest.mark.parametrize(
     ("preempt", "preemptible", "priority"), [(False, True, 5), (True, False, 5), (True, True, 0)]
 )
-def test_nobody_is_asked_without_need_or_leave(
+def test_no_client_is_asked_to_yield_without_need_or_leave(
     preempt: bool, preemptible: bool, priority: int
 ) -> None:
     """Not when it is switched off, not what cannot be resumed, not for equals."""
@@ -116,7 +116,7 @@ def test_being_interrupted_ends() -> None:
     assert high in shell.leases
 
 
-def test_whoever_waits_interrupted_ages_like_everybody() -> None:
+def test_an_interrupted_request_ages_like_any_other() -> None:
     """After max_wait_s no later request passes it, whatever its priority."""
     shell = one_slot()
     low = shell.ask("a", preemptible=True)
@@ -142,7 +142,7 @@ def test_an_older_number_does_not_hide_those_that_aged_meanwhile() -> None:
     assert aged in shell.leases
 
 
-def test_nobody_waits_any_more_when_the_lease_comes_back() -> None:
+def test_a_lease_comes_back_when_no_request_waits_any_more() -> None:
     """The one that yielded goes on at once."""
     shell = one_slot()
     low = shell.ask("a", preemptible=True)

@@ -133,7 +133,7 @@ def test_a_load_that_is_waited_for_has_the_disk_to_itself() -> None:
     assert shell.loading.keys() == {"b"}
 
 
-def test_staging_stops_when_it_is_planned_no_more() -> None:
+def test_staging_stops_when_the_use_is_declared_no_more() -> None:
     """What was read is counted as wasted."""
     shell = ahead()
     shell.serve("x", "other")
@@ -146,7 +146,7 @@ def test_staging_stops_when_it_is_planned_no_more() -> None:
     assert shell.core.state.prefetch.wasted_bytes == 7
 
 
-def test_a_plan_ends_with_its_client() -> None:
+def test_declared_uses_end_with_their_client() -> None:
     """Under whatever name it was declared; another client's goes on."""
     shell = ahead()
     shell.declare("a", "b", client="one", plan="p")
@@ -155,7 +155,7 @@ def test_a_plan_ends_with_its_client() -> None:
     assert shell.core.state.declared_uses.order(9) == ["b", "c"]
 
 
-def test_requests_of_other_connections_use_a_plan_up_by_its_name() -> None:
+def test_requests_of_other_connections_use_declared_uses_up_by_their_name() -> None:
     """A program talks to its keeper over several connections."""
     shell = ahead()
     shell.declare("a", "b", "a", client="holder", plan="p")
@@ -166,7 +166,7 @@ def test_requests_of_other_connections_use_a_plan_up_by_its_name() -> None:
     assert shell.core.state.declared_uses.order(9) == ["b", "a"]
 
 
-def test_a_plan_of_an_unknown_model_is_refused_whole() -> None:
+def test_declared_uses_with_an_unknown_model_are_refused_whole() -> None:
     """The plan before it stands."""
     shell = ahead()
     shell.declare("a")
@@ -247,7 +247,7 @@ def test_a_load_ahead_runs_beside_any_generation_unless_told_otherwise() -> None
     assert shell.state("b") is State.IDLE
 
 
-def test_off_plans_do_nothing_ahead() -> None:
+def test_with_prefetch_off_declared_uses_load_nothing_ahead() -> None:
     """`prefetch = false`: declared uses only tell the policy what comes."""
     shell = ahead(prefetch="off")
     shell.declare("a", "b")

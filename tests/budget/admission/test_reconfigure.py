@@ -44,7 +44,7 @@ def test_running_leases_of_a_model_that_is_gone_end_by_themselves() -> None:
     assert shell.unloading.keys() == {"b"}
 
 
-def test_those_who_wait_follow_their_model_to_its_new_engine() -> None:
+def test_waiting_requests_follow_their_model_to_its_new_engine() -> None:
     """In the order in which they came, also among requests that waited there before."""
     shell = shell_of(
         100, [engine("a", 60), engine("new", 60)], [model("m", "a"), model("n", "new")]
@@ -63,7 +63,7 @@ def test_those_who_wait_follow_their_model_to_its_new_engine() -> None:
     assert there in shell.leases
 
 
-def test_those_who_wait_for_a_model_that_is_gone_are_told() -> None:
+def test_requests_that_wait_for_a_model_that_is_gone_get_an_error() -> None:
     """Not left waiting."""
     shell = shell_of(100, [engine("a", 60), engine("b", 60)])
     shell.serve("a")
@@ -223,7 +223,7 @@ def test_looking_ahead_begins_and_ends_with_its_setting() -> None:
     assert shell.loading.keys() == {"a"}
 
 
-def test_a_shorter_max_wait_counts_for_those_who_wait_already() -> None:
+def test_a_shorter_max_wait_counts_for_requests_that_wait_already() -> None:
     """The engine in use is drained for them as soon as that time is over."""
     shell = shell_of(100, [engine("a", 60), engine("b", 60)], max_wait_s=100.0)
     held = shell.serve("a")
@@ -255,7 +255,7 @@ BAD_FILE = {
 }
 
 
-def test_those_who_wait_for_a_model_whose_file_is_bad_hear_that() -> None:
+def test_requests_that_wait_for_a_model_whose_file_is_bad_get_its_error() -> None:
     """Not that the model is unknown, which it is not."""
     shell = shell_of(100, [engine("a", 60), engine("b", 60)])
     shell.serve("a")
@@ -266,7 +266,7 @@ def test_those_who_wait_for_a_model_whose_file_is_bad_hear_that() -> None:
     assert shell.error(waits) == BAD_FILE
 
 
-def test_a_request_for_a_model_whose_file_is_bad_hears_that_until_it_is_good_again() -> None:
+def test_a_request_for_a_model_whose_file_is_bad_gets_its_error_until_it_is_good_again() -> None:
     """Also a plan, a hint, and a lease that was yielded."""
     engines = [engine("a", 60), engine("b", 60)]
     shell = shell_of(100, engines)

@@ -34,7 +34,7 @@ def test_a_booking_that_one_device_cannot_hold_stands_on_none() -> None:
     assert books.entry("a") is None
 
 
-def test_nobody_books_twice() -> None:
+def test_a_holder_books_once() -> None:
     """One booking a holder."""
     books = Books({"gpu": 100})
     books.book("a", (("gpu", 30),))

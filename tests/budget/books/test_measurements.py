@@ -103,7 +103,7 @@ def test_a_load_that_takes_long_evicts_nothing_while_enough_is_free() -> None:
     assert shell.state("a") is State.IDLE
 
 
-def test_nobody_is_denied_for_a_ceiling_while_a_newer_measurement_is_not_judged() -> None:
+def test_no_request_is_denied_for_a_ceiling_while_a_newer_measurement_is_not_judged() -> None:
     """Other programs may have left while an engine loads: the next measurement says so."""
     shell = shell_of(100, [engine("a", 20), engine("b", 90)], max_wait_s=4.0)
     shell.send(ev.DeviceMeasured("gpu", 50, 50))

@@ -57,7 +57,7 @@ def test_the_books_of_every_device_are_shown() -> None:
     )
 
 
-def test_an_engines_row_tells_its_life_and_its_leases() -> None:
+def test_an_engines_row_has_its_state_and_its_leases() -> None:
     """The client of each slot, since when, and under which of the engine's names."""
     names = [model("x", "a", pinned=True), model("y", "a", keep_alive_s=9.0)]
     shell = shell_of(100, [engine("a", 40, slots=2), engine("z", 10)], names)

@@ -81,7 +81,7 @@ def test_the_least_total_loss_equals_brute_force(
 
 @CASES
 @given(candidates(10), SHORTAGES)
-def test_in_order_nobody_leaves_while_a_lesser_loss_would_have_done(
+def test_in_order_no_engine_leaves_while_a_lesser_loss_would_have_done(
     engines: list[EvictionCandidate], shortage: dict[str, int]
 ) -> None:
     """The costliest victim is needed: all that cost less together free too little."""

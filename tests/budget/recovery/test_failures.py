@@ -16,7 +16,7 @@ TWO_SIZES = EngineSpec(
 )
 
 
-def test_a_failed_load_denies_those_who_wait_and_frees_the_bytes() -> None:
+def test_a_failed_load_denies_waiting_requests_and_frees_the_bytes() -> None:
     """With the engine's own error; the next request tries again at once."""
     shell = shell_of(100, [engine("a", 50)])
     first, second = shell.ask("a"), shell.ask("a")
@@ -125,7 +125,7 @@ def test_a_dead_engine_revokes_its_leases_with_its_error() -> None:
     shell.send(ev.LeaseEnded(lease, "c"))
 
 
-def test_those_who_waited_get_a_new_engine_once_and_then_are_denied() -> None:
+def test_waiting_requests_get_a_new_engine_once_and_then_are_denied() -> None:
     """One death can be chance; the second without a request served is not."""
     shell = shell_of(100, [engine("a", 50)])
     shell.serve("a")
@@ -270,7 +270,7 @@ def test_a_load_that_turns_out_bigger_is_corrected() -> None:
     assert shell.unloading.keys() == {"a"}
 
 
-def test_a_correction_downwards_admits_who_waits() -> None:
+def test_a_correction_downwards_admits_a_waiting_request() -> None:
     """Freed bytes are an event."""
     shell = shell_of(100, [engine("a", 60), engine("b", 50)])
     shell.serve("a")
@@ -293,7 +293,7 @@ def test_an_impossible_measurement_raises_and_leaves_the_books(
         shell.send(ev.DeviceMeasured("nowhere", 1))
 
 
-def test_an_event_of_a_life_that_is_over_raises_with_the_story() -> None:
+def test_an_event_of_a_generation_that_is_over_raises_with_the_last_events() -> None:
     """A keeper that mixes up generations hears of it."""
     shell = shell_of(100, [engine("a", 60)])
     shell.use("a")

@@ -28,7 +28,9 @@ def configure(shell: Shell, **files: str) -> None:
 
 @pytest.mark.parametrize("policy", POLICY_NAMES)
 @pytest.mark.parametrize("prefetch", ["off", "load"])
-def test_a_model_that_changes_under_an_open_plan_wedges_nothing(policy: str, prefetch: str) -> None:
+def test_a_model_that_changes_under_declared_uses_wedges_nothing(
+    policy: str, prefetch: str
+) -> None:
     """Its file is fetched again while it is resident, absent or loading; then others are evicted."""
     models, engines = configuration()
     shell = shell_of(100, engines, models, policy=make_policy(policy), prefetch=prefetch)
@@ -46,20 +48,20 @@ def test_a_model_that_changes_under_an_open_plan_wedges_nothing(policy: str, pre
     assert set(shell.outcomes.values()) == {"granted"}
 
 
-def test_a_plan_goes_on_with_the_engine_that_runs_its_model_now() -> None:
+def test_declared_uses_go_on_with_the_engine_that_runs_their_model_now() -> None:
     """What was declared is of models; a step whose model is gone is left out."""
     models, engines = configuration()
     shell = shell_of(100, engines, models)
-    plans = shell.core.state.declared_uses
+    uses = shell.core.state.declared_uses
     shell.declare("a", "b", "c", "b", client="planner")
     configure(shell, b="b2")
-    assert plans.order(9) == ["a", "b2", "c", "b2"]
+    assert uses.order(9) == ["a", "b2", "c", "b2"]
     shell.use("a", "planner")
     shell.use("b", "planner")
-    assert plans.order(9) == ["c", "b2"]
+    assert uses.order(9) == ["c", "b2"]
     without = tuple(m for m in models if m.name == "a")
     shell.send(ev.Reconfigured(without, engines[:1], {"gpu": 100}))
-    assert not plans
+    assert not uses
 
 
 def test_what_is_staged_or_loaded_ahead_for_an_engine_that_is_gone_is_given_up() -> None:
@@ -138,7 +140,7 @@ def placed(*sizes: int) -> EngineSpec:
     )
 
 
-def test_other_placements_count_from_the_next_life_where_the_present_one_has_none_of_them() -> None:
+def test_other_placements_count_from_the_next_load_where_the_present_one_has_none_of_them() -> None:
     """The bytes of an engine that runs are what they are."""
     shell = shell_of(100, [placed(60, 50)], [model("a")])
     shell.use("a")
