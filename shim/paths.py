@@ -12,7 +12,6 @@ import errno
 import hashlib
 import logging
 import os
-import pwd
 import secrets
 import socket
 import stat
@@ -22,19 +21,25 @@ from pathlib import Path
 from typing import Final
 
 from backends.machine.files.file_locks import KEEPER_LOCK, is_held
-from backends.machine.files.lock_holders import user_name
-from backends.machine.files.whole_files import user_folder
+from backends.machine.files.folders import (
+    RUNTIME_VARIABLE,
+    check_private,
+    check_socket_path,
+    fits_sockets,
+    home_of,
+    is_private,
+    make_folder,
+    user_folder,
+)
 from budget.errors import ConfigError
 
 LOG = logging.getLogger("keepwarm.paths")
 
-RUNTIME_VARIABLE: Final = "KEEPWARM_RUNTIME_DIR"
 LOCK_VARIABLE: Final = "KEEPWARM_LOCK_DIR"
 STATE_VARIABLE: Final = "XDG_STATE_HOME"
 SOCKET_NAME: Final = "keeper.sock"
 STDERR_BYTES: Final = 1024 * 1024
 
-MAX_SOCKET_PATH_BYTES: Final = 107
 _LONGEST_SOCKET: Final = "e-000000000000.sock"
 """What an engine's socket is called; the keeper's own is shorter."""
 _STATE_NAME: Final = "keepwarm"
@@ -61,7 +66,7 @@ def runtime_dir(env: Mapping[str, str] = os.environ) -> Path:
         return named_runtime(Path(given))
     places = list(runtime_places())
     for place in places:
-        if _is_private(place) and is_held(place / KEEPER_LOCK):
+        if is_private(place) and is_held(place / KEEPER_LOCK):
             return place
     return _first_usable(places)
 
@@ -72,16 +77,8 @@ def named_runtime(folder: Path) -> Path:
     Raises:
         ConfigError: it cannot be used: whose it is, its mode, or its length.
     """
-    folder = folder.absolute()
-    try:
-        return _made(folder, parents=True)
-    except OSError as error:
-        raise ConfigError(
-            f"The keeper's folder {folder} cannot be made: {error.strerror}.",
-            hint=f"Set ${RUNTIME_VARIABLE} to a private folder.",
-            folder=str(folder),
-            variable=RUNTIME_VARIABLE,
-        ) from None
+    hint = f"Set ${RUNTIME_VARIABLE} to a private folder."
+    return _usable(make_folder(folder.absolute(), "The keeper's folder", hint, RUNTIME_VARIABLE))
 
 
 def runtime_places() -> Iterator[Path]:
@@ -91,7 +88,7 @@ def runtime_places() -> Iterator[Path]:
     the machine's, because homes are shared between machines.
     """
     uid = os.getuid()
-    home = _home_of(uid)
+    home = home_of(uid)
     if home is not None:
         yield home / ".local" / "state" / _STATE_NAME / f"run-{_machine()}"
     yield Path(f"/run/user/{uid}/keepwarm")
@@ -123,35 +120,19 @@ def make_place(place: Path) -> Path:
     """
     if place.parent.name == _STATE_NAME and place.parent.parent.name == "state":
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return _made(place, parents=False)
+    place.mkdir(mode=0o700, exist_ok=True)
+    return _usable(place)
 
 
-def _made(folder: Path, *, parents: bool) -> Path:
-    """The folder, made with mode 0700 when it is missing.
+def _usable(folder: Path) -> Path:
+    """The folder itself.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it is not there.
         ConfigError: it is not private, or too long for sockets.
     """
-    folder.mkdir(mode=0o700, parents=parents, exist_ok=True)
-    found = folder.stat(follow_symlinks=False)
-    if not _private(found):
-        raise ConfigError(
-            f"{folder} must be a folder of mode 0700 that belongs to you; found mode "
-            f"{stat.S_IMODE(found.st_mode):04o}, owner {user_name(found.st_uid)}.",
-            hint=f"Remove it, or set ${RUNTIME_VARIABLE} to a private folder.",
-            folder=str(folder),
-            variable=RUNTIME_VARIABLE,
-        )
-    if not _fits_sockets(folder):
-        length = len(os.fsencode(folder / _LONGEST_SOCKET))
-        raise ConfigError(
-            f"{folder} is too long for the sockets in it: {length} bytes, and a Unix socket's path has "
-            f"at most {MAX_SOCKET_PATH_BYTES}.",
-            hint=f"Set ${RUNTIME_VARIABLE} to a shorter folder.",
-            folder=str(folder),
-            variable=RUNTIME_VARIABLE,
-        )
+    check_private(folder)
+    check_socket_path(folder / _LONGEST_SOCKET)
     return folder
 
 
@@ -169,27 +150,6 @@ def _checked(folder: Path) -> Path:
             with contextlib.suppress(OSError):
                 path.unlink()
     return folder
-
-
-def _private(found: os.stat_result) -> bool:
-    is_folder = stat.S_ISDIR(found.st_mode)
-    return is_folder and found.st_uid == os.getuid() and not found.st_mode & 0o077
-
-
-def _is_private(folder: Path) -> bool:
-    try:
-        return _private(folder.stat(follow_symlinks=False))
-    except OSError:
-        return False
-
-
-def _home_of(uid: int) -> Path | None:
-    """The user's home by the password database: `$HOME` differs between sessions."""
-    try:
-        home = Path(pwd.getpwuid(uid).pw_dir)
-    except (KeyError, OverflowError):
-        return None
-    return home if home.is_absolute() and home.is_dir() else None
 
 
 def _machine() -> str:
@@ -215,7 +175,7 @@ def inline_dir() -> Path:
         except OSError as error:
             problems.append(f"{parent or 'the temporary folder'}: {error.strerror}")
             continue
-        if _fits_sockets(folder):
+        if fits_sockets(folder / _LONGEST_SOCKET):
             return folder
         folder.rmdir()
         problems.append(f"{folder.parent}: too long for sockets")
@@ -224,10 +184,6 @@ def inline_dir() -> Path:
         hint="Set $TMPDIR to a folder of yours with a short path.",
         variable="TMPDIR",
     )
-
-
-def _fits_sockets(folder: Path) -> bool:
-    return len(os.fsencode(folder / _LONGEST_SOCKET)) <= MAX_SOCKET_PATH_BYTES
 
 
 def cache_dir() -> Path:
@@ -244,37 +200,20 @@ def state_dir(env: Mapping[str, str] = os.environ) -> Path:
     Raises:
         ConfigError: neither can be.
     """
-    folder = _state_folder(env)
-    why = "there is no home"
-    if folder is not None:
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if os.access(folder, os.W_OK | os.X_OK):
-                return folder
-            why = f"{folder} cannot be written to"
-        except OSError as error:
-            why = f"{folder}: {error.strerror}"
+    folder = user_folder(STATE_VARIABLE, ".local/state", env)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+        why = f"{folder} cannot be written to"
+    except OSError as error:
+        why = f"{folder}: {error.strerror}"
     return _instead_of_state(runtime_dir(env) / "state", why)
 
 
-def _state_folder(env: Mapping[str, str]) -> Path | None:
-    base = env.get(STATE_VARIABLE)
-    if base:
-        return Path(base) / _STATE_NAME
-    home = Path(env["HOME"]) if env.get("HOME") else _home_of(os.getuid())
-    return home / ".local" / "state" / _STATE_NAME if home is not None else None
-
-
 def _instead_of_state(folder: Path, why: str) -> Path:
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"There is no folder for state: {why}; {folder}: {error.strerror}.",
-            hint=f"Set ${STATE_VARIABLE} to a folder of yours.",
-            folder=str(folder),
-            variable=STATE_VARIABLE,
-        ) from None
+    hint = f"Set ${STATE_VARIABLE} to a folder of yours."
+    make_folder(folder, f"There is no folder for state ({why}), and", hint, STATE_VARIABLE)
     if folder not in _warned:
         _warned.add(folder)
         LOG.warning(
@@ -329,17 +268,8 @@ def lock_dir(env: Mapping[str, str] = os.environ) -> Path | None:
     given = env.get(LOCK_VARIABLE)
     if not given:
         return None
-    folder = Path(given).absolute()
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"The folder of device locks {folder} cannot be made: {error.strerror}.",
-            hint=f"Unset ${LOCK_VARIABLE}, or set it to a folder that all keepers can use.",
-            folder=str(folder),
-            variable=LOCK_VARIABLE,
-        ) from None
-    return folder
+    hint = f"Unset ${LOCK_VARIABLE}, or set it to a folder that all keepers can use."
+    return make_folder(Path(given).absolute(), "The folder of device locks", hint, LOCK_VARIABLE)
 
 
 def keeper_socket(runtime: Path) -> Path:

@@ -19,9 +19,10 @@ def default_directory() -> Path:
     configured = os.environ.get("KEEPWARM_TRACE_DIR")
     if configured:
         return Path(configured).expanduser()
-    state = os.environ.get("XDG_STATE_HOME")
+    # As all state folders: the standard says that a relative one counts as not set.
+    state = Path(os.environ.get("XDG_STATE_HOME", ""))
     try:
-        base = Path(state) if state else Path.home() / ".local" / "state"
+        base = state if state.is_absolute() else Path.home() / ".local" / "state"
     except RuntimeError:
         base = Path("/.local/state")
     return base / "keepwarm" / "runs"

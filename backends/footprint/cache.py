@@ -17,7 +17,8 @@ from typing import Any, Final, TypeVar
 
 from backends.footprint.dry_run import DryRun
 from backends.json_shapes import real, rows, table, text, whole
-from backends.machine.files.whole_files import is_there, read_shape, user_folder, write_whole
+from backends.machine.files.folders import user_folder
+from backends.machine.files.whole_files import is_there, read_shape, write_whole
 from budget.footprint import EngineArgs
 
 LOG = logging.getLogger("keepwarm.files")

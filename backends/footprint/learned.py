@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from backends.footprint.cache import JsonFolder, cache_key
 from backends.json_shapes import table, text, whole
-from backends.machine.files.whole_files import user_folder
+from backends.machine.files.folders import user_folder
 from budget.footprint import EngineArgs, Footprint, Placement
 
 _FORMAT: Final = 1

@@ -24,12 +24,12 @@ from backends.llama.process.process import (
     ServerProcess,
     engine_environment,
     engine_socket,
-    private_folder,
 )
 from backends.llama.process.start_failures import ending
 from backends.llama.rpc.device_names import DeviceNames, names_of
 from backends.llama.slots import Slots, slot_signs
 from backends.machine.bounded_questions import asked
+from backends.machine.files.folders import private_folder
 from backends.machine.gpus import launch_facts
 from backends.machine.nvml import gpu_process_bytes
 from backends.machine.processes import (
@@ -353,10 +353,6 @@ class LlamaServerEngine:
     async def restore_kv(self, slot: int, name: str) -> int:
         """Restore what `save_kv` saved; returns the tokens restored."""
         return await self._slots().restore(slot, name)
-
-    async def is_generating(self) -> bool:
-        """Whether any slot is processing a request now."""
-        return await self._slots().busy()
 
     def _slots(self) -> Slots:
         able = self.capabilities.save_restore

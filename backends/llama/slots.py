@@ -57,14 +57,6 @@ class Slots:
             if isinstance(row.get("id"), int) and isinstance(row.get("n_prompt_tokens"), int)
         }
 
-    async def busy(self) -> bool:
-        """Whether any slot is processing a request now.
-
-        Raises:
-            as `rows`.
-        """
-        return any(row.get("is_processing") for row in await self.rows())
-
     async def save(self, slot: int, name: str) -> int:
         """Save a slot's KV state under a name; returns the bytes written.
 

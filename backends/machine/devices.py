@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Literal
 
+from backends.machine.cgroups import parse_cgroup_paths, parse_figure, read_text
 from backends.machine.nvml import Load, gpu_free_bytes, import_nvml, list_gpus
 from budget.errors import ConfigError, OutsideError
 from budget.footprint import HOST
@@ -20,8 +20,6 @@ Kind = Literal["host", "cuda", "rpc"]
 Reader = Callable[[str], str | None]
 
 _CGROUP_ROOT: Final = "/sys/fs/cgroup"
-# Control groups v1 say "no limit" with the largest multiple of the page size.
-_NO_LIMIT_BYTES: Final = 1 << 60
 _CUDA_NAME: Final = re.compile(r"cuda:(\d+)")
 _LLAMA_CUDA_NAME: Final = re.compile(r"CUDA(\d+)")
 _RPC_NAME: Final = re.compile(r"RPC\d+")
@@ -73,14 +71,6 @@ def llama_device_names(devices: Sequence[str]) -> list[str]:
     return named or (["none"] if devices else [])
 
 
-def read_text(path: str) -> str | None:
-    """A small file of `/proc` or `/sys`, or `None` when it cannot be read."""
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-
-
 def parse_meminfo(text: str) -> dict[str, int]:
     """The bytes of each line of `/proc/meminfo`, by its name."""
     found: dict[str, int] = {}
@@ -90,28 +80,6 @@ def parse_meminfo(text: str) -> dict[str, int]:
         if len(fields) == 2 and fields[1] == "kB" and fields[0].isdecimal():
             found[name] = int(fields[0]) * 1024
     return found
-
-
-def parse_cgroup_paths(text: str) -> tuple[str | None, str | None]:
-    """The process's control group paths (v2, v1 memory) from `/proc/self/cgroup`."""
-    unified: str | None = None
-    memory: str | None = None
-    for line in text.splitlines():
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if number == "0" and not controllers:
-            unified = path
-        elif "memory" in controllers.split(","):
-            memory = path
-    return unified, memory
-
-
-def parse_bytes(text: str | None) -> int | None:
-    """The figure in a control group's file; `None` when there is none (`max`)."""
-    if text is None or not text.strip().isdecimal():
-        return None
-    value = int(text)
-    return value if value < _NO_LIMIT_BYTES else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +119,10 @@ def _groups(read: Reader) -> list[_Group]:
         # In a container the group's own path may not be mounted: its root is the limit then.
         for ancestor in _ancestors(path):
             folder = f"{root}/{ancestor}".rstrip("/")
-            limit = parse_bytes(read(f"{folder}/{limit_file}"))
+            limit = parse_figure(read(f"{folder}/{limit_file}"))
             if limit is None:
                 continue
-            used = parse_bytes(read(f"{folder}/{usage_file}")) or 0
+            used = parse_figure(read(f"{folder}/{usage_file}")) or 0
             cache = _reclaimable_bytes(read(f"{folder}/memory.stat"))
             found.append(_Group(limit, max(used - cache, 0)))
     return found

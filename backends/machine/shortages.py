@@ -6,12 +6,12 @@ import errno
 import os
 import resource
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
+from backends.machine.cgroups import parse_cgroup_paths, parse_figure, read_text
 from budget.errors import KeeperUnavailable
 
-_CGROUPS: Final = Path("/sys/fs/cgroup")
+_CGROUPS: Final = "/sys/fs/cgroup"
 _NO_THREAD: Final = "can't start new thread"
 _LIMITS: Final = {
     "n": (resource.RLIMIT_NOFILE, "{} open files", 1),
@@ -89,17 +89,7 @@ def _in_force(options: str) -> Iterator[str]:
 
 def _most_of_cgroup() -> int | None:
     """How many threads the processes of this one's control group may have, as far as that is told."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "pids"):
-            continue
-        folder = _CGROUPS / (controllers or ".") / path.lstrip("/")
-        try:
-            return int((folder / "pids.max").read_text())
-        except (OSError, ValueError):  # it is not there, or says "max"
-            continue
-    return None
+    unified, first = parse_cgroup_paths(read_text("/proc/self/cgroup") or "", "pids")
+    places = ((_CGROUPS, unified), (f"{_CGROUPS}/pids", first))
+    found = (parse_figure(read_text(f"{root}/{path}/pids.max")) for root, path in places if path)
+    return next((most for most in found if most is not None), None)

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from backends.llama.binaries import build_id, find_binary
-from backends.machine.devices import cuda_devices, parse_meminfo, read_text
+from backends.machine.cgroups import read_text
+from backends.machine.devices import cuda_devices, parse_meminfo
 from budget.errors import ConfigError
 
 UNKNOWN: Final = "unknown"

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from backends.machine.files.folders import user_folder
 from budget.errors import ConfigError
 from shim.config.endpoints import VARIABLE, read_endpoints, with_endpoints
 from shim.config.lines import key_lines, line_of
@@ -29,14 +30,7 @@ _TOML_PLACE = re.compile(r"(?P<what>.*) \(at (?P<where>.*)\)")
 
 def user_config_file(env: Mapping[str, str]) -> Path:
     """The file in the user's configuration folder, whether or not it is there."""
-    folder = env.get("XDG_CONFIG_HOME", "")
-    if not Path(folder).is_absolute():
-        try:
-            home = Path(env["HOME"]) if env.get("HOME") else Path.home()
-        except RuntimeError:  # a user that no database knows
-            home = Path("/")
-        folder = str(home / ".config")
-    return Path(folder, "keepwarm", FILE_NAME)
+    return user_folder("XDG_CONFIG_HOME", ".config", env) / FILE_NAME
 
 
 def find_config(

@@ -15,10 +15,11 @@ import pytest
 from backends.llama.process import process as process_module
 from backends.llama.process.load_progress import LoadProgress
 from backends.llama.process.log import LogRing
-from backends.llama.process.process import ServerProcess, engine_socket, private_folder
+from backends.llama.process.process import ServerProcess, engine_socket
 from backends.llama.slots import Slots, slot_signs
 from backends.machine import bounded_questions as threads
 from backends.machine.bounded_questions import asked
+from backends.machine.files.folders import private_folder
 from backends.machine.processes import IoCounts, is_stopped, process_state
 from backends.machine.unix_http import blocking_request, control_request, is_healthy
 from budget.errors import (

@@ -41,7 +41,7 @@ from tests.files.damage import DAMAGES, FIGURES, STATE_FILES, StateFile, damage
 NO_STATE = frozenset({"backends/machine/files/whole_files.py", "shim/wire/launch.py"})
 """Where files are renamed otherwise: where it is right, and where a log is put aside."""
 ROOT = Path(__file__).resolve().parents[2]
-READERS = frozenset({"read_state", "read_shape", "parse_state"})
+READERS = frozenset({"read_shape", "parse_state"})
 STRANGE: tuple[Any, ...] = (
     *(None, True, -1, 0, 1, 0.5, 1e15, 1e300, 10**18, 10**38),
     *("", "x", [], {}, [[]], {"a": 1}, ["a"] * 50),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from backends.machine.files import folders
 from backends.machine.files import whole_files as files
 from backends.machine.files.unwritten import UNWRITTEN
 from budget.errors import KeepwarmError
@@ -166,7 +167,7 @@ def test_a_file_that_may_not_be_read_is_set_aside(
     path = tmp_path / "state.json"
     path.write_text("{}")
     refuse_to_open(path, code, monkeypatch)
-    assert files.read_state(path, "the state") is None
+    assert files.read_shape(path, "the state", dict) is None
     assert len(caplog.records) == 1
     assert path.with_name("state.json.damaged").read_text() == "{}"
 
@@ -179,7 +180,7 @@ def test_a_file_that_cannot_be_read_at_the_moment_stays(
     path = tmp_path / "state.json"
     path.write_text("{}")
     refuse_to_open(path, code, monkeypatch)
-    assert files.read_state(path, "the state") is None
+    assert files.read_shape(path, "the state", dict) is None
     assert len(caplog.records) == 1
     assert path.read_text() == "{}"
 
@@ -218,21 +219,28 @@ def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path: Path) ->
     files.sweep_leftovers(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("variable", ["XDG_CACHE_HOME", None])
 def test_a_user_without_a_home_has_a_folder_that_cannot_be_written(
-    variable: str | None, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A container's user that is in no password file: nothing raises, and nothing is kept."""
+    monkeypatch.setattr(folders, "home_of", lambda _uid: None)
+    for env in ({}, {"XDG_CACHE_HOME": "~nobody-of-that-name/x"}):
+        assert folders.user_folder("XDG_CACHE_HOME", ".cache", env) == Path("/.cache/keepwarm")
 
-    def no_home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(Path, "home", no_home)
-    if variable is None:
-        monkeypatch.delenv("XDG_CACHE_HOME")
-    else:
-        monkeypatch.setenv("XDG_CACHE_HOME", "~nobody-of-that-name/x")
-    assert files.user_folder("XDG_CACHE_HOME", ".cache") == Path("/.cache/keepwarm")
+@pytest.mark.parametrize(
+    ("value", "folder"),
+    [
+        ("/x", "/x/keepwarm"),
+        ("~/x", "/homes/ada/x/keepwarm"),
+        ("x", "/homes/ada/.cache/keepwarm"),
+        ("", "/homes/ada/.cache/keepwarm"),
+    ],
+)
+def test_a_variable_with_a_relative_folder_counts_as_not_set(value: str, folder: str) -> None:
+    """The folder would be another one in each working folder; the standard says so, too."""
+    env = {"HOME": "/homes/ada", "XDG_CACHE_HOME": value}
+    assert folders.user_folder("XDG_CACHE_HOME", ".cache", env) == Path(folder)
 
 
 def test_a_folder_counts_as_full_until_it_takes_a_file_again(

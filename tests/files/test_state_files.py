@@ -11,7 +11,7 @@ import pytest
 
 from backends import foreign_json
 from backends.foreign_json import BadJson, parse_json
-from backends.machine.files.whole_files import read_regular, read_state, write_whole
+from backends.machine.files.whole_files import read_regular, read_shape, write_whole
 
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_a_damaged_state_file_is_set_aside_with_one_line(
     path = tmp_path / "state.json"
     path.write_bytes(damage)
     with caplog.at_level(logging.WARNING, logger="keepwarm.files"):
-        assert read_state(path, "the state") is None
+        assert read_shape(path, "the state", dict) is None
     assert len(caplog.records) == 1
     assert not path.exists()
     assert path.with_name("state.json.damaged").read_bytes() == damage

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from backends.machine.cgroups import parse_cgroup_paths, parse_figure
 from backends.machine.devices import (
     Device,
     cuda_devices,
@@ -13,8 +14,6 @@ from backends.machine.devices import (
     find_device,
     host_device,
     llama_device_names,
-    parse_bytes,
-    parse_cgroup_paths,
     parse_meminfo,
     survey,
 )
@@ -47,7 +46,7 @@ def test_both_kinds_of_control_groups_are_found() -> None:
 )
 def test_an_unlimited_control_group_has_no_figure(text: str | None, value: int | None) -> None:
     """v2 says `max`, v1 a number beyond any memory."""
-    assert parse_bytes(text) == value
+    assert parse_figure(text) == value
 
 
 def test_without_a_control_group_the_host_is_the_machine() -> None:

@@ -7,7 +7,6 @@ import contextlib
 import errno
 import os
 import signal
-import stat
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,63 +14,14 @@ from backends.llama.process.log import LogRing
 from backends.llama.process.log_reader import LogReader
 from backends.machine.children import ending_with_us
 from backends.machine.environment import OWNER_VARIABLE, child_environment
-from budget.errors import ConfigError, EngineTimeout, LoadFailed
+from backends.machine.files.folders import check_socket_path
+from budget.errors import EngineTimeout, LoadFailed
 
-MAX_SOCKET_PATH_BYTES = 107
 KILL_LIMIT_S = 8.0
 """Until a killed process has ended; one that hangs in a driver may never do."""
 SOCKET_NAME_BYTES = 12
-RUNTIME_VARIABLE = "KEEPWARM_RUNTIME_DIR"
-"""The environment variable that names the runtime folder."""
 LOG_END_S = 0.5
 """A grandchild can hold the pipe open; the log must not delay the news of a death for longer."""
-
-
-def private_folder(path: Path) -> Path:
-    """Make (or check) a folder that only this user can enter; returns it resolved.
-
-    Raises:
-        ConfigError: it is not ours, or others may enter it.
-    """
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = path.stat()
-    except OSError as exc:
-        raise ConfigError(
-            f"the runtime folder {path} cannot be made: {exc.strerror}.",
-            hint=f"Set {RUNTIME_VARIABLE} to a folder of yours that can be written.",
-            path=str(path),
-        ) from exc
-    mode = stat.S_IMODE(found.st_mode)
-    if found.st_uid != os.getuid() or mode & 0o077:
-        raise ConfigError(
-            f"{path} belongs to user {found.st_uid} with mode {mode:o}; engines' sockets need a"
-            f" folder of user {os.getuid()} with mode 700.",
-            hint=f"Run `chmod 700 {path}`, or set {RUNTIME_VARIABLE} to another folder.",
-            path=str(path),
-        )
-    return path.resolve()
-
-
-def check_socket_path(path: Path) -> Path:
-    """The path itself, when a Unix socket can have it.
-
-    Raises:
-        ConfigError: it is longer than 107 bytes. Facts: `folder`, `variable`, `length`, `limit`.
-    """
-    length = len(os.fsencode(path))
-    if length > MAX_SOCKET_PATH_BYTES:
-        room = MAX_SOCKET_PATH_BYTES - (length - len(os.fsencode(path.parent)))
-        raise ConfigError(
-            f"the runtime folder {path.parent} is too long: an engine's socket there has a path of"
-            f" {length} bytes, and Unix allows {MAX_SOCKET_PATH_BYTES}.",
-            hint=f"Set {RUNTIME_VARIABLE} to a folder whose path has at most {room} bytes.",
-            folder=str(path.parent),
-            variable=RUNTIME_VARIABLE,
-            length=length,
-            limit=MAX_SOCKET_PATH_BYTES,
-        )
-    return path
 
 
 def engine_socket(folder: Path, name: str = "0" * SOCKET_NAME_BYTES) -> Path:

@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Iterable, Iterator
 
-from backends.machine.devices import read_text
+from backends.machine.cgroups import read_text
 
 _TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
 _ESTABLISHED = "01"

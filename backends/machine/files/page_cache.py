@@ -9,13 +9,13 @@ import asyncio
 import ctypes
 import mmap
 import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from backends.machine.files.whole_files import regular_descriptor
 from budget.errors import BadModelFile
 
 CHUNK_BYTES = 8 << 20
@@ -35,14 +35,9 @@ def _unreadable(path: Path, why: str) -> BadModelFile:
 
 def _open(path: Path) -> int:
     try:
-        # Without O_NONBLOCK, opening a FIFO waits for a writer.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        return regular_descriptor(path)
     except (OSError, ValueError) as exc:
         raise _unreadable(path, getattr(exc, "strerror", None) or str(exc)) from exc
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise _unreadable(path, "it is not a regular file")
-    return fd
 
 
 def resident_fraction(path: Path) -> float | None:

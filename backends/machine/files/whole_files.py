@@ -49,19 +49,6 @@ _BAD_SHAPE: Final = (
 _numbers = itertools.count(1)
 
 
-def user_folder(variable: str, otherwise: str) -> Path:
-    """Keepwarm's folder below an XDG base directory: `$variable/keepwarm` or `~/otherwise/keepwarm`.
-
-    A user without a home gets one below `/`, which cannot be written: what goes there is then not kept.
-    """
-    base = os.environ.get(variable)
-    try:
-        folder = Path(base).expanduser() if base else Path.home() / otherwise
-    except RuntimeError:
-        folder = Path("/") / otherwise
-    return folder / "keepwarm"
-
-
 def write_whole(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Replace a file so that it is the old one or the new one at any moment, also after a power cut.
 
@@ -99,8 +86,8 @@ def _sync_folder(folder: Path) -> None:
             os.close(fd)
 
 
-def open_regular(path: Path) -> BinaryIO:
-    """A regular file, opened for reading; a FIFO, a device or a folder in its place is refused at once.
+def regular_descriptor(path: Path) -> int:
+    """A descriptor of a regular file; a FIFO, a device or a folder in its place is refused at once.
 
     Raises:
         OSError: it is not there (`FileNotFoundError`), cannot be read, or is not a regular file.
@@ -109,11 +96,16 @@ def open_regular(path: Path) -> BinaryIO:
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        return os.fdopen(fd, "rb")
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     except BaseException:
         os.close(fd)
         raise
+    return fd
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """As `regular_descriptor`, opened for reading."""
+    return os.fdopen(regular_descriptor(path), "rb")
 
 
 def read_regular(path: Path, limit_bytes: int = STATE_LIMIT_BYTES) -> bytes:
@@ -129,19 +121,12 @@ def read_regular(path: Path, limit_bytes: int = STATE_LIMIT_BYTES) -> bytes:
     return data
 
 
-def read_state(path: Path, what: str, limit_bytes: int = STATE_LIMIT_BYTES) -> Any:
-    """The JSON value of a state file; None when there is none, or none that can be read.
-
-    What cannot be read is set aside with one line in the log; it is never fatal.
-    """
-    return read_shape(path, what, lambda value: value, limit_bytes)
-
-
 def read_shape(
     path: Path, what: str, parse: Callable[[Any], T], limit_bytes: int = STATE_LIMIT_BYTES
 ) -> T | None:
-    """What `parse` makes of the JSON value of a state file; None as in `read_state`.
+    """What `parse` makes of the JSON value of a state file; None when there is none, or no readable one.
 
+    A file that cannot be read is set aside with one line in the log; it is never fatal.
     A value of another shape is damage as well: `parse` raises `ValueError`, `TypeError`,
     `LookupError`, `AttributeError`, `ArithmeticError` or a `KeepwarmError` for it.
     """

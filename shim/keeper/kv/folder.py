@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from backends.llama.process.process import private_folder
+from backends.machine.files.folders import is_private, private_folder
 from backends.machine.files.whole_files import is_leftover, write_whole
 from budget.errors import ConfigError
 
@@ -59,7 +59,7 @@ def claim(folder: Path) -> Path:
         OSError: it cannot be made or read.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if _is_ours(folder) or (_is_private(folder) and not any(folder.iterdir())):
+    if _is_ours(folder) or (is_private(folder.resolve()) and not any(folder.iterdir())):
         return _take(folder)
     own = folder / SUBFOLDER
     if not _is_safe(folder):
@@ -100,7 +100,7 @@ def mark(folder: Path) -> None:
 
 
 def _take(folder: Path) -> Path:
-    private = private_folder(folder)
+    private = private_folder(folder, "[kv] folder")
     mark(private)
     return private
 
@@ -132,11 +132,6 @@ def _is_lock(entry: os.DirEntry[str]) -> bool:
     return (
         size < 64 and _HELD_BY.fullmatch(Path(entry.path).read_text(errors="replace")) is not None
     )
-
-
-def _is_private(folder: Path) -> bool:
-    found = folder.stat()
-    return found.st_uid == os.getuid() and not found.st_mode & 0o077
 
 
 def _is_safe(folder: Path) -> bool:

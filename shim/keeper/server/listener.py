@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from backends.machine.files.folders import check_socket_path
 from budget.errors import ConfigError, QueueFull
 from shim.wire.json_lines import encode
 
@@ -161,15 +162,7 @@ def _make_way(path: Path) -> None:
 def _bind(sock: socket.socket, path: Path) -> None:
     before = os.umask(0o177)
     try:
-        sock.bind(str(path))
-    except OSError as error:
-        if "too long" not in str(error):
-            raise
-        raise ConfigError(
-            f"The keeper's socket cannot be made: {path} has {len(os.fsencode(path))} bytes, "
-            "107 are allowed.",
-            hint="Set $KEEPWARM_RUNTIME_DIR to a private folder with a shorter path.",
-        ) from error
+        sock.bind(str(check_socket_path(path)))
     finally:
         os.umask(before)
 

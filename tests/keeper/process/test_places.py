@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from backends.machine.files.file_locks import lock_keeper
+from backends.machine.files.folders import SOCKET_PATH_BYTES
 from budget.errors import ConfigError
 from shim import Shim, paths
 from shim.paths import keeper_socket, lock_dir, make_place, runtime_dir, runtime_places, state_dir
@@ -36,7 +37,7 @@ def home() -> Iterator[Path]:
 @pytest.fixture
 def places(home: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The places of a user whose home is `home`, and who has two more."""
-    monkeypatch.setattr(paths, "_home_of", lambda _uid: home)
+    monkeypatch.setattr(paths, "home_of", lambda _uid: home)
     (first, *_) = runtime_places()
     found = [first, home / "run" / "keepwarm", home / "tmp-keepwarm"]
     (home / "run").mkdir()
@@ -94,7 +95,7 @@ def test_a_home_that_is_too_long_for_sockets_is_passed_over(
     places: list[Path], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The engines' sockets have to fit, not the keeper's alone."""
-    long = home / ("x" * (paths.MAX_SOCKET_PATH_BYTES - len(str(home)) - len("/e-.sock")))
+    long = home / ("x" * (SOCKET_PATH_BYTES - len(str(home)) - len("/e-.sock")))
     monkeypatch.setattr(paths, "runtime_places", lambda: iter([long, places[1]]))
     assert runtime_dir({}) == places[1]
 

@@ -31,7 +31,7 @@ def limited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     }
     free = resource.RLIM_INFINITY
     monkeypatch.setattr(resource, "getrlimit", lambda number: (found.get(number, free), free))
-    monkeypatch.setattr(shortages, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(shortages, "_CGROUPS", str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -93,10 +93,10 @@ def test_a_containers_bound_on_threads_is_told(
     """Where this user's own limit is not the one that was reached."""
     (tmp_path / folder).mkdir(parents=True)
     (tmp_path / folder / "pids.max").write_text("100\n")
-    monkeypatch.setattr(shortages, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(shortages, "_CGROUPS", str(tmp_path))
     real = Path.read_text
     monkeypatch.setattr(
-        Path, "read_text", lambda p: line if str(p) == "/proc/self/cgroup" else real(p)
+        Path, "read_text", lambda p, **_: line if str(p) == "/proc/self/cgroup" else real(p)
     )
     assert "100 processes and threads of this container" in narrow_limits()
 
