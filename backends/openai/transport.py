@@ -160,7 +160,7 @@ class Transport:
         limits = Timeouts(connect_s=within_s, answer_s=within_s)
         exchange = self._exchange(endpoint, path, None, limits, None)
         try:
-            answer = await self._open(exchange)
+            answer = await self._sent(exchange)
             await answer.close()
         except KeepwarmError as error:
             exchange.secrets.clean(error)
@@ -224,7 +224,9 @@ class Transport:
         endpoint, left_out = exchange.endpoint, frozenset[str]()
         while True:
             try:
-                answer = await self._begun_once(exchange)
+                answer = await self._sent(exchange)
+                if answer.status != _OK or header(answer.headers, b"content-encoding"):
+                    await self._must_be_plain(exchange, answer)
                 break
             except InvalidRequest as error:
                 names = self._extras.suspects(endpoint, exchange.body or b"{}", error)
@@ -237,14 +239,13 @@ class Transport:
             self._extras.answered(endpoint, exchange.body or b"", left_out)
         return answer
 
-    async def _begun_once(self, exchange: Exchange) -> Answer:
-        """The headers of a good answer are here; its body is plain."""
-        answer = await self._open(exchange)
+    async def _must_be_plain(self, exchange: Exchange, answer: Answer) -> None:
+        """Close an answer that is an error or compressed, and raise what it means."""
         try:
             encoding = header(answer.headers, b"content-encoding")
             plain = encoding.lower() in {"", "identity"}
             if answer.status == _OK and plain:
-                return answer
+                return
             if answer.status == _OK:
                 raise exchange.encoded(encoding)
             said = f"(its words are encoded as {exchange.secrets.quote(encoding, 40)})".encode()
@@ -255,7 +256,8 @@ class Transport:
             await answer.close()
             raise
 
-    async def _open(self, exchange: Exchange) -> Answer:
+    async def _sent(self, exchange: Exchange) -> Answer:
+        """The headers of an answer are here, whatever they say."""
         pool = self.pools.to(exchange.endpoint)
         while True:
             try:

@@ -22,12 +22,12 @@ class LoopChannel(SocketChannel):
     async def send(self, line: bytes, limit_s: float) -> None:
         """Send a line; the keeper may be busy for so long."""
         loop = asyncio.get_running_loop()
-        rest = line[self._send_some(line) :]
+        rest = line[self.send_now(line) :]
         while rest:
             await _until_ready(loop, loop.add_writer, loop.remove_writer, self._sock, limit_s)
-            sent = self._send_some(rest)
+            sent = self.send_now(rest)
             if not sent:
-                raise self._silent(limit_s)
+                raise self.silent(limit_s)
             rest = rest[sent:]
 
     async def read(self, limit_s: float) -> bytes:
@@ -38,7 +38,7 @@ class LoopChannel(SocketChannel):
             # Looked at whatever ended the wait: after a stop of this process the time is over, and the
             # answer is here.
             if not self._receive(0):
-                raise self._silent(limit_s)
+                raise self.silent(limit_s)
         return self._lines.popleft()
 
 

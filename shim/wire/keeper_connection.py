@@ -32,8 +32,12 @@ class Channel(Protocol):
         """Send a line; the keeper may be busy for so long."""
         ...
 
-    def send_now(self, line: bytes) -> None:
-        """Send a line without waiting for room."""
+    def send_now(self, line: bytes) -> int:
+        """Send as much of a line as there is room for; returns how many bytes."""
+        ...
+
+    def silent(self, waited_s: float) -> KeeperUnavailable:
+        """The error of a keeper that does not read, or says nothing."""
         ...
 
     async def read(self, limit_s: float) -> bytes:
@@ -110,7 +114,9 @@ class KeeperConnection:
             KeeperUnavailable: the keeper is known to be gone, or does not read.
         """
         try:
-            self._channel.send_now(encode({"op": op, **fields}))
+            line = encode({"op": op, **fields})
+            if self._channel.send_now(line) < len(line):
+                raise self._channel.silent(0.0)
         except KeeperUnavailable:
             self.is_usable = False
             raise

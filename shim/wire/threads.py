@@ -36,14 +36,18 @@ class SocketChannel:
         try:
             self._sock.sendall(line)
         except BlockingIOError:
-            raise self._silent(limit_s) from None
+            raise self.silent(limit_s) from None
         except OSError as exc:
             raise self._gone() from exc
 
-    def send_now(self, line: bytes) -> None:
-        """Send a line without waiting for room."""
-        if self._send_some(line) < len(line):
-            raise self._silent(0.0)
+    def send_now(self, line: bytes) -> int:
+        """Send as much of a line as there is room for; returns how many bytes."""
+        try:
+            return self._sock.send(line, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError as exc:
+            raise self._gone() from exc
 
     async def read(self, limit_s: float) -> bytes:
         """The next line, as soon as it is whole."""
@@ -51,7 +55,7 @@ class SocketChannel:
             if self._limits.get(socket.SO_RCVTIMEO) != limit_s:
                 self._bound(socket.SO_RCVTIMEO, limit_s)
             if not self._receive(0):
-                raise self._silent(limit_s)
+                raise self.silent(limit_s)
         return self._lines.popleft()
 
     def arrived(self) -> list[bytes]:
@@ -75,14 +79,6 @@ class SocketChannel:
             bound(self._sock, option, limit_s)
         self._limits[option] = limit_s
 
-    def _send_some(self, line: bytes) -> int:
-        try:
-            return self._sock.send(line, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return 0
-        except OSError as exc:
-            raise self._gone() from exc
-
     def _receive(self, flags: int) -> bool:
         """Take in what is here; returns whether anything came."""
         try:
@@ -104,8 +100,9 @@ class SocketChannel:
         self.is_gone = True
         return keeper_gone()
 
-    def _silent(self, limit_s: float) -> KeeperUnavailable:
-        return keeper_silent(*peer_of(self._sock), limit_s)
+    def silent(self, waited_s: float) -> KeeperUnavailable:
+        """The error of a keeper that does not read, or says nothing."""
+        return keeper_silent(*peer_of(self._sock), waited_s)
 
 
 class ThreadConnectionPool(ConnectionPool):

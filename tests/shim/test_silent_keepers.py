@@ -23,7 +23,7 @@ from shim.wire.event_loops import LoopChannel
 from shim.wire.json_lines import encode
 from shim.wire.keeper_connection import KeeperConnection
 from shim.wire.launch import try_connect
-from shim.wire.silence import LOOK_S, SILENCE_S
+from shim.wire.silence import LOOK_S, SILENCE_S, keeper_silent
 from shim.wire.threads import SocketChannel
 from tests.shim.fake_keeper import HANG_UP, FakeKeeper, Message, engine_on_a_thread, grant
 from traces import RunTrace
@@ -76,8 +76,12 @@ class ScriptedChannel:
     async def send(self, line: bytes, limit_s: float) -> None:
         self.sent.append(line)
 
-    def send_now(self, line: bytes) -> None:
+    def send_now(self, line: bytes) -> int:
         self.sent.append(line)
+        return len(line)
+
+    def silent(self, waited_s: float) -> KeeperUnavailable:
+        return keeper_silent(None, None, waited_s)
 
     async def read(self, limit_s: float) -> bytes:
         self.limits.append(limit_s)
