@@ -1,7 +1,7 @@
 """A campaign of faults against real engines: `python bench/faults.py --faults 300 --seed 1 --seed 2`.
 
 Eight callers (three threads, three tasks, two programs) use four real models under a budget for half of
-their bytes, some of them under declared plans, while engines, keeper, callers, files, disks and descriptors
+their bytes, some of them with declared uses, while engines, keeper, callers, files, disks and descriptors
 fail at random moments (bench/fault_kinds.py). At the end everything is whole again, every model must
 answer, and what is left behind is counted. What no call may do is to fail without a type of keepwarm's
 (`untyped`, InternalError among them) or to last longer than its bound (`hung`).
@@ -45,7 +45,7 @@ from shim.keeper.catalog.catalog import build_catalog
 FILES = {"a": "classifier", "b": "producer", "c": "evaluator", "e": "embedder"}
 CALLERS = ("threads", "tasks", "single", "single")
 BOUND_S = 60.0
-"""No call lasts longer; a plan of three calls may take three times as long."""
+"""No call lasts longer; three declared calls may take three times as long."""
 STALL_S = 3.0
 PAUSE_S = 0.4
 SETTLE_S = 90.0

@@ -91,8 +91,8 @@ class DeclaredUses:
         order = self.by_name.get(name)
         if order is None:
             return
-        for position, planned in enumerate(islice(order, SKIPPED_STEPS)):
-            if planned == engine_id:
+        for position, declared in enumerate(islice(order, SKIPPED_STEPS)):
+            if declared == engine_id:
                 models = self._models[name]
                 for _ in range(position + 1):
                     order.popleft()

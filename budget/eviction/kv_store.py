@@ -188,13 +188,13 @@ def choose_restores(
         nothing are not in it. Every conversation that does not begin with the warm prompt gives its
         place up when no slot would be left that does: the smallest first.
     """
-    plan: dict[int, int | None] = {slot: slot for slot in saved if slot < slots}
+    restores: dict[int, int | None] = {slot: slot for slot in saved if slot < slots}
     if warm is None:
-        return plan
-    plan.update({slot: None for slot in range(slots) if slot not in plan})
+        return restores
+    restores.update({slot: None for slot in range(slots) if slot not in restores})
     needed = max(1, len(warm) - warm_tail)
     if all(
-        slot is not None and common_prefix(saved[slot], warm) < needed for slot in plan.values()
+        slot is not None and common_prefix(saved[slot], warm) < needed for slot in restores.values()
     ):
-        plan[min(saved, key=lambda s: (len(saved[s]), s))] = None
-    return plan
+        restores[min(saved, key=lambda s: (len(saved[s]), s))] = None
+    return restores

@@ -54,7 +54,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class ModelChoices:
-    """A model to plan.
+    """A model to place.
 
     Args:
         name: what callers call it.

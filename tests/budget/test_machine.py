@@ -330,7 +330,7 @@ class CoreMachine(RuleBasedStateMachine):
 
     @rule(steps=st.lists(NAMES, min_size=2, max_size=6), client=CLIENTS, use=st.booleans())
     def declare_and_work(self, steps: list[str], client: str, *, use: bool) -> None:
-        """A plan that is kept to, for a while: everything under way ends, the first step is asked for."""
+        """Declared uses that are kept to: everything under way ends, the first step is asked for."""
         self.declare(client, None, steps)
         self.shell.settle()
         if use:
@@ -363,7 +363,7 @@ class CoreMachine(RuleBasedStateMachine):
         """The configuration is read anew."""
         self._count("reconfigured")
         models, engines = self.configuration()
-        plans = len(self.shell.core.state.declared_uses.by_name)
+        declared = len(self.shell.core.state.declared_uses.by_name)
         errors = dict.fromkeys(self.missing, ERROR) if bad else {}
         limits = {**LIMITS, "host": self.host_limit}
         try:
@@ -371,7 +371,7 @@ class CoreMachine(RuleBasedStateMachine):
         except ConfigError:
             self.shell.check()
         else:
-            COUNTS["reconfigured under declared uses"] += bool(plans)
+            COUNTS["reconfigured under declared uses"] += bool(declared)
 
     def configuration(self) -> tuple[tuple[ModelSpec, ...], tuple[EngineSpec, ...]]:
         """Models and engines as they are configured now; files that changed differ in size."""

@@ -38,7 +38,7 @@ def test_the_share_of_unplanned_requests_follows_what_comes() -> None:
 
 
 def test_a_declared_use_outranks_what_the_past_says() -> None:
-    """The engine used all the time leaves when the plan needs the other one next."""
+    """The engine used all the time leaves when the other one is declared next."""
     shell = shell_of(
         100,
         [engine("often", 50), engine("seldom", 50), engine("new", 50)],

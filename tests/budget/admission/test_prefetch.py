@@ -58,7 +58,7 @@ def test_what_does_not_fit_beside_a_lease_is_staged() -> None:
     shell.finish_staging()
     assert not shell.staging, "what is staged is not staged again"
     shell.end(lease)
-    assert shell.unloading.keys() == {"x"}, "x has no use in the plan any more, y has"
+    assert shell.unloading.keys() == {"x"}, "x has no declared use any more, y has"
     shell.settle()
     assert shell.state("y") is State.IDLE
 
@@ -83,7 +83,7 @@ def test_a_nearer_next_use_is_spared() -> None:
 
 
 def test_a_pinned_engine_is_spared() -> None:
-    """A plan is no reason to break a promise."""
+    """A declared use is no reason to break a promise."""
     engines = [engine("judge", 50), engine("x", 60), engine("a", 40)]
     shell = shell_of(100, engines, [model("judge", pinned=True)], prefetch="load")
     shell.settle()
@@ -167,7 +167,7 @@ def test_requests_of_other_connections_use_declared_uses_up_by_their_name() -> N
 
 
 def test_declared_uses_with_an_unknown_model_are_refused_whole() -> None:
-    """The plan before it stands."""
+    """The uses that were declared before stand."""
     shell = ahead()
     shell.declare("a")
     with pytest.raises(UnknownModel):
@@ -176,7 +176,7 @@ def test_declared_uses_with_an_unknown_model_are_refused_whole() -> None:
 
 
 def test_keep_alive_does_not_begin_before_the_first_use() -> None:
-    """Loaded ahead and waiting is not idle; when the plan is withdrawn, it is."""
+    """Loaded ahead and waiting is not idle; when the declared uses are withdrawn, it is."""
     shell = shell_of(100, [engine("a", 40)], [model("a", keep_alive_s=5.0)], prefetch="load")
     shell.declare("a")
     shell.settle()

@@ -267,7 +267,7 @@ def test_requests_that_wait_for_a_model_whose_file_is_bad_get_its_error() -> Non
 
 
 def test_a_request_for_a_model_whose_file_is_bad_gets_its_error_until_it_is_good_again() -> None:
-    """Also a plan, a hint, and a lease that was yielded."""
+    """Also declared uses, a hint, and a lease that was yielded."""
     engines = [engine("a", 60), engine("b", 60)]
     shell = shell_of(100, engines)
     lease = shell.serve("b", preemptible=True)

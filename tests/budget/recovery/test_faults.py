@@ -246,7 +246,7 @@ def entangle(shell: Played) -> None:
 
 
 def look_ahead(shell: Played) -> None:
-    """A plan that is kept to: a load ahead, a staging, one that is used, one that is withdrawn."""
+    """Declared uses that are kept to: a load ahead, a staging, one that is used, one that is withdrawn."""
     shell.declare("a", "b", "e", "a", "b", client="planner")
     shell.settle()
     for name in "abea":

@@ -28,7 +28,7 @@ def bad(event: Any, **changes: Any) -> Any:
 
 
 def at_rest() -> Shell:
-    """A core with a lease, a request that waits, and a plan."""
+    """A core with a lease, a request that waits, and declared uses."""
     shell = shell_of(100, SPECS, MODELS)
     shell.serve("a", "holder")
     shell.ask("b", "waiter")
