@@ -36,6 +36,8 @@ class Reply:
     from llama.cpp computed from its own timings; None where neither is known. `total_s` is the call.
     `resumed` counts how often it was interrupted for a request of higher priority and went on: at
     temperature 0 with the same tokens where the engine has one slot, with equally good ones elsewhere.
+    `relaxed` are the places of the request's JSON schema that llama.cpp does not hold an answer to, as
+    `$.properties.tags.uniqueItems`: check these yourself. `warnings` say what else was not honoured.
     """
 
     model: str
@@ -51,6 +53,8 @@ class Reply:
     ttft_s: float | None = None
     total_s: float = 0.0
     resumed: int = 0
+    relaxed: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.content

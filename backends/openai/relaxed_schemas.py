@@ -1,7 +1,8 @@
-"""What llama.cpp leaves out of a JSON schema (`common/json-schema-to-grammar.cpp`) without a word.
+"""What llama.cpp leaves out of a JSON schema with a line in its log at most, as seen with real answers.
 
 For each node it takes the first branch that fits; keywords that this branch does not read are dropped. Of
-`oneOf` it makes `anyOf`, which is not counted here.
+`oneOf` it makes `anyOf`, which is not counted here. A pattern with anything in it that it does not know is
+dropped as a whole.
 """
 
 from __future__ import annotations
@@ -25,9 +26,18 @@ _LIMITS: Final = {
             "unevaluatedItems", "additionalItems"},
 }  # fmt: skip
 _LIMITING: Final = frozenset().union(*_LIMITS.values())
-_BOUNDS: Final = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
+_READ: Final = {
+    "string": {"minLength", "maxLength"},
+    "integer": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"},
+    "array": {"minItems", "maxItems"},
+}
 _FORMATS: Final = re.compile(r"uuid[1-5]?|date|time|date-time")
-_LOOK_AROUND: Final = re.compile(r"(?<!\\)(?:\\\\)*\(\?(?!:)")
+_CODE: Final = r"u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}"
+_IN_CLASS: Final = rf'[^\\\[\]]|\\(?:["\-\[\\\]nrt]|{_CODE})'
+_ESCAPE: Final = rf'\\(?:["$()*+\-.?\[\\\]^{{|}}nrt]|{_CODE})'
+_PIECE: Final = rf"[^\\^$\[(]|{_ESCAPE}|\[\^?(?:{_IN_CLASS})*\]|\((?!\?)|\(\?:"
+_PATTERN: Final = re.compile(rf"\^(?:{_PIECE})*\$")
+"""Patterns that llama.cpp holds an answer to."""
 
 
 def relaxed_in(options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -63,7 +73,7 @@ class _Walk:
             )
             read = {"oneOf" if node.get("oneOf") else "anyOf"}
         elif "const" in node or "enum" in node:
-            return
+            read = set()
         else:
             kinds = node.get("type")
             read = set()
@@ -89,10 +99,10 @@ class _Walk:
             yield from self._each(node[name], f"{path}.{name}")
             return {name, "minItems", "maxItems"}
         if kind in {None, "string"} and "pattern" in node:
-            return set() if _LOOK_AROUND.search(str(node["pattern"])) else {"pattern"}
+            return {"pattern"} if _PATTERN.fullmatch(str(node["pattern"])) else set()
         if kind in {None, "string"} and _FORMATS.fullmatch(str(node.get("format"))):
             return {"format"}
-        return {"string": {"minLength", "maxLength"}, "integer": _BOUNDS}.get(str(kind), set())
+        return _READ.get(kind if isinstance(kind, str) else "string", set())
 
     def _object(
         self, node: Mapping[str, Any], extra: Any, path: str
@@ -102,7 +112,7 @@ class _Walk:
         for name, inner in properties.items():
             yield from self.at(inner, f"{path}.properties.{name}")
         yield from self.at(extra, f"{path}.additionalProperties")
-        known = set(_list(node.get("required"))) <= properties.keys()
+        known = all(isinstance(n, str) and n in properties for n in _list(node.get("required")))
         return {"properties", "additionalProperties", *(["required"] if known else [])}
 
     def _component(self, part: Any, path: str) -> Iterator[str]:
@@ -118,8 +128,10 @@ class _Walk:
         properties = part.get("properties")
         for name, inner in properties.items() if isinstance(properties, Mapping) else ():
             yield from self.at(inner, f"{path}.properties.{name}")
-        for name in part.keys() & (_LIMITING - {"properties", "required", "anyOf"}):
-            yield f"{path}.{name}"
+        dropped = [n for n in part if n in _LIMITING - {"properties", "required", "anyOf"}]
+        if part.get("type", "object") != "object":
+            dropped.append("type")
+        yield from (f"{path}.{name}" for name in dropped)
 
     def _each(self, items: Any, path: str) -> Iterator[str]:
         if isinstance(items, list | tuple):

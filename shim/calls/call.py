@@ -13,6 +13,7 @@ from backends.openai.exchange import secrets_of
 from backends.openai.masking import NO_SECRETS
 from backends.openai.options import OPTIONS, understood, unknown_option
 from backends.openai.protocol import ChatRequest, Completion, Embeddings
+from backends.openai.relaxed_schemas import relaxed_in
 from budget.errors import InternalError, InvalidRequest
 from shim.replies import EmbeddingReply, Reply, Residency
 from shim.wire.keeper_connection import KeeperConnection
@@ -149,7 +150,12 @@ class Call:
             ttft_s=None if first_ns is None else (first_ns - self.started_ns) / 1e9,
             total_s=(self.end_ns - self.started_ns) / 1e9,
             resumed=self.resumed,
+            relaxed=self._relaxed() if self.request.options else (),
         )
+
+    def _relaxed(self) -> tuple[str, ...]:
+        here = self.held.endpoint.backend == "llama.cpp"
+        return relaxed_in(self.request.options) if here else ()
 
     def embedding_reply(self, answer: Embeddings) -> EmbeddingReply:
         """The reply of a finished embedding call."""
