@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from backends.base import Engine
 from backends.openai import AsyncTransport, ChatRequest
 from backends.openai.relaxed_schemas import relaxed_in
 from shim import Shim
@@ -97,6 +99,15 @@ _PATTERNS = [
 ]  # fmt: skip
 
 
+def _said(engine: Engine, pattern: str) -> Callable[[], Awaitable[bool]]:
+    """Asks whether the engine's log names this pattern."""
+
+    async def said() -> bool:
+        return any(f"pattern {pattern} is not supported" in line for line in engine.log_tail)
+
+    return said
+
+
 @pytest.mark.real
 def test_patterns_that_llama_cpp_drops_are_those_that_are_named(
     tiny_models: dict[str, Path], runtime_dir: Path
@@ -112,19 +123,14 @@ def test_patterns_that_llama_cpp_drops_are_those_that_are_named(
                 request = ChatRequest("x", {"json_schema": schema, "max_tokens": 16, "seed": 1})
                 answer = await transport.chat(engine.endpoint, request)
                 named = relaxed_in(request.options) == ("$.pattern",)
-                said = f"pattern {pattern} is not supported"
                 # The log comes by another way than the answer.
-                assert named == await until(
-                    lambda said=said: _holds(engine, said), within_s=2.0 if named else 0.02
-                ), pattern
+                told = await until(_said(engine, pattern), within_s=2.0 if named else 0.02)
+                assert told == named, pattern
                 if not named and answer.finish_reason == "stop":
                     assert re.search(pattern.replace("[[", r"[\["), answer.content[1:-1]) or (
                         "\\" in answer.content
                     )
             await transport.aclose()
-
-    async def _holds(engine: Any, said: str) -> bool:
-        return any(said in line for line in engine.log_tail)
 
     asyncio.run(scenario())
 
