@@ -3,7 +3,8 @@
 Four ways take turns in every round, on one tiny model, with one answer token and one client library
 and connection pool (`backends.openai.SyncTransport`): straight to keepwarm's engine, through
 `chat()`, straight to the router's child, through the router. The last line of the output is
-`{"direct_p50_ms", "keepwarm_added_p50_ms", "router_added_p50_ms"}`.
+`{"direct_p50_ms", "keepwarm_added_p50_ms", "router_added_p50_ms", "client_added_cpu_us",
+"keeper_cpu_us"}`; the last two are a call's processor time, which other load changes little.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import cProfile
 import pstats
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,29 @@ def added_ms(through: list[float], straight: list[float]) -> float:
     return percentile([a - b for a, b in zip(through, straight, strict=True)], 50) * 1e3
 
 
+def spent_us(pid: int) -> float:
+    """Processor time of a process's threads so far, by the scheduler's nanoseconds."""
+    files = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(file.read_text().split()[0]) for file in files) / 1e3
+
+
+def cpu_us(shim: Shim, direct: Callable[[], object], calls: int) -> dict[str, float]:
+    """Processor time of a call: what the client spends beside a direct one, and the keeper."""
+    pid = int(shim.status()["keeper"]["pid"])
+    began_s = time.thread_time()
+    for _ in range(calls):
+        direct()
+    direct_s = time.thread_time() - began_s
+    before_us, began_s = spent_us(pid), time.thread_time()
+    for _ in range(calls):
+        shim.chat(MODEL, PROMPT, **OPTIONS)
+    chat_s, keeper_us = time.thread_time() - began_s, spent_us(pid) - before_us
+    return {
+        "client_added_cpu_us": (chat_s - direct_s) / calls * 1e6,
+        "keeper_cpu_us": keeper_us / calls,
+    }
+
+
 def profile(shim: Shim, calls: int) -> None:
     """Where the client's own time goes in a warm call, to standard error."""
     profiler = cProfile.Profile()
@@ -114,6 +139,7 @@ def main() -> None:
             },
             options.rounds,
         )
+        cpu = cpu_us(shim, lambda: transport.chat(engine, request), 4 * options.rounds)
         if options.profile:
             profile(shim, 500)
         transport.close()
@@ -124,6 +150,7 @@ def main() -> None:
             "direct_p50_ms": percentile(times["direct"], 50) * 1e3,
             "keepwarm_added_p50_ms": added_ms(times["keepwarm"], times["direct"]),
             "router_added_p50_ms": added_ms(times["router"], times["router's child"]),
+            **cpu,
         }
     )
 
