@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import gguf
 import numpy as np
 
 from backends.footprint.dry_run import measure
@@ -25,6 +24,7 @@ from backends.llama.process.process import engine_environment
 from backends.machine.children import serving
 from backends.machine.processes import pss_bytes
 from backends.machine.unix_http import blocking_request, is_healthy
+from backends.measure.calibration import small, write_calibration
 from budget.errors import EndpointError, MeasurementFailed
 from budget.footprint import HOST, EngineArgs
 from budget.memory.overhead import DEFAULT_OVERHEAD, OverheadModel
@@ -34,10 +34,8 @@ Say = Callable[[int, int], None]
 _PROMPT_LIMIT_S: Final = 30.0
 _UBATCH: Final = 64
 _ARGS: Final = EngineArgs(n_ctx=1024, n_batch=_UBATCH, n_ubatch=_UBATCH, devices=(HOST,))
-_EMBD, _FF, _HEADS = 64, 128, 1
 # Vocabulary, layers, slots: each coefficient has a pair that differs in it alone.
 _POINTS: Final = ((2000, 2, 1), (2000, 26, 1), (64000, 2, 1), (2000, 2, 4), (64000, 2, 4))
-_SPECIAL: Final = ("<unk>", "<s>", "</s>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +108,7 @@ def _measure_point(
 ) -> CalibrationPoint:
     model = folder / f"{n_vocab}-{n_layers}.gguf"
     if not model.exists():
-        _write_model(model, n_vocab, n_layers)
+        write_calibration(small(n_vocab, n_layers), model)
     args = replace(_ARGS, slots=slots)
     buffers = measure(model, args).devices[HOST].total_bytes
     with warm_engine(server, model, args, folder) as pid:
@@ -154,48 +152,3 @@ def _prompt(sock: Path, slot: int, args: EngineArgs) -> None:
         raise MeasurementFailed(f"the calibration's prompt was not answered: {error}.") from error
     if status != 200:
         raise MeasurementFailed(f"the calibration's prompt was answered with {status}: {answer}.")
-
-
-def _write_model(path: Path, n_vocab: int, n_layers: int) -> None:
-    """A llama of zeros: the file is sparse."""
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_block_count(n_layers)
-    writer.add_context_length(_ARGS.n_ctx)
-    writer.add_embedding_length(_EMBD)
-    writer.add_feed_forward_length(_FF)
-    writer.add_head_count(_HEADS)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_tokenizer_model("llama")
-    # Words as long as those of real vocabularies are.
-    writer.add_token_list([*_SPECIAL, *(f"\u2581w{i}" for i in range(n_vocab - len(_SPECIAL)))])
-    writer.add_token_scores([0.0] * n_vocab)
-    writer.add_token_types([2, 3, 3] + [1] * (n_vocab - len(_SPECIAL)))
-    size = 0
-    for name, dims in _tensors(n_vocab, n_layers):
-        n_bytes = 4 * int(np.prod(dims))
-        writer.add_tensor_info(name, tuple(reversed(dims)), np.dtype(np.float32), n_bytes)
-        size += -(-n_bytes // 32) * 32
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    writer.close()
-    with path.open("r+b") as file:
-        file.truncate(-(-path.stat().st_size // 32) * 32 + size)
-
-
-def _tensors(n_vocab: int, n_layers: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield "token_embd.weight", (_EMBD, n_vocab)
-    yield "output_norm.weight", (_EMBD,)
-    for i in range(n_layers):
-        for name, dims in (
-            ("attn_norm", (_EMBD,)),
-            ("attn_q", (_EMBD, _EMBD)),
-            ("attn_k", (_EMBD, _EMBD)),
-            ("attn_v", (_EMBD, _EMBD)),
-            ("attn_output", (_EMBD, _EMBD)),
-            ("ffn_norm", (_EMBD,)),
-            ("ffn_gate", (_EMBD, _FF)),
-            ("ffn_up", (_EMBD, _FF)),
-            ("ffn_down", (_FF, _EMBD)),
-        ):
-            yield f"blk.{i}.{name}.weight", dims

@@ -29,7 +29,6 @@ _SCALE_AT: Final[Mapping[str, tuple[int, ...]]] = {
 }
 """Where the half-precision scales of a block lie (ggml's `ggml-common.h`)."""
 
-_VOCAB: Final = 512
 _TILE_BYTES: Final = 1 << 20
 _SPECIAL: Final = ("<unk>", "<s>", "</s>")
 
@@ -43,6 +42,7 @@ class Calibration:
     n_embd: int
     n_ff: int
     heads: int
+    n_vocab: int = 512
 
     @property
     def layer_bytes(self) -> int:
@@ -52,7 +52,7 @@ class Calibration:
     @property
     def output_bytes(self) -> int:
         """Bytes of the output matrix."""
-        return row_bytes(self.ggml_type, self.n_embd) * _VOCAB
+        return row_bytes(self.ggml_type, self.n_embd) * self.n_vocab
 
     @property
     def read_bytes(self) -> int:
@@ -69,14 +69,14 @@ class Calibration:
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Names and dimensions, row length first."""
-        yield "token_embd.weight", (self.n_embd, _VOCAB)
+        yield "token_embd.weight", (self.n_embd, self.n_vocab)
         for layer in range(self.n_layers):
             for name, columns, rows in self._layer():
                 yield f"blk.{layer}.{name}.weight", (columns, rows)
             yield f"blk.{layer}.attn_norm.weight", (self.n_embd,)
             yield f"blk.{layer}.ffn_norm.weight", (self.n_embd,)
         yield "output_norm.weight", (self.n_embd,)
-        yield "output.weight", (self.n_embd, _VOCAB)
+        yield "output.weight", (self.n_embd, self.n_vocab)
 
 
 def wide(ggml_type: str, target_bytes: int) -> Calibration:
@@ -88,6 +88,11 @@ def wide(ggml_type: str, target_bytes: int) -> Calibration:
 def narrow(n_layers: int) -> Calibration:
     """A model whose time is nearly all the cost of having layers."""
     return Calibration("Q8_0", n_layers, 256, 512, 4)
+
+
+def small(n_vocab: int, n_layers: int) -> Calibration:
+    """A model of zeros that takes next to nothing but its vocabulary and its layers."""
+    return Calibration("F32", n_layers, 64, 128, 1, n_vocab)
 
 
 def write_calibration(model: Calibration, path: Path) -> Path:
@@ -124,6 +129,8 @@ def _data(ggml_type: str, dims: tuple[int, ...], tile: NDArray[np.uint8]) -> NDA
 def _tile(ggml_type: str) -> NDArray[np.uint8]:
     """About a MiB of whole blocks."""
     rng = np.random.Generator(np.random.SFC64(7))
+    if ggml_type == "F32":
+        return np.zeros(_TILE_BYTES, np.uint8)
     if ggml_type == "F16":
         values = rng.standard_normal(_TILE_BYTES // 2, np.float32) * np.float32(0.02)
         return values.astype(np.float16).view(np.uint8)
@@ -145,13 +152,14 @@ def _add_metadata(writer: gguf.GGUFWriter, model: Calibration) -> None:
     writer.add_head_count_kv(model.heads)
     writer.add_rope_dimension_count(model.n_embd // model.heads)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(_VOCAB)
+    writer.add_vocab_size(model.n_vocab)
     writer.add_tokenizer_model("llama")
     words = [*_SPECIAL, *(f"<0x{i:02X}>" for i in range(256))]
-    fill = _VOCAB - len(words)
-    writer.add_token_list(words + [f"w{i}" for i in range(fill)])
+    fill = model.n_vocab - len(words)
+    # Words as long as those of real vocabularies are.
+    writer.add_token_list(words + [f"\u2581w{i}" for i in range(fill)])
     writer.add_token_types([2, 3, 3] + [6] * 256 + [1] * fill)
-    writer.add_token_scores([0.0] * _VOCAB)
+    writer.add_token_scores([0.0] * model.n_vocab)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)

@@ -1,6 +1,8 @@
 """How long the keeper waits for what it cannot trust: engines, disks, and its own clearing up.
 
-Read as `limits.STOP_S` where a wait begins, so that every bound of the shell is found here.
+Read as `limits.STOP_S` where a wait begins, so that every bound of the shell is found here. What one
+answer may cost its caller is another matter (`backends.openai.connections.bounds`), and so is how long a
+client waits for a keeper that says nothing (`shim.wire.silence`).
 """
 
 from __future__ import annotations
