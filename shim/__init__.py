@@ -1,8 +1,8 @@
-"""The public door of keepwarm: `chat(model, messages)` and what belongs to it.
+"""The public API of keepwarm: `chat(model, messages)`, and everything around it.
 
 The functions here use one default `Shim`, made from the configuration that is found at first use; a
-program that wants several, or one made in code, makes its own `Shim`. Names are imported when they
-are used: the command line lives in this package and starts without HTTP, pydantic and OpenTelemetry.
+program that needs several, or one made in code, makes its own `Shim`. Names are imported when they
+are used, because the command line is in this package and starts without HTTP, pydantic and OpenTelemetry.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""`Shim`: chat with models by name, and say what should stay, come or go."""
+"""`Shim`: chat with models by name, and control which of them stay, load or leave."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Shim:
-    """A door to the models of one configuration. Thread-safe, usable from asyncio, safe after fork.
+    """The client for the models of one configuration. Thread-safe, usable from asyncio, safe after fork.
 
     The keeper is found, or started in the background, when it is first needed. A configuration made
     in code gets an inline keeper, which ends with this object.
@@ -34,13 +34,13 @@ class Shim:
         config: a `Config`, the path of a file, a mapping shaped like one, or None to search
             (`$KEEPWARM_CONFIG`, `./keepwarm.toml`, the user's configuration folder).
         inline: run the keeper inside this process (True), or in the background (False).
-        runtime: the background keeper's folder; the user's own when not given.
+        runtime: the background keeper's folder; by default that of the user.
         factory: makes an inline keeper's engines; for tests. It then locks no device.
-        share: let an inline keeper book devices that another keeper books, too. Without it that is a
-            `ConfigError`, because neither keeper knows what the other's engines take.
+        share: let an inline keeper book devices that another keeper books, too. By default that is a
+            `ConfigError`, because neither keeper knows the bytes of the other's engines.
 
     Raises:
-        ConfigError: the configuration does not hold.
+        ConfigError: the configuration is not valid.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Shim:
                 and goes on after it.
 
         Raises:
-            KeepwarmError: the tree of `budget.errors`, by whose fault it is.
+            KeepwarmError: one of the tree in `budget.errors`, which sorts errors by the party at fault.
         """
         return run_blocking(self._sync.chat(self._session.call(model, messages, options)))
 
@@ -159,7 +159,7 @@ class Shim:
 
         Raises:
             NeverFits: it does not fit beside the configuration's pins and those that persist.
-            DeadlineExceeded: pins of other programs kept it out; it says whose.
+            DeadlineExceeded: pins of other programs kept it out; the error names them.
             KeepwarmError: as `chat`.
         """
         return self._want(model, "pin", options, persist=persist)
@@ -169,11 +169,11 @@ class Shim:
         self._session.pins.unpin(model)
 
     def plan(self, models: Sequence[str] = ()) -> Plan:
-        """Say which models will be used next, in order: `with shim.plan(["a", "b"]): ...`.
+        """Declare which models will be used next, in order: `with shim.plan(["a", "b"]): ...`.
 
-        While one works, the next is made ready where nobody needs the bytes. Every request inside
-        uses the next step of its model up; what is left is withdrawn at the end. `async with` does
-        the same.
+        While one model works, the next one is loaded if no request needs the bytes. Each request inside
+        consumes its model's next declared use; the uses that are left are withdrawn at the end. `async
+        with` does the same.
 
         Raises:
             UnknownModel: one is not configured.
@@ -181,10 +181,10 @@ class Shim:
         return Plan(self._session, models)
 
     def declare(self, models: Sequence[str]) -> None:
-        """As `plan`, without an end: until the next `declare` (of nothing: withdrawn) or `close`.
+        """As `plan`, but it holds until the next `declare` or `close`. An empty list withdraws all uses.
 
         Raises:
-            UnknownModel: one is not configured; the order before stands.
+            UnknownModel: one is not configured; the uses declared before still hold.
         """
         self._declared.declare(models)
 
@@ -193,11 +193,11 @@ class Shim:
         await self._declared.adeclare(models)
 
     def release(self, model: str) -> None:
-        """Say that a model may leave now: it is first among the victims when bytes are needed."""
+        """Mark a model as the first victim when bytes are needed."""
         self._session.connections.ask("hint", kind="release", model=model)
 
     def unload(self, model: str) -> bool:
-        """Let a model leave as soon as nobody leases it; returns whether it is gone.
+        """Unload a model as soon as no request leases it; returns whether it is gone.
 
         Raises:
             AdmissionDenied: it is pinned.
@@ -211,7 +211,7 @@ class Shim:
             UnknownModel: it is not configured.
             BadModelFile: its file is missing or damaged.
         """
-        # Reading model files is the keeper's side, which most clients never import.
+        # Imported here, because most clients never read model files.
         describe = importlib.import_module("shim.models")
         found: ModelInfo = describe.describe_model(self.config, model)
         return found
@@ -239,7 +239,7 @@ class Shim:
         """Make the keeper take over a configuration; models that did not change stay warm.
 
         Raises:
-            ConfigError: it does not hold; nothing changed.
+            ConfigError: the configuration is not valid; nothing changed.
         """
         return self._session.reload(config)
 
@@ -248,8 +248,8 @@ class Shim:
     def close(self) -> None:
         """Close the connections; an inline keeper ends with its engines. Idempotent.
 
-        What still runs ends with an error, in other threads and event loops too, and gives its lease
-        back. A later call raises `InvalidRequest`.
+        Calls that still run, in other threads and event loops too, end with an error and give their
+        leases back. A later call raises `InvalidRequest`.
         """
         self._session.close()
 

@@ -25,7 +25,7 @@ class _Default:
         renew_after_fork(self)
 
     def forked(self) -> None:
-        """In a forked child: no thread that could hold the lock is here."""
+        """In a forked child: make a new lock, because the thread that may hold the old one is not here."""
         self._lock = threading.Lock()
 
     def get(self) -> Shim:
@@ -37,7 +37,7 @@ class _Default:
             return self._shim
 
     def set(self, shim: Shim) -> None:
-        """Replace it."""
+        """Replace the shim."""
         with self._lock:
             self._shim = shim
 
@@ -49,7 +49,7 @@ def default_shim() -> Shim:
     """The process's default `Shim`, made from the configuration that is found, at first use.
 
     Raises:
-        ConfigError: none is found, or it does not hold.
+        ConfigError: no configuration is found, or it is not valid.
     """
     return _DEFAULT.get()
 
@@ -109,27 +109,27 @@ def unpin(model: str) -> None:
 
 
 def plan(models: Sequence[str] = ()) -> Plan:
-    """Say which models will be used next: `Shim.plan` of the default shim."""
+    """Declare which models will be used next: `Shim.plan` of the default shim."""
     return default_shim().plan(models)
 
 
 def declare(models: Sequence[str]) -> None:
-    """Say which models will be used next: `Shim.declare` of the default shim."""
+    """Declare which models will be used next: `Shim.declare` of the default shim."""
     default_shim().declare(models)
 
 
 async def adeclare(models: Sequence[str]) -> None:
-    """Say which models will be used next, awaited: `Shim.adeclare` of the default shim."""
+    """Declare which models will be used next, awaited: `Shim.adeclare` of the default shim."""
     await default_shim().adeclare(models)
 
 
 def release(model: str) -> None:
-    """Say that a model may leave now: `Shim.release` of the default shim."""
+    """Mark a model as the first victim: `Shim.release` of the default shim."""
     default_shim().release(model)
 
 
 def unload(model: str) -> bool:
-    """Let a model leave once nobody leases it: `Shim.unload` of the default shim."""
+    """Unload a model once no request leases it: `Shim.unload` of the default shim."""
     return default_shim().unload(model)
 
 

@@ -1,4 +1,4 @@
-"""What is known of a configured model without loading it; `shim.describe` reads it."""
+"""Facts of a configured model that are known without loading it, as `shim.describe` returns them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ class ModelInfo:
     For a remote model only `name`, `role`, `remote` and `identity` are known; the rest is None.
 
     Attributes:
-        name: what callers call it.
+        name: its name in the configuration.
         role: `producer`, `evaluator`, `planner`, `embedder`, or None.
         remote: whether an endpoint runs it.
-        identity: equal for two models that are the same thing: the same weights (a link or a copy
-            of one file), or the same model of the same endpoint.
+        identity: equal for two models with the same weights (a link or a copy of one file), or with
+            the same model of the same endpoint.
         file: the GGUF file, the first of several shards.
         architecture: llama.cpp's name of it.
-        quantization: what its tensors are: `Q4_K_M`, `Q8_0`, `F16`, ...
+        quantization: the main type of its tensors: `Q4_K_M`, `Q8_0`, `F16`, ...
         min_bits_per_weight: of its coarsest matrix (Q8_0: 8.5).
         parameters: the number of its weights.
         context_per_slot: tokens that one request can use.

@@ -1,4 +1,4 @@
-"""What a configured model is, read from its file and never from its name. Loads nothing."""
+"""Describes configured models, from their files and never from their names. Loads nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SAMPLE_BYTES = 4096
 
 
 def describe_model(config: Config, name: str) -> ModelInfo:
-    """What a model is. A file of the Hugging Face Hub is downloaded when it is not here yet.
+    """The facts of a model. A file of the Hugging Face Hub is downloaded when it is not here yet.
 
     Raises:
         UnknownModel: it is not configured.

@@ -1,8 +1,8 @@
-"""The folders keepwarm uses: the keeper's, which is one per user whatever the session, and those of state.
+"""The folders that keepwarm uses: the keeper's, which is one per user, and those of state.
 
-A session may have other variables than the next (cron, ssh, a service), and still there is to be one
-keeper. So its folder depends on the user alone: an order of places is searched for the one in which a
-keeper runs, and the first that can be used is taken where none does (docs/decisions/0012).
+A user has one keeper, although sessions differ in their variables (cron, ssh, a service). The keeper's
+folder therefore depends on the user alone. Several places are searched in order for a running keeper; if
+none runs, the first place that can be used is taken (docs/decisions/0012).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SOCKET_NAME: Final = "keeper.sock"
 STDERR_BYTES: Final = 1024 * 1024
 
 _LONGEST_SOCKET: Final = "e-000000000000.sock"
-"""What an engine's socket is called; the keeper's own is shorter."""
+"""The longest name of an engine's socket; the name of the keeper's socket is shorter."""
 _STATE_NAME: Final = "keepwarm"
 _MACHINE_FILES: Final = (
     "/etc/machine-id",
@@ -59,7 +59,7 @@ def runtime_dir(env: Mapping[str, str] = os.environ) -> Path:
     or else the first place that can be used; it is made with mode 0700.
 
     Raises:
-        ConfigError: the folder cannot be used: whose it is, its mode, or its length.
+        ConfigError: the folder cannot be used, because of its owner, its mode or its length.
     """
     given = env.get(RUNTIME_VARIABLE)
     if given:
@@ -75,7 +75,7 @@ def named_runtime(folder: Path) -> Path:
     """A keeper's folder that was named on purpose, made with mode 0700 when it is missing.
 
     Raises:
-        ConfigError: it cannot be used: whose it is, its mode, or its length.
+        ConfigError: it cannot be used, because of its owner, its mode or its length.
     """
     hint = f"Set ${RUNTIME_VARIABLE} to a private folder."
     return _usable(make_folder(folder.absolute(), "The keeper's folder", hint, RUNTIME_VARIABLE))
@@ -84,8 +84,8 @@ def named_runtime(folder: Path) -> Path:
 def runtime_places() -> Iterator[Path]:
     """Where this user's keeper may be, in the order in which it is searched.
 
-    No variable has a part in it. First comes a folder that stays when the user logs out; its name holds
-    the machine's, because homes are shared between machines.
+    It does not depend on environment variables. First comes a folder that stays when the user logs out.
+    Its name includes the machine's, because several machines may share a home.
     """
     uid = os.getuid()
     home = home_of(uid)
@@ -112,7 +112,7 @@ def _first_usable(places: list[Path]) -> Path:
 
 
 def make_place(place: Path) -> Path:
-    """A keeper's folder, made again when it is gone; of what is around it, only what is ours.
+    """A keeper's folder, made again when it is gone. Folders above it are made only if keepwarm owns them.
 
     Raises:
         OSError: it cannot be made.
@@ -153,7 +153,7 @@ def _checked(folder: Path) -> Path:
 
 
 def _machine() -> str:
-    """A short name of this machine; not its id itself, which is not for others to see."""
+    """A short name of this machine: a hash of its id, because the id itself is confidential."""
     for file in _MACHINE_FILES:
         with contextlib.suppress(OSError):
             text = Path(file).read_text().strip()
@@ -187,18 +187,18 @@ def inline_dir() -> Path:
 
 
 def cache_dir() -> Path:
-    """The folder for what can be made again: footprints, the demo's models. It may not be there yet."""
+    """The folder for files that can be made again (footprints, the demo's models). It may not exist yet."""
     return user_folder("XDG_CACHE_HOME", ".cache")
 
 
 def state_dir(env: Mapping[str, str] = os.environ) -> Path:
-    """The folder for what survives a restart: logs, traces, learned figures.
+    """The folder for files that survive a restart: logs, traces, learned figures.
 
     Where it cannot be made or written to, a folder beside the keeper's socket takes its place, and one
     warning says so.
 
     Raises:
-        ConfigError: neither can be.
+        ConfigError: neither folder can be made.
     """
     folder = user_folder(STATE_VARIABLE, ".local/state", env)
     try:
@@ -231,7 +231,7 @@ def log_file() -> Path:
 
 
 def stderr_file() -> Path:
-    """Where what keepers write beside their log goes; at most `STDERR_BYTES` of it are kept."""
+    """The file of a keeper's stderr; at most `STDERR_BYTES` of it are kept."""
     return state_dir() / "keeper.err"
 
 

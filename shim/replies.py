@@ -1,4 +1,4 @@
-"""What a call gives back."""
+"""The results of calls: `Reply`, `EmbeddingReply`, and how the model came to be there (`Residency`)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from backends.openai.protocol import Timings, Usage
 
 @dataclass(frozen=True, slots=True)
 class Residency:
-    """What it took to have the model there.
+    """What a request waited for until its model was resident.
 
-    `cold`: it was not resident when the request arrived. `load_s` is how long the load took that the
-    request waited for, `storage` whether that load found the file in the page cache (`staged`) or
-    read it from the disk (`cold`). `waited_s` is all waiting, from the call to the lease. `evicted`
-    are the models that left for it.
+    `cold`: the model was not resident when the request arrived. `load_s` is the duration of the load
+    that the request waited for. `storage` says whether that load found the file in the page cache
+    (`staged`) or read it from the disk (`cold`). `waited_s` is all waiting, from the call to the lease.
+    `evicted` are the models that were evicted for it.
     """
 
     cold: bool = False

@@ -15,14 +15,14 @@ from shim.calls.leased import Leases
 from shim.replies import Reply
 
 Rest = Callable[[Sequence[Delta]], Awaitable["AsyncReplyStream | None"]]
-"""Asks for the rest of an answer whose first pieces are given; None when it can only begin anew."""
+"""Asks for the rest of an answer, given its first pieces; None when the answer can only begin anew."""
 
 
 class AsyncReplyStream(Stream[Delta]):
     """As `ReplyStream`, awaited; `aclose` closes it."""
 
     _closed = True
-    """Until it is whole: an interrupt may leave it half made, and what it was given closes itself."""
+    """True until `__init__` ends: an interrupt may leave the stream half made; its source closes itself."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class AsyncReplyStream(Stream[Delta]):
 
     @property
     def text(self) -> str:
-        """What was said so far."""
+        """The text so far."""
         return "".join(delta.content for delta in self._deltas)
 
     async def go_on(self) -> AsyncReplyStream | None:
@@ -159,7 +159,7 @@ class ReplyStream(BlockingStream[Delta]):
 
     @property
     def text(self) -> str:
-        """What was said so far."""
+        """The text so far."""
         return self._flows.text
 
     def go_on(self) -> ReplyStream | None:

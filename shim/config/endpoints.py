@@ -1,4 +1,4 @@
-"""`HARNESS_ENDPOINTS`: endpoints by tag from the environment, over what the file says.
+"""`HARNESS_ENDPOINTS`: endpoints by tag from the environment, over the entries of the file.
 
 The variable holds JSON, or the path of a JSON file: `{"TAG": {"url": ..., "model_id": ...,
 "backend": "vllm" | "openai" | "llama.cpp"}}`; `type` is read as `backend`.

@@ -19,7 +19,7 @@ Progress = Callable[[str, int, int | None], None]
 
 
 class Download(Protocol):
-    """What fetches one file of a repository; `huggingface_hub.hf_hub_download` is one."""
+    """Downloads one file of a repository, as `huggingface_hub.hf_hub_download` does."""
 
     def __call__(
         self, repo_id: str, filename: str, *, revision: str | None, **options: Any
@@ -77,7 +77,7 @@ def fetch_hub_file(
 
     Args:
         hf: "owner/repo:file" or "owner/repo@revision:file".
-        on_progress: told how far each file is.
+        on_progress: called with each file's progress.
         offline: look into the cache only. The Hub library's own HF_HUB_OFFLINE holds as well.
         download: replaces `huggingface_hub.hf_hub_download`.
 
@@ -113,7 +113,7 @@ def _fetch_one(download: Download, file: HubFile, name: str, options: Mapping[st
 
 
 def _typed(error: Exception, file: HubFile) -> Exception:
-    """The error of ours that a foreign one means; told apart by name, so that fakes need no Hub."""
+    """The `KeepwarmError` for a Hub library's error, found by its class name, so that fakes need no Hub."""
     names = {kind.__name__ for kind in type(error).__mro__}
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
@@ -162,7 +162,7 @@ def _progress_class(name: str, on_progress: Progress) -> type[Any]:
     from tqdm.auto import tqdm  # type: ignore[import-untyped,unused-ignore]  # noqa: PLC0415
 
     class Reporter(tqdm):  # type: ignore[type-arg,unused-ignore,misc]
-        """A tqdm that draws nothing and reports."""
+        """A tqdm that draws nothing, and calls `on_progress` instead."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             self._done = int(kwargs.get("initial") or 0)

@@ -24,7 +24,7 @@ MAX_FILE_BYTES = 1 << 20
 MOST_KEY_PARTS = 64
 _KEY_PART = r"""[\w"'-]++[ \t]*+\.[ \t]*+"""
 _LONG_KEY = re.compile(rf"""(?<![\w"'-])(?:{_KEY_PART}){{{MOST_KEY_PARTS}}}""")
-"""The reader of TOML takes a time that grows with the square of a key's parts."""
+"""A key of very many parts: the TOML reader's time grows with the square of their number."""
 _TOML_PLACE = re.compile(r"(?P<what>.*) \(at (?P<where>.*)\)")
 
 
@@ -50,7 +50,7 @@ def find_config(
 
 
 def _find(path: str | Path | None, env: Mapping[str, str], here: Path) -> tuple[Path | None, bool]:
-    """The file, and whether it is merely one that lies in the working folder."""
+    """The file, and whether it was merely found in the working folder."""
     for named, by in ((path, "--config"), (env.get("KEEPWARM_CONFIG"), "KEEPWARM_CONFIG")):
         if not named:
             continue
@@ -143,7 +143,7 @@ def load_config(
         env: the environment; the process's when left out.
         cwd: the working directory; the process's when left out.
         uses: the sections that the caller acts on; a file that was merely found needs no trust for what
-            the others have. All of them when left out.
+            the other sections. All sections when left out.
 
     Raises:
         ConfigError: lists every mistake with file, line, key, what was found and what is allowed.
@@ -175,7 +175,7 @@ def checked_file(
     lines: dict[tuple[str, ...], int],
     endpoints: Mapping[str, Any],
 ) -> Config:
-    """What a file says by itself, without the models that endpoints replace.
+    """The configuration of a file alone, without the models that endpoints replace.
 
     Raises:
         ConfigError: lists every mistake of the file, of replaced models too.
@@ -188,7 +188,7 @@ def checked_file(
 
 
 def risks_of_file(file: Path) -> tuple[bytes, list[Problem]]:
-    """A file's content, and what it uses that a file may only use when it is trusted.
+    """A file's content, and the keys in it that need trust.
 
     Raises:
         ConfigError: lists every mistake of the file.

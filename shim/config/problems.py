@@ -34,10 +34,10 @@ OTHER_NAMES: Mapping[str, str] = {
     "type": "backend",
     "vram": "limit",
 }
-"""What other programs call a key of ours."""
+"""Keys of other programs, with our names for them."""
 
 SECRET_KEYS = frozenset({"api_key_env", "url"})
-"""Keys where people put a secret by mistake: what was found there is never quoted."""
+"""Keys that may hold a secret by mistake, so their values are never quoted."""
 MAX_QUOTED = 60
 
 

@@ -1,10 +1,10 @@
-"""Files that were merely found in the working folder, and what they may not use before they are trusted.
+"""Files that were merely found in the working folder, and the keys that they may use only when trusted.
 
-Such a file came with whatever lies there, a stranger's project perhaps. It may say which models there are
-and how many bytes they get. What it says may not leave this machine or the file's own folder: it may not
-spend a secret (name the variable of a key), have another machine connected to (a model's endpoint gets the
-prompts, an RPC server the weights), run or reach what an engine's argument names, or have anything written
-outside its own folder. `keepwarm config trust` allows one file all that, by its path and its content.
+Such a file may belong to a project of another author. It may name models and give them bytes. Without
+trust its effect stays on this machine and in the file's own folder. It may not spend a secret (name the
+variable of a key), connect to another machine (a model's endpoint gets the prompts, an RPC server the
+weights), run or reach a file that an engine's argument names, or have a file written outside its own
+folder. `keepwarm config trust` allows all that to one file, by its path and its content.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FORMAT: Final = 1
 
 
 def digest_of(raw: bytes) -> str:
-    """What a file's content is known by."""
+    """The digest by which a file's content is recognised."""
     return hashlib.sha256(raw).hexdigest()
 
 
@@ -59,7 +59,7 @@ class TrustedFiles:
         self.path = folder / STORE_NAME
 
     def digest(self, file: Path) -> str | None:
-        """What a file had as its content when it was trusted; None when it never was."""
+        """The digest of a file when it was trusted; None when it never was."""
         return self._read().get(os.path.realpath(file))
 
     def trust(self, file: Path, raw: bytes) -> None:
@@ -71,7 +71,7 @@ class TrustedFiles:
         self._write({**self._read(), os.path.realpath(file): digest_of(raw)})
 
     def revoke(self, file: Path) -> bool:
-        """Trust a file no more; returns whether it was trusted.
+        """Stop trusting a file; returns whether it was trusted.
 
         Raises:
             ConfigError: that cannot be kept.
@@ -83,7 +83,7 @@ class TrustedFiles:
         return found
 
     def rows(self) -> list[TrustedFile]:
-        """All of them, by path."""
+        """All trusted files, by path."""
         return [
             TrustedFile(path, digest, _state(Path(path), digest))
             for path, digest in sorted(self._read().items())
@@ -120,7 +120,7 @@ def _state(path: Path, digest: str) -> str:
 
 
 def risks(config: Config, folder: Path) -> list[Problem]:
-    """What a configuration whose file lies in a folder uses that needs trust, by key (without lines)."""
+    """The keys of a configuration that need trust (without lines). `folder` is its file's folder."""
     found = [problem for name in SECTIONS for problem in _folders(config, name, folder)]
     found += _addresses(config.budget, "budget")
     for name, entry in config.models.items():
@@ -174,12 +174,12 @@ def _keys(section: Section, trust: str) -> Iterator[str]:
 
 
 def check_trust(file: Path, raw: bytes, found: list[Problem], trusted: TrustedFiles) -> None:
-    """Let a file that was merely found use what needs trust only if it is trusted.
+    """Refuse a merely found file that uses keys which need trust, unless it is trusted.
 
     Args:
         file: the file.
         raw: its content.
-        found: what it uses that needs trust.
+        found: the keys in it that need trust.
         trusted: the files that the user trusts.
 
     Raises:

@@ -1,5 +1,5 @@
-"""The plan: what `keepwarm build` measured, on disk, keyed by hardware, llama.cpp build and files.
+"""The placement plan: figures that `keepwarm build` measured, by hardware, llama.cpp build and files.
 
-`file` reads and writes it, `hardware` says what machine this is, `entry` is one model's part, `use`
-makes placements of it without opening a model. `build` measures; nothing else here does.
+`plan_file` reads and writes it, `plan_entry` is one model's part, and `from_plan` makes placements of it
+without opening a model. `build_plan` measures; no other module here does.
 """

@@ -1,4 +1,4 @@
-"""The devices that a keeper budgets: which they are, how many bytes of each may be booked."""
+"""The devices that a keeper budgets, and how many bytes of each may be booked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shim.config.schema.device_values import DeviceShare
 from shim.config.schema.sections import BudgetSection
 
 SEAT = " client"
-"""What follows a server's address where its one connection is booked."""
+"""The suffix of an RPC server's address in the books, for its one connection."""
 
 
 def seat(server: str) -> str:
@@ -30,7 +30,8 @@ def seat(server: str) -> str:
 def bookings_of(placement: Placement) -> Bookings:
     """What a placement books: its bytes, and the connection of every RPC server that it uses.
 
-    `ggml-rpc-server` serves one client at a time: a second engine would wait for the first to end.
+    The connection is booked because `ggml-rpc-server` serves one client at a time: a second engine would
+    wait for the first to end.
     """
     servers = servers_of(placement.args.rpc)
     return tuple(sorted([*placement.bookings, *((seat(server), 1) for server in servers)]))
@@ -38,11 +39,11 @@ def bookings_of(placement: Placement) -> Bookings:
 
 @dataclass(frozen=True, slots=True)
 class BudgetDevices:
-    """What is budgeted.
+    """The budgeted devices and their limits.
 
-    `devices` are those that layers may go to, in the order of the configuration, or the host alone;
-    `limits` and `reserves` are bytes by device, the host's always among them. `remote` are all devices
-    of the configured RPC servers, in order.
+    `devices` are those that layers may go to, in the order of the configuration, or the host alone.
+    `limits` and `reserves` are bytes by device, always with the host's. `remote` are all devices of the
+    configured RPC servers, in order.
     """
 
     devices: tuple[Device, ...]
@@ -52,7 +53,7 @@ class BudgetDevices:
 
     @property
     def first(self) -> Device:
-        """The one that is named where there is room for one only."""
+        """The first device, for messages that name only one."""
         return self.devices[0]
 
     @property
@@ -67,11 +68,11 @@ class BudgetDevices:
 
     @property
     def pools(self) -> dict[str, int]:
-        """The limits as the core sees them: bytes by device, and one connection by RPC server."""
+        """The limits in the core's form: bytes by device, and one connection by RPC server."""
         return {**self.limits, **{seat(server): 1 for server in servers_of(self.servers())}}
 
     def servers(self, names: Sequence[str] | None = None) -> tuple[str, ...]:
-        """What `EngineArgs.rpc` says for these devices; for all that are budgeted by default."""
+        """The value of `EngineArgs.rpc` for these devices; by default for all budgeted ones."""
         rpc = tuple(device.server for device in self.remote)
         return used_servers(rpc, self.names if names is None else names)
 
@@ -79,11 +80,11 @@ class BudgetDevices:
 def budget_devices(config: Config, previous: BudgetDevices | None = None) -> BudgetDevices:
     """The devices that a configuration budgets on this machine.
 
-    RPC servers that `previous` has asked already are not asked again: an engine may be connected,
-    and they serve one client at a time.
+    RPC servers that `previous` knows are not asked again, because an engine may be connected and they
+    serve one client at a time.
 
     Raises:
-        ConfigError: a device is not there, or is named twice.
+        ConfigError: a configured device does not exist here, or is named twice.
     """
     budget = config.budget
     remote = _remote(budget, previous)
@@ -117,7 +118,7 @@ def _remote(budget: BudgetSection, previous: BudgetDevices | None) -> tuple[Devi
 def _present(
     budget: BudgetSection, found: Sequence[Device]
 ) -> list[tuple[Device, DeviceShare | None]]:
-    """The configured devices as they were found, with their own shares."""
+    """The configured devices that were found, with the shares that the configuration gives them."""
     by_name = {**{d.uuid: d for d in found if d.kind == "cuda"}, **{d.name: d for d in found}}
     if budget.devices is None and budget.device == "auto":
         gpus = [device for device in found if device.kind == "cuda"]

@@ -1,4 +1,4 @@
-"""Measuring what a plan holds: the machine once, and every model whose entry is not there yet."""
+"""Builds the placement plan: measures the machine once, and every model that has no valid entry yet."""
 
 from __future__ import annotations
 
@@ -43,24 +43,24 @@ _QUICK_STEPS = 4
 
 @dataclass
 class PlanBuilder:
-    """Builds the plan of a configuration, keeping of the one before what is still good."""
+    """Builds the placement plan of a configuration; valid entries of the plan before are kept."""
 
     config: Config
     effort: Effort = "quick"
     say: Say = lambda _text: None
     inspector: Inspector = field(default_factory=Inspector)
     measured: list[str] = field(default_factory=list)
-    """The models that were measured now."""
+    """The names of the models that were measured now."""
     errors: dict[str, str] = field(default_factory=dict)
-    """Why models have no entry, by name."""
+    """The reasons why models have no entry, by model name."""
     overhead: OverheadModel = DEFAULT_OVERHEAD
-    """What an engine's process takes beyond its buffers: measured, or assumed where that failed."""
+    """The bytes of an engine's process beyond its buffers: measured, or assumed where that failed."""
     _rpc: tuple[str, ...] = ()
 
     def build(self, before: PlacementPlan | None) -> PlacementPlan:
-        """Measure what is missing.
+        """Measure what `before` lacks, and return the new plan.
 
-        `before` is a plan that is good on this machine, or None.
+        `before` is a plan that is valid on this machine, or None.
 
         Raises:
             ConfigError: the budget's device is not there, or llama.cpp is not installed.
@@ -87,7 +87,7 @@ class PlanBuilder:
         return replace(plan, decisions=self._decisions(plan, limits, device.name))
 
     def _asked(self, local: Mapping[str, ModelEntry], device: str) -> set[str]:
-        """The keys of the configured models: their entries stay, also while a disk is not mounted."""
+        """The keys of the configured models. Their entries stay, also while a disk is not mounted."""
         keys = set()
         for model in local.values():
             if model.hf is None:
@@ -113,9 +113,9 @@ class PlanBuilder:
             return measure.run([device])
 
     def _calibrate(self, machine: MachineFigures, *, anew: bool) -> bool:
-        """Measure an engine's own memory where that was not done; whether the figures are new.
+        """Measure the overhead of an engine's process if it is not known; returns whether it is new.
 
-        Entries hold bytes with the overhead in them, so that all are made again then.
+        Entries include the overhead, so new figures invalidate all of them.
         """
         known = measured_overhead()
         self.overhead = known or DEFAULT_OVERHEAD
@@ -136,7 +136,7 @@ class PlanBuilder:
     def _entry(
         self, name: str, model: ModelEntry, device: str, plan: PlacementPlan
     ) -> tuple[str, Entry | None]:
-        """The key, and a fresh entry; None when the one that is there still holds."""
+        """The key and a new entry; the entry is None when the present one still holds."""
         asked = asked_of(model, device, self._rpc)
         known = plan.entry(asked.key)
         if known is not None and asked.stamp(known) == known.stamp:
@@ -181,7 +181,7 @@ class PlanBuilder:
         )
 
     def _layers(self, header: GgufHeader, model: ModelEntry, device: str) -> list[int]:
-        """The numbers of layers to measure: all with `full`, the ends and between with `quick`."""
+        """The values of n_gpu_layers to measure: `full` all; `quick` the ends and a few between."""
         if device == HOST:
             return [0]
         whole = header.shape().n_layers + 1
@@ -201,7 +201,7 @@ class PlanBuilder:
         return PlanPoint(layers, dict(placed.footprints), placed.args, placed.source)
 
     def _timed(self, header: GgufHeader) -> Mapping[str, float]:
-        """Measured on the file itself: seconds of a staged load, tokens/s on the CPU."""
+        """Figures measured with the model itself: seconds of a staged load, tokens/s on the CPU."""
         path = header.files[0]
         with tempfile.TemporaryDirectory(prefix="keepwarm-build-") as folder:
             self.say(f"{path.name}: a staged load")
@@ -243,7 +243,7 @@ def one_device(config: Config) -> BudgetDevices:
 
 
 def facts_of(header: GgufHeader) -> FileFacts:
-    """What an entry keeps of a header."""
+    """The facts of a header that an entry keeps."""
     return FileFacts(
         header.files,
         header.identity,
@@ -264,7 +264,7 @@ def _token_s(
 
 
 def _is_there(data: object) -> bool:
-    """Whether the file of an entry is still there; others are dropped from the plan."""
+    """Whether the file of an entry still exists. Entries without a file are dropped from the plan."""
     try:
         return isinstance(data, Mapping) and os.path.exists(data["stamp"][0][0])  # noqa: PTH110 - never raises OSError
     except (LookupError, TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Placements from a plan: joint decisions over its entries, without opening a model file."""
+"""Placements from the placement plan: joint decisions over its entries. No model file is opened."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shim.placement.plan_file import PlacementPlan
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the configuration asks for one model; `stamp` is its files' as they are now.
+    """A configuration's request for one model; `stamp` is that of its files now.
 
     `sizes` are (context, slots), the preferred first.
     """
@@ -31,7 +31,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """One model's placements, best first, and where they come from."""
+    """One model's placements, best first, with the entry and the decision behind them."""
 
     entry: Entry
     placements: tuple[Placement, ...]
@@ -40,10 +40,10 @@ class Decided:
 
 @dataclass(slots=True)
 class Decisions:
-    """What a plan gives a configuration.
+    """The placements that a plan gives for a configuration.
 
-    `missing` says by name why the plan has nothing; `changes` are the differences to what the plan
-    decided when it was built, one line each.
+    `missing` has, by model name, why the plan has no placement. `changes` are the differences to the
+    decisions when the plan was built, one line each.
     """
 
     decided: dict[str, Decided] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class Decisions:
 
 
 def decide(plan: PlacementPlan, asked: Mapping[str, Asked], limits: Mapping[str, int]) -> Decisions:
-    """The joint decision for the models that the plan knows.
+    """Decide the placements of all models that the plan knows, jointly.
 
     Raises:
         ConfigError: pinned models do not fit together.
@@ -95,7 +95,7 @@ def _entry(plan: PlacementPlan, model: Asked) -> tuple[Entry | None, str]:
 
 
 def candidate_of(name: str, model: Asked, entry: Entry) -> ModelChoices | str:
-    """A model as the planner takes it, or why its entry does not serve."""
+    """The planner's input for a model, or the reason why its entry cannot be used."""
     by_size = {(sizes.n_ctx, sizes.slots): sizes for sizes in entry.variants}
     if any(size not in by_size for size in model.sizes):
         return "its context or slots were not measured"
@@ -118,7 +118,7 @@ def candidate_of(name: str, model: Asked, entry: Entry) -> ModelChoices | str:
 
 
 def placements_of(entry: Entry, decision: Decision, limits: Mapping[str, int]) -> list[Placement]:
-    """The decided placement, half of its layers for a device that refuses, and the CPU."""
+    """The decided placement, then half of its layers (for a device that refuses memory), then the CPU."""
     sizes = next(
         s for s in entry.variants if (s.n_ctx, s.slots) == (decision.n_ctx, decision.slots)
     )
@@ -144,7 +144,7 @@ def _placement(entry: Entry, point: PlanPoint, reason: str) -> Placement:
 
 
 def changes(decision: Decision, was: Mapping[str, Any] | None) -> list[str]:
-    """What is decided otherwise than when the plan was built, for people."""
+    """The differences to the decision when the plan was built, as text."""
     if was is None:
         return []
     now = decision_json(decision)
@@ -153,7 +153,7 @@ def changes(decision: Decision, was: Mapping[str, Any] | None) -> list[str]:
 
 
 def decision_json(decision: Decision) -> dict[str, Any]:
-    """What a plan remembers of a decision."""
+    """A decision as the plan's file keeps it."""
     return {
         "n_gpu_layers": decision.n_gpu_layers,
         "devices": list(decision.devices),

@@ -1,4 +1,4 @@
-"""One model's part of a plan: its file, its bytes by n_gpu_layers, what was measured of it."""
+"""One model's entry in the placement plan: its file, its bytes by n_gpu_layers, its measured times."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MAYBE_TEXT: Final = frozenset({"mmproj", "draft_model"})
 
 @dataclass(frozen=True, slots=True)
 class PlanPoint:
-    """The footprint, by device, with one number of layers; and the layers' own arguments."""
+    """The footprints by device at one n_gpu_layers, and the arguments that belong to it."""
 
     n_gpu_layers: int
     devices: Mapping[str, Footprint]
@@ -37,7 +37,7 @@ class PlanPoint:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """A context and a number of slots: the points that were measured with them.
+    """The points that were measured with one context and one number of slots.
 
     `token_s` are predicted seconds of a token by n_gpu_layers, 0 to n_layers + 1 (0 alone on a
     machine without another device).
@@ -51,7 +51,7 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """What the catalog needs to know of a model file: as a header has it."""
+    """The facts of a model file that the catalog needs, without its header."""
 
     files: tuple[Path, ...]
     identity: str
@@ -90,7 +90,7 @@ class Entry:
             KeyError, TypeError, ValueError: the data is something else, or does not add up.
         """
         n_layers, device = whole(data["n_layers"], 1, _MOST_LAYERS), text(data["device"])
-        # What the planner's table is as long as: every number of layers, the output's among them.
+        # The length of the planner's table: every number of layers, with the output layer.
         counts = 1 if device == HOST else n_layers + 2
         variants = tuple(_sizes(table(row), counts) for row in rows(data["variants"]))
         if not variants:
@@ -172,9 +172,9 @@ def _arg(name: str, value: object) -> object:
 
 
 def entry_key(path: Path, args: EngineArgs, device: str) -> str:
-    """The name of a model's entry: of its file, and of what an engine of it is asked for.
+    """The key of a model's entry, from its file, its arguments and the device.
 
-    Contexts, slots and layers are not in it: an entry holds those that may be chosen.
+    Contexts, slots and layers are not part of it, because an entry holds all that may be chosen.
     """
     asked = asdict(replace(args, n_ctx=1, slots=1, n_gpu_layers=0, devices=()))
     text = json.dumps([str(path), asked, device], sort_keys=True)
@@ -182,7 +182,7 @@ def entry_key(path: Path, args: EngineArgs, device: str) -> str:
 
 
 def variant_of(entry: Entry, sizes: Sizes) -> Variant:
-    """The planner's table of an entry: measured points may be chosen, others lie between them."""
+    """The planner's table of an entry. Measured points may be chosen; the others are interpolated."""
     here = {point.n_gpu_layers: point for point in sizes.points}
     on_host = entry.device == HOST
     counts = np.arange(1 if on_host else entry.n_layers + 2)

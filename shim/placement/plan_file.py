@@ -1,7 +1,7 @@
-"""The plan's file: `plan.json` in the state folder, mode 0600, written whole.
+"""The placement plan's file: `plan.json` in the state folder, mode 0600, written whole.
 
-Each entry is serialised by itself, keys in order, so that an entry that is kept keeps its bytes. A
-user had it built, so that a damaged one is said and stays where it is until the next build.
+Each entry is serialised by itself with sorted keys, so an unchanged entry keeps its bytes. A damaged file
+is reported and stays until the next build, because the user asked for it with `keepwarm build`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FASTEST: Final = 1e15
 
 
 def plan_path() -> Path:
-    """Where the plan is.
+    """The path of the plan's file.
 
     Raises:
         ConfigError: there is no state folder.
@@ -37,9 +37,9 @@ def plan_path() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class PlacementPlan:
-    """A plan as it was written.
+    """A placement plan as the file has it.
 
-    `entries` are the raw JSON values by key; `decisions` what was chosen for all together then, by
+    `entries` are the raw JSON values by key; `decisions` are the joint choices at the build, by
     key. `effort` is `quick` or `full`.
     """
 
@@ -62,7 +62,7 @@ class PlacementPlan:
 
 
 def write_plan(plan: PlacementPlan, path: Path | None = None) -> Path:
-    """Write a plan in place of the one before; returns its path.
+    """Write a plan over the one before; returns the path of the file.
 
     Raises:
         ConfigError: the folder cannot be written.
@@ -97,7 +97,7 @@ def to_text(plan: PlacementPlan) -> str:
 
 
 def read_plan(path: Path | None = None) -> PlacementPlan | None:
-    """The plan that is there; None when there is none.
+    """The plan of the file; None when there is no file.
 
     Raises:
         ConfigError: it cannot be read, or is not a plan of this version. Facts: `file`.
@@ -156,7 +156,7 @@ def _machine(data: Mapping[str, Any]) -> MachineFigures:
 
 
 def refusal(plan: PlacementPlan) -> str | None:
-    """Why a plan is not good here: another machine or another llama.cpp; None when it is."""
+    """Why a plan is not valid here (another machine or another llama.cpp); None when it is valid."""
     other = difference(plan.hardware, hardware())
     if other:
         return f"it was made on other hardware: {other}"
@@ -167,7 +167,7 @@ def refusal(plan: PlacementPlan) -> str | None:
 
 
 def usable_plan(path: Path | None = None) -> tuple[PlacementPlan | None, str]:
-    """The plan if it is good here, and why it is not otherwise (empty when there is none at all)."""
+    """The plan and '' if it is valid here, else None and why ('' when there is no plan at all)."""
     try:
         plan = read_plan(path)
     except KeepwarmError as error:

@@ -1,4 +1,4 @@
-"""What to run on a machine, here or elsewhere: bytes from shapes, rates measured or assumed."""
+"""Advice on what to run on a machine: bytes from model shapes, rates measured or assumed."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from shim.placement.requested import local_path
 GPU: Final = "gpu"
 ASSUMED_GPU_BYTES_PER_S: Final = 400e9
 ASSUMED_HOST_BYTES_PER_S: Final = 50e9
-"""A GPU of 8 to 16 GB and two channels of DDR4, where neither is measured nor given."""
+"""Typical rates (a GPU of 8 to 16 GB, two channels of DDR4), used where none is measured or given."""
 
 Verdict = Literal["fits", "split", "CPU", "no"]
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The machine to advise for: the bytes of each GPU. `origin` says where the bandwidths are from."""
+    """The machine to advise for. `origin` says where the bandwidths are from."""
 
     vram: tuple[int, ...]
     host_bytes: int
@@ -61,7 +61,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model to advise on; without a shape, why it has none."""
+    """A model to advise on. One without a shape has the reason instead."""
 
     name: str
     file_type: str
@@ -71,7 +71,9 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """One row: whether it fits, how fast it is, what runs it. Rates are None where it does not run.
+    """One row of advice: whether a model fits, how fast it is, and on which devices it runs.
+
+    Rates are None where it does not fit.
 
     `kind` is `whole`, `spread` (over several GPUs), `split` (with the CPU) or `cpu`.
     """
@@ -104,9 +106,9 @@ def here(
     host_bytes_per_s: float | None = None,
     device: str | None = None,
 ) -> Target:
-    """This machine, with what is given in place of what it has.
+    """This machine as a target; each argument given replaces the machine's own figure.
 
-    Rates are taken from what is given, then from the plan, and are else assumed.
+    Rates come from the arguments, else from the placement plan, else they are assumed.
 
     Raises:
         ConfigError: the device is not here.
@@ -141,7 +143,7 @@ def _side(
 def subjects(named: Sequence[str], config: Config) -> list[Subject]:
     """Models by file, by configured name, or by a built-in name with or without `:TYPE`.
 
-    Without a name: those of the configuration, and everything that is built in where it has none.
+    Without a name: the models of the configuration; all built-in ones if it has none.
 
     Raises:
         UnknownModel: a name is none of these.
@@ -181,7 +183,7 @@ def _built_in(name: str) -> list[Subject]:
 def advise(
     subject: Subject, target: Target, users: int, context: int, kv_type: str = "f16"
 ) -> Advice:
-    """What to do with one model on a machine.
+    """The rows of advice for one model on a machine.
 
     Raises:
         ConfigError: the arguments are impossible for this model.
@@ -202,10 +204,10 @@ def advise(
 
 
 def _verified(subject: Subject, shape: ModelShape, args: EngineArgs, target: Target) -> Advice:
-    """The advice for bytes that are exact where they were chosen.
+    """The advice, with exact bytes at the chosen numbers of layers.
 
-    The table of all numbers of layers lies between a few of them. What is chosen is computed for itself,
-    and the choice made again where that differs.
+    The table is interpolated between a few numbers of layers. The chosen ones are then computed exactly,
+    and the choice is made again where they differ.
     """
     variant = _variant(shape, args, target)
     while True:
@@ -232,13 +234,13 @@ def _variant(shape: ModelShape, args: EngineArgs, target: Target) -> Variant:
     if target.gpu is not None:
         seconds = decode_seconds(traffic, target.host, target.gpu)
         token_s = {f"{GPU}:{number}": seconds for number in range(target.n_gpus)}
-    # llama.cpp makes a compute buffer and a context on every GPU that has a layer.
+    # llama.cpp allocates a compute buffer and a context on every GPU that has a layer.
     each = DEFAULT_OVERHEAD.device_bytes + _compute_of_each(shape, args, target.n_gpus, both)
     return Variant(args.n_ctx, args.slots, host, device, token_s, cpu, each_device_bytes=each)
 
 
 def _compute_of_each(shape: ModelShape, args: EngineArgs, n_gpus: int, both: ByLayers) -> int:
-    """The largest compute buffer of a GPU: of one alone, or of several that compute in a pipeline."""
+    """The largest compute buffer of a GPU, for one GPU alone or for several in a pipeline."""
     if n_gpus < 2:
         return int(both.device.compute[-1])
     whole = shape.n_layers + 1
@@ -291,7 +293,7 @@ def _advice(subject: Subject, target: Target, variant: Variant, users: int) -> A
 
 
 def _most_layers(variant: Variant, pools: BytePools) -> ModelOption | None:
-    """The fastest split that the host and the GPUs, one or all together, hold."""
+    """The fastest split that fits the host and the GPUs, one or all together."""
     layers = range(1, variant.whole)
     found = [option_at(variant, pools, device, k) for device in pools.devices for k in layers]
     if len(pools.devices) > 1:
@@ -308,7 +310,7 @@ def _case(
     users: int,
 ) -> Case:
     needed = int(variant.device_bytes[variant.whole])
-    # A tensor is cut in equal parts: the smallest GPU decides how much all together hold.
+    # Tensors are cut in equal parts, so the smallest GPU limits all of them.
     together = VLLM_SHARE * target.vram_bytes * target.n_gpus
     return Case(
         users=users,

@@ -1,4 +1,4 @@
-"""What the configuration asks for one model, as arguments of an engine and as a key of a plan."""
+"""A configuration's request for one model, as engine arguments and as a key of the placement plan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shim.placement.plan_entry import Entry, Stamp, entry_key
 
 
 def engine_args(entry: ModelEntry) -> EngineArgs:
-    """The arguments of an engine as the configuration asks for them; layers are decided later."""
+    """The engine arguments that the configuration asks for; the layers are decided later."""
     kv_type_k, kv_type_v = entry.kv_types
     return EngineArgs(
         n_ctx=int(entry.context),
@@ -36,7 +36,7 @@ def engine_args(entry: ModelEntry) -> EngineArgs:
 
 
 def local_path(entry: ModelEntry) -> Path:
-    """The GGUF file of a local entry; one on the Hugging Face Hub is downloaded when missing."""
+    """The GGUF file of a local entry. A file on the Hugging Face Hub is downloaded when missing."""
     if entry.hf is not None:
         return fetch_hub_file(entry.hf)
     if entry.path is None:
@@ -65,8 +65,8 @@ def side_files(entry: ModelEntry) -> list[Path]:
 def sizes_of(entry: ModelEntry) -> tuple[tuple[int, int], ...]:
     """(context, slots) that may be chosen, the preferred first.
 
-    The context is halved down to its minimum, then the slots to theirs: fewer slots make requests
-    wait, less context makes some impossible, and those who give a range of contexts allow that.
+    The context is halved down to its minimum, then the slots to theirs. Fewer slots make requests wait;
+    less context makes some impossible, which a user allows by giving a range of contexts.
     """
     contexts = _halves(int(entry.context), getattr(entry.context, "least", int(entry.context)))
     slots = _halves(int(entry.slots), getattr(entry.slots, "least", int(entry.slots)))
@@ -83,10 +83,10 @@ def _halves(preferred: int, least: int) -> list[int]:
 
 
 def asked_of(entry: ModelEntry, device: str, rpc: tuple[str, ...]) -> Asked:
-    """What is asked for a local model; no model file is opened. `rpc` as in `EngineArgs`.
+    """The request for a local model; no model file is opened. `rpc` as in `EngineArgs`.
 
     Raises:
-        KeepwarmError: its file is on the Hugging Face Hub and cannot be had.
+        KeepwarmError: its file is on the Hugging Face Hub and cannot be downloaded.
     """
     args = replace(engine_args(entry), rpc=rpc)
 

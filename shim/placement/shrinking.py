@@ -1,4 +1,4 @@
-"""Context and slots where there is no plan: shrunk, within their range, before a model is split."""
+"""Context and slots without a placement plan: shrunk within their range before a model is split."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def sized_args(
     inspector: Inspector,
     limits: Mapping[str, int],
 ) -> tuple[EngineArgs, str]:
-    """The arguments with the context and slots to use, and what was shrunk for people.
+    """The arguments with the context and slots to use, and a note for people on what was shrunk.
 
     `limits` are bytes by device, the host's among them.
 

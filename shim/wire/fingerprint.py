@@ -1,7 +1,7 @@
-"""Whether a client and a keeper mean the same: fingerprints of what a keeper acts on.
+"""Fingerprints of a configuration: they show whether a client and a keeper have the same one.
 
-They are of the resolved configuration, so that it does not matter how it was written: a default that is
-written out, another unit for the same bytes, or a link to the same file change nothing.
+They are made of the resolved configuration, so its spelling does not matter. A default that is written
+out, another unit for the same bytes, or a link to the same file change nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Fingerprint = dict[str, str]
 def fingerprint(config: Config) -> Fingerprint:
     """A short hash for the budget, the keeper's section and every local model, by dotted key.
 
-    Remote models are the client's own business: the keeper takes no part in their requests.
+    Remote models are left out, because the keeper takes no part in their requests.
     """
     parts: dict[str, Any] = {
         "budget": _budget(config.budget),
@@ -37,17 +37,17 @@ def fingerprint(config: Config) -> Fingerprint:
 
 
 def label_of(config: Config) -> str:
-    """What a configuration is called between a client and a keeper."""
+    """The name of a configuration in messages between a client and a keeper."""
     return str(config.file) if config.file else "given in code"
 
 
 def differing(mine: Fingerprint, keepers: Fingerprint) -> list[str]:
-    """The keys of what a client counts on that are not as it says at the keeper."""
+    """The keys in which a client's configuration differs from the keeper's."""
     return sorted(key for key, digest in mine.items() if keepers.get(key) != digest)
 
 
 def differs(keys: list[str], keeper_file: str) -> ConfigError:
-    """The error of a client that counts on something else than the keeper."""
+    """The error of a client whose configuration differs from the keeper's."""
     return ConfigError(
         f"The running keeper (configuration: {keeper_file}) differs from this program's "
         f"configuration in {', '.join(keys)}.",
@@ -58,7 +58,7 @@ def differs(keys: list[str], keeper_file: str) -> ConfigError:
 
 
 def _budget(budget: BudgetSection) -> dict[str, Any]:
-    """The section, with each device's own limit and reserve in place of how devices were named."""
+    """The `[budget]` section with each device's resolved limit and reserve in place of its spelling."""
     data = _fields(budget, BudgetSection.model_fields.keys() - {"device", "devices", "limit"})
     data["devices"] = [
         [share.device, str(share.limit or budget.limit), str(share.reserve or budget.reserve)]

@@ -1,8 +1,8 @@
-"""What client and keeper say to each other: one JSON object per line over a Unix socket.
+"""The protocol between client and keeper: one JSON object per line over a Unix socket.
 
 A client sends `{"op": ..., "id": N, ...}`; every op but `end` and `pong` is answered by one line with that
 id: `{"id": N, "ok": {...}}` or `{"id": N, "error": {...}}`. In between the keeper may send notices,
-`{"notice": ..., ...}`, which answer nothing: `alive` while an op waits for its answer, `ping` for a lease
+`{"notice": ..., ...}`, which are no answers: `alive` while an op waits for its answer, `ping` for a lease
 (the client says `pong`), `yield` and `revoked` of a lease, `refused` before a connection is closed. Times
 are nanoseconds of the machine's monotonic clock.
 """
@@ -60,7 +60,7 @@ def decode(line: bytes) -> Message:
 
 
 def failure(message: Message) -> KeepwarmError:
-    """The error that an answer without result carries, as what it was in the keeper."""
+    """The error in an answer without a result, with the class that it had in the keeper."""
     if "error" in message:
         return error_from_wire(message["error"])
     return InternalError(f"an answer without result: {message!r}")

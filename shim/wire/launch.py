@@ -39,7 +39,7 @@ def try_connect(runtime: Path) -> socket.socket | None:
     """A connection to the keeper of a runtime folder, or None when none listens.
 
     Raises:
-        KeeperUnavailable: it listens and takes no connection, so it does not run.
+        KeeperUnavailable: the keeper listens and accepts no connection, so it is stuck.
         QueueFull: this process may open no more files.
     """
     try:
@@ -63,7 +63,7 @@ def try_connect(runtime: Path) -> socket.socket | None:
 
 
 def keeper_pid(runtime: Path) -> int | None:
-    """The process of the keeper of a runtime folder, as far as its lock tells."""
+    """The process id of the keeper of a runtime folder, by its lock; None when that is not known."""
     return FileLock(runtime / KEEPER_LOCK).holder().pid
 
 
@@ -106,13 +106,13 @@ def connect_or_start(runtime: Path, config: Config) -> socket.socket:
 
 
 def _found_meanwhile(runtime: Path, error: KeepwarmError) -> socket.socket | None:
-    """A keeper of this user that was there first: here, or in another of the user's places."""
+    """A connection to a keeper of this user that started first, here or in another of the user's places."""
     if isinstance(error, KeeperUnavailable):
         return try_connect(runtime)
     holder = error.facts.get("holder")
     folder = holder.get("folder") if isinstance(holder, dict) else None
     places = {str(place) for place in runtime_places()}
-    # A folder that was named on purpose is meant, and no other one.
+    # For a folder that was named on purpose, other places do not count.
     if folder in places and str(runtime) in places:
         return try_connect(Path(str(folder)))
     return None
@@ -162,7 +162,7 @@ def _start(runtime: Path, order: Order) -> int:
 
 
 def _errors() -> IO[bytes]:
-    """The file of what the keeper writes beside its log; one that is too large is put aside."""
+    """The file of the keeper's stderr; one that is too large is put aside."""
     path = stderr_file()
     with contextlib.suppress(OSError):
         if path.stat().st_size > STDERR_BYTES:
@@ -201,7 +201,7 @@ def _await_ready(fd: int, process: subprocess.Popen[bytes]) -> int:
 
 
 def _ended(process: subprocess.Popen[bytes]) -> int:
-    """The exit code of a process that has said its last word; one that does not end is ended."""
+    """The exit code of a process that has closed its pipe; a process that does not end is killed."""
     try:
         return process.wait(CONNECT_S)
     except subprocess.TimeoutExpired:
@@ -211,10 +211,10 @@ def _ended(process: subprocess.Popen[bytes]) -> int:
 
 @contextlib.contextmanager
 def starting(runtime: Path) -> Iterator[None]:
-    """Only one client of a runtime folder starts a keeper at a time; the others wait for it.
+    """A lock by which one client of a runtime folder starts a keeper at a time; the others wait for it.
 
     Raises:
-        KeeperUnavailable: another client is at it for longer than a start can take.
+        KeeperUnavailable: another client holds the lock for longer than a start can take.
     """
     lock = FileLock(runtime / "start.lock", note=Holder.this_process(runtime))
     if not lock.acquire_within(START_LIMIT_S + CONNECT_S):

@@ -1,4 +1,4 @@
-"""What clients may say to the keeper: one model an op, checked at the door before anything acts on it."""
+"""The messages of clients to the keeper: a pydantic model per op, checked before the keeper acts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Name = Annotated[str, Field(min_length=1, max_length=512)]
 
 
 class Ask(BaseModel):
-    """An op and the number that its answer carries; what is said without one is not answered."""
+    """An op and the id of its answer; a message without an id is not answered."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -34,9 +34,9 @@ class Ask(BaseModel):
 
 
 class Hello(Ask):
-    """The first words of a client: which version of the protocol it speaks."""
+    """The first message of a client: its version of the protocol."""
 
-    # A client of another version may say more; it hears that the versions differ.
+    # A client of another version may send more fields; its error has to be the one about versions.
     model_config = ConfigDict(extra="ignore")
 
     op: Literal["hello"]
@@ -57,7 +57,7 @@ class LeaseOp(Ask):
 
 
 class End(Ask):
-    """A lease is over. `spent`: the engine's own timings of the request, by their names."""
+    """End a lease. `spent`: the engine's own timings of the request, by name."""
 
     op: Literal["end"]
     lease: Name
@@ -65,7 +65,7 @@ class End(Ask):
 
 
 class Yielded(Ask):
-    """A lease is back in the middle of an answer, after so many tokens of prompt and answer."""
+    """Give a lease back in the middle of an answer, after so many tokens of prompt and answer."""
 
     op: Literal["yielded"]
     lease: Name
@@ -74,14 +74,14 @@ class Yielded(Ask):
 
 
 class Pong(Ask):
-    """The client that holds a lease is alive."""
+    """The answer to `ping`: the client that holds a lease is alive."""
 
     op: Literal["pong"]
     lease: Name
 
 
 class Diagnose(Ask):
-    """What became of the engine of a lease."""
+    """Ask how the engine of a lease ended."""
 
     op: Literal["diagnose"]
     engine: Name
@@ -89,7 +89,7 @@ class Diagnose(Ask):
 
 
 class Hint(Ask):
-    """A model may leave now, must leave once it is idle, or is no longer pinned."""
+    """Release a model, unload it once it is idle, or unpin it."""
 
     op: Literal["hint"]
     kind: Literal["release", "unload", "unpin"]
@@ -97,7 +97,7 @@ class Hint(Ask):
 
 
 class DeclareOp(Ask):
-    """The order of coming uses, of this client or of the requests that name the plan."""
+    """Declare the order of coming uses, for this client or for the requests that name the declaration."""
 
     op: Literal["plan"]
     models: Annotated[list[Name], Field(max_length=MOST_MODELS)] = []
@@ -105,13 +105,13 @@ class DeclareOp(Ask):
 
 
 class Status(Ask):
-    """Everything that `keepwarm ps` shows."""
+    """Ask for everything that `keepwarm ps` shows."""
 
     op: Literal["status"]
 
 
 class HistoryOf(Ask):
-    """Loads, evictions and books of a span of time, in nanoseconds of the monotonic clock."""
+    """Ask for loads, evictions and books of a span of time, in nanoseconds of the monotonic clock."""
 
     op: Literal["history"]
     since_ns: Annotated[int, Field(ge=0, lt=2**63)]
@@ -119,7 +119,7 @@ class HistoryOf(Ask):
 
 
 class Kv(Ask):
-    """What KV state is kept on disk."""
+    """Ask which KV state is kept on disk."""
 
     op: Literal["kv"]
 
@@ -141,7 +141,7 @@ class Reload(Ask):
 
 
 class StayOp(Ask):
-    """Do not leave for want of clients: this keeper was started on purpose."""
+    """Do not end for lack of clients, because this keeper was started on purpose."""
 
     op: Literal["stay"]
 
@@ -177,7 +177,7 @@ def read(line: bytes) -> Asked:
 
     Raises:
         ConfigError: the client speaks another version of the protocol.
-        InvalidRequest: the line is no message, or a field of it holds what is not allowed.
+        InvalidRequest: the line is not a message, or a field has a value that is not allowed.
     """
     try:
         asked = _ADAPTER.validate_json(line)
@@ -189,7 +189,7 @@ def read(line: bytes) -> Asked:
             hint="Restart it: `keepwarm keeper stop`.",
         )
     if isinstance(asked, Reload):
-        # No model describes what a configuration may be here: its size, numbers and depth are checked.
+        # No model describes the configuration here, so its size, numbers and depth are checked.
         if len(line) > RELOAD_LIMIT_BYTES:
             raise InvalidRequest(
                 f"The configuration has {len(line)} bytes; {RELOAD_LIMIT_BYTES} are allowed."
@@ -199,7 +199,7 @@ def read(line: bytes) -> Asked:
 
 
 def number_of(line: bytes) -> int | None:
-    """The number that the answer to a line carries, where the line tells one that can be sent back."""
+    """The id for the answer to a line; None where the line has no valid id."""
     try:
         message = parse_json(line)
     except BadJson:

@@ -1,6 +1,6 @@
-"""How long a client waits for a sign of life of the keeper, and what it says when none comes.
+"""How long a client waits for a sign of life of the keeper, and the errors when none comes.
 
-While an op waits for its answer the keeper says every 2 s that it is alive, however long the op takes.
+While an op waits for its answer, the keeper sends `alive` every 2 s, however long the op takes.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from budget.errors import Cancelled, InvalidRequest, KeeperUnavailable
 
 SILENCE_S: Final = 10.0
 LOOK_S: Final = 5.0
-"""What is answered from the keeper's books alone is answered sooner."""
+"""The bound for ops that the keeper answers from its books alone."""
 CONNECT_S: Final = 5.0
 EXPLAIN_S: Final = 10.0
-"""What only explains a failure is not waited for longer, whatever signs of life there are."""
+"""The longest wait for an explanation of a failure, even while the keeper sends `alive`."""
 LOOKING: Final = frozenset({"hello", "status"})
-"""Ops that are given up after `LOOK_S` without any word of the keeper; others after `SILENCE_S`."""
+"""Ops that are given up after `LOOK_S` without any message of the keeper; others after `SILENCE_S`."""
 _TIMEVAL: Final = "ll"
 
 
@@ -44,7 +44,7 @@ def peer_of(sock: socket.socket) -> tuple[int | None, Path | None]:
 
 
 def keeper_silent(pid: int | None, runtime: Path | None, waited_s: float) -> KeeperUnavailable:
-    """The keeper is there, or its process is, and says nothing."""
+    """The error when the keeper (or its process) exists and does not answer."""
     process = f"process {pid}" if pid else "its process is not known"
     where = f" in {runtime}" if runtime else ""
     what = "The keeper"
@@ -71,16 +71,16 @@ def keeper_silent(pid: int | None, runtime: Path | None, waited_s: float) -> Kee
 
 
 def holds_keeper_lock(pid: int, runtime: Path) -> bool:
-    """Whether a process is the background keeper of a folder: no other one is named to be killed."""
+    """Whether a process is the background keeper of a folder. Only then may an error suggest to kill it."""
     path = runtime / KEEPER_LOCK
     return is_held(path) and FileLock(path).holder().pid == pid
 
 
 def closed_before() -> InvalidRequest:
-    """A call of a `Shim` that was closed."""
+    """The error of a call of a closed `Shim`."""
     return InvalidRequest("This Shim is closed.", hint="Make a new one.")
 
 
 def closed_meanwhile() -> Cancelled:
-    """The `Shim` was closed while a call ran."""
+    """The error of a call that ran when its `Shim` was closed."""
     return Cancelled("The Shim was closed while this call ran.")

@@ -1,4 +1,4 @@
-"""What a keeper is told when it is started, and what it leaves to the next one if it crashes."""
+"""The order that starts a keeper, and the configuration that it leaves for the next one if it crashes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 class Order:
     """How a keeper is to run.
 
-    `automatic`: a client needed it, so it leaves after `idle_exit` without one. `read_at`: when that
+    `automatic`: a client started it, so it ends after `idle_exit` without clients. `read_at`: when that
     client read its configuration, in seconds of the machine's monotonic clock.
     """
 
@@ -37,7 +37,7 @@ class Order:
     read_at: float
 
     def to_json(self) -> bytes:
-        """The order as its keeper reads it. No secret is in it: keys are named by their variables."""
+        """The order as JSON. It has no secrets, because API keys are named by their variables."""
         fields = {"automatic": self.automatic, "read_at": self.read_at, **_said(self.config)}
         return json.dumps(fields).encode()
 
@@ -46,7 +46,7 @@ class Order:
         """The order that a client wrote.
 
         Raises:
-            ConfigError: its configuration does not hold.
+            ConfigError: its configuration is not valid.
         """
         fields = parse_json(data)
         read_at = float(fields["read_at"])
@@ -70,17 +70,17 @@ def _config_of(said: dict[str, Any], read_at: float) -> Config:
 class InForce:
     """The configuration that a keeper runs with, in its folder for as long as it runs.
 
-    A keeper that ends in good order removes it. Where it is left, the keeper crashed, and the client that
-    starts the next one may have read the file long before it was reloaded.
+    A keeper that ends in good order removes it. If the file is left, the keeper crashed. The client that
+    starts the next keeper may have read its configuration file before the last reload.
     """
 
     def __init__(self, runtime: Path) -> None:
         self._path = runtime / IN_FORCE
 
     def survives(self, order: Order) -> Order:
-        """The order, with the configuration that was in force where the client's is an older reading of it.
+        """The order, with the configuration in force if the client's is an older reading of the file.
 
-        A keeper that is started on purpose runs with what it is given, and so does one whose client has
+        A keeper that is started on purpose keeps its own order. So does a keeper started by a client with
         another file.
         """
         left = read_shape(self._path, "the configuration of a keeper that crashed", _left)
@@ -101,7 +101,7 @@ class InForce:
         return replace(order, config=config)
 
     def write(self, config: Config) -> None:
-        """Keep what is in force from now on; what cannot be written costs a line in the log."""
+        """Write the configuration that is in force now; a failure is only logged."""
         fields = {"format": _FORMAT, "since": time.monotonic(), "boot": _boot(), **_said(config)}
         try:
             write_whole(self._path, json.dumps(fields).encode())
@@ -109,7 +109,7 @@ class InForce:
             LOG.warning("the configuration in force would not survive a crash: %s", error)
 
     def remove(self) -> None:
-        """The keeper ends in good order."""
+        """Remove the file, because the keeper ends in good order."""
         try:
             self._path.unlink(missing_ok=True)
         except OSError as error:
@@ -127,7 +127,7 @@ def _left(value: object) -> dict[str, Any]:
 
 
 def _is_newer(left: Mapping[str, Any], order: Order) -> bool:
-    """Whether what was left was put in force after the client read the same file."""
+    """Whether the left configuration was put in force after the client read the same file."""
     file = str(order.config.file) if order.config.file else None
     if left["boot"] != _boot() or left["file"] != file:
         return False
@@ -135,7 +135,7 @@ def _is_newer(left: Mapping[str, Any], order: Order) -> bool:
 
 
 def _boot() -> str:
-    """Monotonic clocks begin anew with the machine."""
+    """The id of this boot, because monotonic clocks begin anew at each boot."""
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:

@@ -289,10 +289,10 @@ def test_a_log_that_cannot_be_written_is_told_and_goes_on(
     (row,) = UNWRITTEN.rows()
     assert (row["task"], row["failures"]) == (f"writing in {tmp_path}", 2)
     assert row["text"] == "No space left on device"
-    handler.tell_counted()
+    handler.write_counts()
     assert UNWRITTEN.rows()[0]["failures"] == 3
     disk.full = False
-    handler.tell_counted()
+    handler.write_counts()
     assert UNWRITTEN.rows() == []
     disk.full = True
     handler.emit(logging.LogRecord("keepwarm", 20, __file__, 3, "another", (), None))

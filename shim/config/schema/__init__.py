@@ -1,1 +1,1 @@
-"""What a configuration may say: sections, models, values and their units, and the reference of it all."""
+"""The schema of a configuration: sections, models, values with their units, and the generated reference."""

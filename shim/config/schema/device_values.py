@@ -53,7 +53,7 @@ class DeviceShare:
     reserve: Amount | None = None
 
     def to_data(self) -> str | dict[str, str]:
-        """As it is written in a file."""
+        """The share as a file writes it."""
         own = {"limit": self.limit, "reserve": self.reserve}
         given = {name: str(amount) for name, amount in own.items() if amount is not None}
         return {"device": self.device, **given} if given else self.device

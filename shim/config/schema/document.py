@@ -28,7 +28,7 @@ from shim.config.schema.values import ModelName
 
 SECTIONS = ("budget", "keeper", "kv", "trace")
 MOST_MODELS = 4096
-"""With so many, a reload holds up a keeper's other clients for less than a second."""
+"""The most models of a configuration: with so many, a reload delays other clients by under a second."""
 FILE_KEYS = ("path", "mmproj", "draft_model", "lora")
 
 
@@ -43,7 +43,8 @@ class Config(Section):
     """A checked configuration. Frozen; paths are absolute, times in seconds, bytes `Amount`s."""
 
     budget: BudgetSection = Field(
-        default=BudgetSection(), description="How many bytes may be booked, and who waits."
+        default=BudgetSection(),
+        description="How many bytes may be booked, and how long requests wait.",
     )
     keeper: KeeperSection = Field(
         default=KeeperSection(), description="The background process that owns books and engines."
@@ -113,7 +114,7 @@ class Config(Section):
     def remember(
         self, file: Path | None, origins: Mapping[str, str], *, read_at: float | None = None
     ) -> None:
-        """Note where the values were read, and when if not just now; for who makes it of what was read."""
+        """Note where the values were read, and when if not just now. For the reader of a file."""
         if read_at is not None:
             self._reading = _Reading(read_at)
         self._file = file
@@ -129,7 +130,7 @@ class Config(Section):
         return diff_models(self.models, other.models, sections)
 
     def to_mapping(self) -> dict[str, Any]:
-        """What was given, JSON-serialisable; `from_mapping` is the inverse. Paths are absolute."""
+        """The given values, JSON-serialisable; `from_mapping` is the inverse. Paths are absolute."""
         try:
             return self.model_dump(mode="json", exclude_unset=True)
         except PydanticSerializationError as error:

@@ -57,7 +57,7 @@ _BY_REASON: Mapping[str, str] = {
 REFUSED: Mapping[str, str] = {
     name: reason for reason, names in _BY_REASON.items() for name in names.split()
 }
-"""Argument -> the key to use instead, or why there is none."""
+"""Argument -> the key to use instead, or why no key exists."""
 
 _HARMLESS = (
     "-n --predict --n-predict --keep -e --escape --no-escape --perf --no-perf --check-tensors",
@@ -88,7 +88,7 @@ _HARMLESS = (
     "--no-log-timestamps --ui --no-ui --webui --no-webui --metrics --tags",
 )
 HARMLESS = frozenset(name for names in _HARMLESS for name in names.split())
-"""Arguments that take numbers and words: none reads, writes or runs what is named in it."""
+"""Arguments that take numbers and words only; none of them reads, writes or runs a file."""
 
 _OPTION = re.compile(r"--?[A-Za-z][\w.-]*", re.ASCII)
 
@@ -102,7 +102,7 @@ def option_name(argument: str) -> str | None:
 
 
 def risky_options(arguments: Iterable[str]) -> list[str]:
-    """The options among some arguments that may read, write or run what they name."""
+    """The options among some arguments that may read, write or run a file that they name."""
     names = (option_name(argument) for argument in arguments)
     return [name for name in names if name is not None and name not in HARMLESS]
 

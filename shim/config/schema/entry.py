@@ -38,7 +38,7 @@ REMOTE_KEYS = frozenset({"url", "model_id", "api_key_env"})
 REQUEST_KEYS = frozenset(
     {"role", "priority", "max_queue", "keep_alive", "pin", "warm_prompt", "api_key_env"}
 )
-"""Keys that an engine need not be restarted for."""
+"""Keys whose change does not need a restart of the engine."""
 
 
 class ModelEntry(Section):
@@ -181,7 +181,7 @@ class ModelEntry(Section):
 
     @property
     def pinned(self) -> bool:
-        """Whether eviction may not touch it; an evaluator's default is yes."""
+        """Whether the model may not be evicted; by default an evaluator may not."""
         if self.pin is None:
             return self.role == "evaluator" and not self.remote
         return self.pin
@@ -192,7 +192,7 @@ class ModelEntry(Section):
         return self.kv_type_k or self.kv_type, self.kv_type_v or self.kv_type
 
     def relevant_keys(self) -> frozenset[str]:
-        """The keys that mean something for this model: those of a file, or those of an endpoint."""
+        """The keys that apply to this model: those of a file, or those of an endpoint."""
         if self.remote:
             return ANYWHERE_KEYS | REMOTE_KEYS
         return frozenset(type(self).model_fields) - REMOTE_KEYS

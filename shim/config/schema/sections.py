@@ -45,13 +45,13 @@ def key(
 
 
 class Section(BaseModel):
-    """What all sections share: frozen, nothing converted silently, no unknown key."""
+    """The base of all sections: frozen, no silent conversion, no unknown key."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
 
 class BudgetSection(Section):
-    """How many bytes may be booked, on which device, and who waits for how long."""
+    """How many bytes may be booked, on which device, and how long requests wait."""
 
     device: Device = key(
         "auto",
@@ -135,7 +135,7 @@ class BudgetSection(Section):
         return self.devices if self.devices is not None else (DeviceShare(self.device),)
 
     def reserve_bytes(self, total_bytes: int, share: DeviceShare | None = None) -> int:
-        """Bytes kept free on a device of `total_bytes`; by its own share where it has one."""
+        """Bytes kept free on a device of `total_bytes`; a share's own reserve takes precedence."""
         reserve = (share.reserve if share else None) or self.reserve
         if reserve is None:
             return min(2 * GIB, total_bytes // 20)
@@ -184,7 +184,7 @@ def _in_bytes(limit: object) -> bool:
     try:
         return parse_limit(limit).fixed_bytes is not None
     except ValueError:
-        return limit is not None  # what is wrong with it is said already
+        return limit is not None  # the mistake is reported already
 
 
 class KeeperSection(Section):
@@ -221,7 +221,7 @@ class KeeperSection(Section):
 
 
 class KvSection(Section):
-    """KV state that is kept on disk while its model is away."""
+    """KV state that is kept on disk while its model is not loaded."""
 
     enabled: bool = key(
         ON,
@@ -252,12 +252,12 @@ class KvSection(Section):
 
     @property
     def limit_bytes(self) -> int:
-        """The budget; 0 when nothing is to be saved."""
+        """The byte budget; 0 when no state is to be saved."""
         return self.limit.resolve(0) if self.enabled else 0
 
 
 class TraceSection(Section):
-    """What is written about each run."""
+    """The trace files that are written about each run."""
 
     enabled: bool = key(OFF, "Write a trace of every run.", "true or false")
     folder: FilePath | None = key(

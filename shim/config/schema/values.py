@@ -1,7 +1,7 @@
-"""Values as people write them in a configuration, parsed to the units the program uses.
+"""Values as people write them in a configuration, parsed to the units that the program uses.
 
-Every parser takes what TOML or JSON gave and returns the parsed value, or raises `ValueError` that
-says what is wrong with it. The `Annotated` types below carry the parser into the pydantic models.
+Every parser takes a value of TOML or JSON and returns the parsed value, or raises a `ValueError` that
+explains the mistake. The `Annotated` types below carry the parser into the pydantic models.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _checked_bytes(value: int) -> int:
 
 
 class Span(int):
-    """A number that is preferred, and the least that it may be shrunk to; as an int the former."""
+    """A preferred number, and the least that it may be shrunk to; as an int it is the preferred one."""
 
     least: int
 
@@ -212,13 +212,13 @@ def parse_path(value: object, info: ValidationInfo) -> Path:
     base = (info.context or {}).get("base") or Path.cwd()
     path = Path(base, expanded(value)).absolute()
     if os.path.normpath(path).startswith(_OF_A_PROCESS):
-        # The keeper would read another file than its client, and each would say so of all models.
+        # The keeper would read another file than its client, so both would report all models as changed.
         raise ValueError("a path that means another file in each process")
     return path
 
 
 def expanded(value: str | Path) -> Path:
-    """A path with the home that its `~` means.
+    """A path with `~` replaced by the home folder.
 
     Raises:
         ValueError: there is no such home.
@@ -264,7 +264,7 @@ def parse_url(value: object) -> str:
 
 
 def matching(pattern: re.Pattern[str], what: str) -> Any:
-    """A parser of texts that match a pattern; `what` says what others are not."""
+    """A parser of texts that match a pattern; `what` describes a matching text, for the error."""
 
     def parse(value: object) -> str:
         if isinstance(value, str) and pattern.fullmatch(value):

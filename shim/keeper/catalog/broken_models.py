@@ -1,4 +1,4 @@
-"""Models that cannot be run now: why, and when that is looked into again."""
+"""Models that cannot be run now: the error, and when the keeper tries again."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ LONGEST_PAUSE_S: Final = 30.0
 class BrokenModel:
     """A model that could not be prepared.
 
-    Until `until_s` (monotonic) its requests hear the same error at once, unless its files are no longer
-    what `stamp` says that they were. `far`: they lie on another machine.
+    Until `until_s` (monotonic) its requests get the same error at once, unless its files differ from
+    `stamp`. `far`: the files lie on another machine.
     """
 
     error: KeepwarmError
@@ -36,16 +36,16 @@ class BrokenModel:
         *,
         far: bool = False,
     ) -> BrokenModel:
-        """The next one of a model: each pause with the same files is twice the one before it."""
+        """The model after another failure: with the same files, each pause is twice the one before."""
         pause_s = FIRST_PAUSE_S
         if before is not None and before.stamp == stamp:
             pause_s = min(max(2 * before.pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
         return cls(error, stamp, pause_s, now_s + pause_s, far)
 
     def holds(self, stamp: Stamp, now_s: float) -> bool:
-        """Whether trying again now would be a waste."""
+        """Whether the error still holds, so that another try is too early."""
         return now_s < self.until_s and stamp == self.stamp
 
     def raised(self) -> KeepwarmError:
-        """The error, to be raised: one of its own for each request, for it collects a traceback."""
+        """A copy of the error, to be raised. Each request gets its own, because it collects a traceback."""
         return error_from_wire(self.error.to_wire())

@@ -1,9 +1,9 @@
 """From a configuration to engines: files read, footprints measured, placements chosen.
 
 Entries on one file with the same arguments get one engine. A model that cannot be prepared (its
-file is missing or damaged, say) keeps its error, which its requests get; the others are not held up.
-Reading and measuring (`read_models`, `read_model`) is for a thread; what was found becomes a catalog
-(`catalog_of`, `Catalog.with_model`) at once.
+file is missing or damaged, say) keeps its error, which its requests get; other models are not held up.
+`read_models` and `read_model` read and measure, and run in a thread. `catalog_of` and
+`Catalog.with_model` make a catalog of the result without waiting.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from shim.placement.requested import asked_of, side_files, stamp_of
 LOG = logging.getLogger("keepwarm.keeper")
 
 Found = Prepared | BrokenModel
-"""What came of reading one model."""
+"""The result of reading one model."""
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class Catalog:
 
     @property
     def errors(self) -> dict[str, KeepwarmError]:
-        """Why models cannot be run now, by their names."""
+        """The errors of models that cannot be run now, by model name."""
         return {name: broken.error for name, broken in self.broken_models.items()}
 
     @property
@@ -68,11 +68,11 @@ class Catalog:
 
     @property
     def pools(self) -> dict[str, int]:
-        """The limits as the core sees them."""
+        """The limits in the core's form: bytes by device, and connections by RPC server."""
         return self.devices.pools
 
     def correct(self, engine_id: str, option_index: int, placement: Placement) -> CatalogEngine:
-        """Book another figure for the next loads of an engine; returns it as it is known now."""
+        """Change a placement of an engine for its next loads; returns the changed engine."""
         engine = self.engines[engine_id].corrected(option_index, placement)
         self.engines[engine_id] = engine
         for name, prepared in self.prepared.items():
@@ -86,16 +86,16 @@ class Catalog:
         return engine.label if engine else engine_id
 
     def specs(self) -> tuple[EngineSpec, ...]:
-        """The engines as the core sees them."""
+        """The engines in the core's form."""
         return tuple(engine.spec() for engine in self.configured())
 
     def configured(self) -> list[CatalogEngine]:
-        """The engines of the configuration, without those that only still run."""
+        """The engines of the configuration, without engines that were configured before and still run."""
         current = {p.engine_id for p in self.prepared.values()}
         return [e for e in self.engines.values() if e.engine_id in current]
 
     def models(self) -> tuple[ModelSpec, ...]:
-        """The model names as the core sees them."""
+        """The models in the core's form."""
         return tuple(
             ModelSpec(
                 p.name,
@@ -109,16 +109,16 @@ class Catalog:
         )
 
     def known(self, name: str) -> Found | None:
-        """What came of reading a model, if it was read."""
+        """The result of reading a model, or None if it was not read."""
         return self.prepared.get(name) or self.broken_models.get(name)
 
     def is_far(self, name: str) -> bool:
-        """Whether questions about a model's files may never be answered."""
+        """Whether a model's files lie on another machine, so that even a `stat` may hang."""
         known = self.known(name)
         return known is not None and known.far
 
     def is_ready(self, name: str) -> bool:
-        """Whether a request for a model can go on; no, where finding that out may take its time."""
+        """Whether a request for a model can go on at once. False also where checking the files may hang."""
         return name in self.prepared and not self.is_far(name) and not self.is_stale(name)
 
     def is_stale(self, name: str) -> bool:
@@ -127,7 +127,7 @@ class Catalog:
         return prepared is None or stamp_of([row[0] for row in prepared.stamp]) != prepared.stamp
 
     def refusal(self, name: str, now_s: float) -> KeepwarmError | None:
-        """Why a request for a model is refused at once; None when its files are to be read again."""
+        """The error that refuses a request at once; None when the model's files are to be read again."""
         broken = self.broken_models.get(name)
         if broken is None:
             return None
@@ -137,16 +137,16 @@ class Catalog:
     def stands(
         self, name: str, entry: ConfigEntry, limits: Mapping[str, int], now_s: float
     ) -> bool:
-        """Whether what is known of a model also holds with that entry and those limits."""
+        """Whether the reading of a model also holds with another entry and other limits."""
         if self.config.models.get(name) != entry or self.limits != limits:
             return False
-        # Every request looks at files that lie far; a reload does not wait for them.
+        # Files on another machine are checked by every request; a reload does not wait for them.
         if self.is_far(name):
             return name in self.prepared
         return not self.is_stale(name) or self.refusal(name, now_s) is not None
 
     def with_model(self, name: str, found: Found) -> Catalog:
-        """The same catalog after one of its models was read again."""
+        """A copy of the catalog with a new reading of one model."""
         after = replace(
             self,
             prepared=dict(self.prepared),
@@ -158,7 +158,7 @@ class Catalog:
         return after
 
     def keep_engines(self, running: Collection[str]) -> None:
-        """Forget the engines that are neither configured nor running."""
+        """Drop the engines that are neither configured nor running."""
         current = {engine.engine_id for engine in self.configured()}
         self.engines = {e: row for e, row in self.engines.items() if e in current or e in running}
 
@@ -181,7 +181,7 @@ class Catalog:
 
 @dataclass(frozen=True, slots=True)
 class CatalogReading:
-    """What was found of a configuration: its devices, and the models that had to be read."""
+    """The result of reading a configuration: its devices, and the models that had to be read."""
 
     config: Config
     devices: BudgetDevices
@@ -199,7 +199,7 @@ def build_catalog(config: Config) -> Catalog:
 
 
 def read_models(config: Config, previous: Catalog | None = None) -> CatalogReading:
-    """Read the local models of a configuration, without those of which `previous` still holds.
+    """Read the local models of a configuration, except those whose reading in `previous` still holds.
 
     Raises:
         ConfigError: a device of the budget is not there.
@@ -218,7 +218,7 @@ def read_models(config: Config, previous: Catalog | None = None) -> CatalogReadi
 
 
 def read_model(catalog: Catalog, name: str) -> Found | None:
-    """Read one model again, where that is due; nothing is asked of the others."""
+    """Read one model again; None when its present reading holds. Other models' files are not touched."""
     if not catalog.is_stale(name) or catalog.refusal(name, time.monotonic()) is not None:
         return None
     local = {name: catalog.config.models[name]}
@@ -226,9 +226,9 @@ def read_model(catalog: Catalog, name: str) -> Found | None:
 
 
 def catalog_of(reading: CatalogReading, previous: Catalog | None = None) -> Catalog:
-    """The catalog after a reading; what was not read is as in `previous`, as that is now.
+    """The catalog after a reading. Models that were not read are taken from `previous`.
 
-    Engines of `previous` stay known by their ids: some may still be running.
+    Engines of `previous` stay known by their ids, because some may still be running.
     """
     catalog = Catalog(reading.config, reading.devices, learned=reading.learned)
     if previous is not None:
@@ -257,7 +257,7 @@ def _read(
 
     due = [name for name in local if name not in found]
     if len(due) < 2:
-        # No thread but this one: where it is given up, nothing is left to wait for.
+        # No thread pool for one model: if this thread is abandoned, no other thread is left behind.
         return found | {name: read(name) for name in due}
     with ThreadPoolExecutor(max_workers=2) as pool:
         return found | dict(zip(due, pool.map(read, due), strict=True))
@@ -270,7 +270,7 @@ def _read_one(
     inspector: Inspector,
     before: BrokenModel | None,
 ) -> Found:
-    """One model; whatever is wrong with it is its own failure."""
+    """The reading of one model; every failure becomes a `BrokenModel`."""
     watched = watched_files(entry)
     stamp = stamp_of(watched)
     why: KeepwarmError
@@ -279,7 +279,7 @@ def _read_one(
     except KeepwarmError as error:
         why = error
     except Exception as error:
-        # What the machine refuses (descriptors, threads, a disk) is no bug, and may be over soon.
+        # A shortage of the machine (descriptors, threads, disk space) is no bug, and may end soon.
         short = refused(error, f"Model {name} cannot be read now")
         if short is not None:
             hint = f"{short.hint} The next request tries again."
@@ -294,9 +294,9 @@ def _read_one(
 def _planned(
     local: Mapping[str, ConfigEntry], devices: BudgetDevices, learned: LearnedStore
 ) -> dict[str, Prepared]:
-    """The models of the plan, where it is good here and their files did not change.
+    """The models that the placement plan covers, if it is valid here and their files did not change.
 
-    No model file is opened. What the plan does not have is left to be measured, and said.
+    No model file is opened. Models that the plan lacks are logged, and measured by the caller.
     """
     plan, refused = usable_plan()
     if plan is None:

@@ -1,4 +1,4 @@
-"""What of a configuration the keeper acts on beside its models, and when a change of it takes effect."""
+"""The settings of a configuration beside its models, and which of them need a restart of the keeper."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from budget.settings import CoreSettings, Prefetch
 from shim.config import Config
 
 RESTART_KEYS: Final = frozenset({"budget.policy", "kv.folder"})
-"""Keys that a running keeper cannot take over. Other devices refuse the whole reload."""
+"""Keys that a running keeper cannot take over. (A change of the devices refuses the whole reload.)"""
 
 _PREFETCH: Final[dict[bool | str, Prefetch]] = {
     True: "load",
@@ -20,7 +20,7 @@ _PREFETCH: Final[dict[bool | str, Prefetch]] = {
 
 
 def core_settings(config: Config) -> CoreSettings:
-    """The settings of the core."""
+    """A configuration's settings of the core."""
     budget = config.budget
     return CoreSettings(
         budget.max_wait,
@@ -33,11 +33,11 @@ def core_settings(config: Config) -> CoreSettings:
 
 
 def stage_bytes_per_s(config: Config) -> float | None:
-    """How fast files are read ahead at most; None is no bound."""
+    """The highest rate at which files are read ahead; None means no bound."""
     rate = config.budget.stage_rate.resolve(0)
     return float(rate) if rate else None
 
 
 def restart_keys(began_with: Config, now: Config) -> list[str]:
-    """The keys of a configuration that a keeper that began with another one has not taken over."""
+    """The changed keys that take effect only when the keeper starts again."""
     return sorted(RESTART_KEYS.intersection(began_with.diff(now).sections))

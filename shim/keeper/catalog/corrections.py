@@ -1,7 +1,7 @@
-"""What a loaded engine teaches: its bytes as found against its bytes as booked.
+"""Corrections from loaded engines: their measured bytes against their booked bytes.
 
-`compare` is pure; `Corrections` keeps what it finds and says it in the log. The rule, and why bytes
-go up at once and down only with reserve, is in docs/decisions/0005-corrections-go-up-at-once.md.
+`compare` is pure; `Corrections` keeps its results and logs them. The rule, and why bytes go up at once
+and down only with reserve, is in docs/decisions/0005-corrections-go-up-at-once.md.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ TOLERANCE: Final = 0.01
 """Differences up to this share of what was booked are left alone."""
 
 WARM_USES: Final = 3
-"""Leases after which an engine has touched what it works with."""
+"""After so many leases an engine has touched all memory that it works with."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One engine as it was found: its reported buffers, its process's bytes, the leases it served."""
+    """Measurements of one engine: its reported buffers, its process's bytes, the leases that it served."""
 
     reported: Mapping[str, int]
     measured: Mapping[str, int]
@@ -40,12 +40,12 @@ class Seen:
 def compare(
     placement: Placement, seen: Seen, before: Learned | None = None
 ) -> dict[str, LearnedBytes] | None:
-    """What is known of each device now; None when no booked figure is wrong by more than 1%.
+    """The corrected bytes of each device; None when no booked figure is wrong by more than 1%.
 
     Args:
-        placement: what is booked for a load, corrected by `before` already.
-        seen: what was found.
-        before: what earlier loads taught.
+        placement: the booked placement, corrected by `before` already.
+        seen: the measurements.
+        before: the corrections of earlier loads.
     """
     growing = placement.args.embeddings
     found = {
@@ -65,12 +65,12 @@ def _device(
     measured = max(seen.measured.get(device, 0), known.measured_bytes if known else 0)
     overhead = known.overhead_bytes if known else part.overhead_bytes
     booked = part.total_bytes
-    # A device whose processes cannot be measured takes what was reported, and the overhead.
+    # Where a device's processes cannot be measured, the reported buffers and the overhead count.
     whole = max(measured, reported) if measured else reported + overhead
     target = max(booked, whole, reported + overhead if reported else 0)
     touched = measured >= reported > 0 or (reported > 0 and not measured)
     if touched and seen.uses >= WARM_USES and not growing:
-        # What it takes beyond its buffers is known now: the next load counts with that.
+        # The bytes beyond its buffers are measured now, and the next load includes them.
         target, overhead = whole, whole - reported
     if abs(target - booked) <= TOLERANCE * booked:
         target = booked
@@ -79,7 +79,7 @@ def _device(
 
 
 def learned_store() -> LearnedStore:
-    """What was learned, in the state folder; where there is none, it is not kept."""
+    """The store of corrections in the state folder; one in memory alone where there is no such folder."""
     try:
         return LearnedStore(state_dir() / FOLDER)
     except KeepwarmError:
@@ -87,7 +87,7 @@ def learned_store() -> LearnedStore:
 
 
 class Corrections:
-    """Compares, remembers and tells. One per keeper."""
+    """Compares measurements with bookings, keeps the corrections and logs them. One per keeper."""
 
     def __init__(self, store: LearnedStore, build: str) -> None:
         self._store = store
@@ -95,11 +95,11 @@ class Corrections:
         self._known: dict[str, Learned | None] = {}
 
     def observe(self, label: str, identity: str, placement: Placement, seen: Seen) -> Placement:
-        """The placement as it is to be booked from now on; the same one when it was right.
+        """The placement to book from now on; the same object when it was right.
 
-        Bytes that no engine of that estimate takes are booked for this life and not kept.
+        Implausibly many bytes are booked while this engine runs, and not kept.
         """
-        # With what its side files are now: one may have been replaced while the keeper ran.
+        # The key holds the side files as they are now, because one may have been replaced.
         key = cache_key(identity, placement.args, self._build)
         if key not in self._known:
             self._known[key] = self._store.get(identity, placement.args, self._build)
@@ -107,7 +107,7 @@ class Corrections:
         if devices is None:
             return placement
         learned = Learned(identity, self._build, asdict(placement.args), devices)
-        # One engine that ran away says nothing of the next; while it lives, its bytes are booked.
+        # A leak in one engine is no figure for the next one. While it runs, its bytes are booked.
         believed = learned.is_possible
         if believed:
             self._known[key] = learned

@@ -1,4 +1,4 @@
-"""What the keeper knows of one engine: its file, its placements, and how the core sees it."""
+"""What the keeper knows of one engine: its file, its placements, and its form for the core."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from shim.placement.requested import stamp_of
 
 FIXED_LOAD_S = 0.2
 LOAD_BYTES_PER_S = 1.0e9
-"""First guesses of what a load costs, until loads were seen."""
+"""First guesses of a load's cost, used until a load was measured."""
 
 
 class ModelFile(Protocol):
-    """What is known of a model's file: a header read now, or what a plan remembers of one."""
+    """Facts of a model's file, from its header or from the placement plan."""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -28,7 +28,7 @@ class ModelFile(Protocol):
 
     @property
     def identity(self) -> str:
-        """A key for caches: changes when a file is replaced or touched."""
+        """A key for caches. It changes when a file is replaced or touched."""
 
     @property
     def architecture(self) -> str:
@@ -36,11 +36,11 @@ class ModelFile(Protocol):
 
     @property
     def quantization(self) -> str:
-        """What the tensors are."""
+        """The name of the main tensor type, as Q4_K_M."""
 
     @property
     def min_bits_per_weight(self) -> float:
-        """Of the coarsest matrix."""
+        """Bits per weight of the most coarsely quantized matrix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,11 @@ class CatalogEngine:
 
     @property
     def label(self) -> str:
-        """What people call it: its models' names."""
+        """The engine's name in messages: its models' names."""
         return "+".join(self.names)
 
     def spec(self) -> EngineSpec:
-        """The engine as the core sees it: its placements by their tiers."""
+        """The engine in the core's form: its placements by tier."""
         size = sum(entry[1] for entry in self.stamp)
         seconds = FIXED_LOAD_S + size / LOAD_BYTES_PER_S
         options = tuple(
@@ -78,18 +78,18 @@ class CatalogEngine:
         return EngineSpec(self.engine_id, options, self.placements[0].args.slots)
 
     def _threads_of(self, placement: Placement) -> int:
-        """The cores that it computes on there; none where other devices have all layers."""
+        """How many cores a placement computes on; 0 where other devices have all layers."""
         if placement.main_device != HOST and placement.args.n_gpu_layers >= placement.n_layers:
             return 0
         return self.threads or usable_cores()
 
     def changed_files(self) -> list[str]:
-        """Its files that are no longer as they were when its bytes were found."""
+        """The paths of its files that changed since its bytes were computed."""
         now = stamp_of([row[0] for row in self.stamp])
         return [row[0] for row, found in zip(self.stamp, now, strict=True) if row != found]
 
     def corrected(self, option_index: int, placement: Placement) -> CatalogEngine:
-        """The engine with another placement at one option."""
+        """A copy of the engine with another placement at one option."""
         placements = list(self.placements)
         placements[option_index] = placement
         return replace(self, placements=tuple(placements))
@@ -109,7 +109,7 @@ class Prepared:
     far: bool = False
 
     def engine(self, names: tuple[str, ...]) -> CatalogEngine:
-        """The engine that serves it, together with the others of its `names`."""
+        """The engine that serves this model and all others in `names`."""
         return CatalogEngine(
             self.engine_id,
             self.header.files[0],

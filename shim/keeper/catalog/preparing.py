@@ -1,4 +1,4 @@
-"""One configured model read and placed."""
+"""Reads one configured model and chooses its placements."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def prepare(
     Raises:
         KeepwarmError: why it cannot be run.
     """
-    # What they are now, not what they have become once they are read: a change in between shows.
+    # The stamp is taken before the files are read, so that a change during the reading shows.
     side = stamp_of(side_files(entry))
     header = read_header(_there(name, local_path(entry)))
     shape = header.shape()
@@ -59,9 +59,9 @@ def prepare(
 
 
 def watched_files(entry: ConfigEntry) -> list[Path]:
-    """The files whose change may make a model good that could not be prepared.
+    """The files of a broken model: when one of them changes, preparing it is tried again.
 
-    Of one that is to be downloaded nothing is known.
+    Empty for a model that is not downloaded yet.
     """
     own = [] if entry.path is None else model_files(Path(entry.path))
     return [*own, *side_files(entry)]
@@ -82,12 +82,12 @@ def _there(name: str, path: Path) -> Path:
             file=str(path),
         ) from None
     except (OSError, ValueError):
-        pass  # reading it says more
+        pass  # the error of reading the file says more
     return path
 
 
 def _stamp_of(header: GgufHeader) -> Stamp:
-    """As `stamp_of` says it, of the very files that were read."""
+    """The stamp of the files that were read, in the form of `stamp_of`."""
     rows = zip(header.files, header.identities, strict=True)
     return tuple((str(path), found.n_bytes, found.mtime_ns) for path, found in rows)
 
@@ -95,8 +95,8 @@ def _stamp_of(header: GgufHeader) -> Stamp:
 def engine_id_of(
     header: ModelFile, placed: Sequence[Placement], entry: ConfigEntry, side: Stamp
 ) -> str:
-    """What must be equal for two entries to share an engine. `side` is the stamp of its side files."""
-    # Not the bytes: a correction does not make it another engine.
+    """The engine's id, equal for entries that can share an engine. `side`: the stamp of its side files."""
+    # Bytes are not part of the id, because a correction does not make another engine.
     args = [p.args for p in placed]
     text = repr((header.identity, args, side, entry.threads, entry.warm_prompt))
     return f"{header.files[0].stem}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"

@@ -1,4 +1,4 @@
-"""The catalog of a running keeper, kept true to the configuration and to the models' files."""
+"""Keeps the catalog of a running keeper up to date with the configuration and the models' files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ READ_LIMIT_S: Final = 120.0
 LOOK_AGAIN_S: Final = 1.0
 """A request looks at its model's files when the last look is older. A load looks at them in any case."""
 _ROUNDS: Final = 2
-"""A file that changes while it is read is read again so often before its request goes on."""
+"""How often a file that changes while it is read is read again before its request goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,12 @@ class _Reading:
 
 
 class CatalogRefresh:
-    """Reads models again, each by itself: one that is slow or broken costs nothing to the others.
+    """Reads models again, each by itself, so that a slow or broken model does not delay the others.
 
     Args:
-        catalog: what was read when the keeper started.
-        adopt: puts another one into `catalog` once the core has taken it; raises what the core
-            refuses it with.
+        catalog: the catalog that the keeper started with.
+        adopt: puts a new catalog into `catalog` once the core has accepted it, or raises the core's
+            refusal.
     """
 
     def __init__(self, catalog: Catalog, adopt: Callable[[Catalog], None]) -> None:
@@ -66,17 +66,17 @@ class CatalogRefresh:
         self._looked_s.clear()
 
     async def make_ready(self, model: str) -> None:
-        """Read a model's files again: they changed, could not be read before, or are not downloaded yet.
+        """Read a model's files again if they changed, could not be read before, or are not downloaded yet.
 
-        However many requests wait for it, they are read once. After a failure they are left alone for a
-        while that grows with every failure, until they change.
+        All requests that wait for a model share one reading. After a failure the files are not read
+        again for a pause that grows with every failure, unless they change.
 
         Raises:
             KeepwarmError: why the model cannot be run now.
         """
         for _ in range(_ROUNDS):
             catalog = self.catalog
-            # Where the disk itself may not answer, the reading alone asks it, in its thread.
+            # A disk that may hang is only asked by the reading, in a thread of its own.
             if not catalog.is_far(model):
                 if not catalog.is_stale(model):
                     return
@@ -96,10 +96,10 @@ class CatalogRefresh:
         """Take over another configuration; models that did not change are not read again.
 
         Returns:
-            The models that were known and whose files changed: what is known of them is of the new ones.
+            The models that were known before and whose files changed.
 
         Raises:
-            ConfigError: it does not hold; nothing changed.
+            ConfigError: the configuration is impossible here; nothing changed.
         """
         before = self.catalog
         reading = await in_own_thread(read_models, config, before)
@@ -111,7 +111,7 @@ class CatalogRefresh:
         }
 
     def close(self) -> None:
-        """Nothing that is still being read is taken over."""
+        """Cancel the readings that are under way."""
         for reading in self._reading.values():
             reading.task.cancel()
 
@@ -120,7 +120,7 @@ class CatalogRefresh:
         left_s: float | None = max(0.0, reading.began_s + READ_LIMIT_S - time.monotonic())
         entry = self.catalog.config.models.get(model)
         if entry is not None and entry.hf is not None:
-            left_s = None  # a download takes what it takes
+            left_s = None  # a download has no bound
         await asyncio.wait({reading.task}, timeout=left_s)
         if not reading.task.done():
             raise LoadFailed(
@@ -163,7 +163,7 @@ class CatalogRefresh:
         except KeepwarmError as error:
             if isinstance(found, BrokenModel):
                 raise
-            # It was read, and cannot be taken beside the others: pins may not fit any more.
+            # The model was read, but the core refuses it: its pins may not fit any more.
             stamp, far = found.stamp, found.far
             found = BrokenModel.after(before, error, stamp, time.monotonic(), far=far)
             self._adopt(self.catalog.with_model(model, found))

@@ -1,1 +1,1 @@
-"""The keeper as a process: its order, its locks, its log, its socket's place, its end."""
+"""The keeper as a process: its start, its locks, its log, its folder, its end."""

@@ -1,4 +1,4 @@
-"""Ending a keeper step by step: each within its bound, and none keeps the next from coming."""
+"""Ends a keeper step by step: each step is bounded, and a failed step does not stop the next."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Steps:
     """The steps of one end, which begins now.
 
     Args:
-        faults: told what failed, or took too long.
-        limit_s: for all steps together; a step that comes after it gets next to no time.
+        faults: counts steps that failed or took too long.
+        limit_s: for all steps together; a step that begins after it gets `END_LAST_S`.
     """
 
     def __init__(self, faults: FaultCounts, limit_s: float) -> None:
@@ -28,12 +28,12 @@ class Steps:
     async def step(
         self, what: str, work: Callable[[], Awaitable[Any]], more_s: float = 0.0
     ) -> None:
-        """One step. What it raises is noted; only a cancellation of the caller goes on.
+        """Run one step. Errors are noted; only a cancellation of the caller is raised.
 
         Args:
             what: the step, as the beginning of a sentence.
             work: the step; cancelled when its time is up.
-            more_s: what it gets beyond its usual time.
+            more_s: seconds beyond the usual bound.
         """
         me = asyncio.current_task()
         left_s = self._until - self._loop.time()
@@ -50,10 +50,10 @@ class Steps:
 
 
 def end_process_within(limit_s: float) -> None:
-    """End this process in good order from now on, but by force after a while.
+    """Kill this process after `limit_s`, unless it has ended by itself.
 
-    The end of an event loop and of Python waits for threads, and one that hangs in a disk or in a driver
-    cannot be ended.
+    An event loop and Python wait for threads when they end. A thread that hangs in a disk or in a driver
+    cannot be ended otherwise.
     """
     timer = threading.Timer(limit_s, os._exit, (0,))
     timer.daemon = True

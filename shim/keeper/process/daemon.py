@@ -1,7 +1,7 @@
 """The keeper as a process of its own: `python -m shim.keeper RUNTIME READY_FD`, its order on stdin.
 
-Started by the first client that needs it, or on purpose by `keepwarm keeper start`. It says on a
-pipe when it is ready, or why it cannot be.
+The first client that needs it starts it, or a user with `keepwarm keeper start`. It reports on a pipe
+when it is ready, or why it cannot run.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ async def serve(
     stop: asyncio.Event | None = None,
     log: KeeperLog | None = None,
 ) -> None:
-    """Run a keeper until `stop` is set, a client asks it to stop, or nobody needs it any more.
+    """Run a keeper until `stop` is set, a client asks it to stop, or no client needed it for `idle_exit`.
 
     Raises:
         KeeperUnavailable: another keeper runs in this runtime folder.
-        ConfigError: the configuration does not hold on this machine.
+        ConfigError: the configuration is impossible on this machine.
     """
     stop = stop or asyncio.Event()
     with contextlib.ExitStack() as held:
@@ -78,21 +78,21 @@ async def serve(
 
 
 class Place:
-    """What a keeper holds in its folder: the lock, and the configuration that is in force."""
+    """A keeper's files in its folder: the lock, and the configuration that is in force."""
 
     def __init__(self, runtime: Path, lock: FileLock) -> None:
         self.in_force = InForce(runtime)
         self._runtime = runtime
         self._lock = lock
         self._reachable: Reachable | None = None
-        # An order was a file once, and is on stdin now.
+        # Earlier versions left an order here; it comes on stdin now.
         for left in runtime.glob("order-*.json"):
             with contextlib.suppress(OSError):
                 if _OLD_ORDER.fullmatch(left.name):
                     left.unlink()
 
     def watch(self, server: Server, stop: asyncio.Event) -> None:
-        """See to it that clients find the keeper, and that its configuration survives a crash."""
+        """Watch that clients can find the keeper, and that its configuration survives a crash."""
         keeper = server.keeper
         keeper.on_reload = self.in_force.write
         self.in_force.write(keeper.config)
@@ -106,7 +106,7 @@ class Place:
         keeper.background.every("staying reachable", LOOK_EVERY_S, self._reachable.look)
 
     def release(self) -> None:
-        """Let the next keeper in."""
+        """Release the folder to the next keeper."""
         lock = self._lock if self._reachable is None else self._reachable.lock
         if lock is not None:
             lock.release()
@@ -114,11 +114,11 @@ class Place:
 
 @contextlib.asynccontextmanager
 async def _running(order: Order, place: Place, stop: asyncio.Event) -> AsyncIterator[Server]:
-    """A keeper that listens. It ends by letting no more clients in, so that those start the next one."""
+    """A keeper that listens. At its end it first stops accepting clients, so that they start the next."""
     try:
         keeper = await Keeper.create(order.config, order.runtime)
     except KeepwarmError:
-        # What cannot run is not to be in force again.
+        # A configuration that cannot run must not be used again by the next keeper.
         place.in_force.remove()
         raise
     server = Server(keeper, on_stop=stop.set)
@@ -143,7 +143,7 @@ async def _alone(runtime: Path) -> FileLock:
         try:
             return lock_keeper(runtime)
         except KeeperUnavailable:
-            # One that ends lets no client in any more.
+            # A keeper that is about to end accepts no client.
             if time.monotonic() >= until or _listens(runtime):
                 raise
         await asyncio.sleep(_LOCK_LOOK_S)
@@ -174,7 +174,7 @@ async def _until_over(server: Server, order: Order, stop: asyncio.Event) -> None
 def raise_descriptor_limit() -> None:
     """Allow as many open files as the system lets this process have.
 
-    Engines inherit it: every caller is a connection of an engine, too.
+    Engines inherit the limit, and need it because every request is a connection of an engine.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
@@ -185,7 +185,7 @@ def raise_descriptor_limit() -> None:
 def main(arguments: list[str]) -> int:
     """`python -m shim.keeper RUNTIME READY_FD`; returns the exit code."""
     runtime, ready_fd = Path(arguments[0]), int(arguments[1])
-    with _told(ready_fd) as failed:
+    with _reported(ready_fd) as failed:
         log = KeeperLog(check_appendable(log_file()))
         order = Order.from_json(_read_stdin(), runtime)
         raise_descriptor_limit()
@@ -194,8 +194,8 @@ def main(arguments: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def _told(ready_fd: int) -> Iterator[list[int]]:
-    """Whatever ends the block is logged and said to the client; the list gets the exit code."""
+def _reported(ready_fd: int) -> Iterator[list[int]]:
+    """Log whatever ends the block and report it to the client; the list gets the exit code."""
     failed: list[int] = []
     try:
         yield failed

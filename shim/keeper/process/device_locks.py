@@ -1,8 +1,8 @@
-"""One keeper per device of the machine, whoever its user is and whatever session it runs in.
+"""One keeper per device of the machine, for all users and sessions together.
 
-A device's lock is the name of an abstract Unix socket: the kernel gives it to one process, takes it back
-when that process ends, and tells another who has it. It lies in no folder, so no environment variable
-leads elsewhere, and no cleaner, mode, link or other user's file is in the way (docs/decisions/0012).
+A device's lock is the name of an abstract Unix socket. The kernel gives it to one process, takes it back
+when that process ends, and shows the holder to other processes. It lies in no folder, so environment
+variables, cleaners, modes, links and other users' files have no effect on it (docs/decisions/0012).
 `$KEEPWARM_LOCK_DIR` puts lock files into a folder instead.
 """
 
@@ -33,7 +33,7 @@ from shim.placement.budgeted_devices import budget_devices
 LOG = logging.getLogger("keepwarm.keeper")
 
 ANSWER_LIMIT_S: Final = 0.5
-"""A holder that is stopped says nothing; its process and user are known all the same."""
+"""The longest wait for a holder's answer. A stopped holder does not answer; the kernel still knows it."""
 
 _BACKLOG: Final = 64
 _ANSWER_BYTES: Final = 4096
@@ -48,7 +48,7 @@ class DeviceLock(Protocol):
         ...
 
     def holder(self) -> Holder:
-        """Who holds it, as far as that is known."""
+        """The process that holds it, as far as it is known."""
         ...
 
     def release(self) -> None:
@@ -57,7 +57,7 @@ class DeviceLock(Protocol):
 
 
 class NameLock:
-    """A lock that is a name of the machine (of its network namespace), and in no folder."""
+    """A lock by a socket name of this machine (of its network namespace), without a file."""
 
     def __init__(self, name: str, note: Holder) -> None:
         self._address = f"\0keepwarm/{name}"
@@ -89,7 +89,7 @@ class NameLock:
         return True
 
     def answer_on(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Tell those that ask which folder the holder works in, from now on."""
+        """From now on, answer questions of other processes about the folder that the holder works in."""
         if self._socket is not None:
             self._loop = loop
             loop.add_reader(self._socket, self._answer)
@@ -104,7 +104,7 @@ class NameLock:
                 asking.send(json.dumps(self._note.as_dict()).encode())
 
     def holder(self) -> Holder:
-        """Who holds it: process and user by the kernel, the rest by what it answers."""
+        """The holder: its process and user from the kernel, the rest from its answer."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(ANSWER_LIMIT_S)
             try:
@@ -119,7 +119,7 @@ class NameLock:
                 return known
 
     def release(self) -> None:
-        """Give the name back; idempotent. Where it is answered, called on that loop or after it."""
+        """Give the name back; idempotent. After `answer_on`, call it on that loop or after its end."""
         if self._socket is None:
             return
         if self._loop is not None and not self._loop.is_closed():
@@ -127,7 +127,7 @@ class NameLock:
         self.forget()
 
     def forget(self) -> None:
-        """Close this process's end of it, and nothing else."""
+        """Close this process's copy of the socket only."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -137,7 +137,7 @@ _ALL: weakref.WeakSet[NameLock] = weakref.WeakSet()
 
 
 def _forget_after_fork() -> None:
-    # A forked child would hold the device for as long as it lives.
+    # Without this, a forked child would hold the device until it ends.
     for lock in list(_ALL):
         lock.forget()
 
@@ -152,7 +152,7 @@ class DeviceLocks:
         self._locks = list(locks)
 
     def answer_on(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Tell keepers that are refused who holds their device."""
+        """Answer refused keepers' questions about the holder of their device."""
         for lock in self._locks:
             if isinstance(lock, NameLock):
                 lock.answer_on(loop)
@@ -173,9 +173,9 @@ def lock_devices(folder: Path | None, devices: Sequence[str], note: Holder) -> D
     """The machine-wide locks of devices, all or none.
 
     Args:
-        folder: where lock files are to lie instead; shared by all that mean the same devices.
+        folder: the folder for lock files instead; the same for all keepers of these devices.
         devices: stable names (a GPU's UUID, the host's).
-        note: what others are told of the holder.
+        note: the holder as refused keepers see it.
 
     Raises:
         ConfigError: another keeper books one of these devices, or a lock file cannot be used.
@@ -194,17 +194,17 @@ def lock_devices(folder: Path | None, devices: Sequence[str], note: Holder) -> D
 
 
 def lock_budgeted(config: Config, note: Holder) -> DeviceLocks:
-    """The locks of the devices whose bytes a configuration budgets.
+    """The locks of the devices that a configuration budgets.
 
     Raises:
-        ConfigError: another keeper books one of them, or a device is not there.
+        ConfigError: another keeper books one of them, or a device does not exist.
     """
     devices = budget_devices(config).devices
     return lock_devices(lock_dir(), [device.uuid or device.name for device in devices], note)
 
 
 def say_shared(config: Config, note: Holder) -> None:
-    """One warning where another keeper books the devices that are booked here without their locks.
+    """Log one warning if another keeper books the devices that are booked here without locks.
 
     Raises:
         ConfigError: a device is not there, or a lock file cannot be used.

@@ -1,6 +1,6 @@
 """A keeper inside the caller's process, on a thread of its own: for tests and embedding.
 
-The same code as the background keeper, behind the same kind of socket, in a private folder.
+It runs the same code as the background keeper, behind the same kind of socket, in a private folder.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from shim.paths import inline_dir, keeper_socket
 
 
 class InlineKeeper:
-    """Starts with the object, ends with `close`. Engines never outlive the process.
+    """Starts a keeper with the object, and ends it with `close`. Engines never outlast the process.
 
-    It locks the devices that it books, as every keeper does, unless it is to share them. With a factory
-    it locks none: what those engines take, if anything, is the factory's business.
+    It locks the devices that it books, as every keeper does, unless `share` is given. With a factory it
+    locks none, because the factory's engines may take no bytes at all.
 
     Args:
-        config: what to keep.
+        config: the configuration to run.
         factory: makes engines; real llama-server processes when not given.
-        share: book devices beside another keeper; a warning says who that is.
+        share: book devices beside another keeper; a warning names that keeper.
 
     Raises:
         ConfigError: another keeper books one of its devices.
@@ -56,7 +56,7 @@ class InlineKeeper:
         try:
             self._ready.wait()
         except BaseException:
-            # Interrupted: nothing else would end what has begun to run.
+            # Interrupted: the thread that has begun to run has to be ended here.
             self.close()
             raise
         error = self._failure()
@@ -69,7 +69,7 @@ class InlineKeeper:
 
     @property
     def socket_path(self) -> Path:
-        """Where it listens."""
+        """The path of its socket."""
         return keeper_socket(self.runtime)
 
     def _run(self) -> None:

@@ -1,4 +1,4 @@
-"""The keeper's log: bounded in bytes, and in what any one line of the code may write into it."""
+"""The keeper's log: bounded in bytes, and in the number of lines from any one place in the code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shim.paths import STDERR_BYTES
 
 LOG_BYTES: Final = 4 * 1024 * 1024
 REPEATED_S: Final = 10.0
-"""A line that is the same as the one before it, from the same place, is counted for so long."""
+"""A line equal to the one before it, from the same place, is only counted for so many seconds."""
 LINES_PER_S: Final = 50.0
 BURST: Final = 500
 
@@ -28,7 +28,7 @@ _LOOK_EVERY_S: Final = 5.0
 
 @dataclass(slots=True)
 class _Place:
-    """What one line of the code has logged. Times are monotonic seconds."""
+    """The log lines of one place in the code. Times are monotonic seconds."""
 
     text: str
     said_at: float
@@ -50,7 +50,7 @@ class LogBounds:
         self._places: dict[tuple[str, int], _Place] = {}
 
     def lines(self, record: logging.LogRecord) -> Iterator[logging.LogRecord]:
-        """The records to write: what was counted before this one, and itself; none if it is counted."""
+        """What to write for a record: earlier counts and itself, or nothing if it is only counted."""
         now, text = self._clock(), record.getMessage()
         key = record.pathname, record.lineno
         place = self._places.get(key)
@@ -71,7 +71,7 @@ class LogBounds:
         yield record
 
     def overdue(self) -> Iterator[logging.LogRecord]:
-        """What was counted and has not been told for a while."""
+        """Records with the counts that have not been written for a while."""
         now = self._clock()
         for (file, line), place in self._places.items():
             if (place.repeated or place.left_out) and now - place.said_at >= REPEATED_S:
@@ -100,12 +100,12 @@ class BoundedHandler(logging.handlers.RotatingFileHandler):
         self._failed = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write what the bounds let through."""
+        """Write the records that the bounds let through."""
         for line in self._bounds.lines(record):
             self._write(line)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging calls it
-        """A full disk is what `keepwarm ps` tells of: a traceback would go to the same disk."""
+        """Count a failed write for `keepwarm ps`. A traceback would go to the same full disk."""
         error = sys.exc_info()[1]
         if isinstance(error, OSError):
             self._failed = True
@@ -113,8 +113,8 @@ class BoundedHandler(logging.handlers.RotatingFileHandler):
         else:
             super().handleError(record)
 
-    def tell_counted(self) -> None:
-        """Write what was counted and not told yet, and what a full disk did not take."""
+    def write_counts(self) -> None:
+        """Write the pending counts, and the records that a full disk did not take."""
         self.acquire()
         try:
             for line in self._bounds.overdue():
@@ -134,7 +134,7 @@ class BoundedHandler(logging.handlers.RotatingFileHandler):
 
 
 class KeeperLog:
-    """The log of a background keeper, and what is written to its stderr beside it."""
+    """The log of a background keeper, and its stderr."""
 
     PERIOD_S: Final = _LOOK_EVERY_S
 
@@ -146,12 +146,12 @@ class KeeperLog:
             )
         )
         logging.getLogger("keepwarm").setLevel(logging.INFO)
-        # Libraries warn, too: asyncio of a socket that fails, say, as often as it fails.
+        # Warnings of libraries are bounded, too: asyncio repeats one for a failing socket, for example.
         logging.getLogger().addHandler(self._handler)
 
     async def tidy(self) -> None:
-        """Tell what was counted, and keep stderr within its bound."""
-        self._handler.tell_counted()
+        """Write the pending counts, and keep stderr within its bound."""
+        self._handler.write_counts()
         bound_stream(2, STDERR_BYTES)
 
 

@@ -1,4 +1,4 @@
-"""A keeper that cannot be found would hold its devices in vain: its place is made again when it is gone."""
+"""Makes the keeper's folder and socket again when they are gone, so that clients can find the keeper."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from shim.paths import keeper_socket, make_place
 LOG = logging.getLogger("keepwarm.keeper")
 
 LOOK_EVERY_S: Final = 1.0
-TRIES: Final = 3
+MOST_FAILED_LOOKS: Final = 3
 
 
 class Reachable:
-    """Watches over a keeper's folder, socket and lock: logind and cleaners remove such things.
+    """Watches a keeper's folder, socket and lock, because logind and cleaners remove such files.
 
     Args:
         runtime: the folder.
         server: listens in it.
-        lock: of the folder; an inline keeper, whose folder is its own, has none.
-        restored: called when the place was made again.
-        give_up: called when it could not be for `TRIES` looks: the keeper is to end.
+        lock: of the folder; None for an inline keeper, which has a folder of its own.
+        restored: called when the folder was made again.
+        give_up: called when that failed for `MOST_FAILED_LOOKS` looks: the keeper is to end.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Reachable:
         self._failed = 0
 
     async def look(self) -> None:
-        """Make again what is gone.
+        """Make the files that are gone again.
 
         Raises:
             KeepwarmError, OSError: it cannot be made now.
@@ -58,7 +58,7 @@ class Reachable:
             self._restore()
         except (KeepwarmError, OSError) as error:
             self._failed += 1
-            if self._failed >= TRIES:
+            if self._failed >= MOST_FAILED_LOOKS:
                 LOG.error("this keeper cannot be reached any more and ends: %s", error)
                 self._give_up()
             raise

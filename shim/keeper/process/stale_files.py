@@ -1,4 +1,4 @@
-"""What earlier processes left unfinished among the files of state, swept when a keeper starts."""
+"""Deletes unfinished state files of earlier processes when a keeper starts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def state_folders() -> list[Path]:
 def sweep_state(runtime: Path) -> None:
     """Delete unfinished files of processes that are gone, and damaged ones that were set aside long ago.
 
-    Also in the keeper's folder, where the configuration in force is.
+    `runtime` is the keeper's folder, with the configuration in force; it is swept, too.
     """
     for folder in (*state_folders(), runtime):
         sweep_leftovers(folder)

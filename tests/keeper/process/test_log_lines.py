@@ -82,7 +82,7 @@ def test_the_log_of_a_fault_in_a_loop_is_a_few_lines(tmp_path: Path) -> None:
     for _ in range(20_000):
         logger.warning("socket.accept() out of system resource")
     logger.warning("something else")
-    handler.tell_counted()
+    handler.write_counts()
     handler.close()
     assert len(file.read_text().splitlines()) == 2
 

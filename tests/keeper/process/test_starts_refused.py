@@ -30,7 +30,7 @@ def test_whatever_keeps_a_keeper_from_running_is_told_typed(
     def run() -> None:
         raise error
 
-    with daemon._told(writer) as failed:
+    with daemon._reported(writer) as failed:
         run()
     with os.fdopen(reader) as said:
         wire = json.loads(said.readline())
