@@ -1,9 +1,9 @@
-"""What every engine is to the rest of keepwarm.
+"""The engine protocol: the interface of every engine to the rest of keepwarm.
 
 An engine has two planes. Its lifecycle (start, stop, health, memory, saved KV state) belongs to the
 keeper; its data plane (chat, embed) is reached by callers directly, at the `Endpoint` that the engine
-announces, through `backends.openai`. Engines differ in capability and say so in `Capabilities`;
-nobody asks `isinstance`.
+announces, through `backends.openai`. Engines declare their differences in `Capabilities`, so no code
+asks `isinstance`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Backend = Literal["llama.cpp", "vllm", "openai"]
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an engine can honour; a request that asks for more is refused, never silently changed."""
+    """The features of an engine. A request that asks for more is refused, never silently changed."""
 
     chat: bool = True
     embeddings: bool = False
@@ -34,7 +34,7 @@ class Capabilities:
 
 
 def shown_url(url: str) -> str:
-    """A URL without what may be secret in it: user information, query, fragment."""
+    """A URL without its possibly secret parts: user information, query, fragment."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -59,7 +59,7 @@ class Endpoint:
 
     @classmethod
     def of_engine(cls, model_id: str, socket: Path, capabilities: Capabilities) -> Endpoint:
-        """The endpoint of an engine of ours, on its Unix socket."""
+        """The endpoint of an engine that keepwarm runs, on its Unix socket."""
         return cls(
             base_url="http://engine",
             model_id=model_id,
@@ -86,11 +86,11 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What an engine said of itself once it was ready.
+    """The report of an engine once it is ready.
 
-    `buffers` maps device to the bytes of the buffers it reported; `storage` says what the load paid:
-    `cold` (the file came from the disk) or `staged` (it lay in the page cache). Times are monotonic
-    nanoseconds of the machine.
+    `buffers` maps device to the bytes of the buffers that it reported. `storage` says where the load read
+    the file: `cold` (from the disk) or `staged` (from the page cache). Times are monotonic nanoseconds
+    of the machine.
     """
 
     started_ns: int
@@ -104,7 +104,7 @@ class LoadReport:
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """How an engine ended when nobody asked it to."""
+    """How an engine ended by itself, without `stop`."""
 
     message: str
     exit_code: int | None
@@ -112,7 +112,7 @@ class Death:
     out_of_memory: bool = False
 
     def error(self, model: str) -> KeepwarmError:
-        """What those who use the engine are told; `model` is what people call it."""
+        """The error for the engine's requests; `model` is its name in the message."""
         if self.out_of_memory:
             return OutOfMemory(
                 f"{self.message}: it was refused bytes.",
@@ -133,12 +133,12 @@ class Death:
 
 @dataclass(frozen=True, slots=True)
 class SlotSigns:
-    """What an engine says of all its slots together.
+    """An engine's report on all its slots together.
 
     Attributes:
-        busy: how many work on a request.
-        prompting: whether one of these has no token yet: a prompt is evaluated, in batches.
-        moved: figures that are other ones as soon as any slot has got on.
+        busy: how many slots work on a request.
+        prompting: whether a busy slot has no token yet, because it evaluates a prompt in batches.
+        moved: figures that change as soon as any slot makes progress.
     """
 
     busy: int
@@ -151,13 +151,13 @@ class Signs:
     """Signs of life of an engine at one moment.
 
     Attributes:
-        reachable: whether its socket is there: without it no request gets to the engine.
+        reachable: whether its socket exists. Without it no request reaches the engine.
         stopped: whether its process is stopped, by a signal or a debugger.
-        cpu_s: the CPU seconds that its process has used; None where that is not to be had.
-        disk_bytes: what its process has read from disks.
+        cpu_s: the CPU seconds that its process has used; None where they are not known.
+        disk_bytes: the bytes that its process has read from disks.
         elsewhere: whether other processes compute for it, so that its own may be idle meanwhile.
-        slots: what it says of its slots; None where it was not asked or did not answer.
-        answers: whether it answers at all; it may be too busy to tell of its slots.
+        slots: the state of its slots; None where it was not asked or did not answer.
+        answers: whether it answers at all; it may be too busy to report its slots.
     """
 
     reachable: bool = True
@@ -170,7 +170,7 @@ class Signs:
 
 
 class Engine(Protocol):
-    """The lifecycle of one engine. One instance lives one life: start once, stop once."""
+    """The lifecycle of one engine. An instance starts once and stops once."""
 
     @property
     def endpoint(self) -> Endpoint:
@@ -179,7 +179,7 @@ class Engine(Protocol):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What this engine can honour."""
+        """The engine's features."""
         ...
 
     @property
@@ -188,12 +188,12 @@ class Engine(Protocol):
         ...
 
     async def prepare(self, placement: Placement) -> None:
-        """Do what a start does before it takes bytes, while those still belong to somebody who leaves.
+        """Do the part of a start that needs no bytes, while an engine that is being stopped still has them.
 
         Optional; `start` with the same placement goes on from there, and `stop` undoes it.
 
         Raises:
-            KeepwarmError: it cannot be started at all.
+            KeepwarmError: the engine cannot be started at all.
         """
         ...
 
@@ -226,7 +226,7 @@ class Engine(Protocol):
         ...
 
     async def signs(self, *, ask: bool) -> Signs | None:
-        """Its signs of life now; None when it has ended, or has none that could be watched.
+        """The engine's signs of life now; None when it has ended, or has none to watch.
 
         Args:
             ask: whether to ask the engine itself, which costs it a little, or only the kernel.
@@ -234,31 +234,31 @@ class Engine(Protocol):
         ...
 
     def overgrown(self, measured: Mapping[str, int | None]) -> OutOfMemory | None:
-        """What is wrong where it takes much more than is booked for it; cheap for the host.
+        """The error if the engine takes much more than its booking, else None. Cheap for the host.
 
         Args:
-            measured: bytes by device where they were measured; the host is looked at now.
+            measured: bytes by device, as measured before; the host's are read now.
         """
         ...
 
     def memory(self) -> Mapping[str, int | None]:
         """Measured bytes by device, now (PSS on the host, NVML's process figure on a GPU).
 
-        None: the engine takes bytes there and how many is not to be had. A device where it takes
-        none is left out; one that has ended takes none anywhere.
+        None means that the engine takes an unknown number of bytes there. A device where it takes none is
+        left out. An engine that has ended takes none anywhere.
         """
         ...
 
     def cached_bytes(self) -> int:
-        """Of the host's bytes in `memory`, pages of mapped files: the machine calls them free, too."""
+        """The host's bytes in `memory` that are pages of mapped files, which also count as free."""
         ...
 
     def keep_kv_in(self, folder: Path) -> None:
-        """Where saved KV state goes, said before `start`; by default a folder that ends with it."""
+        """Set the folder of saved KV state, before `start`. The default one is removed with the engine."""
         ...
 
     async def kv_tokens(self) -> Mapping[int, int]:
-        """The tokens that each slot holds, of the slots that served since the start."""
+        """The number of tokens in each slot that served since the start."""
         ...
 
     async def save_kv(self, slot: int, name: str) -> int:
@@ -266,5 +266,5 @@ class Engine(Protocol):
         ...
 
     async def restore_kv(self, slot: int, name: str) -> int:
-        """Restore what `save_kv` saved; returns the tokens restored."""
+        """Restore a slot that `save_kv` saved; returns the number of restored tokens."""
         ...

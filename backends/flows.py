@@ -1,6 +1,6 @@
-"""Flows: control flow that stands once, as coroutines, for callers on a thread and on an event loop.
+"""Flows: control flow that is written once, as coroutines, for callers on threads and on event loops.
 
-A flow does its I/O through primitives that it is given, and they come in two kinds. Those of an event
+A flow does its I/O through primitives that it is given. They come in two kinds. Those of an event
 loop suspend. Those of a thread are `async def` as well, but block and never suspend; a flow over them
 has run to its end when its first step is done, and no event loop is needed.
 """
@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 
 
 def run_blocking(flow: Coroutine[Any, Any, _T]) -> _T:
-    """The result of a flow over a thread's primitives; what it raises comes out as it is.
+    """The result of a flow over a thread's primitives; its exceptions are raised unchanged.
 
     Raises:
         InternalError: the flow suspended, so it was given an event loop's primitives.
@@ -39,7 +39,7 @@ class Stream(AsyncIterator[_T]):
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Give back what it holds. Idempotent."""
+        """Release the resource. Idempotent."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -61,7 +61,7 @@ class BlockingStream(Iterator[_T]):
             raise StopIteration from None
 
     def close(self) -> None:
-        """Give back what it holds. Idempotent."""
+        """Release the resource. Idempotent."""
         run_blocking(self._flows.aclose())
 
     def __enter__(self) -> Self:

@@ -1,7 +1,7 @@
 """The one reader for JSON that keepwarm did not just write: endpoints' answers, state files, messages.
 
-The standard parser takes 2,000 nested lists to a `RecursionError`, reads `NaN` and `1e999` as numbers that
-no comparison survives, and integers that no float can hold. Here each of these is a `BadJson`.
+The standard parser raises `RecursionError` on 2,000 nested lists, reads `NaN` and `1e999` as numbers that
+break comparisons, and reads integers that no float can hold. Here each of these is a `BadJson`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def parse_json(data: bytes | str, *, max_depth: int = MAX_DEPTH) -> Any:
     """The value of a JSON text, with finite numbers and at most `max_depth` nested lists and objects.
 
     Raises:
-        BadJson: the text is not that; the message says what was found.
+        BadJson: the text is something else; the message says what was found.
     """
     raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
     if raw.count(b"[") + raw.count(b"{") > max_depth and _depth(raw) > max_depth:

@@ -1,7 +1,7 @@
-"""What a forked child must not share with its parent is made anew there, before the child does anything.
+"""Renews locks and connections in a forked child, before the child does anything.
 
 A lock may be held by a thread that does not exist in the child, and an open connection would be used by
-both; what the parent holds at the keeper is the parent's to end.
+both processes. Leases at the keeper stay the parent's, and only the parent ends them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class Renewed(Protocol):
     """An object with locks or connections."""
 
     def forked(self) -> None:
-        """In a forked child: close the copies of connections, tell nobody, and make new locks."""
+        """In a forked child: close the copies of connections without a message, and make new locks."""
         ...
 
 
@@ -23,7 +23,7 @@ _ALL: WeakSet[Renewed] = WeakSet()
 
 
 def renew_after_fork(found: Renewed) -> None:
-    """Have an object's `forked` called in each child, for as long as the object lives."""
+    """Call an object's `forked` in each forked child, as long as the object exists."""
     _ALL.add(found)
 
 

@@ -1,7 +1,7 @@
-"""What a value of foreign JSON has to be: each function returns the value, or says what it is instead.
+"""Type checks for foreign JSON: each function returns the value, or raises an error that shows it.
 
-`int("12")`, `bool(1)` and `float(True)` take what was never written; here nothing is converted but an
-int to the float that it equals.
+`int("12")`, `bool(1)` and `float(True)` accept values of other types. Here the only conversion is from an
+int to the equal float.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Closing at an event loop's end what was opened in it, while it can still be awaited there.
+"""Closes resources at their event loop's end, while the loop can still await.
 
-A loop has no list of what to do before it closes, but `asyncio.run` and every runner of its kind finish
-the loop's unfinished asynchronous generators (`loop.shutdown_asyncgens`). So what has to be closed is held
-by such a generator.
+A loop has no callbacks for its end. But `asyncio.run` and similar runners finish the loop's unfinished
+asynchronous generators (`loop.shutdown_asyncgens`), so such a generator holds the resource here.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ LoopEnd = AsyncGenerator[None, None]
 
 
 def at_loop_end(close: Callable[[], Awaitable[None]]) -> LoopEnd:
-    """Await `close` in the running loop when that ends, or when the returned object is let go before.
+    """Await `close` when the running loop ends, or earlier, when the returned object is garbage.
 
-    The object has to be kept for as long as `close` is wanted; its own `aclose` runs `close` at once. A
-    loop that is closed without `shutdown_asyncgens` runs nothing: see `loop.is_closed()`.
+    Keep the object until then; its own `aclose` runs `close` at once. A loop that is closed without
+    `shutdown_asyncgens` does not run `close`: see `loop.is_closed()`.
     """
     held = _hold(close)
     # The first step suspends at `yield` alone, so that it needs no task; it registers the generator.

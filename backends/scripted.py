@@ -1,7 +1,7 @@
 """A scripted engine: the whole engine protocol, and a real HTTP server, without a model.
 
-Public on purpose: programs built on keepwarm can be tested with it. Nothing in it waits for a time;
-what has to wait, waits for an `asyncio.Event` that the test sets.
+It is public so that programs built on keepwarm can be tested with it. It never waits for a time, only for
+an `asyncio.Event` that the test sets.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _STREAM_HEAD = (
 
 @dataclass
 class Script:
-    """What a scripted engine does.
+    """The behaviour of a scripted engine.
 
     Attributes:
         tokens: the answer, a chunk each.
@@ -41,10 +41,10 @@ class Script:
         refuse: answer chat requests with this status and body.
         memory: bytes by device, None for one where they are not known; left out: what was booked.
         cached_bytes: of the host's, pages of mapped files.
-        signs: its signs of life; each look gives the next, and the last one stays. None: it is fine.
-        overgrown: what is wrong with the bytes that it takes.
+        signs: its signs of life. Each look returns the next; the last one repeats. None: healthy ones.
+        overgrown: the error that `overgrown` returns.
         buffers: bytes by device that the load reports; None is the placement's, less its overhead.
-        storage: what the load report says.
+        storage: `storage` of the load report.
         log_tail: the last lines that errors and the death quote.
     """
 
@@ -98,16 +98,16 @@ class ScriptedEngine:
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the script says."""
+        """The script's value."""
         return self.script.capabilities
 
     @property
     def log_tail(self) -> tuple[str, ...]:
-        """What the script says."""
+        """The script's value."""
         return self.script.log_tail
 
     async def prepare(self, placement: Placement) -> None:
-        """Remember that it was asked."""
+        """Note the call."""
         self.prepared = placement
 
     async def start(self, placement: Placement, on_progress: Callable[[float], None]) -> LoadReport:
@@ -117,7 +117,7 @@ class ScriptedEngine:
             LoadFailed, OutOfMemory: when the script says so.
         """
         if self._placement is not None:
-            raise InternalError("an engine lives once; make a new one to start again")
+            raise InternalError("an engine starts once; make a new one to start again")
         self._placement = placement
         self._death = asyncio.get_running_loop().create_future()
         started_ns = time.monotonic_ns()
@@ -157,7 +157,7 @@ class ScriptedEngine:
         return await asyncio.shield(self._death)
 
     def kill(self, message: str = "scripted death", *, out_of_memory: bool = False) -> None:
-        """End the engine as a crash would: every connection is cut, nothing is said."""
+        """End the engine as a crash would: every connection is cut without a message."""
         self._close()
         if self._death is not None and not self._death.done():
             self._death.set_result(Death(message, -9, self.script.log_tail, out_of_memory))
@@ -182,11 +182,11 @@ class ScriptedEngine:
             self._socket.unlink()
 
     async def healthy(self) -> bool:
-        """Whether it is started and not ended."""
+        """Whether the engine has started and not ended."""
         return self._server is not None
 
     async def signs(self, *, ask: bool) -> Signs | None:
-        """The script's next, or those of a healthy engine: what it serves now moves with each look."""
+        """The script's next signs, or those of a healthy engine whose requests progress with each look."""
         if self._server is None:
             return None
         if self.script.signs:
@@ -213,7 +213,7 @@ class ScriptedEngine:
         return self.script.cached_bytes if self._server is not None else 0
 
     def keep_kv_in(self, folder: Path) -> None:
-        """Save KV state in a folder that outlives the engine."""
+        """Save KV state in a folder that stays after the engine's end."""
         self._kv_folder = folder
 
     async def kv_tokens(self) -> Mapping[int, int]:
@@ -224,7 +224,7 @@ class ScriptedEngine:
         return {0: _words(body) + len(self._tokens(body))}
 
     async def save_kv(self, slot: int, name: str) -> int:
-        """Remember a name; returns a made-up size. In a folder that was given a file is written."""
+        """Note a name; returns a made-up size. Writes a file if `keep_kv_in` gave a folder."""
         self._check_kv(slot)
         self._saved[name] = 1024
         if self._kv_folder is not None:
@@ -333,7 +333,7 @@ class ScriptedEngine:
         await writer.drain()
 
     async def _go_on(self, writer: asyncio.StreamWriter, body: Mapping[str, Any]) -> None:
-        """What `/completion` does with the text of an interrupted answer: the tokens after it."""
+        """Answer `/completion` for an interrupted answer: the tokens after its text."""
         said = str(body["prompt"]).partition(_TEMPLATE_END)[2]
         done = next(k for k in range(len(self.script.tokens) + 1) if self._text(k) == said)
         limit = body.get("n_predict", -1)

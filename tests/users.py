@@ -40,7 +40,7 @@ def other_user(work: Callable[[Say], object]) -> Iterator[Other]:
 
     The process is forked: another user may not be able to read the interpreter's folder.
     """
-    heard, saying = os.pipe()
+    heard, writer = os.pipe()
     waiting, going = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -50,13 +50,13 @@ def other_user(work: Callable[[Say], object]) -> Iterator[Other]:
             os.setgroups([])
             os.setgid(OTHER_UID)
             os.setuid(OTHER_UID)
-            kept = work(lambda text: _write(saying, text))
+            kept = work(lambda text: _write(writer, text))
             os.read(waiting, 1)
             del kept
             code = 0
         finally:
             os._exit(code)
-    os.close(saying)
+    os.close(writer)
     os.close(waiting)
     with os.fdopen(heard) as said:
         try:

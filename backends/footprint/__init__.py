@@ -1,5 +1,5 @@
-"""What a model takes before it is loaded: llama.cpp's dry measurement, cached, and placements.
+"""A model's bytes before it is loaded: llama.cpp's dry measurement, cached, and placements.
 
-`inspect` is the door: a file and engine arguments in, a placement with bytes per device out.
+`inspect` is the entry: it takes a file and engine arguments, and returns a placement with bytes per device.
 `probe` runs in its own process and imports nothing from here.
 """

@@ -34,11 +34,11 @@ def default_folder() -> Path:
 
 
 def cache_key(identity: str, args: EngineArgs, build: str) -> str:
-    """The name of an entry: a hash over everything that a measurement depends on.
+    """The name of an entry: a hash over all inputs of a measurement.
 
     `identity` is the model file's (`GgufHeader.identity`), `build` llama.cpp's (`build_id`). The
-    files beside the model count as what they are now, not as their paths: one that was replaced
-    makes another key, one that was renamed does not.
+    files beside the model count by their identity, not by their paths: a replaced file makes another
+    key, a renamed file does not.
     """
     beside = {
         "mmproj": file_identity(args.mmproj),
@@ -87,8 +87,8 @@ def _bytes_by_device(value: object) -> dict[str, int]:
 class JsonFolder:
     """A folder of small JSON files that may be gone, damaged or unwritable at any moment.
 
-    None of that is an error: what cannot be read is set aside with one line, and a folder that cannot be
-    written is said once, until it can be. A file that cannot be read at the moment is not replaced either.
+    None of that is an error. An unreadable file is set aside with one line in the log. A folder that cannot
+    be written is logged once, until it can. A file that cannot be read at the moment is not replaced.
     """
 
     def __init__(self, folder: Path, what: str) -> None:
@@ -98,14 +98,14 @@ class JsonFolder:
         self._unread: set[str] = set()
 
     def read(self, name: str, parse: Callable[[Any], T]) -> T | None:
-        """What `parse` makes of a file, as `files.read_shape` does."""
+        """The result of `parse` for a file, or None, as `whole_files.read_shape` returns it."""
         found = read_shape(self.folder / name, self._what, parse, ENTRY_LIMIT_BYTES)
         if found is None and is_there(self.folder / name):
             self._unread.add(name)
         return found
 
     def write(self, name: str, value: object) -> bool:
-        """Write a file whole; returns whether that went well."""
+        """Write a file whole; returns whether it was written."""
         if name in self._unread:
             return False
         try:
@@ -121,7 +121,7 @@ class JsonFolder:
 
 
 class FootprintCache:
-    """Dry runs on disk. A folder that cannot be written makes every look-up a miss, nothing more."""
+    """Dry runs on disk. With a folder that cannot be written, every look-up is a miss."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or default_folder()

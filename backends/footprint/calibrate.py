@@ -1,7 +1,7 @@
-"""What an engine's process takes beyond its buffers on this machine: measured once, kept on disk.
+"""Measures the bytes of an engine's process beyond its buffers on this machine, once, and keeps them.
 
-Small models of zeros, which differ in vocabulary, layers and slots, are loaded by real llama-servers;
-what each process holds beyond the dry run's figure is fitted to `OverheadModel`. Seconds in all.
+Real llama-servers load small models of zeros, which differ in vocabulary, layers and slots. The bytes of
+each process beyond the dry run's figure are fitted to `OverheadModel`. It takes seconds in all.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _POINTS: Final = ((2000, 2, 1), (2000, 26, 1), (64000, 2, 1), (2000, 2, 4), (640
 
 @dataclass(frozen=True, slots=True)
 class CalibrationPoint:
-    """One process: what it was given, and bytes of its own and of mapped files (its share)."""
+    """One process: its model and arguments, its own bytes, and its share of mapped files."""
 
     n_vocab: int
     n_layers: int
@@ -55,8 +55,8 @@ def calibrate(folder: Path | None = None, *, say: Say = lambda _done, _all: None
     A GPU's context is not measured: its default stays.
 
     Args:
-        folder: where it is kept; beside the cached footprints by default.
-        say: told the engines measured so far and in all, before each.
+        folder: where the result is kept; beside the cached footprints by default.
+        say: called before each engine, with the numbers of engines measured so far and in all.
 
     Raises:
         ConfigError: llama-server is not installed.
@@ -75,14 +75,14 @@ def calibrate(folder: Path | None = None, *, say: Say = lambda _done, _all: None
 
 
 def fit_overhead(points: Sequence[CalibrationPoint]) -> OverheadModel:
-    """The coefficients that explain the points best; those that were not varied stay.
+    """The coefficients that fit the points best; coefficients that were not varied keep their default.
 
     Raises:
-        MeasurementFailed: a coefficient is negative or absurd: something else took memory.
+        MeasurementFailed: a coefficient is negative or absurd, because another program took memory.
     """
     rows = [[1, p.n_layers, p.n_vocab, p.slots, p.slots * p.n_vocab] for p in points]
     wanted = [p.private_bytes for p in points]
-    # Relative scales keep the solution from drowning in the units.
+    # Relative scales, because the units of the columns differ by orders of magnitude.
     scale = np.array([1.0, 10.0, 1e4, 1.0, 1e4])
     solution, *_ = np.linalg.lstsq(np.array(rows) / scale, np.array(wanted, float), rcond=None)
     base, layer, token, slot, candidate = (solution / scale).tolist()

@@ -1,4 +1,4 @@
-"""The files beside a model that take memory too: projector, draft model, LoRA adapters."""
+"""Files beside a model that take memory, too: projector, draft model, LoRA adapters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from budget.memory.shape import ModelShape
 Parts = Mapping[str, Footprint]
 MeasureModel = Callable[[GgufHeader, EngineArgs], Parts]
 
-# Projectors whose images have one size; others scale with the image, which the header does not say.
+# Projectors with one image size; others scale with the image, and the header does not say how.
 FIXED_SIZE_PROJECTORS: Final = frozenset({"gemma3", "mlp", "idefics3", "internvl", "janus_pro"})
 
 
@@ -31,7 +31,7 @@ def merged(*all_parts: Parts) -> dict[str, Footprint]:
 
 
 def companions(shape: ModelShape, args: EngineArgs, model: MeasureModel) -> dict[str, Footprint]:
-    """What draft model and adapters of `args` add by device; `model` gives a model's own bytes.
+    """The bytes of the draft model and adapters of `args`, by device; `model` returns a model's own bytes.
 
     Raises:
         BadModelFile: a file is damaged.
@@ -48,7 +48,7 @@ def companions(shape: ModelShape, args: EngineArgs, model: MeasureModel) -> dict
 
 
 def adapter(path: str, shape: ModelShape, args: EngineArgs) -> dict[str, Footprint]:
-    """What a LoRA adapter's tensors take where llama.cpp puts them.
+    """The bytes of a LoRA adapter's tensors, on the devices where llama.cpp puts them.
 
     Raises:
         ConfigError: the file is no adapter, or one for another architecture.
@@ -67,7 +67,7 @@ def adapter(path: str, shape: ModelShape, args: EngineArgs) -> dict[str, Footpri
 
 
 def projector_estimate(path: str, args: EngineArgs) -> dict[str, Footprint]:
-    """A projector from its header: weights to the byte, compute as an upper bound.
+    """A projector's bytes from its header: weights exactly, compute as an upper bound.
 
     It goes to the first device, as llama-server puts it, else to the host.
 
@@ -105,7 +105,7 @@ def _number(header: GgufHeader, name: str) -> int:
 def projector_measured(
     path: str, args: EngineArgs, cache: FootprintCache, build: str
 ) -> dict[str, Footprint]:
-    """A projector by llama.cpp's own figure, its compute buffer for the largest image; cached.
+    """A projector's bytes as llama.cpp measures them, with the compute buffer of the largest image; cached.
 
     Raises:
         BadModelFile: llama.cpp refuses the file.

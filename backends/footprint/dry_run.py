@@ -1,7 +1,7 @@
 """llama.cpp's own dry measurement (`no_alloc`) of one model with one engine's arguments.
 
-It is exact, byte for byte, over all buffer types: what `llama-server -v` logs after a real load. It
-runs in a short-lived process, because a wrong argument makes ggml abort whatever process it is in.
+It is exact, byte for byte, over all buffer types: it equals the log of `llama-server -v` after a real load.
+It runs in a short process of its own, because ggml aborts its process on a wrong argument.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _TAIL_LINES: Final = 12
 _TAIL_LINE_CHARACTERS: Final = 400
 _MOST_BYTES: Final = 1 << 60
 _BUSY_S: Final = 2.0
-"""Seconds that an RPC server is given to finish with another client: dry runs are shorter."""
+"""How long to wait for an RPC server that serves another client. A dry run is shorter than this."""
 _ONE_AT_A_TIME: Final = threading.Lock()
 _PROBE: Final = ("-m", "backends.footprint.probe.measure")
-# The process finds the packages where this one does, wherever that is run.
+# The child has to find the packages in the same place as this process.
 _ROOT: Final = str(Path(probe.__file__).parents[2])
 
 _T = TypeVar("_T")
@@ -57,11 +57,11 @@ class BufferBytes:
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """What llama.cpp would allocate.
+    """The allocations of llama.cpp for one model and one set of arguments.
 
-    `output_bytes` is the host's buffer of output rows as it is logged at the start, and
-    `output_max_bytes` what it grows to: an embedding engine's holds the longest batch it has seen.
-    `n_ctx` is the context after llama.cpp's own padding; `seconds` what the measurement took.
+    `output_bytes` is the host's buffer of output rows as it is logged at the start. `output_max_bytes` is
+    its largest size, because the buffer of an embedding engine grows to its longest batch. `n_ctx` is the
+    context after llama.cpp's own padding; `seconds` is the duration of the measurement.
     """
 
     buffers: tuple[BufferBytes, ...]
@@ -115,10 +115,10 @@ class DryRun:
 
 
 def measure(path: str | Path, args: EngineArgs, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> DryRun:
-    """Measure a model file in a process of its own; the caller never crashes with it.
+    """Measure a model file in a process of its own, so that a crash does not reach the caller.
 
     Raises:
-        ConfigError: the arguments are impossible, or name a device that is not there.
+        ConfigError: the arguments are impossible, or name a device that does not exist.
         BadModelFile: llama.cpp refuses the file. Facts: `file`, `log_tail`.
         MeasurementFailed: the process crashed or took too long. Facts: `file`, `log_tail`.
     """
@@ -160,7 +160,7 @@ def measure_many(
 
 @contextlib.contextmanager
 def _served(path: str | Path, endpoints: Sequence[str]) -> Iterator[None]:
-    """While RPC servers are asked: nobody else of this process asks one.
+    """Hold RPC servers for one question: no other thread of this process may connect to one meanwhile.
 
     Raises:
         MeasurementFailed: one of them serves another client. Facts: `busy`.
@@ -208,10 +208,10 @@ def _dry_run(answer: Mapping[str, Any], args: EngineArgs, seconds: float) -> Dry
 
 
 def _read(path: str | Path, reading: Callable[[], _T]) -> _T:
-    """What the process answered, read.
+    """The child's answer, as `reading` parses it.
 
     Raises:
-        MeasurementFailed: it is not an answer.
+        MeasurementFailed: the answer is malformed.
     """
     try:
         return reading()
@@ -230,12 +230,12 @@ def _count(value: object) -> int:
 
 
 def _counted_twice(answer: Mapping[str, Any], args: EngineArgs) -> dict[str, int]:
-    """Bytes of compute by llama.cpp's device that its dry measurement has and a real load has not.
+    """Compute bytes, by llama.cpp's device, that the dry measurement has in excess of a real load.
 
     With every layer on several devices, a layer's first norm is put on that layer's device
     (`llama-context.cpp`, `graph_get_cb`). The dry measurement forgets it (`ggml-backend.cpp`:
-    `ggml_backend_sched_reserve_size` resets what was set), so that the norm stays on the device
-    before and crosses as well, once for each copy of the scheduler's inputs.
+    `ggml_backend_sched_reserve_size` resets the assignment). So the norm stays on the device before it,
+    and is copied across as well, once for each copy of the scheduler's inputs.
     """
     devices = args.layer_devices
     everywhere = args.n_gpu_layers > answer["n_layers"]
@@ -243,7 +243,7 @@ def _counted_twice(answer: Mapping[str, Any], args: EngineArgs) -> dict[str, int
         return {}
     tokens = pad(effective(args).n_tokens, args.slots)
     crossing = answer["copies"] * 4 * answer["n_embd"] * tokens
-    # A device that computes no layer, but the output alone, gets nothing that is normed by one.
+    # A device with the output layer alone gets no such norm.
     n_layers = answer["n_layers"]
     places = device_of_layers(args.tensor_split, args.n_gpu_layers, n_layers)
     computing = set(places[: n_layers - answer["n_predicting"]].tolist())
@@ -259,7 +259,7 @@ def _wire_args(args: EngineArgs) -> dict[str, Any]:
 def measure_projector(
     path: str | Path, args: EngineArgs, *, timeout_s: float = DEFAULT_TIMEOUT_S
 ) -> dict[str, int]:
-    """Bytes by device that a multimodal projector takes in an engine with these arguments.
+    """Bytes by device of a multimodal projector in an engine with these arguments.
 
     Weights and the compute buffer of its largest image. llama-server takes the first GPU or RPC
     device for it, whatever `--device` says.

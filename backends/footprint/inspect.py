@@ -1,4 +1,4 @@
-"""A model file and engine arguments in, a placement with bytes per device and part out.
+"""Turns a model file and engine arguments into a placement with bytes per device and part.
 
 `dry-run` asks llama.cpp (cached); `closed-form` computes from the header and needs no llama.cpp, and is
 called `bound` where the model's graph is not known; `auto` is the dry run where llama.cpp is installed, and
@@ -57,24 +57,24 @@ def _measure(path: str, args: EngineArgs) -> DryRun:
 
 @dataclass
 class Inspector:
-    """Answers for model files; holds where measurements are kept and how they are made."""
+    """Inspects model files; holds the cache of measurements and the way they are made."""
 
     cache: FootprintCache = field(default_factory=FootprintCache)
     measure: Measure = _measure
     overhead: OverheadModel | None = None
-    """What an engine takes beyond its buffers; without it what was measured on this machine, and
-    with the closed form asked for what is assumed of any: that reads no measurement."""
+    """The overhead of an engine's process. None takes the one measured on this machine; an explicit
+    `closed-form` then takes the default, because it reads no measurement."""
     build: str | None = None
     learned: LearnedStore | None = None
-    """Corrections to book; without it placements are as estimated."""
+    """Corrections to book; without them placements have their estimated bytes."""
     _stored: OverheadModel | None = field(default=None, init=False)
     _busy: set[str] = field(default_factory=set, init=False)
-    """RPC servers that served another client when they were asked; not asked again by this one."""
+    """RPC servers that served another client; this inspector does not ask them again."""
 
     def placement(
         self, header: GgufHeader, args: EngineArgs, device: str, source: RequestedSource = "auto"
     ) -> Placement:
-        """What the model takes with exactly these arguments on `device` (and the host).
+        """The placement of the model with exactly these arguments on `device` (and the host).
 
         Devices that `args` names count before `device`; its arguments come back in normal form
         (`budget.memory.split`).
@@ -96,7 +96,7 @@ class Inspector:
         except MeasurementFailed as error:
             if source != "auto" or not error.facts.get("busy"):
                 raise
-            # It serves one client at a time: the header answers until the engine there has left.
+            # The RPC server serves one client at a time, so the header is used until that client has left.
             self._busy.update(placed.rpc)
             return self.placement(header, args, device, source)
         if placed.draft_model or placed.lora:
@@ -115,7 +115,7 @@ class Inspector:
         return learned.apply(found) if learned else found
 
     def learned_of(self, header: GgufHeader, args: EngineArgs) -> Learned | None:
-        """What earlier loads of that file with exactly these arguments taught, if anything."""
+        """The corrections from earlier loads of that file with exactly these arguments, or None."""
         if self.learned is None:
             return None
         return self.learned.get(header.identity, args, self.build_key())
@@ -132,10 +132,10 @@ class Inspector:
     def on_host(
         self, header: GgufHeader, args: EngineArgs, source: RequestedSource = "auto"
     ) -> Placement:
-        """The CPU alone. Weights of which the CPU repacks none are mapped, not copied.
+        """The placement on the CPU alone. Weights are mapped, not copied, if the CPU repacks none of them.
 
-        The bytes are the same, and a load has a third to a half less to do. Where the files cannot be
-        mapped, they are copied.
+        The bytes are the same, and a load takes a third to a half less time. Files that cannot be mapped
+        are copied.
         """
         repacked = int(weights_by_layers(header.shape(), repack=args.repack).repacked[0])
         use_mmap = args.use_mmap or (repacked == 0 and all(map(can_be_mapped, header.files)))
@@ -174,19 +174,21 @@ class Inspector:
             yield f"not counted: {' '.join(args.extra)}"
 
     def _other_build(self) -> str:
-        """The version of the llama.cpp here, when the graphs are another one's."""
+        """The installed llama.cpp's version if the graphs were written for another version, else ''."""
         here = self.build_key().rpartition("-")[0]
         return "" if here in {"", LLAMA_BUILD} else here
 
     def _measured(self, header: GgufHeader, args: EngineArgs) -> Mapping[str, Footprint]:
         path = str(header.files[0])
         if self.build_key() == NO_BUILD:
-            find_binary("llama-server")  # says what is missing: a measurement belongs to a build
+            find_binary(
+                "llama-server"
+            )  # raises the error about the missing program, because a measurement belongs to a build
         key = cache_key(header.identity, args, self.build_key())
 
         def measured() -> DryRun:
             run = self.measure(path, args)
-            # Kept under what the file was: of another one it would be wrong for good.
+            # The result is cached under the file's identity, so the file must not have changed meanwhile.
             header.check_unchanged()
             return run
 
@@ -208,7 +210,7 @@ class Inspector:
 
 
 def _all_exact(header: GgufHeader, args: EngineArgs) -> bool:
-    """Whether the graph of the model is known, and its draft model's."""
+    """Whether the graphs of the model and of its draft model are known."""
     if not is_exact(header.shape(), args):
         return False
     if args.draft_model is None:
@@ -231,7 +233,7 @@ def _with_overhead(
 
 
 def on_device(args: EngineArgs, device: str) -> EngineArgs:
-    """The arguments with the device said: on the host llama.cpp is told to use no GPU at all.
+    """The arguments with the device in them. For the host, llama.cpp gets the device `none`.
 
     Devices that `args` already names are kept, so that a split over several can be asked for.
     """
@@ -247,7 +249,7 @@ def on_device(args: EngineArgs, device: str) -> EngineArgs:
 
 
 def with_note(placement: Placement, note: str) -> Placement:
-    """The same placement with something more among its reasons; nothing for an empty note."""
+    """The placement with a note added to its reason; unchanged for an empty note."""
     if not note:
         return placement
     return replace(placement, reason="; ".join(text for text in (placement.reason, note) if text))
@@ -261,5 +263,5 @@ def footprint_of(
     *,
     inspector: Inspector | None = None,
 ) -> Placement:
-    """What a model file takes with these arguments on a device: see `Inspector.placement`."""
+    """The placement of a model file with these arguments on a device: see `Inspector.placement`."""
     return (inspector or Inspector()).placement(read_header(path), args, device, source)

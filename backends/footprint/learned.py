@@ -1,8 +1,8 @@
-"""What engines were found to take when they really loaded: kept across restarts.
+"""Corrections from real loads: bytes that engines were found to take, kept across restarts.
 
 One small JSON file (mode 0600) per (file identity, arguments, llama.cpp build), as measurements are
-kept, but in the state folder: nothing else can make them again. Written whole and renamed into
-place. A file that cannot be read, or whose figures cannot be, is set aside with a line in the log.
+kept, but in the state folder, because they cannot be computed again. Written whole and renamed into
+place. An unreadable file, or one with impossible figures, is set aside with a line in the log.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ _MAX_FILES: Final = 4096
 
 MOST_TIMES: Final = 4
 MOST_EXTRA_BYTES: Final = 2 << 30
-"""An engine may take so many times its estimate, and so much more; above that it has run away."""
+"""The plausible bytes of an engine: so many times its estimate, and so much more. Above that it leaks."""
 ROUNDING: Final = 0.02
-"""Corrections leave differences of 1% alone, so that figures may disagree by a little more."""
+"""Corrections ignore differences of 1%, so figures may differ by a little more."""
 
 
 @dataclass(frozen=True, slots=True)
 class LearnedBytes:
-    """One device's story, in bytes.
+    """The learned bytes of one device.
 
-    `estimated` was booked before anything was learned; `overhead` is what an engine takes beyond its
-    buffers, as estimated or, once it was warm, as measured; `reported` is what the engine said of its
-    buffers, `measured` the most its process took (0 where that is not to be had); `corrected` is
-    booked from now on.
+    `estimated` was booked before any correction. `overhead` are the bytes beyond the buffers, estimated
+    or, once the engine was warm, measured. `reported` are the engine's own figures of its buffers.
+    `measured` is the most that its process took (0 where that is not known). `corrected` is booked from
+    now on.
     """
 
     estimated_bytes: int
@@ -45,9 +45,9 @@ class LearnedBytes:
 
     @property
     def is_possible(self) -> bool:
-        """Whether an engine of that estimate can take so much, and the figures follow one another.
+        """Whether the figures are plausible for the estimate, and consistent.
 
-        What is booked is never more than the most that was seen or estimated, nor less than the buffers.
+        `corrected` is at most the highest of the measured and estimated bytes, and at least the buffers.
         """
         most = MOST_TIMES * self.estimated_bytes + MOST_EXTRA_BYTES
         seen = max(
@@ -61,7 +61,7 @@ class LearnedBytes:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What is known of one file with one engine's arguments. `args` are those of `EngineArgs`."""
+    """The corrections of one file with one engine's arguments. `args` are those of `EngineArgs`."""
 
     identity: str
     build: str
@@ -91,11 +91,11 @@ class Learned:
 
     @property
     def is_possible(self) -> bool:
-        """Whether the bytes of every device can be; others are never kept."""
+        """Whether the bytes of every device are plausible; others are never kept."""
         return all(row.is_possible for row in self.devices.values())
 
     def apply(self, placement: Placement) -> Placement:
-        """The placement with the corrected bytes booked; the parts take the difference up."""
+        """The placement with the corrected bytes; the difference is spread over a footprint's parts."""
         parts = {
             device: _corrected(part, self.devices[device].corrected_bytes)
             if device in self.devices
@@ -111,7 +111,7 @@ class Learned:
 
 
 def _corrected(part: Footprint, total_bytes: int) -> Footprint:
-    """The parts of a footprint that takes `total_bytes`: what is least known gives way first."""
+    """A footprint changed to `total_bytes`. The least certain part takes the difference first."""
     weights = min(part.weights_bytes, total_bytes)
     kv = min(part.kv_bytes, total_bytes - weights)
     compute = min(part.compute_bytes, total_bytes - weights - kv)
@@ -124,25 +124,25 @@ def default_folder() -> Path:
 
 
 class LearnedStore:
-    """Learned figures on disk. A folder that cannot be used means that nothing is remembered."""
+    """Learned figures on disk. With a folder that cannot be used, none are kept."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or default_folder()
         self._files = JsonFolder(self.folder, "what was learned of an engine's bytes")
 
     def get(self, identity: str, args: EngineArgs, build: str) -> Learned | None:
-        """What is known of that file with these arguments in this build."""
+        """The corrections of that file with these arguments in this build, or None."""
         found = self._read(_name(cache_key(identity, args, build)))
         return found if found and found.identity == identity else None
 
     def put(self, args: EngineArgs, learned: Learned) -> None:
-        """Remember; the last writer wins."""
+        """Keep corrections; the last writer wins."""
         self._files.write(
             _name(cache_key(learned.identity, args, learned.build)), learned.to_json()
         )
 
     def of_file(self, identity: str) -> list[Learned]:
-        """Everything known of a file, whatever the arguments."""
+        """All corrections of a file, for any arguments."""
         try:
             paths = sorted(self.folder.glob("*.json"))[:_MAX_FILES]
         except OSError:

@@ -19,19 +19,19 @@ from budget.errors import ConfigError
 from budget.memory.overhead import DEFAULT_OVERHEAD, OverheadModel
 
 _MOST_BYTES: Final = 8 << 30
-"""No process takes more than that without a model; no layer, token or slot comes near it."""
+"""An upper bound for a stored coefficient: no process without a model, layer, token or slot takes more."""
 
 
 def stored_overhead(folder: Path | None = None) -> OverheadModel:
-    """What was measured on this machine with the llama.cpp that is installed, else the default."""
+    """The overhead measured on this machine with the installed llama.cpp, else the default."""
     return measured_overhead(folder) or DEFAULT_OVERHEAD
 
 
 def measured_overhead(folder: Path | None = None) -> OverheadModel | None:
-    """What was measured on this machine with the llama.cpp that is installed, if it was."""
+    """The overhead measured on this machine with the installed llama.cpp, or None."""
     try:
         build = build_id(find_binary("llama-server"))
-        # What the hardware is takes the GPUs' driver: asked only where something was measured.
+        # Naming the hardware asks the GPUs' driver, so it is only done if a measurement exists.
         if not any(_folder(folder).glob(f"overhead-{build}-*.json")):
             return None
     except (ConfigError, OSError):

@@ -1,7 +1,7 @@
-"""Where a model may go, best first: whole on one device, spread over several, split, the CPU.
+"""The possible placements of a model, best first: whole on one device, spread over several, split, CPU.
 
-Every placement that is offered was measured (or computed, where that is asked for) and fits its devices'
-limits. Which of those of one tier is taken is the core's choice: the device that has room.
+Every placement that is offered was measured (or computed, on request) and fits its devices' limits. Among
+placements of one tier the core chooses a device that has room.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ WHOLE, SPREAD, SPLIT, SPARE, CPU = range(5)
 """The tiers of placements, the preferred first."""
 
 _SETS: Final = 6
-"""Sets of devices of one size that a model is tried on."""
-_TRIES: Final = 3
-"""Measurements until a division over several devices fits, or is given up."""
+"""The most sets of devices of one size that are tried."""
+_MOST_MEASUREMENTS: Final = 3
+"""The most measurements for one division over several devices."""
 
 
 def placements(
@@ -38,12 +38,12 @@ def placements(
     n_gpu_layers: Layers = "auto",
     source: RequestedSource = "auto",
 ) -> list[Placement]:
-    """Placements to try, best first; `tier` says which are equally good.
+    """Placements to try, best first; those of one `tier` are equally good.
 
     `limits` are the bytes of each device that layers may go to, in order; the host is always there.
     With `auto`: whole on each device that holds it; spread over the fewest devices that do; else the
-    most layers that all devices together hold, and half of those (for a device that refuses bytes it
-    was thought to have); the CPU alone. A number of layers is honoured exactly.
+    most layers that all devices together hold, and half of those (for a device that refuses bytes); the
+    CPU alone. A number of layers is honoured exactly.
 
     Raises:
         ConfigError: layers are asked for on the host, or more than there are.
@@ -68,10 +68,10 @@ def excess(
     *,
     n_gpu_layers: Layers = "auto",
 ) -> int:
-    """Bytes by which a model passes the limits in the best of its places without a split.
+    """Bytes by which a model exceeds the limits in its best unsplit placement; at most 0 if it fits.
 
-    That is whole on a device or spread over several (with the layers that are asked for), or on the
-    host where there is no other; 0 or less where it fits.
+    Such a placement is whole on a device or spread over several (with the layers that are asked for), or on
+    the host if there is no other device.
 
     Raises:
         BadModelFile, MeasurementFailed: as for `Inspector.placement`.
@@ -86,13 +86,13 @@ def excess(
 
 
 def bytes_on(placement: Placement, device: str) -> int:
-    """What a placement takes on a device."""
+    """The bytes of a placement on a device."""
     return placement.footprints.get(device, Footprint()).total_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class _Placer:
-    """One model on devices of these limits, the host not among them."""
+    """Makes the placements of one model on devices with these limits (without the host)."""
 
     inspector: Inspector
     header: GgufHeader
@@ -102,18 +102,18 @@ class _Placer:
 
     @property
     def everything(self) -> int:
-        """All layers, and the output."""
+        """The number of all layers, with the output layer."""
         return self.header.shape().n_layers + 1
 
     def cpu(self) -> Placement:
-        """The CPU alone."""
+        """The placement on the CPU alone."""
         return replace(self.inspector.on_host(self.header, self.args, self.source), tier=CPU)
 
     def automatic(self) -> list[Placement]:
-        """All tiers."""
+        """The placements of all tiers."""
         whole = [p for p in (self.on_one(d) for d in self.limits) if p is not None]
         found = [*whole]
-        # Where it lies whole, a spread is but a way out: none is needed where it is not computed.
+        # A model that fits whole needs no spread, so a failure to compute one is ignored.
         with contextlib.suppress(*([MeasurementFailed] if whole else [])):
             found += self.spread(self.everything)
         if not found:
@@ -123,7 +123,7 @@ class _Placer:
         return [*found, self.cpu()]
 
     def exactly(self, layers: int) -> list[Placement]:
-        """So many layers: on each device that holds them, else spread over several."""
+        """Placements of so many layers: on each device that holds them, else spread over several."""
         if not self.limits:
             raise ConfigError(
                 f"n_gpu_layers is {layers} and the device is the host.",
@@ -138,20 +138,20 @@ class _Placer:
         raise self._never(min(tried, key=self.missing), layers)
 
     def at(self, layers: int, devices: tuple[str, ...], split: tuple[int, ...] = ()) -> Placement:
-        """What so many layers take on these devices."""
+        """The placement of so many layers on these devices."""
         args = replace(self.args, n_gpu_layers=layers, devices=devices, tensor_split=split)
         return self.inspector.placement(self.header, args, devices[0], self.source)
 
     def fits(self, placement: Placement) -> bool:
-        """Whether every device holds its part when nothing else is there."""
+        """Whether every device holds its part when it is otherwise empty."""
         return self.missing(placement) <= 0
 
     def missing(self, placement: Placement) -> int:
-        """Bytes by which it passes the limit of the device where that is worst."""
+        """The most bytes by which it exceeds the limit of any device."""
         return max(bytes_on(placement, d) - limit for d, limit in self.limits.items())
 
     def on_one(self, device: str) -> Placement | None:
-        """Whole on a device, where it fits."""
+        """The placement whole on a device, or None if it does not fit."""
         found = self.at(self.everything, (device,))
         if not self.fits(found):
             return None
@@ -159,7 +159,7 @@ class _Placer:
         return _because(found, WHOLE, text if len(self.limits) == 1 else f"{text} on {device}")
 
     def spread(self, layers: int) -> list[Placement]:
-        """So many layers over the fewest devices that hold them, in each possible set of devices."""
+        """Placements of so many layers over the fewest devices that hold them, one for each set."""
         for count in range(2, min(len(self.limits), layers) + 1):
             tried = (
                 self.divided(layers, devices)
@@ -167,19 +167,19 @@ class _Placer:
             )
             found = [p for p in tried if p is not None]
             if found:
-                return [_because(p, SPREAD, _told(p)) for p in found]
+                return [_because(p, SPREAD, _spread_note(p)) for p in found]
         return []
 
     def divided(self, layers: int, devices: Sequence[str]) -> Placement | None:
-        """So many layers over these devices, each filled to the same share of its limit."""
+        """The placement of so many layers over these devices, each filled to the same share."""
         shares = Shares.of(self.header.shape(), self.args, devices)
         room = {d: float(self.limits[d]) for d in devices}
-        for _ in range(_TRIES):
+        for _ in range(_MOST_MEASUREMENTS):
             counts = balanced(shares.sizes(layers), list(room.values()))
             found = self.at(layers, tuple(devices), counts or shares.even(layers))
             if counts is not None and self.fits(found):
                 return found
-            # What a device takes beside its layers is known by now.
+            # The bytes of a device beside its layers are known by now.
             room = {d: self.limits[d] - self._beside(found, d, shares) for d in devices}
             if min(room.values()) <= 0:
                 return None
@@ -189,7 +189,7 @@ class _Placer:
         return bytes_on(placement, device) - shares.layers_of(placement, device)
 
     def split(self) -> list[Placement]:
-        """The most layers that the devices hold; the rest is the CPU's."""
+        """Placements with the most layers that the devices hold; the rest is on the CPU."""
         best = self._most_on_one() if len(self.limits) == 1 else self._most_on_all()
         if best is None:
             return []
@@ -212,10 +212,10 @@ class _Placer:
     def _most_on_all(self) -> Placement | None:
         devices = tuple(self.limits)
         shares = Shares.of(self.header.shape(), self.args, devices)
-        # Any split tells what devices take beside their layers; one of all layers takes more.
+        # Any split shows the bytes of devices beside their layers; a split with all layers takes more.
         layers = self.everything - 1
         tried = self.at(layers, devices, shares.even(layers))
-        for _ in range(_TRIES):
+        for _ in range(_MOST_MEASUREMENTS):
             room = [self.limits[d] - self._beside(tried, d, shares) for d in devices]
             layers = min(layers, most_layers(shares, room))
             if not layers:
@@ -228,7 +228,7 @@ class _Placer:
         return None
 
     def spare(self, best: Placement) -> list[Placement]:
-        """Half of the layers on the same devices."""
+        """Placements with half of the layers on the same devices."""
         fewer = best.args.n_gpu_layers // 2
         if not fewer:
             return []
@@ -254,12 +254,12 @@ class _Placer:
         )
 
 
-def _told(placement: Placement) -> str:
+def _spread_note(placement: Placement) -> str:
     parts = zip(placement.args.layer_devices, placement.args.tensor_split, strict=False)
     return "spread, layers " + ", ".join(f"{count} on {device}" for device, count in parts)
 
 
 def _because(placement: Placement, tier: int, reason: str) -> Placement:
-    """The placement at a tier; a correction that it has is not forgotten."""
+    """The placement with a tier and a reason, which is added to the note of a correction."""
     note = "; ".join(text for text in (reason, placement.reason) if text)
     return replace(placement, tier=tier, reason=note)

@@ -29,7 +29,7 @@ def code_files(server: Path) -> list[Path]:
 
 
 class SharedCode:
-    """Mappings of the engines' code; they take no memory of their own. Close to let go."""
+    """Mappings of the engines' code; they take no memory of their own. `close` releases them."""
 
     def __init__(self, server: Path) -> None:
         self._maps: list[mmap.mmap] = []
@@ -49,11 +49,11 @@ class SharedCode:
 
     @property
     def mapped_bytes(self) -> int:
-        """Bytes of code held."""
+        """The mapped bytes."""
         return sum(len(held) for held in self._maps)
 
     def close(self) -> None:
-        """Let go of the code. Idempotent."""
+        """Release the mappings. Idempotent."""
         while self._maps:
             self._maps.pop().close()
 

@@ -1,7 +1,7 @@
-"""How many layers each of several devices gets: to fill them alike, and never past their room.
+"""Divides layers over several devices, so that all are filled alike and none beyond its room.
 
-The bytes of single layers are those of the closed form, for any architecture; what a device takes
-beside its layers is measured. A division is checked by a measurement before it is offered.
+The bytes of single layers come from the closed form, for any architecture. The bytes of a device beside
+its layers are measured. A division is checked by a measurement before it is offered.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ Sizes = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """The bytes of each layer on a device: weights and state, the output as the last."""
+    """The bytes of each layer on a device (weights and state); the last one is the output."""
 
     by_layer: Sizes
     n_devices: int
 
     @classmethod
     def of(cls, shape: ModelShape, args: EngineArgs, devices: Sequence[str]) -> Shares:
-        """Of one model with an engine's arguments; devices are taken to be of one kind."""
+        """The shares of one model with an engine's arguments. All devices are assumed to be of one kind."""
         moved = weights_by_layers(shape, repack=args.repack, device=devices[0]).device
         found = np.diff(moved)[::-1].astype(np.float64)
         found[:-1] += kv_by_layer(shape, args) + recurrent_by_layer(shape, args)
         return cls(found, len(devices))
 
     def sizes(self, layers: int) -> Sizes:
-        """Those of the layers that are moved, in order."""
+        """The bytes of the layers that are moved to devices, in order."""
         return self.by_layer[len(self.by_layer) - layers :]
 
     def even(self, layers: int) -> tuple[int, ...]:
-        """As many layers on each device, the first ones getting what is left over."""
+        """Equally many layers on each device; the first devices get the remainder."""
         each, rest = divmod(layers, self.n_devices)
         return tuple(each + (number < rest) for number in range(self.n_devices))
 
@@ -58,7 +58,7 @@ class Shares:
 
 
 def balanced(sizes: Sizes, room: Sequence[float]) -> tuple[int, ...] | None:
-    """Layers by device so that the fullest device is as little full, by its room, as can be.
+    """Layers by device that minimise how full the fullest device is, by its room.
 
     Layers stay in order, and every device gets at least one. None when they do not fit.
     """
@@ -77,15 +77,15 @@ def most_layers(shares: Shares, room: Sequence[float]) -> int:
 
 
 def _divided(sizes: Sizes, room: Sequence[float]) -> tuple[float, tuple[int, ...]]:
-    """How full the fullest device is in the best division, and the division.
+    """The best division, and how full its fullest device is.
 
-    Device by device: the best for the layers up to each end, over every place to begin at.
+    Dynamic programming, device by device: the best for the layers up to each end, over all begins.
     """
     count = len(sizes)
     if count < len(room) or min(room) <= 0:
         return np.inf, ()
     ahead = np.concatenate([[0.0], np.cumsum(sizes)])
-    # Entry (begin, end) is what the layers between take; a device has at least one.
+    # Entry (begin, end) holds the bytes of the layers between; a device has at least one.
     between = ahead[None, :] - ahead[:, None]
     between[np.tril_indices(count + 1)] = np.inf
     best = np.full(count + 1, np.inf)

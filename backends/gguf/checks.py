@@ -1,4 +1,4 @@
-"""How a model file is refused: which check did it, where, and what was found."""
+"""Refuses model files: the error names the failed check, its offset, and what was found."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Check = Literal[
     "shape",
     "shard",
 ]
-"""The checks that reject a file; the one that did is the `check` fact of a `BadModelFile`."""
+"""The checks that reject a file. A `BadModelFile` has the failed one as its fact `check`."""
 
 _MOST_SHOWN: Final = 120
 

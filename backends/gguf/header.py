@@ -1,4 +1,4 @@
-"""What a GGUF file says of its model: metadata, tensors, quantization, shape; shards as one."""
+"""The header of a GGUF model: metadata, tensors, quantization, shape. Shards count as one model."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ class GgufHeader:
 
     @property
     def file_type(self) -> str | None:
-        """What the file claims to be (`general.file_type`), or `None` when it claims nothing."""
+        """The file's own claim of its type (`general.file_type`), or `None` when it has none."""
         value = self.metadata.get("general.file_type")
         return FILE_TYPES.get(value, f"type {value}") if type(value) is int else None
 
     @cached_property
     def quantization(self) -> str:
-        """What the tensors are: `Q4_K_M`, `Q8_0`, `F16`, ..."""
+        """The main type of the tensors: `Q4_K_M`, `Q8_0`, `F16`, ..."""
         return quantization(self.tensors)
 
     @cached_property
@@ -112,10 +112,10 @@ class GgufHeader:
         return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
 
     def check_unchanged(self) -> None:
-        """Say so when the files are no longer those whose headers these are.
+        """Check that the files have not changed since their headers were read.
 
         Raises:
-            BadModelFile: one was replaced, written to or removed.
+            BadModelFile: a file was replaced, written to or removed.
         """
         for path, read in zip(self.files, self.identities, strict=True):
             try:

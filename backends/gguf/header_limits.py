@@ -1,4 +1,4 @@
-"""What the headers of one model may cost, whatever the size of its files.
+"""Limits on the size of one model's headers, whatever the size of its files.
 
 No real model comes near these numbers: the largest vocabularies have 300,000 tokens and 600,000
 merges in 20 MiB of header, the largest models 2,000 tensors and 60 keys. A file that asks for more is
@@ -20,7 +20,7 @@ MAX_KEY_BYTES: Final = (1 << 16) - 1
 """The format's own bound (docs/gguf.md in ggml)."""
 
 MAX_TEXTS: Final = 1 << 21
-"""Elements of arrays of texts: each has to be stepped over to find the next."""
+"""Elements of arrays of texts. Each has to be skipped to find the next."""
 
 MAX_KEPT_TEXT_BYTES: Final = 1 << 20
 """A longer text is stepped over: a whole `tokenizer.json` may be one, and nothing here reads it."""
@@ -35,7 +35,7 @@ MAX_KEPT_ELEMENTS: Final = 1 << 16
 
 @dataclass(slots=True)
 class Allowance:
-    """What is left for the files of one model that are still to be read."""
+    """The rest of the limits for the files of one model that are still to be read."""
 
     header_bytes: int = MAX_HEADER_BYTES
     keys: int = MAX_KEYS

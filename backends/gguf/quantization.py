@@ -1,4 +1,4 @@
-"""The name of a quantization, read from the tensors: a file's name may say anything."""
+"""The name of a quantization, from the tensors and not from a file's name."""
 
 from __future__ import annotations
 

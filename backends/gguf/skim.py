@@ -1,4 +1,4 @@
-"""A cursor over the start of a GGUF file that skims it and trusts nothing.
+"""A cursor over the start of a GGUF file. It skims the file, and checks every value.
 
 Every length and count is checked against the bytes that are left, and against what a header may
 cost (`backends.gguf.header_limits`), before anything is read or allocated. Arrays that only a tokenizer
@@ -83,8 +83,8 @@ class Cursor:
     Args:
         source: its bytes, as many as the file has or as it may have.
         path: the file, for error messages.
-        allowance: what the files of the model may still cost; what is taken is drawn from it.
-        clipped: whether the file goes on behind the source.
+        allowance: the limits that are left for the model's files; reading uses them up.
+        clipped: whether the file continues after the source.
     """
 
     def __init__(
@@ -107,10 +107,10 @@ class Cursor:
         """Raise the `BadModelFile` for a failed check.
 
         Args:
-            check: which one.
-            what: what was found and what is allowed.
+            check: the failed check.
+            what: the found value and the allowed ones.
             offset: bytes from the start of the file; the current position when `None`.
-            hint: what to do; a general advice when empty.
+            hint: advice for the user; a general one when empty.
         """
         reject(
             self._path, check, what, offset=self.position if offset is None else offset, hint=hint
@@ -136,7 +136,7 @@ class Cursor:
         return self._source.copy(start, n_bytes)
 
     def pieces(self, start: int, end: int) -> Iterator[bytes]:
-        """What lies between two positions, again."""
+        """The bytes between two positions, read again."""
         return self._source.pieces(start, end - start)
 
     def u32(self, what: str) -> int:
@@ -205,7 +205,7 @@ class Cursor:
         return key
 
     def value(self, key: str) -> MetadataValue | SkimmedArray:
-        """A typed value: a scalar, a small array as a tuple, or where what was skimmed lies."""
+        """A typed value: a scalar, a small array as a tuple, or the position of a skipped array."""
         start, name = self.position, shown(key)
         kind = self.u32(f"the type of {name}")
         if kind == _ARRAY:
@@ -310,7 +310,7 @@ class Cursor:
             left -= walked
 
     def _blame_text(self, name: str, first: int) -> NoReturn:
-        """Find the text whose length leads out of the file; the fast walk does not look."""
+        """Find and reject the text that passes the file's end, because the fast walk does not check."""
         while True:
             length = self._length(f"element {first} of {name}")
             self.position += length

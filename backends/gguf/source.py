@@ -1,7 +1,7 @@
 """The start of a model file, read through a window that moves: never mapped.
 
-A mapped file that is cut while it is read ends the whole process (SIGBUS), and some file systems
-cannot map at all. What `pread` finds to be gone is a `BadModelFile` like any other.
+A mapped file that is truncated while it is read kills the whole process (SIGBUS), and some file systems
+cannot map at all. With `pread`, missing bytes are a `BadModelFile` like any other damage.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class HeaderBytes:
 
     Args:
         path: the file, for error messages.
-        n_bytes: how many there are to be read.
-        read_into: how they are read.
+        n_bytes: how many bytes may be read.
+        read_into: reads them.
     """
 
     def __init__(self, path: Path, n_bytes: int, read_into: ReadInto) -> None:
@@ -64,7 +64,7 @@ class HeaderBytes:
 
     @classmethod
     def of(cls, path: Path, descriptor: int, n_bytes: int) -> HeaderBytes:
-        """Those of an open file."""
+        """The first bytes of an open file."""
 
         def read_into(buffer: memoryview, offset: int) -> int:
             return os.preadv(descriptor, [buffer], offset)
@@ -74,14 +74,14 @@ class HeaderBytes:
     def at(self, position: int, n_bytes: int) -> tuple[memoryview, int]:
         """A view and an offset in it, where at least `n_bytes` (no more than a window) lie.
 
-        The view is good until the next call.
+        The view is valid until the next call.
         """
         if position < self._start or position + n_bytes > self._end:
             self._move(position, n_bytes)
         return self._view, position - self._start
 
     def rest(self, position: int) -> memoryview:
-        """What the window holds from a position on, at least eight bytes; good until the next call."""
+        """The window's bytes from a position on, at least eight; valid until the next call."""
         view, offset = self.at(position, 8)
         return view[offset : self._end - self._start]
 

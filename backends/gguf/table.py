@@ -1,7 +1,7 @@
 """One GGUF file: its metadata and its tensor table, skimmed from its start.
 
-The format and its limits are those of ggml's `src/gguf.cpp`: what it refuses is refused here, with
-the offset.
+The format and its limits are those of ggml's `src/gguf.cpp`. A file that ggml refuses is refused here,
+with the offset.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class TensorInfo(TensorShape):
 
 @dataclass(frozen=True, slots=True)
 class FileIdentity:
-    """What tells one content of one file from another, wherever its path points."""
+    """The identity of a file's content: device, inode, size, modification time, hash of the header."""
 
     device: int
     inode: int
@@ -93,7 +93,7 @@ class FileIdentity:
 
 @dataclass(frozen=True, slots=True)
 class FileTable:
-    """The header of one file. `key_offsets` says where each value lies, for later complaints."""
+    """The header of one file. `key_offsets` has the offset of each value, for errors."""
 
     path: Path
     version: int
@@ -109,12 +109,12 @@ def read_table(path: Path, allowance: Allowance | None = None, *, shard: int = 0
 
     Args:
         path: the file.
-        allowance: what the header may cost, and afterwards what is left of that.
-        shard: the number of the file among those of its model.
+        allowance: the limits for the header; reading uses them up.
+        shard: the index of the file among those of its model.
 
     Raises:
-        BadModelFile: the file is not there, is not a GGUF file, is impossible, or changed while it
-            was read. Facts: `file`, `offset`, `check` (see `backends.gguf.checks.Check`).
+        BadModelFile: the file is missing, is not a GGUF file, is impossible, or changed while it was
+            read. Facts: `file`, `offset`, `check` (see `backends.gguf.checks.Check`).
     """
     allowance = allowance or Allowance()
     with opened(path) as (descriptor, status):

@@ -1,10 +1,10 @@
-"""Stepping over many length-prefixed texts at once.
+"""Skips many length-prefixed texts at once.
 
 Where the next text starts is known only from the length of this one, and a Python loop pays for
 each step. But tokens are shorter than 256 bytes, so a length field is a byte with seven zero bytes
-behind it, and texts hardly hold such runs: numpy finds all the candidates of a chunk, and the chain
-"start + 8 + length = next start" is then checked for all of them. What passes is exactly what the
-loop would have walked; where the chain breaks, the loop takes over for a while.
+behind it, and texts rarely hold such runs. numpy finds all the candidates of a chunk, and the chain
+"start + 8 + length = next start" is then checked for all of them. The result is exactly that of the loop;
+where the chain breaks, the loop takes over for a while.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def walk_strings(view: memoryview, count: int) -> tuple[int, int]:
         position += step
         walked += several
         if several < _STEPS_AFTER_BREAK:
-            # The more often it breaks, the longer it is left alone.
+            # The more often the chain breaks, the longer the loop is used.
             position, several = _walk_each(view, position, min(count - walked, steps))
             walked += several
             steps *= 2
@@ -52,7 +52,7 @@ def _walk_each(view: memoryview, position: int, count: int) -> tuple[int, int]:
 
 
 def _walk_chunk(chunk: memoryview, count: int) -> tuple[int, int]:
-    """How many bytes, and how many texts, the checked chain from the chunk's start covers."""
+    """The bytes and the number of texts that the checked chain from the chunk's start covers."""
     data = np.frombuffer(chunk, np.uint8)
     zero = data == 0
     two = zero[:-1] & zero[1:]

@@ -1,4 +1,4 @@
-"""Where llama.cpp's executables are, what they need to run, and which build they are."""
+"""Finds llama.cpp's executables and their libraries, and names their build."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def find_binary(name: str) -> Path:
     `llama_cpp` package, then on `PATH`.
 
     Raises:
-        ConfigError: it is not there, or may not be executed. Facts: `binary`, `searched`.
+        ConfigError: it does not exist, or may not be executed. Facts: `binary`, `searched`.
     """
     override = os.environ.get(FOLDER_VARIABLE)
     places = [Path(override)] if override else _installed_folders()
@@ -51,7 +51,7 @@ def find_binary(name: str) -> Path:
 
 
 def library_env(binary: Path) -> dict[str, str]:
-    """What to add to the environment so that `binary` finds its own shared libraries.
+    """The environment variables with which `binary` finds its own shared libraries.
 
     A build without an install rpath does not find the `lib` folder beside its `bin` by itself, and
     would take another llama.cpp's libraries from the system. Empty where there is no such folder.
@@ -64,7 +64,7 @@ def library_env(binary: Path) -> dict[str, str]:
 
 
 def build_id(binary: Path) -> str:
-    """A key for caches of what this build measured: it changes when anything of it is replaced.
+    """A key for caches of this build's measurements; it changes when any of its files is replaced.
 
     Made of the distribution's version (`external` outside of it) and a hash over name, size and
     modification time of the executable and its libraries.
@@ -84,7 +84,7 @@ def build_id(binary: Path) -> str:
 def binding_folder() -> Path | None:
     """The folder of the installed `llama_cpp` package; `None` where it cannot be imported.
 
-    Importing it would load llama.cpp's libraries into this process; its place is enough.
+    It is not imported, because that would load llama.cpp's libraries into this process.
     """
     try:
         spec = importlib.util.find_spec("llama_cpp")

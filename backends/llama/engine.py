@@ -48,7 +48,7 @@ _HEALTH_LIMIT_S = 2.0
 
 
 def usable_cores() -> int:
-    """The CPU cores that this process, and what it starts, may run on."""
+    """The number of CPU cores that this process and its children may run on."""
     return len(os.sched_getaffinity(0))
 
 
@@ -61,9 +61,9 @@ class LlamaServerEngine:
         runtime_dir: the keeper's private folder; made with mode 0700 when missing.
         threads: CPU threads; by default all that this process may use.
         stall_s: a load that neither reads, grows nor logs for so long is given up.
-        margin_bytes: what it may take beyond its booking (`Ceilings`); 0 is no bound.
+        margin_bytes: the bytes that it may take beyond its booking (`Ceilings`); 0 means no bound.
         pooling: pooling of an embedding engine; None keeps the model's own.
-        carries_kv: whether restored KV state spares it anything (`budget.eviction.kv_store.carries_kv`).
+        carries_kv: whether restored KV state saves it work (`budget.eviction.kv_store.carries_kv`).
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class LlamaServerEngine:
 
     @property
     def capabilities(self) -> Capabilities:
-        """What this engine can honour; an embedding engine does not chat."""
+        """The engine's features. An embedding engine does not chat."""
         embeds = self._args is not None and self._args.embeddings
         return Capabilities(
             chat=not embeds,
@@ -134,14 +134,14 @@ class LlamaServerEngine:
         return self._process.pid if self._process else None
 
     async def prepare(self, placement: Placement) -> None:
-        """Start the process and hold it where it has taken next to nothing; `start` lets it load.
+        """Start the process, and hold it before it takes memory; `start` lets it load.
 
         Raises:
             LoadFailed: llama-server cannot be executed, or a driver does not answer.
             ConfigError: the arguments cannot be honoured.
         """
         if self._args is not None:
-            raise InternalError("an engine lives once; make a new one to start again")
+            raise InternalError("an engine starts once; make a new one to start again")
         self._args = placement.args
         if not self._keeps_kv:
             self._slot_folder.mkdir(mode=0o700)
@@ -184,7 +184,7 @@ class LlamaServerEngine:
             ConfigError: the arguments cannot be honoured.
         """
         if self._started:
-            raise InternalError("an engine lives once; make a new one to start again")
+            raise InternalError("an engine starts once; make a new one to start again")
         self._started = True
         if self._args not in (None, placement.args):
             raise InternalError(f"{self!r} was prepared for another placement")
@@ -237,7 +237,7 @@ class LlamaServerEngine:
         return await loading.until_ready(on_progress)
 
     async def wait_death(self) -> Death:
-        """Return when the process has ended on its own; after `stop` it never returns: cancel it."""
+        """Return when the process has ended on its own. After `stop` it never returns, so cancel it."""
         code = await self._running().wait()
         if self._stopping:
             await asyncio.get_running_loop().create_future()
@@ -267,7 +267,7 @@ class LlamaServerEngine:
                 shutil.rmtree(self._slot_folder, ignore_errors=True)
 
     def kill(self) -> None:
-        """SIGKILL to the process's group; nothing where none runs."""
+        """Send SIGKILL to the process's group; no effect if none runs."""
         self._killed = True
         if self._process is not None:
             self._process.kill()
@@ -278,7 +278,7 @@ class LlamaServerEngine:
 
     @property
     def _quick_s(self) -> float:
-        """Until a question for signs of life counts as unanswered."""
+        """The bound of a question for signs of life."""
         return min(_HEALTH_LIMIT_S, self._stall_s / 4)
 
     async def _health(self, limit_s: float) -> bool:
@@ -291,7 +291,7 @@ class LlamaServerEngine:
         return status == 200
 
     async def signs(self, *, ask: bool) -> Signs | None:
-        """What the kernel counts for the process, and what `/slots` and `/health` say in time."""
+        """Signs of life from the kernel's counters and, if asked, from `/slots` and `/health`."""
         state = process_state(self._process.pid) if self._process is not None else None
         if self._process is None or state is None or self._process.exit_code is not None:
             return None
@@ -308,7 +308,7 @@ class LlamaServerEngine:
         )
 
     async def _slot_signs(self) -> tuple[SlotSigns | None, bool]:
-        """What its slots say, and whether anything listens at its socket."""
+        """The state of its slots, and whether any process listens at its socket."""
         try:
             return slot_signs(await self._slots().rows(self._quick_s)), True
         except KeepwarmError as error:
@@ -316,7 +316,7 @@ class LlamaServerEngine:
             return None, not refused
 
     def overgrown(self, measured: Mapping[str, int | None]) -> OutOfMemory | None:
-        """Compare the process's own pages now, and what was measured elsewhere, with the ceilings."""
+        """Compare the process's own pages now, and `measured` on other devices, with the ceilings."""
         if self._process is None or self._process.exit_code is not None:
             return None
         held = process_bytes(self._process.pid)
@@ -339,11 +339,11 @@ class LlamaServerEngine:
         return pss_bytes(process_tree(self._process.pid), "Pss_File") or 0
 
     def keep_kv_in(self, folder: Path) -> None:
-        """Save KV state in a folder that outlives the engine."""
+        """Save KV state in a folder that stays after the engine's end."""
         self._slot_folder, self._keeps_kv = folder, True
 
     async def kv_tokens(self) -> Mapping[int, int]:
-        """The tokens that each slot holds, of the slots that served since the start."""
+        """The number of tokens in each slot that served since the start."""
         return await self._slots().tokens()
 
     async def save_kv(self, slot: int, name: str) -> int:
@@ -351,7 +351,7 @@ class LlamaServerEngine:
         return await self._slots().save(slot, name)
 
     async def restore_kv(self, slot: int, name: str) -> int:
-        """Restore what `save_kv` saved; returns the tokens restored."""
+        """Restore a slot that `save_kv` saved; returns the number of restored tokens."""
         return await self._slots().restore(slot, name)
 
     def _slots(self) -> Slots:

@@ -1,4 +1,4 @@
-"""The files of a model as an engine reads them: all shards, their sizes, what the page cache has."""
+"""The files of a model as an engine reads them: all shards, their sizes, their share in the page cache."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def model_files(model_path: Path) -> list[Path]:
     if hit is None:
         return [model_path]
     stem, total = model_path.name[: hit.start()], hit.group(2)
-    # No model has more than these; a name can claim a hundred thousand.
+    # No model has more shards; a file name can claim a hundred thousand.
     count = min(int(total), MAX_SHARDS)
     return [model_path.with_name(f"{stem}-{i + 1:05d}-of-{total}.gguf") for i in range(count)]
 
@@ -47,7 +47,7 @@ def file_sizes(model_path: Path) -> dict[Path, int]:
 class ModelFiles:
     """A model's files at one moment: their bytes in all, and the share that the page cache has.
 
-    `cached` is None where the kernel does not tell.
+    `cached` is None where the kernel does not say.
     """
 
     total_bytes: int
@@ -55,7 +55,7 @@ class ModelFiles:
 
     @classmethod
     def look(cls, model_path: Path) -> ModelFiles:
-        """What is there now.
+        """The files as they are now.
 
         Raises:
             LoadFailed: a file cannot be read.
@@ -64,15 +64,15 @@ class ModelFiles:
         return cls(sum(sizes.values()), cached_fraction(sizes))
 
     def storage(self, disk_bytes: int) -> Literal["cold", "staged"]:
-        """What a load paid that began at that moment and read so many bytes from a disk."""
+        """Where a load that began at that moment, and read so many bytes from a disk, got its file from."""
         from_disk = disk_bytes > (1 - _STAGED_FRACTION) * self.total_bytes
-        # Where the page cache's share is not told, what was read from the disk says it alone.
+        # Where the page cache's share is not known, the bytes read from the disk decide alone.
         was_absent = self.cached is not None and self.cached < _STAGED_FRACTION
         return "cold" if from_disk or was_absent else "staged"
 
 
 def cached_fraction(files: Mapping[Path, int]) -> float | None:
-    """The share of files' bytes that lies in the page cache; None where the kernel does not tell."""
+    """The share of the files' bytes in the page cache; None where the kernel does not say."""
     total = sum(files.values())
     if total == 0:
         return 1.0

@@ -1,4 +1,4 @@
-"""The slots of a running llama-server: what they hold, saved to files and restored from them."""
+"""The slots of a running llama-server: their tokens, and saving and restoring their KV state."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Slots:
     Args:
         socket: where the engine listens.
         model_id: its name in errors.
-        timeout_s: until an action is given up.
-        carries_kv: whether it has KV state to save at all.
+        timeout_s: the bound of an action.
+        carries_kv: whether the model has KV state to save at all.
     """
 
     def __init__(self, socket: Path, model_id: str, timeout_s: float, *, carries_kv: bool) -> None:
@@ -31,10 +31,10 @@ class Slots:
         self._carries_kv = carries_kv
 
     async def rows(self, timeout_s: float = ANSWER_LIMIT_S) -> list[dict[str, Any]]:
-        """What the engine says of each slot.
+        """The engine's row of each slot.
 
         Raises:
-            EngineTimeout, EngineDied, EndpointError: it does not answer in time, or not with that.
+            EngineTimeout, EngineDied, EndpointError: it does not answer in time, or with other data.
         """
         status, rows = await self._ask("GET", "/slots", timeout_s=timeout_s)
         if (
@@ -46,7 +46,7 @@ class Slots:
         return rows
 
     async def tokens(self) -> dict[int, int]:
-        """The tokens that each slot holds, of the slots that served since the start.
+        """The number of tokens in each slot that served since the start.
 
         Raises:
             as `rows`.
@@ -61,13 +61,13 @@ class Slots:
         """Save a slot's KV state under a name; returns the bytes written.
 
         Raises:
-            InvalidRequest: the engine has none to save, or that is no name.
-            EngineTimeout, EngineDied, EndpointError: it does not, cannot or will not.
+            InvalidRequest: the model has no state to save, or the name is not allowed.
+            EngineTimeout, EngineDied, EndpointError: the engine does not answer, or refuses.
         """
         return _number(await self._act(slot, "save", name), "n_written")
 
     async def restore(self, slot: int, name: str) -> int:
-        """Restore what `save` saved; returns the tokens restored.
+        """Restore a slot that `save` saved; returns the number of restored tokens.
 
         Raises:
             as `save`.

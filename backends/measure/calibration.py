@@ -1,7 +1,7 @@
-"""Models made to be measured: real blocks of one ggml type, in a llama of any width and depth.
+"""Models that are made to be measured: real blocks of one ggml type, in a llama of any width and depth.
 
-What the weights are does not matter for the time; that they are finite does, because arithmetic on
-infinities and denormals is slow. So each block gets a small scale and random bits beside it.
+The values of the weights do not change the time as long as they are finite; arithmetic on infinities and
+denormals is slow. So each block gets a small scale and random bits beside it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SCALE_AT: Final[Mapping[str, tuple[int, ...]]] = {
     "Q6_K": (208,),
     "IQ4_XS": (0,),
 }
-"""Where the half-precision scales of a block lie (ggml's `ggml-common.h`)."""
+"""Offsets of the half-precision scales of a block (ggml's `ggml-common.h`)."""
 
 _TILE_BYTES: Final = 1 << 20
 _SPECIAL: Final = ("<unk>", "<s>", "</s>")
@@ -80,13 +80,13 @@ class Calibration:
 
 
 def wide(ggml_type: str, target_bytes: int) -> Calibration:
-    """A model of about that many bytes whose time is nearly all reading."""
+    """A model of about that many bytes, with nearly all of its time spent on reading them."""
     one = Calibration(ggml_type, 1, 1024, 2816, 16)
     return Calibration(ggml_type, max(2, round(target_bytes / one.layer_bytes)), 1024, 2816, 16)
 
 
 def narrow(n_layers: int) -> Calibration:
-    """A model whose time is nearly all the cost of having layers."""
+    """A model with nearly all of its time spent on the fixed cost of layers."""
     return Calibration("Q8_0", n_layers, 256, 512, 4)
 
 

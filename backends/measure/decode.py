@@ -24,7 +24,7 @@ _TAIL_LINES: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class DecodeRun:
-    """What to measure: a file, where its layers are, how many tokens, how often."""
+    """One run to measure: a file, the place of its layers, the number of tokens and of repetitions."""
 
     path: Path
     device: str = HOST
@@ -37,14 +37,14 @@ class DecodeRun:
 
 @dataclass
 class DecodeTimer:
-    """Runs llama-bench; asks for a priority over other programs, and does without where refused."""
+    """Runs llama-bench, with priority over other programs where the system allows it."""
 
     threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     timeout_s: float = 120.0
     _priority: str = field(default=_PRIORITY, init=False)
 
     def token_s(self, run: DecodeRun) -> float:
-        """Seconds of a token in the best repetition: what the machine does when left alone.
+        """Seconds of a token in the best repetition, which other programs disturbed least.
 
         Raises:
             ConfigError: llama-bench is not installed.

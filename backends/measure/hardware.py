@@ -1,7 +1,7 @@
-"""What machine this is: what a plan belongs to.
+"""Identifies this machine, because a placement plan is valid for one machine.
 
-Only what changes figures counts, and only as far as it does. A kernel keeps a few megabytes more or less
-for itself after each update, and a process may run on a part of the cores: neither makes another machine.
+Only hardware that changes figures counts. Two differences make no other machine: a kernel keeps a few
+megabytes more or less for itself after an update, and a process may run on a part of the cores.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from budget.errors import ConfigError
 
 UNKNOWN: Final = "unknown"
 ALIKE: Final = 1 / 16
-"""Amounts of RAM that differ by less are the same: less than a module, more than a kernel's own share."""
+"""Amounts of RAM that differ by a smaller share count as equal. It is less than a module, and more than a
+kernel's own share."""
 
 
 def hardware() -> dict[str, Any]:
@@ -35,7 +36,7 @@ def hardware() -> dict[str, Any]:
 
 
 def cpu_model(cpuinfo: str) -> str:
-    """The processor's name in `/proc/cpuinfo`; on ARM, where it has none, its makers' numbers."""
+    """The processor's name in `/proc/cpuinfo`; on ARM, which has no name there, the vendor's numbers."""
     found: dict[str, str] = {}
     for line in cpuinfo.splitlines():
         name, _, value = line.partition(":")
@@ -47,13 +48,13 @@ def cpu_model(cpuinfo: str) -> str:
 
 
 def hardware_key(found: Mapping[str, Any]) -> str:
-    """A short hash of what `hardware` says, without the RAM: nothing that is kept by it depends on that."""
+    """A short hash of `hardware`, without the RAM, because no figure kept under it depends on the RAM."""
     counted = {name: value for name, value in found.items() if name != "ram_bytes"}
     return hashlib.blake2b(json.dumps(counted, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def llama_build() -> str:
-    """The llama.cpp build that figures are good for; `none` where it is not installed."""
+    """The llama.cpp build that figures are valid for; `none` where it is not installed."""
     try:
         return build_id(find_binary("llama-server"))
     except ConfigError:
@@ -61,7 +62,7 @@ def llama_build() -> str:
 
 
 def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What differs between two machines, for people; empty when figures of one are good for the other."""
+    """The differences between two machines, as text; empty when figures of one are valid for the other."""
     return "; ".join(
         f"{name} was {_short(then.get(name))} and is {_short(now.get(name))}"
         for name in sorted({*then, *now})

@@ -70,9 +70,9 @@ class LoadTimer:
             return seconds
 
     def context_bytes(self, path: Path, buffers: int) -> int:
-        """What an engine takes on the device beyond its buffers: the fall of the free figure.
+        """Bytes of an engine on the device beyond its buffers, measured by the fall of the free bytes.
 
-        Only a GPU has such a context; 0 elsewhere.
+        Only a GPU has such a context; 0 on other devices.
         """
         if not self.device.startswith("cuda:"):
             return 0

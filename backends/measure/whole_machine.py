@@ -15,7 +15,7 @@ from budget.footprint import HOST
 from budget.placement.machine_rates import LoadFigures, MachineFigures, SideFigures
 
 Say = Callable[[int, int, str], None]
-"""Told the steps done, the steps in all, and what is done now."""
+"""Called with the number of steps done, the number of all steps, and the present step in words."""
 
 _LAYERS: Final = (4, 36)
 _EVERYTHING: Final = 999
@@ -122,7 +122,7 @@ class MachineMeasure:
                 seconds = min(
                     timer.ready_s(big, mode, cold=is_cold) for _ in range(self.effort.loads)
                 )
-                # A load that is no slower than a start reads at a rate that is not to be told.
+                # A load that is no slower than a start reads too fast for a rate to be measured.
                 rates[mode] = big.stat().st_size / max(seconds - start, 0.005)
         return LoadFigures(start, cold, staged)
 
@@ -136,14 +136,14 @@ class MachineMeasure:
 def fit_side(models: Sequence[Calibration], seconds: Sequence[float]) -> SideFigures:
     """Rates by type, seconds of a token and of a layer, from the measured seconds of a token.
 
-    The first two models differ in layers only: their difference is the cost of a layer, what is
-    left of the first the cost of a token. Both are taken off the others, which give the rates.
+    The first two models differ in layers only. Their difference is the cost of a layer, and the rest of
+    the first is the cost of a token. Both are subtracted from the others, which give the rates.
     """
     few, many = models[0], models[1]
     slope = (seconds[1] - seconds[0]) / (many.n_layers - few.n_layers)
     rates: dict[str, float] = {}
     layer_s, token_s = max(slope, 0.0), 0.0
-    # Reading is a small part of a narrow layer: two rounds settle it.
+    # Reading is a small part of a narrow layer, so two rounds suffice.
     for _ in range(3):
         for model, total in zip(models[2:], seconds[2:], strict=True):
             left = total - token_s - layer_s * model.n_layers
@@ -157,7 +157,7 @@ def fit_side(models: Sequence[Calibration], seconds: Sequence[float]) -> SideFig
 def with_crossing(
     models: Sequence[Calibration], seconds: Sequence[float], host: SideFigures, side: SideFigures
 ) -> SideFigures:
-    """The device's figures with what a split costs beyond its two sides.
+    """The device's figures with the cost of a split beyond that of its two sides.
 
     `seconds` are those of a token with the output and the last half of each model on the device.
     """

@@ -32,7 +32,7 @@ def models(tiny_models: dict[str, Path]) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture
 def place(cache: Path, models: dict[str, dict[str, Any]]) -> Iterator[CommandPlace]:
-    """A place of the test's own, with a keeper that nobody else uses."""
+    """A place of the test's own, with a keeper that no other test uses."""
     with new_place(cache) as own:
         own.configure(models)
         yield own

@@ -128,7 +128,7 @@ def test_config_is_honoured_from_the_group(home: Path) -> None:
 def test_a_bug_of_ours_exits_1_with_its_traceback(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On stderr for whoever reports it, and as an InternalError for programs."""
+    """On stderr for a bug report, and as an InternalError for programs."""
     monkeypatch.setattr("shim.cli.commands.version.versions", lambda: 1 // 0)
     result = run("version", "--json")
     assert result.exit_code == 1

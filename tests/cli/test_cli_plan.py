@@ -100,7 +100,7 @@ def test_what_never_fits_says_so_with_the_numbers(monkeypatch: pytest.MonkeyPatc
 
 
 def test_names_on_one_engine_are_booked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second says whose engine it shares."""
+    """The second names the model with which it shares an engine."""
     found = plan(monkeypatch, {"a": [{"host": 60}], "b": [{"host": 60}]}, shared=("a", "b"))
     assert found.first.reserved_bytes == 60 * MIB
     assert row(found, "b").resident

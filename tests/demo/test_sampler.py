@@ -31,7 +31,7 @@ def holder(runtime: Path, model: str) -> subprocess.Popen[bytes]:
 
 
 def test_only_the_engines_of_that_folder_are_counted(tmp_path: Path) -> None:
-    """Another keeper's engines are somebody else's bytes."""
+    """The bytes of another keeper's engines are not counted."""
     mine, other = tmp_path / "mine", tmp_path / "other"
     mine.mkdir()
     other.mkdir()

@@ -21,7 +21,7 @@ from tests.engines.support import listening, llama, placement
 
 @pytest.fixture(scope="session")
 def loopback_server(tiny_models: dict[str, Path]) -> Iterator[Endpoint]:
-    """A real llama-server on a free loopback port, as somebody else would run it."""
+    """A real llama-server on a free loopback port, as another user would run it."""
     binary = find_binary("llama-server")
     with tempfile.TemporaryDirectory(prefix="kw-") as folder:
         root = Path(folder)

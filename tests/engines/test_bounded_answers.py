@@ -42,7 +42,7 @@ _BOMB = gzip.compress(b" " * (64 << 20))
 def test_an_endless_body_is_broken_off(
     monkeypatch: pytest.MonkeyPatch, operation: str, *, is_async: bool
 ) -> None:
-    """At the bound of its kind, which the error names; nobody reads what comes after."""
+    """At the bound of its kind, which the error names; the rest of the answer is not read."""
     for name in ("CHAT_BYTES", "EMBED_BYTES", "STREAM_BYTES"):
         monkeypatch.setattr(transport, name, 1 << 20)
     start = EVENT_STREAM if operation == "stream" else head()
@@ -157,7 +157,7 @@ from backends.base import Capabilities, Endpoint
 from backends.openai import AsyncTransport, ChatRequest, SyncTransport
 from budget.errors import KeepwarmError
 
-url, operation, door = sys.argv[1:]
+url, operation, caller = sys.argv[1:]
 endpoint = Endpoint(url, "m", "openai", capabilities=Capabilities(embeddings=True))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -176,7 +176,7 @@ def blocking():
         pass
 
 try:
-    asyncio.run(main()) if door == "loop" else blocking()
+    asyncio.run(main()) if caller == "loop" else blocking()
     error = None
 except KeepwarmError as exc:
     error = type(exc).__name__
@@ -185,7 +185,7 @@ print(json.dumps({"error": error, "grown_bytes": (after - before) * 1024}))
 """
 
 
-@pytest.mark.parametrize("door", ["thread", "loop"])
+@pytest.mark.parametrize("caller", ["thread", "loop"])
 @pytest.mark.parametrize(
     ("operation", "start", "again"),
     [
@@ -198,12 +198,12 @@ print(json.dumps({"error": error, "grown_bytes": (after - before) * 1024}))
     ids=["body", "gzip", "continue", "comments", "event"],
 )
 def test_no_answer_takes_the_clients_memory(
-    operation: str, start: bytes, again: bytes, door: str
+    operation: str, start: bytes, again: bytes, caller: str
 ) -> None:
     """With the real bounds, in a process of its own: an endless answer costs a few times its bound."""
     with listening(floods(start, again)) as endpoint:
         answer = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(_CHILD), endpoint.base_url, operation, door],
+            [sys.executable, "-c", textwrap.dedent(_CHILD), endpoint.base_url, operation, caller],
             capture_output=True,
             text=True,
             timeout=120,

@@ -81,7 +81,7 @@ def test_an_engine_that_is_killed_is_known_at_once(
 
 @BOTH
 def test_nobody_listens(runtime_dir: Path, *, is_async: bool) -> None:
-    """A socket that is gone, one that nobody serves, a port that nobody serves."""
+    """A socket that is gone, a socket without a server, a port without a server."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
     with socket.socket(socket.AF_UNIX) as left:

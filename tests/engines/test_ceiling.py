@@ -45,7 +45,7 @@ def test_the_margin_is_a_quarter_and_half_a_gib_at_least(
 
 
 def test_a_gpus_driver_gets_a_gib_more() -> None:
-    """Its context and its pools are nobody's to foretell, on the GPU and in the process."""
+    """The driver's context and pools cannot be predicted, on the GPU and in the process."""
     ceilings = Ceilings.of(placed(100 * MIB, device="cuda:0"), 512 * MIB)
     assert ceilings.margin("cuda:0") == ceilings.margin(HOST) == (512 + 1024) * MIB
 
@@ -68,7 +68,7 @@ def test_what_is_passed_is_told_with_all_figures() -> None:
 
 
 def test_no_margin_is_no_bound() -> None:
-    """Whoever sets 0 wants none."""
+    """A margin of 0 means no bound."""
     assert Ceilings.of(placed(MIB), 0).exceeded("m", {HOST: 1 << 40}, ()) is None
 
 

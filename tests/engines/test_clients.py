@@ -351,7 +351,7 @@ def test_a_forked_child_does_not_share_its_parents_connections(runtime_dir: Path
 
 
 def test_the_pool_of_an_engine_that_is_gone_is_dropped(runtime_dir: Path) -> None:
-    """A model that comes and goes leaves no connection pool behind for each of its lives."""
+    """A model that comes and goes leaves no connection pool behind for each of its starts."""
 
     async def main() -> None:
         sync, asynchronous = SyncTransport(), AsyncTransport()

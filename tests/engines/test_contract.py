@@ -58,7 +58,7 @@ def test_full_and_streamed_answers_are_the_same_text(case: Case, runtime_dir: Pa
 
 
 def test_threads_and_event_loops_get_the_same_answer(case: Case, runtime_dir: Path) -> None:
-    """The blocking client and the asynchronous one are two doors to one engine."""
+    """The blocking client and the asynchronous one are two ways to one engine."""
 
     async def scenario() -> None:
         async with running(case.make(runtime_dir)) as engine:
@@ -108,7 +108,7 @@ def test_saved_kv_state_is_offered_exactly_as_declared(case: Case, runtime_dir: 
 
 
 def test_memory_is_measured_while_it_runs_and_gone_after(case: Case, runtime_dir: Path) -> None:
-    """Bytes by device while the engine lives, none once it has stopped; a remote has none here."""
+    """Bytes by device while the engine runs, none once it has stopped; a remote has none here."""
 
     async def scenario() -> None:
         engine = case.make(runtime_dir)

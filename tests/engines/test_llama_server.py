@@ -208,7 +208,7 @@ def _in_the_server(process: psutil.Process) -> Callable[[], Awaitable[bool]]:
 def test_a_prepared_engine_that_is_not_needed_leaves_nothing(
     tiny_models: dict[str, Path], runtime_dir: Path
 ) -> None:
-    """Whoever waits no more costs a process of a few megabytes, for as long as it takes to end it."""
+    """A start that was given up holds a process of a few megabytes until it is ended."""
     engine = llama(tiny_models["producer"], runtime_dir)
 
     async def scenario() -> None:
@@ -226,7 +226,7 @@ def test_a_prepared_engine_that_is_not_needed_leaves_nothing(
 def test_cancelling_a_load_ends_the_process(
     tiny_models: dict[str, Path], runtime_dir: Path
 ) -> None:
-    """A load that nobody waits for any more does not live on."""
+    """A load that no request waits for any more is ended."""
 
     async def scenario() -> int:
         engine = llama(tiny_models["producer"], runtime_dir)
@@ -334,7 +334,7 @@ def test_closing_a_stream_stops_generation(tiny_models: dict[str, Path], runtime
 def test_hundreds_of_requests_on_one_client_never_meet_a_stale_connection(
     tiny_models: dict[str, Path], runtime_dir: Path
 ) -> None:
-    """llama-server closes a connection after 100 requests without saying so; nobody notices."""
+    """llama-server closes a connection after 100 requests without saying so; the caller does not notice."""
 
     async def scenario() -> int:
         one = ChatRequest("hello", {"max_tokens": 1})

@@ -65,7 +65,7 @@ def test_many_runs_leave_no_connection(endpoint: Endpoint) -> None:
     assert len(transport.pools.all()) == 0
 
 
-def test_a_loop_that_is_closed_abruptly_is_forgotten(endpoint: Endpoint) -> None:
+def test_a_loop_that_is_closed_abruptly_is_dropped(endpoint: Endpoint) -> None:
     """Without `shutdown_asyncgens` nothing runs at the loop's end; the next loop lets its pool go."""
     transport = AsyncTransport()
     assert endpoint.socket_path is not None

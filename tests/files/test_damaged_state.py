@@ -159,7 +159,7 @@ def _spots(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
 
 
 @pytest.fixture(scope="module")
-def lived(tiny_models: dict[str, Path]) -> Iterator[Path]:
+def used_folder(tiny_models: dict[str, Path]) -> Iterator[Path]:
     """Folders in which a keeper ran: a file of every kind that a start reads is there and good."""
     with tempfile.TemporaryDirectory(prefix="kw-") as root, pytest.MonkeyPatch.context() as patch:
         move_to(Path(root), patch)
@@ -214,10 +214,10 @@ async def start_and_stop(config: Config, runtime: Path) -> list[str]:
 
 @pytest.mark.real
 def test_a_start_without_damage_says_nothing(
-    lived: Path, places: Path, tiny_models: dict[str, Path], caplog: pytest.LogCaptureFixture
+    used_folder: Path, places: Path, tiny_models: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     """All kinds are there, so that the tests below damage what a start reads."""
-    shutil.copytree(lived, places, dirs_exist_ok=True)
+    shutil.copytree(used_folder, places, dirs_exist_ok=True)
     names = " ".join(str(path.relative_to(places)) for path in state_files(places))
     for part in ("plan.json", "policy-", "/index.json", "learned/", "footprints/", "overhead-"):
         assert part in names
@@ -229,13 +229,13 @@ def test_a_start_without_damage_says_nothing(
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_keeper_starts_with_everything_damaged(
     kind: str,
-    lived: Path,
+    used_folder: Path,
     places: Path,
     tiny_models: dict[str, Path],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Whatever happened to all of its files at once: one line each, and its models are there."""
-    shutil.copytree(lived, places, dirs_exist_ok=True)
+    shutil.copytree(used_folder, places, dirs_exist_ok=True)
     broken = state_files(places)
     for path in broken:
         damage(path, kind)
@@ -250,10 +250,10 @@ def test_a_keeper_starts_with_everything_damaged(
 @pytest.mark.real
 @pytest.mark.parametrize("kind", ["deep lists", "a FIFO"])
 def test_a_plan_is_shown_with_everything_damaged(
-    kind: str, lived: Path, places: Path, tiny_models: dict[str, Path]
+    kind: str, used_folder: Path, places: Path, tiny_models: dict[str, Path]
 ) -> None:
     """`keepwarm plan` answers; the command that is about the plan's file says what is wrong with it."""
-    shutil.copytree(lived, places, dirs_exist_ok=True)
+    shutil.copytree(used_folder, places, dirs_exist_ok=True)
     for path in state_files(places):
         damage(path, kind)
     file = places / "keepwarm.toml"
@@ -336,10 +336,10 @@ def test_what_the_policy_had_learned_is_not_replaced_when_it_could_not_be_read(
 
 @pytest.mark.real
 def test_a_start_sweeps_what_was_left_unfinished(
-    lived: Path, places: Path, tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    used_folder: Path, places: Path, tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In every folder that state is written to, the keeper's own among them."""
-    shutil.copytree(lived, places, dirs_exist_ok=True)
+    shutil.copytree(used_folder, places, dirs_exist_ok=True)
     (places / "r").mkdir(mode=0o700, exist_ok=True)
     folders = {path.parent for path in state_files(places)} | {places / "r"}
     for folder in folders:

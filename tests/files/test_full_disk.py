@@ -246,7 +246,7 @@ def test_a_variable_with_a_relative_folder_counts_as_not_set(value: str, folder:
 def test_a_folder_counts_as_full_until_it_takes_a_file_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Since its first failure, however often that is; a folder that is gone is forgotten."""
+    """Since its first failure, however often that is; a folder that is gone is not listed any more."""
     clock = iter([10.0, 13.0, 14.0, 20.0])
     monkeypatch.setattr("backends.machine.files.unwritten.time.monotonic", lambda: next(clock))
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

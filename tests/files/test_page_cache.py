@@ -58,7 +58,7 @@ def test_what_the_kernel_does_not_tell_is_unknown_and_read(shared: Path) -> None
 
 @as_root
 def test_a_shared_model_folder_is_staged(shared: Path) -> None:
-    """Its files are read, whoever they belong to."""
+    """Its files are read, also those of another owner."""
 
     def stage() -> int:
         record = StageStory("engine", "model", 0)
@@ -76,7 +76,7 @@ def test_a_shared_model_folder_is_staged(shared: Path) -> None:
 
 @as_root
 def test_another_user_that_may_write_is_told(shared: Path) -> None:
-    """The kernel trusts those who could find out by other means."""
+    """The kernel answers a process that could find out by other means."""
     shared.chmod(0o666)
     assert said_by_other_user(lambda say: say(resident_fraction(shared))) == "1.0"
 

@@ -107,7 +107,7 @@ def test_repacked_and_tied_weights_are_counted_as_llama_cpp_holds_them(
 
 @st.composite
 def drawn_shapes(draw: st.DrawFn) -> Shape:
-    """Shapes nobody chose, of any architecture that is known: any heads, widths, experts, windows."""
+    """Random shapes of any known architecture: any heads, widths, experts, windows."""
     name = draw(st.sampled_from(sorted(LAYOUTS)))
     rng = random.Random(draw(st.integers(0, 10_000)))
     shape = list(variations(name, rng, 8))[-1]
@@ -150,7 +150,7 @@ def check_drawn(shape: Shape, variant: EngineArgs, part: float, folder: Path, rp
 def test_drawn_shapes_are_exact_on_each_side(
     shape: Shape, variant: EngineArgs, part: float, folder: Path, endpoint: str
 ) -> None:
-    """Shapes nobody chose, on a device and the host."""
+    """Random shapes, on a device and the host."""
     check_drawn(shape, variant, part, folder, endpoint)
 
 

@@ -47,7 +47,7 @@ UNKNOWN = [
     Shape("granitehybrid", "granitehybrid", 6, 1024, 4000, 2048, 16, 4, kv_pattern=(0, 0, 4),
           extra=_STATE | _SCALES),
 ]  # fmt: skip
-"""Whose graphs are not known, and whose files llama.cpp takes."""
+"""Architectures without a known graph, which llama.cpp can load."""
 
 
 @pytest.fixture(scope="module")

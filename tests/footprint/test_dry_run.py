@@ -81,7 +81,7 @@ def test_a_truncated_file_is_a_bad_model_file_with_the_log(
 def test_a_crash_of_llama_cpp_is_contained(
     tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An abort in the probe is an error with its last lines; this process lives on."""
+    """An abort in the probe is an error with its last lines; this process runs on."""
     crash = tmp_path / "crash.py"
     crash.write_text(
         "import os, sys\nsys.stderr.write('GGML_ASSERT(false) failed: error\\n')\n"

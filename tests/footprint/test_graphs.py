@@ -56,7 +56,7 @@ def test_memory_is_used_again_after_the_last_use() -> None:
 
 
 def test_an_operation_by_element_takes_its_source_s_memory() -> None:
-    """If nobody else reads it, and it is no view."""
+    """If no other node reads it, and it is no view."""
     alone, read_twice, viewed = Graph(), Graph(), Graph()
     alone.expand(like("scale", row(100, WEIGHT)))
     source = row(100, WEIGHT)
@@ -104,7 +104,7 @@ def test_operations_follow_their_weights_and_activations_are_copied() -> None:
 
 
 def shape_with(name: str, **changes: object) -> Shape:
-    """A sparse model of an architecture, of nobody's dimensions."""
+    """A sparse model of an architecture, of invented dimensions."""
     shape = list(variations(name, random.Random(7), 6))[-1]
     return replace(shape, n_vocab=2000, **changes)  # type: ignore[arg-type]
 

@@ -84,7 +84,7 @@ def test_a_child_that_closes_its_pipes_and_goes_on_is_ended() -> None:
 
 
 def test_what_a_child_has_started_ends_with_it() -> None:
-    """A grandchild that holds the pipes open holds nobody up."""
+    """A grandchild that holds the pipes open does not delay the caller."""
     done = _python(FORKS_AND_HOLDS_THE_PIPES)
     assert done.code == 0
     assert done.cut == ""

@@ -133,7 +133,7 @@ def test_an_evaluator_may_not_judge_its_own_work(
 
 
 def test_remote_evaluators_are_named_as_unverified() -> None:
-    """Nobody here can read their tensors: that is said, not hidden."""
+    """Their tensors cannot be read here, and the error says so."""
     far = {"url": "http://127.0.0.1:9/v1", "model_id": "big", "role": "evaluator"}
     writer = far | {"role": "producer", "model_id": "other"}
     assert Roles.of(shim_of({"judge": far, "writer": writer})).unverified == ("judge",)

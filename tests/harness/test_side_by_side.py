@@ -91,7 +91,7 @@ def test_a_stage_starts_as_soon_as_what_it_needs_is_done(shim: Shim) -> None:
 
 
 def test_a_result_that_was_not_waited_for_is_refused_though_it_is_there(shim: Shim) -> None:
-    """What a stage sees is said by its `after`, not by who was faster; through others counts."""
+    """What a stage sees depends on its `after` (indirect ones, too), and not on which stage was faster."""
     right_done = threading.Event()
     first = Stage("first", "a", lambda context: 1)
     right: Stage[None] = Stage("right", "b", lambda context: None, after=(first,))

@@ -1,4 +1,4 @@
-"""What the keeper saves and restores around an engine's life, on scripted engines."""
+"""What the keeper saves at an engine's end and restores at its next start, on scripted engines."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def entry(*, carries_kv: bool = True) -> CatalogEngine:
 
 @dataclass
 class Bench:
-    """A carrier over a folder, and engines that live and leave."""
+    """A carrier over a folder, and engines that start and end."""
 
     carrier: KvCarrier
     files: KvFiles
@@ -85,8 +85,8 @@ def talk(engine: ScriptedEngine) -> None:
     engine.requests.append(LONG)
 
 
-def test_what_a_life_held_is_there_in_the_next(bench: Bench) -> None:
-    """Saved with its figures in the eviction's story, restored with them in the load's."""
+def test_conversations_are_there_after_the_next_start(bench: Bench) -> None:
+    """Saved with its figures in the eviction's record, restored with them in the load's."""
 
     async def run() -> None:
         async with bench.running() as (engine, load, leave):
@@ -98,7 +98,7 @@ def test_what_a_life_held_is_there_in_the_next(bench: Bench) -> None:
             assert engine.restored == [(0, "slot-0.kv")]
             assert load.restored_tokens == 8
             assert load.restore_s > 0
-        assert leave.saved_bytes == 0, "nobody used it: what was saved is still so"
+        assert leave.saved_bytes == 0, "no request used it, so the saved state is still right"
         assert len(saved_files(bench.files.folder)) == 1
 
     asyncio.run(run())
@@ -156,7 +156,7 @@ def test_an_engine_that_declares_nothing_saves_nothing(bench: Bench) -> None:
 
 
 def test_a_crash_takes_what_was_restored_with_it(bench: Bench) -> None:
-    """It may be why; the next life begins without."""
+    """It may be the cause, so the next start does without."""
 
     async def run() -> None:
         async with bench.running() as (engine, _, _leave):
@@ -208,7 +208,7 @@ def test_a_save_that_takes_too_long_holds_no_eviction_up(
 
 
 def test_a_warm_prompt_is_evaluated_when_nothing_is_saved_of_it(bench: Bench) -> None:
-    """Once for all lives where it can be saved, at every load where it cannot."""
+    """Once for all starts where it can be saved, at every load where it cannot."""
     evaluated = []
 
     async def warm() -> Warmed:

@@ -64,7 +64,7 @@ def test_state_is_saved_only_while_it_gains_more_than_it_costs() -> None:
 
 
 def test_state_that_nobody_continues_is_given_up_and_tried_again_later() -> None:
-    """Lives that used nothing of what they got back lower the gain; skipped evictions raise it."""
+    """Starts after which restored state was not used lower the gain; skipped evictions raise it."""
     figures = KvFigures(Rate(1000, 1.0), Rate(1000, 0.3), Rate(1000, 0.1))
     for _ in range(10):
         figures = figures.reused(500, 0)

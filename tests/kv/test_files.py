@@ -88,7 +88,7 @@ def test_conversations_outlive_a_keeper_that_ends_in_good_order(tmp_path: Path) 
 
 
 def test_old_conversations_are_deleted(tmp_path: Path) -> None:
-    """While the keeper runs and when it starts; with no age at all, none outlives it."""
+    """While the keeper runs and when it starts; with no age at all, none stays after it."""
     files = opened(tmp_path / "kv")
     engine_folder = engine_folder_with(files, model(tmp_path), (WARM, slot_file(0), slot_file(1)))
     engine_folder.states[slot_file(0)].used_at -= 61
@@ -103,7 +103,7 @@ def test_old_conversations_are_deleted(tmp_path: Path) -> None:
 
 
 def test_what_is_kept_is_told_and_cleared_by_model(tmp_path: Path) -> None:
-    """Bytes, conversations and age by engine; a model nobody kept anything of clears nothing."""
+    """Bytes, conversations and age by engine; a model without saved state clears nothing."""
     files = opened(tmp_path / "kv")
     engine_folder = engine_folder_with(files, model(tmp_path), (WARM, slot_file(0), slot_file(1)))
     engine_folder.states[slot_file(1)].used_at -= 30

@@ -82,10 +82,10 @@ def test_the_second_load_is_wholly_inside_the_first_generation(
 
 
 def test_what_is_planned_and_does_not_fit_is_staged(tiny_models: dict[str, Path]) -> None:
-    """Its bytes are left to whoever works; it loads when the plan says that nobody needs them."""
+    """Its bytes are left to the models that work; it loads when no declared use needs them."""
     with shim_of(tiny_models, ONE) as shim, shim.plan(["a", "b"]):
         shim.chat("a", "Go on.", max_tokens=2)
-        # Nobody asked for it; the first has no use in the plan any more.
+        # No request asked for it; the first model has no declared use any more.
         assert wait_until(lambda: state(shim, "b") == "idle", 20)
         assert not shim.chat("b", "Go on.", max_tokens=2).residency.cold
 
@@ -93,7 +93,7 @@ def test_what_is_planned_and_does_not_fit_is_staged(tiny_models: dict[str, Path]
 def test_stage_only_reads_the_file_and_the_load_finds_it(
     tiny_models: dict[str, Path], tmp_path: Path
 ) -> None:
-    """`prefetch = "stage"`: the page cache holds the file before anybody asks for the model."""
+    """`prefetch = "stage"`: the page cache holds the file before a request asks for the model."""
     file = Path(shutil.copy(tiny_models["producer"], tmp_path / "producer.gguf"))
     drop_from_page_cache(file)
     files = {**tiny_models, "producer": file}

@@ -83,7 +83,7 @@ def test_a_device_that_is_no_faster_gets_nothing() -> None:
 
 
 def test_context_is_shrunk_before_a_split_and_no_further_than_needed() -> None:
-    """At 8 GiB of KV the model would be split; at 4 it is whole; 2 would be a gift to nobody."""
+    """At 8 GiB of KV the model would be split; at 4 it is whole; 2 would gain nothing."""
     sizes = tuple(
         variant(6, kv_gib=kv, n_ctx=n_ctx, cpu_token_s=0.3)
         for kv, n_ctx in ((8.0, 32768), (4.0, 16384), (2.0, 8192))
@@ -125,7 +125,7 @@ def test_a_given_number_of_layers_is_honoured() -> None:
 
 
 def test_what_fits_nowhere_is_named_and_pins_that_do_not_fit_are_an_error() -> None:
-    """Others are planned beside a misfit; a set of pins that cannot be is nobody's plan."""
+    """Other models are placed beside one that does not fit; an impossible set of pins has no placements."""
     plan = plan_together([candidate("huge", 400), candidate("m", 4)], {"host": 20 * GIB})
     assert plan.misfits == ("huge",)
     assert plan.of("m").kind == "cpu"

@@ -18,7 +18,7 @@ def config(**keys: Any) -> Config:
 
 
 def test_a_range_counts_as_its_preferred_number_and_survives_a_round_trip() -> None:
-    """Whoever needs one number gets the preferred one; written out, the range is whole again."""
+    """Read as one number it is the preferred one; written out, the range is whole again."""
     given = {"min": 4096, "preferred": 16384}
     made = config(context=given, slots={"min": 1, "preferred": 4})
     entry = made.models["m"]

@@ -72,7 +72,7 @@ class Race:
         self.loads[name] = asyncio.Event()
 
     def close_stop(self, name: str) -> None:
-        """The ends of a model's next lives wait."""
+        """The ends of a model's next runs wait."""
         self.stops[name] = asyncio.Event()
 
     def ask(self, model: str, client: str = "c") -> str:
@@ -126,7 +126,7 @@ class Race:
         return [load.model for load in self.keeper.shell.history.loads]
 
     def engine(self, model: str) -> GatedEngine:
-        """The latest life of a model."""
+        """The latest engine of a model."""
         return [e for e in self.engines if model in repr(e).split()[1]][-1]
 
 

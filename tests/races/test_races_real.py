@@ -41,7 +41,7 @@ def config_of(files: dict[str, Path], limit: int) -> dict[str, Any]:
 
 
 def check_books(made: Shim) -> None:
-    """Nobody waits, nothing is leased, and the books never held more than the limit."""
+    """No request waits, nothing is leased, and the books never held more than the limit."""
     status = made.status()
     assert status["queue"] == []
     assert not any(row["leases"] for row in status["engines"])
@@ -94,7 +94,7 @@ def test_an_engine_killed_while_it_loads_or_right_after_is_a_typed_error(one: Sh
 
 
 def test_a_release_and_a_double_end_during_leases(one: Shim) -> None:
-    """The generation goes on; a lease that is ended twice ends nobody else's."""
+    """The generation goes on; a lease that is ended twice ends no other lease."""
     with one.stream("a", "Hi.", max_tokens=300, extra={"ignore_eos": True}) as stream:
         next(stream)
         one.release("a")

@@ -15,7 +15,7 @@ from tests.races.support import LIMIT_S, race, run
 Files = dict[str, Path]
 
 
-def test_an_arrival_during_its_models_eviction_waits_for_the_next_life(tiny_models: Files) -> None:
+def test_an_arrival_during_its_models_eviction_waits_for_the_next_start(tiny_models: Files) -> None:
     """It neither revives what is leaving nor gets lost."""
 
     async def scenario() -> None:
@@ -40,7 +40,7 @@ def test_an_arrival_during_its_models_eviction_waits_for_the_next_life(tiny_mode
     run(scenario)
 
 
-def test_an_unload_is_over_although_the_next_life_begins_at_once(tiny_models: Files) -> None:
+def test_an_unload_is_over_although_the_next_start_begins_at_once(tiny_models: Files) -> None:
     """Requests that wait for the model bring it back; the operator who unloaded it hears of the end."""
 
     async def scenario() -> None:
@@ -62,7 +62,7 @@ def test_an_unload_is_over_although_the_next_life_begins_at_once(tiny_models: Fi
 def test_a_cancel_during_a_load_keeps_the_load_and_gives_it_up_for_another(
     tiny_models: Files,
 ) -> None:
-    """Nobody waits for it; whoever needs its bytes gets them, and only when they are free."""
+    """No request waits for it; another request gets its bytes, and only when they are free."""
 
     async def scenario() -> None:
         async with race(tiny_models) as it:
@@ -149,7 +149,7 @@ def test_a_double_release_is_refused_and_changes_nothing(tiny_models: Files) -> 
             with pytest.raises(KeepwarmError):
                 it.end(first)
             with pytest.raises(KeepwarmError):
-                it.end(second, "somebody else")
+                it.end(second, "another client")
             assert it.state("a") is State.LEASED
             it.end(second)
             assert it.state("a") is State.IDLE

@@ -104,7 +104,7 @@ def test_an_answer_whose_text_does_not_fit_any_more_begins_anew(stage: Stage) ->
     assert stage.lease_count() == 0
 
 
-def test_a_forgotten_stream_gives_the_lease_back(stage: Stage) -> None:
+def test_an_unclosed_stream_gives_the_lease_back(stage: Stage) -> None:
     """A stream that goes out of scope is closed."""
     stage.scripts["a"] = Script(tokens=["word "] * 10_000)
     next(stage.shim.stream("a", "Hello."))
@@ -122,7 +122,7 @@ def test_an_engine_that_dies_is_told_with_its_last_words(stage: Stage) -> None:
     assert stage.shim.chat("a", "Hello.").residency.cold
 
 
-def test_a_death_is_told_once_the_next_life_can_begin(
+def test_a_death_is_reported_once_the_next_start_can_begin(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Clearing a dead engine away may take longer than watching one that seems well."""

@@ -43,7 +43,7 @@ def test_the_next_model_is_there_before_it_is_asked_for(stage: Scripted) -> None
 
 
 def test_a_plan_is_shown_with_the_process_that_declared_it(stage: Scripted) -> None:
-    """By model, so that people see who wants what next."""
+    """By model, so that people see which client uses which model next."""
     with stage.shim.plan(["b", "a"]) as plan:
         (row,) = stage.shim.status()["declared"]
         assert (row["plan"], row["pid"], row["left"]) == (plan.name, os.getpid(), 2)

@@ -45,7 +45,7 @@ either_way = pytest.mark.parametrize("run", [on_a_thread, on_a_loop])
 
 @either_way
 def test_an_answer_finds_its_question(run: Callable[[Scenario], None]) -> None:
-    """Notices and answers to what nobody waits for any more are passed over; errors are raised."""
+    """Notices, and answers that no call waits for any more, are passed over; errors are raised."""
 
     async def scenario(line: KeeperConnection, keeper: socket.socket) -> None:
         keeper.sendall(encode({"notice": "yield"}) + encode({"id": 1, "ok": {"n": 1}}))

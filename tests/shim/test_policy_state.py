@@ -1,4 +1,4 @@
-"""What the policy learns outlives the keeper."""
+"""What the policy learns stays after the keeper's end."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ def test_what_cannot_or_need_not_yield_runs_to_its_end(
 
 
 def test_it_can_be_switched_off(stage: Stage, pool: ThreadPoolExecutor) -> None:
-    """`[budget] preempt = false`: whoever runs ends first."""
+    """`[budget] preempt = false`: the running request ends first."""
     config = stage.shim.config.to_mapping()
     config["budget"]["preempt"] = False
     stage.scripts["b"] = Script(tokens=TOKENS)

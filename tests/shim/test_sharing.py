@@ -253,7 +253,7 @@ def test_many_calls_at_once_do_not_leave_as_many_connections(
     assert len(stage.shim._session.connections.flows.idle) <= 3
 
 
-def test_a_forgotten_asynchronous_stream_gives_its_lease_back(stage: Stage) -> None:
+def test_an_unclosed_asynchronous_stream_gives_its_lease_back(stage: Stage) -> None:
     """And its generation stops, while the loop goes on."""
     stage.scripts["a"] = Script(tokens=LONG)
 
@@ -314,7 +314,7 @@ def test_a_child_has_plans_and_streams_of_its_own(stage: Stage) -> None:
 
 
 def test_a_child_holds_no_connection_of_its_parents(stage: Stage) -> None:
-    """While a child lives, the end of the parent's stream still ends its lease and its generation."""
+    """While a child runs, the end of the parent's stream still ends its lease and its generation."""
     stage.scripts["a"] = Script(tokens=LONG)
     stream = stage.shim.stream("a", "Hi.")
     next(stream)
@@ -391,7 +391,7 @@ def test_a_closed_shim_refuses_calls_and_can_be_closed_again(stage: Stage) -> No
 
 
 def test_many_may_close_at_once_and_while_it_starts(stage: Stage) -> None:
-    """No keeper is left, whoever comes first."""
+    """No keeper is left, in whichever order they end."""
     before = threading.active_count()
     shim = Shim(stage.shim.config, factory=stage.make)
 
@@ -430,7 +430,7 @@ def test_asynchronous_ends(stage: Stage) -> None:
 
 
 def test_a_pin_ends_with_its_shim_unless_it_is_to_persist(stage: Stage) -> None:
-    """It lives on a connection of its own, which no later call takes."""
+    """It has a connection of its own, which no later call takes."""
 
     def pinned() -> list[str]:
         return [row["models"][0] for row in stage.shim.status()["engines"] if row["pinned"]]

@@ -209,7 +209,7 @@ def test_a_ping_is_answered_wherever_notices_are_read() -> None:
 
 @pytest.mark.usefixtures("hasty")
 def test_connecting_to_a_stopped_keeper_is_bounded(runtime_dir: Path) -> None:
-    """Its queue of connections is full and nobody takes one out."""
+    """Its queue of connections is full, and the keeper accepts none."""
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(runtime_dir / "keeper.sock"))
         listening.listen(0)

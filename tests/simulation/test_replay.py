@@ -27,7 +27,7 @@ def test_loads_waits_and_evictions_of_one_at_a_time() -> None:
 
 
 def test_the_next_request_waits_for_the_one_before_it() -> None:
-    """Sequential means that a long answer delays whoever comes next."""
+    """Sequential means that a long answer delays the next request."""
     arrivals = [Arrival(0.0, "a", 10, 20), Arrival(1.0, "a", 0, 0)]
     figures = run(trial(arrivals, 4), "lru").summary
     assert figures.wait_max_s == pytest.approx(5.0 + 30.0 - 1.0)
@@ -41,7 +41,7 @@ def test_timed_requests_do_not_wait_for_those_of_other_models() -> None:
 
 
 def test_declared_uses_are_loaded_while_others_run() -> None:
-    """Model b is loaded during a's answer, so its whole load is hidden and nobody waits for it."""
+    """Model b is loaded during a's answer, so its whole load is hidden and no request waits for it."""
     arrivals = [Arrival(0.0, "a", 10, 20), Arrival(36.0, "b", 0, 0)]
     figures = run(trial(arrivals, 9, mode="timed", declare=2), "forecast").summary
     assert figures.hidden_load_seconds == pytest.approx(4.0)

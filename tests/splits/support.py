@@ -30,7 +30,7 @@ def rpc_server(address_space_bytes: int | None = None) -> Iterator[RpcServer]:
 
 
 def idle_bytes() -> int:
-    """The address space that an RPC server takes before anybody uses it."""
+    """The address space that an RPC server takes before a client uses it."""
     with rpc_server() as server:
         status = Path(f"/proc/{server.pid}/status").read_text()
     size = next(line for line in status.splitlines() if line.startswith("VmPeak:"))

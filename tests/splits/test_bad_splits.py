@@ -51,7 +51,7 @@ def silent() -> Iterator[str]:
     ],
 )
 def test_an_impossible_budget_is_a_mistake_of_the_file(budget: dict[str, Any], said: str) -> None:
-    """With the key, what was found and what is allowed; nobody is asked."""
+    """With the key, what was found and what is allowed; no server is asked."""
     with pytest.raises(ConfigError) as caught:
         Config.from_mapping({"budget": budget})
     assert said in str(caught.value)

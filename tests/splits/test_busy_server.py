@@ -1,4 +1,4 @@
-"""An RPC server serves one client at a time: who finds it busy is told at once, and it lives on."""
+"""An RPC server serves one client at a time: a second client gets an error at once, and it stays."""
 
 from __future__ import annotations
 

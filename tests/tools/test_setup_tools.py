@@ -290,7 +290,7 @@ def test_an_interrupt_ends_everything_the_command_started(tmp_path: Path) -> Non
 
 
 def test_two_set_ups_at_once_do_not_collide(tmp_path: Path) -> None:
-    """While one holds the lock nobody else gets it; afterwards it is free."""
+    """While one process holds the lock no other gets it; afterwards it is free."""
     path = tmp_path / "lock"
     with only_one(path, "set-up"), path.open() as other, pytest.raises(BlockingIOError):
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""The dry measurement in its own short-lived process: `python -m backends.footprint.probe.measure`.
+"""The dry measurement in a short process of its own: `python -m backends.footprint.probe.measure`.
 
 Only `measure` is run; `native` and `projector` are its parts. Nothing else imports them.
 """

@@ -1,4 +1,4 @@
-"""The dry measurement itself: runs in its own short-lived process, `python -m`.
+"""The dry measurement itself: runs in a short process of its own, `python -m`.
 
 Reads one JSON request from standard input (`path`, `args`: the fields of `EngineArgs`, or `many` of
 them), writes one JSON answer to standard output, and llama.cpp's log to standard error. Only the
@@ -134,8 +134,8 @@ def _breakdown(folder: Path, context: Any, ggml: Ggml) -> list[dict[str, Any]]:
 
 
 def _cross_check(rows: list[dict[str, Any]], log: str) -> None:
-    """The compute buffers in the log must be those of the map: a change of layout shows here."""
-    # A context may reserve more than once; the last lines are those of the buffers that stay.
+    """Compare the compute buffers in the log with those of the map, to detect a change of layout."""
+    # A context may reserve more than once; the last lines describe the buffers that stay.
     logged = {m[1]: float(m[2]) for m in _COMPUTE_LINE.finditer(log)}
     for row in rows:
         expected = logged.get(row["buffer_type"])
@@ -148,7 +148,7 @@ def _cross_check(rows: list[dict[str, Any]], log: str) -> None:
 
 
 def _output_row_bytes(binding: Any, model: Any, args: dict[str, Any], log: str) -> int:
-    """A row of the host output buffer: logits and embeddings (`output_reserve`)."""
+    """The bytes of a row of the host output buffer: logits and embeddings (`output_reserve`)."""
     floats = binding.llama_vocab_n_tokens(binding.llama_model_get_vocab(model))
     if args["embeddings"]:
         floats += binding.llama_model_n_embd_out(model)
@@ -176,7 +176,7 @@ class _Session:
         self._loaded: tuple[object, Any] | None = None
 
     def measure(self, args: dict[str, Any]) -> dict[str, Any]:
-        """The answer for one set of arguments; a model that is loaded alike is used again."""
+        """The answer for one set of arguments; a model loaded with the same parameters is reused."""
         for endpoint in args["rpc"]:
             if endpoint not in self._servers:
                 self._ggml.add_rpc(endpoint)
@@ -214,7 +214,7 @@ class _Session:
         text = "".join(self._log)
         _cross_check(rows, text)
         architecture = self._text(model, "general.architecture")
-        # Layers that only predict further tokens, which llama.cpp counts apart.
+        # Layers that only predict further tokens; llama.cpp does not count them among the others.
         predicting = int(self._text(model, f"{architecture}.nextn_predict_layers") or 0)
         return {
             "buffers": rows,
@@ -277,7 +277,9 @@ def main() -> int:
                 EXIT_UNSUPPORTED, "the dry measurement needs Linux on x86-64 (a C++ result)"
             )
         binding = _binding()
-        callback = _log_to_stderr(binding, log)  # llama.cpp holds it: it must outlive the calls
+        callback = _log_to_stderr(
+            binding, log
+        )  # llama.cpp keeps a pointer to it, so it must stay alive
         answer = _answer(binding, request, log)
     except ProbeError as error:
         sys.stderr.write(f"\nprobe: {error}\n")
@@ -291,7 +293,7 @@ def main() -> int:
 if __name__ == "__main__":
     import os
 
-    # The contexts are left to the kernel: tearing them down costs time and can crash.
+    # The kernel frees the contexts, because tearing them down costs time and can crash.
     status = main()
     sys.stderr.flush()
     os._exit(status)

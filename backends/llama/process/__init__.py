@@ -1,4 +1,4 @@
-"""One llama-server process: started, watched while it loads, held to its ceiling, ended, swept up.
+"""One llama-server process: its start, its load, its ceiling of bytes, its end, and the clean-up after it.
 
-`process` is the process itself; `start_failures` says what it means when it does not become ready.
+`process` is the process itself; `start_failures` makes the error when it does not become ready.
 """

@@ -1,9 +1,9 @@
-"""The most that an engine may take of a device, and how it is held to it.
+"""The most bytes that an engine may take of a device, and how that is enforced.
 
-What an engine takes beyond its booking is for the next one, or for other programs. A chat template that
-builds text without end, say, would take it all. Two things stand against that: the keeper looks often
-and ends what has passed its ceiling, and on machines and placements without a GPU the kernel refuses
-what is far beyond it (`RLIMIT_DATA`; drivers of GPUs reserve address space that it would count).
+Bytes beyond an engine's booking belong to the next engine, or to other programs. A chat template that
+builds text without end, for example, would take them all. So the keeper looks often, and ends an engine
+beyond its ceiling. Without a GPU the kernel also refuses bytes far beyond it (`RLIMIT_DATA`); with one it
+cannot, because drivers of GPUs reserve address space that would count.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _THREADS_BESIDE: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
-    """The most that one engine may take: what is booked and a margin, by device.
+    """The most bytes that one engine may take, by device: its booking and a margin.
 
-    The margin is `margin_bytes` or a quarter of what is booked, whichever is more; as much again as is
-    booked where that comes from the closed form alone. A GPU's driver gets something more: what it
-    takes, on both sides, is not llama.cpp's to say. A margin of 0 is no bound.
+    The margin is `margin_bytes` or a quarter of the booking, whichever is more. For a booking from the
+    closed form alone it is as much as the booking. With a GPU it is larger on both sides, because
+    llama.cpp does not know the driver's bytes. A margin of 0 means no bound.
     """
 
     booked: Mapping[str, int]
@@ -42,12 +42,12 @@ class Ceilings:
 
     @classmethod
     def of(cls, placement: Placement, margin_bytes: int) -> Ceilings:
-        """Those of an engine that is placed like this."""
+        """The ceilings of an engine with this placement."""
         estimated = placement.source in {"closed-form", "bound"}
         return cls(dict(placement.bookings), margin_bytes, estimated)
 
     def margin(self, device: str) -> int:
-        """What it may take of a device beyond its booking."""
+        """The bytes that it may take of a device beyond its booking."""
         booked = self.booked.get(device, 0)
         share = booked if self.estimated else booked // _MARGIN_DIVISOR
         driver = _DRIVER_BYTES if any(name.startswith("cuda:") for name in self.booked) else 0
@@ -56,7 +56,7 @@ class Ceilings:
     def exceeded(
         self, model: str, found: Mapping[str, int | None], log_tail: Sequence[str]
     ) -> OutOfMemory | None:
-        """What is wrong with bytes that were found by device; None where nothing is."""
+        """The error if bytes by device exceed a ceiling, else None."""
         for device, taken in found.items():
             booked = self.booked.get(device, 0)
             ceiling = booked + self.margin(device)
@@ -76,16 +76,16 @@ class Ceilings:
         return None
 
     def bound_load(self, pid: int, args: EngineArgs, threads: int) -> None:
-        """Before a load: the kernel refuses what is beyond twice the ceiling, stacks left aside."""
+        """Before a load: let the kernel refuse bytes beyond twice the ceiling (without stacks)."""
         if self.margin_bytes:
             count = 2 * threads + args.slots + (os.cpu_count() or 1) + _THREADS_BESIDE
             ceiling = self.booked.get(HOST, 0) + self.margin(HOST)
             _bound(pid, 2 * ceiling + count * _stack_bytes())
 
     def bound_growth(self, pid: int) -> None:
-        """After a load: from what it holds now, the kernel refuses to add twice the margin.
+        """After a load: let the kernel refuse growth by more than twice the margin.
 
-        What is booked and not touched yet may be asked for only with the first request.
+        The margin is wide because some booked bytes are only allocated at the first request.
         """
         held = process_bytes(pid)
         if self.margin_bytes and held is not None:
@@ -94,13 +94,13 @@ class Ceilings:
 
 
 def _stack_bytes() -> int:
-    """The address space of a thread's stack, which is next to empty."""
+    """The address space of a thread's stack, which is nearly unused."""
     soft, _ = resource.getrlimit(resource.RLIMIT_STACK)
     return _STACK_BYTES if soft == resource.RLIM_INFINITY else max(soft, _STACK_BYTES)
 
 
 def _bound(pid: int, data_bytes: int) -> None:
-    """Set the process's `RLIMIT_DATA`. Where that is not allowed, the looks have to do."""
+    """Set the process's `RLIMIT_DATA`. Where that is not allowed, only the keeper's looks are left."""
     with contextlib.suppress(OSError, ValueError):
         _, hard = resource.prlimit(pid, resource.RLIMIT_DATA)
         # The hard limit stays: the next bound may be a wider one.

@@ -17,9 +17,9 @@ from budget.errors import KeepwarmError
 from budget.footprint import HOST, EngineArgs
 
 _LOOK_S = 0.02
-"""Between two looks at a load's progress."""
+"""Seconds between two looks at a load's progress."""
 _ASK_S = 1.0
-"""Between two questions for its health while its log does not say that it is ready."""
+"""Seconds between two questions for its health, until its log says that it is ready."""
 _ASK_AGAIN_S = 0.005
 
 
@@ -28,15 +28,15 @@ class Loading:
     """A load that is under way.
 
     Attributes:
-        process: what loads.
-        model_path: what is loaded.
+        process: the process that loads.
+        model_path: the model's file.
         model_id: its name in errors.
-        args: what it was started with.
-        file_bytes: of all its files.
+        args: the arguments of the process.
+        file_bytes: the bytes of all its files.
         stall_s: a load that neither reads, grows nor logs for so long is given up.
-        ceilings: what it may take.
-        said_ready: set by the line in its log.
-        healthy: asks it.
+        ceilings: the most bytes that it may take.
+        said_ready: set when its log says that it is ready.
+        healthy: asks whether it answers.
     """
 
     process: ServerProcess
@@ -50,10 +50,10 @@ class Loading:
     healthy: Callable[[], Awaitable[bool]]
 
     async def until_ready(self, on_progress: Callable[[float], None]) -> IoCounts:
-        """Return when the engine answers, with what it read until then.
+        """Return when the engine answers, with the bytes that it read until then.
 
         Raises:
-            LoadFailed: it ended; `OutOfMemory` when it was refused bytes, or took too many.
+            LoadFailed: it ended; `OutOfMemory` when bytes were refused, or it took too many.
             EngineTimeout: it makes no progress.
         """
         booked = self.ceilings.booked.get(HOST, 0)
@@ -69,7 +69,7 @@ class Loading:
                 if ended.done():
                     raise await self._ended(ended.result())
                 now_s = time.monotonic()
-                # Asking costs both sides time that the load could have.
+                # A question costs the load time.
                 if ready.done() or now_s >= ask_at_s:
                     if await self.healthy():
                         on_progress(1.0)

@@ -1,4 +1,4 @@
-"""How far a load is, from what the kernel counts for the process."""
+"""The progress of a load, from the kernel's counters of the process."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from backends.machine.processes import IoCounts
 class LoadProgress:
     """Fraction loaded, and whether the load still moves.
 
-    A load moves when it has read more, logged a line, or holds more than ever before, up to all that it
-    is to hold. Other memory is no progress: a chat template that does not end takes some, too.
+    A load moves when it has read more bytes, logged a line, or holds more memory than ever before, up to
+    its booking. Memory beyond that is no progress, because an endless chat template also takes some.
 
     Args:
-        file_bytes: of all files.
-        booked_bytes: of the host.
+        file_bytes: the bytes of all files.
+        booked_bytes: the host's bytes that are booked.
         now_s: the time of the begin.
     """
 
@@ -27,7 +27,7 @@ class LoadProgress:
         self.fraction = 0.0
 
     def look(self, counts: IoCounts, lines_seen: int, now_s: float) -> None:
-        """Take the counters of now."""
+        """Record the counters of now."""
         held = min(counts.rss_bytes, self._whole)
         if held > self._most or counts.rchar > self._read or lines_seen > self._lines:
             self._read, self._lines, self._moved_s = counts.rchar, lines_seen, now_s

@@ -1,4 +1,4 @@
-"""The log of llama-server: a bounded ring of lines, and what is read out of them."""
+"""The log of llama-server: a bounded ring of lines, and the facts that are parsed from them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _IDLE = b"all slots are idle"
 TAIL_LINES = 25
 _LINE_CHARS = 500
 _LINE_BYTES = 4 * _LINE_CHARS
-ANYONES = DeviceNames()
-"""For an engine whose RPC servers are not known."""
+UNKNOWN_SERVERS = DeviceNames()
+"""Device names of an engine with unknown RPC servers."""
 
 _BUFFER = re.compile(r":\s+(\S+)\s+.*\bbuffer size\s*=\s*([\d.]+) MiB")
 _READY = re.compile(rb"model loaded|server is listening|all slots are idle", re.IGNORECASE)
@@ -28,7 +28,7 @@ _RPC_CUT = re.compile(r"Remote RPC server crashed")
 _SECRET = re.compile(r"(?i)(bearer\s+|api[-_ ]?key[\"'=:\s]+|\bsk-|\bhf_)[\w.\-]{6,}")
 
 
-def buffer_bytes(lines: Iterable[str], names: DeviceNames = ANYONES) -> dict[str, int]:
+def buffer_bytes(lines: Iterable[str], names: DeviceNames = UNKNOWN_SERVERS) -> dict[str, int]:
     """Bytes by device over every `buffer size` line; llama.cpp prints MiB with two decimals."""
     found: dict[str, int] = {}
     for line in lines:
@@ -44,19 +44,19 @@ def looks_out_of_memory(lines: Iterable[str]) -> bool:
     return any(_OUT_OF_MEMORY.search(line) for line in lines)
 
 
-def refused_device(lines: Iterable[str], names: DeviceNames = ANYONES) -> str | None:
+def refused_device(lines: Iterable[str], names: DeviceNames = UNKNOWN_SERVERS) -> str | None:
     """The device that refused a buffer, by the first line that names it."""
     hits = (_REFUSED.search(line) for line in lines)
     return next((names.of_buffer(hit.group(1)) for hit in hits if hit), None)
 
 
 def rpc_was_cut(lines: Iterable[str]) -> bool:
-    """Whether an RPC server ended the connection, on which llama.cpp aborts."""
+    """Whether llama.cpp aborted because an RPC server ended the connection."""
     return any(_RPC_CUT.search(line) for line in lines)
 
 
 class LogRing:
-    """The last lines of one engine, and its buffer lines for as long as it lives.
+    """The last lines of one engine, and all its buffer lines.
 
     An engine writes a dozen lines for each request and hardly ever is one read, so that lines are kept as
     they were written; secrets are masked when they are read. `on_ready` is called at the first line that
@@ -98,7 +98,7 @@ class LogRing:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """What the ring holds, oldest first."""
+        """The kept lines, oldest first."""
         return tuple(map(_readable, self._lines))
 
     @property
@@ -106,8 +106,8 @@ class LogRing:
         """The last lines, as quoted in errors."""
         return tuple(map(_readable, list(self._lines)[-TAIL_LINES:]))
 
-    def buffers(self, names: DeviceNames = ANYONES) -> dict[str, int]:
-        """Bytes by device that the engine reported of its buffers so far."""
+    def buffers(self, names: DeviceNames = UNKNOWN_SERVERS) -> dict[str, int]:
+        """Bytes of buffers by device, as the engine has reported them so far."""
         return buffer_bytes(map(_readable, self._buffer_lines), names)
 
 

@@ -1,8 +1,8 @@
-"""Ending what a keeper that died left behind, and nothing else.
+"""Ends the engines that a dead keeper left behind, and no other process.
 
-The parent-death signal ends engines with their keeper; this is the second net, for the moment
-between a fork and that signal's arming. A process counts as ours only when it runs as this user and
-its environment names this very runtime folder.
+The parent-death signal ends engines with their keeper, except in the moment between a fork and the arming
+of that signal; this covers that moment. A process counts as ours only if it runs as this user and its
+environment names this runtime folder.
 """
 
 from __future__ import annotations
@@ -32,12 +32,11 @@ def leftovers(runtime_dir: Path) -> list[int]:
 def sweep_leftovers(runtime_dir: Path) -> list[int]:
     """Kill every leftover engine of this runtime folder, remove what engines made; returns the pids.
 
-    Only sockets and folders of the names that engines get are removed: the folder is one that a user
-    may have named.
+    Only sockets and folders with names of engines are removed, because the user may have named the folder.
 
-    Call it only while holding the keeper's lock on the folder: a live keeper's engines carry the
-    same mark. Each process is held by a pidfd and checked again through it before the signal, so a
-    reused process number is never hit.
+    Call it only while holding the keeper's lock on the folder, because a running keeper's engines carry
+    the same mark. Each process is held by a pidfd and checked again before the signal, so a reused
+    process number is never hit.
     """
     marker = f"{OWNER_VARIABLE}={runtime_dir.resolve()}"
     ended = [pid for pid in leftovers(runtime_dir) if _kill(pid, marker)]
@@ -45,7 +44,7 @@ def sweep_leftovers(runtime_dir: Path) -> list[int]:
         found = [entry for entry in entries if _NAME.fullmatch(entry.name)]
     for entry in found:
         if entry.name.endswith(".slots"):
-            # Never through a link; a file of that name is none of ours.
+            # Never through a link. A plain file of that name is not ours.
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path, ignore_errors=True)
         else:

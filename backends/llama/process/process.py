@@ -18,10 +18,10 @@ from backends.machine.files.folders import check_socket_path
 from budget.errors import EngineTimeout, LoadFailed
 
 KILL_LIMIT_S = 8.0
-"""Until a killed process has ended; one that hangs in a driver may never do."""
+"""How long to wait for a killed process. One that hangs in a driver may never end."""
 SOCKET_NAME_BYTES = 12
 LOG_END_S = 0.5
-"""A grandchild can hold the pipe open; the log must not delay the news of a death for longer."""
+"""The longest wait for the log's end after a death, because a grandchild can hold the pipe open."""
 
 
 def engine_socket(folder: Path, name: str = "0" * SOCKET_NAME_BYTES) -> Path:
@@ -34,9 +34,9 @@ def engine_socket(folder: Path, name: str = "0" * SOCKET_NAME_BYTES) -> Path:
 
 
 def engine_environment(owner: Path, library_env: Mapping[str, str]) -> dict[str, str]:
-    """The environment of an engine: that of every child, its heap's settings, and whose it is."""
+    """The environment of an engine: that of every child, settings of the heap, and its keeper's folder."""
     env = child_environment(library_env)
-    # One heap that gives back what it frees: what is booked stays what is taken.
+    # One heap that returns freed memory, so that an engine's bytes stay at its booking.
     env.setdefault("MALLOC_ARENA_MAX", "1")
     env.setdefault("MALLOC_MMAP_THRESHOLD_", "131072")
     env.setdefault("MALLOC_TRIM_THRESHOLD_", "131072")
@@ -60,10 +60,10 @@ def death_signal_wrapper() -> list[str]:
 
 
 class Gate:
-    """Holds a llama-server back while it reads its first argument, before it takes bytes to speak of.
+    """Holds a llama-server back while it reads its first argument, before it takes much memory.
 
-    The argument is a file of API keys that turns out to be empty: a pipe whose end comes when the gate
-    opens. Loading the program and its libraries is over by then.
+    The argument names a file of API keys, which is a pipe. The pipe ends, without a key, when the gate
+    opens. By then the program and its libraries are loaded.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Gate:
 
     @property
     def arguments(self) -> list[str]:
-        """What comes first on the command line."""
+        """The first arguments of the command line."""
         return ["--api-key-file", f"/proc/self/fd/{self._reader}"]
 
     @property
@@ -80,7 +80,7 @@ class Gate:
         return (self._reader,)
 
     def handed_over(self) -> None:
-        """The child has its descriptor, or was never started."""
+        """Close our copy of the descriptor, because the child has its own or was never started."""
         os.close(self._reader)
 
     def open(self) -> None:
@@ -93,7 +93,7 @@ class Gate:
 class ServerProcess:
     """A child process in a group of its own, with its log in a ring.
 
-    Start it from a thread that lives as long as the engine may: the kernel's parent-death signal
+    Start it from a thread that runs as long as the engine may, because the kernel's parent-death signal
     follows the thread that started it, not the process.
     """
 
@@ -119,7 +119,7 @@ class ServerProcess:
             LoadFailed: the command cannot be executed.
         """
         reading, writing = os.pipe()
-        # Where nothing is started, the pipe has its end here already, and is closed.
+        # If the start fails, both ends of the pipe are still here, and are closed.
         reader = LogReader(reading, LogRing(on_ready))
         try:
             process = await asyncio.create_subprocess_exec(
@@ -146,7 +146,7 @@ class ServerProcess:
 
     @property
     def log(self) -> LogRing:
-        """What the process has logged until now."""
+        """The log of the process until now."""
         return self._reader.up_to_now()
 
     @property
@@ -172,7 +172,7 @@ class ServerProcess:
         """SIGTERM, and SIGKILL to the group after `grace_s` (at once when it is 0).
 
         Raises:
-            EngineTimeout: it does not end even then; what it holds is not free.
+            EngineTimeout: it does not end even then, so its bytes are not free.
         """
         if self.exit_code is None and grace_s > 0:
             self._signal(signal.SIGTERM)

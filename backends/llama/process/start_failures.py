@@ -1,4 +1,4 @@
-"""What it means when a llama-server does not become ready."""
+"""The errors of a llama-server that does not become ready."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ async def load_error(
     log_tail: Sequence[str],
     args: EngineArgs | None,
 ) -> LoadFailed:
-    """Why a llama-server ended while it loaded; `OutOfMemory` when a device refused the bytes.
+    """The error of a llama-server that ended while it loaded; `OutOfMemory` when a device refused bytes.
 
     Args:
-        model_path: what it loaded.
+        model_path: the model's file.
         code: its exit code; negative: the signal that ended it.
-        lines: all that is kept of its log.
-        log_tail: the last of them, which are told.
-        args: what it was started with.
+        lines: all kept lines of its log.
+        log_tail: the last lines, for the error.
+        args: the arguments of the process.
     """
     facts: dict[str, Fact] = {
         "exit_code": code,
@@ -57,7 +57,7 @@ async def load_error(
 def stalled(
     model_path: Path, fraction: float, stall_s: float, log_tail: Sequence[str]
 ) -> EngineTimeout:
-    """A load that made no progress for too long."""
+    """The error of a load that made no progress for too long."""
     return EngineTimeout(
         f"loading {model_path.name} made no progress for {stall_s:g} s ({fraction:.0%} loaded).",
         hint="Look at the engine's last lines, or raise the stall time-out.",
@@ -76,15 +76,15 @@ def ending(code: int) -> str:
 
 
 def _only_rpc_device(args: EngineArgs | None) -> str | None:
-    """The RPC device of an engine, when it has but one: no line names it when it cuts off."""
+    """The RPC device of an engine with only one: no log line names it when the server cuts off."""
     named = [device for device in (args.devices if args else ()) if is_rpc(device)]
     return named[0] if len(named) == 1 else None
 
 
 async def _rpc_refused(lines: Sequence[str], args: EngineArgs | None) -> bool:
-    """Whether an RPC server cut the load off and is still there.
+    """Whether an RPC server cut the load off and still runs.
 
-    That is how it answers a transfer that it has no memory for; one that is gone has crashed.
+    A server does so when it has no memory for a transfer. A server that does not run any more has crashed.
     """
     if args is None or not rpc_was_cut(lines):
         return False

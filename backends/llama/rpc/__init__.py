@@ -1,1 +1,1 @@
-"""Devices behind `ggml-rpc-server`: which there are, what llama.cpp calls them, whether one is in use."""
+"""Devices behind `ggml-rpc-server`: the list of them, llama.cpp's names, and whether a server is in use."""

@@ -1,8 +1,8 @@
 """Whether an RPC server is in use, without disturbing it.
 
-`ggml-rpc-server` serves one client at a time, and says nothing before a client has spoken. One that has
-spoken and gave up waiting ends the server (SIGPIPE) as soon as it gets to answer: so nobody may ask who
-is not going to be served. The kernel's table of connections tells instead.
+`ggml-rpc-server` serves one client at a time. A second client that sends a request and then gives up kills
+the server (SIGPIPE) as soon as the server answers. So a busy server must not be asked, and the kernel's
+table of connections is read instead.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ Address = tuple[str, int]
 
 
 def in_use(endpoint: str) -> bool:
-    """Whether a program of this machine is connected to `host:port`, or anybody if it is here.
+    """Whether a client is connected to `host:port`: any client of a server here, a local one of another.
 
-    Clients of a server elsewhere that are themselves elsewhere are not seen. False where the kernel
-    has no such table (not Linux), and for what is no address.
+    Remote clients of a remote server are not seen. False where the kernel has no such table (not Linux),
+    and for a text that is not an address.
     """
     wanted = _addresses(endpoint)
     return any(ends & wanted for ends in _connections(read_text(table) or "" for table in _TABLES))
 
 
 def free_within(endpoint: str, timeout_s: float) -> bool:
-    """Whether `host:port` is not in use, or soon not any more."""
+    """Whether `host:port` is free, or becomes free within the time."""
     until_s = time.monotonic() + timeout_s
     while in_use(endpoint):
         if time.monotonic() >= until_s:

@@ -1,6 +1,6 @@
-"""llama.cpp's names of the devices of one engine, and ours.
+"""Translates between llama.cpp's names of an engine's devices and ours.
 
-llama.cpp counts RPC devices from 0 in each process, over the servers that this process was told of:
+llama.cpp counts RPC devices from 0 in each process, over the servers in that process's arguments:
 `RPC1` of ours is `RPC0` to an engine that uses no other server. Buffers carry the server's address and
 the device's number there (`RPC0[127.0.0.1:50052]`).
 """
@@ -22,7 +22,7 @@ _GPU_BUFFER: Final = re.compile(r"(CUDA\d+)(?:_Split)?")
 
 
 def servers_of(rpc: Sequence[str]) -> list[str]:
-    """The servers that an engine is told of (`--rpc`), each once, in order."""
+    """The servers in an engine's `--rpc`, each once, in order."""
     return list(dict.fromkeys(server for server in rpc if server))
 
 
@@ -33,7 +33,7 @@ class DeviceNames:
     rpc: tuple[str, ...] = ()
 
     def llama(self, devices: Sequence[str]) -> list[str]:
-        """What `--device` is given: see `backends.machine.devices.llama_device_names`.
+        """The value of `--device`: see `backends.machine.devices.llama_device_names`.
 
         Raises:
             ConfigError: an RPC device has no server in the arguments.
@@ -55,7 +55,7 @@ class DeviceNames:
         return found
 
     def ours(self, llama_name: str) -> str:
-        """Our name of a device that llama.cpp names."""
+        """Our name of a device, by llama.cpp's name."""
         by_local = {local: name for name, local in self._local().items()}
         return by_local.get(llama_name) or device_name(llama_name)
 
@@ -63,7 +63,7 @@ class DeviceNames:
         """The device that a llama.cpp buffer lies on.
 
         `CPU`, `CPU_REPACK`, `CPU_Mapped` and pinned `CUDA_Host` are `host`; `CUDA0` is `cuda:0`;
-        of `RPC0[127.0.0.1:50052]` the address says whose it is.
+        for `RPC0[127.0.0.1:50052]` the address names the server.
         """
         base = buffer_name.partition("[")[0]
         if base.startswith("CPU") or base.endswith("_Host") or base in {"AMX", "BLAS"}:
@@ -77,7 +77,7 @@ class DeviceNames:
         return device_name(gpu[1]) if gpu else base
 
     def _local(self) -> dict[str, str]:
-        """llama.cpp's names by ours; a server's devices stand together, in the order of servers."""
+        """llama.cpp's names by ours; the devices of one server are adjacent, in the order of servers."""
         places = [
             number
             for server in servers_of(self.rpc)

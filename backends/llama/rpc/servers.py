@@ -1,6 +1,6 @@
 """Devices behind `ggml-rpc-server`: llama.cpp's `RPC0`, `RPC1`, ... in the order of `--rpc`.
 
-What a server offers is asked of llama-server itself (`--list-devices`), in a short-lived process: it
+llama-server itself lists a server's devices (`--list-devices`), in a short process of its own, because it
 aborts when an endpoint does not answer or speaks another version of the protocol.
 """
 
@@ -29,7 +29,7 @@ _LISTED: Final = re.compile(
 
 
 def answers(endpoint: str, *, timeout_s: float = _CONNECT_S) -> bool:
-    """Whether something accepts a connection at `host:port` within the time-out."""
+    """Whether a program accepts a connection at `host:port` within the time-out."""
     host, _, port = endpoint.rpartition(":")
     try:
         with socket.create_connection((host, int(port)), timeout=timeout_s):
@@ -41,7 +41,7 @@ def answers(endpoint: str, *, timeout_s: float = _CONNECT_S) -> bool:
 def rpc_devices(endpoints: Sequence[str], *, timeout_s: float = _LIST_S) -> tuple[Device, ...]:
     """The devices that RPC servers offer, in llama.cpp's order.
 
-    Totals and free bytes are what the servers report, in whole MiB. `uuid` names the server and the
+    Totals and free bytes are the servers' own figures, in whole MiB. `uuid` names the server and the
     device's number there, so that it is the same in every configuration.
 
     Args:
@@ -49,7 +49,7 @@ def rpc_devices(endpoints: Sequence[str], *, timeout_s: float = _LIST_S) -> tupl
         timeout_s: how long all of them together may take.
 
     Raises:
-        ConfigError: an endpoint does not answer, or not as an RPC server of this build.
+        ConfigError: an endpoint does not answer, or is no RPC server of this build.
     """
     for endpoint in endpoints:
         if not free_within(endpoint, _CONNECT_S):

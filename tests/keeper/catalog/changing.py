@@ -81,7 +81,7 @@ class Changing:
         return Path(path)
 
     async def ask(self, model: str, client: str = "c") -> asyncio.Future[act.Grant]:
-        """A request arrives, as at the keeper's door.
+        """A request arrives, as at the keeper's socket.
 
         Raises:
             KeepwarmError: the model cannot be run now.

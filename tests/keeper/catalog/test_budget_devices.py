@@ -164,7 +164,7 @@ def split_model(tiny_models: dict[str, Path]) -> Path:
 
 
 def test_four_models_lie_two_on_each_gpu(two_gpus: Shim) -> None:
-    """Nobody leaves for anybody, and every device's books are those of its engines."""
+    """No engine is evicted for another, and every device's books equal those of its engines."""
     for name in "abcd":
         two_gpus.load(name)
     status = two_gpus.status()

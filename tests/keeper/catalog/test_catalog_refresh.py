@@ -37,7 +37,7 @@ from tests.keeper.server.test_server import Visitor
 
 
 class Clock:
-    """Time as the catalog and its upkeep see it."""
+    """The clock of the catalog and its refresh."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -322,7 +322,7 @@ def test_a_model_that_is_broken_at_the_start_is_known_to_the_core() -> None:
     run(scenario)
 
 
-def test_a_model_that_no_longer_fits_its_pin_is_a_setback_of_its_own() -> None:
+def test_a_model_that_no_longer_fits_its_pin_is_broken_by_itself() -> None:
     """The core refuses the two pins together; the other goes on, and the good file comes back."""
 
     async def scenario() -> None:
@@ -460,7 +460,7 @@ def test_what_was_corrected_while_others_were_read_stays_corrected(
     run(scenario)
 
 
-def test_engines_of_files_that_are_gone_are_forgotten() -> None:
+def test_engines_of_files_that_are_gone_are_dropped() -> None:
     """A file that is touched for weeks leaves one engine, not thousands."""
 
     async def scenario() -> None:

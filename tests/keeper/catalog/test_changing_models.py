@@ -1,4 +1,4 @@
-"""Model files that change under a running keeper: every kind of change, at every moment of a model's life.
+"""Model files that change under a running keeper: every kind of change, from before a load to its end.
 
 Whatever happens to one file, its requests end with a lease or a typed error that is not ours, no lease
 and no byte stays behind, the other model is served, and the model serves again once its file is good.

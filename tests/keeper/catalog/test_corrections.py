@@ -153,7 +153,7 @@ def test_an_engine_that_ran_away_is_booked_and_teaches_nothing(
     assert "too much to be learned" in caplog.text
     assert store.get("file", PLACED.args, "build") is None
     after = corrections.observe("m", "file", PLACED, seen(115))
-    assert after.bookings == ((HOST, 120),), "nor the next life in this keeper"
+    assert after.bookings == ((HOST, 120),), "nor the next start in this keeper"
 
 
 def test_whatever_is_learned_is_believed_the_next_time(tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_a_correction_over_the_limit_admits_nothing_and_evicts_what_is_idle(
 
 
 def test_a_warm_engine_that_takes_less_is_booked_less_the_next_time(bench: Bench) -> None:
-    """Never in the life at hand: what it has not used yet it may still use."""
+    """Never while the engine runs, because it may still use bytes that it has not used yet."""
     with bench.open() as shim:
         part = build_catalog(shim.config).prepared["a"].placements[0].footprints[HOST]
         buffers = part.total_bytes - part.overhead_bytes

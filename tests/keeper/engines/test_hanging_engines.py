@@ -168,7 +168,7 @@ def _fails() -> Any:
 def test_a_keeper_ends_its_engines_whichever_step_of_its_end_fails(
     tiny_models: dict[str, Path], runtime_dir: Path, step: str, way: Callable[[], Any]
 ) -> None:
-    """One step that hangs or raises costs itself: no engine lives on."""
+    """One step that hangs or raises costs itself: no engine is left."""
     models = {"a": {"path": str(tiny_models["classifier"]), "context": 1024}}
     given = {
         "budget": {"device": "host"},

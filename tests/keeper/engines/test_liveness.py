@@ -28,7 +28,7 @@ def watcher(it: Race) -> Liveness:
 
 
 def told_of(it: Race, engine: str, generation: int) -> KeepwarmError | None:
-    """What callers of a life are told of its end."""
+    """The error that callers of an engine get for its end."""
     death = it.keeper.shell.supervisor.death_of(engine, generation)
     return error_from_wire(death) if death else None
 
@@ -36,7 +36,7 @@ def told_of(it: Race, engine: str, generation: int) -> KeepwarmError | None:
 def test_an_engine_that_is_stuck_is_replaced_and_the_waiting_model_served(
     tiny_models: Files,
 ) -> None:
-    """Its caller is told what was seen; who waited for its bytes gets them."""
+    """Its caller gets an error with what was seen; a request that waited for its bytes gets them."""
 
     async def scenario() -> None:
         async with race(tiny_models) as it:
@@ -57,10 +57,10 @@ def test_an_engine_that_is_stuck_is_replaced_and_the_waiting_model_served(
     run(scenario)
 
 
-def test_a_new_life_begins_with_a_clean_slate(
+def test_a_new_start_begins_with_a_clean_slate(
     tiny_models: Files,
 ) -> None:
-    """What was seen of an engine's last life is not held against its next one."""
+    """What was seen before an engine's end does not count after its next start."""
 
     async def scenario() -> None:
         async with race(tiny_models) as it:
@@ -178,7 +178,7 @@ def test_an_engine_that_a_client_reports_is_checked_and_replaced(
 def test_a_report_about_an_engine_that_is_well_ends_nothing(
     tiny_models: Files,
 ) -> None:
-    """Nor does one about another life, or about an engine that works and has no time to answer."""
+    """Nor does one about an earlier start, or about an engine that works and has no time to answer."""
 
     async def scenario() -> None:
         async with race(tiny_models) as it:

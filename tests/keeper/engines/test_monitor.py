@@ -70,7 +70,7 @@ def test_bytes_of_another_program_count_where_engines_cannot_be_measured(
 def test_a_device_that_says_nothing_is_not_judged(
     tiny_models: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No free figure: the core is told that it is not known, and nobody leaves."""
+    """No free figure: the core gets an event that says so, and no engine is evicted."""
 
     async def scenario() -> None:
         async with race(tiny_models) as it:

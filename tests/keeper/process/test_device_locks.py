@@ -1,4 +1,4 @@
-"""One keeper per device of the machine, whoever its user is and whatever its session looks like."""
+"""One keeper per device of the machine, for all users and sessions together."""
 
 from __future__ import annotations
 

@@ -36,8 +36,8 @@ def test_an_engine_that_is_ended_by_decision_is_a_death_with_its_reason(
     run(scenario)
 
 
-def test_another_life_is_not_ended(tiny_models: Files) -> None:
-    """A report about a life that is over, or of an engine that is not there, ends nothing."""
+def test_a_later_start_of_an_engine_is_not_ended(tiny_models: Files) -> None:
+    """A report about an engine that has ended, or is unknown, ends nothing."""
 
     async def scenario() -> None:
         async with race(tiny_models) as it:

@@ -47,7 +47,7 @@ def test_a_second_inline_keeper_is_refused_and_the_device_comes_back(
 def test_an_inline_keeper_and_a_background_keeper_refuse_each_other(
     keeper_world: World, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any]
 ) -> None:
-    """Whoever is first has the device; the refusal says how to end the first."""
+    """The first keeper has the device; the refusal of the second says how to end the first."""
     monkeypatch.setenv("KEEPWARM_LOCK_DIR", keeper_world.env["KEEPWARM_LOCK_DIR"])
     client = keeper_world.client('say(pid=s.status()["keeper"]["pid"])\nsys.stdin.read()')
     pid = client.hear()["pid"]

@@ -112,7 +112,7 @@ def test_a_keeper_whose_place_cannot_be_made_again_ends(tiny_models: dict[str, P
 
 
 def test_a_call_made_while_the_keeper_ends_waits_and_starts_the_next(place: World) -> None:
-    """The one that ends lets nobody in and holds its lock until its engines are gone."""
+    """The keeper that ends accepts no client and holds its lock until its engines are gone."""
     place.runtime.mkdir(mode=0o700, exist_ok=True)
     ending = FileLock(place.runtime / KEEPER_LOCK)
     assert ending.try_acquire()
@@ -167,7 +167,7 @@ say(models=list(s.config.models))
 
 
 def test_stopping_a_keeper_that_crashed_forgets_what_it_ran_with(place: World) -> None:
-    """Who stops it does not want its configuration back."""
+    """The configuration of a keeper that was stopped on purpose does not come back."""
     pid = place.client(STATUS).hear()["pid"]
     os.kill(pid, signal.SIGKILL)
     assert wait_until(lambda: not alive(pid), 10.0)

@@ -50,7 +50,7 @@ def test_a_second_program_finds_the_model_warm(keeper_world: World) -> None:
 
 
 def test_four_programs_at_once_start_one_keeper(keeper_world: World) -> None:
-    """Whoever comes first starts it; the others wait for that one."""
+    """The first client starts it; the others wait for that start."""
     clients = [
         keeper_world.client(ONE_CHAT + 'say(pid=s.status()["keeper"]["pid"])') for _ in range(4)
     ]
@@ -132,7 +132,7 @@ say(cold=r.residency.cold, tokens=r.usage.completion_tokens)
 
 
 def test_an_idle_keeper_leaves_and_takes_nothing_along(tiny_models: dict[str, Path]) -> None:
-    """Started by itself, it ends when nobody has needed it for idle_exit."""
+    """Started by a client, it ends when no client needed it for idle_exit."""
     with world() as place:
         place.configure({"a": {"path": str(tiny_models["classifier"])}}, keeper={"idle_exit": 0.5})
         client = place.client(ONE_CHAT + 'say(pid=s.status()["keeper"]["pid"])')

@@ -1,4 +1,4 @@
-"""Lock files in folders that others write to, and what is said of those who hold a lock."""
+"""Lock files in folders that others write to, and what is said of a lock's holder."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_what_is_no_file_is_refused_at_once_with_its_owners_name(
 
 @as_root
 def test_another_users_fifo_does_not_hang_and_is_named(shared: Path) -> None:
-    """Whoever writes to the folder first cannot stop a keeper silently."""
+    """Another user that writes to the folder first cannot stop a keeper silently."""
     path = shared / "a.lock"
     os.mkfifo(path, 0o666)
     os.chown(path, OTHER_UID, OTHER_UID)

@@ -183,7 +183,7 @@ def test_a_named_folder_of_another_user_is_refused_with_the_owners_name(home: Pa
 
 @as_root
 def test_a_user_without_a_home_has_a_place(home: Path) -> None:
-    """As a container's user, who is in no password database, has none; state goes there, too."""
+    """A container's user that is in no password database has no home; state goes there, too."""
 
     def ask(say: Say) -> None:
         folder = runtime_dir({})

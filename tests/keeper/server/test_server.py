@@ -1,4 +1,4 @@
-"""The keeper's door: whatever one client sends or leaves undone, the others are served."""
+"""The keeper's socket: whatever one client sends or leaves undone, the others are served."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Visitor:
         return "leases" in (await self.ask("status"))["ok"]["engines"][0]
 
 
-class Door:
+class OpenServer:
     """A keeper over scripted engines behind a real socket."""
 
     def __init__(self, it: Race, server: Server, path: Path) -> None:
@@ -70,12 +70,12 @@ class Door:
 
 
 @contextlib.asynccontextmanager
-async def door(files: Files, runtime: Path, **budget: Any) -> AsyncIterator[Door]:
+async def serving(files: Files, runtime: Path, **budget: Any) -> AsyncIterator[OpenServer]:
     """A listening keeper; at the end its books balance and no lease is left."""
     async with race(files, **budget) as it:
         server = Server(it.keeper, on_stop=lambda: None)
         server.listen(runtime / "keeper.sock")
-        made = Door(it, server, runtime / "keeper.sock")
+        made = OpenServer(it, server, runtime / "keeper.sock")
         try:
             yield made
         finally:
@@ -145,7 +145,7 @@ def test_a_malformed_message_is_refused_before_the_core_sees_it(
     """It is answered with InvalidRequest; its own connection and every other one go on."""
 
     async def scenario() -> None:
-        async with door(tiny_models, runtime_dir) as at:
+        async with serving(tiny_models, runtime_dir) as at:
             visitor, other = await at.visit(), await at.visit()
             visitor.say(line)
             answer = await visitor.hear()
@@ -199,7 +199,7 @@ def test_random_messages_are_answered_or_refused_and_others_are_served(
         # Neither the test's keeper nor its models are to be ended.
         ops = sorted(OPS - {"stop", "reload"})
         answers: list[dict[str, Any]] = []
-        async with door(tiny_models, runtime_dir, max_wait=0) as at:
+        async with serving(tiny_models, runtime_dir, max_wait=0) as at:
             good = await at.visit()
             for _ in range(15):
                 bad = await at.visit()
@@ -228,7 +228,7 @@ def test_a_lease_of_another_client_cannot_be_ended_or_yielded(
     """Its holder keeps it."""
 
     async def scenario() -> None:
-        async with door(tiny_models, runtime_dir) as at:
+        async with serving(tiny_models, runtime_dir) as at:
             holder, thief = await at.visit(), await at.visit()
             held = (await holder.ask("lease", model="a"))["ok"]["lease"]
             thief.say(json.dumps({"op": "end", "lease": held}).encode())
@@ -245,7 +245,7 @@ def test_a_thousand_idle_connections_leave_room_for_others(
     """At the limit the one that was idle for longest makes room; those beyond the kept ones age away."""
 
     async def scenario() -> None:
-        async with door(tiny_models, runtime_dir) as at:
+        async with serving(tiny_models, runtime_dir) as at:
             limit = listener_module.connection_limit()
             count = min(1000, limit - 8)
             for _ in range(count):
@@ -270,7 +270,7 @@ def test_a_client_beyond_the_limit_is_refused_with_the_number(
 
     async def scenario() -> None:
         monkeypatch.setattr(listener_module, "connection_limit", lambda: 1)
-        async with door(tiny_models, runtime_dir) as at:
+        async with serving(tiny_models, runtime_dir) as at:
             holder = await at.visit()
             assert "ok" in await holder.ask("lease", model="a")
             refused = await at.visit()
@@ -299,7 +299,7 @@ def test_accepting_pauses_when_descriptors_run_out_and_goes_on(
         return real_accept(self)
 
     async def scenario() -> None:
-        async with door(tiny_models, runtime_dir) as at:
+        async with serving(tiny_models, runtime_dir) as at:
             monkeypatch.setattr(socket.socket, "accept", accept)
             monkeypatch.setattr(listener_module, "PAUSE_S", 0.0)
             assert await (await at.visit()).is_served()
@@ -314,7 +314,7 @@ def test_a_client_that_floods_and_never_reads_costs_a_bounded_amount(
     """It is not listened to while its answers wait; others are served in between."""
 
     async def scenario() -> None:
-        async with door(tiny_models, runtime_dir) as at:
+        async with serving(tiny_models, runtime_dir) as at:
             flood, other = await at.visit(), await at.visit()
             cast("asyncio.Transport", flood.writer.transport).pause_reading()
             for _ in range(20_000):
@@ -338,7 +338,7 @@ def test_a_client_that_waits_hears_that_the_keeper_is_alive(
     monkeypatch.setattr(connection_module, "ALIVE_AFTER_S", 0.0)
 
     async def scenario() -> None:
-        async with door(tiny_models, runtime_dir) as at:
+        async with serving(tiny_models, runtime_dir) as at:
             at.it.close_load("a")
             waiting, silent = await at.visit(), await at.visit()
             waiting.say(lease())
@@ -360,7 +360,7 @@ def test_an_oversized_line_costs_only_its_own_connection(
     monkeypatch.setattr(connection_module, "MAX_LINE_BYTES", 1 << 16)
 
     async def scenario() -> None:
-        async with door(tiny_models, runtime_dir) as at:
+        async with serving(tiny_models, runtime_dir) as at:
             bad, other = await at.visit(), await at.visit()
             bad.writer.write(b"x" * (1 << 20))
             # What the keeper had not read yet when it closed is a reset here.
@@ -377,7 +377,7 @@ def test_what_is_not_a_socket_is_not_removed_for_one(tiny_models: Files, runtime
     (runtime_dir / "keeper.sock").write_text("mine")
 
     async def scenario() -> None:
-        async with door(tiny_models, runtime_dir):
+        async with serving(tiny_models, runtime_dir):
             pytest.fail("it listens")
 
     with pytest.raises(Exception, match="is not a keeper's socket"):
@@ -406,7 +406,7 @@ def test_an_order_is_not_carried_out_once_its_client_has_given_up(
         return {}
 
     async def scenario() -> None:
-        async with door(tiny_models, runtime_dir) as it:
+        async with serving(tiny_models, runtime_dir) as it:
             with pytest.MonkeyPatch.context() as patch:
                 for kind in clients_module.ORDERS:
                     patch.setitem(clients_module._OPS, kind, carry_out)
@@ -439,7 +439,7 @@ def test_a_big_configuration_is_worked_on_beside_the_loop(
     monkeypatch.setattr(clients_module, "FEW_MODELS", 0)
 
     async def scenario() -> None:
-        async with door(tiny_models, runtime_dir) as at:
+        async with serving(tiny_models, runtime_dir) as at:
             big, other = await at.visit(), await at.visit()
             monkeypatch.setattr(clients_module, work, slow)
             mapping = at.it.keeper.config.to_mapping()

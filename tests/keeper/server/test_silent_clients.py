@@ -24,7 +24,7 @@ def test_a_silent_client_loses_its_lease_and_one_that_answers_keeps_it(
     monkeypatch.setattr(silent_clients, "ANSWER_LIMIT_S", 0.0)
 
     async def scenario() -> None:
-        async with door(tiny_models, runtime_dir) as at:
+        async with serving(tiny_models, runtime_dir) as at:
             keeper, look = at.it.keeper, at.server._silent.look
             monkeypatch.setattr(keeper.liveness, "idle_since", lambda _engine: -1e9)
             holder, waiting = await at.visit(), await at.visit()

@@ -151,7 +151,7 @@ def test_a_loop_that_ends_takes_its_jobs_with_it(monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_error_that_passes_two_hands_is_one_fault(lines: Callable[[], list[str]]) -> None:
-    """The first who notes it logs it."""
+    """The first code that notes it logs it."""
     faults, error = FaultCounts(), RuntimeError("odd")
     faults.note("core", "handling an event", error)
     faults.note("measuring", "measuring", error)

@@ -68,7 +68,7 @@ async def unload(it: Bench) -> Scene:
 
 
 async def abandon(it: Bench) -> Scene:
-    """A load that nobody waits for any more makes room."""
+    """A load that no request waits for any more makes room."""
     yield
     it.ask("a", "leaves")
     it.shell.post(ev.ClientGone("leaves"))
@@ -76,7 +76,7 @@ async def abandon(it: Bench) -> Scene:
 
 
 async def deny(it: Bench) -> Scene:
-    """A model that nobody configured is asked for."""
+    """A request names a model that is not configured."""
     yield
     it.ask("nothing")
 

@@ -30,10 +30,10 @@ EVERY = Background.every
 TASKS: dict[tuple[str, str], str] = {
     ("owed_events", "_start"): "every owed event: it ends as its event, or is noted",
     ("background", "_begin"): "every recurring task: it is begun again",
-    ("ending", "end"): "an engine's stop: its duty waits for it, and kills",
-    ("loading", "_started"): "an engine's start: its duty waits for it",
+    ("ending", "end"): "an engine's stop: its owed event waits for it, and kills",
+    ("loading", "_started"): "an engine's start: its owed event waits for it",
     ("start_ahead", "prepare"): "an engine's preparing: the load that takes it waits for it",
-    ("staging", "_stage"): "the reading of a file: its duty waits for it",
+    ("staging", "_stage"): "the reading of a file: its owed event waits for it",
     ("keeping", "_seal"): "check sums: nothing waits for them, and what they raise is noted",
     ("supervisor", "save_conversations"): "saves at the end: waited for, within a bound",
     ("monitor", "_read"): "one reading: the recurring measurement waits for it",
@@ -95,7 +95,7 @@ def test_every_task_of_the_keeper_is_known_and_supervised() -> None:
 
 @pytest.fixture
 def config(tiny_models: dict[str, Path], runtime_dir: Path) -> Config:
-    """A configuration whose models nobody asks for."""
+    """A configuration with models that no request asks for."""
     models = {"a": {"path": str(tiny_models["classifier"]), "context": 1024}}
     kv = {"folder": str(runtime_dir / "kv")}
     return Config.from_mapping({"budget": {"device": "host"}, "models": models, "kv": kv})
