@@ -10,8 +10,8 @@ from backends.flows import BlockingStream, Stream, run_blocking
 from backends.openai.protocol import Delta, assemble
 from budget.errors import EngineDied, InvalidRequest
 from shim.calls.call import Call
-from shim.calls.forgotten import close_on, running_loop
 from shim.calls.leased import Leases
+from shim.calls.unclosed_streams import close_on, running_loop
 from shim.replies import Reply
 
 Rest = Callable[[Sequence[Delta]], Awaitable["AsyncReplyStream | None"]]
@@ -123,7 +123,7 @@ class AsyncReplyStream(Stream[Delta]):
             self._leases.ended(self._call, reply, error)
 
     def __del__(self) -> None:
-        # Forgotten on an event loop: nothing can be awaited here.
+        # Left open on an event loop: nothing can be awaited here.
         if self._closed:
             return
         if self._pid != os.getpid():

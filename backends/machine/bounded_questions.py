@@ -44,7 +44,7 @@ async def in_own_thread(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwa
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[_T] = loop.create_future()
 
-    def tell(set_it: Callable[[], None]) -> None:
+    def unless_done(set_it: Callable[[], None]) -> None:
         if not answer.done():
             set_it()
 
@@ -53,11 +53,11 @@ async def in_own_thread(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwa
             result = work(*args, **kwargs)
         except BaseException as error:
             failure = error
-            told = lambda: answer.set_exception(failure)  # noqa: E731
+            settle = lambda: answer.set_exception(failure)  # noqa: E731
         else:
-            told = lambda: answer.set_result(result)  # noqa: E731
+            settle = lambda: answer.set_result(result)  # noqa: E731
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(tell, told)
+            loop.call_soon_threadsafe(unless_done, settle)
 
     name = getattr(work, "__name__", "work")
     try:

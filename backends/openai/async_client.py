@@ -73,7 +73,7 @@ class _Answer:
             await self._pool.take_back(held)
 
     def __del__(self) -> None:
-        """An answer that nobody closed is closed by its loop, in the process that opened it."""
+        """Have the loop close an answer that its caller did not close, in the process that opened it."""
         if self._held is not None and self._pid == os.getpid():
             with contextlib.suppress(
                 RuntimeError
@@ -84,8 +84,8 @@ class _Answer:
 class _Pool:
     """The connections of one event loop to one endpoint.
 
-    The library's own pool makes them and no more: it looks at all of them for each request, and loses
-    those whose request is cancelled at the wrong moment.
+    httpcore's own pool only makes them, because it looks at all connections for each request, and loses
+    connections whose request is cancelled at the wrong moment.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -130,7 +130,7 @@ class _Pool:
         return None
 
     async def take_back(self, held: _Held) -> None:
-        """A request is through with a connection: keep it where it can be used again."""
+        """Take a connection back after a request, and keep it if it can be used again."""
         self._busy.discard(held)
         full = len(self._idle) >= MAX_IDLE_CONNECTIONS
         if self._closed or full or not held.connection.is_idle():
@@ -238,7 +238,7 @@ class LoopPools:
             return [pool for pools in self._by_loop.values() for pool in pools.pools.values()]
 
     def _forget_closed(self) -> None:
-        # Connections hold their loop, so a weak reference to it alone would never die.
+        # Connections hold their loop, so a weak reference to it alone would never be cleared.
         for loop in [loop for loop in self._by_loop if loop.is_closed()]:
             del self._by_loop[loop]
 

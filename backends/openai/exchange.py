@@ -1,4 +1,4 @@
-"""What one request is, whichever client sends it: bytes, headers, bounds, and what errors mean."""
+"""One HTTP request, the same for all clients: bytes, headers, bounds, and the meaning of errors."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ _NO_ANSWER = "without sending a response"
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What all requests to one endpoint share, made once: URLs and headers.
+    """The part that all requests to one endpoint share, made once: URLs and headers.
 
-    `told` are addresses that the endpoint or a proxy gets to see and that may hold secrets.
+    `secret_urls` are addresses that the endpoint or a proxy gets to see, and that may hold secrets.
     """
 
     address: Address
     urls: dict[str, httpcore.URL]
     headers: Headers
-    told: tuple[str, ...]
+    secret_urls: tuple[str, ...]
 
     @classmethod
     def to(cls, endpoint: Endpoint) -> Route:
@@ -80,8 +80,8 @@ class Route:
             (b"User-Agent", b"keepwarm"),
             (b"Content-Type", b"application/json"),
         ]
-        told = (endpoint.base_url, proxy_url(endpoint.base_url) or "")
-        return cls(address, {}, headers, told if endpoint.socket_path is None else ())
+        secret_urls = (endpoint.base_url, proxy_url(endpoint.base_url) or "")
+        return cls(address, {}, headers, secret_urls if endpoint.socket_path is None else ())
 
     def url(self, path: str) -> httpcore.URL:
         """The URL of a path at the endpoint, kept in `urls`."""
@@ -111,7 +111,7 @@ def api_key(endpoint: Endpoint) -> str:
 
 
 def secrets_of(endpoint: Endpoint) -> Secrets:
-    """What an endpoint may repeat of what it is sent, and what must not be told on."""
+    """The secrets of an endpoint, which its answers may repeat and which must be masked."""
     if endpoint.socket_path is not None:
         return NO_SECRETS
     key = os.environ.get(endpoint.api_key_env, "").strip() if endpoint.api_key_env else ""
@@ -142,7 +142,11 @@ class Exchange:
         self._path = path
         self.body = body
         self._key = api_key(endpoint) if endpoint.api_key_env is not None else ""
-        self.secrets = Secrets.of(self._key, *route.told) if self._key or route.told else NO_SECRETS
+        self.secrets = (
+            Secrets.of(self._key, *route.secret_urls)
+            if self._key or route.secret_urls
+            else NO_SECRETS
+        )
         self._attempts = 0
         self._began = 0.0
 

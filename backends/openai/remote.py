@@ -19,12 +19,12 @@ _OK: Final = 200
 
 
 class RemoteEngine:
-    """An OpenAI-compatible endpoint that somebody else runs.
+    """An OpenAI-compatible endpoint that keepwarm does not run.
 
     Args:
-        endpoint: where it is.
-        check: ask for its health in `start`; without it the first request finds out.
-        health_path: what is asked; `/health` for vLLM and llama-server, `/v1/models` elsewhere.
+        endpoint: its address.
+        check: whether `start` asks for its health; otherwise the first request finds out.
+        health_path: the path of that question; `/health` for vLLM and llama-server, `/v1/models` elsewhere.
     """
 
     def __init__(

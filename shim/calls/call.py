@@ -1,4 +1,4 @@
-"""One call, from its options to its reply and its line on the trace. Knows no I/O."""
+"""One call, from its options to its reply and its record on the trace. Does no I/O."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OWN_OPTIONS = ("priority", "deadline_s")
 MAX_DEADLINE_S = 366 * 86400
 _MODEL = itemgetter("model")
 _ENDPOINTS: dict[str, tuple[Mapping[str, Any], Endpoint]] = {}
-"""The endpoint that each engine was last told to have, as it was told and as it was read."""
+"""The last endpoint of each engine, as received and as parsed."""
 
 
 @dataclass(slots=True)
@@ -43,29 +43,29 @@ class LeaseGrant:
     decision: Mapping[str, Any] | None = None
 
     @classmethod
-    def from_wire(cls, told: Mapping[str, Any]) -> LeaseGrant:
+    def from_wire(cls, answer: Mapping[str, Any]) -> LeaseGrant:
         """The grant of a keeper's answer."""
-        wire = told["endpoint"]
-        known = _ENDPOINTS.get(told["engine"])
+        wire = answer["endpoint"]
+        known = _ENDPOINTS.get(answer["engine"])
         if known is None or known[0] != wire:
-            known = _ENDPOINTS[told["engine"]] = wire, Endpoint.from_wire(wire)
+            known = _ENDPOINTS[answer["engine"]] = wire, Endpoint.from_wire(wire)
         return cls(
             known[1],
-            told["lease"],
-            told["engine"],
-            told["generation"],
-            told["slot"],
-            told["cold"],
-            told["granted_ns"],
-            told.get("load"),
-            told.get("evictions", ()),
-            told.get("decision"),
+            answer["lease"],
+            answer["engine"],
+            answer["generation"],
+            answer["slot"],
+            answer["cold"],
+            answer["granted_ns"],
+            answer.get("load"),
+            answer.get("evictions", ()),
+            answer.get("decision"),
         )
 
 
 @dataclass(slots=True)
 class Call:
-    """What is known of a call while it runs. Times are monotonic nanoseconds."""
+    """The state of a call while it runs. Times are monotonic nanoseconds."""
 
     model: str
     request: ChatRequest
@@ -73,14 +73,14 @@ class Call:
     remote: bool
     operation: str = "chat"
     in_background: bool = False
-    """Of a priority below 0: it is streamed inside, to be interruptible."""
+    """Whether its priority is below 0. Such a call is streamed internally, to be interruptible."""
     preemptible: bool = False
-    """Whether its answer can be interrupted and go on; only streams are."""
+    """Whether its answer can be interrupted and go on, which only a stream can."""
     runs_on: bool = False
-    """Whether it could not be interrupted when it was to be, and runs to its end."""
+    """Whether an interrupt was asked for and was impossible, so that it runs to its end."""
     started_ns: int = field(default_factory=time.monotonic_ns)
     deadline: float | None = None
-    """The monotonic second by which the whole call has to end; None without one."""
+    """The monotonic second by which the whole call has to end; None without a deadline."""
     sent_ns: int = 0
     first_ns: int | None = None
     end_ns: int = 0
@@ -93,7 +93,7 @@ class Call:
 
     @property
     def held(self) -> LeaseGrant:
-        """The lease that it has.
+        """The lease that the call has.
 
         Raises:
             InternalError: it has none.
@@ -103,10 +103,10 @@ class Call:
         return self.grant
 
     def granted(self, grant: LeaseGrant) -> None:
-        """The lease is here, the request goes out now; a second one is for the rest of its answer."""
+        """Note the lease and the time of the request. A second lease is for the rest of an answer."""
         before, self.grant = self.grant, grant
         if before is not None:
-            # On a trace and in its figures the call began once.
+            # A call with several leases has one begin on the trace and in its figures.
             grant.granted_ns = before.granted_ns
             self.resumed += 1
             return
@@ -115,7 +115,7 @@ class Call:
             grant.granted_ns = self.sent_ns
 
     def residency(self) -> Residency:
-        """What it took to have the model there."""
+        """What the call waited for until its model was resident."""
         grant = self.grant
         if grant is None:
             return Residency()
@@ -166,9 +166,9 @@ class Call:
     def record(
         self, request_id: str, answer: Reply | EmbeddingReply | None, error: BaseException | None
     ) -> RequestRecord:
-        """The call as a trace shows it."""
+        """The call's record on the trace."""
         grant, timings = self.grant, answer.timings if isinstance(answer, Reply) else None
-        # An engine of ours gets no key; what a remote endpoint says may hold the one that it got.
+        # A local engine gets no key; an answer of a remote endpoint may contain the key that it got.
         secrets = secrets_of(grant.endpoint) if self.remote and grant else NO_SECRETS
         said = answer if isinstance(answer, Reply) else None
         usage = answer.usage if answer else None
@@ -206,7 +206,7 @@ class Call:
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Keepwarm's own options, checked, and those that go to the engine.
+    """Keepwarm's own options, checked, and the options that go to the engine.
 
     Raises:
         InvalidRequest: an option is unknown or given twice, `priority` is no integer, or `deadline_s` no

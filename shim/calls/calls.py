@@ -1,4 +1,4 @@
-"""How a call runs: lease, request, lease back, trace."""
+"""The steps of a call: get a lease, send the request, give the lease back, trace."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Calls(Leases):
         """One whole answer.
 
         Raises:
-            KeepwarmError: the tree of `budget.errors`.
+            KeepwarmError: one of the tree in `budget.errors`.
         """
         if call.in_background:
             async with await self.stream(call) as stream:
@@ -39,7 +39,7 @@ class Calls(Leases):
         """One vector per text.
 
         Raises:
-            KeepwarmError: the tree of `budget.errors`.
+            KeepwarmError: one of the tree in `budget.errors`.
         """
         return await self._run(call, self.transport.embed, texts, call.embedding_reply)
 
@@ -47,7 +47,7 @@ class Calls(Leases):
         """One answer in pieces.
 
         Raises:
-            KeepwarmError: the tree of `budget.errors`, here or while iterating.
+            KeepwarmError: one of the tree in `budget.errors`, here or while iterating.
         """
         call.preemptible = not call.remote and can_resume(call.request)
         endpoint = await self.lease(call)
@@ -57,7 +57,7 @@ class Calls(Leases):
         )
 
     async def _rest(self, call: Call, said: Sequence[Delta]) -> AsyncReplyStream | None:
-        """What is left of an answer that was broken off, under a new lease; None: it begins anew."""
+        """The rest of a broken-off answer, under a new lease; None if the answer has to begin anew."""
         progress = to_yield(call, said) if said and call.preemptible else None
         if progress is None:
             return None
@@ -68,7 +68,7 @@ class Calls(Leases):
         try:
             begun = await self._begun(call, source)
         except PromptTooLong:
-            # The same text can be more tokens than were generated.
+            # Tokenised again, the same text can have more tokens than were generated.
             return None
         return AsyncReplyStream(self, call, begun, partial(self._rest, call), said)
 

@@ -1,4 +1,4 @@
-"""DeclaredUses: a program says which models it will use next, in order, so that they are there in time."""
+"""Declared uses: a program declares which models it will use next, so that they are loaded in time."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ _CURRENT: ContextVar[Plan | None] = ContextVar("keepwarm_plan", default=None)
 
 
 class DeclaredUsesBook:
-    """The open plans of one session, and which of them a request belongs to."""
+    """The open declarations of one session; finds the one that a request belongs to."""
 
     def __init__(self) -> None:
         self.open: tuple[Plan, ...] = ()
 
     def opened(self, plan: Plan) -> None:
-        """A plan holds a connection now."""
+        """Add a declaration that has a connection."""
         if plan not in self.open:
             self.open = (*self.open, plan)
 
     def closed(self, plan: Plan) -> None:
-        """A plan is withdrawn."""
+        """Remove a declaration that is withdrawn."""
         self.open = tuple(other for other in self.open if other is not plan)
 
     def name(self) -> str | None:
-        """The plan that a request made here is a step of, or None.
+        """The name of the declaration that a request of this context belongs to, or None.
 
-        It is the one that this context entered; a thread without one belongs to the only open plan.
+        It is the one that the context entered; in a context without one it is the only open one.
         """
         plan = _CURRENT.get()
         if plan in self.open:
@@ -49,18 +49,18 @@ class DeclaredUsesBook:
         return self.open[0].name if len(self.open) == 1 else None
 
     def drop(self) -> None:
-        """End every plan with its connection."""
+        """End every declaration with its connection."""
         plans, self.open = self.open, ()
         for plan in plans:
             plan.drop()
 
 
 class Plan:
-    """The order of coming uses, from `with` to its end; `async with` does the same.
+    """The declared uses of a program, in order, from `with` to its end; `async with` does the same.
 
-    Every request inside uses the next step of its model up. The plan lives at the keeper as long as
-    the connection that this object holds. Safe from any thread and any event loop; a forked child's
-    requests are steps of its parent's plan, and what the child declares is a plan of its own.
+    Every request inside consumes its model's next declared use. The keeper keeps the declaration as long
+    as the connection of this object is open. Safe from any thread and any event loop. A forked child's
+    requests consume uses of its parent's declaration; the child's own declarations are separate.
     """
 
     def __init__(self, session: Session, models: Sequence[str] = ()) -> None:
@@ -75,17 +75,17 @@ class Plan:
         self.name = _new_name()
         self._connection: BlockingConnection | None = None
         self._lock = threading.Lock()
-        """Held while something is said on the connection, which is soon answered or given up."""
+        """Held during an op on the connection, which is bounded in time."""
 
     def forked(self) -> None:
         """In a forked child: the connection is the parent's, and so is the lock."""
         self._connection, self._lock = None, threading.Lock()
 
     def declare(self, models: Sequence[str]) -> None:
-        """Replace what is left of the order.
+        """Replace the uses that are left.
 
         Raises:
-            UnknownModel: one is not configured; the order before stands.
+            UnknownModel: one is not configured; the uses declared before still hold.
             KeepwarmError: no keeper could be reached.
         """
         self._replace(_local(self._session, models))
@@ -98,10 +98,10 @@ class Plan:
         if not self.name.startswith(f"{os.getpid()}-"):
             self._begin_anew()
         with self._lock:
-            self._tell(order)
+            self._send(order)
 
-    def _tell(self, order: list[str]) -> None:
-        """Tell the keeper what is left, on the connection that holds the plan from now on."""
+    def _send(self, order: list[str]) -> None:
+        """Send the uses that are left to the keeper, on the connection that holds the declaration."""
         if (connection := self._connection) is not None:
             try:
                 connection.ask("plan", models=order, plan=self.name)
@@ -110,7 +110,7 @@ class Plan:
                     self._close_connection()
                 if not connection.is_gone:
                     raise
-                # The keeper is gone and the plan with it: the next one is told.
+                # The keeper is gone, and the declaration with it, so the next keeper gets it.
             else:
                 if not order:
                     self._connection = None
@@ -129,7 +129,7 @@ class Plan:
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
-        """Requests of this context inside are steps of this plan."""
+        """Inside, requests of this context consume uses of this declaration."""
         token = _CURRENT.set(self)
         try:
             yield
@@ -137,14 +137,14 @@ class Plan:
             _CURRENT.reset(token)
 
     def close(self) -> None:
-        """Withdraw what is left of the plan. Idempotent."""
+        """Withdraw the uses that are left. Idempotent."""
         self._session.plans.closed(self)
-        # The end of the connection would withdraw it as well; asked for, it is withdrawn on return.
+        # Closing the connection would withdraw them, too, but perhaps only after this call returns.
         with contextlib.suppress(KeepwarmError):
             self._replace([])
 
     def drop(self) -> None:
-        """End the plan with its connection, which was interrupted: another thread is done with it soon."""
+        """End the declaration by closing its connection, which was interrupted and is soon free."""
         if self._lock.acquire(timeout=_DROP_LIMIT_S):
             try:
                 self._close_connection()
@@ -176,12 +176,12 @@ class Plan:
 
 
 def _new_name() -> str:
-    """A name that tells the process apart, and plans within it."""
+    """A name that is unique to the process and to the declaration in it."""
     return f"{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def _local(session: Session, models: Sequence[str]) -> list[str]:
-    """The models whose bytes are budgeted here; remote ones take none.
+    """The local models among these names; remote models take no bytes here.
 
     Raises:
         InvalidRequest: it is one text instead of a list of names.

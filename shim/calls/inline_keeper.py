@@ -1,4 +1,4 @@
-"""The one inline keeper of a session: started by whichever thread comes first, awaited by the others."""
+"""The one inline keeper of a session: the first thread starts it, and the others wait for it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from shim.wire.silence import closed_before, closed_meanwhile
 
 
 class RunningKeeper(Protocol):
-    """An inline keeper, as far as a session knows it."""
+    """The part of an inline keeper that a session uses."""
 
     @property
     def runtime(self) -> Path:
-        """Its folder."""
+        """The keeper's folder."""
         ...
 
     def close(self) -> None:
@@ -30,8 +30,8 @@ class InlineStart:
     """Starts at most one keeper at a time. Safe from any thread.
 
     Args:
-        make: makes a keeper that runs; what it raises reaches each thread that waited for it, and the
-            next call tries again.
+        make: makes a running keeper. Each thread that waits gets its error, and the next call tries
+            again.
     """
 
     def __init__(self, make: Callable[[], RunningKeeper]) -> None:
@@ -77,7 +77,7 @@ class InlineStart:
             if isinstance(error, Exception):
                 attempt.set_exception(error)
             else:
-                # This thread was interrupted: one of those that wait begins again.
+                # This thread was interrupted, so one of the waiting threads starts again.
                 attempt.set_result(None)
             raise
         with self._lock:
@@ -101,5 +101,5 @@ class InlineStart:
             keeper.close()
 
     def forked(self) -> None:
-        """In a forked child: the parent's keeper is used, and not ended; its start is not waited for."""
+        """In a forked child: use the parent's keeper without ending it, and do not wait for its start."""
         self._lock, self._attempt = threading.Lock(), None

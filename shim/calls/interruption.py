@@ -1,4 +1,4 @@
-"""Yielding a lease in mid-answer: when, how far it has come, what is said. Knows no I/O."""
+"""Yielding a lease in mid-answer: when, at which progress, and the fields of the op. Does no I/O."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shim.wire.json_lines import Message
 
 
 def outgoing(call: Call) -> ChatRequest:
-    """The request as it is sent: one that may be interrupted has its tokens counted."""
+    """The request to send. A request that may be interrupted asks for token counts."""
     return counted(call.request) if call.preemptible else call.request
 
 
@@ -23,7 +23,7 @@ def wanted_back(call: Call, notices: Iterable[Message]) -> bool:
 
 
 def taken_back(call: Call, notices: Iterable[Message]) -> KeepwarmError | None:
-    """Why the keeper took the lease that a call holds back, or None when it did not."""
+    """The error with which the keeper took back the lease of a call, or None if it did not."""
     for notice in notices:
         if notice.get("notice") == "revoked" and notice.get("lease") == call.held.lease:
             return error_from_wire(notice["error"])
@@ -31,14 +31,14 @@ def taken_back(call: Call, notices: Iterable[Message]) -> KeepwarmError | None:
 
 
 def to_yield(call: Call, deltas: Sequence[Delta]) -> AnswerSoFar | None:
-    """How far an answer has come that yields now; None when it cannot, and runs to its end."""
+    """The progress of an answer that yields now; None if it cannot yield, and runs to its end."""
     if deltas[-1].finish_reason is not None:
         return None
     progress = AnswerSoFar.of(deltas)
     return progress if progress.resumable(call.request) else None
 
 
-def told(call: Call, progress: AnswerSoFar) -> dict[str, Any]:
+def yield_fields(call: Call, progress: AnswerSoFar) -> dict[str, Any]:
     """The fields of the op that yields a call's lease."""
     return {
         "lease": call.held.lease,
@@ -48,7 +48,7 @@ def told(call: Call, progress: AnswerSoFar) -> dict[str, Any]:
 
 
 def back(call: Call, answer: Message) -> list[int] | None:
-    """The lease is here again; returns every token so far, where the keeper could save them."""
+    """Note the new lease; returns all tokens so far, or None if the keeper could not save them."""
     call.granted(LeaseGrant.from_wire(answer))
     tokens = answer.get("tokens")
     return tokens if isinstance(tokens, list) else None

@@ -1,4 +1,4 @@
-"""What happens to a call's lease: it is waited for, it may yield and go on, it ends with the call."""
+"""The lease of a call: wait for it, perhaps yield it and go on, end it with the call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backends.openai.protocol import Delta
 from backends.openai.transport import Transport
 from budget.errors import EngineDied, KeepwarmError, error_from_wire
 from shim.calls.call import Call, LeaseGrant
-from shim.calls.interruption import back, taken_back, to_yield, told, wanted_back
+from shim.calls.interruption import back, taken_back, to_yield, wanted_back, yield_fields
 from shim.calls.session import Session
 from shim.calls.tracing import trace_call
 from shim.replies import EmbeddingReply, Reply
@@ -37,10 +37,10 @@ class Leases:
         self.transport = transport
 
     async def lease(self, call: Call) -> Endpoint:
-        """Wait for a lease, and return where the request goes; a remote endpoint is not waited for.
+        """Wait for a lease, and return the endpoint of the request. A remote endpoint needs no lease.
 
         Raises:
-            KeepwarmError: why there is none.
+            KeepwarmError: the lease was refused.
         """
         session = self._session
         if call.remote:
@@ -62,7 +62,7 @@ class Leases:
     async def source(
         self, call: Call, deltas: Sequence[Delta], source: Stream[Delta]
     ) -> Stream[Delta]:
-        """Asked between two pieces: where the next one comes from. Yields the lease if it has to.
+        """The source of the next piece, asked for between two pieces. Yields the lease if it has to.
 
         Raises:
             KeepwarmError: the keeper is gone, it took the lease back, or the answer could not go on.
@@ -79,12 +79,12 @@ class Leases:
             call.runs_on = True
             return source
         await source.aclose()
-        tokens = back(call, await connection.ask("yielded", **told(call, progress)))
+        tokens = back(call, await connection.ask("yielded", **yield_fields(call, progress)))
         resume, deadline = self.transport.resume, call.deadline
         return await resume(call.held.endpoint, call.request, tokens, progress, deadline=deadline)
 
     async def explained(self, call: Call, error: EngineDied) -> KeepwarmError:
-        """A broken connection to a local engine, with the keeper's account of what happened."""
+        """The keeper's error for a broken connection to a local engine, else the given one."""
         connection = call.connection
         if connection is None:
             return error

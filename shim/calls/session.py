@@ -1,4 +1,4 @@
-"""What a client is before its first call: a configuration, a keeper to talk to, two transports."""
+"""A client's session: a configuration, the connections to a keeper, two transports."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ LOG = logging.getLogger("keepwarm.client")
 
 
 class Session:
-    """Finds or starts the keeper when it is first needed, and remembers the connections.
+    """Finds or starts the keeper when it is first needed, and keeps the connections.
 
     Args:
         config: a configuration, a file, a mapping shaped like one, or None to search.
         inline: run the keeper inside this process; by default for a configuration made in code.
-        runtime: the keeper's folder; the user's own when not given.
+        runtime: the keeper's folder; by default that of the user.
         factory: makes an inline keeper's engines; for tests.
         share: an inline keeper books devices beside another keeper.
     """
@@ -103,7 +103,7 @@ class Session:
             self._keeper.start()
 
     def _make_inline(self) -> InlineKeeper:
-        # The keeper's side is two fifths of the import time, and most clients never need it.
+        # Imported here, because the keeper is two fifths of the import time and most clients never need it.
         inline = importlib.import_module("shim.keeper.process.inline")
         keeper: InlineKeeper = inline.InlineKeeper(
             self.config, factory=self._factory, share=self._share
@@ -131,10 +131,10 @@ class Session:
             raise differs(differ, str(said["config"]))
 
     def _catch_up(self, said: Mapping[str, Any], differ: list[str]) -> bool:
-        """Go on with a keeper whose configuration was put in force after this client read the same one.
+        """Adopt the configuration of a keeper that read the same file later than this client.
 
         Returns:
-            Whether that is so: its file, read again, is the keeper's, or its models are.
+            Whether it was adopted: the file, read again, has the keeper's configuration or its models.
         """
         mine = self.config
         if label_of(mine) != said["config"] or said["since"] <= mine.read_at:
@@ -157,7 +157,7 @@ class Session:
         return True
 
     def _read_again(self) -> Config | None:
-        """The configuration as its file is now; None where it cannot be found again as it was before."""
+        """The configuration, read again from its file; None where the file cannot be found as before."""
         try:
             again = load_config(self._path)
         except KeepwarmError:
@@ -184,7 +184,7 @@ class Session:
             try:
                 finish()
             except KeeperUnavailable:
-                # The keeper would say nothing of the other runs either.
+                # If this request fails, requests about the other runs would fail, too.
                 break
             except KeepwarmError:
                 continue
@@ -199,7 +199,7 @@ class Session:
         if connection is None:
             raise KeeperUnavailable("No keeper runs.", hint="The next call starts one.")
         try:
-            told = connection.ask(
+            answer = connection.ask(
                 "reload",
                 config=new.to_mapping(),
                 file=str(new.file) if new.file else None,
@@ -210,7 +210,7 @@ class Session:
         self.config = new
         if config is not None:
             self._path = Path(config) if isinstance(config, str | Path) else None
-        return told
+        return answer
 
     # Calls
 
@@ -244,7 +244,7 @@ class Session:
         return call
 
     def remote_endpoint(self, model: str) -> Endpoint:
-        """Where a remote model's requests go: straight there, past the local budget."""
+        """The endpoint of a remote model. Its requests go there directly, past the local budget."""
         entry = self.config.models[model]
         if entry.url is None:
             raise ConfigError(f"{model} has no url.")
@@ -269,7 +269,7 @@ class Session:
     # Traces
 
     def follow(self, run: RunTrace) -> None:
-        """When a run ends, or this session before it, put what the keeper did during it on its trace."""
+        """When a run (or this session) ends, add the keeper's history of that time to the run's trace."""
         if run.run_id in self._followed:
             return
         pid = os.getpid()
@@ -284,12 +284,12 @@ class Session:
                 return
             try:
                 until_ns = time.monotonic_ns()
-                told = connection.ask(
+                answer = connection.ask(
                     "history", within_s=EXPLAIN_S, since_ns=run.started_ns, until_ns=until_ns
                 )
             finally:
                 connection.close()
-            trace_history(run, told)
+            trace_history(run, answer)
 
         self._followed[run.run_id] = finish
         run.on_finish(finish)

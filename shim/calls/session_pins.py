@@ -1,4 +1,4 @@
-"""Pins that end with their session: each lives as long as the connection on which it was made."""
+"""Pins that end with their session: each ends with the connection on which it was made."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class Pins:
         Raises:
             KeepwarmError: it cannot be pinned.
         """
-        connection, told = self._connections.ask_keeping("lease", **fields)
+        connection, answer = self._connections.ask_keeping("lease", **fields)
         with self._lock:
             before, self._held[model] = self._held.get(model), connection
         if before is not None:
             before.close()
-        return told
+        return answer
 
     def unpin(self, model: str) -> None:
-        """Take a pin away, whoever made it.
+        """Remove a pin, whichever program made it.
 
         Raises:
             KeepwarmError: no keeper could be reached.
@@ -50,7 +50,7 @@ class Pins:
                 connection.ask("hint", kind="unpin", model=model)
                 return
             except KeeperUnavailable:
-                # The keeper that held it is gone; what the next one pins is asked there.
+                # The keeper that held the pin is gone; the next keeper is asked about its own pins.
                 pass
             finally:
                 connection.close()

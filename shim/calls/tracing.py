@@ -1,4 +1,4 @@
-"""From calls and the keeper's history to the run that is being traced. Free when none is."""
+"""Adds calls and the keeper's history to the current run's trace. Costs nothing without a run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def trace_call(
 
 
 def trace_history(run: RunTrace, history: Mapping[str, Any]) -> None:
-    """Put what the keeper did during a run on it: loads, evictions, the books over time."""
+    """Add the keeper's history of a run's time to the run: loads, evictions, the books over time."""
     for row in history["loads"]:
         if row["end_ns"] and not row["error"]:
             for load in load_spans(row):
@@ -46,7 +46,7 @@ def trace_history(run: RunTrace, history: Mapping[str, Any]) -> None:
 
 
 def _by_device(row: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """Every device that something was on, that which held most of it first, with its bytes."""
+    """The devices of a load with its bytes there; the device with the most bytes comes first."""
     devices = row.get("devices") or {row["device"]: row["bytes"]}
     return sorted(devices.items(), key=lambda part: part[0] != row["device"])
 
@@ -67,7 +67,7 @@ def _load_span(row: Mapping[str, Any], device: str, n_bytes: int) -> LoadSpan:
         storage=row["storage"] or "staged",
         reason=row["reason"],
         engine=row["engine"],
-        attributes=_told(
+        attributes=_attributes(
             row, restore_s=names.RESTORE_SECONDS, restored_tokens=names.RESTORED_TOKENS
         ),
     )
@@ -89,10 +89,10 @@ def _evict_span(row: Mapping[str, Any], device: str, n_bytes: int) -> EvictSpan:
         bytes=n_bytes,
         reason=row["reason"],
         for_model=wanted if wanted != row["reason"] else None,
-        attributes=_told(row, save_s=names.SAVE_SECONDS, saved_bytes=names.SAVED_BYTES),
+        attributes=_attributes(row, save_s=names.SAVE_SECONDS, saved_bytes=names.SAVED_BYTES),
     )
 
 
-def _told(row: Mapping[str, Any], **fields: str) -> dict[str, Any]:
+def _attributes(row: Mapping[str, Any], **fields: str) -> dict[str, Any]:
     """The fields of a row that are not zero, under the names they have on a trace."""
     return {name: row[field] for field, name in fields.items() if row.get(field)}

@@ -1,4 +1,4 @@
-"""The keeper itself: catalog, core and shell together, and what clients can ask of them."""
+"""The keeper itself: catalog, core and shell together, and the methods behind clients' ops."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from shim.keeper.engines.running_engine import Done, EngineFactory
 from shim.keeper.kv.carry import KvCarrier
 from shim.keeper.process.closing import Steps
 from shim.keeper.process.stale_files import sweep_state
-from shim.keeper.server.status import status_of, told_of
+from shim.keeper.server.status import grant_answer, status_of
 from shim.keeper.shell.actions_out import Shell
 from shim.keeper.shell.background import Background
 from shim.keeper.shell.fault_counts import FaultCounts
@@ -69,7 +69,7 @@ def llama_server_factory(config: Config) -> EngineFactory:
 
 
 class Keeper:
-    """Owns every ledger and every engine. Lives on one asyncio loop."""
+    """Owns every ledger and every engine. Runs on one asyncio loop."""
 
     def __init__(
         self, config: Config, catalog: Catalog, runtime: Path, factory: EngineFactory | None = None
@@ -106,7 +106,7 @@ class Keeper:
         )
         self._numbers = itertools.count(1)
         self.on_reload: Callable[[Config], None] | None = None
-        """Told of a configuration that was taken over, on another thread."""
+        """Called with a configuration that was taken over, on another thread."""
         self.background = Background(self.shell.faults)
         self.liveness = Liveness(self.shell, config.keeper.stall_timeout)
         self.monitor = Monitor(self.shell, self.policy)
@@ -166,8 +166,7 @@ class Keeper:
         """End every engine, within a bound and whatever fails.
 
         Args:
-            keep_conversations: save the KV state of those that are idle and leave it to the next
-                keeper.
+            keep_conversations: save the KV state of idle engines for the next keeper.
         """
         shell, supervisor = self.shell, self.shell.supervisor
         # Asked before anything is awaited: leases end with their clients' connections, answers do
@@ -201,11 +200,11 @@ class Keeper:
     # Requests
 
     def new_id(self) -> str:
-        """A name that no request of this keeper had before."""
+        """A new id for a request of this keeper."""
         return f"r{next(self._numbers)}"
 
     def is_ready_for(self, model: str) -> bool:
-        """Whether a request for a model can be posted as the catalog stands.
+        """Whether a request for a model can be posted with the present catalog.
 
         Raises:
             UnknownModel: it is not configured, or not here.
@@ -222,7 +221,7 @@ class Keeper:
         return self.refresh.is_ready(model)
 
     async def make_ready(self, model: str) -> None:
-        """Read a model's file again: it changed, could not be read before, or is not downloaded yet.
+        """Read a model's file again if it changed, could not be read before, or is not downloaded yet.
 
         Raises:
             KeepwarmError: why the model cannot be run now.
@@ -238,7 +237,7 @@ class Keeper:
                     await self.make_ready(name)
 
     def is_up(self, engine_id: str, generation: int) -> bool:
-        """Whether that life of an engine can still be leased."""
+        """Whether that generation of an engine can still be leased."""
         residents = self.shell.core.state.residents
         if engine_id not in residents:
             return False
@@ -246,7 +245,7 @@ class Keeper:
         return engine.resident and engine.generation == generation
 
     def served(self, lease: str, spent: dict[str, Any]) -> None:
-        """What a client says of its finished request: the engine's own timings."""
+        """Note a client's report on its finished request: the engine's own timings."""
         engine = self.shell.core.state.leases.get(lease)
         running = self.shell.supervisor.now.get(engine.engine_id) if engine is not None else None
         if running is not None and spent:
@@ -285,7 +284,7 @@ class Keeper:
         return request_id
 
     async def yielded(self, client_id: str, lease: str, generated: Generated) -> dict[str, Any]:
-        """A lease is given back in mid-answer; returns its grant when it is there again.
+        """Take a lease back in mid-answer; returns when it is granted again, with the grant.
 
         Raises:
             KeepwarmError: the request ends here.
@@ -294,18 +293,18 @@ class Keeper:
         return {**self.granted(grant), "tokens": tokens}
 
     def granted(self, grant: act.Grant) -> dict[str, Any]:
-        """What a client is told of its grant.
+        """The answer with a grant, for its client.
 
         Raises:
-            InternalError: it cannot be told, and is over: no client would end it.
+            InternalError: the answer cannot be made. The lease is over, because no client would end it.
         """
-        return told_of(self.shell, grant)
+        return grant_answer(self.shell, grant)
 
     def plan(self, client_id: str, models: Sequence[str], name: str | None) -> None:
-        """A client tells the order of its coming uses; models that cannot be run now are left out.
+        """Declare a client's coming uses, in order; models that cannot be run now are left out.
 
         Raises:
-            UnknownModel: one is not configured, or not here; the plan before stands.
+            UnknownModel: one is not configured, or not local; the uses declared before still hold.
         """
         for model in models:
             self.is_ready_for(model)
@@ -343,11 +342,11 @@ class Keeper:
         """Take over another configuration; models that did not change stay warm.
 
         Returns:
-            What became of models (`reread`: those of which only the files changed), the other keys that
-            changed, and `restart`: those keys that are not in effect before the keeper starts again.
+            The models by what happened to them (`reread`: only their files changed), the other keys that
+            changed, and `restart`: the keys that take effect only when the keeper starts again.
 
         Raises:
-            ConfigError: it does not hold; nothing changed.
+            ConfigError: the configuration is not valid; nothing changed.
         """
         async with self._reloading:
             diff = await in_own_thread(self.config.diff, config)
@@ -368,10 +367,10 @@ class Keeper:
         }
 
     def _adopt(self, catalog: Catalog) -> None:
-        """Another catalog counts from now on.
+        """Replace the catalog.
 
         Raises:
-            KeepwarmError: the core refuses it; nothing changed.
+            KeepwarmError: the core refuses the new one; nothing changed.
         """
         supervisor, before, config = (
             self.shell.supervisor,
@@ -384,7 +383,7 @@ class Keeper:
         except BaseException:
             supervisor.catalog = before
             raise
-        # The core has taken it over: whatever fails from here on, it is in force.
+        # The core has accepted it, so it is in force even if a later step fails.
         known, self.refresh.catalog = self.refresh.catalog, catalog
         self.refresh.look_again()
         held = {engine.engine_id for engine in self.shell.core.state.residents}

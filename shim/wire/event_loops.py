@@ -1,4 +1,4 @@
-"""Connections to the keeper for asyncio. An idle one belongs to no event loop, and outlives them."""
+"""Connections to the keeper for asyncio. An idle one belongs to no loop, and stays after a loop's end."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from shim.wire.threads import SocketChannel
 
 
 class LoopChannel(SocketChannel):
-    """A socket's lines, for the tasks of whichever event loop waits for them."""
+    """A socket's lines, for tasks of any event loop."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
         sock.settimeout(0.0)
 
     async def send(self, line: bytes, limit_s: float) -> None:
-        """Send a line; the keeper may be busy for so long."""
+        """Send a line; waits at most `limit_s` for a busy keeper."""
         loop = asyncio.get_running_loop()
         rest = line[self.send_now(line) :]
         while rest:

@@ -1,4 +1,4 @@
-"""A connection to the keeper, and the pool of those that are idle, as flows over channels."""
+"""A connection to the keeper, and the pool of idle connections, as flows over channels."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from shim.wire.json_lines import Message, decode, encode, failure, keeper_gone
 from shim.wire.silence import closed_before, closed_meanwhile
 
 IDLE_KEPT = 64
-"""More connections than these are closed after their call: many threads at once are no reason for more."""
+"""The most idle connections that are kept; further ones are closed after their call."""
 
 
 class Channel(Protocol):
-    """Lines to and from the keeper. Where it is gone or silent, `KeeperUnavailable` is raised."""
+    """Lines to and from the keeper. Methods raise `KeeperUnavailable` if the keeper is gone or silent."""
 
     @property
     def is_gone(self) -> bool:
@@ -29,7 +29,7 @@ class Channel(Protocol):
         ...
 
     async def send(self, line: bytes, limit_s: float) -> None:
-        """Send a line; the keeper may be busy for so long."""
+        """Send a line; waits at most `limit_s` for a busy keeper."""
         ...
 
     def send_now(self, line: bytes) -> int:
@@ -45,11 +45,11 @@ class Channel(Protocol):
         ...
 
     def arrived(self) -> list[bytes]:
-        """The lines that are here; none is waited for."""
+        """The received lines, without waiting."""
         ...
 
     def interrupt(self) -> None:
-        """End the connection from any thread; the one that waits on it finds it closed."""
+        """End the connection from any thread; a thread or task that waits on it finds it closed."""
         ...
 
     def close(self) -> None:
@@ -64,23 +64,23 @@ class KeeperConnection:
         self._channel = channel
         self._number = 0
         self.heard: list[Message] = []
-        """What the keeper said without being asked, and no look has taken yet."""
+        """Notices of the keeper that `notices` has not returned yet."""
         self._interrupted = False
         self.is_usable = True
-        """Whether nothing failed on it: it may serve the next call."""
+        """Whether no op failed on it, so that it may serve the next call."""
 
     @property
     def is_gone(self) -> bool:
-        """Whether the keeper ended, rather than that it is silent."""
+        """Whether the keeper ended (True), or is only silent."""
         return self._channel.is_gone
 
     async def ask(self, op: str, *, within_s: float | None = None, **fields: Any) -> Message:
         """Send an op and wait for its result, for as long as the keeper gives signs of life.
 
         Args:
-            op: what is asked.
-            within_s: the most that is waited, whatever signs there are.
-            fields: of the op.
+            op: the name of the op.
+            within_s: the longest wait, even with signs of life.
+            fields: the fields of the op.
 
         Raises:
             KeeperUnavailable: the keeper is gone, or does not respond.
@@ -122,9 +122,9 @@ class KeeperConnection:
             raise
 
     def notices(self) -> list[Message]:
-        """What the keeper said without being asked since the last look; nothing is waited for.
+        """The keeper's notices since the last look, without waiting.
 
-        That the client is alive is answered here, where the keeper wants to know it.
+        It also answers the keeper's `ping`.
 
         Raises:
             KeeperUnavailable: the keeper is gone.
@@ -153,35 +153,35 @@ class KeeperConnection:
             self.heard.append(message)
 
     def interrupt(self) -> None:
-        """End it from any thread: the call that waits on it ends with `Cancelled`."""
+        """End the connection from any thread; a call that waits on it raises `Cancelled`."""
         self.is_usable = False
         self._interrupted = True
         self._channel.interrupt()
 
     def close(self) -> None:
-        """End the connection; what it held at the keeper is back at once.
+        """End the connection, and with it everything that it held at the keeper.
 
-        A process that was forked closes its copy, and the parent's connection goes on.
+        A forked process closes its copy only, and the parent's connection goes on.
         """
         self.is_usable = False
         self._channel.close()
 
 
 Hello = Callable[[KeeperConnection], Awaitable[None]]
-"""What is said first on a new connection."""
+"""Sends the first op on a new connection."""
 
 
 class ConnectionPool(ABC):
-    """Connections that are idle, and a look at those that are not. Safe from any thread and after `fork()`.
+    """Keeps idle connections, and knows those in use. Safe from any thread and after `fork()`.
 
-    Those of threads and of event loops differ in how they wait.
+    Pools of threads and of event loops differ in how they wait.
     """
 
     def __init__(self, hello: Hello) -> None:
         self._hello = hello
         self._closed = False
         self.found_silent = False
-        """Whether the keeper last failed to say a word, so that what only explains is not asked of it."""
+        """Whether the keeper did not answer the last time; then it is not asked to explain failures."""
         self._begin_anew()
         renew_after_fork(self)
 
@@ -210,7 +210,7 @@ class ConnectionPool(ABC):
             return idle
         connection = KeeperConnection(await self._connect())
         if not await self._begin(connection):
-            # It connected to a keeper that was about to end; the next one is waited for.
+            # The keeper was about to end, so wait for the next one.
             connection = KeeperConnection(await self._connect())
             if not await self._begin(connection):
                 raise keeper_gone()
@@ -241,7 +241,7 @@ class ConnectionPool(ABC):
         if not connection.is_usable or len(self.idle) >= IDLE_KEPT:
             connection.close()
             return
-        # What is still said of its last call concerns no later one.
+        # Late messages of the last call do not concern a later call.
         connection.heard.clear()
         self.idle.append(connection)
         if self._closed:
@@ -267,14 +267,14 @@ class ConnectionPool(ABC):
         """One op on a pooled connection; asked once more when the keeper had ended or ends meanwhile.
 
         Raises:
-            KeepwarmError: as `Line.ask`.
+            KeepwarmError: as `KeeperConnection.ask`.
         """
         connection, result = await self.ask_keeping(op, **fields)
         self.give(connection)
         return result
 
     async def ask_keeping(self, op: str, **fields: Any) -> tuple[KeeperConnection, Message]:
-        """As `ask`; the connection stays with the caller, who returns or closes it."""
+        """As `ask`; the caller keeps the connection, and has to return or close it."""
         since = time.monotonic()
         connection = self._pop() or await self.take(fresh=True)
         again = False
@@ -286,8 +286,8 @@ class ConnectionPool(ABC):
                 if again or not connection.is_gone:
                     self.found_silent = not connection.is_gone
                     raise
-                # The keeper that this connection led to is gone, and with it what was asked and every
-                # other idle connection: nothing was delivered, and the next keeper knows of nothing.
+                # The keeper of this connection is gone, and with it the op and every other idle
+                # connection. Nothing was delivered, and the next keeper does not know the op.
                 again = True
                 self._close_idle()
                 connection = await self.take(fresh=True)
@@ -305,7 +305,7 @@ class ConnectionPool(ABC):
             connection.close()
 
     def _pop(self) -> KeeperConnection | None:
-        # Looking first would not do: another thread may take the last one in between.
+        # No look before: another thread may take the last connection in between.
         try:
             return self.idle.pop()
         except IndexError:
@@ -313,7 +313,7 @@ class ConnectionPool(ABC):
 
 
 def _what_is_left(fields: dict[str, Any], passed_s: float) -> dict[str, Any]:
-    """The fields of an op that is asked once more: its deadline does not begin anew."""
+    """The fields of an op that is sent again, with the rest of its deadline."""
     deadline_s = fields.get("deadline_s")
     if deadline_s is None:
         return fields

@@ -30,7 +30,7 @@ class SocketChannel:
         self.is_gone = False
 
     async def send(self, line: bytes, limit_s: float) -> None:
-        """Send a line; the keeper may be busy for so long."""
+        """Send a line; waits at most `limit_s` for a busy keeper."""
         if self._limits.get(socket.SO_SNDTIMEO) != limit_s:
             self._bound(socket.SO_SNDTIMEO, limit_s)
         try:
@@ -59,14 +59,14 @@ class SocketChannel:
         return self._lines.popleft()
 
     def arrived(self) -> list[bytes]:
-        """The lines that are here; none is waited for."""
+        """The received lines, without waiting."""
         self._receive(socket.MSG_DONTWAIT)
         lines = list(self._lines)
         self._lines.clear()
         return lines
 
     def interrupt(self) -> None:
-        """End the connection from any thread; the one that waits on it finds it closed."""
+        """End the connection from any thread; a thread that waits on it finds it closed."""
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
@@ -80,7 +80,7 @@ class SocketChannel:
         self._limits[option] = limit_s
 
     def _receive(self, flags: int) -> bool:
-        """Take in what is here; returns whether anything came."""
+        """Receive the available bytes; returns whether there were any."""
         try:
             chunk = self._sock.recv(_CHUNK, flags)
         except BlockingIOError:
@@ -117,19 +117,19 @@ class ThreadConnectionPool(ConnectionPool):
 
 
 class BlockingConnection:
-    """A thread's connection. Each call is that of the `Line`, and raises what that raises."""
+    """A thread's connection: each method runs that of `KeeperConnection`, and raises its errors."""
 
     def __init__(self, flows: KeeperConnection) -> None:
         self.flows = flows
 
     @property
     def is_gone(self) -> bool:
-        """Whether the keeper ended, rather than that it is silent."""
+        """Whether the keeper ended (True), or is only silent."""
         return self.flows.is_gone
 
     @property
     def is_usable(self) -> bool:
-        """Whether nothing failed on it."""
+        """Whether no op failed on it."""
         return self.flows.is_usable
 
     def ask(self, op: str, **fields: Any) -> Message:
@@ -141,12 +141,12 @@ class BlockingConnection:
         self.flows.tell(op, **fields)
 
     def close(self) -> None:
-        """End the connection; what it held at the keeper is back at once."""
+        """End the connection, and with it everything that it held at the keeper."""
         self.flows.close()
 
 
 class BlockingPool:
-    """A thread's way to the keeper. Each call is that of its `flows`, and raises what that raises."""
+    """A thread's way to the keeper: each method runs the same method of `flows`, and raises its errors."""
 
     def __init__(self, connect: Callable[[], socket.socket], hello: Hello) -> None:
         self.flows = ThreadConnectionPool(connect, hello)
@@ -160,7 +160,7 @@ class BlockingPool:
         return run_blocking(self.flows.ask(op, **fields))
 
     def ask_keeping(self, op: str, **fields: Any) -> tuple[BlockingConnection, Message]:
-        """As `ask`; the connection stays with the caller, who returns or closes it."""
+        """As `ask`; the caller keeps the connection, and has to return or close it."""
         connection, answer = run_blocking(self.flows.ask_keeping(op, **fields))
         return BlockingConnection(connection), answer
 

@@ -27,7 +27,7 @@ SHARED: Final = 0o644
 """Others may read the file, which is enough to lock it."""
 
 _FLAGS: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_TRIES: Final = 16
+_MOST_ATTEMPTS: Final = 16
 _NOTE_LIMIT_BYTES: Final = 4096
 _LOOK_EVERY_S: Final = 0.05
 _VANISHES: Final = "it is removed again and again"
@@ -39,7 +39,7 @@ class FileLock:
     Args:
         path: the file, made when it is missing, and never removed.
         mode: its mode when it is made here, whatever the umask says.
-        note: what is written into it for those who ask who holds it.
+        note: the holder, as written into the file for other processes.
         variable: the environment variable that names another folder; errors name it.
     """
 
@@ -84,7 +84,7 @@ class FileLock:
         return self._fd is not None and _same_file(self._fd, self.path)
 
     def holder(self) -> Holder:
-        """Who holds it, as far as the kernel and the file tell."""
+        """The holder, as far as the kernel and the file show it."""
         try:
             fd = os.open(self.path, os.O_RDONLY | _FLAGS)
         except OSError:
@@ -119,7 +119,7 @@ class FileLock:
 
     def _locked(self) -> int | None:
         """The locked file; None when another holder has it."""
-        for _ in range(_TRIES):
+        for _ in range(_MOST_ATTEMPTS):
             fd = self._opened()
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -143,7 +143,7 @@ class FileLock:
         return fd
 
     def _open_or_make(self) -> int:
-        for _ in range(_TRIES):
+        for _ in range(_MOST_ATTEMPTS):
             try:
                 # Never with O_CREAT on a file that is there: in a sticky folder the kernel refuses
                 # that for another user's file (fs.protected_regular).

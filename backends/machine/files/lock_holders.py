@@ -1,4 +1,4 @@
-"""Who holds a lock: the process, its user, its folder, and the command that ends it."""
+"""The holder of a lock: its process, its user, its folder, and the command that ends it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def user_name(uid: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """What is known of a lock's holder; None where it is not.
+    """The known facts of a lock's holder; None for unknown ones.
 
     `inline`: a keeper inside a program, which ends with that program.
     """
@@ -42,12 +42,12 @@ class Holder:
 
     @classmethod
     def of_process(cls, pid: int) -> Self:
-        """A process of which only the number is known."""
+        """A holder of which only the process number is known."""
         return cls(pid, user_of(pid))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], uid: int, pid: int | None = None) -> Self:
-        """What a holder says of itself; its user, and where it is given its process, are known better.
+        """A holder from its own description. `uid`, and `pid` if given, are taken from the kernel instead.
 
         Raises:
             KeyError, TypeError, ValueError: it says nothing of the kind.
@@ -61,7 +61,7 @@ class Holder:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """What it says of itself, JSON-serialisable."""
+        """Its own description, JSON-serialisable."""
         return {"pid": self.pid, "uid": self.uid, "folder": self.folder, "inline": self.inline}
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Small files of ours: written whole or not at all, read without trusting what lies there."""
+"""Small state files: written whole or not at all, and checked when read."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _NOT_NOW: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN}
     | {errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.ENODEV}
 )
-"""What says nothing about the file: it may be read the next time."""
+"""Errors that do not show damage; the file may be readable the next time."""
 _BAD_SHAPE: Final = (
     ValueError,
     TypeError,
@@ -149,8 +149,8 @@ def read_shape(
 def is_there(path: Path) -> bool:
     """Whether there is anything at a path, be it a link to nothing.
 
-    After `read_shape` gave None that is a file which could neither be read nor set aside: who would
-    replace it now would lose it.
+    After `read_shape` returned None, such a file could neither be read nor set aside. It must not be
+    replaced, because its content would be lost.
     """
     return os.path.lexists(path)
 
@@ -160,7 +160,7 @@ class BadState(ValueError):
 
 
 def parse_state(path: Path, parse: Callable[[Any], T], limit_bytes: int = STATE_LIMIT_BYTES) -> T:
-    """What `parse` makes of the JSON value of a file. Nothing is moved, nothing is said.
+    """The result of `parse` for the JSON value of a file. Nothing is moved or logged.
 
     Raises:
         OSError: the file cannot be read.
@@ -176,7 +176,7 @@ def parse_state(path: Path, parse: Callable[[Any], T], limit_bytes: int = STATE_
 
 
 def set_aside(path: Path, what: str, why: object) -> None:
-    """Move a damaged state file out of the way, under one name beside it, and say so in one line."""
+    """Move a damaged state file out of the way, under one name beside it, and log one line."""
     aside = path.with_name(path.name + DAMAGED)
     try:
         path.replace(aside)
@@ -203,7 +203,7 @@ def sweep_leftovers(folder: Path, *, now: float | None = None) -> None:
 
 
 def is_leftover(entry: os.DirEntry[str], now: float) -> bool:
-    """Whether a folder's entry is what `sweep_leftovers` deletes.
+    """Whether `sweep_leftovers` deletes a folder's entry.
 
     Raises:
         OSError: it is gone.

@@ -36,8 +36,8 @@ _TOO_LONG = re.compile(
 _ENGINE_DEAD = re.compile(r"EngineCore|EngineDead|engine (is|has) (dead|died)", re.IGNORECASE)
 _UNAVAILABLE = frozenset({502, 503, 504})
 _QUOTED = 120
-_SAYING = ("error", "errors", "detail", "message")
-"""The fields of which one says what went wrong, in a body that is no answer."""
+_ERROR_FIELDS = ("error", "errors", "detail", "message")
+"""The fields that may hold the error, in a body that is no answer."""
 _ANSWERS = frozenset({"choices", "data", "content", "prompt", "usage", "timings"})
 _STATUS = {
     "invalid_request_error": 400,
@@ -84,7 +84,7 @@ def holds_error(answer: Mapping[str, Any]) -> bool:
     if answer.get("error") or answer.get("object") == "error":
         return True
     if answer.keys().isdisjoint(_ANSWERS):
-        return any(answer.get(name) is not None for name in _SAYING)
+        return any(answer.get(name) is not None for name in _ERROR_FIELDS)
     return _error_of_choice(answer) is not None
 
 
@@ -117,7 +117,7 @@ def _fields(found: Any) -> Mapping[str, Any]:
 
 def _detail(found: Mapping[str, Any]) -> Any:
     """What stands for the error in the body of one: an object, a text, a list; None for the body itself."""
-    for name in _SAYING[:-1]:
+    for name in _ERROR_FIELDS[:-1]:
         detail = found.get(name)
         if detail is not None:
             first = detail[0] if isinstance(detail, list) and len(detail) == 1 else detail

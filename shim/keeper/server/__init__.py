@@ -1,1 +1,1 @@
-"""The keeper's socket: who may connect, what each client may ask, and what it is told."""
+"""The keeper's socket: which users may connect, which ops a client may ask for, and the answers."""

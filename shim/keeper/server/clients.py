@@ -29,19 +29,19 @@ LOG = logging.getLogger("keepwarm.keeper")
 DIAGNOSE_LIMIT_S: Final = 1.0
 """How long a reported engine that seems well is watched for its death."""
 CLEARED_LIMIT_S: Final = 8.0
-"""How long the answer about a dead one waits for it to be cleared away; clients wait 10 s for that."""
+"""How long the answer about a dead engine waits for its clean-up. Clients wait 10 s for the answer."""
 UNLOAD_LIMIT_S: Final = 30.0
 IDLE_KEPT: Final = 64
-"""Connections that may stay open although nothing is asked or held on them."""
+"""How many connections may stay open although nothing is asked or held on them."""
 IDLE_AGE_S: Final = 60.0
-"""Beyond those, one that was silent for so long is closed; its client opens another when it needs one."""
+"""Beyond those, a connection that was silent for so long is closed; its client opens another if needed."""
 
 FEW_MODELS: Final = 64
-"""What is computed for each model takes longer than a turn of the loop for more of them."""
+"""With more models, work for each model takes longer than a turn of the loop should."""
 ORDERS: Final = (op.Stop, op.Reload, op.KvClear, op.StayOp, op.Hint)
-"""Ops that change something beyond their client. One whose client has given up is not carried out."""
+"""Ops that change something beyond their client. They are not carried out if the client has given up."""
 LOOKING: Final = (op.Hello, op.Status, op.HistoryOf, op.Kv, op.Pong)
-"""Ops that keep no keeper alive and reset no time-out."""
+"""Ops that only look: they neither keep the keeper running nor reset a time-out."""
 
 
 class Clients:
@@ -64,15 +64,15 @@ class Clients:
 
     @property
     def in_use(self) -> bool:
-        """Whether a client is connected that asked for more than to look."""
+        """Whether a connected client has asked for more than `LOOKING`."""
         return any(client.asked for client in self.by_id.values())
 
     def new(self) -> Client:
-        """What handles the next connection."""
+        """A client for the next connection."""
         return Client(self, f"c{next(self._numbers)}")
 
     def make_room(self, limit: int) -> bool:
-        """Whether one more client may connect; where `limit` is reached, the one idle for longest goes."""
+        """Whether one more client may connect. At `limit`, the client idle for longest is closed."""
         if len(self.by_id) < limit:
             return True
         idle = self._idle()
@@ -81,7 +81,7 @@ class Clients:
         return bool(idle)
 
     def beat(self) -> None:
-        """Tell those who wait that the keeper is alive, and close what was idle for too long."""
+        """Send `alive` to clients that wait, and close connections that were idle for too long."""
         now = self._loop.time()
         for client in list(self.by_id.values()):
             client.beat(now)
@@ -96,20 +96,20 @@ class Clients:
             client.drop()
 
     def revoked(self, request_id: str, error: KeepwarmError) -> None:
-        """A lease is over although its client did not end it."""
+        """Send a client the notice that its lease was revoked."""
         for client in self.by_id.values():
             if request_id in client.leases:
                 client.leases.discard(request_id)
                 client.send({"notice": "revoked", "lease": request_id, "error": error.to_wire()})
 
     def ask_yield(self, client_id: str, lease: str) -> None:
-        """A lease is wanted for a request of higher priority."""
+        """Ask a client to yield its lease for a request of higher priority."""
         client = self.by_id.get(client_id)
         if client is not None:
             client.send({"notice": "yield", "lease": lease})
 
     def _idle(self) -> list[Client]:
-        """Those that hold nothing and wait for nothing, the longest silent first."""
+        """The clients that hold nothing and wait for nothing, the longest silent first."""
         idle = (client for client in self.by_id.values() if client.is_idle)
         return sorted(idle, key=lambda client: client.heard_at)
 
@@ -132,18 +132,18 @@ class Client(Connection):
         return self.is_open and not (self.leases or self._holds or self.waits)
 
     def opened(self) -> None:
-        """The server knows it from now on."""
+        """Register the client."""
         self._clients.by_id[self.client_id] = self
 
     def closed(self) -> None:
-        """What it held is back."""
+        """Release everything that the client held."""
         del self._clients.by_id[self.client_id]
         if self.asked and not self._clients.in_use:
             self._clients.idle_since = time.monotonic()
         self._keeper.shell.post(ev.ClientGone(self.client_id))
 
     def answer(self, asked: op.Asked) -> Answer | Awaitable[Answer]:
-        """What its op answers.
+        """The answer to an op.
 
         Raises:
             KeepwarmError: the op's own error.
@@ -157,7 +157,7 @@ class Client(Connection):
     # Ops
 
     def _hello(self, _: op.Hello) -> Answer | Awaitable[Answer]:
-        """What this keeper speaks and runs with; the client says whether that is what it counts on."""
+        """The keeper's protocol and configuration; the client compares them with its own."""
         config = self._keeper.config
         if len(config.models) <= FEW_MODELS:
             return _greeting(config, fingerprint(config))
@@ -195,9 +195,9 @@ class Client(Connection):
                 if not later[0].done():
                     later[0].set_exception(outcome)
             else:
-                told = self._granted(asked, outcome)
+                answer = self._granted(asked, outcome)
                 if not later[0].done():
-                    later[0].set_result(told)
+                    later[0].set_result(answer)
 
         self._keeper.ask(
             self.client_id,
@@ -220,12 +220,12 @@ class Client(Connection):
         return self._granted(asked, outcome)
 
     def _granted(self, asked: op.LeaseOp, grant: act.Grant) -> Answer:
-        told = self._keeper.granted(grant)
+        answer = self._keeper.granted(grant)
         if grant.slot is not None:
             self.leases.add(grant.request_id)
         elif asked.want == "pin" and not asked.persist:
             self._holds.add(f"pin {asked.model}")
-        return told
+        return answer
 
     def _end(self, asked: op.End) -> Answer:
         self.leases.discard(asked.lease)
@@ -241,19 +241,19 @@ class Client(Connection):
         """Answered when the lease is granted again."""
         generated = Generated(asked.prompt_tokens, asked.tokens)
         self.leases.discard(asked.lease)
-        told = await self._keeper.yielded(self.client_id, asked.lease, generated)
+        answer = await self._keeper.yielded(self.client_id, asked.lease, generated)
         self.leases.add(asked.lease)
-        return told
+        return answer
 
     def _pong(self, asked: op.Pong) -> Answer:
         self._clients.on_pong(self, asked.lease)
         return None
 
     async def _diagnose(self, asked: op.Diagnose) -> Answer:
-        """Its death with its last log lines, or nothing.
+        """How the engine of a lease ended, with its last log lines; empty if it runs.
 
-        An engine that does not answer is ended; and the answer comes once its next life can begin, so
-        that whoever asks again at once is not given the same one.
+        An engine that does not answer is ended. The answer comes once the engine can start again, so that
+        a client that asks again at once does not get the dead one.
         """
         keeper, supervisor = self._keeper, self._keeper.shell.supervisor
         await keeper.liveness.check_now(asked.engine, asked.generation)

@@ -29,7 +29,7 @@ Answer = dict[str, Any] | None
 
 
 class Connection(asyncio.Protocol, ABC):
-    """Lines of one client. What is asked in them, and what its coming and going means, is a subclass's."""
+    """The lines of one client. A subclass handles its ops, its begin and its end."""
 
     def __init__(self, client_id: str) -> None:
         self.client_id = client_id
@@ -49,30 +49,30 @@ class Connection(asyncio.Protocol, ABC):
 
     @abstractmethod
     def opened(self) -> None:
-        """A client of this user is there."""
+        """A client of this user has connected."""
 
     @abstractmethod
     def closed(self) -> None:
-        """It is gone; called once, and only after `opened`."""
+        """The client is gone; called once, and only after `opened`."""
 
     @abstractmethod
     def answer(self, asked: Asked) -> Answer | Awaitable[Answer]:
-        """What one message is answered; None is no answer.
+        """The answer to one message; None for no answer.
 
         Raises:
-            KeepwarmError: this is the answer.
+            KeepwarmError: the error is the answer.
         """
 
     # Protocol
 
     @property
     def is_open(self) -> bool:
-        """Whether the client is there."""
+        """Whether the client is connected."""
         return self._transport is not None
 
     @property
     def hung_up(self) -> bool:
-        """Whether the client closed its end, also where what it said before is still to be read."""
+        """Whether the client closed its end, perhaps with messages that are still to be read."""
         if self._transport is None:
             return True
         ends = select.poll()
@@ -85,7 +85,7 @@ class Connection(asyncio.Protocol, ABC):
         return bool(self._unanswered)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client connected; only this user is let in."""
+        """A client connected; clients of other users are refused."""
         assert isinstance(transport, asyncio.Transport)
         self.pid, user = peer_credentials(transport.get_extra_info("socket"))
         if user != os.getuid():
@@ -104,7 +104,7 @@ class Connection(asyncio.Protocol, ABC):
             self._handle_lines()
 
     def pause_writing(self) -> None:
-        """The client does not read: it is not listened to until it does."""
+        """The client does not read, so its messages are not read either until it does."""
         self._may_write = False
 
     def resume_writing(self) -> None:
@@ -114,7 +114,7 @@ class Connection(asyncio.Protocol, ABC):
         self._loop.call_soon(self._handle_lines)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """The client is gone: what was still being answered is cancelled."""
+        """The client is gone: cancel the answers that are under way."""
         if self._transport is None:
             return
         self._transport = None
@@ -143,7 +143,7 @@ class Connection(asyncio.Protocol, ABC):
             self._transport.abort()
 
     def beat(self, now: float) -> None:
-        """Tell the client that the keeper is alive, where an answer takes its time."""
+        """Send `alive` to a client that waits for a slow answer."""
         # The first of the dictionary is the oldest.
         if self._unanswered and now - next(iter(self._unanswered.values())) >= ALIVE_AFTER_S:
             self.send({"notice": "alive"})
@@ -151,7 +151,7 @@ class Connection(asyncio.Protocol, ABC):
     # Messages
 
     def _handle_lines(self) -> None:
-        """Handle some of the lines that are here; the rest after the loop's other business."""
+        """Handle some of the received lines; the rest is handled after other work of the loop."""
         self._handling = False
         until = self._loop.time() + TURN_S
         while self._may_write and (line := self._next_line()) is not None:

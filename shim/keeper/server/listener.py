@@ -1,4 +1,4 @@
-"""The keeper's socket: made private, watched over, and never overrun by those who connect."""
+"""The keeper's socket: private, watched, and bounded in the number of connections."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Listener:
     asyncio's own server accepts on and on when descriptors run out, with an error in the log each time.
 
     Args:
-        protocol: makes what handles a connection.
-        make_room: asked when the limit is reached; closes an idle connection, or says that there is none.
+        protocol: makes the handler of a connection.
+        make_room: called at the limit. It closes an idle connection, or returns False if there is none.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Listener:
         """Listen at a path; a socket that an earlier keeper left there is replaced.
 
         Raises:
-            ConfigError: something else lies there, or the path is too long.
+            ConfigError: another file lies there, or the path is too long.
             OSError: the socket cannot be made.
         """
         _make_way(path)
@@ -76,7 +76,7 @@ class Listener:
         self._loop.add_reader(sock, self._accept)
 
     def is_reachable(self) -> bool:
-        """Whether the path still leads here: nothing removed or replaced the socket file."""
+        """Whether the path still leads to this socket, so that no program removed or replaced the file."""
         if self._path is None:
             return False
         try:
@@ -116,7 +116,7 @@ class Listener:
             self._admit(conn)
 
     def _pause(self, error: OSError) -> None:
-        """Those who wait to be accepted stay in the backlog until there are descriptors again."""
+        """Stop accepting until descriptors are free again; new connections wait in the backlog."""
         LOG.warning("no connection is accepted for %g s: %s", PAUSE_S, error)
         sock = self._sock
         if sock is None:

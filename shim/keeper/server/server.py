@@ -1,7 +1,7 @@
-"""The keeper's door: a Unix socket on which clients ask for leases.
+"""The keeper's server: a Unix socket on which clients ask for leases.
 
-One connection is one client. What is asked on it is answered by id; when it closes, the client's
-requests are cancelled and its leases are back at once.
+One connection is one client. Ops are answered by id. When the connection closes, the client's requests
+are cancelled and its leases end at once.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Server:
         """Listen on a Unix socket of mode 0600, in place of the socket that lay there before.
 
         Raises:
-            ConfigError: something else lies there, or the path is too long.
+            ConfigError: another file lies there, or the path is too long.
             OSError: the socket cannot be made.
         """
         self._listener.listen(path)
@@ -52,11 +52,11 @@ class Server:
         return self._listener.is_reachable()
 
     def stop_listening(self) -> None:
-        """Let no more clients in; those that are here stay. The socket file is removed."""
+        """Accept no more clients, and remove the socket file; connected clients stay."""
         self._listener.close()
 
     def close(self) -> None:
-        """Let no more clients in, and drop every one that is here."""
+        """Accept no more clients, and drop every connected one."""
         self.stop_listening()
         self.clients.drop()
 

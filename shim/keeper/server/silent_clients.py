@@ -1,4 +1,4 @@
-"""Leases of clients that are silent: asked for after a while where others wait, and taken back."""
+"""Takes leases back from silent clients, after a question, if other requests wait."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ANSWER_LIMIT_S: Final = 10.0
 
 @dataclass(slots=True)
 class _Question:
-    """A lease whose client was asked whether it is alive, and when it was heard of last."""
+    """A lease whose client was asked whether it is alive, and the time of its last message before that."""
 
     asked_at: float
     heard_at: float | None = None
@@ -30,9 +30,9 @@ class _Question:
 class SilentClients:
     """Takes back the leases of clients that are stopped or stuck.
 
-    A lease is asked for when its engine has worked on nothing for `lease_timeout`, so that its client
-    neither sent a request nor waits for an answer, and another request waits. One that answers keeps its
-    lease for another `lease_timeout`; one that does not within ten seconds has lost it.
+    A client is asked about its lease when another request waits and the engine has worked on nothing for
+    `lease_timeout` (so the client neither sent a request nor waits for an answer). A client that answers
+    keeps its lease for another `lease_timeout`; one that does not answer within ten seconds loses it.
     """
 
     def __init__(self, clients: Clients) -> None:
@@ -42,7 +42,7 @@ class SilentClients:
         clients.on_pong = self._answered
 
     async def look(self) -> None:
-        """Ask where it is time to, and take back what was asked for in vain."""
+        """Ask the clients of idle leases, and take back the leases whose clients did not answer."""
         now = time.monotonic()
         state = self._keeper.shell.core.state
         idle = self._idle(now) if len(state.queue) else {}
@@ -103,10 +103,10 @@ class SilentClients:
         self._give_up(client)
 
     def _give_up(self, silent: Client) -> None:
-        """What else a silent program waits for is not granted: each lease would wait out its patience.
+        """Close the connections of a silent program, so that its waiting requests are not granted in vain.
 
-        Its connections are closed; when it goes on, it asks again. Of a program that is not stopped that
-        is the one connection that did not answer.
+        When the program goes on, it asks again. If it is not stopped, only the one connection that did not
+        answer is closed.
         """
         stopped = silent.pid is not None and is_stopped(silent.pid)
         for client in list(self._clients.by_id.values()):

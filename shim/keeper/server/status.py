@@ -1,4 +1,4 @@
-"""What clients are told: of a grant, and of the state that `keepwarm ps` shows."""
+"""Answers for clients: a grant, and the state that `keepwarm ps` shows."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from shim.keeper.shell.actions_out import Shell
 from shim.keeper.shell.fault_counts import text_of
 
 LOOKS_BACK_NS: Final = 2_000_000_000
-"""Before its arrival: evictions that a request may have waited for."""
+"""How long before a request's arrival evictions count that it may have waited for."""
 
 Measured = Callable[[str, RunningEngine], Mapping[str, int | None] | None]
 
 
-def told_of(shell: Shell, grant: act.Grant) -> dict[str, Any]:
-    """What a client is told of its grant.
+def grant_answer(shell: Shell, grant: act.Grant) -> dict[str, Any]:
+    """The answer with a grant, for its client.
 
     Raises:
-        InternalError: it cannot be told, and is over: no client would end it.
+        InternalError: the answer cannot be made. The lease is over, because no client would end it.
     """
     try:
-        return _told_of(shell, grant)
+        return _granted(shell, grant)
     except Exception as error:
         shell.faults.note("grant", f"telling the grant of {grant.request_id}", error)
         shell.withdraw(grant.request_id, grant.client_id)
-        raise InternalError(f"the grant could not be told: {text_of(error)}.") from error
+        raise InternalError(f"the grant could not be reported: {text_of(error)}.") from error
 
 
-def _told_of(shell: Shell, grant: act.Grant) -> dict[str, Any]:
+def _granted(shell: Shell, grant: act.Grant) -> dict[str, Any]:
     running = shell.supervisor.now[grant.engine_id]
-    told: dict[str, Any] = {
+    answer: dict[str, Any] = {
         "lease": grant.request_id if grant.slot is not None else None,
         "engine": grant.engine_id,
         "generation": grant.generation,
@@ -47,11 +47,11 @@ def _told_of(shell: Shell, grant: act.Grant) -> dict[str, Any]:
         "endpoint": running.endpoint,
     }
     if grant.cold:
-        since = told["arrived_ns"] - LOOKS_BACK_NS
-        seen = shell.history.between(since, told["granted_ns"])
-        told["load"] = next(x for x in seen["loads"] if x["load_id"] == running.load.load_id)
-        told["evictions"] = [e for e in seen["evictions"] if e["end_ns"] >= told["arrived_ns"]]
-        told["decision"] = next(
+        since = answer["arrived_ns"] - LOOKS_BACK_NS
+        seen = shell.history.between(since, answer["granted_ns"])
+        answer["load"] = next(x for x in seen["loads"] if x["load_id"] == running.load.load_id)
+        answer["evictions"] = [e for e in seen["evictions"] if e["end_ns"] >= answer["arrived_ns"]]
+        answer["decision"] = next(
             (
                 record_to_wire(r)
                 for r in reversed(shell.core.state.records)
@@ -59,16 +59,16 @@ def _told_of(shell: Shell, grant: act.Grant) -> dict[str, Any]:
             ),
             None,
         )
-    return told
+    return answer
 
 
 def status_of(shell: Shell, catalog: Catalog, measured: Measured) -> dict[str, Any]:
     """The books, the engines and the queue as `keepwarm ps` shows them, JSON-serialisable.
 
     Args:
-        shell: whose state it is.
+        shell: the keeper's shell.
         catalog: of the configuration in force.
-        measured: what an engine was last found to take.
+        measured: returns the last measured bytes of an engine.
     """
     state: dict[str, Any] = snapshot(shell.core, time.monotonic())
     for row in state["engines"]:

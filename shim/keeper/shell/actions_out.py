@@ -1,8 +1,8 @@
 """The shell around the core: a single writer that feeds it events and carries its actions out.
 
-Everything here runs on one asyncio loop. `post` is the only way into the core; an action never
-calls back into it directly, it begins a duty whose outcome is the next event. An action that cannot
-even begin ends as the event that the core waits for, too: `answer_of` says which.
+Everything here runs on one asyncio loop. `post` is the only way into the core. An action never calls
+back into it directly; it begins work that owes an event. An action that cannot even begin also ends with
+the event that the core waits for, as `answer_of` defines it.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ from shim.keeper.shell.owed_events import OwedEvents
 LOG = logging.getLogger("keepwarm.keeper")
 
 RING_AGAIN_S: Final = 1.0
-"""After the core failed at the ring of its timer, or the timer could not be set."""
+"""Seconds until the timer rings again after the core failed at its event, or it could not be set."""
 
 _MOVE_NO_BYTES: Final = frozenset((ev.RequestArrived, ev.LeaseEnded, ev.TimerDue))
-"""Events after which the books are as they were, unless an action follows."""
+"""Events that leave the books unchanged, unless an action follows."""
 
 
 class Shell:
-    """Carries out what the core decides."""
+    """Feeds events to the core, and carries out its actions."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Shell:
         self.on_yield: YieldListener = lambda _client, _lease: None
         self.stager = Stager(stage_bytes_per_s)
         self.closed = False
-        """The keeper ends: no event counts any more, and no action is begun."""
+        """Whether the keeper ends: then no event is taken, and no action is begun."""
         self._done: dict[str, Done] = {}
         self._behind: deque[ev.Event] = deque()
         self._owed_events: list[ev.Event] = []
@@ -87,10 +87,10 @@ class Shell:
     # Events in
 
     def post(self, event: ev.Event) -> None:
-        """One event into the core, and its actions on their way.
+        """Give an event to the core, and begin the actions that follow.
 
         Raises:
-            KeepwarmError: the event asks for what cannot be; nothing changed.
+            KeepwarmError: the event asks for the impossible; nothing changed.
         """
         if self.closed:
             return
@@ -122,7 +122,7 @@ class Shell:
                 self.deliver(following)
 
     def deliver(self, event: ev.Event) -> bool:
-        """One event into the core, whatever comes of it; returns whether the core took it or will."""
+        """Give an event to the core without raising; returns whether the core took it or will take it."""
         try:
             self.post(event)
         except RAISED as error:
@@ -131,7 +131,7 @@ class Shell:
         return True
 
     async def redeliver(self) -> None:
-        """Give the core again what it has failed to take and still waits for."""
+        """Give the core the events again that it failed to take and still waits for."""
         owed, self._owed_events = self._owed_events, []
         for event in owed:
             if self.closed or not is_due(event, self.core):
@@ -152,7 +152,7 @@ class Shell:
         self._post_for(request.request_id, request, done)
 
     def ask_again(self, event: ev.LeaseYielded, done: Done) -> None:
-        """A lease is given back; `done` is called once, when it is granted again or cannot be.
+        """Yield a lease; `done` is called once, with the new grant or with an error.
 
         Raises:
             KeepwarmError: as from `ask`. Where the core failed, the lease is over.
@@ -168,7 +168,7 @@ class Shell:
         try:
             self.post(event)
         except InternalError:
-            # Nothing should be left of it; what is left all the same ends unheard.
+            # No outcome should be pending for it; a pending one is dropped without a notice.
             self._done[request_id] = lambda _: None
             self.withdraw(request_id, event.client_id)
             self._done.pop(request_id, None)
@@ -178,7 +178,7 @@ class Shell:
             raise
 
     def withdraw(self, request_id: str, client_id: str) -> None:
-        """End a request, whether it waits or has its lease; no error where it is over."""
+        """End a request, whether it waits or has its lease; no effect if it is over."""
         for event in (ev.RequestCancelled(request_id), ev.LeaseEnded(request_id, client_id)):
             if is_due(event, self.core):
                 self.deliver(event)
@@ -216,7 +216,7 @@ class Shell:
         return False
 
     def _not_begun(self, action: act.Action, error: BaseException) -> None:
-        """An action raised before any work on it began: what it owes follows."""
+        """Deliver the event that an action owes which raised before any work on it began."""
         name = type(action).__name__
         self.faults.note(name.lower(), f"{name} {_whose(action)}", error)
         answer = answer_of(action, error)
@@ -232,8 +232,12 @@ class Shell:
         try:
             done(outcome)
         except RAISED as error:
-            # The client waits for an answer: this one can be told, where the outcome could not.
-            done(InternalError(f"the outcome of the request could not be told: {text_of(error)}."))
+            # The client waits for an answer, so it gets an error in place of the outcome.
+            done(
+                InternalError(
+                    f"the outcome of the request could not be reported: {text_of(error)}."
+                )
+            )
             raise
 
     def _say(self, action: act.Record | act.Alert | act.LowMemory | act.Fault) -> None:
@@ -251,7 +255,7 @@ class Shell:
 
     def _ring(self) -> None:
         if not self.deliver(ev.TimerDue()):
-            # The core counts on its timer all the same.
+            # The core still needs its timer.
             self._timer = self._loop.call_later(RING_AGAIN_S, self._ring)
 
     def _start_staging(self, engine_id: str) -> None:
@@ -262,7 +266,7 @@ class Shell:
         self.owed_events.begin(self.stager.owed_event(engine_id, files, record))
 
     def close(self) -> None:
-        """From now on the core is told nothing and nothing is begun; the engines live on."""
+        """Take no more events and begin no more actions; the engines go on."""
         self.closed = True
         if self._timer is not None:
             self._timer.cancel()

@@ -1,4 +1,4 @@
-"""The keeper's recurring work: what fails goes on with the next period, what dies is begun again."""
+"""The keeper's recurring jobs: a failed run is followed by the next one, a dead task is started again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOG = logging.getLogger("keepwarm.keeper")
 
 FIRST_PAUSE_S: Final = 1.0
 LAST_PAUSE_S: Final = 60.0
-"""Before a task that died is begun again; the pause doubles from one to the other."""
+"""The longest pause before a dead task is started again; the pause doubles with each death."""
 PERIOD_LIMIT_S: Final = 60.0
 CLOSE_LIMIT_S: Final = 5.0
 
@@ -24,7 +24,7 @@ Work = Callable[[], Awaitable[None]]
 
 @dataclass(slots=True)
 class Job:
-    """One piece of recurring work, and how it fares."""
+    """One recurring job, and its state."""
 
     name: str
     period_s: float
@@ -34,7 +34,7 @@ class Job:
     again: asyncio.TimerHandle | None = None
     deaths: int = 0
     failures: int = 0
-    """In a row."""
+    """Failures in a row."""
     failing_since: float = 0.0
     text: str = ""
 
@@ -42,8 +42,8 @@ class Job:
 class Background:
     """Runs jobs, each in a task of its own, until it is closed.
 
-    A period that raises is logged (once for the same text), counted, and does not end the job. A task
-    that dies all the same (it was cancelled) is begun again after a pause that grows.
+    A run that raises is logged (once for the same text) and counted, and does not end the job. A task
+    that dies nevertheless (it was cancelled) is started again after a growing pause.
     """
 
     def __init__(self, faults: FaultCounts) -> None:
@@ -54,20 +54,20 @@ class Background:
     def every(
         self, name: str, period_s: float, work: Work, *, limit_s: float = PERIOD_LIMIT_S
     ) -> None:
-        """Do something again and again, `period_s` after its last time, the first time included.
+        """Run a job again and again, first after `period_s` seconds.
 
         Args:
-            name: of the job, in the log and in `ps`; one job has it.
-            period_s: from the end of one time to the begin of the next.
-            work: one time.
-            limit_s: a time that takes longer is cancelled, which counts as a failure.
+            name: the job's unique name, in the log and in `ps`.
+            period_s: from the end of one run to the begin of the next.
+            work: one run.
+            limit_s: a run that takes longer is cancelled, which counts as a failure.
         """
         job = Job(name, period_s, work, limit_s)
         self._jobs[name] = job
         self._begin(job)
 
     def change(self, name: str, period_s: float) -> None:
-        """Do a job, if there is one of that name, at another period from its next time on."""
+        """Change the period of a job, if there is one of that name, from its next run on."""
         if name in self._jobs:
             self._jobs[name].period_s = period_s
 
@@ -91,7 +91,7 @@ class Background:
         ]
 
     async def close(self) -> None:
-        """End every job; what does not end within a bound is left behind."""
+        """End every job; a job that does not end within a bound is left behind."""
         self._closed = True
         for job in self._jobs.values():
             if job.again is not None:
@@ -119,7 +119,7 @@ class Background:
                 self._worked(job)
 
     def _ended(self, job: Job, task: asyncio.Task[None]) -> None:
-        """The task itself died. Restarting from here lets a loop that ends cancel it for good."""
+        """Start a dead task again. This is a callback, so that the loop's end can cancel tasks for good."""
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if self._closed or error is None:
             return

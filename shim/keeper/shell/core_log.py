@@ -1,4 +1,4 @@
-"""What the core says, as lines of the keeper's log."""
+"""The core's messages, as lines of the keeper's log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LOG = logging.getLogger("keepwarm.keeper")
 
 
 def say(action: act.Record | act.Alert | act.LowMemory) -> None:
-    """One line for an action that only tells something."""
+    """Log one line for an action that only reports."""
     match action:
         case act.Record():
             LOG.info("decision %s", record_to_wire(action.record))

@@ -1,4 +1,4 @@
-"""The way into the core: what it refuses passes through, what it fails at is looked into."""
+"""The way into the core. Its refusals are raised; after an internal failure its books are checked."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Feed:
         self._disagreement = ""
 
     def handle(self, event: ev.Event, *, again: bool = False) -> list[Action]:
-        """One event into the core; returns what is to be done.
+        """Give an event to the core; returns the actions to carry out.
 
         Args:
-            event: what happened.
-            again: the core failed at it before, which is in the log.
+            event: the event.
+            again: whether the core failed at it before, which is logged already.
 
         Raises:
             KeepwarmError: the core refuses it; nothing changed.
@@ -46,13 +46,13 @@ class Feed:
         raise self._failed(event, failure, again=again)
 
     def survived(self, fault: Fault) -> None:
-        """The core failed inside, and the event took effect all the same: logged, counted, checked."""
+        """Log, count and check after a failure inside the core, although the event took effect."""
         right = f" (put right: {'; '.join(fault.imbalances)})" if fault.imbalances else ""
         self._faults.note("core", f"{fault.where}{right}", fault.error)
         self._check()
 
     def checked(self) -> dict[str, Any] | None:
-        """What the last check of the books said, JSON-serialisable; None before any failure."""
+        """The result of the last check of the books, JSON-serialisable; None before any failure."""
         if self._checked_at is None:
             return None
         return {

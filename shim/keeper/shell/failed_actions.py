@@ -1,4 +1,4 @@
-"""What the core waits for after each of its actions, when carrying it out has failed."""
+"""The events that the core waits for after an action, for actions that failed to begin."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MUST_ARRIVE = (
     ev.RequestCancelled,
     ev.ClientGone,
 )
-"""Events that give something back. Where the core fails at one, it is given to it again."""
+"""Events that give a resource back. If the core fails at one, it gets the event again."""
 
 
 def answer_of(action: act.Action, error: BaseException) -> ev.Event | None:
@@ -35,7 +35,7 @@ def answer_of(action: act.Action, error: BaseException) -> ev.Event | None:
         case act.StageFile():
             return ev.StageFinished(action.engine_id, 0)
         case act.Grant():
-            # A lease that cannot be delivered has no holder who could end it.
+            # No client can end a lease that was not delivered.
             held = action.slot is not None
             return ev.LeaseEnded(action.request_id, action.client_id) if held else None
         case act.Prepare() | act.StopStaging() | act.SetTimer():

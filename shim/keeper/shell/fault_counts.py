@@ -1,4 +1,4 @@
-"""What went wrong inside the keeper: logged once, counted by kind, shown in its status."""
+"""Faults inside the keeper: logged once, counted by kind, shown in its status."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any, Final
 LOG = logging.getLogger("keepwarm.keeper")
 
 RAISED: Final = (Exception, asyncio.CancelledError)
-"""What is caught where something has to come after it, whatever was raised."""
+"""The exceptions to catch where later steps have to follow any failure."""
 LINES_A_MINUTE: Final = 20
-"""A kind of fault that comes more often than this is counted on, and its lines are left out."""
+"""Beyond so many a minute, faults of a kind are counted without a line."""
 
 _MINUTE_S: Final = 60.0
 _TEXT_LENGTH: Final = 300
@@ -30,7 +30,7 @@ class CountedFault:
     last_at: float = 0.0
     unlogged: int = 0
     logged: list[float] = field(default_factory=list)
-    """When its last lines were written, those of the last minute."""
+    """The times of its lines in the last minute."""
 
 
 class FaultCounts:
@@ -40,14 +40,14 @@ class FaultCounts:
         self._kinds: dict[str, CountedFault] = {}
 
     def note(self, kind: str, what: str, error: BaseException) -> None:
-        """One line with the traceback, and one more in the count; never raises.
+        """Log an error with its traceback, and count it; never raises.
 
-        An error that passes through several hands is noted by the first of them only.
+        An error that passes several callers is noted only by the first of them.
 
         Args:
-            kind: what it is counted under.
-            what: what was being done, as the beginning of a sentence.
-            error: what was raised.
+            kind: the kind to count it under.
+            what: the failed work, as the beginning of a sentence.
+            error: the error.
         """
         if is_noted(error):
             return
@@ -61,7 +61,7 @@ class FaultCounts:
             fault.unlogged += 1
 
     def count(self, kind: str, text: str) -> CountedFault:
-        """One more of a kind, without a line."""
+        """Count a fault of a kind, without a line."""
         now = time.monotonic()
         fault = self._kinds.setdefault(kind, CountedFault(first_at=now))
         fault.count += 1
@@ -98,7 +98,7 @@ def text_of(error: BaseException) -> str:
 
 
 def mark_noted(error: BaseException) -> None:
-    """Whoever meets this error next need not log it again."""
+    """Mark an error as logged, so that later handlers do not log it again."""
     setattr(error, _NOTED, True)
 
 

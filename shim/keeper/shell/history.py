@@ -1,4 +1,4 @@
-"""What the keeper did, kept for the traces of its clients: loads, evictions, books over time."""
+"""The history of the keeper, for the traces of its clients: loads, evictions, books over time."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ SAMPLES_KEPT = 16384
 class LoadStory:
     """One load. `end_ns` is 0 while it lasts; times are monotonic nanoseconds.
 
-    `device` holds most of it, `devices` has the bytes on each that it is on. `restore_s` of it went into
-    restoring the KV state of `restored_tokens`.
+    `device` holds most of its bytes; `devices` are the bytes by device. `restore_s` is the part of its time
+    that restored the KV state of `restored_tokens`.
     """
 
     load_id: str
@@ -40,7 +40,7 @@ class LoadStory:
 
 @dataclass(slots=True)
 class EvictStory:
-    """One eviction, from the decision to the process's end. `save_s` of it saved KV state."""
+    """One eviction, from the decision to the process's end. In `save_s` of it, KV state was saved."""
 
     evict_id: str
     engine: str
@@ -59,7 +59,7 @@ class EvictStory:
 class StageStory:
     """One file read into the page cache ahead of its load. `end_ns` is 0 while it lasts.
 
-    `read_bytes` counts what was not there before.
+    `read_bytes` counts the bytes that were not in the page cache before.
     """
 
     engine: str
@@ -84,7 +84,7 @@ class Sample:
 
 @dataclass(slots=True)
 class History:
-    """Bounded rings of what happened."""
+    """Bounded rings of loads, evictions, stagings and samples of the books."""
 
     loads: deque[LoadStory] = field(default_factory=lambda: deque(maxlen=LOADS_KEPT))
     evictions: deque[EvictStory] = field(default_factory=lambda: deque(maxlen=LOADS_KEPT))
@@ -92,7 +92,7 @@ class History:
     samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=SAMPLES_KEPT))
 
     def sample(self, ns: int, view: LedgerView, resident: Mapping[str, int]) -> None:
-        """Note the books of a device, unless they are as they were."""
+        """Note the books of a device, unless they are unchanged."""
         for last in reversed(self.samples):
             if last.device == view.device:
                 if last.resident == resident and last.free_bytes == view.free_bytes:
@@ -105,7 +105,7 @@ class History:
     def between(self, since_ns: int, until_ns: int) -> dict[str, Any]:
         """Everything that overlaps a span of time, JSON-serialisable.
 
-        The last sample before the span comes with it, so that counters start right.
+        It includes the last sample before the span, so that counters start at the right value.
         """
 
         def overlaps(start_ns: int, end_ns: int) -> bool:

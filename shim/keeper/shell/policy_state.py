@@ -1,4 +1,4 @@
-"""What an eviction policy has learned, kept over the keeper's restarts."""
+"""Keeps the state that an eviction policy has learned over the keeper's restarts."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from shim.paths import state_dir
 LOG = logging.getLogger("keepwarm.keeper")
 
 _unkept: set[str] = set()
-"""The policies whose state could not be written the last time: that is said once."""
+"""The policies whose last write failed. Only the first such failure is logged."""
 _unread: set[Path] = set()
-"""Files that could not be read when the keeper started, and must not be replaced by less."""
+"""Files that could not be read at the keeper's start. They are not overwritten, to lose nothing."""
 
 
 def experience_file(policy: EvictionPolicy) -> Path:
-    """Where a policy's state lies.
+    """The path of a policy's state.
 
     Raises:
         ConfigError: there is no state folder.
@@ -29,9 +29,9 @@ def experience_file(policy: EvictionPolicy) -> Path:
 
 
 def recall(policy: EvictionPolicy) -> bool:
-    """Give a policy what it had learned; returns whether there was anything.
+    """Give a policy its saved state; returns whether there was any.
 
-    State that cannot be read, or that the policy refuses, is said and set aside; it is never fatal.
+    State that cannot be read, or that the policy refuses, is logged and set aside; it is never fatal.
     """
 
     def take_in(state: object) -> bool:
@@ -54,9 +54,9 @@ def recall(policy: EvictionPolicy) -> bool:
 
 
 def remember(policy: EvictionPolicy) -> None:
-    """Write what a policy has learned, whole or not at all.
+    """Write a policy's state, whole or not at all.
 
-    A failure is never raised, and said once until a write goes well again.
+    A failure is never raised. It is logged once, until a write succeeds again.
     """
     try:
         state, file = policy.export_state(), experience_file(policy)

@@ -1,4 +1,4 @@
-"""An answer that is interrupted for a request of higher priority, seen from the keeper."""
+"""The keeper's part in interrupting an answer for a request of higher priority."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shim.keeper.shell.actions_out import Shell
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """How far an interrupted answer had come, as its client counted: tokens of prompt and answer."""
+    """The progress of an interrupted answer by its client's count: tokens of prompt and answer."""
 
     prompt_tokens: int
     tokens: int
@@ -23,8 +23,8 @@ class Generated:
     def so_far(self, slot: tuple[int, ...]) -> list[int] | None:
         """The tokens of the slot that the client has seen; None when the slot has not all of them.
 
-        The engine may have gone on for a token or two until it noticed. What it said last it has not
-        evaluated yet when it noticed at once: then that one is missing.
+        The engine may have generated a token or two more before it stopped. If it stopped at once, its
+        last token is not evaluated yet, and is missing here.
         """
         total = self.prompt_tokens + self.tokens
         return list(slot[:total]) if self.prompt_tokens > 0 and len(slot) >= total - 1 else None
@@ -61,7 +61,7 @@ async def yield_lease(
 
 
 async def _parked(shell: Shell, client_id: str, lease: str) -> Parked | None:
-    """Save what the engine holds of the answer; None where that fails, or it is not this client's."""
+    """Save the engine's state of the answer; None if that fails, or the lease is not this client's."""
     engine = shell.core.state.leases.get(lease)
     if engine is None or engine.leases[lease].client_id != client_id:
         return None
@@ -70,7 +70,7 @@ async def _parked(shell: Shell, client_id: str, lease: str) -> Parked | None:
 
 
 async def _restore(shell: Shell, grant: act.Grant, parked: Parked) -> None:
-    """Give the engine back what it held; where that fails it evaluates the tokens again."""
+    """Restore the engine's state of the answer. If that fails, the engine evaluates the tokens again."""
     running = shell.supervisor.now.get(grant.engine_id)
     if running is not None:
         await shell.supervisor.kv.unpark(running.engine, parked)

@@ -50,8 +50,8 @@ class Visitor:
 
     async def is_served(self) -> bool:
         """Whether a lease is granted and given back."""
-        told = (await self.ask("lease", model="a"))["ok"]
-        self.say(json.dumps({"op": "end", "lease": told["lease"]}).encode())
+        answer = (await self.ask("lease", model="a"))["ok"]
+        self.say(json.dumps({"op": "end", "lease": answer["lease"]}).encode())
         return "leases" in (await self.ask("status"))["ok"]["engines"][0]
 
 
@@ -176,15 +176,15 @@ def _message(chance: random.Random, ops: list[str]) -> bytes:
         "prompt_tokens", "tokens", "engine", "generation", "kind", "models", "since_ns", "until_ns",
         "config", "version", "label", "file",
     ]  # fmt: skip
-    told: dict[str, Any] = {
+    answer: dict[str, Any] = {
         "op": chance.choice(ops),
         "id": chance.choice([1, 2, 3, _anything(chance)]),
     }
     for name in chance.sample(fields, chance.randrange(5)):
-        told[name] = _anything(chance)
+        answer[name] = _anything(chance)
     if chance.random() < 0.4:
-        told["model"] = chance.choice(["a", "b"])
-    line = json.dumps(told).encode()
+        answer["model"] = chance.choice(["a", "b"])
+    line = json.dumps(answer).encode()
     return line[: chance.randrange(len(line))] if chance.random() < 0.1 else line
 
 
@@ -232,8 +232,8 @@ def test_a_lease_of_another_client_cannot_be_ended_or_yielded(
             holder, thief = await at.visit(), await at.visit()
             held = (await holder.ask("lease", model="a"))["ok"]["lease"]
             thief.say(json.dumps({"op": "end", "lease": held}).encode())
-            told = await thief.ask("yielded", lease=held, prompt_tokens=1, tokens=1)
-            assert told["error"]["error"] in ("InvalidRequest", "Cancelled")
+            answer = await thief.ask("yielded", lease=held, prompt_tokens=1, tokens=1)
+            assert answer["error"]["error"] in ("InvalidRequest", "Cancelled")
             assert list(at.it.keeper.shell.core.state.leases) == [held]
 
     run(scenario)
@@ -274,10 +274,10 @@ def test_a_client_beyond_the_limit_is_refused_with_the_number(
             holder = await at.visit()
             assert "ok" in await holder.ask("lease", model="a")
             refused = await at.visit()
-            told = await refused.hear()
-            assert told["notice"] == "refused"
-            assert told["error"]["error"] == "QueueFull"
-            assert told["error"]["facts"]["limit"] == 1
+            answer = await refused.hear()
+            assert answer["notice"] == "refused"
+            assert answer["error"]["error"] == "QueueFull"
+            assert answer["error"]["facts"]["limit"] == 1
             assert await refused.reader.read() == b""
 
     run(scenario)

@@ -20,7 +20,7 @@ from tests.races.support import run
 def test_a_silent_client_loses_its_lease_and_one_that_answers_keeps_it(
     tiny_models: Files, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both are asked when another request waits; only the one that says nothing is told it lost it."""
+    """Both are asked when another request waits; only the silent one loses its lease, and gets a notice."""
     monkeypatch.setattr(silent_clients, "ANSWER_LIMIT_S", 0.0)
 
     async def scenario() -> None:

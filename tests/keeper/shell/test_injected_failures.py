@@ -61,7 +61,7 @@ async def swap(it: Bench) -> Scene:
 
 
 async def unload(it: Bench) -> Scene:
-    """A model that was used is told to go."""
+    """A model that was used is unloaded."""
     await it.serve("a")
     yield
     it.shell.post(ev.HintGiven("unload", "a"))
@@ -94,11 +94,11 @@ async def interrupt(it: Bench) -> Scene:
     it.engine().requests.append(TALK)
     yielding: list[asyncio.Task[Any]] = []
 
-    def told(client: str, lease: str) -> None:
+    def asked_to_yield(client: str, lease: str) -> None:
         answer = yield_lease(it.shell, client, lease, Generated(100, 1))
         yielding.append(asyncio.get_running_loop().create_task(answer))
 
-    it.shell.on_yield = told
+    it.shell.on_yield = asked_to_yield
     yield
     first = it.ask("a", "high", priority=9)
     if not yielding:
@@ -173,7 +173,7 @@ class Ran:
     """What came of a run with a failure in it."""
 
     lines: list[str]
-    told: list[BaseException]
+    answered: list[BaseException]
     counted: int
     carried: set[type[Any]]
 
@@ -209,15 +209,15 @@ def run(
 def check_said_once(
     ran: Ran, where: str, scenario: Scenario, raised: BaseException | None = None
 ) -> None:
-    """One line, and one in the counts; or the client was told, which is as good.
+    """One line, and one in the counts; or the client got an error, which is as good.
 
     How a load ends that was abandoned is of no interest, nor that a wait which goes on was cancelled.
     """
     if not ran.lines and (scenario is abandon or isinstance(raised, Cancel)):
         return
-    unsaid = [error for error in ran.told if not isinstance(error, KeepwarmError)]
-    assert len(ran.lines) + len(unsaid) == 1 or (not ran.lines and ran.told), f"{where}: {ran}"
-    assert ran.counted == 1 or ran.told or " failed: " in ran.lines[0], f"{where}: {ran}"
+    unsaid = [error for error in ran.answered if not isinstance(error, KeepwarmError)]
+    assert len(ran.lines) + len(unsaid) == 1 or (not ran.lines and ran.answered), f"{where}: {ran}"
+    assert ran.counted == 1 or ran.answered or " failed: " in ran.lines[0], f"{where}: {ran}"
 
 
 @pytest.mark.parametrize("error", ERRORS)

@@ -1,4 +1,4 @@
-"""Closing a stream that was forgotten on an event loop: its finaliser cannot await anything."""
+"""Closes streams that their caller left open on an event loop, because a finaliser cannot await."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CLOSING: set[asyncio.Task[None]] = set()
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
-    """The event loop that runs in this thread, if one does."""
+    """The event loop that runs in this thread, or None."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
@@ -20,7 +20,7 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 def close_on(loop: asyncio.AbstractEventLoop, source: Stream[Any]) -> None:
-    """Have a stream closed by its loop when that runs next; from any thread, and from a finaliser."""
+    """Let the loop close a stream when it runs next; callable from any thread and from a finaliser."""
     with contextlib.suppress(RuntimeError):  # the loop is closed, and its connections with it
         loop.call_soon_threadsafe(_begin, source)
 
