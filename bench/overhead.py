@@ -61,7 +61,7 @@ def engine_endpoint(shim: Shim) -> Endpoint:
 
 
 def measure(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every way in every round; who goes first moves on by one each round."""
+    """Seconds of every way in every round; the way that goes first changes each round."""
     names = list(ways)
     times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(WARM_UP_ROUNDS + rounds):

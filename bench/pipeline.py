@@ -3,7 +3,7 @@
 Four stages, each a chat with a model of its own, and bytes for half of the models: with keepwarm, with
 keepwarm and prefetch off, and with llama.cpp's router under `--models-max 2`. Every side has its own
 copies of the files; they lie in the page cache (staged), or are dropped from it between two uses (cold).
-The sides take turns in blocks of some rounds; nobody knows what comes after a block, so that its first load
+The sides take turns in blocks of some rounds; no side knows what follows a block, so that its first load
 is waited for. The last line of the output is one JSON object: wall seconds of all rounds, their ratio, what
 of them went into evaluating prompts and generating (no wall can be shorter), the share of load seconds
 that no request waited for, wasted prefetch bytes.
@@ -39,7 +39,7 @@ STAGES = {"plan": "classifier", "draft": "evaluator", "check": "classifier", "re
 NAMES = tuple(STAGES)
 PROMPT = "Say what comes to mind."
 ROUNDS_A_BLOCK = 5
-"""Between two turns of a side: long enough that the one load that nobody foretold counts little."""
+"""Between two turns of a side: long enough that the one load that no forecast has counts little."""
 THREADS = max(1, (os.cpu_count() or 2) // 2)
 """Of every engine on every side: where all cores compute, a load can only take their time away."""
 ROUTER_ARGUMENTS = ["-c", "1024", "-np", "1", "-b", "512", "-ub", "128", "-t", str(THREADS)]
@@ -60,7 +60,7 @@ class Side:
     cold: bool = False
 
     def before(self, stage: int) -> None:
-        """In a cold round: drop the file that is next to be read and held by nobody now."""
+        """In a cold round: drop the next file to be read, if no engine holds it now."""
         if self.cold:
             drop_from_page_cache(self.files[NAMES[(stage + self.ahead) % len(NAMES)]])
 

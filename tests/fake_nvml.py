@@ -55,16 +55,16 @@ class FakeNvml:
         return self.gpus[index]
 
     def nvmlDeviceGetMemoryInfo(self, handle: FakeGpu) -> Any:  # noqa: N802
-        return SimpleNamespace(total=handle.total, free=_told(handle.free), used=0)
+        return SimpleNamespace(total=handle.total, free=_figure(handle.free), used=0)
 
     def nvmlDeviceGetUUID(self, handle: FakeGpu) -> bytes:  # noqa: N802
-        return str(_told(handle.uuid)).encode()
+        return str(_figure(handle.uuid)).encode()
 
     def nvmlDeviceGetName(self, handle: FakeGpu) -> str:  # noqa: N802
         return "A GPU"
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: FakeGpu) -> list[Any]:  # noqa: N802
-        listed = _told(handle.processes)
+        listed = _figure(handle.processes)
         return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in listed.items()]
 
     def nvmlDeviceGetMigMode(self, handle: FakeGpu) -> list[int]:  # noqa: N802
@@ -81,7 +81,7 @@ class FakeNvml:
         return handle.parts[index]
 
 
-def _told(figure: Any) -> Any:
+def _figure(figure: Any) -> Any:
     if isinstance(figure, Exception):
         raise figure
     return figure

@@ -34,7 +34,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def only_one(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock file; says so when somebody else has it, and waits."""
+    """Hold a lock file; says so when another process has it, and waits."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:

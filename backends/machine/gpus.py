@@ -39,7 +39,7 @@ def visible(gpus: Sequence[Device], setting: str | None) -> tuple[Device, ...]:
 
 
 def gpu_environment(devices: Sequence[str], load_nvml: Load = import_nvml) -> dict[str, str]:
-    """What an engine's environment needs so that its `CUDAn` is our `cuda:n`; nothing without a GPU."""
+    """The environment variables by which an engine's `CUDAn` is our `cuda:n`; none without a GPU."""
     if not any(name.startswith("cuda:") for name in devices):
         return {}
     uuids = [gpu.uuid for gpu in list_gpus(load_nvml).found]

@@ -1,8 +1,8 @@
-"""All that is asked of NVML. What it does not tell is None, never 0.
+"""All questions to NVML. An unknown figure is None, never 0.
 
-It does not tell everything everywhere: there may be no driver, a figure may not be supported, a GPU that
-is divided (MIG) tells its parts' figures to administrators only, and in a container the processes that
-it lists may carry the numbers of another namespace. MIG is not confirmed on a machine that has it.
+Some figures are unknown on some machines. There may be no driver, or a figure may not be supported. A
+divided GPU (MIG) shows its parts' figures to administrators only. In a container the listed processes
+may have the numbers of another namespace. MIG is not confirmed on a machine that has it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 _NOT_AVAILABLE: Final = (1 << 64) - 1
-"""NVML_VALUE_NOT_AVAILABLE: a figure that the driver does not tell."""
+"""NVML_VALUE_NOT_AVAILABLE: a figure that the driver does not know."""
 _MIG_ENABLED: Final = 1
 
 
@@ -39,7 +39,7 @@ class Nvml(Protocol):
         """The GPU's product name."""
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: Any) -> list[Any]:  # noqa: N802
-        """Processes with a context on the GPU: `pid`, `usedGpuMemory` (None: not told)."""
+        """Processes with a context on the GPU: `pid`, `usedGpuMemory` (None: unknown)."""
 
     def nvmlDeviceGetMigMode(self, handle: Any) -> list[int]:  # noqa: N802
         """Whether the GPU is divided: now, and after the next reset."""
@@ -75,7 +75,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Gpus:
-    """The GPUs that are there, in NVML's order; `warnings` tells which are there and not used, and why."""
+    """The GPUs that are there, in NVML's order; `warnings` names unused ones, with the reasons."""
 
     found: tuple[Gpu, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -84,8 +84,8 @@ class Gpus:
 def list_gpus(load: Load = import_nvml) -> Gpus:
     """The GPUs, none without a driver.
 
-    The list ends at the first one that cannot be read, as CUDA's does: those behind it would get
-    other numbers in an engine than here.
+    The list ends at the first one that cannot be read, as CUDA's does, because later GPUs would have other
+    numbers in an engine than here.
     """
     try:
         nvml = load()
@@ -131,7 +131,7 @@ def _read(nvml: Nvml, index: int) -> tuple[Gpu, list[str]]:
 
 
 def gpu_free_bytes(index: int, load: Load = import_nvml) -> int | None:
-    """Bytes that a GPU has free now; None where NVML does not tell."""
+    """Bytes that a GPU has free now; None where they are unknown."""
     try:
         nvml = load()
         nvml.nvmlInit()
@@ -142,9 +142,9 @@ def gpu_free_bytes(index: int, load: Load = import_nvml) -> int | None:
 
 
 def gpu_process_bytes(index: int, pids: Collection[int], load: Load = import_nvml) -> int | None:
-    """Bytes that processes take on a GPU together; None where NVML does not tell.
+    """Bytes that processes take on a GPU together; None where they are unknown.
 
-    That none of them is listed says nothing: in a container the list has other numbers, and a process
+    None also if none of them is listed, because in a container the list has other numbers, and a process
     is listed only once it has a context.
     """
     try:
@@ -160,9 +160,9 @@ def gpu_process_bytes(index: int, pids: Collection[int], load: Load = import_nvm
 
 
 def _handle(nvml: Nvml, index: int) -> tuple[Any, int]:
-    """What stands for a GPU: itself, or its first part where it is divided; and how many parts it has.
+    """The handle to query for a GPU (that of its first part if divided), and its number of parts.
 
-    A program sees one part of a divided GPU only, and the whole one's figures are not its own.
+    A program sees only one part of a divided GPU, and the figures of the whole GPU do not apply to it.
     """
     whole = nvml.nvmlDeviceGetHandleByIndex(index)
     parts = _parts(nvml, whole)

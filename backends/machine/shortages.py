@@ -1,4 +1,4 @@
-"""What a machine refuses a process, as an error that names the limit, its value, and what to do."""
+"""Errors for a machine's limits on a process; they name the limit, its value, and what to do."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ _KINDS: Final[dict[int, tuple[str, str]]] = {
 
 
 def refused(error: BaseException, what: str) -> KeeperUnavailable | None:
-    """The typed error where the machine refused what was needed; None for any other failure.
+    """The typed error if the machine refused a resource; None for any other failure.
 
     Args:
-        error: what was raised.
-        what: what could not be done, as the beginning of a sentence.
+        error: the raised error.
+        what: the failed work, as the beginning of a sentence.
     """
     if isinstance(error, RuntimeError) and _NO_THREAD in str(error):
         said, names, hint = "no further thread can be started", _THREADS, _RAISE
@@ -73,7 +73,7 @@ def refused(error: BaseException, what: str) -> KeeperUnavailable | None:
 
 
 def narrow_limits() -> str:
-    """The limits of memory and threads that hold for this process, in words; empty where none does."""
+    """The limits of memory and threads on this process, in words; empty without limits."""
     return ", ".join(_in_force(_THREADS))
 
 

@@ -67,7 +67,7 @@ class _Answer:
             self._pool.take_back(held)
 
     def __del__(self) -> None:
-        """An answer that nobody closed."""
+        """Close an answer that its caller did not close."""
         if self._held is not None:
             run_blocking(self.close())
 

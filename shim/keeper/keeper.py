@@ -229,7 +229,7 @@ class Keeper:
         await self.refresh.make_ready(model)
 
     async def _reread(self, engine: CatalogEngine) -> None:
-        """The files of an engine changed: those who wait for its models follow them, or hear why not."""
+        """Read an engine's changed files again. Waiting requests move to the new engine, or fail."""
         self.refresh.look_again()
         for name in engine.names:
             with contextlib.suppress(KeepwarmError):

@@ -96,18 +96,18 @@ def test_every_error_has_the_exit_code_of_its_fault() -> None:
 def test_an_error_is_a_line_with_a_hint_and_an_object_with_json(home: Path) -> None:
     """The object is on stdout and is the error again."""
     configure(home)
-    plain = run("chat", "nobody", "hi")
+    plain = run("chat", "unknown", "hi")
     assert plain.exit_code == 2
     assert plain.stdout == ""
-    assert plain.stderr.splitlines()[0] == "keepwarm: error: No model is called 'nobody'."
+    assert plain.stderr.splitlines()[0] == "keepwarm: error: No model is called 'unknown'."
     assert "has: m." in plain.stderr.splitlines()[1]
-    answer = json.loads(run("chat", "nobody", "hi", "--json").stdout)
+    answer = json.loads(run("chat", "unknown", "hi", "--json").stdout)
     error = error_from_wire(answer["error"])
     assert isinstance(error, errors.UnknownModel)
-    assert error.facts == {"model": "nobody"}
+    assert error.facts == {"model": "unknown"}
 
 
-def test_without_a_configuration_people_are_told_what_to_write(home: Path) -> None:
+def test_without_a_configuration_the_error_says_what_to_write(home: Path) -> None:
     """Exit code 2, and the name of the file."""
     for args in (["chat", "m", "hi"], ["plan"], ["load", "m"], ["keeper", "start"]):
         result = run(*args)
@@ -161,7 +161,7 @@ def test_without_a_keeper_looking_and_letting_go_start_none(home: Path) -> None:
     assert json.loads(run("keeper", "stop", "--json").stdout) == {"stopped": False, "pid": None}
     assert json.loads(run("keeper", "status", "--json").stdout)["running"] is False
     assert json.loads(run("config", "reload", "--json").stdout)["running"] is False
-    assert run("unload", "nobody").exit_code == 2
+    assert run("unload", "unknown").exit_code == 2
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_every_json_example_has_the_keys_that_are_printed(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     replay = ("--trace", str(trace), "--models", str(models), "--budget", "28GB")
     printed: dict[str, Callable[[], Any]] = {
-        "An error": lambda: shared.json("chat", "nobody", "x", code=2),
+        "An error": lambda: shared.json("chat", "unknown", "x", code=2),
         "chat": lambda: shared.json("chat", "writer", "Hello", "--max-tokens", "2"),
         "embed": lambda: shared.json("embed", "vec", "Hello"),
         "inspect": lambda: shared.json("inspect", file, "--source", "closed-form"),

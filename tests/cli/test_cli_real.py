@@ -65,7 +65,7 @@ def test_ctrl_c_stops_generation_gives_the_lease_back_and_exits_130(shared: Comm
     assert wait_until(lambda: shared.engine("writer")["state"] == "idle")
 
 
-def test_a_terminal_is_told_what_is_waited_for_and_how_it_went(shared: CommandPlace) -> None:
+def test_a_terminal_shows_what_is_waited_for_and_how_it_went(shared: CommandPlace) -> None:
     """On stderr alone; stdout is the answer."""
     shared.run("unload", "writer")
     ours, theirs = pty.openpty()
@@ -99,7 +99,7 @@ def test_embed_gives_one_vector_per_text(shared: CommandPlace) -> None:
     ]
 
 
-def test_models_come_stay_and_go_as_they_are_told(shared: CommandPlace) -> None:
+def test_models_come_stay_and_go_by_the_commands(shared: CommandPlace) -> None:
     """load, pin, unload of a pinned one (refused with 3), unpin, release, unload."""
     assert shared.json("load", "writer")["resident"]
     assert shared.json("pin", "writer")["pinned"]

@@ -16,7 +16,7 @@ VLLM = {"url": "http://h:8000/v1", "model_id": "w7", "backend": "vllm"}
 def load(folder: Path, endpoints: str, text: str = FILE) -> Config:
     """A file under an environment with HARNESS_ENDPOINTS."""
     (folder / "keepwarm.toml").write_text(text, encoding="utf-8")
-    env = {"HOME": str(folder / "nobody"), "HARNESS_ENDPOINTS": endpoints}
+    env = {"HOME": str(folder / "unknown"), "HARNESS_ENDPOINTS": endpoints}
     return load_config(env=env, cwd=folder)
 
 
@@ -87,7 +87,7 @@ def test_mistakes_name_the_variable_and_the_key(
     assert "HARNESS_ENDPOINTS" in caught.value.message
 
 
-def test_a_mistake_in_the_file_is_told_even_where_an_endpoint_covers_it(tmp_path: Path) -> None:
+def test_a_mistake_in_the_file_is_reported_even_where_an_endpoint_covers_it(tmp_path: Path) -> None:
     """Moving a model to an endpoint hides nothing that is wrong in the file."""
     with pytest.raises(ConfigError, match=r"line 2: models\.writer\.contxt"):
         load(tmp_path, json.dumps({"writer": VLLM}), "[models.writer]\ncontxt = 1\npath = 'x'\n")

@@ -27,7 +27,7 @@ def write(folder: Path, text: str, name: str = "keepwarm.toml") -> Path:
 def load(folder: Path, text: str, **env: str) -> Config:
     """The configuration of a text, in an environment that holds `env` only."""
     file = write(folder, text)
-    return load_config(file, env={"HOME": str(folder / "nobody"), **env}, cwd=folder)
+    return load_config(file, env={"HOME": str(folder / "unknown"), **env}, cwd=folder)
 
 
 def mistakes(folder: Path, text: str, **env: str) -> dict[str, dict[str, Any]]:
@@ -130,7 +130,7 @@ def test_origins_name_file_and_line(tmp_path: Path) -> None:
     assert config.origin("models.m.slots") == "default"
 
 
-def test_every_mistake_of_a_file_is_told_at_once(tmp_path: Path) -> None:
+def test_every_mistake_of_a_file_is_reported_at_once(tmp_path: Path) -> None:
     """One error lists each key with its line, what was found and what is allowed."""
     found = mistakes(
         tmp_path,

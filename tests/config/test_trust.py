@@ -318,8 +318,8 @@ def test_a_file_with_mistakes_or_none_at_all_is_not_trusted(
 
 
 def test_a_home_that_no_one_knows_is_a_typed_error(stranger: Stranger) -> None:
-    """`~nobody-of-that-name` in a path of the file, in --config, and in HARNESS_ENDPOINTS."""
-    home = "~nobody-of-that-name/x"
+    """`~no-user-of-that-name` in a path of the file, in --config, and in HARNESS_ENDPOINTS."""
+    home = "~no-user-of-that-name/x"
     with pytest.raises(ConfigError, match="no home that ~ could mean"):
         stranger.load(f'[models.m]\npath = "{home}"\n')
     with pytest.raises(ConfigError, match=r"--config: .*no home that ~ could mean"):

@@ -98,7 +98,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def demo(
     installed: Path, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Demo:
-    """The demo of the wheel, for a user without cache or state who has three of the models."""
+    """The demo of the wheel, for a user with three of the models and without cache or state."""
     home = tmp_path_factory.mktemp("demo")
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     env |= {name: str(home / name) for name in ("XDG_CACHE_HOME", "XDG_STATE_HOME")}

@@ -130,12 +130,12 @@ def test_a_program_without_a_loop_asks_as_the_keeper_does(
         async with answering(path, answer):
             assert await asyncio.to_thread(is_healthy, path) is healthy
             try:
-                told = await control_request(path, "GET", "/health")
+                heard = await control_request(path, "GET", "/health")
             except (OSError, EndpointError) as error:
                 with pytest.raises(type(error)):
                     await asyncio.to_thread(blocking_request, path, "GET", "/health")
             else:
-                assert await asyncio.to_thread(blocking_request, path, "GET", "/health") == told
+                assert await asyncio.to_thread(blocking_request, path, "GET", "/health") == heard
 
     asyncio.run(scenario())
     assert not is_healthy(runtime_dir / "none.sock")

@@ -287,7 +287,7 @@ def test_a_body_that_is_left_is_closed_and_not_read(runtime_dir: Path) -> None:
     assert len(closed) == 1
 
 
-def test_a_large_request_that_is_refused_early_is_told_by_its_answer() -> None:
+def test_a_large_request_that_is_refused_early_gets_that_answer() -> None:
     """A server that answers before it has read everything, and closes, is understood."""
 
     def serve(connection: socket.socket) -> None:

@@ -50,7 +50,7 @@ def test_a_gpus_driver_gets_a_gib_more() -> None:
     assert ceilings.margin("cuda:0") == ceilings.margin(HOST) == (512 + 1024) * MIB
 
 
-def test_what_is_passed_is_told_with_all_figures() -> None:
+def test_a_passed_ceiling_is_reported_with_all_figures() -> None:
     """By device; what is unknown passes nothing, and what is at its ceiling neither."""
     ceilings = Ceilings.of(placed(100 * MIB), 50 * MIB)
     assert ceilings.exceeded("m", {HOST: 150 * MIB, "RPC0": None}, ()) is None

@@ -289,7 +289,7 @@ _FAILURES: list[tuple[Literal["fail", "out-of-memory"], type[LoadFailed]]] = [
 ]
 
 
-def test_scripted_loads_fail_as_told_and_wait_for_their_gate(runtime_dir: Path) -> None:
+def test_scripted_loads_fail_as_scripted_and_wait_for_their_gate(runtime_dir: Path) -> None:
     """A test decides when and how a load ends, without a clock."""
 
     async def scenario() -> None:

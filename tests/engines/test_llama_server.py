@@ -259,7 +259,7 @@ asyncio.run(main())
 """
 
 
-def test_no_engine_outlives_a_killed_keeper(
+def test_no_engine_is_left_of_a_killed_keeper(
     tiny_models: dict[str, Path], runtime_dir: Path
 ) -> None:
     """SIGKILL of the process that started an engine ends the engine within two seconds."""

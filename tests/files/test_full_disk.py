@@ -276,7 +276,7 @@ class FullDisk(io.StringIO):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_log_that_cannot_be_written_is_told_and_goes_on(
+def test_a_log_that_cannot_be_written_is_reported_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Until a line is written again; no traceback goes to the same disk."""

@@ -40,7 +40,7 @@ def test_network_file_systems_are_far(
     assert is_far(tmp_path / "gone" / "m.gguf") is far
 
 
-def test_what_is_not_told_is_near(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_file_system_is_near(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a table of mounts, for a path that cannot be, and on this machine's own disk."""
     assert not is_far(tmp_path)
     assert not is_far(Path("\0"))

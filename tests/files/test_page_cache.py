@@ -38,7 +38,7 @@ def shared() -> Iterator[Path]:
         yield path
 
 
-def test_the_share_of_an_own_file_is_told(shared: Path) -> None:
+def test_the_share_of_an_own_file_is_known(shared: Path) -> None:
     """All of it when it was just written; nothing is missing then."""
     assert resident_fraction(shared) == 1.0
     assert missing_bytes(shared) == 0
@@ -75,7 +75,7 @@ def test_a_shared_model_folder_is_staged(shared: Path) -> None:
 
 
 @as_root
-def test_another_user_that_may_write_is_told(shared: Path) -> None:
+def test_another_user_that_may_write_gets_the_share(shared: Path) -> None:
     """The kernel answers a process that could find out by other means."""
     shared.chmod(0o666)
     assert said_by_other_user(lambda say: say(resident_fraction(shared))) == "1.0"

@@ -27,7 +27,7 @@ def test_room_is_what_is_free_and_what_is_ours_alone() -> None:
 
 
 @pytest.mark.real
-def test_a_real_engine_s_mapped_weights_are_told_from_its_own_memory(
+def test_a_real_engine_s_mapped_weights_are_counted_apart_from_its_own_memory(
     tmp_path: Path, runtime_dir: Path
 ) -> None:
     """Read, they are its own; mapped, they are the file's: the sum is the same."""

@@ -93,7 +93,7 @@ def test_of_a_divided_gpu_the_first_part_is_used() -> None:
     assert gpu_process_bytes(0, {7}, load) == GIB
 
 
-def test_a_divided_gpu_whose_processes_are_not_told() -> None:
+def test_a_divided_gpu_whose_processes_are_not_listed() -> None:
     """The usual case for a program that is not an administrator's."""
     part = gpu(uuid="MIG-1", processes={7: (1 << 64) - 1})
     assert gpu_process_bytes(0, {7}, of(gpu(parts=[part]))) is None

@@ -13,7 +13,7 @@ import pytest
 from backends.machine import processes
 
 FAMILY = "import subprocess; subprocess.run(['sh', '-c', 'echo $$; read line; exit'])"
-NOBODY = (1 << 22) + 1
+NO_PROCESS = (1 << 22) + 1
 """A number above the kernel's largest."""
 
 
@@ -61,13 +61,13 @@ def test_what_has_ended_holds_nothing() -> None:
     """Gone, or a zombie that is not waited for: 0 bytes, no state that counts, no error."""
     ended = subprocess.Popen(["true"])
     os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
-    assert processes.pss_bytes([ended.pid, NOBODY]) == 0
+    assert processes.pss_bytes([ended.pid, NO_PROCESS]) == 0
     ended.wait()
-    assert processes.process_state(NOBODY) is None
-    assert processes.process_bytes(NOBODY) is None
-    assert processes.user_of(NOBODY) is None
-    assert processes.command_line(NOBODY) == []
-    assert processes.io_counts(NOBODY) == processes.IoCounts()
+    assert processes.process_state(NO_PROCESS) is None
+    assert processes.process_bytes(NO_PROCESS) is None
+    assert processes.user_of(NO_PROCESS) is None
+    assert processes.command_line(NO_PROCESS) == []
+    assert processes.io_counts(NO_PROCESS) == processes.IoCounts()
 
 
 def test_a_figure_that_may_not_be_read_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,5 +128,5 @@ def test_mistakes_of_a_pipeline_are_found_before_it_runs(shim: Shim) -> None:
         Pipeline([], shim)
     with pytest.raises(ConfigError, match="name of its own"):
         Pipeline([drafting(), drafting()], shim)
-    with pytest.raises(UnknownModel, match="'nobody'"):
-        Pipeline([Stage("s", "nobody", lambda context: context.input)], shim)
+    with pytest.raises(UnknownModel, match="'unknown'"):
+        Pipeline([Stage("s", "unknown", lambda context: context.input)], shim)

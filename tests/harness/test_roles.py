@@ -70,8 +70,8 @@ def test_describe_knows_copies_and_links_as_one_model(
 def test_describe_of_what_is_not_there_is_typed(tmp_path: Path) -> None:
     """An unknown name and a missing file are the errors they are everywhere else."""
     shim = shim_of({"m": entry(tmp_path / "missing.gguf")})
-    with pytest.raises(UnknownModel, match="nobody"):
-        shim.describe("nobody")
+    with pytest.raises(UnknownModel, match="unknown"):
+        shim.describe("unknown")
     with pytest.raises(BadModelFile, match=r"missing\.gguf"):
         shim.describe("m")
 
@@ -119,7 +119,7 @@ def test_an_evaluator_may_not_judge_its_own_work(
     tiny_models: dict[str, Path], tmp_path: Path
 ) -> None:
     """The same weights in two roles are refused, also when one is a copy under another name."""
-    copy = tmp_path / "somebody-else.gguf"
+    copy = tmp_path / "other-name.gguf"
     shutil.copy(tiny_models["evaluator"], copy)
     shim = shim_of(
         {

@@ -12,7 +12,7 @@ from shim import Reply, Shim
 Message = dict[str, str]
 
 STORY = "The harbour was quiet, and the old lighthouse keeper counted the ships again. " * 12
-QUESTIONS = (f"{STORY} What did he see?", "And what then?", "Who was there with him?")
+QUESTIONS = (f"{STORY} What did he see?", "And what then?", "Which friend was there with him?")
 
 
 def config(models: Mapping[str, Mapping[str, Any]], folder: Path, **kv: Any) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def test_old_conversations_are_deleted(tmp_path: Path) -> None:
     assert brief.close(keep=True) == (0, 0)
 
 
-def test_what_is_kept_is_told_and_cleared_by_model(tmp_path: Path) -> None:
+def test_what_is_kept_is_listed_and_cleared_by_model(tmp_path: Path) -> None:
     """Bytes, conversations and age by engine; a model without saved state clears nothing."""
     files = opened(tmp_path / "kv")
     engine_folder = engine_folder_with(files, model(tmp_path), (WARM, slot_file(0), slot_file(1)))

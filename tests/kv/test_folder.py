@@ -130,7 +130,7 @@ def test_an_empty_folder_that_others_may_enter_gets_a_private_one_inside(tmp_pat
     assert files.folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_folder_that_cannot_be_used_is_told_and_tried_again(
+def test_a_folder_that_cannot_be_used_is_logged_and_tried_again(
     foreign: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Other users could put a folder of theirs in place of ours; the keeper runs without, and says why."""
@@ -346,7 +346,7 @@ def test_clearing_deletes_ours_only(tmp_path: Path, model: Path, config: Path) -
     assert command(config, "list")["total_bytes"] == 0
 
 
-def test_a_folder_that_cannot_be_used_is_told_by_the_commands(
+def test_a_folder_that_cannot_be_used_is_named_by_the_commands(
     tmp_path: Path, model: Path, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An input/output error is the folder's, not an error of keepwarm's own."""

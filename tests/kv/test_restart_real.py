@@ -36,7 +36,7 @@ def test_a_conversation_goes_on_after_the_keeper_was_stopped(
         shown = place.run("kv")
         assert "conversations" in shown.stdout, shown.stderr
         assert place.json("kv", "list")["running"]
-        assert place.json("kv", "clear", "nobody", code=2)["error"]["error"] == "UnknownModel"
+        assert place.json("kv", "clear", "unknown", code=2)["error"]["error"] == "UnknownModel"
         cleared = place.json("kv", "clear", "a")
         assert (cleared["running"], cleared["files"], cleared["bytes"]) == (True, 1, row["bytes"])
         assert place.json("kv", "list")["total_bytes"] == 0

@@ -41,7 +41,7 @@ def test_an_arrival_during_its_models_eviction_waits_for_the_next_start(tiny_mod
 
 
 def test_an_unload_is_over_although_the_next_start_begins_at_once(tiny_models: Files) -> None:
-    """Requests that wait for the model bring it back; the operator who unloaded it hears of the end."""
+    """Requests that wait for the model bring it back; the operator's unload command hears of the end."""
 
     async def scenario() -> None:
         async with race(tiny_models) as it:

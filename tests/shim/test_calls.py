@@ -111,7 +111,7 @@ def test_an_unclosed_stream_gives_the_lease_back(stage: Stage) -> None:
     assert stage.lease_count() == 0
 
 
-def test_an_engine_that_dies_is_told_with_its_last_words(stage: Stage) -> None:
+def test_an_engine_that_dies_is_reported_with_its_last_lines(stage: Stage) -> None:
     """The keeper's account replaces the broken connection; the next call works."""
     stage.scripts["a"] = Script(tokens=["word "] * 50, die_after=3)
     with pytest.raises(EngineDied) as caught:

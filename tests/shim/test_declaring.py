@@ -51,7 +51,7 @@ def test_a_plan_is_shown_with_the_process_that_declared_it(stage: Scripted) -> N
     assert stage.shim.status()["declared"] == []
 
 
-def test_two_plans_at_once_are_told_apart(stage: Scripted) -> None:
+def test_two_declarations_at_once_are_kept_apart(stage: Scripted) -> None:
     """Each thread's requests are steps of the plan that it entered."""
 
     def work(models: list[str]) -> list[list[str]]:
@@ -106,7 +106,7 @@ def test_declared_without_an_end(stage: Scripted, monkeypatch: pytest.MonkeyPatc
 def test_what_cannot_be_planned_is_refused(stage: Scripted) -> None:
     """A name that is not configured, or one text; remote models take no bytes and are left out."""
     with pytest.raises(UnknownModel):
-        stage.shim.plan(["a", "nobody"])
+        stage.shim.plan(["a", "unknown"])
     with pytest.raises(InvalidRequest):
         stage.shim.plan("a")
     with stage.shim.plan(["remote"]):

@@ -102,7 +102,7 @@ def test_the_first_calls_of_many_threads_start_one_keeper(
     shim.close()
 
 
-def test_a_start_that_fails_is_told_to_all_who_waited_and_tried_again_by_the_next(
+def test_a_start_that_fails_raises_in_all_that_waited_and_is_tried_again_by_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Six threads do not fail one after the other."""

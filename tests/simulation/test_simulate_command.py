@@ -104,7 +104,7 @@ def test_a_picture_that_cannot_be_written_is_said_before_the_replay(
     assert "cannot be written" in failed.stderr
 
 
-def test_without_matplotlib_the_reader_is_told_what_to_install(
+def test_without_matplotlib_the_error_says_what_to_install(
     files: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The package is optional."""
@@ -165,7 +165,7 @@ HEADER = "arrival_s,model,prompt_tokens,output_tokens\n"
         (HEADER + f"1,producer,{'9' * 400},1\n", "row 1: prompt_tokens is '999"),
     ],
 )
-def test_a_bad_trace_is_told_by_row_and_column(
+def test_a_bad_trace_is_reported_by_row_and_column(
     files: tuple[str, str], tmp_path: Path, trace: str, said: str
 ) -> None:
     """The caller's mistake, in words that say where it is; never a traceback."""
@@ -207,7 +207,7 @@ def test_a_trace_saved_by_a_spreadsheet_is_read(files: tuple[str, str], tmp_path
         ([{}] * 5001, "producer is named twice"),
     ],
 )
-def test_bad_models_are_told_by_key(
+def test_bad_models_are_reported_by_key(
     files: tuple[str, str], tmp_path: Path, models: Any, said: str
 ) -> None:
     """However large a number is and however many there are."""
@@ -229,7 +229,7 @@ def test_requests_that_never_fit_are_said_beside_the_json(files: tuple[str, str]
     assert "denied" not in simulate(files, "--json").stderr
 
 
-def test_a_terminal_is_told_how_far_a_replay_is(
+def test_a_terminal_shows_how_far_a_replay_is(
     files: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A million requests take minutes."""

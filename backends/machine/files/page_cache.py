@@ -1,4 +1,4 @@
-"""The page cache: what of a file already lies in RAM, and how to bring it there or drop it.
+"""The page cache: how much of a file lies in RAM, reading it into RAM, and dropping it.
 
 A staged file (in the page cache) loads at memory speed, a cold one at the disk's. Linux only.
 """
@@ -19,10 +19,10 @@ from backends.machine.files.whole_files import regular_descriptor
 from budget.errors import BadModelFile
 
 CHUNK_BYTES = 8 << 20
-"""What is staged at a time."""
+"""The bytes that are staged at a time."""
 
 _ASKED_BYTES: Final = 1 << 30
-"""What is mapped at a time to be asked about; a quarter of a million pages."""
+"""The bytes that are mapped for one question: a quarter of a million pages."""
 
 
 def _unreadable(path: Path, why: str) -> BadModelFile:
@@ -43,7 +43,7 @@ def _open(path: Path) -> int:
 def resident_fraction(path: Path) -> float | None:
     """The share of a file's pages that lies in the page cache, 0 to 1 (1 for an empty file).
 
-    None where the kernel does not tell: of a file that the caller neither owns nor may write to,
+    None where the kernel does not say: of a file that the caller neither owns nor may write to,
     `mincore(2)` claims that all of it is there (since Linux 5.2), and some file systems cannot map.
     No page is touched by asking.
 
@@ -54,8 +54,8 @@ def resident_fraction(path: Path) -> float | None:
     try:
         status = os.fstat(fd)
         fraction = _fraction(fd, status.st_size)
-        is_told = status.st_uid == os.geteuid() or os.access(path, os.W_OK, effective_ids=True)
-        return fraction if is_told or fraction != 1.0 else None
+        is_known = status.st_uid == os.geteuid() or os.access(path, os.W_OK, effective_ids=True)
+        return fraction if is_known or fraction != 1.0 else None
     finally:
         os.close(fd)
 
@@ -64,7 +64,7 @@ def can_be_mapped(path: Path) -> bool:
     """Whether an engine can map a file; some file systems refuse."""
     fd = _open(path)
     try:
-        # Nothing of it is looked at: only that the kernel agrees.
+        # No page is read; it only has to be allowed by the kernel.
         with mmap.mmap(fd, 1, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ):
             return True
     except (OSError, ValueError):
@@ -74,7 +74,7 @@ def can_be_mapped(path: Path) -> bool:
 
 
 def missing_bytes(path: Path) -> int:
-    """How much of a file is not known to lie in the page cache; all of it where that is not told.
+    """The bytes of a file that are not known to lie in the page cache; all of them where it is unknown.
 
     Raises:
         BadModelFile: the file cannot be read.

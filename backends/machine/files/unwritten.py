@@ -23,7 +23,7 @@ class _Unwritten:
 
 
 class UnwrittenFolders:
-    """Those of one process. Whatever writes there says how it went; a program is told by `rows`."""
+    """The unwritable folders of one process. Writers report to it; `rows` lists them."""
 
     def __init__(self) -> None:
         self._folders: dict[Path, _Unwritten] = {}

@@ -1,4 +1,4 @@
-"""What one answer may cost at most: seconds by phase and in all, bytes, pieces. The constants stand here.
+"""The limits of one answer: seconds by phase and in all, bytes, pieces. All constants are here.
 
 A hostile or broken server can send for ever: bytes without end, comments, empty deltas, `100 Continue`,
 one byte a minute. So the bounds are not those of single reads. Every byte from the network and every second
@@ -55,7 +55,7 @@ class Timeouts:
 
 
 class Bounds:
-    """The bounds of one request, told what arrives; each wait of its connection asks here how long.
+    """The bounds of one request. Every byte is counted here, and every wait asks for its limit here.
 
     `opened` is the network connection that was made for it, if any was.
 
@@ -87,12 +87,12 @@ class Bounds:
     # Time
 
     def begin(self, phase: str, limit_s: float) -> None:
-        """The phase that every attempt begins with."""
+        """Set the phase that every attempt begins with."""
         self._first = (phase, limit_s)
         self.expect(phase, limit_s)
 
     def again(self) -> None:
-        """An answer has come that was none; the request is sent anew."""
+        """Start the bounds anew, because the request is sent again."""
         self.expect(*self._first)
         self.allow(HEAD_BYTES)
 
@@ -102,7 +102,7 @@ class Bounds:
         self._since = time.monotonic()
 
     def waiting(self) -> None:
-        """The caller waits from here on.
+        """Note that the caller waits from here on.
 
         Raises:
             DeadlineExceeded: the call's deadline has passed.
@@ -112,11 +112,11 @@ class Bounds:
             raise self._too_late()
 
     def paused(self) -> None:
-        """The caller has got something and is busy with it."""
+        """Note that the caller has got a piece and is busy with it."""
         self._waited_s += time.monotonic() - self._since
 
     def heard(self, events: int, tokens: int) -> None:
-        """So many events of a stream have come in all, and so many tokens more: they are progress.
+        """Note the number of events so far, and of new tokens, which count as progress.
 
         Raises:
             EndpointError: more events than a stream may have.
@@ -154,7 +154,7 @@ class Bounds:
         return min(self.timeouts.connect_s, self.left_s())
 
     def expired(self) -> KeepwarmError:
-        """What it means that a wait took as long as it may."""
+        """The error of a wait that used up its time."""
         now = time.monotonic()
         phase_s = self._phase_s - self._waited_s - (now - self._since)
         total_s, deadline_s = self._began + self._total_s - now, self._deadline - now
@@ -165,7 +165,7 @@ class Bounds:
         return self._too_slow(self._phase, self._phase_s)
 
     def connecting_expired(self) -> KeepwarmError:
-        """What it means that connecting took as long as it may."""
+        """The error of connecting that used up its time."""
         if time.monotonic() >= self._deadline:
             return self._too_late()
         return self._too_slow("connecting", self.timeouts.connect_s)
@@ -199,11 +199,11 @@ class Bounds:
     # Bytes
 
     def allow(self, n_bytes: int) -> None:
-        """The body begins: so many bytes more."""
+        """Allow so many bytes more, because the body begins."""
         self._limit_bytes = self.bytes + n_bytes
 
     def took(self, n_bytes: int) -> None:
-        """Bytes came from the network.
+        """Count bytes from the network.
 
         Raises:
             EndpointError: more than the answer may have.

@@ -27,7 +27,7 @@ def watcher(it: Race) -> Liveness:
     return Liveness(it.keeper.shell, 30.0, lambda: float(next(looks)))
 
 
-def told_of(it: Race, engine: str, generation: int) -> KeepwarmError | None:
+def error_of(it: Race, engine: str, generation: int) -> KeepwarmError | None:
     """The error that callers of an engine get for its end."""
     death = it.keeper.shell.supervisor.death_of(engine, generation)
     return error_from_wire(death) if death else None
@@ -45,11 +45,11 @@ def test_an_engine_that_is_stuck_is_replaced_and_the_waiting_model_served(
             it.engine("a").script.signs = [STUCK]
             watch = watcher(it)
             looks = 0
-            while told_of(it, held.engine_id, held.generation) is None:
+            while error_of(it, held.engine_id, held.generation) is None:
                 await watch.look()
                 looks += 1
             assert 30 <= 2 * (looks - 1) <= 34
-            error = told_of(it, held.engine_id, held.generation)
+            error = error_of(it, held.engine_id, held.generation)
             assert isinstance(error, EngineTimeout)
             assert error.facts["seen"] == "stuck"
             assert (await it.granted(waits)).engine_id != held.engine_id
@@ -75,7 +75,7 @@ def test_a_new_start_begins_with_a_clean_slate(
             it.engine("a").script.signs = [STUCK]
             for _ in range(10):
                 await watch.look()
-            assert told_of(it, second.engine_id, second.generation) is None
+            assert error_of(it, second.engine_id, second.generation) is None
 
     run(scenario)
 
@@ -98,7 +98,7 @@ def test_engines_that_leave_are_not_judged(
                 await watch.look()
             gate.set()
             await it.granted(waits)
-            assert told_of(it, left.engine_id, left.generation) is None
+            assert error_of(it, left.engine_id, left.generation) is None
 
     run(scenario)
 
@@ -128,7 +128,7 @@ def test_an_idle_engine_is_asked_only_when_its_process_works(
     run(scenario)
 
 
-def test_what_the_door_asks_about_a_silent_client(
+def test_what_the_server_asks_about_a_silent_client(
     tiny_models: Files,
 ) -> None:
     """Since when an engine that is leased has had nothing to do; None for one that works."""
@@ -144,7 +144,7 @@ def test_what_the_door_asks_about_a_silent_client(
             it.engine("a").script.signs = [STUCK]
             await watch.look()
             assert watch.idle_since(held.engine_id) is None
-            assert watch.idle_since("nobody") is None
+            assert watch.idle_since("unknown") is None
 
     run(scenario)
 
@@ -169,7 +169,7 @@ def test_an_engine_that_a_client_reports_is_checked_and_replaced(
             held = await it.granted(it.ask("a"))
             it.engine("a").script.signs = [signs]
             await watcher(it).check_now(held.engine_id, held.generation)
-            assert isinstance(told_of(it, held.engine_id, held.generation), kind)
+            assert isinstance(error_of(it, held.engine_id, held.generation), kind)
             assert (await it.granted(it.ask("a"))).generation == held.generation + 1
 
     run(scenario)
@@ -186,7 +186,7 @@ def test_a_report_about_an_engine_that_is_well_ends_nothing(
             watch = watcher(it)
             await watch.check_now(held.engine_id, held.generation)
             await watch.check_now(held.engine_id, held.generation + 1)
-            await watch.check_now("nobody", 1)
+            await watch.check_now("unknown", 1)
             it.engine("a").script.signs = [
                 Signs(answers=False, cpu_s=5.0),
                 Signs(answers=False, cpu_s=5.5),
@@ -208,10 +208,10 @@ def test_an_engine_that_takes_too_much_is_ended_and_others_are_not(
             other = await it.granted(it.ask("b"))
             it.engine("a").script.overgrown = OutOfMemory("too much", booked_bytes=1, found_bytes=9)
             await watcher(it).weigh()
-            error = told_of(it, held.engine_id, held.generation)
+            error = error_of(it, held.engine_id, held.generation)
             assert isinstance(error, OutOfMemory)
             assert error.facts["found_bytes"] == 9
-            assert told_of(it, other.engine_id, other.generation) is None
+            assert error_of(it, other.engine_id, other.generation) is None
             assert it.state("b") is State.LEASED
 
     run(scenario)
@@ -250,7 +250,7 @@ def test_a_death_for_want_of_bytes_is_out_of_memory(
             held = await it.granted(it.ask("a"))
             it.engine("a").kill("llama-server of a was ended by signal 6", out_of_memory=refused)
             assert (await it.granted(it.ask("a"))).generation == held.generation + 1
-            error = told_of(it, held.engine_id, held.generation)
+            error = error_of(it, held.engine_id, held.generation)
             assert type(error) is kind
             assert "signal 6" in error.message
             assert error.facts["log_tail"]

@@ -207,7 +207,7 @@ def test_time_in_which_the_keeper_did_not_look_is_not_held_against_the_engine() 
     assert watched.detector.ailing_s == LONGEST_STEP_S
 
 
-def test_a_socket_that_is_gone_is_told_at_the_second_look() -> None:
+def test_a_socket_that_is_gone_is_reported_at_the_second_look() -> None:
     """No request can get to the engine any more, whatever else it does."""
     watched = Watched(leases=0)
     watched.look(Signs())

@@ -45,7 +45,7 @@ def test_a_later_start_of_an_engine_is_not_ended(tiny_models: Files) -> None:
             supervisor = it.keeper.shell.supervisor
             error = EngineTimeout("late news")
             assert not supervisor.end(grant.engine_id, grant.generation + 1, error)
-            assert not supervisor.end("nobody", 1, error)
+            assert not supervisor.end("unknown", 1, error)
             assert it.state("a") is State.LEASED
 
     run(scenario)

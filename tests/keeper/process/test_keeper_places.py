@@ -202,7 +202,7 @@ def test_nothing_is_left_in_the_folder_but_locks_and_the_descriptor_limit_is_rai
     assert {path.name for path in place.runtime.iterdir()} == {*ours, "order-of-tea.json"}
 
 
-def test_a_keeper_outlives_its_terminal_and_ends_in_order_by_a_signal(place: World) -> None:
+def test_a_keeper_stays_after_its_terminal_and_ends_in_order_by_a_signal(place: World) -> None:
     """It has a session of its own; SIGHUP and SIGTERM end it as `keeper stop` does."""
     for number in (signal.SIGHUP, signal.SIGTERM):
         pid = place.client(STATUS).hear()["pid"]
@@ -263,7 +263,7 @@ def test_cron_ssh_and_services_find_the_keeper_of_a_desktop_session(place: World
         assert service.keepwarm("keeper", "stop")["stopped"]
 
 
-def test_a_program_without_descriptors_is_told_so(place: World) -> None:
+def test_a_program_without_descriptors_gets_that_error(place: World) -> None:
     """A typed error that names the limit, not a bare OSError; with descriptors the same call works."""
     client = place.client(
         """

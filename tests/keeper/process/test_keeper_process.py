@@ -205,7 +205,7 @@ say(contexts=[row.context for row in s.config.models.values()])
     assert older.hear() == {"contexts": [1024]}
 
 
-def test_a_client_with_another_configuration_is_told_so(
+def test_a_client_with_another_configuration_gets_that_error(
     keeper_world: World, tiny_models: dict[str, Path]
 ) -> None:
     """It does not get a model that is not the one its file describes."""
@@ -357,7 +357,7 @@ say(tokens=tokens, more=len(os.listdir("/proc/self/fd")) - before, loops=loops)
     assert answer["loops"] == 0
 
 
-def test_a_client_without_descriptors_is_told_so(keeper_world: World) -> None:
+def test_a_client_without_descriptors_gets_that_error(keeper_world: World) -> None:
     """Not that the keeper or the engine is gone; what runs goes on, and the next call works."""
     client = keeper_world.client(
         """

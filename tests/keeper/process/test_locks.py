@@ -202,7 +202,7 @@ def test_a_forked_child_does_not_hold_its_parents_lock(tmp_path: Path) -> None:
         os.waitpid(child, 0)
 
 
-def test_a_second_keeper_of_a_folder_is_told_whose_it_is_and_how_to_end_it(tmp_path: Path) -> None:
+def test_a_second_keeper_of_a_folder_hears_whose_it_is_and_how_to_end_it(tmp_path: Path) -> None:
     """Process, user, folder, and the command."""
     with start_python(HOLD, str(tmp_path / "keeper.lock")) as process:
         assert process.stdout is not None

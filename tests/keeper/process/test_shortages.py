@@ -87,7 +87,7 @@ def test_what_the_machine_did_not_refuse_is_no_shortage() -> None:
 @pytest.mark.parametrize(
     ("line", "folder"), [("0::/a/b", "a/b"), ("8:pids:/a", "pids/a")], ids=["v2", "v1"]
 )
-def test_a_containers_bound_on_threads_is_told(
+def test_a_containers_bound_on_threads_is_named(
     line: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where this user's own limit is not the one that was reached."""

@@ -21,7 +21,7 @@ from shim.keeper.process import daemon
     ],
     ids=["refused", "machine", "threads", "ours"],
 )
-def test_whatever_keeps_a_keeper_from_running_is_told_typed(
+def test_whatever_keeps_a_keeper_from_running_is_a_typed_error(
     error: Exception, answer: str, code: int
 ) -> None:
     """What the machine refuses is not called a bug of ours."""

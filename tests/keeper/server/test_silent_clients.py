@@ -11,7 +11,7 @@ import pytest
 
 from shim.keeper.engines import liveness
 from shim.keeper.server import server, silent_clients
-from tests.keeper.server.test_server import Files, door, lease
+from tests.keeper.server.test_server import Files, lease, serving
 from tests.keeper.support import world
 from tests.processes import wait_until
 from tests.races.support import run

@@ -200,7 +200,7 @@ def test_what_gives_back_is_given_to_the_core_until_it_takes_it(
     asyncio.run(scenario())
 
 
-def test_a_request_that_meets_a_failure_of_the_core_is_told_and_not_queued(
+def test_a_request_that_meets_a_failure_of_the_core_gets_an_error_and_is_not_queued(
     catalog: Catalog,
 ) -> None:
     """Its client hears InternalError, once; it is not granted later."""
@@ -276,7 +276,7 @@ def test_a_timer_whose_ring_fails_rings_again(
     asyncio.run(scenario())
 
 
-def test_a_grant_that_cannot_be_told_is_over_and_its_client_hears_why(catalog: Catalog) -> None:
+def test_a_grant_that_cannot_be_reported_is_over_and_its_client_hears_why(catalog: Catalog) -> None:
     """The lease has no holder, so it is given back; the client is not left waiting."""
 
     async def scenario() -> None:
