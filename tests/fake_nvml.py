@@ -19,7 +19,7 @@ def error(name: str) -> Exception:
 class FakeGpu:
     """A GPU of 24 GiB, of which 20 are free. A figure that is an error is raised when it is asked for.
 
-    `processes` maps process numbers to their bytes, None where the driver does not tell. `parts` are
+    `processes` maps process numbers to their bytes, None where the driver does not say. `parts` are
     those of a GPU that is divided (MIG).
     """
 

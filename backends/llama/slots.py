@@ -42,7 +42,7 @@ class Slots:
             or not isinstance(rows, list)
             or not all(isinstance(r, dict) for r in rows)
         ):
-            raise EndpointError(f"{self._model_id} tells nothing of its slots.", status=status)
+            raise EndpointError(f"{self._model_id} does not report its slots.", status=status)
         return rows
 
     async def tokens(self) -> dict[int, int]:

@@ -72,10 +72,10 @@ def ask_child(
     """
     until_s = time.monotonic() + timeout_s
     # A file takes any number of bytes at once, where a pipe would wait for the reader.
-    with _typed_failure(command[0]), tempfile.TemporaryFile() as told:
-        told.write(given)
-        told.seek(0)
-        process = _started(command, env, told, subprocess.PIPE, subprocess.PIPE)
+    with _typed_failure(command[0]), tempfile.TemporaryFile() as given_file:
+        given_file.write(given)
+        given_file.seek(0)
+        process = _started(command, env, given_file, subprocess.PIPE, subprocess.PIPE)
     try:
         out, log, cut = _heard(process, until_s)
     finally:

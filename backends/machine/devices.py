@@ -1,6 +1,6 @@
 """The devices of this machine: pools of bytes with a total and a measured free figure.
 
-The host's total is the smaller of its control group's limit and its RAM; GPUs are told apart by
+The host's total is the smaller of its control group's limit and its RAM; GPUs are distinguished by
 UUID. Reading is apart from parsing: what is read can be given, pure functions parse.
 """
 
@@ -43,7 +43,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """The devices that are there; `warnings` tells what is there but broken."""
+    """The devices that exist; `warnings` names the broken ones."""
 
     devices: tuple[Device, ...]
     warnings: tuple[str, ...] = ()
@@ -171,7 +171,7 @@ def survey(read: Reader = read_text, load_nvml: Load = import_nvml) -> Discovery
 
 
 def discover() -> list[Device]:
-    """The devices of this machine, the host first; `survey` also tells what is broken.
+    """The devices of this machine, the host first; `survey` also names broken ones.
 
     Raises:
         OutsideError: the machine's memory is not known.

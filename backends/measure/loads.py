@@ -80,7 +80,9 @@ class LoadTimer:
         with self._server(path, "none"):
             after = free_bytes(self.device)
         if before is None or after is None:
-            raise MeasurementFailed(f"the driver does not tell what {self.device} has free.")
+            raise MeasurementFailed(
+                f"the driver does not say how many bytes {self.device} has free."
+            )
         return max(0, before - after - buffers)
 
     @contextmanager

@@ -32,7 +32,7 @@ class Secrets:
     """The secrets of one endpoint, in every spelling in which a server may repeat them.
 
     These are: plainly, in upper or lower case; with any of its characters URL-encoded, or escaped as in
-    JSON, Python or HTML; and inside base64 (`Authorization: Basic`). A server that wants to tell a key in
+    JSON, Python or HTML; and inside base64 (`Authorization: Basic`). A server that wants to show a key in
     another way still can.
     """
 
@@ -106,7 +106,7 @@ def _secrets(key: str, *urls: str) -> Secrets:
 
 
 class _Filter(logging.Filter):
-    """Masks in the HTTP library's own debug log, which tells the headers that a server answered with."""
+    """Masks the HTTP library's own debug log, which has the headers of a server's answer."""
 
     def __init__(self) -> None:
         super().__init__()

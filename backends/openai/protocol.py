@@ -246,7 +246,7 @@ def parse_chunk(chunk: Mapping[str, Any]) -> Delta:
 
 
 def parse_embeddings(answer: Mapping[str, Any], count: int) -> Embeddings:
-    """The vectors of an embeddings answer: by their `index`, as sent where it tells nothing.
+    """The vectors of an embeddings answer: by their `index`, in the order sent where there is none.
 
     Raises:
         EndpointError: it has not the protocol's shape, or not one vector per text.

@@ -120,7 +120,7 @@ class Plan:
             self._connection, _ = self._session.connections.ask_keeping(
                 "plan", models=order, plan=self.name
             )
-            self._session.plans.opened(self)
+            self._session.declarations.opened(self)
 
     def _close_connection(self) -> None:
         connection, self._connection = self._connection, None
@@ -138,7 +138,7 @@ class Plan:
 
     def close(self) -> None:
         """Withdraw the uses that are left. Idempotent."""
-        self._session.plans.closed(self)
+        self._session.declarations.closed(self)
         # Closing the connection would withdraw them, too, but perhaps only after this call returns.
         with contextlib.suppress(KeepwarmError):
             self._replace([])
@@ -189,6 +189,6 @@ def _local(session: Session, models: Sequence[str]) -> list[str]:
     """
     if isinstance(models, str):
         raise InvalidRequest(
-            f"A plan is a list of model names, not {models!r}.", hint=f'Write ["{models}"].'
+            f"Declared uses are a list of model names, not {models!r}.", hint=f'Write ["{models}"].'
         )
     return [name for name in models if not session.call(name, "", {}).remote]

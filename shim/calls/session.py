@@ -79,7 +79,7 @@ class Session:
         self.async_connections = LoopConnectionPool(self._connect, self._hello)
         self.sync_transport = SyncTransport()
         self.async_transport = AsyncTransport()
-        self.plans = DeclaredUsesBook()
+        self.declarations = DeclaredUsesBook()
         self.pins = Pins(self.connections)
         self._followed: dict[str, Callable[[], None]] = {}
 
@@ -173,7 +173,7 @@ class Session:
         self._finish_followed()
         self.connections.close()
         self.async_connections.close()
-        self.plans.drop()
+        self.declarations.drop()
         self.pins.close()
         self.sync_transport.close()
         self.async_transport.close()
@@ -260,7 +260,7 @@ class Session:
     def want(self, call: Call, want: str = "lease") -> dict[str, Any]:
         """The fields of the op that asks for a call's lease."""
         fields = {"model": call.model, "want": want, **call.wants}
-        if self.plans.open and (plan := self.plans.name()) is not None:
+        if self.declarations.open and (plan := self.declarations.name()) is not None:
             fields["plan"] = plan
         if call.preemptible:
             fields["preemptible"] = True

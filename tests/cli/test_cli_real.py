@@ -159,7 +159,7 @@ def test_the_keeper_starts_stays_alone_and_stops(place: CommandPlace) -> None:
 
 def test_keeper_log_follows_what_is_added(place: CommandPlace) -> None:
     """Lines that come later are printed as they come."""
-    # A keeper of its own has not said the same before; what is repeated is told once in 10 s.
+    # A keeper of its own has not logged the same before; a repeated line is logged once in 10 s.
     place.json("load", "writer")
     process = place.start("keeper", "log", "--follow", "-n", "1")
     assert process.stdout is not None
@@ -173,7 +173,7 @@ def test_keeper_log_follows_what_is_added(place: CommandPlace) -> None:
 
 
 def test_reload_keeps_unchanged_models_warm(place: CommandPlace, models: dict[str, Any]) -> None:
-    """Only what changed is told as changed; the writer is the same process afterwards."""
+    """Only the changed model is reported as changed; the writer is the same process afterwards."""
     place.json("load", "writer")
     before = place.engine("writer")["pid"]
     place.configure({**models, "vec": {**models["vec"], "context": 256}})

@@ -45,7 +45,7 @@ def test_all_shards_are_fetched_and_the_first_is_named() -> None:
 
 
 def test_a_later_shard_is_refused() -> None:
-    """Naming shard 2 is a mistake that is told before anything is fetched."""
+    """Naming shard 2 is a mistake that is reported before a file is fetched."""
     hub = FakeHub()
     with pytest.raises(ConfigError, match="first shard"):
         fetch_hub_file("o/r:m-00002-of-00003.gguf", download=hub)
@@ -53,7 +53,7 @@ def test_a_later_shard_is_refused() -> None:
 
 
 def test_progress_is_reported_in_bytes() -> None:
-    """The caller is told the file, its bytes so far and its bytes in all."""
+    """The caller gets the file, its bytes so far and its bytes in all."""
     seen: list[tuple[str, int, int | None]] = []
     fetch_hub_file("o/r:m.gguf", download=FakeHub(), on_progress=lambda *a: seen.append(a))
     assert seen == [("m.gguf", 5, 10)]

@@ -1,4 +1,4 @@
-"""Files: where they are found, what they mean, and how their mistakes are told."""
+"""Files: where they are found, what they mean, and how their mistakes are reported."""
 
 import json
 from pathlib import Path
@@ -287,7 +287,7 @@ def test_configurations_survive_the_wire(tmp_path: Path) -> None:
 
 
 def test_bare_files_need_no_configuration_file(tmp_path: Path) -> None:
-    """Names and paths are enough; a wrong name is told like everything else."""
+    """Names and paths are enough; a wrong name is reported like other mistakes."""
     config = Config.for_files({"a": tmp_path / "a.gguf"}, budget={"limit": "1GiB"})
     assert config.models["a"].path == tmp_path / "a.gguf"
     with pytest.raises(ConfigError, match="the name"):

@@ -44,7 +44,7 @@ def test_what_is_no_token_does_not_postpone_the_first(again: bytes, *, is_async:
 @BOTH
 @pytest.mark.parametrize("again", [b": ping\n\n", b"data: {}\n\n", token("")])
 def test_what_is_no_token_does_not_postpone_the_next(again: bytes, *, is_async: bool) -> None:
-    """After a token, too; the error tells what was seen."""
+    """After a token, too; the error says what was seen."""
     with (
         listening(trickles(EVENT_STREAM + token() + token(), again)) as endpoint,
         pytest.raises(EngineTimeout, match=r"the next token took over 0\.2 s.* 2 tokens"),

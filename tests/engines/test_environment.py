@@ -1,4 +1,4 @@
-"""What children inherit: no secret of the caller, nothing that would change what they are told."""
+"""What children inherit: no secret of the caller, nothing that would change their arguments."""
 
 from __future__ import annotations
 

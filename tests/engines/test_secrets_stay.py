@@ -191,7 +191,7 @@ def test_every_spelling_of_a_key_is_masked(
 @given(key=_KEYS, user=st.text("abcxyz", max_size=4), after=st.text("abc", max_size=3))
 @settings(derandomize=True, deadline=None, max_examples=200)
 def test_a_key_inside_base64_is_masked(key: str, user: str, after: str) -> None:
-    """Wherever in the encoded bytes it begins; what is left tells at most one character of it."""
+    """Wherever in the encoded bytes it begins; the rest shows at most one character of it."""
     if len(key) < 8:
         return
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
@@ -233,7 +233,7 @@ def test_what_a_url_holds_is_masked() -> None:
 
 
 def test_without_secrets_nothing_changes() -> None:
-    """An engine of ours has no key; its errors are told as they are, on one line."""
+    """An engine of ours has no key; its errors are quoted as they are, on one line."""
     error = EndpointError("message", hint="hint", fact=["a"])
     NO_SECRETS.clean(error)
     assert error.to_wire()["facts"] == {"fact": ["a"]}

@@ -1,4 +1,4 @@
-"""The page cache: what is not told is unknown, and what cannot be read is said at once."""
+"""The page cache: a share that the kernel hides is unknown, and an unreadable file is an error at once."""
 
 from __future__ import annotations
 

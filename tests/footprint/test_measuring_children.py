@@ -195,7 +195,7 @@ def test_a_probe_that_hangs_is_ended(probe: Any) -> None:
 def test_a_probe_sees_no_secret_of_the_caller(
     probe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No key, and no setting that would change what llama.cpp is told."""
+    """No key, and no setting that would change llama.cpp's arguments."""
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     monkeypatch.setenv("LLAMA_ARG_CTX_SIZE", "256")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

@@ -1,4 +1,4 @@
-"""What NVML does not tell is None: each of the ways in which it does not."""
+"""An unknown figure of NVML is None, for each way in which it can be unknown."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_the_list_ends_at_a_gpu_that_cannot_be_read() -> None:
 
 
 def test_of_a_divided_gpu_the_first_part_is_used() -> None:
-    """The whole one's figures are told to administrators only, and are not what a program can have."""
+    """The whole GPU's figures are shown to administrators only, and are not those of a program's part."""
     parts = [
         gpu(uuid="MIG-1", total=10 * GIB, free=9 * GIB, processes={7: GIB}),
         gpu(uuid="MIG-2", total=10 * GIB),

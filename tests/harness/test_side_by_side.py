@@ -230,7 +230,7 @@ def test_threads_belong_to_the_plan_and_to_the_run(shim: Shim, tmp_path: Path) -
     names: list[str | None] = []
 
     def note(context: StageContext) -> None:
-        names.append(shim._session.plans.name())
+        names.append(shim._session.declarations.name())
         context.chat("Hi.")
 
     stages = [Stage(name, "a", note, after=()) for name in ("left", "right")]

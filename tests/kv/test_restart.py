@@ -140,7 +140,7 @@ def test_a_save_that_takes_too_long_does_not_hold_the_end_up(
 
 
 def test_clearing_deletes_what_is_kept(restarts: Restarts, kv_folder: Path) -> None:
-    """Of one model or of all; the files and bytes are told."""
+    """Of one model or of all; the answer has the numbers of files and bytes."""
 
     async def talk(keeper: Keeper) -> None:
         for model in "ab":

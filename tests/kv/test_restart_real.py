@@ -15,7 +15,7 @@ pytestmark = pytest.mark.real
 def test_a_conversation_goes_on_after_the_keeper_was_stopped(
     tiny_models: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Its prompt is not evaluated again; `kv` tells what is kept, `kv clear` deletes it."""
+    """Its prompt is not evaluated again; `kv` lists what is kept, `kv clear` deletes it."""
     ask = ("chat", "a", STORY, "--max-tokens", "2")
     with new_place(tmp_path / "cache") as place:
         place.configure(

@@ -29,7 +29,7 @@ HERE: dict[str, Any] = {"cpu": "Zen", "cores": 16, "ram_bytes": RAM, "gpus": ["G
     ],
 )
 def test_a_kernel_update_does_not_make_another_machine(change: dict[str, object]) -> None:
-    """It keeps a few megabytes more or less for itself; a name that is not told is not another one."""
+    """It keeps a few megabytes more or less for itself; an unknown name is not another one."""
     assert difference(HERE, {**HERE, **change}) == ""
     assert difference({**HERE, **change}, HERE) == ""
 

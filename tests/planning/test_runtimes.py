@@ -148,7 +148,7 @@ def test_several_gpus_have_room_for_what_crosses_in_a_pipeline() -> None:
 
 
 def test_recommend_refuses_what_makes_no_sense() -> None:
-    """Contradictions and impossible figures are the caller's mistakes, told with what is allowed."""
+    """Contradictions and impossible figures are the caller's mistakes, reported with what is allowed."""
     runner = CliRunner()
     for words in (
         ["--vram", "8GiB", "--device", "host"],

@@ -33,7 +33,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def heard(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """What a program is told."""
+    """The log lines of a program."""
     caplog.set_level(logging.WARNING, "keepwarm")
     return caplog
 
@@ -48,7 +48,7 @@ def connect_anew(shim: Shim, times: int = 2) -> None:
 def test_a_reloaded_file_is_read_again(
     file: Path, runtime_dir: Path, heard: pytest.LogCaptureFixture
 ) -> None:
-    """Also its models; the program is told once and goes on."""
+    """Also its models; the program logs it once and goes on."""
     with Shim(str(file), runtime=runtime_dir) as shim:
         file.write_text(OTHER_BUDGET + OTHER_MODEL)
         with FakeKeeper(runtime_dir, str(file), answers):

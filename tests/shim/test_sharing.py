@@ -155,7 +155,7 @@ def test_a_start_that_is_interrupted_is_begun_again_by_one_who_waits() -> None:
 
 
 def test_a_start_that_ends_after_the_close_leaves_no_keeper() -> None:
-    """What is started is ended, and the call that waited for it is told so."""
+    """What is started is ended, and the call that waited for it gets that error."""
     starting, go = threading.Event(), threading.Event()
     keeper = Closing()
 

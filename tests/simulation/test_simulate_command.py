@@ -180,7 +180,7 @@ def test_a_bad_trace_is_reported_by_row_and_column(
 def test_files_that_are_nested_too_deeply_are_the_callers_mistake(
     files: tuple[str, str], tmp_path: Path, ending: str
 ) -> None:
-    """Told in words, never by a traceback."""
+    """Reported in words, never by a traceback."""
     path = tmp_path / f"deep.{ending}"
     path.write_text(("a = " if ending == "toml" else "") + "[" * 5000)
     given = (str(path), files[1]) if ending == "jsonl" else (files[0], str(path))

@@ -189,7 +189,7 @@ _ALL: weakref.WeakSet[FileLock] = weakref.WeakSet()
 
 
 def _release_after_fork() -> None:
-    # A forked child would hold its parent's locks for as long as it lives.
+    # Without this, a forked child would hold its parent's locks until it ends.
     for lock in list(_ALL):
         lock.release()
 
@@ -249,7 +249,7 @@ def _read_note(text: bytes, owner: int) -> Holder:
 
 
 def _pid_of_lock(inode: int) -> int | None:
-    """The process that holds a `flock`, by `/proc/locks`; None where that does not tell."""
+    """The process that holds a `flock`, by `/proc/locks`; None where it is not listed."""
     try:
         lines = Path("/proc/locks").read_text().splitlines()
     except OSError:

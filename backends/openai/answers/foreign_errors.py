@@ -164,8 +164,8 @@ def _mapped(
             **facts,
         )
     if fields.get("code") == "context_length_exceeded" or _is_too_long(status, message, facts):
-        told = {"n_prompt_tokens": COUNT, "n_ctx": COUNT}
-        facts |= figures(fields, {name: told[name] for name in told if name in fields})
+        counts = {"n_prompt_tokens": COUNT, "n_ctx": COUNT}
+        facts |= figures(fields, {name: counts[name] for name in counts if name in fields})
         return PromptTooLong(lead, hint="Shorten the messages or raise the context.", **facts)
     return _by_status(endpoint, status, lead, message, facts)
 

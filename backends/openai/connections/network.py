@@ -1,4 +1,4 @@
-"""Network connections that ask a request's `Bounds` before every wait and tell them every byte.
+"""Network connections that ask a request's `Bounds` before every wait, and count every byte there.
 
 httpcore passes a request's time-outs (`extensions["timeout"]`) untouched to the connection's `read` and
 `write` and to what connects. The request puts its `Bounds` there. This is the one place below HTTP that

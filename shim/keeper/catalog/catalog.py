@@ -304,7 +304,7 @@ def _planned(
             LOG.warning("%s The models are measured instead.", refused)
         return {}
     if len(devices.devices) > 1:
-        LOG.info("the plan is for one device; for several the models are measured")
+        LOG.info("the placement plan is for one device; for several the models are measured")
         return {}
     asked = {}
     for name, entry in local.items():
@@ -313,12 +313,14 @@ def _planned(
     try:
         found = decide(plan, asked, devices.limits)
     except ConfigError as error:
-        LOG.warning("the plan gives no joint decision: %s The models are measured instead.", error)
+        LOG.warning(
+            "the placement plan gives no joint decision: %s The models are measured instead.", error
+        )
         return {}
     for name, why in found.missing.items():
         LOG.info("%s is not taken from the plan: %s", name, why)
     for line in found.changes:
-        LOG.info("decided otherwise than the plan did: %s", line)
+        LOG.info("decided otherwise than the placement plan did: %s", line)
     return {
         name: _as_planned(name, local[name], learned, row, plan.build)
         for name, row in found.decided.items()

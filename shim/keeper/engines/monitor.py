@@ -58,7 +58,7 @@ class Monitor:
         self._shell.supervisor.kv.expire()
 
     async def measure(self) -> None:
-        """Tell the core what engines take and what devices have left.
+        """Post events with the bytes that engines take and that devices have left.
 
         Raises:
             MeasurementFailed: the reading does not end. The core has an event that says so.

@@ -61,8 +61,8 @@ def is_due(event: ev.Event, core: BudgetCore) -> bool:
     match event:
         case ev.LoadEndedBadly() | ev.UnloadFinished() | ev.EngineGone():
             engine = state.residents.get(event.engine_id)
-            this_life = engine is not None and engine.generation == event.generation
-            return this_life and engine is not None and engine.state not in DORMANT
+            same_generation = engine is not None and engine.generation == event.generation
+            return same_generation and engine is not None and engine.state not in DORMANT
         case ev.StageFinished():
             return core.prefetcher.staging == event.engine_id
         case ev.LeaseEnded():

@@ -175,7 +175,7 @@ async def _while_staged(at: Scene) -> None:
     lease = await at.it.lease(OTHER)
     at.it.keeper.plan("c", [OTHER, DAMAGED], None)
     history = at.it.keeper.shell.history
-    await until(lambda: any(story.end_ns for story in history.stagings))
+    await until(lambda: any(staging.end_ns for staging in history.stagings))
     at.change()
     at.ask(DAMAGED)
     at.it.end(lease)

@@ -90,7 +90,7 @@ def test_every_key_is_in_effect_or_named() -> None:
 
 
 def test_settings_are_in_effect_after_a_reload(running: Running) -> None:
-    """Each is told as changed, and none needs a restart."""
+    """Each is reported as changed, and none needs a restart."""
 
     async def run() -> None:
         keeper = await running.start()
@@ -127,7 +127,7 @@ def test_what_needs_a_restart_is_named_until_then(running: Running) -> None:
 
 
 def test_saving_kv_state_can_begin_with_a_reload(running: Running) -> None:
-    """A keeper that kept nothing opens its folder when it is told to."""
+    """A keeper that kept nothing opens its folder when the configuration says so."""
 
     async def run() -> None:
         off = {**running.given["kv"], "enabled": False}

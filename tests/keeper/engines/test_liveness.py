@@ -200,7 +200,7 @@ def test_a_report_about_an_engine_that_is_well_ends_nothing(
 def test_an_engine_that_takes_too_much_is_ended_and_others_are_not(
     tiny_models: Files,
 ) -> None:
-    """Its callers are told which bytes."""
+    """Its callers get an error that names the bytes."""
 
     async def scenario() -> None:
         async with race(tiny_models, limit="500MB") as it:
@@ -243,7 +243,7 @@ def test_a_look_that_does_not_end_is_no_answer(
 def test_a_death_for_want_of_bytes_is_out_of_memory(
     tiny_models: Files, *, refused: bool, kind: type[KeepwarmError]
 ) -> None:
-    """What an engine's last lines say of its end is what its callers are told."""
+    """The error of an engine's callers has the reason that its last lines give."""
 
     async def scenario() -> None:
         async with race(tiny_models) as it:

@@ -1,4 +1,4 @@
-"""Real engines that hang, spin, grow without end or vanish: callers are told, others are served."""
+"""Real engines that hang, spin, grow without end or vanish: callers get errors, others are served."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_an_engine_whose_socket_was_deleted_is_replaced(tiny_models: Files) -> N
         pid = pid_of(made, "a")
         _delete_sockets(made)
         assert wait_until(lambda: not alive(pid))
-        # A request in the moment between would be told of the death.
+        # A request in the moment between would get the error of the death.
         assert wait_until(lambda: row_of(made, "a")["state"] == "failed")
         assert made.chat("a", "Hi.", **QUIET).model == "a"
 

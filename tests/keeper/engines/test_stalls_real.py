@@ -56,7 +56,7 @@ def looking(
 
 
 def test_the_conditions_of_a_real_engine(tiny_models: dict[str, Path], runtime_dir: Path) -> None:
-    """At rest, on a long prompt, answering, in an endless template, stopped: each is told apart."""
+    """At rest, on a long prompt, answering, in an endless template, stopped: each is recognised."""
 
     async def scenario() -> None:
         engine = llama(tiny_models["producer"], runtime_dir)

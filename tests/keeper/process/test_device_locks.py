@@ -182,7 +182,7 @@ def test_a_forked_child_does_not_hold_its_parents_device(device: str) -> None:
 
 
 def test_askers_do_not_fill_the_holders_queue(device: str) -> None:
-    """However often it was asked, the next one is told, too."""
+    """However often it was asked, the next question is answered, too."""
 
     async def hold() -> set[str]:
         loop = asyncio.get_running_loop()

@@ -15,7 +15,7 @@ Files = dict[str, Path]
 def test_an_engine_that_is_ended_by_decision_is_a_death_with_its_reason(
     tiny_models: Files,
 ) -> None:
-    """Its lease is revoked with that error, its callers are told the same, the next request is served."""
+    """Its lease is revoked with that error, its callers get the same error, the next request is served."""
 
     async def scenario() -> None:
         async with race(tiny_models) as it:

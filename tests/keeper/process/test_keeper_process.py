@@ -40,7 +40,7 @@ def is_generating(place: World, model: str) -> bool:
 
 
 def test_a_second_program_finds_the_model_warm(keeper_world: World) -> None:
-    """The keeper outlives the first client, and the second one does not load again."""
+    """The keeper stays after the first client, and the second one does not load again."""
     first = keeper_world.client(ONE_CHAT)
     assert first.hear()["cold"] is True
     assert first.process.wait(20) == 0

@@ -115,7 +115,7 @@ def test_users_share_a_lock_file_whatever_the_umask_of_its_maker(shared: Path) -
 
 @as_root
 def test_a_holder_that_may_not_write_into_the_file_is_still_named(shared: Path) -> None:
-    """What the file says of an earlier holder is not told as if it were of this one."""
+    """The file's note of an earlier holder is not shown as that of this one."""
     path = shared / "a.lock"
     with FileLock(path, mode=SHARED, note=Holder.this_process(Path("/earlier"))) as first:
         assert first.try_acquire()
@@ -174,7 +174,7 @@ def test_a_lock_file_that_is_removed_and_made_again_has_one_holder(tmp_path: Pat
 
 
 def test_a_damaged_note_says_nothing_and_breaks_nothing(tmp_path: Path) -> None:
-    """Neither garbage nor impossible values in the file are told as a holder."""
+    """Neither garbage nor impossible values in the file are shown as a holder."""
     path = tmp_path / "a.lock"
     for text in (b"", b"\xff\xfe", b"[1]", b'{"pid": {}, "folder": 1, "inline": 2}', b"1" * 9000):
         path.write_bytes(text)

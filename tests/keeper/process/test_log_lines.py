@@ -46,7 +46,7 @@ def test_a_repeated_line_is_written_once_and_counted() -> None:
 
 
 def test_a_line_that_goes_on_is_written_again_after_a_while() -> None:
-    """A fault that lasts is not forgotten, and one that ended is counted to its end."""
+    """A fault that lasts is logged again, and one that ended is counted to its end."""
     clock = Clock()
     bounds = LogBounds(clock)
     texts(bounds, "full")

@@ -1,4 +1,4 @@
-"""What the machine refuses is told with the limit, its value, and what to do."""
+"""The error of a shortage names the limit, its value, and what to do."""
 
 from __future__ import annotations
 

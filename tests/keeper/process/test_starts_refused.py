@@ -1,4 +1,4 @@
-"""A keeper that cannot run: its starter is told why."""
+"""A keeper that cannot run: its starter gets the reason."""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ class Waiting(ScriptedEngine):
 
 
 class Lines(logging.Handler):
-    """The failures that the log tells: a line each."""
+    """The failures in the log: a line each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -226,7 +226,7 @@ class Bench:
     engines: list[Waiting] = field(default_factory=list)
     carried: set[type[Any]] = field(default_factory=set)
     raised: list[BaseException] = field(default_factory=list)
-    """What a client of the shell was told by an exception."""
+    """The exceptions that a client of the shell got."""
     fail_load: bool = False
     hanging: str = ""
     """What engines are asked for in vain."""

@@ -169,7 +169,7 @@ def test_a_flood_of_faults_does_not_fill_the_log(lines: Callable[[], list[str]])
 
 
 def test_ps_shows_faults_and_failing_jobs(capsys: pytest.CaptureFixture[str]) -> None:
-    """A line each; a job that fails now is not told twice."""
+    """A line each; a job that fails now is not listed twice."""
     faults = FaultCounts()
     faults.note("load", "loading a", RuntimeError("odd"))
     failing = {"task": "measuring", "failing_s": 12.0, "failures": 6, "text": "OSError: no"}

@@ -1,4 +1,4 @@
-"""A core that fails at an event: its client is told, nothing is lost, the books are looked into."""
+"""A core that fails at an event: its client gets an error, nothing is lost, the books are checked."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def test_a_request_that_a_failing_core_left_in_its_queue_is_taken_out(catalog: C
 
 
 def test_a_load_whose_success_the_core_does_not_take_ends_as_a_failure(catalog: Catalog) -> None:
-    """Its engine is ended, its client is told; also where the core fails at the failure, too."""
+    """Its engine is ended, its client gets an error; also where the core fails at the failure, too."""
 
     async def scenario() -> None:
         async with opened(catalog) as it:

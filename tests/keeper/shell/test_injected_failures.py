@@ -163,7 +163,7 @@ BEGINNING = [(kind, found[-1]) for kind, found in SCENARIOS.items()]
 
 
 def test_every_action_of_the_core_has_a_scenario() -> None:
-    """An action that is new cannot be forgotten here."""
+    """A new action has to be listed here."""
     # A fault is only noted, as its own test says.
     assert set(SCENARIOS) | {act.Fault} == set(get_args(act.Action))
 

@@ -39,7 +39,7 @@ TASKS: dict[tuple[str, str], str] = {
     ("monitor", "_read"): "one reading: the recurring measurement waits for it",
     ("connection", "_later"): "the answer to a message: what it raises is answered",
     ("listener", "_admit"): "a connection that opens: what it raises is logged",
-    ("daemon", "_main"): "tells the starter that the keeper is ready",
+    ("daemon", "_main"): "reports to the starter that the keeper is ready",
     ("refresh", "_begin"): "every request that waits for the model raises its error",
 }
 """Where the keeper's code makes tasks, and why none of them can die unheard."""
