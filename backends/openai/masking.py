@@ -1,6 +1,6 @@
 """Secrets of a request, and the one function through which foreign text leaves the transport.
 
-What an endpoint says may hold what it was sent: its key in a message, a header, a malformed line, a URL.
+An endpoint's answer may repeat secrets: its key in a message, a header, a malformed line, a URL.
 Errors, their facts and causes go to terminals, logs, traces and `runs.jsonl`, so every text in them is
 masked here first, and cut only then: half a key is a secret too.
 """
@@ -21,7 +21,7 @@ from budget.errors import Fact, KeepwarmError
 
 MASK: Final = "***"
 SHORT_KEY: Final = 4
-"""A key of fewer characters is masked as a whole word only; elsewhere it would mask half of every text."""
+"""A key of fewer characters is masked as a whole word only, or else it would mask half of every text."""
 
 MAX_QUOTED: Final = 300
 _MIN_BASE64: Final = 8
@@ -45,7 +45,7 @@ class Secrets:
 
     @classmethod
     def of(cls, key: str, *urls: str) -> Secrets:
-        """A key, and what URLs hold: user, password, values of their queries."""
+        """The secrets of a key and of URLs: user, password, values of their queries."""
         return _secrets(key, *urls)
 
     def mask(self, text: str) -> str:

@@ -1,4 +1,4 @@
-"""The options of a chat call: which there are, what each may be, and what it is on the wire."""
+"""The options of a chat call: their names, their allowed values, and their form on the wire."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ OPTIONS: Mapping[str, tuple[Check, str]] = {
     "cache_prompt": (lambda v: isinstance(v, bool), "true or false (llama.cpp only)"),
     "extra": (lambda v: isinstance(v, Mapping), "an object, passed to the endpoint as it is"),
 }
-"""Option name -> (check, what it may be)."""
+"""Option name -> (check, the allowed values in words)."""
 
 _ONLY_LLAMA_CPP = {"slot", "cache_prompt"}
 _WRITTEN_OTHERWISE = {"json_schema", "response_format", "slot", "stop"}

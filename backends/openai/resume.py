@@ -1,7 +1,7 @@
 """Going on with an answer that was interrupted: llama.cpp's `/completion`, by token ids.
 
-The prompt is every token so far, the engine's own; what comes back are deltas as of a chat. Only what
-`can_resume` allows is resumed: options whose state the tokens alone restore.
+The prompt is all tokens so far, as the engine counts them; the result are deltas as of a chat. Only
+requests that `can_resume` allows are resumed, because their tokens alone restore their state.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _PREDICTED: Final = {"tokens_predicted": COUNT}
 def can_resume(request: ChatRequest) -> bool:
     """Whether an interrupted answer could go on from its tokens alone.
 
-    Not with a grammar, a schema, tools or log probabilities, whose state is not in the tokens; not
-    with a seed at a temperature above 0, whose random numbers would begin anew; not with parts of
-    messages that are no text.
+    False with a grammar, a schema, tools or log probabilities, because their state is not in the tokens.
+    False with a seed at a temperature above 0, because its random numbers would begin anew. False with
+    parts of messages that are not text.
     """
     given = {name: value for name, value in request.options.items() if value is not None}
     if not given.keys() <= _RESTORABLE:
@@ -51,16 +51,16 @@ def can_resume(request: ChatRequest) -> bool:
 
 
 def counted(request: ChatRequest) -> ChatRequest:
-    """The same request, with every piece of its stream saying how many tokens it stands after."""
+    """The same request, with token counts in every piece of its stream."""
     return replace(request, options={**request.options, "extra": {"timings_per_token": True}})
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerSoFar:
-    """How far a streamed answer has come.
+    """The progress of a streamed answer.
 
-    `timings` are those of its last piece, `text` all that was said. `plain`: nothing but content was
-    heard, and the count of tokens is known.
+    `timings` are those of its last piece, `text` is all text so far. `plain`: it has only content, and
+    the count of its tokens is known.
     """
 
     timings: Timings | None = None

@@ -1,4 +1,4 @@
-"""A streamed answer while it is read."""
+"""A streamed answer, read as an iterator of deltas."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class AsyncDeltaStream(Stream[Delta]):
         bounds.heard(reader.events, sum(map(self._is_progress, deltas)))
 
     def _is_progress(self, delta: Delta) -> bool:
-        """Whether a token came; llama.cpp counts also those that it says nothing of yet."""
+        """Whether a token came. llama.cpp also counts tokens whose text it has not sent yet."""
         counted = delta.timings.predicted_n if delta.timings else 0
         more, self._counted = counted > self._counted, max(counted, self._counted)
         return delta.is_token or more
@@ -69,7 +69,7 @@ class AsyncDeltaStream(Stream[Delta]):
             await self._answer.close()
 
     async def _drain(self) -> None:
-        """The end of the body is in flight already; reading it lets the pool keep the socket."""
+        """Read the rest of the body, which is on its way already, so that the pool can keep the socket."""
         bounds = self._exchange.bounds
         bounds.allow(DRAIN_BYTES)
         bounds.expect("the end of the answer", DRAIN_S)

@@ -59,7 +59,7 @@ _STATUS = {
 
 
 def place(endpoint: Endpoint) -> str:
-    """The endpoint in words, without what a URL may hold of secrets."""
+    """The endpoint in words, without the parts of a URL that may be secret."""
     if endpoint.socket_path is not None:
         return f"the engine of {endpoint.model_id}"
     return f"{endpoint.model_id} at {shown_url(endpoint.base_url)}"
@@ -68,7 +68,7 @@ def place(endpoint: Endpoint) -> str:
 def error_from_answer(
     endpoint: Endpoint, status: int, body: bytes, secrets: Secrets = NO_SECRETS
 ) -> KeepwarmError:
-    """The error that an answer with a status other than 200 stands for."""
+    """The error for an answer with a status other than 200."""
     try:
         found: Any = parse_json(body)
     except BadJson:
@@ -77,9 +77,9 @@ def error_from_answer(
 
 
 def holds_error(answer: Mapping[str, Any]) -> bool:
-    """Whether an answer of status 200, or a chunk of one, says that something went wrong.
+    """Whether an answer of status 200, or a chunk of one, holds an error.
 
-    An empty `error` beside an answer is none; some servers always send the field.
+    An empty `error` beside an answer does not count, because some servers always send the field.
     """
     if answer.get("error") or answer.get("object") == "error":
         return True
@@ -91,7 +91,7 @@ def holds_error(answer: Mapping[str, Any]) -> bool:
 def error_in_stream(
     endpoint: Endpoint, chunk: Mapping[str, Any], secrets: Secrets = NO_SECRETS
 ) -> KeepwarmError:
-    """The error that an answer of status 200, or a chunk of one, carries."""
+    """The error in an answer of status 200, or in a chunk of one."""
     found = {"error": inner} if (inner := _error_of_choice(chunk)) is not None else chunk
     return _mapped(endpoint, _status_of(_fields(found)), found, str(chunk), secrets)
 
@@ -99,7 +99,7 @@ def error_in_stream(
 def unreadable(
     endpoint: Endpoint, problem: EndpointError, body: bytes, secrets: Secrets
 ) -> EndpointError:
-    """An answer that is not of the protocol, with its first words."""
+    """The error for an answer outside the protocol, with its first words."""
     quoted = secrets.quote(body, _QUOTED)
     return EndpointError(f"{place(endpoint)}: {problem.message} It begins: {quoted!r}.")
 
@@ -116,7 +116,7 @@ def _fields(found: Any) -> Mapping[str, Any]:
 
 
 def _detail(found: Mapping[str, Any]) -> Any:
-    """What stands for the error in the body of one: an object, a text, a list; None for the body itself."""
+    """The value that describes the error in its body (an object, a text, a list), or None for the body."""
     for name in _ERROR_FIELDS[:-1]:
         detail = found.get(name)
         if detail is not None:
@@ -126,14 +126,14 @@ def _detail(found: Mapping[str, Any]) -> Any:
 
 
 def _error_of_choice(answer: Mapping[str, Any]) -> Any:
-    """The error that some routers put into the first choice."""
+    """The value of the error that some routers put into the first choice."""
     choices = answer.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     return first.get("error") or None if isinstance(first, Mapping) else None
 
 
 def _status_of(fields: Mapping[str, Any]) -> int:
-    """The status that an error inside an answer of status 200 would have had; 500 where it says none."""
+    """The status of an error inside an answer of status 200; 500 where it names none."""
     for name in ("code", "status", "type"):
         value = fields.get(name)
         if isinstance(value, str):
@@ -205,7 +205,7 @@ def _by_status(
 
 
 def refused(endpoint: Endpoint, reason: str) -> KeepwarmError:
-    """No connection: a local engine that is gone, or a remote endpoint that does not answer."""
+    """The error for a refused connection: a local engine is gone, or a remote endpoint does not answer."""
     if endpoint.socket_path is not None:
         return _died(endpoint, reason)
     return EndpointUnavailable(
@@ -216,7 +216,7 @@ def refused(endpoint: Endpoint, reason: str) -> KeepwarmError:
 
 
 def broken(endpoint: Endpoint, reason: str, text: str = "") -> KeepwarmError:
-    """The connection ended before the answer did; `text` is what had come of it."""
+    """The error for a connection that broke during an answer; `text` is the part that had come."""
     if endpoint.socket_path is not None:
         return _died(endpoint, reason)
     return EndpointUnavailable(

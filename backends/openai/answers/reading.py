@@ -1,4 +1,4 @@
-"""A streamed answer, read: bytes in, deltas out."""
+"""The reader of a streamed answer: bytes in, deltas out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DONE: Final = b"[DONE]"
 class StreamReader:
     """Bytes of a streamed answer in, deltas out; `done` once the stream has said `[DONE]`.
 
-    `events` counts what came, also what is no delta; empty deltas are left out.
+    `events` counts all events, also those without a delta; empty deltas are left out.
     """
 
     def __init__(self, endpoint: Endpoint, secrets: Secrets, content_type: str = "") -> None:
@@ -48,7 +48,7 @@ class StreamReader:
         return deltas
 
     def ended(self) -> list[Delta]:
-        """The body is at its end; returns what came without an empty line after it.
+        """Note the end of the body; returns the deltas of a last event without an empty line after it.
 
         Raises:
             EngineDied: a local engine stopped before its answer was whole.

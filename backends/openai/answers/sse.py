@@ -14,7 +14,7 @@ _KNOWN = (b":", b"event", b"id", b"retry")
 class SseParser:
     """Splits a byte stream into events: lines end with LF, CRLF or CR, comments are left out.
 
-    `foreign` collects lines that are of no event stream, up to 4 KiB: a web page, a bare JSON object.
+    `foreign` collects lines of other content, up to 4 KiB: a web page, a bare JSON object.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class SseParser:
         return events
 
     def finish(self) -> list[bytes]:
-        """The stream is at its end: the event that it ends in, where no empty line came after it."""
+        """The data of a last event that no empty line followed, at the end of the stream."""
         events: list[bytes] = []
         self._take(b"".join(self._line), events)
         self._take(b"", events)
@@ -82,14 +82,14 @@ class SseParser:
                 self._data, self._data_bytes = [], 0
             self._is_error = False
         elif line.startswith(b"event:"):
-            # An event of this name says what went wrong in its data, which may look like anything.
+            # An event of this name has the error in its data, in any form.
             self._is_error = line[6:].strip() == b"error"
         elif not line.startswith(_KNOWN) and len(self.foreign) < FOREIGN_BYTES:
             self.foreign += line[:FOREIGN_BYTES] + b"\n"
 
 
 def _as_error(said: bytes) -> bytes:
-    """What a server says of an error, in the shape that a JSON error has."""
+    """A server's text of an error, in the form of a JSON error."""
     try:
         parse_json(said)
     except BadJson:

@@ -1,4 +1,4 @@
-"""How connections to an endpoint are made: TLS, proxies, pools, URLs."""
+"""Settings of connections to an endpoint: TLS, proxies, pools, URLs."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ KEEP_ALIVE_S: Final = 4.0
 
 MAX_IDLE_CONNECTIONS: Final = 16
 CONNECT_PAUSES_S: Final = (0.0, 0.5)
-"""Connecting to a URL is tried again after these: a server may be about to start, or to lose its way."""
+"""Pauses before further attempts to connect to a URL, because a server may be about to start."""
 _PATH_CHARACTERS: Final = "/%!$&'()*+,;=:@~-._"
 
 
 def dead_sockets(keys: Iterable[str]) -> list[str]:
-    """Those pool keys that are Unix sockets which are gone: their engines have ended for good."""
+    """The pool keys of Unix sockets that are gone, because their engines have ended for good."""
     return [key for key in keys if key.startswith("/") and not os.path.exists(key)]  # noqa: PTH110
 
 
@@ -60,7 +60,7 @@ class Address:
 
     @property
     def netloc(self) -> bytes:
-        """What the `Host` header says."""
+        """The value of the `Host` header."""
         host = b"[%b]" % self.host if b":" in self.host else self.host
         return host if self.port is None else b"%b:%d" % (host, self.port)
 
@@ -91,9 +91,9 @@ def pool_settings(endpoint: Endpoint) -> dict[str, Any]:
 
 @functools.cache
 def _tls_context(*, needed: bool) -> ssl.SSLContext:
-    """One context for all pools: reading the authorities takes tens of milliseconds.
+    """The TLS context for all pools, made once, because reading the authorities takes tens of milliseconds.
 
-    An engine's socket needs none of them, and a swap would pay for them every time.
+    An engine's socket gets a context without them, so that a swap does not pay for them.
     """
     if needed:
         return ssl.create_default_context(cafile=certifi.where())

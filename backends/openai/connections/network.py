@@ -28,7 +28,7 @@ from backends.openai.connections.resolving import RESOLVER, Addresses
 _WRITE_BYTES: Final = 16 << 10
 _BUSY_PAUSE_S: Final = 0.005
 _NEXT_ADDRESS_S: Final = 1.0
-"""An address of several that does not answer for this long is left for the next one."""
+"""After this time without an answer, the next of several addresses is tried."""
 
 _Stream = TypeVar("_Stream")
 
@@ -65,7 +65,7 @@ class BoundedStream(httpcore.NetworkStream):
         return data
 
     def write(self, buffer: bytes, timeout: object = None) -> None:
-        """Send it all. By parts: a receiver that takes little at a time gets no new time for each."""
+        """Send all bytes in parts. A slow receiver gets one limit for all of them."""
         assert isinstance(timeout, Bounds)
         try:
             for start in range(0, len(buffer), _WRITE_BYTES):
@@ -138,7 +138,7 @@ class BoundedBackend(httpcore.NetworkBackend):
                 timeout.opened = opened = BoundedStream(stream, self.opened)
                 return opened
             except httpcore.ConnectError as exc:
-                # A socket with a time-out does not wait for a place in the queue, it gets EAGAIN.
+                # A socket with a time-out does not wait for a place in the queue, but fails with EAGAIN.
                 full = isinstance(exc.__cause__, OSError) and exc.__cause__.errno == errno.EAGAIN
                 if not full:
                     raise

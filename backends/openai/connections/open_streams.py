@@ -1,4 +1,4 @@
-"""The open connections of a pool: ended from any thread, and let go by a forked child."""
+"""The open connections of a pool, so that any thread can end them and a forked child can drop them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class OpenStreams:
             self._streams.add(stream)
 
     def shut_down(self) -> None:
-        """End all, so that threads which wait on one wake up. Closing a descriptor would not wake them."""
+        """Shut all down, which wakes threads that wait on one. Closing a descriptor would not wake them."""
         with self._lock:
             streams = list(self._streams)
         for stream in streams:
@@ -45,8 +45,8 @@ class OpenStreams:
     def forked(self) -> None:
         """In a forked child: leave the connections to the parent alone.
 
-        While the child held a copy, the engine would not see that the parent closed its own, and would
-        generate on. The objects here still count on their descriptors, which lead nowhere from now on.
+        If the child kept a copy, the engine would not see that the parent closed its own, and would go on
+        generating. The objects here still use their descriptors, so these are redirected to nothing.
         """
         self._lock = threading.Lock()
         inherited: list[int] = []

@@ -1,4 +1,4 @@
-"""What the flows ask of the connections of a thread or an event loop."""
+"""The interfaces that flows need of connections, for threads and for event loops."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from backends.openai.exchange import Exchange, Headers, Route
 
 
 class Answer(Protocol):
-    """The response to one request. What fails here raises one of `HTTP_ERRORS`."""
+    """The response to one request. Its methods raise one of `HTTP_ERRORS`."""
 
     status: int
     headers: Headers

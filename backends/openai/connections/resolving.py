@@ -1,4 +1,4 @@
-"""Addresses of host names, looked up by threads of our own, so that a wait for a resolver has a bound.
+"""Looks up addresses of host names in threads of our own, so that a wait for a resolver has a bound.
 
 `getaddrinfo` takes no time-out and cannot be interrupted. asyncio asks it on threads that it waits for when
 the loop ends. The threads here are daemons, and at most `MOST_THREADS`: a call that waits for an answer may
@@ -46,7 +46,7 @@ class Resolver:
 
         Raises:
             EndpointUnavailable: the resolver did not answer within the limit.
-            DeadlineExceeded: it did not before the call's deadline.
+            DeadlineExceeded: it did not answer before the call's deadline.
             httpcore.ConnectError: there is no such name.
         """
         if _is_address(name[0]):
