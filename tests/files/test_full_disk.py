@@ -224,7 +224,7 @@ def test_a_user_without_a_home_has_a_folder_that_cannot_be_written(
 ) -> None:
     """A container's user that is in no password file: nothing raises, and nothing is kept."""
     monkeypatch.setattr(folders, "home_of", lambda _uid: None)
-    for env in ({}, {"XDG_CACHE_HOME": "~nobody-of-that-name/x"}):
+    for env in ({}, {"XDG_CACHE_HOME": "~no-user-of-that-name/x"}):
         assert folders.user_folder("XDG_CACHE_HOME", ".cache", env) == Path("/.cache/keepwarm")
 
 

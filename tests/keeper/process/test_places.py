@@ -36,7 +36,7 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture
 def places(home: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The places of a user whose home is `home`, and who has two more."""
+    """The places of a user with the home `home`, and with two more places."""
     monkeypatch.setattr(paths, "home_of", lambda _uid: home)
     (first, *_) = runtime_places()
     found = [first, home / "run" / "keepwarm", home / "tmp-keepwarm"]
