@@ -36,8 +36,8 @@ from shim.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from backends.openai.protocol import Delta, Timings, Usage
+    from shim.calls.chat_options import CallOptions, ChatOptions
     from shim.calls.declaring import Plan
-    from shim.chat_options import CallOptions, ChatOptions
     from shim.client import Shim
     from shim.config import Config, load_config
     from shim.defaults import (
@@ -67,7 +67,7 @@ __getattr__ = lazy_names(
     __name__,
     {
         "backends.openai.protocol": "Delta Timings Usage",
-        "shim.chat_options": "CallOptions ChatOptions",
+        "shim.calls.chat_options": "CallOptions ChatOptions",
         "shim.client": "Shim",
         "shim.config": "Config load_config",
         "shim.defaults": (

@@ -12,9 +12,9 @@ from backends.flows import run_blocking
 from budget.errors import InvalidRequest
 from shim.calls.call import OWN_OPTIONS, Call, Messages
 from shim.calls.calls import Calls
+from shim.calls.chat_options import CallOptions, ChatOptions
 from shim.calls.declaring import Plan
 from shim.calls.session import Session
-from shim.chat_options import CallOptions, ChatOptions
 from shim.config import Config
 from shim.model_info import ModelInfo
 from shim.replies import EmbeddingReply, Reply

@@ -9,8 +9,8 @@ from typing import Any, Unpack
 
 from backends.forks import renew_after_fork
 from shim.calls.call import Messages
+from shim.calls.chat_options import CallOptions, ChatOptions
 from shim.calls.declaring import Plan
-from shim.chat_options import CallOptions, ChatOptions
 from shim.client import Shim
 from shim.replies import EmbeddingReply, Reply
 from shim.streams import AsyncReplyStream, ReplyStream

@@ -27,7 +27,7 @@ from backends.openai.answers.fields import (
 )
 from backends.openai.answers.tool_calls import read_calls, readable, whole_calls
 from backends.openai.answers.vectors import read_vectors
-from backends.openai.messages import checked_messages
+from backends.openai.chat_messages import checked_messages
 from backends.openai.options import plain_number, wire_options
 from budget.errors import EndpointError, InvalidRequest
 from traces.text import clean

@@ -14,8 +14,8 @@ from typing import Any, Final
 from backends.base import Endpoint
 from backends.openai.answers.fields import COUNT, figures, kind
 from backends.openai.answers.reading import StreamReader
+from backends.openai.chat_messages import checked_messages
 from backends.openai.masking import Secrets
-from backends.openai.messages import checked_messages
 from backends.openai.options import wire_options
 from backends.openai.protocol import ChatRequest, Delta, Timings, Usage, read_timings
 from budget.errors import EndpointError

@@ -12,13 +12,13 @@ import pytest
 
 from backends.base import Capabilities, Endpoint
 from backends.openai import ChatRequest
-from backends.openai.messages import checked_messages
+from backends.openai.chat_messages import checked_messages
 from backends.openai.options import OPTIONS, understood
 from backends.openai.protocol import chat_body
 from backends.openai.schemas import MAX_GRAMMAR_DEPTH, MAX_SCHEMA_DEPTH
 from budget.errors import InvalidRequest
 from shim.calls.call import OWN_OPTIONS, split_options
-from shim.chat_options import ChatOptions
+from shim.calls.chat_options import ChatOptions
 
 LLAMA = Endpoint("http://e", "m", "llama.cpp", "/s", capabilities=Capabilities(grammar=True))
 FAR = Endpoint("http://far", "m", "openai")
