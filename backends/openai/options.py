@@ -187,7 +187,8 @@ def wire_options(endpoint: Endpoint, options: Mapping[str, Any]) -> dict[str, An
             body.update(_field(name, value))
         elif name != "extra":
             body[name] = value
-    _check_shapes(options)
+    if not options.keys().isdisjoint(_SHAPES):
+        _check_shapes(options)
     if extra := options.get("extra"):
         _check_extra(options, extra)
         body.update(extra)

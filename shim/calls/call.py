@@ -215,7 +215,9 @@ def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
     rest = understood(options)
     if not rest:
         return {}, rest
-    own = {name: rest.pop(name) for name in OWN_OPTIONS if name in rest}
+    own: dict[str, Any] = {}
+    if not rest.keys().isdisjoint(OWN_OPTIONS):
+        own = {name: rest.pop(name) for name in OWN_OPTIONS if name in rest}
     if not rest.keys() <= OPTIONS.keys():
         raise unknown_option(next(name for name in rest if name not in OPTIONS), OWN_OPTIONS)
     if not own:
