@@ -8,6 +8,7 @@ Dimensions are those of the published models; weights read as zeros.
 from __future__ import annotations
 
 import argparse
+import struct
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,6 +24,7 @@ from backends.gguf.quantization import FILE_TYPES
 from tools.shape_layouts import Role, Shape, tensors
 
 _ALIGNMENT = 32
+_FEW = 1024
 _MLA_LITE = {
     "attention.kv_lora_rank": 512,
     "attention.key_length": 576,
@@ -276,8 +278,27 @@ def write(shape: Shape, folder: Path) -> Path:
     return _write(shape, folder / f"{shape.name}.gguf")
 
 
+class _Writer(gguf.GGUFWriter):  # type: ignore[misc]
+    """Packs a vocabulary at once: the base class calls several functions for each of its tokens."""
+
+    def _pack_val(self, val: Any, *how: Any, **named: Any) -> bytes:
+        if not isinstance(val, list) or len(val) <= _FEW:
+            return bytes(super()._pack_val(val, *how, **named))
+        one = bytes(super()._pack_val(val[:1], *how, **named))
+        head = one[: -8 - len(_packed(val[:1]))]
+        return head + len(val).to_bytes(8, "little") + _packed(val)
+
+
+def _packed(values: list[Any]) -> bytes:
+    """The items of an array in GGUF: integers and floats of 32 bits, or texts behind their lengths."""
+    if isinstance(values[0], str):
+        texts = [value.encode() for value in values]
+        return b"".join(part for text in texts for part in (len(text).to_bytes(8, "little"), text))
+    return struct.pack(f"<{len(values)}{'f' if isinstance(values[0], float) else 'i'}", *values)
+
+
 def _write(shape: Shape, path: Path) -> Path:
-    writer = gguf.GGUFWriter(str(path), shape.architecture)
+    writer = _Writer(str(path), shape.architecture)
     _add_keys(writer, shape)
     _add_vocabulary(writer, shape)
     data_bytes = 0
