@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from shim.cli.console.stopping import Stopped, Stops, asked_again
+from shim.wire import silence
 from tests.cli.support import LIMIT_S, CommandPlace
 from tests.processes import wait_until
 
@@ -70,24 +71,28 @@ def test_a_stopped_command_that_printed_nothing_yet_asks_again(shared: CommandPl
 
 
 @pytest.mark.real
-def test_a_stopped_keeper_is_named_and_not_waited_for(shared: CommandPlace) -> None:
+def test_a_stopped_keeper_is_named_and_not_waited_for(
+    shared: CommandPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`ps` and `chat` end with 4 and say which process it is; continued, it answers."""
     pid = shared.json("ps")["keeper"]["pid"]
+    assert silence.LOOK_S == silence.CONNECT_S == 5.0
+    for name in ("silence.LOOK_S", "silence.SILENCE_S", "silence.CONNECT_S", "launch.CONNECT_S"):
+        monkeypatch.setattr(f"shim.wire.{name}", 0.2)
     os.kill(pid, signal.SIGSTOP)
     try:
         commands = [("ps", "--json"), ("chat", "writer", "Hello"), ("keeper", "status")]
-        processes = [shared.start(*command) for command in commands]
-        answer = [(*process.communicate(timeout=30), process.returncode) for process in processes]
+        done = [shared.run(*command) for command in commands]
     finally:
         os.kill(pid, signal.SIGCONT)
-    for _, errors, code in answer:
-        assert code == 4, errors
-        assert f"process {pid}".encode() in errors
-        assert b"does not respond" in errors
-        assert f"kill -CONT {pid}".encode() in errors
-    error = json.loads(answer[0][0])["error"]
+    for result in done:
+        assert result.exit_code == 4, result.stderr
+        assert f"process {pid}" in result.stderr
+        assert "does not respond" in result.stderr
+        assert f"kill -CONT {pid}" in result.stderr
+    error = json.loads(done[0].stdout)["error"]
     assert error["error"] == "KeeperUnavailable"
-    assert error["facts"] == {"pid": pid, "runtime": str(shared.runtime), "waited_s": 5.0}
+    assert error["facts"] == {"pid": pid, "runtime": str(shared.runtime), "waited_s": 0.2}
     assert shared.json("ps")["running"]
 
 

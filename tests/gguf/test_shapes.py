@@ -49,6 +49,18 @@ def test_files_have_the_size_of_the_published_ones(
     assert path.stat().st_blocks * 512 < 16 << 20
 
 
+def test_a_vocabulary_is_packed_as_the_gguf_package_does_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts, integers and floats of a long array are the same bytes, written faster."""
+    at_once = write_shape("llama-2-7b", tmp_path / "a.gguf", n_vocab=4096)
+    monkeypatch.setattr("tools.shapes._FEW", 1 << 30)
+    one_by_one = write_shape("llama-2-7b", tmp_path / "b.gguf", n_vocab=4096)
+    assert at_once.stat().st_size == one_by_one.stat().st_size
+    with at_once.open("rb") as ours, one_by_one.open("rb") as theirs:
+        assert ours.read(1 << 18) == theirs.read(1 << 18)
+
+
 def test_a_fallback_beside_the_k_type_does_not_hide_it(tmp_path: Path) -> None:
     """Rows of 896 cannot be Q4_K: most weights of that file are Q5_0, and it is a Q4_K_M."""
     header = read_header(write_shape("qwen2.5-0.5b", tmp_path / "s.gguf", n_vocab=4096))

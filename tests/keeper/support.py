@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 from shim.cli.console.running import ask_running
-from shim.config import load_config
-from shim.keeper.process.daemon import serve
-from shim.wire.start_order import Order
 from tests.places import Place, opened
 from tests.processes import alive, wait_until
 
@@ -73,34 +66,19 @@ class World(Place):
         self.clients.append(client)
         return client
 
-    @contextlib.contextmanager
-    def keeper_here(self) -> Iterator[None]:
-        """The keeper, on a thread of this process: a test may shorten its pauses."""
-        order = Order(
-            load_config(self.config), self.runtime, automatic=True, read_at=time.monotonic()
-        )
-        up = threading.Event()
-        ends: list[Callable[[], object]] = []
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of every process here, the hurried keepers among them."""
+        return {**super().env, "PYTHONPATH": str(self.root)}
 
-        async def keep() -> None:
-            ready, stop, loop = asyncio.Event(), asyncio.Event(), asyncio.get_running_loop()
-            ends.append(lambda: loop.call_soon_threadsafe(stop.set))
-            serving = asyncio.create_task(serve(order, ready, stop))
-            await asyncio.wait(
-                [serving, asyncio.create_task(ready.wait())], return_when=asyncio.FIRST_COMPLETED
-            )
-            up.set()
-            await serving
-
-        keeping = threading.Thread(target=asyncio.run, args=(keep(),))
-        keeping.start()
-        assert up.wait(20)
-        try:
-            yield
-        finally:
-            ends[0]()
-            keeping.join(20)
-            assert not keeping.is_alive()
+    def hurry(self, **pauses: Any) -> None:
+        """Keepers that start from now on have other pauses: `module__NAME=seconds`, below `shim.keeper`."""
+        lines = ["import sys", 'if "shim.keeper" in sys.orig_argv:']
+        for name, seconds in pauses.items():
+            module, _, constant = name.rpartition("__")
+            home = f"shim.keeper.{module.replace('__', '.')}"
+            lines.append(f"    import {home}; {home}.{constant} = {seconds}")
+        (self.root / "sitecustomize.py").write_text("\n".join(lines) + "\n")
 
     def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """One op to the keeper that runs."""

@@ -35,6 +35,7 @@ STATUS = 'say(pid=s.status()["keeper"]["pid"])'
 def place(tiny_models: dict[str, Path]) -> Iterator[World]:
     """A world with one model, which most tests here do not load."""
     with world() as made:
+        made.hurry(process__daemon__LOOK_EVERY_S=0.1)
         made.configure({"a": {"path": str(tiny_models["classifier"]), "context": 512}})
         yield made
 
@@ -102,6 +103,7 @@ def log_in(root: Path) -> LoggedIn:
 def test_a_keeper_whose_place_cannot_be_made_again_ends(tiny_models: dict[str, Path]) -> None:
     """As when logind removes /run/user/UID: nothing holds the devices in vain, no engine is left."""
     with opened(log_in) as place:
+        place.hurry(process__daemon__LOOK_EVERY_S=0.1)
         place.configure({"a": {"path": str(tiny_models["classifier"]), "context": 512}})
         pid = place.client('s.load("a")\n' + STATUS).hear()["pid"]
         engines = place.engine_pids()

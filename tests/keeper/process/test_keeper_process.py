@@ -135,6 +135,7 @@ def test_an_idle_keeper_leaves_and_takes_nothing_along(tiny_models: dict[str, Pa
     """Started by a client, it ends when no client needed it for idle_exit."""
     with world() as place:
         place.configure({"a": {"path": str(tiny_models["classifier"])}}, keeper={"idle_exit": 0.5})
+        place.hurry(process__daemon__IDLE_LOOK_S=0.05)
         client = place.client(ONE_CHAT + 'say(pid=s.status()["keeper"]["pid"])')
         client.hear()
         pid = client.hear()["pid"]
@@ -329,10 +330,11 @@ def test_a_keeper_that_was_asked_to_stay_does_not_leave(tiny_models: dict[str, P
     """`keepwarm keeper start` on one that started by itself makes it stay."""
     with world() as place:
         place.configure({"a": {"path": str(tiny_models["classifier"])}}, keeper={"idle_exit": 0.2})
+        place.hurry(process__daemon__IDLE_LOOK_S=0.05)
         client = place.client('s.load("a")\nsay(**s._session.connections.ask("stay"))')
         pid = client.hear()["pid"]
         assert client.process.wait(20) == 0
-        assert not wait_until(lambda: not alive(pid), 2.5)
+        assert not wait_until(lambda: not alive(pid), 0.8)
 
 
 def test_runs_of_event_loops_leave_no_descriptor_behind(keeper_world: World) -> None:

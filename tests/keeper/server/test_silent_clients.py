@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shim.keeper.engines import liveness
-from shim.keeper.server import server, silent_clients
+from shim.keeper.server import silent_clients
 from tests.keeper.server.test_server import Files, lease, serving
 from tests.keeper.support import world
 from tests.processes import wait_until
@@ -56,12 +55,8 @@ def test_a_silent_client_loses_its_lease_and_one_that_answers_keeps_it(
     run(scenario)
 
 
-@pytest.fixture
-def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A keeper on a thread looks at clients and engines far more often, and so sees silence sooner."""
-    monkeypatch.setattr(server, "BEAT_S", 0.1)
-    monkeypatch.setattr(liveness, "LOOK_EVERY_S", 0.1)
-
+QUICK = {"server__server__BEAT_S": 0.1, "engines__liveness__LOOK_EVERY_S": 0.1}
+"""A keeper that looks at clients and engines far more often sees sooner that they are silent."""
 
 MANY = """
 import threading
@@ -77,7 +72,6 @@ time.sleep(60)
 
 
 @pytest.mark.real
-@pytest.mark.usefixtures("quick_looks")
 def test_a_stopped_program_with_many_waiting_calls_loses_them_all_at_once(
     tiny_models: dict[str, Path],
 ) -> None:
@@ -88,13 +82,13 @@ def test_a_stopped_program_with_many_waiting_calls_loses_them_all_at_once(
             budget={"reserve": 0},
             keeper={"lease_timeout": 0.5},
         )
-        with place.keeper_here():
-            holder = place.client(MANY)
-            assert holder.hear() == {"started": True}
-            os.kill(holder.process.pid, signal.SIGSTOP)
-            other = place.client('say(content=bool(s.chat("a", "Hello.", max_tokens=2).content))')
-            assert "content" in other.hear()
-            holder.kill()
+        place.hurry(**QUICK)
+        holder = place.client(MANY)
+        assert holder.hear() == {"started": True}
+        os.kill(holder.process.pid, signal.SIGSTOP)
+        other = place.client('say(content=bool(s.chat("a", "Hello.", max_tokens=2).content))')
+        assert "content" in other.hear()
+        holder.kill()
 
 
 HOLDS = """
@@ -112,7 +106,6 @@ except shim.KeepwarmError as error:
 
 
 @pytest.mark.real
-@pytest.mark.usefixtures("quick_looks")
 def test_a_stopped_program_gives_its_bytes_up_to_others_that_wait(
     tiny_models: dict[str, Path],
 ) -> None:
@@ -126,12 +119,12 @@ def test_a_stopped_program_gives_its_bytes_up_to_others_that_wait(
             budget={"limit": "30MB", "reserve": 0},
             keeper={"lease_timeout": 0.5},
         )
-        with place.keeper_here():
-            holder = place.client(HOLDS)
-            assert holder.hear() == {"started": True}
-            os.kill(holder.process.pid, signal.SIGSTOP)
-            other = place.client('say(content=bool(s.chat("b", "Hello.", max_tokens=2).content))')
-            assert "content" in other.hear()
-            assert wait_until(lambda: not place.engine("a")["leases"])
-            os.kill(holder.process.pid, signal.SIGCONT)
-            holder.kill()
+        place.hurry(**QUICK)
+        holder = place.client(HOLDS)
+        assert holder.hear() == {"started": True}
+        os.kill(holder.process.pid, signal.SIGSTOP)
+        other = place.client('say(content=bool(s.chat("b", "Hello.", max_tokens=2).content))')
+        assert "content" in other.hear()
+        assert wait_until(lambda: not place.engine("a")["leases"])
+        os.kill(holder.process.pid, signal.SIGCONT)
+        holder.kill()
