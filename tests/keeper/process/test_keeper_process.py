@@ -8,9 +8,10 @@ import signal
 import stat
 from pathlib import Path
 
-import httpx
 import pytest
 
+from backends.machine.processes import command_line
+from backends.machine.unix_http import blocking_request
 from tests.keeper.support import World, world
 from tests.processes import alive, wait_until
 
@@ -31,11 +32,8 @@ say(cold=r.residency.cold, content=r.content, tokens=r.usage.completion_tokens)
 
 def is_generating(place: World, model: str) -> bool:
     """Whether the engine of a model works on a request now, by its own account."""
-    pid = place.engine(model)["pid"]
-    argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    socket = argv[argv.index(b"--host") + 1].decode()
-    with httpx.Client(transport=httpx.HTTPTransport(uds=socket)) as client:
-        slots = client.get("http://engine/slots").json()
+    words = command_line(place.engine(model)["pid"])
+    _, slots = blocking_request(Path(words[words.index("--host") + 1]), "GET", "/slots")
     return any(slot["is_processing"] for slot in slots)
 
 
