@@ -22,7 +22,11 @@ Backend = Literal["llama.cpp", "vllm", "openai"]
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """The features of an engine. A request that asks for more is refused, never silently changed."""
+    """The features of an engine. A request that asks for more is refused, never silently changed.
+
+    Two of them say how the engine reads messages, and replies warn of them: `own_template` says whether
+    the model has a chat template of its own, and `tools_in_template` whether that has a place for tools.
+    """
 
     chat: bool = True
     embeddings: bool = False
@@ -31,6 +35,8 @@ class Capabilities:
     tools: bool = True
     save_restore: bool = False
     load_progress: bool = False
+    own_template: bool = True
+    tools_in_template: bool = True
 
 
 def shown_url(url: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from backends.base import Capabilities, Death, Endpoint, LoadReport, Signs, SlotSigns
 from backends.llama.args import LaunchSettings, server_argv
 from backends.llama.binaries import find_binary, library_env
+from backends.llama.chat_template import ChatTemplate, chat_template
 from backends.llama.model_files import ModelFiles
 from backends.llama.process.ceiling import DEFAULT_MARGIN_BYTES, Ceilings
 from backends.llama.process.load import Loading
@@ -96,6 +97,7 @@ class LlamaServerEngine:
         self._said_ready = asyncio.Event()
         self._args: EngineArgs | None = None
         self._gpus: tuple[int, ...] = ()
+        self._template = ChatTemplate()
         self._stopping = False
         self._started = False
         self._killed = False
@@ -116,6 +118,8 @@ class LlamaServerEngine:
             tools=True,
             save_restore=not embeds and self._carries_kv,
             load_progress=True,
+            own_template=self._template.own,
+            tools_in_template=self._template.has_tools,
         )
 
     @property
@@ -196,6 +200,8 @@ class LlamaServerEngine:
         try:
             counts = await self._load(placement, files.total_bytes, on_progress)
             self._socket.chmod(0o600)
+            if not placement.args.embeddings:
+                self._template = await chat_template(self._socket, placement.args.extra)
         except BaseException:
             await asyncio.shield(self.stop(grace_s=0.0))
             raise

@@ -13,12 +13,14 @@ import httpcore
 from backends.base import Endpoint
 from backends.machine.files.descriptors import no_more_files
 from backends.openai.answers.foreign_errors import (
+    Heard,
     broken,
     error_from_answer,
     error_in_stream,
     holds_error,
     place,
     refused,
+    seconds_to_wait,
     unreadable,
 )
 from backends.openai.connections.bounds import Bounds
@@ -147,6 +149,7 @@ class Exchange:
             if self._key or route.secret_urls
             else NO_SECRETS
         )
+        self.told_to_wait = False
         self._attempts = 0
         self._began = 0.0
 
@@ -203,9 +206,15 @@ class Exchange:
             return EndpointError(f"{place(self.endpoint)} sent no answer of HTTP: {reason}.")
         return refused(self.endpoint, reason)
 
-    def refusal(self, status: int, body: bytes) -> KeepwarmError:
+    def refusal(self, status: int, headers: Headers, body: bytes) -> KeepwarmError:
         """What an answer with a status other than 200 means."""
-        return error_from_answer(self.endpoint, status, body, self.secrets)
+        url = self._route.url(self._path)
+        heard = Heard(
+            asked=f"{url.scheme.decode()}://{self._route.address.netloc.decode()}{url.target.decode()}",
+            location=header(headers, b"location"),
+            retry_after_s=seconds_to_wait(header(headers, b"retry-after"), time.time()),
+        )
+        return error_from_answer(self.endpoint, status, body, self.secrets, heard)
 
     def parsed(self, raw: bytes, parse: Callable[[Mapping[str, Any]], _Parsed]) -> _Parsed:
         """What a whole answer of status 200 says.

@@ -189,10 +189,38 @@ def wire_options(endpoint: Endpoint, options: Mapping[str, Any]) -> dict[str, An
             body[name] = value
     if not options.keys().isdisjoint(_SHAPES):
         _check_shapes(options)
+    if "tools" in body and not endpoint.capabilities.tools_in_template:
+        _check_choice(endpoint, options.get("tool_choice"))
     if extra := options.get("extra"):
         _check_extra(options, extra)
         body.update(extra)
     return body
+
+
+def template_warnings(endpoint: Endpoint, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a reply has to say of how the model's template took a request."""
+    can, warnings = endpoint.capabilities, []
+    if not can.own_template:
+        warnings.append(
+            f"The file of {endpoint.model_id} has no chat template, as base models have none; the messages"
+            " were written as ChatML."
+        )
+    if not can.tools_in_template and options.get("tools"):
+        warnings.append(
+            f"The chat template of {endpoint.model_id} has no place for tools; they were left out."
+        )
+    return tuple(warnings)
+
+
+def _check_choice(endpoint: Endpoint, choice: Any) -> None:
+    if choice is not None and choice not in ("auto", "none"):
+        raise InvalidRequest(
+            f"tool_choice asks for a call, and the chat template of {endpoint.model_id} has no place for"
+            " tools.",
+            hint="Take a model whose template has tools, or give one with --chat-template-file in"
+            " engine_args.",
+            option="tool_choice",
+        )
 
 
 def _check_shapes(options: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from backends.openai.connections.bounds import (
     EMBED_BYTES_PER_TEXT,
     ERROR_BODY_S,
     ERROR_BYTES,
+    RETRY_AFTER_S,
     STREAM_BYTES,
     Bounds,
     Timeouts,
@@ -33,6 +34,7 @@ from backends.openai.protocol import (
     ChatRequest,
     Completion,
     Embeddings,
+    assemble,
     chat_body,
     embed_body,
     parse_completion,
@@ -48,7 +50,13 @@ from backends.openai.resume import (
     templated,
     tokens_to_repeat,
 )
-from budget.errors import InvalidRequest, KeepwarmError
+from budget.errors import (
+    EndpointError,
+    EndpointUnavailable,
+    InvalidRequest,
+    KeepwarmError,
+    QueueFull,
+)
 
 _OK = 200
 
@@ -83,7 +91,15 @@ class Transport:
         exchange = self._exchange(
             endpoint, CHAT_PATH, chat_body(endpoint, request, stream=False), timeouts, deadline
         )
-        return exchange.parsed(await self._fetch(exchange, CHAT_BYTES), parse_completion)
+        try:
+            return exchange.parsed(await self._fetch(exchange, CHAT_BYTES), parse_completion)
+        except EndpointError as error:
+            if not error.facts.get("unparsed"):
+                raise
+        # As a stream, so that what it says is here even where the engine cannot read that again.
+        stream = await self.stream(endpoint, request, timeouts=timeouts, deadline=deadline)
+        async with stream:
+            return assemble([delta async for delta in stream])
 
     async def stream(
         self,
@@ -232,12 +248,26 @@ class Transport:
                 names = self._extras.suspects(endpoint, exchange.body or b"{}", error)
                 if not names:
                     raise
+            except (QueueFull, EndpointUnavailable) as error:
+                await self._wait_as_told(exchange, error)
+                continue
             left_out |= names
             exchange.body = without(exchange.body or b"{}", names)
             exchange.bounds.again()
         if endpoint.socket_path is None:
             self._extras.answered(endpoint, exchange.body or b"", left_out)
         return answer
+
+    async def _wait_as_told(self, exchange: Exchange, error: KeepwarmError) -> None:
+        """Wait as `Retry-After` says, once and where it is soon; else raise the error."""
+        wait_s = error.facts.get("retry_after_s")
+        if not isinstance(wait_s, float) or wait_s > RETRY_AFTER_S or exchange.told_to_wait:
+            raise error
+        exchange.bounds.again()
+        if wait_s >= exchange.bounds.left_s():
+            raise error
+        exchange.told_to_wait = True
+        await self.pools.to(exchange.endpoint).pause(wait_s)
 
     async def _must_be_plain(self, exchange: Exchange, answer: Answer) -> None:
         """Close an answer that is an error or compressed, and raise what it means."""
@@ -250,7 +280,9 @@ class Transport:
                 raise exchange.encoded(encoding)
             said = f"(its words are encoded as {exchange.secrets.quote(encoding, 40)})".encode()
             raise exchange.refusal(
-                answer.status, await _first_bytes(exchange, answer) if plain else said
+                answer.status,
+                answer.headers,
+                await _first_bytes(exchange, answer) if plain else said,
             )
         except BaseException:
             await answer.close()

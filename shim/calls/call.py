@@ -11,7 +11,7 @@ from typing import Any
 from backends.base import Endpoint
 from backends.openai.exchange import secrets_of
 from backends.openai.masking import NO_SECRETS
-from backends.openai.options import OPTIONS, understood, unknown_option
+from backends.openai.options import OPTIONS, template_warnings, understood, unknown_option
 from backends.openai.protocol import ChatRequest, Completion, Embeddings
 from backends.openai.relaxed_schemas import relaxed_in
 from budget.errors import InternalError, InvalidRequest
@@ -151,6 +151,7 @@ class Call:
             total_s=(self.end_ns - self.started_ns) / 1e9,
             resumed=self.resumed,
             relaxed=self._relaxed() if self.request.options else (),
+            warnings=template_warnings(self.held.endpoint, self.request.options),
         )
 
     def _relaxed(self) -> tuple[str, ...]:

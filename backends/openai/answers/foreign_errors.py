@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from backends.base import Endpoint, shown_url
@@ -34,10 +36,16 @@ _TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 _ENGINE_DEAD = re.compile(r"EngineCore|EngineDead|engine (is|has) (dead|died)", re.IGNORECASE)
+_NO_MEDIA = re.compile(r"\b(image|audio|video) input is not supported", re.IGNORECASE)
 _UNAVAILABLE = frozenset({502, 503, 504})
+_UNPARSED = re.compile(r"does not match the expected .{0,40}format", re.IGNORECASE)
+"""llama-server generated an answer and could not take it apart by its template and the request's shape."""
 _QUOTED = 120
 _ERROR_FIELDS = ("error", "errors", "detail", "message")
 """The fields that may hold the error, in a body that is no answer."""
+_NOT_FOUND = frozenset({404, 405, 410})
+_LONGEST_WAIT_S = 7 * 86400
+_PAGE = re.compile(rb"\s*<(!doctype html|html|head|body)\b", re.IGNORECASE)
 _ANSWERS = frozenset({"choices", "data", "content", "prompt", "usage", "timings"})
 _STATUS = {
     "invalid_request_error": 400,
@@ -65,15 +73,58 @@ def place(endpoint: Endpoint) -> str:
     return f"{endpoint.model_id} at {shown_url(endpoint.base_url)}"
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What came with an answer that is an error: the address asked, and what its headers say."""
+
+    asked: str = ""
+    location: str = ""
+    retry_after_s: float | None = None
+
+
+def seconds_to_wait(said: str, now_s: float) -> float | None:
+    """What a `Retry-After` header says, in seconds from now or as a date; None where it says nothing."""
+    try:
+        found = float(said)
+    except ValueError:
+        try:
+            found = parsedate_to_datetime(said).timestamp() - now_s
+        except ValueError:
+            return None
+    return max(0.0, found) if found < _LONGEST_WAIT_S else None
+
+
 def error_from_answer(
-    endpoint: Endpoint, status: int, body: bytes, secrets: Secrets = NO_SECRETS
+    endpoint: Endpoint,
+    status: int,
+    body: bytes,
+    secrets: Secrets = NO_SECRETS,
+    heard: Heard = Heard(),
 ) -> KeepwarmError:
     """The error for an answer with a status other than 200."""
     try:
         found: Any = parse_json(body)
     except BadJson:
         found = None
-    return _mapped(endpoint, status, found, body, secrets)
+    error = _mapped(endpoint, status, found, body, secrets)
+    if endpoint.socket_path is None:
+        _add_heard(error, status, heard)
+    return error
+
+
+def _add_heard(error: KeepwarmError, status: int, heard: Heard) -> None:
+    if status in _NOT_FOUND and heard.asked:
+        error.message += f" Asked was {heard.asked}."
+        error.facts["url"] = heard.asked
+    if 300 <= status < 400 and heard.location:
+        error.message += (
+            f" It sends requests on to {heard.location}, which keepwarm does not follow."
+        )
+        error.hint = "Write that address as the model's url."
+        error.facts["location"] = heard.location
+    if heard.retry_after_s is not None and isinstance(error, QueueFull | EndpointUnavailable):
+        error.facts["retry_after_s"] = heard.retry_after_s
+        error.hint = f"Try again in {heard.retry_after_s:.0f} s."
 
 
 def holds_error(answer: Mapping[str, Any]) -> bool:
@@ -101,7 +152,12 @@ def unreadable(
 ) -> EndpointError:
     """The error for an answer outside the protocol, with its first words."""
     quoted = secrets.quote(body, _QUOTED)
-    return EndpointError(f"{place(endpoint)}: {problem.message} It begins: {quoted!r}.")
+    page = _PAGE.match(body) is not None
+    what = "is a web page that begins" if page else "begins"
+    return EndpointError(
+        f"{place(endpoint)}: {problem.message} It {what}: {quoted!r}.",
+        hint="Check the url: it leads to a site and not to its API." if page else "",
+    )
 
 
 def _fields(found: Any) -> Mapping[str, Any]:
@@ -193,6 +249,9 @@ def _by_status(
         env = endpoint.api_key_env
         hint = f"Check the key in ${env}." if env else "Set api_key_env for this model."
         return EndpointError(lead, hint=hint, **facts)
+    if _NO_MEDIA.search(message):
+        hint = "The model reads text only; give it a projector (mmproj), or leave images and sound out."
+        return InvalidRequest(lead, hint=hint, **facts)
     if status in {400, 422, 501} or facts["type"] == "not_supported_error":
         return InvalidRequest(lead, hint="", **facts)
     if status == 429 or (status == 503 and endpoint.backend == "vllm"):
@@ -201,6 +260,9 @@ def _by_status(
         return EndpointUnavailable(lead, hint="Try again later.", **facts)
     if status >= 500 and _ENGINE_DEAD.search(message):
         return EngineDied(lead, hint="The endpoint has to be started again.", **facts)
+    if _UNPARSED.search(message):
+        hint = "The model's answer is in the fact `text`; ask again, or ask for a simpler shape."
+        return EndpointError(lead, hint=hint, unparsed=True, **facts)
     return EndpointError(lead, hint="", **facts)
 
 

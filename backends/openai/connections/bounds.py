@@ -33,6 +33,8 @@ FOREIGN_BYTES: Final = 4 << 10
 ERROR_BYTES: Final = 64 << 10
 """How much of an error's body is read; the rest is left unread."""
 ERROR_BODY_S: Final = 10.0
+RETRY_AFTER_S: Final = 10.0
+"""How long a request waits where an endpoint says to ask again after some seconds; longer is an error."""
 DRAIN_BYTES: Final = 64 << 10
 """How much is read after the last event of a stream, to keep its connection."""
 DRAIN_S: Final = 0.25

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import re
 import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ KEEP_ALIVE_S: Final = 4.0
 MAX_IDLE_CONNECTIONS: Final = 16
 CONNECT_PAUSES_S: Final = (0.0, 0.5)
 """Pauses before further attempts to connect to a URL, because a server may be about to start."""
+_CHAT: Final = "/chat/completions"
+_VERSIONED: Final = re.compile(r"/v\d+\w*(/openai)?$")
+"""Ends of a base URL that names its version itself: `/v4`, `/v1beta/openai`."""
 _PATH_CHARACTERS: Final = "/%!$&'()*+,;=:@~-._"
 
 
@@ -65,8 +69,11 @@ class Address:
         return host if self.port is None else b"%b:%d" % (host, self.port)
 
     def url(self, path: str) -> httpcore.URL:
-        """The URL of a path below it."""
-        target = quote(self.path + path, safe=_PATH_CHARACTERS).encode()
+        """The URL of a path below it; `/v1` is left out where the base URL says where the API is."""
+        root = self.path.removesuffix(_CHAT)
+        if root != self.path or _VERSIONED.search(root):
+            path = path.removeprefix("/v1")
+        target = quote(root + path, safe=_PATH_CHARACTERS).encode()
         return httpcore.URL(scheme=self.scheme, host=self.host, port=self.port, target=target)
 
 

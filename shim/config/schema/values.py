@@ -245,7 +245,11 @@ def parse_gpu_layers(value: object) -> int | Literal["auto"]:
 
 
 def parse_url(value: object) -> str:
-    """The address before `/v1`, without a trailing slash, credentials, query or fragment."""
+    """The address before `/v1`, without a trailing slash, credentials, query or fragment.
+
+    Another version's root stays (`/v4`, `/v1beta/openai`), and so does `/chat/completions` after a root
+    that names none: `backends.openai` adds no `/v1` to these.
+    """
     if not isinstance(value, str):
         raise ValueError("not an address")
     try:
@@ -259,7 +263,10 @@ def parse_url(value: object) -> str:
         raise ValueError("an address must not hold a user or a password; use api_key_env")
     if parts.query or parts.fragment:
         raise ValueError("an address must not hold a query or a fragment")
-    path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
+    path = parts.path.rstrip("/")
+    root = path.removesuffix("/chat/completions")
+    if root == path or re.search(r"/v\d+\w*(/openai)?$", root):
+        path = root.removesuffix("/v1").rstrip("/")
     return f"{parts.scheme}://{parts.netloc}{path}"
 
 
