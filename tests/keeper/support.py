@@ -108,7 +108,7 @@ class World(Place):
                     stream.close()
         with contextlib.suppress(AssertionError, OSError):
             pid = self.keeper_pid()
-            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, signal.SIGKILL)
             wait_until(lambda: not alive(pid), 20)
         super().close()
 
