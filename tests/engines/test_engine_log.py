@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import signal
+from pathlib import Path
 
 import pytest
 
 from backends.llama.process import log_reader
 from backends.llama.process.log import RING_LINES, LogRing
 from backends.llama.process.log_reader import LogReader
+from backends.llama.process.process import ServerProcess
 
 LOADED = b"0.1 I srv  main: model loaded\n"
 
@@ -74,6 +78,19 @@ def test_a_pipe_that_is_held_open_does_not_hold_up_the_news_of_a_death() -> None
         os.close(writing)
 
     asyncio.run(scenario())
+
+
+def test_a_loop_that_ends_before_its_engine_leaves_no_descriptor() -> None:
+    """As the loop of an inline keeper does, when its end has taken too long."""
+    before = len(list(Path("/proc/self/fd").iterdir()))
+
+    async def scenario() -> int:
+        return (await ServerProcess.spawn(["sleep", "60"], dict(os.environ))).pid
+
+    pid = asyncio.run(scenario())
+    os.kill(pid, signal.SIGKILL)
+    gc.collect()
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
 
 
 def test_ready_is_said_once_and_at_the_first_line_that_says_it() -> None:

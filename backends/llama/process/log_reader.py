@@ -47,7 +47,15 @@ class LogReader:
         self._go_on()
         await asyncio.wait({self._ended}, timeout=limit_s)
         self.up_to_now()
-        self._close()
+        self.close()
+
+    def close(self) -> None:
+        """Read no more. Idempotent."""
+        if not self._ended.done():
+            self._ended.set_result(None)
+            self._ring.feed(b"\n")
+            self._loop.remove_reader(self._fd)
+            os.close(self._fd)
 
     def _readable(self) -> None:
         n_bytes = self._read()
@@ -71,14 +79,7 @@ class LogReader:
         except OSError:
             chunk = b""
         if not chunk:
-            self._close()
+            self.close()
             return 0
         self._ring.feed(chunk)
         return len(chunk)
-
-    def _close(self) -> None:
-        if not self._ended.done():
-            self._ended.set_result(None)
-            self._ring.feed(b"\n")
-            self._loop.remove_reader(self._fd)
-            os.close(self._fd)

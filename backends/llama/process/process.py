@@ -164,8 +164,12 @@ class ServerProcess:
         return await asyncio.shield(self._ended)
 
     async def _wait(self) -> int:
-        code = await self._process.wait()
-        await self._reader.until_end(LOG_END_S)
+        try:
+            code = await self._process.wait()
+            await self._reader.until_end(LOG_END_S)
+        finally:
+            # Its event loop may end before it does.
+            self._reader.close()
         return code
 
     async def stop(self, *, grace_s: float) -> int:
