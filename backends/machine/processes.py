@@ -18,6 +18,8 @@ _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES: Final = resource.getpagesize()
 _STOPPED: Final = frozenset("Tt")
 """Stopped by a signal, or by a debugger."""
+FEW_FILES: Final = 4
+"""A process that has no more descriptors left may open and close its last ones all the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,21 @@ def is_stopped(pid: int) -> bool:
     """Whether a process is stopped, by a signal or a debugger."""
     state = process_state(pid)
     return state is not None and state.stopped
+
+
+def open_files(pid: int) -> int | None:
+    """How many descriptors a process has."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208
+    except OSError:
+        return None
+
+
+def has_all_files_it_may(pid: int) -> bool:
+    """Whether a process has as many descriptors as its limit allows, or nearly so."""
+    limit = re.search(rb"^Max open files\s+(\d+)", _read(pid, "limits"), re.MULTILINE)
+    files = open_files(pid)
+    return limit is not None and files is not None and files + FEW_FILES >= int(limit[1])
 
 
 def process_tree(pid: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -90,7 +91,7 @@ class KeeperConnection:
         limit_s = silence.LOOK_S if op in silence.LOOKING else silence.SILENCE_S
         until = None if within_s is None else time.monotonic() + within_s
         try:
-            await self._channel.send(encode({"op": op, "id": self._number, **fields}), limit_s)
+            await self._send(encode({"op": op, "id": self._number, **fields}), limit_s)
             while True:
                 if until is not None:
                     limit_s = max(min(limit_s, until - time.monotonic()), 0.001)
@@ -105,6 +106,19 @@ class KeeperConnection:
             self.is_usable = False
             if self._interrupted:
                 raise closed_meanwhile() from None
+            raise
+
+    async def _send(self, line: bytes, limit_s: float) -> None:
+        try:
+            await self._channel.send(line, limit_s)
+        except KeeperUnavailable:
+            # Why the keeper closed the connection may have arrived before it did.
+            lines: list[bytes] = []
+            with contextlib.suppress(KeeperUnavailable):
+                lines = self._channel.arrived()
+            for said in lines:
+                if (message := decode(said)).get("notice") == "refused":
+                    self._hear(message)
             raise
 
     def tell(self, op: str, **fields: Any) -> None:

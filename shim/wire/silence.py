@@ -13,7 +13,7 @@ from typing import Final
 
 from backends.machine.files.file_locks import KEEPER_LOCK, FileLock, is_held
 from backends.machine.peers import peer_credentials
-from backends.machine.processes import is_stopped
+from backends.machine.processes import has_all_files_it_may, is_stopped
 from budget.errors import Cancelled, InvalidRequest, KeeperUnavailable
 
 SILENCE_S: Final = 10.0
@@ -57,6 +57,11 @@ def keeper_silent(pid: int | None, runtime: Path | None, waited_s: float) -> Kee
         )
     elif is_stopped(pid):
         hint = f"It is stopped: `kill -CONT {pid}` lets it go on."
+    elif has_all_files_it_may(pid):
+        hint = (
+            "It has as many open files as it may have, and goes on when connections to it close: end "
+            "programs that hold many, or raise the limit (`ulimit -n`) before the keeper starts."
+        )
     else:
         hint = (
             f"`keepwarm keeper log` says what it did last; `kill -9 {pid}` ends it and its engines."

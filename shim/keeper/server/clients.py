@@ -71,14 +71,18 @@ class Clients:
         """A client for the next connection."""
         return Client(self, f"c{next(self._numbers)}")
 
-    def make_room(self, limit: int) -> bool:
-        """Whether one more client may connect. At `limit`, the client idle for longest is closed."""
-        if len(self.by_id) < limit:
-            return True
-        idle = self._idle()
-        if idle:
-            idle[0].drop()
-        return bool(idle)
+    @property
+    def connected(self) -> int:
+        """How many clients there are."""
+        return len(self.by_id)
+
+    def close_idle(self, count: int) -> int:
+        """Close up to so many idle connections, the longest silent first; returns how many were closed."""
+        silent = (client for client in self._idle() if not client.has_unread)
+        idle = list(itertools.islice(silent, count))
+        for client in idle:
+            client.abort()
+        return len(idle)
 
     def beat(self) -> None:
         """Send `alive` to clients that wait, and close connections that were idle for too long."""

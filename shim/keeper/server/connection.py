@@ -24,6 +24,7 @@ UNSENT_LIMIT_BYTES: Final = 4 * MAX_LINE_BYTES
 """A client that does not read is dropped when so much waits for it."""
 UNANSWERED_LIMIT: Final = 256
 ALIVE_AFTER_S: Final = 2.0
+_GONE: Final = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
 Answer = dict[str, Any] | None
 
@@ -73,11 +74,20 @@ class Connection(asyncio.Protocol, ABC):
     @property
     def hung_up(self) -> bool:
         """Whether the client closed its end, perhaps with messages that are still to be read."""
+        return self._transport is None or bool(self._polled() & _GONE)
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether the client is there and said something that was not handled yet."""
         if self._transport is None:
-            return True
+            return False
+        return bool(self._buffer) or self._polled() & (select.POLLIN | _GONE) == select.POLLIN
+
+    def _polled(self) -> int:
+        assert self._transport is not None
         ends = select.poll()
-        ends.register(self._transport.get_extra_info("socket"), select.POLLRDHUP)
-        return bool(ends.poll(0))
+        ends.register(self._transport.get_extra_info("socket"), select.POLLIN | select.POLLRDHUP)
+        return sum(events for _, events in ends.poll(0))
 
     @property
     def waits(self) -> bool:
@@ -127,6 +137,11 @@ class Connection(asyncio.Protocol, ABC):
         """Close the connection from this side."""
         if self._transport is not None:
             self._transport.close()
+
+    def abort(self) -> None:
+        """Close the connection now, without waiting until the client has read what it was sent."""
+        if self._transport is not None:
+            self._transport.abort()
 
     def send(self, message: Message) -> None:
         """Write one message, unless the client is gone."""

@@ -10,12 +10,13 @@ import os
 import resource
 import socket
 import stat
-from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from backends.machine.files.folders import check_socket_path
+from backends.machine.processes import open_files
 from budget.errors import ConfigError, QueueFull
+from shim.keeper.server.connection import Connection
 from shim.wire.json_lines import encode
 
 LOG = logging.getLogger("keepwarm.keeper")
@@ -23,15 +24,35 @@ LOG = logging.getLogger("keepwarm.keeper")
 BACKLOG: Final = 1024
 ACCEPTED_A_TURN: Final = 64
 PAUSE_S: Final = 1.0
+COUNTED_EVERY_S: Final = 1.0
+"""How often the descriptors of this process are counted at most."""
 MOST_CONNECTIONS: Final = 8192
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-def connection_limit() -> int:
-    """How many clients may be connected: half of the descriptors that this process may have."""
+def connection_limit(others: int) -> int:
+    """How many clients may be connected: half of the descriptors beside the `others` of this process."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = MOST_CONNECTIONS * 2 if soft == resource.RLIM_INFINITY else soft
-    return max(16, min(MOST_CONNECTIONS, most // 2))
+    if soft == resource.RLIM_INFINITY:
+        return MOST_CONNECTIONS
+    return max(16, min(MOST_CONNECTIONS, (soft - others) // 2))
+
+
+class Connections(Protocol):
+    """The connections that a listener made."""
+
+    @property
+    def connected(self) -> int:
+        """How many there are."""
+        ...
+
+    def new(self) -> Connection:
+        """A handler for the next connection."""
+        ...
+
+    def close_idle(self, count: int) -> int:
+        """Close up to so many connections that hold nothing; returns how many were closed."""
+        ...
 
 
 class Listener:
@@ -40,20 +61,20 @@ class Listener:
     asyncio's own server accepts on and on when descriptors run out, with an error in the log each time.
 
     Args:
-        protocol: makes the handler of a connection.
-        make_room: called at the limit. It closes an idle connection, or returns False if there is none.
+        connections: makes the handler of each, and closes idle ones where new ones need room.
     """
 
-    def __init__(
-        self, protocol: Callable[[], asyncio.Protocol], make_room: Callable[[int], bool]
-    ) -> None:
-        self._protocol = protocol
-        self._make_room = make_room
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
         self._loop = asyncio.get_running_loop()
         self._sock: socket.socket | None = None
         self._path: Path | None = None
         self._inode = 0
-        self._accepting: set[asyncio.Task[object]] = set()
+        self._opening: dict[asyncio.Task[None], Connection] = {}
+        self._others = 0
+        self._counted_at = -COUNTED_EVERY_S
+        self._spare: int | None = None
+        """A descriptor that is given up to accept and refuse a connection where no other one is left."""
 
     def listen(self, path: Path) -> None:
         """Listen at a path; a socket that an earlier keeper left there is replaced.
@@ -73,6 +94,7 @@ class Listener:
             raise
         self._stop_accepting()
         self._sock, self._path = sock, path
+        self._take_spare()
         self._loop.add_reader(sock, self._accept)
 
     def is_reachable(self) -> bool:
@@ -98,22 +120,51 @@ class Listener:
             self._loop.remove_reader(self._sock)
             self._sock.close()
             self._sock = None
+        self._give_spare()
 
     def _accept(self) -> None:
-        for _ in range(ACCEPTED_A_TURN):
-            if self._sock is None:
-                return
-            try:
-                conn, _ = self._sock.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                if error.errno not in _EXHAUSTED:
-                    raise
+        arrived: list[socket.socket] = []
+        limit = self._limit()
+        # A connection counts as idle only some turns after it was accepted. Under a low limit, accepting
+        # many in one turn would leave none to close, and refuse the rest.
+        most = max(1, min(ACCEPTED_A_TURN, limit // 8))
+        try:
+            while self._sock is not None and len(arrived) < most:
+                arrived.append(self._sock.accept()[0])
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            pass
+        except OSError as error:
+            if error.errno not in _EXHAUSTED:
+                raise
+            if error.errno != errno.EMFILE or not self._make_do():
                 self._pause(error)
-                return
-            conn.setblocking(False)  # noqa: FBT003
-            self._admit(conn)
+        if arrived:
+            self._admit(arrived, limit)
+
+    def _make_do(self) -> bool:
+        """Make room for a new connection, or refuse one, although no descriptor is left.
+
+        A closed idle connection frees its descriptor before the next turn. Returns False where neither
+        was possible.
+        """
+        if self._connections.close_idle(1):
+            return True
+        if self._sock is None or self._spare is None:
+            return False
+        self._give_spare()
+        with contextlib.suppress(OSError):
+            _refuse(self._sock.accept()[0], self._connections.connected)
+        self._take_spare()
+        return self._spare is not None
+
+    def _take_spare(self) -> None:
+        with contextlib.suppress(OSError):
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _give_spare(self) -> None:
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
 
     def _pause(self, error: OSError) -> None:
         """Stop accepting until descriptors are free again; new connections wait in the backlog."""
@@ -125,22 +176,40 @@ class Listener:
 
         def resume() -> None:
             if self._sock is sock:
+                if self._spare is None:
+                    self._take_spare()
                 self._loop.add_reader(sock, self._accept)
 
         self._loop.call_later(PAUSE_S, resume)
 
-    def _admit(self, conn: socket.socket) -> None:
-        limit = connection_limit()
-        if not self._make_room(limit):
+    def _admit(self, arrived: list[socket.socket], limit: int) -> None:
+        """Serve new connections. Beyond the limit idle ones are closed for them, or they are refused."""
+        over = self._count() + len(arrived) - limit
+        if over > 0:
+            over -= self._connections.close_idle(over)
+        welcome = min(len(arrived), max(0, len(arrived) - over))
+        for conn in arrived[:welcome]:
+            conn.setblocking(False)  # noqa: FBT003
+            client = self._connections.new()
+            task = self._loop.create_task(self._open(conn, client))
+            self._opening[task] = client
+            task.add_done_callback(self._opening.pop)
+        for conn in arrived[welcome:]:
             _refuse(conn, limit)
-            return
-        opening = self._loop.create_task(self._open(conn))
-        self._accepting.add(opening)
-        opening.add_done_callback(self._accepting.discard)
 
-    async def _open(self, conn: socket.socket) -> None:
+    def _count(self) -> int:
+        opening = sum(not client.is_open for client in self._opening.values())
+        return self._connections.connected + opening
+
+    def _limit(self) -> int:
+        now = self._loop.time()
+        if now >= self._counted_at + COUNTED_EVERY_S and (files := open_files(os.getpid())):
+            self._counted_at, self._others = now, max(0, files - self._count())
+        return connection_limit(self._others)
+
+    async def _open(self, conn: socket.socket, client: Connection) -> None:
         try:
-            await self._loop.connect_accepted_socket(self._protocol, conn)
+            await self._loop.connect_accepted_socket(lambda: client, conn)
         except Exception as error:
             LOG.warning("a connection could not be served: %r", error)
             conn.close()
@@ -169,12 +238,13 @@ def _bind(sock: socket.socket, path: Path) -> None:
 
 def _refuse(conn: socket.socket, limit: int) -> None:
     error = QueueFull(
-        f"{limit} clients are connected to the keeper, as many as it may have.",
+        f"{limit} connections to the keeper are open and in use, as many as it may have.",
         hint="Use fewer threads or programs at once, or raise the limit on open files "
         "(`ulimit -n`) before the keeper starts.",
         waiting=limit,
         limit=limit,
     )
+    conn.setblocking(False)  # noqa: FBT003
     with contextlib.suppress(OSError):
         conn.send(encode({"notice": "refused", "error": error.to_wire()}))
     conn.close()

@@ -27,7 +27,7 @@ class Server:
     def __init__(self, keeper: Keeper, *, on_stop: Callable[[], None]) -> None:
         self.keeper = keeper
         self.clients = Clients(keeper, on_stop)
-        self._listener = Listener(self.clients.new, self.clients.make_room)
+        self._listener = Listener(self.clients)
         self._beating = False
         self._silent = SilentClients(self.clients)
         keeper.shell.on_revoke = self.clients.revoked
