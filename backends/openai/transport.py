@@ -125,6 +125,7 @@ class Transport:
         tokens: Sequence[int] | None,
         progress: AnswerSoFar,
         *,
+        timeouts: Timeouts | None = None,
         deadline: float | None = None,
     ) -> AsyncDeltaStream:
         """The rest of an interrupted answer, from all tokens so far; from their text when None.
@@ -138,13 +139,13 @@ class Transport:
         repeat = tokens_to_repeat(request, tokens, progress)
         if tokens is None or repeat is None:
             body = template_body(request)
-            exchange = self._exchange(endpoint, TEMPLATE_PATH, body, None, deadline)
+            exchange = self._exchange(endpoint, TEMPLATE_PATH, body, timeouts, deadline)
             raw = await self._fetch(exchange, CHAT_BYTES)
             prompt = exchange.parsed(raw, templated) + progress.text
         else:
             prompt = tokens
         body = resume_body(endpoint, request, prompt, progress, repeat or 0)
-        exchange = self._exchange(endpoint, RESUME_PATH, body, None, deadline, streamed=True)
+        exchange = self._exchange(endpoint, RESUME_PATH, body, timeouts, deadline, streamed=True)
         return await self._stream(
             exchange, partial(ResumeReader, before=progress, repeat=repeat or 0)
         )

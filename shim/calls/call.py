@@ -9,6 +9,7 @@ from operator import itemgetter
 from typing import Any
 
 from backends.base import Endpoint
+from backends.openai.connections.bounds import Timeouts
 from backends.openai.exchange import secrets_of
 from backends.openai.masking import NO_SECRETS
 from backends.openai.options import OPTIONS, template_warnings, understood, unknown_option
@@ -20,7 +21,8 @@ from shim.wire.keeper_connection import KeeperConnection
 from traces import RequestRecord, RunTrace, current_run
 
 Messages = Sequence[Mapping[str, Any]] | str
-OWN_OPTIONS = ("priority", "deadline_s")
+TIMEOUT_OPTIONS = ("first_token_timeout", "token_timeout", "answer_timeout")
+OWN_OPTIONS = ("priority", "deadline_s", *TIMEOUT_OPTIONS)
 MAX_DEADLINE_S = 366 * 86400
 _MODEL = itemgetter("model")
 _ENDPOINTS: dict[str, tuple[Mapping[str, Any], Endpoint]] = {}
@@ -79,6 +81,8 @@ class Call:
     runs_on: bool = False
     """Whether an interrupt was asked for and was impossible, so that it runs to its end."""
     started_ns: int = field(default_factory=time.monotonic_ns)
+    timeouts: Timeouts | None = None
+    """The time-outs of the request; None: the transport's own."""
     deadline: float | None = None
     """The monotonic second by which the whole call has to end; None without a deadline."""
     sent_ns: int = 0
@@ -90,6 +94,11 @@ class Call:
     resumed: int = 0
     run: RunTrace | None = field(default_factory=current_run)
     """The run that is traced where the call is made."""
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """The bounds of time of the request, as the transport takes them."""
+        return {"timeouts": self.timeouts, "deadline": self.deadline}
 
     @property
     def held(self) -> LeaseGrant:

@@ -51,7 +51,7 @@ class Calls(Leases):
         """
         call.preemptible = not call.remote and can_resume(call.request)
         endpoint = await self.lease(call)
-        source = self.transport.stream(endpoint, outgoing(call), deadline=call.deadline)
+        source = self.transport.stream(endpoint, outgoing(call), **call.limits)
         return AsyncReplyStream(
             self, call, await self._begun(call, source), partial(self._rest, call)
         )
@@ -63,8 +63,7 @@ class Calls(Leases):
             return None
         call.runs_on = False
         endpoint = await self.lease(call)
-        resume, deadline = self.transport.resume, call.deadline
-        source = resume(endpoint, call.request, None, progress, deadline=deadline)
+        source = self.transport.resume(endpoint, call.request, None, progress, **call.limits)
         try:
             begun = await self._begun(call, source)
         except PromptTooLong:
@@ -83,7 +82,7 @@ class Calls(Leases):
         answer: _Answer | None = None
         failure: BaseException | None = None
         try:
-            answer = finish(await send(endpoint, what, deadline=call.deadline))
+            answer = finish(await send(endpoint, what, **call.limits))
         except EngineDied as error:
             failure = await self.explained(call, error)
             raise failure from error

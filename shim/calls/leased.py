@@ -80,8 +80,8 @@ class Leases:
             return source
         await source.aclose()
         tokens = back(call, await connection.ask("yielded", **yield_fields(call, progress)))
-        resume, deadline = self.transport.resume, call.deadline
-        return await resume(call.held.endpoint, call.request, tokens, progress, deadline=deadline)
+        resume, limits = self.transport.resume, call.limits
+        return await resume(call.held.endpoint, call.request, tokens, progress, **limits)
 
     async def explained(self, call: Call, error: EngineDied) -> KeepwarmError:
         """The keeper's error for a broken connection to a local engine, else the given one."""

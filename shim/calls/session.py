@@ -21,6 +21,7 @@ from shim.calls.call import Call, Messages, split_options
 from shim.calls.declaring import DeclaredUsesBook
 from shim.calls.inline_keeper import InlineStart
 from shim.calls.session_pins import Pins
+from shim.calls.timeouts import timeouts_of
 from shim.calls.tracing import trace_history
 from shim.config import FILE_NAME, Config, load_config, user_config_file
 from shim.paths import named_runtime, runtime_dir
@@ -239,6 +240,7 @@ class Session:
         call = Call(
             model, request, own, remote, operation, low and not remote and can_resume(request)
         )
+        call.timeouts = timeouts_of(entry, own)
         if (deadline_s := own.get("deadline_s")) is not None:
             call.deadline = call.started_ns / 1e9 + deadline_s
         return call

@@ -9,7 +9,7 @@ from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
 from shim.config.schema.engine_args import ExtraArgs
-from shim.config.schema.sections import TIMEOUT_ALLOWED, Section, key
+from shim.config.schema.sections import SECONDS_ALLOWED, TIMEOUT_ALLOWED, Section, key
 from shim.config.schema.values import (
     FOREVER,
     Context,
@@ -18,6 +18,7 @@ from shim.config.schema.values import (
     FilePaths,
     GpuLayers,
     HfFile,
+    Seconds,
     Slots,
     Span,
     Timeout,
@@ -33,10 +34,12 @@ DEFAULT_CONTEXT = 4096
 REPACKED = True
 WINDOWED = False
 
-ANYWHERE_KEYS = frozenset({"backend", "role", "priority", "max_queue"})
+TIMEOUT_KEYS = frozenset({"first_token_timeout", "token_timeout", "answer_timeout"})
+ANYWHERE_KEYS = frozenset({"backend", "role", "priority", "max_queue"}) | TIMEOUT_KEYS
 REMOTE_KEYS = frozenset({"url", "model_id", "api_key_env"})
 REQUEST_KEYS = frozenset(
     {"role", "priority", "max_queue", "keep_alive", "pin", "warm_prompt", "api_key_env"}
+    | TIMEOUT_KEYS
 )
 """Keys whose change does not need a restart of the engine."""
 
@@ -119,6 +122,24 @@ class ModelEntry(Section):
         "Requests that may wait for this model; left out: [budget] max_queue_per_model.",
         "a whole number, 0 or more",
         ge=0,
+    )
+    first_token_timeout: Seconds | None = key(
+        None,
+        "How long a streamed answer may take to its first token. Left out: 10 minutes at an endpoint; "
+        "an engine here as long as it gets on ([keeper] stall_timeout).",
+        SECONDS_ALLOWED,
+    )
+    token_timeout: Seconds | None = key(
+        None,
+        "How long a streamed answer may take from one token to the next. Left out: 2 minutes at an "
+        "endpoint; an engine here as long as it gets on.",
+        SECONDS_ALLOWED,
+    )
+    answer_timeout: Seconds | None = key(
+        None,
+        "How long an answer may take in all, once its request was sent. Left out: 30 minutes for one in "
+        "one piece at an endpoint, else 6 hours.",
+        SECONDS_ALLOWED,
     )
     mmproj: FilePath | None = key(None, "Projector file of a multimodal model.", PATH_ALLOWED)
     draft_model: FilePath | None = key(
