@@ -205,7 +205,7 @@ class Shim:
         return bool(self._session.connections.ask("hint", kind="unload", model=model)["gone"])
 
     def describe(self, model: str) -> ModelInfo:
-        """What a model is, read from its file: architecture, quantization, size. Loads nothing.
+        """The facts of a model from its file: architecture, quantization, size. Loads nothing.
 
         Raises:
             UnknownModel: it is not configured.

@@ -134,5 +134,5 @@ def unload(model: str) -> bool:
 
 
 def status() -> dict[str, Any]:
-    """What is resident and why: `Shim.status` of the default shim."""
+    """The resident models and the reasons: `Shim.status` of the default shim."""
     return default_shim().status()

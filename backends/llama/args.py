@@ -32,7 +32,7 @@ _OWNED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class LaunchSettings:
-    """What an engine's start needs beside its placement; none of it changes the bytes.
+    """Settings of an engine's start beside its placement; none of them changes the bytes.
 
     `threads` is the number of CPU threads for tokens, `threads_batch` for prompts.
     """

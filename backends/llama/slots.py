@@ -120,7 +120,7 @@ def _number(answer: Mapping[str, Any], key: str) -> int:
 
 
 def slot_signs(slots: Sequence[Mapping[str, Any]]) -> SlotSigns:
-    """What the rows of `/slots` say of all slots together.
+    """The rows of `/slots` as one report on all slots.
 
     While a batch of a prompt is computed (2,048 tokens) its slot's row stays as it is.
     """

@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 
 
 async def asked(question: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """What a driver or a file system answers, asked in a thread, for a load.
+    """The answer of a driver or a file system to a question of a load, asked in a thread.
 
     Raises:
         LoadFailed: nothing, for too long. The thread goes on waiting: nothing can end that.
@@ -33,7 +33,7 @@ async def asked(question: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs)
 
 
 async def in_own_thread(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """What takes long, in a thread of its own: it holds up no other work, and no end of the process.
+    """The result of slow work in a thread of its own, which delays no other work and no process end.
 
     Where the wait is cancelled, the thread goes on and what comes of it is dropped.
 

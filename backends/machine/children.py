@@ -18,7 +18,7 @@ from typing import IO, Final, Literal
 from budget.errors import MeasurementFailed
 
 OUTPUT_LIMIT_BYTES: Final = 16 << 20
-"""What a program may say on its standard output: a thousand times what any says."""
+"""The most bytes of a program's standard output: a thousand times what any real one writes."""
 LOG_KEPT_BYTES: Final = 1 << 16
 """The end of its standard error that is kept."""
 
@@ -35,7 +35,7 @@ _END_LIMIT_S: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What a program said. `code` is its exit status, negative for a signal.
+    """The output of a program. `code` is its exit status, negative for a signal.
 
     `cut` says why it was ended from here: it took too much time, or said too much.
     """

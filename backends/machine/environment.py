@@ -26,7 +26,7 @@ _PASSED_PREFIXES: Final = (
 def child_environment(
     added: Mapping[str, str] | None = None, inherited: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
-    """What a child is given: an allow-list of this process's environment, and `added` over it.
+    """The environment of a child: an allow-list of this process's own, and `added` over it.
 
     No key or token of the caller is on the list. `LLAMA_ARG_*` is left out on purpose: it would
     override what keepwarm gives on the command line. GPUs are numbered by PCI bus, as NVML numbers

@@ -47,7 +47,7 @@ def gpu_environment(devices: Sequence[str], load_nvml: Load = import_nvml) -> di
 
 
 def launch_facts(devices: Sequence[str]) -> tuple[dict[str, str], bool]:
-    """What the start of an engine on these devices needs to know, asked of the driver in one go.
+    """The driver's facts for the start of an engine on these devices, read in one go.
 
     Returns:
         What its environment needs (`gpu_environment`), and whether the machine has a GPU at all.

@@ -1,4 +1,4 @@
-"""What the kernel counts for processes, read from `/proc`; this is the only place that does.
+"""The kernel's figures of processes, from `/proc`; no other module reads them.
 
 A process that has ended, or that this user may not look at, has no figures: None, never 0. Client
 programs import this module, so it needs no library beside Python's own.
@@ -33,7 +33,7 @@ class ProcessState:
 
 @dataclass(frozen=True, slots=True)
 class ProcessBytes:
-    """What a process holds now: pages in memory, those of its own, and address space for such pages.
+    """A process's bytes now: pages in memory, its own pages, and its address space for such pages.
 
     Pages of mapped files are not its own: they are the page cache's, and no more than the file.
     """

@@ -46,7 +46,7 @@ HTTP_ERRORS: Final = (
     httpcore.ProxyError,
     httpcore.UnsupportedProtocol,
 )
-"""What a connection can fail with."""
+"""The errors of a failed connection."""
 
 _Parsed = TypeVar("_Parsed")
 _STALE = (httpcore.RemoteProtocolError, httpcore.ReadError, httpcore.WriteError)
@@ -192,7 +192,7 @@ class Exchange:
         return 0.0 if self._may_retry(error) else None
 
     def failed(self, error: Exception, *, in_answer: bool = False, text: str = "") -> KeepwarmError:
-        """What a failure of the connection means; `text` had come of a stream."""
+        """The error for a failed connection; `text` is the part of a stream that had come."""
         if (full := no_more_files(error)) is not None:
             return full
         reason = self.secrets.quote(str(error)).rstrip(".") or type(error).__name__
@@ -217,7 +217,7 @@ class Exchange:
         return error_from_answer(self.endpoint, status, body, self.secrets, heard)
 
     def parsed(self, raw: bytes, parse: Callable[[Mapping[str, Any]], _Parsed]) -> _Parsed:
-        """What a whole answer of status 200 says.
+        """The parsed value of a whole answer of status 200.
 
         Raises:
             KeepwarmError: it says that something went wrong, or is not of the protocol.

@@ -16,7 +16,7 @@ _STRICT: Final = frozenset({400, 422})
 
 
 class RefusedExtras:
-    """What each endpoint refuses of our own fields, found out by its first answer of status 400 or 422.
+    """Our own fields that each endpoint refuses, known from its first answer of status 400 or 422.
 
     An error that names a field is about that one; any other may be about all of them, as long as the
     endpoint has never taken them. Newer endpoints want `max_completion_tokens` for `max_tokens`.
@@ -41,7 +41,7 @@ class RefusedExtras:
                 self._taken.add((*where, name))
 
     def suspects(self, endpoint: Endpoint, body: bytes, error: InvalidRequest) -> frozenset[str]:
-        """Those fields of a refused request without which it is worth asking once more."""
+        """The fields of a refused request that may be the cause, so that it is sent again without them."""
         if endpoint.socket_path is not None or error.facts.get("status") not in _STRICT:
             return frozenset()
         fields: dict[str, Any] = json.loads(body)

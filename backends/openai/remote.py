@@ -45,7 +45,7 @@ class RemoteEngine:
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the endpoint was configured to honour."""
+        """The features that the configuration gives the endpoint."""
         return self._endpoint.capabilities
 
     @property
@@ -98,13 +98,13 @@ class RemoteEngine:
         return True
 
     async def signs(self, *, ask: bool) -> None:
-        """It is not watched here."""
+        """None, because a remote endpoint is not watched."""
 
     def overgrown(self, measured: Mapping[str, int | None]) -> None:
         """It takes nothing on this machine."""
 
     def memory(self) -> Mapping[str, int | None]:
-        """Nothing on this machine."""
+        """Empty, because it takes no bytes on this machine."""
         return {}
 
     def cached_bytes(self) -> int:
@@ -112,10 +112,10 @@ class RemoteEngine:
         return 0
 
     def keep_kv_in(self, folder: Path) -> None:
-        """Nothing is saved anywhere."""
+        """No effect, because no state is saved."""
 
     async def kv_tokens(self) -> Mapping[int, int]:
-        """Nothing that is known here."""
+        """Empty, because the slots are not known here."""
         return {}
 
     async def save_kv(self, slot: int, name: str) -> int:

@@ -304,7 +304,7 @@ class Transport:
 
 
 async def _first_bytes(exchange: Exchange, answer: Answer) -> bytes:
-    """What an endpoint says of an error, as far as it comes soon."""
+    """An endpoint's text of an error, as far as it arrives soon."""
     exchange.bounds.allow(2 * ERROR_BYTES)
     exchange.bounds.expect("the text of an error", ERROR_BODY_S)
     body = bytearray()

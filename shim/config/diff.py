@@ -1,4 +1,4 @@
-"""What changed between two configurations, for a reload that keeps the rest warm."""
+"""The differences between two configurations, for a reload that keeps unchanged models warm."""
 
 from __future__ import annotations
 

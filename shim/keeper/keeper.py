@@ -115,7 +115,7 @@ class Keeper:
 
     @property
     def catalog(self) -> Catalog:
-        """What is known of the models."""
+        """The present catalog of models."""
         return self.refresh.catalog
 
     @property

@@ -28,7 +28,7 @@ def seat(server: str) -> str:
 
 
 def bookings_of(placement: Placement) -> Bookings:
-    """What a placement books: its bytes, and the connection of every RPC server that it uses.
+    """The bookings of a placement: its bytes, and the connection of every RPC server that it uses.
 
     The connection is booked because `ggml-rpc-server` serves one client at a time: a second engine would
     wait for the first to end.

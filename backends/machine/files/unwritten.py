@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 _PROBE_BYTES: Final = 16384
-"""What a folder has to take before it can be written again: more than a small state file has."""
+"""The size of a test file by which a folder counts as writable: more than a small state file has."""
 
 
 @dataclass(slots=True)

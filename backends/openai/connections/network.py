@@ -90,7 +90,7 @@ class BoundedStream(httpcore.NetworkStream):
         return opened
 
     def get_extra_info(self, info: str) -> Any:
-        """What httpcore asks of the socket."""
+        """Facts of the socket for httpcore."""
         return self._inner.get_extra_info(info)
 
 
@@ -191,7 +191,7 @@ class AsyncBoundedStream(httpcore.AsyncNetworkStream):
         return opened
 
     def get_extra_info(self, info: str) -> Any:
-        """What httpcore asks of the socket."""
+        """Facts of the socket for httpcore."""
         return self._inner.get_extra_info(info)
 
 
@@ -237,5 +237,5 @@ class AsyncBoundedBackend(httpcore.AsyncNetworkBackend):
         return opened
 
     async def sleep(self, seconds: float) -> None:
-        """What httpcore does between two attempts to connect."""
+        """Sleep, for httpcore's pauses between two attempts to connect."""
         await self._inner.sleep(seconds)

@@ -121,7 +121,7 @@ class Config(Section):
         self._origins = dict(origins)
 
     def diff(self, other: Config) -> ConfigDiff:
-        """What changes when `other` takes this one's place."""
+        """The changes if `other` takes this configuration's place."""
         sections = tuple(
             f"{name}.{key}"
             for name in SECTIONS

@@ -1,4 +1,4 @@
-"""What the keeper knows of one engine: its file, its placements, and its form for the core."""
+"""The keeper's facts of one engine: its file, its placements, and its form for the core."""
 
 from __future__ import annotations
 

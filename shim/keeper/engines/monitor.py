@@ -1,4 +1,4 @@
-"""What engines take and what devices have left, measured every two seconds."""
+"""Measures the bytes that engines take and that devices have left, every two seconds."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MEASURE_EVERY_S = 2.0
 READ_LIMIT_S = 10.0
 """A reading that takes longer (a driver that hangs) counts as unknown for that period."""
 GLANCE_LIMIT_S = 1.0
-"""What `keepwarm ps` waits for a reading at most."""
+"""The longest wait of `keepwarm ps` for a reading."""
 KEEP_EVERY_S = 60.0
 """Seconds between two saves of what the policy learned, and between two sweeps of old conversations."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What was read at one moment of the engines that ran; None is a figure that could not be read.
+    """One reading of the engines that ran; None is a figure that could not be read.
 
     `free` is bytes by device, `taken` bytes by engine and device, `cached` the host's bytes of `taken`
     that are pages of mapped files, `failed` the engines that could not be measured, and why.
@@ -120,7 +120,7 @@ class Monitor:
             self._tell(device, room_bytes(free_now, ours, cached, reserve), free_now)
 
     def _of(self, engine_id: str, device: str, measured: Mapping[str, int | None]) -> Taken:
-        """What an engine takes of a device. Its booking stands in where nothing was measured."""
+        """The bytes that an engine takes of a device; its booking where nothing was measured."""
         if device not in measured:
             return Taken(0, 0)
         residents = self._shell.core.state.residents

@@ -35,7 +35,7 @@ _SAID: Final[dict[Condition, str]] = {
 
 @dataclass(slots=True)
 class StallDetector:
-    """What was seen of one run of an engine. Times are seconds of any monotonic clock.
+    """The looks at one run of an engine. Times are seconds of any monotonic clock.
 
     Attributes:
         condition: what the engine does now.

@@ -14,7 +14,7 @@ EVALUATION_LIMIT_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Warmed:
-    """What evaluating a warm prompt took."""
+    """The cost of evaluating a warm prompt."""
 
     tokens: int = 0
     seconds: float = 0.0

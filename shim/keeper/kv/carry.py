@@ -46,7 +46,7 @@ class Parked:
 
 @dataclass(slots=True)
 class Carry:
-    """What is known of one running engine's KV state, from its start to its end."""
+    """The state kept about one running engine's KV state, from its start to its end."""
 
     engine_folder: EngineFolder
     slots: int

@@ -50,7 +50,7 @@ class LogBounds:
         self._places: dict[tuple[str, int], _Place] = {}
 
     def lines(self, record: logging.LogRecord) -> Iterator[logging.LogRecord]:
-        """What to write for a record: earlier counts and itself, or nothing if it is only counted."""
+        """The records to write for one: earlier counts and itself, or none if it is only counted."""
         now, text = self._clock(), record.getMessage()
         key = record.pathname, record.lineno
         place = self._places.get(key)
