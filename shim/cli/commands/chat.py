@@ -85,6 +85,16 @@ def chat(
     if as_json:
         print_json(reply_json(reply))
     line.last(summary(reply))
+    for warning in warnings_of(reply):
+        click.echo(f"keepwarm: warning: {warning}", err=True)
+
+
+def warnings_of(reply: Reply) -> list[str]:
+    """One sentence for each thing that the reply does not honour."""
+    dropped = [
+        f"The engine does not hold answers to {place} of the schema." for place in reply.relaxed
+    ]
+    return [*reply.warnings, *dropped]
 
 
 def _prompt(given: str | None) -> str:
@@ -183,6 +193,8 @@ def reply_json(reply: Reply) -> dict[str, Any]:
         "ttft_s": reply.ttft_s,
         "total_s": reply.total_s,
         "tokens_per_s": reply.tokens_per_s,
+        "relaxed": list(reply.relaxed),
+        "warnings": list(reply.warnings),
     }
 
 
