@@ -48,6 +48,8 @@ class Monitor:
         self._policy = policy
         self._reading: asyncio.Task[Measurement] | None = None
         self._last: Measurement | None = None
+        self._before: Measurement | None = None
+        """The last one that the core was told of."""
 
     async def remember(self) -> None:
         """Save what the policy learned."""
@@ -87,11 +89,7 @@ class Monitor:
     async def _read(self, limit_s: float) -> Measurement | None:
         """A reading, or the one that is under way; None where it takes longer."""
         if self._reading is None:
-            engines = {
-                e: running
-                for e, running in self._shell.supervisor.now.items()
-                if running.ending is None
-            }
+            engines = dict(self._shell.supervisor.now)
             self._reading = asyncio.create_task(asyncio.to_thread(_read, engines, self._here()))
         task = self._reading
         done, _ = await asyncio.wait({task}, timeout=limit_s)
@@ -111,13 +109,27 @@ class Monitor:
     def _take(self, reading: Measurement) -> None:
         for engine_id, measured in reading.taken.items():
             running = reading.engines[engine_id]
-            if self._shell.supervisor.now.get(engine_id) is running and running.ready:
+            if self._is_there(engine_id, running) and running.ready:
                 self._judge(engine_id, running, measured)
+        unclear = self._unclear(reading)
         for device, free_now in reading.free.items():
             ours = taken_bytes([self._of(e, device, row) for e, row in reading.taken.items()])
             cached = reading.cached if device == HOST else 0
-            reserve = self._reserve(device)
-            self._tell(device, room_bytes(free_now, ours, cached, reserve), free_now)
+            room = room_bytes(free_now, ours, cached, self._reserve(device))
+            self._tell(device, None if device in unclear else room, free_now)
+        self._before = reading
+
+    def _is_there(self, engine_id: str, running: RunningEngine) -> bool:
+        return running.ending is None and self._shell.supervisor.now.get(engine_id) is running
+
+    def _unclear(self, reading: Measurement) -> set[str]:
+        """The devices of engines that ended meanwhile, or that the keeper ends.
+
+        Their bytes may be in one figure of a reading and not in the other. No other engine leaves for a
+        shortage that ends with them.
+        """
+        ended = [x for e, x in reading.engines.items() if not self._is_there(e, x)]
+        return {device for x in ended for device in (HOST, *dict(x.placement.bookings))}
 
     def _of(self, engine_id: str, device: str, measured: Mapping[str, int | None]) -> Taken:
         """The bytes that an engine takes of a device; its booking where nothing was measured."""
@@ -153,13 +165,29 @@ class Monitor:
         engine = self._shell.core.state.residents[engine_id]
         if not engine.resident or engine.generation != running.generation:
             return
-        known = {device: amount for device, amount in measured.items() if amount is not None}
+        known: Mapping[str, int] = {d: n for d, n in measured.items() if n is not None}
+        if engine.leases:
+            known = self._as_before(engine_id, running, known)
         corrected = tuple((d, max(b, known.get(d, 0))) for d, b in engine.bookings)
         if corrected != engine.bookings:
             self._shell.post(ev.EngineMeasured(engine_id, running.generation, corrected))
         # During a request, part of the measured bytes may belong to that request alone.
         if not engine.leases:
             self._shell.supervisor.learn(engine_id, running, known)
+
+    def _as_before(
+        self, engine_id: str, running: RunningEngine, known: Mapping[str, int]
+    ) -> Mapping[str, int]:
+        """What an engine takes in the middle of a request, as far as the reading before it agrees.
+
+        One that grows past its ceiling is ended before the next reading. Others would leave for what it
+        took on the way there.
+        """
+        before = self._before
+        if before is None or before.engines.get(engine_id) is not running:
+            return {}
+        then = before.taken[engine_id]
+        return {d: min(amount, then.get(d) or 0) for d, amount in known.items()}
 
 
 def _read(engines: Mapping[str, RunningEngine], devices: list[str]) -> Measurement:

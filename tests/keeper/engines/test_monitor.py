@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from budget.footprint import HOST
 from shim.keeper.engines import monitor as monitor_module
 from shim.keeper.engines.monitor import Monitor
 from shim.keeper.keeper import Keeper
-from tests.races.support import Race, race, run
+from tests.races.support import LIMIT_S, Race, race, run
 
 Files = dict[str, Path]
 
@@ -165,11 +166,17 @@ def test_what_an_engine_takes_in_the_middle_of_a_request_is_booked_and_not_learn
             monkeypatch.setattr(
                 supervisor, "learn", lambda name, _running, _found: taught.append(name)
             )
-            await monitor_of(it.keeper).measure()
-            assert dict(it.keeper.shell.core.state.residents[engine].bookings)[HOST] > booked
+            monitor = monitor_of(it.keeper)
+            await monitor.measure()
+            now = it.keeper.shell.core.state.residents[engine]
+            assert dict(now.bookings)[HOST] == booked, (
+                "one reading may be of an engine that is ended"
+            )
+            await monitor.measure()
+            assert dict(now.bookings)[HOST] == booked + (1 << 20)
             assert taught == []
             it.end(lease)
-            await monitor_of(it.keeper).measure()
+            await monitor.measure()
             assert taught == [engine]
 
     run(scenario)
@@ -239,5 +246,50 @@ def test_who_looks_does_not_wait_for_a_driver_that_hangs(
             finally:
                 returns.set()
             assert monitor.measured(grant.engine_id, running) == before
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("found_by", ["the reading itself", "a look before it", "a look during it"])
+def test_others_stay_while_an_engine_that_takes_too_much_is_ended(
+    tiny_models: Files, monkeypatch: pytest.MonkeyPatch, found_by: str
+) -> None:
+    """The device is short because of that engine alone, until its process is gone."""
+
+    async def scenario() -> None:
+        async with race(tiny_models, limit="500MB") as it:
+            await one_idle(it)
+            held = await it.granted(it.ask("b"))
+            it.close_stop("b")
+            it.engine("b").stop_gate = it.stops["b"]
+            supervisor, books = (
+                it.keeper.shell.supervisor,
+                it.keeper.shell.core.state.residents.books,
+            )
+            limit, monitor = books[HOST].limit_bytes, monitor_of(it.keeper)
+            loop, error = asyncio.get_running_loop(), OutOfMemory("too much", found_bytes=9)
+
+            def end() -> None:
+                supervisor.end(held.engine_id, held.generation, error)
+
+            def free(_device: str) -> int:
+                if found_by == "a look during it":
+                    loop.call_soon_threadsafe(end)
+                return 0
+
+            if found_by == "the reading itself":
+                it.engine("b").script.overgrown = error
+            elif found_by == "a look before it":
+                end()
+            it.engine("b").script.memory = {}
+            monkeypatch.setattr(monitor_module, "free_bytes", free)
+            await monitor.measure()
+            assert held.engine_id in supervisor.now
+            assert books[HOST].ceiling_bytes == limit
+            assert it.state("a") is State.IDLE
+            it.stops["b"].set()
+            assert await supervisor.until_gone(held.engine_id, LIMIT_S)
+            await monitor.measure()
+            assert books[HOST].ceiling_bytes < limit, "what is short now is so without that engine"
 
     run(scenario)
