@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+from click.testing import CliRunner
+
 from shim.cli.commands.chat import reply_json, warnings_of
+from shim.cli.root import main
 from shim.replies import Reply
 
 
@@ -19,3 +25,26 @@ def test_the_json_of_a_reply_carries_its_warnings() -> None:
     """As lists of texts."""
     told = reply_json(Reply("m", "x", relaxed=("$.a",), warnings=("w",)))
     assert (told["relaxed"], told["warnings"]) == (["$.a"], ["w"])
+
+
+def test_config_check_names_chat_models_without_a_template(
+    tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    """A base model is named with its line; one with a template, or one that is given, is not."""
+    key = b"tokenizer.chat_template"
+    base = tmp_path / "base.gguf"
+    base.write_bytes(tiny_models["producer"].read_bytes().replace(key, b"tokenizer.chat_templatX"))
+    file = tmp_path / "keepwarm.toml"
+    chats, given = tiny_models["producer"], '\nengine_args = ["--chat-template", "chatml"]'
+    file.write_text(
+        f'[models.chats]\npath = "{chats}"\n[models.base]\npath = "{base}"\n'
+        f'[models.given]\npath = "{base}"{given}\n[models.vec]\npath = "{base}"\nrole = "embedder"\n'
+    )
+    ran = CliRunner().invoke(main, ["--config", str(file), "config", "check", "--json"])
+    told = json.loads(ran.stdout)
+    assert told["ok"]
+    (warning,) = told["warnings"]
+    assert "line 4" in warning or ":4:" in warning
+    assert "the file of base has no chat template" in warning
+    plain = CliRunner().invoke(main, ["--config", str(file), "config", "check"])
+    assert f"warning: {warning}" in plain.stdout

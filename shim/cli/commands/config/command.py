@@ -9,13 +9,21 @@ from typing import Any
 
 import click
 
-from budget.errors import ConfigError
+from backends.gguf import read_header
+from budget.errors import ConfigError, KeepwarmError
 from shim.cli.console.context import config_path
 from shim.cli.console.failure import EXIT_CALLER
 from shim.cli.console.output import console, print_json, print_table
 from shim.cli.console.shared_options import config_option, json_option
 from shim.cli.lazy import LazyGroup
-from shim.config import Config, find_config, json_schema, load_config, markdown_reference
+from shim.config import (
+    Config,
+    ModelEntry,
+    find_config,
+    json_schema,
+    load_config,
+    markdown_reference,
+)
 from shim.config.problems import dotted
 
 
@@ -99,7 +107,7 @@ def show(ctx: click.Context, path: Path | None, *, as_json: bool) -> None:
 
 
 def check_report(path: Path | None) -> dict[str, Any]:
-    """What `config check --json` prints: `file`, `ok`, `problems`, `models`.
+    """What `config check --json` prints: `file`, `ok`, `problems`, `models`, `warnings`.
 
     Each problem has `key`, `line`, `found`, `allowed` and `message`. A file that is named and missing is
     a problem, too.
@@ -111,7 +119,7 @@ def check_report(path: Path | None) -> dict[str, Any]:
         plain = {"key": None, "line": error.facts.get("line"), "message": str(error)}
         problems = listed if isinstance(listed, list) else [plain]
         file = error.facts.get("file")
-        return {"file": file, "ok": False, "problems": problems, "models": []}
+        return {"file": file, "ok": False, "problems": problems, "models": [], "warnings": []}
     missing = [_missing(config, key, file) for key, file in config.missing_files()]
     return {
         "file": str(config.file) if config.file else None,
@@ -127,7 +135,24 @@ def check_report(path: Path | None) -> dict[str, Any]:
             }
             for name, entry in config.models.items()
         ],
+        "warnings": [
+            f"{config.origin(f'models.{name}.path')}: the file of {name} has no chat template, as those of"
+            " base models; messages are written as ChatML. Give one by --chat-template in engine_args."
+            for name, entry in config.models.items()
+            if _has_no_template(entry)
+        ],
     }
+
+
+def _has_no_template(entry: ModelEntry) -> bool:
+    """Whether a chat model's file is here and brings no template, and the configuration gives none."""
+    given = any(argument.startswith("--chat-template") for argument in entry.engine_args)
+    if given or entry.role == "embedder" or entry.path is None or not entry.path.is_file():
+        return False
+    try:
+        return read_header(entry.path).chat_template is None
+    except KeepwarmError:
+        return False
 
 
 def _missing(config: Config, key: str, file: Path) -> dict[str, Any]:
@@ -155,6 +180,8 @@ def _print_report(report: Mapping[str, Any]) -> None:
         for m in report["models"]
     ]
     print_table(("model", "role", "runs on", "source", "pinned"), rows)
+    for warning in report["warnings"]:
+        click.echo(f"warning: {warning}")
     console().print("no mistakes", style="green")
 
 
