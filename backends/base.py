@@ -247,6 +247,10 @@ class Engine(Protocol):
         """
         ...
 
+    def ceilings(self) -> Mapping[str, int]:
+        """The most bytes that the engine may take, by device; a device without a bound is left out."""
+        ...
+
     def memory(self) -> Mapping[str, int | None]:
         """Measured bytes by device, now (PSS on the host, NVML's process figure on a GPU).
 

@@ -200,6 +200,10 @@ class ScriptedEngine:
         del measured
         return self.script.overgrown if self._server is not None else None
 
+    def ceilings(self) -> Mapping[str, int]:
+        """What the placement booked."""
+        return {} if self._placement is None else dict(self._placement.bookings)
+
     def memory(self) -> Mapping[str, int | None]:
         """The script's figures, or what the placement booked; nothing once it has ended."""
         if self._server is None or self._placement is None:

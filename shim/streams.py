@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from backends.flows import BlockingStream, Stream, run_blocking
 from backends.openai.protocol import Delta, assemble
-from budget.errors import EngineDied, InvalidRequest
+from budget.errors import InvalidRequest
 from shim.calls.call import Call
-from shim.calls.leased import Leases
+from shim.calls.leased import UNEXPLAINED, Leases
 from shim.calls.unclosed_streams import close_on, running_loop
 from shim.replies import Reply
 
@@ -89,7 +89,7 @@ class AsyncReplyStream(Stream[Delta]):
             self._reply = self._call.reply(assemble(self._deltas))
             await self._end(self._reply, None)
             raise
-        except EngineDied as error:
+        except UNEXPLAINED as error:
             failure = await self._leases.explained(self._call, error)
             await self._end(None, failure)
             raise failure from error

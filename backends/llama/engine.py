@@ -329,6 +329,10 @@ class LlamaServerEngine:
         found = {**measured, HOST: held.own if held else None}
         return self._ceilings.exceeded(self._model_id, found, self.log_tail)
 
+    def ceilings(self) -> Mapping[str, int]:
+        """What is booked by device, and the margin."""
+        return self._ceilings.by_device()
+
     def memory(self) -> Mapping[str, int | None]:
         """PSS of the process and its children on `host`, NVML's figure on the placement's GPUs."""
         if self._process is None or self._process.exit_code is not None:

@@ -103,6 +103,10 @@ class RemoteEngine:
     def overgrown(self, measured: Mapping[str, int | None]) -> None:
         """It takes nothing on this machine."""
 
+    def ceilings(self) -> Mapping[str, int]:
+        """Empty, as `memory`."""
+        return {}
+
     def memory(self) -> Mapping[str, int | None]:
         """Empty, because it takes no bytes on this machine."""
         return {}

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 from backends.flows import Stream
 from backends.openai.protocol import Delta
 from backends.openai.resume import can_resume
-from budget.errors import EngineDied, PromptTooLong
+from budget.errors import PromptTooLong
 from shim.calls.call import Call
 from shim.calls.interruption import outgoing, to_yield
-from shim.calls.leased import Leases
+from shim.calls.leased import UNEXPLAINED, Leases
 from shim.replies import EmbeddingReply, Reply
 from shim.streams import AsyncReplyStream
 
@@ -83,7 +83,7 @@ class Calls(Leases):
         failure: BaseException | None = None
         try:
             answer = finish(await send(endpoint, what, **call.limits))
-        except EngineDied as error:
+        except UNEXPLAINED as error:
             failure = await self.explained(call, error)
             raise failure from error
         except BaseException as error:
@@ -97,7 +97,7 @@ class Calls(Leases):
         """A stream that has begun; where it does not, the lease is back and the keeper's account raised."""
         try:
             return await source
-        except EngineDied as error:
+        except UNEXPLAINED as error:
             failure = await self.explained(call, error)
             self.ended(call, None, failure)
             raise failure from error

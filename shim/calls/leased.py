@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 
 from backends.base import Endpoint
 from backends.flows import Stream
 from backends.openai.protocol import Delta
 from backends.openai.transport import Transport
-from budget.errors import EngineDied, KeepwarmError, error_from_wire
+from budget.errors import EngineDied, KeepwarmError, OutOfMemory, error_from_wire
+from budget.footprint import HOST
 from shim.calls.call import Call, LeaseGrant
 from shim.calls.interruption import back, taken_back, to_yield, wanted_back, yield_fields
 from shim.calls.session import Session
@@ -20,6 +21,15 @@ from shim.wire.silence import EXPLAIN_S
 
 _SPENT = ("prompt_n", "prompt_ms", "cache_n", "predicted_n", "predicted_ms")
 _FIGURES = attrgetter(*_SPENT)
+_SAID = {
+    "booked_bytes": "booked for it",
+    "ceiling_bytes": "the most that it may take",
+    "found_bytes": "what it takes now",
+}
+
+
+UNEXPLAINED = (EngineDied, OutOfMemory)
+"""Errors of a connection to an engine, of which the keeper knows more."""
 
 
 class Leases:
@@ -83,8 +93,8 @@ class Leases:
         resume, limits = self.transport.resume, call.limits
         return await resume(call.held.endpoint, call.request, tokens, progress, **limits)
 
-    async def explained(self, call: Call, error: EngineDied) -> KeepwarmError:
-        """The keeper's error for a broken connection to a local engine, else the given one."""
+    async def explained(self, call: Call, error: EngineDied | OutOfMemory) -> KeepwarmError:
+        """The keeper's account of an engine's failure: its death, or the bytes that it takes."""
         connection = call.connection
         if connection is None:
             return error
@@ -95,9 +105,11 @@ class Leases:
             )
             if said["death"]:
                 return error_from_wire(said["death"])
+            if isinstance(error, OutOfMemory):
+                return with_bytes(error, (said.get("bytes") or {}).get(HOST))
             return taken_back(call, connection.notices()) or error
         except KeepwarmError as gone:
-            return gone
+            return gone if isinstance(error, EngineDied) else error
 
     def ended(
         self, call: Call, answer: Reply | EmbeddingReply | None, error: BaseException | None
@@ -122,3 +134,22 @@ class Leases:
                 connection.close()
         if call.run is not None:
             trace_call(call, answer, error)
+
+
+def with_bytes(error: OutOfMemory, found: Mapping[str, int | None] | None) -> OutOfMemory:
+    """The error of an engine that was refused memory, with the keeper's figures of that engine.
+
+    Args:
+        error: what the engine answered, which names no bytes.
+        found: `found_bytes`, `booked_bytes` and `ceiling_bytes` of the host; None where the keeper has
+            no such engine any more.
+    """
+    if found is None:
+        return error
+    told = {name: amount for name, amount in found.items() if amount is not None}
+    words = [f"{told[name]} bytes are {said}" for name, said in _SAID.items() if name in told]
+    return OutOfMemory(
+        f"{error.message} Of {HOST}, {', '.join(words)}.",
+        hint=error.hint,
+        **{**error.facts, "device": HOST, **told},
+    )

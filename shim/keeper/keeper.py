@@ -244,6 +244,22 @@ class Keeper:
         engine = residents[engine_id]
         return engine.resident and engine.generation == generation
 
+    async def bytes_of(self, engine_id: str, generation: int) -> dict[str, dict[str, Any]] | None:
+        """What an engine takes now, what is booked and what it may take, by device; None without it."""
+        running = self.shell.supervisor.now.get(engine_id)
+        if running is None or running.generation != generation:
+            return None
+        await self.monitor.refresh()
+        found, most = self.monitor.measured(engine_id, running) or {}, running.engine.ceilings()
+        return {
+            device: {
+                "found_bytes": found.get(device),
+                "booked_bytes": booked,
+                "ceiling_bytes": most.get(device),
+            }
+            for device, booked in running.placement.bookings
+        }
+
     def served(self, lease: str, spent: dict[str, Any]) -> None:
         """Note a client's report on its finished request: the engine's own timings."""
         engine = self.shell.core.state.leases.get(lease)

@@ -21,6 +21,7 @@ from shim import (
     EngineDied,
     InvalidRequest,
     LoadFailed,
+    OutOfMemory,
     Shim,
     UnknownModel,
     streams,
@@ -102,6 +103,35 @@ def test_an_answer_whose_text_does_not_fit_any_more_begins_anew(stage: Stage) ->
     stage.engines[-1].script.refuse = (400, {"error": error})
     assert stream.go_on() is None
     assert stage.lease_count() == 0
+
+
+REFUSED = {"message": "Unable to generate parser for this template: std::bad_alloc", "code": 400}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_engine_that_was_refused_memory_is_an_error_with_the_bytes(
+    stage: Stage, *, streamed: bool
+) -> None:
+    """The engine names none; the keeper knows what is booked, what it may take, and what it takes."""
+    stage.scripts["a"] = Script(refuse=(400, {"error": REFUSED}), memory={"host": 4711})
+    with pytest.raises(OutOfMemory, match="Unable to generate parser") as caught:
+        list(stage.shim.stream("a", "Hi.")) if streamed else stage.shim.chat("a", "Hi.")
+    facts = caught.value.facts
+    assert facts["found_bytes"] == 4711
+    for name in ("booked_bytes", "ceiling_bytes", "found_bytes"):
+        assert f"{facts[name]} bytes" in caught.value.message
+    assert stage.lease_count() == 0
+
+
+def test_an_engine_that_was_refused_memory_and_is_ended_is_an_error_with_the_keepers_reason(
+    stage: Stage,
+) -> None:
+    """What the engine answered first says less than why it is ended."""
+    ended = OutOfMemory("a took 9 bytes of host", found_bytes=9)
+    stage.scripts["a"] = Script(refuse=(400, {"error": REFUSED}), overgrown=ended)
+    with pytest.raises(OutOfMemory, match="took 9 bytes of host") as caught:
+        stage.shim.chat("a", "Hi.")
+    assert caught.value.facts["found_bytes"] == 9
 
 
 def test_an_unclosed_stream_gives_the_lease_back(stage: Stage) -> None:

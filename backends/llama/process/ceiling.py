@@ -53,6 +53,12 @@ class Ceilings:
         driver = _DRIVER_BYTES if any(name.startswith("cuda:") for name in self.booked) else 0
         return max(self.margin_bytes, share) + driver
 
+    def by_device(self) -> dict[str, int]:
+        """The ceiling of each device that has one."""
+        if not self.margin_bytes:
+            return {}
+        return {device: booked + self.margin(device) for device, booked in self.booked.items()}
+
     def exceeded(
         self, model: str, found: Mapping[str, int | None], log_tail: Sequence[str]
     ) -> OutOfMemory | None:

@@ -267,7 +267,9 @@ class Client(Connection):
             if time.monotonic() - begun > (CLEARED_LIMIT_S if is_dead else DIAGNOSE_LIMIT_S):
                 break
             await asyncio.sleep(0.01)
-        return {"death": supervisor.death_of(asked.engine, asked.generation)}
+        death = supervisor.death_of(asked.engine, asked.generation)
+        taken = None if death else await keeper.bytes_of(asked.engine, asked.generation)
+        return {"death": death, "bytes": taken}
 
     def _hint(self, asked: op.Hint) -> Answer | Awaitable[Answer]:
         self._keeper.is_ready_for(asked.model)
