@@ -11,7 +11,7 @@ from backends.gguf import read_header
 from budget.errors import BadModelFile, UnknownModel
 from shim.config import Config, ModelEntry
 from shim.model_info import ModelInfo
-from shim.placement.requested import local_path
+from shim.placement.requested import engine_args, fitted_args, local_path, sizes_of
 
 _SAMPLES = 64
 _SAMPLE_BYTES = 4096
@@ -48,6 +48,7 @@ def file_metadata(path: Path) -> Mapping[str, Any]:
 
 def _local(name: str, entry: ModelEntry) -> ModelInfo:
     header = read_header(local_path(entry))
+    args = fitted_args(engine_args(entry), entry, header.shape(), sizes_of(entry)[0])
     return ModelInfo(
         name,
         entry.role,
@@ -58,7 +59,7 @@ def _local(name: str, entry: ModelEntry) -> ModelInfo:
         quantization=header.quantization,
         min_bits_per_weight=header.min_bits_per_weight,
         parameters=header.parameters,
-        context_per_slot=entry.context_per_slot,
+        context_per_slot=args.context_per_slot,
     )
 
 

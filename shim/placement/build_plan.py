@@ -30,7 +30,14 @@ from shim.placement.budgeted_devices import BudgetDevices, budget_devices
 from shim.placement.from_plan import decide, decision_json
 from shim.placement.plan_entry import Entry, FileFacts, PlanPoint, Sizes
 from shim.placement.plan_file import PlacementPlan
-from shim.placement.requested import asked_of, engine_args, local_path, side_files, stamp_of
+from shim.placement.requested import (
+    asked_of,
+    engine_args,
+    fitted_args,
+    local_path,
+    side_files,
+    stamp_of,
+)
 
 Effort = Literal["quick", "full"]
 Say = Callable[[str], None]
@@ -160,7 +167,7 @@ class PlanBuilder:
         base = replace(engine_args(model), rpc=self._rpc)
         variants = []
         for number, (n_ctx, slots) in enumerate(sizes):
-            args = replace(base, n_ctx=n_ctx, slots=slots)
+            args = fitted_args(base, model, header.shape(), (n_ctx, slots))
             layers = self._layers(header, model, device)
             points = []
             for step, count in enumerate(layers):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -171,13 +171,15 @@ def _arg(name: str, value: object) -> object:
     return whole(value, 0, _MOST_TOKENS) if isinstance(usual, int) else text(value)
 
 
-def entry_key(path: Path, args: EngineArgs, device: str) -> str:
+def entry_key(path: Path, args: EngineArgs, device: str, left_out: Collection[str] = ()) -> str:
     """The key of a model's entry, from its file, its arguments and the device.
+
+    `left_out` are the configuration's keys that follow the model's file.
 
     Contexts, slots and layers are not part of it, because an entry holds all that may be chosen.
     """
     asked = asdict(replace(args, n_ctx=1, slots=1, n_gpu_layers=0, devices=()))
-    text = json.dumps([str(path), asked, device], sort_keys=True)
+    text = json.dumps([str(path), asked, device, sorted(left_out)], sort_keys=True)
     return f"{path.stem}-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
 
 

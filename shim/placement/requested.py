@@ -9,6 +9,8 @@ from pathlib import Path
 
 from budget.errors import ConfigError
 from budget.footprint import EngineArgs
+from budget.memory.shape import ModelShape
+from budget.placement.sizes import Size
 from shim.config import ModelEntry, fetch_hub_file
 from shim.placement.from_plan import Asked
 from shim.placement.plan_entry import Entry, Stamp, entry_key
@@ -33,6 +35,24 @@ def engine_args(entry: ModelEntry) -> EngineArgs:
         lora=tuple(str(path) for path in entry.lora),
         extra=tuple(entry.engine_args),
     )
+
+
+def fitted_args(args: EngineArgs, entry: ModelEntry, shape: ModelShape, size: Size) -> EngineArgs:
+    """The arguments at one (context, slots); keys that are left out follow the model's file.
+
+    The context is at most what the model was trained for. An embedder's physical batch holds the context
+    of a slot, because llama-server refuses a longer input where it cannot evaluate one in parts.
+    """
+    n_ctx, slots = size
+    if "context" not in entry.model_fields_set and shape.context_length > 0:
+        n_ctx = min(n_ctx, shape.context_length * slots)
+    args = replace(args, n_ctx=n_ctx, slots=slots)
+    in_parts = shape.causal and shape.pooling == "last"
+    if not args.embeddings or in_parts or "n_ubatch" in entry.model_fields_set:
+        return args
+    most = args.n_batch if "n_batch" in entry.model_fields_set else args.context_per_slot
+    n_ubatch = max(args.n_ubatch, min(most, args.context_per_slot))
+    return replace(args, n_ubatch=n_ubatch, n_batch=max(args.n_batch, n_ubatch))
 
 
 def local_path(entry: ModelEntry) -> Path:
@@ -93,8 +113,9 @@ def asked_of(entry: ModelEntry, device: str, rpc: tuple[str, ...]) -> Asked:
     def stamp(known: Entry) -> Stamp:
         return stamp_of([*known.facts.files, *side_files(entry)])
 
+    left_out = {"context", "n_batch", "n_ubatch"} - entry.model_fields_set
     return Asked(
-        entry_key(local_path(entry), args, device),
+        entry_key(local_path(entry), args, device, left_out),
         entry.role,
         entry.pinned,
         None if entry.n_gpu_layers == "auto" else entry.n_gpu_layers,

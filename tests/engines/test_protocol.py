@@ -105,6 +105,24 @@ def test_a_context_overflow_carries_its_numbers() -> None:
     assert error_from_answer(LLAMA, 400, body).facts["n_prompt_tokens"] == 900
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "message", "helps"),
+    [
+        (LLAMA, "input (900 tokens) is too large to process", "n_ubatch and n_batch"),
+        (LLAMA, "request exceeds the available context size", "context / slots"),
+        (VLLM, "maximum context length is 512", "where the endpoint is run"),
+    ],
+)
+def test_the_hint_of_a_long_prompt_names_the_bound_that_it_met(
+    endpoint: Endpoint, message: str, helps: str
+) -> None:
+    """A physical batch that is too small is not mended by a larger context, nor a remote one from here."""
+    body = json.dumps(_vllm(400, message, "error")).encode()
+    error = error_from_answer(endpoint, 400, body)
+    assert isinstance(error, PromptTooLong)
+    assert helps in error.hint
+
+
 def test_an_error_inside_a_stream_with_status_200_is_raised() -> None:
     """An engine of vLLM dies after the headers are sent: the chunk's own code counts."""
     reader = StreamReader(VLLM, NO_SECRETS)

@@ -222,8 +222,17 @@ def _mapped(
     if fields.get("code") == "context_length_exceeded" or _is_too_long(status, message, facts):
         counts = {"n_prompt_tokens": COUNT, "n_ctx": COUNT}
         facts |= figures(fields, {name: counts[name] for name in counts if name in fields})
-        return PromptTooLong(lead, hint="Shorten the messages or raise the context.", **facts)
+        return PromptTooLong(lead, hint=_shorter(endpoint, message), **facts)
     return _by_status(endpoint, status, lead, message, facts)
+
+
+def _shorter(endpoint: Endpoint, message: str) -> str:
+    """What helps against a prompt that is too long: the key that bounds it, where it is one of ours."""
+    if endpoint.socket_path is None:
+        return "Shorten the input, or raise the context where the endpoint is run."
+    if "too large to process" in message:
+        return "Split the text, or raise n_ubatch and n_batch of the model to its tokens."
+    return "Shorten the input, or raise context of the model: a request can use context / slots."
 
 
 def _refused_bytes(said: str | bytes) -> bool:

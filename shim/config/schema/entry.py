@@ -61,7 +61,8 @@ class ModelEntry(Section):
     context: Context = key(
         DEFAULT_CONTEXT,
         "Tokens of KV cache of all slots together (llama.cpp's n_ctx); a request can use "
-        "context / slots. With a range the planner takes less before it splits the model.",
+        "context / slots. With a range the planner takes less before it splits the model. Left out: at "
+        "most what the model was trained for, times slots.",
         "a whole number of tokens, 1 or more, or { min = 4096, preferred = 16384 }",
     )
     slots: Slots = key(
@@ -84,7 +85,12 @@ class ModelEntry(Section):
     )
     n_batch: int = key(2048, "Tokens of a logical batch.", "1 or more", ge=1, le=2**20)
     n_ubatch: int = key(
-        512, "Tokens of a physical batch.", "1 or more, at most n_batch", ge=1, le=2**20
+        512,
+        "Tokens of a physical batch. Left out: an embedder's holds the context of a slot (`n_batch` grows "
+        "with it where that is left out, too), because it embeds no longer text.",
+        "1 or more, at most n_batch",
+        ge=1,
+        le=2**20,
     )
     repack: bool = key(
         REPACKED,

@@ -35,7 +35,7 @@ def prepare(
     side = stamp_of(side_files(entry))
     header = read_header(_there(name, local_path(entry)))
     shape = header.shape()
-    if entry.context_per_slot > shape.context_length > 0:
+    if "context" in entry.model_fields_set and entry.context_per_slot > shape.context_length > 0:
         raise ConfigError(
             f"{name}: {entry.context} tokens for {entry.slots} slots are "
             f"{entry.context_per_slot} a slot; the model was trained for {shape.context_length}.",
