@@ -7,7 +7,7 @@ import logging
 import os
 import select
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from typing import Any, Final
 
 from backends.machine.peers import peer_credentials
@@ -219,9 +219,14 @@ class Connection(asyncio.Protocol, ABC):
             except Exception as error:
                 self._fail(number, error)
 
+        def ended(task: asyncio.Task[None]) -> None:
+            del self._unanswered[task]
+            if task.cancelled():
+                _drop(work)
+
         task = self._loop.create_task(finish())
         self._unanswered[task] = self._loop.time()
-        task.add_done_callback(self._unanswered.pop)
+        task.add_done_callback(ended)
 
     def _fail(self, number: int | None, error: Exception) -> None:
         if (short := refused(error, "The keeper cannot do that now")) is not None:
@@ -231,6 +236,14 @@ class Connection(asyncio.Protocol, ABC):
             LOG.error("client %s", self.client_id, exc_info=error)
             error = InternalError(f"{type(error).__name__}: {error}")
         self.send({"id": number, "error": error.to_wire()})
+
+
+def _drop(work: Awaitable[Answer]) -> None:
+    """Give up work for a client that is gone; asyncio complains about work that was never waited for."""
+    if isinstance(work, Coroutine):
+        work.close()
+    elif isinstance(work, asyncio.Future) and not work.cancel() and not work.cancelled():
+        work.exception()
 
 
 def _too_many() -> QueueFull:

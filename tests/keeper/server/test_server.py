@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import random
 import socket
@@ -454,3 +455,26 @@ def test_a_big_configuration_is_worked_on_beside_the_loop(
             assert "ok" in await big.hear()
 
     run(scenario)
+
+
+def test_waiting_leases_that_are_dropped_with_their_connection_leave_nothing_in_the_log(
+    tiny_models: Files, runtime_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether or not the keeper had begun to wait for them: their errors are no one's to hear."""
+
+    async def scenario() -> None:
+        async with serving(tiny_models, runtime_dir) as at:
+            at.it.close_load("a")
+            for _ in range(3):
+                visitor = await at.visit()
+                await visitor.ask("hello", version=VERSION)
+                (client,) = at.server.clients.by_id.values()
+                client.data_received(b"\n".join([lease(), b'{"op":"status","id":2}'] * 100) + b"\n")
+                assert client.waits
+                client.connection_lost(None)
+                await asyncio.sleep(0)
+            gc.collect()
+
+    run(scenario)
+    gc.collect()
+    assert [r.getMessage() for r in caplog.records if "never retrieved" in r.getMessage()] == []
