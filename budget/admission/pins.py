@@ -78,7 +78,8 @@ def lateness(state: CoreState, request: Waiting, now: float) -> DeadlineExceeded
 def pins_of(state: CoreState, models: Iterable[str]) -> list[dict[str, Any]]:
     """What keeps these models pinned, JSON-serialisable.
 
-    `clients`: whose pins end with them; `waiting`: those whose pin counts and whose load is awaited.
+    `clients`: whose pins end with them; `waiting`: those whose pin counts and whose load is awaited;
+    `programs`: by client, the process that it is a connection of.
     """
     found = []
     for model in models:
@@ -90,6 +91,7 @@ def pins_of(state: CoreState, models: Iterable[str]) -> list[dict[str, Any]]:
                 "persistent": holders.persistent,
                 "clients": sorted(holders.clients),
                 "waiting": sorted(holders.waiting),
+                "programs": holders.programs,
             }
         )
     return found

@@ -21,7 +21,7 @@ Shortfall = tuple[str, int, int, int]
 """Device, its limit, the bytes that pins hold there and the bytes requested."""
 
 Pins = Sequence[Mapping[str, Any]]
-"""What keeps models pinned: `model`, `configured`, `persistent`, `clients` and `waiting` of each."""
+"""What keeps each model pinned: the rows of `budget.admission.pins.pins_of`."""
 
 
 def unknown_model(model: str, known: Collection[str]) -> UnknownModel:
@@ -97,13 +97,18 @@ def _numbers(shortfall: Shortfall) -> dict[str, Any]:
 
 
 def _named(pins: Pins) -> str:
-    """The pins with their holders, in words: "the pin of a (client 3), the pin of b (configured)"."""
+    """The pins with their holders, in words: "the pin of a (client c3 of process 7), ..."."""
     named = []
     for pin in pins:
-        clients = [f"client {client}" for client in (*pin["clients"], *pin["waiting"])]
+        holders = (*pin["clients"], *pin["waiting"])
+        clients = [_client(client, pin["programs"].get(client)) for client in holders]
         lasting = [word for word in ("configured", "persistent") if pin[word]]
         named.append(f"the pin of {pin['model']} ({', '.join(lasting + clients)})")
     return ", ".join(named)
+
+
+def _client(client: str, program: str | None) -> str:
+    return f"client {client} of {program}" if program else f"client {client}"
 
 
 def pins_do_not_fit(models: Collection[str], shortfall: Shortfall) -> ConfigError:
@@ -139,7 +144,7 @@ def in_a_circle(shortfall: Shortfall, waits: Sequence[Mapping[str, Any]]) -> Adm
     device, limit, pinned, asked = shortfall
     model = waits[0]["model"]
     circle = "; ".join(
-        f"{wait['model']} of client {wait['client']} waits for {_named(wait['pins'])}"
+        f"{wait['model']} of {_client(wait['client'], wait['program'])} waits for {_named(wait['pins'])}"
         for wait in waits
     )
     why = "each holds what another waits for" if waits[1:] else "which its own program made"

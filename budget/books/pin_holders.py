@@ -39,6 +39,12 @@ class Holders:
         """The clients of its requests."""
         return {client for client, _ in self.requests.values()}
 
+    @property
+    def programs(self) -> dict[str, str]:
+        """By client, the program of each client that holds it, where that is known."""
+        held = (*self.clients.items(), *self.requests.values())
+        return {client: program for client, program in held if program is not None}
+
     def __bool__(self) -> bool:
         return self.configured or self.persistent or bool(self.clients) or bool(self.requests)
 

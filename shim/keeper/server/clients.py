@@ -19,6 +19,7 @@ from budget.errors import KeepwarmError
 from shim.config import Config
 from shim.keeper.keeper import Keeper
 from shim.keeper.server.connection import Answer, Connection
+from shim.keeper.server.programs import Programs
 from shim.keeper.shell.yielding import Generated
 from shim.wire import messages as op
 from shim.wire.fingerprint import Fingerprint, fingerprint, label_of
@@ -57,6 +58,7 @@ class Clients:
         self.on_stop = on_stop
         self.on_pong: Callable[[Client, str], None] = lambda _client, _lease: None
         self.by_id: dict[str, Client] = {}
+        self.programs = Programs()
         self.permanent = False
         self.idle_since = time.monotonic()
         self._numbers = itertools.count(1)
@@ -127,6 +129,7 @@ class Client(Connection):
         self._keeper = clients.keeper
         self.leases: set[str] = set()
         self.asked = False
+        self._program: str | None = None
         self._holds: set[str] = set()
         """DeclaredUses and pins that end with the connection."""
 
@@ -138,10 +141,14 @@ class Client(Connection):
     def opened(self) -> None:
         """Register the client."""
         self._clients.by_id[self.client_id] = self
+        if self.pid is not None:
+            self._program = self._clients.programs.opened(self.pid)
 
     def closed(self) -> None:
         """Release everything that the client held."""
         del self._clients.by_id[self.client_id]
+        if self.pid is not None:
+            self._clients.programs.closed(self.pid)
         if self.asked and not self._clients.in_use:
             self._clients.idle_since = time.monotonic()
         self._keeper.shell.post(ev.ClientGone(self.client_id))
@@ -213,7 +220,7 @@ class Client(Connection):
             plan=asked.plan,
             preemptible=asked.preemptible,
             persist=asked.persist,
-            owner=None if self.pid is None else str(self.pid),
+            owner=self._program,
         )
         if not at_once:
             later.append(asyncio.get_running_loop().create_future())

@@ -320,6 +320,18 @@ def test_a_deadline_that_passes_behind_a_pin_says_whose_pin_it_is() -> None:
     assert [(p["model"], p["clients"]) for p in error["facts"]["pins"]] == [("a", ["short"])]
 
 
+def test_errors_about_pins_name_the_programs_that_hold_them() -> None:
+    """A client's number says nothing to the user who is to end something."""
+    shell = shell_of(100, [engine("a", 80), engine("b", 80)])
+    shell.ask("a", "c4", want="pin", owner="process 4711 (python agent.py)")
+    shell.settle()
+    request = shell.ask("b", "c5", deadline=5.0)
+    shell.advance(5.0)
+    error = shell.error(request)
+    assert "the pin of a (client c4 of process 4711 (python agent.py))" in error["message"]
+    assert error["facts"]["pins"][0]["programs"] == {"c4": "process 4711 (python agent.py)"}
+
+
 @pytest.mark.parametrize("lasting", ["configured", "persistent", "own"])
 def test_what_cannot_fit_beside_pins_that_last_is_told_at_once_whose_they_are(lasting: str) -> None:
     """Waiting for the configuration, for a pin that stays, or for oneself would be in vain."""

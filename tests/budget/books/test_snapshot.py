@@ -205,7 +205,9 @@ def test_pins_are_shown_with_what_keeps_them() -> None:
     shell.serve_pin("y", "me")
     shell.serve_pin("y", "shell", persist=True)
     shell.ask("b", "her", want="pin")
-    nothing = {"configured": False, "persistent": False, "clients": [], "waiting": []}
+    nothing = {
+        "configured": False, "persistent": False, "clients": [], "waiting": [], "programs": {},
+    }  # fmt: skip
     data = seen(shell)
     assert row(data, "a")["pins"] == [
         {**nothing, "model": "x", "configured": True},
