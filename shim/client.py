@@ -223,7 +223,7 @@ class Shim:
     def _want(
         self, model: str, want: str, options: Mapping[str, Any], *, persist: bool = False
     ) -> Mapping[str, Any]:
-        call = self._session.call(model, "", options)
+        call = self._session.call(model, "", options, "load")
         if call.remote:
             return {}
         if call.run is not None:

@@ -122,6 +122,16 @@ class Embeddings:
     usage: Usage = Usage()
 
 
+def no_chat(model: str) -> InvalidRequest:
+    """The error of a chat with a model that embeds."""
+    return InvalidRequest(f"{model} does not chat; it embeds.", hint="Call embed() instead.")
+
+
+def no_embeddings(model: str) -> InvalidRequest:
+    """The error of texts for a model that chats."""
+    return InvalidRequest(f"{model} does not embed.", hint='Configure it with role = "embedder".')
+
+
 def chat_body(endpoint: Endpoint, request: ChatRequest, *, stream: bool) -> bytes:
     """The body of a chat request for this endpoint.
 
@@ -129,9 +139,7 @@ def chat_body(endpoint: Endpoint, request: ChatRequest, *, stream: bool) -> byte
         InvalidRequest: a message or an option is not allowed, or the endpoint cannot honour it.
     """
     if not endpoint.capabilities.chat:
-        raise InvalidRequest(
-            f"{endpoint.model_id} does not chat; it embeds.", hint="Call embed() instead."
-        )
+        raise no_chat(endpoint.model_id)
     body: dict[str, Any] = {
         "model": endpoint.model_id,
         "messages": checked_messages(request.messages, endpoint.backend),
@@ -151,9 +159,7 @@ def embed_body(endpoint: Endpoint, texts: Sequence[str]) -> bytes:
         InvalidRequest: no texts, one that is empty or not a string, or an engine that cannot embed.
     """
     if not endpoint.capabilities.embeddings:
-        raise InvalidRequest(
-            f"{endpoint.model_id} does not embed.", hint='Configure it with role = "embedder".'
-        )
+        raise no_embeddings(endpoint.model_id)
     bad = [i for i, text in enumerate(texts) if not isinstance(text, str) or not text]
     if isinstance(texts, str) or not texts or bad:
         raise InvalidRequest(

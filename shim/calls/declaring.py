@@ -191,4 +191,4 @@ def _local(session: Session, models: Sequence[str]) -> list[str]:
         raise InvalidRequest(
             f"Declared uses are a list of model names, not {models!r}.", hint=f'Write ["{models}"].'
         )
-    return [name for name in models if not session.call(name, "", {}).remote]
+    return [name for name in models if not session.call(name, "", {}, "load").remote]

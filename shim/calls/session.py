@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from backends.base import Backend, Capabilities, Endpoint
 from backends.openai.async_client import AsyncTransport
-from backends.openai.protocol import ChatRequest
+from backends.openai.protocol import ChatRequest, no_chat, no_embeddings
 from backends.openai.resume import can_resume
 from backends.openai.sync_client import SyncTransport
 from budget.errors import ConfigError, KeeperUnavailable, KeepwarmError, UnknownModel
@@ -23,7 +23,7 @@ from shim.calls.inline_keeper import InlineStart
 from shim.calls.session_pins import Pins
 from shim.calls.timeouts import timeouts_of
 from shim.calls.tracing import trace_history
-from shim.config import FILE_NAME, Config, load_config, user_config_file
+from shim.config import FILE_NAME, Config, ModelEntry, load_config, user_config_file
 from shim.paths import named_runtime, runtime_dir
 from shim.wire.event_loops import LoopConnectionPool
 from shim.wire.fingerprint import differing, differs, fingerprint, label_of
@@ -222,7 +222,8 @@ class Session:
 
         Raises:
             UnknownModel: it is not configured.
-            InvalidRequest: an option of keepwarm's own is not allowed, or the session is closed.
+            InvalidRequest: an option of keepwarm's own is not allowed, the model does something else, or
+                the session is closed.
         """
         if self._closed:
             raise closed_before()
@@ -234,6 +235,8 @@ class Session:
                 f"{', '.join(sorted(self.config.models)) or 'no models'}.",
                 model=model,
             )
+        if (entry.role == "embedder") is not (operation == "embeddings"):
+            self._check_role(model, entry, operation)
         own, rest = split_options(options)
         request, remote = ChatRequest(messages, rest), entry.url is not None
         low = own.get("priority", entry.priority) < 0
@@ -244,6 +247,18 @@ class Session:
         if (deadline_s := own.get("deadline_s")) is not None:
             call.deadline = call.started_ns / 1e9 + deadline_s
         return call
+
+    def _check_role(self, model: str, entry: ModelEntry, operation: str) -> None:
+        """Refuse what the engine of a model would refuse, before other engines leave for it.
+
+        An endpoint may do more than its role says, and so may engines that a factory makes.
+        """
+        if entry.url is not None or operation == "load":
+            return
+        if operation == "chat":
+            raise no_chat(model)
+        if self._factory is None:
+            raise no_embeddings(model)
 
     def remote_endpoint(self, model: str) -> Endpoint:
         """The endpoint of a remote model. Its requests go there directly, past the local budget."""
