@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import click
 
-from budget.errors import InternalError, KeepwarmError
+from budget.errors import InternalError, KeepwarmError, OutOfMemory
 from shim.cli.console.failure import EXIT_INTERRUPTED, exit_code, tell
+from shim.cli.console.interrupt_and_memory import ctrl_c, lack_of_memory
 from shim.cli.lazy import LazyGroup
 
 COMMANDS: Final = {
@@ -68,18 +69,26 @@ class Root(LazyGroup):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was asked for."""
         try:
+            ctrl_c(raises=True)
             return super().invoke(ctx)
         except KeyboardInterrupt:
             ctx.exit(EXIT_INTERRUPTED)
         except KeepwarmError as error:
             tell(ctx, error)
             ctx.exit(exit_code(error))
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
+            said = lack_of_memory(error)
+            if said is not None:
+                lack = OutOfMemory(said)
+                tell(ctx, lack)
+                ctx.exit(exit_code(lack))
             traceback.print_exc(file=sys.stderr)
             tell(ctx, InternalError(f"{type(error).__name__}: {error}"))
             ctx.exit(exit_code(error))
+        finally:
+            ctrl_c(raises=False)
 
 
 @click.group(
@@ -89,7 +98,8 @@ class Root(LazyGroup):
     open_to_plugins=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done; 1 a bug of keepwarm; 2 the caller's mistake; 3 too much to do now, try "
-    "later; 4 an engine, an endpoint, a file or the keeper failed; 130 interrupted.",
+    "later; 4 an engine, an endpoint, a file or the keeper failed, or stdout cannot be written; "
+    "130 interrupted; 141 the reader of stdout ended.",
 )
 @click.option(
     "--config",

@@ -78,7 +78,7 @@ def chat(
             whole = partial(shim.chat, model, messages, **given)
             reply = whole() if entry.remote else asked_again(whole, line.clear)
             if not as_json:
-                click.echo(reply.content)
+                click.echo(reply.content, color=True)
         else:
             ask = partial(shim.stream, model, messages, **given)
             reply = _Answer(ask, waiting, quiet=as_json).read(stops=not entry.remote)
@@ -177,7 +177,8 @@ class _Answer:
             self._printed += len(text)
             self._last = text
             if not self._quiet:
-                click.echo(text, nl=False)
+                # In a pipe an answer stays as it is, with codes of terminals that are in it.
+                click.echo(text, nl=False, color=True)
 
 
 def reply_json(reply: Reply) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from shim.cli.console.standard_streams import codes_of, escaped
+
 _PIPE_COLUMNS: Final = 100_000
 _GAP: Final = 2
 _WORD: Final = 16
@@ -33,10 +35,20 @@ class _Console(Console):
 
 def console(*, err: bool = False) -> Console:
     """Where tables and bars go. In a pipe nothing is cut, wrapped or coloured, even by FORCE_COLOR."""
-    terminal = (sys.stderr if err else sys.stdout).isatty()
-    if terminal:
-        return _Console(stderr=err, soft_wrap=True, force_terminal=True)
-    return Console(stderr=err, soft_wrap=True, width=_PIPE_COLUMNS, force_terminal=False)
+    stream = sys.stderr if err else sys.stdout
+    if stream.isatty():
+        return _Console(file=codes_of(stream), soft_wrap=True, force_terminal=True)
+    return Console(file=stream, soft_wrap=True, width=_PIPE_COLUMNS, force_terminal=False)
+
+
+def clear_screen() -> None:
+    """Clear a terminal, where stdout is one."""
+    console().clear()
+
+
+def _shown(text: str, target: Console) -> str:
+    """A text for a console, which writes past the escaping of its terminal."""
+    return escaped(text) if target.is_terminal else text
 
 
 def print_table(
@@ -49,7 +61,9 @@ def print_table(
     if title:
         click.echo(title)
     target = console()
-    cells = [[Text("" if value is None else str(value)) for value in row] for row in rows]
+    cells = [
+        [Text("" if value is None else _shown(str(value), target)) for value in row] for row in rows
+    ]
     if _narrowest(columns, cells) > target.width:
         for row in cells:
             _print_lines(target, _block(columns, row))
@@ -84,7 +98,8 @@ def _print_lines(target: Console, table: Table) -> None:
     with target.capture() as captured:
         target.print(table, soft_wrap=False)
     for line in captured.get().splitlines():
-        click.echo(line.rstrip())
+        target.file.write(f"{line.rstrip()}\n")
+    target.file.flush()
 
 
 class StatusLine:
@@ -106,7 +121,7 @@ class StatusLine:
         if not self.shown:
             return
         bar = min(_BAR, self._console.width // 3) if share is not None else 0
-        told, line = Text(text), Table.grid(padding=(0, 1, 0, 0))
+        told, line = Text(escaped(text)), Table.grid(padding=(0, 1, 0, 0))
         told.truncate(self._console.width - bar - 1, overflow="ellipsis")
         line.add_row(*([ProgressBar(1.0, share, width=bar)] if share is not None else []), told)
         with self._lock:
@@ -144,7 +159,12 @@ class StatusLine:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
-    click.echo(json.dumps(value, ensure_ascii=False))
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        text = json.dumps(value)
+    click.echo(text)
 
 
 def size(n_bytes: float) -> str:

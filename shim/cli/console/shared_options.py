@@ -39,7 +39,7 @@ def read_stdin() -> str:
     """All of stdin.
 
     Raises:
-        InvalidRequest: it is not UTF-8.
+        InvalidRequest: it is not UTF-8, or cannot be read.
     """
     try:
         return sys.stdin.buffer.read().decode("utf-8")
@@ -47,3 +47,5 @@ def read_stdin() -> str:
         raise InvalidRequest(
             f"The text on stdin is not UTF-8 (byte {error.start}).", offset=error.start
         ) from None
+    except OSError as error:
+        raise InvalidRequest(f"stdin cannot be read: {error.strerror or error}.") from None

@@ -12,7 +12,7 @@ from budget.errors import KeeperUnavailable
 from shim.cli.commands.config.reload import restart_line
 from shim.cli.commands.ps.coming_uses import print_plans
 from shim.cli.commands.ps.fault_lines import print_faults
-from shim.cli.console.output import print_json, print_table, size, sizes, span
+from shim.cli.console.output import clear_screen, print_json, print_table, size, sizes, span
 from shim.cli.console.running import ask_running
 from shim.cli.console.shared_options import json_option
 
@@ -44,7 +44,7 @@ def ps(*, watch: bool, as_json: bool) -> None:
     """
     while True:
         if watch and not as_json:
-            click.clear()
+            clear_screen()
         try:
             status = read_status()
         except KeeperUnavailable as error:

@@ -1,0 +1,212 @@
+"""Standard streams that are closed, full, broken or of another encoding, and what a terminal is sent."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shim.cli.console import interrupt_and_memory
+from tests.cli.support import KEEPWARM, LIMIT_S, CommandPlace, new_place
+from tests.processes import wait_until
+
+NASTY = "a\x1b]0;title\x07b\x1b[2Jc\tdö\n"
+LINES = [
+    ("ps",),
+    ("config", "show", "--json"),
+    ("--help",),
+    ("chat", "absent", "hi", "--json"),
+]
+
+
+class _Answers(BaseHTTPRequestHandler):
+    """An endpoint whose answers hold codes of a terminal."""
+
+    def do_POST(self) -> None:
+        """Answer a chat as a whole."""
+        self.rfile.read(int(self.headers["content-length"]))
+        body = json.dumps(
+            {"choices": [{"message": {"content": NASTY}, "finish_reason": "stop"}]}
+        ).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        """Say nothing."""
+
+
+@pytest.fixture
+def cold(cache: Path) -> Iterator[CommandPlace]:
+    """A place without a keeper, whose one model is at an endpoint that answers with codes."""
+    with HTTPServer(("127.0.0.1", 0), _Answers) as server, new_place(cache) as own:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        own.configure({"far": {"url": f"http://127.0.0.1:{server.server_port}"}})
+        try:
+            yield own
+        finally:
+            server.shutdown()
+
+
+def shell(
+    place: CommandPlace, script: str, *args: str, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """A script of bash, in which `"$@"` is keepwarm with arguments."""
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {script}", "bash", *KEEPWARM, *args],
+        env={**place.env, **env},
+        cwd=place.root,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+
+
+@pytest.mark.parametrize("args", LINES, ids=" ".join)
+def test_a_stdout_that_cannot_be_written_is_one_line_and_code_4(
+    cold: CommandPlace, args: tuple[str, ...]
+) -> None:
+    """A full one and a closed one; the line names the stream."""
+    for script in ('"$@" >/dev/full', '"$@" >&-'):
+        done = shell(cold, script, *args)
+        assert done.returncode == 4, done.stderr
+        assert done.stderr.splitlines()[-1].startswith(
+            "keepwarm: error: stdout cannot be written: "
+        )
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("args", LINES, ids=" ".join)
+def test_a_reader_that_ended_is_a_silent_141(cold: CommandPlace, args: tuple[str, ...]) -> None:
+    """As of a program that SIGPIPE ends. The reader ends before the command begins."""
+    done = shell(cold, '{ sleep 0.3; exec "$@" 2>errors; } | true', *args)
+    assert done.returncode == 141
+    assert "stdout" not in (cold.root / "errors").read_text()
+    assert "Traceback" not in (cold.root / "errors").read_text()
+
+
+@pytest.mark.parametrize("args", LINES, ids=" ".join)
+def test_a_stderr_that_cannot_be_written_changes_nothing_else(
+    cold: CommandPlace, args: tuple[str, ...]
+) -> None:
+    """The exit code and stdout are the same, with stderr closed and with stderr full."""
+    whole = shell(cold, '"$@"', *args)
+    for script in ('"$@" 2>&-', '"$@" 2>/dev/full'):
+        done = shell(cold, script, *args)
+        assert (done.returncode, done.stdout) == (whole.returncode, whole.stdout)
+
+
+def test_a_closed_stdin_is_an_empty_prompt(cold: CommandPlace) -> None:
+    """A mistake of the caller, of chat and of embed; one that is open for writing only, too."""
+    for command in ("chat", "embed"):
+        closed = shell(cold, '"$@" <&-', command, "far")
+        assert closed.returncode == 2
+        assert "Traceback" not in closed.stderr
+    unreadable = shell(cold, '"$@" 0>written', "chat", "far")
+    assert unreadable.returncode == 2
+    assert "stdin cannot be read" in unreadable.stderr
+
+
+def test_an_answer_keeps_its_codes_in_a_pipe_and_shows_them_on_a_terminal(
+    cold: CommandPlace,
+) -> None:
+    """A terminal neither changes its title nor is cleared, and the pipe has every byte."""
+    args = ("chat", "far", "hi", "--no-stream")
+    assert shell(cold, '"$@"', *args).stdout == NASTY + "\n"
+    code, shown = on_a_terminal(cold, *args)
+    assert code == 0, shown
+    assert r"a\x1b]0;title\x07b\x1b[2Jc" in shown
+    assert "\x1b" not in shown.partition("far · ")[0]
+    assert "\x07" not in shown
+
+
+def test_an_error_shows_codes_on_a_terminal(cold: CommandPlace) -> None:
+    """Errors quote endpoints, files and arguments."""
+    code, shown = on_a_terminal(cold, "chat", "far", "hi", "--system", "x", f"--{NASTY}")
+    assert code == 2
+    assert "\x1b" not in shown
+    cold.configure({r'"n\u001b[2J"': {"url": "http://127.0.0.1:9"}})
+    _, listed = on_a_terminal(cold, "plan")
+    assert "\x1b[2J" not in listed
+    assert r"\x1b[2J" in listed
+
+
+def on_a_terminal(place: CommandPlace, *args: str) -> tuple[int, str]:
+    """The exit code of a command, and what it sent to a terminal that is its stdout and stderr."""
+    ours, theirs = pty.openpty()
+    started = place.start(*args, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            read = os.read(ours, 4096)
+        except OSError:
+            break
+        shown += read
+    os.close(ours)
+    return started.wait(LIMIT_S), shown.decode()
+
+
+def test_an_ascii_stdout_shows_escapes_and_valid_json(cold: CommandPlace) -> None:
+    """Whatever the encoding: no traceback, and JSON that has the same value."""
+    args = ("chat", "far", "hi", "--no-stream")
+    for encoding in ("ascii", "latin-1"):
+        text = shell(cold, '"$@" | iconv -f latin1', *args, PYTHONIOENCODING=encoding)
+        assert text.returncode == 0, text.stderr
+        assert text.stdout.endswith("dö\n\n" if encoding == "latin-1" else "d\\xf6\n\n")
+        found = shell(cold, '"$@" | iconv -f latin1', *args, "--json", PYTHONIOENCODING=encoding)
+        assert json.loads(found.stdout)["content"] == NASTY
+
+
+def test_too_little_address_space_is_named(cold: CommandPlace) -> None:
+    """Both where the command line cannot be imported and where a command cannot."""
+    for limit_kib in (20_000, 50_000):
+        done = shell(cold, f'ulimit -v {limit_kib}; "$@"', "version")
+        assert done.returncode == 4, done.stderr
+        assert "address space (ulimit -v) are not enough" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_ends_the_process_at_once_outside_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It raises only in a command; where the shell has it ignored it stays ignored."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        monkeypatch.setattr(interrupt_and_memory, "_RAISES", True)
+        interrupt_and_memory.ctrl_c(raises=False)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+        interrupt_and_memory.ctrl_c(raises=True)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        monkeypatch.setattr(interrupt_and_memory, "_RAISES", False)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        interrupt_and_memory.ctrl_c(raises=True)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_while_the_command_line_is_imported_leaves_no_traceback(cold: CommandPlace) -> None:
+    """The interrupt comes with the import of click."""
+    (cold.root / "click.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    path = f"{cold.root}{os.pathsep}{cold.env['PYTHONPATH']}"
+    done = shell(cold, 'exec "$@"', "ps", PYTHONPATH=path)
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == ""
+
+
+@pytest.mark.real
+def test_an_answer_whose_reader_ends_gives_its_lease_back(shared: CommandPlace) -> None:
+    """`chat | head -c 3` has three bytes, no message, and leaves the model idle."""
+    done = shell(shared, '"$@" | head -c 3', "chat", "writer", "Hello", "--max-tokens", "900")
+    assert (done.returncode, len(done.stdout), done.stderr) == (141, 3, "")
+    assert wait_until(lambda: shared.engine("writer")["state"] == "idle")
