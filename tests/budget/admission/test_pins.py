@@ -321,7 +321,7 @@ def test_a_deadline_that_passes_behind_a_pin_says_whose_pin_it_is() -> None:
 
 
 def test_errors_about_pins_name_the_programs_that_hold_them() -> None:
-    """A client's number says nothing to the user who is to end something."""
+    """A client's number does not tell the user which process to end."""
     shell = shell_of(100, [engine("a", 80), engine("b", 80)])
     shell.ask("a", "c4", want="pin", owner="process 4711 (python agent.py)")
     shell.settle()
