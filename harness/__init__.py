@@ -1,7 +1,8 @@
 """Agent patterns on top of the shim: roles that are checked, and pipelines of stages on a trace."""
 
 from harness.pipeline import ItemResult, Pipeline, Stage, StageContext, StageReply
-from harness.roles import EVALUATOR_FLOOR_BITS, Roles
+from harness.roles import Roles
+from shim.config.role_checks import EVALUATOR_FLOOR_BITS
 
 __all__ = [
     "EVALUATOR_FLOOR_BITS",

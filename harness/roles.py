@@ -6,13 +6,11 @@ from collections.abc import Iterable
 from typing import Final, Literal, get_args
 
 from shim import RoleViolation, Shim
+from shim.config.role_checks import check_precision
 from shim.model_info import ModelInfo
 
 Role = Literal["producer", "evaluator", "planner", "embedder"]
 ROLES: Final[tuple[str, ...]] = get_args(Role)
-
-EVALUATOR_FLOOR_BITS: Final = 8.5
-"""Bits per weight of Q8_0: a coarser evaluator would judge its own rounding errors, too."""
 
 
 class Roles:
@@ -29,7 +27,7 @@ class Roles:
     def __init__(self, models: Iterable[ModelInfo]) -> None:
         self._models = {info.name: info for info in models if info.role is not None}
         for evaluator in self._of("evaluator"):
-            _check_floor(evaluator)
+            check_precision(evaluator.name, evaluator.role, evaluator)
             for producer in self._of("producer"):
                 _check_different(evaluator, producer)
 
@@ -72,23 +70,6 @@ class Roles:
 
     def _of(self, role: Role) -> list[ModelInfo]:
         return [info for info in self._models.values() if info.role == role]
-
-
-def _check_floor(evaluator: ModelInfo) -> None:
-    bits = evaluator.min_bits_per_weight
-    if bits is None or bits >= EVALUATOR_FLOOR_BITS:
-        return
-    raise RoleViolation(
-        f"The evaluator {evaluator.name} is {evaluator.quantization} by its tensors: its coarsest "
-        f"matrix has {bits:.4g} bits per weight, an evaluator needs at least "
-        f"{EVALUATOR_FLOOR_BITS} (Q8_0).",
-        hint=f"Give [models.{evaluator.name}] a file of Q8_0, F16, BF16 or F32.",
-        model=evaluator.name,
-        role="evaluator",
-        quantization=evaluator.quantization,
-        bits_per_weight=bits,
-        needed_bits_per_weight=EVALUATOR_FLOOR_BITS,
-    )
 
 
 def _check_different(evaluator: ModelInfo, producer: ModelInfo) -> None:

@@ -321,9 +321,11 @@ class Keeper:
 
         Raises:
             UnknownModel: one is not configured, or not local; the uses declared before still hold.
+            RoleViolation: one does not meet its role, which no later request would change.
         """
         for model in models:
-            self.is_ready_for(model)
+            if not self.is_ready_for(model):
+                self.refresh.check_role(model)
         known = self.shell.core.state.models
         order = tuple(model for model in models if model in known)
         self.shell.post(ev.UsesDeclared(client_id, order, name))

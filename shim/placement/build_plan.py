@@ -26,6 +26,7 @@ from budget.memory.overhead import DEFAULT_OVERHEAD, OverheadModel
 from budget.placement.machine_rates import MachineFigures
 from budget.placement.traffic import decode_seconds, decode_traffic
 from shim.config import Config, ModelEntry
+from shim.config.role_checks import check_precision
 from shim.placement.budgeted_devices import BudgetDevices, budget_devices
 from shim.placement.from_plan import decide, decision_json
 from shim.placement.plan_entry import Entry, FileFacts, PlanPoint, Sizes
@@ -149,6 +150,7 @@ class PlanBuilder:
         if known is not None and asked.stamp(known) == known.stamp:
             sizes = {(s.n_ctx, s.slots) for s in known.variants}
             layers = {p.n_gpu_layers for p in known.variants[0].points}
+            check_precision(name, model.role, known.facts)
             if sizes >= set(asked.sizes) and asked.n_gpu_layers in {None, *layers}:
                 return asked.key, None
         self.say(f"{name}: measuring")
@@ -164,6 +166,7 @@ class PlanBuilder:
         sizes: Sequence[tuple[int, int]],
     ) -> Entry:
         header = read_header(local_path(model))
+        check_precision(name, model.role, header)
         base = replace(engine_args(model), rpc=self._rpc)
         variants = []
         for number, (n_ctx, slots) in enumerate(sizes):

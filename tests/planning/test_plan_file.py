@@ -11,7 +11,7 @@ import pytest
 from backends.footprint.machine_overhead import measured_overhead, store_overhead
 from backends.gguf import read_header
 from backends.measure import whole_machine as measuring
-from budget.errors import ConfigError, MeasurementFailed
+from budget.errors import ConfigError, MeasurementFailed, RoleViolation
 from budget.footprint import HOST
 from budget.memory.overhead import DEFAULT_OVERHEAD, OverheadModel
 from budget.placement.machine_rates import LoadFigures, MachineFigures, SideFigures
@@ -142,6 +142,20 @@ def test_a_changed_file_is_measured_by_the_catalog_itself(
         found = build_catalog(config)
     assert (found.errors, read) == ({}, ["classifier.gguf"])
     assert "its file changed since it was measured" in caplog.text
+
+
+@pytest.mark.real
+def test_a_plan_does_not_let_a_coarse_evaluator_in(config: Config) -> None:
+    """An entry measured for a model without a role serves no evaluator; the next build names the error."""
+    written(config)
+    path = str(config.models["classifier"].path)
+    models = {"classifier": {"path": path, "role": "evaluator"}}
+    judging = Config.from_mapping({"budget": {"device": "host"}, "models": models})
+    assert isinstance(build_catalog(judging).errors["classifier"], RoleViolation)
+    builder = PlanBuilder(judging)
+    builder.build(usable_plan()[0])
+    assert builder.measured == []
+    assert "8.5" in builder.errors["classifier"]
 
 
 @pytest.mark.real

@@ -20,10 +20,16 @@ from backends.footprint.learned import LearnedStore
 from backends.machine.devices import Device
 from backends.machine.shortages import refused
 from budget.books.engines import EngineSpec, ModelSpec
-from budget.errors import ConfigError, InternalError, KeepwarmError, MeasurementFailed
+from budget.errors import (
+    ConfigError,
+    InternalError,
+    KeepwarmError,
+    MeasurementFailed,
+)
 from budget.footprint import Placement
 from shim.config import Config
 from shim.config import ModelEntry as ConfigEntry
+from shim.config.role_checks import is_too_coarse
 from shim.keeper.catalog.broken_models import BrokenModel
 from shim.keeper.catalog.corrections import learned_store
 from shim.keeper.catalog.entries import CatalogEngine as CatalogEngine
@@ -324,6 +330,8 @@ def _planned(
     return {
         name: _as_planned(name, local[name], learned, row, plan.build)
         for name, row in found.decided.items()
+        # A model that is unfit for its role is read, which gives the error.
+        if not is_too_coarse(local[name].role, row.entry.facts)
     }
 
 

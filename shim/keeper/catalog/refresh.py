@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from backends.machine.bounded_questions import in_own_thread
-from budget.errors import InternalError, KeepwarmError, LoadFailed
+from budget.errors import InternalError, KeepwarmError, LoadFailed, RoleViolation
 from shim.config import Config
 from shim.keeper.catalog.broken_models import BrokenModel
 from shim.keeper.catalog.catalog import Catalog, Found, catalog_of, read_model, read_models
+from shim.keeper.catalog.preparing import watched_files
 from shim.keeper.engines.ending import seen
+from shim.placement.requested import stamp_of
 
 LOG = logging.getLogger("keepwarm.keeper")
 
@@ -50,6 +52,14 @@ class CatalogRefresh:
         self._reading: dict[str, _Reading] = {}
         self._looked_s: dict[str, float] = {}
         """When each model's files were last found to be those that are known (monotonic)."""
+
+    def check_role(self, model: str) -> None:
+        """Raise the error of a model whose file, as it is now, does not meet its role."""
+        broken = self.catalog.broken_models.get(model)
+        if broken is None or broken.far or not isinstance(broken.error, RoleViolation):
+            return
+        if broken.stamp == stamp_of(watched_files(self.catalog.config.models[model])):
+            raise broken.raised()
 
     def is_ready(self, model: str) -> bool:
         """Whether a request for a model can go on; no, where finding that out may take its time."""
