@@ -116,6 +116,20 @@ class Cursor:
             self._path, check, what, offset=self.position if offset is None else offset, hint=hint
         )
 
+    def reject_length(self, check: Check, what: str, *, offset: int) -> NoReturn:
+        """Raise the `BadModelFile` for a claim of more bytes than are left, of the file or of the bound."""
+        if not self._clipped:
+            self.reject(
+                check, f"{what}, and {self.remaining} bytes of the file are left.", offset=offset
+            )
+        self.reject(
+            check,
+            f"{what}, and {self.remaining} bytes are left of the {MAX_HEADER_BYTES} that the headers of a "
+            "model together may have.",
+            offset=offset,
+            hint="No header of a known model is so long: look at what made the file.",
+        )
+
     def need(self, n_bytes: int, what: str) -> None:
         """Raise unless `n_bytes` more bytes are there for `what`."""
         if n_bytes <= self.remaining:
@@ -170,11 +184,7 @@ class Cursor:
         start = self.position
         length = self.u64(f"the length of {what}")
         if length > self.remaining:
-            self.reject(
-                "string_length",
-                f"{what} claims {length} bytes and {self.remaining} are left.",
-                offset=start,
-            )
+            self.reject_length("string_length", f"{what} claims {length} bytes", offset=start)
         return length
 
     def _kept_text(self, what: str, length: int) -> str:
@@ -250,10 +260,9 @@ class Cursor:
 
     def _check_count(self, name: str, count: int, least_bytes: int) -> None:
         if count * least_bytes > self.remaining:
-            self.reject(
+            self.reject_length(
                 "array_length",
-                f"{name} claims {count} elements of at least {least_bytes} bytes "
-                f"and {self.remaining} bytes are left.",
+                f"{name} claims {count} elements of at least {least_bytes} bytes",
                 offset=self.position - 8,
             )
 

@@ -182,10 +182,10 @@ def _tensor_count(cursor: Cursor) -> int:
     start, most = cursor.position, cursor.allowance.tensors
     count = cursor.u64("the tensor count")
     if count > most or count * _LEAST_TENSOR_BYTES > cursor.remaining:
-        cursor.reject(
+        cursor.reject_length(
             "tensor_count",
             f"the tensor count is {count}; a model may have {MAX_TENSORS}, each of at least "
-            f"{_LEAST_TENSOR_BYTES} bytes, and {cursor.remaining} bytes are left.",
+            f"{_LEAST_TENSOR_BYTES} bytes",
             offset=start,
         )
     cursor.allowance.tensors -= count
@@ -196,10 +196,10 @@ def _key_count(cursor: Cursor) -> int:
     start, most = cursor.position, cursor.allowance.keys
     count = cursor.u64("the metadata count")
     if count > most or count * _LEAST_KEY_BYTES > cursor.remaining:
-        cursor.reject(
+        cursor.reject_length(
             "metadata_count",
             f"the metadata count is {count}; a model may have {MAX_KEYS}, each of at least "
-            f"{_LEAST_KEY_BYTES} bytes, and {cursor.remaining} bytes are left.",
+            f"{_LEAST_KEY_BYTES} bytes",
             offset=start,
         )
     cursor.allowance.keys -= count

@@ -213,3 +213,31 @@ def test_a_value_of_a_megabyte_does_not_fill_the_error(tmp_path: Path) -> None:
     with pytest.raises(BadModelFile, match="whole number") as caught:
         header.shape()
     assert len(str(caught.value)) < 1000
+
+
+LONG = {
+    "a text": _text(b"k") + struct.pack("<IQ", raw.STRING, 300_000_000),
+    "an array": _text(b"k") + struct.pack("<IIQ", raw.ARRAY, raw.F64, 40_000_000),
+}
+
+
+@pytest.mark.parametrize("entry", LONG.values(), ids=LONG)
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_claim_beyond_what_is_read_names_the_bound_and_one_beyond_the_file_the_file(
+    tmp_path: Path, entry: bytes, *, whole: bool
+) -> None:
+    """A whole file is not to be fetched again: it would be the same."""
+    path = _written(tmp_path / "m.gguf", [entry])
+    cut = path.stat().st_size
+    if whole:
+        os.truncate(path, cut + 320_000_000)
+    with pytest.raises(BadModelFile) as caught:
+        read_header(path)
+    position = cut - 64
+    if whole:
+        left = most.MAX_HEADER_BYTES - position
+        assert f"{left} bytes are left of the {most.MAX_HEADER_BYTES} that" in caught.value.message
+        assert "Fetch" not in caught.value.hint
+    else:
+        assert "64 bytes of the file are left" in caught.value.message
+        assert "Fetch" in caught.value.hint
