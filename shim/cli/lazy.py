@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
 import click
+
+from shim.cli.console.context import accept_config
 
 ENTRY_POINTS: Final = "keepwarm.commands"
 """The entry-point group through which other packages add commands."""
@@ -16,7 +19,8 @@ ENTRY_POINTS: Final = "keepwarm.commands"
 class LazyGroup(click.Group):
     """Commands by name as `("module:attribute", "one line of help")`, beside ordinary ones.
 
-    With `open_to_plugins` the group also has the commands of entry points.
+    `elsewhere` has names that other programs use, and the commands that serve here. With
+    `open_to_plugins` the group also has the commands of entry points.
 
     The line of help is written here as well as in the command, so that listing the commands imports
     none of them.
@@ -26,11 +30,13 @@ class LazyGroup(click.Group):
         self,
         *args: Any,
         lazy: Mapping[str, tuple[str, str]] | None = None,
+        elsewhere: Mapping[str, str] | None = None,
         open_to_plugins: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.lazy = dict(lazy or {})
+        self.elsewhere = dict(elsewhere or {})
         self.open_to_plugins = open_to_plugins
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -47,12 +53,25 @@ class LazyGroup(click.Group):
             module, _, attribute = self.lazy[cmd_name][0].partition(":")
             command = getattr(importlib.import_module(module), attribute)
             assert isinstance(command, click.Command)
-            return command
+            return accept_config(command)
         found = super().get_command(ctx, cmd_name)
         if found is not None:
             return found
         plugin = self._plugins().get(cmd_name)
         return None if plugin is None else load_plugin(plugin)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the arguments begin with; an unknown one is told with its like."""
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            close = self.elsewhere.get(name) or " or ".join(
+                get_close_matches(name, self.list_commands(ctx))
+            )
+            if close:
+                ctx.fail(f"No such command {name!r}. Did you mean {close}?")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, without importing them."""

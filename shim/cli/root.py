@@ -61,6 +61,18 @@ COMMANDS: Final = {
         "Print the versions of keepwarm and llama.cpp.",
     ),
 }
+ELSEWHERE: Final = {
+    "list": "ps or config show",
+    "log": "keeper log",
+    "logs": "keeper log",
+    "run": "chat",
+    "show": "inspect or config show",
+    "start": "keeper start",
+    "status": "ps or keeper status",
+    "stop": "unload or keeper stop",
+    "top": "ps --watch",
+}
+"""Names that other programs use, and the commands that serve here."""
 
 
 class Root(LazyGroup):
@@ -95,12 +107,14 @@ class Root(LazyGroup):
     "keepwarm",
     cls=Root,
     lazy=COMMANDS,
+    elsewhere=ELSEWHERE,
     open_to_plugins=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done; 1 a bug of keepwarm; 2 the caller's mistake; 3 too much to do now, try "
     "later; 4 an engine, an endpoint, a file or the keeper failed, or stdout cannot be written; "
     "130 interrupted; 141 the reader of stdout ended.",
 )
+@click.version_option(package_name="keepwarm", message="keepwarm %(version)s")
 @click.option(
     "--config",
     type=click.Path(path_type=Path),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.metadata
 import json
 import os
 import tempfile
@@ -52,6 +53,33 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def run(*args: str, stdin: str | bytes = "") -> Result:
     """`keepwarm` in this process."""
     return CliRunner().invoke(main, list(args), input=stdin)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("chta", "chat"), ("keper", "keeper"), ("logs", "keeper log")]
+)
+def test_a_mistyped_command_is_answered_with_its_like(typed: str, meant: str) -> None:
+    """Also one that another program has."""
+    done = run(typed)
+    assert done.exit_code == 2
+    assert f"No such command '{typed}'. Did you mean {meant}?" in done.stderr
+    assert "Did you mean" not in run("qqqqqq").stderr
+
+
+def test_the_version_is_an_option(home: Path) -> None:
+    """And says whose it is."""
+    assert run("--version").stdout == f"keepwarm {importlib.metadata.version('keepwarm')}\n"
+
+
+def test_config_may_stand_after_the_command(home: Path) -> None:
+    """It counts more than one before the command, and every command of keepwarm takes it."""
+    (home / "other.toml").write_text('[models.far]\nurl = "http://127.0.0.1:9"\n')
+    done = run("--config", "absent.toml", "plan", "--json", "--config", "other.toml")
+    assert [model["name"] for model in json.loads(done.stdout)["models"]] == ["far"]
+    groups = {"keeper": "status", "kv": "list", "trace": "list", "config": "check"}
+    for name in COMMANDS:
+        inner = [groups[name]] if name in groups else []
+        assert "--config" in run(name, *inner, "--help").stdout, name
 
 
 def configure(home: Path, text: str = '[models.m]\npath = "m.gguf"\n') -> None:

@@ -92,11 +92,28 @@ def test_embed_gives_one_vector_per_text(shared: CommandPlace) -> None:
     given = shared.json("embed", "vec", "one", "two")
     assert len(given["vectors"]) == 2
     assert {len(vector) for vector in given["vectors"]} == {256}
-    piped = shared.run("embed", "vec", stdin="one\n\ntwo\n")
-    assert [line.split()[:2] for line in piped.stdout.splitlines()[1:]] == [
-        ["one", "256"],
-        ["two", "256"],
+    text = "one\n\ntwo\u2028and\r\n"
+    piped = shared.run("embed", "vec", stdin=text)
+    assert [line.split()[:1] for line in piped.stdout.splitlines()[1:]][:2] == [["one"], []]
+    aligned = shared.run("embed", "vec", "--json", stdin=text)
+    assert [vector and len(vector) for vector in json.loads(aligned.stdout)["vectors"]] == [
+        256,
+        None,
+        256,
     ]
+
+
+def test_chat_ends_at_a_stop_text_and_follows_a_schema(shared: CommandPlace) -> None:
+    """Both options reach the engine."""
+    whole = shared.json("chat", "writer", "Hello", *SHORT)["content"]
+    stopped = shared.json("chat", "writer", "Hello", *SHORT, "--stop", "never", "--stop", whole[1:])
+    assert stopped["content"] == whole[:1]
+    schema = shared.root / "schema.json"
+    schema.write_text('{"enum": ["yes"]}')
+    args = ("chat", "writer", "Hello", "--json-schema", str(schema))
+    assert json.loads(shared.json(*args)["content"]) == "yes"
+    schema.write_text("[]")
+    assert shared.json(*args, code=2)["error"]["error"] == "InvalidRequest"
 
 
 def test_models_come_stay_and_go_by_the_commands(shared: CommandPlace) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
@@ -34,6 +36,16 @@ from shim.streams import ReplyStream
     "--temperature", type=click.FloatRange(min=0), help="0 always samples the likeliest token."
 )
 @click.option("--seed", type=int, help="Makes sampling repeatable.")
+@click.option(
+    "--stop", multiple=True, metavar="TEXT", help="The answer ends before this text. Repeatable."
+)
+@click.option(
+    "--json-schema",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    callback=lambda _ctx, _option, file: file and _schema(file),
+    help="The answer is JSON that this schema describes.",
+)
 @click.option(
     "--priority", type=int, help="Higher priorities are served first. Default: the model's."
 )
@@ -66,7 +78,7 @@ def chat(
     config = config_of(ctx)
     entry = entry_of(config, model)
     messages = _messages(system, _prompt(prompt))
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value not in (None, ())}
     line = StatusLine()
     fetch_first(line, entry)
     with (
@@ -108,6 +120,17 @@ def _prompt(given: str | None) -> str:
             "The prompt on stdin is empty.", hint='Try: keepwarm chat MODEL "a prompt".'
         )
     return text
+
+
+def _schema(file: Path) -> dict[str, Any]:
+    """The schema in a file."""
+    try:
+        schema = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"--json-schema {file} cannot be read: {error}") from None
+    if not isinstance(schema, dict):
+        raise InvalidRequest(f"--json-schema {file} holds no JSON object.")
+    return schema
 
 
 def _messages(system: str | None, prompt: str) -> list[dict[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -29,8 +30,8 @@ from shim.replies import EmbeddingReply
 def embed(ctx: click.Context, model: str, texts: tuple[str, ...], *, as_json: bool) -> None:
     """Turn texts into vectors.
 
-    Without TEXT every line of stdin is a text. The table shows how each vector begins; --json prints
-    the whole vectors.
+    Without TEXT every line of stdin is a text, and a blank line keeps its place without a vector. The
+    table shows how each vector begins; --json prints the whole vectors.
     """
     config = config_of(ctx)
     entry = entry_of(config, model)
@@ -42,36 +43,46 @@ def embed(ctx: click.Context, model: str, texts: tuple[str, ...], *, as_json: bo
         traced(config, "embed"),
         WaitingLine(line, model, shim.runtime),
     ):
-        ask = partial(shim.embed, model, batch)
+        ask = partial(shim.embed, model, [text for text in batch if text or texts])
         reply = ask() if entry.remote else asked_again(ask, line.clear)
+    found = iter(reply.vectors)
+    vectors = [next(found) if text or texts else None for text in batch]
     if as_json:
-        print_json(reply_json(reply))
+        print_json(reply_json(reply, vectors))
     else:
         print_table(
             ("text", "dimensions", "norm", "begins"),
-            [(text, *_overview(v)) for text, v in zip(batch, reply.vectors, strict=True)],
+            [(text, *_overview(v)) for text, v in zip(batch, vectors, strict=True)],
             right=("dimensions", "norm"),
         )
     line.last(" · ".join([model, *temperature_of(reply.residency)]))
 
 
 def _lines() -> list[str]:
-    lines = [line for line in read_stdin().splitlines() if line.strip()]
-    if not lines:
+    """The lines of stdin; blank ones are empty."""
+    lines = [line.removesuffix("\r") if line.strip() else "" for line in read_stdin().split("\n")]
+    if not lines[-1]:
+        # The last line ended, or there is none.
+        lines.pop()
+    if not any(lines):
         raise InvalidRequest("There is no text to embed.", hint='Try: keepwarm embed MODEL "text".')
     return lines
 
 
-def _overview(vector: tuple[float, ...]) -> tuple[int, str, str]:
+def _overview(vector: tuple[float, ...] | None) -> tuple[int | None, str, str]:
+    if vector is None:
+        return None, "", ""
     norm = math.sqrt(sum(x * x for x in vector))
     return len(vector), f"{norm:.4f}", ", ".join(f"{x:+.4f}" for x in vector[:4])
 
 
-def reply_json(reply: EmbeddingReply) -> dict[str, Any]:
-    """A reply as `embed --json` prints it."""
+def reply_json(
+    reply: EmbeddingReply, vectors: Sequence[tuple[float, ...] | None]
+) -> dict[str, Any]:
+    """A reply as `embed --json` prints it, with None for a blank line."""
     return {
         "model": reply.model,
-        "vectors": [list(vector) for vector in reply.vectors],
+        "vectors": [None if vector is None else list(vector) for vector in vectors],
         "usage": asdict(reply.usage),
         "residency": residency_json(reply.residency),
         "total_s": reply.total_s,

@@ -4,17 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Final
 
 import click
 
 from budget.errors import ConfigError, UnknownModel
 from shim.config import Config, ModelEntry, load_config
 
+_AFTER_COMMAND: Final = "keepwarm.config"
+
 
 def config_path(ctx: click.Context) -> Path | None:
-    """The file given by `keepwarm --config`, or None."""
-    value = ctx.find_root().params.get("config")
+    """The file given by `--config` before or after the command (this one counts), or None."""
+    value = ctx.meta.get(_AFTER_COMMAND) or ctx.find_root().params.get("config")
     return Path(value) if value else None
+
+
+def accept_config(command: click.Command) -> click.Command:
+    """A command, or all of a group, that takes `--config` after its name as well."""
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            accept_config(inner)
+    elif not any("--config" in parameter.opts for parameter in command.params):
+        after = click.Option(
+            ["--config"],
+            type=click.Path(path_type=Path),
+            expose_value=False,
+            callback=_remember_config,
+            help="The configuration file, as before the command.",
+        )
+        command.params.append(after)
+    return command
+
+
+def _remember_config(ctx: click.Context, _: click.Parameter, value: Path | None) -> None:
+    ctx.meta[_AFTER_COMMAND] = value
 
 
 def config_of(ctx: click.Context, uses: Collection[str] | None = None) -> Config:
