@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from backends.gguf import GgufHeader
 from budget.errors import RoleViolation
+from shim.config.schema.entry import ModelEntry
 
 EVALUATOR_FLOOR_BITS: Final = 8.5
 """Bits per weight of Q8_0: a coarser evaluator would judge its own rounding errors, too."""
+
+
+_VECTORS: Final = frozenset({"mean", "cls", "last"})
+"""The poolings that make one vector of a text: `rank` makes a score, and `none` a vector of each token."""
 
 
 class Precision(Protocol):
@@ -48,3 +54,41 @@ def check_precision(name: str, role: str | None, found: Precision) -> None:
         bits_per_weight=bits,
         needed_bits_per_weight=EVALUATOR_FLOOR_BITS,
     )
+
+
+def check_role(name: str, entry: ModelEntry, header: GgufHeader) -> None:
+    """Refuse a model whose file does not meet its role.
+
+    Raises:
+        RoleViolation: an evaluator is too coarse, or an embedder's file makes no vector of a text (it is a
+            reranker or a chat model) and `engine_args` give no pooling that does.
+    """
+    check_precision(name, entry.role, header)
+    if entry.role != "embedder":
+        return
+    pooling = _pooling(entry.engine_args, header.shape().pooling)
+    if pooling in _VECTORS:
+        return
+    kinds = {"rank": "a reranker", "none": "a model that makes a vector of each token"}
+    kind = kinds.get(pooling or "", "a chat model or a base model")
+    raise RoleViolation(
+        f"The embedder {name} is {kind}: its pooling is {pooling or 'not given'}, and an embedder needs "
+        "mean, cls or last.",
+        hint=f"Give [models.{name}] the file of an embedding model, or engine_args = "
+        '["--pooling", "mean"] where the model was trained for that.',
+        model=name,
+        role="embedder",
+        pooling=pooling,
+    )
+
+
+def _pooling(engine_args: tuple[str, ...], own: str | None) -> str | None:
+    """The pooling in effect: the last one among the arguments, else the file's own."""
+    found = own
+    for argument, following in zip(engine_args, (*engine_args[1:], ""), strict=False):
+        option, _, value = argument.partition("=")
+        if option == "--pooling":
+            found = value or following
+        elif option in {"--rerank", "--reranking"}:
+            found = "rank"
+    return found

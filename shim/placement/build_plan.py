@@ -26,7 +26,7 @@ from budget.memory.overhead import DEFAULT_OVERHEAD, OverheadModel
 from budget.placement.machine_rates import MachineFigures
 from budget.placement.traffic import decode_seconds, decode_traffic
 from shim.config import Config, ModelEntry
-from shim.config.role_checks import check_precision
+from shim.config.role_checks import check_precision, check_role
 from shim.placement.budgeted_devices import BudgetDevices, budget_devices
 from shim.placement.from_plan import decide, decision_json
 from shim.placement.plan_entry import Entry, FileFacts, PlanPoint, Sizes
@@ -166,7 +166,7 @@ class PlanBuilder:
         sizes: Sequence[tuple[int, int]],
     ) -> Entry:
         header = read_header(local_path(model))
-        check_precision(name, model.role, header)
+        check_role(name, model, header)
         base = replace(engine_args(model), rpc=self._rpc)
         variants = []
         for number, (n_ctx, slots) in enumerate(sizes):

@@ -35,10 +35,11 @@ def test_config_check_names_chat_models_without_a_template(
     base = tmp_path / "base.gguf"
     base.write_bytes(tiny_models["producer"].read_bytes().replace(key, b"tokenizer.chat_templatX"))
     file = tmp_path / "keepwarm.toml"
-    chats, given = tiny_models["producer"], '\nengine_args = ["--chat-template", "chatml"]'
+    chats, vec = tiny_models["producer"], tiny_models["embedder"]
+    given = '\nengine_args = ["--chat-template", "chatml"]'
     file.write_text(
         f'[models.chats]\npath = "{chats}"\n[models.base]\npath = "{base}"\n'
-        f'[models.given]\npath = "{base}"{given}\n[models.vec]\npath = "{base}"\nrole = "embedder"\n'
+        f'[models.given]\npath = "{base}"{given}\n[models.vec]\npath = "{vec}"\nrole = "embedder"\n'
     )
     ran = CliRunner().invoke(main, ["--config", str(file), "config", "check", "--json"])
     told = json.loads(ran.stdout)

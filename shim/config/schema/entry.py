@@ -55,7 +55,8 @@ class ModelEntry(Section):
     )
     role: Role | None = key(
         None,
-        "What the model is for; an evaluator needs Q8_0 or better and is pinned.",
+        "What the model is for; an evaluator needs Q8_0 or better and is pinned, an embedder a file that "
+        "pools a text to a vector (mean, cls or last).",
         '"producer", "evaluator", "planner" or "embedder"',
     )
     context: Context = key(

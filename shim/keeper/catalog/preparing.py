@@ -16,7 +16,7 @@ from budget.errors import ConfigError, LoadFailed
 from budget.eviction.kv_store import carries_kv
 from budget.footprint import Placement
 from shim.config import ModelEntry as ConfigEntry
-from shim.config.role_checks import check_precision
+from shim.config.role_checks import check_role
 from shim.keeper.catalog.entries import ModelFile, Prepared
 from shim.placement.budgeted_devices import BudgetDevices
 from shim.placement.plan_entry import Stamp
@@ -35,7 +35,7 @@ def prepare(
     # The stamp is taken before the files are read, so that a change during the reading shows.
     side = stamp_of(side_files(entry))
     header = read_header(_there(name, local_path(entry)))
-    check_precision(name, entry.role, header)
+    check_role(name, entry, header)
     shape = header.shape()
     if "context" in entry.model_fields_set and entry.context_per_slot > shape.context_length > 0:
         raise ConfigError(

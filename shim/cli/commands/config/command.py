@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from backends.gguf import read_header
-from budget.errors import ConfigError, KeepwarmError
+from budget.errors import ConfigError, KeepwarmError, RoleViolation
 from shim.cli.console.context import config_path
 from shim.cli.console.failure import EXIT_CALLER
 from shim.cli.console.output import console, print_json, print_table
@@ -25,6 +25,7 @@ from shim.config import (
     markdown_reference,
 )
 from shim.config.problems import dotted
+from shim.config.role_checks import check_role
 
 
 @click.group(
@@ -110,7 +111,7 @@ def check_report(path: Path | None) -> dict[str, Any]:
     """What `config check --json` prints: `file`, `ok`, `problems`, `models`, `warnings`.
 
     Each problem has `key`, `line`, `found`, `allowed` and `message`. A file that is named and missing is
-    a problem, too.
+    a problem, too, and so is one that does not meet its model's role.
     """
     try:
         config = load_config(path)
@@ -120,11 +121,12 @@ def check_report(path: Path | None) -> dict[str, Any]:
         problems = listed if isinstance(listed, list) else [plain]
         file = error.facts.get("file")
         return {"file": file, "ok": False, "problems": problems, "models": [], "warnings": []}
-    missing = [_missing(config, key, file) for key, file in config.missing_files()]
+    problems = [_missing(config, key, file) for key, file in config.missing_files()]
+    problems += _unfit(config)
     return {
         "file": str(config.file) if config.file else None,
-        "ok": not missing,
-        "problems": missing,
+        "ok": not problems,
+        "problems": problems,
         "models": [
             {
                 "name": name,
@@ -156,14 +158,35 @@ def _has_no_template(entry: ModelEntry) -> bool:
 
 
 def _missing(config: Config, key: str, file: Path) -> dict[str, Any]:
+    return _problem(config, key, f"{file}, which is not there", "a file that can be read")
+
+
+def _unfit(config: Config) -> list[dict[str, Any]]:
+    """The models whose files are here and do not meet their roles."""
+    found = []
+    for name, entry in config.models.items():
+        if entry.role is None or entry.path is None or not entry.path.is_file():
+            continue
+        try:
+            check_role(name, entry, read_header(entry.path))
+        except RoleViolation as error:
+            allowed = "a model that meets its role"
+            found.append(
+                _problem(config, f"models.{name}.role", f"{entry.role}. {error.message}", allowed)
+            )
+        except KeepwarmError:
+            continue  # the first use of the file says what is wrong with it
+    return found
+
+
+def _problem(config: Config, key: str, found: str, allowed: str) -> dict[str, Any]:
     line = config.origin(key).rpartition(":")[2]
-    found, allowed = f"{file}, which is not there", "a file that can be read"
     return {
         "key": key,
         "line": int(line) if line.isdigit() else None,
         "found": found,
         "allowed": allowed,
-        "message": f"{config.origin(key)}: {key}: found {found}; allowed: {allowed}.",
+        "message": f"{config.origin(key)}: {key}: found {found.rstrip('.')}; allowed: {allowed}.",
     }
 
 
