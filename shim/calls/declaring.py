@@ -74,6 +74,7 @@ class Plan:
     def _begin_anew(self) -> None:
         self.name = _new_name()
         self._connection: BlockingConnection | None = None
+        self._given_up = False
         self._lock = threading.Lock()
         """Held during an op on the connection, which is bounded in time."""
 
@@ -98,17 +99,18 @@ class Plan:
         if not self.name.startswith(f"{os.getpid()}-"):
             self._begin_anew()
         with self._lock:
-            self._send(order)
+            if not (order and self._given_up):
+                self._send(order)
 
     def _send(self, order: list[str]) -> None:
         """Send the uses that are left to the keeper, on the connection that holds the declaration."""
         if (connection := self._connection) is not None:
             try:
                 connection.ask("plan", models=order, plan=self.name)
-            except KeepwarmError:
+            except BaseException as error:
                 if not connection.is_usable:
                     self._close_connection()
-                if not connection.is_gone:
+                if not isinstance(error, KeepwarmError) or not connection.is_gone:
                     raise
                 # The keeper is gone, and the declaration with it, so the next keeper gets it.
             else:
@@ -152,8 +154,12 @@ class Plan:
                 self._lock.release()
 
     def __enter__(self) -> Self:
-        self.declare(self._models)
-        self._token = _CURRENT.set(self)
+        try:
+            self.declare(self._models)
+            self._token = _CURRENT.set(self)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_failure: object) -> None:
@@ -161,7 +167,14 @@ class Plan:
         self.close()
 
     async def __aenter__(self) -> Self:
-        await self.adeclare(self._models)
+        self._given_up = False
+        try:
+            await self.adeclare(self._models)
+        except BaseException:
+            # The thread that declares may not have begun, or be at it: it is not waited for.
+            self._given_up = True
+            asyncio.get_running_loop().run_in_executor(None, self.close)
+            raise
         self._token = _CURRENT.set(self)
         return self
 

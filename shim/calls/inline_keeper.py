@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from backends.forks import renew_after_fork
+from budget.errors import KeepwarmError
 from shim.wire.silence import closed_before, closed_meanwhile
 
 
@@ -74,10 +75,10 @@ class InlineStart:
             keeper = self._make()
         except BaseException as error:
             self._attempt = None
-            if isinstance(error, Exception):
+            if isinstance(error, KeepwarmError):
                 attempt.set_exception(error)
             else:
-                # This thread was interrupted, so one of the waiting threads starts again.
+                # It is this thread's own error, so one of the waiting threads starts again.
                 attempt.set_result(None)
             raise
         with self._lock:

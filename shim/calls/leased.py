@@ -58,15 +58,18 @@ class Leases:
             return call.held.endpoint
         if call.run is not None:
             session.follow(call.run)
+        call.connection = None  # of the lease before, which is given back
         try:
             call.connection, granted = await self._connections.ask_keeping(
                 "lease", **session.want(call)
             )
+            grant = LeaseGrant.from_wire(granted)
+            call.granted(grant)
         except BaseException as error:
+            if call.connection is not None:
+                call.connection.close()
             trace_call(call, None, error)
             raise
-        grant = LeaseGrant.from_wire(granted)
-        call.granted(grant)
         return grant.endpoint
 
     async def source(
@@ -89,7 +92,13 @@ class Leases:
             call.runs_on = True
             return source
         await source.aclose()
-        tokens = back(call, await connection.ask("yielded", **yield_fields(call, progress)))
+        try:
+            tokens = back(call, await connection.ask("yielded", **yield_fields(call, progress)))
+        except KeepwarmError:
+            raise
+        except BaseException:
+            connection.close()  # the call does not know which lease it holds
+            raise
         resume, limits = self.transport.resume, call.limits
         return await resume(call.held.endpoint, call.request, tokens, progress, **limits)
 
@@ -118,7 +127,8 @@ class Leases:
         connection, grant = call.connection, call.grant
         if connection is not None and grant is not None:
             try:
-                if error is not None and not isinstance(error, Exception):
+                interrupted = error is not None and not isinstance(error, Exception)
+                if interrupted or not connection.is_usable:
                     connection.close()
                 else:
                     # The keeper learns from the engine's own figures, where it has any.
@@ -129,9 +139,13 @@ class Leases:
                         else {"spent": dict(zip(_SPENT, _FIGURES(timings), strict=True))}
                     )
                     connection.tell("end", lease=grant.lease, **spent)
-                    self._connections.give(connection)
             except KeepwarmError:
                 connection.close()
+            except BaseException:
+                connection.close()
+                raise
+            else:
+                self._connections.give(connection)
         if call.run is not None:
             trace_call(call, answer, error)
 

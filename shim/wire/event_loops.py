@@ -88,6 +88,6 @@ class LoopConnectionPool(ConnectionPool):
 
         try:
             return LoopChannel(await in_own_thread(connect))
-        except asyncio.CancelledError:
+        except BaseException:
             given_up.set()
             raise

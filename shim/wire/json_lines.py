@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from budget.errors import InternalError, KeeperUnavailable, KeepwarmError, error_from_wire
+from budget.errors import InternalError, KeeperUnavailable, error_from_wire
 
 VERSION: Final = 1
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
@@ -59,11 +59,18 @@ def decode(line: bytes) -> Message:
     return message
 
 
-def failure(message: Message) -> KeepwarmError:
-    """The error in an answer without a result, with the class that it had in the keeper."""
-    if "error" in message:
-        return error_from_wire(message["error"])
-    return InternalError(f"an answer without result: {message!r}")
+def result_of(answer: Message) -> Message:
+    """The result that an answer carries.
+
+    Raises:
+        KeepwarmError: the error that it carries instead, with the class that it had in the keeper.
+    """
+    result = answer.get("ok")
+    if isinstance(result, dict):
+        return result
+    if "error" in answer:
+        raise error_from_wire(answer["error"])
+    raise InternalError(f"an answer without result: {answer!r}")
 
 
 def keeper_gone() -> KeeperUnavailable:

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 from weakref import WeakSet
 
 from backends.forks import renew_after_fork
-from budget.errors import KeeperUnavailable, error_from_wire
+from budget.errors import KeeperUnavailable, KeepwarmError, error_from_wire
 from shim.wire import silence
-from shim.wire.json_lines import Message, decode, encode, failure, keeper_gone
+from shim.wire.json_lines import Message, decode, encode, keeper_gone, result_of
 from shim.wire.silence import closed_before, closed_meanwhile
 
 IDLE_KEPT = 64
@@ -67,8 +67,14 @@ class KeeperConnection:
         self.heard: list[Message] = []
         """Notices of the keeper that `notices` has not returned yet."""
         self._interrupted = False
-        self.is_usable = True
-        """Whether no op failed on it, so that it may serve the next call."""
+        self._works = True
+        self._at_rest = True
+        """False from an op to its answer, and while a line is sent or read."""
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether nothing failed on it and nothing is outstanding: it may serve the next call."""
+        return self._works and self._at_rest
 
     @property
     def is_gone(self) -> bool:
@@ -87,7 +93,12 @@ class KeeperConnection:
             KeeperUnavailable: the keeper is gone, or does not respond.
             KeepwarmError: the op's own error.
         """
+        return result_of(await self.answer_to(op, within_s=within_s, **fields))
+
+    async def answer_to(self, op: str, *, within_s: float | None = None, **fields: Any) -> Message:
+        """As `ask`; returns the keeper's answer as it is, so that what is raised is never the answer."""
         self._number += 1
+        self._at_rest = False
         limit_s = silence.LOOK_S if op in silence.LOOKING else silence.SILENCE_S
         until = None if within_s is None else time.monotonic() + within_s
         try:
@@ -97,13 +108,11 @@ class KeeperConnection:
                     limit_s = max(min(limit_s, until - time.monotonic()), 0.001)
                 message = decode(await self._channel.read(limit_s))
                 if message.get("id") == self._number:
-                    result = message.get("ok")
-                    if isinstance(result, dict):
-                        return result
-                    raise failure(message)
+                    self._at_rest = True
+                    return message
                 self._hear(message)
         except KeeperUnavailable:
-            self.is_usable = False
+            self._works = False
             if self._interrupted:
                 raise closed_meanwhile() from None
             raise
@@ -127,12 +136,14 @@ class KeeperConnection:
         Raises:
             KeeperUnavailable: the keeper is known to be gone, or does not read.
         """
+        at_rest, self._at_rest = self._at_rest, False
         try:
             line = encode({"op": op, **fields})
             if self._channel.send_now(line) < len(line):
                 raise self._channel.silent(0.0)
+            self._at_rest = at_rest
         except KeeperUnavailable:
-            self.is_usable = False
+            self._works = False
             raise
 
     def notices(self) -> list[Message]:
@@ -143,11 +154,13 @@ class KeeperConnection:
         Raises:
             KeeperUnavailable: the keeper is gone.
         """
+        at_rest, self._at_rest = self._at_rest, False
         try:
             for line in self._channel.arrived():
                 self._hear(decode(line))
+            self._at_rest = at_rest
         except KeeperUnavailable:
-            self.is_usable = False
+            self._works = False
             if self._interrupted:
                 raise closed_meanwhile() from None
             raise
@@ -161,14 +174,14 @@ class KeeperConnection:
         if notice == "ping":
             self.tell("pong", lease=message.get("lease"))
         elif notice == "refused":
-            self.is_usable = False
+            self._works = False
             raise error_from_wire(message["error"])
         elif notice in ("yield", "revoked"):
             self.heard.append(message)
 
     def interrupt(self) -> None:
         """End the connection from any thread; a call that waits on it raises `Cancelled`."""
-        self.is_usable = False
+        self._works = False
         self._interrupted = True
         self._channel.interrupt()
 
@@ -177,7 +190,7 @@ class KeeperConnection:
 
         A forked process closes its copy only, and the parent's connection goes on.
         """
-        self.is_usable = False
+        self._works = False
         self._channel.close()
 
 
@@ -294,7 +307,8 @@ class ConnectionPool(ABC):
         again = False
         while True:
             try:
-                return connection, await connection.ask(op, **fields)
+                answer = await connection.answer_to(op, **fields)
+                break
             except KeeperUnavailable:
                 connection.close()
                 if again or not connection.is_gone:
@@ -306,13 +320,19 @@ class ConnectionPool(ABC):
                 self._close_idle()
                 connection = await self.take(fresh=True)
                 fields = _what_is_left(fields, time.monotonic() - since)
-            except Exception:
-                self.give(connection)
-                raise
             except BaseException:
-                # Interrupted or cancelled while waiting: closing withdraws the request.
+                # No answer is here, so the op is open: an error of a signal's handler, a cancellation.
+                # Closing withdraws it.
                 connection.close()
                 raise
+        try:
+            return connection, result_of(answer)
+        except KeepwarmError:
+            self.give(connection)
+            raise
+        except BaseException:
+            connection.close()
+            raise
 
     def _close_idle(self) -> None:
         while (connection := self._pop()) is not None:

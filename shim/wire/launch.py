@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
 
+from backends.callers_errors import raise_callers
 from backends.machine.files.descriptors import no_more_files
 from backends.machine.files.file_locks import KEEPER_LOCK, FileLock
 from backends.machine.files.lock_holders import Holder
@@ -45,16 +46,19 @@ def try_connect(runtime: Path) -> socket.socket | None:
     try:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     except OSError as error:
+        raise_callers(error)
         raise no_more_files(error) or error from error
     try:
         sock.settimeout(None)
         bound(sock, socket.SO_SNDTIMEO, CONNECT_S)
         sock.connect(str(keeper_socket(runtime)))
-    except BlockingIOError:
+    except BlockingIOError as error:
         sock.close()
+        raise_callers(error)
         raise keeper_silent(keeper_pid(runtime), runtime, CONNECT_S) from None
-    except OSError:
+    except OSError as error:
         sock.close()
+        raise_callers(error)
         return None
     except BaseException:
         sock.close()
@@ -130,6 +134,7 @@ def start(runtime: Path, config: Config, *, automatic: bool) -> int:
     try:
         return _start(runtime, Order(config, runtime, automatic, config.read_at))
     except (OSError, MemoryError) as error:
+        raise_callers(error)
         raise refused(error, "The keeper could not be started") or error from error
 
 

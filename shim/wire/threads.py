@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from backends.callers_errors import raise_callers
 from backends.flows import run_blocking
 from budget.errors import KeeperUnavailable
 from shim.wire.json_lines import Message, keeper_gone
@@ -35,18 +36,22 @@ class SocketChannel:
             self._bound(socket.SO_SNDTIMEO, limit_s)
         try:
             self._sock.sendall(line)
-        except BlockingIOError:
+        except BlockingIOError as exc:
+            raise_callers(exc)
             raise self.silent(limit_s) from None
         except OSError as exc:
+            raise_callers(exc)
             raise self._gone() from exc
 
     def send_now(self, line: bytes) -> int:
         """Send as much of a line as there is room for; returns how many bytes."""
         try:
             return self._sock.send(line, socket.MSG_DONTWAIT)
-        except BlockingIOError:
+        except BlockingIOError as exc:
+            raise_callers(exc)
             return 0
         except OSError as exc:
+            raise_callers(exc)
             raise self._gone() from exc
 
     async def read(self, limit_s: float) -> bytes:
@@ -75,17 +80,21 @@ class SocketChannel:
         self._sock.close()
 
     def _bound(self, option: int, limit_s: float) -> None:
-        with contextlib.suppress(OSError):  # closed: the next step says so
+        try:
             bound(self._sock, option, limit_s)
+        except OSError as exc:  # closed: the next step says so
+            raise_callers(exc)
         self._limits[option] = limit_s
 
     def _receive(self, flags: int) -> bool:
         """Receive the available bytes; returns whether there were any."""
         try:
             chunk = self._sock.recv(_CHUNK, flags)
-        except BlockingIOError:
+        except BlockingIOError as exc:
+            raise_callers(exc)
             return False
         except OSError as exc:
+            raise_callers(exc)
             raise self._gone() from exc
         if not chunk:
             raise self._gone()

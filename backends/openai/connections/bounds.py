@@ -38,6 +38,7 @@ RETRY_AFTER_S: Final = 10.0
 DRAIN_BYTES: Final = 64 << 10
 """How much is read after the last event of a stream, to keep its connection."""
 DRAIN_S: Final = 0.25
+_EARLY_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +141,19 @@ class Bounds:
             EngineTimeout: a phase or the whole request has used its time up.
             DeadlineExceeded: the call's deadline has passed.
         """
-        now = time.monotonic()
-        left_s = self._phase_s - self._waited_s - (now - self._since)
-        left_s = min(left_s, self._began + self._total_s - now, self._deadline - now)
+        left_s = self._left_s()
         if left_s <= 0:
             raise self.expired()
         return left_s
+
+    def has_time(self) -> bool:
+        """Whether a wait that is said to have used its time up ended well before."""
+        return self._left_s() > _EARLY_S
+
+    def _left_s(self) -> float:
+        now = time.monotonic()
+        left_s = self._phase_s - self._waited_s - (now - self._since)
+        return min(left_s, self._began + self._total_s - now, self._deadline - now)
 
     def connect_s(self) -> float:
         """Seconds that connecting may take.

@@ -11,15 +11,17 @@ are three lines a method, which call `Bounds`.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, Final, TypeVar
 
 import httpcore
 from httpcore import SOCKET_OPTION
 
+from backends.callers_errors import raise_as_it_is, raise_callers
 from backends.flows import run_blocking
 from backends.openai.connections.bounds import Bounds
 from backends.openai.connections.open_streams import OpenStreams
@@ -30,7 +32,33 @@ _BUSY_PAUSE_S: Final = 0.005
 _NEXT_ADDRESS_S: Final = 1.0
 """After this time without an answer, the next of several addresses is tried."""
 
+_FAILED: Final = (
+    httpcore.ReadError,
+    httpcore.ReadTimeout,
+    httpcore.WriteError,
+    httpcore.WriteTimeout,
+)
+
 _Stream = TypeVar("_Stream")
+
+
+def _say_more(error: Exception, bounds: Bounds) -> None:
+    """Raise what a failed wait means: the caller's own error, or that the time is over; else return."""
+    raise_callers(error)
+    if isinstance(error, httpcore.ReadTimeout | httpcore.WriteTimeout):
+        if error.__cause__ is not None and bounds.has_time():
+            raise_as_it_is(error.__cause__)
+        raise bounds.expired() from None
+
+
+@contextlib.contextmanager
+def _connecting() -> Iterator[None]:
+    """An error of the caller's inside comes out as it is."""
+    try:
+        yield
+    except (httpcore.ConnectError, httpcore.ConnectTimeout) as exc:
+        raise_callers(exc)
+        raise
 
 
 async def _first_of(
@@ -59,8 +87,9 @@ class BoundedStream(httpcore.NetworkStream):
         assert isinstance(timeout, Bounds)
         try:
             data = self._inner.read(max_bytes, timeout.left_s())
-        except httpcore.ReadTimeout:
-            raise timeout.expired() from None
+        except _FAILED as exc:
+            _say_more(exc, timeout)
+            raise
         timeout.took(len(data))
         return data
 
@@ -70,8 +99,9 @@ class BoundedStream(httpcore.NetworkStream):
         try:
             for start in range(0, len(buffer), _WRITE_BYTES):
                 self._inner.write(buffer[start : start + _WRITE_BYTES], timeout.left_s())
-        except httpcore.WriteTimeout:
-            raise timeout.expired() from None
+        except _FAILED as exc:
+            _say_more(exc, timeout)
+            raise
 
     def close(self) -> None:
         """Close the connection."""
@@ -85,7 +115,8 @@ class BoundedStream(httpcore.NetworkStream):
     ) -> httpcore.NetworkStream:
         """The same connection, encrypted from here on."""
         assert isinstance(timeout, Bounds)
-        stream = self._inner.start_tls(ssl_context, server_hostname, timeout.connect_s())
+        with _connecting():
+            stream = self._inner.start_tls(ssl_context, server_hostname, timeout.connect_s())
         timeout.opened = opened = BoundedStream(stream, self._opened)
         return opened
 
@@ -116,7 +147,10 @@ class BoundedBackend(httpcore.NetworkBackend):
         addresses = RESOLVER.find((host, port), timeout, limit_s)
 
         async def connect(address: str, within_s: float) -> httpcore.NetworkStream:
-            return self._inner.connect_tcp(address, port, within_s, local_address, socket_options)
+            with _connecting():
+                return self._inner.connect_tcp(
+                    address, port, within_s, local_address, socket_options
+                )
 
         stream = run_blocking(_first_of(addresses, end_s, connect))
         timeout.opened = opened = BoundedStream(stream, self.opened)
@@ -134,7 +168,8 @@ class BoundedBackend(httpcore.NetworkBackend):
         end_s = time.monotonic() + limit_s
         while True:
             try:
-                stream = self._inner.connect_unix_socket(path, limit_s, socket_options)
+                with _connecting():
+                    stream = self._inner.connect_unix_socket(path, limit_s, socket_options)
                 timeout.opened = opened = BoundedStream(stream, self.opened)
                 return opened
             except httpcore.ConnectError as exc:
@@ -161,8 +196,9 @@ class AsyncBoundedStream(httpcore.AsyncNetworkStream):
         assert isinstance(timeout, Bounds)
         try:
             data = await self._inner.read(max_bytes, timeout.left_s())
-        except httpcore.ReadTimeout:
-            raise timeout.expired() from None
+        except _FAILED as exc:
+            _say_more(exc, timeout)
+            raise
         timeout.took(len(data))
         return data
 
@@ -171,8 +207,9 @@ class AsyncBoundedStream(httpcore.AsyncNetworkStream):
         assert isinstance(timeout, Bounds)
         try:
             await self._inner.write(buffer, timeout.left_s())
-        except httpcore.WriteTimeout:
-            raise timeout.expired() from None
+        except _FAILED as exc:
+            _say_more(exc, timeout)
+            raise
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -186,7 +223,8 @@ class AsyncBoundedStream(httpcore.AsyncNetworkStream):
     ) -> httpcore.AsyncNetworkStream:
         """The same connection, encrypted from here on."""
         assert isinstance(timeout, Bounds)
-        stream = await self._inner.start_tls(ssl_context, server_hostname, timeout.connect_s())
+        with _connecting():
+            stream = await self._inner.start_tls(ssl_context, server_hostname, timeout.connect_s())
         timeout.opened = opened = AsyncBoundedStream(stream, self._opened)
         return opened
 
@@ -216,8 +254,11 @@ class AsyncBoundedBackend(httpcore.AsyncNetworkBackend):
         end_s = time.monotonic() + limit_s
         addresses = await RESOLVER.afind((host, port), timeout, limit_s)
 
-        def connect(address: str, within_s: float) -> Awaitable[httpcore.AsyncNetworkStream]:
-            return self._inner.connect_tcp(address, port, within_s, local_address, socket_options)
+        async def connect(address: str, within_s: float) -> httpcore.AsyncNetworkStream:
+            with _connecting():
+                return await self._inner.connect_tcp(
+                    address, port, within_s, local_address, socket_options
+                )
 
         stream = await _first_of(addresses, end_s, connect)
         timeout.opened = opened = AsyncBoundedStream(stream, self.opened)
@@ -232,7 +273,8 @@ class AsyncBoundedBackend(httpcore.AsyncNetworkBackend):
         """A connection to a Unix socket."""
         assert isinstance(timeout, Bounds)
         limit_s = timeout.connect_s()
-        stream = await self._inner.connect_unix_socket(path, limit_s, socket_options)
+        with _connecting():
+            stream = await self._inner.connect_unix_socket(path, limit_s, socket_options)
         timeout.opened = opened = AsyncBoundedStream(stream, self.opened)
         return opened
 

@@ -17,6 +17,7 @@ from typing import Final
 
 import httpcore
 
+from backends.callers_errors import raise_callers
 from backends.forks import renew_after_fork
 from backends.openai.connections.bounds import Bounds
 from budget.errors import EndpointUnavailable, KeepwarmError, QueueFull
@@ -54,10 +55,11 @@ class Resolver:
         asked = self._ask(name)
         try:
             return asked.result(limit_s)
-        except TimeoutError:
-            raise _not_answered(name, bounds, limit_s) from None
         except OSError as exc:
-            raise httpcore.ConnectError(str(exc)) from exc
+            if asked.done() and asked.exception() is exc:
+                raise httpcore.ConnectError(str(exc)) from exc
+            raise_callers(exc)
+            raise _not_answered(name, bounds, limit_s) from None
 
     async def afind(self, name: Name, bounds: Bounds, limit_s: float) -> Addresses:
         """As `find`, awaited."""
@@ -66,10 +68,11 @@ class Resolver:
         asked = self._ask(name)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(asked), limit_s)
-        except TimeoutError:
-            raise _not_answered(name, bounds, limit_s) from None
         except OSError as exc:
-            raise httpcore.ConnectError(str(exc)) from exc
+            if asked.done() and asked.exception() is exc:
+                raise httpcore.ConnectError(str(exc)) from exc
+            raise_callers(exc)
+            raise _not_answered(name, bounds, limit_s) from None
 
     def _ask(self, name: Name) -> Future[Addresses]:
         with self._lock:
