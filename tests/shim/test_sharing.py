@@ -131,8 +131,11 @@ def test_a_start_that_fails_raises_in_all_that_waited_and_is_tried_again_by_the_
     assert made == ["keeper"] * 2
 
 
-def test_a_start_that_is_interrupted_is_begun_again_by_one_who_waits() -> None:
-    """Ctrl-C ends one thread's call, and not those of the others."""
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, TimeoutError])
+def test_a_start_that_is_interrupted_is_begun_again_by_one_who_waits(
+    kind: type[BaseException],
+) -> None:
+    """Ctrl-C, or what a signal's handler raises, ends one thread's call, and not those of the others."""
     made: list[str] = []
     both_wait = threading.Barrier(2)
 
@@ -140,7 +143,7 @@ def test_a_start_that_is_interrupted_is_begun_again_by_one_who_waits() -> None:
         made.append("keeper")
         if len(made) == 1:
             both_wait.wait(20)
-            raise KeyboardInterrupt
+            raise kind
         return Closing()
 
     start = InlineStart(make)
@@ -149,7 +152,7 @@ def test_a_start_that_is_interrupted_is_begun_again_by_one_who_waits() -> None:
         assert wait_until(lambda: bool(made), 20)
         second = pool.submit(start.start)
         both_wait.wait(20)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(kind):
             first.result(20)
         assert second.result(20) is start.running
 
