@@ -8,7 +8,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from shim.cli.commands.chat import reply_json, warnings_of
-from shim.cli.root import main
+from shim.cli.commands.config.command import config_group
 from shim.replies import Reply
 
 
@@ -41,11 +41,11 @@ def test_config_check_names_chat_models_without_a_template(
         f'[models.chats]\npath = "{chats}"\n[models.base]\npath = "{base}"\n'
         f'[models.given]\npath = "{base}"{given}\n[models.vec]\npath = "{vec}"\nrole = "embedder"\n'
     )
-    ran = CliRunner().invoke(main, ["--config", str(file), "config", "check", "--json"])
+    ran = CliRunner().invoke(config_group, ["check", "--config", str(file), "--json"])
     told = json.loads(ran.stdout)
     assert told["ok"]
     (warning,) = told["warnings"]
     assert "line 4" in warning or ":4:" in warning
     assert "the file of base has no chat template" in warning
-    plain = CliRunner().invoke(main, ["--config", str(file), "config", "check"])
+    plain = CliRunner().invoke(config_group, ["check", "--config", str(file)])
     assert f"warning: {warning}" in plain.stdout

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from backends.gguf import read_header
 from shim import RoleViolation
-from shim.cli.root import main
+from shim.cli.commands.config.command import config_group
 from shim.config import Config, ModelEntry
 from shim.config.role_checks import check_role
 from shim.keeper.catalog.catalog import build_catalog
@@ -95,7 +95,7 @@ def test_config_check_names_models_that_do_not_meet_their_roles(
         f'[models.judge]\npath = "{coarse}"\nrole = "evaluator"\n'
         f'[models.other]\npath = "{fine}"\nrole = "evaluator"\n'
     )
-    ran = CliRunner().invoke(main, ["--config", str(file), "config", "check", "--json"])
+    ran = CliRunner().invoke(config_group, ["check", "--config", str(file), "--json"])
     told = json.loads(ran.stdout)
     assert not told["ok"]
     problems = {problem["key"]: problem for problem in told["problems"]}
