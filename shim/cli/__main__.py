@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 from typing import Final
 
-from shim.cli.console.interrupt_and_memory import ctrl_c, lack_of_memory
+from shim.cli.console.interrupt_and_memory import end_at_ctrl_c, lack_of_memory
 from shim.cli.console.standard_streams import OutputFailed, set_up
 
 EXIT_OUTSIDE: Final = 4
@@ -17,7 +17,7 @@ EXIT_READER_ENDED: Final = 141
 def run() -> int:
     """Run the command of `sys.argv`, and return its exit code."""
     # Ctrl-C raises only within the command: before and after it there is nothing to give back.
-    ctrl_c(raises=False)
+    end_at_ctrl_c()
     set_up()
     try:
         code = _command()

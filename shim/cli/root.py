@@ -11,7 +11,7 @@ import click
 
 from budget.errors import InternalError, KeepwarmError, OutOfMemory
 from shim.cli.console.failure import EXIT_INTERRUPTED, exit_code, tell
-from shim.cli.console.interrupt_and_memory import ctrl_c, lack_of_memory
+from shim.cli.console.interrupt_and_memory import ctrl_c_raises, lack_of_memory
 from shim.cli.lazy import LazyGroup
 
 COMMANDS: Final = {
@@ -81,8 +81,8 @@ class Root(LazyGroup):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was asked for."""
         try:
-            ctrl_c(raises=True)
-            return super().invoke(ctx)
+            with ctrl_c_raises():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             ctx.exit(EXIT_INTERRUPTED)
         except KeepwarmError as error:
@@ -99,8 +99,6 @@ class Root(LazyGroup):
             traceback.print_exc(file=sys.stderr)
             tell(ctx, InternalError(f"{type(error).__name__}: {error}"))
             ctx.exit(exit_code(error))
-        finally:
-            ctrl_c(raises=False)
 
 
 @click.group(

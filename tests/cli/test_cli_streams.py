@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from shim.cli.console import interrupt_and_memory
+from shim.cli.root import main
 from tests.cli.support import KEEPWARM, LIMIT_S, CommandPlace, new_place
 from tests.processes import wait_until
 
@@ -183,16 +184,29 @@ def test_ctrl_c_ends_the_process_at_once_outside_a_command(monkeypatch: pytest.M
     before = signal.getsignal(signal.SIGINT)
     try:
         monkeypatch.setattr(interrupt_and_memory, "_RAISES", True)
-        interrupt_and_memory.ctrl_c(raises=False)
+        interrupt_and_memory.end_at_ctrl_c()
         assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
-        interrupt_and_memory.ctrl_c(raises=True)
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        with interrupt_and_memory.ctrl_c_raises():
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
         monkeypatch.setattr(interrupt_and_memory, "_RAISES", False)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        interrupt_and_memory.ctrl_c(raises=True)
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        interrupt_and_memory.end_at_ctrl_c()
+        with interrupt_and_memory.ctrl_c_raises():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_command_run_by_another_program_leaves_its_ctrl_c_alone() -> None:
+    """A program that calls the command line as a function, on any thread, is interrupted as before."""
+    before = signal.getsignal(signal.SIGINT)
+    codes = [main(["version"], standalone_mode=False)]
+    thread = threading.Thread(target=lambda: codes.append(main(["version"], standalone_mode=False)))
+    thread.start()
+    thread.join()
+    assert codes == [None, None]
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_ctrl_c_while_the_command_line_is_imported_leaves_no_traceback(cold: CommandPlace) -> None:
