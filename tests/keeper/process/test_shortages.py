@@ -102,15 +102,14 @@ def test_a_containers_bound_on_threads_is_named(
 
 
 def test_a_start_without_permission_is_not_called_a_shortage(
-    runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
+    runtime_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The hint was about processes and memory."""
-
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied", "/x/python")
-
-    monkeypatch.setattr(subprocess, "Popen", refuse)
-    with pytest.raises(KeeperUnavailable, match="Permission denied: /x/python") as caught:
+    python = tmp_path / "python"
+    python.write_text("no program")
+    python.chmod(0o600)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(KeeperUnavailable, match="Permission denied: ") as caught:
         launch.start(runtime_dir, Config.from_mapping({}), automatic=True)
     assert "owner and the mode" in caught.value.hint
 
