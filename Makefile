@@ -29,7 +29,7 @@ check: setup ## What CI checks without running: ruff, mypy, import contracts
 	$(BIN)/lint-imports
 
 test: setup ## Run the tests (minutes)
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python tools/run_tests.py
+	$(PYTEST) -m "not full"
 
 test-full: setup ## Run all tests, with long properties and campaigns
 	$(PYTEST)

@@ -27,7 +27,7 @@ from budget.errors import (
     error_from_wire,
 )
 from shim.cli import lazy, main
-from shim.cli.commands.keeper import last_lines, wait_gone
+from shim.cli.commands.keeper import additions, last_lines, wait_gone
 from shim.cli.console import progress
 from shim.cli.console.failure import exit_code
 from shim.cli.console.output import StatusLine, print_table, size, sizes, span
@@ -321,6 +321,19 @@ def test_the_end_of_a_log_is_read_whatever_is_in_it(tmp_path: Path) -> None:
     assert len(last_lines(file, 99)) == 3
     assert last_lines(file, 0) == []
     assert last_lines(tmp_path / "none", 5) == []
+
+
+def test_a_followed_log_loses_no_line_that_is_written_while_its_end_is_printed(
+    tmp_path: Path,
+) -> None:
+    """The place is looked at first; what comes after it is an addition, and printed once."""
+    file = tmp_path / "keeper.log"
+    file.write_text("one\n")
+    place = file.stat()
+    with file.open("a") as log:
+        log.write("two\n")
+    assert last_lines(file, 5, up_to=place.st_size) == ["one"]
+    assert next(additions(file, place)) == "two\n"
 
 
 def test_traces_are_found_by_file_by_run_and_by_being_last(

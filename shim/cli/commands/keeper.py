@@ -149,28 +149,30 @@ def log(lines: int, *, follow: bool) -> None:
         click.echo(f"There is no log yet. A keeper will write it to {path}.", err=True)
     for line in last_lines(errors, lines):
         click.echo(f"stderr: {line}")
-    for line in last_lines(path, lines):
+    # Looked at first, so that no line written while the end is printed is lost.
+    place = path.stat() if path.exists() else None
+    for line in last_lines(path, lines, up_to=place.st_size if place else None):
         click.echo(line)
     if follow:
-        for text in additions(path):
+        for text in additions(path, place):
             click.echo(text, nl=False)
 
 
-def last_lines(path: Path, count: int) -> list[str]:
-    """The last lines of a file, of at most its last MiB; none when there is no file."""
+def last_lines(path: Path, count: int, *, up_to: int | None = None) -> list[str]:
+    """The last lines of a file, or of its first `up_to` bytes; of a MiB at most. None when there is no file."""
     try:
         with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _TAIL_BYTES))
-            text = file.read().decode("utf-8", errors="replace")
+            size = file.seek(0, os.SEEK_END) if up_to is None else up_to
+            start = max(0, size - _TAIL_BYTES)
+            file.seek(start)
+            text = file.read(size - start).decode("utf-8", errors="replace")
     except FileNotFoundError:
         return []
     return text.splitlines()[-count:] if count else []
 
 
-def additions(path: Path) -> Iterator[str]:
-    """Everything added to a file from now on, without an end. A new file is read from its start."""
-    place = path.stat() if path.exists() else None
+def additions(path: Path, place: os.stat_result | None) -> Iterator[str]:
+    """Everything added to a file since `place`, without an end. A new file is read from its start."""
     offset = place.st_size if place else 0
     while True:
         time.sleep(FOLLOW_EVERY_S)
