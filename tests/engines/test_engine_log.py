@@ -114,3 +114,22 @@ def test_secrets_are_masked_and_long_lines_cut_when_the_log_is_read() -> None:
     ring.feed(b"0.1 I a line\n")
     assert len(ring.lines) == RING_LINES
     assert ring.buffers() == {"host": 1 << 20}
+
+
+def test_the_end_of_an_engine_is_read_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last words come in one reading, its end in the next; a pause between them would delay each swap."""
+    monkeypatch.setattr(log_reader, "PAUSE_S", 3600.0)
+
+    async def scenario() -> None:
+        reading, writing = os.pipe()
+        reader = LogReader(reading, LogRing())
+        os.write(writing, LOADED)
+        await turns(3)
+        os.write(writing, b"0.2 I the last words\n")
+        ending = asyncio.ensure_future(reader.until_end(3600.0))
+        await turns(3)
+        os.close(writing)
+        await asyncio.wait_for(ending, 60.0)
+        assert reader.up_to_now().lines[-1].endswith("the last words")
+
+    asyncio.run(scenario())

@@ -33,6 +33,7 @@ class LogReader:
         self._loop = asyncio.get_running_loop()
         self._ended = self._loop.create_future()
         self._pause: asyncio.TimerHandle | None = None
+        self._pauses = True
         self._loop.add_reader(fd, self._readable)
 
     def up_to_now(self) -> LogRing:
@@ -44,6 +45,7 @@ class LogReader:
 
     async def until_end(self, limit_s: float) -> None:
         """Read the rest without pauses, up to its end or for so long, and close the pipe."""
+        self._pauses = False
         self._go_on()
         await asyncio.wait({self._ended}, timeout=limit_s)
         self.up_to_now()
@@ -59,7 +61,8 @@ class LogReader:
 
     def _readable(self) -> None:
         n_bytes = self._read()
-        if self._ring.said_ready and n_bytes < _CHUNK_BYTES and not self._ended.done():
+        pauses = self._pauses and self._ring.said_ready
+        if pauses and n_bytes < _CHUNK_BYTES and not self._ended.done():
             self._loop.remove_reader(self._fd)
             self._pause = self._loop.call_later(PAUSE_S, self._go_on)
 

@@ -159,7 +159,7 @@ def log(lines: int, *, follow: bool) -> None:
 
 
 def last_lines(path: Path, count: int, *, up_to: int | None = None) -> list[str]:
-    """The last lines of a file, or of its first `up_to` bytes; of a MiB at most. None when there is no file."""
+    """The last lines of a file, or of its first `up_to` bytes; none when there is no file."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END) if up_to is None else up_to
