@@ -117,7 +117,7 @@ def test_secrets_are_masked_and_long_lines_cut_when_the_log_is_read() -> None:
 
 
 def test_the_end_of_an_engine_is_read_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its last words come in one reading, its end in the next; a pause between them would delay each swap."""
+    """Its last words and its end are two readings; a pause between them would delay each swap."""
     monkeypatch.setattr(log_reader, "PAUSE_S", 3600.0)
 
     async def scenario() -> None:
