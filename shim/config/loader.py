@@ -98,7 +98,7 @@ def parse_toml(file: Path, raw: bytes) -> tuple[dict[str, Any], str]:
         ConfigError: it is not UTF-8, or not TOML (with the line).
     """
     try:
-        text = raw.decode("utf-8")
+        text = raw.decode("utf-8-sig")
         long_key = _LONG_KEY.search(text)
         if long_key is None:
             return tomllib.loads(text), text
@@ -115,7 +115,7 @@ def parse_toml(file: Path, raw: bytes) -> tuple[dict[str, Any], str]:
         what, where = (match["what"], match["where"]) if match else (str(error), "some line")
         raise ConfigError(
             f"{file}: {where}: not TOML: {what}.",
-            hint='Texts need quotes: path = "model.gguf".',
+            hint=_quotes_hint(where, text),
             file=str(file),
         ) from None
     line = text[: long_key.start()].count("\n") + 1
@@ -125,6 +125,16 @@ def parse_toml(file: Path, raw: bytes) -> tuple[dict[str, Any], str]:
         file=str(file),
         line=line,
     )
+
+
+def _quotes_hint(where: str, text: str) -> str:
+    """How the line of a TOML error is to be written: what is not TOML lacks quotes, as a rule."""
+    number = re.match(r"line (\d+)", where)
+    line = text.splitlines()[int(number[1]) - 1] if number else ""
+    header = re.fullmatch(r"""\s*\[models\.([^"'\]]+)\].*""", line)
+    if header is not None:
+        return f'Such a name needs quotes: [models."{header[1].strip()}"].'
+    return 'Texts need quotes: path = "model.gguf".'
 
 
 def load_config(

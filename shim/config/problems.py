@@ -132,6 +132,8 @@ def _problem(details: ErrorDetails, root: type[BaseModel]) -> Problem:
     owner, field_path = _owner(root, path)
     name = dotted(field_path)
     if details["type"] == "extra_forbidden":
+        if owner is not root and path[0] == "models" and isinstance(details["input"], Mapping):
+            return _unquoted_name(field_path, details["input"])
         known = set(owner.model_fields)
         found = f"an unknown key{suggest(field_path[-1], known)}"
         return Problem(name, found, ", ".join(sorted(known)))
@@ -142,6 +144,20 @@ def _problem(details: ErrorDetails, root: type[BaseModel]) -> Problem:
     reason = (details.get("ctx") or {}).get("error")
     why = f" ({reason})" if isinstance(reason, ValueError) else ""
     return Problem(name, found + why, _allowed(owner, field_path) or details["msg"])
+
+
+def _unquoted_name(path: tuple[str, ...], table: Mapping[str, Any]) -> Problem:
+    """The mistake of `[models.llama3.1-8b]`, which TOML reads as a table `1-8b` in the model `llama3`."""
+    while len(table) == 1 and isinstance(inner := next(iter(table.values())), Mapping):
+        path, table = (*path, *table), inner
+    quoted = f'[{path[0]}."{".".join(path[1:])}"]'
+    found = "a table in a model; TOML reads the dots of a name without quotes so"
+    return Problem(dotted(path), found, f"a name with dots in quotes: {quoted}")
+
+
+def only_tables(entry: Mapping[str, Any]) -> bool:
+    """Whether a model has nothing but tables, so that its own name is the beginning of one with dots."""
+    return bool(entry) and all(isinstance(value, Mapping) for value in entry.values())
 
 
 def _owner(root: type[BaseModel], path: tuple[str, ...]) -> tuple[type[BaseModel], tuple[str, ...]]:

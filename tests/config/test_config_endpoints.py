@@ -64,7 +64,7 @@ def test_an_empty_variable_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("endpoints", "why"),
     [
-        ("nowhere.json", "cannot be read"),
+        ("nowhere.json", "can be read .No such file"),
         ("{", r"not JSON: .* line 1"),
         ("[]", "found a list of 0"),
         ('{"writer": "http://h"}', "writer: found"),
@@ -72,7 +72,7 @@ def test_an_empty_variable_is_none(tmp_path: Path) -> None:
         ({"writer": {**VLLM, "url": "h:80"}}, r"writer\.url"),
         ({"writer": {**VLLM, "backend": "tgi"}}, r"writer\.backend.*allowed: .*vllm"),
         ({"writer": {**VLLM, "urll": "x"}}, r'writer\.urll.*did you mean "url"'),
-        ({"writer": {**VLLM, "model_id": 7}}, r"writer\.model_id: found 7"),
+        ({"writer": {**VLLM, "model_id": 7}}, r"writer\.model_id: found a value that is not shown"),
         ({"a b": VLLM}, "the name"),
         ('{"writer": {"url": "http://h"}, "writer": {}}', "given twice"),
     ],
@@ -85,6 +85,52 @@ def test_mistakes_name_the_variable_and_the_key(
     with pytest.raises(ConfigError, match=why) as caught:
         load(tmp_path, text)
     assert "HARNESS_ENDPOINTS" in caught.value.message
+
+
+@pytest.mark.parametrize("around", ["{}", "'{}'", '"{}"', " '{}' ", "\ufeff{}"])
+def test_quotes_that_an_env_file_keeps_are_no_part_of_the_value(
+    tmp_path: Path, around: str
+) -> None:
+    """Docker's env files keep quotes, and some editors put a mark of the byte order in front."""
+    given = around.format(json.dumps({"writer": VLLM}))
+    assert load(tmp_path, given).models["writer"].backend == "vllm"
+    (tmp_path / "e.json").write_text(json.dumps({"writer": VLLM}), encoding="utf-8-sig")
+    assert load(tmp_path, around.format("e.json")).models["writer"].backend == "vllm"
+
+
+def test_quotes_inside_quotes_are_understood_with_their_backslashes(tmp_path: Path) -> None:
+    """As a shell's habit writes them into an env file, which takes nothing away."""
+    assert load(tmp_path, json.dumps(json.dumps({"writer": VLLM}))).models["writer"].remote
+
+
+KEY = "sk-0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    "endpoints",
+    [
+        KEY,
+        f"writer={KEY}",
+        f"'{KEY}",
+        f'"{KEY}"',
+        f'["{KEY}"]',
+        f'{{"writer": "{KEY}"}}',
+        f'{{"writer": {{"url": "http://h", "api_key": "{KEY}"}}}}',
+        f'{{"writer": {{"url": "http://h", "api_key_env": "{KEY}"}}}}',
+        f'{{"writer": {{"url": "http://u:{KEY}@h"}}}}',
+        f'{{"writer": {{"url": "http://h", "backend": "{KEY}"}}}}',
+        f'{{"writer": {{"url": "http://h", "type": "{KEY}", "backend": "vllm"}}}}',
+        f'{{"writer": {{"url": "http://h", "model_id": ["{KEY}"]}}}}',
+        f'{{"writer": {{"url": "http://h"}}}} {KEY}',
+        f"~{KEY}/endpoints",
+        KEY * 30,
+    ],
+)
+def test_no_error_shows_a_value_of_the_variable(tmp_path: Path, endpoints: str) -> None:
+    """Any part of it may be a key, in a wrong place or by a slip of the hand."""
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, endpoints)
+    assert KEY not in f"{caught.value} {caught.value.hint} {caught.value.facts}"
 
 
 def test_a_mistake_in_the_file_is_reported_even_where_an_endpoint_covers_it(tmp_path: Path) -> None:

@@ -175,6 +175,34 @@ def test_unknown_keys_name_the_nearest_known_one(tmp_path: Path, wrong: str, rig
     assert f'did you mean "{right}"?' in found[f"models.m.{wrong}"]["found"]
 
 
+@pytest.mark.parametrize("name", ["llama3.1-8b", "qwen2.5-0.5b-instruct.Q4"])
+def test_a_name_with_dots_and_no_quotes_is_answered_with_the_quotes(
+    tmp_path: Path, name: str
+) -> None:
+    """TOML reads the dots as tables; there is one mistake, at its line, with the header to write."""
+    text = f'[budget]\nlimit = "50%"\n[models.{name}]\npath = "m.gguf"\n'
+    found = mistakes(tmp_path, text)
+    assert list(found) == [f"models.{name}"]
+    assert found[f"models.{name}"]["line"] == 3
+    assert f'[models."{name}"]' in found[f"models.{name}"]["allowed"]
+    quoted = text.replace(name, f'"{name}"')
+    assert load(tmp_path, quoted).models[name].path == tmp_path / "m.gguf"
+
+
+@pytest.mark.parametrize("name", ["llama3.1:8b", "team/writer", "a b"])
+def test_a_name_that_is_no_toml_is_answered_with_the_quotes(tmp_path: Path, name: str) -> None:
+    """Names as Ollama writes them are fine once they are quoted."""
+    with pytest.raises(ConfigError, match="not TOML") as caught:
+        load(tmp_path, f'[models.{name}] # of mine\npath = "m.gguf"\n')
+    assert f'[models."{name}"]' in caught.value.hint
+
+
+def test_a_mark_of_the_byte_order_is_no_mistake(tmp_path: Path) -> None:
+    """Some editors put one in front of UTF-8."""
+    (tmp_path / "keepwarm.toml").write_text(MODEL, encoding="utf-8-sig")
+    assert load_config(env={"HOME": str(tmp_path)}, cwd=tmp_path).models["m"].path
+
+
 @pytest.mark.parametrize(
     ("lines", "key", "why"),
     [
@@ -186,7 +214,7 @@ def test_unknown_keys_name_the_nearest_known_one(tmp_path: Path, wrong: str, rig
         ("context = true", "context", "whole number of tokens"),
         ("context = 3\nslots = 4", "context", "one token a slot"),
         ("n_batch = 64\nn_ubatch = 128", "n_ubatch", "at most n_batch"),
-        ("keep_alive = -2", "keep_alive", "-1 for no time-out"),
+        ("keep_alive = '-soon'", "keep_alive", "below 0 for no time-out"),
         ("pin = 'yes'", "pin", "true or false"),
         ("pin = true\nkeep_alive = 0", "keep_alive", "-1, or pin = false"),
         ("priority = 1000", "priority", "-100 to 100"),

@@ -94,7 +94,7 @@ def test_a_limit_of_nothing_and_a_reserve_of_everything_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("written", "seconds"),
-    [(0, 0.0), (2.5, 2.5), ("90", 90.0), ("500ms", 0.5), ("5m", 300.0), ("1h30m", 5400.0)],
+    [(0, 0.0), (2.5, 2.5), ("90", 90.0), ("500ms", 0.5), ("5m", 300.0), ("1h 30m", 5400.0)],
 )
 def test_durations_are_seconds(written: object, seconds: float) -> None:
     """Numbers are seconds; texts have units that add up."""
@@ -108,11 +108,31 @@ def test_impossible_durations_are_refused(written: object) -> None:
         parse_seconds(written)
 
 
-def test_minus_one_means_no_timeout_and_nothing_else_negative_does() -> None:
-    """keep_alive and idle_exit take -1 for no time-out; -2 is a mistake."""
-    assert parse_timeout(-1) == parse_timeout("-1") == FOREVER
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [
+        (-1, FOREVER),
+        (-5, FOREVER),
+        ("-1", FOREVER),
+        ("-1m", FOREVER),
+        ("-5", FOREVER),
+        ("-1h 30m", FOREVER),
+        ("-0s", 0.0),
+        ("1h 30m", 5400.0),
+        ("0", 0.0),
+        ("24h", 86400.0),
+    ],
+)
+def test_time_outs_are_read_as_users_of_ollama_write_them(written: object, seconds: float) -> None:
+    """keep_alive and idle_exit: anything below 0 is no time-out, and blanks may part hours and minutes."""
+    assert parse_timeout(written) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("written", ["-", "--1", "-soon", float("-inf"), "-1e9", True])
+def test_what_is_negative_and_no_duration_is_refused(written: object) -> None:
+    """A mistake is not taken for no time-out."""
     with pytest.raises(ValueError, match="not a duration"):
-        parse_timeout(-2)
+        parse_timeout(written)
 
 
 def test_addresses_are_cut_before_v1() -> None:

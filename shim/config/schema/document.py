@@ -14,7 +14,7 @@ from pydantic_core import PydanticSerializationError
 
 from budget.errors import ConfigError
 from shim.config.diff import ConfigDiff, changed_keys, diff_models
-from shim.config.problems import Problem, dotted, problems_of, raise_for
+from shim.config.problems import Problem, dotted, only_tables, problems_of, raise_for
 from shim.config.schema.entry import ModelEntry, conflicts
 from shim.config.schema.sections import (
     BudgetSection,
@@ -181,6 +181,6 @@ def _conflict_problems(data: Mapping[str, Any]) -> list[Problem]:
     return problems + [
         Problem(dotted(("models", str(name), key)), found, allowed)
         for name, entry in models.items()
-        if isinstance(entry, Mapping)
+        if isinstance(entry, Mapping) and not only_tables(entry)
         for key, found, allowed in conflicts(entry)
     ]

@@ -25,7 +25,7 @@ OFF = False
 ON = True
 AMOUNT_ALLOWED = 'a number of bytes, a text with a unit ("6GiB", "500MB") or a percentage ("80%")'
 SECONDS_ALLOWED = 'seconds, or a text such as "500ms", "90s", "5m", "1h30m"'
-TIMEOUT_ALLOWED = f"{SECONDS_ALLOWED}; -1 for no time-out"
+TIMEOUT_ALLOWED = f"{SECONDS_ALLOWED}; -1 or anything below 0 for no time-out"
 
 
 Trust = Literal["secret", "program", "folder", "address"]

@@ -29,6 +29,7 @@ UNIT_BYTES: Mapping[str, int] = {
 _UNITS_BY_LOWER = {unit.lower(): size for unit, size in UNIT_BYTES.items()}
 _NUMBER_AND_UNIT = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,12})?)\s*([A-Za-z%]*)", re.ASCII)
 _DURATION_PART = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)", re.ASCII)
+_BETWEEN_PARTS = re.compile(r"(?<=[a-z])[ \t]+(?=[0-9])")
 _SECONDS: Mapping[str, float] = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PLAIN_NUMBER = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,9})?", re.ASCII)
 _HF = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?:@[\w./-]+)?:[^\s:][^\n\r:]*", re.ASCII)
@@ -181,7 +182,7 @@ def parse_size(value: object) -> Amount:
 
 
 def parse_seconds(value: object) -> float:
-    """Seconds from a number, or from a text such as "90s", "5m", "1h30m"; never negative."""
+    """Seconds from a number, or from a text such as "90s", "5m", "1h 30m"; never negative."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         seconds = float(value)
         if not 0 <= seconds < 1e12:
@@ -189,7 +190,7 @@ def parse_seconds(value: object) -> float:
         return seconds
     if not isinstance(value, str):
         raise ValueError("not a duration")
-    text = value.strip()
+    text = _BETWEEN_PARTS.sub("", value.strip())
     if _PLAIN_NUMBER.fullmatch(text):
         return float(text)
     parts = _DURATION_PART.findall(text)
@@ -199,8 +200,10 @@ def parse_seconds(value: object) -> float:
 
 
 def parse_timeout(value: object) -> float:
-    """Seconds as `parse_seconds`, or -1 for no time-out."""
-    if value in (-1, "-1") and not isinstance(value, bool):
+    """Seconds as `parse_seconds`, or anything negative (-1, "-1", "-1m") for no time-out, as in Ollama."""
+    if isinstance(value, str) and value.strip().startswith("-"):
+        return FOREVER if parse_seconds(value.strip()[1:]) > 0 else 0.0
+    if isinstance(value, int | float) and -1e12 < value < 0:
         return FOREVER
     return parse_seconds(value)
 
@@ -294,10 +297,15 @@ AMOUNT_JSON = WithJsonSchema(
 _SECONDS_JSON: dict[str, Any] = {
     "anyOf": [
         {"type": "number", "minimum": 0},
-        {"type": "string", "pattern": r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d)?)+$"},
+        {"type": "string", "pattern": r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d)?\s*)+$"},
     ]
 }
-_TIMEOUT_JSON = {"anyOf": [{"const": -1}, {"const": "-1"}, *_SECONDS_JSON["anyOf"]]}
+_TIMEOUT_JSON = {
+    "anyOf": [
+        {"type": "number"},
+        {"type": "string", "pattern": r"^-?([0-9]+(\.[0-9]+)?(ms|s|m|h|d)?\s*)+$"},
+    ]
+}
 _TEXT_AMOUNT = PlainSerializer(str, return_type=str)
 TEXTS = PlainSerializer(
     lambda items: [str(item) for item in items], return_type=list[str], when_used="json"
