@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
+from backends.kinds import Backend
 from budget.errors import EngineDied, KeepwarmError, OutOfMemory
 from budget.footprint import Placement
-
-Backend = Literal["llama.cpp", "vllm", "openai"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +63,18 @@ class Endpoint:
     capabilities: Capabilities = Capabilities()
 
     @classmethod
-    def of_engine(cls, model_id: str, socket: Path, capabilities: Capabilities) -> Endpoint:
+    def of_engine(
+        cls,
+        model_id: str,
+        socket: Path,
+        capabilities: Capabilities,
+        backend: Backend = "llama.cpp",
+    ) -> Endpoint:
         """The endpoint of an engine that keepwarm runs, on its Unix socket."""
         return cls(
             base_url="http://engine",
             model_id=model_id,
-            backend="llama.cpp",
+            backend=backend,
             socket_path=str(socket),
             capabilities=capabilities,
         )

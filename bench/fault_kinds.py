@@ -20,7 +20,7 @@ from typing import Protocol
 
 import psutil
 
-from backends.llama.process.orphans import leftovers
+from backends.engine_process.orphans import leftovers
 from shim.paths import keeper_socket
 
 

@@ -34,7 +34,7 @@ import psutil
 from _common import REPOSITORY, end_on_signals, say
 from fault_kinds import KINDS, LONG, Scene
 
-from backends.llama.process.orphans import leftovers
+from backends.engine_process.orphans import leftovers
 from backends.machine.files.whole_files import is_leftover
 from harness.demo.models import make_models
 from shim import KeepwarmError, Shim

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
-from backends.forks import renew_after_fork
+from backends.machine.forks import renew_after_fork
 from shim.calls.call import Messages
 from shim.calls.chat_options import CallOptions, ChatOptions
 from shim.calls.declaring import Plan

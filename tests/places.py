@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from backends.llama.process.orphans import leftovers
+from backends.engine_process.orphans import leftovers
 
 
 @dataclass

@@ -184,7 +184,7 @@ ASKED_IN_ONE_PLACE = {
     r"/proc/\{|\"/proc\"|import psutil": ("backends/machine/processes.py",),
     r"import pynvml": ("backends/machine/nvml.py",),
     r"subprocess\.(run|Popen)\(|create_subprocess": (
-        "backends/llama/process/process.py",
+        "backends/engine_process/process.py",
         "backends/machine/children.py",
         "harness/demo/memory.py",
         "shim/wire/launch.py",

@@ -15,12 +15,12 @@ from typing import Any, Final
 
 import numpy as np
 
+from backends.engine_process.process import engine_environment
 from backends.footprint.dry_run import measure
 from backends.footprint.machine_overhead import store_overhead
 from backends.footprint.shared_code import SharedCode
 from backends.llama.args import LaunchSettings, server_argv
 from backends.llama.binaries import find_binary, library_env
-from backends.llama.process.process import engine_environment
 from backends.machine.children import serving
 from backends.machine.processes import pss_bytes
 from backends.machine.unix_http import blocking_request, is_healthy

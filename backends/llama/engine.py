@@ -3,58 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import secrets
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from backends.base import Capabilities, Death, Endpoint, LoadReport, Signs, SlotSigns
+from backends.base import Capabilities, Endpoint, LoadReport, Signs, SlotSigns
+from backends.engine_process.ceiling import DEFAULT_MARGIN_BYTES, Ceilings
+from backends.engine_process.process import EngineProcess, Gate, engine_environment
+from backends.engine_process.process_engine import ProcessEngine, gpus_of, usable_cores
 from backends.llama.args import LaunchSettings, server_argv
 from backends.llama.binaries import find_binary, library_env
 from backends.llama.chat_template import ChatTemplate, chat_template
 from backends.llama.model_files import ModelFiles
-from backends.llama.process.ceiling import DEFAULT_MARGIN_BYTES, Ceilings
 from backends.llama.process.load import Loading
-from backends.llama.process.log import looks_out_of_memory
-from backends.llama.process.process import (
-    SOCKET_NAME_BYTES,
-    Gate,
-    ServerProcess,
-    engine_environment,
-    engine_socket,
-)
-from backends.llama.process.start_failures import ending
 from backends.llama.rpc.device_names import DeviceNames, names_of
 from backends.llama.slots import Slots, slot_signs
 from backends.machine.bounded_questions import asked
-from backends.machine.files.folders import private_folder
 from backends.machine.gpus import launch_facts
-from backends.machine.nvml import gpu_process_bytes
-from backends.machine.processes import (
-    IoCounts,
-    io_counts,
-    process_bytes,
-    process_state,
-    process_tree,
-    pss_bytes,
-)
+from backends.machine.processes import IoCounts, io_counts, process_state
 from backends.machine.unix_http import control_request
-from budget.errors import EndpointError, InternalError, KeepwarmError, OutOfMemory
-from budget.footprint import HOST, EngineArgs, Placement
+from budget.errors import EndpointError, InternalError, KeepwarmError
+from budget.footprint import EngineArgs, Placement
 
 _HEALTH_LIMIT_S = 2.0
 
 
-def usable_cores() -> int:
-    """The number of CPU cores that this process and its children may run on."""
-    return len(os.sched_getaffinity(0))
-
-
-class LlamaServerEngine:
-    """A llama-server process on a Unix socket of mode 0600 in a private folder.
+class LlamaServerEngine(ProcessEngine):
+    """A llama-server process.
 
     Args:
         model_path: the GGUF file (the first shard of several).
@@ -79,32 +55,19 @@ class LlamaServerEngine:
         pooling: str | None = None,
         carries_kv: bool = True,
     ) -> None:
+        super().__init__(model_id, runtime_dir, "llama-server")
         self._model_path = model_path
-        self._runtime_dir = private_folder(runtime_dir)
-        name = secrets.token_hex(SOCKET_NAME_BYTES // 2)
-        self._socket = engine_socket(self._runtime_dir, name)
-        self._slot_folder = self._runtime_dir / f"e-{name}.slots"
+        self._slot_folder = self._runtime_dir / f"e-{self._name}.slots"
         self._keeps_kv = False
         self._carries_kv = carries_kv
-        self._model_id = model_id
         self._threads = threads or usable_cores()
         self._stall_s = stall_s
         self._margin_bytes = margin_bytes
-        self._ceilings = Ceilings({}, 0)
         self._pooling = pooling
-        self._process: ServerProcess | None = None
         self._gate: Gate | None = None
         self._said_ready = asyncio.Event()
         self._args: EngineArgs | None = None
-        self._gpus: tuple[int, ...] = ()
         self._template = ChatTemplate()
-        self._stopping = False
-        self._started = False
-        self._killed = False
-
-    def __repr__(self) -> str:
-        pid = self._process.pid if self._process else None
-        return f"<LlamaServerEngine {self._model_id} pid={pid} socket={self._socket.name}>"
 
     @property
     def capabilities(self) -> Capabilities:
@@ -126,16 +89,6 @@ class LlamaServerEngine:
     def endpoint(self) -> Endpoint:
         """The engine's socket."""
         return Endpoint.of_engine(self._model_id, self._socket, self.capabilities)
-
-    @property
-    def log_tail(self) -> tuple[str, ...]:
-        """The engine's last log lines."""
-        return self._process.log.tail if self._process else ()
-
-    @property
-    def pid(self) -> int | None:
-        """The process's number while it runs."""
-        return self._process.pid if self._process else None
 
     async def prepare(self, placement: Placement) -> None:
         """Start the process, and hold it before it takes memory; `start` lets it load.
@@ -165,7 +118,7 @@ class LlamaServerEngine:
         env.update(env_of_gpus)
         self._gate = gate = Gate()
         try:
-            self._process = await ServerProcess.spawn(
+            process = await EngineProcess.spawn(
                 [command, *gate.arguments, *rest],
                 env,
                 on_ready=self._said_ready.set,
@@ -173,11 +126,10 @@ class LlamaServerEngine:
             )
         finally:
             gate.handed_over()
-        if self._killed:
-            self._process.kill()
+        self._took(process)
         self._ceilings = Ceilings.of(placement, self._margin_bytes)
         if not gpu_here:
-            self._ceilings.bound_load(self._process.pid, placement.args, self._threads)
+            self._ceilings.bound_load(process.pid, placement.args, self._threads)
 
     async def start(self, placement: Placement, on_progress: Callable[[float], None]) -> LoadReport:
         """Load the model exactly as placed.
@@ -192,9 +144,7 @@ class LlamaServerEngine:
         self._started = True
         if self._args not in (None, placement.args):
             raise InternalError(f"{self!r} was prepared for another placement")
-        self._gpus = tuple(
-            int(d.partition(":")[2]) for d, _ in placement.bookings if d.startswith("cuda:")
-        )
+        self._gpus = gpus_of(placement)
         files = await asked(ModelFiles.look, self._model_path)
         started_ns = time.monotonic_ns()
         try:
@@ -242,41 +192,21 @@ class LlamaServerEngine:
         )
         return await loading.until_ready(on_progress)
 
-    async def wait_death(self) -> Death:
-        """Return when the process has ended on its own. After `stop` it never returns, so cancel it."""
-        code = await self._running().wait()
-        if self._stopping:
-            await asyncio.get_running_loop().create_future()
-        return Death(
-            message=f"llama-server of {self._model_id} {ending(code)}",
-            exit_code=code,
-            log_tail=self.log_tail,
-            out_of_memory=looks_out_of_memory(self._running().log.lines[-8:]),
-        )
-
     async def stop(self, *, grace_s: float) -> None:
         """End the process (SIGTERM, then SIGKILL after `grace_s`) and remove its files.
 
         Raises:
             EngineTimeout: the process does not end.
         """
-        self._stopping = True
         try:
-            if self._process is not None:
-                await self._process.stop(grace_s=grace_s)
+            await super().stop(grace_s=grace_s)
         finally:
             if self._gate is not None:
                 self._gate.open()
-            with contextlib.suppress(OSError):
-                self._socket.unlink()
-            if not self._keeps_kv:
-                shutil.rmtree(self._slot_folder, ignore_errors=True)
 
-    def kill(self) -> None:
-        """Send SIGKILL to the process's group; no effect if none runs."""
-        self._killed = True
-        if self._process is not None:
-            self._process.kill()
+    def _clean_up(self) -> None:
+        if not self._keeps_kv:
+            shutil.rmtree(self._slot_folder, ignore_errors=True)
 
     async def healthy(self) -> bool:
         """Whether `/health` answers 200 now."""
@@ -321,33 +251,6 @@ class LlamaServerEngine:
             refused = isinstance(error.__cause__, ConnectionRefusedError | FileNotFoundError)
             return None, not refused
 
-    def overgrown(self, measured: Mapping[str, int | None]) -> OutOfMemory | None:
-        """Compare the process's own pages now, and `measured` on other devices, with the ceilings."""
-        if self._process is None or self._process.exit_code is not None:
-            return None
-        held = process_bytes(self._process.pid)
-        found = {**measured, HOST: held.own if held else None}
-        return self._ceilings.exceeded(self._model_id, found, self.log_tail)
-
-    def ceilings(self) -> Mapping[str, int]:
-        """What is booked by device, and the margin."""
-        return self._ceilings.by_device()
-
-    def memory(self) -> Mapping[str, int | None]:
-        """PSS of the process and its children on `host`, NVML's figure on the placement's GPUs."""
-        if self._process is None or self._process.exit_code is not None:
-            return {}
-        tree = process_tree(self._process.pid)
-        found = {HOST: pss_bytes(tree)}
-        found.update({f"cuda:{gpu}": gpu_process_bytes(gpu, tree) for gpu in self._gpus})
-        return found
-
-    def cached_bytes(self) -> int:
-        """The share of mapped files in the PSS of the process and its children."""
-        if self._process is None or self._process.exit_code is not None:
-            return 0
-        return pss_bytes(process_tree(self._process.pid), "Pss_File") or 0
-
     def keep_kv_in(self, folder: Path) -> None:
         """Save KV state in a folder that stays after the engine's end."""
         self._slot_folder, self._keeps_kv = folder, True
@@ -367,8 +270,3 @@ class LlamaServerEngine:
     def _slots(self) -> Slots:
         able = self.capabilities.save_restore
         return Slots(self._socket, self._model_id, self._stall_s, carries_kv=able)
-
-    def _running(self) -> ServerProcess:
-        if self._process is None:
-            raise InternalError("the engine was not started")
-        return self._process

@@ -14,8 +14,8 @@ from weakref import WeakKeyDictionary
 import httpcore
 
 from backends.base import Endpoint
-from backends.forks import renew_after_fork
-from backends.loop_end import at_loop_end
+from backends.machine.forks import renew_after_fork
+from backends.machine.loop_end import at_loop_end
 from backends.openai.connections.bounds import Timeouts
 from backends.openai.connections.connecting import (
     MAX_IDLE_CONNECTIONS,

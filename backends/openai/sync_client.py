@@ -12,7 +12,7 @@ import httpcore
 
 from backends.base import Endpoint
 from backends.flows import BlockingStream, run_blocking
-from backends.forks import renew_after_fork
+from backends.machine.forks import renew_after_fork
 from backends.openai.connections.bounds import Timeouts
 from backends.openai.connections.connecting import (
     MAX_IDLE_CONNECTIONS,

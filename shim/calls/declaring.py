@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Self
 
-from backends.forks import renew_after_fork
+from backends.machine.forks import renew_after_fork
 from budget.errors import InvalidRequest, KeepwarmError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol
 
-from backends.forks import renew_after_fork
+from backends.machine.forks import renew_after_fork
 from budget.errors import KeepwarmError
 from shim.wire.silence import closed_before, closed_meanwhile
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backends.base import Backend, Capabilities, Endpoint
+from backends.base import Capabilities, Endpoint
+from backends.kinds import Backend
 from backends.openai.async_client import AsyncTransport
 from backends.openai.protocol import ChatRequest, no_chat, no_embeddings
 from backends.openai.resume import can_resume

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from backends.forks import renew_after_fork
+from backends.machine.forks import renew_after_fork
 from budget.errors import KeeperUnavailable
 from shim.wire.json_lines import Message
 from shim.wire.threads import BlockingConnection, BlockingPool

@@ -13,12 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from backends.engine_process.orphans import sweep_leftovers
+from backends.engine_process.process import engine_socket
 from backends.footprint.inspect import Inspector
 from backends.footprint.shared_code import SharedCode
 from backends.llama.binaries import find_binary
-from backends.llama.engine import LlamaServerEngine
-from backends.llama.process.orphans import sweep_leftovers
-from backends.llama.process.process import engine_socket
 from backends.machine.bounded_questions import in_own_thread
 from backends.machine.files.unwritten import UNWRITTEN
 from budget import actions as act
@@ -32,6 +31,7 @@ from shim.keeper.catalog.catalog import Catalog, CatalogEngine, build_catalog
 from shim.keeper.catalog.core_settings import core_settings, restart_keys, stage_bytes_per_s
 from shim.keeper.catalog.corrections import Corrections
 from shim.keeper.catalog.refresh import CatalogRefresh
+from shim.keeper.engines.engine_makers import engine_factory
 from shim.keeper.engines.liveness import Liveness
 from shim.keeper.engines.monitor import KEEP_EVERY_S, MEASURE_EVERY_S, Monitor
 from shim.keeper.engines.running_engine import Done, EngineFactory
@@ -51,23 +51,6 @@ TELL_AGAIN_S = 1.0
 WRITE_AGAIN_S = 10.0
 
 
-def llama_server_factory(config: Config) -> EngineFactory:
-    """Engines that are real llama-server processes."""
-
-    def make(entry: CatalogEngine, runtime: Path) -> LlamaServerEngine:
-        return LlamaServerEngine(
-            entry.path,
-            entry.names[0],
-            runtime,
-            threads=entry.threads,
-            stall_s=config.keeper.stall_timeout,
-            margin_bytes=config.keeper.engine_margin.resolve(0),
-            carries_kv=entry.carries_kv,
-        )
-
-    return make
-
-
 class Keeper:
     """Owns every ledger and every engine. Runs on one asyncio loop."""
 
@@ -75,7 +58,7 @@ class Keeper:
         self, config: Config, catalog: Catalog, runtime: Path, factory: EngineFactory | None = None
     ) -> None:
         self._began_with = config
-        self._llama = factory is None
+        self._own_factory = factory is None
         self.refresh = CatalogRefresh(catalog, self._adopt)
         self.runtime = runtime
         self.started_ns = time.monotonic_ns()
@@ -98,7 +81,7 @@ class Keeper:
             core,
             catalog,
             runtime,
-            factory or llama_server_factory(config),
+            factory or engine_factory(config),
             corrections,
             carrier,
             stage_bytes_per_s(config),
@@ -407,8 +390,8 @@ class Keeper:
         held = {engine.engine_id for engine in self.shell.core.state.residents}
         catalog.keep_engines(held | supervisor.now.keys())
         self.shell.stager.rate_bytes_per_s = stage_bytes_per_s(config)
-        if self._llama:
-            self.shell.loads.factory = llama_server_factory(config)
+        if self._own_factory:
+            self.shell.loads.factory = engine_factory(config)
         self.liveness.configured(config.keeper.stall_timeout, self.background)
         try:
             supervisor.kv.configured(known.configured(), catalog.configured(), config)

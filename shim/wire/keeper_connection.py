@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 from weakref import WeakSet
 
-from backends.forks import renew_after_fork
+from backends.machine.forks import renew_after_fork
 from budget.errors import KeeperUnavailable, KeepwarmError, error_from_wire
 from shim.wire import silence
 from shim.wire.json_lines import Message, decode, encode, keeper_gone, result_of

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from backends.base import Capabilities, Endpoint, Engine
+from backends.engine_process.process import engine_environment
 from backends.llama.args import LaunchSettings, server_argv
 from backends.llama.binaries import find_binary, library_env
-from backends.llama.process.process import engine_environment
 from backends.machine.children import serving
 from backends.openai import RemoteEngine
 from backends.scripted import ScriptedEngine

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from backends.base import Backend, Capabilities, Endpoint
+from backends.base import Capabilities, Endpoint
+from backends.kinds import Backend
 from backends.openai import AsyncTransport, ChatRequest, SyncTransport, Timeouts
 
 ASK = ChatRequest("hello")

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from backends.llama.process import process as process_module
+from backends.engine_process import process as process_module
+from backends.engine_process.log import LogRing
+from backends.engine_process.process import EngineProcess, engine_socket
 from backends.llama.process.load_progress import LoadProgress
-from backends.llama.process.log import LogRing
-from backends.llama.process.process import ServerProcess, engine_socket
 from backends.llama.slots import Slots, slot_signs
 from backends.machine import bounded_questions as threads
 from backends.machine.bounded_questions import asked
@@ -157,7 +157,7 @@ def test_a_process_that_does_not_end_is_said_not_waited_for(
     """A driver can hold a killed process for ever: its end is waited for within a bound."""
 
     async def scenario() -> None:
-        process = await ServerProcess.spawn(["sleep", "60"], dict(os.environ))
+        process = await EngineProcess.spawn(["sleep", "60"], dict(os.environ))
         with monkeypatch.context() as m:
             m.setattr(process_module, "KILL_LIMIT_S", 0.01)
             m.setattr(process, "_signal", lambda _number: None)
@@ -234,7 +234,7 @@ def test_a_stopped_process_is_seen() -> None:
     """By the state that the kernel tells."""
 
     async def scenario() -> None:
-        process = await ServerProcess.spawn(["sleep", "60"], dict(os.environ))
+        process = await EngineProcess.spawn(["sleep", "60"], dict(os.environ))
         try:
             assert not is_stopped(process.pid)
             os.kill(process.pid, signal.SIGSTOP)

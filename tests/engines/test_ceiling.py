@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from backends.llama.process.ceiling import Ceilings
-from backends.llama.process.log import looks_out_of_memory
+from backends.engine_process.ceiling import Ceilings
+from backends.engine_process.log import looks_out_of_memory
 from backends.machine.processes import process_bytes
 from backends.openai import AsyncTransport, ChatRequest
 from budget.errors import OutOfMemory

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from backends.llama.process import log_reader
-from backends.llama.process.log import RING_LINES, LogRing
-from backends.llama.process.log_reader import LogReader
-from backends.llama.process.process import ServerProcess
+from backends.engine_process import log_reader
+from backends.engine_process.log import RING_LINES, LogRing
+from backends.engine_process.log_reader import LogReader
+from backends.engine_process.process import EngineProcess
 
 LOADED = b"0.1 I srv  main: model loaded\n"
 
@@ -85,7 +85,7 @@ def test_a_loop_that_ends_before_its_engine_leaves_no_descriptor() -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
 
     async def scenario() -> int:
-        return (await ServerProcess.spawn(["sleep", "60"], dict(os.environ))).pid
+        return (await EngineProcess.spawn(["sleep", "60"], dict(os.environ))).pid
 
     pid = asyncio.run(scenario())
     os.kill(pid, signal.SIGKILL)

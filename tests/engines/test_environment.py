@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.llama.process.process import engine_environment
+from backends.engine_process.process import engine_environment
 from backends.machine.environment import child_environment
 
 

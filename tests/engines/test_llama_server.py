@@ -18,8 +18,8 @@ import psutil
 import pytest
 
 from backends.base import Death
+from backends.engine_process.process import EngineProcess
 from backends.llama import LlamaServerEngine, sweep_leftovers
-from backends.llama.process.process import ServerProcess
 from backends.machine.environment import OWNER_VARIABLE
 from backends.machine.files.page_cache import drop_from_page_cache, resident_fraction, stage_file
 from backends.openai import AsyncTransport, ChatRequest, Completion, SyncTransport
@@ -156,14 +156,14 @@ def test_a_load_that_stalls_is_given_up(
     tiny_models: dict[str, Path], runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The time-out counts from the last progress; a stopped process makes none."""
-    spawn = ServerProcess.spawn
+    spawn = EngineProcess.spawn
 
-    async def frozen(*args: object, **options: object) -> ServerProcess:
+    async def frozen(*args: object, **options: object) -> EngineProcess:
         process = await spawn(*args, **options)  # type: ignore[arg-type]
         os.kill(process.pid, signal.SIGSTOP)
         return process
 
-    monkeypatch.setattr(ServerProcess, "spawn", frozen)
+    monkeypatch.setattr(EngineProcess, "spawn", frozen)
     engine = llama(tiny_models["producer"], runtime_dir, stall_s=0.2)
     with pytest.raises(EngineTimeout, match="no progress"):
         asyncio.run(engine.start(placement(), lambda _fraction: None))

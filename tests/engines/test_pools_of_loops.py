@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from backends.base import Endpoint
-from backends.loop_end import at_loop_end
+from backends.machine.loop_end import at_loop_end
 from backends.openai import AsyncTransport, ChatRequest
 from backends.scripted import ScriptedEngine
 from tests.engines.support import placement

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from backends.engine_process.ceiling import Ceilings
 from backends.footprint.dry_run import measure_many
 from backends.footprint.inspect import Inspector
 from backends.footprint.placing import placements
 from backends.gguf.header import read_header
-from backends.llama.process.ceiling import Ceilings
 from budget.errors import MeasurementFailed
 from budget.footprint import HOST, EngineArgs, Footprint
 from budget.memory.closed_form import estimate, estimate_by_layers

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import shim.keeper.engines.monitor as monitor_module
-from backends.llama.process.orphans import leftovers
+from backends.engine_process.orphans import leftovers
 from backends.machine.devices import free_bytes
 from shim import EngineDied, LoadFailed, Shim
 from tests.processes import wait_until

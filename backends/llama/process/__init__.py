@@ -1,4 +1,4 @@
-"""One llama-server process: its start, its load, its ceiling of bytes, its end, and the clean-up after it.
+"""One llama-server: how its load is watched, and the error when it does not become ready.
 
-`process` is the process itself; `start_failures` makes the error when it does not become ready.
+`start_failures` makes that error.
 """

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from backends.llama.process.ceiling import Ceilings
+from backends.engine_process.ceiling import Ceilings
+from backends.engine_process.process import EngineProcess
 from backends.llama.process.load_progress import LoadProgress
-from backends.llama.process.process import ServerProcess
 from backends.llama.process.start_failures import load_error, stalled
 from backends.machine.processes import IoCounts, io_counts, process_bytes
 from budget.errors import KeepwarmError
@@ -39,7 +39,7 @@ class Loading:
         healthy: asks whether it answers.
     """
 
-    process: ServerProcess
+    process: EngineProcess
     model_path: Path
     model_id: str
     args: EngineArgs

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-from backends.llama.process.log import looks_out_of_memory, refused_device, rpc_was_cut
+from backends.engine_process.log import looks_out_of_memory, refused_device, rpc_was_cut
+from backends.engine_process.process_engine import ending
 from backends.llama.rpc.device_names import DeviceNames, names_of, servers_of
 from backends.llama.rpc.servers import answers
 from backends.machine.devices import is_rpc
@@ -65,14 +66,6 @@ def stalled(
         fraction=round(fraction, 3),
         log_tail=list(log_tail),
     )
-
-
-def ending(code: int) -> str:
-    """How a process ended, as the end of a sentence."""
-    if code < 0:
-        note = " (abort)" if code == -6 else ""
-        return f"was ended by signal {-code}{note}"
-    return f"exited with code {code}"
 
 
 def _only_rpc_device(args: EngineArgs | None) -> str | None:

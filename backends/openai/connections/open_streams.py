@@ -9,7 +9,7 @@ import threading
 from typing import Any, Protocol
 from weakref import WeakSet
 
-from backends.forks import renew_after_fork
+from backends.machine.forks import renew_after_fork
 
 
 class NetworkStream(Protocol):

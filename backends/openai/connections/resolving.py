@@ -18,7 +18,7 @@ from typing import Final
 import httpcore
 
 from backends.callers_errors import raise_callers
-from backends.forks import renew_after_fork
+from backends.machine.forks import renew_after_fork
 from backends.openai.connections.bounds import Bounds
 from budget.errors import EndpointUnavailable, KeepwarmError, QueueFull
 

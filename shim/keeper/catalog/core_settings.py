@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from backends.llama.engine import usable_cores
+from backends.engine_process.process_engine import usable_cores
 from budget.settings import CoreSettings, Prefetch
 from shim.config import Config
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from backends.llama.engine import usable_cores
+from backends.engine_process.process_engine import usable_cores
+from backends.kinds import Backend
 from budget.books.engines import EngineSpec, PlacementOption
 from budget.footprint import HOST, Placement
 from shim.config import ModelEntry as ConfigEntry
@@ -59,6 +60,13 @@ class CatalogEngine:
     warm_prompt: str | None
     identity: str = ""
     carries_kv: bool = False
+    entry: ConfigEntry | None = None
+    """The configured model, or one of those that share the engine; its keys make the engine."""
+
+    @property
+    def backend(self) -> Backend:
+        """The engine's kind."""
+        return self.entry.backend if self.entry is not None else "llama.cpp"
 
     @property
     def label(self) -> str:
@@ -123,4 +131,5 @@ class Prepared:
             self.entry.warm_prompt,
             self.header.identity,
             self.carries_kv,
+            self.entry,
         )

@@ -1,7 +1,7 @@
 """Ends engines that get no further, take too much, or cannot be reached; the core replaces them.
 
 An engine is looked at while requests use it, and in less detail while none does. `stall_detection`
-judges its progress, and `backends.llama.process.ceiling` judges the bytes that it takes.
+judges its progress, and `backends.engine_process.ceiling` judges the bytes that it takes.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from backends.llama.process.ceiling import Ceilings
+from backends.engine_process.ceiling import Ceilings
 from shim import EngineDied, EngineTimeout, OutOfMemory, Shim
 from tests.engines.templates import GROWS, SPINS, SPINS_AT_LOAD, with_template
 from tests.processes import alive, wait_until

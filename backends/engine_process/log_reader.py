@@ -1,4 +1,4 @@
-"""Reads what a llama-server writes: line by line while it loads, then at most ten times a second."""
+"""Reads what an engine writes: line by line while it loads, then at most ten times a second."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import asyncio
 import os
 from typing import Final
 
-from backends.llama.process.log import LogRing
+from backends.engine_process.log import LogRing
 
 PAUSE_S: Final = 0.1
 """Between two readings once the model is loaded.
 
 A dozen lines are written for each request. Waking up for each would cost the keeper more than the request.
-A pipe holds the lines of hundreds of requests; llama-server writes them from a thread of its own.
+A pipe holds the lines of hundreds of requests; an engine writes them from a thread of its own.
 """
 _CHUNK_BYTES: Final = 1 << 16
 _MOST_CHUNKS: Final = 16

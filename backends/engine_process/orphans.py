@@ -16,7 +16,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from backends.llama.process.process import SOCKET_NAME_BYTES
+from backends.engine_process.process import SOCKET_NAME_BYTES
 from backends.machine.environment import OWNER_VARIABLE
 from backends.machine.processes import all_pids, has_variable, user_of
 

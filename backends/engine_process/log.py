@@ -1,4 +1,4 @@
-"""The log of llama-server: a bounded ring of lines, and the facts that are parsed from them."""
+"""The log of an engine: a bounded ring of lines, and the facts that llama-server's lines hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One llama-server process: how it is started, watched and ended."""
+"""One process of an engine: how it is started, watched and ended."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from backends.llama.process.log import LogRing
-from backends.llama.process.log_reader import LogReader
+from backends.engine_process.log import LogRing
+from backends.engine_process.log_reader import LogReader
 from backends.machine.children import ending_with_us
 from backends.machine.environment import OWNER_VARIABLE, child_environment
 from backends.machine.files.folders import check_socket_path
@@ -90,7 +90,7 @@ class Gate:
             self._writer = -1
 
 
-class ServerProcess:
+class EngineProcess:
     """A child process in a group of its own, with its log in a ring.
 
     Start it from a thread that runs as long as the engine may, because the kernel's parent-death signal
@@ -110,10 +110,18 @@ class ServerProcess:
         *,
         on_ready: Callable[[], None] | None = None,
         inherited: Sequence[int] = (),
-    ) -> ServerProcess:
+        cwd: Path | None = None,
+        if_absent: str = "Install the project again; its build of llama.cpp is not complete.",
+    ) -> EngineProcess:
         """Start the command under the parent-death signal, with everything it creates private.
 
-        `inherited`: the descriptors that it gets beside its log.
+        Args:
+            argv: the command.
+            env: its whole environment.
+            on_ready: called when its log says that llama-server is ready.
+            inherited: the descriptors that it gets beside its log.
+            cwd: its working folder.
+            if_absent: what to do where there is no such program.
 
         Raises:
             LoadFailed: the command cannot be executed.
@@ -129,6 +137,7 @@ class ServerProcess:
                 stdout=writing,
                 stderr=asyncio.subprocess.STDOUT,
                 env=dict(env),
+                cwd=cwd,
                 umask=0o077,
                 process_group=0,
                 pass_fds=inherited,
@@ -136,7 +145,7 @@ class ServerProcess:
         except OSError as exc:
             raise LoadFailed(
                 f"{argv[0]} cannot be started: {exc.strerror}.",
-                hint="Install the project again; its build of llama.cpp is not complete."
+                hint=if_absent
                 if exc.errno in (errno.ENOENT, errno.EACCES, errno.ENOEXEC)
                 else "See the keeper's open files, processes and memory.",
             ) from exc

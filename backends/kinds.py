@@ -1,0 +1,41 @@
+"""The kinds of engines: what runs a model, and what each kind can be asked for.
+
+A model's configuration names its kind (`backend = "..."`). The verbs here are what a kind can do at all;
+`shim.config.verbs` says what one configured model does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Backend = Literal["llama.cpp", "vllm", "openai"]
+Verb = Literal[
+    "chat", "stream", "embed", "rerank", "transcribe", "speak", "tokenize", "call", "images"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineKind:
+    """One kind of engine.
+
+    Attributes:
+        what: what runs the model, in words.
+        verbs: what a model of this kind can be asked for, depending on its file or its program.
+        here: whether keepwarm starts it, so that its bytes are booked.
+    """
+
+    what: str
+    verbs: frozenset[Verb]
+    here: bool
+
+
+_SERVED: Final = frozenset[Verb](["chat", "stream", "embed", "images"])
+
+KINDS: Final[Mapping[Backend, EngineKind]] = {
+    "llama.cpp": EngineKind("llama-server, from a GGUF file", _SERVED, here=True),
+    "vllm": EngineKind("a vLLM server", _SERVED, here=False),
+    "openai": EngineKind("an endpoint that speaks OpenAI's API", _SERVED, here=False),
+}
+"""Every kind by its name in the configuration."""

@@ -1,0 +1,42 @@
+"""How an engine of each kind is made. A further kind is one more row of `MAKERS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from backends.base import Engine
+from backends.kinds import Backend
+from backends.llama.engine import LlamaServerEngine
+from shim.config import Config
+from shim.keeper.catalog.catalog import CatalogEngine
+from shim.keeper.engines.running_engine import EngineFactory
+
+Maker = Callable[[Config, CatalogEngine, Path], Engine]
+"""Makes an engine that is to be started: the configuration in force, the engine, the runtime folder."""
+
+
+def _llama_server(config: Config, engine: CatalogEngine, runtime: Path) -> Engine:
+    return LlamaServerEngine(
+        engine.path,
+        engine.names[0],
+        runtime,
+        threads=engine.threads,
+        stall_s=config.keeper.stall_timeout,
+        margin_bytes=config.keeper.engine_margin.resolve(0),
+        carries_kv=engine.carries_kv,
+    )
+
+
+MAKERS: Final[Mapping[Backend, Maker]] = {"llama.cpp": _llama_server}
+"""The kinds that keepwarm starts."""
+
+
+def engine_factory(config: Config) -> EngineFactory:
+    """Makes engines of every kind, as a configuration asks for them."""
+
+    def make(engine: CatalogEngine, runtime: Path) -> Engine:
+        return MAKERS[engine.backend](config, engine, runtime)
+
+    return make
