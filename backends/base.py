@@ -198,6 +198,10 @@ class Engine(Protocol):
         """The engine's last log lines."""
         ...
 
+    def log_since(self, seen: int) -> tuple[int, tuple[str, ...]]:
+        """How many lines its log has had, and those after the first `seen` that are still kept."""
+        ...
+
     async def prepare(self, placement: Placement) -> None:
         """Do the part of a start that needs no bytes, while an engine that is being stopped still has them.
 

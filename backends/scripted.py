@@ -106,6 +106,10 @@ class ScriptedEngine:
         """The script's value."""
         return self.script.log_tail
 
+    def log_since(self, seen: int) -> tuple[int, tuple[str, ...]]:
+        """The script's last lines are all of its log."""
+        return len(self.script.log_tail), self.script.log_tail[seen:]
+
     async def prepare(self, placement: Placement) -> None:
         """Note the call."""
         self.prepared = placement

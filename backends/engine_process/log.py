@@ -70,6 +70,7 @@ class LogRing:
         self._begun = b""
         """The beginning of a line that is not whole yet."""
         self.lines_seen = 0
+        self._lines_kept = 0
         self.said_ready = False
 
     def feed(self, chunk: bytes) -> None:
@@ -89,6 +90,7 @@ class LogRing:
         # One follows every question for its slots; what matters would be pushed out.
         if not (_IDLE in line and self._lines and _IDLE in self._lines[-1]):
             self._lines.append(line)
+            self._lines_kept += 1
         if b"buffer size" in line and len(self._buffer_lines) < RING_LINES:
             self._buffer_lines.append(line)
         if not self.said_ready and _READY.search(line):
@@ -100,6 +102,11 @@ class LogRing:
     def lines(self) -> tuple[str, ...]:
         """The kept lines, oldest first."""
         return tuple(map(_readable, self._lines))
+
+    def since(self, seen: int) -> tuple[int, tuple[str, ...]]:
+        """How many lines were ever kept, and those after the first `seen` that still are."""
+        new = min(max(0, self._lines_kept - seen), len(self._lines))
+        return self._lines_kept, tuple(map(_readable, list(self._lines)[len(self._lines) - new :]))
 
     @property
     def tail(self) -> tuple[str, ...]:

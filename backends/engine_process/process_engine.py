@@ -74,6 +74,10 @@ class ProcessEngine:
         """The engine's last log lines."""
         return self._process.log.tail if self._process else ()
 
+    def log_since(self, seen: int) -> tuple[int, tuple[str, ...]]:
+        """How many lines its log has had, and those after the first `seen` that are still kept."""
+        return self._process.log.since(seen) if self._process else (0, ())
+
     @property
     def pid(self) -> int | None:
         """The process's number while it runs."""

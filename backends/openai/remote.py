@@ -53,6 +53,10 @@ class RemoteEngine:
         """Its log is elsewhere."""
         return ()
 
+    def log_since(self, seen: int) -> tuple[int, tuple[str, ...]]:  # noqa: ARG002
+        """Its log is elsewhere."""
+        return 0, ()
+
     async def prepare(self, placement: Placement) -> None:
         """Nothing to do ahead."""
 

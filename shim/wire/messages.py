@@ -118,6 +118,15 @@ class HistoryOf(Ask):
     until_ns: Annotated[int, Field(ge=0, lt=2**63)]
 
 
+class Log(Ask):
+    """Ask for the log of a model's engine, after the lines of a generation that were seen before."""
+
+    op: Literal["log"]
+    model: Name
+    generation: Number | None = None
+    seen: Count = 0
+
+
 class Kv(Ask):
     """Ask which KV state is kept on disk."""
 
@@ -163,6 +172,7 @@ Asked = (
     | DeclareOp
     | Status
     | HistoryOf
+    | Log
     | Kv
     | KvClear
     | Reload

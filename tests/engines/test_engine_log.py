@@ -133,3 +133,16 @@ def test_the_end_of_an_engine_is_read_without_a_pause(monkeypatch: pytest.Monkey
         assert reader.up_to_now().lines[-1].endswith("the last words")
 
     asyncio.run(scenario())
+
+
+def test_the_log_after_a_line_is_what_came_since() -> None:
+    """Lines that the ring has dropped are left out, and a later count than there is has none."""
+    ring = LogRing()
+    ring.feed(b"one\ntwo\n\nall slots are idle\nall slots are idle\n")
+    assert ring.since(0) == (3, ("one", "two", "all slots are idle"))
+    assert ring.since(2) == (3, ("all slots are idle",))
+    assert ring.since(3) == ring.since(9) == (3, ())
+    for number in range(RING_LINES + 5):
+        ring.add(b"line %d" % number)
+    count, lines = ring.since(3)
+    assert (count, len(lines), lines[0]) == (RING_LINES + 8, RING_LINES, "line 5")

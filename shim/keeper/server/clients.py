@@ -20,6 +20,7 @@ from shim.config import Config
 from shim.keeper.keeper import Keeper
 from shim.keeper.server.connection import Answer, Connection
 from shim.keeper.server.programs import Programs
+from shim.keeper.server.status import log_of
 from shim.keeper.shell.yielding import Generated
 from shim.wire import messages as op
 from shim.wire.fingerprint import Fingerprint, fingerprint, label_of
@@ -41,7 +42,7 @@ FEW_MODELS: Final = 64
 """With more models, work for each model takes longer than a turn of the loop should."""
 ORDERS: Final = (op.Stop, op.Reload, op.KvClear, op.StayOp, op.Hint)
 """Ops that change something beyond their client. They are not carried out if the client has given up."""
-LOOKING: Final = (op.Hello, op.Status, op.HistoryOf, op.Kv, op.Pong)
+LOOKING: Final = (op.Hello, op.Status, op.HistoryOf, op.Log, op.Kv, op.Pong)
 """Ops that only look: they neither keep the keeper running nor reset a time-out."""
 
 
@@ -306,6 +307,10 @@ class Client(Connection):
     def _history(self, asked: op.HistoryOf) -> Answer:
         return self._keeper.shell.history.between(asked.since_ns, asked.until_ns)
 
+    def _log(self, asked: op.Log) -> Answer:
+        self._keeper.is_ready_for(asked.model)
+        return log_of(self._keeper.shell, self._keeper.catalog, asked)
+
     def _kv(self, _: op.Kv) -> Answer:
         return self._keeper.shell.supervisor.kv.kept()
 
@@ -355,6 +360,7 @@ _OPS: Final[dict[type[op.Asked], Callable[[Any, Any], Answer | Awaitable[Answer]
     op.DeclareOp: Client._plan,
     op.Status: Client._status,
     op.HistoryOf: Client._history,
+    op.Log: Client._log,
     op.Kv: Client._kv,
     op.KvClear: Client._kv_clear,
     op.Reload: Client._reload,

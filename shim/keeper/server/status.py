@@ -1,4 +1,4 @@
-"""Answers for clients: a grant, and the state that `keepwarm ps` shows."""
+"""Answers for clients: a grant, the state that `keepwarm ps` shows, and an engine's log."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from shim.keeper.catalog.catalog import Catalog
 from shim.keeper.engines.running_engine import RunningEngine
 from shim.keeper.shell.actions_out import Shell
 from shim.keeper.shell.fault_counts import text_of
+from shim.wire.messages import Log
 
 LOOKS_BACK_NS: Final = 2_000_000_000
 """How long before a request's arrival evictions count that it may have waited for."""
@@ -86,3 +87,23 @@ def status_of(shell: Shell, catalog: Catalog, measured: Measured) -> dict[str, A
     state["devices"] = [d for d in state["devices"] if d["device"] in catalog.limits]
     state["unavailable"] = {n: e.to_wire() for n, e in catalog.errors.items()}
     return state
+
+
+def log_of(shell: Shell, catalog: Catalog, asked: Log) -> dict[str, Any]:
+    """The log of a model's engine after what was seen, and the error that ended the last generation.
+
+    `generation` is None where no engine runs, and `death` where none ended by itself.
+    """
+    prepared = catalog.prepared.get(asked.model)
+    if prepared is None:
+        return {"generation": None, "seen": 0, "lines": [], "death": None}
+    engine_id = prepared.engine_id
+    running = shell.supervisor.now.get(engine_id)
+    if running is None:
+        residents = shell.core.state.residents
+        last = residents[engine_id].generation if engine_id in residents else 0
+        death = shell.supervisor.death_of(engine_id, last)
+        return {"generation": None, "seen": 0, "lines": [], "death": death}
+    seen = asked.seen if asked.generation == running.generation else 0
+    count, lines = running.engine.log_since(seen)
+    return {"generation": running.generation, "seen": count, "lines": list(lines), "death": None}

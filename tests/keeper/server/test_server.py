@@ -478,3 +478,29 @@ def test_waiting_leases_that_are_dropped_with_their_connection_leave_nothing_in_
     run(scenario)
     gc.collect()
     assert [r.getMessage() for r in caplog.records if "never retrieved" in r.getMessage()] == []
+
+
+def test_an_engines_log_is_told_from_where_it_was_read(
+    tiny_models: Files, runtime_dir: Path
+) -> None:
+    """Whole for another generation, empty without an engine, with the error that ended the last one."""
+
+    async def scenario() -> None:
+        async with serving(tiny_models, runtime_dir) as at:
+            visitor = await at.visit()
+            nothing: dict[str, Any] = {"generation": None, "seen": 0, "lines": [], "death": None}
+            assert (await visitor.ask("log", model="a"))["ok"] == nothing
+            assert await visitor.is_served()
+            told = (await visitor.ask("log", model="a"))["ok"]
+            line = ["scripted: last line"]
+            assert told == {"generation": 1, "seen": 1, "lines": line, "death": None}
+            again = await visitor.ask("log", model="a", generation=1, seen=1)
+            assert again["ok"] == {**told, "lines": []}
+            assert (await visitor.ask("log", model="a", generation=0, seen=1))["ok"] == told
+            assert (await visitor.ask("log", model="x"))["error"]["error"] == "UnknownModel"
+            at.it.engine("a").kill()
+            while (dead := (await visitor.ask("log", model="a"))["ok"])["death"] is None:
+                pass
+            assert dead["death"]["error"] == "EngineDied"
+
+    run(scenario)
