@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from backends.gguf.checks import reject, shown
-from backends.gguf.header_limits import MAX_SHARDS, Allowance
+from backends.gguf.checks import reject
 from backends.gguf.model_shape import build_shape
 from backends.gguf.quantization import (
     FILE_TYPES,
@@ -19,13 +17,11 @@ from backends.gguf.quantization import (
     quantization,
     weights_by_type,
 )
-from backends.gguf.table import FileIdentity, FileTable, HeaderValue, TensorInfo, read_table
+from backends.gguf.shards import read_tables, split_number
+from backends.gguf.table import FileIdentity, FileTable, HeaderValue, TensorInfo
 from budget.memory.shape import ModelShape
 
 _SHOWN_NAME: Final = 200
-_SHARD_NAME: Final = re.compile(
-    r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL
-)
 
 
 @dataclass(frozen=True)
@@ -138,15 +134,14 @@ class GgufHeader:
 
 
 def read_header(path: str | Path) -> GgufHeader:
-    """Read the header of a model; for `NAME-00001-of-0000N.gguf` those of all its shards.
+    """Read the header of a model; for the first of several shards those of all of them.
 
     Raises:
         BadModelFile: the file, or a shard of it, is missing, damaged or impossible. Facts: `file`,
             `offset` (bytes from its start), `check`.
     """
-    allowance = Allowance()
-    first = read_table(Path(path), allowance)
-    tables = (first, *_other_shards(first, allowance))
+    tables = read_tables(Path(path))
+    first = tables[0]
     tensors = tuple(tensor for table in tables for tensor in table.tensors)
     _check_shards(tables, tensors)
     return GgufHeader(
@@ -159,60 +154,10 @@ def read_header(path: str | Path) -> GgufHeader:
     )
 
 
-def _split_number(table: FileTable, key: str, default: int) -> int:
-    value = table.metadata.get(key, default)
-    if type(value) is not int or value < 0:
-        reject(
-            table.path,
-            "shard",
-            f"{key} is {shown(value)}; a count is allowed.",
-            offset=table.key_offsets.get(key, 0),
-        )
-    return value
-
-
-def _other_shards(first: FileTable, allowance: Allowance) -> tuple[FileTable, ...]:
-    count = _split_number(first, "split.count", 1)
-    number = _split_number(first, "split.no", 0)
-    if count <= 1:
-        return ()
-    offset = first.key_offsets.get("split.no", first.key_offsets["split.count"])
-    if count > MAX_SHARDS:
-        reject(
-            first.path,
-            "shard",
-            f"this is a shard of {count}; a model may have {MAX_SHARDS}.",
-            offset=offset,
-        )
-    named = _SHARD_NAME.fullmatch(first.path.name)
-    if named is None or (int(named["number"]), int(named["count"])) != (number + 1, count):
-        reject(
-            first.path,
-            "shard",
-            f"this is shard {number + 1} of {count} and its name does not say so.",
-            offset=offset,
-            hint=f"Name it NAME-{number + 1:05}-of-{count:05}.gguf.",
-        )
-    siblings = [
-        first.path.with_name(f"{named['stem']}-{i + 1:05}-of-{count:05}.gguf") for i in range(count)
-    ]
-    if number:
-        reject(
-            first.path,
-            "shard",
-            f"this is shard {number + 1} of {count}; a model is opened by its first.",
-            offset=offset,
-            hint=f"Use {siblings[0]}.",
-        )
-    return tuple(
-        read_table(path, allowance, shard=i) for i, path in enumerate(siblings[1:], start=1)
-    )
-
-
 def _check_shards(tables: tuple[FileTable, ...], tensors: tuple[TensorInfo, ...]) -> None:
     first = tables[0]
     for i, table in enumerate(tables[1:], start=1):
-        found = (_split_number(table, "split.no", 0), _split_number(table, "split.count", 1))
+        found = (split_number(table, "split.no", 0), split_number(table, "split.count", 1))
         if found != (i, len(tables)):
             reject(
                 table.path,
@@ -223,7 +168,7 @@ def _check_shards(tables: tuple[FileTable, ...], tensors: tuple[TensorInfo, ...]
             )
     if len(tables) > 1 and len({tensor.name for tensor in tensors}) != len(tensors):
         reject(first.path, "duplicate_tensor", "two shards hold the same tensor.", offset=0)
-    claimed = _split_number(first, "split.tensors.count", len(tensors))
+    claimed = split_number(first, "split.tensors.count", len(tensors))
     if claimed != len(tensors):
         reject(
             first.path,

@@ -59,6 +59,13 @@ _RECURRENT_WITHOUT_KV: Final = frozenset(
     | {"kimi-linear"}
 )
 _RECURRENT_BY_PERIOD: Final = frozenset({"qwen3next", "qwen35", "qwen35moe"})
+_FOREIGN_PARTS: Final = {
+    "v": "a vision tower",
+    "a": "an audio tower",
+    "mm": "a projector",
+    "mtp": "a head that predicts several tokens",
+}
+"""Parts that only other programs keep in a model's file, by the first word of their tensors' names."""
 _NON_CAUSAL: Final = frozenset(
     {"bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert"}
     | {"neo-bert", "eurobert", "gemma-embedding", "t5encoder"}
@@ -105,8 +112,26 @@ class _Builder:
                 self._key("block_count"),
                 "is missing, so this is not a language model (a projector or an adapter, perhaps)",
             )
+        self._check_parts(tensors)
         self._layers = self._number("block_count", least=1, most=_MAX_LAYERS)
         self._embd = self._number("embedding_length", least=1)
+
+    def _check_parts(self, tensors: Sequence[TensorInfo]) -> None:
+        first_words = {tensor.name.partition(".")[0] for tensor in tensors}
+        parts = [
+            f"{what} ({word}.*)" for word, what in _FOREIGN_PARTS.items() if word in first_words
+        ]
+        if not parts:
+            return
+        reject(
+            self._path,
+            "shape",
+            f"has tensors of {' and of '.join(parts)}, as exports of Ollama do: llama.cpp loads no "
+            "text model that has them in its own file.",
+            offset=0,
+            hint="Fetch a file of llama.cpp's converter (its projectors are files of their own) or "
+            "leave the model to Ollama and give its `url`.",
+        )
 
     def build(self) -> ModelShape:
         heads = self._per_layer("attention.head_count", 0)

@@ -71,7 +71,7 @@ def min_bits_per_weight(tensors: Iterable[TensorShape]) -> float:
 
     Vectors (norms, biases) are left out: they stay F32 in every quantization.
     """
-    bits = (bits_per_weight(t.ggml_type) for t in tensors if len(t.dims) > 1)
+    bits = (bits_per_weight(t.ggml_type) for t in tensors if len(t.dims) > 1 and t.n_elements)
     return min(bits, default=0.0)
 
 

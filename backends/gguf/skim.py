@@ -171,14 +171,21 @@ class Cursor:
         return value
 
     def text(self, what: str, most: int, check: Check = "string_length") -> str:
-        """A length and that many bytes of UTF-8, `most` at most, which are kept."""
+        """A length and the name of a key or tensor: that many bytes of UTF-8, `most` at most."""
         start = self.position
         length = self._length(what)
         if length > most:
             self.reject(
                 check, f"{what} has {length} bytes; at most {most} are allowed.", offset=start
             )
-        return self._kept_text(what, length)
+        start = self.position
+        raw = self._kept_bytes(what, length)
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            self.reject(
+                "utf8", f"{what} is not UTF-8 ({error.reason}).", offset=start + error.start
+            )
 
     def _length(self, what: str) -> int:
         start = self.position
@@ -187,7 +194,15 @@ class Cursor:
             self.reject_length("string_length", f"{what} claims {length} bytes", offset=start)
         return length
 
-    def _kept_text(self, what: str, length: int) -> str:
+    def _kept_value(self, what: str, length: int) -> str:
+        raw = self._kept_bytes(what, length)
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            # Old tools wrote names and licences in Latin-1, and llama.cpp looks at no encoding.
+            return raw.decode("latin-1")
+
+    def _kept_bytes(self, what: str, length: int) -> bytes:
         if length > self.allowance.kept_bytes:
             self.reject(
                 "string_length",
@@ -196,15 +211,7 @@ class Cursor:
                 offset=self.position - 8,
             )
         self.allowance.kept_bytes -= length
-        raw = self.take(length, what)
-        try:
-            return raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            self.reject(
-                "utf8",
-                f"{what} is not UTF-8 ({error.reason}).",
-                offset=self.position - length + error.start,
-            )
+        return self.take(length, what)
 
     def key(self, number: int) -> str:
         """The name of a metadata entry."""
@@ -233,7 +240,7 @@ class Cursor:
         what = f"the value of {name}"
         length = self._length(what)
         if length <= MAX_KEPT_TEXT_BYTES:
-            return self._kept_text(what, length)
+            return self._kept_value(what, length)
         start = self.position
         self.position = start + length
         return SkimmedArray("u8", length, start, length)
@@ -302,11 +309,20 @@ class Cursor:
         start = self.position
         if count <= MAX_KEPT_TEXTS and kept:
             self._keep(name, count)
-            return tuple(
-                self.text(f"element {i} of {name}", MAX_KEPT_TEXT_BYTES) for i in range(count)
-            )
+            return tuple(self._element(f"element {i} of {name}") for i in range(count))
         self._skip_texts(name, count)
         return SkimmedArray("string", count, start, self.position - start)
+
+    def _element(self, what: str) -> str:
+        start = self.position
+        length = self._length(what)
+        if length > MAX_KEPT_TEXT_BYTES:
+            self.reject(
+                "string_length",
+                f"{what} has {length} bytes; at most {MAX_KEPT_TEXT_BYTES} are allowed.",
+                offset=start,
+            )
+        return self._kept_value(what, length)
 
     def _skip_texts(self, name: str, count: int) -> None:
         left = count

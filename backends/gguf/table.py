@@ -21,7 +21,7 @@ from budget.memory.shape import GGML_TYPES, MetadataValue, TensorShape
 
 HeaderValue = MetadataValue | SkimmedArray
 
-_MAGIC: Final = b"GGUF"
+MAGIC: Final = b"GGUF"
 _VERSIONS: Final = (2, 3)
 _DEFAULT_ALIGNMENT: Final = 32
 _MAX_DIMS: Final = 4
@@ -93,12 +93,16 @@ class FileIdentity:
 
 @dataclass(frozen=True, slots=True)
 class FileTable:
-    """The header of one file. `key_offsets` has the offset of each value, for errors."""
+    """The header of one file. `key_offsets` has the offset of each value, for errors.
+
+    `end` is the byte behind the last tensor's data.
+    """
 
     path: Path
     version: int
     alignment: int
     identity: FileIdentity
+    end: int
     metadata: Mapping[str, HeaderValue] = field(repr=False)
     key_offsets: Mapping[str, int] = field(repr=False)
     tensors: tuple[TensorInfo, ...] = field(repr=False)
@@ -156,14 +160,15 @@ def _read(
     identity = FileIdentity(
         status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, digest.hexdigest()
     )
-    return FileTable(path, version, alignment, identity, metadata, key_offsets, tensors)
+    end = max((tensor.offset + tensor.n_bytes for tensor in tensors), default=cursor.position)
+    return FileTable(path, version, alignment, identity, end, metadata, key_offsets, tensors)
 
 
 def _version(cursor: Cursor) -> int:
     magic = cursor.take(4, "the magic number")
-    if magic != _MAGIC:
+    if magic != MAGIC:
         cursor.reject(
-            "magic", f"the file starts with {magic!r}, a GGUF file with {_MAGIC!r}.", offset=0
+            "magic", f"the file starts with {magic!r}, a GGUF file with {MAGIC!r}.", offset=0
         )
     version = cursor.u32("the version")
     if version and not version & 0xFFFF:
@@ -291,10 +296,11 @@ class _TensorTable:
                 offset=start,
             )
         dims = tuple(self._cursor.u64(f"a dimension of {name!r}") for _ in range(n_dims))
-        if not all(0 < dim <= _MAX_BYTES for dim in dims):
+        # A tensor without elements is legal since 2026, and takes no bytes.
+        if not all(dim <= _MAX_BYTES for dim in dims):
             self._cursor.reject(
                 "tensor_dims",
-                f"{name!r} has the dimensions {dims}; each must be 1 to 2^63 - 1.",
+                f"{name!r} has the dimensions {dims}; each must be 0 to 2^63 - 1.",
                 offset=start,
             )
         return dims

@@ -17,7 +17,7 @@ _SHARD: Final = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
 
 def model_files(model_path: Path) -> list[Path]:
-    """The file itself, or all shards when it is the first of several (`-00001-of-0000N.gguf`)."""
+    """The file itself, or all shards that there should be if it is the first of several by its name."""
     hit = _SHARD.search(model_path.name)
     if hit is None:
         return [model_path]
@@ -28,13 +28,15 @@ def model_files(model_path: Path) -> list[Path]:
 
 
 def file_sizes(model_path: Path) -> dict[Path, int]:
-    """The bytes of each file of a model.
+    """The bytes of each file of a model. A whole one may still have the name of a first shard.
 
     Raises:
         LoadFailed: one cannot be read.
     """
+    own, *others = model_files(model_path)
     try:
-        return {path: path.stat().st_size for path in model_files(model_path)}
+        there = [path for path in others if path.exists()]
+        return {path: path.stat().st_size for path in (own, *(others if there else ()))}
     except OSError as exc:
         raise LoadFailed(
             f"{exc.filename} cannot be read: {exc.strerror}.",

@@ -100,7 +100,7 @@ def tensor_table(
             layer = UNUSED
         elif norm_is_output and name.startswith("token_embd_norm."):
             layer = n_layers
-        numbers[:, i] = (layer, tensor.n_bytes, dims[0] if dims else 1, *types.get(kind, (1, 4)))
+        numbers[:, i] = (layer, tensor.n_bytes, max(1, *dims[:1]), *types.get(kind, (1, 4)))
         repacked[i] = kind in REPACKED_TYPES and len(dims) > 1 and dims[1] % _REPACKED_ROWS == 0
     layers, sizes, rows, blocks, block_bytes = numbers
     shared = np.array(sharing or (True,) * n_layers, dtype=bool)
