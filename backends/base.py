@@ -79,6 +79,13 @@ class Endpoint:
             capabilities=capabilities,
         )
 
+    @property
+    def place(self) -> str:
+        """The endpoint in words, without the parts of a URL that may be secret."""
+        if self.socket_path is not None:
+            return f"the engine of {self.model_id}"
+        return f"{self.model_id} at {shown_url(self.base_url)}"
+
     def __repr__(self) -> str:
         where = self.socket_path or shown_url(self.base_url)
         return f"<Endpoint {self.model_id} ({self.backend}) at {where}>"

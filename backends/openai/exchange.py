@@ -16,9 +16,8 @@ from backends.openai.answers.foreign_errors import (
     Heard,
     broken,
     error_from_answer,
-    error_in_stream,
-    holds_error,
-    place,
+    error_in_answer,
+    found_error,
     refused,
     seconds_to_wait,
     unreadable,
@@ -203,7 +202,7 @@ class Exchange:
         if in_answer:
             return broken(self.endpoint, reason, text)
         if isinstance(error, httpcore.RemoteProtocolError) and _NO_ANSWER not in reason:
-            return EndpointError(f"{place(self.endpoint)} sent no answer of HTTP: {reason}.")
+            return EndpointError(f"{self.endpoint.place} sent no answer of HTTP: {reason}.")
         return refused(self.endpoint, reason)
 
     def refusal(self, status: int, headers: Headers, body: bytes) -> KeepwarmError:
@@ -224,9 +223,10 @@ class Exchange:
         """
         try:
             answer = decode(raw)
-            if not holds_error(answer):
+            found = found_error(answer)
+            if found is None:
                 return parse(answer)
-            failure = error_in_stream(self.endpoint, answer, self.secrets)
+            failure = error_in_answer(self.endpoint, found, self.secrets)
         except EndpointError as exc:
             failure = unreadable(self.endpoint, exc, raw, self.secrets)
         self.secrets.clean(failure)
@@ -236,7 +236,7 @@ class Exchange:
         """An answer that is compressed, although `identity` was asked for: its size has no bound."""
         name = self.secrets.quote(encoding, 40)
         return EndpointError(
-            f"{place(self.endpoint)} encoded its answer as {name!r}, though identity was asked for.",
+            f"{self.endpoint.place} encoded its answer as {name!r}, though identity was asked for.",
             hint="Turn off compression for this path at the endpoint or at the proxy before it.",
             content_encoding=name,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from backends.base import Endpoint
 from backends.foreign_json import BadJson, parse_json
@@ -216,22 +216,19 @@ def parse_completion(answer: Mapping[str, Any]) -> Completion:
         EndpointError: it has not the protocol's shape.
     """
     try:
-        choice = _first_choice(answer)
-        if choice is None or not isinstance(choice.get("message"), Mapping):
-            raise WrongField("message", choice and choice.get("message"), "an object")
-        said = _said(choice, choice["message"])
-        return Completion(
-            content=clean(said.content),
-            finish_reason=said.finish_reason,
-            role=said.role or "assistant",
-            reasoning=clean(said.reasoning),
-            tool_calls=tuple(map(readable, said.tool_calls)) if said.tool_calls else (),
-            logprobs=said.logprobs,
-            usage=_usage(answer) or Usage(),
-            timings=read_timings(answer.get("timings")),
-        )
+        said = _said(answer, "message")
     except WrongField as exc:
         raise _bad_shape(exc) from None
+    return Completion(
+        content=clean(said.content),
+        finish_reason=said.finish_reason,
+        role=said.role or "assistant",
+        reasoning=clean(said.reasoning),
+        tool_calls=tuple(map(readable, said.tool_calls)) if said.tool_calls else (),
+        logprobs=said.logprobs,
+        usage=said.usage or Usage(),
+        timings=said.timings,
+    )
 
 
 def parse_chunk(chunk: Mapping[str, Any]) -> Delta:
@@ -241,12 +238,7 @@ def parse_chunk(chunk: Mapping[str, Any]) -> Delta:
         EndpointError: it has not the protocol's shape.
     """
     try:
-        usage = _usage(chunk) if "usage" in chunk else None
-        timings = read_timings(chunk["timings"]) if "timings" in chunk else None
-        choice = _first_choice(chunk)
-        if choice is None:
-            return Delta(usage=usage, timings=timings)
-        return _said(choice, an_object(choice.get("delta"), "delta"), usage, timings)
+        return _said(chunk, "delta")
     except WrongField as exc:
         raise _bad_shape(exc) from None
 
@@ -305,23 +297,22 @@ def read_timings(value: Any) -> Timings | None:
     return Timings(**figures(value, _TIMINGS))
 
 
-def _first_choice(answer: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _said(answer: Mapping[str, Any], of: Literal["message", "delta"]) -> Delta:
+    """What the first choice says, whole or a piece; its texts may end in half a character.
+
+    A piece may have no choice, or one that says nothing: it carries figures then.
+    """
     choices = answer.get("choices")
     if not choices or not isinstance(choices, list):
-        a_list(choices, "choices")
-        return None
-    if not isinstance(choices[0], Mapping):
-        raise WrongField("an item of choices", choices[0], "an object")
-    return choices[0]
-
-
-def _said(
-    choice: Mapping[str, Any],
-    message: Mapping[str, Any],
-    usage: Usage | None = None,
-    timings: Timings | None = None,
-) -> Delta:
-    """What a message says, or a piece of one; its texts may end in half a character."""
+        choices = a_list(choices, "choices") or [{}]
+    choice = choices[0]
+    if not isinstance(choice, Mapping):
+        raise WrongField("an item of choices", choice, "an object")
+    message = choice.get(of)
+    if not isinstance(message, Mapping):
+        if message is not None or of == "message":
+            raise WrongField(of, message, "an object")
+        message = {}
     content, reasoning = message.get("content"), ""
     if not isinstance(content, str):
         content, reasoning = parts(content, "content")
@@ -337,8 +328,8 @@ def _said(
         tool_calls=read_calls(calls) if calls else (),
         finish_reason=a_name(choice.get("finish_reason"), "finish_reason") or None,
         logprobs=logprobs or (),
-        usage=usage,
-        timings=timings,
+        usage=_usage(answer) if "usage" in answer else None,
+        timings=read_timings(answer["timings"]) if "timings" in answer else None,
     )
 
 

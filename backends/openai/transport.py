@@ -8,7 +8,6 @@ from functools import partial
 
 from backends.base import Endpoint
 from backends.openai.answers.delta_stream import AsyncDeltaStream
-from backends.openai.answers.foreign_errors import place
 from backends.openai.answers.reading import ReaderKind, StreamReader
 from backends.openai.connections.bounds import (
     CHAT_BYTES,
@@ -177,7 +176,7 @@ class Transport:
         limits = Timeouts(connect_s=within_s, answer_s=within_s)
         exchange = self._exchange(endpoint, path, None, limits, None)
         try:
-            answer = await self._sent(exchange)
+            answer = await self._begun(exchange, whatever=True)
             await answer.close()
         except KeepwarmError as error:
             exchange.secrets.clean(error)
@@ -200,7 +199,7 @@ class Transport:
     ) -> Exchange:
         limits = timeouts or self._timeouts
         total_s = limits.stream_s if streamed else limits.answer_s
-        bounds = Bounds(place(endpoint), limits, deadline, total_s)
+        bounds = Bounds(endpoint, limits, deadline, total_s)
         if streamed:
             bounds.begin("the first token", limits.first_token_s)
         if body is not None and endpoint.socket_path is None:
@@ -236,12 +235,27 @@ class Transport:
         read = reader(exchange.endpoint, exchange.secrets, content_type)
         return AsyncDeltaStream(exchange, answer, read)
 
-    async def _begun(self, exchange: Exchange) -> Answer:
-        """The headers of a good answer are here; fields of ours that the endpoint refuses are left out."""
+    async def _begun(self, exchange: Exchange, *, whatever: bool = False) -> Answer:
+        """The headers of a good answer are here, or `whatever` they say.
+
+        A failed connection, or a refusal that says when to come again, is tried once more where that is
+        safe. Fields of ours that the endpoint refuses are left out.
+        """
         endpoint, left_out = exchange.endpoint, frozenset[str]()
+        pool = self.pools.to(endpoint)
         while True:
             try:
-                answer = await self._sent(exchange)
+                answer = await pool.send(exchange)
+            except HTTP_ERRORS as exc:
+                pause_s = exchange.pause_s(exc)
+                if pause_s is None:
+                    raise exchange.failed(exc) from exc
+                if pause_s:
+                    await pool.pause(pause_s)
+                continue
+            if whatever:
+                return answer
+            try:
                 if answer.status != _OK or header(answer.headers, b"content-encoding"):
                     await self._must_be_plain(exchange, answer)
                 break
@@ -250,7 +264,7 @@ class Transport:
                 if not names:
                     raise
             except (QueueFull, EndpointUnavailable) as error:
-                await self._wait_as_told(exchange, error)
+                await pool.pause(_told_to_wait_s(exchange, error))
                 continue
             left_out |= names
             exchange.body = without(exchange.body or b"{}", names)
@@ -258,17 +272,6 @@ class Transport:
         if endpoint.socket_path is None:
             self._extras.answered(endpoint, exchange.body or b"", left_out)
         return answer
-
-    async def _wait_as_told(self, exchange: Exchange, error: KeepwarmError) -> None:
-        """Wait as `Retry-After` says, once and where it is soon; else raise the error."""
-        wait_s = error.facts.get("retry_after_s")
-        if not isinstance(wait_s, float) or wait_s > RETRY_AFTER_S or exchange.told_to_wait:
-            raise error
-        exchange.bounds.again()
-        if wait_s >= exchange.bounds.left_s():
-            raise error
-        exchange.told_to_wait = True
-        await self.pools.to(exchange.endpoint).pause(wait_s)
 
     async def _must_be_plain(self, exchange: Exchange, answer: Answer) -> None:
         """Close an answer that is an error or compressed, and raise what it means."""
@@ -289,18 +292,17 @@ class Transport:
             await answer.close()
             raise
 
-    async def _sent(self, exchange: Exchange) -> Answer:
-        """The headers of an answer are here, whatever they say."""
-        pool = self.pools.to(exchange.endpoint)
-        while True:
-            try:
-                return await pool.send(exchange)
-            except HTTP_ERRORS as exc:
-                pause_s = exchange.pause_s(exc)
-                if pause_s is None:
-                    raise exchange.failed(exc) from exc
-            if pause_s:
-                await pool.pause(pause_s)
+
+def _told_to_wait_s(exchange: Exchange, error: KeepwarmError) -> float:
+    """The seconds of `Retry-After`, once and where they are few; else raises the error."""
+    wait_s = error.facts.get("retry_after_s")
+    if not isinstance(wait_s, float) or wait_s > RETRY_AFTER_S or exchange.told_to_wait:
+        raise error
+    exchange.bounds.again()
+    if wait_s >= exchange.bounds.left_s():
+        raise error
+    exchange.told_to_wait = True
+    return wait_s
 
 
 async def _first_bytes(exchange: Exchange, answer: Answer) -> bytes:

@@ -102,7 +102,8 @@ class KeeperConnection:
         limit_s = silence.LOOK_S if op in silence.LOOKING else silence.SILENCE_S
         until = None if within_s is None else time.monotonic() + within_s
         try:
-            await self._send(encode({"op": op, "id": self._number, **fields}), limit_s)
+            line = encode({"op": op, "id": self._number, **fields})
+            await self._channel.send(line, limit_s)
             while True:
                 if until is not None:
                     limit_s = max(min(limit_s, until - time.monotonic()), 0.001)
@@ -115,20 +116,17 @@ class KeeperConnection:
             self._works = False
             if self._interrupted:
                 raise closed_meanwhile() from None
+            self._hear_refusal()
             raise
 
-    async def _send(self, line: bytes, limit_s: float) -> None:
-        try:
-            await self._channel.send(line, limit_s)
-        except KeeperUnavailable:
-            # Why the keeper closed the connection may have arrived before it did.
-            lines: list[bytes] = []
-            with contextlib.suppress(KeeperUnavailable):
-                lines = self._channel.arrived()
-            for said in lines:
-                if (message := decode(said)).get("notice") == "refused":
-                    self._hear(message)
-            raise
+    def _hear_refusal(self) -> None:
+        """Raise why the keeper closed the connection: that may have arrived before an op was sent."""
+        lines: list[bytes] = []
+        with contextlib.suppress(KeeperUnavailable):
+            lines = self._channel.arrived()
+        for said in lines:
+            if (message := decode(said)).get("notice") == "refused":
+                self._hear(message)
 
     def tell(self, op: str, **fields: Any) -> None:
         """Send an op that is not answered.

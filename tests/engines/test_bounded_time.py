@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from backends.base import Endpoint
 from backends.openai import SyncTransport, Timeouts, transport
 from backends.openai.connections.bounds import Bounds
 from budget.errors import DeadlineExceeded, EndpointUnavailable, EngineTimeout
@@ -159,6 +160,9 @@ def test_sending_is_bounded_too() -> None:
         asked.set()
 
 
+M = Endpoint("http://engine", "m", "llama.cpp", socket_path="/nowhere")
+
+
 class Clock:
     """A clock that a test sets."""
 
@@ -170,7 +174,7 @@ class Clock:
 def test_the_callers_own_time_is_not_the_endpoints(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two pieces only waiting counts, over all pieces that were no token."""
     clock = Clock(monkeypatch)
-    limits = Bounds("m", Timeouts(first_token_s=10, between_tokens_s=5), None, 1e6)
+    limits = Bounds(M, Timeouts(first_token_s=10, between_tokens_s=5), None, 1e6)
     limits.expect("the first token", 10)
     clock.now += 4
     limits.paused()
@@ -199,15 +203,15 @@ def test_the_nearest_bound_gives_its_name(monkeypatch: pytest.MonkeyPatch) -> No
     clock = Clock(monkeypatch)
 
     def left(deadline: float | None, total_s: float) -> tuple[float, str]:
-        limits = Bounds("m", Timeouts(connect_s=50), deadline, total_s)
+        limits = Bounds(M, Timeouts(connect_s=50), deadline, total_s)
         limits.expect("the first token", 100)
         return limits.left_s(), f"{limits.expired()!r:.40}"
 
-    assert left(None, 1e6) == (100, "EngineTimeout('m: the first token took o")
-    assert left(None, 60) == (60, "EngineTimeout('m: the whole answer took ")
+    assert left(None, 1e6) == (100, "EngineTimeout('the engine of m: the firs")
+    assert left(None, 60) == (60, "EngineTimeout('the engine of m: the whol")
     assert left(clock.now + 30, 60)[0] == pytest.approx(30)
     assert left(clock.now + 30, 60)[1].startswith("DeadlineExceeded")
-    assert Bounds("m", Timeouts(connect_s=5), None, 60).connect_s() == 5
+    assert Bounds(M, Timeouts(connect_s=5), None, 60).connect_s() == 5
 
 
 # -- the end of a stream -----------------------------------------------------------------------------

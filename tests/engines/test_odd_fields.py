@@ -165,7 +165,7 @@ def _check_whole(answer: Completion) -> None:
 
 def exchange() -> Exchange:
     """A request that has been answered."""
-    return Exchange(FAR, Route.to(FAR), "/x", b"", Bounds("far", Timeouts(), None, 1e6))
+    return Exchange(FAR, Route.to(FAR), "/x", b"", Bounds(FAR, Timeouts(), None, 1e6))
 
 
 @given(value=odd(WHOLE) | odd(PARTS) | odd(ERROR))

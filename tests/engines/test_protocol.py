@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from backends.base import Capabilities, Endpoint
 from backends.openai import ChatRequest, Delta, assemble
-from backends.openai.answers.foreign_errors import error_from_answer, error_in_stream
+from backends.openai.answers.foreign_errors import error_from_answer, error_in_answer
 from backends.openai.answers.reading import StreamReader
 from backends.openai.answers.sse import SseParser
 from backends.openai.masking import NO_SECRETS, Secrets
@@ -129,7 +129,7 @@ def test_an_error_inside_a_stream_with_status_200_is_raised() -> None:
     chunk = _vllm(500, "EngineCore has died", "InternalServerError")
     with pytest.raises(EngineDied):
         reader.feed(b"data: " + json.dumps(chunk).encode() + b"\n\ndata: [DONE]\n\n")
-    assert type(error_in_stream(VLLM, {"error": "odd"})) is EndpointError
+    assert type(error_in_answer(VLLM, {"error": "odd"})) is EndpointError
 
 
 def test_a_stream_without_done_is_broken_by_where_it_came_from() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from backends.base import Endpoint
 from backends.openai import ChatRequest, SyncTransport
 from backends.openai.connections.bounds import Bounds, Timeouts
 from budget.errors import InvalidRequest, PromptTooLong
@@ -89,7 +90,7 @@ def test_the_limit_of_tokens_gets_the_name_that_the_endpoint_wants() -> None:
 
 def test_a_second_try_has_the_time_of_a_first() -> None:
     """Reading the error has a short limit of its own, which does not hold for the answer."""
-    bounds = Bounds("m", Timeouts(), None, 1800.0)
+    bounds = Bounds(Endpoint("http://far", "m", "openai"), Timeouts(), None, 1800.0)
     bounds.begin("the first token", 600.0)
     bounds.expect("the text of an error", 10.0)
     bounds.again()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from backends.base import Endpoint, shown_url
+from backends.base import Endpoint
 from backends.foreign_json import BadJson, parse_json
 from backends.openai.answers.fields import COUNT, figures
 from backends.openai.masking import NO_SECRETS, Secrets
@@ -64,13 +64,6 @@ _STATUS = {
     "unavailable_error": 503,
 }
 """Words of servers for a status."""
-
-
-def place(endpoint: Endpoint) -> str:
-    """The endpoint in words, without the parts of a URL that may be secret."""
-    if endpoint.socket_path is not None:
-        return f"the engine of {endpoint.model_id}"
-    return f"{endpoint.model_id} at {shown_url(endpoint.base_url)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,24 +120,28 @@ def _add_heard(error: KeepwarmError, status: int, heard: Heard) -> None:
         error.hint = f"Try again in {heard.retry_after_s:.0f} s."
 
 
-def holds_error(answer: Mapping[str, Any]) -> bool:
-    """Whether an answer of status 200, or a chunk of one, holds an error.
+def found_error(answer: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The body of the error that an answer of status 200, or a chunk of one, holds; None without one.
 
-    An empty `error` beside an answer does not count, because some servers always send the field.
+    Some routers put it into the first choice. An empty `error` beside an answer does not count, because
+    some servers always send the field.
     """
+    choices = answer.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    if isinstance(first, Mapping) and (inner := first.get("error")):
+        return {"error": inner}
     if answer.get("error") or answer.get("object") == "error":
-        return True
+        return answer
     if answer.keys().isdisjoint(_ANSWERS):
-        return any(answer.get(name) is not None for name in _ERROR_FIELDS)
-    return _error_of_choice(answer) is not None
+        return answer if any(answer.get(name) is not None for name in _ERROR_FIELDS) else None
+    return None
 
 
-def error_in_stream(
-    endpoint: Endpoint, chunk: Mapping[str, Any], secrets: Secrets = NO_SECRETS
+def error_in_answer(
+    endpoint: Endpoint, found: Mapping[str, Any], secrets: Secrets = NO_SECRETS
 ) -> KeepwarmError:
-    """The error in an answer of status 200, or in a chunk of one."""
-    found = {"error": inner} if (inner := _error_of_choice(chunk)) is not None else chunk
-    return _mapped(endpoint, _status_of(_fields(found)), found, str(chunk), secrets)
+    """The error that `found_error` found."""
+    return _mapped(endpoint, _status_of(_fields(found)), found, str(found), secrets)
 
 
 def unreadable(
@@ -155,7 +152,7 @@ def unreadable(
     page = _PAGE.match(body) is not None
     what = "is a web page that begins" if page else "begins"
     return EndpointError(
-        f"{place(endpoint)}: {problem.message} It {what}: {quoted!r}.",
+        f"{endpoint.place}: {problem.message} It {what}: {quoted!r}.",
         hint="Check the url: it leads to a site and not to its API." if page else "",
     )
 
@@ -181,13 +178,6 @@ def _detail(found: Mapping[str, Any]) -> Any:
     return None
 
 
-def _error_of_choice(answer: Mapping[str, Any]) -> Any:
-    """The value of the error that some routers put into the first choice."""
-    choices = answer.get("choices")
-    first = choices[0] if isinstance(choices, list) and choices else None
-    return first.get("error") or None if isinstance(first, Mapping) else None
-
-
 def _status_of(fields: Mapping[str, Any]) -> int:
     """The status of an error inside an answer of status 200; 500 where it names none."""
     for name in ("code", "status", "type"):
@@ -211,7 +201,7 @@ def _mapped(
     for name in ("type", "param"):
         value = fields.get(name)
         facts[name] = secrets.quote(value, _QUOTED) if isinstance(value, str) else None
-    lead = f"{place(endpoint)} answered {status}: {message}."
+    lead = f"{endpoint.place} answered {status}: {message}."
     if endpoint.socket_path is not None and _refused_bytes(quoted):
         return OutOfMemory(
             lead,
@@ -280,7 +270,7 @@ def refused(endpoint: Endpoint, reason: str) -> KeepwarmError:
     if endpoint.socket_path is not None:
         return _died(endpoint, reason)
     return EndpointUnavailable(
-        f"{place(endpoint)} does not answer: {reason}.",
+        f"{endpoint.place} does not answer: {reason}.",
         hint="Check the URL and that the server runs.",
         reason=reason,
     )
@@ -291,7 +281,7 @@ def broken(endpoint: Endpoint, reason: str, text: str = "") -> KeepwarmError:
     if endpoint.socket_path is not None:
         return _died(endpoint, reason)
     return EndpointUnavailable(
-        f"{place(endpoint)} broke off its answer: {reason}.",
+        f"{endpoint.place} broke off its answer: {reason}.",
         hint="The answer so far is incomplete; ask again.",
         reason=reason,
         text=text,
@@ -300,7 +290,7 @@ def broken(endpoint: Endpoint, reason: str, text: str = "") -> KeepwarmError:
 
 def _died(endpoint: Endpoint, reason: str) -> EngineDied:
     return EngineDied(
-        f"{place(endpoint)} ended while it was needed: {reason}.",
+        f"{endpoint.place} ended while it was needed: {reason}.",
         hint="The next call starts it again.",
         reason=reason,
         log_tail=[],

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from backends.base import Endpoint
-from backends.openai.answers.foreign_errors import broken, error_in_stream, holds_error, unreadable
+from backends.openai.answers.foreign_errors import broken, error_in_answer, found_error, unreadable
 from backends.openai.answers.sse import SseParser
 from backends.openai.masking import Secrets
 from backends.openai.protocol import Delta, decode, parse_chunk
@@ -80,11 +80,12 @@ class StreamReader:
             return
         try:
             value = decode(data)
-            delta = None if holds_error(value) else self._delta(value)
+            found = found_error(value)
+            delta = self._delta(value) if found is None else Delta()
         except EndpointError as exc:
             raise unreadable(self._endpoint, exc, data, self._secrets) from None
-        if delta is None:
-            error = error_in_stream(self._endpoint, value, self._secrets)
+        if found is not None:
+            error = error_in_answer(self._endpoint, found, self._secrets)
             error.facts["text"] = self.text
             raise error
         self._finished = self._finished or delta.finish_reason is not None
@@ -107,8 +108,10 @@ class StreamReader:
 
     def _incomplete(self) -> KeepwarmError:
         foreign = self._parser.foreign.strip()
-        if foreign.startswith(b"{") and _is_json(foreign) and holds_error(found := decode(foreign)):
-            return error_in_stream(self._endpoint, found, self._secrets)
+        if foreign.startswith(b"{") and _is_json(foreign):
+            found = found_error(decode(foreign))
+            if found is not None:
+                return error_in_answer(self._endpoint, found, self._secrets)
         if foreign and not self.events:
             problem = EndpointError(
                 f"it sent no stream of events ({self._content_type or 'no type'})."

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final
 
+from backends.base import Endpoint
 from budget.errors import DeadlineExceeded, EndpointError, EngineTimeout, KeepwarmError
 
 _MIB: Final = 1 << 20
@@ -66,25 +67,28 @@ class Bounds:
     `backends.openai.connections.network`.
 
     Args:
-        place: the endpoint in words, for errors.
+        endpoint: where the request goes, which errors name.
         timeouts: the bounds in seconds.
         deadline: the monotonic second by which the call has to end; None without one.
         total_s: the bound of the whole request.
     """
 
     def __init__(
-        self, place: str, timeouts: Timeouts, deadline: float | None, total_s: float
+        self, endpoint: Endpoint, timeouts: Timeouts, deadline: float | None, total_s: float
     ) -> None:
-        self.place = place
+        self.endpoint = endpoint
         self.timeouts = timeouts
         self.opened: object | None = None
         self.bytes = self.events = self.tokens = 0
         self._began = self._since = time.monotonic()
         self._deadline = math.inf if deadline is None else deadline
         self._total_s = total_s
+        self._last = min(self._deadline, self._began + total_s)
         self._first = ("the whole answer", math.inf)
         self._phase, self._phase_s = self._first
-        self._waited_s = 0.0
+        self._phase_left_s = math.inf
+        self._end = self._last
+        """When a wait that began at `_since` has used up its time."""
         self._limit_bytes = HEAD_BYTES
 
     # Time
@@ -101,8 +105,9 @@ class Bounds:
 
     def expect(self, phase: str, limit_s: float) -> None:
         """Begin a phase of the request, of at most so many seconds of waiting."""
-        self._phase, self._phase_s, self._waited_s = phase, limit_s, 0.0
+        self._phase, self._phase_s, self._phase_left_s = phase, limit_s, limit_s
         self._since = time.monotonic()
+        self._end = min(self._since + limit_s, self._last)
 
     def waiting(self) -> None:
         """Note that the caller waits from here on.
@@ -111,12 +116,13 @@ class Bounds:
             DeadlineExceeded: the call's deadline has passed.
         """
         self._since = time.monotonic()
+        self._end = min(self._since + self._phase_left_s, self._last)
         if self._since >= self._deadline:
             raise self._too_late()
 
     def paused(self) -> None:
         """Note that the caller has got a piece and is busy with it."""
-        self._waited_s += time.monotonic() - self._since
+        self._phase_left_s -= time.monotonic() - self._since
 
     def heard(self, events: int, tokens: int) -> None:
         """Note the number of events so far, and of new tokens, which count as progress.
@@ -130,7 +136,7 @@ class Bounds:
             self.expect("the next token", self.timeouts.between_tokens_s)
         if events > STREAM_PIECES:
             raise EndpointError(
-                f"{self.place} sent more than {STREAM_PIECES} events in one stream.",
+                f"{self.endpoint.place} sent more than {STREAM_PIECES} events in one stream.",
                 **self._facts(),
             )
 
@@ -141,19 +147,14 @@ class Bounds:
             EngineTimeout: a phase or the whole request has used its time up.
             DeadlineExceeded: the call's deadline has passed.
         """
-        left_s = self._left_s()
+        left_s = self._end - time.monotonic()
         if left_s <= 0:
             raise self.expired()
         return left_s
 
     def has_time(self) -> bool:
         """Whether a wait that is said to have used its time up ended well before."""
-        return self._left_s() > _EARLY_S
-
-    def _left_s(self) -> float:
-        now = time.monotonic()
-        left_s = self._phase_s - self._waited_s - (now - self._since)
-        return min(left_s, self._began + self._total_s - now, self._deadline - now)
+        return self._end - time.monotonic() > _EARLY_S
 
     def connect_s(self) -> float:
         """Seconds that connecting may take.
@@ -165,12 +166,10 @@ class Bounds:
 
     def expired(self) -> KeepwarmError:
         """The error of a wait that used up its time."""
-        now = time.monotonic()
-        phase_s = self._phase_s - self._waited_s - (now - self._since)
-        total_s, deadline_s = self._began + self._total_s - now, self._deadline - now
-        if deadline_s <= min(phase_s, total_s):
+        phase, total = self._since + self._phase_left_s, self._began + self._total_s
+        if self._deadline <= min(phase, total):
             return self._too_late()
-        if total_s < phase_s:
+        if total < phase:
             return self._too_slow("the whole answer", self._total_s)
         return self._too_slow(self._phase, self._phase_s)
 
@@ -183,7 +182,7 @@ class Bounds:
     def _too_late(self) -> DeadlineExceeded:
         spent_s = time.monotonic() - self._began
         return DeadlineExceeded(
-            f"{self.place}: the call's deadline passed {spent_s:.3g} s after the request was sent"
+            f"{self.endpoint.place}: the call's deadline passed {spent_s:.3g} s after the request was sent"
             f"{self._in_words()}.",
             hint="Give more time, or ask for fewer tokens.",
             request_s=round(spent_s, 3),
@@ -192,7 +191,7 @@ class Bounds:
 
     def _too_slow(self, what: str, limit_s: float) -> EngineTimeout:
         return EngineTimeout(
-            f"{self.place}: {what} took over {limit_s:g} s{self._in_words()}.",
+            f"{self.endpoint.place}: {what} took over {limit_s:g} s{self._in_words()}.",
             phase=what,
             limit_s=limit_s,
             **self._facts(),
@@ -221,7 +220,7 @@ class Bounds:
         self.bytes += n_bytes
         if self.bytes > self._limit_bytes:
             raise EndpointError(
-                f"{self.place} sent more than an answer may have: over {self._limit_bytes} bytes"
+                f"{self.endpoint.place} sent more than an answer may have: over {self._limit_bytes} bytes"
                 f"{self._in_words()}.",
                 limit_bytes=self._limit_bytes,
                 **self._facts(),

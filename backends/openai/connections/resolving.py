@@ -130,7 +130,8 @@ def _not_answered(name: Name, bounds: Bounds, limit_s: float) -> KeepwarmError:
     if limit_s < bounds.timeouts.connect_s:
         return bounds.expired()
     return EndpointUnavailable(
-        f"{bounds.place}: the system's resolver did not say within {limit_s:g} s where {name[0]} is.",
+        f"{bounds.endpoint.place}: the system's resolver did not say within {limit_s:g} s where"
+        f" {name[0]} is.",
         hint="See whether this machine's name servers can be reached, or give an address in the url.",
         host=name[0],
     )
