@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -18,7 +19,10 @@ from overhead import MODEL, OPTIONS, PROMPT, config, tiny_model
 
 from shim import Shim
 
-PACKAGES = tuple(str(REPOSITORY / name) + "/" for name in ("shim", "backends", "budget", "traces"))
+PACKAGES = tuple(
+    f"{Path(import_module(name).__file__ or '').parent}/"
+    for name in ("shim", "backends", "budget", "traces")
+)
 
 
 def passed(shim: Shim) -> Counter[CodeType]:
@@ -49,7 +53,9 @@ def main() -> None:
         seen = passed(shim)
     if options.list:
         for code, times in seen.items():
-            say(f"{Path(code.co_filename).relative_to(REPOSITORY)}:{code.co_qualname} {times}")
+            say(
+                f"{Path(code.co_filename).resolve().relative_to(REPOSITORY)}:{code.co_qualname} {times}"
+            )
     print(json.dumps({"functions": len(seen), "files": len({c.co_filename for c in seen})}))
 
 

@@ -7,35 +7,35 @@ are used, because the command line is in this package and starts without HTTP, p
 
 from typing import TYPE_CHECKING
 
-from budget.errors import (
-    AdmissionDenied,
-    BadModelFile,
-    CallerError,
-    Cancelled,
-    ConfigError,
-    DeadlineExceeded,
-    EndpointError,
-    EndpointUnavailable,
-    EngineDied,
-    EngineTimeout,
-    InternalError,
-    InvalidRequest,
-    KeeperUnavailable,
-    KeepwarmError,
-    LoadError,
-    LoadFailed,
-    NeverFits,
-    OutOfMemory,
-    OutsideError,
-    PromptTooLong,
-    QueueFull,
-    RoleViolation,
-    UnknownModel,
-)
-from shim.lazy_names import lazy_names
+from shim.lazy_names import check_packages, lazy_names
 
 if TYPE_CHECKING:
     from backends.openai.protocol import Delta, Timings, Usage
+    from budget.errors import (
+        AdmissionDenied,
+        BadModelFile,
+        CallerError,
+        Cancelled,
+        ConfigError,
+        DeadlineExceeded,
+        EndpointError,
+        EndpointUnavailable,
+        EngineDied,
+        EngineTimeout,
+        InternalError,
+        InvalidRequest,
+        KeeperUnavailable,
+        KeepwarmError,
+        LoadError,
+        LoadFailed,
+        NeverFits,
+        OutOfMemory,
+        OutsideError,
+        PromptTooLong,
+        QueueFull,
+        RoleViolation,
+        UnknownModel,
+    )
     from shim.calls.chat_options import CallOptions, ChatOptions
     from shim.calls.declaring import Plan
     from shim.client import Shim
@@ -63,9 +63,20 @@ if TYPE_CHECKING:
     from shim.replies import EmbeddingReply, Reply, Residency
     from shim.streams import AsyncReplyStream, ReplyStream
 
+    __version__: str
+
+check_packages("budget", "backends", "traces")
+
 __getattr__ = lazy_names(
     __name__,
     {
+        "budget.errors": (
+            "AdmissionDenied BadModelFile CallerError Cancelled ConfigError "
+            "DeadlineExceeded EndpointError EndpointUnavailable EngineDied EngineTimeout "
+            "InternalError InvalidRequest KeeperUnavailable KeepwarmError LoadError "
+            "LoadFailed NeverFits OutOfMemory OutsideError PromptTooLong QueueFull "
+            "RoleViolation UnknownModel"
+        ),
         "backends.openai.protocol": "Delta Timings Usage",
         "shim.calls.chat_options": "CallOptions ChatOptions",
         "shim.client": "Shim",
@@ -80,6 +91,7 @@ __getattr__ = lazy_names(
         "shim.replies": "EmbeddingReply Reply Residency",
         "shim.streams": "AsyncReplyStream ReplyStream",
     },
+    distribution="keepwarm",
 )
 
 __all__ = [
@@ -120,6 +132,7 @@ __all__ = [
     "Timings",
     "UnknownModel",
     "Usage",
+    "__version__",
     "achat",
     "adeclare",
     "aembed",
@@ -139,3 +152,5 @@ __all__ = [
     "unpin",
     "use",
 ]
+
+__dir__ = __all__.copy

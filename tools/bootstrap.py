@@ -36,6 +36,7 @@ from tools.setup_run import LogFile, SetupError, only_one, run_logged, say  # no
 VENV = ROOT / ".venv"
 BUILD = ROOT / "build"
 STAMP = VENV / ".keepwarm-stamp"
+PACKAGES = VENV / "packages"
 INPUTS = (
     "pyproject.toml",
     "constraints.txt",
@@ -99,8 +100,25 @@ def install_rest(log: LogFile) -> None:
     constraints = ["-c", str(ROOT / "constraints.txt")]
     # The build backend first, so that it is pinned too and building the project needs no network.
     run_logged([*pip, *constraints, "setuptools"], log=log, what="installing setuptools")
-    project = ["--no-build-isolation", "-e", f"{ROOT}[dev]"]
+    # One path file instead of a finder of setuptools, which type checkers do not follow.
+    mode = ["--config-settings", "editable_mode=compat"]
+    project = ["--no-build-isolation", *mode, "-e", f"{ROOT}[dev]"]
     run_logged([*pip, *constraints, *project], log=log, what="installing dependencies")
+    show_packages()
+
+
+def show_packages() -> None:
+    """Lead the environment's path to the packages alone, and not to `tests` and `tools` beside them.
+
+    As in an installed wheel, a plain folder `traces` in the working folder shadows none of them.
+    """
+    (path_file,) = (VENV / "lib").glob("python*/site-packages/__editable__.keepwarm-*.pth")
+    PACKAGES.mkdir(exist_ok=True)
+    for marker in ROOT.glob("*/py.typed"):
+        link = PACKAGES / marker.parent.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(marker.parent)
+    path_file.write_text(f"{PACKAGES}\n", encoding="utf-8")
 
 
 def set_up() -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import click
 
 from shim.cli.console.context import accept_config
+from shim.lazy_names import check_packages
 
 ENTRY_POINTS: Final = "keepwarm.commands"
 """The entry-point group through which other packages add commands."""
@@ -100,6 +101,8 @@ def load_plugin(point: EntryPoint) -> click.Command:
         ClickException: it cannot be imported, or it is no command. Other commands go on working.
     """
     try:
+        if point.dist is not None and point.dist.name == "keepwarm":
+            check_packages(point.module.partition(".")[0])
         command = point.load()
     except Exception as error:
         raise click.ClickException(
