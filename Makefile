@@ -29,10 +29,10 @@ check: setup ## What CI checks without running: ruff, mypy, import contracts
 	$(BIN)/lint-imports
 
 test: setup ## Run the tests (minutes)
-	$(PYTEST) -m "not full"
+	$(PYTEST) -m "not full" --numprocesses 2 --dist loadgroup
 
 test-full: setup ## Run all tests, with long properties and campaigns
-	$(PYTEST)
+	$(PYTEST) --timeout 1800
 
 demo: setup ## Run four models under a budget for half of them, and trace it
 	$(BIN)/keepwarm demo --models models/demo

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 import signal
@@ -19,6 +20,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 _REPOSITORY = Path(__file__).resolve().parents[1]
+_DECISIONS = {
+    "budget", "config", "footprint", "gguf", "planning", "policies", "simulation", "traces",
+}  # fmt: skip
+"""Folders of tests that compute: what runs beside them cannot change them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Side by side run only the tests of decisions; the others share the machine one after another.
+
+    The others wait for processes most of the time, so the machine's second core is idle meanwhile.
+    """
+    for item in items:
+        folder = item.path.relative_to(_REPOSITORY / "tests").parts[0]
+        if folder not in _DECISIONS or item.get_closest_marker("real"):
+            item.add_marker(pytest.mark.xdist_group("machine"))
 
 
 def pytest_collection_finish() -> None:
@@ -30,7 +46,9 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session")
 def tiny_models() -> dict[str, Path]:
     """Real GGUF files of 1 to 3 MB by role name; made once, then found in `models/tiny`."""
-    return make_models(_REPOSITORY / "models" / "tiny", tiny=True)
+    with (_REPOSITORY / "pyproject.toml").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return make_models(_REPOSITORY / "models" / "tiny", tiny=True)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from backends.base import Capabilities, Endpoint, LoadReport, Signs, SlotSigns
@@ -206,6 +207,8 @@ class LlamaServerEngine(ProcessEngine):
 
     def _clean_up(self) -> None:
         if not self._keeps_kv:
+            with suppress(OSError):
+                self._slot_folder.rmdir()  # an empty one needs no descriptor, of which none may be left
             shutil.rmtree(self._slot_folder, ignore_errors=True)
 
     async def healthy(self) -> bool:

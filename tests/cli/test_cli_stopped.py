@@ -60,7 +60,7 @@ def test_a_stopped_command_that_printed_nothing_yet_asks_again(shared: CommandPl
     """Whole answers and JSON are seamless."""
     for flag in ("--no-stream", "--json"):
         process = started(shared, "chat", "writer", "Hello", *LONG, flag)
-        assert wait_until(lambda: bool(shared.engine("writer")["leases"]))
+        assert wait_until(lambda: any(row["leases"] for row in shared.json("ps")["engines"]))
         stop(shared, process)
         process.send_signal(signal.SIGCONT)
         out, errors = process.communicate(timeout=LIMIT_S)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import math
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -278,6 +280,31 @@ def test_no_engine_is_left_of_a_killed_keeper(
             return not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE
 
         assert asyncio.run(until(ended, within_s=2.0))
+
+
+def test_a_start_without_descriptors_leaves_no_folder(
+    tiny_models: dict[str, Path], runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clearing up after a start that found no descriptor left finds none either."""
+    _, hard = limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def gate() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        raise OSError(errno.EMFILE, "all are in use")
+
+    monkeypatch.setattr("backends.llama.engine.Gate", gate)
+
+    async def scenario() -> None:
+        try:
+            await llama(tiny_models["classifier"], runtime_dir).start(
+                placement(), lambda _share: None
+            )
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    with pytest.raises(OSError, match="all are in use"):
+        asyncio.run(scenario())
+    assert list(runtime_dir.iterdir()) == []
 
 
 def test_the_sweep_ends_leftovers_of_its_own_folder_only(runtime_dir: Path) -> None:
