@@ -45,6 +45,13 @@ def module_name(file: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+def packages_of(name: str) -> Iterator[str]:
+    """The packages around a module, which are imported before it."""
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield name
+
+
 def at_run_time(tree: ast.AST) -> Iterator[ast.stmt]:
     """The statements of a module, without blocks that only type checkers read."""
     for node in ast.iter_child_nodes(tree):
@@ -91,7 +98,8 @@ def test_imports_have_no_cycle() -> None:
         name: {
             target
             for node in at_run_time(tree)
-            for target in imported(node)
+            for found in imported(node)
+            for target in (found, *packages_of(found))
             if target in modules and target != name and not name.startswith(f"{target}.")
         }
         for name, tree in modules.items()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.base import Engine
-from backends.llama import LlamaServerEngine
+from backends.llama.engine import LlamaServerEngine
 from backends.openai import ChatRequest
 from budget.footprint import HOST, EngineArgs, Footprint, Placement
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from backends.base import Endpoint
-from backends.llama import LlamaServerEngine
+from backends.llama.engine import LlamaServerEngine
 from backends.openai import AsyncTransport, ChatRequest, SyncTransport
 from backends.openai.connections.network import AsyncBoundedStream, BoundedStream
 from budget.errors import EngineDied

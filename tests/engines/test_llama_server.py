@@ -20,8 +20,9 @@ import psutil
 import pytest
 
 from backends.base import Death
+from backends.engine_process.orphans import sweep_leftovers
 from backends.engine_process.process import EngineProcess
-from backends.llama import LlamaServerEngine, sweep_leftovers
+from backends.llama.engine import LlamaServerEngine
 from backends.machine.environment import OWNER_VARIABLE
 from backends.machine.files.page_cache import drop_from_page_cache, resident_fraction, stage_file
 from backends.openai import AsyncTransport, ChatRequest, Completion, SyncTransport

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.llama import LlamaServerEngine
+from backends.llama.engine import LlamaServerEngine
 from backends.openai import AsyncTransport, ChatRequest
 from shim.keeper.engines.stall_detection import StallDetector
 from tests.engines.support import llama, placement, running, until
