@@ -36,7 +36,7 @@ class Script:
         tokens: the answer, a chunk each.
         load: how `start` ends.
         load_gate: `start` waits for it, after it has reported half of its progress.
-        token_gate: waited for before every token after the first.
+        token_gate: waited for before every token after the first, and before vectors.
         die_after: the engine dies when so many tokens of an answer are sent.
         refuse: answer chat requests with this status and body.
         memory: bytes by device, None for one where they are not known; left out: what was booked.
@@ -288,6 +288,7 @@ class ScriptedEngine:
         if self.script.refuse is not None:
             return await _send_json(writer, *self.script.refuse)
         if target == "/v1/embeddings":
+            await self._before_token(1)
             return await _send_json(writer, 200, _embeddings(body["input"]))
         if target == "/apply-template":
             said = "".join(str(message.get("content")) for message in body["messages"])

@@ -132,7 +132,11 @@ class OutsideError(KeepwarmError):
 
 
 class EngineDied(OutsideError):
-    """The engine's process ended while it was needed. Facts: `log_tail`, the engine's last lines."""
+    """The engine's process ended while it was needed.
+
+    Facts: `log_tail`, the engine's last lines; `requests`, how many used it; `suspected`, whether this
+    one may be the cause, None where that is not known.
+    """
 
 
 class EngineTimeout(OutsideError):

@@ -36,8 +36,10 @@ class Reply:
     from llama.cpp computed from its own timings; None where neither is known. `total_s` is the call.
     `resumed` counts how often it was interrupted for a request of higher priority and went on: at
     temperature 0 with the same tokens where the engine has one slot, with equally good ones elsewhere.
-    `relaxed` are the places of the request's JSON schema that llama.cpp does not hold an answer to, as
-    `$.properties.tags.uniqueItems`: check these yourself. `warnings` say what else was not honoured.
+    `retried` is 1 where its engine ended before anything of the answer was delivered, this request was not
+    the suspected one, and it was sent once more. `relaxed` are the places of the request's JSON schema
+    that llama.cpp does not hold an answer to, as `$.properties.tags.uniqueItems`: check these yourself.
+    `warnings` say what else was not honoured.
     """
 
     model: str
@@ -53,6 +55,7 @@ class Reply:
     ttft_s: float | None = None
     total_s: float = 0.0
     resumed: int = 0
+    retried: int = 0
     relaxed: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -69,10 +72,11 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingReply:
-    """One vector per text, in the order of the texts."""
+    """One vector per text, in the order of the texts. `retried`: as of `Reply`."""
 
     model: str
     vectors: tuple[tuple[float, ...], ...]
     usage: Usage = field(default_factory=Usage)
     residency: Residency = field(default_factory=Residency)
     total_s: float = 0.0
+    retried: int = 0

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from backends.flows import BlockingStream, Stream, run_blocking
 from backends.openai.protocol import Delta, assemble
-from budget.errors import InvalidRequest
+from budget.errors import EngineDied, InvalidRequest, OutOfMemory
 from shim.calls.call import Call
 from shim.calls.leased import UNEXPLAINED, Leases
 from shim.calls.unclosed_streams import close_on, running_loop
 from shim.replies import Reply
-
-Rest = Callable[[Sequence[Delta]], Awaitable["AsyncReplyStream | None"]]
-"""Asks for the rest of an answer, given its first pieces; None when the answer can only begin anew."""
 
 
 class AsyncReplyStream(Stream[Delta]):
@@ -29,13 +26,11 @@ class AsyncReplyStream(Stream[Delta]):
         leases: Leases,
         call: Call,
         source: Stream[Delta],
-        rest: Rest,
         before: Sequence[Delta] = (),
     ) -> None:
         self._leases = leases
         self._call = call
         self._source = source
-        self._rest = rest
         self._deltas = list(before)
         self._reply: Reply | None = None
         self._pid = os.getpid()
@@ -71,7 +66,11 @@ class AsyncReplyStream(Stream[Delta]):
             KeepwarmError: as the call that made the stream.
         """
         await self.aclose()
-        return None if self._reply is not None else await self._rest(self._deltas)
+        if self._reply is not None:
+            return None
+        leases, call, said = self._leases, self._call, self._deltas
+        source = await leases.rest(call, said)
+        return None if source is None else AsyncReplyStream(leases, call, source, said)
 
     async def __anext__(self) -> Delta:
         if self._closed:
@@ -90,9 +89,8 @@ class AsyncReplyStream(Stream[Delta]):
             await self._end(self._reply, None)
             raise
         except UNEXPLAINED as error:
-            failure = await self._leases.explained(self._call, error)
-            await self._end(None, failure)
-            raise failure from error
+            await self._begin_anew(error)
+            return await anext(self)
         except BaseException as error:
             await self._end(None, error)
             raise
@@ -103,6 +101,19 @@ class AsyncReplyStream(Stream[Delta]):
             call.first_ns = time.monotonic_ns()
         self._deltas.append(delta)
         return delta
+
+    async def _begin_anew(self, error: EngineDied | OutOfMemory) -> None:
+        """Ask once more for an answer of which nothing was delivered when its engine ended; else raise."""
+        self._closed = True  # the lease ends here
+        try:
+            await self._source.aclose()
+        finally:
+            failure = await self._leases.failed(self._call, error)
+        if failure is not None:
+            raise failure from error
+        self._deltas.clear()
+        self._source = await self._leases.begin(self._call)
+        self._closed = False
 
     async def aclose(self) -> None:
         """Stop generation and give the lease back. Idempotent; the end of the stream does it too.

@@ -203,7 +203,9 @@ class Exchange:
             return broken(self.endpoint, reason, text)
         if isinstance(error, httpcore.RemoteProtocolError) and _NO_ANSWER not in reason:
             return EndpointError(f"{self.endpoint.place} sent no answer of HTTP: {reason}.")
-        return refused(self.endpoint, reason)
+        failure = refused(self.endpoint, reason)
+        failure.facts["reached"] = not isinstance(error, httpcore.ConnectError)
+        return failure
 
     def refusal(self, status: int, headers: Headers, body: bytes) -> KeepwarmError:
         """What an answer with a status other than 200 means."""

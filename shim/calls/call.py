@@ -15,7 +15,7 @@ from backends.openai.masking import NO_SECRETS
 from backends.openai.options import OPTIONS, template_warnings, understood, unknown_option
 from backends.openai.protocol import ChatRequest, Completion, Embeddings
 from backends.openai.relaxed_schemas import relaxed_in
-from budget.errors import InternalError, InvalidRequest
+from budget.errors import InternalError, InvalidRequest, KeepwarmError
 from shim.replies import EmbeddingReply, Reply, Residency
 from shim.wire.keeper_connection import KeeperConnection
 from traces import RequestRecord, RunTrace, current_run
@@ -78,6 +78,10 @@ class Call:
     """Whether its priority is below 0. Such a call is streamed internally, to be interruptible."""
     preemptible: bool = False
     """Whether its answer can be interrupted and go on, which only a stream can."""
+    whole: bool = False
+    """Whether the caller gets the answer at its end, though it is streamed internally."""
+    ended_by: KeepwarmError | None = None
+    """The end of an engine after which the request was sent once more; None where it was sent once."""
     runs_on: bool = False
     """Whether an interrupt was asked for and was impossible, so that it runs to its end."""
     started_ns: int = field(default_factory=time.monotonic_ns)
@@ -101,6 +105,11 @@ class Call:
         return {"timeouts": self.timeouts, "deadline": self.deadline}
 
     @property
+    def retried(self) -> int:
+        """How often the request was sent anew, because its engine ended: at most once."""
+        return int(self.ended_by is not None)
+
+    @property
     def held(self) -> LeaseGrant:
         """The lease that the call has.
 
@@ -114,7 +123,7 @@ class Call:
     def granted(self, grant: LeaseGrant) -> None:
         """Note the lease and the time of the request. A second lease is for the rest of an answer."""
         before, self.grant = self.grant, grant
-        if before is not None:
+        if before is not None and self.sent_ns:
             # A call with several leases has one begin on the trace and in its figures.
             grant.granted_ns = before.granted_ns
             self.resumed += 1
@@ -122,6 +131,22 @@ class Call:
         self.sent_ns = time.monotonic_ns()
         if not grant.granted_ns:
             grant.granted_ns = self.sent_ns
+
+    def begins_anew(self, failure: KeepwarmError) -> bool:
+        """Whether the request is sent once more, because its engine ended. It is noted in `ended_by`.
+
+        It is where its caller has got nothing yet, there is time left, and the keeper does not suspect
+        this request of having ended the engine.
+        """
+        if self.ended_by is not None or failure.facts.get("suspected", True) is True:
+            return False
+        if self.first_ns is not None and not self.whole:
+            return False
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            return False
+        self.ended_by, self.first_ns, self.sent_ns = failure, None, 0
+        self.resumed, self.runs_on = 0, False
+        return True
 
     def residency(self) -> Residency:
         """What the call waited for until its model was resident."""
@@ -159,6 +184,7 @@ class Call:
             ttft_s=None if first_ns is None else (first_ns - self.started_ns) / 1e9,
             total_s=(self.end_ns - self.started_ns) / 1e9,
             resumed=self.resumed,
+            retried=self.retried,
             relaxed=self._relaxed() if self.request.options else (),
             warnings=template_warnings(self.held.endpoint, self.request.options),
         )
@@ -171,7 +197,9 @@ class Call:
         """The reply of a finished embedding call."""
         self.end_ns = time.monotonic_ns()
         seconds = (self.end_ns - self.started_ns) / 1e9
-        return EmbeddingReply(self.model, answer.vectors, answer.usage, self.residency(), seconds)
+        return EmbeddingReply(
+            self.model, answer.vectors, answer.usage, self.residency(), seconds, self.retried
+        )
 
     def record(
         self, request_id: str, answer: Reply | EmbeddingReply | None, error: BaseException | None
@@ -187,6 +215,8 @@ class Call:
             attributes["keepwarm.decision"] = str(grant.decision)
         if self.resumed:
             attributes["keepwarm.resumed"] = self.resumed
+        if self.ended_by is not None:
+            attributes["keepwarm.retried_after"] = str(self.ended_by)
         return RequestRecord(
             request_id=request_id,
             model=self.model,

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from operator import attrgetter
 
 from backends.base import Endpoint
 from backends.flows import Stream
 from backends.openai.protocol import Delta
 from backends.openai.transport import Transport
-from budget.errors import EngineDied, KeepwarmError, OutOfMemory, error_from_wire
+from budget.errors import EngineDied, KeepwarmError, OutOfMemory, PromptTooLong, error_from_wire
 from budget.footprint import HOST
 from shim.calls.call import Call, LeaseGrant
-from shim.calls.interruption import back, taken_back, to_yield, wanted_back, yield_fields
+from shim.calls.interruption import (
+    back,
+    outgoing,
+    taken_back,
+    to_yield,
+    wanted_back,
+    yield_fields,
+)
 from shim.calls.session import Session
 from shim.calls.tracing import trace_call
 from shim.replies import EmbeddingReply, Reply
@@ -84,7 +91,7 @@ class Leases:
         if connection is None or not (notices := connection.notices()):
             return source
         if (error := taken_back(call, notices)) is not None:
-            raise await self.explained(call, error) if isinstance(error, EngineDied) else error
+            raise await self._explained(call, error) if isinstance(error, EngineDied) else error
         if call.runs_on or not call.preemptible or not wanted_back(call, notices):
             return source
         progress = to_yield(call, deltas)
@@ -102,16 +109,59 @@ class Leases:
         resume, limits = self.transport.resume, call.limits
         return await resume(call.held.endpoint, call.request, tokens, progress, **limits)
 
-    async def explained(self, call: Call, error: EngineDied | OutOfMemory) -> KeepwarmError:
+    async def begin(self, call: Call) -> Stream[Delta]:
+        """The stream of a call's engine, from its first piece on.
+
+        Raises:
+            KeepwarmError: the call has ended.
+        """
+        while True:
+            endpoint = await self.lease(call)
+            source = self.transport.stream(endpoint, outgoing(call), **call.limits)
+            if (begun := await self._begun(call, source)) is not None:
+                return begun
+
+    async def rest(self, call: Call, said: Sequence[Delta]) -> Stream[Delta] | None:
+        """The rest of a broken-off answer, under a new lease; None if the answer has to begin anew.
+
+        Raises:
+            KeepwarmError: the call has ended.
+        """
+        progress = to_yield(call, said) if said and call.preemptible else None
+        if progress is None:
+            return None
+        call.runs_on = False
+        endpoint = await self.lease(call)
+        source = self.transport.resume(endpoint, call.request, None, progress, **call.limits)
+        try:
+            return await self._begun(call, source)
+        except PromptTooLong:
+            # Tokenised again, the same text can have more tokens than were generated.
+            return None
+
+    async def _begun(self, call: Call, source: Awaitable[Stream[Delta]]) -> Stream[Delta] | None:
+        """A stream that has begun; None where its call begins anew. Else the lease is back."""
+        try:
+            return await source
+        except UNEXPLAINED as error:
+            if (failure := await self.failed(call, error)) is not None:
+                raise failure from error
+            return None
+        except BaseException as error:
+            self.ended(call, None, error)
+            raise
+
+    async def _explained(self, call: Call, error: EngineDied | OutOfMemory) -> KeepwarmError:
         """The keeper's account of an engine's failure: its death, or the bytes that it takes."""
         connection = call.connection
         if connection is None:
             return error
         grant = call.held
+        where = {"engine": grant.engine, "generation": grant.generation}
+        if error.facts.get("reached", True):
+            where["lease"] = grant.lease
         try:
-            said = await connection.ask(
-                "diagnose", within_s=EXPLAIN_S, engine=grant.engine, generation=grant.generation
-            )
+            said = await connection.ask("diagnose", within_s=EXPLAIN_S, **where)
             if said["death"]:
                 return error_from_wire(said["death"])
             if isinstance(error, OutOfMemory):
@@ -120,10 +170,25 @@ class Leases:
         except KeepwarmError as gone:
             return gone if isinstance(error, EngineDied) else error
 
+    async def failed(self, call: Call, error: EngineDied | OutOfMemory) -> KeepwarmError | None:
+        """End the lease of a call whose engine failed; returns its error, None where it begins anew."""
+        failure: BaseException = error
+        try:
+            failure = await self._explained(call, error)
+            return None if call.begins_anew(failure) else failure
+        except BaseException as interrupt:
+            failure = interrupt
+            raise
+        finally:
+            self.ended(call, None, failure)
+
     def ended(
         self, call: Call, answer: Reply | EmbeddingReply | None, error: BaseException | None
     ) -> None:
-        """Give the lease and the connection back; an interrupted call closes it instead."""
+        """Give the lease and the connection back; an interrupted call closes it instead.
+
+        The call is on the trace once it has ended, and not before it is sent anew.
+        """
         connection, grant = call.connection, call.grant
         if connection is not None and grant is not None:
             try:
@@ -146,7 +211,7 @@ class Leases:
                 raise
             else:
                 self._connections.give(connection)
-        if call.run is not None:
+        if call.run is not None and (error is None or error is not call.ended_by):
             trace_call(call, answer, error)
 
 

@@ -282,6 +282,9 @@ class Session:
             fields["plan"] = plan
         if call.preemptible:
             fields["preemptible"] = True
+        if call.deadline is not None and call.grant is not None and "deadline_s" in fields:
+            # It had a lease before, and its deadline is that of the whole call.
+            fields["deadline_s"] = max(0.0, call.deadline - time.monotonic())
         return fields
 
     # Traces

@@ -81,11 +81,12 @@ class Pong(Ask):
 
 
 class Diagnose(Ask):
-    """Ask how the engine of a lease ended."""
+    """Ask how an engine ended, for the request of a lease; one that never reached it names none."""
 
     op: Literal["diagnose"]
     engine: Name
     generation: Number
+    lease: Name | None = None
 
 
 class Hint(Ask):

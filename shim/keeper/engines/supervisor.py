@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Collection, Mapping
-from typing import Any, Final
+from typing import Any
 
 from budget import actions as act
 from budget import events as ev
@@ -21,6 +21,7 @@ from budget.errors import KeepwarmError
 from shim.keeper import limits
 from shim.keeper.catalog.catalog import Catalog
 from shim.keeper.catalog.corrections import Corrections, Seen
+from shim.keeper.engines.deaths import Deaths
 from shim.keeper.engines.ending import Ender
 from shim.keeper.engines.running_engine import Post, RunningEngine, eviction_record, failure_of
 from shim.keeper.kv.carry import KvCarrier
@@ -30,9 +31,6 @@ from shim.keeper.shell.owed_events import OwedEvent, OwedEvents
 from shim.placement.budgeted_devices import bookings_of
 
 LOG = logging.getLogger("keepwarm.keeper")
-
-DEATHS_KEPT: Final = 256
-"""Clients can still ask for the errors of so many past deaths."""
 
 
 class Supervisor:
@@ -70,7 +68,7 @@ class Supervisor:
         self._post = post
         self._owed_events = owed_events
         self._faults = faults
-        self._last_death: dict[str, dict[str, Any]] = {}
+        self.deaths = Deaths()
         self._gone = asyncio.Event()
 
     # While they run
@@ -139,14 +137,18 @@ class Supervisor:
         except RAISED as error:
             self._faults.note("kv", f"dropping the KV state of {running.entry.label}", error)
 
-    def death_of(self, engine_id: str, generation: int) -> dict[str, Any] | None:
-        """The error that ended this generation of an engine, as on the wire; None while it runs."""
-        return self._last_death.get(f"{engine_id}/{generation}")
+    def death_of(
+        self, engine_id: str, generation: int, lease: str | None = None
+    ) -> dict[str, Any] | None:
+        """The error that ended this generation of an engine, as on the wire, for the request of a lease.
+
+        None while it runs.
+        """
+        return self.deaths.error_for(f"{engine_id}/{generation}", lease)
 
     def _note_death(self, running: RunningEngine, error: KeepwarmError) -> None:
-        self._last_death[running.load.load_id] = error.to_wire()
-        if len(self._last_death) > DEATHS_KEPT:
-            del self._last_death[next(iter(self._last_death))]
+        engine = self._core.state.residents.get(running.entry.engine_id)
+        self.deaths.note(running.load.load_id, error, tuple(engine.leases) if engine else ())
 
     # Ends
 

@@ -275,7 +275,7 @@ class Client(Connection):
             if time.monotonic() - begun > (CLEARED_LIMIT_S if is_dead else DIAGNOSE_LIMIT_S):
                 break
             await asyncio.sleep(0.01)
-        death = supervisor.death_of(asked.engine, asked.generation)
+        death = supervisor.death_of(asked.engine, asked.generation, asked.lease)
         taken = None if death else await keeper.bytes_of(asked.engine, asked.generation)
         return {"death": death, "bytes": taken}
 
