@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         declare,
         default_shim,
         embed,
+        history,
         load,
         pin,
         plan,
@@ -60,8 +61,8 @@ if TYPE_CHECKING:
         use,
     )
     from shim.model_info import ModelInfo
-    from shim.replies import EmbeddingReply, Reply, Residency
-    from shim.streams import AsyncReplyStream, ReplyStream
+    from shim.replies import EmbeddingReply, PastCall, Reply, Residency
+    from shim.streams import AsyncReplyStream, ReplyStream, StreamStart
 
     __version__: str
 
@@ -82,14 +83,13 @@ __getattr__ = lazy_names(
         "shim.client": "Shim",
         "shim.config": "Config load_config",
         "shim.defaults": (
-            "achat adeclare aembed astream chat declare default_shim embed load pin plan "
-            "release status stream "
-            "unload unpin use "
+            "achat adeclare aembed astream chat declare default_shim embed history load pin plan "
+            "release status stream unload unpin use"
         ),
         "shim.model_info": "ModelInfo",
         "shim.calls.declaring": "Plan",
-        "shim.replies": "EmbeddingReply Reply Residency",
-        "shim.streams": "AsyncReplyStream ReplyStream",
+        "shim.replies": "EmbeddingReply PastCall Reply Residency",
+        "shim.streams": "AsyncReplyStream ReplyStream StreamStart",
     },
     distribution="keepwarm",
 )
@@ -121,6 +121,7 @@ __all__ = [
     "NeverFits",
     "OutOfMemory",
     "OutsideError",
+    "PastCall",
     "Plan",
     "PromptTooLong",
     "QueueFull",
@@ -129,6 +130,7 @@ __all__ = [
     "Residency",
     "RoleViolation",
     "Shim",
+    "StreamStart",
     "Timings",
     "UnknownModel",
     "Usage",
@@ -141,6 +143,7 @@ __all__ = [
     "declare",
     "default_shim",
     "embed",
+    "history",
     "load",
     "load_config",
     "pin",

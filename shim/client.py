@@ -17,8 +17,8 @@ from shim.calls.declaring import Plan
 from shim.calls.session import Session
 from shim.config import Config
 from shim.model_info import ModelInfo
-from shim.replies import EmbeddingReply, Reply
-from shim.streams import AsyncReplyStream, ReplyStream
+from shim.replies import EmbeddingReply, PastCall, Reply
+from shim.streams import AsyncReplyStream, ReplyStream, StreamStart
 
 if TYPE_CHECKING:
     from shim.keeper.engines.running_engine import EngineFactory
@@ -113,10 +113,18 @@ class Shim:
         """As `chat`, awaited; cancelling it stops generation and gives the lease back."""
         return await self._async.chat(self._session.call(model, messages, options))
 
-    async def astream(
+    def astream(
         self, model: str, messages: Messages, **options: Unpack[ChatOptions]
+    ) -> StreamStart:
+        """As `stream`: `async with shim.astream(...) as stream`, `async for piece in shim.astream(...)`.
+
+        `await shim.astream(...)` is the stream as well; close it with `aclose`.
+        """
+        return StreamStart(self._begin(model, messages, options))
+
+    async def _begin(
+        self, model: str, messages: Messages, options: Mapping[str, Any]
     ) -> AsyncReplyStream:
-        """As `stream`, awaited; close it with `aclose` or use it as a context manager."""
         return await self._async.stream(self._session.call(model, messages, options))
 
     async def aembed(
@@ -165,8 +173,12 @@ class Shim:
         return self._want(model, "pin", options, persist=persist)
 
     def unpin(self, model: str) -> None:
-        """Let a pinned model be evicted again; it stays resident until its bytes are needed."""
-        self._session.pins.unpin(model)
+        """Let a pinned model be evicted again; it stays resident until its bytes are needed.
+
+        Raises:
+            InvalidRequest: it runs elsewhere.
+        """
+        self._session.hint("unpin", model)
 
     def plan(self, models: Sequence[str] = ()) -> Plan:
         """Declare which models will be used next, in order: `with shim.plan(["a", "b"]): ...`.
@@ -193,16 +205,22 @@ class Shim:
         await self._declared.adeclare(models)
 
     def release(self, model: str) -> None:
-        """Mark a model as the first victim when bytes are needed."""
-        self._session.connections.ask("hint", kind="release", model=model)
+        """Mark a model as the first victim when bytes are needed.
+
+        Raises:
+            AdmissionDenied: it is pinned.
+            InvalidRequest: it runs elsewhere.
+        """
+        self._session.hint("release", model)
 
     def unload(self, model: str) -> bool:
         """Unload a model as soon as no request leases it; returns whether it is gone.
 
         Raises:
             AdmissionDenied: it is pinned.
+            InvalidRequest: it runs elsewhere.
         """
-        return bool(self._session.connections.ask("hint", kind="unload", model=model)["gone"])
+        return bool(self._session.hint("unload", model)["gone"])
 
     def describe(self, model: str) -> ModelInfo:
         """The facts of a model from its file: architecture, quantization, size. Loads nothing.
@@ -219,6 +237,13 @@ class Shim:
     def status(self) -> dict[str, Any]:
         """Devices, engines, queue and last decisions, as `keepwarm ps --json` prints them."""
         return self._session.connections.ask("status")
+
+    def history(self) -> list[PastCall]:
+        """The last calls of this object that have ended (at most 100), the oldest first.
+
+        Each says how long it took and what it waited for, or why it failed. Texts are not kept.
+        """
+        return list(self._session.past)
 
     def _want(
         self, model: str, want: str, options: Mapping[str, Any], *, persist: bool = False

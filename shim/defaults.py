@@ -12,8 +12,8 @@ from shim.calls.call import Messages
 from shim.calls.chat_options import CallOptions, ChatOptions
 from shim.calls.declaring import Plan
 from shim.client import Shim
-from shim.replies import EmbeddingReply, Reply
-from shim.streams import AsyncReplyStream, ReplyStream
+from shim.replies import EmbeddingReply, PastCall, Reply
+from shim.streams import ReplyStream, StreamStart
 
 
 class _Default:
@@ -79,11 +79,9 @@ async def achat(model: str, messages: Messages, **options: Unpack[ChatOptions]) 
     return await default_shim().achat(model, messages, **options)
 
 
-async def astream(
-    model: str, messages: Messages, **options: Unpack[ChatOptions]
-) -> AsyncReplyStream:
-    """The answer piece by piece, awaited: `Shim.astream` of the default shim."""
-    return await default_shim().astream(model, messages, **options)
+def astream(model: str, messages: Messages, **options: Unpack[ChatOptions]) -> StreamStart:
+    """The answer piece by piece, for `async with` and `async for`: `Shim.astream` of the default shim."""
+    return default_shim().astream(model, messages, **options)
 
 
 async def aembed(
@@ -131,6 +129,11 @@ def release(model: str) -> None:
 def unload(model: str) -> bool:
     """Unload a model once no request leases it: `Shim.unload` of the default shim."""
     return default_shim().unload(model)
+
+
+def history() -> list[PastCall]:
+    """The last calls that have ended: `Shim.history` of the default shim."""
+    return default_shim().history()
 
 
 def status() -> dict[str, Any]:

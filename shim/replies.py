@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from backends.openai.protocol import Timings, Usage
+
+_SHOWN = 60
+_SAID = ("relaxed", "warnings")
+"""What `repr` shows of a reply where it is not empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,14 @@ class Reply:
     def __str__(self) -> str:
         return self.content
 
+    def __repr__(self) -> str:
+        said = [f"model={self.model!r}", f"content={_short(self.content)}"]
+        said += [f"{len(self.tool_calls)} tool calls"] if self.tool_calls else []
+        said += [f"finish_reason={self.finish_reason!r}"]
+        said += [f"{self.usage.completion_tokens} tokens in {self.total_s:.2f} s"]
+        said += [f"{name}={found!r}" for name in _SAID if (found := getattr(self, name))]
+        return f"Reply({', '.join(said)})"
+
     @property
     def tokens_per_s(self) -> float | None:
         """Decoding speed by the engine's own timings; None where it gives none."""
@@ -80,3 +92,31 @@ class EmbeddingReply:
     residency: Residency = field(default_factory=Residency)
     total_s: float = 0.0
     retried: int = 0
+
+    def __repr__(self) -> str:
+        size = len(self.vectors[0]) if self.vectors else 0
+        what = f"{len(self.vectors)} vectors of {size}"
+        return f"EmbeddingReply(model={self.model!r}, {what}, {self.total_s:.2f} s)"
+
+
+class PastCall(NamedTuple):
+    """A call that has ended, as `Shim.history` tells it; neither what was asked nor what was answered.
+
+    `started` is the time of the call in seconds since the epoch. `error` is the name and the words of the
+    error that ended the call; None where it had none. A stream that was closed early has neither
+    `finish_reason` nor `error`, and is told once more if it went on (`go_on`).
+    """
+
+    model: str
+    operation: str
+    started: float
+    total_s: float
+    ttft_s: float | None
+    usage: Usage
+    residency: Residency
+    finish_reason: str | None
+    error: str | None
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Generator, Sequence
+from typing import Any, Self
 
 from backends.flows import BlockingStream, Stream, run_blocking
 from backends.openai.protocol import Delta, assemble
@@ -13,6 +14,12 @@ from shim.calls.call import Call
 from shim.calls.leased import UNEXPLAINED, Leases
 from shim.calls.unclosed_streams import close_on, running_loop
 from shim.replies import Reply
+
+
+def _unfinished() -> InvalidRequest:
+    return InvalidRequest(
+        "The stream is not at its end; there is no whole reply.", hint="Iterate to the end first."
+    )
 
 
 class AsyncReplyStream(Stream[Delta]):
@@ -45,10 +52,7 @@ class AsyncReplyStream(Stream[Delta]):
             InvalidRequest: it is not.
         """
         if self._reply is None:
-            raise InvalidRequest(
-                "The stream is not at its end; there is no whole reply.",
-                hint="Iterate to the end first.",
-            )
+            raise _unfinished()
         return self._reply
 
     @property
@@ -146,6 +150,67 @@ class AsyncReplyStream(Stream[Delta]):
             self._call.connection.close()
         if self._loop is not None:
             close_on(self._loop, self._source)
+
+
+class StreamStart(Coroutine[Any, Any, AsyncReplyStream]):
+    """An asynchronous stream that begins when it is awaited, entered or iterated over.
+
+    `async with shim.astream(...) as stream`, `async for piece in shim.astream(...)` and
+    `stream = await shim.astream(...)` do what they say.
+    """
+
+    def __init__(self, start: Coroutine[Any, Any, AsyncReplyStream]) -> None:
+        self._start = start
+        self._stream: AsyncReplyStream | None = None
+
+    def send(self, value: Any) -> Any:
+        """As of every coroutine: an event loop's task drives it."""
+        return self._start.send(value)
+
+    def throw(self, *failure: Any) -> Any:
+        """As of every coroutine."""
+        return self._start.throw(*failure)
+
+    def close(self) -> None:
+        """As of every coroutine: nothing is asked any more."""
+        self._start.close()
+
+    def __await__(self) -> Generator[Any, Any, AsyncReplyStream]:
+        return self._start.__await__()
+
+    async def __aenter__(self) -> AsyncReplyStream:
+        return await self._begun()
+
+    async def __aexit__(self, *_failure: object) -> None:
+        await self.aclose()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Delta:
+        return await anext(await self._begun())
+
+    async def _begun(self) -> AsyncReplyStream:
+        if self._stream is None:
+            self._stream = await self._start
+        return self._stream
+
+    async def aclose(self) -> None:
+        """Stop generation and give the lease back, if there is any. Idempotent."""
+        self._start.close()
+        if self._stream is not None:
+            await self._stream.aclose()
+
+    @property
+    def reply(self) -> Reply:
+        """The whole reply, once it was iterated over to the end.
+
+        Raises:
+            InvalidRequest: it was not.
+        """
+        if self._stream is None:
+            raise _unfinished()
+        return self._stream.reply
 
 
 _INHERITED: list[Stream[Delta]] = []

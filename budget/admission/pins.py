@@ -102,13 +102,13 @@ def check_hint(state: CoreState, event: HintGiven) -> None:
 
     Raises:
         UnknownModel: the model is not configured.
-        AdmissionDenied: it is pinned, or requests wait for its load.
+        AdmissionDenied: it is pinned and not to be unpinned, or requests wait for its load.
     """
     entry = state.models.get(event.model)
     if entry is None:
         raise state.why_unknown(event.model)
     engine = state.residents[entry.engine_id]
-    if event.kind == "unload" and engine.pins:
+    if event.kind != "unpin" and engine.pins:
         raise is_pinned(event.model, engine.pins)
     if event.kind == "unload" and engine.state is State.LOADING and engine.demand:
         raise is_awaited(event.model, engine.demand)

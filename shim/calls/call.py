@@ -13,10 +13,10 @@ from backends.openai.connections.bounds import Timeouts
 from backends.openai.exchange import secrets_of
 from backends.openai.masking import NO_SECRETS
 from backends.openai.options import OPTIONS, template_warnings, understood, unknown_option
-from backends.openai.protocol import ChatRequest, Completion, Embeddings
+from backends.openai.protocol import ChatRequest, Completion, Embeddings, Usage
 from backends.openai.relaxed_schemas import relaxed_in
 from budget.errors import InternalError, InvalidRequest, KeepwarmError
-from shim.replies import EmbeddingReply, Reply, Residency
+from shim.replies import EmbeddingReply, PastCall, Reply, Residency
 from shim.wire.keeper_connection import KeeperConnection
 from traces import RequestRecord, RunTrace, current_run
 
@@ -24,6 +24,7 @@ Messages = Sequence[Mapping[str, Any]] | str
 TIMEOUT_OPTIONS = ("first_token_timeout", "token_timeout", "answer_timeout")
 OWN_OPTIONS = ("priority", "deadline_s", *TIMEOUT_OPTIONS)
 MAX_DEADLINE_S = 366 * 86400
+NO_USAGE = Usage()
 _MODEL = itemgetter("model")
 _ENDPOINTS: dict[str, tuple[Mapping[str, Any], Endpoint]] = {}
 """The last endpoint of each engine, as received and as parsed."""
@@ -199,6 +200,22 @@ class Call:
         seconds = (self.end_ns - self.started_ns) / 1e9
         return EmbeddingReply(
             self.model, answer.vectors, answer.usage, self.residency(), seconds, self.retried
+        )
+
+    def past(self, answer: Reply | EmbeddingReply | None, error: BaseException | None) -> PastCall:
+        """The call as `Shim.history` tells it, without its texts."""
+        total_s = ((self.end_ns or time.monotonic_ns()) - self.started_ns) / 1e9
+        reply = answer if isinstance(answer, Reply) else None
+        return PastCall(
+            self.model,
+            self.operation,
+            time.time() - (time.monotonic_ns() - self.started_ns) / 1e9,
+            total_s,
+            reply.ttft_s if reply else None,
+            answer.usage if answer else NO_USAGE,
+            answer.residency if answer else self.residency(),
+            reply.finish_reason if reply else None,
+            None if error is None else f"{type(error).__name__}: {error}",
         )
 
     def record(

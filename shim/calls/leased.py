@@ -75,6 +75,7 @@ class Leases:
         except BaseException as error:
             if call.connection is not None:
                 call.connection.close()
+            session.past.append(call.past(None, error))
             trace_call(call, None, error)
             raise
         return grant.endpoint
@@ -211,7 +212,10 @@ class Leases:
                 raise
             else:
                 self._connections.give(connection)
-        if call.run is not None and (error is None or error is not call.ended_by):
+        if error is not None and error is call.ended_by:
+            return
+        self._session.past.append(call.past(answer, error))
+        if call.run is not None:
             trace_call(call, answer, error)
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,13 @@ from backends.openai.async_client import AsyncTransport
 from backends.openai.protocol import ChatRequest, no_chat, no_embeddings
 from backends.openai.resume import can_resume
 from backends.openai.sync_client import SyncTransport
-from budget.errors import ConfigError, KeeperUnavailable, KeepwarmError, UnknownModel
+from budget.errors import (
+    ConfigError,
+    InvalidRequest,
+    KeeperUnavailable,
+    KeepwarmError,
+    UnknownModel,
+)
 from shim.calls.call import Call, Messages, split_options
 from shim.calls.declaring import DeclaredUsesBook
 from shim.calls.inline_keeper import InlineStart
@@ -26,6 +33,7 @@ from shim.calls.timeouts import timeouts_of
 from shim.calls.tracing import trace_history
 from shim.config import FILE_NAME, Config, ModelEntry, load_config, user_config_file
 from shim.paths import named_runtime, runtime_dir
+from shim.replies import PastCall
 from shim.wire.event_loops import LoopConnectionPool
 from shim.wire.fingerprint import differing, differs, fingerprint, label_of
 from shim.wire.json_lines import VERSION
@@ -41,6 +49,7 @@ if TYPE_CHECKING:
 
 
 LOG = logging.getLogger("keepwarm.client")
+CALLS_KEPT = 100
 
 
 class Session:
@@ -83,6 +92,7 @@ class Session:
         self.async_transport = AsyncTransport()
         self.declarations = DeclaredUsesBook()
         self.pins = Pins(self.connections)
+        self.past: deque[PastCall] = deque(maxlen=CALLS_KEPT)
         self._followed: dict[str, Callable[[], None]] = {}
 
     @property
@@ -226,16 +236,7 @@ class Session:
             InvalidRequest: an option of keepwarm's own is not allowed, the model does something else, or
                 the session is closed.
         """
-        if self._closed:
-            raise closed_before()
-        entry = self.config.models.get(model)
-        if entry is None:
-            raise UnknownModel(
-                f"No model is called {model!r}.",
-                hint=f"{self.config.file or 'The configuration'} has: "
-                f"{', '.join(sorted(self.config.models)) or 'no models'}.",
-                model=model,
-            )
+        entry = self._entry(model)
         if (entry.role == "embedder") is not (operation == "embeddings"):
             self._check_role(model, entry, operation)
         own, rest = split_options(options)
@@ -248,6 +249,38 @@ class Session:
         if (deadline_s := own.get("deadline_s")) is not None:
             call.deadline = call.started_ns / 1e9 + deadline_s
         return call
+
+    def hint(self, kind: str, model: str) -> Mapping[str, Any]:
+        """Tell the keeper that a model is to be unloaded, released or unpinned.
+
+        Raises:
+            UnknownModel: it is not configured.
+            InvalidRequest: it runs elsewhere, or the session is closed.
+            AdmissionDenied: it is pinned, and not to be unpinned.
+        """
+        entry = self._entry(model)
+        if entry.url is not None:
+            raise InvalidRequest(
+                f"{model} runs at {entry.url}: keepwarm has nothing of it here to {kind}.",
+                model=model,
+            )
+        if kind == "unpin":
+            self.pins.unpin(model)
+            return {}
+        return self.connections.ask("hint", kind=kind, model=model)
+
+    def _entry(self, model: str) -> ModelEntry:
+        if self._closed:
+            raise closed_before()
+        entry = self.config.models.get(model)
+        if entry is None:
+            raise UnknownModel(
+                f"No model is called {model!r}.",
+                hint=f"{self.config.file or 'The configuration'} has: "
+                f"{', '.join(sorted(self.config.models)) or 'no models'}.",
+                model=model,
+            )
+        return entry
 
     def _check_role(self, model: str, entry: ModelEntry, operation: str) -> None:
         """Refuse what the engine of a model would refuse, before other engines leave for it.
