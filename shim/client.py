@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from backends.flows import run_blocking
 from budget.errors import InvalidRequest
-from shim.calls.call import OWN_OPTIONS, Call, Messages
+from shim.calls.call import Call, Messages
 from shim.calls.calls import Calls
 from shim.calls.chat_options import CallOptions, ChatOptions
 from shim.calls.declaring import Plan
+from shim.calls.own_options import OWN_OPTIONS
 from shim.calls.session import Session
 from shim.config import Config
 from shim.model_info import ModelInfo
@@ -253,7 +254,7 @@ class Shim:
             return {}
         if call.run is not None:
             self._session.follow(call.run)
-        fields = self._session.want(call, want)
+        fields = {**call.wants, "want": want}
         if persist:
             fields["persist"] = True
         if want == "pin" and not persist:

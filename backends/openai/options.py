@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from backends.base import Endpoint
@@ -117,25 +117,32 @@ _NEEDS = {
 }
 
 
-def understood(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options under their names here and as plain values; what is None or says nothing is left out.
+def split_options(
+    options: Mapping[str, Any], own_names: Sequence[str] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options that `own_names` has, and those of the engine, under their names here, as plain values.
 
-    `max_completion_tokens` is `max_tokens`; -1 is no limit, and any seed. NumPy's numbers are numbers.
+    What is None or says nothing is left out. `max_completion_tokens` is `max_tokens`; -1 is no limit, and
+    any seed. NumPy's numbers are numbers.
 
     Raises:
-        InvalidRequest: an option is given under two names.
+        InvalidRequest: an option is unknown, or given under two names.
     """
-    read: dict[str, Any] = {}
+    own: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
     for given, value in options.items():
         if value is None:
             continue
         name = _ALIASES.get(given, given)
+        read = own if name in own_names else rest
         if name in read:
             raise InvalidRequest(f"{name} is given twice, also as {given}.", option=name)
+        if read is rest and name not in OPTIONS:
+            raise unknown_option(name, own_names)
         if name in _NO_BOUND and value == -1:
             continue
         read[name] = value if type(value) in _PLAIN else plain_number(value)
-    return read
+    return own, rest
 
 
 def plain_number(value: Any) -> Any:

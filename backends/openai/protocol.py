@@ -171,10 +171,7 @@ def embed_body(endpoint: Endpoint, texts: Sequence[str]) -> bytes:
 
 def _encode(body: Mapping[str, Any]) -> bytes:
     try:
-        text = json.dumps(
-            body, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_plain
-        )
-        return text.encode()
+        return _ENCODER.encode(body).encode()
     except RecursionError:
         raise InvalidRequest("the request is nested too deeply for JSON.") from None
     except (TypeError, ValueError) as exc:
@@ -187,6 +184,12 @@ def _plain(value: Any) -> Any:
     if plain is value:
         raise TypeError(f"{type(value).__name__} is no value of JSON")
     return plain
+
+
+# Made once: json.dumps makes a new one a call when it is given options.
+_ENCODER: Final = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_plain
+)
 
 
 def decode(raw: bytes) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,21 +10,17 @@ from operator import itemgetter
 from typing import Any
 
 from backends.base import Endpoint
-from backends.openai.connections.bounds import Timeouts
 from backends.openai.exchange import secrets_of
 from backends.openai.masking import NO_SECRETS
-from backends.openai.options import OPTIONS, template_warnings, understood, unknown_option
+from backends.openai.options import template_warnings
 from backends.openai.protocol import ChatRequest, Completion, Embeddings, Usage
 from backends.openai.relaxed_schemas import relaxed_in
-from budget.errors import InternalError, InvalidRequest, KeepwarmError
+from budget.errors import InternalError, KeepwarmError
 from shim.replies import EmbeddingReply, PastCall, Reply, Residency
 from shim.wire.keeper_connection import KeeperConnection
 from traces import RequestRecord, RunTrace, current_run
 
 Messages = Sequence[Mapping[str, Any]] | str
-TIMEOUT_OPTIONS = ("first_token_timeout", "token_timeout", "answer_timeout")
-OWN_OPTIONS = ("priority", "deadline_s", *TIMEOUT_OPTIONS)
-MAX_DEADLINE_S = 366 * 86400
 NO_USAGE = Usage()
 _MODEL = itemgetter("model")
 _ENDPOINTS: dict[str, tuple[Mapping[str, Any], Endpoint]] = {}
@@ -73,6 +70,9 @@ class Call:
     model: str
     request: ChatRequest
     wants: dict[str, Any]
+    """The fields of the op that asks for its lease."""
+    limits: dict[str, Any]
+    """The bounds of time of its request, as the transport takes them: `timeouts` and `deadline`."""
     remote: bool
     operation: str = "chat"
     in_background: bool = False
@@ -86,10 +86,6 @@ class Call:
     runs_on: bool = False
     """Whether an interrupt was asked for and was impossible, so that it runs to its end."""
     started_ns: int = field(default_factory=time.monotonic_ns)
-    timeouts: Timeouts | None = None
-    """The time-outs of the request; None: the transport's own."""
-    deadline: float | None = None
-    """The monotonic second by which the whole call has to end; None without a deadline."""
     sent_ns: int = 0
     first_ns: int | None = None
     end_ns: int = 0
@@ -97,18 +93,10 @@ class Call:
     connection: KeeperConnection | None = None
     """The connection that holds its lease; None at a remote endpoint, which needs none."""
     resumed: int = 0
+    retried: int = 0
+    """How often the request was sent anew, because its engine ended: at most once."""
     run: RunTrace | None = field(default_factory=current_run)
     """The run that is traced where the call is made."""
-
-    @property
-    def limits(self) -> dict[str, Any]:
-        """The bounds of time of the request, as the transport takes them."""
-        return {"timeouts": self.timeouts, "deadline": self.deadline}
-
-    @property
-    def retried(self) -> int:
-        """How often the request was sent anew, because its engine ended: at most once."""
-        return int(self.ended_by is not None)
 
     @property
     def held(self) -> LeaseGrant:
@@ -143,9 +131,10 @@ class Call:
             return False
         if self.first_ns is not None and not self.whole:
             return False
-        if self.deadline is not None and time.monotonic() >= self.deadline:
+        if time.monotonic() >= self.limits.get("deadline", math.inf):
             return False
-        self.ended_by, self.first_ns, self.sent_ns = failure, None, 0
+        self.ended_by, self.retried = failure, 1
+        self.first_ns, self.sent_ns = None, 0
         self.resumed, self.runs_on = 0, False
         return True
 
@@ -168,6 +157,7 @@ class Call:
     def reply(self, answer: Completion) -> Reply:
         """The reply of a finished call."""
         self.end_ns = time.monotonic_ns()
+        endpoint, options = self.held.endpoint, self.request.options
         first_ns = self.first_ns
         if first_ns is None and answer.timings is not None:
             first_ns = self.sent_ns + int(answer.timings.prompt_ms * 1e6)
@@ -186,13 +176,9 @@ class Call:
             total_s=(self.end_ns - self.started_ns) / 1e9,
             resumed=self.resumed,
             retried=self.retried,
-            relaxed=self._relaxed() if self.request.options else (),
-            warnings=template_warnings(self.held.endpoint, self.request.options),
+            relaxed=relaxed_in(options) if endpoint.backend == "llama.cpp" else (),
+            warnings=template_warnings(endpoint, options),
         )
-
-    def _relaxed(self) -> tuple[str, ...]:
-        here = self.held.endpoint.backend == "llama.cpp"
-        return relaxed_in(self.request.options) if here else ()
 
     def embedding_reply(self, answer: Embeddings) -> EmbeddingReply:
         """The reply of a finished embedding call."""
@@ -260,33 +246,3 @@ class Call:
             answer=secrets.mask(said.content) if said else None,
             attributes=attributes,
         )
-
-
-def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Keepwarm's own options, checked, and the options that go to the engine.
-
-    Raises:
-        InvalidRequest: an option is unknown or given twice, `priority` is no integer, or `deadline_s` no
-            positive number.
-    """
-    rest = understood(options)
-    if not rest:
-        return {}, rest
-    own: dict[str, Any] = {}
-    if not rest.keys().isdisjoint(OWN_OPTIONS):
-        own = {name: rest.pop(name) for name in OWN_OPTIONS if name in rest}
-    if not rest.keys() <= OPTIONS.keys():
-        raise unknown_option(next(name for name in rest if name not in OPTIONS), OWN_OPTIONS)
-    if not own:
-        return own, rest
-    priority, deadline_s = own.get("priority", 0), own.get("deadline_s", 1.0)
-    if not isinstance(priority, int) or isinstance(priority, bool):
-        raise InvalidRequest(f"priority is {priority!r}; an integer is allowed.")
-    number = isinstance(deadline_s, int | float) and not isinstance(deadline_s, bool)
-    if not number or not 0 < deadline_s <= MAX_DEADLINE_S:
-        # An integer of thousands of digits has no text.
-        shown = repr(deadline_s)[:80] if not number or abs(deadline_s) < 1e18 else "a huge number"
-        raise InvalidRequest(
-            f"deadline_s is {shown}; seconds above 0 are allowed, and at most a year's."
-        )
-    return own, rest

@@ -45,7 +45,8 @@ class Calls(Leases):
         Raises:
             KeepwarmError: one of the tree in `budget.errors`, here or while iterating.
         """
-        call.preemptible = not call.remote and can_resume(call.request)
+        if not call.remote and can_resume(call.request):
+            call.preemptible = call.wants["preemptible"] = True
         return AsyncReplyStream(self, call, await self.begin(call))
 
     async def _run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Mapping, Sequence
 from operator import attrgetter
 
@@ -44,7 +45,7 @@ class Leases:
 
     Args:
         session: what is configured.
-        lines: the way to the keeper, a thread's or an event loop's.
+        connections: the way to the keeper, a thread's or an event loop's.
         transport: the way to engines, of the same kind.
     """
 
@@ -66,10 +67,11 @@ class Leases:
         if call.run is not None:
             session.follow(call.run)
         call.connection = None  # of the lease before, which is given back
+        if call.grant is not None and (deadline := call.limits.get("deadline")) is not None:
+            # It had a lease before, and its deadline is that of the whole call.
+            call.wants["deadline_s"] = max(0.0, deadline - time.monotonic())
         try:
-            call.connection, granted = await self._connections.ask_keeping(
-                "lease", **session.want(call)
-            )
+            call.connection, granted = await self._connections.ask_keeping("lease", **call.wants)
             grant = LeaseGrant.from_wire(granted)
             call.granted(grant)
         except BaseException as error:

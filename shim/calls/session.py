@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from backends.base import Capabilities, Endpoint
 from backends.kinds import Backend
 from backends.openai.async_client import AsyncTransport
+from backends.openai.options import split_options
 from backends.openai.protocol import ChatRequest, no_chat, no_embeddings
 from backends.openai.resume import can_resume
 from backends.openai.sync_client import SyncTransport
@@ -25,11 +26,11 @@ from budget.errors import (
     KeepwarmError,
     UnknownModel,
 )
-from shim.calls.call import Call, Messages, split_options
+from shim.calls.call import Call, Messages
 from shim.calls.declaring import DeclaredUsesBook
 from shim.calls.inline_keeper import InlineStart
+from shim.calls.own_options import OWN_OPTIONS, timeouts_of
 from shim.calls.session_pins import Pins
-from shim.calls.timeouts import timeouts_of
 from shim.calls.tracing import trace_history
 from shim.config import FILE_NAME, Config, ModelEntry, load_config, user_config_file
 from shim.paths import named_runtime, runtime_dir
@@ -239,16 +240,17 @@ class Session:
         entry = self._entry(model)
         if (entry.role == "embedder") is not (operation == "embeddings"):
             self._check_role(model, entry, operation)
-        own, rest = split_options(options)
+        own, rest = split_options(options, OWN_OPTIONS)
+        limits = {"timeouts": timeouts_of(entry, own)}
+        if (deadline_s := own.get("deadline_s")) is not None:
+            limits["deadline"] = time.monotonic() + deadline_s
         request, remote = ChatRequest(messages, rest), entry.url is not None
         low = own.get("priority", entry.priority) < 0
-        call = Call(
-            model, request, own, remote, operation, low and not remote and can_resume(request)
-        )
-        call.timeouts = timeouts_of(entry, own)
-        if (deadline_s := own.get("deadline_s")) is not None:
-            call.deadline = call.started_ns / 1e9 + deadline_s
-        return call
+        wants = {"model": model, "want": "lease", **own}
+        if self.declarations.open and (plan := self.declarations.name()) is not None:
+            wants["plan"] = plan
+        in_background = low and not remote and can_resume(request)
+        return Call(model, request, wants, limits, remote, operation, in_background)
 
     def hint(self, kind: str, model: str) -> Mapping[str, Any]:
         """Tell the keeper that a model is to be unloaded, released or unpinned.
@@ -307,18 +309,6 @@ class Session:
             api_key_env=entry.api_key_env,
             capabilities=Capabilities(embeddings=True, grammar=False),
         )
-
-    def want(self, call: Call, want: str = "lease") -> dict[str, Any]:
-        """The fields of the op that asks for a call's lease."""
-        fields = {"model": call.model, "want": want, **call.wants}
-        if self.declarations.open and (plan := self.declarations.name()) is not None:
-            fields["plan"] = plan
-        if call.preemptible:
-            fields["preemptible"] = True
-        if call.deadline is not None and call.grant is not None and "deadline_s" in fields:
-            # It had a lease before, and its deadline is that of the whole call.
-            fields["deadline_s"] = max(0.0, call.deadline - time.monotonic())
-        return fields
 
     # Traces
 

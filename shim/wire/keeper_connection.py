@@ -223,16 +223,14 @@ class ConnectionPool(ABC):
             KeepwarmError: no keeper runs and none could be started.
         """
 
-    async def take(self, *, fresh: bool = False) -> KeeperConnection:
-        """An idle connection, or a new one (always, when `fresh`).
+    async def new(self) -> KeeperConnection:
+        """A new connection.
 
         Raises:
             KeepwarmError: no keeper runs and none could be started, or it refuses this client.
         """
         if self._closed:
             raise closed_before()
-        if not fresh and (idle := self._pop()) is not None:
-            return idle
         connection = KeeperConnection(await self._connect())
         if not await self._begin(connection):
             # The keeper was about to end, so wait for the next one.
@@ -301,7 +299,10 @@ class ConnectionPool(ABC):
     async def ask_keeping(self, op: str, **fields: Any) -> tuple[KeeperConnection, Message]:
         """As `ask`; the caller keeps the connection, and has to return or close it."""
         since = time.monotonic()
-        connection = self._pop() or await self.take(fresh=True)
+        try:
+            connection = self.idle.pop()
+        except IndexError:
+            connection = await self.new()
         again = False
         while True:
             try:
@@ -316,7 +317,7 @@ class ConnectionPool(ABC):
                 # connection. Nothing was delivered, and the next keeper does not know the op.
                 again = True
                 self._close_idle()
-                connection = await self.take(fresh=True)
+                connection = await self.new()
                 fields = _what_is_left(fields, time.monotonic() - since)
             except BaseException:
                 # No answer is here, so the op is open: an error of a signal's handler, a cancellation.
@@ -333,15 +334,9 @@ class ConnectionPool(ABC):
             raise
 
     def _close_idle(self) -> None:
-        while (connection := self._pop()) is not None:
-            connection.close()
-
-    def _pop(self) -> KeeperConnection | None:
-        # No look before: another thread may take the last connection in between.
-        try:
-            return self.idle.pop()
-        except IndexError:
-            return None
+        while self.idle:
+            with contextlib.suppress(IndexError):  # another thread took it
+                self.idle.pop().close()
 
 
 def _what_is_left(fields: dict[str, Any], passed_s: float) -> dict[str, Any]:

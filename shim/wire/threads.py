@@ -160,9 +160,9 @@ class BlockingPool:
     def __init__(self, connect: Callable[[], socket.socket], hello: Hello) -> None:
         self.flows = ThreadConnectionPool(connect, hello)
 
-    def take(self, *, fresh: bool = False) -> BlockingConnection:
-        """An idle connection, or a new one (always, when `fresh`)."""
-        return BlockingConnection(run_blocking(self.flows.take(fresh=fresh)))
+    def new(self) -> BlockingConnection:
+        """A new connection."""
+        return BlockingConnection(run_blocking(self.flows.new()))
 
     def ask(self, op: str, **fields: Any) -> Message:
         """One op on a pooled connection; asked once more when the keeper had ended or ends meanwhile."""

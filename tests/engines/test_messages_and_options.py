@@ -13,12 +13,12 @@ import pytest
 from backends.base import Capabilities, Endpoint
 from backends.openai import ChatRequest
 from backends.openai.chat_messages import checked_messages
-from backends.openai.options import OPTIONS, understood
+from backends.openai.options import OPTIONS, split_options
 from backends.openai.protocol import chat_body
 from backends.openai.schemas import MAX_GRAMMAR_DEPTH, MAX_SCHEMA_DEPTH
 from budget.errors import InvalidRequest
-from shim.calls.call import OWN_OPTIONS, split_options
 from shim.calls.chat_options import ChatOptions
+from shim.calls.own_options import OWN_OPTIONS
 
 LLAMA = Endpoint("http://e", "m", "llama.cpp", "/s", capabilities=Capabilities(grammar=True))
 FAR = Endpoint("http://far", "m", "openai")
@@ -27,7 +27,7 @@ _DOCUMENT = Path(__file__).parents[2] / "docs" / "options.md"
 
 
 def _body(options: dict[str, Any], endpoint: Endpoint = LLAMA) -> dict[str, Any]:
-    request = ChatRequest("x", understood(options))
+    request = ChatRequest("x", split_options(options)[1])
     body: dict[str, Any] = json.loads(chat_body(endpoint, request, stream=False))
     return {name: value for name, value in body.items() if name not in {"model", "messages"}}
 
@@ -124,7 +124,7 @@ def test_what_means_nothing_is_left_out_and_other_names_are_understood() -> None
     assert _body({"max_tokens": -1, "seed": -1, "temperature": None}) == {}
     assert _body({"max_completion_tokens": 7}) == {"max_tokens": 7}
     with pytest.raises(InvalidRequest, match="max_tokens is given twice"):
-        understood({"max_tokens": 7, "max_completion_tokens": 7})
+        split_options({"max_tokens": 7, "max_completion_tokens": 7})
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
@@ -140,7 +140,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
     schema = body.pop("response_format")["json_schema"]["schema"]
     assert schema == {"type": "integer", "minimum": 3}
     assert body == {"max_tokens": 5, "temperature": 0.5, "logprobs": True, "bias": 1.0}
-    own, _ = split_options({"priority": np.int8(2), "deadline_s": np.float32(2)})
+    own, _ = split_options({"priority": np.int8(2), "deadline_s": np.float32(2)}, OWN_OPTIONS)
     assert own == {"priority": 2, "deadline_s": 2.0}
     with pytest.raises(InvalidRequest, match="cannot be written as JSON"):
         _body({"extra": {"x": np.zeros(2)}})
@@ -162,7 +162,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
 def test_an_unknown_option_is_named_with_what_was_meant(name: str, hint: str) -> None:
     """Before a model is loaded for it."""
     with pytest.raises(InvalidRequest, match=f"unknown option '{name}'") as caught:
-        split_options({"max_tokens": 3, name: 1})
+        split_options({"max_tokens": 3, name: 1}, OWN_OPTIONS)
     assert hint in caught.value.hint
     assert "deadline_s" in str(caught.value.facts["allowed"])
 

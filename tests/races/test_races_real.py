@@ -75,7 +75,7 @@ def test_arrivals_during_evictions_are_all_served(one: Shim) -> None:
 def test_a_client_that_leaves_during_a_load_is_in_nobodys_way(one: Shim) -> None:
     """Its request is withdrawn with its connection; the next model gets the bytes."""
     for leaving, staying in (("a", "b"), ("b", "c"), ("c", "a")):
-        line = one._session.connections.take(fresh=True)
+        line = one._session.connections.new()
         line.tell("lease", id=1, model=leaving, want="lease")
         line.close()
         assert one.chat(staying, "Hi.", **QUIET).model == staying
@@ -98,7 +98,7 @@ def test_a_release_and_a_double_end_during_leases(one: Shim) -> None:
     with one.stream("a", "Hi.", max_tokens=300, extra={"ignore_eos": True}) as stream:
         next(stream)
         one.release("a")
-        line = one._session.connections.take(fresh=True)
+        line = one._session.connections.new()
         answer = line.ask("lease", model="a", want="load")
         assert answer["lease"] is None
         line.tell("end", lease="r1")

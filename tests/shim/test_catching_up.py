@@ -41,7 +41,7 @@ def heard(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 def connect_anew(shim: Shim, times: int = 2) -> None:
     """Connect to the keeper again, as after a crash, and ask for something."""
     for _ in range(times):
-        shim._session.connections.take(fresh=True).close()
+        shim._session.connections.new().close()
         shim.load("m")
 
 

@@ -114,7 +114,7 @@ def test_the_end_of_an_event_loop_waits_for_no_keeper_that_starts() -> None:
     async def greeted(_: KeeperConnection) -> None: ...
 
     async def main() -> None:
-        asked = asyncio.create_task(LoopConnectionPool(connect, greeted).take())
+        asked = asyncio.create_task(LoopConnectionPool(connect, greeted).new())
         await asyncio.sleep(0)
         asked.cancel()
         with pytest.raises(asyncio.CancelledError):

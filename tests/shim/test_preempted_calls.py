@@ -199,7 +199,7 @@ def test_pictures_in_messages_are_not_interrupted() -> None:
 
 def test_an_answer_yields_only_where_it_can_go_on() -> None:
     """Not before its first token, not while it thinks, not at its end."""
-    call = Call("m", ChatRequest("Hello.", {"max_tokens": 3}), {}, remote=False)
+    call = Call("m", ChatRequest("Hello.", {"max_tokens": 3}), {}, {}, remote=False)
     two, three = (Timings(prompt_n=5, cache_n=2, predicted_n=n) for n in (2, 3))
     said = Delta(content="Hi", timings=two)
     assert to_yield(call, [Delta(role="assistant")]) is None

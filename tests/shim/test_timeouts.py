@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from backends.openai import Timeouts
+from backends.openai.options import split_options
 from shim import Config, EngineTimeout, InvalidRequest, Shim
-from shim.calls.call import split_options
-from shim.calls.timeouts import timeouts_of
+from shim.calls.own_options import OWN_OPTIONS, timeouts_of
 from tests.engines.hostile import listening, read_request
 from tests.shim.conftest import Stage
 
 
 def _timeouts(entry: dict[str, Any], **options: Any) -> Timeouts | None:
-    own, _ = split_options(options)
+    own, _ = split_options(options, OWN_OPTIONS)
     models = {"m": entry}
     found = timeouts_of(Config.from_mapping({"models": models}).models["m"], own)
     assert own.keys() <= {"priority", "deadline_s"}

@@ -96,7 +96,7 @@ def test_an_endless_chat_template_holds_nobody(tiny_models: Files) -> None:
 def test_an_engine_that_spins_after_its_caller_has_gone_is_ended(tiny_models: Files) -> None:
     """Its lease is back with its client's connection; the process would compute for hours."""
     with keeper(tiny_models, template=SPINS) as made:
-        line = made._session.connections.take(fresh=True)
+        line = made._session.connections.new()
         held = line.ask("lease", model="a", want="lease")
         pid = pid_of(made, "a")
         _send_and_leave(held["endpoint"]["socket_path"])
