@@ -15,9 +15,21 @@ from shim.cli.console.interrupt_and_memory import ctrl_c_raises, lack_of_memory
 from shim.cli.lazy import LazyGroup
 
 COMMANDS: Final = {
-    "chat": ("shim.cli.commands.chat:chat", "Ask a model and print its answer as it comes."),
-    "embed": ("shim.cli.commands.embed:embed", "Turn texts into vectors."),
+    "chat": ("shim.cli.commands.asking.chat:chat", "Ask a model and print its answer as it comes."),
+    "embed": ("shim.cli.commands.asking.embed:embed", "Turn texts into vectors."),
     "ps": ("shim.cli.commands.ps.command:ps", "Show what is resident, leased, pinned and waiting."),
+    "list": (
+        "shim.cli.commands.about.listing:list_models",
+        "List the models: what they are, and whether they are loaded.",
+    ),
+    "show": (
+        "shim.cli.commands.about.showing:show_model",
+        "Show the facts of a model: its file, its settings, and its engine.",
+    ),
+    "logs": (
+        "shim.cli.commands.about.logs:logs",
+        "Print the end of the log of a model's engine; without MODEL, of the keeper's log.",
+    ),
     "plan": (
         "shim.cli.commands.plan.command:plan",
         "Show what would be resident, on which device, and why.",
@@ -36,6 +48,10 @@ COMMANDS: Final = {
     ),
     "load": ("shim.cli.commands.models:load", "Make a model resident without a request."),
     "unload": ("shim.cli.commands.models:unload", "Unload a model as soon as its last lease ends."),
+    "stop": (
+        "shim.cli.commands.models:stop",
+        "Unload a model now; one that is in use, when the last request that uses it ends.",
+    ),
     "pin": ("shim.cli.commands.models:pin", "Make a model resident and keep it until `unpin`."),
     "unpin": ("shim.cli.commands.models:unpin", "Let a pinned model be evicted again."),
     "release": (
@@ -62,15 +78,21 @@ COMMANDS: Final = {
     ),
 }
 ELSEWHERE: Final = {
-    "list": "ps or config show",
-    "log": "keeper log",
-    "logs": "keeper log",
-    "run": "chat",
-    "show": "inspect or config show",
+    "ask": "chat",
+    "create": "config show",
+    "generate": "chat",
+    "help": "--help",
+    "info": "show",
+    "kill": "stop",
+    "log": "logs",
+    "ls": "list",
+    "models": "list",
+    "pull": "load",
+    "restart": "keeper stop",
+    "rm": "stop or kv clear (keepwarm deletes no model files)",
+    "serve": "keeper start",
     "start": "keeper start",
     "status": "ps or keeper status",
-    "stop": "unload or keeper stop",
-    "top": "ps --watch",
 }
 """Names that other programs use, and the commands that serve here."""
 

@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 
 from backends.foreign_json import parse_json
 from backends.json_shapes import real, table, text, whole
-from backends.machine.files.whole_files import read_shape, write_whole
+from backends.machine.files.whole_files import BadState, parse_state, read_shape, write_whole
 from budget.errors import ConfigError
 from shim.config import Config
 
@@ -99,6 +99,14 @@ class InForce:
             config.file or "its own",
         )
         return replace(order, config=config)
+
+    def read(self) -> Config | None:
+        """The configuration that the keeper of this folder runs with; None where no file says so."""
+        try:
+            left = parse_state(self._path, _left)
+            return _config_of(left, float(left["since"]))
+        except (OSError, BadState, ConfigError):
+            return None
 
     def write(self, config: Config) -> None:
         """Write the configuration that is in force now; a failure is only logged."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from shim.cli.commands.chat import reply_json, warnings_of
+from shim.cli.commands.asking.chat import reply_json, warnings_of
 from shim.cli.commands.config.command import config_group
 from shim.replies import Reply
 

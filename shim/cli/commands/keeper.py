@@ -143,6 +143,11 @@ def wait_gone(pid: int, runtime: Path, limit_s: float) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Go on printing new lines, until Ctrl-C.")
 def log(lines: int, *, follow: bool) -> None:
     """Print the end of the keeper's log."""
+    print_keeper_log(lines, follow=follow)
+
+
+def print_keeper_log(lines: int, *, follow: bool) -> None:
+    """Print the last lines of the keeper's stderr and log; go on with new ones if `follow`."""
     path = log_file()
     errors = stderr_file()
     if not path.exists() and not errors.exists():

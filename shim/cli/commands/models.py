@@ -1,19 +1,22 @@
-"""`keepwarm load`, `unload`, `pin`, `unpin` and `release`: which model should come, stay or go."""
+"""`keepwarm load`, `unload`, `stop`, `pin`, `unpin` and `release`: which model should come, stay or go."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
+from pathlib import Path
 from typing import Any
 
 import click
 
-from shim.cli.console.context import config_of, entry_of
+from shim.cli.console.chosen_model import ChosenModel, choose
 from shim.cli.console.output import StatusLine, print_json, size, span
 from shim.cli.console.progress import WaitingLine, fetch_first
-from shim.cli.console.running import is_running
+from shim.cli.console.running import engine_row, is_running
 from shim.cli.console.shared_options import Decorated, json_option
 from shim.client import Shim
+from shim.paths import runtime_dir
+from shim.wire.launch import running_connection
 
 
 def _command(command: Decorated) -> click.Command:
@@ -24,19 +27,23 @@ def _command(command: Decorated) -> click.Command:
 @_command
 def load(ctx: click.Context, model: str, *, as_json: bool) -> None:
     """Make a model resident without a request."""
-    _bring(ctx, model, lambda shim: shim.load(model), pinned=False, as_json=as_json)
+    _bring(ctx, model, lambda shim, name: shim.load(name), pinned=False, as_json=as_json)
 
 
 @_command
 def pin(ctx: click.Context, model: str, *, as_json: bool) -> None:
     """Make a model resident and keep it until `unpin`."""
-    _bring(ctx, model, lambda shim: shim.pin(model, persist=True), pinned=True, as_json=as_json)
+    _bring(
+        ctx, model, lambda shim, name: shim.pin(name, persist=True), pinned=True, as_json=as_json
+    )
 
 
 @_command
 def unload(ctx: click.Context, model: str, *, as_json: bool) -> None:
     """Unload a model as soon as its last lease ends."""
-    with _running(ctx, model) as shim:
+    chosen = choose(ctx, model, uses=())
+    model = chosen.model
+    with _running(chosen) as shim:
         gone = shim is None or shim.unload(model)
     if as_json:
         print_json({"model": model, "gone": gone})
@@ -47,9 +54,59 @@ def unload(ctx: click.Context, model: str, *, as_json: bool) -> None:
 
 
 @_command
+def stop(ctx: click.Context, model: str, *, as_json: bool) -> None:
+    """Unload a model now; one that is in use, when the last request that uses it ends.
+
+    MODEL is a name, or the path of a file that the keeper has. A pinned model is refused: `keepwarm
+    unpin` it first. `keepwarm keeper stop` ends the keeper with all models.
+
+    Example: keepwarm stop writer
+    """
+    chosen = choose(ctx, model, uses=())
+    outcome, users = (
+        ("remote", []) if chosen.entry.remote else _stopped(chosen.model, runtime_dir())
+    )
+    if as_json:
+        print_json({"model": chosen.model, "outcome": outcome, "processes": users})
+        return
+    said = {
+        "remote": f"{model} runs at {chosen.entry.url}; keepwarm does not hold it.",
+        "absent": f"{model} is not loaded.",
+        "gone": f"{model} is unloaded.",
+        "leaving": f"{model} is in use by {_processes(users)}; it leaves when they are done.",
+    }
+    click.echo(said[outcome])
+
+
+def _stopped(model: str, runtime: Path) -> tuple[str, list[int]]:
+    """What came of the wish to unload a model, and the processes that use it."""
+    keeper = running_connection(runtime)
+    if keeper is None:
+        return "absent", []
+    with closing(keeper):
+        row = engine_row(keeper.ask("status"), model)
+        if row is None or row["state"] in ("absent", "failed"):
+            return "absent", []
+        if not row["leases"] or row["pinned"]:
+            gone = keeper.ask("hint", kind="unload", model=model)["gone"]
+            return ("gone" if gone else "leaving"), []
+        # An answer would come once it is gone; the keeper reads this before the next question.
+        keeper.tell("hint", kind="unload", model=model)
+        keeper.ask("status")
+        return "leaving", sorted({lease["pid"] for lease in row["leases"] if lease["pid"]})
+
+
+def _processes(pids: list[int]) -> str:
+    named = ", ".join(map(str, pids)) or "a program that has ended"
+    return f"process{'es' if len(pids) > 1 else ''} {named}"
+
+
+@_command
 def unpin(ctx: click.Context, model: str, *, as_json: bool) -> None:
     """Let a pinned model be evicted again."""
-    with _running(ctx, model) as shim:
+    chosen = choose(ctx, model, uses=())
+    model = chosen.model
+    with _running(chosen) as shim:
         if shim is not None:
             shim.unpin(model)
     _say_hint(model, "may be evicted again", told=shim is not None, as_json=as_json)
@@ -58,7 +115,9 @@ def unpin(ctx: click.Context, model: str, *, as_json: bool) -> None:
 @_command
 def release(ctx: click.Context, model: str, *, as_json: bool) -> None:
     """Tell the keeper that a model may be evicted first."""
-    with _running(ctx, model) as shim:
+    chosen = choose(ctx, model, uses=())
+    model = chosen.model
+    with _running(chosen) as shim:
         if shim is not None:
             shim.release(model)
     _say_hint(
@@ -73,27 +132,25 @@ def _say_hint(model: str, what: str, *, told: bool, as_json: bool) -> None:
         click.echo(f"{model} {what}." if told else f"No keeper runs, so {model} is not resident.")
 
 
-def _running(ctx: click.Context, model: str) -> AbstractContextManager[Shim | None]:
+def _running(chosen: ChosenModel) -> AbstractContextManager[Shim | None]:
     """A shim on the running keeper, or None. No keeper is started only to hear that a model may go."""
-    config = config_of(ctx, uses=())
-    entry_of(config, model)
-    return Shim(config, inline=False) if is_running() else nullcontext()
+    return Shim(chosen.config, inline=False) if is_running() else nullcontext()
 
 
 def _bring(
     ctx: click.Context,
     model: str,
-    ask: Callable[[Shim], Mapping[str, Any]],
+    ask: Callable[[Shim, str], Mapping[str, Any]],
     *,
     pinned: bool,
     as_json: bool,
 ) -> None:
-    config = config_of(ctx)
-    entry = entry_of(config, model)
     line = StatusLine()
+    chosen = choose(ctx, model).taken_in(line)
+    config, model, entry = chosen.config, chosen.model, chosen.entry
     fetch_first(line, entry)
     with Shim(config, inline=False) as shim, WaitingLine(line, model, shim.runtime):
-        told = ask(shim)
+        told = ask(shim, model)
     outcome = bring_json(model, told, pinned=pinned)
     if as_json:
         print_json(outcome)

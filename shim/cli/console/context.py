@@ -51,7 +51,8 @@ def config_of(ctx: click.Context, uses: Collection[str] | None = None) -> Config
     if config.file is None and not config.models:
         raise ConfigError(
             "keepwarm found no configuration, so there are no models.",
-            hint="Write a keepwarm.toml (docs/configuration.md), or name one with --config.",
+            hint="Write a keepwarm.toml (docs/configuration.md), name one with --config, or give "
+            "`chat` and `run` the path of a GGUF file.",
         )
     return config
 

@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from budget.errors import InvalidRequest
-from shim.cli.commands.chat import residency_json, temperature_of
-from shim.cli.console.context import config_of, entry_of
+from shim.cli.commands.asking.chat import residency_json, temperature_of
+from shim.cli.console.chosen_model import choose
 from shim.cli.console.output import StatusLine, print_json, print_table
 from shim.cli.console.progress import WaitingLine, fetch_first
 from shim.cli.console.shared_options import json_option, read_stdin
@@ -33,10 +33,11 @@ def embed(ctx: click.Context, model: str, texts: tuple[str, ...], *, as_json: bo
     Without TEXT every line of stdin is a text, and a blank line keeps its place without a vector. The
     table shows how each vector begins; --json prints the whole vectors.
     """
-    config = config_of(ctx)
-    entry = entry_of(config, model)
+    chosen = choose(ctx, model, "embedder")
     batch = list(texts) or _lines()
     line = StatusLine()
+    chosen = chosen.taken_in(line)
+    config, model, entry = chosen.config, chosen.model, chosen.entry
     fetch_first(line, entry)
     with (
         Shim(config, inline=False) as shim,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,15 +12,15 @@ from typing import Any
 import click
 
 from budget.errors import InvalidRequest
-from shim.cli.console.context import config_of, entry_of
+from shim.cli.commands.asking.printed_answer import PrintedAnswer
+from shim.cli.console.chosen_model import choose
 from shim.cli.console.output import StatusLine, print_json, span
 from shim.cli.console.progress import WaitingLine, fetch_first
 from shim.cli.console.shared_options import json_option, read_stdin
-from shim.cli.console.stopping import Stopped, Stops, asked_again
+from shim.cli.console.stopping import asked_again
 from shim.cli.console.traced import traced
 from shim.client import Shim
 from shim.replies import Reply, Residency
-from shim.streams import ReplyStream
 
 
 @click.command()
@@ -72,14 +70,16 @@ def chat(
 ) -> None:
     """Ask a model and print its answer as it comes.
 
-    Without PROMPT, or with -, the command reads the prompt from stdin. Ctrl-C ends the answer and
-    the lease of the model. Ctrl-Z ends the lease until the command is continued.
+    MODEL is a name of the configuration, or the path of a GGUF file. Without PROMPT, or with -, the
+    command reads the prompt from stdin. Ctrl-C ends the answer and the lease of the model. Ctrl-Z
+    ends the lease until the command is continued.
     """
-    config = config_of(ctx)
-    entry = entry_of(config, model)
+    chosen = choose(ctx, model)
     messages = _messages(system, _prompt(prompt))
     given = {name: value for name, value in options.items() if value not in (None, ())}
     line = StatusLine()
+    chosen = chosen.taken_in(line)
+    config, model, entry = chosen.config, chosen.model, chosen.entry
     fetch_first(line, entry)
     with (
         Shim(config, inline=False) as shim,
@@ -93,7 +93,7 @@ def chat(
                 click.echo(reply.content, color=True)
         else:
             ask = partial(shim.stream, model, messages, **given)
-            reply = _Answer(ask, waiting, quiet=as_json).read(stops=not entry.remote)
+            reply = PrintedAnswer(ask, waiting, quiet=as_json).read(stops=not entry.remote)
     if as_json:
         print_json(reply_json(reply))
     line.last(summary(reply))
@@ -136,72 +136,6 @@ def _schema(file: Path) -> dict[str, Any]:
 def _messages(system: str | None, prompt: str) -> list[dict[str, str]]:
     first = [{"role": "system", "content": system}] if system else []
     return [*first, {"role": "user", "content": prompt}]
-
-
-class _Answer:
-    """Prints the pieces of an answer as they come, unless `quiet`.
-
-    When Ctrl-Z breaks the answer off, its lease ends before the process stops. When the process is
-    continued, the answer goes on where it was. An answer that cannot go on is asked for again.
-    """
-
-    def __init__(
-        self, ask: Callable[[], ReplyStream], waiting: WaitingLine, *, quiet: bool
-    ) -> None:
-        self._ask = ask
-        self._waiting = waiting
-        self._quiet = quiet
-        self._stream: ReplyStream | None = None
-        self._printed = 0
-        self._last = ""
-        self._stops = Stops()
-
-    def read(self, *, stops: bool) -> Reply:
-        """Print the answer to its end. `stops`: the answer holds a lease, which Ctrl-Z has to end."""
-        try:
-            while True:
-                try:
-                    with self._stops.raised() if stops else nullcontext():
-                        return self._read()
-                except Stopped:
-                    self._stops.stop_here()
-        finally:
-            if not self._quiet and self._last and not self._last.endswith("\n"):
-                click.echo()
-
-    def _read(self) -> Reply:
-        if self._stream is not None:
-            with suppress(InvalidRequest):
-                return self._stream.reply
-        with self._begun() as stream:
-            # These pieces came before the stop and were not printed.
-            self._print(stream.text[self._printed :])
-            for piece in stream:
-                self._print(str(piece))
-            return stream.reply
-
-    def _begun(self) -> ReplyStream:
-        # An answer of which nothing is printed yet begins anew: its text alone may be more tokens than
-        # were generated, and leave less room for the rest.
-        rest = self._stream.go_on() if self._stream is not None and not self._quiet else None
-        if rest is None and self._printed:
-            if not self._quiet:
-                told = "the answer was stopped in the middle and is asked for again:"
-                click.echo(f"\nkeepwarm: {told}", err=True)
-            self._printed = 0
-        self._stream = rest or self._ask()
-        return self._stream
-
-    def _print(self, text: str) -> None:
-        if not text:
-            return
-        with self._stops.held_off():
-            self._waiting.end()
-            self._printed += len(text)
-            self._last = text
-            if not self._quiet:
-                # In a pipe an answer stays as it is, with codes of terminals that are in it.
-                click.echo(text, nl=False, color=True)
 
 
 def reply_json(reply: Reply) -> dict[str, Any]:

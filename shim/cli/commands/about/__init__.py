@@ -1,0 +1,1 @@
+"""`keepwarm list`, `show` and `logs`: which models there are, their facts, and their engines' logs."""

@@ -1,0 +1,82 @@
+"""`keepwarm logs`: the log of a model's engine, or the keeper's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+
+from budget.errors import KeepwarmError, error_from_wire
+from shim.cli.commands.keeper import FOLLOW_EVERY_S, print_keeper_log
+from shim.cli.console.chosen_model import choose
+from shim.cli.console.failure import tell
+from shim.cli.console.running import ask_running
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(min=0),
+    default=50,
+    show_default=True,
+    help="How many lines.",
+)
+@click.option("-f", "--follow", is_flag=True, help="Go on printing new lines, until Ctrl-C.")
+@click.pass_context
+def logs(ctx: click.Context, model: str | None, lines: int, *, follow: bool) -> None:
+    """Print the end of the log of a model's engine; without MODEL, of the keeper's log.
+
+    The keeper has the last 400 lines of each engine that runs, and the last lines of one that failed.
+
+    Example: keepwarm logs writer --follow
+    """
+    if model is None:
+        print_keeper_log(lines, follow=follow)
+        return
+    chosen = choose(ctx, model, uses=())
+    if chosen.entry.remote:
+        click.echo(f"{model} runs at {chosen.entry.url}; its log is there.", err=True)
+        return
+    first = _asked(chosen.model)
+    if first is None or first["generation"] is None:
+        _say_why_none(ctx, chosen.model, first)
+        if not follow:
+            return
+    for line in (first["lines"] if first else [])[-lines:] if lines else []:
+        click.echo(line)
+    if follow:
+        for line in _additions(chosen.model, first):
+            click.echo(line)
+
+
+def _asked(model: str, seen: Mapping[str, Any] | None = None) -> Mapping[str, Any] | None:
+    fields = {"generation": seen["generation"], "seen": seen["seen"]} if seen else {}
+    return ask_running("log", model=model, **fields)
+
+
+def _say_why_none(ctx: click.Context, model: str, told: Mapping[str, Any] | None) -> None:
+    if told is None:
+        click.echo(f"No keeper runs, so {model} is not loaded and has no log.", err=True)
+    elif told["death"] is None:
+        click.echo(f"{model} is not loaded, so it has no log.", err=True)
+    else:
+        tell(ctx, error_from_wire(told["death"]))
+
+
+def _additions(model: str, told: Mapping[str, Any] | None) -> Iterator[str]:
+    """The lines of a model's engines from now on, without an end; a keeper that ends is waited for."""
+    while True:
+        time.sleep(FOLLOW_EVERY_S)
+        try:
+            now = _asked(model, told)
+        except KeepwarmError as error:
+            yield f"keepwarm: {error.message}"
+            time.sleep(1.0)
+            continue
+        if now is not None:
+            yield from now["lines"]
+        told = now
