@@ -20,6 +20,7 @@ from backends.json_shapes import real, rows, table, text, whole
 from backends.machine.files.folders import user_folder
 from backends.machine.files.whole_files import is_there, read_shape, write_whole
 from budget.footprint import EngineArgs
+from budget.memory.further.speculation import DRAFTED_BY_DEFAULT, drafted_tokens
 
 LOG = logging.getLogger("keepwarm.files")
 
@@ -40,11 +41,14 @@ def cache_key(identity: str, args: EngineArgs, build: str) -> str:
     files beside the model count by their identity, not by their paths: a replaced file makes another
     key, a renamed file does not.
     """
-    beside = {
+    beside: dict[str, object] = {
         "mmproj": file_identity(args.mmproj),
         "draft_model": file_identity(args.draft_model),
         "lora": [file_identity(path) for path in args.lora],
     }
+    drafted = drafted_tokens(args)
+    if drafted != (DRAFTED_BY_DEFAULT if args.draft_model is not None else 0):
+        beside["drafted"] = str(drafted)
     text = json.dumps([_FORMAT, identity, {**asdict(args), **beside}, build], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 

@@ -253,7 +253,12 @@ def _counted_twice(answer: Mapping[str, Any], args: EngineArgs) -> dict[str, int
 
 def _wire_args(args: EngineArgs) -> dict[str, Any]:
     devices = names_of(args).llama(args.devices)
-    return {**asdict(args), "devices": devices, "rpc": servers_of(args.rpc)}
+    return {
+        **asdict(args),
+        "devices": devices,
+        "rpc": servers_of(args.rpc),
+        "outputs_per_slot": outputs_per_slot(args),
+    }
 
 
 def measure_projector(

@@ -8,7 +8,7 @@ says so when it is not.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -33,8 +33,11 @@ from budget.memory.arguments import check_args
 from budget.memory.closed_form import estimate
 from budget.memory.companions import draft_args
 from budget.memory.compute import is_exact
+from budget.memory.further.option_values import control_vector_bytes
+from budget.memory.further.speculation import speculation_parts
 from budget.memory.graph import LLAMA_BUILD
 from budget.memory.overhead import DEFAULT_OVERHEAD, OverheadModel, engine_overhead_bytes
+from budget.memory.shape import ModelShape
 from budget.memory.split import normal
 from budget.memory.weights import weights_by_layers
 
@@ -43,6 +46,8 @@ KnownSource = Literal["closed-form", "bound", "dry-run"]
 Measure = Callable[[str, EngineArgs], DryRun]
 
 NO_BUILD: Final = "none"
+_COUNTED: Final = ("--spec-", "--control-vector", "--rope-", "--yarn-")
+"""The beginnings of further arguments whose bytes are counted, or that take none."""
 _MERGES: Final = "tokenizer.ggml.merges"
 
 
@@ -104,6 +109,7 @@ class Inspector:
             parts = merged(parts, beside)
         if placed.mmproj is not None:
             parts = merged(parts, self._projector(placed.mmproj, placed, used))
+        parts = merged(parts, speculation_parts(placed, shape, parts), _vectors(placed, shape))
         if used == "closed-form" and not _all_exact(header, placed):
             used = "bound"
         note = "; ".join(self._notes(placed, used, source))
@@ -170,8 +176,8 @@ class Inspector:
                 yield "the graph is not known: compute buffers are a bound"
             if any(name.startswith("cuda:") for name in args.devices):
                 yield "figures for CUDA have not been confirmed on a GPU"
-        if args.extra:
-            yield f"not counted: {' '.join(args.extra)}"
+        if uncounted := _uncounted(args.extra):
+            yield f"not counted: {' '.join(uncounted)}"
 
     def _other_build(self) -> str:
         """The installed llama.cpp's version if the graphs were written for another version, else ''."""
@@ -207,6 +213,23 @@ class Inspector:
         if self._stored is None:
             self._stored = stored_overhead()
         return self._stored
+
+
+def _vectors(args: EngineArgs, shape: ModelShape) -> dict[str, Footprint]:
+    """Control vectors, on every device: llama.cpp keeps each layer's row where the layer is."""
+    n_bytes = control_vector_bytes(args.extra, shape)
+    return {name: Footprint(n_bytes) for name in (HOST, *args.layer_devices)} if n_bytes else {}
+
+
+def _uncounted(extra: Sequence[str]) -> list[str]:
+    """The further arguments without the options whose bytes are counted, and without their values."""
+    counted, found = False, []
+    for word in extra:
+        is_option = word.startswith("-") and not word[1:2].isdigit()
+        counted = word.startswith(_COUNTED) if is_option else counted
+        if not counted:
+            found.append(word)
+    return found
 
 
 def _all_exact(header: GgufHeader, args: EngineArgs) -> bool:

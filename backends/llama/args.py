@@ -8,6 +8,7 @@ from pathlib import Path
 from backends.llama.rpc.device_names import names_of, servers_of
 from budget.errors import ConfigError
 from budget.footprint import EngineArgs
+from budget.memory.further.speculation import draft_kinds
 
 LOG_VERBOSITY = 4
 """llama-server's `-lv`: the lowest level that prints the `buffer size` lines (3 does not, 5 is a
@@ -100,6 +101,9 @@ def _companion_args(args: EngineArgs) -> list[str]:
             argv.append("--no-mmproj-offload")
     if args.draft_model is not None:
         argv += ["--spec-draft-model", args.draft_model]
+        if "draft-simple" in draft_kinds(args) and "draft-simple" not in ",".join(args.extra):
+            # llama-server loads a draft model without it, and does not use it.
+            argv += ["--spec-type", "draft-simple"]
     if args.lora:
         argv += ["--lora", ",".join(args.lora)]
     argv += _device_args(args)

@@ -11,13 +11,12 @@ from typing import Final
 
 from budget.errors import ConfigError
 from budget.footprint import EngineArgs
+from budget.memory.further.option_values import trained_context
+from budget.memory.further.speculation import check_speculation, drafted_tokens
 from budget.memory.shape import GGML_TYPES, ModelShape
 
 KV_TYPES: Final = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 """What `--cache-type-k` and `-v` allow (common/arg.cpp, `kv_cache_types`)."""
-
-DRAFT_TOKENS: Final = 3
-"""Tokens that a draft model proposes at a time (common/common.h, `n_max`)."""
 
 _CONTEXT_PAD: Final = 256
 _MAX_SLOTS: Final = 256  # LLAMA_MAX_SEQ
@@ -94,13 +93,15 @@ def _check_split(args: EngineArgs) -> None:
 
 
 def _check_shape(args: EngineArgs, shape: ModelShape) -> None:
-    if shape.context_length and args.context_per_slot > shape.context_length:
+    trained = trained_context(args.extra, shape)
+    if trained and args.context_per_slot > trained:
         raise _reject(
             "context",
             args.context_per_slot,
-            f"the model was trained for {shape.context_length} tokens",
-            hint=f"Set the context (per slot) to at most {shape.context_length}.",
+            f"the model was trained for {trained} tokens",
+            hint=f"Set the context (per slot) to at most {trained}.",
         )
+    check_speculation(args, shape)
     if args.n_gpu_layers > shape.n_layers + 1:
         raise _reject(
             "n_gpu_layers",
@@ -144,8 +145,8 @@ class Effective:
 
 
 def outputs_per_slot(args: EngineArgs) -> int:
-    """Rows of logits that a slot needs at once: with a draft model one for each drafted token too."""
-    return 1 + DRAFT_TOKENS if args.draft_model is not None else 1
+    """Rows of logits that a slot needs at once: one, and one for each drafted token."""
+    return 1 + drafted_tokens(args)
 
 
 @lru_cache(maxsize=1024)

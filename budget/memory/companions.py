@@ -12,12 +12,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from budget.footprint import HOST, EngineArgs, Footprint
+from budget.memory.further.option_values import last_value
 from budget.memory.shape import GGML_TYPES, ModelShape
 from budget.memory.split import ON_HOST, device_of_layers
 from budget.memory.tensor_table import Tensor, tensor_table
 from budget.memory.weights import HOST_ALIGNMENT, device_tensor_bytes
 
 _FLOAT_BYTES = 4
+_DRAFT_KEYS = ("--spec-draft-type-k", "-ctkd", "--cache-type-k-draft")
+_DRAFT_VALUES = ("--spec-draft-type-v", "-ctvd", "--cache-type-v-draft")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +47,20 @@ class Tower:
 def draft_args(args: EngineArgs, n_layers: int) -> EngineArgs:
     """What llama-server gives to a draft model of that many layers.
 
-    The target's context, batches and slots, an F16 cache, and all layers on the devices, if any.
+    The target's context, batches and slots, an F16 cache unless an option says otherwise, and all layers on
+    the devices, if any.
     """
     on_device = any(name != "host" for name in args.devices)
     return replace(
         args,
-        kv_type_k="f16",
-        kv_type_v="f16",
+        kv_type_k=last_value(args.extra, *_DRAFT_KEYS) or "f16",
+        kv_type_v=last_value(args.extra, *_DRAFT_VALUES) or "f16",
         n_gpu_layers=n_layers + 1 if on_device else 0,
         embeddings=False,
         mmproj=None,
         draft_model=None,
         lora=(),
+        extra=(),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from budget.errors import ConfigError
 from budget.footprint import EngineArgs
+from budget.memory.further.option_values import trained_context
 from budget.memory.shape import ModelShape
 from budget.placement.sizes import Size
 from shim.config import ModelEntry, fetch_hub_file
@@ -44,8 +45,9 @@ def fitted_args(args: EngineArgs, entry: ModelEntry, shape: ModelShape, size: Si
     of a slot, because llama-server refuses a longer input where it cannot evaluate one in parts.
     """
     n_ctx, slots = size
-    if "context" not in entry.model_fields_set and shape.context_length > 0:
-        n_ctx = min(n_ctx, shape.context_length * slots)
+    trained = trained_context(args.extra, shape)
+    if "context" not in entry.model_fields_set and trained > 0:
+        n_ctx = min(n_ctx, trained * slots)
     args = replace(args, n_ctx=n_ctx, slots=slots)
     in_parts = shape.causal and shape.pooling == "last"
     if not args.embeddings or in_parts or "n_ubatch" in entry.model_fields_set:

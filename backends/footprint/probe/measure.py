@@ -37,7 +37,6 @@ from backends.footprint.probe.native import (
 from backends.footprint.probe.projector import measure_projector
 
 LOAD_MODE_NONE = 0  # the only mode that `no_alloc` accepts
-DRAFT_TOKENS_MAX = 3  # common/common.h, common_params_speculative_draft::n_max
 KV_TYPES = {
     "f32": 0,
     "f16": 1,
@@ -90,15 +89,14 @@ def _model_params(binding: Any, args: dict[str, Any], devices: Any) -> Any:
 def _context_params(binding: Any, args: dict[str, Any]) -> Any:
     params = binding.llama_context_default_params()
     n_batch = min(args["n_batch"], args["n_ubatch"]) if args["embeddings"] else args["n_batch"]
-    draft = DRAFT_TOKENS_MAX if args["draft_model"] else 0
     params.n_ctx = args["n_ctx"]
     params.n_seq_max = args["slots"]
     params.n_batch = n_batch
     params.n_ubatch = args["n_ubatch"]
     params.n_outputs_max = (
-        n_batch if args["embeddings"] else min(n_batch, args["slots"] * (1 + draft))
+        n_batch if args["embeddings"] else min(n_batch, args["slots"] * args["outputs_per_slot"])
     )
-    params.n_outputs_max_per_seq = 1 + draft
+    params.n_outputs_max_per_seq = args["outputs_per_slot"]
     params.embeddings = args["embeddings"]
     params.flash_attn_type = FLASH_ATTENTION[args["flash_attention"]]
     params.offload_kqv = True

@@ -15,6 +15,7 @@ from backends.machine.files.mounts import is_far
 from budget.errors import ConfigError, LoadFailed
 from budget.eviction.kv_store import carries_kv
 from budget.footprint import Placement
+from budget.memory.further.option_values import trained_context
 from shim.config import ModelEntry as ConfigEntry
 from shim.config.role_checks import check_role
 from shim.keeper.catalog.entries import ModelFile, Prepared
@@ -37,11 +38,13 @@ def prepare(
     header = read_header(_there(name, local_path(entry)))
     check_role(name, entry, header)
     shape = header.shape()
-    if "context" in entry.model_fields_set and entry.context_per_slot > shape.context_length > 0:
+    trained = trained_context(entry.engine_args, shape)
+    if "context" in entry.model_fields_set and entry.context_per_slot > trained > 0:
         raise ConfigError(
             f"{name}: {entry.context} tokens for {entry.slots} slots are "
-            f"{entry.context_per_slot} a slot; the model was trained for {shape.context_length}.",
-            hint=f"Lower [models.{name}] context to at most {shape.context_length * entry.slots}.",
+            f"{entry.context_per_slot} a slot; the model was trained for {trained}.",
+            hint=f"Lower [models.{name}] context to at most {trained * entry.slots}, or stretch the "
+            'model in engine_args: ["--rope-scaling", "yarn", "--rope-scale", "4"].',
         )
     args = replace(engine_args(entry), rpc=devices.servers())
     args, note = sized_args(args, entry, header, inspector, devices.limits)

@@ -34,12 +34,16 @@ def entry_of(path: Path, **keys: Any) -> ModelEntry:
     return Config.from_mapping({"models": {"m": {"path": str(path), **keys}}}).models["m"]
 
 
+def host_of() -> BudgetDevices:
+    """A host with more bytes than any model here takes."""
+    return BudgetDevices((Device(HOST, "host", 0, 0, HOST, ""),), {HOST: 1 << 40}, {})
+
+
 def args_of(folder: Path, found: Shape, **keys: Any) -> EngineArgs:
     """The arguments with which a model of this shape is placed on the host."""
     entry = entry_of(write(found, folder), **keys)
-    devices = BudgetDevices((Device(HOST, "host", 0, 0, HOST, ""),), {HOST: 1 << 40}, {})
     with closed_form():
-        return prepare("m", entry, devices, Inspector(FootprintCache(folder))).placements[0].args
+        return prepare("m", entry, host_of(), Inspector(FootprintCache(folder))).placements[0].args
 
 
 @pytest.mark.parametrize(
