@@ -121,6 +121,14 @@ def process_tree(pid: int) -> list[int]:
     return tree
 
 
+def mapped_files(pid: int) -> set[str]:
+    """The paths of all files that a process has mapped, shared memory among them."""
+    rows = (
+        line.split(None, 5) for line in _read(pid, "maps").decode(errors="replace").splitlines()
+    )
+    return {row[5] for row in rows if len(row) == 6}
+
+
 def process_bytes(pid: int) -> ProcessBytes | None:
     """From `/proc/PID/statm`."""
     try:

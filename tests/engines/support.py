@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from backends.base import Engine
+import httpx
+
+from backends.base import Endpoint, Engine
 from backends.llama.engine import LlamaServerEngine
 from backends.openai import ChatRequest
 from budget.footprint import HOST, EngineArgs, Footprint, Placement
@@ -55,3 +57,9 @@ def listening(log: Path) -> str:
     """The URL of a llama-server on loopback, by its log; empty before it listens."""
     hit = re.search(r"listening on (http://127\.0\.0\.1:\d+)", log.read_text(errors="replace"))
     return hit[1] if hit else ""
+
+
+def gauge(endpoint: Endpoint, name: str) -> int:
+    """The value of a metric of a server, by the lines that it shows to Prometheus."""
+    lines = httpx.get(f"{endpoint.base_url}/metrics").text.splitlines()
+    return int(sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name}{{")))

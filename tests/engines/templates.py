@@ -1,10 +1,17 @@
-"""Chat templates that do harm: real Jinja, run by the real llama-server.
+"""Chat templates, run by the real llama-server: one with a place for tools, and those that do harm.
 
-Each does it for a message "go" alone, so that the engine loads; those `AT_LOAD` do it for every message,
-which llama-server meets first when it tries the template out while it loads.
+Those that do harm do it for a message "go" alone, so that the engine loads; those `AT_LOAD` do it for every
+message, which llama-server meets first when it tries the template out while it loads.
 """
 
 from __future__ import annotations
+
+TOOLS = (
+    "{% if tools %}<|im_start|>system\nTools: {{ tools | tojson }}<|im_end|>\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content or '' }}"
+    "{% for call in message.tool_calls or [] %}<tool_call>\n{{ call.function | tojson }}\n</tool_call>"
+    "{% endfor %}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+)
 
 _SPIN = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 _GROW = (

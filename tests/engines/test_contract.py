@@ -1,4 +1,4 @@
-"""The contract of every engine: llama.cpp, the scripted fake, a remote endpoint."""
+"""The contract of every kind of engine: its life. `test_contract_answers` has that of its answers."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def test_full_and_streamed_answers_are_the_same_text(case: Case, runtime_dir: Pa
         assert full.content == streamed.content != ""
         assert full.finish_reason == streamed.finish_reason
         assert full.usage.completion_tokens == streamed.usage.completion_tokens > 0
-        assert full.timings is not None
-        assert streamed.timings is not None
-        assert streamed.timings.predicted_n == full.timings.predicted_n
+        assert (full.timings is not None) is (streamed.timings is not None) is case.timings
+        if full.timings is not None and streamed.timings is not None:
+            assert streamed.timings.predicted_n == full.timings.predicted_n
         assert sum(1 for piece in pieces if piece.content) > 1
 
     asyncio.run(scenario())

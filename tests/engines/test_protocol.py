@@ -105,6 +105,46 @@ def test_a_context_overflow_carries_its_numbers() -> None:
     assert error_from_answer(LLAMA, 400, body).facts["n_prompt_tokens"] == 900
 
 
+_TOO_MANY_CHARACTERS = (
+    "This model's maximum context length is 512 tokens. However, your prompt contains 6145 characters"
+    " (more than 3072 characters, which is the upper bound for 512 input tokens)."
+)
+
+
+@pytest.mark.parametrize(
+    ("message", "has", "may"),
+    [
+        (
+            "maximum context length is 512 tokens. However, your prompt contains at least 513 input tokens",
+            513,
+            512,
+        ),
+        (
+            _TOO_MANY_CHARACTERS,
+            1025,
+            512,
+        ),
+        (
+            "maximum context length is 4097 tokens. However, your messages resulted in 5001 tokens.",
+            5001,
+            4097,
+        ),
+        (
+            "maximum context length is 512 tokens. However, you requested 900 tokens (600 in the messages)",
+            600,
+            512,
+        ),
+    ],
+)
+def test_a_context_overflow_in_words_carries_its_numbers(message: str, has: int, may: int) -> None:
+    """vLLM, now and before, and OpenAI have no fields for them."""
+    error = error_from_answer(
+        VLLM, 400, json.dumps(_vllm(400, message, "BadRequestError")).encode()
+    )
+    assert isinstance(error, PromptTooLong)
+    assert (error.facts["n_prompt_tokens"], error.facts["n_ctx"]) == (has, may)
+
+
 @pytest.mark.parametrize(
     ("endpoint", "message", "helps"),
     [

@@ -35,6 +35,14 @@ _TOO_LONG = re.compile(
     r"|too large to process|max_model_len|longer than the maximum",
     re.IGNORECASE,
 )
+_MAY_HAVE = re.compile(r"maximum context length (?:is|of) (\d{1,9}) tokens")
+_HAS = re.compile(
+    r"(?:contains|resulted in|has)(?: at least)? (\d{1,9})(?: input)? tokens|\((\d{1,9}) in "
+)
+_HAS_CHARACTERS = re.compile(
+    r"contains (\d{1,12}) characters \(more than (\d{1,12}) characters, .{0,40} for (\d{1,9}) "
+)
+"""How vLLM and OpenAI write how long a prompt may be, and how long this one is (or is at least)."""
 _ENGINE_DEAD = re.compile(r"EngineCore|EngineDead|engine (is|has) (dead|died)", re.IGNORECASE)
 _NO_MEDIA = re.compile(r"\b(image|audio|video) input is not supported", re.IGNORECASE)
 _UNAVAILABLE = frozenset({502, 503, 504})
@@ -211,9 +219,25 @@ def _mapped(
         )
     if fields.get("code") == "context_length_exceeded" or _is_too_long(status, message, facts):
         counts = {"n_prompt_tokens": COUNT, "n_ctx": COUNT}
+        facts |= _counts_in(message)
         facts |= figures(fields, {name: counts[name] for name in counts if name in fields})
         return PromptTooLong(lead, hint=_shorter(endpoint, message), **facts)
     return _by_status(endpoint, status, lead, message, facts)
+
+
+def _counts_in(message: str) -> dict[str, Fact]:
+    """The tokens that a prompt may have, and has (or has at least), where an error has them in words."""
+    may = _MAY_HAVE.search(message)
+    if may is None:
+        return {}
+    counts: dict[str, Fact] = {"n_ctx": int(may[1])}
+    if has := _HAS.search(message):
+        counts["n_prompt_tokens"] = int(has[1] or has[2])
+    elif text := _HAS_CHARACTERS.search(message):
+        # The text was not read into tokens: so many characters are at least so many of the longest tokens.
+        characters, most, tokens = map(int, text.groups())
+        counts["n_prompt_tokens"] = -(-characters * tokens // max(most, 1))
+    return counts
 
 
 def _shorter(endpoint: Endpoint, message: str) -> str:
@@ -279,7 +303,7 @@ def refused(endpoint: Endpoint, reason: str) -> KeepwarmError:
 def broken(endpoint: Endpoint, reason: str, text: str = "") -> KeepwarmError:
     """The error for a connection that broke during an answer; `text` is the part that had come."""
     if endpoint.socket_path is not None:
-        return _died(endpoint, reason)
+        return _died(endpoint, reason, text)
     return EndpointUnavailable(
         f"{endpoint.place} broke off its answer: {reason}.",
         hint="The answer so far is incomplete; ask again.",
@@ -288,10 +312,11 @@ def broken(endpoint: Endpoint, reason: str, text: str = "") -> KeepwarmError:
     )
 
 
-def _died(endpoint: Endpoint, reason: str) -> EngineDied:
+def _died(endpoint: Endpoint, reason: str, text: str = "") -> EngineDied:
     return EngineDied(
         f"{endpoint.place} ended while it was needed: {reason}.",
         hint="The next call starts it again.",
         reason=reason,
+        text=text,
         log_tail=[],
     )
