@@ -29,7 +29,7 @@ class Roles:
         for evaluator in self._of("evaluator"):
             check_precision(evaluator.name, evaluator.role, evaluator)
             for producer in self._of("producer"):
-                _check_different(evaluator, producer)
+                check_different(evaluator, producer)
 
     @classmethod
     def of(cls, shim: Shim) -> Roles:
@@ -72,7 +72,12 @@ class Roles:
         return [info for info in self._models.values() if info.role == role]
 
 
-def _check_different(evaluator: ModelInfo, producer: ModelInfo) -> None:
+def check_different(evaluator: ModelInfo, producer: ModelInfo) -> None:
+    """Refuse an evaluator that has the producer's weights.
+
+    Raises:
+        RoleViolation: with both places.
+    """
     if evaluator.identity != producer.identity:
         return
     raise RoleViolation(

@@ -1,0 +1,1 @@
+"""Answers judged: rubrics and scores, panels of judges, and payloads cut to what matters."""

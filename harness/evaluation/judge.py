@@ -1,0 +1,245 @@
+"""One judge, several judges, and checks of a judge: `Judge` scores answers by a rubric."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from harness.evaluation.compressor import Compressed, Compressor
+from harness.evaluation.rubric import Rubric, Score
+from shim import EndpointError, InvalidRequest, Reply, Shim
+
+SPREAD: Final = 2.0
+"""Judges whose composites differ by more than this disagree."""
+MAX_TOKENS: Final = 1200
+
+Message = Mapping[str, Any]
+Prompt = Callable[[Rubric, str, str], Sequence[Message]]
+"""Makes a judge's messages of a rubric, a task and an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One judge's scores of one answer, with the composite that is computed from them."""
+
+    judge: str
+    scores: Mapping[str, Score]
+    composite: float
+    seconds: float = 0.0
+    cold: bool = False
+    cut: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """As a record keeps it."""
+        scores = {n: {"score": s.score, "reasons": s.reasons} for n, s in self.scores.items()}
+        return {
+            "judge": self.judge, "scores": scores, "composite": self.composite,
+            "seconds": self.seconds, "cold": self.cold, "cut": self.cut,
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Judgement:
+        """What `to_json` made."""
+        scores = {n: Score(s["score"], s["reasons"]) for n, s in data["scores"].items()}
+        return cls(**{**data, "scores": scores})
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The judgements of all judges on one answer.
+
+    A dimension's score is the median over the judges; `composite` is the median of their composites, and
+    `spread` is the largest of these less the smallest.
+    """
+
+    judgements: tuple[Judgement, ...]
+    disagreement_over: float = SPREAD
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The median score of each dimension."""
+        return {
+            name: statistics.median(judgement.scores[name].score for judgement in self.judgements)
+            for name in self.judgements[0].scores
+        }
+
+    @property
+    def composite(self) -> float:
+        """The median composite, 0 to 10."""
+        return statistics.median(judgement.composite for judgement in self.judgements)
+
+    @property
+    def spread(self) -> float:
+        """How far the judges' composites are apart; 0 for one judge."""
+        composites = [judgement.composite for judgement in self.judgements]
+        return max(composites) - min(composites)
+
+    @property
+    def disputed(self) -> bool:
+        """Whether the judges disagree by more than the stated spread."""
+        return self.spread > self.disagreement_over
+
+    @property
+    def seconds(self) -> float:
+        """The time of all judgements together."""
+        return sum(judgement.seconds for judgement in self.judgements)
+
+    def reasons(self, dimension: str) -> str:
+        """What the judges said of a dimension, one paragraph a judge."""
+        said = (judgement.scores[dimension].reasons for judgement in self.judgements)
+        return "\n".join(filter(None, said))
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a check of a judge found: composites of the answer as it is and as it was changed."""
+
+    check: Literal["repeat", "length"]
+    first: float
+    second: float
+
+    @property
+    def holds(self) -> bool:
+        """The same answer has the same score, and a longer one with nothing new has not gained."""
+        return self.second == self.first if self.check == "repeat" else self.second <= self.first
+
+
+class EvaluatorPool:
+    """Several evaluators for one role.
+
+    Args:
+        models: names of the configuration, at least one, each once.
+        mode: `hash` asks one of them, chosen by the run's id, so that a run has one judge and many runs
+            share the work; `panel` asks all of them, and their medians count.
+
+    Raises:
+        InvalidRequest: no model, a model that stands there twice, or an unknown mode.
+    """
+
+    def __init__(self, models: Sequence[str], mode: Literal["hash", "panel"] = "hash") -> None:
+        self.models, self.mode = tuple(models), mode
+        if not self.models or len(set(self.models)) != len(self.models):
+            raise InvalidRequest(
+                f"A pool cannot have the evaluators {list(models)}.",
+                hint="Give at least one model, each once.",
+            )
+        if mode not in ("hash", "panel"):
+            raise InvalidRequest(f"A pool has no mode {mode!r}.", hint="It has `hash` and `panel`.")
+
+    def chosen(self, run_id: str) -> tuple[str, ...]:
+        """The judges of a run; always the same for the same id."""
+        if self.mode == "panel":
+            return self.models
+        digest = hashlib.sha256(run_id.encode()).digest()
+        return (self.models[int.from_bytes(digest[:8]) % len(self.models)],)
+
+
+def prompt(rubric: Rubric, task: str, answer: str) -> list[Message]:
+    """The messages of a judge, unless it is given others."""
+    return [
+        {
+            "role": "system",
+            "content": "You judge an answer to a task. For each dimension give reasons first, then a "
+            f"score from 0 to 10 in half steps.\n\nDimensions:\n{rubric.described()}",
+        },
+        {"role": "user", "content": f"# Task\n\n{task}\n\n# Answer\n\n{answer}"},
+    ]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Scores answers by a rubric, at temperature 0, in a shape that cannot be malformed.
+
+    Args:
+        shim: has the evaluators.
+        rubric: what is judged.
+        models: one evaluator, or a pool.
+        compressor: cuts answers that are too long for a judge.
+        prompt: makes the messages; by default `harness.evaluation.judge.prompt`.
+        disagreement_over: judges whose composites are further apart are flagged.
+        options: more options of `Shim.chat`, as `priority`.
+    """
+
+    shim: Shim
+    rubric: Rubric
+    models: EvaluatorPool
+    compressor: Compressor = field(default_factory=Compressor)
+    prompt: Prompt = prompt
+    disagreement_over: float = SPREAD
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def evaluate(self, task: str, answer: str, run_id: str = "") -> Evaluation:
+        """All chosen judges' judgements. Judges that fit together are asked side by side.
+
+        Raises:
+            InvalidRequest: the answer is empty, or too long to be cut.
+            EndpointError: a judge's answer is not in the rubric's shape.
+            KeepwarmError: as `Shim.chat`.
+        """
+        judges = self.models.chosen(run_id)
+        payload = self._payload(task, answer)
+        if len(judges) == 1:
+            judgements = [self.judgement(judges[0], task, payload)]
+        else:
+            with ThreadPoolExecutor(len(judges), "judges") as pool:
+                judgements = list(pool.map(lambda one: self.judgement(one, task, payload), judges))
+        return Evaluation(tuple(judgements), self.disagreement_over)
+
+    def judgement(self, model: str, task: str, payload: Compressed) -> Judgement:
+        """One judge's scores of a payload.
+
+        Raises:
+            EndpointError: its answer is not in the rubric's shape.
+            KeepwarmError: as `Shim.chat`.
+        """
+        options = {"max_tokens": MAX_TOKENS, **self.options}
+        reply = self.shim.chat(
+            model,
+            self.prompt(self.rubric, task, payload.text),
+            **{**options, "temperature": 0.0, "json_schema": self.rubric.schema()},
+        )
+        scores = self.rubric.scores(_parsed(reply))
+        return Judgement(
+            judge=model,
+            scores=scores,
+            composite=self.rubric.composite(scores),
+            seconds=reply.total_s,
+            cold=reply.residency.cold,
+            cut=payload.cut,
+        )
+
+    def check_repeat(self, task: str, answer: str) -> Checked:
+        """Whether the same answer, asked twice, gets the same score."""
+        first, second = (self.evaluate(task, answer).composite for _ in range(2))
+        return Checked("repeat", first, second)
+
+    def check_length(self, task: str, answer: str) -> Checked:
+        """Whether an answer gains by saying itself twice, which adds length and nothing else."""
+        first = self.evaluate(task, answer).composite
+        return Checked("length", first, self.evaluate(task, f"{answer}\n\n{answer}").composite)
+
+    def _payload(self, task: str, answer: str) -> Compressed:
+        if not answer.strip():
+            raise InvalidRequest(
+                "There is no answer to judge: it is empty.",
+                hint="Look at the producer's `finish_reason` and `max_tokens`.",
+            )
+        return self.compressor.compress(answer, f"{self.rubric.words}\n{task}")
+
+
+def _parsed(reply: Reply) -> Any:
+    try:
+        return json.loads(reply.content)
+    except ValueError as error:
+        ended = " It was cut at `max_tokens`." if reply.finish_reason == "length" else ""
+        raise EndpointError(
+            f"The judge {reply.model} answered no JSON object.{ended}",
+            hint="Raise `max_tokens` in the judge's options, or give it fewer dimensions.",
+            model=reply.model,
+            answer=reply.content[:1000],
+        ) from error

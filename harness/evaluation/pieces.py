@@ -1,0 +1,138 @@
+"""A Markdown text as pieces: what stays verbatim or goes whole, and sentences that may go one by one.
+
+The pieces follow one another without a gap: joined, they are the text. Structure comes from markdown-it-py,
+so a code fence, a table or a quotation is one piece however long it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import pairwise
+from typing import Final
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+
+class Rank(IntEnum):
+    """What is kept first: headings say where one is, structure cannot be shortened, prose can."""
+
+    HEADING = 0
+    STRUCTURE = 1
+    PROSE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of the text. `section` counts headings; `edge` is the first or last sentence of a section."""
+
+    text: str
+    rank: Rank
+    section: int
+    edge: bool = False
+
+
+_PARSER: Final = MarkdownIt("commonmark").enable("table")
+_WHOLE: Final = frozenset({"fence", "code_block", "table_open", "blockquote_open", "html_block"})
+_LISTS: Final = frozenset({"bullet_list_open", "ordered_list_open"})
+# A sentence ends at a full stop and a blank, or at a full-width one, which no blank follows. The Arabic
+# question mark and the Urdu full stop are ends as well.
+_SENTENCE_END: Final = re.compile(r"(?:[.!?؟۔…]+[\"'”’»)\]]*\s+|[。！？]+[」』”’）]*\s*|\n)")  # noqa: RUF001
+_CITED: Final = re.compile(r"\[\^?[\w-]{1,20}\](?!\()")
+"""A mark as `[3]` or `[^note]`: a sentence that has one cites a source."""
+
+
+def pieces_of(text: str) -> list[Piece]:
+    """The pieces of a Markdown text, in order; joined, they are the text."""
+    lines = text.splitlines(keepends=True)
+    pieces = list[Piece]()
+    section = end = 0
+    for token, block_end in _blocks(text):
+        start, _ = token.map or (0, 0)
+        if start < end:
+            continue
+        # What stands between blocks (blank lines, definitions of links) belongs to what follows it.
+        block = "".join(lines[end:block_end])
+        end = block_end
+        section += token.type == "heading_open"
+        pieces += _pieces_of_block(token, block, section)
+    rest = "".join(lines[end:])
+    if rest:
+        pieces.append(Piece(rest, Rank.PROSE, section))
+    return list(_with_edges(pieces))
+
+
+def _blocks(text: str) -> Iterator[tuple[Token, int]]:
+    """Each block that is treated as one, with the number of the line after it.
+
+    A list is its items; everything else is its outermost token.
+    """
+    inside_list = 0
+    for token in _PARSER.parse(text):
+        if token.type in _LISTS or token.type.replace("_close", "_open") in _LISTS:
+            inside_list += token.nesting
+            continue
+        if token.map is None or token.nesting < 0:
+            continue
+        outermost = token.level == 0
+        item = token.type == "list_item_open" and inside_list == 1
+        if outermost or item:
+            yield token, token.map[1]
+
+
+def _pieces_of_block(token: Token, block: str, section: int) -> Iterator[Piece]:
+    if token.type in ("heading_open", "hr"):
+        yield Piece(block, Rank.HEADING, section)
+    elif token.type in _WHOLE:
+        yield Piece(block, Rank.STRUCTURE, section)
+    elif token.type == "list_item_open":
+        yield from _pieces_of_item(block, section)
+    else:
+        for sentence in _sentences(block):
+            cited = _CITED.search(sentence) is not None
+            yield Piece(sentence, Rank.STRUCTURE if cited else Rank.PROSE, section)
+
+
+def _pieces_of_item(block: str, section: int) -> Iterator[Piece]:
+    """The head of an item is its first line; an item that has structure inside stays whole."""
+    start = len(block) - len(block.lstrip("\r\n"))
+    head_end = block.find("\n", start) + 1 or len(block)
+    nested = _PARSER.parse(_unindented(block[head_end:]))
+    if any(token.type in _WHOLE for token in nested):
+        yield Piece(block, Rank.STRUCTURE, section)
+        return
+    yield Piece(block[:head_end], Rank.STRUCTURE, section)
+    for line in block[head_end:].splitlines(keepends=True):
+        yield Piece(line, Rank.PROSE, section)
+
+
+def _unindented(text: str) -> str:
+    return "\n".join(line.lstrip() for line in text.splitlines())
+
+
+def _sentences(block: str) -> Iterator[str]:
+    """The sentences of a paragraph, each with the blanks after it; joined, they are the paragraph."""
+    ends = [0, *(found.end() for found in _SENTENCE_END.finditer(block)), len(block)]
+    whole = ""
+    for start, end in pairwise(ends):
+        whole += block[start:end]
+        if whole.strip():
+            yield whole
+            whole = ""
+    if whole:
+        yield whole
+
+
+def _with_edges(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    pieces = list(pieces)
+    prose = [number for number, piece in enumerate(pieces) if piece.rank is Rank.PROSE]
+    first, last = dict[int, int](), dict[int, int]()
+    for number in prose:
+        first.setdefault(pieces[number].section, number)
+        last[pieces[number].section] = number
+    edges = {*first.values(), *last.values()}
+    for number, piece in enumerate(pieces):
+        yield Piece(piece.text, piece.rank, piece.section, edge=number in edges)

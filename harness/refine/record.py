@@ -1,0 +1,230 @@
+"""The record of a refined answer: each round's text, scores and costs. A killed run goes on from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from harness.evaluation.judge import Evaluation, Judgement
+from harness.evaluation.rubric import Rubric
+from shim import InvalidRequest, Reply
+
+VERSION: Final = 1
+
+Stopped = Literal["passed", "no_progress", "repeated", "max_rounds"]
+
+
+@dataclass(frozen=True, slots=True)
+class Produced:
+    """One text of the producer, and what it cost. `evicted` are models that left for it."""
+
+    text: str
+    seconds: float = 0.0
+    cold: bool = False
+    load_s: float = 0.0
+    evicted: tuple[str, ...] = ()
+    tokens: int = 0
+
+    @classmethod
+    def of(cls, reply: Reply) -> Produced:
+        """What a reply says."""
+        came = reply.residency
+        return cls(
+            reply.content, reply.total_s, came.cold, came.load_s, came.evicted,
+            reply.usage.completion_tokens or 0,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One text with its evaluation; None while it was not judged yet."""
+
+    produced: Produced
+    evaluation: Evaluation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a run was asked for. A record is gone on with only by a run of the same settings."""
+
+    producer: str
+    judges: tuple[str, ...]
+    threshold: float
+    max_rounds: int
+    floor: float
+    rubric: Mapping[str, Any]
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RefineRecord:
+    """A task's whole run. `stopped` is None while it goes on."""
+
+    task: str
+    settings: Settings
+    rounds: tuple[Round, ...] = ()
+    stopped: Stopped | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def best(self) -> Round:
+        """The round of the highest composite; of equal ones the first.
+
+        Raises:
+            InvalidRequest: no round was judged yet.
+        """
+        judged = [one for one in self.rounds if one.evaluation is not None]
+        if not judged:
+            raise InvalidRequest("No round of this record was judged yet.")
+        return max(judged, key=lambda one: one.evaluation.composite if one.evaluation else 0.0)
+
+    @property
+    def answer(self) -> str:
+        """The text of the best round."""
+        return self.best.produced.text
+
+    @property
+    def composite(self) -> float:
+        """The composite of the best round, 0 to 10."""
+        evaluation = self.best.evaluation
+        assert evaluation is not None
+        return evaluation.composite
+
+    @property
+    def passed(self) -> bool:
+        """Whether the best round reached the threshold."""
+        return self.stopped == "passed"
+
+    def with_text(self, produced: Produced) -> RefineRecord:
+        """The record with another text, which was not judged yet."""
+        return replace(self, rounds=(*self.rounds, Round(produced)))
+
+    def with_scores(self, evaluation: Evaluation) -> RefineRecord:
+        """The record with the last text's evaluation."""
+        last = replace(self.rounds[-1], evaluation=evaluation)
+        return replace(self, rounds=(*self.rounds[:-1], last))
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON-serialisable data, with a digest of the rest."""
+        data = {
+            "version": VERSION,
+            "task": self.task,
+            "settings": asdict(self.settings),
+            "rounds": [_round_to_json(one) for one in self.rounds],
+            "stopped": self.stopped,
+            "notes": list(self.notes),
+        }
+        return {**data, "digest": _digest(data)}
+
+    @classmethod
+    def from_json(cls, data: Any) -> RefineRecord:
+        """What `to_json` made.
+
+        Raises:
+            InvalidRequest: it is no record, is of a newer version, or was edited.
+        """
+        _check_version(data)
+        rest = {key: value for key, value in data.items() if key != "digest"}
+        if data.get("digest") != _digest(rest):
+            raise InvalidRequest(
+                "This record was edited: its digest does not match.",
+                hint="Scores of edited texts would be wrong. Begin anew without it.",
+                found=data.get("digest"),
+                expected=_digest(rest),
+            )
+        spread = data["rounds"]
+        return cls(
+            task=data["task"],
+            settings=_settings(data["settings"]),
+            rounds=tuple(_round_from_json(one) for one in spread),
+            stopped=data["stopped"],
+            notes=tuple(data["notes"]),
+        )
+
+    def save(self, file: Path) -> None:
+        """Write it whole: a kill leaves the record before or this one, nothing in between.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+                json.dump(self.to_json(), out, ensure_ascii=False, indent=1)
+                out.flush()
+                os.fsync(out.fileno())
+            Path(name).replace(file)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, file: Path) -> RefineRecord:
+        """What `save` wrote.
+
+        Raises:
+            InvalidRequest: the file holds no record, or one that was edited.
+            OSError: the file cannot be read.
+        """
+        try:
+            data = json.loads(file.read_text("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise InvalidRequest(
+                f"{file} is no record of a refined answer: {error}.",
+                hint="Name another file, or remove this one to begin anew.",
+                file=str(file),
+            ) from error
+        return cls.from_json(data)
+
+
+def settings_of(
+    producer: str, judges: tuple[str, ...], rubric: Rubric, limits: tuple[float, int, float],
+    overrides: tuple[str, ...],
+) -> Settings:  # fmt: skip
+    """The settings of a run; `limits` are its threshold, its rounds and the floor of a dimension."""
+    threshold, max_rounds, floor = limits
+    described = json.loads(json.dumps(rubric.to_json()))
+    return Settings(producer, judges, threshold, max_rounds, floor, described, overrides)
+
+
+def _settings(data: Mapping[str, Any]) -> Settings:
+    listed = {key: tuple(data[key]) for key in ("judges", "overrides")}
+    return Settings(**{**data, **listed})
+
+
+def _round_to_json(one: Round) -> dict[str, Any]:
+    evaluation = one.evaluation
+    return {
+        "produced": asdict(one.produced),
+        "judgements": None if evaluation is None else [v.to_json() for v in evaluation.judgements],
+        "disagreement_over": None if evaluation is None else evaluation.disagreement_over,
+    }
+
+
+def _round_from_json(data: Mapping[str, Any]) -> Round:
+    produced = Produced(**{**data["produced"], "evicted": tuple(data["produced"]["evicted"])})
+    if data["judgements"] is None:
+        return Round(produced)
+    judgements = tuple(Judgement.from_json(one) for one in data["judgements"])
+    return Round(produced, Evaluation(judgements, data["disagreement_over"]))
+
+
+def _check_version(data: Any) -> None:
+    version = data.get("version") if isinstance(data, dict) else None
+    if version != VERSION:
+        raise InvalidRequest(
+            f"A record of version {version!r} cannot be read; this keepwarm reads version {VERSION}.",
+            hint="A newer keepwarm wrote it, or it is no record.",
+            version=version if isinstance(version, int) else None,
+        )
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    text = json.dumps(data, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,207 @@
+"""Produce, evaluate, revise: `Refine` improves an answer until its composite passes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from harness.evaluation.compressor import Compressor
+from harness.evaluation.judge import EvaluatorPool, Judge
+from harness.evaluation.rubric import HIGHEST, Rubric
+from harness.fit_to_judge import check_pair
+from harness.refine.prompts import Prompt, prompt
+from harness.refine.record import Produced, RefineRecord, Settings, Stopped, settings_of
+from shim import InvalidRequest, Shim, default_shim
+from traces import current_run
+
+THRESHOLD: Final = 8.0
+FLOOR: Final = 7.0
+MAX_ROUNDS: Final = 3
+NO_PROGRESS: Final = 2
+"""So many rounds without a better composite end a run."""
+
+Progress = Callable[[RefineRecord], None]
+
+
+class Refine:
+    """Improves answers: a producer writes, judges score, the producer revises what they found weak.
+
+    A run ends when a composite reaches the threshold, after `max_rounds`, when two rounds brought nothing
+    better, or when the producer repeats itself. The record's `answer` is the best round's, not the last's.
+    Readers of the pattern know it as the Wiggum loop.
+
+    Args:
+        producer: the model that writes.
+        evaluator: the model that judges, or an `EvaluatorPool`.
+        rubric: what is judged.
+        threshold: the composite that passes, 0 to 10.
+        max_rounds: texts that are written at most.
+        floor: dimensions under it are revised.
+        shim: has the models; by default that of the found configuration.
+        compressor: cuts what the judges read.
+        prompt: makes the producer's messages of the record so far.
+        overrides: evaluators that may judge although they are coarser than Q8_0 or the producer itself;
+            record and trace name them.
+        options: of `Shim.chat`, for the producer.
+
+    Raises:
+        InvalidRequest: a number is out of its range.
+        RoleViolation: an evaluator is coarser than Q8_0, or has the producer's weights.
+        UnknownModel: a model is not configured.
+    """
+
+    def __init__(
+        self,
+        producer: str,
+        evaluator: str | EvaluatorPool,
+        rubric: Rubric,
+        *,
+        threshold: float = THRESHOLD,
+        max_rounds: int = MAX_ROUNDS,
+        floor: float = FLOOR,
+        shim: Shim | None = None,
+        compressor: Compressor | None = None,
+        prompt: Prompt = prompt,
+        overrides: Sequence[str] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        _check_numbers(threshold, max_rounds, floor)
+        self.shim = shim or default_shim()
+        pool = EvaluatorPool([evaluator]) if isinstance(evaluator, str) else evaluator
+        self.judge = Judge(self.shim, rubric, pool, compressor or Compressor())
+        self.producer = producer
+        self._prompt = prompt
+        self._options = dict(options or {})
+        used = check_pair(self.shim, producer, pool.models, overrides)
+        limits = (threshold, max_rounds, floor)
+        self._settings = settings_of(producer, pool.models, rubric, limits, used)
+
+    @property
+    def max_rounds(self) -> int:
+        """Texts that are written at most."""
+        return self._settings.max_rounds
+
+    # One task
+
+    def run(
+        self, task: str, record: Path | None = None, progress: Progress | None = None
+    ) -> RefineRecord:
+        """The whole run of a task.
+
+        Args:
+            task: what the producer is asked.
+            record: a file that has the record after every step. A run that finds one there goes on
+                from it; a finished one is returned as it is.
+            progress: gets the record after every step.
+
+        Raises:
+            InvalidRequest: the task is empty, or the file's record is of another task or other settings.
+            KeepwarmError: as `Shim.chat`; the record keeps what was finished.
+        """
+        now = self.begin(task, record)
+        while now.stopped is None:
+            now = self.step(now)
+            if record is not None:
+                now.save(record)
+            if progress is not None:
+                progress(now)
+        return now
+
+    def begin(self, task: str, record: Path | None = None) -> RefineRecord:
+        """The record to go on from: a new one, or the file's.
+
+        Raises:
+            InvalidRequest: as `run`.
+        """
+        if not task.strip():
+            raise InvalidRequest("The task is empty.", hint="Say what the producer is to write.")
+        if record is None or not record.exists():
+            return RefineRecord(task, self._settings)
+        found = RefineRecord.load(record)
+        if (found.task, found.settings) != (task, self._settings):
+            raise InvalidRequest(
+                f"{record} is the record of {_difference(found, task, self._settings)}.",
+                hint="Name another file for this run.",
+                file=str(record),
+            )
+        return found
+
+    def step(self, record: RefineRecord) -> RefineRecord:
+        """The record after its next step: a text, or the evaluation of the last one."""
+        if self.is_to_judge(record):
+            return self.judged(record)
+        return self.produced(record)
+
+    def is_to_judge(self, record: RefineRecord) -> bool:
+        """Whether the next step is the evaluation of a text that is there."""
+        return bool(record.rounds) and record.rounds[-1].evaluation is None
+
+    def produced(self, record: RefineRecord) -> RefineRecord:
+        """The record with its next text. A text that was there before ends the run unjudged."""
+        number = len(record.rounds) + 1
+        with _span("produce" if number == 1 else "revise", self.producer, number):
+            reply = self.shim.chat(self.producer, self._prompt(record), **self._options)
+        made = Produced.of(reply)
+        if any(_same(made.text, one.produced.text) for one in record.rounds):
+            return replace(record.with_text(made), stopped="repeated")
+        return record.with_text(made)
+
+    def judged(self, record: RefineRecord) -> RefineRecord:
+        """The record with its last text's evaluation, and its end where that ends it."""
+        text = record.rounds[-1].produced.text
+        judges = self.judge.models.chosen(run_id(record.task))
+        with _span("evaluate", ", ".join(judges), len(record.rounds)):
+            found = self.judge.evaluate(record.task, text, run_id(record.task))
+        after = record.with_scores(found)
+        return replace(after, stopped=_end(after))
+
+
+WiggumLoop = Refine
+"""The name by which readers of the pattern look for it."""
+
+
+def run_id(task: str) -> str:
+    """What a pool chooses a task's judge by."""
+    return hashlib.sha256(task.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _end(record: RefineRecord) -> Stopped | None:
+    composites = [one.evaluation.composite for one in record.rounds if one.evaluation is not None]
+    if composites[-1] >= record.settings.threshold:
+        return "passed"
+    if len(composites) >= record.settings.max_rounds:
+        return "max_rounds"
+    if len(composites) > NO_PROGRESS and max(composites[-NO_PROGRESS:]) <= max(
+        composites[:-NO_PROGRESS]
+    ):
+        return "no_progress"
+    return None
+
+
+def _same(one: str, other: str) -> bool:
+    return one.split() == other.split()
+
+
+def _span(name: str, model: str, number: int) -> AbstractContextManager[object]:
+    run = current_run()
+    return nullcontext() if run is None else run.span(name, model=model, round=number)
+
+
+def _check_numbers(threshold: float, max_rounds: int, floor: float) -> None:
+    if 0 <= threshold <= HIGHEST and 0 <= floor <= HIGHEST and max_rounds >= 1:
+        return
+    raise InvalidRequest(
+        f"threshold={threshold!r}, floor={floor!r} and max_rounds={max_rounds!r} cannot be.",
+        hint="Scores go from 0 to 10, and at least one round is needed.",
+    )
+
+
+def _difference(found: RefineRecord, task: str, settings: Settings) -> str:
+    if found.task != task:
+        return "another task"
+    names = [n for n in Settings.__slots__ if getattr(found.settings, n) != getattr(settings, n)]
+    return f"other settings ({', '.join(names)})"

@@ -1,0 +1,136 @@
+"""Compression of payloads: properties on drawn Markdown, real documents, and other languages."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from harness import Compressor
+from harness.evaluation.pieces import Rank, pieces_of
+from shim import InvalidRequest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("docs/decisions/*.md"), ROOT / "README.md"])
+
+CHINESE = "模型的内存预算很重要。评估模型不应该被驱逐。天气很好。" * 40
+GERMAN = (
+    "Der Haushalt zählt Bytes, z. B. die der Gewichte. Das Wetter ist schön! Wer fährt heim? " * 30
+)
+ARABIC = "ميزانية الذاكرة مهمة جدا. هل يبقى النموذج في الذاكرة؟ الطقس جميل اليوم. " * 40
+
+WORDS = st.sampled_from(["budget", "bytes", "Gewicht", "预算", "ميزانية", "a", "evict", "x" * 50])
+SENTENCE = st.lists(WORDS, min_size=1, max_size=12).map(lambda words: " ".join(words) + ". ")
+PARAGRAPH = st.lists(SENTENCE, min_size=1, max_size=8).map("".join)
+BLOCK = st.one_of(
+    PARAGRAPH,
+    PARAGRAPH.map(lambda text: f"## {text.strip()[:40]}"),
+    PARAGRAPH.map(lambda text: f"```python\n{text}\n```"),
+    PARAGRAPH.map(lambda text: f"~~~\n{text}\n\n```\n~~~"),
+    PARAGRAPH.map(lambda text: f"> {text}"),
+    st.lists(SENTENCE, min_size=1, max_size=4).map(lambda rows: "\n".join(f"- {r}" for r in rows)),
+    st.just("| a | b |\n|---|---|\n| 1 | 2 |"),
+    st.just("- head\n\n  ```\n  code\n  ```"),
+    st.just("```\nnever closed"),
+)
+MARKDOWN = st.lists(BLOCK, min_size=1, max_size=12).map("\n\n".join)
+
+
+def fences(text: str) -> list[str]:
+    """The code of every fence."""
+    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    return [token.content for token in tokens if token.type == "fence"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(MARKDOWN, st.integers(200, 900), st.text(max_size=30))
+def test_what_is_cut_is_small_enough_marked_and_otherwise_verbatim(
+    text: str, limit: int, about: str
+) -> None:
+    """Pieces are the text; the result is idempotent, never longer, and no fence is opened or changed."""
+    compressor = Compressor(limit)
+    assert "".join(piece.text for piece in pieces_of(text)) == text
+    result = compressor.compress(text, about)
+    assert len(result.text) <= max(limit, 0)
+    assert len(result.text) <= len(text)
+    assert compressor.compress(result.text, about).text == result.text
+    if len(text) <= limit:
+        assert (result.text, result.cut, result.gaps) == (text, 0, 0)
+        return
+    assert result.text.count("characters cut …]") == result.gaps > 0
+    left = fences(text)
+    assert all(code in left for code in fences(result.text))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.name)
+@pytest.mark.parametrize("limit", [400, 6000])
+def test_real_documents_keep_their_structure(document: Path, limit: int) -> None:
+    """Headings stay, fences and tables are whole or gone."""
+    text = document.read_text("utf-8")
+    result = Compressor(limit).compress(text, "Which engine is evicted when bytes are missing?")
+    assert len(result.text) <= limit
+    whole = fences(text)
+    assert all(code in whole for code in fences(result.text))
+    pieces = [piece.text for piece in pieces_of(text)]
+    heads = [p.text for p in pieces_of(text) if p.rank is Rank.HEADING]
+    if limit == 6000:
+        assert all(head.strip() in result.text for head in heads)
+    assert "".join(pieces) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "about", "kept"),
+    [
+        (CHINESE, "内存预算", "模型的内存预算很重要。"),
+        (GERMAN, "Bytes der Gewichte", "die der Gewichte."),
+        (ARABIC, "ميزانية الذاكرة", "ميزانية الذاكرة مهمة جدا."),
+    ],
+)
+def test_other_languages_are_cut_between_sentences(text: str, about: str, kept: str) -> None:
+    """Also without blanks between words and with another question mark; what was asked for stays."""
+    result = Compressor(300).compress(text, about)
+    assert len(result.text) <= 300
+    assert kept in result.text
+    weather = [w for w in ("天气很好。", "Das Wetter ist schön!", "الطقس جميل اليوم.") if w in text]
+    assert result.text.count(kept) >= sum(result.text.count(w) for w in weather)
+
+
+def test_plain_python_documentation_is_cut_too() -> None:
+    """Text without Markdown is prose."""
+    text = "\n\n".join(inspect.getdoc(module) or "" for module in (json, statistics, inspect)) * 3
+    result = Compressor(800).compress(text, "How is a median of grouped data computed?")
+    assert len(result.text) <= 800
+    assert "median" in result.text
+
+
+def test_a_measure_in_tokens_bounds_tokens() -> None:
+    """The evaluator may count otherwise than in characters."""
+    text = "The budget counts bytes. " * 200
+    result = Compressor(200, measure=lambda part: len(part.split()) * 2).compress(text)
+    assert 0 < len(result.text.split()) * 2 <= 200
+
+
+def test_a_cited_passage_outlives_other_prose() -> None:
+    """A sentence that cites a source, and a quotation, go only as a whole and last."""
+    text = (
+        "Filler goes here. " * 60
+        + "\n\nThe limit is 6,000 [12]. More filler.\n\n> As they said.\n\n"
+    )
+    result = Compressor(300).compress(text + "Filler ends here. " * 60, "filler")
+    assert "The limit is 6,000 [12]." in result.text
+    assert "> As they said." in result.text
+
+
+def test_limits_and_texts_that_cannot_be_are_refused() -> None:
+    """A limit that holds nothing; a text that would take seconds to parse."""
+    with pytest.raises(InvalidRequest, match="200"):
+        Compressor(10)
+    with pytest.raises(InvalidRequest, match="too long"):
+        Compressor().compress("x" * 4_000_001)
+    assert Compressor().compress("").text == ""

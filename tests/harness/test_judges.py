@@ -1,0 +1,106 @@
+"""Judges: judgements, panels, pools, and the checks of a judge."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from harness import Compressor, Dimension, EvaluatorPool, Judge, Rubric
+from shim import EndpointError, InvalidRequest
+from tests.harness.told import ToldShim, in_turn, scores
+
+RUBRIC = Rubric([Dimension("facts", "Right."), Dimension("style", "Reads well.")])
+
+
+def judge(shim: ToldShim, *models: str, mode: Any = "panel", **options: Any) -> Judge:
+    """A judge of these models."""
+    return Judge(shim, RUBRIC, EvaluatorPool(models, mode), **options)
+
+
+def test_one_judge_scores_at_temperature_0_in_the_rubrics_shape() -> None:
+    """The options that make scores repeatable cannot be forgotten or overridden."""
+    seen: list[Mapping[str, Any]] = []
+
+    def answer(_messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> str:
+        seen.append(options)
+        return scores(facts=8, style=6)
+
+    found = judge(ToldShim({"j": answer}), "j", options={"temperature": 1.0, "priority": 3})
+    evaluation = found.evaluate("Write.", "Text.")
+    assert evaluation.composite == 7.0
+    assert evaluation.scores == {"facts": 8.0, "style": 6.0}
+    assert evaluation.reasons("facts") == "facts is so"
+    assert (evaluation.spread, evaluation.disputed) == (0.0, False)
+    assert seen[0]["temperature"] == 0.0
+    assert seen[0]["json_schema"] == RUBRIC.schema()
+    assert seen[0]["priority"] == 3
+
+
+def test_a_panel_gives_medians_and_flags_disagreement() -> None:
+    """One judge that is far off changes neither score nor composite, and is seen."""
+    told = {
+        "a": scores(facts=8, style=8),
+        "b": scores(facts=7, style=9),
+        "c": scores(facts=1, style=1),
+    }
+    shim = ToldShim({name: in_turn(text) for name, text in told.items()})
+    evaluation = judge(shim, "a", "b", "c").evaluate("Write.", "Text.")
+    assert sorted(shim.asked) == ["a", "b", "c"]
+    assert evaluation.composite == 8.0
+    assert evaluation.scores == {"facts": 7.0, "style": 8.0}
+    assert evaluation.spread == 7.0
+    assert evaluation.disputed
+
+
+def test_a_pool_chooses_by_the_run_and_always_the_same() -> None:
+    """Runs share the judges; one run keeps its judge."""
+    pool = EvaluatorPool(["a", "b", "c"])
+    chosen = Counter(pool.chosen(f"run {number}") for number in range(300))
+    assert set(chosen) == {("a",), ("b",), ("c",)}
+    assert min(chosen.values()) > 60
+    assert pool.chosen("run 7") == EvaluatorPool(["a", "b", "c"]).chosen("run 7")
+
+
+@pytest.mark.parametrize(("models", "mode"), [((), "hash"), (("a", "a"), "hash"), (("a",), "all")])
+def test_a_pool_that_cannot_be_is_refused(models: tuple[str, ...], mode: Any) -> None:
+    """No model, one that votes twice, an unknown mode."""
+    with pytest.raises(InvalidRequest):
+        EvaluatorPool(models, mode)
+
+
+def test_a_judge_that_pays_for_length_is_found() -> None:
+    """A longer answer with nothing new must not gain; the same answer must score the same."""
+
+    def by_length(messages: Sequence[Mapping[str, Any]], _options: Mapping[str, Any]) -> str:
+        return scores(facts=min(10, len(messages[-1]["content"]) // 50), style=5)
+
+    vain = judge(ToldShim({"j": by_length}), "j")
+    assert not vain.check_length("Write.", "Text. " * 20).holds
+    assert vain.check_repeat("Write.", "Text. " * 20).holds
+    moody = judge(ToldShim({"j": in_turn(scores(facts=8, style=5), scores(facts=7, style=5))}), "j")
+    assert not moody.check_repeat("Write.", "Text.").holds
+
+
+def test_long_answers_are_cut_for_the_judge_and_counted() -> None:
+    """The judgement says how many characters it did not see."""
+    sent: list[str] = []
+
+    def answer(messages: Sequence[Mapping[str, Any]], _options: Mapping[str, Any]) -> str:
+        sent.append(messages[-1]["content"])
+        return scores(facts=8, style=8)
+
+    text = "Facts are here. " * 100
+    found = judge(ToldShim({"j": answer}), "j", compressor=Compressor(400)).evaluate("Write.", text)
+    assert len(sent[0]) < 450
+    assert found.judgements[0].cut >= len(text) - 400
+
+
+def test_an_empty_answer_and_one_that_is_no_json_are_typed() -> None:
+    """The first is the caller's, the second the endpoint's; a cut answer is named as that."""
+    with pytest.raises(InvalidRequest, match="empty"):
+        judge(ToldShim({"j": in_turn("")}), "j").evaluate("Write.", "  \n")
+    with pytest.raises(EndpointError, match="no JSON object"):
+        judge(ToldShim({"j": in_turn("Nice!")}), "j").evaluate("Write.", "Text.")

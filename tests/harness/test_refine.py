@@ -1,0 +1,222 @@
+"""Produce, evaluate, revise: ends, the best round, records, batches, pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from harness import Dimension, EvaluatorPool, Refine, RefineRecord, Rubric, WiggumLoop, run_many
+from harness.refine.rendering import html, table
+from shim import InvalidRequest, LoadFailed, RoleViolation
+from tests.harness.told import Answer, ToldShim, in_turn, scores
+
+RUBRIC = Rubric([Dimension("facts", "Right."), Dimension("style", "Reads well.")])
+
+
+def judged(*composites: float) -> Answer:
+    """A judge that gives these composites in turn."""
+    return in_turn(*(scores(facts=c, style=c) for c in composites))
+
+
+def refine(shim: ToldShim, **options: Any) -> Refine:
+    """Writer and judge of a told shim."""
+    return Refine("writer", "judge", RUBRIC, shim=shim, **options)
+
+
+def test_it_ends_when_the_composite_passes() -> None:
+    """A revision that passes is the last round, and the answer."""
+    shim = ToldShim({"writer": in_turn("one", "two", "three"), "judge": judged(5, 8.5)})
+    record = refine(shim).run("Write.")
+    assert (record.stopped, record.passed, record.answer, record.composite) == (
+        "passed",
+        True,
+        "two",
+        8.5,
+    )
+    assert shim.asked == ["writer", "judge", "writer", "judge"]
+
+
+def test_the_best_round_is_the_answer_and_not_the_last() -> None:
+    """A revision may be worse."""
+    shim = ToldShim({"writer": in_turn("one", "two", "three"), "judge": judged(5, 7, 6)})
+    record = refine(shim).run("Write.")
+    assert (record.stopped, record.answer, record.composite) == ("max_rounds", "two", 7.0)
+
+
+def test_two_rounds_without_progress_end_it() -> None:
+    """More rounds of the same kind are not worth their seconds."""
+    shim = ToldShim({"writer": in_turn(*"abcdefgh"), "judge": judged(6, 5, 6, 9)})
+    record = refine(shim, max_rounds=8).run("Write.")
+    assert (record.stopped, len(record.rounds), record.answer) == ("no_progress", 3, "a")
+
+
+def test_a_repeated_answer_ends_it_unjudged() -> None:
+    """A producer in a circle would go on for ever; white space does not make a new answer."""
+    shim = ToldShim({"writer": in_turn("one", "two", " one\n"), "judge": judged(5, 6)})
+    record = refine(shim, max_rounds=9).run("Write.")
+    assert (record.stopped, len(record.rounds), record.answer) == ("repeated", 3, "two")
+    assert shim.asked.count("judge") == 2
+
+
+def test_a_revision_is_told_what_was_weak_and_why() -> None:
+    """Dimensions under the floor, the weakest first; good ones are not touched."""
+    seen: list[str] = []
+
+    def write(messages: Sequence[Mapping[str, Any]], _options: Mapping[str, Any]) -> str:
+        seen.append(messages[-1]["content"])
+        return f"text {len(seen)}"
+
+    first = json.dumps(
+        {
+            "facts": {"reasons": "the year is wrong", "score": 4},
+            "style": {"reasons": "", "score": 9},
+        }
+    )
+    shim = ToldShim({"writer": write, "judge": in_turn(first, scores(facts=9, style=9))})
+    assert refine(shim).run("Write.").passed
+    assert "- facts (4 of 10): the year is wrong" in seen[1]
+    assert "style" not in seen[1]
+
+
+def test_a_killed_run_goes_on_from_its_record(tmp_path: Path) -> None:
+    """What was finished is not asked again; a finished record is returned as it is."""
+    file = tmp_path / "run.json"
+
+    def dies(_messages: Any, _options: Any) -> str:
+        raise LoadFailed("no engine")
+
+    broken = ToldShim({"writer": in_turn("one", "two"), "judge": dies})
+    with pytest.raises(LoadFailed):
+        refine(broken).run("Write.", file)
+    assert [one.evaluation for one in RefineRecord.load(file).rounds] == [None]
+    whole = ToldShim({"writer": in_turn("two"), "judge": judged(5, 9)})
+    record = refine(whole).run("Write.", file)
+    assert whole.asked == ["judge", "writer", "judge"]
+    assert (
+        record
+        == RefineRecord.load(file)
+        == refine(ToldShim(dict(whole.answers))).run("Write.", file)
+    )
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda data: data["rounds"][0]["produced"].update(text="mine"), "edited"),
+        (lambda data: data.update(version=99), "version 99"),
+        (lambda data: data.clear(), "version None"),
+    ],
+)
+def test_a_record_that_is_not_ours_is_refused(tmp_path: Path, edit: Any, said: str) -> None:
+    """Scores of an edited text would be lies."""
+    file = tmp_path / "run.json"
+    shim = ToldShim({"writer": in_turn("one"), "judge": judged(9)})
+    refine(shim).run("Write.", file)
+    data = json.loads(file.read_text("utf-8"))
+    edit(data)
+    file.write_text(json.dumps(data), "utf-8")
+    with pytest.raises(InvalidRequest, match=said):
+        refine(shim).run("Write.", file)
+    file.write_text("not JSON", "utf-8")
+    with pytest.raises(InvalidRequest, match="no record"):
+        refine(shim).run("Write.", file)
+
+
+def test_another_task_or_other_settings_do_not_go_on_from_a_record(tmp_path: Path) -> None:
+    """The error names what differs."""
+    file = tmp_path / "run.json"
+    shim = ToldShim({"writer": in_turn("one"), "judge": judged(9)})
+    refine(shim).run("Write.", file)
+    with pytest.raises(InvalidRequest, match="another task"):
+        refine(shim).run("Draw.", file)
+    with pytest.raises(InvalidRequest, match="threshold"):
+        refine(shim, threshold=9.5).run("Write.", file)
+
+
+def test_an_evaluator_under_the_floor_needs_its_name_and_the_record_says_so() -> None:
+    """So does the producer as its own judge; an override of no evaluator is a mistake."""
+    answers = {"writer": in_turn("one"), "judge": judged(9)}
+    shim = ToldShim(answers, bits={"judge": 4.5})
+    with pytest.raises(RoleViolation, match="bits per weight"):
+        refine(shim)
+    record = refine(shim, overrides=["judge"]).run("Write.")
+    assert record.settings.overrides == ("judge",)
+    with pytest.raises(RoleViolation, match="one model"):
+        Refine("writer", "writer", RUBRIC, shim=ToldShim(answers))
+    with pytest.raises(InvalidRequest, match="no evaluator"):
+        refine(ToldShim(answers), overrides=["writer"])
+    assert refine(ToldShim(answers), overrides=["judge"]).run("Write.").settings.overrides == ()
+
+
+def test_a_batch_is_grouped_by_model(tmp_path: Path) -> None:
+    """All texts of a round, then all judgements: the order of models changes as rarely as it can."""
+    tasks = [f"Write {number}." for number in range(6)]
+
+    def write(messages: Sequence[Mapping[str, Any]], _options: Mapping[str, Any]) -> str:
+        return f"{messages[0]['content']} {len(messages)}"
+
+    def marks(messages: Sequence[Mapping[str, Any]], _options: Mapping[str, Any]) -> str:
+        good = messages[-1]["content"].endswith("3")
+        return scores(facts=9 if good else 5, style=9 if good else 5)
+
+    shim = ToldShim({"writer": write, "judge": marks})
+    records = run_many(refine(shim), tasks, records=tmp_path / "all", quiet=True)
+    assert [record.task for record in records] == tasks
+    assert all(record.passed for record in records)
+    assert shim.asked == ["writer"] * 6 + ["judge"] * 6 + ["writer"] * 6 + ["judge"] * 6
+    assert shim.uses.declared == [["writer", "judge"], ["judge", "writer"]] * 2
+    again = ToldShim({"writer": write, "judge": marks})
+    assert run_many(refine(again), tasks, records=tmp_path / "all", quiet=True) == records
+    assert again.asked == []
+
+
+def test_a_failure_in_a_batch_keeps_what_was_finished(tmp_path: Path) -> None:
+    """The next run goes on from there."""
+
+    def write(messages: Sequence[Mapping[str, Any]], _options: Mapping[str, Any]) -> str:
+        if "2" in messages[0]["content"]:
+            raise LoadFailed("no engine")
+        return "text"
+
+    shim = ToldShim({"writer": write, "judge": judged(9)})
+    with pytest.raises(LoadFailed):
+        run_many(refine(shim), ["Write 1.", "Write 2."], records=tmp_path, at_once=1, quiet=True)
+    assert [RefineRecord.load(file).task for file in tmp_path.iterdir()] == ["Write 1."]
+
+
+@pytest.mark.parametrize(
+    "options", [{"threshold": 11}, {"max_rounds": 0}, {"floor": -1}, {"threshold": float("nan")}]
+)
+def test_numbers_out_of_range_are_refused(options: dict[str, Any]) -> None:
+    """Before anything is asked."""
+    with pytest.raises(InvalidRequest):
+        refine(ToldShim({"writer": in_turn("x"), "judge": judged(9)}), **options)
+
+
+def test_empty_and_doubled_tasks_are_refused() -> None:
+    """Two equal tasks would share a record."""
+    loop = refine(ToldShim({"writer": in_turn("x"), "judge": judged(9)}))
+    with pytest.raises(InvalidRequest, match="empty"):
+        loop.run(" ")
+    with pytest.raises(InvalidRequest, match="twice"):
+        run_many(loop, ["a", "a"], quiet=True)
+
+
+def test_the_record_is_shown_as_table_and_page() -> None:
+    """Every figure of a round is in both; what a model wrote is escaped."""
+    shim = ToldShim({"writer": in_turn("<script>one</script>", "two"), "judge": judged(5, 8.5)})
+    record = WiggumLoop("writer", EvaluatorPool(["judge"]), RUBRIC, shim=shim).run("Write.")
+    out = StringIO()
+    Console(file=out, width=120).print(table(record))
+    page = html(record)
+    for shown in (out.getvalue(), page):
+        assert "Best: 8.50 in round 2 of 2; the composite passed." in shown
+        assert "facts" in shown
+    assert "<script>" not in page
+    assert page.count("<circle") == 2

@@ -1,0 +1,69 @@
+"""A shim whose models answer what a test tells, without an engine or a keeper."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from threading import Lock
+from typing import Any, cast
+
+from shim import Reply, Shim
+from shim.calls.declaring import Plan
+from shim.model_info import ModelInfo
+
+Answer = Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any]], str]
+
+
+class _NoPlan:
+    """Declared uses, which no keeper hears."""
+
+    def __init__(self) -> None:
+        self.declared: list[list[str]] = []
+
+    def declare(self, models: Sequence[str]) -> None:
+        """Note the uses."""
+        self.declared.append(list(models))
+
+    def close(self) -> None:
+        """Withdraw nothing."""
+
+
+class ToldShim(Shim):
+    """Each model answers by its function; `asked` has the models in the order in which they were asked."""
+
+    def __init__(
+        self, answers: Mapping[str, Answer], bits: Mapping[str, float] | None = None
+    ) -> None:
+        super().__init__({"models": {name: {"url": "http://127.0.0.1:9/v1"} for name in answers}})
+        self.answers, self.bits = dict(answers), dict(bits or {})
+        self.asked: list[str] = []
+        self.uses = _NoPlan()
+        self._lock = Lock()
+
+    def chat(self, model: str, messages: Any, **options: Any) -> Reply:
+        """The told answer."""
+        with self._lock:
+            self.asked.append(model)
+        return Reply(
+            model, self.answers[model](messages, options), finish_reason="stop", total_s=0.5
+        )
+
+    def plan(self, models: Sequence[str] = ()) -> Plan:
+        """A plan that only notes."""
+        return cast("Plan", self.uses)
+
+    def describe(self, model: str) -> ModelInfo:
+        """A local model of as many bits as told."""
+        bits = self.bits.get(model, 16.0)
+        return ModelInfo(model, None, remote=False, identity=model, min_bits_per_weight=bits)
+
+
+def scores(**given: float) -> str:
+    """A judge's answer in the shape of a rubric with these dimensions."""
+    return json.dumps({name: {"reasons": f"{name} is so", "score": s} for name, s in given.items()})
+
+
+def in_turn(*texts: str) -> Answer:
+    """Answers one after the other; the last one goes on."""
+    left = list(texts)
+    return lambda _messages, _options: left.pop(0) if len(left) > 1 else left[0]
