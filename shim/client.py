@@ -14,6 +14,7 @@ from shim.calls.call import Call, Messages
 from shim.calls.calls import Calls
 from shim.calls.chat_options import CallOptions, ChatOptions
 from shim.calls.declaring import Plan
+from shim.calls.forgotten_shims import Owner
 from shim.calls.own_options import OWN_OPTIONS
 from shim.calls.session import Session
 from shim.config import Config
@@ -29,7 +30,8 @@ class Shim:
     """The client for the models of one configuration. Thread-safe, usable from asyncio, safe after fork.
 
     The keeper is found, or started in the background, when it is first needed. A configuration made
-    in code gets an inline keeper, which ends with this object.
+    in code gets an inline keeper, which ends with this object: with `close`, when nothing refers to the
+    object or a stream of it any more, or with the program.
 
     Args:
         config: a `Config`, the path of a file, a mapping shaped like one, or None to search
@@ -55,8 +57,9 @@ class Shim:
     ) -> None:
         session = Session(config, inline=inline, runtime=runtime, factory=factory, share=share)
         self._session = session
-        self._sync = Calls(session, session.connections.flows, session.sync_transport.flows)
-        self._async = Calls(session, session.async_connections, session.async_transport)
+        owner = Owner(session)
+        self._sync = Calls(session, session.connections.flows, session.sync_transport.flows, owner)
+        self._async = Calls(session, session.async_connections, session.async_transport, owner)
         self._declared = Plan(session)
 
     @property
@@ -252,6 +255,7 @@ class Shim:
         call = self._session.call(model, "", options, "load")
         if call.remote:
             return {}
+        call.run = call.run or self._session.run.get(self.config.trace)
         if call.run is not None:
             self._session.follow(call.run)
         fields = {**call.wants, "want": want}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
@@ -33,7 +32,6 @@ class _Default:
         with self._lock:
             if self._shim is None:
                 self._shim = Shim()
-                atexit.register(self._shim.close)
             return self._shim
 
     def set(self, shim: Shim) -> None:

@@ -69,6 +69,8 @@ class RunTrace:
         service: name of the program, `service.name` of its spans.
         exporters: OpenTelemetry exporters that get every span too.
         process_wide: threads without a run in their context record to this run while it is the only one.
+        current: make it the current run of the context that enters it. Otherwise it has only what is
+            recorded through this object.
 
     Raises:
         ValueError: the run id cannot be a file's name.
@@ -84,6 +86,7 @@ class RunTrace:
         service: str = "keepwarm",
         exporters: Sequence[SpanExporter] = (),
         process_wide: bool = True,
+        current: bool = True,
     ) -> None:
         self.run_id = new_run_id() if run_id is None else check_run_id(run_id)
         place = default_directory() if directory is None else Path(directory).expanduser()
@@ -91,6 +94,7 @@ class RunTrace:
         self.record_content = record_content
         self.service = service
         self.process_wide = process_wide
+        self._is_current = current
         self._problems = Problems(self.run_id)
         self._gzip = gzip
         self._exporters = tuple(exporters)
@@ -144,7 +148,7 @@ class RunTrace:
         )
         self._start_tracer()
         self._state = "active"
-        self._before = _context.enter(self)
+        self._before = _context.enter(self) if self._is_current else None
         return self
 
     def __exit__(
@@ -155,7 +159,8 @@ class RunTrace:
     ) -> None:
         if not self.active:
             return
-        _context.leave(self, self._before)
+        if self._is_current:
+            _context.leave(self, self._before)
         ended_ns = time.monotonic_ns()
         for finish in self._finishers:
             self._problems.guard("on_finish", finish)

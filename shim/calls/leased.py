@@ -13,6 +13,7 @@ from backends.openai.transport import Transport
 from budget.errors import EngineDied, KeepwarmError, OutOfMemory, PromptTooLong, error_from_wire
 from budget.footprint import HOST
 from shim.calls.call import Call, LeaseGrant
+from shim.calls.forgotten_shims import Owner
 from shim.calls.interruption import (
     back,
     outgoing,
@@ -47,10 +48,18 @@ class Leases:
         session: what is configured.
         connections: the way to the keeper, a thread's or an event loop's.
         transport: the way to engines, of the same kind.
+        owner: kept as long as these leases, so that an open stream keeps its session open.
     """
 
-    def __init__(self, session: Session, connections: ConnectionPool, transport: Transport) -> None:
+    def __init__(
+        self,
+        session: Session,
+        connections: ConnectionPool,
+        transport: Transport,
+        owner: Owner | None = None,
+    ) -> None:
         self._session = session
+        self._owner = owner
         self._connections = connections
         self.transport = transport
 
@@ -61,6 +70,8 @@ class Leases:
             KeepwarmError: the lease was refused.
         """
         session = self._session
+        if call.run is None:
+            call.run = session.run.get(session.config.trace)
         if call.remote:
             call.granted(LeaseGrant(session.remote_endpoint(call.model)))
             return call.held.endpoint

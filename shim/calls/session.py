@@ -30,6 +30,7 @@ from shim.calls.call import Call, Messages
 from shim.calls.declaring import DeclaredUsesBook
 from shim.calls.inline_keeper import InlineStart
 from shim.calls.own_options import OWN_OPTIONS, timeouts_of
+from shim.calls.own_run import OwnRun
 from shim.calls.session_pins import Pins
 from shim.calls.tracing import trace_history
 from shim.config import FILE_NAME, Config, ModelEntry, load_config, user_config_file
@@ -85,6 +86,7 @@ class Session:
                 "share=True is for an inline keeper; a background keeper has its devices alone.",
                 hint="Leave it out, or give inline=True.",
             )
+        self.run = OwnRun()
         self._keeper = InlineStart(self._make_inline)
         self._closed = False
         self.connections = BlockingPool(self._connect, self._hello)
@@ -106,13 +108,13 @@ class Session:
     # Connecting
 
     def start_inline(self) -> None:
-        """Start the inline keeper if this session has one and it does not run yet.
+        """Start the inline keeper if this session has one, with a model to run, and it does not run yet.
 
         Raises:
             InvalidRequest: the session is closed.
             KeepwarmError: why the keeper cannot run.
         """
-        if self.inline:
+        if self.inline and not all(entry.remote for entry in self.config.models.values()):
             self._keeper.start()
 
     def _make_inline(self) -> InlineKeeper:
@@ -183,6 +185,7 @@ class Session:
         Calls that run in other threads and loops end with an error.
         """
         self._closed = True
+        self.run.close()
         self._finish_followed()
         self.connections.close()
         self.async_connections.close()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shim import InvalidRequest, Shim
+from shim import EndpointUnavailable, InvalidRequest, Shim
 from shim.calls.session import Session
 
 
@@ -65,3 +65,30 @@ def test_what_the_role_allows_is_asked_for(shim: Shim, call: Callable[[Shim], An
     """A load of an embedder is no chat with it."""
     with pytest.raises(Asked):
         call(shim)
+
+
+REMOTE = {"url": "http://127.0.0.1:9/v1", "role": "evaluator"}
+
+
+@pytest.mark.parametrize("beside", [{}, {"judge": {"path": "gone.gguf", "role": "evaluator"}}])
+def test_calls_of_remote_models_open_no_model_file_and_start_no_keeper(
+    monkeypatch: pytest.MonkeyPatch, beside: dict[str, Any]
+) -> None:
+    """A role is checked where a file is used; the file of an endpoint is elsewhere."""
+
+    def opened(*_: object, **__: object) -> None:
+        raise Asked
+
+    for place in ("backends.gguf.read_header", "shim.models.read_header"):
+        monkeypatch.setattr(place, opened)
+    monkeypatch.setattr(Session, "_make_inline", opened)
+    shim = Shim({"models": {"far": REMOTE, **beside}})
+    if not beside:
+        shim.__enter__()
+    with shim.plan(["far"]), pytest.raises(EndpointUnavailable):
+        shim.chat("far", "Hi.")
+    with pytest.raises(EndpointUnavailable):
+        asyncio.run(shim.achat("far", "Hi."))
+    assert shim.load("far") == shim.pin("far") == {}
+    assert shim.describe("far").remote
+    shim.close()

@@ -259,7 +259,11 @@ class KvSection(Section):
 class TraceSection(Section):
     """The trace files that are written about each run."""
 
-    enabled: bool = key(OFF, "Write a trace of every run.", "true or false")
+    enabled: bool = key(
+        OFF,
+        "Write a trace of every run: of each command, and of a Python program's calls.",
+        "true or false",
+    )
     folder: FilePath | None = key(
         None,
         "Where traces and `runs.jsonl` go; left out: `keepwarm/runs` in the user's state folder.",

@@ -1,0 +1,62 @@
+"""The run on a trace that a session's calls belong to where the program opens none: `[trace] enabled`."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from typing import Final
+
+from backends.machine.forks import renew_after_fork
+from shim.config import TraceSection
+from traces import RunTrace
+
+MOST_CALLS: Final = 10_000
+"""After so many calls another run begins: a program that runs for weeks writes no endless file."""
+
+
+class OwnRun:
+    """Begins with the first call that needs it. Safe from any thread; a forked child has its own."""
+
+    def __init__(self) -> None:
+        self._run: RunTrace | None = None
+        self._calls = 0
+        self.forked()
+        renew_after_fork(self)
+
+    def forked(self) -> None:
+        """In a forked child: the lock may be held by a thread of the parent."""
+        self._lock = threading.Lock()
+
+    def get(self, section: TraceSection) -> RunTrace | None:
+        """The run of a call that has none; None where `[trace]` of the configuration asks for no traces."""
+        if not section.enabled:
+            return None
+        with self._lock:
+            ended = self._run if self._calls >= MOST_CALLS else None
+            if self._run is None or ended is not None or not self._run.active:
+                self._run, self._calls = _begun(section), 0
+            self._calls += 1
+            run = self._run
+        if ended is not None:
+            ended.__exit__(None, None, None)
+        return run
+
+    def close(self) -> None:
+        """End the run: its trace and its line in `runs.jsonl` are written. Idempotent."""
+        with self._lock:
+            run, self._run = self._run, None
+        if run is not None:
+            run.__exit__(None, None, None)
+
+
+def _begun(section: TraceSection) -> RunTrace:
+    run = RunTrace(
+        directory=section.folder,
+        gzip=section.compress,
+        record_content=section.content,
+        service=Path(sys.argv[0]).name or "python",
+        process_wide=False,
+        current=False,
+    )
+    return run.__enter__()

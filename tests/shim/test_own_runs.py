@@ -1,0 +1,85 @@
+"""`[trace] enabled` in Python programs: a run of the calls that belong to no run of the program's own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shim import Config, Shim
+from shim.calls.own_run import OwnRun
+from shim.config import TraceSection
+from tests.shim.conftest import Stage
+from traces import RunLine, RunTrace, current_run, read_runs
+
+
+@pytest.fixture
+def traced(stage: Stage, tmp_path: Path) -> Iterator[Shim]:
+    """The stage's models, with traces in a folder of the test."""
+    asked = {"enabled": True, "folder": str(tmp_path)}
+    config = Config.from_mapping({**stage.shim.config.to_mapping(), "trace": asked})
+    with Shim(config, factory=stage.make) as shim:
+        yield shim
+
+
+def runs(folder: Path) -> list[RunLine]:
+    """The runs that were written."""
+    file = folder / "runs.jsonl"
+    found = list(read_runs(file)) if file.exists() else []
+    assert all(isinstance(line, RunLine) for line in found)
+    return [line for line in found if isinstance(line, RunLine)]
+
+
+def test_calls_of_a_program_are_one_run_that_ends_with_the_shim(
+    traced: Shim, tmp_path: Path
+) -> None:
+    """All kinds of calls, with the load that the first waited for; the line is written by `close`."""
+    traced.load("a")
+    traced.chat("a", "Hi.")
+    list(traced.stream("a", "Hi."))
+    asyncio.run(traced.achat("a", "Hi."))
+    traced.embed("a", ["x"])
+    assert current_run() is None
+    assert runs(tmp_path) == []
+    traced.close()
+    (run,) = runs(tmp_path)
+    assert [line.operation for line in run.requests] == ["chat", "chat", "chat", "embeddings"]
+    assert run.loads == 1
+    assert run.trace is not None
+    assert Path(run.trace).parent == tmp_path
+
+
+def test_a_run_of_the_programs_own_has_its_calls(traced: Shim, tmp_path: Path) -> None:
+    """Calls in it are in no second run, and threads belong to it though the other run is open as well."""
+    traced.chat("a", "Hi.")
+    with RunTrace(directory=tmp_path) as own:
+        traced.chat("a", "Hi.")
+        assert current_run() is own
+    traced.close()
+    assert [len(run.requests) for run in runs(tmp_path)] == [1, 1]
+
+
+def test_nothing_is_written_where_no_call_is_made_or_none_is_asked_for(
+    traced: Shim, stage: Stage, tmp_path: Path
+) -> None:
+    """Looking is no run; and `[trace]` is off where it is not turned on."""
+    traced.status()
+    traced.close()
+    stage.shim.chat("a", "Hi.")
+    stage.shim.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_program_that_makes_very_many_calls_writes_several_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file and the line of a run have an end."""
+    monkeypatch.setattr("shim.calls.own_run.MOST_CALLS", 2)
+    section, run = TraceSection(enabled=True, folder=tmp_path), OwnRun()
+    found = [run.get(section) for _ in range(5)]
+    run.close()
+    run.close()
+    assert len({id(each) for each in found}) == 3
+    assert len(runs(tmp_path)) == 3
