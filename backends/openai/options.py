@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import math
 import numbers
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from backends.base import Endpoint
@@ -18,16 +19,18 @@ _LLAMA_CPP = "llama.cpp"
 Check = Callable[[Any], bool]
 
 
-def _integer(low: int, high: float = math.inf) -> Check:
-    return lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v <= high
-
-
-def _number(low: float, high: float = math.inf) -> Check:
+def _number(
+    low: float,
+    high: float = sys.float_info.max,
+    kinds: tuple[type[int] | type[float], ...] = (int, float),
+) -> Check:
     def check(value: Any) -> bool:
-        real = isinstance(value, int | float) and not isinstance(value, bool)
-        return real and math.isfinite(value) and low <= value <= high
+        return isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
 
     return check
+
+
+_integer = partial(_number, kinds=(int,))
 
 
 def _is_stop(value: Any) -> bool:
@@ -143,6 +146,14 @@ def split_options(
             continue
         read[name] = value if type(value) in _PLAIN else plain_number(value)
     return own, rest
+
+
+def shown(value: object) -> str:
+    """The beginning of a value as Python writes it, for errors."""
+    try:
+        return repr(value)[:80]
+    except ValueError:  # an integer of thousands of digits
+        return "a huge number"
 
 
 def plain_number(value: Any) -> Any:
@@ -270,7 +281,7 @@ def _check(endpoint: Endpoint, name: str, value: Any) -> None:
     check, allowed = known
     if not check(value):
         raise InvalidRequest(
-            f"option {name} is {value!r:.80}; it takes {allowed}.", option=name, allowed=allowed
+            f"option {name} is {shown(value)}; it takes {allowed}.", option=name, allowed=allowed
         )
     needs = _NEEDS.get(name)
     if name == "response_format" and value["type"] != "text":

@@ -7,13 +7,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import Unpack
 
 import httpcore
 
 from backends.base import Endpoint
 from backends.flows import BlockingStream, run_blocking
 from backends.machine.forks import renew_after_fork
-from backends.openai.connections.bounds import Timeouts
+from backends.openai.connections.bounds import Limits, Timeouts
 from backends.openai.connections.connecting import (
     MAX_IDLE_CONNECTIONS,
     dead_sockets,
@@ -190,40 +191,22 @@ class SyncTransport:
         self.flows = Transport(self.pools, timeouts)
 
     def chat(
-        self,
-        endpoint: Endpoint,
-        request: ChatRequest,
-        *,
-        timeouts: Timeouts | None = None,
-        deadline: float | None = None,
+        self, endpoint: Endpoint, request: ChatRequest, **limits: Unpack[Limits]
     ) -> Completion:
         """A whole answer."""
-        flow = self.flows.chat(endpoint, request, timeouts=timeouts, deadline=deadline)
-        return run_blocking(flow)
+        return run_blocking(self.flows.chat(endpoint, request, **limits))
 
     def stream(
-        self,
-        endpoint: Endpoint,
-        request: ChatRequest,
-        *,
-        timeouts: Timeouts | None = None,
-        deadline: float | None = None,
+        self, endpoint: Endpoint, request: ChatRequest, **limits: Unpack[Limits]
     ) -> DeltaStream:
         """The answer's pieces; returns once the endpoint has begun to answer."""
-        flow = self.flows.stream(endpoint, request, timeouts=timeouts, deadline=deadline)
-        return DeltaStream(run_blocking(flow))
+        return DeltaStream(run_blocking(self.flows.stream(endpoint, request, **limits)))
 
     def embed(
-        self,
-        endpoint: Endpoint,
-        texts: Sequence[str],
-        *,
-        timeouts: Timeouts | None = None,
-        deadline: float | None = None,
+        self, endpoint: Endpoint, texts: Sequence[str], **limits: Unpack[Limits]
     ) -> Embeddings:
         """One vector per text."""
-        flow = self.flows.embed(endpoint, texts, timeouts=timeouts, deadline=deadline)
-        return run_blocking(flow)
+        return run_blocking(self.flows.embed(endpoint, texts, **limits))
 
     def close(self) -> None:
         """Close every idle connection; running requests fail. The transport can be used again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from functools import partial
+from typing import Unpack
 
 from backends.base import Endpoint
 from backends.openai.answers.delta_stream import AsyncDeltaStream
@@ -18,6 +19,7 @@ from backends.openai.connections.bounds import (
     RETRY_AFTER_S,
     STREAM_BYTES,
     Bounds,
+    Limits,
     Timeouts,
 )
 from backends.openai.connections.pools import Answer, Pools
@@ -63,9 +65,9 @@ _OK = 200
 class Transport:
     """Requests over the connections of a thread or an event loop.
 
-    Every answer has bounds, in bytes and in seconds (`connections.bounds`); `deadline` is the monotonic
-    second by which a call has to end. A compressed answer is refused: identity is asked for, and what it
-    expands to has no bound. Redirects are not followed. What endpoints say is masked (`masking`).
+    Every answer has bounds, in bytes and in seconds (`connections.bounds`). A compressed answer is refused:
+    identity is asked for, and what it expands to has no bound. Redirects are not followed. What endpoints
+    say is masked (`masking`).
     """
 
     def __init__(self, pools: Pools, timeouts: Timeouts | None = None) -> None:
@@ -74,12 +76,7 @@ class Transport:
         self._extras = RefusedExtras()
 
     async def chat(
-        self,
-        endpoint: Endpoint,
-        request: ChatRequest,
-        *,
-        timeouts: Timeouts | None = None,
-        deadline: float | None = None,
+        self, endpoint: Endpoint, request: ChatRequest, **limits: Unpack[Limits]
     ) -> Completion:
         """A whole answer; interrupting or cancelling it closes the connection.
 
@@ -87,26 +84,20 @@ class Transport:
             KeepwarmError: the tree of `budget.errors`; `EngineDied` when a local engine is gone,
                 `DeadlineExceeded` at the deadline.
         """
-        exchange = self._exchange(
-            endpoint, CHAT_PATH, chat_body(endpoint, request, stream=False), timeouts, deadline
-        )
+        body = chat_body(endpoint, request, stream=False)
+        exchange = self._exchange(endpoint, CHAT_PATH, body, limits)
         try:
             return exchange.parsed(await self._fetch(exchange, CHAT_BYTES), parse_completion)
         except EndpointError as error:
             if not error.facts.get("unparsed"):
                 raise
         # As a stream, so that what it says is here even where the engine cannot read that again.
-        stream = await self.stream(endpoint, request, timeouts=timeouts, deadline=deadline)
+        stream = await self.stream(endpoint, request, **limits)
         async with stream:
             return assemble([delta async for delta in stream])
 
     async def stream(
-        self,
-        endpoint: Endpoint,
-        request: ChatRequest,
-        *,
-        timeouts: Timeouts | None = None,
-        deadline: float | None = None,
+        self, endpoint: Endpoint, request: ChatRequest, **limits: Unpack[Limits]
     ) -> AsyncDeltaStream:
         """The answer's pieces; returns once the endpoint has begun to answer.
 
@@ -114,7 +105,7 @@ class Transport:
             KeepwarmError: as `chat`, here or from the iterator.
         """
         body = chat_body(endpoint, request, stream=True)
-        exchange = self._exchange(endpoint, CHAT_PATH, body, timeouts, deadline, streamed=True)
+        exchange = self._exchange(endpoint, CHAT_PATH, body, limits, streamed=True)
         return await self._stream(exchange, StreamReader)
 
     async def resume(
@@ -123,9 +114,7 @@ class Transport:
         request: ChatRequest,
         tokens: Sequence[int] | None,
         progress: AnswerSoFar,
-        *,
-        timeouts: Timeouts | None = None,
-        deadline: float | None = None,
+        **limits: Unpack[Limits],
     ) -> AsyncDeltaStream:
         """The rest of an interrupted answer, from all tokens so far; from their text when None.
 
@@ -138,24 +127,19 @@ class Transport:
         repeat = tokens_to_repeat(request, tokens, progress)
         if tokens is None or repeat is None:
             body = template_body(request)
-            exchange = self._exchange(endpoint, TEMPLATE_PATH, body, timeouts, deadline)
+            exchange = self._exchange(endpoint, TEMPLATE_PATH, body, limits)
             raw = await self._fetch(exchange, CHAT_BYTES)
             prompt = exchange.parsed(raw, templated) + progress.text
         else:
             prompt = tokens
         body = resume_body(endpoint, request, prompt, progress, repeat or 0)
-        exchange = self._exchange(endpoint, RESUME_PATH, body, timeouts, deadline, streamed=True)
+        exchange = self._exchange(endpoint, RESUME_PATH, body, limits, streamed=True)
         return await self._stream(
             exchange, partial(ResumeReader, before=progress, repeat=repeat or 0)
         )
 
     async def embed(
-        self,
-        endpoint: Endpoint,
-        texts: Sequence[str],
-        *,
-        timeouts: Timeouts | None = None,
-        deadline: float | None = None,
+        self, endpoint: Endpoint, texts: Sequence[str], **limits: Unpack[Limits]
     ) -> Embeddings:
         """One vector per text.
 
@@ -163,7 +147,7 @@ class Transport:
             KeepwarmError: as `chat`.
         """
         body = embed_body(endpoint, texts)
-        exchange = self._exchange(endpoint, EMBED_PATH, body, timeouts, deadline)
+        exchange = self._exchange(endpoint, EMBED_PATH, body, limits)
         raw = await self._fetch(exchange, EMBED_BYTES + EMBED_BYTES_PER_TEXT * len(texts))
         return exchange.parsed(raw, partial(parse_embeddings, count=len(texts)))
 
@@ -173,8 +157,8 @@ class Transport:
         Raises:
             KeepwarmError: it does not answer.
         """
-        limits = Timeouts(connect_s=within_s, answer_s=within_s)
-        exchange = self._exchange(endpoint, path, None, limits, None)
+        limits = Limits(timeouts=Timeouts(connect_s=within_s, answer_s=within_s))
+        exchange = self._exchange(endpoint, path, None, limits)
         try:
             answer = await self._begun(exchange, whatever=True)
             await answer.close()
@@ -192,16 +176,15 @@ class Transport:
         endpoint: Endpoint,
         path: str,
         body: bytes | None,
-        timeouts: Timeouts | None,
-        deadline: float | None,
+        limits: Limits,
         *,
         streamed: bool = False,
     ) -> Exchange:
-        limits = timeouts or self._timeouts
-        total_s = limits.stream_s if streamed else limits.answer_s
-        bounds = Bounds(endpoint, limits, deadline, total_s)
+        timeouts = limits.get("timeouts") or self._timeouts
+        total_s = timeouts.stream_s if streamed else timeouts.answer_s
+        bounds = Bounds(endpoint, timeouts, limits.get("deadline"), total_s)
         if streamed:
-            bounds.begin("the first token", limits.first_token_s)
+            bounds.begin("the first token", timeouts.first_token_s)
         if body is not None and endpoint.socket_path is None:
             body = self._extras.applied(endpoint, body)
         return Exchange(endpoint, self.pools.to(endpoint).route, path, body, bounds)

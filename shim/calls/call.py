@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from operator import itemgetter
 from typing import Any
 
 from backends.base import Endpoint
+from backends.openai.connections.bounds import Limits
 from backends.openai.exchange import secrets_of
 from backends.openai.masking import NO_SECRETS
 from backends.openai.options import template_warnings
@@ -71,8 +71,7 @@ class Call:
     request: ChatRequest
     wants: dict[str, Any]
     """The fields of the op that asks for its lease."""
-    limits: dict[str, Any]
-    """The bounds of time of its request, as the transport takes them: `timeouts` and `deadline`."""
+    limits: Limits
     remote: bool
     operation: str = "chat"
     in_background: bool = False
@@ -131,7 +130,8 @@ class Call:
             return False
         if self.first_ns is not None and not self.whole:
             return False
-        if time.monotonic() >= self.limits.get("deadline", math.inf):
+        deadline = self.limits.get("deadline")
+        if deadline is not None and time.monotonic() >= deadline:
             return False
         self.ended_by, self.retried = failure, 1
         self.first_ns, self.sent_ns = None, 0

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import MutableMapping
 from typing import Any, Final
 
 from backends.openai.connections.bounds import Timeouts
+from backends.openai.options import shown
 from budget.errors import InvalidRequest
 from shim.config import ModelEntry
 
 OWN_OPTIONS: Final = (
     "priority", "deadline_s", "first_token_timeout", "token_timeout", "answer_timeout",
 )  # fmt: skip
+MAX_PRIORITY: Final = 2**53
 MAX_DEADLINE_S: Final = 366 * 86400
 _USUAL: Final = Timeouts()
 _HERE: Final = Timeouts(first_token_s=math.inf, between_tokens_s=math.inf, answer_s=_USUAL.stream_s)
@@ -49,14 +52,15 @@ def timeouts_of(entry: ModelEntry, own: MutableMapping[str, Any]) -> Timeouts | 
 
 def _check(own: MutableMapping[str, Any]) -> None:
     priority, deadline_s = own.get("priority", 0), own.get("deadline_s", 1.0)
-    if not isinstance(priority, int) or isinstance(priority, bool):
-        raise InvalidRequest(f"priority is {priority!r}; an integer is allowed.")
+    integer = isinstance(priority, int) and not isinstance(priority, bool)
+    if not integer or abs(priority) > MAX_PRIORITY:
+        raise InvalidRequest(
+            f"priority is {shown(priority)}; an integer is allowed, from -2**53 to 2**53."
+        )
     number = isinstance(deadline_s, int | float) and not isinstance(deadline_s, bool)
     if not number or not 0 < deadline_s <= MAX_DEADLINE_S:
-        # An integer of thousands of digits has no text.
-        shown = repr(deadline_s)[:80] if not number or abs(deadline_s) < 1e18 else "a huge number"
         raise InvalidRequest(
-            f"deadline_s is {shown}; seconds above 0 are allowed, and at most a year's."
+            f"deadline_s is {shown(deadline_s)}; seconds above 0 are allowed, and at most a year's."
         )
 
 
@@ -65,6 +69,6 @@ def _seconds(own: MutableMapping[str, Any], name: str, of_model: float | None) -
     if value is None:
         return of_model
     real = isinstance(value, int | float) and not isinstance(value, bool)
-    if not real or not 0 < value < math.inf:
-        raise InvalidRequest(f"{name} is {value!r:.80}; seconds above 0 are allowed.", option=name)
+    if not real or not 0 < value <= sys.float_info.max:
+        raise InvalidRequest(f"{name} is {shown(value)}; seconds above 0 are allowed.", option=name)
     return float(value)

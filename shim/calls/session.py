@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from backends.base import Capabilities, Endpoint
 from backends.kinds import Backend
 from backends.openai.async_client import AsyncTransport
+from backends.openai.connections.bounds import Limits
 from backends.openai.options import split_options
 from backends.openai.protocol import ChatRequest, no_chat, no_embeddings
 from backends.openai.resume import can_resume
@@ -244,7 +245,7 @@ class Session:
         if (entry.role == "embedder") is not (operation == "embeddings"):
             self._check_role(model, entry, operation)
         own, rest = split_options(options, OWN_OPTIONS)
-        limits = {"timeouts": timeouts_of(entry, own)}
+        limits = Limits(timeouts=timeouts_of(entry, own))
         if (deadline_s := own.get("deadline_s")) is not None:
             limits["deadline"] = time.monotonic() + deadline_s
         request, remote = ChatRequest(messages, rest), entry.url is not None

@@ -13,12 +13,13 @@ import pytest
 from backends.base import Capabilities, Endpoint
 from backends.openai import ChatRequest
 from backends.openai.chat_messages import checked_messages
-from backends.openai.options import OPTIONS, split_options
+from backends.openai.options import OPTIONS, split_options, wire_options
 from backends.openai.protocol import chat_body
 from backends.openai.schemas import MAX_GRAMMAR_DEPTH, MAX_SCHEMA_DEPTH
 from budget.errors import InvalidRequest
 from shim.calls.chat_options import ChatOptions
-from shim.calls.own_options import OWN_OPTIONS
+from shim.calls.own_options import OWN_OPTIONS, timeouts_of
+from shim.config import Config
 
 LLAMA = Endpoint("http://e", "m", "llama.cpp", "/s", capabilities=Capabilities(grammar=True))
 FAR = Endpoint("http://far", "m", "openai")
@@ -144,6 +145,20 @@ def test_numbers_of_numpy_are_numbers() -> None:
     assert own == {"priority": 2, "deadline_s": 2.0}
     with pytest.raises(InvalidRequest, match="cannot be written as JSON"):
         _body({"extra": {"x": np.zeros(2)}})
+
+
+def _read(options: dict[str, Any]) -> None:
+    own, rest = split_options(options, OWN_OPTIONS)
+    timeouts_of(Config.from_mapping({"models": {"m": {"url": "http://far"}}}).models["m"], own)
+    wire_options(LLAMA, rest)
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+@pytest.mark.parametrize("name", ["max_tokens", "temperature", "top_p", "seed", *OWN_OPTIONS])
+def test_a_number_without_a_float_or_a_text_is_the_callers_mistake(name: str, digits: int) -> None:
+    """By the option's name, not by Python's limits of conversion."""
+    with pytest.raises(InvalidRequest, match=name):
+        _read({name: 10**digits})
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 from backends.base import Endpoint
 from budget.errors import DeadlineExceeded, EndpointError, EngineTimeout, KeepwarmError
@@ -56,6 +56,17 @@ class Timeouts:
     between_tokens_s: float = 120.0
     answer_s: float = 1800.0
     stream_s: float = 6 * 3600.0
+
+
+class Limits(TypedDict, total=False):
+    """The bounds in time of one request.
+
+    `timeouts` None, or left out, are those of the transport. `deadline` is the monotonic second by which
+    the call has to end; None, or left out, without one.
+    """
+
+    timeouts: Timeouts | None
+    deadline: float | None
 
 
 class Bounds:
