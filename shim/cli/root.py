@@ -16,6 +16,10 @@ from shim.cli.lazy import LazyGroup
 
 COMMANDS: Final = {
     "chat": ("shim.cli.commands.asking.chat:chat", "Ask a model and print its answer as it comes."),
+    "run": (
+        "shim.cli.commands.asking.interactive:run",
+        "Talk with a model: it knows what was said before.",
+    ),
     "embed": ("shim.cli.commands.asking.embed:embed", "Turn texts into vectors."),
     "ps": ("shim.cli.commands.ps.command:ps", "Show what is resident, leased, pinned and waiting."),
     "list": (

@@ -62,6 +62,11 @@ class Output(io.TextIOBase):
         """The encoding of the descriptor."""
         return self.codes.encoding
 
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]
+        """What becomes of characters that it cannot hold. Without it, lines could not be edited."""
+        return self.codes.errors
+
     def write(self, text: str, /) -> int:
         """Write a text; on a terminal its control characters are escapes that can be read."""
         return self.codes.write(escaped(text) if self._terminal else text)

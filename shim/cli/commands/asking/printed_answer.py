@@ -32,6 +32,11 @@ class PrintedAnswer:
         self._last = ""
         self._stops = Stops()
 
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return self._stream.text if self._stream is not None else ""
+
     def read(self, *, stops: bool) -> Reply:
         """Print the answer to its end. `stops`: the answer holds a lease, which Ctrl-Z has to end."""
         try:
