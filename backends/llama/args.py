@@ -14,22 +14,6 @@ LOG_VERBOSITY = 4
 """llama-server's `-lv`: the lowest level that prints the `buffer size` lines (3 does not, 5 is a
 line per token and slows them)."""
 
-_OWNED = frozenset(
-    {
-        "-m", "--model", "--host", "--port", "-c", "--ctx-size", "-np", "--parallel", "--fit", "-fit",
-        "-ngl", "--gpu-layers", "--n-gpu-layers", "-b", "--batch-size", "-ub", "--ubatch-size",
-        "-ctk", "--cache-type-k", "-ctv", "--cache-type-v", "-fa", "--flash-attn", "-cram",
-        "--cache-ram", "-ctxcp", "--ctx-checkpoints", "--swa-checkpoints", "--swa-full", "-lm",
-        "--load-mode", "--mmap", "--no-mmap", "--repack", "-nr", "--no-repack", "-kvu",
-        "--kv-unified", "-no-kvu", "--no-kv-unified", "--embedding", "--embeddings", "-mm",
-        "--mmproj", "--mmproj-offload", "--no-mmproj-offload", "-md", "--model-draft",
-        "--spec-draft-model", "--lora", "--rpc", "-dev", "--device", "-ts", "--tensor-split",
-        "-sm", "--split-mode", "--api-key", "--api-key-file", "--slot-save-path", "-lv",
-        "--verbosity",
-        "--log-file", "--log-disable", "-a", "--alias", "--metrics",
-    }
-)  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True)
 class LaunchSettings:
@@ -55,7 +39,7 @@ def server_argv(binary: Path, args: EngineArgs, settings: LaunchSettings) -> lis
     `use_mmap` says otherwise: mapped and repacked weights would be held twice.
 
     Raises:
-        ConfigError: an argument that cannot be honoured, or an extra one that keepwarm owns.
+        ConfigError: an argument that cannot be honoured.
     """
     _check(args, settings)
     argv = [str(binary), "--model", str(settings.model_path), "--alias", settings.model_id]
@@ -133,11 +117,4 @@ def _check(args: EngineArgs, settings: LaunchSettings) -> None:
         raise ConfigError(
             f"n_ctx {args.n_ctx} cannot be shared by {args.slots} slots.",
             hint="Give at least one slot and a context of at least one token per slot.",
-        )
-    owned = [word for word in args.extra if word.split("=", 1)[0] in _OWNED]
-    if owned:
-        raise ConfigError(
-            f"the engine arguments {', '.join(owned)} are set by keepwarm itself.",
-            hint="Use the model's own keys (context, slots, kv_type, n_gpu_layers, ...).",
-            arguments=list(owned),
         )

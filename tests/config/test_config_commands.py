@@ -57,9 +57,11 @@ def test_schema_command_prints_the_schema(runner: CliRunner) -> None:
     assert markdown.output == markdown_reference()
 
 
-def test_check_reports_a_good_file(runner: CliRunner, tmp_path: Path) -> None:
+def test_check_reports_a_good_file(
+    runner: CliRunner, tmp_path: Path, tiny_models: dict[str, Path]
+) -> None:
     """Status 0, the models, and no problems."""
-    (tmp_path / "m.gguf").touch()
+    (tmp_path / "m.gguf").symlink_to(tiny_models["evaluator"])
     (tmp_path / "keepwarm.toml").write_text('[models.m]\npath = "m.gguf"\nrole = "evaluator"\n')
     result = runner.invoke(config_group, ["check", "--json"])
     report = json.loads(result.output)

@@ -111,7 +111,7 @@ def test_a_found_file_that_needs_no_trust_works_as_ever(stranger: Stranger) -> N
     [
         (KEYED, "models.far.api_key_env", 5),
         (f'{LOCAL}engine_args = ["--video-ffmpeg-dir", "bin"]\n', "models.m.engine_args", 3),
-        (f'{LOCAL}engine_args = ["--temp", "1", "-lcd=/a"]\n', "models.m.engine_args", 3),
+        (f'{LOCAL}engine_args = ["--temp", "1", "-jf=/a"]\n', "models.m.engine_args", 3),
         (f'{LOCAL}engine_args = ["--new_option", "x"]\n', "models.m.engine_args", 3),
         (f'{LOCAL}[kv]\nfolder = "/srv/documents"\n', "kv.folder", 4),
         (f'{LOCAL}[kv]\nfolder = "../other"\n', "kv.folder", 4),
@@ -267,6 +267,7 @@ class Commands:
         for name in ("KEEPWARM_CONFIG", "HARNESS_ENDPOINTS", "XDG_CONFIG_HOME"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("HOME", stranger.env["HOME"])
+        monkeypatch.setenv("AWS_SECRET", "set")
 
     def run(self, *args: str) -> Result:
         """A command's output."""

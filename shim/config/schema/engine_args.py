@@ -42,7 +42,9 @@ _BY_REASON: Mapping[str, str] = {
     "-ncffn --n-cpu-ffn --rpc -ngld --gpu-layers-draft --n-gpu-layers-draft --spec-draft-ngl "
     "-devd --device-draft --spec-draft-device -mmdev --mmproj-device -kvo --kv-offload -nkvo "
     "--no-kv-offload --mmproj-offload --no-mmproj-offload -otd --override-tensor-draft "
-    "--spec-draft-override-tensor",
+    "--spec-draft-override-tensor -cmoed --cpu-moe-draft --spec-draft-cpu-moe -ncmoed "
+    "--n-cpu-moe-draft --spec-draft-ncmoe --spec-draft-n-cpu-moe",
+    "its bytes are not booked": "-lcs --lookup-cache-static -lcd --lookup-cache-dynamic",
     _BOOKED: "-cram --cache-ram -ctxcp --ctx-checkpoints --swa-checkpoints -lm --load-mode "
     "-lzm --lazy-mode -kvu --kv-unified -no-kvu --no-kv-unified --kv-unified-per-slot --swa-full "
     "--no-host --cache-idle-slots --no-cache-idle-slots",
@@ -50,7 +52,8 @@ _BY_REASON: Mapping[str, str] = {
     "--models-dir --models-preset --models-max --models-autoload --no-models-autoload "
     "--slot-save-path --log-file --log-disable --log-jsonl --no-log-jsonl --log-colors -v --verbose "
     "--log-verbose -lv --verbosity --log-verbosity --log-prompts-dir --warmup --no-warmup "
-    "--sleep-idle-seconds --list-devices -h --help --usage --version --offline -to --timeout "
+    "--sleep-idle-seconds -cl --cache-list --completion-bash --list-devices -h --help --usage "
+    "--version --offline -to --timeout "
     "--tools --mcp-servers-config --mcp-servers-json -ag --agent --slots --no-slots",
 }
 

@@ -161,8 +161,11 @@ class ModelEntry(Section):
     )
     engine_args: ExtraArgs = key(
         (),
-        "Further llama-server arguments; those that keepwarm decides are refused by name.",
-        'a list of texts, such as ["--rope-scaling", "yarn"]',
+        "Further llama-server arguments; those that keepwarm decides, and those that the installed "
+        "llama-server refuses, are refused by name. YaRN with a scale, and `--override-kv "
+        "ARCH.context_length=int:N`, raise the context that a model may have. Bytes of `--spec-type` and "
+        "control vectors are booked.",
+        'a list of texts, such as ["--rope-scaling", "yarn", "--rope-scale", "4"]',
         trust="program",
     )
     backend: Literal["llama.cpp", "vllm", "openai"] = key(

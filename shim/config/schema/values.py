@@ -284,6 +284,20 @@ def matching(pattern: re.Pattern[str], what: str) -> Any:
     return parse
 
 
+_parse_place = matching(_HF, "not owner/repo:file")
+
+
+def parse_hf(value: object) -> str:
+    """A file of a repository on the Hub. Other programs take a quantization in its place."""
+    found = str(_parse_place(value))
+    name = found.rpartition(":")[2]
+    if not name.lower().endswith(".gguf"):
+        raise ValueError(
+            f"{name} is no name of a file; the repository's Files tab has those of each quantization"
+        )
+    return found
+
+
 parse_model_name = matching(_MODEL_NAME, "not a name of a model")
 
 AMOUNT_JSON = WithJsonSchema(
@@ -346,7 +360,7 @@ Url = Annotated[
 ]
 HfFile = Annotated[
     str,
-    PlainValidator(matching(_HF, "not owner/repo:file")),
+    PlainValidator(parse_hf),
     WithJsonSchema({"type": "string", "pattern": "^[^/]+/[^/:]+:.+$"}),
 ]
 EnvName = Annotated[

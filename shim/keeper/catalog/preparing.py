@@ -12,13 +12,12 @@ from backends.footprint.placing import placements
 from backends.gguf import GgufHeader, read_header
 from backends.llama.model_files import model_files
 from backends.machine.files.mounts import is_far
-from budget.errors import ConfigError, LoadFailed
+from budget.errors import LoadFailed
 from budget.eviction.kv_store import carries_kv
 from budget.footprint import Placement
-from budget.memory.further.option_values import trained_context
 from shim.config import ModelEntry as ConfigEntry
-from shim.config.role_checks import check_role
 from shim.keeper.catalog.entries import ModelFile, Prepared
+from shim.keeper.catalog.model_checks import faults
 from shim.placement.budgeted_devices import BudgetDevices
 from shim.placement.plan_entry import Stamp
 from shim.placement.requested import engine_args, local_path, side_files, stamp_of
@@ -36,16 +35,9 @@ def prepare(
     # The stamp is taken before the files are read, so that a change during the reading shows.
     side = stamp_of(side_files(entry))
     header = read_header(_there(name, local_path(entry)))
-    check_role(name, entry, header)
+    for _, error in faults(name, entry, header):
+        raise error
     shape = header.shape()
-    trained = trained_context(entry.engine_args, shape)
-    if "context" in entry.model_fields_set and entry.context_per_slot > trained > 0:
-        raise ConfigError(
-            f"{name}: {entry.context} tokens for {entry.slots} slots are "
-            f"{entry.context_per_slot} a slot; the model was trained for {trained}.",
-            hint=f"Lower [models.{name}] context to at most {trained * entry.slots}, or stretch the "
-            'model in engine_args: ["--rope-scaling", "yarn", "--rope-scale", "4"].',
-        )
     args = replace(engine_args(entry), rpc=devices.servers())
     args, note = sized_args(args, entry, header, inspector, devices.limits)
     layers, limits = entry.n_gpu_layers, devices.layer_limits

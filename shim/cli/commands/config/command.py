@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from backends.gguf import read_header
-from budget.errors import ConfigError, KeepwarmError, RoleViolation
+from budget.errors import ConfigError
+from shim.cli.commands.config.file_faults import FileFault, file_faults
 from shim.cli.console.context import config_path
 from shim.cli.console.failure import EXIT_CALLER
 from shim.cli.console.output import console, print_json, print_table
@@ -18,14 +18,12 @@ from shim.cli.console.shared_options import config_option, json_option
 from shim.cli.lazy import LazyGroup
 from shim.config import (
     Config,
-    ModelEntry,
     find_config,
     json_schema,
     load_config,
     markdown_reference,
 )
 from shim.config.problems import dotted
-from shim.config.role_checks import check_role
 
 
 @click.group(
@@ -111,7 +109,7 @@ def check_report(path: Path | None) -> dict[str, Any]:
     """What `config check --json` prints: `file`, `ok`, `problems`, `models`, `warnings`.
 
     Each problem has `key`, `line`, `found`, `allowed` and `message`. A file that is named and missing is
-    a problem, too, and so is one that does not meet its model's role.
+    a problem, too, and so is one that no engine could run as it is configured.
     """
     try:
         config = load_config(path)
@@ -121,8 +119,8 @@ def check_report(path: Path | None) -> dict[str, Any]:
         problems = listed if isinstance(listed, list) else [plain]
         file = error.facts.get("file")
         return {"file": file, "ok": False, "problems": problems, "models": [], "warnings": []}
-    problems = [_missing(config, key, file) for key, file in config.missing_files()]
-    problems += _unfit(config)
+    found = file_faults(config)
+    problems = [_problem(config, fault) for fault in found.faults]
     return {
         "file": str(config.file) if config.file else None,
         "ok": not problems,
@@ -140,53 +138,19 @@ def check_report(path: Path | None) -> dict[str, Any]:
         "warnings": [
             f"{config.origin(f'models.{name}.path')}: the file of {name} has no chat template, as those of"
             " base models; messages are written as ChatML. Give one by --chat-template in engine_args."
-            for name, entry in config.models.items()
-            if _has_no_template(entry)
+            for name in found.without_template
         ],
     }
 
 
-def _has_no_template(entry: ModelEntry) -> bool:
-    """Whether a chat model's file is here and brings no template, and the configuration gives none."""
-    given = any(argument.startswith("--chat-template") for argument in entry.engine_args)
-    if given or entry.role == "embedder" or entry.path is None or not entry.path.is_file():
-        return False
-    try:
-        return read_header(entry.path).chat_template is None
-    except KeepwarmError:
-        return False
-
-
-def _missing(config: Config, key: str, file: Path) -> dict[str, Any]:
-    return _problem(config, key, f"{file}, which is not there", "a file that can be read")
-
-
-def _unfit(config: Config) -> list[dict[str, Any]]:
-    """The models whose files are here and do not meet their roles."""
-    found = []
-    for name, entry in config.models.items():
-        if entry.role is None or entry.path is None or not entry.path.is_file():
-            continue
-        try:
-            check_role(name, entry, read_header(entry.path))
-        except RoleViolation as error:
-            allowed = "a model that meets its role"
-            found.append(
-                _problem(config, f"models.{name}.role", f"{entry.role}. {error.message}", allowed)
-            )
-        except KeepwarmError:
-            continue  # the first use of the file says what is wrong with it
-    return found
-
-
-def _problem(config: Config, key: str, found: str, allowed: str) -> dict[str, Any]:
-    line = config.origin(key).rpartition(":")[2]
+def _problem(config: Config, fault: FileFault) -> dict[str, Any]:
+    line = config.origin(fault.key).rpartition(":")[2]
     return {
-        "key": key,
+        "key": fault.key,
         "line": int(line) if line.isdigit() else None,
-        "found": found,
-        "allowed": allowed,
-        "message": f"{config.origin(key)}: {key}: found {found.rstrip('.')}; allowed: {allowed}.",
+        "found": fault.found,
+        "allowed": fault.allowed,
+        "message": f"{config.origin(fault.key)}: {fault.key}: {fault.message}",
     }
 
 
