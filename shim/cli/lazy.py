@@ -9,6 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from shim.cli.console.context import accept_config
 from shim.lazy_names import check_packages
@@ -66,7 +67,12 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that the arguments begin with; an unknown one is told with its like."""
         name = args[0]
-        if not name.startswith("-") and self.get_command(ctx, name) is None:
+        # A shell that completes asks about commands that are not whole yet.
+        if (
+            not ctx.resilient_parsing
+            and not name.startswith("-")
+            and self.get_command(ctx, name) is None
+        ):
             close = self.elsewhere.get(name) or " or ".join(
                 get_close_matches(name, self.list_commands(ctx))
             )
@@ -74,17 +80,23 @@ class LazyGroup(click.Group):
                 ctx.fail(f"No such command {name!r}. Did you mean {close}?")
         return super().resolve_command(ctx, args)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands and options that begin so; no command is imported for that."""
+        named = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
+        helped = [CompletionItem(name, help=self._line_of(name)) for name in named]
+        return [*helped, *click.Command.shell_complete(self, ctx, incomplete)]
+
+    def _line_of(self, name: str) -> str:
+        """A line of help about a command, which is not imported."""
+        if name in self.lazy:
+            return self.lazy[name][1]
+        if name in self.commands:
+            return self.commands[name].get_short_help_str(100)
+        return f"From the package {self._plugins()[name].module.partition('.')[0]}."
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, without importing them."""
-        added = self._plugins()
-        rows = []
-        for name in self.list_commands(ctx):
-            if name in self.lazy:
-                rows.append((name, self.lazy[name][1]))
-            elif name in added:
-                rows.append((name, f"From the package {added[name].module.partition('.')[0]}."))
-            elif name in self.commands:
-                rows.append((name, self.commands[name].get_short_help_str(100)))
+        rows = [(name, self._line_of(name)) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 

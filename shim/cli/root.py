@@ -76,6 +76,10 @@ COMMANDS: Final = {
         "shim.cli.commands.simulate.command:simulate",
         "Replay a trace of requests under several eviction policies.",
     ),
+    "completion": (
+        "shim.cli.completion:completion",
+        "Print the script by which a shell completes commands, options and names of models.",
+    ),
     "version": (
         "shim.cli.commands.version:version",
         "Print the versions of keepwarm and llama.cpp.",

@@ -15,7 +15,7 @@ from budget.errors import ConfigError, KeeperUnavailable
 from shim.cli.console.context import config_of, entry_of
 from shim.cli.console.output import print_json, print_table, size, span
 from shim.cli.console.running import ask_running
-from shim.cli.console.shared_options import json_option
+from shim.cli.console.shared_options import complete_model, json_option
 from shim.config import Config
 from shim.keeper.kv.folder import claimed
 from shim.keeper.kv.saved_files import KvFiles, kv_folder
@@ -43,7 +43,7 @@ def list_kept(ctx: click.Context, *, as_json: bool) -> None:
 
 
 @kv_group.command("clear")
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete_model)
 @json_option
 @click.pass_context
 def clear(ctx: click.Context, model: str | None, *, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from shim.cli.console.chosen_model import ChosenModel, choose
 from shim.cli.console.output import StatusLine, print_json, size, span
 from shim.cli.console.progress import WaitingLine, fetch_first
 from shim.cli.console.running import engine_row, is_running
-from shim.cli.console.shared_options import Decorated, json_option
+from shim.cli.console.shared_options import Decorated, json_option, model_argument
 from shim.client import Shim
 from shim.paths import runtime_dir
 from shim.wire.launch import running_connection
@@ -21,7 +21,7 @@ from shim.wire.launch import running_connection
 
 def _command(command: Decorated) -> click.Command:
     """A command about one model, called with the context, the model and `as_json`."""
-    return click.command()(click.argument("model")(json_option(click.pass_context(command))))
+    return click.command()(model_argument(json_option(click.pass_context(command))))
 
 
 @_command

@@ -1,4 +1,4 @@
-"""Options and input that several commands share: `--json`, `--config`, and text on stdin."""
+"""Arguments and input that several commands share: MODEL, `--json`, `--config`, and text on stdin."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
-from budget.errors import InvalidRequest
+from budget.errors import InvalidRequest, KeepwarmError
+from shim.cli.console.context import config_path
 from shim.cli.console.failure import remember_json
+from shim.config import load_config
 
 Decorated = Callable[..., Any]
 
@@ -21,6 +24,26 @@ config_option = click.option(
     default=None,
     help="The configuration file to read. Default: the file that keepwarm finds.",
 )
+
+
+def model_argument(command: Decorated) -> Decorated:
+    """The argument MODEL, which a shell completes."""
+    return click.argument("model", shell_complete=complete_model)(command)
+
+
+def complete_model(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The models that begin so, or files where a path begins. Only the configuration is read."""
+    if incomplete.startswith(("/", ".", "~")):
+        return [CompletionItem(incomplete, type="file")]
+    try:
+        config = load_config(config_path(ctx), uses=())
+    except KeepwarmError:
+        return []
+    return [
+        CompletionItem(name, help=entry.role)
+        for name, entry in config.models.items()
+        if name.startswith(incomplete)
+    ]
 
 
 def json_option(command: Decorated) -> Decorated:

@@ -67,8 +67,13 @@ class Output(io.TextIOBase):
         """What becomes of characters that it cannot hold. Without it, lines could not be edited."""
         return self.codes.errors
 
-    def write(self, text: str, /) -> int:
-        """Write a text; on a terminal its control characters are escapes that can be read."""
+    def write(self, text: str | bytes, /) -> int:
+        """Write a text; on a terminal its control characters are escapes that can be read.
+
+        Completions of a shell come as bytes.
+        """
+        if isinstance(text, bytes):
+            text = text.decode("utf-8", "replace")
         return self.codes.write(escaped(text) if self._terminal else text)
 
     def flush(self) -> None:

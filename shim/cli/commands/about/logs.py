@@ -13,10 +13,11 @@ from shim.cli.commands.keeper import FOLLOW_EVERY_S, print_keeper_log
 from shim.cli.console.chosen_model import choose
 from shim.cli.console.failure import tell
 from shim.cli.console.running import ask_running
+from shim.cli.console.shared_options import complete_model
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete_model)
 @click.option(
     "-n",
     "--lines",

@@ -11,12 +11,12 @@ from shim.cli.commands.about.listing import shown_state
 from shim.cli.commands.about.model_facts import facts_of, keeper_status
 from shim.cli.console.chosen_model import choose
 from shim.cli.console.output import print_json, print_table, size, sizes, span
-from shim.cli.console.shared_options import json_option
+from shim.cli.console.shared_options import json_option, model_argument
 from shim.config import FOREVER
 
 
 @click.command("show")
-@click.argument("model")
+@model_argument
 @json_option
 @click.pass_context
 def show_model(ctx: click.Context, model: str, *, as_json: bool) -> None:

@@ -16,7 +16,7 @@ from shim.cli.commands.asking.printed_answer import PrintedAnswer
 from shim.cli.console.chosen_model import choose
 from shim.cli.console.output import StatusLine, print_json, span
 from shim.cli.console.progress import WaitingLine, fetch_first
-from shim.cli.console.shared_options import json_option, read_stdin
+from shim.cli.console.shared_options import json_option, model_argument, read_stdin
 from shim.cli.console.stopping import asked_again
 from shim.cli.console.traced import traced
 from shim.client import Shim
@@ -24,7 +24,7 @@ from shim.replies import Reply, Residency
 
 
 @click.command()
-@click.argument("model")
+@model_argument
 @click.argument("prompt", required=False)
 @click.option("--system", help="A system message before the prompt.")
 @click.option(

@@ -15,7 +15,7 @@ from shim.cli.commands.asking.chat import residency_json, temperature_of
 from shim.cli.console.chosen_model import choose
 from shim.cli.console.output import StatusLine, print_json, print_table
 from shim.cli.console.progress import WaitingLine, fetch_first
-from shim.cli.console.shared_options import json_option, read_stdin
+from shim.cli.console.shared_options import json_option, model_argument, read_stdin
 from shim.cli.console.stopping import asked_again
 from shim.cli.console.traced import traced
 from shim.client import Shim
@@ -23,7 +23,7 @@ from shim.replies import EmbeddingReply
 
 
 @click.command()
-@click.argument("model")
+@model_argument
 @click.argument("texts", nargs=-1, metavar="TEXT...")
 @json_option
 @click.pass_context

@@ -18,13 +18,13 @@ from shim.cli.console.chosen_model import ChosenModel, choose
 from shim.cli.console.failure import tell
 from shim.cli.console.output import StatusLine
 from shim.cli.console.progress import WaitingLine, fetch_first
-from shim.cli.console.shared_options import read_stdin
+from shim.cli.console.shared_options import model_argument, read_stdin
 from shim.cli.console.traced import traced
 from shim.client import Shim
 
 
 @click.command()
-@click.argument("model")
+@model_argument
 @click.argument("prompt", nargs=-1, metavar="[PROMPT...]")
 @click.option("--system", default="", help="A system message before the conversation.")
 @click.option(
