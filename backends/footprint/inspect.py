@@ -10,7 +10,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Final, Literal
 
 from backends.footprint.cache import FootprintCache, cache_key
@@ -276,15 +275,3 @@ def with_note(placement: Placement, note: str) -> Placement:
     if not note:
         return placement
     return replace(placement, reason="; ".join(text for text in (placement.reason, note) if text))
-
-
-def footprint_of(
-    path: str | Path,
-    args: EngineArgs,
-    device: str = HOST,
-    source: RequestedSource = "auto",
-    *,
-    inspector: Inspector | None = None,
-) -> Placement:
-    """The placement of a model file with these arguments on a device: see `Inspector.placement`."""
-    return (inspector or Inspector()).placement(read_header(path), args, device, source)

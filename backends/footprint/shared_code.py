@@ -47,11 +47,6 @@ class SharedCode:
             finally:
                 os.close(descriptor)
 
-    @property
-    def mapped_bytes(self) -> int:
-        """The mapped bytes."""
-        return sum(len(held) for held in self._maps)
-
     def close(self) -> None:
         """Release the mappings. Idempotent."""
         while self._maps:

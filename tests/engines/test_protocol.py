@@ -302,4 +302,4 @@ def test_a_stream_parses_alike_however_it_is_cut(
         found += parser.feed(raw[start : start + cut])
         start += cut
     assert [parse_chunk(json.loads(event)).content for event in found] == texts
-    assert parser.pending == b""
+    assert parser.finish() == []

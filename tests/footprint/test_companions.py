@@ -11,13 +11,13 @@ import pytest
 from backends.footprint.cache import FootprintCache
 from backends.footprint.companion_files import projector_estimate
 from backends.footprint.dry_run import measure_projector
-from backends.footprint.inspect import Inspector, footprint_of
+from backends.footprint.inspect import Inspector
 from backends.gguf.header import read_header
 from backends.llama.args import LaunchSettings, server_argv
 from budget.errors import BadModelFile, ConfigError, MeasurementFailed
 from budget.footprint import HOST, EngineArgs
 from budget.memory.companions import Tower, adapter_footprints
-from tests.footprint.support import logged_until_ready
+from tests.footprint.support import footprint_of, logged_until_ready
 from tools.projector import write_adapter, write_projector
 from tools.shape_layouts import Shape
 from tools.shapes import write

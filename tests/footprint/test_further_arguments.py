@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from backends.footprint.cache import cache_key
-from backends.footprint.inspect import Inspector, footprint_of
+from backends.footprint.inspect import Inspector
 from backends.gguf import read_header
 from backends.llama.args import LaunchSettings, server_argv
 from budget.errors import ConfigError
@@ -20,7 +20,7 @@ from budget.memory.further.option_values import last_value, trained_context
 from budget.memory.further.speculation import draft_kinds
 from shim.config import Config, ModelEntry
 from shim.keeper.catalog.preparing import prepare
-from tests.footprint.support import logged_until_ready
+from tests.footprint.support import footprint_of, logged_until_ready
 from tests.keeper.catalog.changing import closed_form
 from tests.keeper.catalog.test_left_out_keys import host_of
 from tools.shape_layouts import Shape

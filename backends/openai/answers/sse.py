@@ -57,11 +57,6 @@ class SseParser:
         self._line, self._line_bytes = [], 0
         return events
 
-    @property
-    def pending(self) -> bytes:
-        """Bytes of an unfinished event."""
-        return b"\n".join([*self._data, b"".join(self._line)])
-
     def _line_feeds(self, chunk: bytes) -> bytes:
         if self._after_cr:
             chunk = chunk.removeprefix(b"\n")
