@@ -121,12 +121,15 @@ def process_tree(pid: int) -> list[int]:
     return tree
 
 
-def mapped_files(pid: int) -> set[str]:
-    """The paths of all files that a process has mapped, shared memory among them."""
-    rows = (
-        line.split(None, 5) for line in _read(pid, "maps").decode(errors="replace").splitlines()
-    )
-    return {row[5] for row in rows if len(row) == 6}
+def mapped_files(pid: int) -> set[tuple[int, int]]:
+    """All files that a process has mapped, shared memory among them: the device and the inode of each."""
+    rows = (line.split(None, 5) for line in _read(pid, "maps").splitlines())
+    return {(_device(row[3]), int(row[4])) for row in rows if len(row) > 4 and row[4] != b"0"}
+
+
+def _device(text: bytes) -> int:
+    major, _, minor = text.partition(b":")
+    return os.makedev(int(major, 16), int(minor, 16))
 
 
 def process_bytes(pid: int) -> ProcessBytes | None:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 from backends.machine.processes import all_pids, mapped_files
 
 _FOLDER: Final = Path("/dev/shm")  # noqa: S108 - where the kernel keeps it
-_SEGMENT: Final = re.compile(rf"{_FOLDER}/(psm_[0-9a-f]+|sem\.mp-\w+)")
-"""The paths of the segments and semaphores that `multiprocessing` makes."""
+_MADE: Final = ("psm_*", "sem.mp-*")
+"""What `multiprocessing` calls the segments and semaphores that it makes."""
 
 
 def segments_of(pids: Iterable[int]) -> set[str]:
     """The names of the segments and semaphores that these processes have mapped now."""
-    paths = (path for pid in pids for path in mapped_files(pid))
-    return {found[1] for path in paths if (found := _SEGMENT.fullmatch(path))}
+    # Their paths would not do: a semaphore is mapped under a name that it has only while it is made.
+    mapped = set().union(*map(mapped_files, pids))
+    return {name for name, file in _there() if file in mapped}
 
 
 def remove_segments(names: Iterable[str]) -> list[str]:
@@ -36,3 +36,14 @@ def remove_segments(names: Iterable[str]) -> list[str]:
             continue
         removed.append(name)
     return removed
+
+
+def _there() -> Iterator[tuple[str, tuple[int, int]]]:
+    """Every segment that is there: its name, its device and inode."""
+    for pattern in _MADE:
+        for path in _FOLDER.glob(pattern):
+            try:
+                found = path.stat()
+            except OSError:
+                continue
+            yield path.name, (found.st_dev, found.st_ino)

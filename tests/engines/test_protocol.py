@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from backends.base import Capabilities, Endpoint
 from backends.openai import ChatRequest, Delta, assemble
-from backends.openai.answers.foreign_errors import error_from_answer, error_in_answer
+from backends.openai.answers.foreign_errors import Heard, error_from_answer, error_in_answer
 from backends.openai.answers.reading import StreamReader
 from backends.openai.answers.sse import SseParser
 from backends.openai.masking import NO_SECRETS, Secrets
@@ -161,6 +162,18 @@ def test_the_hint_of_a_long_prompt_names_the_bound_that_it_met(
     error = error_from_answer(endpoint, 400, body)
     assert isinstance(error, PromptTooLong)
     assert helps in error.hint
+
+
+def test_a_vllm_server_without_a_route_for_vectors_does_not_embed() -> None:
+    """It registers routes by what its model does; a server of another kind may only have another path."""
+    body, heard = b'{"detail":"Not Found"}', Heard(asked="http://x/v1/embeddings")
+    error = error_from_answer(VLLM, 404, body, heard=heard)
+    assert isinstance(error, InvalidRequest)
+    assert "does not embed" in str(error)
+    other = replace(VLLM, backend="openai")
+    assert type(error_from_answer(other, 404, body, heard=heard)) is EndpointError
+    chat = Heard(asked="http://x/v1/chat/completions")
+    assert type(error_from_answer(VLLM, 404, body, heard=chat)) is EndpointError
 
 
 def test_an_error_inside_a_stream_with_status_200_is_raised() -> None:

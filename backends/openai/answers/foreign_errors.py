@@ -51,6 +51,7 @@ _UNPARSED = re.compile(r"does not match the expected .{0,40}format", re.IGNORECA
 _QUOTED = 120
 _ERROR_FIELDS = ("error", "errors", "detail", "message")
 """The fields that may hold the error, in a body that is no answer."""
+_EMBEDDINGS = "/v1/embeddings"
 _NOT_FOUND = frozenset({404, 405, 410})
 _LONGEST_WAIT_S = 7 * 86400
 _PAGE = re.compile(rb"\s*<(!doctype html|html|head|body)\b", re.IGNORECASE)
@@ -108,9 +109,22 @@ def error_from_answer(
     except BadJson:
         found = None
     error = _mapped(endpoint, status, found, body, secrets)
+    if status == 404 and endpoint.backend == "vllm" and heard.asked.endswith(_EMBEDDINGS):
+        error = _generates(endpoint, error)
     if endpoint.socket_path is None:
         _add_heard(error, status, heard)
     return error
+
+
+def _generates(endpoint: Endpoint, error: KeepwarmError) -> KeepwarmError:
+    """The error of vectors from a vLLM server that generates: it has no route for them."""
+    if type(error) is not EndpointError:
+        return error
+    return InvalidRequest(
+        f"{endpoint.place} does not embed: the server has no {_EMBEDDINGS} (it answered 404).",
+        hint="Serve an embedding model there (vLLM's --runner pooling), or check the url.",
+        **error.facts,
+    )
 
 
 def _add_heard(error: KeepwarmError, status: int, heard: Heard) -> None:
