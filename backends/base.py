@@ -36,6 +36,7 @@ class Capabilities:
     load_progress: bool = False
     own_template: bool = True
     tools_in_template: bool = True
+    call: bool = False
 
 
 def shown_url(url: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Backend = Literal["llama.cpp", "vllm", "openai"]
+Backend = Literal["llama.cpp", "python", "vllm", "openai"]
 Verb = Literal[
     "chat", "stream", "embed", "rerank", "transcribe", "speak", "tokenize", "call", "images"
 ]
@@ -35,6 +35,9 @@ _SERVED: Final = frozenset[Verb](["chat", "stream", "embed", "images"])
 
 KINDS: Final[Mapping[Backend, EngineKind]] = {
     "llama.cpp": EngineKind("llama-server, from a GGUF file", _SERVED, here=True),
+    "python": EngineKind(
+        "your own Python code, in a worker process", frozenset(["call"]), here=True
+    ),
     "vllm": EngineKind("a vLLM server", _SERVED, here=False),
     "openai": EngineKind("an endpoint that speaks OpenAI's API", _SERVED, here=False),
 }

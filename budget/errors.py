@@ -1,23 +1,30 @@
 """Every error keepwarm raises, in one tree, by whose fault it is.
 
-KeepwarmError ├── CallerError                the request or the configuration is wrong │   ├──
-ConfigError            a configuration file or variable does not hold │   ├── InvalidRequest
-an option or a message of a call is not allowed │   ├── UnknownModel           no model of that name
-is configured │   ├── NeverFits              more bytes than the limit allows even with everything
-else evicted │   ├── RoleViolation          a model does not meet what its role asks for │   └──
-PromptTooLong          the prompt does not fit the context ├── LoadError                  there is
-too much to do right now; trying later can help │   ├── QueueFull              the bounded queue has
-no place left │   ├── DeadlineExceeded       the deadline passed before the request could be served
-│   ├── AdmissionDenied        nothing is admitted now (pins and leases hold the bytes, over the
-limit) │   └── Cancelled              the request was withdrawn by its caller or its client went
-away ├── OutsideError               an engine, an endpoint, a file or the keeper failed │   ├──
-EngineDied             the engine's process ended while it was needed │   ├── EngineTimeout
-the engine made no progress for too long │   ├── LoadFailed             a model could not be loaded
-│   │   └── OutOfMemory        the device refused the bytes │   ├── EndpointUnavailable    nothing
-answers at the endpoint │   ├── EndpointError          the endpoint answered with an error │   ├──
-BadModelFile           a model file is damaged or impossible │   ├── MeasurementFailed      the dry
-measurement of a model gave no result │   └── KeeperUnavailable      the keeper is gone or did not
-start └── InternalError              a bug of ours
+    KeepwarmError
+    ├── CallerError                the request or the configuration is wrong
+    │   ├── ConfigError            a configuration file or variable does not hold
+    │   ├── InvalidRequest         an option or a message of a call is not allowed
+    │   ├── UnknownModel           no model of that name is configured
+    │   ├── NeverFits              more bytes than the limit allows even with everything else evicted
+    │   ├── RoleViolation          a model does not meet what its role asks for
+    │   └── PromptTooLong          the prompt does not fit the context
+    ├── LoadError                  there is too much to do right now; trying later can help
+    │   ├── QueueFull              the bounded queue has no place left
+    │   ├── DeadlineExceeded       the deadline passed before the request could be served
+    │   ├── AdmissionDenied        nothing is admitted now (pins and leases hold the bytes, over the limit)
+    │   └── Cancelled              the request was withdrawn by its caller or its client went away
+    ├── OutsideError               an engine, an endpoint, a file or the keeper failed
+    │   ├── EngineDied             the engine's process ended while it was needed
+    │   ├── EngineTimeout          the engine made no progress for too long
+    │   ├── WorkerError            the code of a Python model raised an exception
+    │   ├── LoadFailed             a model could not be loaded
+    │   │   └── OutOfMemory        the device refused the bytes
+    │   ├── EndpointUnavailable    nothing answers at the endpoint
+    │   ├── EndpointError          the endpoint answered with an error
+    │   ├── BadModelFile           a model file is damaged or impossible
+    │   ├── MeasurementFailed      the dry measurement of a model gave no result
+    │   └── KeeperUnavailable      the keeper is gone or did not start
+    └── InternalError              a bug of ours
 
 Every message says what happened, with which numbers, and what to do. The numbers are also in
 `facts`, which is JSON-serialisable, so that an error crosses the keeper's socket without loss.
@@ -141,6 +148,13 @@ class EngineDied(OutsideError):
 
 class EngineTimeout(OutsideError):
     """The engine made no progress for too long."""
+
+
+class WorkerError(OutsideError):
+    """The code of a Python model raised an exception; the model stays resident.
+
+    Facts: `type` (the exception's class), `traceback`.
+    """
 
 
 class LoadFailed(OutsideError):

@@ -10,12 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Source = Literal["closed-form", "bound", "dry-run", "engine"]
+Source = Literal["closed-form", "bound", "dry-run", "engine", "declared", "files", "guess"]
 """Where bytes are from. `bound` is the closed form of a model whose graph is not known: its compute buffers
-are at most as large."""
+are at most as large. `declared` are those that a configuration gives; `files` (the sizes of what is loaded)
+and `guess` hold until an engine was measured."""
+
+GUESSED: frozenset[Source] = frozenset({"files", "guess"})
 
 HOST = "host"
 """The name of the device that is the machine's RAM."""
+
+MOST_TIMES = 4
+MOST_EXTRA_BYTES = 2 << 30
+"""The plausible bytes of an engine: so many times its estimate, and so much more. Above that it leaks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,16 +35,22 @@ if TYPE_CHECKING:
         QueueFull,
         RoleViolation,
         UnknownModel,
+        WorkerError,
     )
     from shim.calls.chat_options import CallOptions, ChatOptions
     from shim.calls.declaring import Plan
+    from shim.calls.streaming.held_stream import StreamStart
+    from shim.calls.streaming.result_stream import AsyncResultStream, ResultStream
     from shim.client import Shim
     from shim.config import Config, load_config
     from shim.defaults import (
+        acall,
         achat,
         adeclare,
         aembed,
         astream,
+        astream_call,
+        call,
         chat,
         declare,
         default_shim,
@@ -56,13 +62,14 @@ if TYPE_CHECKING:
         release,
         status,
         stream,
+        stream_call,
         unload,
         unpin,
         use,
     )
     from shim.model_info import ModelInfo
-    from shim.replies import EmbeddingReply, PastCall, Reply, Residency
-    from shim.streams import AsyncReplyStream, ReplyStream, StreamStart
+    from shim.replies import CallReply, EmbeddingReply, PastCall, Reply, Residency
+    from shim.streams import AsyncReplyStream, ReplyStream
 
     __version__: str
 
@@ -76,20 +83,22 @@ __getattr__ = lazy_names(
             "DeadlineExceeded EndpointError EndpointUnavailable EngineDied EngineTimeout "
             "InternalError InvalidRequest KeeperUnavailable KeepwarmError LoadError "
             "LoadFailed NeverFits OutOfMemory OutsideError PromptTooLong QueueFull "
-            "RoleViolation UnknownModel"
+            "RoleViolation UnknownModel WorkerError"
         ),
         "backends.openai.protocol": "Delta Timings Usage",
         "shim.calls.chat_options": "CallOptions ChatOptions",
         "shim.client": "Shim",
         "shim.config": "Config load_config",
         "shim.defaults": (
-            "achat adeclare aembed astream chat declare default_shim embed history load pin plan "
-            "release status stream unload unpin use"
+            "acall achat adeclare aembed astream astream_call call chat declare default_shim embed "
+            "history load pin plan release status stream stream_call unload unpin use"
         ),
         "shim.model_info": "ModelInfo",
         "shim.calls.declaring": "Plan",
-        "shim.replies": "EmbeddingReply PastCall Reply Residency",
-        "shim.streams": "AsyncReplyStream ReplyStream StreamStart",
+        "shim.replies": "CallReply EmbeddingReply PastCall Reply Residency",
+        "shim.calls.streaming.held_stream": "StreamStart",
+        "shim.calls.streaming.result_stream": "AsyncResultStream ResultStream",
+        "shim.streams": "AsyncReplyStream ReplyStream",
     },
     distribution="keepwarm",
 )
@@ -97,8 +106,10 @@ __getattr__ = lazy_names(
 __all__ = [
     "AdmissionDenied",
     "AsyncReplyStream",
+    "AsyncResultStream",
     "BadModelFile",
     "CallOptions",
+    "CallReply",
     "CallerError",
     "Cancelled",
     "ChatOptions",
@@ -128,17 +139,22 @@ __all__ = [
     "Reply",
     "ReplyStream",
     "Residency",
+    "ResultStream",
     "RoleViolation",
     "Shim",
     "StreamStart",
     "Timings",
     "UnknownModel",
     "Usage",
+    "WorkerError",
     "__version__",
+    "acall",
     "achat",
     "adeclare",
     "aembed",
     "astream",
+    "astream_call",
+    "call",
     "chat",
     "declare",
     "default_shim",
@@ -151,6 +167,7 @@ __all__ = [
     "release",
     "status",
     "stream",
+    "stream_call",
     "unload",
     "unpin",
     "use",

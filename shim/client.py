@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from backends.flows import run_blocking
+from backends.openai.protocol import Delta
 from budget.errors import InvalidRequest
 from shim.calls.call import Call, Messages
 from shim.calls.calls import Calls
@@ -17,10 +18,12 @@ from shim.calls.declaring import Plan
 from shim.calls.forgotten_shims import Owner
 from shim.calls.own_options import OWN_OPTIONS
 from shim.calls.session import Session
+from shim.calls.streaming.held_stream import StreamStart
+from shim.calls.streaming.result_stream import AsyncResultStream, ResultStream
 from shim.config import Config
 from shim.model_info import ModelInfo
-from shim.replies import EmbeddingReply, PastCall, Reply
-from shim.streams import AsyncReplyStream, ReplyStream, StreamStart
+from shim.replies import CallReply, EmbeddingReply, PastCall, Reply
+from shim.streams import AsyncReplyStream, ReplyStream
 
 if TYPE_CHECKING:
     from shim.keeper.engines.running_engine import EngineFactory
@@ -58,8 +61,10 @@ class Shim:
         session = Session(config, inline=inline, runtime=runtime, factory=factory, share=share)
         self._session = session
         owner = Owner(session)
-        self._sync = Calls(session, session.connections.flows, session.sync_transport.flows, owner)
-        self._async = Calls(session, session.async_connections, session.async_transport, owner)
+        lines, transport = session.connections.flows, session.sync_transport.flows
+        self._sync = Calls(session, lines, transport, session.workers, owner)
+        connections, aside = session.async_connections, session.async_workers
+        self._async = Calls(session, connections, session.async_transport, aside, owner)
         self._declared = Plan(session)
 
     @property
@@ -119,7 +124,7 @@ class Shim:
 
     def astream(
         self, model: str, messages: Messages, **options: Unpack[ChatOptions]
-    ) -> StreamStart:
+    ) -> StreamStart[AsyncReplyStream, Delta]:
         """As `stream`: `async with shim.astream(...) as stream`, `async for piece in shim.astream(...)`.
 
         `await shim.astream(...)` is the stream as well; close it with `aclose`.
@@ -149,6 +154,50 @@ class Shim:
                 hint=f"It takes {', '.join(OWN_OPTIONS)}.",
             )
         return call, batch
+
+    # Python models
+
+    def call(self, model: str, /, **payload: Any) -> CallReply:
+        """The result of a Python model (`backend = "python"`): `value` of the reply.
+
+        Args:
+            model: a name of the configuration.
+            payload: what its `__call__` gets: JSON values, bytes and numpy arrays. `CallOptions`
+                (`priority`, `deadline_s`, ...) are keepwarm's and are not passed on.
+
+        Raises:
+            WorkerError: the model's code raised; the model stays resident.
+            KeepwarmError: as `chat`.
+        """
+        call, rest = self._calling(model, payload)
+        return run_blocking(self._sync.call(call, rest))
+
+    def stream_call(self, model: str, /, **payload: Any) -> ResultStream:
+        """The items of a Python model that is a generator, as they come; closing it early ends that.
+
+        Raises:
+            KeepwarmError: as `call`, here or while iterating.
+        """
+        call, rest = self._calling(model, payload)
+        return ResultStream(run_blocking(self._sync.stream_call(call, rest)))
+
+    async def acall(self, model: str, /, **payload: Any) -> CallReply:
+        """As `call`, awaited. A call that is cancelled gives its lease back; a plain function runs on."""
+        call, rest = self._calling(model, payload)
+        return await self._async.call(call, rest)
+
+    def astream_call(self, model: str, /, **payload: Any) -> StreamStart[AsyncResultStream, Any]:
+        """As `stream_call`: `async for item in shim.astream_call(...)`, or `async with` and `await`."""
+        return StreamStart(self._begin_call(model, payload))
+
+    async def _begin_call(self, model: str, payload: Mapping[str, Any]) -> AsyncResultStream:
+        call, rest = self._calling(model, payload)
+        return await self._async.stream_call(call, rest)
+
+    def _calling(self, model: str, payload: Mapping[str, Any]) -> tuple[Call, dict[str, Any]]:
+        own = {name: value for name, value in payload.items() if name in OWN_OPTIONS}
+        rest = {name: value for name, value in payload.items() if name not in OWN_OPTIONS}
+        return self._session.call(model, "", own, "call"), rest
 
     # Models
 

@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 from backends.machine.forks import renew_after_fork
+from backends.openai.protocol import Delta
 from shim.calls.call import Messages
 from shim.calls.chat_options import CallOptions, ChatOptions
 from shim.calls.declaring import Plan
+from shim.calls.streaming.held_stream import StreamStart
+from shim.calls.streaming.result_stream import AsyncResultStream, ResultStream
 from shim.client import Shim
-from shim.replies import EmbeddingReply, PastCall, Reply
-from shim.streams import ReplyStream, StreamStart
+from shim.replies import CallReply, EmbeddingReply, PastCall, Reply
+from shim.streams import AsyncReplyStream, ReplyStream
 
 
 class _Default:
@@ -77,7 +80,9 @@ async def achat(model: str, messages: Messages, **options: Unpack[ChatOptions]) 
     return await default_shim().achat(model, messages, **options)
 
 
-def astream(model: str, messages: Messages, **options: Unpack[ChatOptions]) -> StreamStart:
+def astream(
+    model: str, messages: Messages, **options: Unpack[ChatOptions]
+) -> StreamStart[AsyncReplyStream, Delta]:
     """The answer piece by piece, for `async with` and `async for`: `Shim.astream` of the default shim."""
     return default_shim().astream(model, messages, **options)
 
@@ -87,6 +92,26 @@ async def aembed(
 ) -> EmbeddingReply:
     """One vector per text, awaited: `Shim.aembed` of the default shim."""
     return await default_shim().aembed(model, texts, **options)
+
+
+def call(model: str, /, **payload: Any) -> CallReply:
+    """The result of a Python model: `Shim.call` of the default shim."""
+    return default_shim().call(model, **payload)
+
+
+def stream_call(model: str, /, **payload: Any) -> ResultStream:
+    """The results of a Python model, one by one: `Shim.stream_call` of the default shim."""
+    return default_shim().stream_call(model, **payload)
+
+
+async def acall(model: str, /, **payload: Any) -> CallReply:
+    """The result of a Python model, awaited: `Shim.acall` of the default shim."""
+    return await default_shim().acall(model, **payload)
+
+
+def astream_call(model: str, /, **payload: Any) -> StreamStart[AsyncResultStream, Any]:
+    """The results of a Python model, for `async for`: `Shim.astream_call` of the default shim."""
+    return default_shim().astream_call(model, **payload)
 
 
 def load(model: str, **options: Any) -> Mapping[str, Any]:

@@ -10,7 +10,8 @@ from pathlib import Path
 class ModelInfo:
     """A model of the configuration.
 
-    For a remote model only `name`, `role`, `remote` and `identity` are known; the rest is None.
+    For a remote model, and for Python code, only `name`, `role`, `remote` and `identity` are known; the
+    rest is None.
 
     Attributes:
         name: its name in the configuration.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -99,6 +100,32 @@ class EmbeddingReply:
         return f"EmbeddingReply(model={self.model!r}, {what}, {self.total_s:.2f} s)"
 
 
+@dataclass(frozen=True, slots=True)
+class CallReply:
+    """The result of a Python model. `value` is what it returned, of JSON values, bytes and numpy arrays.
+
+    `retried`: as of `Reply`.
+    """
+
+    model: str
+    value: Any
+    residency: Residency = field(default_factory=Residency)
+    total_s: float = 0.0
+    retried: int = 0
+
+    @property
+    def usage(self) -> Usage:
+        """No tokens are counted."""
+        return Usage()
+
+    def __repr__(self) -> str:
+        return f"CallReply(model={self.model!r}, value={_short(self.value)}, {self.total_s:.2f} s)"
+
+
+Answer = Reply | EmbeddingReply | CallReply
+"""What a call ends with."""
+
+
 class PastCall(NamedTuple):
     """A call that has ended, as `Shim.history` tells it; neither what was asked nor what was answered.
 
@@ -118,5 +145,9 @@ class PastCall(NamedTuple):
     error: str | None
 
 
-def _short(text: str) -> str:
-    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+def _short(value: Any) -> str:
+    if isinstance(value, str | bytes):
+        return repr(value if len(value) <= _SHOWN else value[:_SHOWN]) + "..." * (
+            len(value) > _SHOWN
+        )
+    return reprlib.repr(value)

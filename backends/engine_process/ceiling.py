@@ -17,7 +17,7 @@ from typing import Final
 
 from backends.machine.processes import process_bytes
 from budget.errors import OutOfMemory
-from budget.footprint import HOST, EngineArgs, Placement
+from budget.footprint import HOST, MOST_EXTRA_BYTES, MOST_TIMES, EngineArgs, Placement
 
 DEFAULT_MARGIN_BYTES: Final = 512 << 20
 _MARGIN_DIVISOR: Final = 4
@@ -97,6 +97,19 @@ class Ceilings:
         if self.margin_bytes and held is not None:
             untouched = max(0, self.booked.get(HOST, 0) - held.own)
             _bound(pid, held.data + untouched + 2 * self.margin(HOST))
+
+
+class PlausibleCeilings(Ceilings):
+    """The ceilings of an engine whose bytes were declared or guessed by people, not computed.
+
+    Taking more than that is booked and learned, up to what would be a leak (`backends.footprint.learned`).
+    The kernel bounds nothing, because such libraries reserve address space that they never use.
+    """
+
+    def margin(self, device: str) -> int:
+        """The bytes that it may take of a device beyond its booking."""
+        booked = self.booked.get(device, 0)
+        return max(self.margin_bytes, (MOST_TIMES - 1) * booked + MOST_EXTRA_BYTES)
 
 
 def _stack_bytes() -> int:

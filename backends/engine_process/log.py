@@ -1,4 +1,4 @@
-"""The log of an engine: a bounded ring of lines, and the facts that llama-server's lines hold."""
+"""The log of an engine: a bounded ring of lines."""
 
 from __future__ import annotations
 
@@ -6,53 +6,23 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from backends.llama.rpc.device_names import DeviceNames
-
 RING_LINES = 400
 _IDLE = b"all slots are idle"
 TAIL_LINES = 25
 _LINE_CHARS = 500
 _LINE_BYTES = 4 * _LINE_CHARS
-UNKNOWN_SERVERS = DeviceNames()
-"""Device names of an engine with unknown RPC servers."""
-
-_BUFFER = re.compile(r":\s+(\S+)\s+.*\bbuffer size\s*=\s*([\d.]+) MiB")
 _READY = re.compile(rb"model loaded|server is listening|all slots are idle", re.IGNORECASE)
 _OUT_OF_MEMORY = re.compile(
     r"unable to allocate .*buffer|failed to allocate .*(buffer|memory)|out of memory"
     r"|cudaMalloc failed|std::bad_alloc|cannot allocate memory|ErrorOutOfDeviceMemory",
     re.IGNORECASE,
 )
-_REFUSED = re.compile(r"(?:unable|failed) to allocate (\S+) buffer")
-_RPC_CUT = re.compile(r"Remote RPC server crashed")
 _SECRET = re.compile(r"(?i)(bearer\s+|api[-_ ]?key[\"'=:\s]+|\bsk-|\bhf_)[\w.\-]{6,}")
-
-
-def buffer_bytes(lines: Iterable[str], names: DeviceNames = UNKNOWN_SERVERS) -> dict[str, int]:
-    """Bytes by device over every `buffer size` line; llama.cpp prints MiB with two decimals."""
-    found: dict[str, int] = {}
-    for line in lines:
-        hit = _BUFFER.search(line)
-        if hit:
-            device = names.of_buffer(hit.group(1))
-            found[device] = found.get(device, 0) + round(float(hit.group(2)) * (1 << 20))
-    return found
 
 
 def looks_out_of_memory(lines: Iterable[str]) -> bool:
     """Whether an engine's last lines say that a device refused bytes."""
     return any(_OUT_OF_MEMORY.search(line) for line in lines)
-
-
-def refused_device(lines: Iterable[str], names: DeviceNames = UNKNOWN_SERVERS) -> str | None:
-    """The device that refused a buffer, by the first line that names it."""
-    hits = (_REFUSED.search(line) for line in lines)
-    return next((names.of_buffer(hit.group(1)) for hit in hits if hit), None)
-
-
-def rpc_was_cut(lines: Iterable[str]) -> bool:
-    """Whether llama.cpp aborted because an RPC server ended the connection."""
-    return any(_RPC_CUT.search(line) for line in lines)
 
 
 class LogRing:
@@ -113,9 +83,10 @@ class LogRing:
         """The last lines, as quoted in errors."""
         return tuple(map(_readable, list(self._lines)[-TAIL_LINES:]))
 
-    def buffers(self, names: DeviceNames = UNKNOWN_SERVERS) -> dict[str, int]:
-        """Bytes of buffers by device, as the engine has reported them so far."""
-        return buffer_bytes(map(_readable, self._buffer_lines), names)
+    @property
+    def buffer_lines(self) -> tuple[str, ...]:
+        """The lines about buffers that llama-server has written so far."""
+        return tuple(map(_readable, self._buffer_lines))
 
 
 def _readable(raw: bytes) -> str:

@@ -52,6 +52,13 @@ def sweep_leftovers(runtime_dir: Path) -> list[int]:
     return ended
 
 
+def end_marked(marker: str) -> None:
+    """Kill every process of this user whose environment has a marker, as an engine's children have."""
+    for pid in all_pids():
+        if pid != os.getpid() and _is_ours(pid, marker):
+            _kill(pid, marker)
+
+
 def _remove_socket(path: Path) -> None:
     with contextlib.suppress(OSError):
         if stat.S_ISSOCK(path.stat(follow_symlinks=False).st_mode):

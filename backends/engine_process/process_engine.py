@@ -12,11 +12,13 @@ from pathlib import Path
 from backends.base import Death
 from backends.engine_process.ceiling import Ceilings
 from backends.engine_process.log import looks_out_of_memory
+from backends.engine_process.orphans import end_marked
 from backends.engine_process.process import SOCKET_NAME_BYTES, EngineProcess, engine_socket
+from backends.machine.bounded_questions import asked
 from backends.machine.files.folders import private_folder
 from backends.machine.nvml import gpu_process_bytes
 from backends.machine.processes import process_bytes, process_tree, pss_bytes
-from budget.errors import InternalError, InvalidRequest, OutOfMemory
+from budget.errors import InternalError, InvalidRequest, KeepwarmError, OutOfMemory
 from budget.footprint import HOST, Placement
 
 _DEATH_LINES = 8
@@ -61,6 +63,8 @@ class ProcessEngine:
         self._process: EngineProcess | None = None
         self._ceilings = Ceilings({}, 0)
         self._gpus: tuple[int, ...] = ()
+        self._mark = ""
+        """A `NAME=value` in the environment of all that the engine starts, where it may start something."""
         self._stopping = False
         self._started = False
         self._killed = False
@@ -115,7 +119,7 @@ class ProcessEngine:
         )
 
     async def stop(self, *, grace_s: float) -> None:
-        """End the process (SIGTERM, then SIGKILL after `grace_s`) and remove its files.
+        """End the process (SIGTERM, then SIGKILL after `grace_s`), what it started, and its files.
 
         Raises:
             EngineTimeout: the process does not end.
@@ -125,6 +129,9 @@ class ProcessEngine:
             if self._process is not None:
                 await self._process.stop(grace_s=grace_s)
         finally:
+            if self._mark:
+                with contextlib.suppress(KeepwarmError):
+                    await asked(end_marked, self._mark)
             with contextlib.suppress(OSError):
                 self._socket.unlink()
             self._clean_up()

@@ -15,14 +15,11 @@ from typing import Any, Final
 from backends.footprint.cache import JsonFolder, cache_key
 from backends.json_shapes import table, text, whole
 from backends.machine.files.folders import user_folder
-from budget.footprint import EngineArgs, Footprint, Placement
+from budget.footprint import MOST_EXTRA_BYTES, MOST_TIMES, EngineArgs, Footprint, Placement
 
 _FORMAT: Final = 1
 _MAX_FILES: Final = 4096
 
-MOST_TIMES: Final = 4
-MOST_EXTRA_BYTES: Final = 2 << 30
-"""The plausible bytes of an engine: so many times its estimate, and so much more. Above that it leaks."""
 ROUNDING: Final = 0.02
 """Corrections ignore differences of 1%, so figures may differ by a little more."""
 

@@ -11,15 +11,17 @@ from pathlib import Path
 
 from backends.base import Capabilities, Endpoint, LoadReport, Signs, SlotSigns
 from backends.engine_process.ceiling import DEFAULT_MARGIN_BYTES, Ceilings
+from backends.engine_process.load import Loading
 from backends.engine_process.process import EngineProcess, Gate, engine_environment
 from backends.engine_process.process_engine import ProcessEngine, gpus_of, usable_cores
 from backends.llama.args import LaunchSettings, server_argv
 from backends.llama.binaries import find_binary, library_env
 from backends.llama.chat_template import ChatTemplate, chat_template
+from backends.llama.log_facts import buffer_bytes
 from backends.llama.model_files import ModelFiles
-from backends.llama.process.load import Loading
 from backends.llama.rpc.device_names import DeviceNames, names_of
 from backends.llama.slots import Slots, slot_signs
+from backends.llama.start_failures import load_error
 from backends.machine.bounded_questions import asked
 from backends.machine.gpus import launch_facts
 from backends.machine.processes import IoCounts, io_counts, process_state
@@ -168,7 +170,9 @@ class LlamaServerEngine(ProcessEngine):
             storage=files.storage(counts.disk_bytes),
             file_bytes=files.total_bytes,
             read_bytes=counts.disk_bytes,
-            buffers=process.log.buffers(names_of(self._args) if self._args else DeviceNames()),
+            buffers=buffer_bytes(
+                process.log.buffer_lines, names_of(self._args) if self._args else DeviceNames()
+            ),
             pid=process.pid,
         )
 
@@ -182,16 +186,20 @@ class LlamaServerEngine(ProcessEngine):
         process = self._running()
         loading = Loading(
             process,
-            self._model_path,
+            self._model_path.name,
             self._model_id,
-            placement.args,
             file_bytes,
             self._stall_s,
             self._ceilings,
             self._said_ready,
             self.healthy,
+            self._load_error,
         )
         return await loading.until_ready(on_progress)
+
+    async def _load_error(self, code: int) -> KeepwarmError:
+        log = self._running().log
+        return await load_error(self._model_path, code, log.lines, log.tail, self._args)
 
     async def stop(self, *, grace_s: float) -> None:
         """End the process (SIGTERM, then SIGKILL after `grace_s`) and remove its files.

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 from backends.gguf.header_limits import MAX_SHARDS
-from backends.machine.files.page_cache import resident_fraction
+from backends.machine.files.page_cache import cached_fraction
 from budget.errors import LoadFailed
 
 _STAGED_FRACTION: Final = 0.9
@@ -71,17 +70,3 @@ class ModelFiles:
         # Where the page cache's share is not known, the bytes read from the disk decide alone.
         was_absent = self.cached is not None and self.cached < _STAGED_FRACTION
         return "cold" if from_disk or was_absent else "staged"
-
-
-def cached_fraction(files: Mapping[Path, int]) -> float | None:
-    """The share of the files' bytes in the page cache; None where the kernel does not say."""
-    total = sum(files.values())
-    if total == 0:
-        return 1.0
-    cached = 0.0
-    for path, size in files.items():
-        fraction = resident_fraction(path)
-        if fraction is None:
-            return None
-        cached += fraction * size
-    return cached / total

@@ -38,11 +38,16 @@ def visible(gpus: Sequence[Device], setting: str | None) -> tuple[Device, ...]:
     return tuple(gpu for gpu in gpus if gpu in found)
 
 
+def gpu_uuids(load_nvml: Load = import_nvml) -> list[str]:
+    """The UUIDs of all GPUs, in NVML's order: that of `cuda:N` is the one at N."""
+    return [gpu.uuid for gpu in list_gpus(load_nvml).found]
+
+
 def gpu_environment(devices: Sequence[str], load_nvml: Load = import_nvml) -> dict[str, str]:
     """The environment variables by which an engine's `CUDAn` is our `cuda:n`; none without a GPU."""
     if not any(name.startswith("cuda:") for name in devices):
         return {}
-    uuids = [gpu.uuid for gpu in list_gpus(load_nvml).found]
+    uuids = gpu_uuids(load_nvml)
     return {VARIABLE: ",".join(uuids)} if uuids else {}
 
 

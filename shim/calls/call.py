@@ -16,7 +16,8 @@ from backends.openai.options import template_warnings
 from backends.openai.protocol import ChatRequest, Completion, Embeddings, Usage
 from backends.openai.relaxed_schemas import relaxed_in
 from budget.errors import InternalError, KeepwarmError
-from shim.replies import EmbeddingReply, PastCall, Reply, Residency
+from shim.replies import Answer as Answer
+from shim.replies import CallReply, EmbeddingReply, PastCall, Reply, Residency
 from shim.wire.keeper_connection import KeeperConnection
 from traces import RequestRecord, RunTrace, current_run
 
@@ -188,7 +189,13 @@ class Call:
             self.model, answer.vectors, answer.usage, self.residency(), seconds, self.retried
         )
 
-    def past(self, answer: Reply | EmbeddingReply | None, error: BaseException | None) -> PastCall:
+    def call_reply(self, value: Any) -> CallReply:
+        """The reply of a finished call of a Python model."""
+        self.end_ns = time.monotonic_ns()
+        seconds = (self.end_ns - self.started_ns) / 1e9
+        return CallReply(self.model, value, self.residency(), seconds, self.retried)
+
+    def past(self, answer: Answer | None, error: BaseException | None) -> PastCall:
         """The call as `Shim.history` tells it, without its texts."""
         total_s = ((self.end_ns or time.monotonic_ns()) - self.started_ns) / 1e9
         reply = answer if isinstance(answer, Reply) else None
@@ -205,7 +212,7 @@ class Call:
         )
 
     def record(
-        self, request_id: str, answer: Reply | EmbeddingReply | None, error: BaseException | None
+        self, request_id: str, answer: Answer | None, error: BaseException | None
     ) -> RequestRecord:
         """The call's record on the trace."""
         grant, timings = self.grant, answer.timings if isinstance(answer, Reply) else None

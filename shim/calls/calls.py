@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from backends.openai.resume import can_resume
 from shim.calls.call import Call
 from shim.calls.leased import UNEXPLAINED, Leases
-from shim.replies import EmbeddingReply, Reply
+from shim.calls.streaming.result_stream import AsyncResultStream
+from shim.replies import CallReply, EmbeddingReply, Reply
 from shim.streams import AsyncReplyStream
 
-_Answer = TypeVar("_Answer", Reply, EmbeddingReply)
+_Answer = TypeVar("_Answer", Reply, EmbeddingReply, CallReply)
 
 
 class Calls(Leases):
@@ -48,6 +49,22 @@ class Calls(Leases):
         if not call.remote and can_resume(call.request):
             call.preemptible = call.wants["preemptible"] = True
         return AsyncReplyStream(self, call, await self.begin(call))
+
+    async def call(self, call: Call, payload: Mapping[str, Any]) -> CallReply:
+        """The result of a Python model.
+
+        Raises:
+            KeepwarmError: one of the tree in `budget.errors`.
+        """
+        return await self._run(call, self.workers.call, payload, call.call_reply)
+
+    async def stream_call(self, call: Call, payload: Mapping[str, Any]) -> AsyncResultStream:
+        """The results of a Python model, one by one.
+
+        Raises:
+            KeepwarmError: one of the tree in `budget.errors`, here or while iterating.
+        """
+        return AsyncResultStream(self, call, await self.begin_call(call, payload), payload)
 
     async def _run(
         self,

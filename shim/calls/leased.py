@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 from operator import attrgetter
+from typing import Any, TypeVar
 
 from backends.base import Endpoint
 from backends.flows import Stream
 from backends.openai.protocol import Delta
 from backends.openai.transport import Transport
+from backends.python.worker_calls import WorkerCalls
 from budget.errors import EngineDied, KeepwarmError, OutOfMemory, PromptTooLong, error_from_wire
 from budget.footprint import HOST
 from shim.calls.call import Call, LeaseGrant
@@ -24,7 +26,7 @@ from shim.calls.interruption import (
 )
 from shim.calls.session import Session
 from shim.calls.tracing import trace_call
-from shim.replies import EmbeddingReply, Reply
+from shim.replies import Answer, Reply
 from shim.wire.keeper_connection import ConnectionPool
 from shim.wire.silence import EXPLAIN_S
 
@@ -37,6 +39,7 @@ _SAID = {
 }
 
 
+_T = TypeVar("_T")
 UNEXPLAINED = (EngineDied, OutOfMemory)
 """Errors of a connection to an engine, of which the keeper knows more."""
 
@@ -48,6 +51,7 @@ class Leases:
         session: what is configured.
         connections: the way to the keeper, a thread's or an event loop's.
         transport: the way to engines, of the same kind.
+        workers: the way to Python workers, of the same kind.
         owner: kept as long as these leases, so that an open stream keeps its session open.
     """
 
@@ -56,12 +60,14 @@ class Leases:
         session: Session,
         connections: ConnectionPool,
         transport: Transport,
+        workers: WorkerCalls,
         owner: Owner | None = None,
     ) -> None:
         self._session = session
         self._owner = owner
         self._connections = connections
         self.transport = transport
+        self.workers = workers
 
     async def lease(self, call: Call) -> Endpoint:
         """Wait for a lease, and return the endpoint of the request. A remote endpoint needs no lease.
@@ -135,6 +141,18 @@ class Leases:
             if (begun := await self._begun(call, source)) is not None:
                 return begun
 
+    async def begin_call(self, call: Call, payload: Mapping[str, Any]) -> Stream[Any]:
+        """The stream of a Python model's results, from its first one on.
+
+        Raises:
+            KeepwarmError: the call has ended.
+        """
+        while True:
+            endpoint = await self.lease(call)
+            source = self.workers.stream(endpoint, payload, **call.limits)
+            if (begun := await self._begun(call, source)) is not None:
+                return begun
+
     async def rest(self, call: Call, said: Sequence[Delta]) -> Stream[Delta] | None:
         """The rest of a broken-off answer, under a new lease; None if the answer has to begin anew.
 
@@ -153,7 +171,7 @@ class Leases:
             # Tokenised again, the same text can have more tokens than were generated.
             return None
 
-    async def _begun(self, call: Call, source: Awaitable[Stream[Delta]]) -> Stream[Delta] | None:
+    async def _begun(self, call: Call, source: Awaitable[Stream[_T]]) -> Stream[_T] | None:
         """A stream that has begun; None where its call begins anew. Else the lease is back."""
         try:
             return await source
@@ -196,9 +214,7 @@ class Leases:
         finally:
             self.ended(call, None, failure)
 
-    def ended(
-        self, call: Call, answer: Reply | EmbeddingReply | None, error: BaseException | None
-    ) -> None:
+    def ended(self, call: Call, answer: Answer | None, error: BaseException | None) -> None:
         """Give the lease and the connection back; an interrupted call closes it instead.
 
         The call is on the trace once it has ended, and not before it is sent anew.

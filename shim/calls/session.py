@@ -10,16 +10,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from backends.base import Capabilities, Endpoint
-from backends.kinds import Backend
+from backends.kinds import Backend, Verb
 from backends.openai.async_client import AsyncTransport
 from backends.openai.connections.bounds import Limits
 from backends.openai.options import split_options
-from backends.openai.protocol import ChatRequest, no_chat, no_embeddings
+from backends.openai.protocol import ChatRequest
 from backends.openai.resume import can_resume
 from backends.openai.sync_client import SyncTransport
+from backends.python.links import LoopLink, ThreadLink
+from backends.python.worker_calls import WorkerCalls
 from budget.errors import (
     ConfigError,
     InvalidRequest,
@@ -35,6 +37,7 @@ from shim.calls.own_run import OwnRun
 from shim.calls.session_pins import Pins
 from shim.calls.tracing import trace_history
 from shim.config import FILE_NAME, Config, ModelEntry, load_config, user_config_file
+from shim.config.verbs import cannot, verbs_of
 from shim.paths import named_runtime, runtime_dir
 from shim.replies import PastCall
 from shim.wire.event_loops import LoopConnectionPool
@@ -53,6 +56,8 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("keepwarm.client")
 CALLS_KEPT = 100
+_VERBS: Final[Mapping[str, Verb]] = {"chat": "chat", "embeddings": "embed", "call": "call"}
+"""What each operation asks a model for; the others ask for its residency alone."""
 
 
 class Session:
@@ -94,6 +99,8 @@ class Session:
         self.async_connections = LoopConnectionPool(self._connect, self._hello)
         self.sync_transport = SyncTransport()
         self.async_transport = AsyncTransport()
+        self.workers = WorkerCalls(ThreadLink)
+        self.async_workers = WorkerCalls(LoopLink)
         self.declarations = DeclaredUsesBook()
         self.pins = Pins(self.connections)
         self.past: deque[PastCall] = deque(maxlen=CALLS_KEPT)
@@ -194,6 +201,8 @@ class Session:
         self.pins.close()
         self.sync_transport.close()
         self.async_transport.close()
+        self.workers.close()
+        self.async_workers.close()
         self._keeper.close()
 
     def _finish_followed(self) -> None:
@@ -242,8 +251,11 @@ class Session:
                 the session is closed.
         """
         entry = self._entry(model)
-        if (entry.role == "embedder") is not (operation == "embeddings"):
-            self._check_role(model, entry, operation)
+        verb = _VERBS.get(operation)
+        if verb is not None and verb not in verbs_of(entry):  # noqa: SIM102 - each says one thing
+            # Engines of a test's factory may do more than the model's role says.
+            if self._factory is None or verb != "embed":
+                raise cannot(self.config, model, verb)
         own, rest = split_options(options, OWN_OPTIONS)
         limits = Limits(timeouts=timeouts_of(entry, own))
         if (deadline_s := own.get("deadline_s")) is not None:
@@ -287,18 +299,6 @@ class Session:
                 model=model,
             )
         return entry
-
-    def _check_role(self, model: str, entry: ModelEntry, operation: str) -> None:
-        """Refuse what the engine of a model would refuse, before other engines leave for it.
-
-        An endpoint may do more than its role says, and so may engines that a factory makes.
-        """
-        if entry.url is not None or operation == "load":
-            return
-        if operation == "chat":
-            raise no_chat(model)
-        if self._factory is None:
-            raise no_embeddings(model)
 
     def remote_endpoint(self, model: str) -> Endpoint:
         """The endpoint of a remote model. Its requests go there directly, past the local budget."""

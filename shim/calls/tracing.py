@@ -8,15 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from shim.calls.call import Call
-from shim.replies import EmbeddingReply, Reply
+from shim.replies import Answer
 from traces import CounterSample, EvictSpan, LoadSpan, RunTrace, names
 
 _NUMBERS = itertools.count(1)
 
 
-def trace_call(
-    call: Call, answer: Reply | EmbeddingReply | None, error: BaseException | None
-) -> None:
+def trace_call(call: Call, answer: Answer | None, error: BaseException | None) -> None:
     """Put a finished call, the load it waited for and the evictions on the run it was made in, if any."""
     run = call.run
     if run is None or not run.active:

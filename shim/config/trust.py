@@ -3,8 +3,8 @@
 Such a file may belong to a project of another author. It may name models and give them bytes. Without
 trust its effect stays on this machine and in the file's own folder. It may not spend a secret (name the
 variable of a key), connect to another machine (a model's endpoint gets the prompts, an RPC server the
-weights), run or reach a file that an engine's argument names, or have a file written outside its own
-folder. `keepwarm config trust` allows all that to one file, by its path and its content.
+weights), run Python code, run or reach a file that an engine's argument names, or have a file written
+outside its own folder. `keepwarm config trust` allows all that to one file, by its path and its content.
 """
 
 from __future__ import annotations
@@ -127,6 +127,9 @@ def risks(config: Config, folder: Path) -> list[Problem]:
         found += _addresses(entry, "models", name)
         for key in _keys(entry, "secret"):
             what = f"the name of a key that is sent to {entry.url}"
+            found.append(Problem(dotted(("models", name, key)), what, ALLOWED))
+        for key in _keys(entry, "run"):
+            what = f"{getattr(entry, key)}, which is run here"
             found.append(Problem(dotted(("models", name, key)), what, ALLOWED))
         for key in _keys(entry, "program"):
             options = risky_options(getattr(entry, key))

@@ -80,7 +80,7 @@ class PlanBuilder:
         anew = self.effort == "full" and (before is None or machine is not before.machine)
         calibrated = self._calibrate(machine, anew=anew)
         known = before.entries if before is not None and not calibrated else {}
-        local = {n: e for n, e in self.config.models.items() if not e.remote}
+        local = {n: e for n, e in self.config.models.items() if e.is_gguf}
         asked = self._asked(local, device.name)
         entries = {k: v for k, v in known.items() if k in asked or _is_there(v)}
         plan = PlacementPlan(hardware(), llama_build(), self._effort(before), machine, entries)
@@ -228,7 +228,7 @@ class PlanBuilder:
         asked = {
             name: asked_of(model, device, self._rpc)
             for name, model in self.config.models.items()
-            if not model.remote and name not in self.errors
+            if model.is_gguf and name not in self.errors
         }
         found = decide(plan, asked, limits)
         for name, why in found.missing.items():

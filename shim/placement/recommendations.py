@@ -148,7 +148,7 @@ def subjects(named: Sequence[str], config: Config) -> list[Subject]:
     Raises:
         UnknownModel: a name is none of these.
     """
-    local = {name: entry for name, entry in config.models.items() if not entry.remote}
+    local = {name: entry for name, entry in config.models.items() if entry.is_gguf}
     found: list[Subject] = []
     for name in named or [*local] or [*KNOWN]:
         if name in local:

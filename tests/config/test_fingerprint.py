@@ -28,10 +28,9 @@ def test_every_default_may_be_written_out() -> None:
             default = Config().model_dump(mode="json")[section][key]
             if default is not None:
                 assert of(**{section: {key: default}}) == plain, key
-    entry = ModelEntry.model_validate({"path": "/m/a.gguf"}).model_dump(mode="json")
-    remote = {"url", "model_id", "api_key_env"}
-    for key, default in entry.items():
-        if default is not None and key not in remote:
+    entry = ModelEntry.model_validate({"path": "/m/a.gguf"})
+    for key, default in entry.model_dump(mode="json").items():
+        if default is not None and key in entry.relevant_keys():
             assert of({**MODEL, key: default}) == plain, key
 
 

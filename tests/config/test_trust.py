@@ -32,13 +32,18 @@ NEEDS_NO_TRUST = {
     "trace": "enabled content compress",
     "models": "path hf role context slots kv_type kv_type_k kv_type_v n_gpu_layers flash_attention "
     "n_batch n_ubatch repack swa_full threads keep_alive pin priority max_queue mmproj draft_model "
-    "lora warm_prompt backend model_id first_token_timeout token_timeout answer_timeout",
+    "lora warm_prompt backend model_id first_token_timeout token_timeout answer_timeout "
+    "options bytes files cwd env device",
 }
-"""Keys that spend no secret, connect to and run nothing, and have nothing written where the file says."""
+"""Keys that spend no secret, connect to and run nothing, and have nothing written where the file says.
+
+Those of Python models mean something only beside a `factory`, which needs trust."""
 NEEDS_TRUST = {
     "kv.folder": "folder",
     "trace.folder": "folder",
     "models.engine_args": "program",
+    "models.factory": "run",
+    "models.python": "run",
     "models.api_key_env": "secret",
     "models.url": "address",
     "budget.rpc": "address",
@@ -92,6 +97,14 @@ def test_every_key_is_known_to_need_trust_or_not_to() -> None:
     unsorted = {key for key, trust in found.items() if trust is None} ^ free
     assert unsorted == set(), "add the key to NEEDS_NO_TRUST, or give it `trust=` in its section"
     assert {key: trust for key, trust in found.items() if trust is not None} == NEEDS_TRUST
+
+
+def test_a_found_file_runs_no_python_code(stranger: Stranger) -> None:
+    """A stranger's factory, ready-made or not, runs once its file is trusted."""
+    for factory in ("speech:Transcriber", "faster-whisper"):
+        error = stranger.refused(f'[models.whisper]\nfactory = "{factory}"\n')
+        assert f"models.whisper.factory has {factory}" in error.message
+        assert error.facts["keys"] == ["models.whisper.factory"]
 
 
 def test_a_found_file_that_needs_no_trust_works_as_ever(stranger: Stranger) -> None:

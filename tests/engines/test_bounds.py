@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from backends.engine_process import process as process_module
+from backends.engine_process.load_progress import LoadProgress
 from backends.engine_process.log import LogRing
 from backends.engine_process.process import EngineProcess, engine_socket
-from backends.llama.process.load_progress import LoadProgress
 from backends.llama.slots import Slots, slot_signs
 from backends.machine import bounded_questions as threads
 from backends.machine.bounded_questions import asked

@@ -14,6 +14,7 @@ from backends.engine_process import log_reader
 from backends.engine_process.log import RING_LINES, LogRing
 from backends.engine_process.log_reader import LogReader
 from backends.engine_process.process import EngineProcess
+from backends.llama.log_facts import buffer_bytes
 
 LOADED = b"0.1 I srv  main: model loaded\n"
 
@@ -113,7 +114,7 @@ def test_secrets_are_masked_and_long_lines_cut_when_the_log_is_read() -> None:
         ring.feed(b"load_tensors: CPU model buffer size = %d.00 MiB\n" % (number == 0))
     ring.feed(b"0.1 I a line\n")
     assert len(ring.lines) == RING_LINES
-    assert ring.buffers() == {"host": 1 << 20}
+    assert buffer_bytes(ring.buffer_lines) == {"host": 1 << 20}
 
 
 def test_the_end_of_an_engine_is_read_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from backends.llama.model_files import cached_fraction
 from backends.machine.files import page_cache
 from backends.machine.files.page_cache import (
+    cached_fraction,
     drop_from_page_cache,
     missing_bytes,
     resident_fraction,

@@ -24,8 +24,8 @@ from shim import (
     OutOfMemory,
     Shim,
     UnknownModel,
-    streams,
 )
+from shim.calls.streaming import held_stream
 from shim.keeper.keeper import Keeper
 from shim.wire.threads import SocketChannel
 from tests.processes import wait_until
@@ -58,7 +58,7 @@ def test_a_stream_gives_pieces_and_then_the_whole(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(
-    ("where", "name"), [(streams, "running_loop"), (flows.BlockingStream, "__init__")]
+    ("where", "name"), [(held_stream, "running_loop"), (flows.BlockingStream, "__init__")]
 )
 def test_an_interrupt_while_a_stream_is_made_leaves_nothing(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, where: Any, name: str

@@ -9,7 +9,7 @@ import asyncio
 import ctypes
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -186,3 +186,17 @@ def _read_chunk(fd: int, offset: int) -> None:
             offset += len(part)
     finally:
         os.close(fd)
+
+
+def cached_fraction(files: Mapping[Path, int]) -> float | None:
+    """The share of the files' bytes in the page cache; None where the kernel does not say."""
+    total = sum(files.values())
+    if total == 0:
+        return 1.0
+    cached = 0.0
+    for path, size in files.items():
+        fraction = resident_fraction(path)
+        if fraction is None:
+            return None
+        cached += fraction * size
+    return cached / total

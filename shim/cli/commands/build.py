@@ -85,7 +85,7 @@ def decisions_of(config: Config, plan: PlacementPlan) -> Decisions:
     asked = {
         name: asked_of(entry, devices.first.name, devices.servers())
         for name, entry in config.models.items()
-        if not entry.remote
+        if entry.is_gguf
     }
     return decide(plan, asked, devices.limits)
 

@@ -15,7 +15,8 @@ from pydantic_core import PydanticSerializationError
 from budget.errors import ConfigError
 from shim.config.diff import ConfigDiff, changed_keys, diff_models
 from shim.config.problems import Problem, dotted, only_tables, problems_of, raise_for
-from shim.config.schema.entry import ModelEntry, conflicts
+from shim.config.schema.entry import ModelEntry
+from shim.config.schema.kind_keys import conflicts
 from shim.config.schema.sections import (
     BudgetSection,
     KeeperSection,
@@ -29,7 +30,8 @@ from shim.config.schema.values import ModelName
 SECTIONS = ("budget", "keeper", "kv", "trace")
 MOST_MODELS = 4096
 """The most models of a configuration: with so many, a reload delays other clients by under a second."""
-FILE_KEYS = ("path", "mmproj", "draft_model", "lora")
+FILE_KEYS = ("path", "mmproj", "draft_model", "lora", "files", "python", "cwd")
+_FOLDERS_TOO = frozenset({"files", "cwd"})
 
 
 @dataclass(frozen=True)
@@ -144,17 +146,17 @@ class Config(Section):
             for name, entry in self.models.items()
             for key in FILE_KEYS
             for path in _as_paths(getattr(entry, key))
-            if not path.is_file()
+            if not (path.exists() if key in _FOLDERS_TOO else path.is_file())
         ]
 
 
 _C = TypeVar("_C", bound=Config)
 
 
-def _as_paths(value: Path | tuple[Path, ...] | None) -> tuple[Path, ...]:
+def _as_paths(value: Path | str | tuple[Path, ...] | None) -> tuple[Path, ...]:
     if value is None:
         return ()
-    return value if isinstance(value, tuple) else (value,)
+    return value if isinstance(value, tuple) else (Path(value),)
 
 
 def check_mapping(

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import model_validator
+from pydantic import ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
+from backends.kinds import Backend
+from backends.python.ready_made import READY_MADE
+from shim.config.schema.device_values import Device
 from shim.config.schema.engine_args import ExtraArgs
+from shim.config.schema.kind_keys import (
+    DEFAULT_CONTEXT,
+    TIMEOUT_KEYS,
+    allowed_kinds,
+    conflicts,
+    keys_of,
+    kind_of,
+)
 from shim.config.schema.sections import SECONDS_ALLOWED, TIMEOUT_ALLOWED, Section, key
 from shim.config.schema.values import (
     FOREVER,
@@ -20,23 +31,25 @@ from shim.config.schema.values import (
     HfFile,
     Seconds,
     Slots,
-    Span,
     Timeout,
     Url,
+)
+from shim.config.schema.worker_values import (
+    AMOUNT_OF_BYTES,
+    DeclaredBytes,
+    Environment,
+    Factory,
+    Interpreter,
+    Options,
 )
 
 Role = Literal["producer", "evaluator", "planner", "embedder"]
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
-FLOAT_KV_TYPES = frozenset({"f32", "f16", "bf16"})
 KV_ALLOWED = '"f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0" or "iq4_nl"'
 PATH_ALLOWED = "a path; a relative one starts at this file's folder, ~ is your home"
-DEFAULT_CONTEXT = 4096
 REPACKED = True
 WINDOWED = False
 
-TIMEOUT_KEYS = frozenset({"first_token_timeout", "token_timeout", "answer_timeout"})
-ANYWHERE_KEYS = frozenset({"backend", "role", "priority", "max_queue"}) | TIMEOUT_KEYS
-REMOTE_KEYS = frozenset({"url", "model_id", "api_key_env"})
 REQUEST_KEYS = frozenset(
     {"role", "priority", "max_queue", "keep_alive", "pin", "warm_prompt", "api_key_env"}
     | TIMEOUT_KEYS
@@ -168,10 +181,46 @@ class ModelEntry(Section):
         'a list of texts, such as ["--rope-scaling", "yarn", "--rope-scale", "4"]',
         trust="program",
     )
-    backend: Literal["llama.cpp", "vllm", "openai"] = key(
+    factory: Factory | None = key(
+        None,
+        'Your own Python code (`backend = "python"`): the class, or the function, that makes the model. '
+        "Its result is called. The module lies in `cwd` or on the interpreter's path. A name without a "
+        "colon is a factory that comes with keepwarm.",
+        f'"module:Name", or one of {", ".join(READY_MADE)}',
+        trust="run",
+    )
+    options: Options = key({}, "The factory's arguments.", "a table of JSON values")
+    bytes: DeclaredBytes | None = key(
+        None,
+        "What it takes of its device, where that is known. It is measured after its load and its first "
+        "call, and more is booked and learned. Left out: the sizes of `files`, or 1 GiB, until measured.",
+        AMOUNT_OF_BYTES,
+    )
+    files: FilePaths = key(
+        (),
+        "The files and folders that it loads: they are staged ahead, and a change makes it load again.",
+        f"one path or a list of paths; {PATH_ALLOWED}",
+    )
+    python: Interpreter | None = key(
+        None,
+        "The interpreter of its environment, with Python 3.9 or newer. It needs nothing of keepwarm, and "
+        "numpy only to send arrays. Left out: keepwarm's own.",
+        "the path of a python program",
+        trust="run",
+    )
+    cwd: FilePath | None = key(
+        None, "Its working folder. Left out: the folder of this file.", PATH_ALLOWED
+    )
+    env: Environment = key({}, "Environment variables of its process.", "a table of texts")
+    device: Device = key(
+        "auto",
+        "Where it computes; `auto` takes a budgeted GPU, or the host without one. It sees no other GPU.",
+        '"auto", "host" or "cuda:N" (N counts from 0)',
+    )
+    backend: Backend = key(
         "llama.cpp",
-        "What runs it. With `url` and no `backend`: openai.",
-        '"llama.cpp", "vllm" or "openai"',
+        "What runs it. With `url` and no `backend`: openai; with `factory`: python.",
+        allowed_kinds(),
     )
     url: Url | None = key(
         None,
@@ -194,10 +243,15 @@ class ModelEntry(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _infer_backend(cls, data: object) -> object:
-        if isinstance(data, dict) and "url" in data and "backend" not in data:
-            return {**data, "backend": "openai"}
-        return data
+    def _infer_kind(cls, data: object, info: ValidationInfo) -> object:
+        if not isinstance(data, dict):
+            return data
+        kind = kind_of(data)
+        added: dict[str, object] = {} if kind == "llama.cpp" else {"backend": kind}
+        if kind == "python":
+            # Here, because the keeper that gets the configuration does not know the file's folder.
+            added["cwd"] = (info.context or {}).get("base") or Path.cwd()
+        return {**added, **data}
 
     @model_validator(mode="after")
     def _check_conflicts(self) -> Self:
@@ -209,6 +263,11 @@ class ModelEntry(Section):
     def remote(self) -> bool:
         """Whether requests go to an endpoint that keepwarm does not run."""
         return self.url is not None
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether llama.cpp runs it here, from a GGUF file."""
+        return self.backend == "llama.cpp" and self.url is None
 
     @property
     def pinned(self) -> bool:
@@ -223,79 +282,10 @@ class ModelEntry(Section):
         return self.kv_type_k or self.kv_type, self.kv_type_v or self.kv_type
 
     def relevant_keys(self) -> frozenset[str]:
-        """The keys that apply to this model: those of a file, or those of an endpoint."""
-        if self.remote:
-            return ANYWHERE_KEYS | REMOTE_KEYS
-        return frozenset(type(self).model_fields) - REMOTE_KEYS
+        """The keys that apply to this model, by what runs it."""
+        return keys_of(self.backend, remote=self.remote)
 
     @property
     def context_per_slot(self) -> int:
         """Tokens that one request can use."""
         return self.context // self.slots
-
-
-Conflict = tuple[str, str, str]
-"""The key, what is wrong with it, and what is allowed."""
-
-
-def conflicts(given: Mapping[str, object]) -> Iterator[Conflict]:
-    """Contradictions between the keys that were written, whether or not each alone is valid."""
-    yield from _source_conflicts(given)
-    if "url" in given:
-        yield from _remote_conflicts(given)
-    else:
-        yield from _local_conflicts(given)
-
-
-def _source_conflicts(given: Mapping[str, object]) -> Iterator[Conflict]:
-    backend = given.get("backend", "llama.cpp")
-    sources = [name for name in ("path", "hf", "url") if name in given]
-    one = "exactly one of path, hf and url"
-    if len(sources) > 1:
-        yield sources[-1], f"{' and '.join(sources)} are given", one
-    elif backend in ("vllm", "openai") and sources != ["url"]:
-        yield "url", f'backend = "{backend}" without a url', "the endpoint's address"
-    elif not sources:
-        yield "path", "the model has no file and no endpoint", one
-
-
-def _remote_conflicts(given: Mapping[str, object]) -> Iterator[Conflict]:
-    known = set(ModelEntry.model_fields) - {"path", "hf"}
-    for name in sorted((set(given) & known) - ANYWHERE_KEYS - REMOTE_KEYS):
-        yield (
-            name,
-            "the model is remote (it has a url) and keepwarm does not run it",
-            "leave it out, or give path or hf instead of url",
-        )
-
-
-def _local_conflicts(given: Mapping[str, object]) -> Iterator[Conflict]:
-    for name in ("model_id", "api_key_env"):
-        if name in given:
-            yield name, "the model is local (it has no url)", "leave it out, or give url"
-    value_type = given.get("kv_type_v") or given.get("kv_type") or "f16"
-    quantized = isinstance(value_type, str) and value_type not in FLOAT_KV_TYPES
-    if quantized and given.get("flash_attention") == "off":
-        yield (
-            "flash_attention",
-            f'"off" with values of type {value_type}; a quantized V cache needs flash attention',
-            '"on" or "auto", or kv_type_v = "f16"',
-        )
-    if given.get("pin") is True and given.get("keep_alive") in (0, "0", "0s"):
-        yield "keep_alive", "0 (leave at once) on a pinned model", "-1, or pin = false"
-    context, slots = given.get("context", DEFAULT_CONTEXT), given.get("slots", 1)
-    least, most = _of(context, "min"), _of(slots, "preferred")
-    if least is not None and most is not None and 0 < least < most:
-        yield "context", f"{least} tokens for {most} slots", "at least one token a slot"
-    batch, ubatch = given.get("n_batch", 2048), given.get("n_ubatch", 512)
-    if isinstance(batch, int) and isinstance(ubatch, int) and 0 < batch < ubatch:
-        yield "n_ubatch", f"{ubatch} with n_batch = {batch}", "at most n_batch"
-
-
-def _of(value: object, end: Literal["min", "preferred"]) -> int | None:
-    """One end of a number or a range as it was written; None where it is neither."""
-    if isinstance(value, Span):
-        return value.least if end == "min" else int(value)
-    if isinstance(value, Mapping):
-        value = value.get(end)
-    return value if type(value) is int else None

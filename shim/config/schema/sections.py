@@ -28,7 +28,7 @@ SECONDS_ALLOWED = 'seconds, or a text such as "500ms", "90s", "5m", "1h30m"'
 TIMEOUT_ALLOWED = f"{SECONDS_ALLOWED}; -1 or anything below 0 for no time-out"
 
 
-Trust = Literal["secret", "program", "folder", "address"]
+Trust = Literal["secret", "program", "run", "folder", "address"]
 """Why a file that was merely found may not use a key: see `shim.config.trust`."""
 
 

@@ -314,6 +314,8 @@ def _planned(
         return {}
     asked = {}
     for name, entry in local.items():
+        if not entry.is_gguf:
+            continue
         with contextlib.suppress(KeepwarmError):
             asked[name] = asked_of(entry, devices.first.name, devices.servers())
     try:

@@ -14,7 +14,7 @@ from typing import Final
 from backends.footprint.cache import cache_key
 from backends.footprint.learned import Learned, LearnedBytes, LearnedStore
 from budget.errors import KeepwarmError
-from budget.footprint import Footprint, Placement
+from budget.footprint import GUESSED, Footprint, Placement
 from shim.paths import state_dir
 
 LOG = logging.getLogger("keepwarm.keeper")
@@ -48,8 +48,9 @@ def compare(
         before: the corrections of earlier loads.
     """
     growing = placement.args.embeddings
+    guessed = placement.source in GUESSED
     found = {
-        device: _device(part, device, seen, before, growing=growing)
+        device: _device(part, device, seen, before, growing=growing, guessed=guessed)
         for device, part in placement.footprints.items()
     }
     booked = dict(placement.bookings)
@@ -58,7 +59,13 @@ def compare(
 
 
 def _device(
-    part: Footprint, device: str, seen: Seen, before: Learned | None, *, growing: bool
+    part: Footprint,
+    device: str,
+    seen: Seen,
+    before: Learned | None,
+    *,
+    growing: bool,
+    guessed: bool,
 ) -> LearnedBytes:
     known = before.devices.get(device) if before else None
     reported = max(seen.reported.get(device, 0), known.reported_bytes if known else 0)
@@ -69,12 +76,15 @@ def _device(
     whole = max(measured, reported) if measured else reported + overhead
     target = max(booked, whole, reported + overhead if reported else 0)
     touched = measured >= reported > 0 or (reported > 0 and not measured)
-    if touched and seen.uses >= WARM_USES and not growing:
+    warm = seen.uses >= (1 if guessed else WARM_USES)
+    if touched and warm and not growing:
         # The bytes beyond its buffers are measured now, and the next load includes them.
         target, overhead = whole, whole - reported
     if abs(target - booked) <= TOLERANCE * booked:
         target = booked
-    estimated = known.estimated_bytes if known else booked
+    # What people guessed says nothing of what is plausible; what the load took does.
+    first = max(booked, reported) if guessed else booked
+    estimated = known.estimated_bytes if known else first
     return LearnedBytes(estimated, overhead, reported, measured, target)
 
 

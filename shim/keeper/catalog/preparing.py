@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from backends.footprint.inspect import Inspector, with_note
 from backends.footprint.placing import placements
 from backends.gguf import GgufHeader, read_header
+from backends.kinds import Backend
 from backends.llama.model_files import model_files
 from backends.machine.files.mounts import is_far
 from budget.errors import LoadFailed
@@ -18,6 +20,7 @@ from budget.footprint import Placement
 from shim.config import ModelEntry as ConfigEntry
 from shim.keeper.catalog.entries import ModelFile, Prepared
 from shim.keeper.catalog.model_checks import faults
+from shim.keeper.catalog.worker_models import prepare_worker, worker_files
 from shim.placement.budgeted_devices import BudgetDevices
 from shim.placement.plan_entry import Stamp
 from shim.placement.requested import engine_args, local_path, side_files, stamp_of
@@ -27,11 +30,17 @@ from shim.placement.shrinking import sized_args
 def prepare(
     name: str, entry: ConfigEntry, devices: BudgetDevices, inspector: Inspector
 ) -> Prepared:
-    """Read one local model and choose its placements.
+    """Read one local model and choose its placements, as its kind does that.
 
     Raises:
         KeepwarmError: why it cannot be run.
     """
+    return _BY_KIND[entry.backend](name, entry, devices, inspector)
+
+
+def _prepare_gguf(
+    name: str, entry: ConfigEntry, devices: BudgetDevices, inspector: Inspector
+) -> Prepared:
     # The stamp is taken before the files are read, so that a change during the reading shows.
     side = stamp_of(side_files(entry))
     header = read_header(_there(name, local_path(entry)))
@@ -55,11 +64,19 @@ def prepare(
     )
 
 
+_BY_KIND: Final[
+    Mapping[Backend, Callable[[str, ConfigEntry, BudgetDevices, Inspector], Prepared]]
+] = {"llama.cpp": _prepare_gguf, "python": prepare_worker}
+"""How each kind that keepwarm starts gets its placements."""
+
+
 def watched_files(entry: ConfigEntry) -> list[Path]:
     """The files of a broken model: when one of them changes, preparing it is tried again.
 
     Empty for a model that is not downloaded yet.
     """
+    if entry.backend == "python":
+        return worker_files(entry)
     own = [] if entry.path is None else model_files(Path(entry.path))
     return [*own, *side_files(entry)]
 

@@ -9,8 +9,11 @@ from typing import Final
 from backends.base import Engine
 from backends.kinds import Backend
 from backends.llama.engine import LlamaServerEngine
+from backends.python.python_engine import PythonEngine
+from budget.errors import InternalError
 from shim.config import Config
 from shim.keeper.catalog.catalog import CatalogEngine
+from shim.keeper.catalog.worker_models import worker_spec
 from shim.keeper.engines.running_engine import EngineFactory
 
 Maker = Callable[[Config, CatalogEngine, Path], Engine]
@@ -29,7 +32,19 @@ def _llama_server(config: Config, engine: CatalogEngine, runtime: Path) -> Engin
     )
 
 
-MAKERS: Final[Mapping[Backend, Maker]] = {"llama.cpp": _llama_server}
+def _python_worker(config: Config, engine: CatalogEngine, runtime: Path) -> Engine:
+    if engine.entry is None:
+        raise InternalError(f"{engine.label} has no configuration")
+    return PythonEngine(
+        worker_spec(engine.entry),
+        engine.names[0],
+        runtime,
+        stall_s=config.keeper.stall_timeout,
+        margin_bytes=config.keeper.engine_margin.resolve(0),
+    )
+
+
+MAKERS: Final[Mapping[Backend, Maker]] = {"llama.cpp": _llama_server, "python": _python_worker}
 """The kinds that keepwarm starts."""
 
 

@@ -151,7 +151,7 @@ class Liveness:
     async def weigh(self) -> None:
         """End the engines in use that take more bytes than they may.
 
-        A load checks its own bytes (`backends.llama.process.load`). `Monitor` checks idle engines and
+        A load checks its own bytes (`backends.engine_process.load`). `Monitor` checks idle engines and
         the bytes of GPUs.
         """
         in_use = [

@@ -13,6 +13,7 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from backends.machine.bounded_questions import asked
 from budget import actions as act
 from budget import events as ev
 from budget.books.engines import Bookings
@@ -186,6 +187,7 @@ class Supervisor:
             LOG.info("unloading %s: %s", running.entry.label, action.reason)
             await self._hand_over(running)
             if running.ready and running.ending is None:
+                await self._last_look(running)
                 await self._leave_kv(running, record)
             await self._finish(running, record)
             return done
@@ -221,6 +223,20 @@ class Supervisor:
             if task is not None and not task.done():
                 task.cancel()
                 await self.ender.settle(task, limits.STOP_S, f"unloading {running.entry.label}")
+
+    async def _last_look(self, running: RunningEngine) -> None:
+        """Measure an engine whose bytes are known by measurement alone, before it is gone.
+
+        It may have been called, and be unloaded, between two looks of the monitor.
+        """
+        if running.entry.backend == "llama.cpp":
+            return
+        try:
+            found = await asked(running.engine.memory)
+            known = {device: n for device, n in found.items() if n is not None}
+            self.learn(running.entry.engine_id, running, known)
+        except RAISED as error:
+            self._faults.note("learning", f"measuring {running.entry.label}", error)
 
     async def _leave_kv(self, running: RunningEngine, record: EvictStory) -> None:
         """Save the KV state of an idle engine before it ends, where that is worth it."""

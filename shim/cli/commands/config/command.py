@@ -130,7 +130,7 @@ def check_report(path: Path | None) -> dict[str, Any]:
                 "name": name,
                 "role": entry.role,
                 "backend": entry.backend,
-                "source": entry.url or entry.hf or str(entry.path),
+                "source": entry.url or entry.hf or entry.factory or str(entry.path),
                 "pinned": entry.pinned,
             }
             for name, entry in config.models.items()

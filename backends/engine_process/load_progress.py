@@ -24,6 +24,7 @@ class LoadProgress:
         self._lines = 0
         self._most = 0
         self._moved_s = now_s
+        self._cpu: tuple[float, float] | None = None
         self.fraction = 0.0
 
     def look(self, counts: IoCounts, lines_seen: int, now_s: float) -> None:
@@ -38,3 +39,11 @@ class LoadProgress:
     def stalled_for_s(self, now_s: float) -> float:
         """Seconds since the load last moved."""
         return now_s - self._moved_s
+
+    def used_cpu(self, cpu_s: float, now_s: float, within_s: float) -> bool:
+        """Whether the process has computed lately: its CPU seconds grew within so many seconds."""
+        before = self._cpu
+        if before is None or cpu_s > before[0]:
+            self._cpu = cpu_s, now_s
+            return True
+        return now_s - before[1] <= within_s

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-from backends.engine_process.log import looks_out_of_memory, refused_device, rpc_was_cut
+from backends.engine_process.log import looks_out_of_memory
 from backends.engine_process.process_engine import ending
+from backends.llama.log_facts import refused_device, rpc_was_cut
 from backends.llama.rpc.device_names import DeviceNames, names_of, servers_of
 from backends.llama.rpc.servers import answers
 from backends.machine.devices import is_rpc
-from budget.errors import EngineTimeout, Fact, LoadFailed, OutOfMemory
+from budget.errors import Fact, LoadFailed, OutOfMemory
 from budget.footprint import EngineArgs
 
 _QUOTED_LINES = 6
@@ -52,19 +53,6 @@ async def load_error(
         f"{model_path.name} did not load: llama-server {ending(code)}.\n{_quote(log_tail)}",
         hint="The file may be damaged or of an architecture that this build does not know.",
         **facts,
-    )
-
-
-def stalled(
-    model_path: Path, fraction: float, stall_s: float, log_tail: Sequence[str]
-) -> EngineTimeout:
-    """The error of a load that made no progress for too long."""
-    return EngineTimeout(
-        f"loading {model_path.name} made no progress for {stall_s:g} s ({fraction:.0%} loaded).",
-        hint="Look at the engine's last lines, or raise the stall time-out.",
-        stall_s=stall_s,
-        fraction=round(fraction, 3),
-        log_tail=list(log_tail),
     )
 
 

@@ -1,20 +1,18 @@
-"""One load of a llama-server, watched from its start until it answers."""
+"""One load of an engine, watched from its start until it answers."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from backends.engine_process.ceiling import Ceilings
+from backends.engine_process.load_progress import LoadProgress
 from backends.engine_process.process import EngineProcess
-from backends.llama.process.load_progress import LoadProgress
-from backends.llama.process.start_failures import load_error, stalled
-from backends.machine.processes import IoCounts, io_counts, process_bytes
-from budget.errors import KeepwarmError
-from budget.footprint import HOST, EngineArgs
+from backends.machine.processes import IoCounts, io_counts, process_bytes, process_state
+from budget.errors import EngineTimeout, KeepwarmError
+from budget.footprint import HOST
 
 _LOOK_S = 0.02
 """Seconds between two looks at a load's progress."""
@@ -29,25 +27,27 @@ class Loading:
 
     Attributes:
         process: the process that loads.
-        model_path: the model's file.
+        what: what is loaded, in errors.
         model_id: its name in errors.
-        args: the arguments of the process.
         file_bytes: the bytes of all its files.
         stall_s: a load that neither reads, grows nor logs for so long is given up.
         ceilings: the most bytes that it may take.
-        said_ready: set when its log says that it is ready.
-        healthy: asks whether it answers.
+        said_ready: set when it has said that it is ready.
+        healthy: asks whether it answers; may raise why it never will.
+        ended: the error of a process that ended while it loaded, by its exit code.
+        patience: how many times longer it may take while it computes.
     """
 
     process: EngineProcess
-    model_path: Path
+    what: str
     model_id: str
-    args: EngineArgs
     file_bytes: int
     stall_s: float
     ceilings: Ceilings
     said_ready: asyncio.Event
     healthy: Callable[[], Awaitable[bool]]
+    ended: Callable[[int], Awaitable[KeepwarmError]]
+    patience: float = 1.0
 
     async def until_ready(self, on_progress: Callable[[float], None]) -> IoCounts:
         """Return when the engine answers, with the bytes that it read until then.
@@ -67,7 +67,7 @@ class Loading:
                 pause_s = _ASK_AGAIN_S if ready.done() else _LOOK_S
                 await asyncio.wait(watched, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
                 if ended.done():
-                    raise await self._ended(ended.result())
+                    raise await self.ended(ended.result())
                 now_s = time.monotonic()
                 # A question costs the load time.
                 if ready.done() or now_s >= ask_at_s:
@@ -88,9 +88,23 @@ class Loading:
         own = {HOST: held.own} if held else {}
         if too_much := self.ceilings.exceeded(self.model_id, own, log_tail):
             raise too_much
-        if progress.stalled_for_s(now_s) > self.stall_s:
-            raise stalled(self.model_path, progress.fraction, self.stall_s, log_tail)
+        if progress.stalled_for_s(now_s) > self.stall_s and not self._computes(progress, now_s):
+            raise stalled(self.what, progress.fraction, self.stall_s, log_tail)
 
-    async def _ended(self, code: int) -> KeepwarmError:
-        log = self.process.log
-        return await load_error(self.model_path, code, log.lines, log.tail, self.args)
+    def _computes(self, progress: LoadProgress, now_s: float) -> bool:
+        """Whether a load without progress may go on, because its process uses the CPU."""
+        if self.patience <= 1.0 or progress.stalled_for_s(now_s) > self.stall_s * self.patience:
+            return False
+        state = process_state(self.process.pid)
+        return state is not None and progress.used_cpu(state.cpu_s, now_s, self.stall_s)
+
+
+def stalled(what: str, fraction: float, stall_s: float, log_tail: Sequence[str]) -> EngineTimeout:
+    """The error of a load that made no progress for too long."""
+    return EngineTimeout(
+        f"loading {what} made no progress for {stall_s:g} s ({fraction:.0%} loaded).",
+        hint="Look at the engine's last lines, or raise the stall time-out.",
+        stall_s=stall_s,
+        fraction=round(fraction, 3),
+        log_tail=list(log_tail),
+    )

@@ -1,0 +1,16 @@
+"""The factories that come with keepwarm, by the name that a configuration gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+_FOLDER: Final = Path(__file__).with_name("factories")
+
+READY_MADE: Final[Mapping[str, tuple[Path, str]]] = {
+    "faster-whisper": (_FOLDER / "faster_whisper_model.py", "FasterWhisper"),
+    "sentence-transformers": (_FOLDER / "sentence_transformers_model.py", "SentenceTransformers"),
+    "transformers": (_FOLDER / "transformers_pipeline.py", "TransformersPipeline"),
+}
+"""The file and the class of each; it is loaded by itself, in the interpreter of the model that names it."""

@@ -1,0 +1,137 @@
+"""Which keys of a model hold for which kind of engine, and the keys that contradict each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final, Literal, cast
+
+from backends.kinds import KINDS, Backend
+from shim.config.schema.values import Span
+
+DEFAULT_CONTEXT: Final = 4096
+FLOAT_KV_TYPES: Final = frozenset({"f32", "f16", "bf16"})
+
+TIMEOUT_KEYS: Final = frozenset({"first_token_timeout", "token_timeout", "answer_timeout"})
+_ANYWHERE: Final = frozenset({"backend", "priority", "max_queue"}) | TIMEOUT_KEYS
+_HERE: Final = frozenset({"slots", "keep_alive", "pin", "threads"})
+_GGUF: Final = frozenset(
+    {"role", "path", "hf", "context", "n_gpu_layers", "n_batch", "n_ubatch"}
+) | {
+    *("kv_type", "kv_type_k", "kv_type_v", "flash_attention", "repack", "swa_full"),
+    *("mmproj", "draft_model", "lora", "warm_prompt", "engine_args"),
+}
+_ENDPOINT: Final = frozenset({"role", "url", "model_id", "api_key_env"})
+_WORKER: Final = frozenset(
+    ["factory", "options", "bytes", "files", "python", "cwd", "env", "device"]
+)
+_BY_KIND: Final[Mapping[Backend, frozenset[str]]] = {
+    "llama.cpp": _ANYWHERE | _HERE | _GGUF,
+    "python": _ANYWHERE | _HERE | _WORKER,
+}
+"""The keys of the kinds that keepwarm starts."""
+
+Conflict = tuple[str, str, str]
+"""The key, what is wrong with it, and what is allowed."""
+
+
+def allowed_kinds() -> str:
+    """The kinds in words."""
+    names = [f'"{name}"' for name in KINDS]
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def kind_of(given: Mapping[str, object]) -> Backend:
+    """The kind that some keys of a model mean; the default one where what is named is none."""
+    named = given.get("backend")
+    if isinstance(named, str):
+        return cast("Backend", named) if named in KINDS else "llama.cpp"
+    return "openai" if "url" in given else "python" if "factory" in given else "llama.cpp"
+
+
+def keys_of(kind: Backend, *, remote: bool) -> frozenset[str]:
+    """The keys that hold for a kind of engine, at an endpoint or here."""
+    return _ANYWHERE | _ENDPOINT if remote else _BY_KIND.get(kind, _ANYWHERE | _ENDPOINT)
+
+
+def every_key() -> frozenset[str]:
+    """All keys of all kinds."""
+    return _ENDPOINT.union(*_BY_KIND.values())
+
+
+def conflicts(given: Mapping[str, object]) -> Iterator[Conflict]:
+    """Contradictions between the keys that were written, whether or not each alone is valid."""
+    yield from _source_conflicts(given)
+    yield from _foreign_keys(given)
+    if "url" not in given:
+        yield from _local_conflicts(given)
+
+
+def _source_conflicts(given: Mapping[str, object]) -> Iterator[Conflict]:
+    kind = kind_of(given)
+    if kind == "python":
+        if "factory" not in given:
+            yield "factory", 'backend = "python" without a factory', '"module:Name"'
+        return
+    sources = [name for name in ("path", "hf", "url") if name in given]
+    one = "exactly one of path, hf and url"
+    if len(sources) > 1:
+        yield sources[-1], f"{' and '.join(sources)} are given", one
+    elif kind in ("vllm", "openai") and sources != ["url"]:
+        yield "url", f'backend = "{kind}" without a url', "the endpoint's address"
+    elif not sources:
+        yield "path", "the model has no file and no endpoint", one
+
+
+def _foreign_keys(given: Mapping[str, object]) -> Iterator[Conflict]:
+    """The keys that hold for another kind only."""
+    kind, remote = kind_of(given), "url" in given
+    sources = {"path", "hf"} if remote else set()
+    for name in sorted((set(given) & every_key()) - keys_of(kind, remote=remote) - sources):
+        owners = [f'backend = "{other}"' for other, keys in _BY_KIND.items() if name in keys]
+        if kind == "python":
+            where = " or ".join(owners) or "endpoints (with a url)"
+            yield (
+                name,
+                f'backend = "python", which has no such key; it is for {where}',
+                "leave it out",
+            )
+        elif name in _WORKER:
+            found = "the model is remote (it has a url)" if remote else "the model is a GGUF file"
+            yield name, f"{found}; this key is for {' or '.join(owners)}", "leave it out"
+        elif remote:
+            yield (
+                name,
+                "the model is remote (it has a url) and keepwarm does not run it",
+                "leave it out, or give path or hf instead of url",
+            )
+        else:
+            yield name, "the model is local (it has no url)", "leave it out, or give url"
+
+
+def _local_conflicts(given: Mapping[str, object]) -> Iterator[Conflict]:
+    value_type = given.get("kv_type_v") or given.get("kv_type") or "f16"
+    quantized = isinstance(value_type, str) and value_type not in FLOAT_KV_TYPES
+    if quantized and given.get("flash_attention") == "off":
+        yield (
+            "flash_attention",
+            f'"off" with values of type {value_type}; a quantized V cache needs flash attention',
+            '"on" or "auto", or kv_type_v = "f16"',
+        )
+    if given.get("pin") is True and given.get("keep_alive") in (0, "0", "0s"):
+        yield "keep_alive", "0 (leave at once) on a pinned model", "-1, or pin = false"
+    context, slots = given.get("context", DEFAULT_CONTEXT), given.get("slots", 1)
+    least, most = _of(context, "min"), _of(slots, "preferred")
+    if least is not None and most is not None and 0 < least < most:
+        yield "context", f"{least} tokens for {most} slots", "at least one token a slot"
+    batch, ubatch = given.get("n_batch", 2048), given.get("n_ubatch", 512)
+    if isinstance(batch, int) and isinstance(ubatch, int) and 0 < batch < ubatch:
+        yield "n_ubatch", f"{ubatch} with n_batch = {batch}", "at most n_batch"
+
+
+def _of(value: object, end: Literal["min", "preferred"]) -> int | None:
+    """One end of a number or a range as it was written; None where it is neither."""
+    if isinstance(value, Span):
+        return value.least if end == "min" else int(value)
+    if isinstance(value, Mapping):
+        value = value.get(end)
+    return value if type(value) is int else None
