@@ -19,6 +19,7 @@ from shim.calls.forgotten_shims import Owner
 from shim.calls.own_options import OWN_OPTIONS
 from shim.calls.session import Session
 from shim.calls.streaming.held_stream import StreamStart
+from shim.calls.streaming.read_streams import leases_here
 from shim.calls.streaming.result_stream import AsyncResultStream, ResultStream
 from shim.config import Config
 from shim.model_info import ModelInfo
@@ -310,6 +311,8 @@ class Shim:
         fields = {**call.wants, "want": want}
         if persist:
             fields["persist"] = True
+        if inside := leases_here():
+            fields["inside"] = inside
         if want == "pin" and not persist:
             return self._session.pins.pin(model, fields)
         return self._session.connections.ask("lease", **fields)

@@ -102,6 +102,15 @@ class Fitting:
             return bool(self.feasible(engine))
         return _fits(engine.bookings, self._room(engine, measured=False))
 
+    def fits_beside(self, engine: EngineRecord, leased: Collection[EngineRecord]) -> bool:
+        """Whether an engine that is not resident fits beside all pins and these engines."""
+        room = self._room(engine, measured=False)
+        for other in leased:
+            if not other.pins:
+                for device, amount in other.bookings:
+                    room[device] -= amount
+        return any(_fits(o.bookings, room) for o in engine.spec.options[engine.min_option :])
+
     def place_pins(self) -> EngineRecord | None:
         """Choose options for the pinned engines that hold nothing, so that all fit together.
 

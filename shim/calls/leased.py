@@ -25,6 +25,7 @@ from shim.calls.interruption import (
     yield_fields,
 )
 from shim.calls.session import Session
+from shim.calls.streaming.read_streams import leases_here
 from shim.calls.tracing import trace_call
 from shim.replies import Answer, Reply
 from shim.wire.keeper_connection import ConnectionPool
@@ -87,6 +88,8 @@ class Leases:
         if call.grant is not None and (deadline := call.limits.get("deadline")) is not None:
             # It had a lease before, and its deadline is that of the whole call.
             call.wants["deadline_s"] = max(0.0, deadline - time.monotonic())
+        if (inside := leases_here()) or "inside" in call.wants:
+            call.wants["inside"] = inside
         try:
             call.connection, granted = await self._connections.ask_keeping("lease", **call.wants)
             grant = LeaseGrant.from_wire(granted)

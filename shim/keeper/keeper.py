@@ -22,6 +22,7 @@ from backends.machine.bounded_questions import in_own_thread
 from backends.machine.files.unwritten import UNWRITTEN
 from budget import actions as act
 from budget import events as ev
+from budget.admission.own_leases import check_own_leases
 from budget.core import BudgetCore
 from budget.errors import KeepwarmError, UnknownModel
 from budget.eviction.policies import make_policy
@@ -263,8 +264,15 @@ class Keeper:
         preemptible: bool = False,
         persist: bool = False,
         owner: str | None = None,
+        inside: Sequence[str] = (),
     ) -> str:
-        """Ask for an outcome; `done` gets the grant or the error, now or later. Returns the id."""
+        """Ask for an outcome; `done` gets the grant or the error, now or later. Returns the id.
+
+        Raises:
+            InvalidRequest: it would wait for `inside`, leases that its caller holds while it waits.
+        """
+        if inside:
+            check_own_leases(self.shell.core.state, model, want, inside)
         request_id = self.new_id()
         deadline = None if deadline_s is None else time.monotonic() + deadline_s
         request = ev.RequestArrived(

@@ -16,6 +16,7 @@ INTEGER_LIMIT: Final = 2**53
 """Integers up to here are the same number in every JSON reader."""
 LONGEST_S: Final = 365.0 * 24 * 3600
 MOST_MODELS: Final = 4096
+MOST_INSIDE: Final = 64
 RELOAD_LIMIT_BYTES: Final = 1 << 20
 """No configuration file may be larger."""
 _QUOTED: Final = 80
@@ -44,7 +45,10 @@ class Hello(Ask):
 
 
 class LeaseOp(Ask):
-    """Make a model resident, and lease it to the client, keep it loaded, or pin it."""
+    """Make a model resident, and lease it to the client, keep it loaded, or pin it.
+
+    `inside`: leases of the same caller, which it does not give back before it has an answer.
+    """
 
     op: Literal["lease"]
     model: Name
@@ -54,6 +58,7 @@ class LeaseOp(Ask):
     plan: Name | None = None
     preemptible: bool = False
     persist: bool = False
+    inside: Annotated[list[Name], Field(max_length=MOST_INSIDE)] = []
 
 
 class End(Ask):

@@ -198,8 +198,7 @@ def test_an_error_while_a_request_is_queued_leaves_no_request(
     stage.scripts["b"] = Script(tokens=["word "] * 10_000)
     error = kind("the handler's own")
     watch = Shim(stage.shim.config, inline=False, runtime=stage.shim.runtime)
-    with stage.shim.stream("b", "Hello.") as held, handler_raises(error) as ring:
-        next(held)
+    with stage.shim.stream("b", "Hello."), handler_raises(error) as ring:
 
         def ring_when_queued() -> None:
             assert wait_until(lambda: bool(watch.status()["queue"]), 20)

@@ -11,6 +11,7 @@ from backends.flows import Stream
 from budget.errors import EngineDied, InvalidRequest, OutOfMemory
 from shim.calls.call import Call
 from shim.calls.leased import UNEXPLAINED, Leases
+from shim.calls.streaming.read_streams import reading_place, remember
 from shim.calls.streaming.unclosed_streams import close_on, running_loop
 
 _T = TypeVar("_T")
@@ -38,7 +39,14 @@ class HeldStream(Stream[_T], Generic[_T, _R]):
         self._reply: _R | None = None
         self._pid = os.getpid()
         self._loop = running_loop()
+        self.read_at: object = None
         self._closed = False
+
+    @property
+    def lease(self) -> str | None:
+        """The lease that it holds; None once it is closed, and for a remote model."""
+        grant = self._call.grant
+        return None if self._closed or grant is None else grant.lease
 
     @property
     def reply(self) -> _R:
@@ -75,6 +83,9 @@ class HeldStream(Stream[_T], Generic[_T, _R]):
                 f"This stream belongs to process {self._pid}, of which this one is a child.",
                 hint="A forked process asks for streams of its own.",
             )
+        if (place := reading_place()) != self.read_at:
+            self.read_at = place
+            remember(self)
         try:
             self._source = await self._next_source()
             piece = await anext(self._source)

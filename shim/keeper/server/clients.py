@@ -221,6 +221,7 @@ class Client(Connection):
             plan=asked.plan,
             preemptible=asked.preemptible,
             persist=asked.persist,
+            inside=asked.inside,
             owner=self._program,
         )
         if not at_once:
