@@ -29,6 +29,7 @@ from budget.errors import (
     KeepwarmError,
     UnknownModel,
 )
+from shim.calls.agreement import Agreement
 from shim.calls.call import Call, Messages
 from shim.calls.declaring import DeclaredUsesBook
 from shim.calls.inline_keeper import InlineStart
@@ -37,13 +38,11 @@ from shim.calls.own_run import OwnRun
 from shim.calls.session_pins import Pins
 from shim.calls.tracing import trace_history
 from shim.config import FILE_NAME, Config, ModelEntry, load_config, user_config_file
+from shim.config.endpoints import read_endpoints, with_endpoints
 from shim.config.verbs import cannot, verbs_of
 from shim.paths import named_runtime, runtime_dir
 from shim.replies import PastCall
 from shim.wire.event_loops import LoopConnectionPool
-from shim.wire.fingerprint import differing, differs, fingerprint, label_of
-from shim.wire.json_lines import VERSION
-from shim.wire.keeper_connection import KeeperConnection
 from shim.wire.launch import connect_or_start, running_connection, try_connect
 from shim.wire.silence import EXPLAIN_S, closed_before
 from shim.wire.threads import BlockingConnection, BlockingPool
@@ -80,9 +79,8 @@ class Session:
         factory: EngineFactory | None = None,
         share: bool = False,
     ) -> None:
-        self.config = _configuration(config)
-        self._path = Path(config) if isinstance(config, str | Path) else None
-        self._follows = False
+        path = Path(config) if isinstance(config, str | Path) else None
+        self._agreement = Agreement(_configuration(config), path)
         self.inline = (self.config.file is None) if inline is None else inline
         self._runtime = runtime
         self._factory = factory
@@ -95,8 +93,9 @@ class Session:
         self.run = OwnRun()
         self._keeper = InlineStart(self._make_inline)
         self._closed = False
-        self.connections = BlockingPool(self._connect, self._hello)
-        self.async_connections = LoopConnectionPool(self._connect, self._hello)
+        agreement = self._agreement
+        self.connections = BlockingPool(self._connect, agreement.hello, agreement)
+        self.async_connections = LoopConnectionPool(self._connect, agreement.hello, agreement)
         self.sync_transport = SyncTransport()
         self.async_transport = AsyncTransport()
         self.workers = WorkerCalls(ThreadLink)
@@ -105,6 +104,11 @@ class Session:
         self.pins = Pins(self.connections)
         self.past: deque[PastCall] = deque(maxlen=CALLS_KEPT)
         self._followed: dict[str, Callable[[], None]] = {}
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force for this session."""
+        return self._agreement.config
 
     @property
     def runtime(self) -> Path:
@@ -147,46 +151,6 @@ class Session:
             return None
         return running_connection(self.runtime)
 
-    async def _hello(self, connection: KeeperConnection) -> None:
-        said = await connection.ask("hello", version=VERSION)
-        differ = differing(fingerprint(self.config), said["fingerprint"])
-        if differ and not self._catch_up(said, differ):
-            raise differs(differ, str(said["config"]))
-
-    def _catch_up(self, said: Mapping[str, Any], differ: list[str]) -> bool:
-        """Adopt the configuration of a keeper that read the same file later than this client.
-
-        Returns:
-            Whether it was adopted: the file, read again, has the keeper's configuration or its models.
-        """
-        mine = self.config
-        if label_of(mine) != said["config"] or said["since"] <= mine.read_at:
-            return False
-        again = self._read_again()
-        if again is not None and not differing(fingerprint(again), said["fingerprint"]):
-            LOG.warning("%s was reloaded after this program read it; it is read again", mine.file)
-            self.config = again
-            return True
-        if any(key.startswith("models.") for key in differ):
-            return False
-        if not self._follows:
-            self._follows = True
-            LOG.warning(
-                "the keeper's configuration (%s) was put in force after this program read its own; it "
-                "differs in %s, and the keeper's counts",
-                said["config"],
-                ", ".join(differ),
-            )
-        return True
-
-    def _read_again(self) -> Config | None:
-        """The configuration, read again from its file; None where the file cannot be found as before."""
-        try:
-            again = load_config(self._path)
-        except KeepwarmError:
-            return None
-        return again if again.file is not None and again.file == self.config.file else None
-
     def close(self) -> None:
         """Close every connection, of event loops too; an inline keeper ends with its engines. Idempotent.
 
@@ -217,9 +181,18 @@ class Session:
         self._followed.clear()
 
     def reload(self, config: Config | str | Path | None) -> dict[str, list[str]]:
-        """Make the keeper take over a configuration, the one it was read from when None."""
+        """Make the keeper take over a configuration, the one it was read from when None.
+
+        Raises:
+            ConfigError: there is no file that it was read from.
+        """
         if self._closed:
             raise closed_before()
+        if config is None and self.config.file is None:
+            raise ConfigError(
+                "This configuration was read from no file, so there is none to read again.",
+                hint="Give `reload` a configuration.",
+            )
         new = _configuration(config if config is not None else self.config.file)
         connection = self.connect_running()
         if connection is None:
@@ -233,9 +206,9 @@ class Session:
             )
         finally:
             connection.close()
-        self.config = new
+        self._agreement.set(new)
         if config is not None:
-            self._path = Path(config) if isinstance(config, str | Path) else None
+            self._agreement.set_path(Path(config) if isinstance(config, str | Path) else None)
         return answer
 
     # Calls
@@ -351,7 +324,9 @@ def _configuration(given: Config | str | Path | Mapping[str, Any] | None) -> Con
         if not config.models:
             raise _nothing_configured(config)
         return config
-    return Config.from_mapping(given)
+    config = Config.from_mapping(given)
+    endpoints = read_endpoints(os.environ, Path.cwd())
+    return Config.from_mapping(with_endpoints(given, endpoints)) if endpoints else config
 
 
 def _nothing_configured(config: Config) -> ConfigError:

@@ -8,7 +8,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from backends.engine_process.process import engine_socket
 from backends.footprint.inspect import Inspector
 from backends.footprint.shared_code import SharedCode
 from backends.llama.binaries import find_binary
-from backends.machine.bounded_questions import in_own_thread
 from backends.machine.files.unwritten import UNWRITTEN
 from budget import actions as act
 from budget import events as ev
@@ -31,6 +30,8 @@ from shim.keeper import limits
 from shim.keeper.catalog.catalog import Catalog, CatalogEngine, build_catalog
 from shim.keeper.catalog.core_settings import core_settings, restart_keys, stage_bytes_per_s
 from shim.keeper.catalog.corrections import Corrections
+from shim.keeper.catalog.project_changes import ProjectChanges
+from shim.keeper.catalog.projects import Projects
 from shim.keeper.catalog.refresh import CatalogRefresh
 from shim.keeper.engines.engine_makers import engine_factory
 from shim.keeper.engines.liveness import Liveness
@@ -56,9 +57,13 @@ class Keeper:
     """Owns every ledger and every engine. Runs on one asyncio loop."""
 
     def __init__(
-        self, config: Config, catalog: Catalog, runtime: Path, factory: EngineFactory | None = None
+        self,
+        projects: Projects,
+        catalog: Catalog,
+        runtime: Path,
+        factory: EngineFactory | None = None,
     ) -> None:
-        self._began_with = config
+        config = projects.config
         self._own_factory = factory is None
         self.refresh = CatalogRefresh(catalog, self._adopt)
         self.runtime = runtime
@@ -89,12 +94,10 @@ class Keeper:
             faults,
         )
         self._numbers = itertools.count(1)
-        self.on_reload: Callable[[Config], None] | None = None
-        """Called with a configuration that was taken over, on another thread."""
         self.background = Background(self.shell.faults)
         self.liveness = Liveness(self.shell, config.keeper.stall_timeout)
         self.monitor = Monitor(self.shell, self.policy)
-        self._reloading = asyncio.Lock()
+        self.changes = ProjectChanges(projects, self.refresh, core.state)
         self.shell.loads.reread = self._reread
 
     @property
@@ -109,9 +112,19 @@ class Keeper:
 
     @classmethod
     async def create(
-        cls, config: Config, runtime: Path, factory: EngineFactory | None = None
+        cls,
+        config: Config,
+        runtime: Path,
+        factory: EngineFactory | None = None,
+        projects: Projects | None = None,
     ) -> Keeper:
         """Read the models, sweep what an earlier keeper left, and load the pinned ones.
+
+        Args:
+            config: the configuration of the first project.
+            runtime: the keeper's folder.
+            factory: makes engines; real processes when not given.
+            projects: all projects, where an earlier keeper had further ones.
 
         Raises:
             ConfigError: the device is not there, the pins do not fit together, or the path of the
@@ -122,10 +135,12 @@ class Keeper:
         swept = await asyncio.to_thread(sweep_leftovers, runtime)
         if swept:
             LOG.warning("ended %d engines that an earlier keeper left: %s", len(swept), swept)
-        catalog = await asyncio.to_thread(build_catalog, config)
+        if projects is None:
+            projects = await asyncio.to_thread(Projects.of, config)
+        catalog = await asyncio.to_thread(build_catalog, projects.config)
         for name, error in catalog.errors.items():
             LOG.warning("model %s cannot be run now: %s", name, error)
-        keeper = cls(config, catalog, runtime, factory)
+        keeper = cls(projects, catalog, runtime, factory)
         try:
             recall(keeper.policy)
             if catalog.broken_models:
@@ -193,13 +208,11 @@ class Keeper:
         Raises:
             UnknownModel: it is not configured, or not here.
         """
-        entry = self.config.models.get(model)
-        if entry is None or entry.remote:
-            known = [name for name, e in self.config.models.items() if not e.remote]
+        if model not in self.config.models:
             raise UnknownModel(
                 f"No model of this keeper is called {model!r}.",
                 hint=f"Its configuration ({self.config.file or 'given in code'}) has: "
-                f"{', '.join(sorted(known)) or 'none'}.",
+                f"{', '.join(sorted(self.config.models)) or 'none'}.",
                 model=model,
             )
         return self.refresh.is_ready(model)
@@ -331,11 +344,12 @@ class Keeper:
             "runtime": str(self.runtime),
             "config": str(self.config.file) if self.config.file else None,
             "uptime_s": round((time.monotonic_ns() - self.started_ns) / 1e9, 3),
-            "restart": restart_keys(self._began_with, self.config),
+            "restart": restart_keys(self.changes.began_with, self.config),
             "faults": self.shell.faults.rows(),
             "background": [*self.background.rows(), *UNWRITTEN.rows()],
             "books": self.shell.feed.checked(),
         }
+        state["projects"] = self.changes.projects.rows()
         return state
 
     async def until_gone(self, model: str, timeout_s: float) -> bool:
@@ -348,32 +362,8 @@ class Keeper:
     # Configuration
 
     async def reload(self, config: Config) -> dict[str, list[str]]:
-        """Take over another configuration; models that did not change stay warm.
-
-        Returns:
-            The models by what happened to them (`reread`: only their files changed), the other keys that
-            changed, and `restart`: the keys that take effect only when the keeper starts again.
-
-        Raises:
-            ConfigError: the configuration is not valid; nothing changed.
-        """
-        async with self._reloading:
-            diff = await in_own_thread(self.config.diff, config)
-            reread = await self.refresh.reload(config)
-            if self.on_reload is not None:
-                await asyncio.to_thread(self.on_reload, config)
-        restart = restart_keys(self._began_with, config)
-        if restart:
-            LOG.warning("not in effect before a restart: %s", ", ".join(restart))
-        return {
-            "added": list(diff.added),
-            "removed": list(diff.removed),
-            "changed": list(diff.changed),
-            "reread": [name for name in diff.unchanged if name in reread],
-            "unchanged": [name for name in diff.unchanged if name not in reread],
-            "settings": [key for key in diff.sections if key not in restart],
-            "restart": restart,
-        }
+        """Take over another configuration: see `ProjectChanges.reload`."""
+        return await self.changes.reload(config)
 
     def _adopt(self, catalog: Catalog) -> None:
         """Replace the catalog.

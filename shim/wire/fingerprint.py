@@ -1,6 +1,6 @@
-"""Fingerprints of a configuration: they show whether a client and a keeper have the same one.
+"""Fingerprints of models: they show whether a client and a keeper mean the same by a name.
 
-They are made of the resolved configuration, so its spelling does not matter. A default that is written
+They are made of the resolved settings, so their spelling does not matter. A default that is written
 out, another unit for the same bytes, or a link to the same file change nothing.
 """
 
@@ -9,31 +9,53 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from budget.errors import ConfigError
-from shim.config import BudgetSection, Config, ModelEntry
+from shim.config import Config, ModelEntry
+from shim.config.schema.kind_keys import TIMEOUT_KEYS
 from shim.config.schema.sections import Section
 from shim.config.schema.values import Amount, Span
 
-Fingerprint = dict[str, str]
+_SEPARATOR: Final = "#"
+"""Between a name and a fingerprint; no model's name has it."""
 
 
-def fingerprint(config: Config) -> Fingerprint:
-    """A short hash for the budget, the keeper's section and every local model, by dotted key.
+def fingerprint(entry: ModelEntry) -> str:
+    """A short hash of what the keeper does with a local model."""
+    keys = entry.relevant_keys() - {"kv_type", "kv_type_k", "kv_type_v", "pin"} - TIMEOUT_KEYS
+    data = fields_of(entry, keys)
+    data["kv_types"] = entry.kv_types
+    data["pinned"] = entry.pinned
+    text = json.dumps(data, sort_keys=True).encode()
+    return hashlib.blake2b(text, digest_size=6).hexdigest()
 
-    Remote models are left out, because the keeper takes no part in their requests.
-    """
-    parts: dict[str, Any] = {
-        "budget": _budget(config.budget),
-        "keeper": _plain(config.keeper),
-    }
-    for name, entry in config.models.items():
-        if not entry.remote:
-            parts[f"models.{name}"] = _model(entry)
-    return {key: _digest(value) for key, value in parts.items()}
+
+def reference(name: str, entry: ModelEntry) -> str:
+    """What a client calls a local model of its own: its name and its settings."""
+    return f"{name}{_SEPARATOR}{fingerprint(entry)}"
+
+
+def called(config: Config, name: str) -> str:
+    """What the keeper is asked for where a configuration's client says a name."""
+    entry = config.models.get(name)
+    return name if entry is None or entry.remote else reference(name, entry)
+
+
+def name_of(said: str) -> str:
+    """The name in a reference; a plain name is returned as it is."""
+    return said.partition(_SEPARATOR)[0]
+
+
+def is_reference(said: str) -> bool:
+    """Whether a client means a model of its own, and not the keeper's name of one."""
+    return _SEPARATOR in said
+
+
+def local_models(config: Config) -> Mapping[str, ModelEntry]:
+    """The models that the keeper runs. Remote models are the client's own business."""
+    return {name: entry for name, entry in config.models.items() if not entry.remote}
 
 
 def label_of(config: Config) -> str:
@@ -41,41 +63,8 @@ def label_of(config: Config) -> str:
     return str(config.file) if config.file else "given in code"
 
 
-def differing(mine: Fingerprint, keepers: Fingerprint) -> list[str]:
-    """The keys in which a client's configuration differs from the keeper's."""
-    return sorted(key for key, digest in mine.items() if keepers.get(key) != digest)
-
-
-def differs(keys: list[str], keeper_file: str) -> ConfigError:
-    """The error of a client whose configuration differs from the keeper's."""
-    return ConfigError(
-        f"The running keeper (configuration: {keeper_file}) differs from this program's "
-        f"configuration in {', '.join(keys)}.",
-        hint="`keepwarm config reload` makes the keeper take yours; models that did not change "
-        "stay warm.",
-        differ=list(keys),
-    )
-
-
-def _budget(budget: BudgetSection) -> dict[str, Any]:
-    """The `[budget]` section with each device's resolved limit and reserve in place of its spelling."""
-    data = _fields(budget, BudgetSection.model_fields.keys() - {"device", "devices", "limit"})
-    data["devices"] = [
-        [share.device, str(share.limit or budget.limit), str(share.reserve or budget.reserve)]
-        for share in budget.shares
-    ]
-    return data
-
-
-def _model(entry: ModelEntry) -> dict[str, Any]:
-    keys = entry.relevant_keys() - {"kv_type", "kv_type_k", "kv_type_v", "pin"}
-    data = _fields(entry, keys)
-    data["kv_types"] = entry.kv_types
-    data["pinned"] = entry.pinned
-    return data
-
-
-def _fields(section: Section, keys: Iterable[str]) -> dict[str, Any]:
+def fields_of(section: Section, keys: Iterable[str]) -> dict[str, Any]:
+    """The values of some keys, JSON-serialisable and without their spelling."""
     # Not by pydantic: what a handler of a signal raises in one of its serializers comes out as a
     # `PydanticSerializationError`.
     return {name: _plain(getattr(section, name)) for name in keys}
@@ -83,7 +72,7 @@ def _fields(section: Section, keys: Iterable[str]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Section):
-        return _fields(value, type(value).model_fields)
+        return fields_of(value, type(value).model_fields)
     if isinstance(value, Path):
         return os.path.realpath(value)
     if isinstance(value, tuple | list):
@@ -93,8 +82,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Span) and value.least != int(value):
         return {"min": value.least, "preferred": int(value)}
     return value
-
-
-def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True).encode()
-    return hashlib.blake2b(text, digest_size=6).hexdigest()

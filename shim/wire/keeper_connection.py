@@ -7,7 +7,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 from weakref import WeakSet
 
@@ -58,11 +58,33 @@ class Channel(Protocol):
         ...
 
 
-class KeeperConnection:
-    """One connection, used by one call at a time."""
+class OwnModels(Protocol):
+    """The models of a client's configuration, as the keeper is asked for them."""
 
-    def __init__(self, channel: Channel) -> None:
+    def referred(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """The fields of an op, with references in place of the client's names of its models."""
+        ...
+
+    async def hand_over(self, connection: KeeperConnection, references: Sequence[str]) -> None:
+        """Make models known to the keeper.
+
+        Raises:
+            KeepwarmError: the keeper does not take them in.
+        """
+        ...
+
+
+class KeeperConnection:
+    """One connection, used by one call at a time.
+
+    Args:
+        channel: its lines.
+        models: the client's models; None where models are called as the keeper calls them.
+    """
+
+    def __init__(self, channel: Channel, models: OwnModels | None = None) -> None:
         self._channel = channel
+        self._models = models
         self._number = 0
         self.heard: list[Message] = []
         """Notices of the keeper that `notices` has not returned yet."""
@@ -96,28 +118,41 @@ class KeeperConnection:
         return result_of(await self.answer_to(op, within_s=within_s, **fields))
 
     async def answer_to(self, op: str, *, within_s: float | None = None, **fields: Any) -> Message:
-        """As `ask`; returns the keeper's answer as it is, so that what is raised is never the answer."""
-        self._number += 1
-        self._at_rest = False
-        limit_s = silence.LOOK_S if op in silence.LOOKING else silence.SILENCE_S
-        until = None if within_s is None else time.monotonic() + within_s
-        try:
-            line = encode({"op": op, "id": self._number, **fields})
-            await self._channel.send(line, limit_s)
-            while True:
-                if until is not None:
-                    limit_s = max(min(limit_s, until - time.monotonic()), 0.001)
-                message = decode(await self._channel.read(limit_s))
-                if message.get("id") == self._number:
-                    self._at_rest = True
-                    return message
-                self._hear(message)
-        except KeeperUnavailable:
-            self._works = False
-            if self._interrupted:
-                raise closed_meanwhile() from None
-            self._hear_refusal()
-            raise
+        """As `ask`; returns the keeper's answer as it is, so that what is raised is never the answer.
+
+        Models that the keeper does not know yet are handed over.
+        """
+        models = self._models if "model" in fields or "models" in fields else None
+        for last in (False, False, True):
+            said = fields if models is None else models.referred(fields)
+            self._number += 1
+            self._at_rest = False
+            limit_s = silence.LOOK_S if op in silence.LOOKING else silence.SILENCE_S
+            until = None if within_s is None else time.monotonic() + within_s
+            try:
+                line = encode({"op": op, "id": self._number, **said})
+                await self._channel.send(line, limit_s)
+                while True:
+                    if until is not None:
+                        limit_s = max(min(limit_s, until - time.monotonic()), 0.001)
+                    message = decode(await self._channel.read(limit_s))
+                    if message.get("id") == self._number:
+                        self._at_rest = True
+                        break
+                    self._hear(message)
+            except KeeperUnavailable:
+                self._works = False
+                if self._interrupted:
+                    raise closed_meanwhile() from None
+                self._hear_refusal()
+                raise
+            if models is None or last or "ok" in message:
+                break
+            # Another program may change a model in between, so it is handed over once more.
+            if not (unknown := _not_taken_in(message)):
+                break
+            await models.hand_over(self, unknown)
+        return message
 
     def _hear_refusal(self) -> None:
         """Raise why the keeper closed the connection: that may have arrived before an op was sent."""
@@ -202,8 +237,9 @@ class ConnectionPool(ABC):
     Pools of threads and of event loops differ in how they wait.
     """
 
-    def __init__(self, hello: Hello) -> None:
+    def __init__(self, hello: Hello, models: OwnModels | None = None) -> None:
         self._hello = hello
+        self._models = models
         self._closed = False
         self.found_silent = False
         """Whether the keeper did not answer the last time; then it is not asked to explain failures."""
@@ -231,10 +267,10 @@ class ConnectionPool(ABC):
         """
         if self._closed:
             raise closed_before()
-        connection = KeeperConnection(await self._connect())
+        connection = KeeperConnection(await self._connect(), self._models)
         if not await self._begin(connection):
             # The keeper was about to end, so wait for the next one.
-            connection = KeeperConnection(await self._connect())
+            connection = KeeperConnection(await self._connect(), self._models)
             if not await self._begin(connection):
                 raise keeper_gone()
         return connection
@@ -337,6 +373,12 @@ class ConnectionPool(ABC):
         while self.idle:
             with contextlib.suppress(IndexError):  # another thread took it
                 self.idle.pop().close()
+
+
+def _not_taken_in(answer: Message) -> list[str]:
+    """The references that the keeper does not know, where that is its answer."""
+    facts = answer["error"].get("facts", {}) if "error" in answer else {}
+    return list(facts.get("not_taken_in", ()))
 
 
 def _what_is_left(fields: dict[str, Any], passed_s: float) -> dict[str, Any]:

@@ -155,6 +155,16 @@ class Reload(Ask):
     file: Annotated[str, Field(max_length=4096)] | None = None
 
 
+class TakeIn(Ask):
+    """Hand over models of the client's own configuration, so that it can ask for them."""
+
+    op: Literal["take_in"]
+    entries: dict[str, Any]
+    read_at: Annotated[float, Field(ge=0.0)]
+    label: Name = "the client's"
+    file: Annotated[str, Field(max_length=4096)] | None = None
+
+
 class StayOp(Ask):
     """Do not end for lack of clients, because this keeper was started on purpose."""
 
@@ -182,6 +192,7 @@ Asked = (
     | Kv
     | KvClear
     | Reload
+    | TakeIn
     | StayOp
     | Stop
 )
@@ -204,7 +215,7 @@ def read(line: bytes) -> Asked:
             f"The keeper speaks version {VERSION} of its protocol, the client {asked.version}.",
             hint="Restart it: `keepwarm keeper stop`.",
         )
-    if isinstance(asked, Reload):
+    if isinstance(asked, Reload | TakeIn):
         # No model describes the configuration here, so its size, numbers and depth are checked.
         if len(line) > RELOAD_LIMIT_BYTES:
             raise InvalidRequest(

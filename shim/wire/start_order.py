@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
 from backends.foreign_json import parse_json
-from backends.json_shapes import real, table, text, whole
+from backends.json_shapes import real, rows, table, text, whole
 from backends.machine.files.whole_files import BadState, parse_state, read_shape, write_whole
 from budget.errors import ConfigError
 from shim.config import Config
@@ -19,7 +19,7 @@ from shim.config import Config
 LOG = logging.getLogger("keepwarm.keeper")
 
 IN_FORCE: Final = "in-force.json"
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -28,13 +28,15 @@ class Order:
     """How a keeper is to run.
 
     `automatic`: a client started it, so it ends after `idle_exit` without clients. `read_at`: when that
-    client read its configuration, in seconds of the machine's monotonic clock.
+    client read its configuration, in seconds of the machine's monotonic clock. `others`: the projects
+    beside it that a keeper which crashed had taken in.
     """
 
     config: Config
     runtime: Path
     automatic: bool
     read_at: float
+    others: Sequence[Mapping[str, Any]] = ()
 
     def to_json(self) -> bytes:
         """The order as JSON. It has no secrets, because API keys are named by their variables."""
@@ -78,10 +80,10 @@ class InForce:
         self._path = runtime / IN_FORCE
 
     def survives(self, order: Order) -> Order:
-        """The order, with the configuration in force if the client's is an older reading of the file.
+        """The order, with the configurations in force if the client's is an older reading of one of them.
 
-        A keeper that is started on purpose keeps its own order. So does a keeper started by a client with
-        another file.
+        A keeper that is started on purpose keeps its own order. So does a keeper started by a client whose
+        file the keeper before did not know.
         """
         left = read_shape(self._path, "the configuration of a keeper that crashed", _left)
         if left is None or not order.automatic or not _is_newer(left, order):
@@ -91,14 +93,15 @@ class InForce:
         except (ConfigError, KeyError, TypeError) as error:
             LOG.warning("the configuration of the keeper that crashed is not taken over: %s", error)
             return order
-        if not config.diff(order.config):
+        others = left["others"]
+        if not others and not config.diff(order.config):
             return order
         LOG.warning(
             "the keeper before this one crashed: its configuration stays in force; it was loaded after "
             "this client read %s",
             config.file or "its own",
         )
-        return replace(order, config=config)
+        return replace(order, config=config, others=others)
 
     def read(self) -> Config | None:
         """The configuration that the keeper of this folder runs with; None where no file says so."""
@@ -108,9 +111,15 @@ class InForce:
         except (OSError, BadState, ConfigError):
             return None
 
-    def write(self, config: Config) -> None:
-        """Write the configuration that is in force now; a failure is only logged."""
-        fields = {"format": _FORMAT, "since": time.monotonic(), "boot": _boot(), **_said(config)}
+    def write(self, config: Config, others: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Write the configurations that are in force now; a failure is only logged.
+
+        Args:
+            config: the one whose sections hold.
+            others: the other projects, JSON-serialisable.
+        """
+        now = {"format": _FORMAT, "since": time.monotonic(), "boot": _boot()}
+        fields = {**now, **_said(config), "others": list(others)}
         try:
             write_whole(self._path, json.dumps(fields).encode())
         except OSError as error:
@@ -131,13 +140,17 @@ def _left(value: object) -> dict[str, Any]:
     real(fields["since"]), text(fields["boot"]), text(fields["label"]), table(fields["config"])
     if fields["file"] is not None:
         text(fields["file"])
+    fields["others"] = [dict(table(other)) for other in rows(fields["others"])]
+    for other in fields["others"]:
+        text(other["label"]), real(other["read_at"]), table(other["models"])
     return fields
 
 
 def _is_newer(left: Mapping[str, Any], order: Order) -> bool:
     """Whether the left configuration was put in force after the client read the same file."""
     file = str(order.config.file) if order.config.file else None
-    if left["boot"] != _boot() or left["file"] != file:
+    files = [left["file"], *(other["file"] for other in left["others"] if other["file"])]
+    if left["boot"] != _boot() or file not in files:
         return False
     return bool(order.read_at < left["since"])
 

@@ -12,7 +12,7 @@ from backends.callers_errors import raise_callers
 from backends.flows import run_blocking
 from budget.errors import KeeperUnavailable
 from shim.wire.json_lines import Message, keeper_gone
-from shim.wire.keeper_connection import ConnectionPool, Hello, KeeperConnection
+from shim.wire.keeper_connection import ConnectionPool, Hello, KeeperConnection, OwnModels
 from shim.wire.silence import bound, keeper_silent, peer_of
 
 _CHUNK = 65536
@@ -117,8 +117,13 @@ class SocketChannel:
 class ThreadConnectionPool(ConnectionPool):
     """Connections of any thread."""
 
-    def __init__(self, connect: Callable[[], socket.socket], hello: Hello) -> None:
-        super().__init__(hello)
+    def __init__(
+        self,
+        connect: Callable[[], socket.socket],
+        hello: Hello,
+        models: OwnModels | None = None,
+    ) -> None:
+        super().__init__(hello, models)
         self._new_socket = connect
 
     async def _connect(self) -> SocketChannel:
@@ -157,8 +162,13 @@ class BlockingConnection:
 class BlockingPool:
     """A thread's way to the keeper: each method runs the same method of `flows`, and raises its errors."""
 
-    def __init__(self, connect: Callable[[], socket.socket], hello: Hello) -> None:
-        self.flows = ThreadConnectionPool(connect, hello)
+    def __init__(
+        self,
+        connect: Callable[[], socket.socket],
+        hello: Hello,
+        models: OwnModels | None = None,
+    ) -> None:
+        self.flows = ThreadConnectionPool(connect, hello, models)
 
     def new(self) -> BlockingConnection:
         """A new connection."""

@@ -176,6 +176,17 @@ def test_ctrl_c_exits_130_and_says_nothing(home: Path, monkeypatch: pytest.Monke
     assert (result.exit_code, result.output) == (130, "")
 
 
+@pytest.mark.parametrize("endpoints", ["", '{"far": {"url": "http://far:1"}}'])
+def test_a_reload_without_a_configuration_file_is_a_mistake(
+    home: Path, monkeypatch: pytest.MonkeyPatch, endpoints: str
+) -> None:
+    """It would remove every model of a keeper that runs; endpoints of the environment are no file."""
+    monkeypatch.setenv("HARNESS_ENDPOINTS", endpoints)
+    done = run("config", "reload")
+    assert done.exit_code == 2
+    assert "found no configuration" in done.stderr
+
+
 def test_without_a_keeper_looking_and_letting_go_start_none(home: Path) -> None:
     """All exit with 0 and say so."""
     configure(home)

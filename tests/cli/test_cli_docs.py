@@ -39,6 +39,7 @@ NAMED = {
     "free",
     "facts",
     "unavailable",
+    "names",
 }
 """Keys of objects whose own keys are names."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shim.cli.commands.ps import command as ps
+from shim.cli.commands.ps.projects_table import print_projects
 
 BOOKS = {
     "device": "host",
@@ -39,3 +40,14 @@ def test_a_device_in_trouble_says_so(
     ps._print_devices([{**BOOKS, **change}])
     row = capsys.readouterr().out.splitlines()[-1]
     assert row.endswith(said) if said else row.endswith("2.00 KiB")
+
+
+def test_projects_are_listed_once_there_are_two(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the names that the other tables use; names of one project need no explanation."""
+    one = {"project": "demo", "file": None, "names": {"a": "a"}}
+    print_projects([one])
+    assert capsys.readouterr().out == ""
+    print_projects([one, {"project": "rag", "file": "/rag/k.toml", "names": {"a": "a@rag"}}])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["demo", "given", "in", "code", "a"] in rows
+    assert ["rag", "/rag/k.toml", "a@rag"] in rows

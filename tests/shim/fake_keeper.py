@@ -14,7 +14,8 @@ from typing import Any, Self
 
 from backends.scripted import Script, ScriptedEngine
 from shim.calls.session import Session
-from shim.wire.fingerprint import fingerprint, label_of
+from shim.wire.agreed_sections import sections_said
+from shim.wire.fingerprint import label_of
 from shim.wire.json_lines import VERSION, encode
 from tests.engines.support import placement
 
@@ -43,9 +44,9 @@ class FakeKeeper:
         mine = Session(config).config
         self._hello = {
             "version": VERSION,
-            "fingerprint": fingerprint(mine),
             "config": label_of(mine),
             "since": mine.read_at,
+            **sections_said(mine),
         }
         self._says, self._greets = says, greets
         self._sock = socket.socket(socket.AF_UNIX)

@@ -19,6 +19,7 @@ from shim.cli.console.shared_options import complete_model, json_option
 from shim.config import Config
 from shim.keeper.kv.folder import claimed
 from shim.keeper.kv.saved_files import KvFiles, kv_folder
+from shim.wire.fingerprint import called
 
 
 @click.group("kv", invoke_without_command=True)
@@ -54,7 +55,7 @@ def clear(ctx: click.Context, model: str | None, *, as_json: bool) -> None:
     config = config_of(ctx, uses=("kv",))
     if model is not None:
         entry_of(config, model)
-    told = ask_running("kv_clear", model=model)
+    told = ask_running("kv_clear", model=called(config, model) if model is not None else None)
     if told is None:
         with _without_owner(config) as files:
             count, freed = files.clear(model) if files else (0, 0)

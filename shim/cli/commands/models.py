@@ -149,7 +149,10 @@ def _bring(
     chosen = choose(ctx, model).taken_in(line)
     config, model, entry = chosen.config, chosen.model, chosen.entry
     fetch_first(line, entry)
-    with Shim(config, inline=False) as shim, WaitingLine(line, model, shim.runtime):
+    with (
+        Shim(config, inline=False) as shim,
+        WaitingLine(line, model, shim.runtime, shim.config.file),
+    ):
         told = ask(shim, model)
     outcome = bring_json(model, told, pinned=pinned)
     if as_json:

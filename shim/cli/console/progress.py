@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 
 from budget.errors import EndpointUnavailable, KeepwarmError
 from shim.cli.console.output import StatusLine, size
-from shim.cli.console.running import ask_running, engine_row
+from shim.cli.console.running import ask_running, engine_row, keepers_name
 from shim.config import ModelEntry, fetch_hub_file
 
 FIRST_LOOK_S: Final = 0.25
@@ -25,10 +25,13 @@ class WaitingLine:
     request for a warm model costs nothing.
     """
 
-    def __init__(self, line: StatusLine, model: str, runtime: Path) -> None:
+    def __init__(
+        self, line: StatusLine, model: str, runtime: Path, file: Path | None = None
+    ) -> None:
         self._line = line
         self._model = model
         self._runtime = runtime
+        self._file = file
         self._over = threading.Event()
         self._says = threading.Lock()
 
@@ -59,11 +62,12 @@ class WaitingLine:
                 status = ask_running("status", runtime=self._runtime)
             except KeepwarmError:
                 continue
-            said = waiting_for(status, self._model, os.getpid())
+            model = keepers_name(status, self._file, self._model) if status else self._model
+            said = waiting_for(status, model, os.getpid())
             text = f"{said} ({time.monotonic() - since:.0f} s)"
             with self._says:
                 if not self._over.is_set():
-                    self._line.show(text, loaded_share(status, self._model))
+                    self._line.show(text, loaded_share(status, model))
 
 
 def waiting_for(status: Mapping[str, Any] | None, model: str, pid: int) -> str:

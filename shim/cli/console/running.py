@@ -48,3 +48,12 @@ def engine_row(status: Message, model: str) -> Message | None:
     """The row of a model's engine in a keeper's status, or None."""
     rows: list[Message] = status["engines"]
     return next((row for row in rows if model in row["models"]), None)
+
+
+def keepers_name(status: Message, file: Path | None, model: str) -> str:
+    """What a keeper's status calls a model of the configuration in a file."""
+    own = str(file) if file else None
+    for row in status["projects"]:
+        if row["file"] == own and model in row["names"]:
+            return str(row["names"][model])
+    return model

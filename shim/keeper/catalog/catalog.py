@@ -144,7 +144,11 @@ class Catalog:
         self, name: str, entry: ConfigEntry, limits: Mapping[str, int], now_s: float
     ) -> bool:
         """Whether the reading of a model also holds with another entry and other limits."""
-        if self.config.models.get(name) != entry or self.limits != limits:
+        if self.config.models.get(name) != entry:
+            return False
+        if self.known(name) is None:
+            return True  # its first request reads it
+        if self.limits != limits:
             return False
         # Files on another machine are checked by every request; a reload does not wait for them.
         if self.is_far(name):
@@ -221,6 +225,18 @@ def read_models(config: Config, previous: Catalog | None = None) -> CatalogReadi
     }
     broken_models = previous.broken_models if previous else {}
     return CatalogReading(config, devices, learned, _read(local, devices, learned, broken_models))
+
+
+def read_changed(config: Config, previous: Catalog) -> CatalogReading:
+    """Read the models whose settings changed. New models wait for their first request."""
+    changed = {
+        name: entry
+        for name, entry in config.models.items()
+        if previous.known(name) is not None and previous.config.models.get(name) != entry
+    }
+    learned = previous.learned
+    found = _read(changed, previous.devices, learned, {}) if changed else {}
+    return CatalogReading(config, previous.devices, learned, found)
 
 
 def read_model(catalog: Catalog, name: str) -> Found | None:

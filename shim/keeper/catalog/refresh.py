@@ -14,7 +14,14 @@ from backends.machine.bounded_questions import in_own_thread
 from budget.errors import InternalError, KeepwarmError, LoadFailed, RoleViolation
 from shim.config import Config
 from shim.keeper.catalog.broken_models import BrokenModel
-from shim.keeper.catalog.catalog import Catalog, Found, catalog_of, read_model, read_models
+from shim.keeper.catalog.catalog import (
+    Catalog,
+    Found,
+    catalog_of,
+    read_changed,
+    read_model,
+    read_models,
+)
 from shim.keeper.catalog.preparing import watched_files
 from shim.keeper.engines.ending import seen
 from shim.placement.requested import stamp_of
@@ -119,6 +126,15 @@ class CatalogRefresh:
             for name, found in reading.found.items()
             if (known := before.known(name)) is not None and known.stamp != found.stamp
         }
+
+    async def change(self, config: Config) -> None:
+        """Take over other models under the same sections. New models are read at their first request.
+
+        Raises:
+            ConfigError: the core refuses them; nothing changed.
+        """
+        reading = await in_own_thread(read_changed, config, self.catalog)
+        self._adopt(catalog_of(reading, self.catalog))
 
     def close(self) -> None:
         """Cancel the readings that are under way."""

@@ -23,8 +23,9 @@ from typing import Final
 from backends.machine.files.file_locks import FileLock, lock_keeper
 from backends.machine.files.lock_holders import Holder
 from backends.machine.shortages import refused
-from budget.errors import InternalError, KeeperUnavailable, KeepwarmError
+from budget.errors import ConfigError, InternalError, KeeperUnavailable, KeepwarmError
 from shim.config import FOREVER
+from shim.keeper.catalog.projects import Projects
 from shim.keeper.keeper import Keeper
 from shim.keeper.process.closing import end_process_within
 from shim.keeper.process.device_locks import lock_budgeted
@@ -94,13 +95,13 @@ class Place:
     def watch(self, server: Server, stop: asyncio.Event) -> None:
         """Watch that clients can find the keeper, and that its configuration survives a crash."""
         keeper = server.keeper
-        keeper.on_reload = self.in_force.write
-        self.in_force.write(keeper.config)
+        keeper.changes.on_change = lambda projects: self.in_force.write(*projects.left())
+        self.in_force.write(*keeper.changes.projects.left())
         self._reachable = Reachable(
             self._runtime,
             server,
             self._lock,
-            restored=lambda: self.in_force.write(keeper.config),
+            restored=lambda: self.in_force.write(*keeper.changes.projects.left()),
             give_up=stop.set,
         )
         keeper.background.every("staying reachable", LOOK_EVERY_S, self._reachable.look)
@@ -116,7 +117,7 @@ class Place:
 async def _running(order: Order, place: Place, stop: asyncio.Event) -> AsyncIterator[Server]:
     """A keeper that listens. At its end it first stops accepting clients, so that they start the next."""
     try:
-        keeper = await Keeper.create(order.config, order.runtime)
+        keeper = await Keeper.create(order.config, order.runtime, projects=_projects(order))
     except KeepwarmError:
         # A configuration that cannot run must not be used again by the next keeper.
         place.in_force.remove()
@@ -130,6 +131,16 @@ async def _running(order: Order, place: Place, stop: asyncio.Event) -> AsyncIter
         server.close()
         await keeper.close(keep_conversations=True)
         LOG.info("ended")
+
+
+def _projects(order: Order) -> Projects:
+    """The projects of an order, without those of a keeper that crashed where they do not hold here."""
+    first = Projects.of(order.config)
+    try:
+        return first.with_left(order.others)
+    except ConfigError as error:
+        LOG.warning("the other projects of the keeper that crashed are not taken over: %s", error)
+        return first
 
 
 async def _alone(runtime: Path) -> FileLock:

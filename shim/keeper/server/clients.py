@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +23,8 @@ from shim.keeper.server.programs import Programs
 from shim.keeper.server.status import log_of
 from shim.keeper.shell.yielding import Generated
 from shim.wire import messages as op
-from shim.wire.fingerprint import Fingerprint, fingerprint, label_of
+from shim.wire.agreed_sections import sections_said
+from shim.wire.fingerprint import label_of
 from shim.wire.json_lines import VERSION
 
 LOG = logging.getLogger("keepwarm.keeper")
@@ -38,8 +39,8 @@ IDLE_KEPT: Final = 64
 IDLE_AGE_S: Final = 60.0
 """Beyond those, a connection that was silent for so long is closed; its client opens another if needed."""
 
-FEW_MODELS: Final = 64
-"""With more models, work for each model takes longer than a turn of the loop should."""
+OF_MODEL: Final = (op.LeaseOp, op.Hint, op.KvClear, op.Log)
+"""Ops that name one model."""
 ORDERS: Final = (op.Stop, op.Reload, op.KvClear, op.StayOp, op.Hint)
 """Ops that change something beyond their client. They are not carried out if the client has given up."""
 LOOKING: Final = (op.Hello, op.Status, op.HistoryOf, op.Log, op.Kv, op.Pong)
@@ -69,6 +70,11 @@ class Clients:
     def in_use(self) -> bool:
         """Whether a connected client has asked for more than `LOOKING`."""
         return any(client.asked for client in self.by_id.values())
+
+    @property
+    def models_in_use(self) -> set[str]:
+        """The models that a connected client has named."""
+        return {name for client in self.by_id.values() for name in client.models}
 
     def new(self) -> Client:
         """A client for the next connection."""
@@ -129,6 +135,8 @@ class Client(Connection):
         self._clients = clients
         self._keeper = clients.keeper
         self.leases: set[str] = set()
+        self.models: set[str] = set()
+        """The models that it named: they stay in the keeper's books as long as it is connected."""
         self.asked = False
         self._program: str | None = None
         self._holds: set[str] = set()
@@ -164,19 +172,30 @@ class Client(Connection):
             LOG.warning("client %s did not wait for %r: it is not done", self.client_id, asked.op)
             return None
         self.asked = self.asked or not isinstance(asked, LOOKING)
+        if isinstance(asked, OF_MODEL):
+            if asked.model is not None:
+                (asked.model,) = self._named((asked.model,))
+        elif isinstance(asked, op.DeclareOp):
+            asked.models = self._named(asked.models)
         return _OPS[type(asked)](self, asked)
+
+    def _named(self, said: Sequence[str]) -> list[str]:
+        names = self._keeper.changes.names_of(said)
+        self.models.update(names)
+        return names
 
     # Ops
 
-    def _hello(self, _: op.Hello) -> Answer | Awaitable[Answer]:
-        """The keeper's protocol and configuration; the client compares them with its own."""
+    def _hello(self, _: op.Hello) -> Answer:
+        """The keeper's protocol and the sections that hold; the client compares them with its own."""
         config = self._keeper.config
-        if len(config.models) <= FEW_MODELS:
-            return _greeting(config, fingerprint(config))
-        return self._greet_later(config)
-
-    async def _greet_later(self, config: Config) -> Answer:
-        return _greeting(config, await in_own_thread(fingerprint, config))
+        return {
+            "version": VERSION,
+            "pid": os.getpid(),
+            "config": label_of(config),
+            "since": config.read_at,
+            **sections_said(config),
+        }
 
     def _lease(self, asked: op.LeaseOp) -> Answer | Awaitable[Answer]:
         if self._keeper.is_ready_for(asked.model):
@@ -323,7 +342,11 @@ class Client(Connection):
 
     async def _reload(self, asked: op.Reload) -> Answer:
         config = await in_own_thread(_read_config, asked)
-        return dict(await self._keeper.reload(config))
+        return dict(await self._keeper.changes.reload(config, self._clients.models_in_use))
+
+    async def _take_in(self, asked: op.TakeIn) -> Answer:
+        await self._keeper.changes.take_in(await in_own_thread(_read_models, asked))
+        return {}
 
     def _stay(self, _: op.StayOp) -> Answer:
         self._clients.permanent = True
@@ -334,19 +357,15 @@ class Client(Connection):
         return {"stopping": True, "pid": os.getpid()}
 
 
-def _greeting(config: Config, fingers: Fingerprint) -> dict[str, Any]:
-    return {
-        "version": VERSION,
-        "pid": os.getpid(),
-        "config": label_of(config),
-        "since": config.read_at,
-        "fingerprint": fingers,
-    }
-
-
 def _read_config(asked: op.Reload) -> Config:
     config = Config.from_mapping(asked.config, label=asked.label)
     config.remember(Path(asked.file) if asked.file else None, {})
+    return config
+
+
+def _read_models(asked: op.TakeIn) -> Config:
+    config = Config.from_mapping({"models": asked.entries}, label=asked.label)
+    config.remember(Path(asked.file) if asked.file else None, {}, read_at=asked.read_at)
     return config
 
 
@@ -365,6 +384,7 @@ _OPS: Final[dict[type[op.Asked], Callable[[Any, Any], Answer | Awaitable[Answer]
     op.Kv: Client._kv,
     op.KvClear: Client._kv_clear,
     op.Reload: Client._reload,
+    op.TakeIn: Client._take_in,
     op.StayOp: Client._stay,
     op.Stop: Client._stop,
 }

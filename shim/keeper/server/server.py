@@ -15,10 +15,12 @@ from shim.keeper.keeper import Keeper
 from shim.keeper.server.clients import Clients
 from shim.keeper.server.listener import Listener
 from shim.keeper.server.silent_clients import SilentClients
+from shim.keeper.server.unused_models import UnusedModels
 
 LOG = logging.getLogger("keepwarm.keeper")
 
 BEAT_S: Final = 2.0
+FORGET_EVERY_S: Final = 10.0
 
 
 class Server:
@@ -30,6 +32,7 @@ class Server:
         self._listener = Listener(self.clients)
         self._beating = False
         self._silent = SilentClients(self.clients)
+        self._unused = UnusedModels(self.clients)
         keeper.shell.on_revoke = self.clients.revoked
         keeper.shell.on_yield = self.clients.ask_yield
 
@@ -45,6 +48,9 @@ class Server:
             self._beating = True
             self.keeper.background.every("looking after clients", BEAT_S, self._beat)
             self.keeper.background.every("asking silent clients", BEAT_S, self._silent.look)
+            self.keeper.background.every(
+                "dropping models of projects that are gone", FORGET_EVERY_S, self._unused.look
+            )
 
     @property
     def is_reachable(self) -> bool:

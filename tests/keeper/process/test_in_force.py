@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from shim.config import Config
+from shim.keeper.catalog.projects import Projects
 from shim.wire import start_order as orders
 from shim.wire.start_order import IN_FORCE, InForce, Order
 
@@ -74,7 +75,9 @@ def test_what_was_in_force_gives_way_to_what_was_meant(
     left.remove()
 
 
-@pytest.mark.parametrize("text", [b"", b"[]", b'{"format": 9}', b"{" * 3000, b'{"format": 1}'])
+@pytest.mark.parametrize(
+    "text", [b"", b"[]", b'{"format": 9}', b"{" * 3000, b'{"format": 2}', b'{"format": 1}']
+)
 def test_what_does_not_read_is_not_in_force(tmp_path: Path, text: bytes) -> None:
     """Garbage costs a line and nothing else."""
     (tmp_path / IN_FORCE).write_bytes(text)
@@ -110,3 +113,30 @@ def test_it_is_private_and_a_full_disk_costs_a_line(
     monkeypatch.setattr(orders, "write_whole", full)
     left.write(config("3GiB"))
     assert "No space left" in caplog.text
+
+
+def test_the_other_projects_survive_with_the_first(tmp_path: Path) -> None:
+    """Whichever of their programs starts the next keeper, with a reading from before the crash."""
+    first = Config.from_mapping({"models": {"a": {"path": "/a.gguf"}}})
+    first.remember(Path("/p/keepwarm.toml"), {})
+    other = Config.from_mapping({"models": {"a": {"path": "/b.gguf"}, "c": {"path": "/c.gguf"}}})
+    other.remember(Path("/rag/keepwarm.toml"), {})
+    projects = Projects.of(first).with_models(other)
+    InForce(tmp_path).write(*projects.left())
+    for starter in (first, other):
+        survivor = InForce(tmp_path).survives(order(tmp_path, starter, 0.0))
+        again = Projects.of(survivor.config).with_left(survivor.others)
+        assert again.config.models == projects.config.models
+        assert again.references == projects.references
+    later = order(tmp_path, other, 1e12)
+    assert InForce(tmp_path).survives(later) is later
+
+
+def test_the_project_of_the_last_reload_is_the_first_after_a_crash(tmp_path: Path) -> None:
+    """Its sections are in force; the names of models may be others than before."""
+    first, other = config("1GiB"), config("2GiB", "/rag/keepwarm.toml")
+    projects = Projects.of(first).with_config(other, ())
+    InForce(tmp_path).write(*projects.left())
+    survivor = InForce(tmp_path).survives(order(tmp_path, first, 0.0))
+    assert survivor.config.budget.limit == other.budget.limit
+    assert survivor.config.file == other.file

@@ -153,8 +153,8 @@ def test_after_a_crash_the_configuration_that_was_reloaded_is_in_force(
         """
 say(pid=s.status()["keeper"]["pid"])
 while not os.path.exists("go"): time.sleep(0.02)
-s.status()
-say(models=list(s.config.models))
+try: s.load("a")
+except shim.UnknownModel as error: say(models=list(s.config.models), error=str(error))
 """
     )
     pid = old.hear()["pid"]
@@ -163,7 +163,9 @@ say(models=list(s.config.models))
     os.kill(pid, signal.SIGKILL)
     assert wait_until(lambda: not alive(pid), 10.0)
     (place.root / "go").touch()
-    assert old.hear() == {"models": ["b"]}
+    heard = old.hear()
+    assert heard["models"] == ["b"]
+    assert "as it is now, has no local model a" in heard["error"]
     assert place.client('s.load("b")\nsay(ok=True)').hear() == {"ok": True}
     assert place.keeper_pid() != pid
 

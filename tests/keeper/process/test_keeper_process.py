@@ -204,23 +204,23 @@ say(contexts=[row.context for row in s.config.models.values()])
     assert older.hear() == {"contexts": [1024]}
 
 
-def test_a_client_with_another_configuration_gets_that_error(
+def test_a_program_gets_the_model_that_its_file_describes(
     keeper_world: World, tiny_models: dict[str, Path]
 ) -> None:
-    """It does not get a model that is not the one its file describes."""
-    keeper_world.client(ONE_CHAT).hear()
-    keeper_world.configure({"a": {"path": str(tiny_models["producer"])}})
-    client = keeper_world.client(
-        """
-try:
-    s.chat("a", "Hello.")
-except shim.ConfigError as error:
-    say(error=str(error))
-"""
+    """Also after an edit of one model, without a reload; the others stay warm."""
+    keeper_world.client(ONE_CHAT + 's.load("b")\nsay()').hear()
+    assert wait_until(lambda: keeper_world.engine("b")["state"] == "idle")
+    pids = {name: keeper_world.engine(name)["pid"] for name in "ab"}
+    keeper_world.configure(
+        {
+            "a": {"path": str(tiny_models["producer"]), "context": 512},
+            "b": {"path": str(tiny_models["producer"]), "context": 2048},
+        }
     )
-    said = client.hear()["error"]
-    assert "models.a" in said
-    assert "config reload" in said
+    keeper_world.client(ONE_CHAT).hear()
+    assert keeper_world.engine("a")["file"] == str(tiny_models["producer"])
+    assert keeper_world.engine("a")["pid"] != pids["a"]
+    assert keeper_world.engine("b")["pid"] == pids["b"]
 
 
 def test_a_truncated_file_is_refused_and_others_are_served(

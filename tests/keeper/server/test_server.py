@@ -424,11 +424,11 @@ def test_an_order_is_not_carried_out_once_its_client_has_given_up(
     run(scenario)
 
 
-@pytest.mark.parametrize("work", ["_read_config", "fingerprint"])
+@pytest.mark.parametrize("work", ["_read_config", "_read_models"])
 def test_a_big_configuration_is_worked_on_beside_the_loop(
     tiny_models: Files, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch, work: str
 ) -> None:
-    """Others are served while a reload is read, and while a hello waits for fingerprints."""
+    """Others are served while a reload is read, and while models of another project are."""
     begun, served = threading.Event(), threading.Event()
     real = getattr(clients_module, work)
 
@@ -437,8 +437,6 @@ def test_a_big_configuration_is_worked_on_beside_the_loop(
         assert served.wait(LIMIT_S)
         return real(*args)
 
-    monkeypatch.setattr(clients_module, "FEW_MODELS", 0)
-
     async def scenario() -> None:
         async with serving(tiny_models, runtime_dir) as at:
             big, other = await at.visit(), await at.visit()
@@ -446,7 +444,7 @@ def test_a_big_configuration_is_worked_on_beside_the_loop(
             mapping = at.it.keeper.config.to_mapping()
             ops: dict[str, dict[str, Any]] = {
                 "_read_config": {"op": "reload", "config": mapping},
-                "fingerprint": {"op": "hello", "version": VERSION},
+                "_read_models": {"op": "take_in", "entries": mapping["models"], "read_at": 0.0},
             }
             big.say(json.dumps({"id": 7, **ops[work]}).encode())
             assert await asyncio.to_thread(begun.wait, LIMIT_S)

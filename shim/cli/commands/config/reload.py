@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from budget.errors import ConfigError
 from shim.cli.console.context import config_path
 from shim.cli.console.output import print_json
 from shim.cli.console.running import is_running
@@ -32,10 +33,16 @@ def restart_line(keys: Sequence[str]) -> str:
 def reload(ctx: click.Context, path: Path | None, *, as_json: bool) -> None:
     """Make the running keeper use the configuration as it is now.
 
-    Models whose entries did not change stay warm. The command names the keys that take effect only
-    after a restart of the keeper.
+    Models whose entries did not change stay warm. Models of other projects stay where a program uses
+    them, or a pin holds them. The command names the keys that take effect only after a restart of the
+    keeper.
     """
     config = load_config(path or config_path(ctx))
+    if config.file is None:
+        raise ConfigError(
+            "keepwarm found no configuration, so there is none to reload; the keeper's stays in force.",
+            hint="Run it in the folder of a keepwarm.toml, or name one with --config.",
+        )
     running = is_running()
     told: Mapping[str, list[str]] = {name: [] for name in CHANGES}
     if running:

@@ -12,6 +12,7 @@ from budget.errors import KeeperUnavailable
 from shim.cli.commands.config.reload import restart_line
 from shim.cli.commands.ps.coming_uses import print_plans
 from shim.cli.commands.ps.fault_lines import print_faults
+from shim.cli.commands.ps.projects_table import print_projects
 from shim.cli.console.output import clear_screen, print_json, print_table, size, sizes, span
 from shim.cli.console.running import ask_running
 from shim.cli.console.shared_options import json_option
@@ -29,6 +30,7 @@ NO_KEEPER: Final[Mapping[str, Any]] = {
     "prefetch": {},
     "decisions": [],
     "left_out": [],
+    "projects": [],
     "unavailable": {},
 }
 """What `ps --json` prints when no keeper runs."""
@@ -79,6 +81,7 @@ def _print(status: Mapping[str, Any]) -> None:
     print_faults(keeper)
     for part in status["left_out"]:
         click.echo(f"left out until the next `config reload`, because it keeps failing: {part}")
+    print_projects(status["projects"])
     _print_devices(status["devices"])
     _print_engines(status["engines"])
     _print_queue(status["queue"])
