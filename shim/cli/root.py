@@ -76,6 +76,10 @@ COMMANDS: Final = {
         "shim.cli.commands.simulate.command:simulate",
         "Replay a trace of requests under several eviction policies.",
     ),
+    "doctor": (
+        "shim.cli.commands.doctor.command:doctor",
+        "Check what keepwarm needs of this machine, and say what to do.",
+    ),
     "completion": (
         "shim.cli.completion:completion",
         "Print the script by which a shell completes commands, options and names of models.",

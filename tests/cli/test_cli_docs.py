@@ -142,6 +142,7 @@ def test_every_json_example_has_the_keys_that_are_printed(
         "config trust": lambda: shared.json("config", "trust", str(keyed)),
         "simulate": lambda: shared.json("simulate", *replay, "--policy", "forecast"),
         "trace list": lambda: shared.json("trace", "list"),
+        "doctor": lambda: shared.json("doctor", code=4),
         "version": lambda: shared.json("version"),
     }
     assert len(EXAMPLES) == len(printed)

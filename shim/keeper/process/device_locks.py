@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from backends.foreign_json import BadJson, parse_json
-from backends.machine.files.file_locks import SHARED, FileLock
+from backends.machine.files.file_locks import SHARED, FileLock, is_held
 from backends.machine.files.lock_holders import Holder
 from backends.machine.peers import peer_credentials
 from budget.errors import ConfigError, KeepwarmError
@@ -201,6 +201,24 @@ def lock_budgeted(config: Config, note: Holder) -> DeviceLocks:
     """
     devices = budget_devices(config).devices
     return lock_devices(lock_dir(), [device.uuid or device.name for device in devices], note)
+
+
+def device_holders(config: Config) -> dict[str, Holder]:
+    """The keeper that books each device of a configuration now; free devices are left out.
+
+    No lock is taken for that.
+
+    Raises:
+        ConfigError: a device is not there, or there is no folder for locks.
+    """
+    found = {}
+    for device in budget_devices(config).devices:
+        lock = _lock_of(lock_dir(), device.uuid or device.name, Holder.this_process())
+        holder = lock.holder()
+        held = is_held(lock.path) if isinstance(lock, FileLock) else holder.uid is not None
+        if held:
+            found[device.name] = holder
+    return found
 
 
 def say_shared(config: Config, note: Holder) -> None:

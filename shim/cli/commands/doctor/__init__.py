@@ -1,0 +1,1 @@
+"""`keepwarm doctor`: what this machine offers to keepwarm, and what stands in its way."""

@@ -1,0 +1,95 @@
+"""`keepwarm doctor`: a line for each thing that keepwarm needs of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import click
+
+from budget.errors import ConfigError
+from shim.cli.commands.doctor.finding import Check, Finding, Level, found_by
+from shim.cli.commands.doctor.machine_checks import (
+    check_cores,
+    check_ends,
+    check_gpus,
+    check_limits,
+    check_memory,
+)
+from shim.cli.commands.doctor.place_checks import check_folders, check_keeper, check_locks
+from shim.cli.commands.doctor.program_checks import (
+    check_keepwarm,
+    check_llama_server,
+    check_measuring,
+)
+from shim.cli.commands.doctor.settings_checks import (
+    check_certificates,
+    check_proxies,
+    configuration_check,
+)
+from shim.cli.console.context import config_path
+from shim.cli.console.failure import EXIT_OUTSIDE
+from shim.cli.console.output import console, print_json
+from shim.cli.console.shared_options import json_option
+from shim.config import Config, load_config
+
+CHECKS: Final[tuple[Check, ...]] = (
+    check_keepwarm,
+    check_llama_server,
+    check_measuring,
+    check_gpus,
+    check_memory,
+    check_cores,
+    check_limits,
+    check_ends,
+    check_folders,
+    check_keeper,
+    check_locks,
+    check_proxies,
+    check_certificates,
+)
+_STYLES: Final[dict[Level, str]] = {"ok": "green", "warn": "yellow", "bad": "red"}
+
+
+@click.command()
+@json_option
+@click.pass_context
+def doctor(ctx: click.Context, *, as_json: bool) -> None:
+    """Check what keepwarm needs of this machine, and say what to do.
+
+    Each line is ok, warn (keepwarm works with less) or bad (something will fail). The command starts,
+    loads and downloads nothing. The exit code is 4 where a line is bad.
+
+    Example: keepwarm doctor
+    """
+    path = config_path(ctx)
+    config = _config(path)
+    checks = (configuration_check(path), *CHECKS)
+    found = [finding for check in checks for finding in found_by(check, config)]
+    well = all(finding.level != "bad" for finding in found)
+    if as_json:
+        print_json({"ok": well, "findings": [finding.as_dict() for finding in found]})
+    else:
+        _print(found)
+    ctx.exit(0 if well else EXIT_OUTSIDE)
+
+
+def _config(path: Path | None) -> Config:
+    """The configuration as far as it holds: its mistakes are findings."""
+    try:
+        return load_config(path, uses=())
+    except ConfigError:
+        return Config()
+
+
+def _print(found: Sequence[Finding]) -> None:
+    target = console()
+    width = max(len(finding.check) for finding in found)
+    for finding in found:
+        target.print(f"{finding.level:<4}", style=_STYLES[finding.level], end="  ")
+        click.echo(f"{finding.check:<{width}}  {finding.text}")
+        if finding.todo:
+            click.echo(f"{'':4}  {'':<{width}}  {finding.todo}")
+    count = {level: sum(f.level == level for f in found) for level in ("warn", "bad")}
+    click.echo(f"{len(found)} lines, {count['warn']} warnings, {count['bad']} bad")
