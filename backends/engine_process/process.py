@@ -44,21 +44,6 @@ def engine_environment(owner: Path, library_env: Mapping[str, str]) -> dict[str,
     return env
 
 
-def death_signal_wrapper() -> list[str]:
-    """The command prefix that makes the kernel kill the engine when the keeper ends.
-
-    Raises:
-        LoadFailed: `setpriv` (util-linux) is not installed.
-    """
-    wrapper = ending_with_us()
-    if not wrapper:
-        raise LoadFailed(
-            "`setpriv` is not on the PATH, so an engine could outlive its keeper.",
-            hint="Install util-linux (Debian, Ubuntu: `apt install util-linux`).",
-        )
-    return wrapper
-
-
 class Gate:
     """Holds a llama-server back while it reads its first argument, before it takes much memory.
 
@@ -131,7 +116,7 @@ class EngineProcess:
         reader = LogReader(reading, LogRing(on_ready))
         try:
             process = await asyncio.create_subprocess_exec(
-                *death_signal_wrapper(),
+                *ending_with_us(),
                 *argv,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=writing,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import selectors
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +33,17 @@ _READY_POLL_S: Final = 0.002
 _PIECE_BYTES: Final = 1 << 16
 _LOOK_EVERY_S: Final = 0.1
 _END_LIMIT_S: Final = 2.0
+_ASK_LIMIT_S: Final = 5.0
+_SETPRIV_OPTIONS: Final = ("--pdeathsig", "KILL", "--")
+_SET_AND_RUN: Final = """
+import ctypes, os, sys
+PR_SET_PDEATHSIG, SIGKILL = 1, 9
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+try:
+    os.execvp(sys.argv[1], sys.argv[1:])
+except OSError as error:
+    sys.exit(f"{sys.argv[1]} cannot be started: {error.strerror}")
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +170,32 @@ def _typed_failure(program: str) -> Iterator[None]:
 
 
 def ending_with_us() -> list[str]:
-    """The command prefix by which a program ends with the thread that started it, where there is one."""
+    """The command prefix by which a program ends with the thread that started it.
+
+    It is util-linux's `setpriv`, or this interpreter where that is missing or knows no `--pdeathsig` (that
+    of busybox, and of util-linux before 2.33).
+    """
     setpriv = shutil.which("setpriv")
-    return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
+    if setpriv is not None and _sets_death_signals(setpriv):
+        return [setpriv, *_SETPRIV_OPTIONS]
+    return [sys.executable, "-I", "-S", "-c", _SET_AND_RUN]
+
+
+@functools.cache
+def _sets_death_signals(setpriv: str) -> bool:
+    """Whether this `setpriv` knows the option; it is asked once."""
+    try:
+        asked = subprocess.run(
+            [setpriv, *_SETPRIV_OPTIONS, shutil.which("true") or sys.executable, "--version"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=_ASK_LIMIT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return asked.returncode == 0
 
 
 def _heard(

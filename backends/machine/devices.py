@@ -19,6 +19,7 @@ from budget.footprint import HOST
 Kind = Literal["host", "cuda", "rpc"]
 Reader = Callable[[str], str | None]
 
+_ARC_STATS: Final = "/proc/spl/kstat/zfs/arcstats"
 _CGROUP_ROOT: Final = "/sys/fs/cgroup"
 _CUDA_NAME: Final = re.compile(r"cuda:(\d+)")
 _LLAMA_CUDA_NAME: Final = re.compile(r"CUDA(\d+)")
@@ -128,6 +129,22 @@ def _groups(read: Reader) -> list[_Group]:
     return found
 
 
+def _shrinkable_arc_bytes(read: Reader) -> int:
+    """What ZFS's cache (the ARC) gives back when programs need memory: all beyond its minimum.
+
+    `MemAvailable` counts it as used, because it is no page cache of the kernel's.
+    """
+    fields: dict[str, int] = {}
+    for line in (read(_ARC_STATS) or "").splitlines():
+        name, _, rest = line.partition(" ")
+        figures = rest.split()
+        if len(figures) == 2 and figures[1].isdecimal():
+            fields[name] = int(figures[1])
+    if "size" not in fields or "c_min" not in fields:
+        return 0
+    return max(fields["size"] - fields["c_min"], 0)
+
+
 def host_device(read: Reader = read_text) -> Device:
     """The machine's memory as this process may use it.
 
@@ -142,6 +159,7 @@ def host_device(read: Reader = read_text) -> Device:
         )
     ram = meminfo["MemTotal"]
     total, free, source = ram, meminfo.get("MemAvailable", meminfo.get("MemFree", 0)), "RAM"
+    free += _shrinkable_arc_bytes(read)
     for group in _groups(read):
         if group.limit_bytes < total:
             total, source = group.limit_bytes, "control group limit"

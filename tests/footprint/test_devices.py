@@ -55,6 +55,31 @@ def test_without_a_control_group_the_host_is_the_machine() -> None:
     assert (host.total_bytes, host.free_bytes, host.name) == (16 * GIB, 9 * GIB, "host")
 
 
+ARC = """13 1 0x01 123 33456 7211233 83457893
+name                            type data
+hits                            4    1234567
+c                               4    8589934592
+c_min                           4    1073741824
+c_max                           4    8589934592
+size                            4    {size}
+"""
+
+
+@pytest.mark.parametrize(
+    ("arc", "free"),
+    [
+        (ARC.format(size=5 * GIB), 13 * GIB),
+        (ARC.format(size=GIB // 2), 9 * GIB),
+        (ARC.format(size=15 * GIB), 16 * GIB),
+        (ARC.format(size="unknown"), 9 * GIB),
+        ("", 9 * GIB),
+    ],
+)
+def test_zfs_cache_counts_as_free_down_to_its_minimum(arc: str, free: int) -> None:
+    """The ARC gives way to programs, and `MemAvailable` does not know that."""
+    assert host_device(machine({"/proc/spl/kstat/zfs/arcstats": arc})).free_bytes == free
+
+
 def test_a_control_groups_limit_counts_before_the_machines_memory() -> None:
     """The innermost limit is the total; what it uses, less its droppable page cache, is not free."""
     folder = "/sys/fs/cgroup/a/b"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -308,3 +309,61 @@ def test_llama_cpp_itself_is_not_left_with_what_is_no_model(tmp_path: Path, make
     with pytest.raises(KeepwarmError) as caught:
         measure(path, ARGS, timeout_s=1.0)
     assert isinstance(caught.value, BadModelFile | MeasurementFailed | ConfigError)
+
+
+BUSYBOX = """#!/bin/sh
+echo "setpriv: unrecognized option: pdeathsig" >&2
+exit 1
+"""
+
+
+@pytest.fixture(params=["setpriv of util-linux", "setpriv of busybox", "no setpriv"])
+def programs(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A PATH of one kind of system."""
+    if request.param == "setpriv of util-linux":
+        return
+    if request.param == "setpriv of busybox":
+        (tmp_path / "setpriv").write_text(BUSYBOX)
+        (tmp_path / "setpriv").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+STARTS_A_CHILD_AND_ENDS = """
+import os, subprocess, sys
+from backends.machine.children import ending_with_us
+said = "import os, signal; print(os.getpid(), flush=True); signal.pause()"
+child = subprocess.Popen([*ending_with_us(), sys.executable, "-c", said], stdout=subprocess.PIPE)
+print(int(child.stdout.readline()) == child.pid, child.pid, flush=True)
+sys.stdin.read()
+os._exit(0)
+"""
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_child_ends_with_its_parent_on_every_kind_of_system() -> None:
+    """Where `setpriv` is missing or knows no death signal, the interpreter sets it."""
+    with subprocess.Popen(
+        [sys.executable, "-c", STARTS_A_CHILD_AND_ENDS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    ) as parent:
+        assert parent.stdout is not None
+        own_number, pid = parent.stdout.readline().split()
+        assert own_number == "True"
+        assert alive(int(pid))
+        parent.kill()
+    assert wait_until(lambda: not alive(int(pid)), 10.0)
+
+
+def test_a_program_that_is_not_there_ends_with_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the interpreter starts it."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = ask_child(["/nowhere/program"], child_environment(), LONG_S)
+    assert done.code != 0
+    assert "/nowhere/program cannot be started" in done.log
