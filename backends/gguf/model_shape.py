@@ -172,9 +172,6 @@ class _Builder:
             head_dim_v_mla=self._number("attention.value_length_mla"),
             **self._recurrence(),
             rope_dims=self._number("rope.dimension_count", default=self._rope_default(heads)),
-            rope_freq_base=self._real("rope.freq_base", 10000.0),
-            rope_scaling=self._text(self._key("rope.scaling.type"), "none"),
-            rope_scaling_factor=self._real("rope.scaling.factor", 1.0),
             rope_original_context=self._number("rope.scaling.original_context_length"),
             causal=bool(self._metadata.get(self._key("attention.causal"), causal_default)),
             pooling=_POOLINGS.get(pooling),
@@ -210,12 +207,6 @@ class _Builder:
         if not isinstance(value, str):
             self._reject(key, f"is {shown(value)}; a text is allowed")
         return value
-
-    def _real(self, suffix: str, default: float) -> float:
-        value = self._metadata.get(self._key(suffix), default)
-        if not isinstance(value, (int, float)):
-            self._reject(self._key(suffix), f"is {shown(value)}; a number is allowed")
-        return float(value)
 
     def _checked(self, key: str, value: HeaderValue, least: int, most: int) -> int:
         if type(value) is bool or not isinstance(value, int) or not least <= value <= most:

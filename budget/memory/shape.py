@@ -160,9 +160,6 @@ class ModelShape:
     """Time-step rank; for Mamba-2 like layers, the number of state heads."""
 
     rope_dims: int = 0
-    rope_freq_base: float = 10000.0
-    rope_scaling: str = "none"
-    rope_scaling_factor: float = 1.0
     rope_original_context: int = 0
 
     causal: bool = True

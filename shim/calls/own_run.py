@@ -28,10 +28,8 @@ class OwnRun:
         """In a forked child: the lock may be held by a thread of the parent."""
         self._lock = threading.Lock()
 
-    def get(self, section: TraceSection) -> RunTrace | None:
-        """The run of a call that has none; None where `[trace]` of the configuration asks for no traces."""
-        if not section.enabled:
-            return None
+    def get(self, section: TraceSection) -> RunTrace:
+        """The run of a call that has none, where `[trace]` of the configuration asks for one."""
         with self._lock:
             ended = self._run if self._calls >= MOST_CALLS else None
             if self._run is None or ended is not None or not self._run.active:
