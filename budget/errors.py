@@ -142,7 +142,7 @@ class EngineDied(OutsideError):
     """The engine's process ended while it was needed.
 
     Facts: `log_tail`, the engine's last lines; `requests`, how many used it; `suspected`, whether this
-    one may be the cause, None where that is not known.
+    one may be the cause.
     """
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Final
 
 from backends.base import Endpoint
-from backends.openai.schemas import check_depth, check_grammar, response_format
+from backends.openai.schemas import check_depth, check_grammar, check_references, response_format
 from budget.errors import InvalidRequest
 
 _RESERVED = frozenset({"model", "messages", "stream", "stream_options", "n"})
@@ -201,6 +201,8 @@ def wire_options(endpoint: Endpoint, options: Mapping[str, Any]) -> dict[str, An
             check_grammar(value)
         elif name in {"tools", "extra"}:
             check_depth(value, name)
+            for tool in value if name == "tools" else ():
+                check_references((tool.get("function") or {}).get("parameters") or {}, name)
         if name in _WRITTEN_OTHERWISE:
             body.update(_field(name, value))
         elif name != "extra":
@@ -260,6 +262,9 @@ def _check_extra(options: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
         )
     if isinstance(grammar := extra.get("grammar"), str):
         check_grammar(grammar)
+    for shape in ("json_schema", "response_format"):
+        if isinstance(given := extra.get(shape), Mapping):
+            response_format(shape, given)
     for name in extra:
         option = _SAME.get(name, name)
         rivals = _SHAPES if option in _SHAPES else (option,)

@@ -8,10 +8,10 @@ dropped as a whole.
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from backends.openai.schemas import response_format
+from backends.openai.schemas import referred, response_format
 
 _LIMITS: Final = {
     "array": {"minItems", "maxItems", "uniqueItems", "contains", "minContains", "maxContains"},
@@ -47,7 +47,7 @@ def relaxed_in(options: Mapping[str, Any]) -> tuple[str, ...]:
         if isinstance(given, Mapping):
             field = response_format(name, given)
             schema = field.get("json_schema", {}).get("schema") or field.get("schema")
-            return tuple(_Walk(schema).at(schema, "$")) if isinstance(schema, Mapping) else ()
+            return tuple(_Walk(schema).places()) if isinstance(schema, Mapping) else ()
     return ()
 
 
@@ -57,6 +57,15 @@ class _Walk:
     def __init__(self, root: Mapping[str, Any]) -> None:
         self._root = root
         self._seen: set[str] = set()
+        self._later: list[tuple[Callable[[Any, str], Iterator[str]], Any, str]] = []
+        """Definitions that were referred to. They may refer to others in a chain of any length."""
+
+    def places(self) -> Iterator[str]:
+        """What is dropped anywhere."""
+        yield from self.at(self._root, "$")
+        while self._later:
+            walk, target, ref = self._later.pop(0)
+            yield from walk(target, ref)
 
     def at(self, node: Any, path: str) -> Iterator[str]:
         """What is dropped at this node and below it."""
@@ -65,7 +74,7 @@ class _Walk:
         if isinstance(ref := node.get("$ref"), str):
             if ref not in self._seen:
                 self._seen.add(ref)
-                yield from self.at(self._target(ref), ref)
+                self._later.append((self.at, referred(self._root, ref), ref))
             read: set[str] = set()
         elif alternatives := node.get("oneOf") or node.get("anyOf"):
             yield from self._each(
@@ -118,10 +127,10 @@ class _Walk:
     def _component(self, part: Any, path: str) -> Iterator[str]:
         part = part if isinstance(part, Mapping) else {}
         if isinstance(ref := part.get("$ref"), str):
-            target = self._target(ref)
+            target = referred(self._root, ref)
             if ref not in self._seen and isinstance(target, Mapping):
                 self._seen.add(ref)
-                yield from self._component(target, ref)
+                self._later.append((self._component, target, ref))
             return
         for number, inner in enumerate(_list(part.get("anyOf"))):
             yield from self._component(inner, f"{path}.anyOf[{number}]")
@@ -139,12 +148,6 @@ class _Walk:
                 yield from self.at(item, f"{path}[{number}]")
         else:
             yield from self.at(items, path)
-
-    def _target(self, ref: str) -> Any:
-        found: Any = self._root
-        for step in ref.partition("#/")[2].split("/"):
-            found = found.get(step) if isinstance(found, Mapping) else None
-        return found
 
 
 def _list(value: Any) -> Sequence[Any]:

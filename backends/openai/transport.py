@@ -216,7 +216,7 @@ class Transport:
         exchange.bounds.paused()
         content_type = header(answer.headers, b"content-type")
         read = reader(exchange.endpoint, exchange.secrets, content_type)
-        return AsyncDeltaStream(exchange, answer, read)
+        return AsyncDeltaStream(exchange, answer, read, self.pools)
 
     async def _begun(self, exchange: Exchange, *, whatever: bool = False) -> Answer:
         """The headers of a good answer are here, or `whatever` they say.

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from backends.openai.schemas import MAX_GRAMMAR_DEPTH, MAX_SCHEMA_DEPTH
+from backends.openai.schemas import MAX_GRAMMAR_DEPTH, MAX_REFERRED_DEPTH, MAX_SCHEMA_DEPTH
 from budget.errors import KeepwarmError
 from shim import Shim
+from tests.engines.test_messages_and_options import chain_of_references
 
 
 @pytest.mark.real
@@ -31,6 +32,7 @@ def test_an_engine_survives_the_largest_shapes_that_are_sent(tiny_models: dict[s
         {"grammar": f'root ::= {opening}"a"{closing}*'},
         {"json_schema": lists},
         {"json_schema": objects},
+        {"json_schema": chain_of_references(MAX_REFERRED_DEPTH // 3 - 1)},
         {"json_schema": {"type": "array", "items": {"const": 1}, "minItems": 10**9}},
     ]
     with Shim(config) as shim:

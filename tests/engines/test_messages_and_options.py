@@ -15,7 +15,13 @@ from backends.openai import ChatRequest
 from backends.openai.chat_messages import checked_messages
 from backends.openai.options import OPTIONS, split_options, wire_options
 from backends.openai.protocol import chat_body
-from backends.openai.schemas import MAX_GRAMMAR_DEPTH, MAX_SCHEMA_DEPTH
+from backends.openai.relaxed_schemas import relaxed_in
+from backends.openai.schemas import (
+    MAX_GRAMMAR_DEPTH,
+    MAX_REFERRED_DEPTH,
+    MAX_SCHEMA_DEPTH,
+    MAX_SCHEMA_VALUES,
+)
 from budget.errors import InvalidRequest
 from shim.calls.chat_options import ChatOptions
 from shim.calls.own_options import OWN_OPTIONS, timeouts_of
@@ -241,11 +247,23 @@ def test_what_contradicts_itself_is_refused(options: dict[str, Any], words: str)
         _body(options)
 
 
+def chain_of_references(count: int) -> dict[str, Any]:
+    """A schema of objects that each hold the next, three levels for each."""
+    held = {
+        f"a{number}": {"type": "object", "properties": {"x": {"$ref": f"#/$defs/a{number + 1}"}}}
+        for number in range(count)
+    }
+    return {"$ref": "#/$defs/a0", "$defs": {**held, f"a{count}": {"type": "string"}}}
+
+
 def test_a_request_that_could_end_an_engine_is_refused_before_it_is_sent() -> None:
-    """Groups and schemas nested without end, grammars of megabytes; brackets in texts do not count."""
+    """Groups, schemas and references nested without end, grammars of megabytes, long enumerations."""
     deep: Any = {"type": "string"}
     for _ in range(MAX_SCHEMA_DEPTH):
         deep = {"items": deep}
+    referring = chain_of_references(MAX_REFERRED_DEPTH // 3 + 1)
+    wide = {"enum": [str(number) for number in range(MAX_SCHEMA_VALUES + 1)]}
+    function = {"name": "f", "parameters": referring}
     around = "(" * (MAX_GRAMMAR_DEPTH + 1)
     for options in (
         {"grammar": f'root ::= {around}"a"{around.replace("(", ")")}'},
@@ -255,10 +273,17 @@ def test_a_request_that_could_end_an_engine_is_refused_before_it_is_sent() -> No
         {"tools": [{"type": "function", "function": {"name": "f", "parameters": deep}}]},
         {"extra": {"grammar": f"root ::= {around}"}},
         {"extra": {"json_schema": deep}},
+        {"json_schema": referring},
+        {"extra": {"json_schema": referring}},
+        {"tools": [{"type": "function", "function": function}]},
+        {"json_schema": wide},
     ):
         with pytest.raises(InvalidRequest, match="at most"):
             _body(options)
+    # Brackets in texts do not count, and a schema may refer to itself.
     assert _body({"grammar": f'root ::= "{around}" [(] # {around}'})
+    assert _body({"json_schema": {"type": "object", "properties": {"a": {"$ref": "#"}}}})
+    assert relaxed_in({"json_schema": chain_of_references(300)}) == ()
     circle: list[Any] = []
     circle.append(circle)
     for _ in range(5000):

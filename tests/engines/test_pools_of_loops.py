@@ -17,7 +17,7 @@ import pytest
 from backends.base import Endpoint
 from backends.machine.loop_end import at_loop_end
 from backends.openai import AsyncTransport, ChatRequest
-from backends.scripted import ScriptedEngine
+from backends.scripted import Script, ScriptedEngine
 from tests.engines.support import placement
 
 ASK = ChatRequest("hello")
@@ -143,3 +143,24 @@ def test_what_waits_for_a_loops_end_runs_once() -> None:
     kept = [asyncio.run(main(early=False)), asyncio.run(main(early=True))]
     assert answer == ["late", "early"]
     del kept
+
+
+def test_an_answer_goes_on_when_its_transport_is_dropped(runtime_dir: Path) -> None:
+    """The pools of a transport that is garbage are closed with the last of its answers, not before."""
+    gate = asyncio.Event()
+
+    async def run() -> str:
+        engine = ScriptedEngine("m", runtime_dir, Script(token_gate=gate))
+        await engine.start(placement(), lambda _fraction: None)
+        try:
+            stream = await AsyncTransport().stream(engine.endpoint, ASK)
+            first = await anext(stream)
+            gc.collect()
+            for _ in range(20):
+                await asyncio.sleep(0)
+            gate.set()
+            return str(first) + "".join([str(piece) async for piece in stream])
+        finally:
+            await engine.stop(grace_s=1.0)
+
+    assert asyncio.run(run()) == "one two three"

@@ -57,7 +57,7 @@ def _properties(**inner: Any) -> dict[str, Any]:
                 "$defs": {"n": {"type": "number", "minimum": 1, "$comment": {"x": 1}}},
                 **_properties(a={"$ref": "#/$defs/n"}, b={"$ref": "#/$defs/n", "maximum": 3}),
             },
-            ["#/$defs/n.minimum", "$.properties.b.maximum"],
+            ["$.properties.b.maximum", "#/$defs/n.minimum"],
         ),
         (
             {

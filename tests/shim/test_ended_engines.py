@@ -212,13 +212,14 @@ def test_a_request_that_is_sent_anew_keeps_to_its_deadline(
         (EngineDied("x ended."), ("r1", "r2"), None, False),
         (EngineDied("x ended."), (), "r1", False),
         (EngineTimeout("x hangs."), ("r1",), "r1", True),
-        (EngineTimeout("x hangs."), ("r1", "r2"), "r2", None),
+        (EngineTimeout("x hangs."), ("r1", "r2"), "r2", True),
+        (EngineTimeout("x hangs."), ("r1", "r2"), "r1", False),
     ],
 )
 def test_what_is_known_of_the_cause_of_an_end(
-    error: KeepwarmError, leases: tuple[str, ...], mine: str | None, suspected: bool | None
+    error: KeepwarmError, leases: tuple[str, ...], mine: str | None, suspected: bool
 ) -> None:
-    """The only request, or the last one to begin; of one that hangs nothing is known."""
+    """The only request, or the last one to begin."""
     deaths = Deaths()
     deaths.note("e/1", error, leases)
     deaths.note("e/1", EngineDied("another account"), ())

@@ -8,7 +8,7 @@ from collections import deque
 from backends.flows import Stream
 from backends.openai.answers.reading import StreamReader
 from backends.openai.connections.bounds import DRAIN_BYTES, DRAIN_S
-from backends.openai.connections.pools import Answer
+from backends.openai.connections.pools import Answer, Pools
 from backends.openai.exchange import HTTP_ERRORS, Exchange
 from backends.openai.protocol import Delta
 from budget.errors import KeepwarmError
@@ -17,8 +17,12 @@ from budget.errors import KeepwarmError
 class AsyncDeltaStream(Stream[Delta]):
     """The deltas of one answer. Closing it before its end closes the connection: generation stops."""
 
-    def __init__(self, exchange: Exchange, answer: Answer, reader: StreamReader) -> None:
+    def __init__(
+        self, exchange: Exchange, answer: Answer, reader: StreamReader, pools: Pools
+    ) -> None:
         self._exchange = exchange
+        # An event loop's connections are closed once their pools are garbage: not before this answer is.
+        self._pools = pools
         self._answer = answer
         self._reader = reader
         self._ready: deque[Delta] = deque()

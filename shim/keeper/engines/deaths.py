@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from budget.errors import EngineTimeout, KeepwarmError
+from budget.errors import KeepwarmError
 
 DEATHS_KEPT: Final = 256
 """Clients can still ask for the errors of so many past deaths."""
@@ -34,8 +34,8 @@ class Deaths:
         """The error of an end, on the wire, as the request of a lease gets it; None while the engine runs.
 
         Facts: `requests` (how many used the engine) and `suspected`, whether this one may be the cause.
-        The only one may be, and so may the one that began last, because what ends an engine mostly does
-        so at once. None where nothing is known: an engine that hangs may do so on any of its requests.
+        The only one may be, and so may the one that began last, because what ends an engine or hangs it
+        mostly does so at once.
 
         Args:
             load_id: the load of the engine that ended.
@@ -51,14 +51,12 @@ class Deaths:
         return wire
 
 
-def _suspicion(end: _End, lease: str | None) -> tuple[bool | None, str]:
+def _suspicion(end: _End, lease: str | None) -> tuple[bool, str]:
     count = len(end.leases)
     if lease not in end.leases:
         return False, "This request had not reached it."
     if count == 1:
         return True, "This was the only request that used it."
-    if isinstance(end.error, EngineTimeout):
-        return None, f"{count} requests used it; which of them is the cause is not known."
     if lease == end.leases[-1]:
         return True, f"{count} requests used it, and this one began last: it may be the cause."
     return False, f"{count} requests used it. This one did not begin last, and is hardly the cause."
