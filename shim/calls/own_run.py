@@ -12,7 +12,10 @@ from shim.config import TraceSection
 from traces import RunTrace
 
 MOST_CALLS: Final = 10_000
-"""After so many calls another run begins: a program that runs for weeks writes no endless file."""
+"""After so many calls another run begins: a program that runs for weeks writes no endless file.
+
+A call that is under way at that moment is in neither.
+"""
 
 
 class OwnRun:
