@@ -34,6 +34,7 @@ COMMANDS: Final = {
         "shim.cli.commands.about.logs:logs",
         "Print the end of the log of a model's engine; without MODEL, of the keeper's log.",
     ),
+    "top": ("shim.cli.commands.ps.top:top", "Show live what the keeper holds and does."),
     "plan": (
         "shim.cli.commands.plan.command:plan",
         "Show what would be resident, on which device, and why.",

@@ -126,7 +126,7 @@ def _print_engines(engines: list[dict[str, Any]]) -> None:
     rows = [
         (
             ", ".join(e["models"]) or e["id"],
-            _state(e),
+            state_of(e),
             "yes" if e["pinned"] else "",
             f"{len(e['leases'])}/{e['slots']}",
             e["waiting"] or "",
@@ -147,7 +147,8 @@ def _print_engines(engines: list[dict[str, Any]]) -> None:
             click.echo(f"{', '.join(engine['models']) or engine['id']}: {engine['placement']}")
 
 
-def _state(engine: Mapping[str, Any]) -> str:
+def state_of(engine: Mapping[str, Any]) -> str:
+    """The state of an engine's row, with how far it is or for how long."""
     state = str(engine["state"])
     if state == "loading" and engine["load_fraction"]:
         return f"loading {engine['load_fraction']:.0%}"
