@@ -1,11 +1,15 @@
-"""Agent patterns on top of the shim: checked roles, pipelines of stages, answers judged and improved.
+"""Agent patterns on top of the shim: checked roles, pipelines and graphs, answers judged and improved.
 
-`evaluation/` has rubrics, judges and what they read; `refine/` improves an answer until it passes.
+`graphs/` runs steps that wait for one another, `evaluation/` has rubrics, judges and what they read, and
+`refine/` improves an answer until it passes.
 """
 
 from harness.evaluation.compressor import Compressed, Compressor
 from harness.evaluation.judge import Evaluation, EvaluatorPool, Judge, Judgement
 from harness.evaluation.rubric import Dimension, Rubric, Score
+from harness.graphs.graph import Graph
+from harness.graphs.outcome import GraphResult, Outcome, StepFailed
+from harness.graphs.step import Retry, Step, StepContext
 from harness.pipeline import ItemResult, Pipeline, Stage, StageContext, StageReply
 from harness.refine.batch import run_many
 from harness.refine.record import RefineRecord, Round
@@ -20,12 +24,16 @@ __all__ = [
     "Dimension",
     "Evaluation",
     "EvaluatorPool",
+    "Graph",
+    "GraphResult",
     "ItemResult",
     "Judge",
     "Judgement",
+    "Outcome",
     "Pipeline",
     "Refine",
     "RefineRecord",
+    "Retry",
     "Roles",
     "Round",
     "Rubric",
@@ -33,6 +41,9 @@ __all__ = [
     "Stage",
     "StageContext",
     "StageReply",
+    "Step",
+    "StepContext",
+    "StepFailed",
     "WiggumLoop",
     "run_many",
 ]

@@ -9,7 +9,7 @@ from functools import partial
 from threading import Lock
 from typing import Any, Generic, TypeVar
 
-from harness.graph import GraphProgress, needs_of
+from harness.stage_order import GraphProgress, needs_of
 from harness.workers import Workers
 from shim import (
     ConfigError,

@@ -288,6 +288,36 @@ class Shim:
         found: ModelInfo = describe.describe_model(self.config, model)
         return found
 
+    def would_evict(self, model: str) -> tuple[str, ...] | None:
+        """The models that would leave if this one were asked for now; nothing is loaded.
+
+        Returns:
+            `()` where it is resident, remote, or fits beside all others; None where engines in use or pins
+            are in the way now.
+
+        Raises:
+            UnknownModel: it is not configured.
+            KeepwarmError: it cannot be run, with the reason.
+        """
+        found = [*self._what_if([model])["evicted"].values(), []][0]
+        return None if found is None else tuple(found)
+
+    def fit_together(self, models: Sequence[str]) -> bool:
+        """Whether models can all be resident at once, beside what others pinned; nothing is loaded.
+
+        Raises:
+            UnknownModel: one is not configured.
+            KeepwarmError: one cannot be run, with the reason.
+        """
+        return bool(self._what_if(models)["together"])
+
+    def _what_if(self, models: Sequence[str]) -> dict[str, Any]:
+        known = [self._session.call(model, "", {}, "load") for model in models]
+        local = [call.model for call in known if not call.remote]
+        if not local:
+            return {"together": True, "evicted": {}}
+        return self._session.connections.ask("what_if", models=local)
+
     def status(self) -> dict[str, Any]:
         """Devices, engines, queue and last decisions, as `keepwarm ps --json` prints them."""
         return self._session.connections.ask("status")

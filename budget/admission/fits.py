@@ -5,9 +5,9 @@ A pin that ends with another client is no reason to say never: `eventually` coun
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
-from budget.admission.joint import place_together
+from budget.admission.joint import options_together, place_together
 from budget.books.engines import Bookings, EngineRecord, EngineSpec
 from budget.books.pin_holders import PinHolders
 from budget.books.residents import Residents
@@ -110,6 +110,15 @@ class Fitting:
                 for device, amount in other.bookings:
                     room[device] -= amount
         return any(_fits(o.bookings, room) for o in engine.spec.options[engine.min_option :])
+
+    def together(self, engines: Sequence[EngineRecord]) -> bool:
+        """Whether engines can all be resident at once, beside the pins of others. Changes nothing."""
+        room = self._limits(measured=False)
+        pinned = [_pinned_at(e) for e in self._residents.pinned if e not in engines]
+        for device, amount in _sum(pinned).items():
+            room[device] -= amount
+        found, _ = options_together(sorted(engines, key=lambda e: len(e.spec.options)), room)
+        return found is not None
 
     def place_pins(self) -> EngineRecord | None:
         """Choose options for the pinned engines that hold nothing, so that all fit together.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from budget.books.engines import EngineRecord
 
 PLACING_STEPS = 10_000
@@ -11,10 +13,26 @@ PLACING_STEPS = 10_000
 def place_together(engines: list[EngineRecord], room: dict[str, int]) -> EngineRecord | None:
     """Set each engine's option so that all fit into `room` bytes by device.
 
+    Returns:
+        None when they fit, else the engine that finds no place; then nothing is set.
+    """
+    found, deepest = options_together(engines, room)
+    if found is None:
+        return engines[deepest]
+    for engine, number in zip(engines, found, strict=True):
+        engine.option_index = number
+    return None
+
+
+def options_together(
+    engines: Sequence[EngineRecord], room: dict[str, int]
+) -> tuple[list[int] | None, int]:
+    """An option for each engine, so that all fit into `room` bytes by device. Changes nothing.
+
     Depth-first, each engine at its first option that leaves room for the rest.
 
     Returns:
-        None when they fit, else the engine that finds no place; then nothing is set.
+        The options, or None with the number of the engine that finds no place.
     """
     steps = 0
     deepest = 0
@@ -39,9 +57,4 @@ def place_together(engines: list[EngineRecord], room: dict[str, int]) -> EngineR
                 return found
         return None
 
-    found = descend(0, [])
-    if found is None:
-        return engines[deepest]
-    for engine, number in zip(engines, found, strict=True):
-        engine.option_index = number
-    return None
+    return descend(0, []), deepest

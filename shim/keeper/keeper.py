@@ -22,6 +22,7 @@ from backends.machine.files.unwritten import UNWRITTEN
 from budget import actions as act
 from budget import events as ev
 from budget.admission.own_leases import check_own_leases
+from budget.admission.what_if import what_if
 from budget.core import BudgetCore
 from budget.errors import KeepwarmError, UnknownModel
 from budget.eviction.policies import make_policy
@@ -335,6 +336,18 @@ class Keeper:
         self.shell.post(ev.UsesDeclared(client_id, order, name))
 
     # State
+
+    async def what_if(self, models: Sequence[str]) -> dict[str, Any]:
+        """What would be evicted for each model now, and whether all fit together. Loads nothing.
+
+        Raises:
+            UnknownModel: one is not configured, or not local.
+            KeepwarmError: one cannot be run, with the reason.
+        """
+        for model in models:
+            if not self.is_ready_for(model):
+                await self.make_ready(model)
+        return what_if(self.shell.core.state, models, time.monotonic()).to_wire()
 
     def status(self) -> dict[str, Any]:
         """Everything that `keepwarm ps` shows, JSON-serialisable."""

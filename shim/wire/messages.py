@@ -116,6 +116,13 @@ class Status(Ask):
     op: Literal["status"]
 
 
+class WhatIfOp(Ask):
+    """Ask what would be evicted for models, and whether they fit together."""
+
+    op: Literal["what_if"]
+    models: Annotated[list[Name], Field(min_length=1, max_length=MOST_MODELS)]
+
+
 class HistoryOf(Ask):
     """Ask for loads, evictions and books of a span of time, in nanoseconds of the monotonic clock."""
 
@@ -187,6 +194,7 @@ Asked = (
     | Hint
     | DeclareOp
     | Status
+    | WhatIfOp
     | HistoryOf
     | Log
     | Kv

@@ -22,7 +22,7 @@ from budget.memory.graph.tensors import (
     HOST as CPU,
 )
 from budget.memory.graph.tensors import (
-    Graph,
+    ComputeGraph,
     GraphTensor,
     dims,
     graph_input,
@@ -49,7 +49,7 @@ def row(elements: int, *src: GraphTensor, op: str = "mul_mat") -> GraphTensor:
 
 def test_memory_is_used_again_after_the_last_use() -> None:
     """A chain of products needs room for two of them at a time, wherever they lie."""
-    graph = Graph()
+    graph = ComputeGraph()
     first = row(100, WEIGHT, graph_input(8, 4))
     graph.expand(row(100, WEIGHT, row(100, WEIGHT, row(100, WEIGHT, first))))
     assert reserved_bytes(graph, BOTH) == {CPU: 2 * 416 + 32, DEVICE: 0}
@@ -57,7 +57,7 @@ def test_memory_is_used_again_after_the_last_use() -> None:
 
 def test_an_operation_by_element_takes_its_source_s_memory() -> None:
     """If no other node reads it, and it is no view."""
-    alone, read_twice, viewed = Graph(), Graph(), Graph()
+    alone, read_twice, viewed = ComputeGraph(), ComputeGraph(), ComputeGraph()
     alone.expand(like("scale", row(100, WEIGHT)))
     source = row(100, WEIGHT)
     read_twice.expand(like("add", like("scale", source), source))
@@ -69,7 +69,7 @@ def test_an_operation_by_element_takes_its_source_s_memory() -> None:
 
 def test_the_smallest_hole_that_is_large_enough_is_filled() -> None:
     """Two holes are left; the second product goes into the nearer fit, and nothing grows."""
-    graph = Graph()
+    graph = ComputeGraph()
     small, between, large = row(64, WEIGHT), row(8, WEIGHT), row(256, WEIGHT)
     behind = row(8, WEIGHT)
     for tensor in (small, between, large, behind):
@@ -82,7 +82,7 @@ def test_the_smallest_hole_that_is_large_enough_is_filled() -> None:
 
 def test_an_output_is_never_given_back() -> None:
     """What is read after the run stays as it is."""
-    graph = Graph()
+    graph = ComputeGraph()
     kept = row(100, WEIGHT)
     kept.output = True
     graph.expand(row(100, WEIGHT, row(100, WEIGHT, like("scale", kept))))
@@ -91,7 +91,7 @@ def test_an_output_is_never_given_back() -> None:
 
 def test_operations_follow_their_weights_and_activations_are_copied() -> None:
     """What has no weights stays with the device's; its sources are copied there first."""
-    graph = Graph()
+    graph = ComputeGraph()
     on_host = row(100, WEIGHT)
     moved = like("scale", row(50, MOVED, like("add", on_host, on_host)))
     graph.expand(moved)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from budget.memory.graph.schedule import scheduled
-from budget.memory.graph.tensors import IN_PLACE, Graph, GraphTensor
+from budget.memory.graph.tensors import IN_PLACE, ComputeGraph, GraphTensor
 
 _ENDLESS: Final = 1 << 62
 
@@ -114,7 +114,9 @@ def _over_a_source(tensor: GraphTensor) -> bool:
     return False
 
 
-def reserved_bytes(graph: Graph, alignments: Mapping[int, int], copies: int = 1) -> dict[int, int]:
+def reserved_bytes(
+    graph: ComputeGraph, alignments: Mapping[int, int], copies: int = 1
+) -> dict[int, int]:
     """The sizes of the buffers that hold all of a graph's tensors, by side. Uses the graph up.
 
     `alignments` are those of the sides' buffers, in bytes; `copies` is for `scheduled`.

@@ -11,7 +11,7 @@ from budget.memory.graph.layouts import LAYOUTS, representative_layers
 from budget.memory.graph.rotations import is_quantized
 from budget.memory.graph.tensors import (
     F32,
-    Graph,
+    ComputeGraph,
     GraphTensor,
     dims,
     graph_input,
@@ -24,7 +24,7 @@ from budget.memory.shape import ModelShape
 _I32 = 4
 
 
-def graph_of(shape: ModelShape, args: EngineArgs) -> Graph:
+def graph_of(shape: ModelShape, args: EngineArgs) -> ComputeGraph:
     """The graph of a full micro-batch of a model with these arguments.
 
     Raises:

@@ -17,7 +17,7 @@ from budget.memory.graph.tensors import (
     F32,
     HOST,
     I64,
-    Graph,
+    ComputeGraph,
     GraphTensor,
     dims,
     graph_input,
@@ -63,7 +63,7 @@ class Blocks:
     ) -> None:
         """Begin one. `refused`: llama.cpp turns flash attention off when the cache is there already."""
         sizes = effective(args, causal=shape.causal)
-        self.shape, self.args, self.graph = shape, args, Graph()
+        self.shape, self.args, self.graph = shape, args, ComputeGraph()
         self.tokens = pad(sizes.n_tokens, args.slots)
         self.outputs = sizes.n_outputs
         self.streams = sizes.n_streams

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from budget.memory.graph.tensors import HOST, UNDECIDED, Graph, GraphTensor, made
+from budget.memory.graph.tensors import HOST, UNDECIDED, ComputeGraph, GraphTensor, made
 
 # The tensors that they have beside activations are too small to decide where they are computed.
 _UNDECIDING: Final = frozenset({"rope", "flash_attn"})
@@ -19,7 +19,7 @@ PIPELINE_COPIES: Final = 4
 """Of every tensor that crosses, where devices compute in a pipeline (`GGML_SCHED_MAX_COPIES`)."""
 
 
-def scheduled(graph: Graph, copies: int = 1) -> list[GraphTensor]:
+def scheduled(graph: ComputeGraph, copies: int = 1) -> list[GraphTensor]:
     """The nodes in order, with the copies of what they take from other sides. Uses the graph up.
 
     With several copies (a pipeline) each is made once for the whole graph and never given back; they are
@@ -68,7 +68,7 @@ class _Copies:
         self._made: dict[tuple[int, int], GraphTensor] = {}
         self._kept: list[GraphTensor] = []
 
-    def add(self, graph: Graph) -> list[GraphTensor]:
+    def add(self, graph: ComputeGraph) -> list[GraphTensor]:
         """The nodes with their copies between them; further copies go to the graph's leaves."""
         found: list[GraphTensor] = []
         start, copied = 0, list[GraphTensor]()

@@ -88,7 +88,7 @@ def strides(ne: Dims, element: int = F32) -> Dims:
     return element, first, second, second * ne[2]
 
 
-class Graph:
+class ComputeGraph:
     """Operations in the order in which they are computed, and the leaves they start from."""
 
     def __init__(self) -> None:

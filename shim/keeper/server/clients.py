@@ -43,7 +43,7 @@ OF_MODEL: Final = (op.LeaseOp, op.Hint, op.KvClear, op.Log)
 """Ops that name one model."""
 ORDERS: Final = (op.Stop, op.Reload, op.KvClear, op.StayOp, op.Hint)
 """Ops that change something beyond their client. They are not carried out if the client has given up."""
-LOOKING: Final = (op.Hello, op.Status, op.HistoryOf, op.Log, op.Kv, op.Pong)
+LOOKING: Final = (op.Hello, op.Status, op.WhatIfOp, op.HistoryOf, op.Log, op.Kv, op.Pong)
 """Ops that only look: they neither keep the keeper running nor reset a time-out."""
 
 
@@ -175,7 +175,7 @@ class Client(Connection):
         if isinstance(asked, OF_MODEL):
             if asked.model is not None:
                 (asked.model,) = self._named((asked.model,))
-        elif isinstance(asked, op.DeclareOp):
+        elif isinstance(asked, op.DeclareOp | op.WhatIfOp):
             asked.models = self._named(asked.models)
         return _OPS[type(asked)](self, asked)
 
@@ -324,6 +324,9 @@ class Client(Connection):
             row["pid"] = client.pid if client else None
         return status
 
+    async def _what_if(self, asked: op.WhatIfOp) -> Answer:
+        return await self._keeper.what_if(asked.models)
+
     def _history(self, asked: op.HistoryOf) -> Answer:
         return self._keeper.shell.history.between(asked.since_ns, asked.until_ns)
 
@@ -379,6 +382,7 @@ _OPS: Final[dict[type[op.Asked], Callable[[Any, Any], Answer | Awaitable[Answer]
     op.Hint: Client._hint,
     op.DeclareOp: Client._plan,
     op.Status: Client._status,
+    op.WhatIfOp: Client._what_if,
     op.HistoryOf: Client._history,
     op.Log: Client._log,
     op.Kv: Client._kv,

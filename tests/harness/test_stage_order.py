@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.graph import GraphProgress, needs_of
+from harness.stage_order import GraphProgress, needs_of
 from shim import ConfigError
 
 

@@ -1,0 +1,177 @@
+"""`Graph`: steps that wait for one another, run side by side as far as slots and bytes allow."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from harness.graphs.graph_checks import check_inputs, check_shape, mermaid
+from harness.graphs.graph_run import Finished, GraphRun, ModelGate, run_to_end
+from harness.graphs.journal import Journal
+from harness.graphs.outcome import GraphResult, Outcome
+from harness.graphs.step import Step
+from harness.progress_bar import progress_bar
+from shim import Plan, Shim, UnknownModel, default_shim
+
+AT_ONCE: Final = 32
+"""Steps and items that work at the same time."""
+
+
+class Graph:
+    """A graph of steps: functions, model calls, sub-graphs, maps over lists, and conditions.
+
+    Args:
+        steps: in any order; a step says by name what it needs.
+        inputs: the names of the values that a run is given.
+        shim: has the models; by default that of the found configuration.
+        at_once: steps and items that work at the same time.
+
+    Raises:
+        ConfigError: the graph cannot run: names, needs, or a cycle.
+        UnknownModel: a step's model is not configured.
+    """
+
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        inputs: Collection[str] = (),
+        *,
+        shim: Shim | None = None,
+        at_once: int = AT_ONCE,
+    ) -> None:
+        self.steps, self.inputs, self.at_once = tuple(steps), tuple(inputs), at_once
+        check_shape(self.steps, self.inputs)
+        for step in self.steps:
+            if isinstance(step.run, Graph):
+                check_inputs(step.run.inputs, set(step.needs))
+        self._given_shim = shim
+        if shim is not None:
+            self._check_models(shim)
+
+    @property
+    def models(self) -> list[str]:
+        """The models of all steps in their order, those of sub-graphs as well."""
+        return [model for step in self.steps for model in models_of(step)]
+
+    def run(
+        self,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        record: Path | None = None,
+        check: bool = True,
+        quiet: bool = False,
+    ) -> GraphResult:
+        """Run all steps to their ends, from a thread.
+
+        A step that fails does not end the others: those that need it are skipped, with the cause.
+
+        Args:
+            inputs: a value for each input.
+            record: a new file that keeps each finished step's result, for `resume`.
+            check: raise the first failure at the end.
+            quiet: show no progress bar. There is none outside a terminal anyway.
+
+        Raises:
+            InvalidRequest: the inputs are not the graph's, or the record is there already.
+            StepFailed: a step failed; its `result` has what the others finished.
+        """
+        return run_to_end(self.arun(inputs, record=record, check=check, quiet=quiet))
+
+    async def arun(
+        self,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        record: Path | None = None,
+        check: bool = True,
+        quiet: bool = False,
+    ) -> GraphResult:
+        """As `run`, awaited. Cancelling it cancels every step, and gives leases back."""
+        given = dict(inputs or {})
+        check_inputs(self.inputs, given)
+        journal = None if record is None else Journal.begin(record, self.steps, given)
+        return await self._run(given, journal, check=check, quiet=quiet)
+
+    def resume(self, record: Path, *, check: bool = True, quiet: bool = False) -> GraphResult:
+        """Go on with a run from its record: what it has is not run again.
+
+        Raises:
+            InvalidRequest: the file is no record of this graph.
+            StepFailed: as `run`.
+        """
+        return run_to_end(self.aresume(record, check=check, quiet=quiet))
+
+    async def aresume(
+        self, record: Path, *, check: bool = True, quiet: bool = False
+    ) -> GraphResult:
+        """As `resume`, awaited."""
+        journal = Journal.load(record, self.steps)
+        return await self._run(journal.inputs, journal, check=check, quiet=quiet)
+
+    def draw(self) -> str:
+        """The graph as Mermaid text, which many Markdown readers show as a picture."""
+        return mermaid(self.steps, self.inputs)
+
+    async def _run(
+        self, inputs: Mapping[str, Any], journal: Journal | None, *, check: bool, quiet: bool
+    ) -> GraphResult:
+        shim = self._given_shim or default_shim()
+        self._check_models(shim)
+        left = {step.name: step for step in self.steps}
+        async with shim.plan(_order(self.steps)) as plan:
+            with self._shown(left, plan, quiet=quiet) as finished:
+                result = await GraphRun(
+                    self, inputs, ModelGate(shim, plan), journal, finished
+                ).result()
+        if check:
+            result.check()
+        return result
+
+    @contextmanager
+    def _shown(self, left: dict[str, Step], plan: Plan, *, quiet: bool) -> Iterator[Finished]:
+        with progress_bar("steps", len(self.steps), quiet=quiet) as advance:
+
+            async def finished(name: str, outcome: Outcome) -> None:
+                if left.pop(name, None) is None:
+                    return
+                advance()
+                if outcome.state == "skipped" or outcome.resumed:
+                    # Its uses were declared, and no request will consume them.
+                    await plan.adeclare(_order(list(left.values())))
+
+            yield finished
+
+    def _check_models(self, shim: Shim) -> None:
+        known = shim.config.models
+        for model in self.models:
+            if model not in known:
+                raise UnknownModel(
+                    f"A step of the graph asks for a model called {model!r}.",
+                    hint=f"Configured are: {', '.join(sorted(known)) or 'none'}.",
+                    model=model,
+                )
+
+
+def models_of(step: Step) -> Sequence[str]:
+    """The models that a step uses, in the order of their uses."""
+    return step.run.models if isinstance(step.run, Graph) else step.models
+
+
+def _order(steps: Sequence[Step]) -> list[str]:
+    """The coming uses in the order in which turns start them: level by level, each model's together.
+
+    Of two steps on one level, neither waits for the other.
+    """
+    names = {step.name for step in steps}
+    levels, left = dict[str, int](), list(steps)
+    while left:
+        ready = [s for s in left if all(n in levels or n not in names for n in s.needs)]
+        for step in ready:
+            levels[step.name] = 1 + max([levels[n] for n in step.needs if n in levels], default=0)
+        left = [step for step in left if step not in ready]
+    uses = [(levels[step.name], model) for step in steps for model in models_of(step)]
+    first = dict[tuple[int, str], int]()
+    for number, use in enumerate(uses):
+        first.setdefault(use, number)
+    return [model for _, model in sorted(uses, key=lambda use: (use[0], first[use]))]

@@ -1,0 +1,124 @@
+"""The shape of a graph, checked before anything runs, and as a picture. Pure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from harness.graphs.step import Step
+from shim import ConfigError, InvalidRequest
+
+
+def check_shape(steps: Sequence[Step], inputs: Collection[str]) -> None:
+    """Refuse what cannot run.
+
+    Raises:
+        ConfigError: no step, a name that stands twice, a need that is neither a step nor an input, a step
+            over what it does not need, impossible numbers, or a cycle, which is named.
+    """
+    names = [step.name for step in steps]
+    doubled = sorted({name for name in names if names.count(name) > 1} | set(names) & set(inputs))
+    if not names or doubled:
+        raise ConfigError(
+            f"The graph's steps are {names}, its inputs {sorted(inputs)}.",
+            hint="At least one step is needed, and every step and input needs a name of its own.",
+        )
+    known = [*names, *inputs]
+    for step in steps:
+        _check_step(step, known)
+    if cycle := _cycle({step.name: step.needs for step in steps}):
+        raise ConfigError(
+            f"The graph's steps wait for each other: {' -> '.join(cycle)}.",
+            hint="Take one of these needs out; what is done several times is a function in one step.",
+            cycle=cycle,
+        )
+
+
+def check_inputs(wanted: Collection[str], given: Collection[str]) -> None:
+    """Refuse a run whose inputs are not the graph's.
+
+    Raises:
+        InvalidRequest: inputs are missing or unknown; the error names them.
+    """
+    missing, unknown = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
+    if not missing and not unknown:
+        return
+    parts = [f"misses {', '.join(missing)}"] * bool(missing)
+    parts += [f"has no {', '.join(unknown)}"] * bool(unknown)
+    raise InvalidRequest(
+        f"The graph {' and '.join(parts)}.",
+        hint=f"Its inputs are: {', '.join(sorted(wanted)) or 'none'}.",
+        missing=missing,
+        unknown=unknown,
+    )
+
+
+def mermaid(steps: Iterable[Step], inputs: Iterable[str]) -> str:
+    """The graph as Mermaid text: inputs round, conditions as diamonds, maps and sub-graphs doubled."""
+    lines = ["graph TD"]
+    lines += [f"    {_id(name)}([{_label(name)}])" for name in inputs]
+    for step in steps:
+        models = f"<br/>{', '.join(step.models)}" if step.models else ""
+        left, right = _brackets(step)
+        lines.append(f"    {_id(step.name)}{left}{_label(step.name + models)}{right}")
+    for step in steps:
+        lines += [f"    {_id(need)} --> {_id(step.name)}" for need in step.needs]
+    return "\n".join(lines) + "\n"
+
+
+def _check_step(step: Step, known: Sequence[str]) -> None:
+    for need in step.needs:
+        if need not in known:
+            near = difflib.get_close_matches(need, known, 1)
+            raise ConfigError(
+                f"The step {step.name} needs {need!r}, which is neither a step nor an input.",
+                hint=f"Is {near[0]!r} meant?" if near else f"There are: {', '.join(known)}.",
+                step=step.name,
+            )
+    if step.over is not None and step.over not in step.needs:
+        raise ConfigError(
+            f"The step {step.name} runs over {step.over!r}, which it does not need.",
+            hint=f"Its needs are: {', '.join(step.needs) or 'none'}.",
+            step=step.name,
+        )
+    if step.retry.attempts < 1 or (step.timeout_s is not None and step.timeout_s <= 0):
+        raise ConfigError(
+            f"The step {step.name} has {step.retry.attempts} attempts of {step.timeout_s} seconds.",
+            hint="At least one attempt and more than 0 seconds are needed.",
+            step=step.name,
+        )
+
+
+def _cycle(needs: Mapping[str, Sequence[str]]) -> list[str]:
+    """The names of a cycle, the first again at the end; empty without one."""
+    done = set[str]()
+    for start in needs:
+        path, ways = [start], [iter(needs[start])]
+        while ways:
+            following = next((n for n in ways[-1] if n in needs and n not in done), None)
+            if following is None:
+                done.add(path.pop())
+                ways.pop()
+            elif following in path:
+                return [*path[path.index(following) :], following]
+            else:
+                path.append(following)
+                ways.append(iter(needs[following]))
+    return []
+
+
+def _brackets(step: Step) -> tuple[str, str]:
+    if step.when is not None:
+        return "{", "}"
+    if step.over is not None or not callable(step.run):
+        return "[[", "]]"
+    return "[", "]"
+
+
+def _id(name: str) -> str:
+    """A name without Mermaid's own signs; different names stay different."""
+    return "n" + "".join(c if c.isalnum() and c.isascii() else f"_{ord(c):x}_" for c in name)
+
+
+def _label(text: str) -> str:
+    return '"' + text.replace('"', "#quot;") + '"'

@@ -1,0 +1,254 @@
+"""One run of a graph: a task for each step, which waits for its needs, for its models' turn, and works."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+from harness.graphs.journal import Journal
+from harness.graphs.outcome import GraphResult, Outcome
+from harness.graphs.step import OpenCalls, Step, StepContext
+from harness.graphs.turns import AskFit, Models, ModelTurns
+from shim import Plan, Shim
+from traces import current_run
+
+if TYPE_CHECKING:
+    from harness.graphs.graph import Graph
+
+Finished = Callable[[str, Outcome], Awaitable[None]]
+"""Told of each outcome by the step's name; steps of sub-graphs have their graph's before it."""
+
+
+class ModelGate:
+    """Lets work start in turns of models, on one event loop; sub-graphs and items share it."""
+
+    def __init__(self, shim: Shim, plan: Plan) -> None:
+        self.shim, self.plan = shim, plan
+        self._turns = ModelTurns()
+        self._fits: dict[Models, bool] = {}
+        self._asking: dict[Models, asyncio.Task[None]] = {}
+        self._numbers = itertools.count()
+        self._starts: dict[int, asyncio.Event] = {}
+
+    @asynccontextmanager
+    async def turn(self, models: Iterable[str]) -> AsyncIterator[None]:
+        """Work with these models; inside, they are in use."""
+        number = next(self._numbers)
+        self._starts[number] = started = asyncio.Event()
+        self._turns.wait(number, list(models))
+        try:
+            self._advance_soon()
+            await started.wait()
+            yield
+        finally:
+            del self._starts[number]
+            self._turns.done(number)
+            self._advance_soon()
+
+    def _advance_soon(self) -> None:
+        # Not at once: all work that becomes ready in this pass of the loop is seen together.
+        asyncio.get_running_loop().call_soon(self._advance)
+
+    def _advance(self) -> None:
+        while (found := self._turns.next(self._fits.get)) is not None:
+            if isinstance(found, AskFit):
+                if found.models not in self._asking:
+                    self._asking[found.models] = asyncio.create_task(self._ask(found.models))
+                return
+            self._starts[found].set()
+
+    async def _ask(self, models: Models) -> None:
+        """What the keeper says. Where it cannot say it, its queue decides when the work asks."""
+        try:
+            self._fits[models] = await asyncio.to_thread(self.shim.fit_together, sorted(models))
+        except Exception:  # the work that waits must start, whatever failed
+            self._fits[models] = True
+        finally:
+            del self._asking[models]
+        self._advance()
+
+
+class GraphRun:
+    """Runs the steps of one graph with one set of inputs."""
+
+    def __init__(
+        self, graph: Graph, inputs: Mapping[str, Any], gate: ModelGate, journal: Journal | None,
+        finished: Finished, path: str = "",
+    ) -> None:  # fmt: skip
+        self._graph, self._inputs, self._gate = graph, dict(inputs), gate
+        self._journal, self._finished, self._path = journal, finished, path
+        self._outcomes: dict[str, asyncio.Future[Outcome]] = {}
+        self._slots = asyncio.Semaphore(graph.at_once)
+
+    async def result(self) -> GraphResult:
+        """All outcomes. Cancelling this cancels every step and withdraws its model calls."""
+        started = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        self._outcomes = {step.name: loop.create_future() for step in self._graph.steps}
+        async with asyncio.TaskGroup() as group:
+            for step in self._graph.steps:
+                group.create_task(self._follow(step))
+        outcomes = {name: future.result() for name, future in self._outcomes.items()}
+        return GraphResult(outcomes, time.perf_counter() - started, self._inputs)
+
+    async def _follow(self, step: Step) -> None:
+        values = dict[str, Any]()
+        outcome: Outcome | None = None
+        for need in step.needs:
+            if need in self._inputs:
+                values[need] = self._inputs[need]
+                continue
+            found = await asyncio.shield(self._outcomes[need])
+            values[need] = found.value
+            if found.state != "done":
+                why = found.because or f"{need} failed with {type(found.error).__name__}"
+                outcome = outcome or Outcome("skipped", because=why)
+        outcome = outcome or await self._outcome(step, values)
+        self._outcomes[step.name].set_result(outcome)
+        await self._finished(self._path + step.name, outcome)
+
+    async def _outcome(self, step: Step, values: Mapping[str, Any]) -> Outcome:
+        key, started = self._path + step.name, time.perf_counter()
+        if self._journal is not None and self._journal.has(key):
+            return Outcome("done", self._journal.value(key), resumed=True)
+        attempts = [0]
+        try:
+            if step.when is not None and not step.when(values):
+                return Outcome("skipped", because=f"the condition of {step.name} does not hold")
+            value = await self._value(step, values, attempts)
+        except Exception as error:
+            return Outcome(
+                "failed", error=error, attempts=max(attempts),
+                because=f"{step.name} failed with {type(error).__name__}",
+                seconds=time.perf_counter() - started,
+            )  # fmt: skip
+        await self._keep(key, value)
+        return Outcome("done", value, attempts=max(attempts), seconds=time.perf_counter() - started)
+
+    async def _value(self, step: Step, values: Mapping[str, Any], attempts: list[int]) -> Any:
+        if step.over is None:
+            return await self._tried(step, values, None, 0, attempts)
+        items = list(values[step.over])
+
+        async def one(index: int, item: Any) -> Any:
+            key = f"{self._path}{step.name}[{index}]"
+            if self._journal is not None and self._journal.has(key):
+                return self._journal.value(key)
+            value = await self._tried(step, values, item, index, attempts)
+            await self._keep(key, value)
+            return value
+
+        return await _all(one(index, item) for index, item in enumerate(items))
+
+    async def _tried(
+        self, step: Step, values: Mapping[str, Any], item: Any, index: int, attempts: list[int]
+    ) -> Any:
+        """The value of the first try that does not fail."""
+        for attempt in range(1, step.retry.attempts + 1):
+            attempts.append(attempt)
+            calls = OpenCalls(asyncio.get_running_loop())
+            context = StepContext(self._gate.shim, step, values, calls, item, index, attempt)
+            try:
+                return await self._once(step, context)
+            except Exception as error:
+                if not step.retry.is_worth(error, attempt):
+                    raise
+            finally:
+                calls.close()
+            await asyncio.sleep(step.retry.pause_after(attempt))
+        raise AssertionError("a step has at least one attempt")
+
+    async def _once(self, step: Step, context: StepContext) -> Any:
+        if not callable(step.run):
+            inputs = {name: context.values[name] for name in step.run.inputs}
+            path = f"{self._path}{step.name}/"
+            inner = GraphRun(step.run, inputs, self._gate, self._journal, self._finished, path)
+            result = await inner.result()
+            result.check()
+            return result
+        async with self._gate.turn(step.models), self._slots:
+            with _span(self._path + step.name, context), self._gate.plan.current():
+                return await _bounded(step, context)
+
+    async def _keep(self, key: str, value: Any) -> None:
+        if self._journal is not None:
+            await asyncio.to_thread(self._journal.keep, key, value)
+
+
+async def _bounded(step: Step, context: StepContext) -> Any:
+    """The step's value, within its time."""
+    assert callable(step.run)
+    try:
+        async with asyncio.timeout(step.timeout_s) as limit:
+            if inspect.iscoroutinefunction(step.run):
+                return await step.run(context)
+            return await _on_thread(step.run, context)
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise TimeoutError(f"it took longer than {step.timeout_s:g} s") from error
+
+
+def _on_thread(run: Callable[[StepContext], Any], context: StepContext) -> asyncio.Future[Any]:
+    """What a function returns, from a thread of its own.
+
+    A function that computes cannot be interrupted. Its thread goes on alone after a time-out, and does not
+    keep the program from ending.
+    """
+    loop, within = asyncio.get_running_loop(), copy_context()
+    done = loop.create_future()
+
+    def tell(value: Any, error: BaseException | None) -> None:
+        if not done.done():
+            done.set_result(value) if error is None else done.set_exception(error)
+
+    def work() -> None:
+        value: Any = None
+        failure: BaseException | None = None
+        try:
+            value = within.run(run, context)
+        except StopIteration as error:
+            failure = RuntimeError(f"the step raised {error!r}")
+        except BaseException as error:
+            failure = error
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(tell, value, failure)
+
+    threading.Thread(target=work, name=context.step.name, daemon=True).start()
+    return done
+
+
+async def _all(works: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """What all return. The first failure ends the others, and is raised itself."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work) for work in works]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+def _span(name: str, context: StepContext) -> AbstractContextManager[object]:
+    run = current_run()
+    if run is None:
+        return nullcontext()
+    model = ", ".join(context.step.models)
+    return run.span(name, model=model, item=context.index, attempt=context.attempt)
+
+
+def run_to_end(work: Coroutine[Any, Any, GraphResult]) -> GraphResult:
+    """The result of a run, from a thread with or without an event loop of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1, "graph") as pool:
+        return pool.submit(copy_context().run, asyncio.run, work).result()

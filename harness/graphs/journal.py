@@ -1,0 +1,137 @@
+"""The journal of a run: a line for each finished step or item, so that a killed run can be resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Self
+
+from harness.graphs.step import Step
+from shim import InvalidRequest
+
+VERSION: Final = 1
+
+
+class Journal:
+    """Results that outlive the run. Values that are not JSON are left out, and their steps run again.
+
+    The first line says which graph and inputs it belongs to. A last line that was cut by a kill or a full
+    disk does not count.
+    """
+
+    def __init__(self, file: Path, inputs: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+        self.file, self.inputs = file, dict(inputs)
+        self._known = dict(known)
+        self.left_out: list[str] = []
+
+    @classmethod
+    def begin(cls, file: Path, steps: Sequence[Step], inputs: Mapping[str, Any]) -> Self:
+        """A new journal.
+
+        Raises:
+            InvalidRequest: the file is there already, or an input is not JSON.
+            OSError: the file cannot be written.
+        """
+        head = {"version": VERSION, "graph": _fingerprint(steps), "inputs": dict(inputs)}
+        try:
+            line = json.dumps(head, ensure_ascii=False)
+        except (TypeError, ValueError) as error:
+            raise InvalidRequest(
+                f"The inputs cannot be kept in {file}: {error}.",
+                hint="Give JSON values, or run without a record.",
+            ) from error
+        try:
+            with file.open("x", encoding="utf-8") as out:
+                out.write(line + "\n")
+        except FileExistsError as error:
+            raise InvalidRequest(
+                f"{file} is there already.",
+                hint="`Graph.resume` goes on from it; name another file for a new run.",
+                file=str(file),
+            ) from error
+        return cls(file, inputs, {})
+
+    @classmethod
+    def load(cls, file: Path, steps: Sequence[Step]) -> Self:
+        """A journal to go on from.
+
+        Raises:
+            InvalidRequest: the file is no journal, of another graph, or of a newer version.
+            OSError: the file cannot be read.
+        """
+        lines = file.read_bytes().split(b"\n")
+        head = _parsed(lines[0])
+        if not isinstance(head, dict) or head.get("version") != VERSION:
+            raise InvalidRequest(
+                f"{file} is no journal that this keepwarm reads.",
+                hint="A newer keepwarm wrote it, or it is another kind of file.",
+                file=str(file),
+            )
+        if head.get("graph") != _fingerprint(steps):
+            raise InvalidRequest(
+                f"{file} is the journal of another graph: its steps or their needs differ.",
+                hint="Run the graph as it was, or begin anew with another file.",
+                file=str(file),
+            )
+        known = dict[str, Any]()
+        whole = lines[1:-1]  # what follows the last line end was cut
+        for number, line in enumerate(whole, 2):
+            entry = _parsed(line)
+            if not isinstance(entry, dict) or set(entry) != {"key", "value"}:
+                raise InvalidRequest(
+                    f"Line {number} of {file} is no entry of a journal.",
+                    hint="The file was edited. Begin anew, or remove that line.",
+                    file=str(file),
+                    line=number,
+                )
+            known[entry["key"]] = entry["value"]
+        _drop_cut_line(file, len(lines[-1]))
+        return cls(file, head["inputs"], known)
+
+    def has(self, key: str) -> bool:
+        """Whether a result is there."""
+        return key in self._known
+
+    def value(self, key: str) -> Any:
+        """A result that is there."""
+        return self._known[key]
+
+    def keep(self, key: str, value: Any) -> None:
+        """Write a result; returns when it outlives a crash of the machine.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        try:
+            line = json.dumps({"key": key, "value": value}, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            self.left_out.append(key)
+            return
+        if json.loads(line)["value"] != value:
+            # A tuple or a number as a key would come back as something else.
+            self.left_out.append(key)
+            return
+        with self.file.open("a", encoding="utf-8") as out:
+            out.write(line + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _drop_cut_line(file: Path, size: int) -> None:
+    if size:
+        os.truncate(file, file.stat().st_size - size)
+
+
+def _fingerprint(steps: Sequence[Step]) -> str:
+    shape = [[step.name, sorted(step.needs), step.over, list(step.models)] for step in steps]
+    return hashlib.sha256(json.dumps(shape).encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,190 @@
+"""What a graph is made of: steps, how they are tried again, and what a step works with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from shim import (
+    CallerError,
+    Cancelled,
+    EmbeddingReply,
+    InvalidRequest,
+    KeepwarmError,
+    Reply,
+    Shim,
+)
+
+if TYPE_CHECKING:
+    from harness.graphs.graph import Graph
+
+T = TypeVar("T")
+Messages = Sequence[Mapping[str, Any]] | str
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often a step is tried, and the pauses between: each `growth` times the one before.
+
+    `errors` are the kinds that are worth another try. A mistake of the caller is none, by default.
+    """
+
+    attempts: int = 1
+    pause_s: float = 0.5
+    growth: float = 2.0
+    errors: tuple[type[BaseException], ...] = (KeepwarmError, OSError, TimeoutError)
+
+    def is_worth(self, error: BaseException, attempt: int) -> bool:
+        """Whether another attempt follows one that ended with this error."""
+        mistake = isinstance(error, CallerError) and CallerError not in self.errors
+        return attempt < self.attempts and isinstance(error, self.errors) and not mistake
+
+    def pause_after(self, attempt: int) -> float:
+        """Seconds after the attempt of this number, which counts from 1."""
+        return self.pause_s * self.growth ** (attempt - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a graph.
+
+    Args:
+        name: different for every step; also the name of its result.
+        run: a function of a `StepContext`, a coroutine function, or a `Graph`, whose inputs are this
+            step's needs of the same names. A function runs on a thread of its own.
+        needs: names of steps and inputs whose values it gets. It starts when all are there.
+        model: the model that it uses, or several; the first is what `StepContext.chat` asks.
+        over: one of its needs, a list. The step runs once for each item, and its result is the list of
+            results.
+        when: decides by the values whether it runs. One that does not is skipped, and so are steps that
+            need it.
+        retry: how often it is tried.
+        timeout_s: seconds of each try. After it the step's model calls are withdrawn.
+    """
+
+    name: str
+    run: Callable[[StepContext], Any] | Graph
+    needs: Sequence[str] = ()
+    model: str | Sequence[str] = ()
+    over: str | None = None
+    when: Callable[[Mapping[str, Any]], bool] | None = None
+    retry: Retry = field(default_factory=Retry)
+    timeout_s: float | None = None
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that it uses, the one that it asks first."""
+        return (self.model,) if isinstance(self.model, str) else tuple(self.model)
+
+
+class OpenCalls:
+    """The model calls of one attempt that are under way. Once it is closed no call begins or goes on."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._lock = Lock()
+        self._open: set[Future[Any]] | None = set()
+
+    def wait(self, call: Coroutine[Any, Any, T]) -> T:
+        """The result of a call on the run's loop, from another thread.
+
+        Raises:
+            Cancelled: the attempt is over.
+        """
+        with self._lock:
+            if self._open is None:
+                call.close()
+                raise Cancelled("The step's time is over, or its run was cancelled.")
+            future = asyncio.run_coroutine_threadsafe(call, self.loop)
+            self._open.add(future)
+        try:
+            return future.result()
+        finally:
+            with self._lock:
+                if self._open is not None:
+                    self._open.discard(future)
+
+    def close(self) -> None:
+        """Withdraw the calls that are under way; their leases are given back."""
+        with self._lock:
+            left, self._open = self._open or set(), None
+        for future in left:
+            future.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class StepContext:
+    """What a step works with: the values of its needs, its item, and calls of its model.
+
+    The calls can be used from a function and awaited from a coroutine function (`achat`, `aembed`). They
+    end when the step's time is over or the run is cancelled.
+    """
+
+    shim: Shim
+    step: Step
+    values: Mapping[str, Any]
+    calls: OpenCalls
+    item: Any = None
+    index: int = 0
+    attempt: int = 1
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.values:
+            raise InvalidRequest(
+                f"The step {self.step.name} does not wait for {name!r}.",
+                hint=f"Its needs are: {', '.join(self.values) or 'none'}.",
+            )
+        return self.values[name]
+
+    def chat(self, messages: Messages, model: str | None = None, **options: Any) -> Reply:
+        """`Shim.chat` with the step's model.
+
+        Raises:
+            KeepwarmError: as `Shim.chat`.
+        """
+        return self._wait(self.achat(messages, model, **options))
+
+    def embed(self, texts: Sequence[str] | str, model: str | None = None) -> EmbeddingReply:
+        """`Shim.embed` with the step's model.
+
+        Raises:
+            KeepwarmError: as `Shim.embed`.
+        """
+        return self._wait(self.aembed(texts, model))
+
+    async def achat(self, messages: Messages, model: str | None = None, **options: Any) -> Reply:
+        """As `chat`, awaited."""
+        return await self.shim.achat(self._model(model), messages, **options)
+
+    async def aembed(self, texts: Sequence[str] | str, model: str | None = None) -> EmbeddingReply:
+        """As `embed`, awaited."""
+        return await self.shim.aembed(self._model(model), texts)
+
+    def _model(self, given: str | None) -> str:
+        if given is not None and given not in self.step.models:
+            raise InvalidRequest(
+                f"The step {self.step.name} does not say that it uses {given}.",
+                hint="Name it in `model`, so that it can be made ready.",
+            )
+        if given is None and not self.step.models:
+            raise InvalidRequest(
+                f"The step {self.step.name} has no model to ask.", hint="Give the step a `model`."
+            )
+        return given or self.step.models[0]
+
+    def _wait(self, call: Coroutine[Any, Any, T]) -> T:
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if running is self.calls.loop:
+            call.close()
+            raise InvalidRequest(
+                f"The coroutine of step {self.step.name} called `chat`, which blocks.",
+                hint="Await `achat` or `aembed` there.",
+            )
+        return self.calls.wait(call)

@@ -1,0 +1,377 @@
+"""Graphs of steps over scripted engines: order, failures, retries, time, journals, and few loads."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.scripted import Script, ScriptedEngine
+from harness import Graph, Retry, Step, StepContext, StepFailed
+from shim import ConfigError, InvalidRequest, KeepwarmError, LoadFailed, Shim, UnknownModel
+from shim.keeper.catalog.catalog import CatalogEngine
+from tests.processes import wait_until
+from traces import RunTrace
+
+PATIENCE_S = 30.0
+
+
+class Told:
+    """A shim over scripted engines, which are kept in the order of their loads."""
+
+    def __init__(self, files: dict[str, Path], limit: str, **budget: Any) -> None:
+        self.loads: list[str] = []
+        self.scripts: dict[str, Script] = {}
+        names = {"a": "producer", "b": "evaluator", "c": "classifier"}
+        models = {n: {"path": str(files[f]), "context": 256, "slots": 2} for n, f in names.items()}
+        budget = {"device": "host", "limit": limit, "max_wait": 5, **budget}
+        self.shim = Shim({"budget": budget, "models": models}, factory=self._make)
+
+    def _make(self, entry: CatalogEngine, runtime: Path) -> ScriptedEngine:
+        name = entry.names[0]
+        self.loads.append(name)
+        return ScriptedEngine(name, runtime, self.scripts.get(name, Script(tokens=(name,))))
+
+    def leases(self) -> int:
+        """Leases that the keeper holds now."""
+        return sum(len(row["leases"]) for row in self.shim.status()["engines"])
+
+
+@pytest.fixture
+def told(tiny_models: dict[str, Path]) -> Iterator[Told]:
+    """Three models that all fit; none is loaded before it is asked for."""
+    found = Told(tiny_models, "1GiB", prefetch=False)
+    with found.shim:
+        yield found
+
+
+@pytest.fixture
+def tight(tiny_models: dict[str, Path]) -> Iterator[Told]:
+    """Three models of which two fit at a time."""
+    found = Told(tiny_models, "45MB")
+    with found.shim:
+        yield found
+
+
+def chat(context: StepContext) -> str:
+    """A step that asks its model."""
+    return context.chat("Hi.").content
+
+
+def test_values_go_from_step_to_step_by_name_in_any_order_of_the_list(told: Told) -> None:
+    """Functions and coroutine functions, model calls, inputs."""
+
+    async def ask(context: StepContext) -> str:
+        return f"{context['topic']}: {(await context.achat('Hi.')).content}"
+
+    graph = Graph(
+        [
+            Step("end", lambda c: c["left"] + c["right"], ("left", "right")),
+            Step("left", ask, ("topic",), "a"),
+            Step("right", lambda c: c.chat(c["topic"]).content.upper(), ("topic",), "b"),
+        ],
+        ["topic"],
+        shim=told.shim,
+    )
+    result = graph.run({"topic": "rain"})
+    assert result["end"] == "rain: aB"
+    assert [result.outcomes[name].state for name in ("left", "right", "end")] == ["done"] * 3
+    assert told.shim.status()["plans"] == {}
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ([], "At least one step"),
+        ([Step("a", chat), Step("a", chat)], "name of its own"),
+        ([Step("a", chat, ("topik",))], "'topic' meant"),
+        (
+            [Step("a", chat, ("b",)), Step("b", chat, ("c",)), Step("c", chat, ("a",))],
+            "a -> b -> c -> a",
+        ),
+        ([Step("a", chat, ("a",))], "a -> a"),
+        ([Step("a", chat, over="topic")], "does not need"),
+        ([Step("a", chat, timeout_s=0)], "attempts"),
+        ([Step("a", chat, retry=Retry(0))], "attempts"),
+    ],
+)
+def test_a_graph_that_cannot_run_is_refused_when_it_is_made(steps: list[Step], said: str) -> None:
+    """Before anything runs; a cycle is named."""
+    with pytest.raises(ConfigError, match=said):
+        Graph(steps, ["topic"])
+
+
+def test_inputs_and_models_that_are_not_there_are_refused(told: Told) -> None:
+    """Missing and unknown inputs are named; so are those of a sub-graph."""
+    graph = Graph([Step("a", chat, ("topic",), "a")], ["topic"], shim=told.shim)
+    with pytest.raises(InvalidRequest, match="misses topic and has no topik"):
+        graph.run({"topik": 1})
+    with pytest.raises(InvalidRequest, match="misses topic"):
+        Graph([Step("inner", graph)], shim=told.shim)
+    with pytest.raises(UnknownModel, match="nothing"):
+        Graph([Step("a", chat, (), "nothing")], shim=told.shim)
+
+
+def test_branches_over_more_models_than_fit_load_each_once(tight: Told) -> None:
+    """Six branches over three models in a budget for two: three loads, not six."""
+    assert not tight.shim.fit_together(["a", "b", "c"])
+    steps = [Step(f"{m}{n}", chat, (), m) for n in range(2) for m in "abc"]
+    result = Graph(steps, shim=tight.shim).run()
+    assert sorted(result[step.name] for step in steps) == sorted("abc" * 2)
+    assert sorted(tight.loads) == ["a", "b", "c"]
+
+
+def test_a_failed_step_skips_what_needs_it_and_nothing_else(told: Told) -> None:
+    """The cause is named at every step behind it; the others' values are there."""
+
+    def breaks(_: StepContext) -> None:
+        raise ZeroDivisionError("no facts")
+
+    steps = [
+        Step("bad", breaks),
+        Step("behind", chat, ("bad",), "a"),
+        Step("far", chat, ("behind",), "a"),
+        Step("good", chat, (), "b"),
+    ]
+    graph = Graph(steps, shim=told.shim)
+    with pytest.raises(StepFailed, match="bad failed: ZeroDivisionError: no facts") as caught:
+        graph.run()
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    result = caught.value.result
+    assert result is not None
+    assert result["good"] == "b"
+    assert result.skipped == dict.fromkeys(("behind", "far"), "bad failed with ZeroDivisionError")
+    with pytest.raises(StepFailed, match="far was skipped: bad failed"):
+        _ = result["far"]
+    assert list(graph.run(check=False).failed) == ["bad"]
+    assert told.loads == ["b"]
+
+
+def test_conditions_skip_and_maps_run_over_every_item(told: Told) -> None:
+    """The map's result is in the order of its list; a condition that does not hold fails nothing."""
+    steps = [
+        Step("parts", lambda c: c["text"].split(), ("text",)),
+        Step(
+            "each", lambda c: f"{c.index}{c.item}{c.chat(c.item).content}", ("parts",), "a", "parts"
+        ),
+        Step("long", chat, ("parts",), "b", when=lambda v: len(v["parts"]) > 9),
+        Step("after", lambda c: c["long"], ("long",)),
+    ]
+    result = Graph(steps, ["text"], shim=told.shim).run({"text": "x y z"})
+    assert result["each"] == ["0xa", "1ya", "2za"]
+    assert result.outcomes["long"].state == result.outcomes["after"].state == "skipped"
+    assert told.loads == ["a"]
+
+
+def test_a_sub_graph_is_a_step(told: Told) -> None:
+    """Its inputs are the step's needs; its failure is the step's."""
+    inner = Graph([Step("up", lambda c: c["word"].upper(), ("word",))], ["word"], shim=told.shim)
+    outer = Graph(
+        [Step("inner", inner, ("word",)), Step("end", lambda c: c["inner"]["up"], ("inner",))],
+        ["word"],
+        shim=told.shim,
+    )
+    assert outer.run({"word": "x"})["end"] == "X"
+    result = outer.run({"word": 3}, check=False)
+    assert isinstance(result.failed["inner"], StepFailed)
+
+
+def test_a_step_is_tried_again_by_its_policy(told: Told) -> None:
+    """Errors of the world are worth it; the caller's own mistakes are not."""
+    tried: list[int] = []
+
+    def flaky(context: StepContext) -> str:
+        tried.append(context.attempt)
+        if context.attempt < 3:
+            raise LoadFailed("not yet")
+        return "done"
+
+    step = Step("flaky", flaky, retry=Retry(3, pause_s=0.0))
+    result = Graph([step], shim=told.shim).run()
+    assert (tried, result["flaky"], result.outcomes["flaky"].attempts) == ([1, 2, 3], "done", 3)
+    assert [Retry(9, 0.5, 2.0).pause_after(n) for n in (1, 2, 3)] == [0.5, 1.0, 2.0]
+
+    def mistaken(context: StepContext) -> None:
+        tried.append(context.attempt)
+        raise InvalidRequest("no such option")
+
+    tried.clear()
+    Graph([Step("m", mistaken, retry=Retry(3, 0.0))], shim=told.shim).run(check=False)
+    assert tried == [1]
+
+
+def test_a_step_that_takes_too_long_gives_its_lease_back(told: Told) -> None:
+    """Its model call is withdrawn at the time-out, in a function as well."""
+    told.scripts["a"] = Script(tokens=("x", "y"), token_gate=asyncio.Event())
+    step = Step("slow", chat, (), "a", timeout_s=0.3)
+    result = Graph([step], shim=told.shim).run(check=False)
+    assert "longer than 0.3 s" in str(result.failed["slow"])
+    assert wait_until(lambda: told.leases() == 0)
+
+
+def test_cancelling_a_run_ends_every_step_and_gives_leases_back(told: Told) -> None:
+    """Also calls in threads."""
+    told.scripts["a"] = Script(tokens=("x", "y"), token_gate=asyncio.Event())
+    graph = Graph([Step("one", chat, (), "a"), Step("two", chat, ("one",), "b")], shim=told.shim)
+
+    async def scenario() -> None:
+        run = asyncio.create_task(graph.arun())
+        assert await asyncio.to_thread(wait_until, lambda: told.leases() == 1)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(asyncio.shield(run), PATIENCE_S)
+
+    asyncio.run(scenario())
+    assert wait_until(lambda: told.leases() == 0)
+    assert told.loads == ["a"]
+
+
+def test_a_function_that_never_ends_does_not_keep_the_run(told: Told) -> None:
+    """It cannot be interrupted; its thread is left alone and asks no model any more."""
+    gate, late = threading.Event(), list[BaseException]()
+
+    def stuck(context: StepContext) -> None:
+        gate.wait(PATIENCE_S)
+        try:
+            context.chat("Hi.")
+        except KeepwarmError as error:
+            late.append(error)
+
+    begun = time.monotonic()
+    result = Graph([Step("stuck", stuck, (), "a", timeout_s=0.1)], shim=told.shim).run(check=False)
+    assert time.monotonic() - begun < PATIENCE_S
+    assert "longer than" in str(result.failed["stuck"])
+    gate.set()
+    assert wait_until(lambda: len(late) == 1)
+    assert told.loads == []
+
+
+def test_a_run_is_resumed_from_what_it_finished(told: Told, tmp_path: Path) -> None:
+    """Steps and items that are there are not run again; what is not JSON runs again."""
+    record, ran = tmp_path / "run.jsonl", list[str]()
+    broken = [True]
+
+    def note(name: str, value: Any) -> Any:
+        ran.append(name)
+        return value
+
+    def item(context: StepContext) -> str:
+        if context.item == "z" and broken[0]:
+            raise LoadFailed("not yet")
+        return str(note(context.item, context.item * 2))
+
+    steps = [
+        Step("parts", lambda c: note("parts", c["text"].split()), ("text",)),
+        Step("thing", lambda c: note("thing", object()), ("text",)),
+        Step("each", item, ("parts",), over="parts"),
+        Step("end", lambda c: "".join(c["each"]), ("each", "thing")),
+    ]
+    graph = Graph(steps, ["text"], shim=told.shim, at_once=1)
+    with pytest.raises(StepFailed):
+        graph.run({"text": "x y z"}, record=record)
+    with record.open("a", encoding="utf-8") as file:
+        file.write('{"key": "cut')
+    ran.clear()
+    broken[0] = False
+    assert graph.resume(record)["end"] == "xxyyzz"
+    assert "parts" not in ran
+    assert ran.count("thing") == 1
+    assert ran.count("z") == 1
+    assert graph.resume(record)["end"] == "xxyyzz"
+    with pytest.raises(InvalidRequest, match="there already"):
+        graph.run({"text": "x"}, record=record)
+
+
+@pytest.mark.parametrize("edit", ["", "not JSON", '{"version": 2}', "{head}\nrubbish\n"])
+def test_a_record_that_is_not_this_graphs_is_refused(told: Told, tmp_path: Path, edit: str) -> None:
+    """Another file, a newer version, an edited line, another graph."""
+    record = tmp_path / "run.jsonl"
+    graph = Graph([Step("a", lambda _: 1)], shim=told.shim)
+    graph.run(record=record)
+    head = record.read_text("utf-8").splitlines()[0]
+    other = Graph([Step("b", lambda _: 1)], shim=told.shim)
+    with pytest.raises(InvalidRequest, match="another graph"):
+        other.resume(record)
+    record.write_text(edit.replace("{head}", head), "utf-8")
+    with pytest.raises(InvalidRequest):
+        graph.resume(record)
+
+
+def test_coming_models_are_declared_and_skipped_ones_withdrawn(told: Told) -> None:
+    """The order of the list is the order of uses."""
+    seen: list[list[str]] = []
+
+    def look(_: StepContext) -> None:
+        declared = told.shim.status()["declared"]
+        seen.append([use["model"] for row in declared for use in row["next"]])
+
+    steps = [
+        Step("look", look),
+        Step("skip", chat, ("look",), "a", when=lambda _: False),
+        Step("again", look, ("skip2",)),
+        Step("skip2", lambda _: None, ("look",)),
+        Step("ask", chat, ("again",), "b"),
+    ]
+    Graph(steps, shim=told.shim).run(check=False)
+    assert seen[0] == ["a", "b"]
+    assert seen[-1] in (["b"], ["a", "b"])
+    assert told.shim.status()["declared"] == []
+
+
+def test_steps_are_spans_and_blocking_calls_in_coroutines_are_refused(
+    told: Told, tmp_path: Path
+) -> None:
+    """A coroutine that blocks would stop every other step."""
+
+    async def blocks(context: StepContext) -> None:
+        context.chat("Hi.")
+
+    steps = [Step("draft", chat, (), "a"), Step("blocks", blocks, (), "a")]
+    with RunTrace(directory=tmp_path) as run:
+        result = Graph(steps, shim=told.shim).run(check=False)
+    assert "achat" in str(result.failed["blocks"])
+    assert run.trace_path is not None
+    names = [event.get("name") for event in json.loads(run.trace_path.read_text("utf-8"))]
+    assert names.count("draft") == 1
+
+
+def test_a_step_asks_only_the_models_that_it_names(told: Told) -> None:
+    """Others could not be made ready, and would break the turns."""
+    steps = [Step("a", lambda c: c.chat("Hi.", "b"), (), "a"), Step("b", chat)]
+    result = Graph(steps, shim=told.shim).run(check=False)
+    assert "does not say that it uses b" in str(result.failed["a"])
+    assert "no model" in str(result.failed["b"])
+
+
+def test_a_graph_is_drawn_as_mermaid(told: Told) -> None:
+    """Inputs, models, conditions, maps; names with signs of Mermaid's own stay whole."""
+    inner = Graph([Step("x", chat)], shim=told.shim)
+    steps = [
+        Step('say "hi"', chat, ("topic",), "a"),
+        Step("each", chat, ("topic",), over="topic"),
+        Step("maybe", chat, ("each",), when=lambda _: True),
+        Step("inner", inner),
+    ]
+    text = Graph(steps, ["topic"], shim=told.shim).draw()
+    assert text.startswith('graph TD\n    ntopic(["topic"])\n')
+    assert 'nsay_20__22_hi_22_["say #quot;hi#quot;<br/>a"]' in text
+    assert 'neach[["each"]]' in text
+    assert 'nmaybe{"maybe"}' in text
+    assert 'ninner[["inner"]]' in text
+    assert "neach --> nmaybe" in text
+
+
+def test_a_run_works_inside_a_running_loop(told: Told) -> None:
+    """`arun` is awaited; `run` in a program with a loop has one of its own."""
+    graph = Graph([Step("a", chat, (), "a")], shim=told.shim)
+
+    async def scenario() -> tuple[str, str]:
+        return (await graph.arun())["a"], graph.run()["a"]
+
+    assert asyncio.run(scenario()) == ("a", "a")
