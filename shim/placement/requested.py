@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from budget.errors import ConfigError
 from budget.footprint import EngineArgs
@@ -15,6 +16,10 @@ from budget.placement.sizes import Size
 from shim.config import ModelEntry, fetch_hub_file
 from shim.placement.from_plan import Asked
 from shim.placement.plan_entry import Entry, Stamp, entry_key
+
+MOST_OUTPUT_BYTES: Final = 1 << 30
+"""The most that an embedder's rows of output take by default: 1,024 tokens with 250,000 words."""
+_BATCH_STEP: Final = 64
 
 
 def engine_args(entry: ModelEntry) -> EngineArgs:
@@ -42,7 +47,8 @@ def fitted_args(args: EngineArgs, entry: ModelEntry, shape: ModelShape, size: Si
     """The arguments at one (context, slots); keys that are left out follow the model's file.
 
     The context is at most what the model was trained for. An embedder's physical batch holds the context
-    of a slot, because llama-server refuses a longer input where it cannot evaluate one in parts.
+    of a slot, because llama-server refuses a longer input where it cannot evaluate one in parts. It is less
+    where its rows of output would take more than `MOST_OUTPUT_BYTES`.
     """
     n_ctx, slots = size
     trained = trained_context(args.extra, shape)
@@ -53,7 +59,9 @@ def fitted_args(args: EngineArgs, entry: ModelEntry, shape: ModelShape, size: Si
     if not args.embeddings or in_parts or "n_ubatch" in entry.model_fields_set:
         return args
     most = args.n_batch if "n_batch" in entry.model_fields_set else args.context_per_slot
-    n_ubatch = max(args.n_ubatch, min(most, args.context_per_slot))
+    # One row for each token, as wide as the vocabulary: it is reserved even where there are no logits.
+    bounded = MOST_OUTPUT_BYTES // (4 * (shape.n_vocab + shape.n_embd)) // _BATCH_STEP * _BATCH_STEP
+    n_ubatch = max(args.n_ubatch, min(most, args.context_per_slot, bounded))
     return replace(args, n_ubatch=n_ubatch, n_batch=max(args.n_batch, n_ubatch))
 
 

@@ -101,7 +101,8 @@ class ModelEntry(Section):
     n_ubatch: int = key(
         512,
         "Tokens of a physical batch. Left out: an embedder's holds the context of a slot (`n_batch` grows "
-        "with it where that is left out, too), because it embeds no longer text.",
+        "with it where that is left out, too), because it embeds no longer text. Its rows of output take "
+        "at most 1 GiB then: with a vocabulary of 250,000 words it holds 1,024 tokens.",
         "1 or more, at most n_batch",
         ge=1,
         le=2**20,

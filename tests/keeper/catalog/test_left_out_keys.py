@@ -88,6 +88,16 @@ def test_an_embedders_physical_batch_holds_the_context_of_a_slot(
     assert (found.n_ubatch, found.n_batch) == batches
 
 
+def test_a_large_vocabulary_bounds_the_physical_batch(tmp_path: Path) -> None:
+    """250,000 words and 4,096 tokens would be 4 GB of output rows; a key that was written is honoured."""
+    large = replace(shape("bge-small", 8192), n_vocab=250_000)
+    assert args_of(tmp_path, large, role="embedder").n_ubatch == 1024
+    assert args_of(tmp_path, large, role="embedder", context=512).n_ubatch == 512
+    assert args_of(tmp_path, large, role="embedder", n_ubatch=4096, n_batch=4096).n_ubatch == 4096
+    huge = replace(large, n_vocab=2_000_000)
+    assert args_of(tmp_path, huge, role="embedder").n_ubatch == 512
+
+
 def test_an_embedder_that_reads_in_parts_keeps_the_usual_batch(tmp_path: Path) -> None:
     """A decoder whose last token is the vector needs no batch as large as its context."""
     found = args_of(tmp_path, shape("qwen3-0.6b", 8192, pooling_type=3), role="embedder")
