@@ -7,7 +7,8 @@ place. An unreadable file, or one with impossible figures, is set aside with a l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -15,11 +16,16 @@ from typing import Any, Final
 from backends.footprint.cache import JsonFolder, cache_key
 from backends.json_shapes import table, text, whole
 from backends.machine.files.folders import user_folder
+from backends.machine.files.whole_files import is_there, write_whole
+from budget.errors import LoadFailed
 from budget.footprint import MOST_EXTRA_BYTES, MOST_TIMES, EngineArgs, Footprint, Placement
 
 _FORMAT: Final = 1
 _MAX_FILES: Final = 4096
 
+HALF_LIFE_DAYS: Final = 7
+"""The days after which a peak that was not seen again counts half."""
+_DAY_S: Final = 24 * 3600
 ROUNDING: Final = 0.02
 """Corrections ignore differences of 1%, so figures may differ by a little more."""
 
@@ -40,6 +46,19 @@ class LearnedBytes:
     measured_bytes: int
     corrected_bytes: int
 
+    def faded(self, share: float) -> LearnedBytes:
+        """The figures with this share of what was measured beyond the estimate and the buffers."""
+        certain = max(self.estimated_bytes, self.reported_bytes + self.overhead_bytes)
+
+        def less(n_bytes: int) -> int:
+            return min(n_bytes, certain + int(max(0, n_bytes - certain) * share))
+
+        return replace(
+            self,
+            measured_bytes=less(self.measured_bytes),
+            corrected_bytes=less(self.corrected_bytes),
+        )
+
     @property
     def is_possible(self) -> bool:
         """Whether the figures are plausible for the estimate, and consistent.
@@ -58,12 +77,27 @@ class LearnedBytes:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """The corrections of one file with one engine's arguments. `args` are those of `EngineArgs`."""
+    """The corrections of one file with one engine's arguments. `args` are those of `EngineArgs`.
+
+    `at` is when an engine was last found to take these bytes, in UNIX seconds.
+    """
 
     identity: str
     build: str
     args: Mapping[str, Any]
     devices: Mapping[str, LearnedBytes]
+    at: int = 0
+
+    def faded(self, now: float) -> Learned:
+        """The corrections at a later time (UNIX seconds).
+
+        What an engine took beyond its estimate and its buffers may have been one odd request's. It halves
+        in each `HALF_LIFE_DAYS` in which no engine was found to take it.
+        """
+        days = max(0.0, now - self.at) // _DAY_S
+        share = 0.5 ** (days / HALF_LIFE_DAYS)
+        faded = {device: row.faded(share) for device, row in self.devices.items()}
+        return replace(self, devices=faded)
 
     def to_json(self) -> dict[str, Any]:
         """The entry as JSON-serialisable data; `from_json` is the inverse."""
@@ -84,7 +118,13 @@ class Learned:
             if not found.is_possible:
                 raise ValueError(f"{device}: these bytes cannot be: {dict(row)}")
             devices[device] = found
-        return cls(text(data["identity"]), text(data["build"]), dict(table(data["args"])), devices)
+        return cls(
+            text(data["identity"]),
+            text(data["build"]),
+            dict(table(data["args"])),
+            devices,
+            whole(data.get("at", 0)),
+        )
 
     @property
     def is_possible(self) -> bool:
@@ -121,10 +161,16 @@ def default_folder() -> Path:
 
 
 class LearnedStore:
-    """Learned figures on disk. With a folder that cannot be used, none are kept."""
+    """Learned figures on disk. With a folder that cannot be used, none are kept.
 
-    def __init__(self, folder: Path | None = None) -> None:
+    Peaks fade as time passes (`Learned.faded`). `clock` gives UNIX seconds.
+    """
+
+    def __init__(
+        self, folder: Path | None = None, *, clock: Callable[[], float] = time.time
+    ) -> None:
         self.folder = folder or default_folder()
+        self.clock = clock
         self._files = JsonFolder(self.folder, "what was learned of an engine's bytes")
 
     def get(self, identity: str, args: EngineArgs, build: str) -> Learned | None:
@@ -140,15 +186,46 @@ class LearnedStore:
 
     def of_file(self, identity: str) -> list[Learned]:
         """All corrections of a file, for any arguments."""
+        return [learned for _, learned in self._entries(identity)]
+
+    def _entries(self, identity: str) -> list[tuple[Path, Learned]]:
         try:
             paths = sorted(self.folder.glob("*.json"))[:_MAX_FILES]
         except OSError:
             return []
-        found = (self._read(path.name) for path in paths)
-        return [learned for learned in found if learned and learned.identity == identity]
+        found = ((path, self._read(path.name)) for path in paths)
+        return [(path, row) for path, row in found if row and row.identity == identity]
+
+    def forget(self, identity: str) -> int:
+        """Delete all corrections of a file; returns how many they were.
+
+        Raises:
+            LoadFailed: they cannot be deleted.
+        """
+        entries = self._entries(identity)
+        try:
+            for path, _ in entries:
+                path.unlink(missing_ok=True)
+            if entries:
+                write_whole(self.marker(identity), str(self.clock()).encode())
+        except OSError as error:
+            raise LoadFailed(
+                f"{self.folder}: what was learned cannot be deleted: {error.strerror}.",
+                hint="Look at the rights of the folder.",
+            ) from error
+        return len(entries)
+
+    def marker(self, identity: str) -> Path:
+        """A file that changes when the corrections of a model's file are forgotten."""
+        return self.folder / f"{identity}.forgotten"
+
+    def holds(self, learned: Learned, args: EngineArgs) -> bool:
+        """Whether corrections are still kept; they may have been forgotten."""
+        return is_there(self.folder / _name(cache_key(learned.identity, args, learned.build)))
 
     def _read(self, name: str) -> Learned | None:
-        return self._files.read(name, Learned.from_json)
+        found = self._files.read(name, Learned.from_json)
+        return None if found is None else found.faded(self.clock())
 
 
 def _name(key: str) -> str:

@@ -64,7 +64,8 @@ def no_place(state: CoreState, request: Waiting) -> NeverFits:
     engine = state.residents[request.engine_id]
     shortfall = state.fitting.shortfall(engine, client_id=request.client_id)
     there = state.fitting.pinned_on(shortfall[0], engine)
-    return never_fits(request.model, shortfall, pins_of(state, there))
+    learned = any(option.learned for option in engine.spec.options)
+    return never_fits(request.model, shortfall, pins_of(state, there), learned=learned)
 
 
 def lateness(state: CoreState, request: Waiting, now: float) -> DeadlineExceeded:

@@ -76,15 +76,25 @@ def too_late(model: str, waited_s: float, pins: Pins = ()) -> DeadlineExceeded:
     )
 
 
-def never_fits(model: str, shortfall: Shortfall, pins: Pins = ()) -> NeverFits:
-    """The error of a request that never fits beside pins; `pins` are those that hold bytes there."""
+_LEARNED = " The figure was learned from an engine that took so much."
+
+
+def never_fits(
+    model: str, shortfall: Shortfall, pins: Pins = (), *, learned: bool = False
+) -> NeverFits:
+    """The error of a request that never fits beside pins; `pins` are those that hold bytes there.
+
+    `learned`: its bytes are those that an engine was found to take.
+    """
     device, limit, pinned, asked = shortfall
     which = f" ({_named(pins)})" if pins else ""
     return NeverFits(
         f"{model} asks for {asked} bytes on {device}, where the limit is {limit} and pinned "
-        f"models hold {pinned}{which}.",
-        hint="Raise the limit, unpin a model, or choose a smaller context, KV type or file.",
+        f"models hold {pinned}{which}." + (_LEARNED if learned else ""),
+        hint="Raise the limit, unpin a model, or choose a smaller context, KV type or file."
+        + (f" `keepwarm forget {model}` goes back to the estimate." if learned else ""),
         model=model,
+        learned=learned,
         **_numbers(shortfall),
         pins=[dict(pin) for pin in pins],
     )

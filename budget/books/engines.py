@@ -21,13 +21,15 @@ class PlacementOption:
     """One way to place an engine. Lower tiers are preferred as long as they can ever fit.
 
     `load_seconds` is what loading it is expected to cost; `threads` how many cores it keeps busy
-    while it generates, 0 where another device computes.
+    while it generates, 0 where another device computes. `learned`: its bytes are those that an engine was
+    found to take, and no estimate.
     """
 
     bookings: Bookings
     load_seconds: float
     tier: int = 0
     threads: int = 0
+    learned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,10 @@ COMMANDS: Final = {
         "shim.cli.commands.models:release",
         "Tell the keeper that a model may be evicted first.",
     ),
+    "forget": (
+        "shim.cli.commands.inspect.forget:forget",
+        "Forget the bytes that earlier loads of a model were found to take.",
+    ),
     "keeper": (
         "shim.cli.commands.keeper:keeper_group",
         "Start, stop and watch the background keeper.",

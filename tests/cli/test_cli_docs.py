@@ -133,6 +133,7 @@ def test_every_json_example_has_the_keys_that_are_printed(
         "stop": lambda: shared.json("stop", "writer"),
         "list": lambda: shared.json("list"),
         "show": lambda: shared.json("show", "writer"),
+        "forget": lambda: shared.json("forget", "vec"),
         "unpin": lambda: shared.json("unpin", "writer"),
         "keeper status": lambda: shared.json("keeper", "status"),
         "keeper stop": lambda: shared.json("keeper", "stop"),

@@ -34,7 +34,13 @@ from shim.keeper.catalog.broken_models import BrokenModel
 from shim.keeper.catalog.corrections import learned_store
 from shim.keeper.catalog.entries import CatalogEngine as CatalogEngine
 from shim.keeper.catalog.entries import Prepared as Prepared
-from shim.keeper.catalog.preparing import engine_id_of, lie_far, prepare, watched_files
+from shim.keeper.catalog.preparing import (
+    engine_id_of,
+    forgotten_stamp,
+    lie_far,
+    prepare,
+    watched_files,
+)
 from shim.placement.budgeted_devices import BudgetDevices, budget_devices
 from shim.placement.from_plan import Decided, decide
 from shim.placement.plan_file import usable_plan
@@ -128,9 +134,15 @@ class Catalog:
         return name in self.prepared and not self.is_far(name) and not self.is_stale(name)
 
     def is_stale(self, name: str) -> bool:
-        """Whether a model's files changed since they were read, or could not be read then."""
+        """Whether a model's files changed since they were read, or could not be read then.
+
+        Or what was learned of them was forgotten.
+        """
         prepared = self.prepared.get(name)
-        return prepared is None or stamp_of([row[0] for row in prepared.stamp]) != prepared.stamp
+        if prepared is None:
+            return True
+        stamp = (*prepared.stamp, *prepared.forgotten)
+        return stamp_of([row[0] for row in stamp]) != stamp
 
     def refusal(self, name: str, now_s: float) -> KeepwarmError | None:
         """The error that refuses a request at once; None when the model's files are to be read again."""
@@ -372,4 +384,5 @@ def _as_planned(
         row.entry.stamp,
         row.entry.carries_kv,
         lie_far(entry, facts.files),
+        forgotten_stamp(learned, facts.identity),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from backends.footprint.cache import cache_key
@@ -26,6 +26,8 @@ TOLERANCE: Final = 0.01
 
 WARM_USES: Final = 3
 """After so many leases an engine has touched all memory that it works with."""
+
+_CONFIRM_EVERY_S: Final = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +113,17 @@ class Corrections:
         """
         # The key holds the side files as they are now, because one may have been replaced.
         key = cache_key(identity, placement.args, self._build)
+        known = self._known.get(key)
+        if known is not None and not self._store.holds(known, placement.args):
+            del self._known[key]  # it was forgotten meanwhile
         if key not in self._known:
             self._known[key] = self._store.get(identity, placement.args, self._build)
         devices = compare(placement, seen, self._known[key])
+        now = int(self._store.clock())
         if devices is None:
+            self._confirm(key, placement, seen, now)
             return placement
-        learned = Learned(identity, self._build, asdict(placement.args), devices)
+        learned = Learned(identity, self._build, asdict(placement.args), devices, now)
         # A leak in one engine is no figure for the next one. While it runs, its bytes are booked.
         believed = learned.is_possible
         if believed:
@@ -127,6 +134,19 @@ class Corrections:
             if row.corrected_bytes != booked[device]:
                 LOG.warning("%s", _sentence(label, device, booked[device], row, believed=believed))
         return learned.apply(placement)
+
+    def _confirm(self, key: str, placement: Placement, seen: Seen, now: int) -> None:
+        """Note that a peak was seen again, so that it does not fade. At most once a day."""
+        known = self._known[key]
+        if known is None or now - known.at < _CONFIRM_EVERY_S:
+            return
+        stands = all(
+            seen.measured.get(device, 0) >= (1 - TOLERANCE) * row.measured_bytes
+            for device, row in known.devices.items()
+        )
+        if stands:
+            self._known[key] = replace(known, at=now)
+            self._store.put(placement.args, replace(known, at=now))
 
 
 def _sentence(label: str, device: str, booked: int, row: LearnedBytes, *, believed: bool) -> str:

@@ -79,7 +79,11 @@ class CatalogEngine:
         seconds = FIXED_LOAD_S + size / LOAD_BYTES_PER_S
         options = tuple(
             PlacementOption(
-                bookings_of(placement), seconds, placement.tier, self._threads_of(placement)
+                bookings_of(placement),
+                seconds,
+                placement.tier,
+                self._threads_of(placement),
+                learned=placement.source == "engine",
             )
             for placement in self.placements
         )
@@ -105,7 +109,10 @@ class CatalogEngine:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """One local model, read and placed. `far`: its files lie on another machine."""
+    """One local model, read and placed. `far`: its files lie on another machine.
+
+    `forgotten` is the stamp of the file that changes when what was learned of it is forgotten.
+    """
 
     name: str
     entry: ConfigEntry
@@ -115,6 +122,7 @@ class Prepared:
     stamp: Stamp
     carries_kv: bool = False
     far: bool = False
+    forgotten: Stamp = ()
 
     def engine(self, names: tuple[str, ...]) -> CatalogEngine:
         """The engine that serves this model and all others in `names`."""

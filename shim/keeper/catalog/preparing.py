@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from backends.footprint.inspect import Inspector, with_note
+from backends.footprint.learned import LearnedStore
 from backends.footprint.placing import placements
 from backends.gguf import GgufHeader, read_header
 from backends.kinds import Backend
@@ -61,6 +62,7 @@ def _prepare_gguf(
         (*_stamp_of(header), *side),
         carries_kv(shape, placed[0].args),
         lie_far(entry, header.files),
+        forgotten_stamp(inspector.learned, header.identity),
     )
 
 
@@ -68,6 +70,11 @@ _BY_KIND: Final[
     Mapping[Backend, Callable[[str, ConfigEntry, BudgetDevices, Inspector], Prepared]]
 ] = {"llama.cpp": _prepare_gguf, "python": prepare_worker}
 """How each kind that keepwarm starts gets its placements."""
+
+
+def forgotten_stamp(learned: LearnedStore | None, identity: str) -> Stamp:
+    """The stamp of the file that changes when what was learned of a model's file is forgotten."""
+    return () if learned is None else stamp_of([learned.marker(identity)])
 
 
 def watched_files(entry: ConfigEntry) -> list[Path]:

@@ -12,6 +12,7 @@ from budget.books.room import Taken, room_bytes, taken_bytes
 from budget.errors import MeasurementFailed
 from budget.eviction.policies import EvictionPolicy
 from budget.footprint import HOST
+from shim.keeper.catalog.corrections import TOLERANCE
 from shim.keeper.engines.running_engine import RunningEngine
 from shim.keeper.shell.actions_out import Shell
 from shim.keeper.shell.policy_state import remember
@@ -171,9 +172,20 @@ class Monitor:
         corrected = tuple((d, max(b, known.get(d, 0))) for d, b in engine.bookings)
         if corrected != engine.bookings:
             self._shell.post(ev.EngineMeasured(engine_id, running.generation, corrected))
-        # During a request, part of the measured bytes may belong to that request alone.
-        if not engine.leases:
+        # During a request, part of the measured bytes may belong to that request alone. Behind one that its
+        # client gave up, the engine may be at work for a while: a peak is learned once it stands.
+        if not engine.leases and self._stands(engine_id, running, known):
             self._shell.supervisor.learn(engine_id, running, known)
+
+    def _stands(self, engine_id: str, running: RunningEngine, known: Mapping[str, int]) -> bool:
+        """Whether the reading before this one found the same bytes."""
+        before = self._before
+        if before is None or before.engines.get(engine_id) is not running:
+            return False
+        then = before.taken[engine_id]
+        return all(
+            abs(amount - (then.get(d) or 0)) <= TOLERANCE * amount for d, amount in known.items()
+        )
 
     def _as_before(
         self, engine_id: str, running: RunningEngine, known: Mapping[str, int]

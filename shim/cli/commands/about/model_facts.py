@@ -8,8 +8,10 @@ from typing import Any
 
 from backends.gguf import GgufHeader, read_header
 from budget.errors import KeepwarmError
+from shim.cli.commands.inspect.learned_lines import learned_on
 from shim.cli.console.running import ask_running, engine_row
 from shim.config import Config, ModelEntry, fetch_hub_file
+from shim.keeper.catalog.corrections import learned_store
 from shim.placement.requested import engine_args, fitted_args, sizes_of
 
 
@@ -110,7 +112,22 @@ def facts_of(config: Config, name: str, status: Mapping[str, Any] | None) -> dic
         "priority": entry.priority,
         "keep_alive_s": None if entry.remote else float(entry.keep_alive),
     }
-    return {**common, **file_facts(entry), **engine_facts(status, name, entry)}
+    facts = file_facts(entry)
+    return {
+        **common,
+        **facts,
+        "learned_on": _learned_on(facts["file"]),
+        **engine_facts(status, name, entry),
+    }
+
+
+def _learned_on(file: str | None) -> str | None:
+    """The day on which an engine of a file was last found to take other bytes than were estimated."""
+    try:
+        known = learned_store().of_file(read_header(file).identity) if file is not None else []
+    except KeepwarmError:
+        return None
+    return max((day for row in known if (day := learned_on(row))), default=None)
 
 
 def _source_key(entry: ModelEntry) -> str:

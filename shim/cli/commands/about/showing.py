@@ -43,6 +43,7 @@ def _rows(facts: Mapping[str, Any]) -> list[tuple[str, object]]:
         ("state", shown_state(facts)),
         ("booked", size(facts["bytes"]) if facts["bytes"] else None),
         ("measured", sizes(facts["measured"]) if facts["measured"] else None),
+        ("bytes learned on", facts["learned_on"]),
         ("priority", facts["priority"] or None),
     ]
     if facts["remote"]:
