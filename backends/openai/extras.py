@@ -9,7 +9,7 @@ from typing import Any, Final
 from backends.base import Endpoint
 from budget.errors import InvalidRequest
 
-OURS: Final = frozenset({"stream_options", "encoding_format"})
+OURS: Final = frozenset({"stream_options", "encoding_format", "return_progress"})
 """They bring figures and a shape; an answer without them is the same answer."""
 _OLD_LIMIT, _NEW_LIMIT = "max_tokens", "max_completion_tokens"
 _STRICT: Final = frozenset({400, 422})

@@ -132,8 +132,12 @@ def no_embeddings(model: str) -> InvalidRequest:
     return InvalidRequest(f"{model} does not embed.", hint='Configure it with role = "embedder".')
 
 
-def chat_body(endpoint: Endpoint, request: ChatRequest, *, stream: bool) -> bytes:
+def chat_body(
+    endpoint: Endpoint, request: ChatRequest, *, stream: bool, progress: bool = False
+) -> bytes:
     """The body of a chat request for this endpoint.
+
+    With `progress` llama.cpp says in the stream how far it is with the prompt.
 
     Raises:
         InvalidRequest: a message or an option is not allowed, or the endpoint cannot honour it.
@@ -149,6 +153,8 @@ def chat_body(endpoint: Endpoint, request: ChatRequest, *, stream: bool) -> byte
     if stream:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
+        if progress and endpoint.backend == "llama.cpp":
+            body["return_progress"] = True
     return _encode(body)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Unpack
@@ -104,7 +105,8 @@ class Transport:
         Raises:
             KeepwarmError: as `chat`, here or from the iterator.
         """
-        body = chat_body(endpoint, request, stream=True)
+        waits_s = (limits.get("timeouts") or self._timeouts).first_token_s
+        body = chat_body(endpoint, request, stream=True, progress=waits_s < math.inf)
         exchange = self._exchange(endpoint, CHAT_PATH, body, limits, streamed=True)
         return await self._stream(exchange, StreamReader)
 

@@ -10,12 +10,13 @@ class CallOptions(TypedDict, total=False):
     """What every call takes.
 
     `priority` orders waiting calls (0 is usual; below 0 is work in the background). `deadline_s` are the
-    seconds in which the whole call has to end, waiting included. The time-outs are seconds, too, and count
-    from the request: until the first token, between two tokens, and in all.
+    seconds in which the whole call has to end, waiting included. The time-outs are seconds, too: for
+    connecting; and from the request on until the first token, between two tokens, and in all.
     """
 
     priority: int | None
     deadline_s: float | None
+    connect_timeout: float | None
     first_token_timeout: float | None
     token_timeout: float | None
     answer_timeout: float | None

@@ -13,7 +13,8 @@ from budget.errors import InvalidRequest
 from shim.config import ModelEntry
 
 OWN_OPTIONS: Final = (
-    "priority", "deadline_s", "first_token_timeout", "token_timeout", "answer_timeout",
+    "priority", "deadline_s",
+    "connect_timeout", "first_token_timeout", "token_timeout", "answer_timeout",
 )  # fmt: skip
 MAX_PRIORITY: Final = 2**53
 MAX_DEADLINE_S: Final = 366 * 86400
@@ -32,17 +33,18 @@ def timeouts_of(entry: ModelEntry, own: MutableMapping[str, Any]) -> Timeouts | 
     """
     base = None if entry.url is not None else _HERE
     first_s, token_s = entry.first_token_timeout, entry.token_timeout
-    answer_s = entry.answer_timeout
+    connect_s, answer_s = entry.connect_timeout, entry.answer_timeout
     if own:
         _check(own)
+        connect_s = _seconds(own, "connect_timeout", connect_s)
         first_s = _seconds(own, "first_token_timeout", first_s)
         token_s = _seconds(own, "token_timeout", token_s)
         answer_s = _seconds(own, "answer_timeout", answer_s)
-    if first_s is None and token_s is None and answer_s is None:
+    if connect_s is first_s is token_s is answer_s is None:
         return base
     base = base or _USUAL
     return Timeouts(
-        base.connect_s,
+        base.connect_s if connect_s is None else connect_s,
         base.first_token_s if first_s is None else first_s,
         base.between_tokens_s if token_s is None else token_s,
         base.answer_s if answer_s is None else answer_s,

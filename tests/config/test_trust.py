@@ -32,7 +32,8 @@ NEEDS_NO_TRUST = {
     "trace": "enabled content compress",
     "models": "path hf role context slots kv_type kv_type_k kv_type_v n_gpu_layers flash_attention "
     "n_batch n_ubatch repack swa_full threads keep_alive pin priority max_queue mmproj draft_model "
-    "lora warm_prompt backend model_id first_token_timeout token_timeout answer_timeout "
+    "lora warm_prompt backend model_id connect_timeout first_token_timeout token_timeout "
+    "answer_timeout "
     "options bytes files cwd env device",
 }
 """Keys that spend no secret, connect to and run nothing, and have nothing written where the file says.

@@ -39,9 +39,11 @@ def test_an_engine_here_may_take_as_long_as_it_gets_on() -> None:
 
 def test_a_models_timeouts_hold_for_its_calls() -> None:
     """As texts or seconds; what is left out is as it was."""
-    found = _timeouts({**FAR, "first_token_timeout": "2h", "answer_timeout": 7})
     usual = Timeouts()
+    found = _timeouts({**FAR, "first_token_timeout": "2h", "answer_timeout": 7})
     assert found == Timeouts(usual.connect_s, 7200.0, usual.between_tokens_s, 7.0, 7.0)
+    assert _timeouts({**FAR, "connect_timeout": "30s"}) == Timeouts(connect_s=30.0)
+    assert _timeouts({**FAR, "connect_timeout": 3}, connect_timeout=2) == Timeouts(connect_s=2.0)
 
 
 def test_a_calls_timeouts_come_before_its_models() -> None:

@@ -51,7 +51,10 @@ class AsyncDeltaStream(Stream[Delta]):
             raise self._exchange.failed(exc, in_answer=True, text=reader.text) from exc
         finally:
             bounds.paused()
+        evaluated = reader.evaluated
         deltas = reader.ended() if chunk is None else reader.feed(chunk)
+        if reader.evaluated > evaluated:
+            bounds.advanced()
         self._ready.extend(deltas)
         bounds.heard(reader.events, sum(map(self._is_progress, deltas)))
 

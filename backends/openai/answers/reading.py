@@ -20,7 +20,8 @@ _DONE: Final = b"[DONE]"
 class StreamReader:
     """Bytes of a streamed answer in, deltas out; `done` once the stream has said `[DONE]`.
 
-    `events` counts all events, also those without a delta; empty deltas are left out.
+    `events` counts all events, also those without a delta; empty deltas are left out. `evaluated` are
+    the tokens of the prompt that llama.cpp says to have evaluated.
     """
 
     def __init__(self, endpoint: Endpoint, secrets: Secrets, content_type: str = "") -> None:
@@ -32,6 +33,7 @@ class StreamReader:
         self._finished = self._answered = False
         self._said: list[str] = []
         self.events = 0
+        self.evaluated = 0
         self.done = False
 
     def feed(self, chunk: bytes) -> list[Delta]:
@@ -88,11 +90,19 @@ class StreamReader:
             error = error_in_answer(self._endpoint, found, self._secrets)
             error.facts["text"] = self.text
             raise error
+        if "prompt_progress" in value and not (delta.is_token or delta.finish_reason):
+            self._note_progress(value["prompt_progress"])
+            return
         self._finished = self._finished or delta.finish_reason is not None
         self._answered = self._answered or bool(value.get("choices")) or delta.is_token
         if not delta.is_empty:
             deltas.append(delta)
             self._said.append(delta.content)
+
+    def _note_progress(self, said: Any) -> None:
+        done = said.get("processed") if isinstance(said, Mapping) else None
+        if isinstance(done, int):
+            self.evaluated = max(self.evaluated, done)
 
     def _delta(self, value: Mapping[str, Any]) -> Delta:
         delta = parse_chunk(value)

@@ -46,9 +46,10 @@ _EARLY_S: Final = 0.05
 class Timeouts:
     """Seconds until a request is given up, by phase.
 
-    `first_token_s` covers queueing and prompt evaluation of a streamed answer, `between_tokens_s` each
-    further token: comments, pings and empty deltas are none, and the time that the caller takes between two
-    pieces is not counted. `answer_s` and `stream_s` bound the whole of an answer.
+    `first_token_s` covers queueing and prompt evaluation of a streamed answer, and begins anew where the
+    endpoint says that the evaluation got on. `between_tokens_s` covers each further token: comments, pings
+    and empty deltas are none, and the time that the caller takes between two pieces is not counted.
+    `answer_s` and `stream_s` bound the whole of an answer.
     """
 
     connect_s: float = 5.0
@@ -119,6 +120,11 @@ class Bounds:
         self._phase, self._phase_s, self._phase_left_s = phase, limit_s, limit_s
         self._since = time.monotonic()
         self._end = min(self._since + limit_s, self._last)
+
+    def advanced(self) -> None:
+        """Note that the evaluation of the prompt got on: the wait for the first token begins anew."""
+        if not self.tokens:
+            self.expect(*self._first)
 
     def waiting(self) -> None:
         """Note that the caller waits from here on.

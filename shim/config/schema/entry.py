@@ -144,10 +144,16 @@ class ModelEntry(Section):
         "a whole number, 0 or more",
         ge=0,
     )
+    connect_timeout: Seconds | None = key(
+        None,
+        "How long one attempt to connect to the endpoint may take. Left out: 5 seconds.",
+        SECONDS_ALLOWED,
+    )
     first_token_timeout: Seconds | None = key(
         None,
-        "How long a streamed answer may take to its first token. Left out: 10 minutes at an endpoint; "
-        "an engine here as long as it gets on ([keeper] stall_timeout).",
+        "How long a streamed answer may take to its first token, or since llama.cpp last said that it "
+        "got on with the prompt. Left out: 10 minutes at an endpoint; an engine here as long as it gets "
+        "on ([keeper] stall_timeout).",
         SECONDS_ALLOWED,
     )
     token_timeout: Seconds | None = key(
