@@ -335,8 +335,6 @@ class Shim:
         call = self._session.call(model, "", options, "load")
         if call.remote:
             return {}
-        if call.run is None and self.config.trace.enabled:
-            call.run = self._session.run.get(self.config.trace)
         if call.run is not None:
             self._session.follow(call.run)
         fields = {**call.wants, "want": want}

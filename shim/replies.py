@@ -146,8 +146,8 @@ class PastCall(NamedTuple):
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, str | bytes):
-        return repr(value if len(value) <= _SHOWN else value[:_SHOWN]) + "..." * (
-            len(value) > _SHOWN
-        )
+    if isinstance(value, str):
+        return repr(value if len(value) <= _SHOWN else f"{value[:_SHOWN]}...")
+    if isinstance(value, bytes):
+        return repr(value if len(value) <= _SHOWN else value[:_SHOWN] + b"...")
     return reprlib.repr(value)

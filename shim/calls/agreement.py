@@ -96,15 +96,16 @@ class Agreement:
 
     def referred(self, fields: dict[str, Any]) -> dict[str, Any]:
         """The fields of an op, with references in place of this client's names of its models."""
+        known = self._references
         if "model" in fields:
-            return {**fields, "model": self._reference(fields["model"])}
-        return {**fields, "models": [self._reference(name) for name in fields["models"]]}
+            name = fields["model"]
+            return {**fields, "model": known.get(name) or self._reference(name)}
+        names = fields["models"]
+        return {**fields, "models": [known.get(name) or self._reference(name) for name in names]}
 
     def _reference(self, name: str) -> str:
-        known = self._references.get(name)
-        if known is None:
-            known = self._references[name] = called(self.config, name)
-        return known
+        self._references[name] = reference = called(self.config, name)
+        return reference
 
     async def hand_over(self, connection: KeeperConnection, references: Sequence[str]) -> None:
         """Make models known to the keeper, each as this client's configuration has it.

@@ -77,8 +77,6 @@ class Leases:
             KeepwarmError: the lease was refused.
         """
         session = self._session
-        if call.run is None and session.config.trace.enabled:
-            call.run = session.run.get(session.config.trace)
         if call.remote:
             call.granted(LeaseGrant(session.remote_endpoint(call.model)))
             return call.held.endpoint

@@ -223,12 +223,12 @@ class Session:
             InvalidRequest: an option of keepwarm's own is not allowed, the model does something else, or
                 the session is closed.
         """
-        entry = self._entry(model)
+        config, entry = self._agreement.config, self._entry(model)
         verb = _VERBS.get(operation)
         if verb is not None and verb not in verbs_of(entry):  # noqa: SIM102 - each says one thing
             # Engines of a test's factory may do more than the model's role says.
             if self._factory is None or verb != "embed":
-                raise cannot(self.config, model, verb)
+                raise cannot(config, model, verb)
         own, rest = split_options(options, OWN_OPTIONS)
         limits = Limits(timeouts=timeouts_of(entry, own))
         if (deadline_s := own.get("deadline_s")) is not None:
@@ -239,7 +239,10 @@ class Session:
         if self.declarations.open and (plan := self.declarations.name()) is not None:
             wants["plan"] = plan
         in_background = low and not remote and can_resume(request)
-        return Call(model, request, wants, limits, remote, operation, in_background)
+        call = Call(model, request, wants, limits, remote, operation, in_background)
+        if call.run is None and config.trace.enabled:
+            call.run = self.run.get(config.trace)
+        return call
 
     def hint(self, kind: str, model: str) -> Mapping[str, Any]:
         """Tell the keeper that a model is to be unloaded, released or unpinned.
@@ -263,12 +266,13 @@ class Session:
     def _entry(self, model: str) -> ModelEntry:
         if self._closed:
             raise closed_before()
-        entry = self.config.models.get(model)
+        config = self._agreement.config
+        entry = config.models.get(model)
         if entry is None:
             raise UnknownModel(
                 f"No model is called {model!r}.",
-                hint=f"{self.config.file or 'The configuration'} has: "
-                f"{', '.join(sorted(self.config.models)) or 'no models'}.",
+                hint=f"{config.file or 'The configuration'} has: "
+                f"{', '.join(sorted(config.models)) or 'no models'}.",
                 model=model,
             )
         return entry
