@@ -103,9 +103,9 @@ def _first_usable(places: list[Path]) -> Path:
             return _checked(make_place(place))
         except (OSError, ConfigError) as error:
             why = error.message if isinstance(error, ConfigError) else error.strerror
-            problems.append(f"{place}: {why}")
+            problems.append(f"{place}: {str(why).rstrip('.')}")
     raise ConfigError(
-        f"No place for the keeper's folder can be used. {' '.join(problems)}",
+        f"No place for the keeper's folder can be used: {'; '.join(problems)}.",
         hint=f"Set ${RUNTIME_VARIABLE} to a private folder.",
         places=[str(place) for place in places],
     )

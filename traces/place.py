@@ -22,9 +22,10 @@ def default_directory() -> Path:
     # As all state folders: the standard says that a relative one counts as not set.
     state = Path(os.environ.get("XDG_STATE_HOME", ""))
     try:
-        base = state if state.is_absolute() else Path.home() / ".local" / "state"
+        home = Path("/", Path.home())
     except RuntimeError:
-        base = Path("/.local/state")
+        home = Path("/")
+    base = state if state.is_absolute() else home / ".local" / "state"
     return base / "keepwarm" / "runs"
 
 

@@ -7,7 +7,6 @@ each process beyond the dry run's figure are fitted to `OverheadModel`. It takes
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from backends.footprint.shared_code import SharedCode
 from backends.llama.args import LaunchSettings, server_argv
 from backends.llama.binaries import find_binary, library_env
 from backends.machine.children import serving
+from backends.machine.files.folders import temporary_folder
 from backends.machine.processes import pss_bytes
 from backends.machine.unix_http import blocking_request, is_healthy
 from backends.measure.calibration import small, write_calibration
@@ -65,10 +65,10 @@ def calibrate(folder: Path | None = None, *, say: Say = lambda _done, _all: None
     """
     server = find_binary("llama-server")
     points = []
-    with tempfile.TemporaryDirectory(prefix="kw-") as name, SharedCode(server):
+    with temporary_folder("kw-") as made, SharedCode(server):
         for number, point in enumerate(_POINTS):
             say(number, len(_POINTS))
-            points.append(_measure_point(Path(name), server, *point))
+            points.append(_measure_point(made, server, *point))
     found = fit_overhead(points)
     store_overhead(found, folder)
     return found

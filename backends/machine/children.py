@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,8 +83,9 @@ def ask_child(
         MeasurementFailed: it cannot be started.
     """
     until_s = time.monotonic() + timeout_s
-    # A file takes any number of bytes at once, where a pipe would wait for the reader.
-    with _typed_failure(command[0]), tempfile.TemporaryFile() as given_file:
+    # A file takes any number of bytes at once, where a pipe would wait for the reader. It lies in memory,
+    # because a system may have no folder for temporary files that can be written.
+    with _typed_failure(command[0]), os.fdopen(os.memfd_create("given"), "w+b") as given_file:
         given_file.write(given)
         given_file.seek(0)
         process = _started(command, env, given_file, subprocess.PIPE, subprocess.PIPE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from backends.llama.binaries import find_binary, library_env
 from backends.machine.children import START_LIMIT_S, ask_child, serving
 from backends.machine.devices import free_bytes, llama_device_names
 from backends.machine.environment import child_environment
+from backends.machine.files.folders import temporary_folder
 from backends.machine.files.page_cache import drop_from_page_cache
 from backends.machine.gpus import gpu_environment
 from backends.machine.unix_http import is_healthy
@@ -90,8 +90,8 @@ class LoadTimer:
         binary = find_binary("llama-server")
         layers = "0" if self.device == HOST else "999"
         # A socket's path is short, which that of a nested folder may not be.
-        with tempfile.TemporaryDirectory(prefix="kw-") as folder:
-            sock = Path(folder) / "s.sock"
+        with temporary_folder("kw-") as folder:
+            sock = folder / "s.sock"
             command = [str(binary), "-m", str(path), "--host", str(sock), "-lm", mode, "-c", "256"]
             command += ["--fit", "off", "--no-warmup", "--no-ui", "--offline", "-ngl", layers]
             command += ["-dev", ",".join(llama_device_names([self.device]))]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,6 +13,7 @@ from backends.footprint.calibrate import calibrate
 from backends.footprint.inspect import Inspector
 from backends.footprint.machine_overhead import measured_overhead, store_overhead
 from backends.gguf import GgufHeader, read_header
+from backends.machine.files.folders import temporary_folder
 from backends.measure.decode import DecodeRun, DecodeTimer
 from backends.measure.hardware import hardware, llama_build
 from backends.measure.loads import LoadTimer
@@ -111,9 +110,9 @@ class PlanBuilder:
             self.say("the machine was measured before")
             return before.machine
         effort = FULL if self.effort == "full" else QUICK
-        with tempfile.TemporaryDirectory(prefix="keepwarm-build-") as folder:
+        with temporary_folder("keepwarm-build-") as folder:
             measure = MachineMeasure(
-                Path(folder),
+                folder,
                 effort,
                 self.config.budget.rpc,
                 lambda done, steps, text: self.say(f"machine {done}/{steps}: {text}"),
@@ -213,10 +212,10 @@ class PlanBuilder:
     def _timed(self, header: GgufHeader) -> Mapping[str, float]:
         """Figures measured with the model itself: seconds of a staged load, tokens/s on the CPU."""
         path = header.files[0]
-        with tempfile.TemporaryDirectory(prefix="keepwarm-build-") as folder:
+        with temporary_folder("keepwarm-build-") as folder:
             self.say(f"{path.name}: a staged load")
-            LoadTimer(Path(folder)).ready_s(path, "none")
-            found = {"staged_load_s": LoadTimer(Path(folder)).ready_s(path, "none")}
+            LoadTimer(folder).ready_s(path, "none")
+            found = {"staged_load_s": LoadTimer(folder).ready_s(path, "none")}
         if header.shape().causal:
             self.say(f"{path.name}: decode on the CPU")
             found["cpu_tokens_per_s"] = 1.0 / DecodeTimer().token_s(DecodeRun(path))

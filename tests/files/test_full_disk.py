@@ -243,6 +243,17 @@ def test_a_variable_with_a_relative_folder_counts_as_not_set(value: str, folder:
     assert folders.user_folder("XDG_CACHE_HOME", ".cache", env) == Path(folder)
 
 
+def test_a_relative_folder_is_said_once_by_its_variable(caplog: pytest.LogCaptureFixture) -> None:
+    """The user meant something by it. A relative HOME counts as not set, too."""
+    folders._warn_relative.cache_clear()
+    env = {"HOME": "somewhere", "XDG_STATE_HOME": "state"}
+    for _ in range(2):
+        found = folders.user_folder("XDG_STATE_HOME", ".local/state", env)
+        assert found == (folders.home_of(os.getuid()) or Path("/")) / ".local/state/keepwarm"
+    (record,) = caplog.records
+    assert record.getMessage().startswith("$XDG_STATE_HOME is state, which is no absolute path")
+
+
 def test_a_folder_counts_as_full_until_it_takes_a_file_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

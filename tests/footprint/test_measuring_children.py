@@ -62,12 +62,12 @@ def test_a_child_is_given_its_question_and_its_answer_comes_back() -> None:
 def test_a_question_that_finds_no_space_is_a_failed_measurement(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A full disk, or a limit on files, is no error of ours."""
+    """A limit on files, or no memory for one, is no error of ours."""
 
     def full(*_: Any) -> None:
         raise OSError(27, "File too large")
 
-    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    monkeypatch.setattr("os.memfd_create", full)
     with pytest.raises(MeasurementFailed, match="File too large"):
         _python("")
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import logging
 import os
 import pwd
 import stat
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 from backends.machine.files.lock_holders import user_name
 from budget.errors import ConfigError
+
+LOG = logging.getLogger("keepwarm.paths")
 
 RUNTIME_VARIABLE: Final = "KEEPWARM_RUNTIME_DIR"
 """The environment variable that names a keeper's folder, in which its engines' sockets are, too."""
@@ -31,14 +37,45 @@ def user_folder(variable: str, otherwise: str, env: Mapping[str, str] = os.envir
     """Keepwarm's folder below an XDG base directory: `$variable/keepwarm` or `~/otherwise/keepwarm`.
 
     A variable with a relative path counts as not set: the standard says so, and the folder would be
-    another one in each working folder. A user without a home gets a folder below `/`, which cannot be
-    written: what goes there is then not kept.
+    another one in each working folder. One warning says so. A user without a home gets a folder below
+    `/`, which cannot be written: what goes there is then not kept.
     """
-    home = Path(env["HOME"]) if env.get("HOME") else home_of(os.getuid()) or Path("/")
-    base = Path(env.get(variable, ""))
+    home = Path(env.get("HOME", ""))
+    if not home.is_absolute():
+        home = home_of(os.getuid()) or Path("/")
+    given = env.get(variable, "")
+    base = Path(given)
     if base.parts[:1] == ("~",):
         base = home.joinpath(*base.parts[1:])
-    return (base if base.is_absolute() else home / otherwise) / "keepwarm"
+    if base.is_absolute():
+        return base / "keepwarm"
+    if given:
+        _warn_relative(variable, given)
+    return home / otherwise / "keepwarm"
+
+
+@functools.cache
+def _warn_relative(variable: str, given: str) -> None:
+    LOG.warning("$%s is %s, which is no absolute path, so it counts as not set.", variable, given)
+
+
+@contextlib.contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """A folder that is removed with all that is in it when the block ends.
+
+    Raises:
+        ConfigError: there is no folder for temporary files that can be written.
+    """
+    try:
+        made = tempfile.TemporaryDirectory(prefix=prefix)
+    except OSError as error:
+        raise ConfigError(
+            f"A folder for temporary files cannot be made: {error.strerror}.",
+            hint="Set $TMPDIR to a folder of yours with a short path.",
+            variable="TMPDIR",
+        ) from None
+    with made as name:
+        yield Path(name)
 
 
 def make_folder(folder: Path, what: str, hint: str, variable: str = "") -> Path:
