@@ -24,7 +24,7 @@ def exit_code(error: BaseException) -> int:
     return next((code for kind, code in _CODES if isinstance(error, kind)), EXIT_OURS)
 
 
-def remember_json(ctx: click.Context, _: click.Parameter, value: bool) -> bool:  # noqa: FBT001
+def remember_json(ctx: click.Context, _: click.Parameter | None, value: bool) -> bool:  # noqa: FBT001
     """Note that errors are to be printed as JSON. This is the callback of every `--json`."""
     ctx.meta[_JSON_KEY] = value
     return value
