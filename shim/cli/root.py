@@ -21,7 +21,10 @@ COMMANDS: Final = {
         "Talk with a model: it knows what was said before.",
     ),
     "embed": ("shim.cli.commands.asking.embed:embed", "Turn texts into vectors."),
-    "call": ("shim.cli.commands.asking.calling:call", "Call a Python model and print its result."),
+    "call": (
+        "shim.cli.commands.asking.calling:call",
+        "Call a Python model and print its result as JSON.",
+    ),
     "ps": ("shim.cli.commands.ps.command:ps", "Show what is resident, leased, pinned and waiting."),
     "list": (
         "shim.cli.commands.about.listing:list_models",

@@ -77,7 +77,7 @@ def test_far_too_few_declared_bytes_end_in_the_over_limit_state_said_once(
     device = next(d for d in shim.status()["devices"] if d["device"] == HOST)
     assert device["over_limit"]
     assert shim.call("m").value["name"] == "tiny"
-    said = [r.getMessage() for r in caplog.records if "booked were 1048576" in r.getMessage()]
+    said = [r.getMessage() for r in caplog.records if "host is over its limit" in r.getMessage()]
     assert len(said) == 1
 
 

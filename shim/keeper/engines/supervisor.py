@@ -235,7 +235,7 @@ class Supervisor:
             found = await asked(running.engine.memory)
             known = {device: n for device, n in found.items() if n is not None}
             self.learn(running.entry.engine_id, running, known)
-        except RAISED as error:
+        except Exception as error:
             self._faults.note("learning", f"measuring {running.entry.label}", error)
 
     async def _leave_kv(self, running: RunningEngine, record: EvictStory) -> None:

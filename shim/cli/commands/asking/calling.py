@@ -66,7 +66,7 @@ def call(
     *,
     stream: bool,
 ) -> None:
-    """Call a Python model (backend = "python") and print its result as JSON.
+    """Call a Python model and print its result as JSON.
 
     Bytes in the result are printed as their number, arrays as lists; --save keeps them.
 
