@@ -32,7 +32,7 @@ def run() -> int:
 def _command() -> int:
     try:
         main = import_module("shim.cli.root").main
-    except (ImportError, MemoryError, SystemError) as error:
+    except (ImportError, MemoryError, OSError, SystemError) as error:
         said = lack_of_memory(error)
         if said is None:
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 import signal
 import threading
@@ -39,8 +40,9 @@ def ctrl_c_raises() -> Iterator[None]:
 def lack_of_memory(error: BaseException) -> str | None:
     """What to say of an error that a limit of the address space explains; None for other errors."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit == resource.RLIM_INFINITY or not isinstance(
-        error, (ImportError, MemoryError, SystemError)
-    ):
+    lacks = isinstance(error, (ImportError, MemoryError, SystemError)) or (
+        isinstance(error, OSError) and error.errno == errno.ENOMEM
+    )
+    if limit == resource.RLIM_INFINITY or not lacks:
         return None
     return f"{limit >> 20} MiB of address space (ulimit -v) are not enough for this command."

@@ -70,9 +70,13 @@ class Output(io.TextIOBase):
     def write(self, text: str | bytes, /) -> int:
         """Write a text; on a terminal its control characters are escapes that can be read.
 
-        Completions of a shell come as bytes.
+        Raises:
+            TypeError: no bytes at all, by which click asks whether this is a binary stream. It is none;
+                but click writes the completions of a shell as bytes.
         """
         if isinstance(text, bytes):
+            if not text:
+                raise TypeError("a stream of text")
             text = text.decode("utf-8", "replace")
         return self.codes.write(escaped(text) if self._terminal else text)
 
