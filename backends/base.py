@@ -53,7 +53,8 @@ class Endpoint:
     """Where a model's requests go. Crosses the keeper's socket as JSON, so it holds no secret.
 
     `socket_path` is set for an engine on a Unix socket; `base_url` then only fills the Host header.
-    `base_url` ends before `/v1`. `api_key_env` names the environment variable that holds the key.
+    `base_url` ends before `/v1`. `api_key_env` names the environment variable that holds the key. `ca_file`
+    is a file of certificates that count beside the usual ones.
     """
 
     base_url: str
@@ -61,6 +62,7 @@ class Endpoint:
     backend: Backend
     socket_path: str | None = None
     api_key_env: str | None = None
+    ca_file: str | None = None
     capabilities: Capabilities = Capabilities()
 
     @classmethod

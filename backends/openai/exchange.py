@@ -29,6 +29,7 @@ from backends.openai.connections.connecting import (
     Address,
     proxy_url,
 )
+from backends.openai.connections.proxies import proxy_for
 from backends.openai.masking import NO_SECRETS, Secrets
 from backends.openai.protocol import decode
 from budget.errors import ConfigError, EndpointError, KeepwarmError
@@ -203,9 +204,15 @@ class Exchange:
             return broken(self.endpoint, reason, text)
         if isinstance(error, httpcore.RemoteProtocolError) and _NO_ANSWER not in reason:
             return EndpointError(f"{self.endpoint.place} sent no answer of HTTP: {reason}.")
-        failure = refused(self.endpoint, reason)
+        failure = refused(self.endpoint, reason + self._through())
         failure.facts["reached"] = not isinstance(error, httpcore.ConnectError)
         return failure
+
+    def _through(self) -> str:
+        """The proxy that a failed connection went to, for its error."""
+        remote = self.endpoint.socket_path is None
+        proxy = proxy_for(self.endpoint.base_url) if remote else None
+        return f" (through {proxy.shown})" if proxy is not None else ""
 
     def refusal(self, status: int, headers: Headers, body: bytes) -> KeepwarmError:
         """What an answer with a status other than 200 means."""

@@ -288,6 +288,7 @@ class Session:
             model_id=entry.model_id or model,
             backend=backend,
             api_key_env=entry.api_key_env,
+            ca_file=str(entry.ca_file) if entry.ca_file is not None else None,
             capabilities=Capabilities(embeddings=True, grammar=False),
         )
 

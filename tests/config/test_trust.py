@@ -30,7 +30,7 @@ NEEDS_NO_TRUST = {
     "keeper": "idle_exit stall_timeout stop_grace lease_timeout engine_margin",
     "kv": "enabled limit max_age",
     "trace": "enabled content compress",
-    "models": "path hf role context slots kv_type kv_type_k kv_type_v n_gpu_layers flash_attention "
+    "models": "ca_file path hf role context slots kv_type kv_type_k kv_type_v n_gpu_layers flash_attention "
     "n_batch n_ubatch repack swa_full threads keep_alive pin priority max_queue mmproj draft_model "
     "lora warm_prompt backend model_id connect_timeout first_token_timeout token_timeout "
     "answer_timeout "

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
 import re
 import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import quote, unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import quote, urlsplit
 
 import certifi
 import httpcore
 
 from backends.base import Endpoint
+from backends.openai.connections.proxies import connection_proxy, proxy_for
 from budget.errors import ConfigError
 
 KEEP_ALIVE_S: Final = 4.0
@@ -83,65 +82,60 @@ def pool_settings(endpoint: Endpoint) -> dict[str, Any]:
     A Unix socket never goes through a proxy; a remote URL does when the environment names one.
 
     Raises:
-        ConfigError: the environment names a proxy that cannot be used.
+        ConfigError: the environment names a proxy that cannot be used, or certificates cannot be read.
     """
+    needed = endpoint.base_url.startswith("https:")
     settings: dict[str, Any] = {
-        "ssl_context": _tls_context(needed=endpoint.base_url.startswith("https:")),
+        "ssl_context": _tls(endpoint.ca_file) if needed else _unused_tls(),
         "max_connections": None,
         "max_keepalive_connections": MAX_IDLE_CONNECTIONS,
         "keepalive_expiry": KEEP_ALIVE_S,
     }
     if endpoint.socket_path is not None:
         return settings | {"uds": endpoint.socket_path}
-    return settings | {"proxy": _proxy(endpoint.base_url)}
+    proxy = proxy_for(endpoint.base_url)
+    speaks_tls = proxy is not None and proxy.url.startswith("https:")
+    tls = _tls(endpoint.ca_file) if speaks_tls else _unused_tls()
+    return settings | {"proxy": connection_proxy(endpoint.base_url, tls)}
 
 
 @functools.cache
-def _tls_context(*, needed: bool) -> ssl.SSLContext:
-    """The TLS context for all pools, made once, because reading the authorities takes tens of milliseconds.
-
-    An engine's socket gets a context without them, so that a swap does not pay for them.
-    """
-    if needed:
-        return ssl.create_default_context(cafile=certifi.where())
+def _unused_tls() -> ssl.SSLContext:
+    """A context without authorities. An engine's socket gets it, so that a swap does not pay for them."""
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
+def _tls(ca_file: str | None) -> ssl.SSLContext:
+    """The TLS context for an endpoint: the authorities that the environment names, and its own file's."""
+    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    return _tls_context(file or None, folder or None, ca_file)
+
+
+@functools.lru_cache(maxsize=16)
+def _tls_context(file: str | None, folder: str | None, own: str | None) -> ssl.SSLContext:
+    """The context for these authorities, made once, because reading them takes tens of milliseconds.
+
+    Raises:
+        ConfigError: a file cannot be read, or holds no certificate.
+    """
+    named = "$SSL_CERT_FILE" if file else "$SSL_CERT_DIR"
+    try:
+        given = file or (None if folder else certifi.where())
+        context = ssl.create_default_context(cafile=given, capath=folder)
+        named = "ca_file"
+        if own is not None:
+            context.load_verify_locations(cafile=own)
+    except (OSError, ssl.SSLError) as error:
+        place = own if named == "ca_file" else file or folder
+        raise ConfigError(
+            f"the certificates of {named} cannot be read: {place}: {error.strerror or error}.",
+            hint="Give a file of certificates in PEM.",
+            file=str(place),
+        ) from None
+    return context
+
+
 def proxy_url(base_url: str) -> str | None:
-    """The proxy that the environment names for an address; None for loopback and exceptions."""
-    try:
-        parts = urlsplit(base_url)
-        host = parts.hostname or ""
-    except ValueError:
-        return None
-    if host in {"localhost", "127.0.0.1", "::1"} or proxy_bypass(host):
-        return None
-    proxies = getproxies()
-    return proxies.get(parts.scheme) or proxies.get("all")
-
-
-def _proxy(base_url: str) -> httpcore.Proxy | None:
-    given = proxy_url(base_url)
-    if not given:
-        return None
-    try:
-        parts = urlsplit(given if "://" in given else f"http://{given}")
-        scheme, host, port = parts.scheme, (parts.hostname or "").encode("idna"), parts.port
-    except ValueError:
-        scheme, host, port = "", b"", None
-    if scheme not in {"http", "https", "socks5", "socks5h"} or not host:
-        raise ConfigError(
-            "the proxy that the environment names cannot be used.",
-            hint="Allowed is http://HOST:PORT (or https, socks5) in http_proxy, https_proxy or all_proxy.",
-        )
-    if scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
-        raise ConfigError(
-            "the environment names a SOCKS proxy, and the package socksio is not installed.",
-            hint="Install socksio, or name an http proxy.",
-        )
-    user = None
-    if parts.username is not None:
-        user = (unquote(parts.username).encode(), unquote(parts.password or "").encode())
-    url = httpcore.URL(scheme=scheme.encode(), host=host, port=port, target=b"/")
-    context = _tls_context(needed=True) if scheme == "https" else None
-    return httpcore.Proxy(url, auth=user, ssl_context=context)
+    """The URL of the proxy for an address, as it was written; None where there is none."""
+    named = proxy_for(base_url)
+    return named.url if named is not None else None

@@ -247,6 +247,11 @@ class ModelEntry(Section):
         "a name of an environment variable",
         trust="secret",
     )
+    ca_file: FilePath | None = key(
+        None,
+        "Certificates (PEM) of authorities that count for this endpoint beside the usual ones.",
+        PATH_ALLOWED,
+    )
 
     @model_validator(mode="before")
     @classmethod

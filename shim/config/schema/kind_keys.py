@@ -20,7 +20,9 @@ _GGUF: Final = frozenset(
     *("kv_type", "kv_type_k", "kv_type_v", "flash_attention", "repack", "swa_full"),
     *("mmproj", "draft_model", "lora", "warm_prompt", "engine_args"),
 }
-_ENDPOINT: Final = frozenset({"role", "url", "model_id", "api_key_env", "connect_timeout"})
+_ENDPOINT: Final = frozenset(
+    {"role", "url", "model_id", "api_key_env", "ca_file", "connect_timeout"}
+)
 _WORKER: Final = frozenset(
     ["factory", "options", "bytes", "files", "python", "cwd", "env", "device"]
 )
