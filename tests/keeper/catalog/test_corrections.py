@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -262,8 +263,8 @@ def test_a_correction_over_the_limit_admits_nothing_and_evicts_what_is_idle(
         memory[HOST] = 250 * MIB
         assert wait_until(lambda: shim.status()["devices"][0]["over_limit"], 5.0)
         assert wait_until(lambda: booked(shim, "b") == 0, 5.0)
-        with pytest.raises(DeadlineExceeded):
-            shim.chat("b", "Hello.", deadline_s=0.2)
+        with ThreadPoolExecutor(1) as pool, pytest.raises(DeadlineExceeded):
+            pool.submit(shim.chat, "b", "Hello.", deadline_s=0.2).result()
         stream.close()
         assert wait_until(lambda: not shim.status()["devices"][0]["over_limit"], 5.0)
         assert booked(shim, "a") == 0
