@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from backends.gguf.checks import reject, shown
 from backends.gguf.header_limits import MAX_KEYS, MAX_TENSORS, Allowance
@@ -148,8 +148,10 @@ def _read(
     start = source.copy(0, min(_HASHED_START_BYTES, source.n_bytes))
     digest = hashlib.blake2b(start, digest_size=16)
     version = _version(cursor)
-    n_tensors = _tensor_count(cursor)
-    n_keys = _key_count(cursor)
+    n_tensors = _count(cursor, "tensor_count", allowance.tensors, MAX_TENSORS, _LEAST_TENSOR_BYTES)
+    allowance.tensors -= n_tensors
+    n_keys = _count(cursor, "metadata_count", allowance.keys, MAX_KEYS, _LEAST_KEY_BYTES)
+    allowance.keys -= n_keys
     metadata, key_offsets = _metadata(cursor, n_keys)
     alignment = _alignment(cursor, metadata, key_offsets)
     table_start = cursor.position
@@ -183,31 +185,22 @@ def _version(cursor: Cursor) -> int:
     return version
 
 
-def _tensor_count(cursor: Cursor) -> int:
-    start, most = cursor.position, cursor.allowance.tensors
-    count = cursor.u64("the tensor count")
-    if count > most or count * _LEAST_TENSOR_BYTES > cursor.remaining:
+def _count(
+    cursor: Cursor,
+    check: Literal["tensor_count", "metadata_count"],
+    left: int,
+    most: int,
+    least: int,
+) -> int:
+    """How many tensors or keys follow: `left` are allowed yet, each has at least `least` bytes."""
+    start, what = cursor.position, check.replace("_", " ")
+    count = cursor.u64(f"the {what}")
+    if count > left or count * least > cursor.remaining:
         cursor.reject_length(
-            "tensor_count",
-            f"the tensor count is {count}; a model may have {MAX_TENSORS}, each of at least "
-            f"{_LEAST_TENSOR_BYTES} bytes",
+            check,
+            f"the {what} is {count}; a model may have {most}, each of at least {least} bytes",
             offset=start,
         )
-    cursor.allowance.tensors -= count
-    return count
-
-
-def _key_count(cursor: Cursor) -> int:
-    start, most = cursor.position, cursor.allowance.keys
-    count = cursor.u64("the metadata count")
-    if count > most or count * _LEAST_KEY_BYTES > cursor.remaining:
-        cursor.reject_length(
-            "metadata_count",
-            f"the metadata count is {count}; a model may have {MAX_KEYS}, each of at least "
-            f"{_LEAST_KEY_BYTES} bytes",
-            offset=start,
-        )
-    cursor.allowance.keys -= count
     return count
 
 

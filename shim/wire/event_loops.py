@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 
 from backends.machine.bounded_questions import in_own_thread
-from shim.wire.keeper_connection import ConnectionPool, Hello, OwnModels
+from shim.wire.keeper_connection import ConnectionPool
 from shim.wire.threads import SocketChannel
 
 
@@ -70,15 +70,6 @@ async def _until_ready(
 
 class LoopConnectionPool(ConnectionPool):
     """Connections of any event loop."""
-
-    def __init__(
-        self,
-        connect: Callable[[], socket.socket],
-        hello: Hello,
-        models: OwnModels | None = None,
-    ) -> None:
-        super().__init__(hello, models)
-        self._new_socket = connect
 
     async def _connect(self) -> LoopChannel:
         # Starting a keeper may take long. No loop's end waits for this thread, as it would for one of its

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -235,9 +236,20 @@ class ConnectionPool(ABC):
     """Keeps idle connections, and knows those in use. Safe from any thread and after `fork()`.
 
     Pools of threads and of event loops differ in how they wait.
+
+    Args:
+        connect: makes a socket to a keeper, which it may start.
+        hello: begins a new connection.
+        models: this client's models, where they are not those of the keeper's configuration.
     """
 
-    def __init__(self, hello: Hello, models: OwnModels | None = None) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], socket.socket],
+        hello: Hello,
+        models: OwnModels | None = None,
+    ) -> None:
+        self._new_socket = connect
         self._hello = hello
         self._models = models
         self._closed = False

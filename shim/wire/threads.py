@@ -117,15 +117,6 @@ class SocketChannel:
 class ThreadConnectionPool(ConnectionPool):
     """Connections of any thread."""
 
-    def __init__(
-        self,
-        connect: Callable[[], socket.socket],
-        hello: Hello,
-        models: OwnModels | None = None,
-    ) -> None:
-        super().__init__(hello, models)
-        self._new_socket = connect
-
     async def _connect(self) -> SocketChannel:
         return SocketChannel(self._new_socket())
 
