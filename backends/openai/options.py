@@ -217,8 +217,10 @@ def wire_options(endpoint: Endpoint, options: Mapping[str, Any]) -> dict[str, An
     return body
 
 
-def template_warnings(endpoint: Endpoint, options: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a reply has to say of how the model's template took a request."""
+def template_warnings(
+    endpoint: Endpoint, options: Mapping[str, Any], *, unparsed: bool = False
+) -> tuple[str, ...]:
+    """What a reply has to say of how the model's template took a request, and the engine its answer."""
     can, warnings = endpoint.capabilities, []
     if not can.own_template:
         warnings.append(
@@ -228,6 +230,11 @@ def template_warnings(endpoint: Endpoint, options: Mapping[str, Any]) -> tuple[s
     if not can.tools_in_template and options.get("tools"):
         warnings.append(
             f"The chat template of {endpoint.model_id} has no place for tools; they were left out."
+        )
+    if unparsed:
+        warnings.append(
+            f"The answer of {endpoint.model_id} does not have the format of its chat template; it was asked"
+            " for once more, and is given as it was generated."
         )
     return tuple(warnings)
 

@@ -102,7 +102,7 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole answer."""
+    """A whole answer. `unparsed`: its content is all that was generated, with the marks of its format."""
 
     content: str
     finish_reason: str | None
@@ -112,6 +112,7 @@ class Completion:
     logprobs: tuple[Mapping[str, Any], ...] = ()
     usage: Usage = Usage()
     timings: Timings | None = None
+    unparsed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,13 +38,19 @@ def can_resume(request: ChatRequest) -> bool:
     False with a seed at a temperature above 0, because its random numbers would begin anew. False with
     parts of messages that are not text.
     """
-    given = {name: value for name, value in request.options.items() if value is not None}
-    if not given.keys() <= _RESTORABLE:
+    given = request.options
+    if given.get("seed") is not None and given.get("temperature") != 0:
         return False
-    if "seed" in given and given.get("temperature") != 0:
-        return False
+    return is_plain(request)
+
+
+def is_plain(request: ChatRequest) -> bool:
+    """Whether a request is texts and options of sampling alone, so that any text answers it."""
+    given = {name for name, value in request.options.items() if value is not None}
     messages = request.messages
-    return isinstance(messages, str) or all(
+    if not given <= _RESTORABLE or isinstance(messages, str):
+        return given <= _RESTORABLE
+    return all(
         isinstance(message, Mapping) and isinstance(message.get("content"), str)
         for message in messages
     )
@@ -59,20 +65,30 @@ def counted(request: ChatRequest) -> ChatRequest:
 class AnswerSoFar:
     """The progress of a streamed answer.
 
-    `timings` are those of its last piece, `text` is all text so far. `plain`: it has only content, and
-    the count of its tokens is known.
+    `timings` are those of its last piece, `text` is all text so far. `told` are the tokens of the text;
+    there may be more, of which the engine holds the text back: half a character, the begin of a stop.
+    `plain`: it has only content, and the count of its tokens is known.
     """
 
     timings: Timings | None = None
     text: str = ""
     plain: bool = True
+    told: int = 0
 
     @classmethod
     def of(cls, deltas: Sequence[Delta]) -> AnswerSoFar:
         """The progress that these pieces made."""
         timings = next((d.timings for d in reversed(deltas) if d.timings), None)
         plain = not any(d.reasoning or d.tool_calls or d.logprobs for d in deltas)
-        return cls(timings, "".join(d.content for d in deltas), plain)
+        told = next((d.timings for d in reversed(deltas) if d.content and d.timings), None)
+        text = "".join(d.content for d in deltas)
+        return cls(timings, text, plain, told.predicted_n if told else 0)
+
+    def by_text(self) -> AnswerSoFar:
+        """The same without the tokens whose text did not come: the engine says these anew."""
+        if self.timings is None or not self.told:
+            return self
+        return replace(self, timings=replace(self.timings, predicted_n=self.told))
 
     @property
     def prompt_tokens(self) -> int:
@@ -162,7 +178,7 @@ class ResumeReader(StreamReader):
         repeat: int = 0,
     ) -> None:
         super().__init__(endpoint, secrets, content_type)
-        self._before = before.timings or Timings()
+        self._before = before.timings
         self._repeat = repeat
 
     def _delta(self, value: Mapping[str, Any]) -> Delta:
@@ -177,14 +193,15 @@ class ResumeReader(StreamReader):
         if not value.get("stop"):
             return Delta(content=content, timings=timings)
         self.done = True
-        before = self._before
+        before = self._before or Timings()
         total = before.predicted_n + self._new(figures(value, _PREDICTED)["tokens_predicted"])
         usage = Usage(before.prompt_n + before.cache_n, total, before.cache_n)
         finish = _FINISHES.get(str(value.get("stop_type")), "stop")
         return Delta(content=content, finish_reason=finish, usage=usage, timings=timings)
 
     def _timings(self, now: Timings) -> Timings:
-        before = self._before
+        # Without an answer before it, the prompt is the whole prompt.
+        before = self._before = self._before or Timings(now.prompt_n, now.cache_n)
         return Timings(
             before.prompt_n,
             before.cache_n,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Unpack
 
@@ -47,6 +48,7 @@ from backends.openai.resume import (
     TEMPLATE_PATH,
     AnswerSoFar,
     ResumeReader,
+    is_plain,
     resume_body,
     template_body,
     templated,
@@ -92,10 +94,16 @@ class Transport:
         except EndpointError as error:
             if not error.facts.get("unparsed"):
                 raise
-        # As a stream, so that what it says is here even where the engine cannot read that again.
-        stream = await self.stream(endpoint, request, **limits)
+        as_text = endpoint.socket_path is not None and is_plain(request)
+        if as_text:
+            # The text as it is generated, which the engine takes apart for chats alone.
+            stream = await self.resume(endpoint, request, None, AnswerSoFar(), **limits)
+        else:
+            # As a stream, so that what it says is here even where the engine cannot read that again.
+            stream = await self.stream(endpoint, request, **limits)
         async with stream:
-            return assemble([delta async for delta in stream])
+            whole = assemble([delta async for delta in stream])
+        return replace(whole, unparsed=as_text)
 
     async def stream(
         self, endpoint: Endpoint, request: ChatRequest, **limits: Unpack[Limits]
@@ -131,6 +139,7 @@ class Transport:
             body = template_body(request)
             exchange = self._exchange(endpoint, TEMPLATE_PATH, body, limits)
             raw = await self._fetch(exchange, CHAT_BYTES)
+            progress = progress.by_text()
             prompt = exchange.parsed(raw, templated) + progress.text
         else:
             prompt = tokens

@@ -178,7 +178,7 @@ class Call:
             resumed=self.resumed,
             retried=self.retried,
             relaxed=relaxed_in(options) if endpoint.backend == "llama.cpp" else (),
-            warnings=template_warnings(endpoint, options),
+            warnings=template_warnings(endpoint, options, unparsed=answer.unparsed),
         )
 
     def embedding_reply(self, answer: Embeddings) -> EmbeddingReply:

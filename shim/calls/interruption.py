@@ -5,11 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from backends.openai.protocol import ChatRequest, Delta
+from backends.flows import Stream
+from backends.openai.protocol import ChatRequest, Delta, Usage
 from backends.openai.resume import AnswerSoFar, counted
 from budget.errors import KeepwarmError, error_from_wire
 from shim.calls.call import Call, LeaseGrant
 from shim.wire.json_lines import Message
+
+
+class FullContext(Stream[Delta]):
+    """The rest of an interrupted answer whose text fills the context: an end, as an engine says it."""
+
+    def __init__(self, said: AnswerSoFar) -> None:
+        usage = Usage(said.prompt_tokens, said.tokens)
+        self._rest = [Delta(finish_reason="length", usage=usage)]
+
+    async def __anext__(self) -> Delta:
+        if not self._rest:
+            raise StopAsyncIteration
+        return self._rest.pop()
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
+        self._rest.clear()
 
 
 def outgoing(call: Call) -> ChatRequest:

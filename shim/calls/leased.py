@@ -17,6 +17,7 @@ from budget.footprint import HOST
 from shim.calls.call import Call, LeaseGrant
 from shim.calls.forgotten_shims import Owner
 from shim.calls.interruption import (
+    FullContext,
     back,
     outgoing,
     taken_back,
@@ -128,7 +129,11 @@ class Leases:
             connection.close()  # the call does not know which lease it holds
             raise
         resume, limits = self.transport.resume, call.limits
-        return await resume(call.held.endpoint, call.request, tokens, progress, **limits)
+        try:
+            return await resume(call.held.endpoint, call.request, tokens, progress, **limits)
+        except PromptTooLong:
+            # Tokenised again, the same text can have more tokens than were generated.
+            return FullContext(progress)
 
     async def begin(self, call: Call) -> Stream[Delta]:
         """The stream of a call's engine, from its first piece on.

@@ -13,6 +13,12 @@ TOOLS = (
     "{% endfor %}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
 )
 
+CHANNELS = (
+    "{% for message in messages %}<|start|>{{ message.role }}<|message|>{{ message.content }}<|end|>"
+    "{% endfor %}<|start|>assistant{# <|channel|>analysis<|message|> <|channel|>final #}"
+)
+"""Every answer has to have the format of its channels, as llama-server reads it."""
+
 _SPIN = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 _GROW = (
     "{% set ns = namespace(s='words that fill the memory of an engine') %}"

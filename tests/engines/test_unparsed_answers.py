@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from backends.openai import ChatRequest, SyncTransport
 from budget.errors import EndpointError
 from shim import ChatOptions, Shim
 from tests.engines.hostile import EVENT_STREAM, ask, head, listening, read_whole, token
+from tests.engines.templates import CHANNELS
 
 _SAID = b'{"error": {"code": 500, "message": "output that does not match the expected peg-native format"}}'
 _END = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
@@ -43,6 +45,32 @@ def test_an_error_of_another_kind_is_not_asked_about_again() -> None:
     with listening(serve) as endpoint, pytest.raises(EndpointError, match="it broke"):
         SyncTransport().chat(endpoint, ChatRequest("x"))
     assert len(seen) == 1
+
+
+@pytest.mark.real
+def test_an_answer_to_texts_alone_is_given_as_it_was_generated(
+    tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    """A model whose template asks for channels answers without: the text is the reply, and a warning."""
+    template = tmp_path / "channels.jinja"
+    template.write_text(CHANNELS)
+    model = {"path": str(tiny_models["producer"]), "context": 512}
+    config = {
+        "budget": {"device": "host", "limit": "600MiB"},
+        "models": {"m": {**model, "engine_args": ["--chat-template-file", str(template)]}},
+    }
+    options: ChatOptions = {"max_tokens": 12, "seed": 1, "temperature": 0}
+    with Shim(config) as shim:
+        reply = shim.chat("m", "x", **options)
+        assert asyncio.run(shim.achat("m", "x", **options)).content == reply.content
+        with pytest.raises(EndpointError, match=r"does not match.*Nothing of it was sent"):
+            list(shim.stream("m", "x", **options))
+    assert reply.content
+    assert "as it was generated" in reply.warnings[-1]
+    assert reply.finish_reason == "length"
+    assert reply.usage.completion_tokens == 12
+    assert reply.usage.prompt_tokens > 0
+    assert reply.retried == 0
 
 
 @pytest.mark.real

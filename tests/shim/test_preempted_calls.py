@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from backends.base import Endpoint
 from backends.openai.protocol import ChatRequest, Delta, Timings
-from backends.openai.resume import AnswerSoFar, can_resume, tokens_to_repeat
+from backends.openai.resume import AnswerSoFar, can_resume, resume_body, tokens_to_repeat
+from backends.openai.transport import Transport
 from backends.scripted import Script
-from shim import Reply, Shim
+from shim import PromptTooLong, Reply, Shim
 from shim.calls.call import Call
 from shim.calls.interruption import to_yield
 from shim.keeper.shell.yielding import Generated
@@ -154,6 +157,47 @@ def test_what_cannot_or_need_not_yield_runs_to_its_end(
     assert quick.result(10)
 
 
+def test_an_interrupted_answer_that_fills_the_context_is_at_its_end(
+    stage: Stage, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokenised again, its text can have more tokens than were generated: no error in mid-answer."""
+
+    async def too_long(*_: Any, **_named: Any) -> Any:
+        raise PromptTooLong("the prompt has more tokens than the context")
+
+    monkeypatch.setattr(Transport, "resume", too_long)
+    stage.scripts["b"] = Script(tokens=TOKENS)
+    with stage.shim.stream("b", "Hello you.") as stream:
+        pieces = [str(next(stream)) for _ in range(6)]
+        quick = urgent(stage, pool)
+        pieces += [str(piece) for piece in stream]
+        assert quick.result(10)
+    said = "".join(pieces)
+    assert said == stream.reply.content
+    assert "".join(TOKENS).startswith(said)
+    assert (stream.reply.finish_reason, stream.reply.resumed) == ("length", 1)
+    assert stream.reply.usage.completion_tokens == len(said.split())
+    assert stage.lease_count() == 0
+
+
+def test_an_answer_that_goes_on_from_its_text_says_held_back_tokens_anew() -> None:
+    """Tokens without text (half a character, the begin of a stop) count once, so that none is missing."""
+    pieces = [
+        Delta(content="Hi", timings=Timings(prompt_n=5, predicted_n=2)),
+        Delta(timings=Timings(prompt_n=5, predicted_n=4)),
+    ]
+    progress = AnswerSoFar.of(pieces)
+    assert (progress.tokens, progress.by_text().tokens) == (4, 2)
+    assert progress.by_text().prompt_tokens == 5
+    body = resume_body(
+        Endpoint("http://m", "m", "llama.cpp"),
+        ChatRequest("x", {"max_tokens": 10}),
+        "xHi",
+        progress.by_text(),
+    )
+    assert json.loads(body)["n_predict"] == 8
+
+
 def test_it_can_be_switched_off(stage: Stage, pool: ThreadPoolExecutor) -> None:
     """`[budget] preempt = false`: the running request ends first."""
     config = stage.shim.config.to_mapping()
@@ -206,7 +250,7 @@ def test_an_answer_yields_only_where_it_can_go_on() -> None:
     assert to_yield(call, [Delta(reasoning="Hm.", timings=two)]) is None
     assert to_yield(call, [said, Delta(content=" you", timings=three)]) is None
     assert to_yield(call, [said, Delta(finish_reason="stop")]) is None
-    assert to_yield(call, [said]) == AnswerSoFar(two, "Hi")
+    assert to_yield(call, [said]) == AnswerSoFar(two, "Hi", told=2)
     assert AnswerSoFar(two, "Hi").prompt_tokens == 7
 
 

@@ -89,6 +89,11 @@ class StreamReader:
         if found is not None:
             error = error_in_answer(self._endpoint, found, self._secrets)
             error.facts["text"] = self.text
+            if error.facts.get("unparsed") and not self.text:
+                error.hint = (
+                    "Nothing of it was sent. A whole answer to texts alone, without a stream, tools, a"
+                    " shape or extra, is given as it is generated."
+                )
             raise error
         if "prompt_progress" in value and not (delta.is_token or delta.finish_reason):
             self._note_progress(value["prompt_progress"])
