@@ -363,6 +363,7 @@ class Keeper:
             "books": self.shell.feed.checked(),
         }
         state["projects"] = self.changes.projects.rows()
+        state["references"] = dict(self.changes.projects.references)
         return state
 
     async def until_gone(self, model: str, timeout_s: float) -> bool:

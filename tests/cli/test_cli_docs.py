@@ -40,6 +40,7 @@ NAMED = {
     "facts",
     "unavailable",
     "names",
+    "references",
 }
 """Keys of objects whose own keys are names."""
 

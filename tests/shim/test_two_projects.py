@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from shim import ConfigError, Shim, UnknownModel
+from shim.cli.console.progress import waiting_for
+from shim.cli.console.running import engine_row
+from shim.wire.fingerprint import called
 from tests.processes import wait_until
 from tests.shim.conftest import Stage
 
@@ -181,3 +184,19 @@ def test_a_reload_without_a_file_is_an_error_and_removes_nothing(stage: Stage) -
     with pytest.raises(ConfigError, match="from no file"):
         stage.shim.reload()
     assert engine_of(stage.shim, "a")
+
+
+def test_a_command_about_a_model_concerns_no_other_projects(
+    stage: Stage, project: Open, tiny_models: dict[str, Path]
+) -> None:
+    """A status tells which engine a reference means; one of a model that nothing asked for means none."""
+    rag = project("rag", model("a", tiny_models["producer"]))
+    stage.shim.load("a")
+    status = rag.status()
+    assert engine_row(status, called(rag.config, "a")) is None
+    assert engine_row(status, called(stage.shim.config, "a")) is not None
+    rag.load("a")
+    row = engine_row(rag.status(), called(rag.config, "a"))
+    assert row is not None
+    assert row["models"] == ["a@rag", "b"]
+    assert waiting_for(rag.status(), "a", 1, called(rag.config, "a")) == "a is idle"

@@ -16,6 +16,7 @@ from shim.cli.console.running import engine_row, is_running
 from shim.cli.console.shared_options import Decorated, json_option, model_argument
 from shim.client import Shim
 from shim.paths import runtime_dir
+from shim.wire.fingerprint import called
 from shim.wire.launch import running_connection
 
 
@@ -64,7 +65,9 @@ def stop(ctx: click.Context, model: str, *, as_json: bool) -> None:
     """
     chosen = choose(ctx, model, uses=())
     outcome, users = (
-        ("remote", []) if chosen.entry.remote else _stopped(chosen.model, runtime_dir())
+        ("remote", [])
+        if chosen.entry.remote
+        else _stopped(called(chosen.config, chosen.model), runtime_dir())
     )
     if as_json:
         print_json({"model": chosen.model, "outcome": outcome, "processes": users})
@@ -78,20 +81,25 @@ def stop(ctx: click.Context, model: str, *, as_json: bool) -> None:
     click.echo(said[outcome])
 
 
-def _stopped(model: str, runtime: Path) -> tuple[str, list[int]]:
-    """What came of the wish to unload a model, and the processes that use it."""
+def _stopped(said: str, runtime: Path) -> tuple[str, list[int]]:
+    """What came of the wish to unload a model, and the processes that use it.
+
+    Args:
+        said: what the keeper is asked for.
+        runtime: the keeper's folder.
+    """
     keeper = running_connection(runtime)
     if keeper is None:
         return "absent", []
     with closing(keeper):
-        row = engine_row(keeper.ask("status"), model)
+        row = engine_row(keeper.ask("status"), said)
         if row is None or row["state"] in ("absent", "failed"):
             return "absent", []
         if not row["leases"] or row["pinned"]:
-            gone = keeper.ask("hint", kind="unload", model=model)["gone"]
+            gone = keeper.ask("hint", kind="unload", model=said)["gone"]
             return ("gone" if gone else "leaving"), []
         # An answer would come once it is gone; the keeper reads this before the next question.
-        keeper.tell("hint", kind="unload", model=model)
+        keeper.tell("hint", kind="unload", model=said)
         keeper.ask("status")
         return "leaving", sorted({lease["pid"] for lease in row["leases"] if lease["pid"]})
 
@@ -151,7 +159,7 @@ def _bring(
     fetch_first(line, entry)
     with (
         Shim(config, inline=False) as shim,
-        WaitingLine(line, model, shim.runtime, shim.config.file),
+        WaitingLine(line, model, shim.config, shim.runtime),
     ):
         told = ask(shim, model)
     outcome = bring_json(model, told, pinned=pinned)

@@ -175,10 +175,11 @@ def _added_to(
     if known is not None:
         return ChosenModel(present, known, file, role)
     added = with_file(present, file, role)
-    keeper.ask(
-        "reload",
-        config=added.config.to_mapping(),
-        file=str(present.file) if present.file else None,
-        label=_label(present),
-    )
+    mapping, label = added.config.to_mapping(), _label(present)
+    if present.file is None:
+        keeper.ask("reload", config=mapping, label=label)
+    else:
+        entries = {added.model: mapping["models"][added.model]}
+        read_at = added.config.read_at
+        keeper.ask("take_in", entries=entries, file=str(present.file), label=label, read_at=read_at)
     return added

@@ -12,7 +12,8 @@ from typing import Any, Final, Self
 from budget.errors import EndpointUnavailable, KeepwarmError
 from shim.cli.console.output import StatusLine, size
 from shim.cli.console.running import ask_running, engine_row, keepers_name
-from shim.config import ModelEntry, fetch_hub_file
+from shim.config import Config, ModelEntry, fetch_hub_file
+from shim.wire.fingerprint import called
 
 FIRST_LOOK_S: Final = 0.25
 LOOK_EVERY_S: Final = 0.2
@@ -25,13 +26,11 @@ class WaitingLine:
     request for a warm model costs nothing.
     """
 
-    def __init__(
-        self, line: StatusLine, model: str, runtime: Path, file: Path | None = None
-    ) -> None:
+    def __init__(self, line: StatusLine, model: str, config: Config, runtime: Path) -> None:
         self._line = line
         self._model = model
         self._runtime = runtime
-        self._file = file
+        self._said = called(config, model)
         self._over = threading.Event()
         self._says = threading.Lock()
 
@@ -62,19 +61,28 @@ class WaitingLine:
                 status = ask_running("status", runtime=self._runtime)
             except KeepwarmError:
                 continue
-            model = keepers_name(status, self._file, self._model) if status else self._model
-            said = waiting_for(status, model, os.getpid())
+            said = waiting_for(status, self._model, os.getpid(), self._said)
             text = f"{said} ({time.monotonic() - since:.0f} s)"
             with self._says:
                 if not self._over.is_set():
-                    self._line.show(text, loaded_share(status, model))
+                    self._line.show(text, loaded_share(status, self._said))
 
 
-def waiting_for(status: Mapping[str, Any] | None, model: str, pid: int) -> str:
-    """What a process's request for a model waits for, by the keeper's status; None: no keeper runs yet."""
+def waiting_for(
+    status: Mapping[str, Any] | None, model: str, pid: int, said: str | None = None
+) -> str:
+    """What a process's request for a model waits for.
+
+    Args:
+        status: the keeper's; None: no keeper runs yet.
+        model: the model's name for people.
+        pid: the process.
+        said: what the keeper is asked for, where that is another name.
+    """
     if status is None:
         return "starting the keeper and measuring the models"
-    row = engine_row(dict(status), model)
+    name = keepers_name(status, said or model)
+    row = engine_row(status, name)
     if row is None:
         return f"reading {model}"
     state = row["state"]
@@ -84,7 +92,7 @@ def waiting_for(status: Mapping[str, Any] | None, model: str, pid: int) -> str:
     if state == "evicting":
         return f"{model} is leaving; it will be loaded again"
     queue = status["queue"]
-    place = next((n for n, q in enumerate(queue) if (q["model"], q["pid"]) == (model, pid)), None)
+    place = next((n for n, q in enumerate(queue) if (q["model"], q["pid"]) == (name, pid)), None)
     if place is not None:
         others = f", after {place} other{'s' if place > 1 else ''} in line" if place else ""
         return f"{model} waits for {queue[place]['waits_for']}{others}"
@@ -93,9 +101,9 @@ def waiting_for(status: Mapping[str, Any] | None, model: str, pid: int) -> str:
     return f"{model} is {state}"
 
 
-def loaded_share(status: Mapping[str, Any] | None, model: str) -> float | None:
-    """How much of a model that loads is read, by the keeper's status."""
-    row = engine_row(dict(status), model) if status else None
+def loaded_share(status: Mapping[str, Any] | None, said: str) -> float | None:
+    """How much of a model that loads is read, by the keeper's status. `said`: as for `engine_row`."""
+    row = engine_row(status, said) if status else None
     return row["load_fraction"] if row and row["state"] == "loading" else None
 
 

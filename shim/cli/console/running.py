@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +45,13 @@ def is_running(runtime: Path | None = None) -> bool:
     return sock is not None
 
 
-def engine_row(status: Message, model: str) -> Message | None:
-    """The row of a model's engine in a keeper's status, or None."""
+def keepers_name(status: Mapping[str, Any], said: str) -> str:
+    """The keeper's name of what it is asked for; an unknown reference is returned as it is."""
+    return str(status.get("references", {}).get(said, said))
+
+
+def engine_row(status: Mapping[str, Any], said: str) -> Message | None:
+    """The row of a model's engine in a keeper's status, or None. `said`: what the keeper is asked for."""
     rows: list[Message] = status["engines"]
-    return next((row for row in rows if model in row["models"]), None)
-
-
-def keepers_name(status: Message, file: Path | None, model: str) -> str:
-    """What a keeper's status calls a model of the configuration in a file."""
-    own = str(file) if file else None
-    for row in status["projects"]:
-        if row["file"] == own and model in row["names"]:
-            return str(row["names"][model])
-    return model
+    name = keepers_name(status, said)
+    return next((row for row in rows if name in row["models"]), None)

@@ -8,12 +8,13 @@ from typing import Any
 
 import click
 
-from budget.errors import KeepwarmError, error_from_wire
+from budget.errors import KeepwarmError, UnknownModel, error_from_wire
 from shim.cli.commands.keeper import FOLLOW_EVERY_S, print_keeper_log
 from shim.cli.console.chosen_model import choose
 from shim.cli.console.failure import tell
 from shim.cli.console.running import ask_running
 from shim.cli.console.shared_options import complete_model
+from shim.wire.fingerprint import called
 
 
 @click.command()
@@ -42,7 +43,8 @@ def logs(ctx: click.Context, model: str | None, lines: int, *, follow: bool) -> 
     if chosen.entry.remote:
         click.echo(f"{model} runs at {chosen.entry.url}; its log is there.", err=True)
         return
-    first = _asked(chosen.model)
+    said = called(chosen.config, chosen.model)
+    first = _asked(said)
     if first is None or first["generation"] is None:
         _say_why_none(ctx, chosen.model, first)
         if not follow:
@@ -50,13 +52,20 @@ def logs(ctx: click.Context, model: str | None, lines: int, *, follow: bool) -> 
     for line in (first["lines"] if first else [])[-lines:] if lines else []:
         click.echo(line)
     if follow:
-        for line in _additions(chosen.model, first):
+        for line in _additions(said, first):
             click.echo(line)
 
 
-def _asked(model: str, seen: Mapping[str, Any] | None = None) -> Mapping[str, Any] | None:
+def _asked(said: str, seen: Mapping[str, Any] | None = None) -> Mapping[str, Any] | None:
+    """The keeper's answer; None where no keeper runs. `said`: what the keeper is asked for."""
     fields = {"generation": seen["generation"], "seen": seen["seen"]} if seen else {}
-    return ask_running("log", model=model, **fields)
+    try:
+        return ask_running("log", model=said, **fields)
+    except UnknownModel as error:
+        if "not_taken_in" not in error.facts:
+            raise
+        # No program has asked the keeper for this model yet.
+        return {"generation": None, "seen": 0, "lines": [], "death": None}
 
 
 def _say_why_none(ctx: click.Context, model: str, told: Mapping[str, Any] | None) -> None:
@@ -68,12 +77,12 @@ def _say_why_none(ctx: click.Context, model: str, told: Mapping[str, Any] | None
         tell(ctx, error_from_wire(told["death"]))
 
 
-def _additions(model: str, told: Mapping[str, Any] | None) -> Iterator[str]:
+def _additions(said: str, told: Mapping[str, Any] | None) -> Iterator[str]:
     """The lines of a model's engines from now on, without an end; a keeper that ends is waited for."""
     while True:
         time.sleep(FOLLOW_EVERY_S)
         try:
-            now = _asked(model, told)
+            now = _asked(said, told)
         except KeepwarmError as error:
             yield f"keepwarm: {error.message}"
             time.sleep(1.0)

@@ -13,6 +13,7 @@ from shim.cli.console.running import ask_running, engine_row
 from shim.config import Config, ModelEntry, fetch_hub_file
 from shim.keeper.catalog.corrections import learned_store
 from shim.placement.requested import engine_args, fitted_args, sizes_of
+from shim.wire.fingerprint import called
 
 
 def file_facts(entry: ModelEntry) -> dict[str, Any]:
@@ -77,14 +78,15 @@ def _of_header(path: Path, header: GgufHeader) -> tuple[Any, ...]:
     )
 
 
-def engine_facts(status: Mapping[str, Any] | None, name: str, entry: ModelEntry) -> dict[str, Any]:
+def engine_facts(status: Mapping[str, Any] | None, config: Config, name: str) -> dict[str, Any]:
     """What the running keeper says of a model's engine. Keys: `state`, `bytes`, `measured`, `waiting`.
 
     `state` is `remote` for a model at an endpoint, and `absent` where no keeper runs.
     """
-    row = engine_row(dict(status), name) if status else None
-    if entry.remote or row is None:
-        state = "remote" if entry.remote else "absent"
+    row = engine_row(status, called(config, name)) if status else None
+    remote = config.models[name].remote
+    if remote or row is None:
+        state = "remote" if remote else "absent"
         return {"state": state, "bytes": None, "measured": None, "waiting": 0}
     return {
         "state": row["state"],
@@ -117,7 +119,7 @@ def facts_of(config: Config, name: str, status: Mapping[str, Any] | None) -> dic
         **common,
         **facts,
         "learned_on": _learned_on(facts["file"]),
-        **engine_facts(status, name, entry),
+        **engine_facts(status, config, name),
     }
 
 

@@ -80,7 +80,7 @@ def call(
     with (
         Shim(config, inline=False) as shim,
         traced(config, "call"),
-        WaitingLine(line, model, shim.runtime),
+        WaitingLine(line, model, shim.config, shim.runtime),
     ):
         if stream:
             with shim.stream_call(model, **payload) as items:

@@ -84,7 +84,7 @@ def chat(
     with (
         Shim(config, inline=False) as shim,
         traced(config, "chat"),
-        WaitingLine(line, model, shim.runtime, shim.config.file) as waiting,
+        WaitingLine(line, model, shim.config, shim.runtime) as waiting,
     ):
         if no_stream:
             whole = partial(shim.chat, model, messages, **given)

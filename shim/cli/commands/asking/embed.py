@@ -42,7 +42,7 @@ def embed(ctx: click.Context, model: str, texts: tuple[str, ...], *, as_json: bo
     with (
         Shim(config, inline=False) as shim,
         traced(config, "embed"),
-        WaitingLine(line, model, shim.runtime, shim.config.file),
+        WaitingLine(line, model, shim.config, shim.runtime),
     ):
         ask = partial(shim.embed, model, [text for text in batch if text or texts])
         reply = ask() if entry.remote else asked_again(ask, line.clear)

@@ -132,7 +132,7 @@ class Talk:
         """Print the answer to a question, and keep both. What came before Ctrl-C is kept, too."""
         model, line = self.chosen.model, self._line
         messages = self.conversation.asked(question)
-        with WaitingLine(line, model, self._shim.runtime) as waiting:
+        with WaitingLine(line, model, self._shim.config, self._shim.runtime) as waiting:
             ask = partial(self._shim.stream, model, messages, **self.conversation.options)
             answer = PrintedAnswer(ask, waiting, quiet=False)
             try:

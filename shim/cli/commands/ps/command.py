@@ -31,6 +31,7 @@ NO_KEEPER: Final[Mapping[str, Any]] = {
     "decisions": [],
     "left_out": [],
     "projects": [],
+    "references": {},
     "unavailable": {},
 }
 """What `ps --json` prints when no keeper runs."""
