@@ -2,7 +2,7 @@
 # The first set-up builds llama.cpp (minutes, once a machine); later runs install nothing.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-full test-vllm demo bench models clean
+.PHONY: help setup check test test-full test-vllm test-python-models demo bench models clean
 
 # The first Python here that is new enough.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -29,14 +29,18 @@ check: setup ## What CI checks without running: ruff, mypy, import contracts
 	$(BIN)/lint-imports
 
 test: setup ## Run the tests (minutes)
-	$(PYTEST) -m "not full and not vllm" --numprocesses 2 --dist loadgroup
+	$(PYTEST) -m "not full and not vllm and not python_models" --numprocesses 2 --dist loadgroup
 
 test-full: setup ## Run all tests, with long properties and campaigns
 	$(PYTEST) --timeout 1800
 
+test-python-models: setup ## Run real Whisper, sentence-transformers and transformers (builds .venv-python-models: 1.8 GB)
+	$(SETUP_PYTHON) tools/side_environment.py python-models
+	nice env $(PYTEST) -m python_models --timeout 600 tests/workers
+
 test-vllm: setup ## Run the tests of engines against the real vLLM on the CPU (builds .venv-vllm first: 2.4 GB)
 	$(SETUP_PYTHON) tools/side_environment.py vllm
-	nice $(PYTEST) -m vllm --timeout 600
+	nice env $(PYTEST) -m vllm --timeout 600
 
 demo: setup ## Run four models under a budget for half of them, and trace it
 	$(BIN)/keepwarm demo --models models/demo
