@@ -200,3 +200,25 @@ def test_a_command_about_a_model_concerns_no_other_projects(
     assert row is not None
     assert row["models"] == ["a@rag", "b"]
     assert waiting_for(rag.status(), "a", 1, called(rag.config, "a")) == "a is idle"
+
+
+def test_a_pin_that_was_ended_stays_so_until_its_own_configuration_is_read_anew(
+    stage: Stage, project: Open, tiny_models: dict[str, Path]
+) -> None:
+    """Another project's model that is taken in, or its reload, does not bring it back."""
+
+    def pinned() -> list[list[str]]:
+        return [row["models"] for row in own.status()["engines"] if row["pinned"]]
+
+    own = project("own", model("judge", tiny_models["classifier"], pin=True))
+    own.load("judge")
+    assert pinned() == [["judge@own"]]
+    own.unpin("judge")
+    other = project("other", model("m", tiny_models["producer"], threads=1))
+    other.load("m")
+    assert pinned() == []
+    other.reload()
+    assert pinned() == []
+    own.reload()
+    own.load("judge")
+    assert pinned() == [["judge@own"]]

@@ -62,6 +62,8 @@ class Catalog:
     broken_models: dict[str, BrokenModel] = field(default_factory=dict)
     learned: LearnedStore = field(default_factory=learned_store)
     engines: dict[str, CatalogEngine] = field(default_factory=dict)
+    unpinned: set[str] = field(default_factory=set)
+    """Models whose configured pin a hint has ended, until their configuration is read anew."""
 
     @property
     def device(self) -> Device:
@@ -112,7 +114,7 @@ class Catalog:
             ModelSpec(
                 p.name,
                 p.engine_id,
-                p.entry.pinned,
+                p.entry.pinned and p.name not in self.unpinned,
                 float(p.entry.keep_alive),
                 p.entry.priority,
                 p.entry.max_queue,
@@ -203,12 +205,16 @@ class Catalog:
 
 @dataclass(frozen=True, slots=True)
 class CatalogReading:
-    """The result of reading a configuration: its devices, and the models that had to be read."""
+    """The result of reading a configuration: its devices, and the models that had to be read.
+
+    `anew`: the models whose configuration was read anew.
+    """
 
     config: Config
     devices: BudgetDevices
     learned: LearnedStore
     found: Mapping[str, Found]
+    anew: Collection[str] = ()
 
 
 def build_catalog(config: Config) -> Catalog:
@@ -267,6 +273,7 @@ def catalog_of(reading: CatalogReading, previous: Catalog | None = None) -> Cata
     catalog = Catalog(reading.config, reading.devices, learned=reading.learned)
     if previous is not None:
         catalog.engines.update(previous.engines)
+        catalog.unpinned = previous.unpinned - set(reading.anew)
     for name, entry in reading.config.models.items():
         found = reading.found.get(name)
         if found is None and previous is not None:

@@ -99,7 +99,7 @@ class ProjectChanges:
             held = self._held() | set(in_use)
             after = await in_own_thread(self.projects.with_config, config, held)
             diff = await in_own_thread(self.projects.config.diff, after.config)
-            reread = await self._refresh.reload(after.config)
+            reread = await self._refresh.reload(after.config, after.by_key[after.front].named())
             await self._changed(after)
         restart = restart_keys(self.began_with, config)
         if restart:

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from typing import Final
 
 from backends.machine.bounded_questions import in_own_thread
@@ -109,8 +109,12 @@ class CatalogRefresh:
         if model in self.catalog.prepared:
             self._looked_s[model] = time.monotonic()
 
-    async def reload(self, config: Config) -> set[str]:
+    async def reload(self, config: Config, anew: Collection[str]) -> set[str]:
         """Take over another configuration; models that did not change are not read again.
+
+        Args:
+            config: the models of all projects.
+            anew: those whose configuration was read anew: pins that a hint has ended count again.
 
         Returns:
             The models that were known before and whose files changed.
@@ -120,7 +124,7 @@ class CatalogRefresh:
         """
         before = self.catalog
         reading = await in_own_thread(read_models, config, before)
-        self._adopt(catalog_of(reading, self.catalog))
+        self._adopt(catalog_of(replace(reading, anew=anew), self.catalog))
         return {
             name
             for name, found in reading.found.items()

@@ -303,6 +303,7 @@ class Client(Connection):
         self._keeper.is_ready_for(asked.model)
         self._keeper.shell.post(ev.HintGiven(asked.kind, asked.model))
         if asked.kind == "unpin":
+            self._keeper.catalog.unpinned.add(asked.model)
             self._holds.discard(f"pin {asked.model}")
         return self._unloaded(asked.model) if asked.kind == "unload" else {}
 
