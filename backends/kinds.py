@@ -23,7 +23,7 @@ class EngineKind:
     Attributes:
         what: what runs the model, in words.
         verbs: what a model of this kind can be asked for, depending on its file or its program.
-        here: whether keepwarm starts it, so that its bytes are booked.
+        here: whether keepwarm can start it, so that its bytes are booked.
     """
 
     what: str
@@ -38,7 +38,7 @@ KINDS: Final[Mapping[Backend, EngineKind]] = {
     "python": EngineKind(
         "your own Python code, in a worker process", frozenset(["call"]), here=True
     ),
-    "vllm": EngineKind("a vLLM server", _SERVED, here=False),
+    "vllm": EngineKind("a vLLM server, from a model folder or elsewhere", _SERVED, here=True),
     "openai": EngineKind("an endpoint that speaks OpenAI's API", _SERVED, here=False),
 }
 """Every kind by its name in the configuration."""

@@ -17,8 +17,8 @@ from typing import Final
 
 from backends.machine.children import serving
 from backends.machine.environment import child_environment
+from backends.machine.files.shared_memory import remove_segments, segments_of
 from backends.machine.processes import process_tree
-from backends.machine.shared_memory import remove_segments, segments_of
 from tools.hf_model import HfRecipe, make_hf_model
 from tools.setup_run import SetupError
 from tools.side_environment import ROOT, environment, is_built

@@ -10,12 +10,21 @@ from dataclasses import dataclass
 from backends.engine_process.ceiling import Ceilings
 from backends.engine_process.load_progress import LoadProgress
 from backends.engine_process.process import EngineProcess
-from backends.machine.processes import IoCounts, io_counts, process_bytes, process_state
+from backends.machine.processes import (
+    IoCounts,
+    io_counts,
+    process_bytes,
+    process_tree,
+    sum_of_counts,
+    sum_of_cpu,
+)
 from budget.errors import EngineTimeout, KeepwarmError
 from budget.footprint import HOST
 
 _LOOK_S = 0.02
 """Seconds between two looks at a load's progress."""
+_LOOK_AT_TREE_S = 0.25
+"""The same where each look reads all processes of the machine."""
 _ASK_S = 1.0
 """Seconds between two questions for its health, until its log says that it is ready."""
 _ASK_AGAIN_S = 0.005
@@ -36,6 +45,7 @@ class Loading:
         healthy: asks whether it answers; may raise why it never will.
         ended: the error of a process that ended while it loaded, by its exit code.
         patience: how many times longer it may take while it computes.
+        whole: whether children of the process load for it, so that their figures count as well.
     """
 
     process: EngineProcess
@@ -48,6 +58,7 @@ class Loading:
     healthy: Callable[[], Awaitable[bool]]
     ended: Callable[[int], Awaitable[KeepwarmError]]
     patience: float = 1.0
+    whole: bool = False
 
     async def until_ready(self, on_progress: Callable[[float], None]) -> IoCounts:
         """Return when the engine answers, with the bytes that it read until then.
@@ -64,7 +75,8 @@ class Loading:
         try:
             while True:
                 watched = {ended} if ready.done() else {ended, ready}
-                pause_s = _ASK_AGAIN_S if ready.done() else _LOOK_S
+                look_s = _LOOK_AT_TREE_S if self.whole else _LOOK_S
+                pause_s = _ASK_AGAIN_S if ready.done() else look_s
                 await asyncio.wait(watched, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
                 if ended.done():
                     raise await self.ended(ended.result())
@@ -73,9 +85,9 @@ class Loading:
                 if ready.done() or now_s >= ask_at_s:
                     if await self.healthy():
                         on_progress(1.0)
-                        return io_counts(self.process.pid)
+                        return self._counts()
                     ask_at_s = now_s + _ASK_S
-                progress.look(io_counts(self.process.pid), self.process.log.lines_seen, now_s)
+                progress.look(self._counts(), self.process.log.lines_seen, now_s)
                 on_progress(progress.fraction)
                 self._check(progress, now_s)
         finally:
@@ -95,8 +107,13 @@ class Loading:
         """Whether a load without progress may go on, because its process uses the CPU."""
         if self.patience <= 1.0 or progress.stalled_for_s(now_s) > self.stall_s * self.patience:
             return False
-        state = process_state(self.process.pid)
-        return state is not None and progress.used_cpu(state.cpu_s, now_s, self.stall_s)
+        return progress.used_cpu(sum_of_cpu(self._processes()), now_s, self.stall_s)
+
+    def _processes(self) -> list[int]:
+        return process_tree(self.process.pid) if self.whole else [self.process.pid]
+
+    def _counts(self) -> IoCounts:
+        return sum_of_counts(self._processes()) if self.whole else io_counts(self.process.pid)
 
 
 def stalled(what: str, fraction: float, stall_s: float, log_tail: Sequence[str]) -> EngineTimeout:

@@ -11,7 +11,10 @@ _IDLE = b"all slots are idle"
 TAIL_LINES = 25
 _LINE_CHARS = 500
 _LINE_BYTES = 4 * _LINE_CHARS
-_READY = re.compile(rb"model loaded|server is listening|all slots are idle", re.IGNORECASE)
+_READY = re.compile(
+    rb"model loaded|server is listening|all slots are idle|application startup complete",
+    re.IGNORECASE,
+)
 _OUT_OF_MEMORY = re.compile(
     r"unable to allocate .*buffer|failed to allocate .*(buffer|memory)|out of memory"
     r"|cudaMalloc failed|std::bad_alloc|cannot allocate memory|ErrorOutOfDeviceMemory",

@@ -191,6 +191,11 @@ class EngineProcess:
         """SIGKILL to the group, without waiting for its end."""
         self._signal(signal.SIGKILL)
 
+    def kill_group(self) -> None:
+        """SIGKILL to the group when its leader may have ended; call it only while the group has members."""
+        with contextlib.suppress(OSError):
+            os.killpg(self.pid, signal.SIGKILL)
+
     def _signal(self, number: signal.Signals) -> None:
         if self.exit_code is None:
             with contextlib.suppress(OSError):

@@ -24,11 +24,12 @@ FEW_FILES: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class ProcessState:
-    """A process's parent, whether it is stopped, and the CPU seconds that it has used."""
+    """A process's parent, whether it is stopped, the CPU seconds that it has used, and its group."""
 
     parent: int
     stopped: bool
     cpu_s: float
+    group: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,8 @@ def process_state(pid: int) -> ProcessState | None:
     fields = _read(pid, "stat").rpartition(b")")[2].split()
     try:
         ticks = int(fields[11]) + int(fields[12])
-        return ProcessState(int(fields[1]), fields[0].decode() in _STOPPED, ticks / _TICKS_PER_S)
+        stopped = fields[0].decode() in _STOPPED
+        return ProcessState(int(fields[1]), stopped, ticks / _TICKS_PER_S, int(fields[2]))
     except (ValueError, IndexError):
         return None
 
@@ -121,6 +123,12 @@ def process_tree(pid: int) -> list[int]:
     return tree
 
 
+def group_members(group: int) -> list[int]:
+    """The processes of a process group, whether or not the process that it is named after still runs."""
+    states = ((pid, process_state(pid)) for pid in all_pids())
+    return [pid for pid, state in states if state is not None and state.group == group]
+
+
 def mapped_files(pid: int) -> set[tuple[int, int]]:
     """All files that a process has mapped, shared memory among them: the device and the inode of each."""
     rows = (line.split(None, 5) for line in _read(pid, "maps").splitlines())
@@ -150,6 +158,18 @@ def io_counts(pid: int) -> IoCounts:
         return IoCounts(counts[b"rchar"], counts[b"read_bytes"], held.resident if held else 0)
     except (ValueError, KeyError):
         return IoCounts()
+
+
+def sum_of_counts(pids: Iterable[int]) -> IoCounts:
+    """The counts of several processes together; pages that they share count for each of them."""
+    rows = [io_counts(pid) for pid in pids]
+    read, disk = sum(row.rchar for row in rows), sum(row.disk_bytes for row in rows)
+    return IoCounts(read, disk, sum(row.rss_bytes for row in rows))
+
+
+def sum_of_cpu(pids: Iterable[int]) -> float:
+    """The CPU seconds that several processes have used; those that have ended count nothing."""
+    return sum(state.cpu_s for pid in pids if (state := process_state(pid)) is not None)
 
 
 def pss_bytes(pids: Iterable[int], part: str = "Pss") -> int | None:

@@ -32,6 +32,23 @@ async def control_request(
         OSError: nothing listens, or the connection broke (`TimeoutError` when it took too long).
         EndpointError: the answer is not HTTP with a JSON body, or is too long.
     """
+    status, payload = await control_answer(socket_path, method, target, body, timeout_s=timeout_s)
+    return status, _decoded(status, payload)
+
+
+async def control_answer(
+    socket_path: Path,
+    method: str,
+    target: str,
+    body: Mapping[str, Any] | None = None,
+    *,
+    timeout_s: float = ANSWER_LIMIT_S,
+) -> tuple[int, bytes]:
+    """As `control_request`, with the body as it came.
+
+    Raises:
+        as `control_request`.
+    """
     async with asyncio.timeout(timeout_s):
         reader, writer = await asyncio.open_unix_connection(str(socket_path))
         try:
@@ -65,7 +82,8 @@ def blocking_request(
         answer = bytearray()
         while chunk := client.recv(_CHUNK_BYTES):
             _add(answer, chunk)
-    return _parse(answer)
+    status, payload = _parse(answer)
+    return status, _decoded(status, payload)
 
 
 def is_healthy(socket_path: Path) -> bool:
@@ -91,15 +109,19 @@ def _add(answer: bytearray, chunk: bytes) -> None:
         raise EndpointError(f"the engine's answer has over {_MAX_ANSWER_BYTES} bytes.")
 
 
-def _parse(answer: bytearray) -> tuple[int, Any]:
+def _parse(answer: bytearray) -> tuple[int, bytes]:
     head, _, body = answer.partition(b"\r\n\r\n")
     words = head.split(b" ", 2)
     if len(words) < 2 or not words[1].isdigit():
         raise ConnectionResetError("the engine closed the connection without an answer")
+    return int(words[1]), bytes(body)
+
+
+def _decoded(status: int, body: bytes) -> Any:
     try:
-        return int(words[1]), parse_json(bytes(body)) if body else None
+        return parse_json(body) if body else None
     except BadJson as exc:
         raise EndpointError(
-            f"the engine answered with something that is not JSON: {bytes(body[:80])!r}.",
-            status=int(words[1]),
+            f"the engine answered with something that is not JSON: {body[:80]!r}.",
+            status=status,
         ) from exc

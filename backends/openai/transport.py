@@ -25,7 +25,6 @@ from backends.openai.connections.bounds import (
     Timeouts,
 )
 from backends.openai.connections.pools import Answer, Pools
-from backends.openai.connections.prompt_bound import TOKEN_BYTES, check_prompt
 from backends.openai.exchange import (
     CHAT_PATH,
     EMBED_PATH,
@@ -199,9 +198,6 @@ class Transport:
             bounds.begin("the first token", timeouts.first_token_s)
         if body is not None and endpoint.socket_path is None:
             body = self._extras.applied(endpoint, body)
-        context = endpoint.context_per_slot
-        if context is not None and body is not None and len(body) > context * TOKEN_BYTES:
-            check_prompt(endpoint, body)
         return Exchange(endpoint, self.pools.to(endpoint).route, path, body, bounds)
 
     async def _fetch(self, exchange: Exchange, limit_bytes: int) -> bytes:

@@ -77,6 +77,8 @@ class Call:
     operation: str = "chat"
     in_background: bool = False
     """Whether its priority is below 0. Such a call is streamed internally, to be interruptible."""
+    resumable: bool = False
+    """Whether its engine could go on with its answer, were it interrupted in the middle."""
     preemptible: bool = False
     """Whether its answer can be interrupted and go on, which only a stream can."""
     whole: bool = False

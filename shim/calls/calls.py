@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from backends.openai.resume import can_resume
 from shim.calls.call import Call
 from shim.calls.leased import UNEXPLAINED, Leases
 from shim.calls.streaming.result_stream import AsyncResultStream
@@ -46,7 +45,7 @@ class Calls(Leases):
         Raises:
             KeepwarmError: one of the tree in `budget.errors`, here or while iterating.
         """
-        if not call.remote and can_resume(call.request):
+        if call.resumable:
             call.preemptible = call.wants["preemptible"] = True
         return AsyncReplyStream(self, call, await self.begin(call))
 

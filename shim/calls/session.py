@@ -238,8 +238,8 @@ class Session:
         wants = {"model": model, "want": "lease", **own}
         if self.declarations.open and (plan := self.declarations.name()) is not None:
             wants["plan"] = plan
-        in_background = low and not remote and can_resume(request)
-        call = Call(model, request, wants, limits, remote, operation, in_background)
+        resumable = entry.is_gguf and can_resume(request)
+        call = Call(model, request, wants, limits, remote, operation, low and resumable, resumable)
         if call.run is None and config.trace.enabled:
             call.run = self.run.get(config.trace)
         return call

@@ -29,10 +29,12 @@ _WORDS: Final[Mapping[Verb, str]] = {
 
 def verbs_of(entry: ModelEntry) -> frozenset[Verb]:
     """What a model can be asked for. An endpoint may do all that its kind does."""
-    if not entry.is_gguf:
+    if entry.remote or entry.backend == "python":
         return KINDS[entry.backend].verbs
     if entry.role == "embedder":
         return _EMBEDDER
+    if entry.backend == "vllm":
+        return _READS_IMAGES
     return _READS_IMAGES if entry.mmproj else _CHATS
 
 

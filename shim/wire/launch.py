@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
 
-from backends.callers_errors import raise_callers
+from backends.machine.callers_errors import raise_callers
 from backends.machine.files.descriptors import no_more_files
 from backends.machine.files.file_locks import KEEPER_LOCK, FileLock
 from backends.machine.files.lock_holders import Holder

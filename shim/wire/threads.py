@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from backends.callers_errors import raise_callers
 from backends.flows import run_blocking
+from backends.machine.callers_errors import raise_callers
 from budget.errors import KeeperUnavailable
 from shim.wire.json_lines import Message, keeper_gone
 from shim.wire.keeper_connection import ConnectionPool, Hello, KeeperConnection, OwnModels

@@ -224,7 +224,7 @@ def test_a_mark_of_the_byte_order_is_no_mistake(tmp_path: Path) -> None:
         ("kv_type_v = 'q4_0'\nflash_attention = 'off'", "flash_attention", "kv_type_v"),
         ("hf = 'a/b:c.gguf'", "hf", "exactly one of"),
         ("url = 'http://h'", "url", "exactly one of"),
-        ("backend = 'vllm'", "url", "the endpoint's address"),
+        ("backend = 'vllm'", "path", "model folder"),
         ("backend = 'ollama'", "backend", '"llama.cpp", "python", "vllm" or "openai"'),
         ("model_id = 'x'", "model_id", "give url"),
         ("api_key_env = 'KEY'", "api_key_env", "give url"),

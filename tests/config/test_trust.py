@@ -34,7 +34,7 @@ NEEDS_NO_TRUST = {
     "n_batch n_ubatch repack swa_full threads keep_alive pin priority max_queue mmproj draft_model "
     "lora warm_prompt backend model_id connect_timeout first_token_timeout token_timeout "
     "answer_timeout "
-    "options bytes files cwd env device",
+    "options bytes files cwd device sleep",
 }
 """Keys that spend no secret, connect to and run nothing, and have nothing written where the file says.
 
@@ -45,6 +45,7 @@ NEEDS_TRUST = {
     "models.engine_args": "program",
     "models.factory": "run",
     "models.python": "run",
+    "models.env": "run",
     "models.api_key_env": "secret",
     "models.url": "address",
     "budget.rpc": "address",

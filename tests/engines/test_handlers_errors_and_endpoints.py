@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import pytest
 
-from backends.callers_errors import raise_callers
+from backends.machine.callers_errors import raise_callers
 from backends.openai import SyncTransport, Timeouts
 from budget.errors import EngineDied, EngineTimeout
 from tests.engines.hostile import ASK, head, listening, read_request, says

@@ -8,7 +8,7 @@ import sys
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
-from backends.machine.shared_memory import remove_segments, segments_of
+from backends.machine.files.shared_memory import remove_segments, segments_of
 
 _MAKES = """
 import multiprocessing, sys

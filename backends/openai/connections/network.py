@@ -21,8 +21,8 @@ from typing import Any, Final, TypeVar
 import httpcore
 from httpcore import SOCKET_OPTION
 
-from backends.callers_errors import raise_as_it_is, raise_callers
 from backends.flows import run_blocking
+from backends.machine.callers_errors import raise_as_it_is, raise_callers
 from backends.openai.connections.bounds import Bounds
 from backends.openai.connections.open_streams import OpenStreams
 from backends.openai.connections.resolving import RESOLVER, Addresses

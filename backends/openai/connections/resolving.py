@@ -17,7 +17,7 @@ from typing import Final
 
 import httpcore
 
-from backends.callers_errors import raise_callers
+from backends.machine.callers_errors import raise_callers
 from backends.machine.forks import renew_after_fork
 from backends.openai.connections.bounds import Bounds
 from budget.errors import EndpointUnavailable, KeepwarmError, QueueFull

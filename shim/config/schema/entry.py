@@ -60,7 +60,11 @@ REQUEST_KEYS = frozenset(
 class ModelEntry(Section):
     """A model that callers name: a GGUF file run here, or a remote endpoint."""
 
-    path: FilePath | None = key(None, "The GGUF file (its first shard).", PATH_ALLOWED)
+    path: FilePath | None = key(
+        None,
+        "The GGUF file (its first shard); for vLLM a model folder in Hugging Face form.",
+        PATH_ALLOWED,
+    )
     hf: HfFile | None = key(
         None,
         "A file on the Hugging Face Hub, downloaded on `keepwarm load` or first use.",
@@ -218,11 +222,19 @@ class ModelEntry(Section):
     cwd: FilePath | None = key(
         None, "Its working folder. Left out: the folder of this file.", PATH_ALLOWED
     )
-    env: Environment = key({}, "Environment variables of its process.", "a table of texts")
+    env: Environment = key(
+        {}, "Environment variables of its process.", "a table of texts", trust="run"
+    )
     device: Device = key(
         "auto",
         "Where it computes; `auto` takes a budgeted GPU, or the host without one. It sees no other GPU.",
         '"auto", "host" or "cuda:N" (N counts from 0)',
+    )
+    sleep: Literal[0, 1, 2] = key(
+        0,
+        "How a vLLM server leaves its GPU: 0 ends it; 1 keeps its weights in the host's memory, booked "
+        "there; 2 keeps its processes only, and reads its weights anew.",
+        "0, 1 or 2",
     )
     backend: Backend = key(
         "llama.cpp",

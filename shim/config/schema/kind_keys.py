@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final, Literal, cast
 
 from backends.kinds import KINDS, Backend
+from backends.vllm.server_arguments import OWNED
 from shim.config.schema.values import Span
 
 DEFAULT_CONTEXT: Final = 4096
@@ -26,9 +27,15 @@ _ENDPOINT: Final = frozenset(
 _WORKER: Final = frozenset(
     ["factory", "options", "bytes", "files", "python", "cwd", "env", "device"]
 )
+_VLLM: Final = frozenset(
+    ["role", "path", "context", "bytes", "python", "env", "device", "engine_args", "sleep"]
+)
+_FOLDER: Final = "a model folder in Hugging Face form, or the url of a server"
+_NO_GGUF: Final = (_WORKER | _VLLM) - _GGUF
 _BY_KIND: Final[Mapping[Backend, frozenset[str]]] = {
     "llama.cpp": _ANYWHERE | _HERE | _GGUF,
     "python": _ANYWHERE | _HERE | _WORKER,
+    "vllm": _ANYWHERE | _HERE | _VLLM,
 }
 """The keys of the kinds that keepwarm starts."""
 
@@ -64,6 +71,7 @@ def conflicts(given: Mapping[str, object]) -> Iterator[Conflict]:
     """Contradictions between the keys that were written, whether or not each alone is valid."""
     yield from _source_conflicts(given)
     yield from _foreign_keys(given)
+    yield from _refused_arguments(given)
     if "url" not in given:
         yield from _local_conflicts(given)
 
@@ -78,7 +86,11 @@ def _source_conflicts(given: Mapping[str, object]) -> Iterator[Conflict]:
     one = "exactly one of path, hf and url"
     if len(sources) > 1:
         yield sources[-1], f"{' and '.join(sources)} are given", one
-    elif kind in ("vllm", "openai") and sources != ["url"]:
+    elif kind == "vllm" and sources not in (["url"], ["path"]):
+        yield "path", 'backend = "vllm" without path and url', _FOLDER
+    elif kind == "vllm" and str(given.get("path", "")).lower().endswith(".gguf"):
+        yield "path", 'a GGUF file with backend = "vllm"', _FOLDER
+    elif kind == "openai" and sources != ["url"]:
         yield "url", f'backend = "{kind}" without a url', "the endpoint's address"
     elif not sources:
         yield "path", "the model has no file and no endpoint", one
@@ -90,16 +102,13 @@ def _foreign_keys(given: Mapping[str, object]) -> Iterator[Conflict]:
     sources = {"path", "hf"} if remote else set()
     for name in sorted((set(given) & every_key()) - keys_of(kind, remote=remote) - sources):
         owners = [f'backend = "{other}"' for other, keys in _BY_KIND.items() if name in keys]
-        if kind == "python":
-            where = " or ".join(owners) or "endpoints (with a url)"
-            yield (
-                name,
-                f'backend = "python", which has no such key; it is for {where}',
-                "leave it out",
-            )
-        elif name in _WORKER:
+        where = " or ".join(owners) or "endpoints (with a url)"
+        if kind in ("python", "vllm") and not remote:
+            found = f'backend = "{kind}", which has no such key; it is for {where}'
+            yield name, found, "leave it out"
+        elif name in _NO_GGUF:
             found = "the model is remote (it has a url)" if remote else "the model is a GGUF file"
-            yield name, f"{found}; this key is for {' or '.join(owners)}", "leave it out"
+            yield name, f"{found}; this key is for {where}", "leave it out"
         elif remote:
             yield (
                 name,
@@ -108,6 +117,17 @@ def _foreign_keys(given: Mapping[str, object]) -> Iterator[Conflict]:
             )
         else:
             yield name, "the model is local (it has no url)", "leave it out, or give url"
+
+
+def _refused_arguments(given: Mapping[str, object]) -> Iterator[Conflict]:
+    """Arguments of vLLM that keepwarm decides."""
+    arguments = given.get("engine_args")
+    if kind_of(given) != "vllm" or not isinstance(arguments, list | tuple):
+        return
+    names = (str(word).partition("=")[0].replace("_", "-") for word in arguments)
+    if refused := sorted({name for name in names if name in OWNED}):
+        found = f"{', '.join(refused)}, which keepwarm decides for vLLM"
+        yield "engine_args", found, "other arguments of vLLM's API server; see the model's own keys"
 
 
 def _local_conflicts(given: Mapping[str, object]) -> Iterator[Conflict]:

@@ -21,6 +21,7 @@ from budget.footprint import Placement
 from shim.config import ModelEntry as ConfigEntry
 from shim.keeper.catalog.entries import ModelFile, Prepared
 from shim.keeper.catalog.model_checks import faults
+from shim.keeper.catalog.vllm_models import folder_files, prepare_vllm
 from shim.keeper.catalog.worker_models import prepare_worker, worker_files
 from shim.placement.budgeted_devices import BudgetDevices
 from shim.placement.plan_entry import Stamp
@@ -68,7 +69,7 @@ def _prepare_gguf(
 
 _BY_KIND: Final[
     Mapping[Backend, Callable[[str, ConfigEntry, BudgetDevices, Inspector], Prepared]]
-] = {"llama.cpp": _prepare_gguf, "python": prepare_worker}
+] = {"llama.cpp": _prepare_gguf, "python": prepare_worker, "vllm": prepare_vllm}
 """How each kind that keepwarm starts gets its placements."""
 
 
@@ -84,6 +85,8 @@ def watched_files(entry: ConfigEntry) -> list[Path]:
     """
     if entry.backend == "python":
         return worker_files(entry)
+    if entry.backend == "vllm":
+        return folder_files(entry)
     own = [] if entry.path is None else model_files(Path(entry.path))
     return [*own, *side_files(entry)]
 

@@ -95,8 +95,10 @@ def prepare_worker(
     args = EngineArgs(n_ctx=0, slots=int(entry.slots))
     source, size, reason = _bytes_of(entry, sum(row[1] for row in stamp))
     placed = tuple(
-        _learned(Placement(args, _parts(device, size), source, reason=reason), facts, inspector)
-        for device in _devices(name, entry, devices)
+        with_learned(
+            Placement(args, _parts(device, size), source, reason=reason), facts.identity, inspector
+        )
+        for device in devices_for(name, entry, devices)
     )
     text = f"{facts.identity}{entry.slots}{[p.main_device for p in placed]}"
     digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
@@ -136,7 +138,7 @@ def _parts(device: str, size: int) -> dict[str, Footprint]:
     return {device: Footprint(weights_bytes=size), HOST: beside}
 
 
-def _devices(name: str, entry: ConfigEntry, devices: BudgetDevices) -> tuple[str, ...]:
+def devices_for(name: str, entry: ConfigEntry, devices: BudgetDevices) -> tuple[str, ...]:
     """The devices that a model may go to, each as good as the others."""
     here = {device.name: device for device in devices.devices if not device.name.startswith("RPC")}
     if entry.device == "auto":
@@ -153,9 +155,9 @@ def _devices(name: str, entry: ConfigEntry, devices: BudgetDevices) -> tuple[str
     )
 
 
-def _learned(placement: Placement, facts: WorkerFacts, inspector: Inspector) -> Placement:
+def with_learned(placement: Placement, identity: str, inspector: Inspector) -> Placement:
     """The placement, with what its engine took before."""
     if inspector.learned is None:
         return placement
-    known = inspector.learned.get(facts.identity, placement.args, inspector.build_key())
+    known = inspector.learned.get(identity, placement.args, inspector.build_key())
     return known.apply(placement) if known else placement

@@ -10,9 +10,11 @@ from backends.base import Engine
 from backends.kinds import Backend
 from backends.llama.engine import LlamaServerEngine
 from backends.python.python_engine import PythonEngine
+from backends.vllm.vllm_engine import VllmEngine
 from budget.errors import InternalError
 from shim.config import Config
 from shim.keeper.catalog.catalog import CatalogEngine
+from shim.keeper.catalog.vllm_models import vllm_spec
 from shim.keeper.catalog.worker_models import worker_spec
 from shim.keeper.engines.running_engine import EngineFactory
 
@@ -44,7 +46,23 @@ def _python_worker(config: Config, engine: CatalogEngine, runtime: Path) -> Engi
     )
 
 
-MAKERS: Final[Mapping[Backend, Maker]] = {"llama.cpp": _llama_server, "python": _python_worker}
+def _vllm_server(config: Config, engine: CatalogEngine, runtime: Path) -> Engine:
+    if engine.entry is None:
+        raise InternalError(f"{engine.label} has no configuration")
+    return VllmEngine(
+        vllm_spec(engine.entry, [Path(row[0]) for row in engine.stamp]),
+        engine.names[0],
+        runtime,
+        stall_s=config.keeper.stall_timeout,
+        margin_bytes=config.keeper.engine_margin.resolve(0),
+    )
+
+
+MAKERS: Final[Mapping[Backend, Maker]] = {
+    "llama.cpp": _llama_server,
+    "python": _python_worker,
+    "vllm": _vllm_server,
+}
 """The kinds that keepwarm starts."""
 
 

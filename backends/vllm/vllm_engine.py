@@ -1,0 +1,348 @@
+"""The engine of kind `vllm`: an API server with its engine and workers, in one process group."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from backends.base import Capabilities, Endpoint, LoadReport, Signs
+from backends.engine_process.ceiling import PlausibleCeilings
+from backends.engine_process.load import Loading
+from backends.engine_process.log import looks_out_of_memory
+from backends.engine_process.process import EngineProcess, engine_environment
+from backends.engine_process.process_engine import ProcessEngine, ending, gpus_of
+from backends.machine.bounded_questions import asked
+from backends.machine.devices import find_device
+from backends.machine.files.page_cache import cached_fraction
+from backends.machine.files.shared_memory import remove_segments, segments_of
+from backends.machine.gpus import VARIABLE, gpu_uuids
+from backends.machine.processes import (
+    IoCounts,
+    group_members,
+    process_state,
+    process_tree,
+    sum_of_counts,
+    sum_of_cpu,
+)
+from backends.machine.unix_http import control_answer
+from backends.vllm.program import VllmProgram, find_program
+from backends.vllm.server_arguments import ServerSettings, server_command, server_variables
+from backends.vllm.signs import slot_signs
+from budget.errors import EndpointError, EngineTimeout, InternalError, LoadFailed, OutOfMemory
+from budget.footprint import HOST, Placement
+
+PATIENCE: Final = 10.0
+"""A load compiles and captures graphs for minutes without a line in its log."""
+END_LIMIT_S: Final = 5.0
+"""Until the processes of a killed group are gone."""
+_QUICK_S: Final = 2.0
+_STAGED: Final = 0.9
+_HEAP: Final = ("MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+_RAISED: Final = re.compile(r"\b([A-Z]\w*(?:Error|Exception)): (.+)")
+_NO_CAUSE: Final = "Engine core initialization failed"
+_TOO_SMALL: Final = re.compile(
+    r"No available memory for the cache|available KV cache memory|less than desired .*utilization"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class VllmSpec:
+    """What a server serves, and how.
+
+    Attributes:
+        model: the model's folder.
+        files: the files that a load reads.
+        python: the interpreter of vLLM's environment; None looks for one.
+        env: further environment variables.
+        threads: CPU threads; None leaves them alone.
+        sleep: the level of sleep by which it leaves its GPU; 0 ends its processes.
+    """
+
+    model: Path
+    files: tuple[Path, ...]
+    python: str | None = None
+    env: Mapping[str, str] | None = None
+    threads: int | None = None
+    sleep: int = 0
+
+
+class VllmEngine(ProcessEngine):
+    """A vLLM server.
+
+    Args:
+        spec: what it serves.
+        model_id: the model's name.
+        runtime_dir: the keeper's private folder.
+        stall_s: a load that neither reads, grows, logs nor computes for so long is given up.
+        margin_bytes: that of `[keeper] engine_margin`; 0 means no bound.
+    """
+
+    def __init__(
+        self,
+        spec: VllmSpec,
+        model_id: str,
+        runtime_dir: Path,
+        *,
+        stall_s: float = 60.0,
+        margin_bytes: int = 0,
+    ) -> None:
+        super().__init__(model_id, runtime_dir, "vLLM")
+        self._spec = spec
+        self._stall_s = stall_s
+        self._margin_bytes = margin_bytes
+        self._embeds = False
+        self._main = HOST
+        self._vllm: VllmProgram | None = None
+        self._said_ready = asyncio.Event()
+        self._segments: set[str] = set()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """It chats or embeds; it knows no GBNF grammars."""
+        return Capabilities(
+            chat=not self._embeds,
+            embeddings=self._embeds,
+            json_schema=not self._embeds,
+            tools=not self._embeds,
+            load_progress=True,
+        )
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The server's socket."""
+        return Endpoint.of_engine(self._model_id, self._socket, self.capabilities, "vllm")
+
+    # Start
+
+    async def prepare(self, placement: Placement) -> None:
+        """Find vLLM. Its process is not started ahead, because it takes its bytes when it likes.
+
+        Raises:
+            LoadFailed: there is no vLLM.
+        """
+        if self._vllm is not None:
+            raise InternalError("an engine starts once; make a new one to start again")
+        self._embeds = placement.args.embeddings
+        self._main = placement.main_device
+        self._gpus = gpus_of(placement)
+        self._ceilings = PlausibleCeilings.of(placement, self._margin_bytes)
+        self._vllm = await asked(find_program, self._spec.python)
+
+    async def start(self, placement: Placement, on_progress: Callable[[float], None]) -> LoadReport:
+        """Start the server with what is booked for it.
+
+        Raises:
+            LoadFailed: it ended; `OutOfMemory` when a device refused bytes.
+            EngineTimeout: the load stalled.
+            ConfigError: this version lacks a flag that is needed.
+        """
+        if self._started:
+            raise InternalError("an engine starts once; make a new one to start again")
+        self._started = True
+        if self._vllm is None:
+            await self.prepare(placement)
+        sizes = await asked(_sizes, self._spec.files)
+        cached = await asked(cached_fraction, sizes)
+        started_ns = time.monotonic_ns()
+        file_bytes = sum(sizes.values())
+        try:
+            self._took(await self._spawn(placement))
+            counts = await self._load(file_bytes, on_progress)
+            self._socket.chmod(0o600)
+            self._note_segments()
+        except BaseException:
+            await asyncio.shield(self.stop(grace_s=0.0))
+            raise
+        from_disk = counts.disk_bytes > (1 - _STAGED) * file_bytes
+        was_absent = cached is not None and cached < _STAGED
+        return LoadReport(
+            started_ns=started_ns,
+            ready_ns=time.monotonic_ns(),
+            storage="cold" if from_disk or was_absent else "staged",
+            file_bytes=file_bytes,
+            read_bytes=counts.disk_bytes,
+            buffers=await self._measured(),
+            pid=self.pid,
+        )
+
+    async def _measured(self) -> dict[str, int]:
+        """What it has reserved: it reports nothing, and takes no more later."""
+        found = await asked(self.memory)
+        return {device: taken for device, taken in found.items() if taken is not None}
+
+    async def _spawn(self, placement: Placement) -> EngineProcess:
+        program = self._vllm
+        assert program is not None
+        device = await asked(find_device, self._main)
+        settings = ServerSettings(
+            self._spec.model,
+            self._model_id,
+            self._socket,
+            device.total_bytes,
+            self._spec.threads,
+            sleeps=self._spec.sleep > 0,
+        )
+        variables = server_variables(program, placement, settings)
+        env = engine_environment(self._runtime_dir, await self._gpu_variables())
+        for name in _HEAP:
+            # It brings an allocator of its own.
+            env.pop(name, None)
+        env.update(variables | dict(self._spec.env or {}))
+        return await EngineProcess.spawn(
+            server_command(program, placement, settings),
+            env,
+            on_ready=self._said_ready.set,
+            if_absent=f"Look at [models.{self._model_id}] python.",
+        )
+
+    async def _gpu_variables(self) -> dict[str, str]:
+        """It sees the GPUs that it is booked on, under the numbers from 0, and no others."""
+        if not self._gpus:
+            return {VARIABLE: ""}
+        uuids = await asked(gpu_uuids)
+        return {VARIABLE: ",".join(uuids[n] for n in self._gpus if n < len(uuids))}
+
+    async def _load(self, file_bytes: int, on_progress: Callable[[float], None]) -> IoCounts:
+        loading = Loading(
+            self._running(),
+            f"{self._model_id} ({self._spec.model.name})",
+            self._model_id,
+            file_bytes,
+            self._stall_s,
+            self._ceilings,
+            self._said_ready,
+            self.healthy,
+            self._load_error,
+            PATIENCE,
+            whole=True,
+        )
+        return await loading.until_ready(on_progress)
+
+    async def _load_error(self, code: int) -> LoadFailed:
+        lines, tail = self._running().log.lines, self.log_tail
+        cause = _cause(lines) or "".join(f"\n  | {line}" for line in tail[-6:])
+        lead = f"{self._model_id} did not load: vLLM {ending(code)}"
+        if looks_out_of_memory(lines) or _TOO_SMALL.search(cause):
+            return OutOfMemory(
+                f"{lead}: {cause}",
+                hint="Give it more `bytes`, a smaller context, or fewer slots.",
+                model=self._model_id,
+                device=self._main,
+                exit_code=code,
+                log_tail=list(tail),
+            )
+        return LoadFailed(
+            f"{lead}: {cause}",
+            hint="Its last lines are in `log_tail`.",
+            model=self._model_id,
+            exit_code=code,
+            log_tail=list(tail),
+        )
+
+    async def healthy(self) -> bool:
+        """Whether `/health` answers 200 now; also while it sleeps."""
+        return self._alive is not None and await self._answer("/health", _QUICK_S) is not None
+
+    async def _answer(self, target: str, limit_s: float) -> bytes | None:
+        """The body of an answer of status 200; None for any other end."""
+        try:
+            status, body = await control_answer(self._socket, "GET", target, timeout_s=limit_s)
+        except (OSError, EndpointError):
+            return None
+        return body if status == 200 else None
+
+    # End
+
+    def _note_segments(self) -> None:
+        """Remember its shared memory while its processes are there: one that is killed leaves it."""
+        if (process := self._process) is not None:
+            self._segments |= segments_of(group_members(process.pid))
+
+    async def stop(self, *, grace_s: float) -> None:
+        """End the whole group, and remove its socket and its shared memory.
+
+        Raises:
+            EngineTimeout: the processes do not end.
+        """
+        self._note_segments()
+        try:
+            await super().stop(grace_s=grace_s)
+        finally:
+            await self._end_rest()
+            remove_segments(self._segments)
+
+    async def _end_rest(self) -> None:
+        """Kill what its server left behind: engine and workers outlive an API process that was killed."""
+        process = self._process
+        if process is None:
+            return
+        until_s = time.monotonic() + END_LIMIT_S
+        while rest := group_members(process.pid):
+            process.kill_group()
+            if time.monotonic() > until_s:
+                raise EngineTimeout(
+                    f"{self._model_id}: processes {rest} were killed and have not ended for"
+                    f" {END_LIMIT_S:g} s.",
+                    hint="Their bytes stay taken. Look at the kernel's log.",
+                    pid=rest[0],
+                )
+            await asyncio.sleep(0.01)
+
+    # Watching
+
+    async def signs(self, *, ask: bool) -> Signs | None:
+        """Signs of life from the kernel's counters and, if asked, from `/metrics`."""
+        process = self._alive
+        state = process_state(process.pid) if process is not None else None
+        if process is None or state is None:
+            return None
+        limit_s = min(_QUICK_S, self._stall_s / 4)
+        metrics = await self._answer("/metrics", limit_s) if ask and not state.stopped else None
+        slots = slot_signs(metrics) if metrics is not None else None
+        answers = metrics is not None or not ask or await self.healthy()
+        tree = process_tree(process.pid)
+        # Its processes wait for work by looking: what they use without a request says nothing.
+        works = ask and (slots is None or slots.busy > 0)
+        return Signs(
+            reachable=self._socket.exists(),
+            stopped=state.stopped,
+            cpu_s=sum_of_cpu(tree) if works else None,
+            disk_bytes=sum_of_counts(tree).disk_bytes,
+            elsewhere=bool(self._gpus),
+            slots=slots,
+            answers=answers,
+        )
+
+    def overgrown(self, measured: Mapping[str, int | None]) -> OutOfMemory | None:
+        """Compare what was measured of all its processes with the ceilings."""
+        if self._alive is None or not measured:
+            return None
+        return self._ceilings.exceeded(self._model_id, measured, self.log_tail)
+
+
+def _cause(lines: Sequence[str]) -> str:
+    """The exception that ended an engine's load; empty where its log has none."""
+    raised = [found for line in lines if (found := _RAISED.search(line))]
+    causes = [f"{one[1]}: {one[2]}" for one in raised if _NO_CAUSE not in one[2]]
+    return causes[-1] if causes else ""
+
+
+def _sizes(files: tuple[Path, ...]) -> dict[Path, int]:
+    """The bytes of the files.
+
+    Raises:
+        LoadFailed: one is not there.
+    """
+    try:
+        return {path: path.stat().st_size for path in files}
+    except OSError as error:
+        raise LoadFailed(
+            f"{error.filename} cannot be read: {error.strerror}.",
+            hint="Check the model's path.",
+            file=str(error.filename),
+        ) from error
