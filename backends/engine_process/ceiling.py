@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from backends.machine.processes import process_bytes
+from budget.books.byte_text import size
 from budget.errors import OutOfMemory
 from budget.footprint import HOST, MOST_EXTRA_BYTES, MOST_TIMES, EngineArgs, Placement
 
@@ -68,8 +69,8 @@ class Ceilings:
             ceiling = booked + self.margin(device)
             if self.margin_bytes and taken is not None and taken > ceiling:
                 return OutOfMemory(
-                    f"{model} took {taken} bytes of {device}; {booked} are booked, and {ceiling} are"
-                    " the most that it may take.",
+                    f"{model} took {size(taken)} of {device}; {size(booked)} are booked, and "
+                    f"{size(ceiling)} are the most that it may take.",
                     hint="Look at its chat template and engine arguments. If it needs so much, raise"
                     " [keeper] engine_margin.",
                     model=model,

@@ -15,6 +15,7 @@ from typing import Final, Literal
 from backends.footprint.inspect import Inspector, RequestedSource
 from backends.footprint.shares import Shares, balanced, most_layers
 from backends.gguf.header import GgufHeader
+from budget.books.byte_text import size
 from budget.errors import ConfigError, MeasurementFailed, NeverFits
 from budget.footprint import HOST, EngineArgs, Footprint, Placement
 
@@ -193,7 +194,7 @@ class _Placer:
         best = self._most_on_one() if len(self.limits) == 1 else self._most_on_all()
         if best is None:
             return []
-        on = ", ".join(f"{limit} bytes on {d}" for d, limit in self.limits.items())
+        on = ", ".join(f"{size(limit)} on {d}" for d, limit in self.limits.items())
         text = f"{best.args.n_gpu_layers} of {self.everything} layers fit {on}"
         return [_because(best, SPLIT, text)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from budget.books.byte_text import size
 from budget.errors import (
     AdmissionDenied,
     Cancelled,
@@ -89,8 +90,9 @@ def never_fits(
     device, limit, pinned, asked = shortfall
     which = f" ({_named(pins)})" if pins else ""
     return NeverFits(
-        f"{model} asks for {asked} bytes on {device}, where the limit is {limit} and pinned "
-        f"models hold {pinned}{which}." + (_LEARNED if learned else ""),
+        f"{model} asks for {size(asked)} on {device}, where the limit is {size(limit)} and "
+        f"pinned models hold {size(pinned)}{which}: {size(asked + pinned - limit)} too much."
+        + (_LEARNED if learned else ""),
         hint="Raise the limit, unpin a model, or choose a smaller context, KV type or file."
         + (f" `keepwarm forget {model}` goes back to the estimate." if learned else ""),
         model=model,
@@ -125,8 +127,9 @@ def pins_do_not_fit(models: Collection[str], shortfall: Shortfall) -> ConfigErro
     """The error of configured pins that ask for more than a device has."""
     device, limit, pinned, asked = shortfall
     return ConfigError(
-        f"The pinned models do not fit together: {', '.join(sorted(models))} asks for {asked} bytes "
-        f"on {device}, where the limit is {limit} and the other pins hold {pinned}.",
+        f"The pinned models do not fit together: {', '.join(sorted(models))} asks for "
+        f"{size(asked)} on {device}, where the limit is {size(limit)} and the other pins hold "
+        f"{size(pinned)}: {size(asked + pinned - limit)} too much.",
         hint="Raise [budget] limit, pin fewer models, or shrink their context or slots.",
         **_numbers(shortfall),
     )
@@ -136,8 +139,8 @@ def no_room(model: str, waited_s: float, shortfall: Shortfall, ceiling: int) -> 
     """The error of a request that waited while other programs held what the limit would allow."""
     device, limit, pinned, asked = shortfall
     return AdmissionDenied(
-        f"{model} waited {waited_s:.1f} s: it asks for {asked} bytes on {device}, where other "
-        f"programs leave {ceiling} of {limit} and pins hold {pinned}.",
+        f"{model} waited {waited_s:.1f} s: it asks for {size(asked)} on {device}, where other "
+        f"programs leave {size(ceiling)} of {size(limit)} and pins hold {size(pinned)}.",
         hint="End other programs on the device, or lower [budget] reserve.",
         **_numbers(shortfall),
     )
@@ -159,8 +162,8 @@ def in_a_circle(shortfall: Shortfall, waits: Sequence[Mapping[str, Any]]) -> Adm
     )
     why = "each holds what another waits for" if waits[1:] else "which its own program made"
     return AdmissionDenied(
-        f"{circle}: {why}. {model} asks for {asked} bytes on {device}, where the limit is {limit} "
-        f"and pinned models hold {pinned}.",
+        f"{circle}: {why}. {model} asks for {size(asked)} on {device}, where the limit is "
+        f"{size(limit)} and pinned models hold {size(pinned)}.",
         hint="Unpin first, or say how long to wait with deadline_s.",
         model=model,
         **_numbers(shortfall),

@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from budget.books.byte_text import size as size
 from shim.cli.console.standard_streams import codes_of, escaped
 
 _PIPE_COLUMNS: Final = 100_000
@@ -23,7 +24,6 @@ _GAP: Final = 2
 _WORD: Final = 16
 """A longer word, a path for example, may be broken on a terminal that is narrow for it."""
 _BAR: Final = 20
-_STEP: Final = 1024
 Row = Sequence[object]
 
 
@@ -165,18 +165,6 @@ def print_json(value: Any) -> None:
     except UnicodeEncodeError:
         text = json.dumps(value)
     click.echo(text)
-
-
-def size(n_bytes: float) -> str:
-    """Bytes as text: `312 B`, `1.5 KiB`, `4.83 GiB`."""
-    if abs(n_bytes) < _STEP:
-        return f"{n_bytes:.0f} B"
-    amount = float(n_bytes)
-    for unit in ("KiB", "MiB", "GiB", "TiB"):
-        amount /= _STEP
-        if abs(amount) < _STEP or unit == "TiB":
-            break
-    return f"{amount:.{2 if abs(amount) < 10 else 1 if abs(amount) < 100 else 0}f} {unit}"
 
 
 def sizes(by_device: Mapping[str, float | None]) -> str:

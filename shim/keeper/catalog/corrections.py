@@ -13,6 +13,7 @@ from typing import Final
 
 from backends.footprint.cache import cache_key
 from backends.footprint.learned import Learned, LearnedBytes, LearnedStore
+from budget.books.byte_text import size
 from budget.errors import KeepwarmError
 from budget.footprint import GUESSED, Footprint, Placement
 from shim.paths import state_dir
@@ -153,6 +154,6 @@ def _sentence(label: str, device: str, booked: int, row: LearnedBytes, *, believ
     share = f"{(row.corrected_bytes - booked) / booked:+.1%}" if booked else "unbooked"
     then = "learned for its next load" if believed else "too much to be learned for its next load"
     return (
-        f"{label} takes {row.corrected_bytes} bytes of {device}, booked were {booked} ({share}; "
-        f"reported {row.reported_bytes}, measured {row.measured_bytes}): {then}"
+        f"{label} takes {size(row.corrected_bytes)} of {device}, booked were {size(booked)} ({share}; "
+        f"reported {size(row.reported_bytes)}, measured {size(row.measured_bytes)}): {then}"
     )

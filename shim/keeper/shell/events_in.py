@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from budget import events as ev
 from budget.actions import Action, Fault
+from budget.books.byte_text import size
 from budget.core import BudgetCore
 from budget.errors import InternalError, KeepwarmError
 from shim.keeper.shell.fault_counts import FaultCounts, mark_noted, text_of
@@ -83,7 +84,8 @@ class Feed:
         except Exception as error:
             return f"cannot be read, {text_of(error)}"
         return ", ".join(
-            f"{view.device} {view.reserved_bytes} of {view.limit_bytes} bytes" for view in views
+            f"{view.device} {size(view.reserved_bytes)} of {size(view.limit_bytes)}"
+            for view in views
         )
 
     def _check(self) -> None:

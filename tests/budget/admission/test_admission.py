@@ -204,7 +204,7 @@ def test_other_programs_taking_the_device_deny_after_max_wait() -> None:
     assert {first, twin} == shell.waiting
     shell.advance(0.2)
     assert shell.outcomes == {first: "AdmissionDenied", twin: "AdmissionDenied"}
-    assert "leave 40 of 100" in shell.error(first)["message"]
+    assert "leave 40 B of 100 B" in shell.error(first)["message"]
     assert shell.loads() == []
 
 

@@ -36,7 +36,7 @@ def test_the_request_that_closes_a_circle_of_pins_is_denied_and_the_other_is_ser
     assert first in shell.waiting
     error = shell.error(shell.ask("y", "two", want=want))
     assert error["error"] == "AdmissionDenied"
-    for words in ("the pin of a (client one)", "the pin of b (client two)", "70 bytes on gpu"):
+    for words in ("the pin of a (client one)", "the pin of b (client two)", "70 B on gpu"):
         assert words in error["message"]
     facts = error["facts"]
     assert [(p["model"], p["clients"]) for p in facts["pins"]] == [("a", ["one"]), ("b", ["two"])]
