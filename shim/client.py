@@ -299,7 +299,7 @@ class Shim:
             UnknownModel: it is not configured.
             KeepwarmError: it cannot be run, with the reason.
         """
-        found = [*self._what_if([model])["evicted"].values(), []][0]
+        found = [*self.what_if([model])["evicted"].values(), []][0]
         return None if found is None else tuple(found)
 
     def fit_together(self, models: Sequence[str]) -> bool:
@@ -309,13 +309,23 @@ class Shim:
             UnknownModel: one is not configured.
             KeepwarmError: one cannot be run, with the reason.
         """
-        return bool(self._what_if(models)["together"])
+        return bool(self.what_if(models)["together"])
 
-    def _what_if(self, models: Sequence[str]) -> dict[str, Any]:
+    def what_if(self, models: Sequence[str]) -> dict[str, Any]:
+        """What would happen if models were asked for now: all that the keeper says; nothing is loaded.
+
+        Returns:
+            `together`, `evicted` (by model, the models that would leave for it now, or None), `bytes` (by
+            model and device) and `limits` (by device). Remote models are left out.
+
+        Raises:
+            UnknownModel: one is not configured.
+            KeepwarmError: one cannot be run, with the reason.
+        """
         known = [self._session.call(model, "", {}, "load") for model in models]
         local = [call.model for call in known if not call.remote]
         if not local:
-            return {"together": True, "evicted": {}}
+            return {"together": True, "evicted": {}, "bytes": {}, "limits": {}}
         return self._session.connections.ask("what_if", models=local)
 
     def status(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ round of each task. Grouped, a round of all tasks costs two loads.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from harness.progress_bar import progress_bar
 from harness.refine.record import RefineRecord
 from harness.refine.refine import Refine
 from shim import InvalidRequest
+
+LOG = logging.getLogger("keepwarm.harness")
 
 AT_ONCE: Final = 16
 """Requests that are under way together; those over the engine's slots wait in the keeper's queue."""
@@ -50,6 +53,8 @@ def run_many(
         records.mkdir(parents=True, exist_ok=True)
     files = {task: None if records is None else records / _name_of(task) for task in tasks}
     now = {task: refine.begin(task, files[task]) for task in tasks}
+    if why := why_grouped(refine):
+        LOG.info("%s", why)
     with (
         progress_bar("rounds", len(tasks) * refine.max_rounds, quiet=quiet) as advanced,
         ThreadPoolExecutor(at_once, "refine") as pool,
@@ -67,6 +72,24 @@ def run_many(
                 if judging:
                     advanced()
     return [now[task] for task in tasks]
+
+
+def why_grouped(refine: Refine) -> str:
+    """Why producer and judges take turns, with the bytes; empty where they are resident together.
+
+    Raises:
+        KeepwarmError: a model cannot be run, with the reason.
+    """
+    found = refine.shim.what_if([refine.producer, *refine.judge.models.models])
+    if found["together"]:
+        return ""
+    sizes = [
+        f"{model} takes {amount:,} bytes of {device}"
+        for model, by_device in found["bytes"].items()
+        for device, amount in by_device.items()
+    ]
+    limits = " and ".join(f"{limit:,} bytes of {name}" for name, limit in found["limits"].items())
+    return f"{', '.join(sizes)}; the limit is {limits}. They take turns, a round of all tasks each."
 
 
 def _all_done(

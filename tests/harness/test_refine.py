@@ -176,6 +176,20 @@ def test_a_batch_is_grouped_by_model(tmp_path: Path) -> None:
     assert again.asked == []
 
 
+def test_models_that_take_turns_are_said_with_their_bytes(caplog: pytest.LogCaptureFixture) -> None:
+    """What fits is computed; nothing is said where both fit."""
+    shim = ToldShim({"writer": in_turn("text"), "judge": judged(9)})
+    with caplog.at_level("INFO", "keepwarm.harness"):
+        run_many(refine(shim), ["Write."], quiet=True)
+        assert caplog.messages == []
+        shim.limit = 100
+        run_many(refine(shim), ["Write again."], quiet=True)
+    assert (
+        "writer takes 60 bytes of host, judge takes 60 bytes of host; the limit is 100 bytes"
+        in (caplog.messages[0])
+    )
+
+
 def test_a_failure_in_a_batch_keeps_what_was_finished(tmp_path: Path) -> None:
     """The next run goes on from there."""
 

@@ -37,6 +37,7 @@ class ToldShim(Shim):
         super().__init__({"models": {name: {"url": "http://127.0.0.1:9/v1"} for name in answers}})
         self.answers, self.bits = dict(answers), dict(bits or {})
         self.asked: list[str] = []
+        self.limit = 1000
         self.uses = _NoPlan()
         self._lock = Lock()
 
@@ -51,6 +52,12 @@ class ToldShim(Shim):
     def plan(self, models: Sequence[str] = ()) -> Plan:
         """A plan that only notes."""
         return cast("Plan", self.uses)
+
+    def what_if(self, models: Sequence[str]) -> dict[str, Any]:
+        """Models of 60 bytes, in a budget of as many bytes as told."""
+        together = 60 * len(set(models)) <= self.limit
+        bytes_of = {model: {"host": 60} for model in models}
+        return {"together": together, "bytes": bytes_of, "limits": {"host": self.limit}}
 
     def describe(self, model: str) -> ModelInfo:
         """A local model of as many bits as told."""
