@@ -10,6 +10,8 @@ from harness.evaluation.rubric import Dimension, Rubric, Score
 from harness.graphs.graph import Graph
 from harness.graphs.outcome import GraphResult, Outcome, StepFailed
 from harness.graphs.step import Retry, Step, StepContext
+from harness.memory.passages import CaughtUp, Found, Hit, Passage
+from harness.memory.store import MemoryStore
 from harness.pipeline import ItemResult, Pipeline, Stage, StageContext, StageReply
 from harness.refine.batch import run_many
 from harness.refine.record import RefineRecord, Round
@@ -19,17 +21,22 @@ from shim.config.role_checks import EVALUATOR_FLOOR_BITS
 
 __all__ = [
     "EVALUATOR_FLOOR_BITS",
+    "CaughtUp",
     "Compressed",
     "Compressor",
     "Dimension",
     "Evaluation",
     "EvaluatorPool",
+    "Found",
     "Graph",
     "GraphResult",
+    "Hit",
     "ItemResult",
     "Judge",
     "Judgement",
+    "MemoryStore",
     "Outcome",
+    "Passage",
     "Pipeline",
     "Refine",
     "RefineRecord",

@@ -1,0 +1,189 @@
+"""The file of a memory: its schema, its versions, and connections that outlive threads and kills.
+
+One SQLite file in WAL mode with `synchronous=FULL`: what is committed outlives a crash of the machine. FTS5
+follows the table of passages by triggers, in the same transaction, so that no index can disagree.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final
+
+from shim import InvalidRequest, OutsideError
+
+APPLICATION_ID: Final = 0x6B777761  # "kwwa"
+BUSY_S: Final = 30.0
+"""Seconds that a writer waits for another process's."""
+
+_FIRST: Final = """
+CREATE TABLE passages (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    hash BLOB NOT NULL UNIQUE,
+    text TEXT NOT NULL,
+    metadata TEXT NOT NULL DEFAULT '{}',
+    quality REAL NOT NULL DEFAULT 1.0,
+    added REAL NOT NULL
+);
+CREATE TABLE vectors (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id INTEGER NOT NULL UNIQUE REFERENCES passages(id) ON DELETE CASCADE,
+    vector BLOB NOT NULL
+);
+CREATE TABLE graph (part INTEGER PRIMARY KEY, bytes BLOB NOT NULL);
+CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL);
+CREATE VIRTUAL TABLE words USING fts5(
+    text, content='passages', content_rowid='id', tokenize="unicode61 remove_diacritics 2"
+);
+CREATE TRIGGER passage_added AFTER INSERT ON passages BEGIN
+    INSERT INTO words(rowid, text) VALUES (new.id, new.text);
+END;
+CREATE TRIGGER passage_deleted AFTER DELETE ON passages BEGIN
+    INSERT INTO words(words, rowid, text) VALUES ('delete', old.id, old.text);
+END;
+"""
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST,)
+"""What makes a file of each version one of the next; a new file runs all of them."""
+
+
+class Database:
+    """Connections to one file, one a thread.
+
+    Args:
+        file: made when it is not there.
+
+    Raises:
+        InvalidRequest: it is no memory, or one of a newer keepwarm.
+        OutsideError: it cannot be opened or written.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._local = threading.local()
+        self._all: list[sqlite3.Connection] = []
+        self._lock = threading.Lock()
+        self._closed = False
+        with self.writing() as connection:
+            _migrate(connection, file)
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A snapshot: what other processes write meanwhile is not seen.
+
+        Raises:
+            OutsideError: the file cannot be read.
+        """
+        with self._transaction("BEGIN DEFERRED") as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """All that is written inside is committed together, or not at all.
+
+        Raises:
+            OutsideError: the file cannot be written, or another process wrote for 30 seconds.
+        """
+        with self._transaction("BEGIN IMMEDIATE") as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
+        try:
+            connection = self._connection()
+            connection.execute(begin)
+            try:
+                yield connection
+            except BaseException:
+                connection.rollback()
+                raise
+            connection.commit()
+        except sqlite3.DatabaseError as error:
+            raise self._said(error) from error
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._closed:
+            raise InvalidRequest(f"The memory {self.file} is closed.", hint="Open it anew.")
+        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if found is None:
+            found = self._local.connection = _open(self.file)
+            with self._lock:
+                self._all.append(found)
+        return found
+
+    def version_of_data(self) -> int:
+        """A number that differs when another connection has written since."""
+        (number,) = self._connection().execute("PRAGMA data_version").fetchone()
+        return int(number)
+
+    def empty_log(self) -> None:
+        """Put the write-ahead log into the file, so that what was deleted is in neither."""
+        with closing(self._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")) as done:
+            done.fetchall()
+
+    def close(self) -> None:
+        """Close all connections. Idempotent."""
+        with self._lock:
+            left, self._all, self._closed = self._all, [], True
+        for connection in left:
+            connection.close()
+
+    def _said(self, error: sqlite3.DatabaseError) -> Exception:
+        if "not a database" in str(error) or "malformed" in str(error):
+            return InvalidRequest(
+                f"{self.file} is no memory of keepwarm, or is damaged: {error}.",
+                hint="Name another file, or restore this one from a copy.",
+                file=str(self.file),
+            )
+        return OutsideError(
+            f"The memory {self.file} cannot be used: {error}.",
+            hint="See its folder's space and permissions, and which programs write to it.",
+            file=str(self.file),
+        )
+
+
+def _open(file: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        file, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+    )
+    # What was deleted is overwritten, and not only unlinked.
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+def _migrate(connection: sqlite3.Connection, file: Path) -> None:
+    (found,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if found != APPLICATION_ID and tables:
+        raise InvalidRequest(
+            f"{file} is a database of another program.",
+            hint="Name another file for the memory.",
+            file=str(file),
+        )
+    if version > len(MIGRATIONS):
+        raise InvalidRequest(
+            f"{file} is a memory of version {version}; this keepwarm reads up to {len(MIGRATIONS)}.",
+            hint="A newer keepwarm wrote it. Update keepwarm, or name another file.",
+            version=version,
+            file=str(file),
+        )
+    for script in MIGRATIONS[version:]:
+        for statement in _statements(script):
+            connection.execute(statement)
+    connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The statements one by one: `executescript` would commit the transaction around them."""
+    statement = ""
+    for part in script.split(";"):
+        statement += part + ";"
+        if sqlite3.complete_statement(statement):
+            if statement.strip(" \n;"):
+                yield statement
+            statement = ""

@@ -1,0 +1,148 @@
+"""The rows of a memory's file: inserted, filtered, ranked by words, and read back."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from harness.memory.passages import Hit, Passage
+from harness.memory.ranking import fused, words_query
+from shim import InvalidRequest
+
+GRAPH_PART_BYTES: Final = 64 * 1024 * 1024
+PENDING: Final = "FROM passages WHERE id NOT IN (SELECT id FROM vectors)"
+
+
+def insert(connection: sqlite3.Connection, passage: Passage) -> int:
+    """Add a passage unless its text is there; returns the id of the one that is."""
+    row = (passage.digest, passage.text, passage.metadata_text(), passage.quality, time.time())
+    connection.execute(
+        "INSERT OR IGNORE INTO passages(hash, text, metadata, quality, added) VALUES (?, ?, ?, ?, ?)",
+        row,
+    )
+    found = connection.execute("SELECT id FROM passages WHERE hash = ?", (passage.digest,))
+    return int(found.fetchone()[0])
+
+
+def by_words(
+    connection: sqlite3.Connection, query: str, count: int, where: Mapping[str, Any] | None
+) -> list[int]:
+    """The ids of passages that have words of the query, by BM25, the best first."""
+    words = words_query(query)
+    if not words:
+        return []
+    condition, values = filter_of(where or {})
+    rows = connection.execute(
+        "SELECT passages.id FROM words JOIN passages ON passages.id = words.rowid "  # noqa: S608
+        f"WHERE words MATCH ? AND {condition} ORDER BY words.rank LIMIT ?",
+        (words, *values, count),
+    )
+    return [int(one) for (one,) in rows]
+
+
+def ids_where(connection: sqlite3.Connection, where: Mapping[str, Any]) -> list[int]:
+    """The ids of all passages with this metadata."""
+    condition, values = filter_of(where)
+    rows = connection.execute(f"SELECT passages.id FROM passages WHERE {condition}", values)  # noqa: S608
+    return [int(one) for (one,) in rows]
+
+
+def filter_of(where: Mapping[str, Any]) -> tuple[str, list[Any]]:
+    """A filter by metadata as SQL with its values; keys and values are never part of the SQL."""
+    for key, value in where.items():
+        if '"' in key or not isinstance(value, str | int | float | bool | None):
+            raise InvalidRequest(
+                f"Passages cannot be filtered by {key!r}: {value!r}.",
+                hint="Give keys without quotes, and texts, numbers, true, false or null.",
+            )
+    parts = ["1"] + ["json_extract(passages.metadata, ?) IS ?"] * len(where)
+    return " AND ".join(parts), [x for key, value in where.items() for x in (f'$."{key}"', value)]
+
+
+def hits(
+    connection: sqlite3.Connection, rankings: Sequence[Sequence[int]], results: int
+) -> Iterator[Hit]:
+    """The best passages of several rankings."""
+    rows = dict[int, tuple[str, str, float]]()
+    for one in {one for ranking in rankings for one in ranking}:
+        found = connection.execute(
+            "SELECT text, metadata, quality FROM passages WHERE id = ?", (one,)
+        )
+        if (row := found.fetchone()) is not None:
+            rows[one] = row
+    for one, score in fused(rankings, {one: row[2] for one, row in rows.items()})[:results]:
+        text, metadata, quality = rows[one]
+        yield Hit(one, text, score, json.loads(metadata), quality)
+
+
+def fact(connection: sqlite3.Connection, name: str) -> bytes | None:
+    """What the file says of itself, by name."""
+    row = connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def set_fact(connection: sqlite3.Connection, name: str, value: bytes) -> None:
+    """Let the file say something of itself."""
+    connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+
+def number(connection: sqlite3.Connection, name: str) -> int:
+    """A fact that is a number; 0 where it is not known."""
+    return int((fact(connection, name) or b"0").decode())
+
+
+def count_deletion(connection: sqlite3.Connection) -> None:
+    """Tell every process that vectors it has read are gone, and drop the graph that has them."""
+    connection.execute("DELETE FROM graph")
+    set_fact(connection, "deletions", str(number(connection, "deletions") + 1).encode())
+
+
+def keep_graph(connection: sqlite3.Connection, data: bytes) -> None:
+    """Put a graph of vectors in the place of the one that is there, in parts that SQLite can hold."""
+    connection.execute("DELETE FROM graph")
+    parts = [data[at : at + GRAPH_PART_BYTES] for at in range(0, len(data), GRAPH_PART_BYTES)]
+    connection.executemany("INSERT INTO graph VALUES (?, ?)", enumerate(parts))
+
+
+def graph_bytes(connection: sqlite3.Connection) -> bytes:
+    """The graph of vectors; empty without one."""
+    return b"".join(part for (part,) in connection.execute("SELECT bytes FROM graph ORDER BY part"))
+
+
+def check_length(connection: sqlite3.Connection, length: int) -> None:
+    """Refuse vectors of another length than those that are there.
+
+    Raises:
+        InvalidRequest: with both lengths.
+    """
+    known = number(connection, "length")
+    if known and known != length:
+        raise InvalidRequest(
+            f"The embedder answered vectors of {length} numbers; the memory's have {known}.",
+            hint="It is another model than before. `MemoryStore.forget_vectors` begins anew.",
+            known=known,
+            given=length,
+        )
+    set_fact(connection, "length", str(length).encode())
+
+
+def from_line(file: Path, number: int, line: str) -> Passage:
+    """The passage of a line of JSON.
+
+    Raises:
+        InvalidRequest: it is none; the error names file and line.
+    """
+    try:
+        found = json.loads(line)
+        return Passage(**found)
+    except (ValueError, TypeError, RecursionError, InvalidRequest) as error:
+        raise InvalidRequest(
+            f"Line {number} of {file} cannot be remembered: {error}",
+            hint='A line is an object as {"text": "...", "metadata": {}, "quality": 1}.',
+            file=str(file),
+            line=number,
+        ) from error

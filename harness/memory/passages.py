@@ -1,0 +1,88 @@
+"""What a memory holds and finds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from shim import InvalidRequest
+
+LONGEST: Final = 1_000_000
+"""Characters of the longest passage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A text to remember. `quality` weighs its score; `metadata` is JSON, by which a search can filter.
+
+    Raises:
+        InvalidRequest: the text is empty or too long, the quality not a positive number, or the metadata
+            not a JSON object.
+    """
+
+    text: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    quality: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.text.strip() or len(self.text) > LONGEST:
+            raise InvalidRequest(
+                f"A passage of {len(self.text):,} characters cannot be kept.",
+                hint=f"Give a text of 1 to {LONGEST:,} characters.",
+                characters=len(self.text),
+            )
+        if not math.isfinite(self.quality) or self.quality <= 0:
+            raise InvalidRequest(
+                f"A passage cannot have the quality {self.quality!r}.",
+                hint="Give a number above 0; 1 is usual.",
+            )
+        self.metadata_text()
+
+    @property
+    def digest(self) -> bytes:
+        """The hash by which the same text is known again; white space at its ends does not count."""
+        return hashlib.sha256(self.text.strip().encode("utf-8", "surrogatepass")).digest()
+
+    def metadata_text(self) -> str:
+        """The metadata as JSON.
+
+        Raises:
+            InvalidRequest: it is not a JSON object.
+        """
+        try:
+            if isinstance(self.metadata, Mapping):
+                return json.dumps(dict(self.metadata), ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InvalidRequest(f"The metadata is not JSON: {error}.") from error
+        raise InvalidRequest(f"The metadata is not an object but {self.metadata!r}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A found passage. `score` is comparable within one search only."""
+
+    id: int
+    text: str
+    score: float
+    metadata: Mapping[str, Any]
+    quality: float
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The hits of a search, the best first. `degraded` says why words alone were compared, if they were."""
+
+    hits: tuple[Hit, ...]
+    degraded: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """How many passages got their vector, and how many were dropped as near copies of others."""
+
+    embedded: int = 0
+    dropped: int = 0

@@ -1,0 +1,350 @@
+"""`MemoryStore`: passages in one file, found by words and by meaning. It gives way for others' bytes."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from threading import Lock
+from typing import Any, Final, Self
+
+import numpy as np
+
+from harness.memory import memory_rows as rows
+from harness.memory.database import Database
+from harness.memory.nearest import EXACT_UP_TO, Matrix, Nearest, VectorGraph, normalized
+from harness.memory.passages import CaughtUp, Found, Passage
+from harness.progress_bar import progress_bar
+from shim import InvalidRequest, LoadError, OutsideError, Shim, default_shim
+
+CANDIDATES: Final = 12
+RESULTS: Final = 4
+NEAR_EQUAL: Final = 0.995
+"""Passages whose vectors have at least this cosine are taken for one."""
+BATCH: Final = 64
+"""Texts that are embedded with one request."""
+
+
+class MemoryStore:
+    """Passages that are found by words (BM25) and by meaning (vectors of the configured embedder).
+
+    The embedder gives way: where it could be resident only by evicting another model, which the budget says
+    before anything is loaded, a search compares words alone and says so, and added passages wait for
+    `catch_up`. Safe for several threads and processes.
+
+    Args:
+        file: made when it is not there.
+        embedder: a model of the configuration; None for words alone.
+        shim: has the embedder; by default that of the found configuration.
+
+    Raises:
+        InvalidRequest: the file is no memory, of a newer keepwarm, or was made with another embedder.
+        OutsideError: the file cannot be opened.
+    """
+
+    def __init__(
+        self, file: Path, embedder: str | None = None, *, shim: Shim | None = None
+    ) -> None:
+        self._database = Database(Path(file))
+        self._embedder = embedder
+        self._shim = (shim or default_shim()) if embedder is not None else None
+        self._lock = Lock()
+        self._nearest, self._last, self._deletions = Nearest.empty(), 0, -1
+        if embedder is not None:
+            self._check_embedder(embedder)
+
+    # What is there
+
+    def __len__(self) -> int:
+        with self._database.reading() as connection:
+            return int(connection.execute("SELECT count(*) FROM passages").fetchone()[0])
+
+    @property
+    def pending(self) -> int:
+        """Passages that have no vector yet."""
+        with self._database.reading() as connection:
+            return int(connection.execute(f"SELECT count(*) {rows.PENDING}").fetchone()[0])
+
+    # Changes
+
+    def add(self, passages: Iterable[Passage | str]) -> list[int]:
+        """Remember passages; returns their ids, that of the known one for a text that is there.
+
+        All are committed together, before anything is embedded; `catch_up` follows where the embedder has
+        its bytes.
+
+        Raises:
+            InvalidRequest: a passage cannot be kept; then none is.
+            OutsideError: the file cannot be written.
+        """
+        ready = [Passage(one) if isinstance(one, str) else one for one in passages]
+        with self._database.writing() as connection:
+            ids = [rows.insert(connection, one) for one in ready]
+        _, copies = self._catch_up()
+        return [copies.get(one, one) for one in ids]
+
+    def catch_up(self) -> CaughtUp:
+        """Embed what waits, if the embedder can be resident without evicting another model.
+
+        A passage whose vector nearly equals that of an earlier one is dropped for it.
+
+        Raises:
+            InvalidRequest: the embedder answers vectors of another length than before.
+        """
+        report, _ = self._catch_up()
+        return report
+
+    def build_graph(self) -> bool:
+        """Make searches by meaning fast for many passages: keep a graph of their vectors in the file.
+
+        Worth its minutes above 50,000 passages, and again when many more have come; those are looked at
+        one by one until then. A deletion drops the graph, because it has the vectors of what was deleted.
+
+        Returns:
+            Whether a graph was made; False for fewer passages.
+
+        Raises:
+            ConfigError: usearch is not installed.
+            OutsideError: the file cannot be written.
+        """
+        with self._database.reading() as connection:
+            nearest, deletions = self._refreshed(connection), self._deletions
+        if len(nearest) <= EXACT_UP_TO:
+            return False
+        graph = nearest.graph_of_all()
+        with self._database.writing() as connection:
+            if rows.number(connection, "deletions") != deletions:
+                return False
+            rows.keep_graph(connection, graph.to_bytes())
+        with self._lock:
+            if self._deletions == deletions:
+                self._nearest = self._nearest.with_graph(graph)
+        return True
+
+    def delete(self, ids: Iterable[int] = (), where: Mapping[str, Any] | None = None) -> int:
+        """Forget passages for good: text, words and vectors are overwritten, in the log as well.
+
+        Args:
+            ids: those of passages; unknown ones count for nothing.
+            where: all passages with this metadata.
+
+        Returns:
+            How many are gone.
+
+        Raises:
+            OutsideError: the file cannot be written.
+        """
+        with self._database.writing() as connection:
+            gone = {int(one) for one in ids}
+            if where is not None:
+                gone |= set(rows.ids_where(connection, where))
+            count = sum(
+                connection.execute("DELETE FROM passages WHERE id = ?", (one,)).rowcount
+                for one in gone
+            )
+            if count:
+                # Deleted words stay in FTS5's segments until these are merged.
+                connection.execute("INSERT INTO words(words) VALUES ('optimize')")
+                rows.count_deletion(connection)
+        if count:
+            self._database.empty_log()
+        return count
+
+    def import_jsonl(self, file: Path, *, quiet: bool = False) -> int:
+        """Remember each line of a file: an object with `text`, and perhaps `metadata` and `quality`.
+
+        Returns:
+            How many lines were read. All before a line that cannot be kept are kept.
+
+        Raises:
+            InvalidRequest: a line is no such object; the error names it.
+            OSError: the file cannot be read.
+        """
+        count = 0
+        with file.open(encoding="utf-8") as lines, progress_bar("passages", 0, quiet=quiet) as bar:
+            numbered = enumerate(lines, 1)
+            while batch := [rows.from_line(file, n, line) for n, line in islice(numbered, BATCH)]:
+                self.add(batch)
+                count += len(batch)
+                for _ in batch:
+                    bar()
+        return count
+
+    # Search
+
+    def search(
+        self,
+        query: str,
+        *,
+        results: int = RESULTS,
+        candidates: int = CANDIDATES,
+        where: Mapping[str, Any] | None = None,
+    ) -> Found:
+        """The passages that answer a query best, by reciprocal-rank fusion of both rankings.
+
+        Args:
+            query: words or a question.
+            results: passages that are returned.
+            candidates: passages that each ranking gives.
+            where: only passages with this metadata.
+
+        Raises:
+            InvalidRequest: the query is empty, or a number is not positive.
+            OutsideError: the file cannot be read.
+        """
+        if not query.strip() or results < 1 or candidates < results:
+            raise InvalidRequest(
+                f"A search for {query!r} cannot give {results} of {candidates} candidates.",
+                hint="Give a query, at least one result, and at least as many candidates.",
+            )
+        vector, degraded = self._vector(query)
+        with self._database.reading() as connection:
+            among = None if where is None else np.array(rows.ids_where(connection, where), np.int64)
+            rankings = [rows.by_words(connection, query, candidates, where)]
+            if vector is not None:
+                nearest = self._refreshed(connection)
+                rankings.append([one for one, _ in nearest.find(vector, candidates, among)])
+            return Found(tuple(rows.hits(connection, rankings, results)), degraded)
+
+    # Ends
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_failure: object) -> None:
+        self.close()
+
+    # The embedder
+
+    def _why_not(self) -> str:
+        """Why the embedder may not be asked now; empty where it may."""
+        assert self._shim is not None
+        assert self._embedder is not None
+        try:
+            leaving = self._shim.would_evict(self._embedder)
+        except (LoadError, OutsideError) as error:
+            return f"{self._embedder} cannot be asked: {error}"
+        if leaving is None:
+            return f"{self._embedder} has no place now"
+        return f"{self._embedder} would evict {', '.join(leaving)}" if leaving else ""
+
+    def _vector(self, query: str) -> tuple[Matrix | None, str]:
+        if self._embedder is None:
+            return None, ""
+        if why := self._why_not():
+            return None, why
+        try:
+            return self._embedded([query])[0], ""
+        except (LoadError, OutsideError) as error:
+            return None, f"{self._embedder} failed: {error}"
+
+    def _embedded(self, texts: Sequence[str]) -> Matrix:
+        assert self._shim is not None
+        assert self._embedder is not None
+        return normalized(self._shim.embed(self._embedder, texts).vectors)
+
+    def _check_embedder(self, embedder: str) -> None:
+        assert self._shim is not None
+        found = self._shim.describe(embedder)
+        identity = (found.identity or embedder).encode()
+        with self._database.writing() as connection:
+            known = rows.fact(connection, "embedder")
+            if known is None:
+                rows.set_fact(connection, "embedder", identity)
+            elif known != identity:
+                raise InvalidRequest(
+                    f"The memory {self._database.file} was made with another embedder than {embedder}.",
+                    hint="Vectors of two models cannot be compared. `forget_vectors` begins anew.",
+                    known=known.decode("utf-8", "replace"),
+                    given=identity.decode("utf-8", "replace"),
+                )
+
+    @staticmethod
+    def forget_vectors(file: Path) -> None:
+        """Drop all vectors of a file, so that another embedder can make its own.
+
+        Raises:
+            InvalidRequest: the file is no memory.
+        """
+        database = Database(file)
+        with database.writing() as connection:
+            connection.execute("DELETE FROM vectors")
+            connection.execute("DELETE FROM facts WHERE name IN ('embedder', 'length')")
+            rows.count_deletion(connection)
+        database.close()
+
+    # Vectors
+
+    def _catch_up(self) -> tuple[CaughtUp, dict[int, int]]:
+        """What `catch_up` does, and for each dropped passage the one that it is a copy of."""
+        copies, embedded = dict[int, int](), 0
+        if self._embedder is None or not self.pending or self._why_not():
+            return CaughtUp(), copies
+        while waiting := self._waiting():
+            try:
+                vectors = self._embedded([text for _, text in waiting])
+            except (LoadError, OutsideError):
+                break
+            with self._database.writing() as connection:
+                found = self._keep(connection, [one for one, _ in waiting], vectors)
+            copies |= found
+            embedded += len(waiting) - len(found)
+        return CaughtUp(embedded, len(copies)), copies
+
+    def _waiting(self) -> list[tuple[int, str]]:
+        with self._database.reading() as connection:
+            found = connection.execute(f"SELECT id, text {rows.PENDING} ORDER BY id LIMIT {BATCH}")
+            return [(int(one), str(text)) for one, text in found]
+
+    def _keep(
+        self, connection: sqlite3.Connection, ids: Sequence[int], vectors: Matrix
+    ) -> dict[int, int]:
+        """Write vectors; returns the passages that were dropped, with those they nearly equal."""
+        rows.check_length(connection, vectors.shape[1])
+        nearest, fresh = self._refreshed(connection), Nearest.empty()
+        copies = dict[int, int]()
+        for one, vector in zip(ids, vectors, strict=True):
+            near = max(nearest.find(vector, 1) + fresh.find(vector, 1), key=_cosine, default=None)
+            if near is not None and near[1] >= NEAR_EQUAL:
+                connection.execute("DELETE FROM passages WHERE id = ?", (one,))
+                copies[one] = near[0]
+                continue
+            blob = vector.astype(np.float16).tobytes()
+            # Another process may have embedded or deleted it meanwhile.
+            connection.execute(
+                "INSERT OR IGNORE INTO vectors(id, vector) SELECT id, ? FROM passages WHERE id = ?",
+                (blob, one),
+            )
+            fresh = fresh.with_more(np.array([one], np.int64), vector[None, :])
+        return copies
+
+    def _refreshed(self, connection: sqlite3.Connection) -> Nearest:
+        """The vectors as this transaction sees them: what is new is read, after a deletion everything."""
+        with self._lock:
+            deletions = rows.number(connection, "deletions")
+            if self._deletions != deletions:
+                self._nearest, self._last, self._deletions = Nearest.empty(), 0, deletions
+                if data := rows.graph_bytes(connection):
+                    self._nearest = self._nearest.with_graph(VectorGraph.from_bytes(data))
+            found = connection.execute(
+                "SELECT number, id, vector FROM vectors WHERE number > ? ORDER BY number",
+                (self._last,),
+            ).fetchall()
+            if found:
+                flat = np.frombuffer(b"".join(blob for _, _, blob in found), np.float16)
+                matrix = flat.reshape(len(found), -1).astype(np.float32)
+                # A new object: another thread may be searching the present one.
+                self._nearest = self._nearest.with_more(
+                    np.array([one for _, one, _ in found], np.int64), matrix
+                )
+                self._last = int(found[-1][0])
+            return self._nearest
+
+
+def _cosine(found: tuple[int, float]) -> float:
+    return found[1]

@@ -1,0 +1,336 @@
+"""The memory: found by words and by meaning, one text once, deleted for good, and giving way."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import MemoryStore, Passage
+from harness.memory.ranking import fused, words_query
+from shim import EmbeddingReply, InvalidRequest, LoadFailed, OutsideError, Shim
+from shim.model_info import ModelInfo
+
+TOPICS = ("rain", "cat", "bytes", "music")
+
+
+class MeaningShim(Shim):
+    """An embedder that knows four topics: the vector says how often a text has each."""
+
+    def __init__(self) -> None:
+        super().__init__({"models": {"vec": {"url": "http://127.0.0.1:9/v1"}}})
+        self.evicts: tuple[str, ...] | None = ()
+        self.fails: Exception | None = None
+        self.asked: list[str] = []
+        self.identity = "vec-1"
+
+    def would_evict(self, model: str) -> tuple[str, ...] | None:
+        """What the test tells."""
+        return self.evicts
+
+    def describe(self, model: str) -> ModelInfo:
+        """A local embedder."""
+        return ModelInfo(model, "embedder", remote=False, identity=self.identity)
+
+    def embed(self, model: str, texts: Sequence[str] | str, **_options: Any) -> EmbeddingReply:
+        """Counts of topics, and a number of the text so that few vectors are equal."""
+        if self.fails is not None:
+            raise self.fails
+        self.asked += texts
+        return EmbeddingReply(model, tuple(map(self._vector, texts)))
+
+    @staticmethod
+    def _vector(text: str) -> tuple[float, ...]:
+        counts = [float(text.casefold().count(topic)) for topic in TOPICS]
+        angle = sum(map(ord, text.casefold().replace("!", "")))
+        return (*counts, 0.9 * math.sin(angle), 0.9 * math.cos(angle))
+
+
+@pytest.fixture
+def meaning() -> Iterator[MeaningShim]:
+    """A shim that is never asked for a keeper."""
+    with MeaningShim() as shim:
+        yield shim
+
+
+@pytest.fixture
+def memory(tmp_path: Path, meaning: MeaningShim) -> Iterator[MemoryStore]:
+    """An empty memory with an embedder."""
+    with MemoryStore(tmp_path / "m.db", "vec", shim=meaning) as store:
+        yield store
+
+
+def texts(found: Any) -> list[str]:
+    """The texts of a search, the best first."""
+    return [hit.text for hit in found.hits]
+
+
+def test_words_and_meaning_both_find(memory: MemoryStore) -> None:
+    """A passage that both rankings have comes first; one that only meaning finds is there, too."""
+    memory.add(["rain on the roof", "the cat sleeps", "music and music and rain", "a fee in bytes"])
+    found = memory.search("rain rain", results=2)
+    assert found.degraded == ""
+    assert texts(found)[0] == "rain on the roof"
+    assert "the cat sleeps" in texts(memory.search("CATS and cat food", results=1))
+
+
+def test_one_text_is_one_passage(memory: MemoryStore) -> None:
+    """By its hash, and by its vector where it differs in nothing that the embedder sees."""
+    first, second = memory.add(["rain falls", "the cat sleeps"])
+    assert memory.add(["rain falls", " rain falls \n"]) == [first, first]
+    assert memory.add(["the cat sleeps!"]) == [second]
+    assert len(memory) == 2
+
+
+def test_an_embedder_that_would_evict_another_model_is_not_asked(
+    memory: MemoryStore, meaning: MeaningShim
+) -> None:
+    """Words answer alone, flagged; the vectors are caught up in one batch later."""
+    meaning.evicts = ("judge",)
+    memory.add(["rain on the roof", "the cat sleeps"])
+    found = memory.search("roof")
+    assert texts(found) == ["rain on the roof"]
+    assert found.degraded == "vec would evict judge"
+    meaning.evicts = None
+    assert memory.search("roof").degraded == "vec has no place now"
+    assert meaning.asked == []
+    assert memory.pending == 2
+    meaning.evicts = ()
+    report = memory.catch_up()
+    assert (report.embedded, report.dropped, memory.pending) == (2, 0, 0)
+    assert memory.search("roof").degraded == ""
+
+
+def test_an_embedder_that_fails_degrades_a_search_and_loses_no_passage(
+    memory: MemoryStore, meaning: MeaningShim
+) -> None:
+    """What was added is committed before it is embedded."""
+    meaning.fails = LoadFailed("no engine")
+    memory.add(["rain on the roof"])
+    found = memory.search("roof")
+    assert texts(found) == ["rain on the roof"]
+    assert "no engine" in found.degraded
+    assert memory.pending == 1
+
+
+def test_metadata_filters_both_rankings_and_quality_weighs(memory: MemoryStore) -> None:
+    """A filter by text, number and null; of two equals the better one comes first."""
+    memory.add(
+        [
+            Passage("rain in spring", {"year": 2025, "by": "ann"}),
+            Passage("rain in autumn", {"year": 2026, "by": None}),
+            Passage("rain in winter", {"year": 2026, 'by"x': 1}, quality=3.0),
+        ]
+    )
+    assert texts(memory.search("rain", where={"year": 2025})) == ["rain in spring"]
+    assert texts(memory.search("rain", where={"by": None, "year": 2026}))[0] in (
+        "rain in winter",
+        "rain in autumn",
+    )
+    assert texts(memory.search("rain"))[0] == "rain in winter"
+    assert memory.search("rain", where={"by": "eve"}).hits == ()
+    for bad in ({'a"b': 1}, {"a": [1]}):
+        with pytest.raises(InvalidRequest, match="filtered"):
+            memory.search("rain", where=bad)
+
+
+def test_a_deleted_passage_is_nowhere_in_the_file(
+    memory: MemoryStore, tmp_path: Path, meaning: MeaningShim
+) -> None:
+    """Text, words and vector are overwritten; other processes' vectors follow."""
+    other = MemoryStore(tmp_path / "m.db", "vec", shim=meaning)
+    secret, _ = memory.add(["the cat is called Xanthippe7", "rain on the roof"])
+    assert len(other.search("cat").hits) == 2
+    assert memory.delete([secret, 999]) == 1
+    assert texts(other.search("cat xanthippe7")) == ["rain on the roof"]
+    other.close()
+    for file in tmp_path.iterdir():
+        assert b"anthippe7" not in file.read_bytes().lower(), file
+    assert memory.delete(where={"x": 1}) == 0
+
+
+def test_signs_of_a_question_are_no_operators(memory: MemoryStore) -> None:
+    """FTS5 has a syntax of its own; a question is words."""
+    memory.add(["rain on the roof"])
+    for query in ('"rain', "rain AND", "rain*", "NEAR(rain", "text:rain", "(rain)", "rain -roof"):
+        assert texts(memory.search(query)) == ["rain on the roof"]
+    assert words_query("???") == ""
+    assert memory.search("???").hits != ()
+
+
+def test_ranks_are_fused_and_weighed() -> None:
+    """The formula as it is written."""
+    scores = dict(fused([[1, 2], [2, 3]], {1: 1.0, 2: 1.0, 3: 2.0}))
+    assert scores == {1: 1 / 61, 2: 1 / 62 + 1 / 61, 3: 2 / 62}
+    assert [one for one, _ in fused([[1, 2], [2, 3]], {1: 1.0, 2: 1.0, 3: 1.0})] == [2, 1, 3]
+    assert fused([[1]], {}) == []
+
+
+def test_lines_of_a_file_are_imported_and_a_bad_one_is_named(
+    memory: MemoryStore, tmp_path: Path
+) -> None:
+    """What came before it is kept."""
+    file = tmp_path / "p.jsonl"
+    good = [json.dumps({"text": f"rain number {n}", "metadata": {"n": n}}) for n in range(70)]
+    file.write_text("\n".join(good), "utf-8")
+    assert memory.import_jsonl(file, quiet=True) == 70
+    count = len(memory)
+    file.write_text("\n".join([*good, '{"text": 3, "mood": 1}']), "utf-8")
+    with pytest.raises(InvalidRequest, match=r"Line 71 of .*p\.jsonl"):
+        memory.import_jsonl(file, quiet=True)
+    assert len(memory) == count
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"text": "  "},
+        {"text": "x" * 1_000_001},
+        {"text": "x", "quality": 0.0},
+        {"text": "x", "quality": math.nan},
+        {"text": "x", "metadata": {"a": object()}},
+        {"text": "x", "metadata": [1]},
+    ],
+)
+def test_passages_that_cannot_be_kept_are_refused(bad: dict[str, Any]) -> None:
+    """Before anything is written."""
+    with pytest.raises(InvalidRequest):
+        Passage(**bad)
+
+
+def test_files_that_are_no_memory_are_refused_and_left_alone(
+    tmp_path: Path, meaning: MeaningShim
+) -> None:
+    """Text, another program's database, a newer version, a folder, another embedder."""
+    file = tmp_path / "x.db"
+    file.write_text("dear diary " * 100, "utf-8")
+    with pytest.raises(InvalidRequest, match="no memory"):
+        MemoryStore(file)
+    assert file.read_text("utf-8").startswith("dear diary")
+    other = tmp_path / "other.db"
+    with closing(sqlite3.connect(other)) as connection:
+        connection.execute("CREATE TABLE mails (text)")
+    with pytest.raises(InvalidRequest, match="another program"):
+        MemoryStore(other)
+    newer = tmp_path / "newer.db"
+    MemoryStore(newer, "vec", shim=meaning).close()
+    meaning.identity = "vec-2"
+    with pytest.raises(InvalidRequest, match="another embedder"):
+        MemoryStore(newer, "vec", shim=meaning)
+    MemoryStore.forget_vectors(newer)
+    MemoryStore(newer, "vec", shim=meaning).close()
+    with closing(sqlite3.connect(newer)) as connection:
+        connection.execute("PRAGMA user_version=99")
+    with pytest.raises(InvalidRequest, match="version 99"):
+        MemoryStore(newer)
+    with pytest.raises(OutsideError, match="cannot be used"):
+        MemoryStore(tmp_path)
+
+
+def test_a_closed_memory_and_impossible_searches_are_typed(memory: MemoryStore) -> None:
+    """The caller's mistakes."""
+    for query, results, candidates in ((" ", 1, 1), ("x", 0, 1), ("x", 4, 2)):
+        with pytest.raises(InvalidRequest, match="search"):
+            memory.search(query, results=results, candidates=candidates)
+    memory.close()
+    with pytest.raises(InvalidRequest, match="closed"):
+        memory.search("x")
+
+
+_WRITER = """
+import sys
+from pathlib import Path
+from harness import MemoryStore
+store = MemoryStore(Path(sys.argv[1]))
+print("ready", flush=True)
+for number in range(10_000):
+    ids = store.add([f"passage {sys.argv[2]} {number} word{number}"])
+    print(number, flush=True)
+"""
+
+
+def _killed_writer(file: Path, name: str, lines: int) -> int:
+    """The last number that a writer said was committed before it was killed."""
+    writer = subprocess.Popen(
+        [sys.executable, "-c", _WRITER, str(file), name], stdout=subprocess.PIPE, text=True
+    )
+    assert writer.stdout is not None
+    said = [writer.stdout.readline() for _ in range(lines + 1)]
+    os.kill(writer.pid, signal.SIGKILL)
+    said += writer.stdout.readlines()
+    writer.wait()
+    writer.stdout.close()
+    return int(said[-1]) if said[-1].endswith("\n") else int(said[-2])
+
+
+def _check_killed(tmp_path: Path, kills: int) -> None:
+    file = tmp_path / "k.db"
+    for kill in range(kills):
+        last = _killed_writer(file, f"w{kill}", 2 + kill % 5)
+        with MemoryStore(file) as store:
+            assert texts(store.search(f"w{kill} word{last}", results=1)) == [
+                f"passage w{kill} {last} word{last}"
+            ]
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        connection.execute("INSERT INTO words(words) VALUES ('integrity-check')")
+
+
+def test_a_killed_writer_loses_nothing_that_was_committed(tmp_path: Path) -> None:
+    """What it said is there, and the index of words agrees with the passages."""
+    _check_killed(tmp_path, 3)
+
+
+@pytest.mark.full
+def test_a_hundred_killed_writers_lose_nothing(tmp_path: Path) -> None:
+    """As above, a hundred times on one file."""
+    _check_killed(tmp_path, 100)
+
+
+def test_writers_in_several_processes_wait_for_each_other(tmp_path: Path) -> None:
+    """None is refused, and a reader beside them sees whole passages."""
+    file = tmp_path / "s.db"
+    script = _WRITER.replace("10_000", "40")
+    writers = [
+        subprocess.Popen([sys.executable, "-c", script, str(file), name], stdout=subprocess.DEVNULL)
+        for name in ("a", "b")
+    ]
+    with MemoryStore(file) as store:
+        while any(writer.poll() is None for writer in writers):
+            assert all(len(text.split()) == 4 for text in texts(store.search("passage")))
+        assert [writer.returncode for writer in writers] == [0, 0]
+        assert len(store) == 80
+
+
+def test_a_graph_finds_what_looking_at_every_vector_finds(
+    tmp_path: Path, meaning: MeaningShim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is kept in the file, new passages are found beside it, and a deletion drops it."""
+    monkeypatch.setattr("harness.memory.store.EXACT_UP_TO", 100)
+    file = tmp_path / "g.db"
+    with MemoryStore(file, "vec", shim=meaning) as store:
+        store.add(f"rain {'cat ' * (n % 7)}{'bytes ' * (n % 5)}number {n}" for n in range(90))
+        assert not store.build_graph()
+        ids = store.add(f"music {'cat ' * (n % 7)}number {n}" for n in range(60))
+        queries = ["cat cat rain", "bytes and music", "rain number 7", "music number 50"]
+        exact = [texts(store.search(query)) for query in queries]
+        assert store.build_graph()
+        assert [texts(store.search(query)) for query in queries] == exact
+    with MemoryStore(file, "vec", shim=meaning) as store:
+        assert [texts(store.search(query)) for query in queries] == exact
+        assert store._nearest.graph is not None
+        store.add(["music and rain and bytes and a cat in one"])
+        assert "in one" in texts(store.search("rain bytes music cat one"))[0]
+        store.delete(ids[:1])
+        assert len(store.search("music cat number").hits) == 4
+        assert store._nearest.graph is None
