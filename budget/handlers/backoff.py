@@ -1,4 +1,4 @@
-"""How long an engine that failed is left alone before it is tried again."""
+"""What follows from an engine's failure: how long it is left alone, and what requests are told."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from budget.books.engines import EngineRecord
+from budget.errors import EngineDied, EngineTimeout, KeepwarmError, error_from_wire
 
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 30.0
+
+
+def not_reached(error: Mapping[str, Any]) -> KeepwarmError:
+    """The error of an engine as a request gets it that waited, and that is not the cause."""
+    found = error_from_wire(dict(error))
+    if isinstance(found, EngineDied | EngineTimeout):
+        found.message += " This request had not reached it."
+        found.facts["suspected"] = False
+    return found
 
 
 def after_failure(engine: EngineRecord, error: Mapping[str, Any], now: float) -> None:

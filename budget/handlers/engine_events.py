@@ -11,9 +11,9 @@ from budget.admission.state import CoreState
 from budget.books.engines import EngineRecord
 from budget.books.ledger import UNJUDGED_AT_MOST_S, Ledger
 from budget.books.states import State, Trigger
-from budget.errors import InternalError, error_from_wire
+from budget.errors import InternalError
 from budget.footprint import HOST
-from budget.handlers.backoff import after_failure
+from budget.handlers.backoff import after_failure, not_reached
 from budget.handlers.reconfigure import drop_if_retired
 from budget.handlers.rule import EventRule
 from budget.recovery import soundness
@@ -147,7 +147,7 @@ class EngineEvents:
 
     def _end_all(self, engine: EngineRecord, error: Mapping[str, Any], now: float) -> None:
         for request in list(self._state.queue.of(engine.engine_id) or ()):
-            self._state.end(request, error_from_wire(dict(error)), now)
+            self._state.end(request, not_reached(error), now)
 
     def _engine_died(self, event: ev.EngineGone, now: float) -> bool:
         engine = self._state.residents[event.engine_id]

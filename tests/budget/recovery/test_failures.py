@@ -138,6 +138,9 @@ def test_waiting_requests_get_a_new_engine_once_and_then_are_denied() -> None:
     shell.kill("a")
     assert shell.outcomes[behind] == "EngineDied"
     assert not shell.loading
+    told = next(a.error for a in shell.log if isinstance(a, act.Deny) and a.request_id == behind)
+    assert told["facts"]["suspected"] is False
+    assert told["message"].endswith("This request had not reached it.")
 
 
 def test_a_lease_that_ended_well_forgives_earlier_deaths() -> None:
