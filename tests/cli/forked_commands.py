@@ -103,7 +103,7 @@ class ForkedCommands:
         self._process.stdin.write(f"{json.dumps(order)}\n")
         self._process.stdin.flush()
         code = int(self._process.stdout.readline())
-        return Ended(code, out.read_bytes(), err.read_text())
+        return Ended(code, out.read_bytes(), err.read_text(errors="replace"))
 
     def __enter__(self) -> ForkedCommands:
         return self

@@ -86,7 +86,9 @@ def _narrowest(columns: Sequence[str], rows: Sequence[Sequence[Text]]) -> int:
 
 
 def _block(columns: Sequence[str], row: Sequence[Text]) -> Table:
-    block = Table.grid("name", "value", padding=(0, _GAP, 0, 0))
+    block = Table.grid(padding=(0, _GAP, 0, 0))
+    for _ in ("name", "value"):
+        block.add_column(overflow="fold")
     for name, cell in zip(columns, row, strict=True):
         if cell:
             block.add_row(Text(name, "bold"), cell)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Final
 
 import click
@@ -86,10 +87,19 @@ def _config(path: Path | None) -> Config:
 def _print(found: Sequence[Finding]) -> None:
     target = console()
     width = max(len(finding.check) for finding in found)
+    indent = len("warn") + 2 + width + 2
+    is_narrow = target.width < 2 * indent
+    indent = 2 if is_narrow else indent
     for finding in found:
         target.print(f"{finding.level:<4}", style=_STYLES[finding.level], end="  ")
-        click.echo(f"{finding.check:<{width}}  {finding.text}")
-        if finding.todo:
-            click.echo(f"{'':4}  {'':<{width}}  {finding.todo}")
+        said = [finding.text, *([finding.todo] if finding.todo else [])]
+        lines = [line for text in said for line in wrap(text, max(20, target.width - indent))]
+        click.echo(
+            f"{finding.check:<{width}}".rstrip()
+            if is_narrow
+            else f"{finding.check:<{width}}  {lines.pop(0)}"
+        )
+        for line in lines:
+            click.echo(f"{'':{indent}}{line}")
     count = {level: sum(f.level == level for f in found) for level in ("warn", "bad")}
     click.echo(f"{len(found)} lines, {count['warn']} warnings, {count['bad']} bad")
