@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from shim.config.schema.entry import REQUEST_KEYS, ModelEntry
+from shim.config.schema.kind_keys import FOLLOW_FILE_KEYS
 from shim.config.schema.sections import Section
 
 
@@ -37,12 +38,19 @@ def changed_keys(old: Section, new: Section) -> tuple[str, ...]:
     return tuple(k for k in type(old).model_fields if getattr(old, k) != getattr(new, k))
 
 
+def changed_entry_keys(old: ModelEntry, new: ModelEntry) -> tuple[str, ...]:
+    """The keys of one model whose effective values differ, or that follow its file in one of the two."""
+    written = (old.model_fields_set ^ new.model_fields_set) & FOLLOW_FILE_KEYS
+    changed = {*changed_keys(old, new), *written}
+    return tuple(key for key in ModelEntry.model_fields if key in changed)
+
+
 def diff_models(
     old: Mapping[str, ModelEntry], new: Mapping[str, ModelEntry], sections: tuple[str, ...]
 ) -> ConfigDiff:
     """The difference of two sets of models; names are sorted."""
     both = sorted(old.keys() & new.keys())
-    changed = {name: keys for name in both if (keys := changed_keys(old[name], new[name]))}
+    changed = {name: keys for name in both if (keys := changed_entry_keys(old[name], new[name]))}
     return ConfigDiff(
         added=tuple(sorted(new.keys() - old.keys())),
         removed=tuple(sorted(old.keys() - new.keys())),

@@ -14,6 +14,7 @@ from budget.memory.further.option_values import trained_context
 from budget.memory.shape import ModelShape
 from budget.placement.sizes import Size
 from shim.config import ModelEntry, fetch_hub_file
+from shim.config.schema.kind_keys import FOLLOW_FILE_KEYS
 from shim.placement.from_plan import Asked
 from shim.placement.plan_entry import Entry, Stamp, entry_key
 
@@ -123,7 +124,7 @@ def asked_of(entry: ModelEntry, device: str, rpc: tuple[str, ...]) -> Asked:
     def stamp(known: Entry) -> Stamp:
         return stamp_of([*known.facts.files, *side_files(entry)])
 
-    left_out = {"context", "n_batch", "n_ubatch"} - entry.model_fields_set
+    left_out = FOLLOW_FILE_KEYS - entry.model_fields_set
     return Asked(
         entry_key(local_path(entry), args, device, left_out),
         entry.role,

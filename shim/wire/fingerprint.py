@@ -1,7 +1,8 @@
 """Fingerprints of models: they show whether a client and a keeper mean the same by a name.
 
 They are made of the resolved settings, so their spelling does not matter. A default that is written
-out, another unit for the same bytes, or a link to the same file change nothing.
+out, another unit for the same bytes, or a link to the same file change nothing, unless what is left out
+follows the model's file.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from shim.config import Config, ModelEntry
-from shim.config.schema.kind_keys import TIMEOUT_KEYS
+from shim.config.schema.kind_keys import FOLLOW_FILE_KEYS, TIMEOUT_KEYS
 from shim.config.schema.sections import Section
 from shim.config.schema.values import Amount, Span
 
@@ -28,6 +29,7 @@ def fingerprint(entry: ModelEntry) -> str:
     data = fields_of(entry, keys)
     data["kv_types"] = entry.kv_types
     data["pinned"] = entry.pinned
+    data["left_out"] = sorted(FOLLOW_FILE_KEYS - entry.model_fields_set)
     text = json.dumps(data, sort_keys=True).encode()
     return hashlib.blake2b(text, digest_size=6).hexdigest()
 

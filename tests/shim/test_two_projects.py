@@ -222,3 +222,14 @@ def test_a_pin_that_was_ended_stays_so_until_its_own_configuration_is_read_anew(
     own.reload()
     own.load("judge")
     assert pinned() == [["judge@own"]]
+
+
+def test_a_default_that_is_written_out_is_an_edit_where_the_file_counts_otherwise(
+    stage: Stage, project: Open, tiny_models: dict[str, Path]
+) -> None:
+    """An embedder's batch that is left out follows its context; a written one does not."""
+    text = model("v", tiny_models["embedder"]) + 'role = "embedder"\n'
+    left_out = project("vec", text)
+    before = left_out.embed("v", "x").residency.engine
+    written = project("vec", text + "n_ubatch = 512\n")
+    assert written.embed("v", "x").residency.engine != before

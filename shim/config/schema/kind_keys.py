@@ -13,6 +13,8 @@ DEFAULT_CONTEXT: Final = 4096
 FLOAT_KV_TYPES: Final = frozenset({"f32", "f16", "bf16"})
 
 TIMEOUT_KEYS: Final = frozenset({"first_token_timeout", "token_timeout", "answer_timeout"})
+FOLLOW_FILE_KEYS: Final = frozenset({"context", "n_batch", "n_ubatch"})
+"""Keys that follow the model's file where they are left out, so that a written default is another value."""
 _ANYWHERE: Final = frozenset({"backend", "priority", "max_queue"}) | TIMEOUT_KEYS
 _HERE: Final = frozenset({"slots", "keep_alive", "pin", "threads"})
 _GGUF: Final = frozenset(

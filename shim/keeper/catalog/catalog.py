@@ -29,6 +29,7 @@ from budget.errors import (
 from budget.footprint import Placement
 from shim.config import Config
 from shim.config import ModelEntry as ConfigEntry
+from shim.config.diff import changed_entry_keys
 from shim.config.role_checks import is_too_coarse
 from shim.keeper.catalog.broken_models import BrokenModel
 from shim.keeper.catalog.corrections import learned_store
@@ -158,7 +159,8 @@ class Catalog:
         self, name: str, entry: ConfigEntry, limits: Mapping[str, int], now_s: float
     ) -> bool:
         """Whether the reading of a model also holds with another entry and other limits."""
-        if self.config.models.get(name) != entry:
+        before = self.config.models.get(name)
+        if before is None or changed_entry_keys(before, entry):
             return False
         if self.known(name) is None:
             return True  # its first request reads it
@@ -250,7 +252,9 @@ def read_changed(config: Config, previous: Catalog) -> CatalogReading:
     changed = {
         name: entry
         for name, entry in config.models.items()
-        if previous.known(name) is not None and previous.config.models.get(name) != entry
+        if previous.known(name) is not None
+        and (before := previous.config.models.get(name)) is not None
+        and changed_entry_keys(before, entry)
     }
     learned = previous.learned
     found = _read(changed, previous.devices, learned, {}) if changed else {}

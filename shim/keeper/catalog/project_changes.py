@@ -115,7 +115,8 @@ class ProjectChanges:
         }
 
     async def _change(self, after: Projects) -> None:
-        if after.config.models != self.projects.config.models:
+        diff = self.projects.config.diff(after.config)
+        if diff.added or diff.removed or diff.changed:
             await self._refresh.change(after.config)
         await self._changed(after)
 
