@@ -113,11 +113,6 @@ class CallReply:
     total_s: float = 0.0
     retried: int = 0
 
-    @property
-    def usage(self) -> Usage:
-        """No tokens are counted."""
-        return Usage()
-
     def __repr__(self) -> str:
         return f"CallReply(model={self.model!r}, value={_short(self.value)}, {self.total_s:.2f} s)"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, Status, StatusCode, Tracer
@@ -14,6 +14,10 @@ from traces import names
 from traces.records import PREFETCH, EvictSpan, LoadSpan, RequestRecord
 from traces.runs import RequestLine
 from traces.text import Value, clean, clean_attributes
+
+_CHAT_PARTS: Final = (names.PROMPT_EVALUATION, names.GENERATE)
+_PARTS: Final = {"call": (names.WORK, names.ITEMS)}
+"""The names of a request's two parts, before and after its first piece."""
 
 
 class Recorder:
@@ -145,14 +149,15 @@ class Recorder:
             names.CACHED_TOKENS: record.cached_tokens,
             names.PROMPT_MS: record.prompt_ms,
         }
-        self._span(names.PROMPT_EVALUATION, sent_ns, evaluated_ns, parent, common, evaluated)
+        first, rest = _PARTS.get(record.operation, _CHAT_PARTS)
+        self._span(first, sent_ns, evaluated_ns, parent, common, evaluated)
         if first_ns is None:
             return
         generated = {
             names.OUTPUT_TOKENS: record.completion_tokens,
             names.PREDICTED_MS: record.predicted_ms,
         }
-        self._span(names.GENERATE, evaluated_ns, end_ns, parent, common, generated)
+        self._span(rest, evaluated_ns, end_ns, parent, common, generated)
 
     def _request_attributes(self, record: RequestRecord) -> dict[str, Any]:
         return {

@@ -207,7 +207,7 @@ class Call:
             time.time() - (time.monotonic_ns() - self.started_ns) / 1e9,
             total_s,
             reply.ttft_s if reply else None,
-            answer.usage if answer else NO_USAGE,
+            _usage_of(answer) or NO_USAGE,
             answer.residency if answer else self.residency(),
             reply.finish_reason if reply else None,
             None if error is None else f"{type(error).__name__}: {error}",
@@ -221,7 +221,7 @@ class Call:
         # A local engine gets no key; an answer of a remote endpoint may contain the key that it got.
         secrets = secrets_of(grant.endpoint) if self.remote and grant else NO_SECRETS
         said = answer if isinstance(answer, Reply) else None
-        usage = answer.usage if answer else None
+        usage = _usage_of(answer)
         attributes: dict[str, Any] = {}
         if grant is not None and grant.decision is not None:
             attributes["keepwarm.decision"] = str(grant.decision)
@@ -255,3 +255,8 @@ class Call:
             answer=secrets.mask(said.content) if said else None,
             attributes=attributes,
         )
+
+
+def _usage_of(answer: Answer | None) -> Usage | None:
+    """The tokens of an answer; None where none are counted."""
+    return None if answer is None or isinstance(answer, CallReply) else answer.usage

@@ -48,7 +48,7 @@ def cannot(config: Config, model: str, verb: Verb) -> InvalidRequest:
     can = " and ".join(sorted(_WORDS[able] for able in verbs_of(config.models[model])))
     others = models_that(config, verb)
     hint = f"Models of this configuration that do: {', '.join(others)}." if others else ""
-    if verb == "embed" and not others:
+    if verb == "embed" and not others and config.models[model].is_gguf:
         hint = 'Configure it with role = "embedder".'
     return InvalidRequest(
         f'{model} does not {_WORDS[verb]}; it can {can} (backend = "{config.models[model].backend}").',

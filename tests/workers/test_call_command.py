@@ -77,3 +77,25 @@ def test_mistakes_are_answered_with_their_exit_code(
     assert done.exit_code == code
     assert words in done.stderr.replace("\n ", "")
     assert "error" in json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["list"], "speech:Transcriber"),
+        (["show", "whisper"], "speech:Transcriber"),
+        (["plan"], "whisper"),
+        (["config", "check"], "whisper"),
+        (["ps"], "whisper"),
+        (["logs", "whisper"], "made tiny"),
+        (["recommend"], "llama"),
+    ],
+)
+def test_other_commands_know_python_models(
+    place: CommandPlace, command: list[str], words: str
+) -> None:
+    """None takes its entry for a GGUF file's."""
+    assert place.run("load", "whisper").exit_code == 0
+    done = place.run(*command)
+    assert done.exit_code == 0, done.output
+    assert words in done.stdout

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 MARGIN_NS = 3_600 * 1_000_000_000
 """How long before the run a load may have started; the file's time 0. Earlier times are drawn at 0."""
 
-_CHILDREN = frozenset({names.ADMIT, names.PROMPT_EVALUATION, names.GENERATE})
+_CHILDREN = frozenset(
+    {names.ADMIT, names.PROMPT_EVALUATION, names.GENERATE, names.WORK, names.ITEMS}
+)
 _HIDDEN = frozenset({names.LANE})
 _REMEMBERED = 4096
 

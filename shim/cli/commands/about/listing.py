@@ -25,6 +25,7 @@ _KEYS: Final = (
     "file",
     "url",
     "hf",
+    "factory",
     "problem",
 )
 
@@ -63,7 +64,7 @@ def _row(row: Mapping[str, Any]) -> tuple[object, ...]:
         size(row["file_bytes"]) if row["file_bytes"] else "",
         size(row["bytes"]) if row["bytes"] else "",
         row["context"],
-        row["url"] or row["hf"] or row["file"],
+        row["url"] or row["hf"] or row["factory"] or row["file"],
     )
 
 

@@ -107,9 +107,10 @@ def facts_of(config: Config, name: str, status: Mapping[str, Any] | None) -> dic
         "url": entry.url,
         "model_id": (entry.model_id or name) if entry.remote else None,
         "hf": str(entry.hf) if entry.hf else None,
+        "factory": entry.factory,
         "from": config.origin(f"models.{name}.{_source_key(entry)}"),
         "slots": None if entry.remote else int(entry.slots),
-        "kv_types": None if entry.remote else list(entry.kv_types),
+        "kv_types": list(entry.kv_types) if entry.is_gguf else None,
         "pinned": entry.pinned,
         "priority": entry.priority,
         "keep_alive_s": None if entry.remote else float(entry.keep_alive),
@@ -133,7 +134,7 @@ def _learned_on(file: str | None) -> str | None:
 
 
 def _source_key(entry: ModelEntry) -> str:
-    return next(key for key in ("url", "hf", "path") if getattr(entry, key) is not None)
+    return next(key for key in ("url", "hf", "factory", "path") if getattr(entry, key) is not None)
 
 
 def keeper_status() -> Mapping[str, Any] | None:

@@ -48,16 +48,23 @@ def _rows(facts: Mapping[str, Any]) -> list[tuple[str, object]]:
     ]
     if facts["remote"]:
         return [*rows, ("endpoint", facts["url"]), ("name there", facts["model_id"])]
+    if facts["factory"]:
+        code = ("factory", facts["factory"])
+        return [*rows, code, ("slots", facts["slots"]), ("stays", _stays(facts))]
     return rows + _file_rows(facts)
 
 
-def _file_rows(facts: Mapping[str, Any]) -> list[tuple[str, object]]:
+def _stays(facts: Mapping[str, Any]) -> str:
     kept_s = facts["keep_alive_s"]
+    return "until bytes are needed" if kept_s == FOREVER else f"{span(kept_s)} unused"
+
+
+def _file_rows(facts: Mapping[str, Any]) -> list[tuple[str, object]]:
     file_bytes, parameters = facts["file_bytes"], facts["parameters"]
     settings: list[tuple[str, object]] = [
         ("slots", facts["slots"]),
         ("KV cache", "/".join(dict.fromkeys(facts["kv_types"]))),
-        ("stays", "until bytes are needed" if kept_s == FOREVER else f"{span(kept_s)} unused"),
+        ("stays", _stays(facts)),
         ("hub", facts["hf"]),
         ("file", facts["file"]),
     ]
