@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
@@ -56,7 +57,15 @@ def run(*args: str, stdin: str | bytes = "") -> Result:
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"), [("chta", "chat"), ("keper", "keeper"), ("ls", "list")]
+    ("typed", "meant"),
+    [
+        ("chta", "chat"),
+        ("keper", "keeper"),
+        ("ls", "list"),
+        ("pull", "load"),
+        ("rm", "stop or kv clear (keepwarm deletes no model files)"),
+        ("serve", "keeper start"),
+    ],
 )
 def test_a_mistyped_command_is_answered_with_its_like(typed: str, meant: str) -> None:
     """Also one that another program has."""
@@ -64,6 +73,14 @@ def test_a_mistyped_command_is_answered_with_its_like(typed: str, meant: str) ->
     assert done.exit_code == 2
     assert f"No such command '{typed}'. Did you mean {meant}?" in done.stderr
     assert "Did you mean" not in run("qqqqqq").stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["run", "list", "show", "stop", "logs", "top", "doctor", "completion"]
+)
+def test_the_help_of_a_command_has_an_example(command: str) -> None:
+    """That can be typed as it stands."""
+    assert re.search(rf"Example.*\bkeepwarm {command}\b", run(command, "--help").stdout)
 
 
 def test_the_version_is_an_option(home: Path) -> None:
