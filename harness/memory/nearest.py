@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from threading import Lock
 from typing import Any, Final
 
 import numpy as np
@@ -13,6 +14,8 @@ from shim import ConfigError, InvalidRequest
 
 EXACT_UP_TO: Final = 50_000
 """Above so many a graph is worth its minutes: looking at every vector takes tens of milliseconds."""
+
+_LEAST_ROOM: Final = 256
 
 Matrix = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -41,25 +44,43 @@ class Nearest:
     With a graph the vectors that it has are not looked at one by one; later ones are.
     """
 
-    def __init__(self, ids: Ids, matrix: Matrix, graph: VectorGraph | None = None) -> None:
-        self._ids, self._matrix, self.graph = ids, matrix, graph
+    def __init__(self, rows: _Rows, size: int, graph: VectorGraph | None = None) -> None:
+        self._rows, self._size, self.graph = rows, size, graph
 
     @classmethod
     def empty(cls) -> Nearest:
         """No vectors."""
-        return cls(np.empty(0, np.int64), np.empty((0, 0), np.float32))
+        return cls(_Rows(np.empty(0, np.int64), np.empty((0, 0), np.float32)), 0)
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return self._size
+
+    @property
+    def _ids(self) -> Ids:
+        return self._rows.ids[: self._size]
+
+    @property
+    def _matrix(self) -> Matrix:
+        return self._rows.matrix[: self._size]
 
     def with_more(self, ids: Ids, matrix: Matrix) -> Nearest:
-        """These vectors and further ones."""
-        whole = np.concatenate([self._matrix, matrix]) if len(self) else matrix
-        return Nearest(np.concatenate([self._ids, ids]), whole, self.graph)
+        """These vectors and further ones. This object stays as it is."""
+        rows = self._rows.with_more(self._size, ids, matrix)
+        return Nearest(rows, self._size + len(ids), self.graph)
+
+    def closest(self, vectors: Matrix) -> list[tuple[int, float]]:
+        """For each vector the id of the nearest one and its cosine; id 0 and -1 where there is none."""
+        if not len(self):
+            return [(0, -1.0)] * len(vectors)
+        if self.graph is not None:
+            return [self.find(vector, 1)[0] for vector in vectors]
+        cosines = self._matrix @ vectors.T
+        best = cosines.argmax(axis=0)
+        return [(int(self._ids[row]), float(cosines[row, at])) for at, row in enumerate(best)]
 
     def with_graph(self, graph: VectorGraph) -> Nearest:
         """These vectors with a graph of the first of them."""
-        return Nearest(self._ids, self._matrix, graph)
+        return Nearest(self._rows, self._size, graph)
 
     def graph_of_all(self) -> VectorGraph:
         """A new graph of these vectors; takes minutes for some hundred thousand.
@@ -79,6 +100,31 @@ class Nearest:
         if begin < len(self):
             near += _best(self._ids[begin:], self._matrix[begin:] @ vector, count)
         return sorted(near, key=lambda one: -one[1])[:count]
+
+
+class _Rows:
+    """Vectors with room for more behind them, so that many small additions copy little."""
+
+    def __init__(self, ids: Ids, matrix: Matrix) -> None:
+        self.ids, self.matrix, self._used = ids, matrix, len(ids)
+        self._lock = Lock()
+
+    def with_more(self, size: int, ids: Ids, matrix: Matrix) -> _Rows:
+        """Rows that have these behind the first `size`: the same where their place is free."""
+        with self._lock:
+            end = size + len(ids)
+            if self._used == size and end <= len(self.ids):
+                self.ids[size:end], self.matrix[size:end] = ids, matrix
+                self._used = end
+                return self
+        room = max(2 * end, _LEAST_ROOM)
+        grown = _Rows(np.empty(room, np.int64), np.empty((room, matrix.shape[1]), np.float32))
+        grown.ids[:size] = self.ids[:size]
+        if size:
+            grown.matrix[:size] = self.matrix[:size]
+        grown.ids[size:end], grown.matrix[size:end] = ids, matrix
+        grown._used = end
+        return grown
 
 
 class VectorGraph:

@@ -306,13 +306,16 @@ class MemoryStore:
     ) -> dict[int, int]:
         """Write vectors; returns the passages that were dropped, with those they nearly equal."""
         rows.check_length(connection, vectors.shape[1])
-        nearest, fresh = self._refreshed(connection), Nearest.empty()
+        near = self._refreshed(connection).closest(vectors)
+        within = np.tril(vectors @ vectors.T, -1)
         copies = dict[int, int]()
-        for one, vector in zip(ids, vectors, strict=True):
-            near = max(nearest.find(vector, 1) + fresh.find(vector, 1), key=_cosine, default=None)
-            if near is not None and near[1] >= NEAR_EQUAL:
+        for at, (one, vector) in enumerate(zip(ids, vectors, strict=True)):
+            twin = ids[int(within[at].argmax())] if within[at].max() >= NEAR_EQUAL else None
+            if near[at][1] >= NEAR_EQUAL:
+                twin = near[at][0]
+            if twin is not None:
                 connection.execute("DELETE FROM passages WHERE id = ?", (one,))
-                copies[one] = near[0]
+                copies[one] = copies.get(twin, twin)
                 continue
             blob = vector.astype(np.float16).tobytes()
             # Another process may have embedded or deleted it meanwhile.
@@ -320,7 +323,6 @@ class MemoryStore:
                 "INSERT OR IGNORE INTO vectors(id, vector) SELECT id, ? FROM passages WHERE id = ?",
                 (blob, one),
             )
-            fresh = fresh.with_more(np.array([one], np.int64), vector[None, :])
         return copies
 
     def _refreshed(self, connection: sqlite3.Connection) -> Nearest:
@@ -344,7 +346,3 @@ class MemoryStore:
                 )
                 self._last = int(found[-1][0])
             return self._nearest
-
-
-def _cosine(found: tuple[int, float]) -> float:
-    return found[1]
