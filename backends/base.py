@@ -54,7 +54,8 @@ class Endpoint:
 
     `socket_path` is set for an engine on a Unix socket; `base_url` then only fills the Host header.
     `base_url` ends before `/v1`. `api_key_env` names the environment variable that holds the key. `ca_file`
-    is a file of certificates that count beside the usual ones.
+    is a file of certificates that count beside the usual ones. `key_file` holds the key of a server that
+    keepwarm runs.
     """
 
     base_url: str
@@ -64,6 +65,7 @@ class Endpoint:
     api_key_env: str | None = None
     ca_file: str | None = None
     capabilities: Capabilities = Capabilities()
+    key_file: str | None = None
 
     @classmethod
     def of_engine(
@@ -83,9 +85,19 @@ class Endpoint:
         )
 
     @property
+    def is_ours(self) -> bool:
+        """Whether keepwarm runs what answers there."""
+        return self.socket_path is not None or self.key_file is not None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is a program of ours whose answers and whose fields of requests are known."""
+        return self.is_ours and self.backend != "server"
+
+    @property
     def place(self) -> str:
         """The endpoint in words, without the parts of a URL that may be secret."""
-        if self.socket_path is not None:
+        if self.is_ours:
             return f"the engine of {self.model_id}"
         return f"{self.model_id} at {shown_url(self.base_url)}"
 
@@ -179,6 +191,7 @@ class Signs:
         elsewhere: whether other processes compute for it, so that its own may be idle meanwhile.
         slots: the state of its slots; None where it was not asked or did not answer.
         answers: whether it answers at all; it may be too busy to report its slots.
+        well: whether an engine that has no way to report its slots answers in full.
     """
 
     reachable: bool = True
@@ -188,6 +201,7 @@ class Signs:
     elsewhere: bool = False
     slots: SlotSigns | None = None
     answers: bool = True
+    well: bool = False
 
 
 class Engine(Protocol):

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Backend = Literal["llama.cpp", "python", "vllm", "openai"]
+Backend = Literal["llama.cpp", "python", "vllm", "server", "openai"]
 Verb = Literal[
-    "chat", "stream", "embed", "rerank", "transcribe", "speak", "tokenize", "call", "images"
+    "chat", "stream", "embed", "rerank", "transcribe", "speak", "tokenize", "call", "images", "http"
 ]
 
 
@@ -31,14 +31,16 @@ class EngineKind:
     here: bool
 
 
-_SERVED: Final = frozenset[Verb](["chat", "stream", "embed", "images"])
+SERVED: Final = frozenset[Verb](["chat", "stream", "embed", "images", "http"])
+"""What a server of OpenAI's API may do."""
 
 KINDS: Final[Mapping[Backend, EngineKind]] = {
-    "llama.cpp": EngineKind("llama-server, from a GGUF file", _SERVED, here=True),
+    "llama.cpp": EngineKind("llama-server, from a GGUF file", SERVED, here=True),
     "python": EngineKind(
         "your own Python code, in a worker process", frozenset(["call"]), here=True
     ),
-    "vllm": EngineKind("a vLLM server, from a model folder or elsewhere", _SERVED, here=True),
-    "openai": EngineKind("an endpoint that speaks OpenAI's API", _SERVED, here=False),
+    "vllm": EngineKind("a vLLM server, from a model folder or elsewhere", SERVED, here=True),
+    "server": EngineKind("any program that answers over HTTP", SERVED, here=True),
+    "openai": EngineKind("an endpoint that speaks OpenAI's API", SERVED, here=False),
 }
 """Every kind by its name in the configuration."""

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         achat,
         adeclare,
         aembed,
+        ahttp,
         astream,
         astream_call,
         call,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
         default_shim,
         embed,
         history,
+        http,
         load,
         pin,
         plan,
@@ -90,8 +92,8 @@ __getattr__ = lazy_names(
         "shim.client": "Shim",
         "shim.config": "Config load_config",
         "shim.defaults": (
-            "acall achat adeclare aembed astream astream_call call chat declare default_shim embed "
-            "history load pin plan release status stream stream_call unload unpin use"
+            "acall achat adeclare aembed ahttp astream astream_call call chat declare default_shim "
+            "embed history http load pin plan release status stream stream_call unload unpin use"
         ),
         "shim.model_info": "ModelInfo",
         "shim.calls.declaring": "Plan",
@@ -152,6 +154,7 @@ __all__ = [
     "achat",
     "adeclare",
     "aembed",
+    "ahttp",
     "astream",
     "astream_call",
     "call",
@@ -160,6 +163,7 @@ __all__ = [
     "default_shim",
     "embed",
     "history",
+    "http",
     "load",
     "load_config",
     "pin",

@@ -27,6 +27,7 @@ from shim.replies import CallReply, EmbeddingReply, PastCall, Reply
 from shim.streams import AsyncReplyStream, ReplyStream
 
 if TYPE_CHECKING:
+    from shim.calls.http_clients import HttpClient, HttpStart
     from shim.keeper.engines.running_engine import EngineFactory
 
 
@@ -199,6 +200,37 @@ class Shim:
         own = {name: value for name, value in payload.items() if name in OWN_OPTIONS}
         rest = {name: value for name, value in payload.items() if name not in OWN_OPTIONS}
         return self._session.call(model, "", own, "call"), rest
+
+    # Paths of a server
+
+    def http(self, model: str, **options: Unpack[CallOptions]) -> HttpClient:
+        """An `httpx.Client` for a model's own paths, once the model is resident: `http.post("/inference")`.
+
+        It holds a lease of the model, so that it stays, until it is closed (`with shim.http(...) as http`).
+        The model's key is sent along, and to no other host.
+
+        Args:
+            model: a name of the configuration; Python models have no paths.
+            options: `priority`, `deadline_s` for all of it, `connect_timeout`, `answer_timeout`.
+
+        Raises:
+            KeepwarmError: as `chat`, here or from a request; an answer of any status is an answer.
+        """
+        clients = importlib.import_module("shim.calls.http_clients")
+        call = self._session.call(model, "", options, "http")
+        client: HttpClient = run_blocking(
+            clients.leased_client(clients.HttpClient, self._sync, call)
+        )
+        return client
+
+    def ahttp(self, model: str, **options: Unpack[CallOptions]) -> HttpStart:
+        """As `http`, an `httpx.AsyncClient`: `async with shim.ahttp(...) as http`, or `await`."""
+        clients = importlib.import_module("shim.calls.http_clients")
+        call = self._session.call(model, "", options, "http")
+        start: HttpStart = clients.HttpStart(
+            clients.leased_client(clients.AsyncHttpClient, self._async, call)
+        )
+        return start
 
     # Models
 

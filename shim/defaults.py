@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from backends.machine.forks import renew_after_fork
 from backends.openai.protocol import Delta
@@ -16,6 +16,9 @@ from shim.calls.streaming.result_stream import AsyncResultStream, ResultStream
 from shim.client import Shim
 from shim.replies import CallReply, EmbeddingReply, PastCall, Reply
 from shim.streams import AsyncReplyStream, ReplyStream
+
+if TYPE_CHECKING:
+    from shim.calls.http_clients import HttpClient, HttpStart
 
 
 class _Default:
@@ -112,6 +115,16 @@ async def acall(model: str, /, **payload: Any) -> CallReply:
 def astream_call(model: str, /, **payload: Any) -> StreamStart[AsyncResultStream, Any]:
     """The results of a Python model, for `async for`: `Shim.astream_call` of the default shim."""
     return default_shim().astream_call(model, **payload)
+
+
+def http(model: str, **options: Unpack[CallOptions]) -> HttpClient:
+    """A client for a model's own paths: `Shim.http` of the default shim."""
+    return default_shim().http(model, **options)
+
+
+def ahttp(model: str, **options: Unpack[CallOptions]) -> HttpStart:
+    """The same for asyncio: `Shim.ahttp` of the default shim."""
+    return default_shim().ahttp(model, **options)
 
 
 def load(model: str, **options: Any) -> Mapping[str, Any]:

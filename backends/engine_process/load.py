@@ -46,6 +46,7 @@ class Loading:
         ended: the error of a process that ended while it loaded, by its exit code.
         patience: how many times longer it may take while it computes.
         whole: whether children of the process load for it, so that their figures count as well.
+        ask_s: seconds between two questions for its health, until its log says that it is ready.
     """
 
     process: EngineProcess
@@ -59,6 +60,7 @@ class Loading:
     ended: Callable[[int], Awaitable[KeepwarmError]]
     patience: float = 1.0
     whole: bool = False
+    ask_s: float = _ASK_S
 
     async def until_ready(self, on_progress: Callable[[float], None]) -> IoCounts:
         """Return when the engine answers, with the bytes that it read until then.
@@ -69,7 +71,7 @@ class Loading:
         """
         booked = self.ceilings.booked.get(HOST, 0)
         progress = LoadProgress(self.file_bytes, booked, time.monotonic())
-        ask_at_s = time.monotonic() + _ASK_S
+        ask_at_s = time.monotonic() + self.ask_s
         ended = asyncio.ensure_future(self.process.wait())
         ready = asyncio.ensure_future(self.said_ready.wait())
         try:
@@ -86,7 +88,7 @@ class Loading:
                     if await self.healthy():
                         on_progress(1.0)
                         return self._counts()
-                    ask_at_s = now_s + _ASK_S
+                    ask_at_s = now_s + self.ask_s
                 progress.look(self._counts(), self.process.log.lines_seen, now_s)
                 on_progress(progress.fraction)
                 self._check(progress, now_s)

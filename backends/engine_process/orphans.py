@@ -20,7 +20,7 @@ from backends.engine_process.process import SOCKET_NAME_BYTES
 from backends.machine.environment import OWNER_VARIABLE
 from backends.machine.processes import all_pids, has_variable, user_of
 
-_NAME: Final = re.compile(rf"e-[0-9a-f]{{{SOCKET_NAME_BYTES}}}\.(sock|slots)")
+_NAME: Final = re.compile(rf"e-[0-9a-f]{{{SOCKET_NAME_BYTES}}}\.(sock|slots|key)")
 
 
 def leftovers(runtime_dir: Path) -> list[int]:
@@ -32,7 +32,8 @@ def leftovers(runtime_dir: Path) -> list[int]:
 def sweep_leftovers(runtime_dir: Path) -> list[int]:
     """Kill every leftover engine of this runtime folder, remove what engines made; returns the pids.
 
-    Only sockets and folders with names of engines are removed, because the user may have named the folder.
+    Only sockets, keys and folders with names of engines are removed, because the user may have
+    named the folder.
 
     Call it only while holding the keeper's lock on the folder, because a running keeper's engines carry
     the same mark. Each process is held by a pidfd and checked again before the signal, so a reused
@@ -48,7 +49,7 @@ def sweep_leftovers(runtime_dir: Path) -> list[int]:
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path, ignore_errors=True)
         else:
-            _remove_socket(Path(entry.path))
+            _remove(Path(entry.path))
     return ended
 
 
@@ -59,9 +60,11 @@ def end_marked(marker: str) -> None:
             _kill(pid, marker)
 
 
-def _remove_socket(path: Path) -> None:
+def _remove(path: Path) -> None:
+    """Remove a socket, or a file with a key."""
+    expected = stat.S_ISREG if path.suffix == ".key" else stat.S_ISSOCK
     with contextlib.suppress(OSError):
-        if stat.S_ISSOCK(path.stat(follow_symlinks=False).st_mode):
+        if expected(path.stat(follow_symlinks=False).st_mode):
             path.unlink()
 
 

@@ -166,14 +166,14 @@ class EngineProcess:
             self._reader.close()
         return code
 
-    async def stop(self, *, grace_s: float) -> int:
-        """SIGTERM, and SIGKILL to the group after `grace_s` (at once when it is 0).
+    async def stop(self, *, grace_s: float, by: signal.Signals = signal.SIGTERM) -> int:
+        """A signal (SIGTERM), and SIGKILL to the group after `grace_s` (at once when it is 0).
 
         Raises:
             EngineTimeout: it does not end even then, so its bytes are not free.
         """
         if self.exit_code is None and grace_s > 0:
-            self._signal(signal.SIGTERM)
+            self._signal(by)
             await asyncio.wait({self._ended}, timeout=grace_s)
         if not self._ended.done():
             self._signal(signal.SIGKILL)

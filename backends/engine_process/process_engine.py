@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -65,6 +66,7 @@ class ProcessEngine:
         self._gpus: tuple[int, ...] = ()
         self._mark = ""
         """A `NAME=value` in the environment of all that the engine starts, where it may start something."""
+        self._stop_signal = signal.SIGTERM
         self._stopping = False
         self._started = False
         self._killed = False
@@ -127,7 +129,7 @@ class ProcessEngine:
         self._stopping = True
         try:
             if self._process is not None:
-                await self._process.stop(grace_s=grace_s)
+                await self._process.stop(grace_s=grace_s, by=self._stop_signal)
         finally:
             if self._mark:
                 with contextlib.suppress(KeepwarmError):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from backends.footprint.dry_run import DryRun
-from backends.json_shapes import real, rows, table, text, whole
+from backends.foreign.json_shapes import real, rows, table, text, whole
 from backends.machine.files.folders import user_folder
 from backends.machine.files.whole_files import is_there, read_shape, write_whole
 from budget.footprint import EngineArgs

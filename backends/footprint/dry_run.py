@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
 from backends.footprint.probe import native as probe
-from backends.foreign_json import parse_json
+from backends.foreign.foreign_json import parse_json
 from backends.llama.rpc.connections import free_within
 from backends.llama.rpc.device_names import names_of, servers_of
 from backends.machine.children import ask_child

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from backends.footprint.cache import JsonFolder, cache_key
-from backends.json_shapes import table, text, whole
+from backends.foreign.json_shapes import table, text, whole
 from backends.machine.files.folders import user_folder
 from backends.machine.files.whole_files import is_there, write_whole
 from budget.errors import LoadFailed

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from backends.footprint.cache import ENTRY_LIMIT_BYTES, default_folder
-from backends.json_shapes import table, whole
+from backends.foreign.json_shapes import table, whole
 from backends.llama.binaries import build_id, find_binary
 from backends.machine.files.whole_files import read_shape, write_whole
 from backends.measure.hardware import hardware, hardware_key

@@ -18,6 +18,8 @@ _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES: Final = resource.getpagesize()
 _STOPPED: Final = frozenset("Tt")
 """Stopped by a signal, or by a debugger."""
+_LISTENS: Final = "0A"
+_SOCKET: Final = re.compile(r"socket:\[(\d+)\]")
 FEW_FILES: Final = 4
 """A process that has no more descriptors left may open and close its last ones all the time."""
 
@@ -199,3 +201,42 @@ def _read(pid: int, name: str) -> bytes:
         return Path(f"/proc/{pid}/{name}").read_bytes()
     except OSError:
         return b""
+
+
+def listening_ports(pids: Iterable[int]) -> set[int]:
+    """The TCP ports that any of these processes listens on; none where `/proc` does not tell."""
+    found: set[int] = set()
+    for pid in pids:
+        if own := _sockets_of(pid):
+            found |= {port for inode, port in _listeners(pid) if inode in own}
+    return found
+
+
+def _sockets_of(pid: int) -> set[str]:
+    """The inodes of a process's sockets."""
+    try:
+        names = os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208
+    except OSError:
+        return set()
+    found = set()
+    for name in names:
+        try:
+            target = os.readlink(f"/proc/{pid}/fd/{name}")  # noqa: PTH115
+        except OSError:
+            continue
+        if hit := _SOCKET.fullmatch(target):
+            found.add(hit[1])
+    return found
+
+
+def _listeners(pid: int) -> list[tuple[str, int]]:
+    """The inode and the port of every listening socket in the network namespace of a process."""
+    rows = []
+    for table in ("tcp", "tcp6"):
+        fields = [line.split() for line in _read(pid, f"net/{table}").decode().splitlines()]
+        rows += [
+            (row[9], int(row[1].rpartition(":")[2], 16))
+            for row in fields[1:]
+            if len(row) > 9 and row[3] == _LISTENS
+        ]
+    return rows

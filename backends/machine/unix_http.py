@@ -1,4 +1,4 @@
-"""Small HTTP requests over a Unix socket: health, slots, a prompt. No HTTP library."""
+"""Small HTTP requests over a Unix socket or the loopback: health, slots, a prompt. No HTTP library."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from backends.foreign_json import BadJson, parse_json
+from backends.foreign.foreign_json import BadJson, parse_json
 from budget.errors import EndpointError
 
 ANSWER_LIMIT_S: Final = 5.0
 """Until an engine has answered a question that costs it nothing."""
+LOOPBACK: Final = "127.0.0.1"
+_HEAD_BYTES: Final = 4096
 _MAX_ANSWER_BYTES: Final = 16 << 20
 _CHUNK_BYTES: Final = 1 << 16
+
+Address = Path | int
+"""A Unix socket, or a port of the loopback."""
 
 
 async def control_request(
@@ -125,3 +130,48 @@ def _decoded(status: int, body: bytes) -> Any:
             f"the engine answered with something that is not JSON: {body[:80]!r}.",
             status=status,
         ) from exc
+
+
+def free_port() -> int:
+    """A port of the loopback that is free now; another program can still take it before its use."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def listens(address: Address, limit_s: float) -> bool:
+    """Whether anything accepts connections there."""
+    try:
+        async with asyncio.timeout(limit_s):
+            _, writer = await _connected(address)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+async def status_of(address: Address, path: str, key: str, limit_s: float) -> int | None:
+    """The status with which a path answers; None for no answer of HTTP. The body is left unread."""
+    head = (
+        f"GET {path} HTTP/1.1\r\nHost: {LOOPBACK}\r\nConnection: close\r\n"
+        f"Accept: */*\r\nAuthorization: Bearer {key}\r\n\r\n"
+    )
+    try:
+        async with asyncio.timeout(limit_s):
+            reader, writer = await _connected(address)
+            try:
+                writer.write(head.encode())
+                words = (await reader.read(_HEAD_BYTES)).split(b" ", 2)
+            finally:
+                writer.close()
+    except OSError:
+        return None
+    is_http = len(words) > 1 and words[0].startswith(b"HTTP/") and words[1][:3].isdigit()
+    return int(words[1][:3]) if is_http else None
+
+
+async def _connected(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if isinstance(address, int):
+        return await asyncio.open_connection(LOOPBACK, address)
+    return await asyncio.open_unix_connection(str(address))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from backends.foreign_json import parse_json
+from backends.foreign.foreign_json import parse_json
 from backends.llama.binaries import find_binary, library_env
 from backends.machine.children import Answered, ask_child
 from backends.machine.devices import llama_device_names

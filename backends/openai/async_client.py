@@ -171,7 +171,7 @@ class _LoopPools:
         self._end = at_loop_end(self._close)
 
     def to(self, endpoint: Endpoint) -> _Pool:
-        key = endpoint.socket_path or endpoint.base_url
+        key = endpoint.socket_path or endpoint.key_file or endpoint.base_url
         if key not in self.pools:
             # A model that comes and goes gets a new socket every time; the old pools go here.
             for dead in dead_sockets(self.pools):

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import httpcore
@@ -83,7 +84,7 @@ class Route:
             (b"Content-Type", b"application/json"),
         ]
         secret_urls = (endpoint.base_url, proxy_url(endpoint.base_url) or "")
-        return cls(address, {}, headers, secret_urls if endpoint.socket_path is None else ())
+        return cls(address, {}, headers, () if endpoint.is_ours else secret_urls)
 
     def url(self, path: str) -> httpcore.URL:
         """The URL of a path at the endpoint, kept in `urls`."""
@@ -92,12 +93,16 @@ class Route:
 
 
 def api_key(endpoint: Endpoint) -> str:
-    """The key of an endpoint that needs one, from the environment, read now.
+    """The key of an endpoint, from its file or the environment, read now; empty where it needs none.
 
     Raises:
         ConfigError: the variable is not set, or its value cannot be sent in a header.
     """
-    key = os.environ.get(endpoint.api_key_env or "", "").strip()
+    if endpoint.key_file is not None:
+        return _key_in(Path(endpoint.key_file))
+    if endpoint.api_key_env is None:
+        return ""
+    key = os.environ.get(endpoint.api_key_env, "").strip()
     if not key:
         raise ConfigError(
             f"{endpoint.model_id} needs an API key, and ${endpoint.api_key_env} is not set.",
@@ -112,10 +117,17 @@ def api_key(endpoint: Endpoint) -> str:
     return key
 
 
+def _key_in(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""  # the server has ended, which the connection will say
+
+
 def secrets_of(endpoint: Endpoint) -> Secrets:
     """The secrets of an endpoint, which its answers may repeat and which must be masked."""
-    if endpoint.socket_path is not None:
-        return NO_SECRETS
+    if endpoint.is_ours:
+        return Secrets.of(api_key(endpoint)) if endpoint.key_file else NO_SECRETS
     key = os.environ.get(endpoint.api_key_env, "").strip() if endpoint.api_key_env else ""
     return Secrets.of(key, endpoint.base_url, proxy_url(endpoint.base_url) or "")
 
@@ -143,7 +155,7 @@ class Exchange:
         self._route = route
         self._path = path
         self.body = body
-        self._key = api_key(endpoint) if endpoint.api_key_env is not None else ""
+        self._key = api_key(endpoint)
         self.secrets = (
             Secrets.of(self._key, *route.secret_urls)
             if self._key or route.secret_urls
@@ -186,7 +198,7 @@ class Exchange:
     def pause_s(self, error: Exception) -> float | None:
         """How long to wait before the next attempt after this failure; None when there is none."""
         if isinstance(error, httpcore.ConnectError | httpcore.ConnectTimeout):
-            if self.endpoint.socket_path is not None or self._attempts > len(CONNECT_PAUSES_S):
+            if self.endpoint.is_ours or self._attempts > len(CONNECT_PAUSES_S):
                 return None
             return min(CONNECT_PAUSES_S[self._attempts - 1], self.bounds.left_s())
         return 0.0 if self._may_retry(error) else None
@@ -210,8 +222,7 @@ class Exchange:
 
     def _through(self) -> str:
         """The proxy that a failed connection went to, for its error."""
-        remote = self.endpoint.socket_path is None
-        proxy = proxy_for(self.endpoint.base_url) if remote else None
+        proxy = None if self.endpoint.is_ours else proxy_for(self.endpoint.base_url)
         return f" (through {proxy.shown})" if proxy is not None else ""
 
     def refusal(self, status: int, headers: Headers, body: bytes) -> KeepwarmError:

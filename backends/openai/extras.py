@@ -42,7 +42,7 @@ class RefusedExtras:
 
     def suspects(self, endpoint: Endpoint, body: bytes, error: InvalidRequest) -> frozenset[str]:
         """The fields of a refused request that may be the cause, so that it is sent again without them."""
-        if endpoint.socket_path is not None or error.facts.get("status") not in _STRICT:
+        if endpoint.is_known or error.facts.get("status") not in _STRICT:
             return frozenset()
         fields: dict[str, Any] = json.loads(body)
         said = f"{error.message} {error.facts.get('param')}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from backends.base import Endpoint
-from backends.foreign_json import BadJson, parse_json
+from backends.foreign.foreign_json import BadJson, parse_json
 from backends.openai.answers.fields import (
     COUNT,
     MILLISECONDS,

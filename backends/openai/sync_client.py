@@ -156,7 +156,7 @@ class ThreadPools:
 
     def to(self, endpoint: Endpoint) -> _Pool:
         """The connections to an endpoint, made when they are first asked for."""
-        key = endpoint.socket_path or endpoint.base_url
+        key = endpoint.socket_path or endpoint.key_file or endpoint.base_url
         known = self.by_endpoint.get(key)
         if known is not None:
             return known

@@ -94,7 +94,7 @@ class Transport:
         except EndpointError as error:
             if not error.facts.get("unparsed"):
                 raise
-        as_text = endpoint.socket_path is not None and is_plain(request)
+        as_text = endpoint.is_known and is_plain(request)
         if as_text:
             # The text as it is generated, which the engine takes apart for chats alone.
             stream = await self.resume(endpoint, request, None, AnswerSoFar(), **limits)
@@ -196,7 +196,7 @@ class Transport:
         bounds = Bounds(endpoint, timeouts, limits.get("deadline"), total_s)
         if streamed:
             bounds.begin("the first token", timeouts.first_token_s)
-        if body is not None and endpoint.socket_path is None:
+        if body is not None and not endpoint.is_known:
             body = self._extras.applied(endpoint, body)
         return Exchange(endpoint, self.pools.to(endpoint).route, path, body, bounds)
 
@@ -263,7 +263,7 @@ class Transport:
             left_out |= names
             exchange.body = without(exchange.body or b"{}", names)
             exchange.bounds.again()
-        if endpoint.socket_path is None:
+        if not endpoint.is_known:
             self._extras.answered(endpoint, exchange.body or b"", left_out)
         return answer
 

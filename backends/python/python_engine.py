@@ -17,9 +17,14 @@ from backends.engine_process.ceiling import PlausibleCeilings
 from backends.engine_process.load import Loading
 from backends.engine_process.process import EngineProcess, engine_environment
 from backends.engine_process.process_engine import ProcessEngine, ending, gpus_of
+from backends.engine_process.surroundings import (
+    cached_share,
+    folder_or_root,
+    gpu_variables,
+    sizes_of,
+    storage_of,
+)
 from backends.machine.bounded_questions import asked
-from backends.machine.files.page_cache import cached_fraction
-from backends.machine.gpus import VARIABLE, gpu_uuids
 from backends.machine.processes import IoCounts, io_counts, process_state
 from backends.python.control import Control
 from backends.python.links import LoopLink
@@ -32,7 +37,6 @@ CLOSE_S: Final = 2.0
 """How long a model's own `close` may take when it is evicted."""
 PATIENCE: Final = 10.0
 _QUICK_S: Final = 2.0
-_STAGED: Final = 0.9
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _MARK: Final = "KEEPWARM_WORKER"
 _OUT_OF_MEMORY: Final = frozenset({"MemoryError", "OutOfMemoryError", "CudaError"})
@@ -138,7 +142,7 @@ class PythonEngine(ProcessEngine):
         self._guessed = placement.source in GUESSED
         self._ceilings = PlausibleCeilings.of(placement, self._margin_bytes)
         python = self._spec.python or sys.executable
-        env = engine_environment(self._runtime_dir, await self._gpu_variables())
+        env = engine_environment(self._runtime_dir, await gpu_variables(self._gpus))
         env.update({"PYTHONUNBUFFERED": "1", _MARK: self._name})
         env.update(self._spec.environment())
         ours, theirs = socket.socketpair()
@@ -148,19 +152,12 @@ class PythonEngine(ProcessEngine):
                 [python, "-u", str(WORKER), str(theirs.fileno())],
                 env,
                 inherited=(theirs.fileno(),),
-                cwd=await asked(_folder, self._spec.cwd),
+                cwd=await asked(folder_or_root, self._spec.cwd),
                 if_absent=f"Look at [models.{self._model_id}] python.",
             )
         finally:
             theirs.close()
         self._took(process)
-
-    async def _gpu_variables(self) -> dict[str, str]:
-        """It sees the GPUs that it is booked on, under the numbers from 0, and no others."""
-        if not self._gpus:
-            return {VARIABLE: ""}
-        uuids = await asked(gpu_uuids)
-        return {VARIABLE: ",".join(uuids[n] for n in self._gpus if n < len(uuids))}
 
     async def start(self, placement: Placement, on_progress: Callable[[float], None]) -> LoadReport:
         """Make the user's object.
@@ -174,8 +171,8 @@ class PythonEngine(ProcessEngine):
             raise InternalError("an engine starts once; make a new one to start again")
         self._started = True
         self._slots = placement.args.slots
-        sizes = await asked(_sizes, self._spec.files)
-        cached = await asked(cached_fraction, sizes)
+        sizes = await asked(sizes_of, self._spec.files)
+        cached = await cached_share(sizes)
         started_ns = time.monotonic_ns()
         file_bytes = sum(sizes.values())
         try:
@@ -186,12 +183,10 @@ class PythonEngine(ProcessEngine):
         except BaseException:
             await asyncio.shield(self.stop(grace_s=0.0))
             raise
-        from_disk = counts.disk_bytes > (1 - _STAGED) * file_bytes
-        was_absent = cached is not None and cached < _STAGED
         return LoadReport(
             started_ns=started_ns,
             ready_ns=time.monotonic_ns(),
-            storage="cold" if file_bytes and (from_disk or was_absent) else "staged",
+            storage=storage_of(file_bytes, counts.disk_bytes, cached),
             file_bytes=file_bytes,
             read_bytes=counts.disk_bytes,
             buffers=await self._first_measure(),
@@ -323,30 +318,3 @@ class PythonEngine(ProcessEngine):
         finally:
             if link is not None:
                 link.close()
-
-
-def _folder(path: Path) -> Path:
-    """A working folder that is there; else the root folder, and the import says what is missing."""
-    return path if path.is_dir() else Path("/")
-
-
-def _sizes(files: tuple[Path, ...]) -> dict[Path, int]:
-    """The bytes of the files, those in folders included.
-
-    Raises:
-        LoadFailed: one is not there.
-    """
-    found: dict[Path, int] = {}
-    for path in files:
-        try:
-            inside = (
-                [p for p in sorted(path.rglob("*")) if p.is_file()] if path.is_dir() else [path]
-            )
-            found.update({each: each.stat().st_size for each in inside})
-        except OSError as error:
-            raise LoadFailed(
-                f"{path} cannot be read: {error.strerror}.",
-                hint="Check `files` of the model.",
-                file=str(path),
-            ) from error
-    return found

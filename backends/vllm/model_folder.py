@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from backends.foreign_json import BadJson, parse_json
+from backends.foreign.foreign_json import BadJson, parse_json
 from budget.errors import BadModelFile, LoadFailed
 
 CONFIG: Final = "config.json"

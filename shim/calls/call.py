@@ -218,8 +218,9 @@ class Call:
     ) -> RequestRecord:
         """The call's record on the trace."""
         grant, timings = self.grant, answer.timings if isinstance(answer, Reply) else None
-        # A local engine gets no key; an answer of a remote endpoint may contain the key that it got.
-        secrets = secrets_of(grant.endpoint) if self.remote and grant else NO_SECRETS
+        # An answer of an endpoint that got a key may contain that key.
+        has_key = grant is not None and (self.remote or grant.endpoint.key_file is not None)
+        secrets = secrets_of(grant.endpoint) if grant and has_key else NO_SECRETS
         said = answer if isinstance(answer, Reply) else None
         usage = _usage_of(answer)
         attributes: dict[str, Any] = {}

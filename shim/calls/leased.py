@@ -16,7 +16,8 @@ from budget.errors import EngineDied, KeepwarmError, OutOfMemory, PromptTooLong,
 from budget.footprint import HOST
 from shim.calls.call import Call, LeaseGrant
 from shim.calls.forgotten_shims import Owner
-from shim.calls.interruption import (
+from shim.calls.session import Session
+from shim.calls.streaming.interruption import (
     FullContext,
     back,
     outgoing,
@@ -25,7 +26,6 @@ from shim.calls.interruption import (
     wanted_back,
     yield_fields,
 )
-from shim.calls.session import Session
 from shim.calls.streaming.read_streams import leases_here
 from shim.calls.tracing import trace_call
 from shim.replies import Answer, Reply
@@ -113,7 +113,7 @@ class Leases:
         if connection is None or not (notices := connection.notices()):
             return source
         if (error := taken_back(call, notices)) is not None:
-            raise await self._explained(call, error) if isinstance(error, EngineDied) else error
+            raise await self.explained(call, error) if isinstance(error, EngineDied) else error
         if call.runs_on or not call.preemptible or not wanted_back(call, notices):
             return source
         progress = to_yield(call, deltas)
@@ -189,7 +189,7 @@ class Leases:
             self.ended(call, None, error)
             raise
 
-    async def _explained(self, call: Call, error: EngineDied | OutOfMemory) -> KeepwarmError:
+    async def explained(self, call: Call, error: EngineDied | OutOfMemory) -> KeepwarmError:
         """The keeper's account of an engine's failure: its death, or the bytes that it takes."""
         connection = call.connection
         if connection is None:
@@ -212,7 +212,7 @@ class Leases:
         """End the lease of a call whose engine failed; returns its error, None where it begins anew."""
         failure: BaseException = error
         try:
-            failure = await self._explained(call, error)
+            failure = await self.explained(call, error)
             return None if call.begins_anew(failure) else failure
         except BaseException as interrupt:
             failure = interrupt

@@ -31,7 +31,7 @@ def timeouts_of(entry: ModelEntry, own: MutableMapping[str, Any]) -> Timeouts | 
     Raises:
         InvalidRequest: `priority` is no integer, or a time-out or `deadline_s` no positive number.
     """
-    base = None if entry.url is not None else _HERE
+    base = None if entry.url is not None or entry.backend == "server" else _HERE
     first_s, token_s = entry.first_token_timeout, entry.token_timeout
     connect_s, answer_s = entry.connect_timeout, entry.answer_timeout
     if own:

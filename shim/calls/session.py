@@ -55,7 +55,12 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("keepwarm.client")
 CALLS_KEPT = 100
-_VERBS: Final[Mapping[str, Verb]] = {"chat": "chat", "embeddings": "embed", "call": "call"}
+_VERBS: Final[Mapping[str, Verb]] = {
+    "chat": "chat",
+    "embeddings": "embed",
+    "call": "call",
+    "http": "http",
+}
 """What each operation asks a model for; the others ask for its residency alone."""
 
 

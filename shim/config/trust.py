@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from backends.json_shapes import table, text, whole
+from backends.foreign.json_shapes import table, text, whole
 from backends.machine.files.whole_files import read_shape, write_whole
 from budget.errors import ConfigError
 from shim.config.problems import Problem, dotted

@@ -10,7 +10,7 @@ from budget.errors import InvalidRequest
 from shim.config.schema.document import Config
 from shim.config.schema.entry import ModelEntry
 
-_EMBEDDER: Final = frozenset[Verb](["embed"])
+_EMBEDDER: Final = frozenset[Verb](["embed", "http"])
 _READS_IMAGES: Final = KINDS["llama.cpp"].verbs - _EMBEDDER
 _CHATS: Final = _READS_IMAGES - {"images"}
 _WORDS: Final[Mapping[Verb, str]] = {
@@ -23,6 +23,7 @@ _WORDS: Final[Mapping[Verb, str]] = {
     "tokenize": "tokenize",
     "call": "take call()",
     "images": "read images",
+    "http": "take http()",
 }
 """What a model does not do, after "does not"."""
 
@@ -31,6 +32,10 @@ def verbs_of(entry: ModelEntry) -> frozenset[Verb]:
     """What a model can be asked for. An endpoint may do all that its kind does."""
     if entry.remote or entry.backend == "python":
         return KINDS[entry.backend].verbs
+    if entry.backend == "server":
+        # A server that chats can stream: that is one path of OpenAI's API.
+        streams: list[Verb] = ["stream"] if "chat" in entry.can else []
+        return frozenset[Verb](["http", *entry.can, *streams])
     if entry.role == "embedder":
         return _EMBEDDER
     if entry.backend == "vllm":

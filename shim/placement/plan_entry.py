@@ -11,7 +11,7 @@ from typing import Any, Final, get_args
 
 import numpy as np
 
-from backends.json_shapes import real, rows, table, text, whole
+from backends.foreign.json_shapes import real, rows, table, text, whole
 from budget.footprint import HOST, EngineArgs, Footprint, Source
 from budget.placement.tables import Variant
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from backends.json_shapes import real, table, text, whole
+from backends.foreign.json_shapes import real, table, text, whole
 from backends.machine.files.whole_files import BadState, parse_state, set_aside, write_whole
 from backends.measure.hardware import difference, hardware, llama_build
 from budget.errors import ConfigError, KeepwarmError

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
-from backends.foreign_json import parse_json
-from backends.json_shapes import real, rows, table, text, whole
+from backends.foreign.foreign_json import parse_json
+from backends.foreign.json_shapes import real, rows, table, text, whole
 from backends.machine.files.whole_files import BadState, parse_state, read_shape, write_whole
 from budget.errors import ConfigError
 from shim.config import Config

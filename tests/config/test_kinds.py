@@ -54,7 +54,10 @@ def test_a_factory_makes_it_a_python_model_beside_its_file(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"backend": "ollamma", "path": "x"}, '"llama.cpp", "python", "vllm" or "openai"'),
+        (
+            {"backend": "ollamma", "path": "x"},
+            '"llama.cpp", "python", "vllm", "server" or "openai"',
+        ),
         ({"backend": "python"}, 'backend = "python" without a factory'),
         ({"factory": "a:B", "path": "x.gguf"}, 'it is for backend = "llama.cpp"'),
         ({"factory": "a:B", "role": "evaluator"}, 'models.m.role: found backend = "python"'),
@@ -115,6 +118,7 @@ def test_verbs_are_those_of_the_kind() -> None:
         {"path": "x"},
         {"path": "x", "role": "embedder"},
         {"factory": "a:B"},
+        {"command": ["a", "{port}"], "can": ["chat"]},
     ]
     for keys in kinds:
         found = entry(**keys)

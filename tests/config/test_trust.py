@@ -34,16 +34,18 @@ NEEDS_NO_TRUST = {
     "n_batch n_ubatch repack swa_full threads keep_alive pin priority max_queue mmproj draft_model "
     "lora warm_prompt backend model_id connect_timeout first_token_timeout token_timeout "
     "answer_timeout "
-    "options bytes files cwd device sleep",
+    "options bytes files cwd device sleep ready can stop_signal",
 }
 """Keys that spend no secret, connect to and run nothing, and have nothing written where the file says.
 
-Those of Python models mean something only beside a `factory`, which needs trust."""
+Those of Python models and servers mean something only beside a `factory` or a `command`,
+which need trust."""
 NEEDS_TRUST = {
     "kv.folder": "folder",
     "trace.folder": "folder",
     "models.engine_args": "program",
     "models.factory": "run",
+    "models.command": "run",
     "models.python": "run",
     "models.env": "run",
     "models.api_key_env": "secret",

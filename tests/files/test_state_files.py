@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from backends import foreign_json
-from backends.foreign_json import BadJson, parse_json
+from backends.foreign import foreign_json
+from backends.foreign.foreign_json import BadJson, parse_json
 from backends.machine.files.whole_files import read_regular, read_shape, write_whole
 
 

@@ -19,7 +19,7 @@ from backends.openai.transport import Transport
 from backends.scripted import Script
 from shim import PromptTooLong, Reply, Shim
 from shim.calls.call import Call
-from shim.calls.interruption import to_yield
+from shim.calls.streaming.interruption import to_yield
 from shim.keeper.shell.yielding import Generated
 from tests.processes import wait_until
 from tests.shim.conftest import Stage

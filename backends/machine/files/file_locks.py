@@ -17,7 +17,7 @@ import weakref
 from pathlib import Path
 from typing import Final
 
-from backends.foreign_json import BadJson, parse_json
+from backends.foreign.foreign_json import BadJson, parse_json
 from backends.machine.files.lock_holders import Holder, user_name
 from budget.errors import ConfigError, KeeperUnavailable
 

@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from backends.base import Endpoint
-from backends.foreign_json import BadJson, parse_json
+from backends.foreign.foreign_json import BadJson, parse_json
 from backends.openai.answers.fields import COUNT, figures
 from backends.openai.masking import NO_SECRETS, Secrets
 from budget.errors import (
@@ -111,7 +111,7 @@ def error_from_answer(
     error = _mapped(endpoint, status, found, body, secrets)
     if status == 404 and endpoint.backend == "vllm" and heard.asked.endswith(_EMBEDDINGS):
         error = _generates(endpoint, error)
-    if endpoint.socket_path is None:
+    if not endpoint.is_ours:
         _add_heard(error, status, heard)
     return error
 
@@ -224,7 +224,7 @@ def _mapped(
         value = fields.get(name)
         facts[name] = secrets.quote(value, _QUOTED) if isinstance(value, str) else None
     lead = f"{endpoint.place} answered {status}: {message}."
-    if endpoint.socket_path is not None and _refused_bytes(quoted):
+    if endpoint.is_ours and _refused_bytes(quoted):
         return OutOfMemory(
             lead,
             hint="It may take what is booked for it and [keeper] engine_margin. Look at its chat template"
@@ -256,7 +256,7 @@ def _counts_in(message: str) -> dict[str, Fact]:
 
 def _shorter(endpoint: Endpoint, message: str) -> str:
     """What helps against a prompt that is too long: the key that bounds it, where it is one of ours."""
-    if endpoint.socket_path is None:
+    if not endpoint.is_ours:
         return "Shorten the input, or raise the context where the endpoint is run."
     if "too large to process" in message:
         return "Split the text, or raise n_ubatch and n_batch of the model to its tokens."
@@ -305,7 +305,7 @@ def _by_status(
 
 def refused(endpoint: Endpoint, reason: str) -> KeepwarmError:
     """The error for a refused connection: a local engine is gone, or a remote endpoint does not answer."""
-    if endpoint.socket_path is not None:
+    if endpoint.is_ours:
         return _died(endpoint, reason)
     return EndpointUnavailable(
         f"{endpoint.place} does not answer: {reason}.",
@@ -316,7 +316,7 @@ def refused(endpoint: Endpoint, reason: str) -> KeepwarmError:
 
 def broken(endpoint: Endpoint, reason: str, text: str = "") -> KeepwarmError:
     """The error for a connection that broke during an answer; `text` is the part that had come."""
-    if endpoint.socket_path is not None:
+    if endpoint.is_ours:
         return _died(endpoint, reason, text)
     return EndpointUnavailable(
         f"{endpoint.place} broke off its answer: {reason}.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from backends.foreign_json import BadJson, parse_json
+from backends.foreign.foreign_json import BadJson, parse_json
 from backends.openai.connections.bounds import EVENT_BYTES, FOREIGN_BYTES
 from budget.errors import EndpointError
 

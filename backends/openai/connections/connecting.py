@@ -93,6 +93,8 @@ def pool_settings(endpoint: Endpoint) -> dict[str, Any]:
     }
     if endpoint.socket_path is not None:
         return settings | {"uds": endpoint.socket_path}
+    if endpoint.is_ours:
+        return settings
     proxy = proxy_for(endpoint.base_url)
     speaks_tls = proxy is not None and proxy.url.startswith("https:")
     tls = _tls(endpoint.ca_file) if speaks_tls else _unused_tls()

@@ -9,9 +9,9 @@ from typing import Any
 from backends.flows import BlockingStream, Stream
 from budget.errors import EngineDied
 from shim.calls.call import Call
-from shim.calls.interruption import taken_back
 from shim.calls.leased import Leases
 from shim.calls.streaming.held_stream import HeldStream
+from shim.calls.streaming.interruption import taken_back
 from shim.replies import CallReply
 
 

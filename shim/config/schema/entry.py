@@ -21,6 +21,13 @@ from shim.config.schema.kind_keys import (
     kind_of,
 )
 from shim.config.schema.sections import SECONDS_ALLOWED, TIMEOUT_ALLOWED, Section, key
+from shim.config.schema.server_values import (
+    ABILITIES,
+    Abilities,
+    Command,
+    RequestPath,
+    StopSignal,
+)
 from shim.config.schema.values import (
     FOREVER,
     Context,
@@ -236,9 +243,34 @@ class ModelEntry(Section):
         "there; 2 keeps its processes only, and reads its weights anew.",
         "0, 1 or 2",
     )
+    command: Command | None = key(
+        None,
+        'A program that answers over HTTP (`backend = "server"`), and its arguments. keepwarm puts what it '
+        "chooses in the place of names in braces: `{port}` of the loopback or `{socket}` (one of the two), "
+        "`{key_file}` (the file of its API key), `{model}` (the first of `files`), `{name}` (that in its "
+        "requests). In `env` also `{key}`.",
+        'a list of texts, such as ["whisper-server", "--port", "{port}", "-m", "{model}"]',
+        trust="run",
+    )
+    ready: RequestPath | None = key(
+        None,
+        "The path that a server answers with 2xx once it is ready. Left out: it is ready when it listens.",
+        'a path such as "/health"',
+    )
+    can: Abilities = key(
+        (),
+        "What a server does of OpenAI's API. Its own paths are reached by `Shim.http`.",
+        f"a list of {', '.join(ABILITIES)}",
+    )
+    stop_signal: StopSignal | None = key(
+        None,
+        "The signal that asks a server to end, for which it then has 5 seconds. Left out: it is killed, "
+        "which gives its bytes back soonest.",
+        '"TERM", "INT", "QUIT", "HUP", "USR1" or "USR2"',
+    )
     backend: Backend = key(
         "llama.cpp",
-        "What runs it. With `url` and no `backend`: openai; with `factory`: python.",
+        "What runs it. Left out: openai with `url`, python with `factory`, server with `command`.",
         allowed_kinds(),
     )
     url: Url | None = key(
@@ -272,7 +304,7 @@ class ModelEntry(Section):
             return data
         kind = kind_of(data)
         added: dict[str, object] = {} if kind == "llama.cpp" else {"backend": kind}
-        if kind == "python":
+        if kind in ("python", "server"):
             # Here, because the keeper that gets the configuration does not know the file's folder.
             added["cwd"] = (info.context or {}).get("base") or Path.cwd()
         return {**added, **data}

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final, Literal, cast
 
 from backends.kinds import KINDS, Backend
+from backends.server.command import mistakes
 from backends.vllm.server_arguments import OWNED
 from shim.config.schema.values import Span
 
@@ -32,12 +33,16 @@ _WORKER: Final = frozenset(
 _VLLM: Final = frozenset(
     ["role", "path", "context", "bytes", "python", "env", "device", "engine_args", "sleep"]
 )
+_SERVER: Final = frozenset(["command", "ready", "can", "stop_signal", "model_id"]) | {
+    *("bytes", "files", "cwd", "env", "device")
+}
 _FOLDER: Final = "a model folder in Hugging Face form, or the url of a server"
-_NO_GGUF: Final = (_WORKER | _VLLM) - _GGUF
+_NO_GGUF: Final = (_WORKER | _VLLM | _SERVER) - _GGUF - _ENDPOINT
 _BY_KIND: Final[Mapping[Backend, frozenset[str]]] = {
     "llama.cpp": _ANYWHERE | _HERE | _GGUF,
     "python": _ANYWHERE | _HERE | _WORKER,
     "vllm": _ANYWHERE | _HERE | _VLLM,
+    "server": _ANYWHERE | (_HERE - {"threads"}) | _SERVER,
 }
 """The keys of the kinds that keepwarm starts."""
 
@@ -56,7 +61,12 @@ def kind_of(given: Mapping[str, object]) -> Backend:
     named = given.get("backend")
     if isinstance(named, str):
         return cast("Backend", named) if named in KINDS else "llama.cpp"
-    return "openai" if "url" in given else "python" if "factory" in given else "llama.cpp"
+    signs: tuple[tuple[str, Backend], ...] = (
+        ("url", "openai"),
+        ("factory", "python"),
+        ("command", "server"),
+    )
+    return next((kind for name, kind in signs if name in given), "llama.cpp")
 
 
 def keys_of(kind: Backend, *, remote: bool) -> frozenset[str]:
@@ -74,6 +84,7 @@ def conflicts(given: Mapping[str, object]) -> Iterator[Conflict]:
     yield from _source_conflicts(given)
     yield from _foreign_keys(given)
     yield from _refused_arguments(given)
+    yield from _open_names(given)
     if "url" not in given:
         yield from _local_conflicts(given)
 
@@ -83,6 +94,10 @@ def _source_conflicts(given: Mapping[str, object]) -> Iterator[Conflict]:
     if kind == "python":
         if "factory" not in given:
             yield "factory", 'backend = "python" without a factory', '"module:Name"'
+        return
+    if kind == "server":
+        if "command" not in given:
+            yield "command", 'backend = "server" without a command', "a list of texts"
         return
     sources = [name for name in ("path", "hf", "url") if name in given]
     one = "exactly one of path, hf and url"
@@ -105,7 +120,7 @@ def _foreign_keys(given: Mapping[str, object]) -> Iterator[Conflict]:
     for name in sorted((set(given) & every_key()) - keys_of(kind, remote=remote) - sources):
         owners = [f'backend = "{other}"' for other, keys in _BY_KIND.items() if name in keys]
         where = " or ".join(owners) or "endpoints (with a url)"
-        if kind in ("python", "vllm") and not remote:
+        if kind in ("python", "server") or (kind == "vllm" and not remote):
             found = f'backend = "{kind}", which has no such key; it is for {where}'
             yield name, found, "leave it out"
         elif name in _NO_GGUF:
@@ -130,6 +145,16 @@ def _refused_arguments(given: Mapping[str, object]) -> Iterator[Conflict]:
     if refused := sorted({name for name in names if name in OWNED}):
         found = f"{', '.join(refused)}, which keepwarm decides for vLLM"
         yield "engine_args", found, "other arguments of vLLM's API server; see the model's own keys"
+
+
+def _open_names(given: Mapping[str, object]) -> Iterator[Conflict]:
+    """Names in braces that a server's command cannot be given."""
+    command, env = given.get("command"), given.get("env", {})
+    if kind_of(given) != "server" or not isinstance(command, list | tuple):
+        return
+    texts = [word for word in command if isinstance(word, str)]
+    named = {k: v for k, v in env.items() if isinstance(v, str)} if isinstance(env, Mapping) else {}
+    yield from mistakes(texts, named, has_files=bool(given.get("files")))
 
 
 def _local_conflicts(given: Mapping[str, object]) -> Iterator[Conflict]:

@@ -69,7 +69,12 @@ def _prepare_gguf(
 
 _BY_KIND: Final[
     Mapping[Backend, Callable[[str, ConfigEntry, BudgetDevices, Inspector], Prepared]]
-] = {"llama.cpp": _prepare_gguf, "python": prepare_worker, "vllm": prepare_vllm}
+] = {
+    "llama.cpp": _prepare_gguf,
+    "python": prepare_worker,
+    "server": prepare_worker,
+    "vllm": prepare_vllm,
+}
 """How each kind that keepwarm starts gets its placements."""
 
 
@@ -83,7 +88,7 @@ def watched_files(entry: ConfigEntry) -> list[Path]:
 
     Empty for a model that is not downloaded yet.
     """
-    if entry.backend == "python":
+    if entry.backend in ("python", "server"):
         return worker_files(entry)
     if entry.backend == "vllm":
         return folder_files(entry)

@@ -1,9 +1,12 @@
-"""Python models: their files, the bytes that are booked for them, and the devices that they may go to."""
+"""Python models and servers: their files, the bytes booked for them, the devices that they may go to."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +16,7 @@ from typing import Final
 from backends.footprint.inspect import Inspector
 from backends.python.python_engine import WorkerSpec
 from backends.python.ready_made import READY_MADE
+from backends.server.command import ServerSpec
 from budget.errors import ConfigError, LoadFailed
 from budget.footprint import HOST, EngineArgs, Footprint, Placement, Source
 from shim.config import ModelEntry as ConfigEntry
@@ -29,11 +33,11 @@ MOST_FILES: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class WorkerFacts:
-    """What is known of a Python model before it is made, in the form of a model's file."""
+    """What is known of such a model before it runs, in the form of a model's file."""
 
     files: tuple[Path, ...]
     identity: str
-    architecture: str = "python"
+    architecture: str
     quantization: str = ""
     min_bits_per_weight: float = 0.0
 
@@ -51,13 +55,34 @@ def worker_spec(entry: ConfigEntry) -> WorkerSpec:
     )
 
 
+def server_spec(entry: ConfigEntry, name: str) -> ServerSpec:
+    """How the server of a model is run."""
+    return ServerSpec(
+        command=entry.command or (),
+        served=entry.model_id or name,
+        can=frozenset(entry.can),
+        ready=entry.ready,
+        files=tuple(entry.files),
+        cwd=Path(entry.cwd or "/"),
+        env=entry.env,
+        stop_signal=signal.Signals[f"SIG{entry.stop_signal}"] if entry.stop_signal else None,
+    )
+
+
 def worker_files(entry: ConfigEntry) -> list[Path]:
-    """The files that a model is made of: its module where that lies in its folder, and those declared."""
+    """The files that a model is made of: its module where that lies in its folder, and those declared.
+
+    A server's program is the first of them.
+    """
     return [*_code(entry), *_declared(entry)]
 
 
 def _code(entry: ConfigEntry) -> Iterator[Path]:
     """The file of the factory; the interpreter where it lies on the path of that."""
+    if entry.command is not None:
+        program = os.path.join(entry.cwd or "/", entry.command[0])  # noqa: PTH118
+        yield Path(program if "/" in entry.command[0] else shutil.which(program) or program)
+        return
     factory = entry.factory or ""
     if factory in READY_MADE:
         yield READY_MADE[factory][0]
@@ -77,7 +102,7 @@ def _declared(entry: ConfigEntry) -> Iterator[Path]:
 def prepare_worker(
     name: str, entry: ConfigEntry, devices: BudgetDevices, inspector: Inspector
 ) -> Prepared:
-    """Choose the placements of a Python model; nothing is run.
+    """Choose the placements of a Python model or a server; nothing is run.
 
     Raises:
         ConfigError: its device is not budgeted.
@@ -91,7 +116,8 @@ def prepare_worker(
                 hint=f"Put it there, or change [models.{name}] files.",
                 file=str(path),
             )
-    facts = WorkerFacts(tuple(Path(row[0]) for row in stamp), _identity(entry, stamp))
+    files = tuple(Path(row[0]) for row in stamp)
+    facts = WorkerFacts(files, _identity(entry, stamp), entry.backend)
     args = EngineArgs(n_ctx=0, slots=int(entry.slots))
     source, size, reason = _bytes_of(entry, sum(row[1] for row in stamp))
     placed = tuple(
@@ -108,9 +134,19 @@ def prepare_worker(
 
 def _identity(entry: ConfigEntry, stamp: object) -> str:
     """A key of what is made, and from which files."""
-    made = [entry.factory, entry.options, str(entry.cwd), entry.python, entry.env, entry.threads]
+    made: list[object] = [
+        entry.factory,
+        entry.options,
+        str(entry.cwd),
+        entry.python,
+        entry.env,
+        entry.threads,
+    ]
+    if entry.command is not None:
+        made = [entry.command, entry.ready, entry.can, entry.model_id, entry.stop_signal]
+        made += [str(entry.cwd), entry.env]
     text = json.dumps([made, stamp], sort_keys=True)
-    return f"python:{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
+    return f"{entry.backend}:{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
 
 
 def _bytes_of(entry: ConfigEntry, file_bytes: int) -> tuple[Source, int, str]:

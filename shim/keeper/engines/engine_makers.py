@@ -10,12 +10,13 @@ from backends.base import Engine
 from backends.kinds import Backend
 from backends.llama.engine import LlamaServerEngine
 from backends.python.python_engine import PythonEngine
+from backends.server.server_engine import ServerEngine
 from backends.vllm.vllm_engine import VllmEngine
 from budget.errors import InternalError
 from shim.config import Config
 from shim.keeper.catalog.catalog import CatalogEngine
 from shim.keeper.catalog.vllm_models import vllm_spec
-from shim.keeper.catalog.worker_models import worker_spec
+from shim.keeper.catalog.worker_models import server_spec, worker_spec
 from shim.keeper.engines.running_engine import EngineFactory
 
 Maker = Callable[[Config, CatalogEngine, Path], Engine]
@@ -58,9 +59,22 @@ def _vllm_server(config: Config, engine: CatalogEngine, runtime: Path) -> Engine
     )
 
 
+def _server(config: Config, engine: CatalogEngine, runtime: Path) -> Engine:
+    if engine.entry is None:
+        raise InternalError(f"{engine.label} has no configuration")
+    return ServerEngine(
+        server_spec(engine.entry, engine.names[0].rpartition("/")[2]),
+        engine.names[0],
+        runtime,
+        stall_s=config.keeper.stall_timeout,
+        margin_bytes=config.keeper.engine_margin.resolve(0),
+    )
+
+
 MAKERS: Final[Mapping[Backend, Maker]] = {
     "llama.cpp": _llama_server,
     "python": _python_worker,
+    "server": _server,
     "vllm": _vllm_server,
 }
 """The kinds that keepwarm starts."""

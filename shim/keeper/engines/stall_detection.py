@@ -139,6 +139,8 @@ def _condition(now: Signs, work: _Work, *, moved: bool, leases: int, asked: bool
         return "unreachable"
     if now.stopped:
         return "stopped"
+    if slots is None and now.well:
+        return "fine"
     if slots is None:
         return _unasked(work) if not asked else _unanswered(now, work)
     if moved:

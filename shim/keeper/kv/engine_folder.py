@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from backends.json_shapes import real, rows, table, text, whole
+from backends.foreign.json_shapes import real, rows, table, text, whole
 from backends.machine.files.whole_files import open_regular, parse_state, read_shape, write_whole
 from budget.eviction.kv_store import KvFigures
 from shim.keeper.kv.folder import INDEX, is_state, own_names

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from backends.foreign_json import BadJson, parse_json
+from backends.foreign.foreign_json import BadJson, parse_json
 from backends.machine.files.file_locks import SHARED, FileLock, is_held
 from backends.machine.files.lock_holders import Holder
 from backends.machine.peers import peer_credentials

@@ -9,8 +9,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
-from backends.foreign_json import BadJson, parse_json
-from backends.json_shapes import table, text
+from backends.foreign.foreign_json import BadJson, parse_json
+from backends.foreign.json_shapes import table, text
 from backends.machine.files.whole_files import write_whole
 from budget.errors import InvalidRequest
 

@@ -1,0 +1,361 @@
+"""The engine of kind `server`: a program of the user's choice that answers over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from backends.base import Capabilities, Endpoint, LoadReport, Signs
+from backends.engine_process.ceiling import PlausibleCeilings
+from backends.engine_process.load import Loading
+from backends.engine_process.log import looks_out_of_memory
+from backends.engine_process.process import EngineProcess, engine_environment
+from backends.engine_process.process_engine import ProcessEngine, ending, gpus_of
+from backends.engine_process.surroundings import (
+    cached_share,
+    folder_or_root,
+    gpu_variables,
+    sizes_of,
+    storage_of,
+)
+from backends.machine.bounded_questions import asked
+from backends.machine.processes import (
+    IoCounts,
+    listening_ports,
+    process_state,
+    process_tree,
+    sum_of_counts,
+    sum_of_cpu,
+)
+from backends.machine.unix_http import LOOPBACK, Address, free_port, listens, status_of
+from backends.server.command import ServerSpec, filled
+from budget.errors import EngineTimeout, InternalError, KeepwarmError, LoadFailed, OutOfMemory
+from budget.footprint import GUESSED, Placement
+
+PATIENCE: Final = 10.0
+"""How many times longer a load that computes may take, as a Python worker's."""
+LOAD_STALLS: Final = 60.0
+"""A load of so many stall time-outs is given up, whatever its log says: a program can wait for ever."""
+END_S: Final = 5.0
+"""How long a server that is asked to end by its `stop_signal` may take."""
+_QUICK_S: Final = 2.0
+_ASK_S: Final = 0.05
+"""Between two attempts to connect while it loads; one that is refused costs it nothing."""
+_MARK: Final = "KEEPWARM_SERVER"
+_LINES: Final = 6
+_HEAP: Final = ("MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+
+
+class ServerEngine(ProcessEngine):
+    """A server.
+
+    Args:
+        spec: what is run.
+        model_id: the model's name.
+        runtime_dir: the keeper's private folder.
+        stall_s: a load that neither reads, grows, logs nor computes for so long is given up.
+        margin_bytes: that of `[keeper] engine_margin`; 0 means no bound.
+    """
+
+    def __init__(
+        self,
+        spec: ServerSpec,
+        model_id: str,
+        runtime_dir: Path,
+        *,
+        stall_s: float = 60.0,
+        margin_bytes: int = 0,
+    ) -> None:
+        super().__init__(model_id, runtime_dir, "the server")
+        self._spec = spec
+        self._stall_s = stall_s
+        self._margin_bytes = margin_bytes
+        self._guessed = False
+        self._said_ready = asyncio.Event()
+        # Lines of a log mask what begins like this.
+        self._key = f"sk-{secrets.token_hex(24)}"
+        self._key_file = self._runtime_dir / f"e-{self._name}.key"
+        self._port = 0
+        self._listens = False
+        self._began_s = 0.0
+        self._mark = f"{_MARK}={self._name}"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the configuration says that it can do."""
+        chats = "chat" in self._spec.can
+        return Capabilities(
+            chat=chats,
+            embeddings="embed" in self._spec.can,
+            json_schema=chats,
+            tools=chats,
+            load_progress=True,
+        )
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Its port, with the file of its key; or its socket."""
+        on_port = self._spec.by_port
+        return Endpoint(
+            base_url=f"http://{LOOPBACK}:{self._port}" if on_port else "http://engine",
+            model_id=self._spec.served,
+            backend="server",
+            socket_path=None if on_port else str(self._socket),
+            key_file=str(self._key_file),
+            capabilities=self.capabilities,
+        )
+
+    @property
+    def _address(self) -> Address:
+        return self._port if self._spec.by_port else self._socket
+
+    # Start
+
+    async def prepare(self, placement: Placement) -> None:
+        """Choose its port. Its process is not started ahead, because it takes its bytes when it likes."""
+        if self._port:
+            raise InternalError("an engine starts once; make a new one to start again")
+        self._gpus = gpus_of(placement)
+        self._guessed = placement.source in GUESSED
+        self._ceilings = PlausibleCeilings.of(placement, self._margin_bytes)
+        self._port = free_port()
+
+    async def start(self, placement: Placement, on_progress: Callable[[float], None]) -> LoadReport:
+        """Run the command, and return when it is ready.
+
+        Raises:
+            LoadFailed: it cannot be run, it ended, or it answers elsewhere; `OutOfMemory` when its log
+                says that bytes were refused.
+            EngineTimeout: it did not get ready.
+        """
+        if self._started:
+            raise InternalError("an engine starts once; make a new one to start again")
+        self._started = True
+        if not self._port:
+            await self.prepare(placement)
+        sizes = await asked(sizes_of, self._spec.files)
+        cached = await cached_share(sizes)
+        started_ns = time.monotonic_ns()
+        file_bytes = sum(sizes.values())
+        try:
+            self._took(await self._spawn())
+            counts = await self._load(file_bytes or placement.total_bytes, on_progress)
+            if not self._spec.by_port:
+                self._socket.chmod(0o600)
+        except BaseException:
+            await asyncio.shield(self.stop(grace_s=0.0))
+            raise
+        return LoadReport(
+            started_ns=started_ns,
+            ready_ns=time.monotonic_ns(),
+            storage=storage_of(file_bytes, counts.disk_bytes, cached),
+            file_bytes=file_bytes,
+            read_bytes=counts.disk_bytes,
+            buffers=await self._first_measure(),
+            pid=self.pid,
+        )
+
+    async def _first_measure(self) -> dict[str, int]:
+        """The bytes after the load, where the booking was a guess: from now on these are believed."""
+        if not self._guessed:
+            return {}
+        found = {d: n for d, n in (await asked(self.memory)).items() if n is not None}
+        self._ceilings = PlausibleCeilings(found, self._margin_bytes)
+        return found
+
+    async def _spawn(self) -> EngineProcess:
+        spec = self._spec
+        values = {
+            "port": str(self._port),
+            "socket": str(self._socket),
+            "key_file": str(self._key_file),
+            "model": str(spec.files[0]) if spec.files else "",
+            "name": spec.served,
+        }
+        env = engine_environment(self._runtime_dir, await gpu_variables(self._gpus))
+        for name in _HEAP:
+            env.pop(name, None)  # it may bring an allocator of its own
+        with_key = {**values, "key": self._key}
+        env.update({name: filled(text, with_key) for name, text in spec.env.items()})
+        env[_MARK.partition("=")[0]] = self._name
+        cwd = await asked(folder_or_root, spec.cwd)
+        program, *arguments = (filled(text, values) for text in spec.command)
+        await asked(self._write_key)
+        self._began_s = time.monotonic()
+        return await EngineProcess.spawn(
+            [await asked(self._found, program, cwd, env.get("PATH", "")), *arguments],
+            env,
+            on_ready=self._said_ready.set,
+            cwd=cwd,
+            if_absent=f"Look at [models.{self._model_id}] command.",
+        )
+
+    def _write_key(self) -> None:
+        fd = os.open(self._key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.write(fd, f"{self._key}\n".encode())
+        finally:
+            os.close(fd)
+
+    def _found(self, program: str, cwd: Path, path: str) -> str:
+        """The program's own path: what starts it would only say that there is no such file."""
+        written = str(cwd / program) if "/" in program else program
+        if (found := shutil.which(written, path=path)) is None:
+            where = "no program can be run there" if "/" in program else "it is not on PATH"
+            raise LoadFailed(
+                f"{self._model_id} did not load: {program} cannot be started: {where}.",
+                hint=f"Look at [models.{self._model_id}] command.",
+                model=self._model_id,
+                command=program,
+            )
+        return found
+
+    async def _load(self, size: int, on_progress: Callable[[float], None]) -> IoCounts:
+        loading = Loading(
+            self._running(),
+            f"{self._model_id} ({self._spec.command[0]})",
+            self._model_id,
+            size,
+            self._stall_s,
+            PlausibleCeilings({}, 0) if self._guessed else self._ceilings,
+            self._said_ready,
+            self._ready,
+            self._load_error,
+            PATIENCE,
+            whole=True,
+            ask_s=_ASK_S,
+        )
+        try:
+            return await loading.until_ready(on_progress)
+        except EngineTimeout as slow:
+            slow.message = f"{slow.message.rstrip('.')}; {await self._seen()}."
+            raise
+
+    async def _ready(self) -> bool:
+        """Whether it is ready for requests.
+
+        Raises:
+            LoadFailed: it is ready at another port.
+            EngineTimeout: it has taken longer than any load may.
+        """
+        limit_s = self._stall_s * LOAD_STALLS
+        if time.monotonic() - self._began_s > limit_s:
+            raise EngineTimeout(
+                f"{self._model_id} was not ready within {limit_s:g} s: {await self._seen()}.",
+                hint="See `ready` of the model, and its last lines in `log_tail`.",
+                log_tail=list(self.log_tail),
+            )
+        if not self._listens:
+            if not await listens(self._address, _QUICK_S):
+                await self._must_not_be_elsewhere()
+                return False
+            # Another program may have taken the port meanwhile; requests and the key are not for that.
+            self._listens = not self._spec.by_port or self._port in await self._ports()
+        return self._listens and await self.healthy()
+
+    async def _ports(self) -> set[int]:
+        return await asked(lambda: listening_ports(process_tree(self._running().pid)))
+
+    async def _must_not_be_elsewhere(self) -> None:
+        """Servers listen on further ports while they load. One that is ready there will not come here."""
+        ready = self._spec.ready
+        if ready is None or not self._spec.by_port or not self._said_ready.is_set():
+            return
+        for port in sorted(await self._ports() - {self._port}):
+            if _is_good(await status_of(port, ready, self._key, _QUICK_S)):
+                raise LoadFailed(
+                    f"{self._model_id} did not load: its server answers {ready} at port {port}, and was"
+                    f" given port {self._port}.",
+                    hint="Put {port} where its command takes the port.",
+                    model=self._model_id,
+                    port=port,
+                    log_tail=list(self.log_tail),
+                )
+
+    async def _seen(self) -> str:
+        """How far it came, in words."""
+        if self._listens:
+            return f"it listens, and {self._spec.ready} does not answer 2xx"
+        ports = sorted(await self._ports()) if self._alive else []
+        listed = ", ".join(map(str, ports))
+        told = f"on the port that it was given ({self._port})" if self._spec.by_port else "yet"
+        return f"it does not listen {told}" + (f", but on {listed}" if ports else "")
+
+    async def healthy(self) -> bool:
+        """Whether its `ready` path answers 2xx now, or whether it listens, where it has none."""
+        if self._alive is None:
+            return False
+        if self._spec.ready is None:
+            return await listens(self._address, _QUICK_S)
+        return _is_good(await status_of(self._address, self._spec.ready, self._key, _QUICK_S))
+
+    async def _load_error(self, code: int) -> KeepwarmError:
+        tail = self.log_tail
+        made = OutOfMemory if looks_out_of_memory(tail) else LoadFailed
+        return made(
+            f"{self._model_id} did not load: {self._spec.command[0]} {ending(code)} before it was ready."
+            + "".join(f"\n  | {line}" for line in tail[-_LINES:]),
+            hint="It has to stay in the foreground. Its last lines are in `log_tail`.",
+            model=self._model_id,
+            exit_code=code,
+            log_tail=list(tail),
+        )
+
+    # End
+
+    async def stop(self, *, grace_s: float) -> None:
+        """End it and all that it started: by its `stop_signal`, where it has one, and then by force.
+
+        Raises:
+            EngineTimeout: the process does not end.
+        """
+        if self._spec.stop_signal is not None:
+            self._stop_signal = self._spec.stop_signal
+            grace_s = 0.0 if self._killed else max(grace_s, END_S)
+        await super().stop(grace_s=grace_s)
+
+    def _clean_up(self) -> None:
+        with contextlib.suppress(OSError):
+            self._key_file.unlink()
+
+    # Watching
+
+    async def signs(self, *, ask: bool) -> Signs | None:
+        """Signs of life from the kernel's counters and, if asked, from the server.
+
+        How many requests it works on is not known. It is well while it answers; one that works and
+        answers nothing meanwhile computes.
+        """
+        process = self._alive
+        state = process_state(process.pid) if process is not None else None
+        if process is None or state is None:
+            return None
+        limit_s = min(_QUICK_S, self._stall_s / 4)
+        connects = not ask or state.stopped or await listens(self._address, limit_s)
+        well = ask and connects and not state.stopped and await self._answers(limit_s)
+        tree = process_tree(process.pid)
+        return Signs(
+            reachable=connects and (self._spec.by_port or self._socket.exists()),
+            stopped=state.stopped,
+            # What it uses without a request says nothing.
+            cpu_s=sum_of_cpu(tree) if ask else None,
+            disk_bytes=sum_of_counts(tree).disk_bytes,
+            elsewhere=bool(self._gpus),
+            answers=connects,
+            well=well,
+        )
+
+    async def _answers(self, limit_s: float) -> bool:
+        path = self._spec.ready
+        return path is None or await status_of(self._address, path, self._key, limit_s) is not None
+
+
+def _is_good(status: int | None) -> bool:
+    return status is not None and 200 <= status < 300

@@ -1,0 +1,212 @@
+"""HTTP clients that are bound to a lease: for the paths of a server that no verb has."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Coroutine, Generator
+from typing import Any, Final, TypeVar
+
+import httpx
+
+from backends.base import Endpoint
+from backends.flows import run_blocking
+from backends.openai.answers.foreign_errors import refused
+from backends.openai.connections.bounds import Timeouts
+from backends.openai.connections.connecting import pool_settings
+from backends.openai.exchange import api_key, secrets_of
+from budget.errors import DeadlineExceeded, EngineDied, EngineTimeout, KeepwarmError
+from shim.calls.call import Call
+from shim.calls.leased import Leases
+
+_WAITS: Final = ("connect", "read", "write", "pool")
+
+
+class _Key(httpx.Auth):
+    """Sends an endpoint's key to that endpoint alone, wherever a request or a redirect leads."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._origin = _origin(httpx.URL(endpoint.base_url))
+        self._key = api_key(endpoint)
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Add the key to a request of the endpoint."""
+        if self._key and _origin(request.url) == self._origin:
+            request.headers.setdefault("Authorization", f"Bearer {self._key}")
+        yield request
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
+
+
+class _Lease:
+    """The lease of a client, given back once."""
+
+    def __init__(self, leases: Leases, call: Call) -> None:
+        self._leases = leases
+        self._call = call
+        self._held = True
+        self.endpoint = call.held.endpoint
+
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments of the client, but for its transport."""
+        endpoint = self.endpoint
+        times = self._call.limits.get("timeouts") or Timeouts()
+        answer_s = None if times.answer_s == math.inf else times.answer_s
+        return {
+            "timeout": httpx.Timeout(answer_s, connect=times.connect_s),
+            "base_url": endpoint.base_url,
+            "auth": _Key(endpoint),
+            "verify": pool_settings(endpoint)["ssl_context"],
+            "trust_env": not endpoint.is_ours,
+            "headers": {"User-Agent": "keepwarm"},
+        }
+
+    def bound(self, request: httpx.Request) -> None:
+        """Bound the waits of a request by the deadline of the call.
+
+        Raises:
+            DeadlineExceeded: the call has no time left.
+        """
+        left_s = self._left_s()
+        if left_s <= 0:
+            raise self._late()
+        if left_s < math.inf:
+            waits = request.extensions.get("timeout", {})
+            bounds = {name: min(left_s, waits.get(name) or left_s) for name in _WAITS}
+            request.extensions = {**request.extensions, "timeout": bounds}
+
+    def _left_s(self) -> float:
+        deadline = self._call.limits.get("deadline")
+        return math.inf if deadline is None else deadline - time.monotonic()
+
+    def _late(self) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            f"{self.endpoint.place} did not answer before the deadline.",
+            hint="Give the call a longer deadline_s.",
+            model=self._call.model,
+        )
+
+    async def failure(self, error: httpx.TransportError) -> KeepwarmError:
+        """The error of a failed request, with what the keeper knows of the engine."""
+        reason = str(error) or type(error).__name__
+        if isinstance(error, httpx.TimeoutException):
+            slow = EngineTimeout(f"{self.endpoint.place} did not answer in time: {reason}.")
+            return self._late() if self._left_s() <= 0 else slow
+        found = refused(self.endpoint, secrets_of(self.endpoint).quote(reason).rstrip("."))
+        if isinstance(found, EngineDied):
+            return await self._leases.explained(self._call, found)
+        return found
+
+    def give_back(self, error: BaseException | None = None) -> None:
+        """Give the lease back. Idempotent."""
+        if self._held:
+            self._held = False
+            self._leases.ended(self._call, None, error)
+
+
+class HttpClient(httpx.Client):
+    """An `httpx.Client` whose relative paths are those of a model. Closing it gives its lease back."""
+
+    def __init__(self, leases: Leases, call: Call) -> None:
+        self._lease = _Lease(leases, call)
+        socket = self._lease.endpoint.socket_path
+        settings = self._lease.settings()
+        transport = httpx.HTTPTransport(uds=socket, verify=settings["verify"]) if socket else None
+        super().__init__(transport=transport, **settings)
+
+    def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        """As httpx does; a failed connection is an error of keepwarm's.
+
+        Raises:
+            KeepwarmError: the engine ended, or did not answer.
+        """
+        self._lease.bound(request)
+        try:
+            return super().send(request, **options)
+        except httpx.TransportError as error:
+            raise run_blocking(self._lease.failure(error)) from error
+
+    def close(self) -> None:
+        """Close its connections, and give the lease back. Idempotent."""
+        super().close()
+        self._lease.give_back()
+
+    def __exit__(self, *failure: Any) -> None:
+        super().__exit__(*failure)
+        self._lease.give_back(failure[1])
+
+
+class AsyncHttpClient(httpx.AsyncClient):
+    """As `HttpClient`, an `httpx.AsyncClient`."""
+
+    def __init__(self, leases: Leases, call: Call) -> None:
+        self._lease = _Lease(leases, call)
+        socket = self._lease.endpoint.socket_path
+        settings = self._lease.settings()
+        transport = (
+            httpx.AsyncHTTPTransport(uds=socket, verify=settings["verify"]) if socket else None
+        )
+        super().__init__(transport=transport, **settings)
+
+    async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        """As httpx does; a failed connection is an error of keepwarm's.
+
+        Raises:
+            KeepwarmError: the engine ended, or did not answer.
+        """
+        self._lease.bound(request)
+        try:
+            return await super().send(request, **options)
+        except httpx.TransportError as error:
+            raise await self._lease.failure(error) from error
+
+    async def aclose(self) -> None:
+        """Close its connections, and give the lease back. Idempotent."""
+        try:
+            await super().aclose()
+        finally:
+            self._lease.give_back()
+
+    async def __aexit__(self, *failure: Any) -> None:
+        try:
+            await super().__aexit__(*failure)
+        finally:
+            self._lease.give_back(failure[1])
+
+
+class HttpStart:
+    """A client that gets its lease when it is awaited or entered."""
+
+    def __init__(self, start: Coroutine[Any, Any, AsyncHttpClient]) -> None:
+        self._start = start
+        self._client: AsyncHttpClient | None = None
+
+    def __await__(self) -> Generator[Any, Any, AsyncHttpClient]:
+        return self._start.__await__()
+
+    async def __aenter__(self) -> AsyncHttpClient:
+        self._client = await self._start
+        return await self._client.__aenter__()
+
+    async def __aexit__(self, *failure: object) -> None:
+        assert self._client is not None
+        await self._client.__aexit__(*failure)
+
+
+_Client = TypeVar("_Client", HttpClient, AsyncHttpClient)
+
+
+async def leased_client(kind: type[_Client], leases: Leases, call: Call) -> _Client:
+    """A client, once its model is resident.
+
+    Raises:
+        KeepwarmError: the lease was refused.
+    """
+    await leases.lease(call)
+    try:
+        return kind(leases, call)
+    except BaseException as error:
+        leases.ended(call, None, error)
+        raise

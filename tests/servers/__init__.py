@@ -1,0 +1,1 @@
+"""Servers of the user: any program that answers over HTTP."""

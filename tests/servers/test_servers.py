@@ -1,0 +1,159 @@
+"""Models with `backend = "server"` as callers see them: a real server of the user, under the budget."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shim import EndpointError, EngineDied, InvalidRequest, LoadFailed, Shim
+from tests.processes import alive
+from tests.servers.conftest import Make
+from tests.servers.support import server
+from tests.workers.models import until
+
+KEY = {"SERVER_KEY": "{key}"}
+
+
+def row(shim: Shim, name: str) -> dict[str, Any]:
+    """The status row of a model's engine."""
+    return next(found for found in shim.status()["engines"] if name in found["models"])
+
+
+@pytest.mark.parametrize("where", ["{port}", "{socket}"])
+def test_a_server_of_openais_api_chats_streams_and_embeds(make: Make, where: str) -> None:
+    """On a port with a key of its own, and on a Unix socket; the budget holds its bytes."""
+    shim = make({"s": server(where=where, env=KEY)})
+    reply = shim.chat("s", "Hi")
+    assert (reply.content, reply.usage.completion_tokens) == ("Hello you", 2)
+    assert reply.residency.cold
+    with shim.stream("s", "Hi") as stream:
+        assert [piece.content for piece in stream if piece.content] == ["Hello", " you"]
+    assert shim.embed("s", ["four", "six..."]).vectors == ((4.0,), (6.0,))
+    assert row(shim, "s")["bytes"]["host"] >= 64 << 20
+    assert shim.unload("s")
+    assert not shim.status()["devices"][0]["reserved_bytes"]
+
+
+def test_its_own_paths_are_reached_by_a_client_that_holds_a_lease(make: Make) -> None:
+    """The key is sent along; closing the client gives the lease back."""
+    shim = make({"s": server(can=[], env=KEY)})
+    with shim.http("s") as http:
+        answer = http.post("/inference", files={"file": b"sound"})
+        assert answer.json()["text"] == "heard"
+        assert len(row(shim, "s")["leases"]) == 1
+        assert http.post("/leak").status_code == 500
+    assert row(shim, "s")["leases"] == []
+    http.close()
+
+    async def twice() -> list[int]:
+        async with shim.ahttp("s") as client:
+            first = await client.post("/inference", content=b"12345")
+        client = await shim.ahttp("s")
+        second = await client.post("/inference", content=b"123")
+        await client.aclose()
+        return [first.json()["bytes"], second.json()["bytes"]]
+
+    assert asyncio.run(twice()) == [5, 3]
+    assert row(shim, "s")["leases"] == []
+    assert [past.operation for past in shim.history()] == ["http"] * 3
+
+
+def test_a_verb_that_it_does_not_name_is_refused_before_anything_is_loaded(make: Make) -> None:
+    """`can` says what a server does of OpenAI's API; the error names models that do it."""
+    shim = make({"s": server(can=["embed"]), "talks": server()})
+    with pytest.raises(InvalidRequest, match=r"s does not chat.*backend = .server.") as caught:
+        shim.chat("s", "Hi")
+    assert caught.value.facts["models"] == ["talks"]
+    assert not any(found["state"] == "resident" for found in shim.status()["engines"])
+
+
+def test_a_death_is_an_error_with_the_log_and_the_next_request_starts_it_again(make: Make) -> None:
+    """The log never shows the key."""
+    shim = make({"s": server(can=[], env=KEY)})
+    with shim.http("s") as http, pytest.raises(EngineDied) as caught:
+        http.post("/die")
+    tail = caught.value.facts["log_tail"]
+    assert isinstance(tail, list)
+    assert tail[-2:] == ["begins with key sk-***", "about to die"]
+    with shim.http("s") as http:
+        assert http.post("/inference").status_code == 200
+
+
+def test_an_error_that_repeats_the_key_does_not_show_it(make: Make, folder: Path) -> None:
+    """Neither in the message nor in the facts; and the key is on no command line."""
+    (folder / "door.py").write_text(
+        (folder / "door.py").read_text().replace('"/leak"', '"/v1/chat/completions"')
+    )
+    shim = make({"s": server(env=KEY)})
+    with pytest.raises(EndpointError, match=r"your key is \*\*\*") as caught:
+        shim.chat("s", "Hi")
+    pid = row(shim, "s")["pid"]
+    words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    (key,) = [word.partition(b"=")[2].decode() for word in words if word.startswith(b"SERVER_KEY")]
+    assert len(key) > 20
+    assert key not in repr((caught.value.facts, caught.value.args, shim.status()))
+    assert key.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def test_what_it_started_ends_with_it(make: Make, folder: Path) -> None:
+    """Also a child in a session of its own."""
+    shim = make({"s": server("child")})
+    shim.load("s")
+    child = int((folder / "child").read_text())
+    assert alive(child)
+    assert shim.unload("s")
+    until(lambda: not alive(child))
+
+
+def test_a_stop_signal_asks_it_to_end(make: Make, folder: Path) -> None:
+    """Without one it is killed."""
+    shim = make({"s": server("asked", stop_signal="INT")})
+    shim.load("s")
+    assert shim.unload("s")
+    assert (folder / "ended").read_text() == "well"
+
+
+def test_what_it_took_is_learned_for_the_next_load(make: Make) -> None:
+    """Declared far too low: what is measured is booked, and booked again at the next load."""
+    shim = make({"s": server("heavy", bytes="16MiB")})
+    shim.chat("s", "Hi")
+    shim.unload("s")
+    shim.load("s")
+    assert row(shim, "s")["bytes"]["host"] > 96 << 20
+
+
+def test_bytes_far_below_what_is_measured_are_said_once(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The device is over its limit and admits nothing more; requests of the model go on."""
+    caplog.set_level(logging.WARNING, "keepwarm.keeper")
+    shim = make({"s": server("heavy", bytes="1MiB")}, budget={"device": "host", "limit": "64MiB"})
+    shim.pin("s")
+    until(lambda: row(shim, "s")["bytes"]["host"] > 96 << 20)
+    assert shim.status()["devices"][0]["over_limit"]
+    assert shim.chat("s", "Hi").content == "Hello you"
+    said = [r.getMessage() for r in caplog.records if "host is over its limit" in r.getMessage()]
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"command": ["./no-such", "{port}"]}, "no-such cannot be started: no program"),
+        ({"command": ["no-such-program", "{port}"]}, "it is not on PATH"),
+        (server("exits"), r"exited with code 3 before it was ready\.(.|\n)*no such model"),
+        (server("elsewhere"), r"answers /health at port \d+, and was given port \d+"),
+    ],
+)
+def test_a_command_that_never_serves_is_named_with_what_was_seen(
+    make: Make, keys: dict[str, Any], words: str
+) -> None:
+    """It cannot be run, it ends at once, or it serves another port."""
+    shim = make({"s": {"bytes": "64MiB", "can": ["chat"], **keys}})
+    with pytest.raises(LoadFailed, match=words):
+        shim.chat("s", "Hi")
+    assert shim.status()["devices"][0]["reserved_bytes"] == 0
