@@ -86,6 +86,20 @@ def test_a_plan_loads_the_next_python_model_ahead(make: Make) -> None:
         assert not shim.call("b").residency.cold
 
 
+def test_two_names_for_the_same_object_share_an_engine(make: Make) -> None:
+    """As two names for one GGUF file do; other options make another engine."""
+    shim = make(
+        {
+            "a": model("Transcriber"),
+            "b": model("Transcriber", keep_alive="5m"),
+            "c": model("Transcriber", options={"name": "c"}),
+        }
+    )
+    assert shim.call("a").residency.cold
+    assert not shim.call("b").residency.cold
+    assert shim.call("c").residency.cold
+
+
 class Interrupt(Exception):
     """What a handler of a signal raises."""
 

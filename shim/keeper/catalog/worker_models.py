@@ -126,10 +126,14 @@ def prepare_worker(
         )
         for device in devices_for(name, entry, devices)
     )
-    text = f"{facts.identity}{entry.slots}{[p.main_device for p in placed]}"
-    digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
-    engine_id = f"{name.rpartition('/')[2]}-{digest}"
-    return Prepared(name, entry, facts, placed, engine_id, stamp)
+    return Prepared(name, entry, facts, placed, _engine_id(entry, facts, placed), stamp)
+
+
+def _engine_id(entry: ConfigEntry, facts: WorkerFacts, placed: tuple[Placement, ...]) -> str:
+    """The engine's id, equal for entries that make the same object in the same place."""
+    made = [facts.identity, entry.slots, str(entry.bytes), [p.main_device for p in placed]]
+    digest = hashlib.blake2b(repr(made).encode(), digest_size=4).hexdigest()
+    return f"{(entry.factory or '').partition(':')[0]}-{digest}"
 
 
 def _identity(entry: ConfigEntry, stamp: object) -> str:
