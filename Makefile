@@ -36,7 +36,7 @@ test-full: setup ## Run all tests, with long properties and campaigns
 
 test-python-models: setup ## Run real Whisper, sentence-transformers and transformers (builds .venv-python-models: 1.8 GB)
 	$(SETUP_PYTHON) tools/side_environment.py python-models
-	nice env $(PYTEST) -m python_models --timeout 600 tests/workers
+	nice env $(PYTEST) -m python_models --timeout 600 tests/workers tests/tools
 
 test-vllm: setup ## Run the tests of engines against the real vLLM on the CPU (builds .venv-vllm first: 2.4 GB)
 	$(SETUP_PYTHON) tools/side_environment.py vllm
@@ -45,8 +45,9 @@ test-vllm: setup ## Run the tests of engines against the real vLLM on the CPU (b
 demo: setup ## Run four models under a budget for half of them, and trace it
 	$(BIN)/keepwarm demo --models models/demo
 
-models: setup ## Make the demo's models
+models: setup ## Make the demo's models, and fetch small real ones into models/real (260 MB)
 	$(BIN)/python tools/make_models.py models/demo
+	$(BIN)/python tools/fetch_models.py models/real
 
 bench: setup ## Measure: the overhead of a warm call, the cost of a swap, and the rest of bench/ (minutes)
 	@for name in overhead swap tracing footprint planning policies pipeline predict; do \

@@ -1,0 +1,75 @@
+"""Train the demo's producer and evaluator: `nice python tools/train_demo_models.py [--install]`.
+
+The lessons are made here, PyTorch runs in an environment of its own (`.venv-train`) on one thread, and
+`--install` puts both F16 files, and the card that says what came of it, where the demo takes them from. A
+killed run goes on from its last checkpoint. On two quiet cores it takes under half an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+# The folder above has to be on the path first, because this file is run as a program.
+from tools.setup_run import SetupError, say  # noqa: E402
+from tools.side_environment import build  # noqa: E402
+from tools.training.lessons import lessons  # noqa: E402
+
+WEIGHTS: Final = ROOT / "harness" / "demo" / "reports" / "weights"
+NAMES: Final = ("producer", "evaluator")
+SEED: Final = 1
+LESSONS: Final = 40_000
+STEPS: Final = {"together": 450, "producer": 80, "evaluator": 160}
+
+
+def write_lessons(folder: Path, count: int = LESSONS) -> None:
+    """Make the data, unless they are there."""
+    file = folder / "lessons.jsonl"
+    if file.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    with part.open("w", encoding="utf-8") as out:
+        out.writelines(json.dumps(asdict(lesson)) + "\n" for lesson in lessons(SEED, count))
+    part.replace(file)
+
+
+def install(folder: Path) -> None:
+    """Copy the trained files and their figures to where the demo takes them from."""
+    WEIGHTS.mkdir(exist_ok=True)
+    for name in (*(f"{name}-F16.gguf" for name in NAMES), "training.json"):
+        shutil.copyfile(folder / name, WEIGHTS / name)
+
+
+def main() -> int:
+    """Train in a folder; 0 when both models are there."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--folder", type=Path, default=ROOT / "build" / "demo-training")
+    parser.add_argument("--install", action="store_true", help="take the models into the demo")
+    arguments = parser.parse_args()
+    try:
+        python = build("train")
+    except SetupError as error:
+        say(f"error: {error}")
+        return 1
+    write_lessons(arguments.folder)
+    steps = [f"--{name}={count}" for name, count in (STEPS | {"seed": SEED}).items()]
+    command = [python, ROOT / "tools" / "training" / "torch_run.py", arguments.folder, *steps]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    if done.returncode == 0 and arguments.install:
+        install(arguments.folder)
+    return done.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
