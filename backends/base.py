@@ -253,6 +253,14 @@ class Engine(Protocol):
         """End the engine: politely, and after `grace_s` by force. Idempotent."""
         ...
 
+    async def sleep(self) -> Mapping[str, int] | None:
+        """Leave the devices and keep the processes, so that `start` with the same placement is short.
+
+        Returns:
+            The bytes by device that it holds meanwhile; None for an engine that does not sleep.
+        """
+        ...
+
     def kill(self) -> None:
         """End the engine's processes at once and by force, as a crash would; never raises or waits.
 

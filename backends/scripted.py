@@ -45,6 +45,7 @@ class Script:
         overgrown: the error that `overgrown` returns.
         buffers: bytes by device that the load reports; None is the placement's, less its overhead.
         storage: `storage` of the load report.
+        asleep: the bytes by device that it holds in its sleep; None for one that does not sleep.
         log_tail: the last lines that errors and the death quote.
     """
 
@@ -60,6 +61,7 @@ class Script:
     overgrown: OutOfMemory | None = None
     buffers: Mapping[str, int] | None = None
     storage: Literal["cold", "staged"] = "staged"
+    asleep: Mapping[str, int] | None = None
     log_tail: tuple[str, ...] = ("scripted: last line",)
     capabilities: Capabilities = field(
         default_factory=lambda: Capabilities(
@@ -73,6 +75,7 @@ class ScriptedEngine:
 
     def __init__(self, model_id: str, runtime_dir: Path, script: Script | None = None) -> None:
         self.script = script or Script()
+        self.asleep = False
         self.requests: list[Mapping[str, Any]] = []
         self.active_requests = 0
         self._model_id = model_id
@@ -120,9 +123,10 @@ class ScriptedEngine:
         Raises:
             LoadFailed, OutOfMemory: when the script says so.
         """
-        if self._placement is not None:
+        if self._placement is not None and not self.asleep:
             raise InternalError("an engine starts once; make a new one to start again")
         self._placement = placement
+        self.asleep = False
         self._death = asyncio.get_running_loop().create_future()
         started_ns = time.monotonic_ns()
         on_progress(0.5)
@@ -153,6 +157,14 @@ class ScriptedEngine:
             raise LoadFailed(f"{self._model_id} did not load: it was told not to.", log_tail=tail)
         if self.script.load == "out-of-memory":
             raise OutOfMemory(f"{self._model_id} did not load: no bytes left.", log_tail=tail)
+
+    async def sleep(self) -> Mapping[str, int] | None:
+        """Close the socket and wait for the next start, where the script says so."""
+        if self.script.asleep is None:
+            return None
+        await self.stop(grace_s=0.0)
+        self.asleep = True
+        return self.script.asleep
 
     async def wait_death(self) -> Death:
         """Return once `kill` was called; after `stop` it never returns."""

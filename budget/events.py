@@ -145,13 +145,15 @@ class DeviceMeasured:
     `free_bytes` is what is in use by no program there now, and `reserve_bytes` what should stay
     free. A figure that is not known is None: the ceiling stays as it is. While an engine loads or
     leaves there, the measurement is shown and not judged: part of the engine's bytes may count
-    twice, or not at all.
+    twice, or not at all. `asleep_bytes` are held by engines that are asleep; the limit is lower by
+    them at once, also where the rest is not known.
     """
 
     device: str
     available_bytes: int | None
     free_bytes: int | None = None
     reserve_bytes: int = 0
+    asleep_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,6 +176,10 @@ class ProcessEngine:
             return 0
         return pss_bytes(process_tree(process.pid), "Pss_File") or 0
 
+    async def sleep(self) -> Mapping[str, int] | None:
+        """It does not sleep."""
+        return None
+
     # KV state
 
     def keep_kv_in(self, folder: Path) -> None:

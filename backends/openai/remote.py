@@ -90,6 +90,9 @@ class RemoteEngine:
         """Nothing to end."""
         del grace_s
 
+    async def sleep(self) -> None:
+        """It is not ours to put to sleep."""
+
     def kill(self) -> None:
         """Nothing to end."""
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import re
+import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,9 +13,8 @@ from typing import Final
 from backends.base import Capabilities, Endpoint, LoadReport, Signs
 from backends.engine_process.ceiling import PlausibleCeilings
 from backends.engine_process.load import Loading
-from backends.engine_process.log import looks_out_of_memory
 from backends.engine_process.process import EngineProcess, engine_environment
-from backends.engine_process.process_engine import ProcessEngine, ending, gpus_of
+from backends.engine_process.process_engine import ProcessEngine, gpus_of
 from backends.machine.bounded_questions import asked
 from backends.machine.devices import find_device
 from backends.machine.files.page_cache import cached_fraction
@@ -30,11 +29,15 @@ from backends.machine.processes import (
     sum_of_cpu,
 )
 from backends.machine.unix_http import control_answer
+from backends.vllm.load_errors import load_error
 from backends.vllm.program import VllmProgram, find_program
 from backends.vllm.server_arguments import ServerSettings, server_command, server_variables
 from backends.vllm.signs import slot_signs
+from backends.vllm.sleep import fall_asleep, wake
 from budget.errors import EndpointError, EngineTimeout, InternalError, LoadFailed, OutOfMemory
 from budget.footprint import HOST, Placement
+
+LOG = logging.getLogger("keepwarm.keeper")
 
 PATIENCE: Final = 10.0
 """A load compiles and captures graphs for minutes without a line in its log."""
@@ -43,11 +46,6 @@ END_LIMIT_S: Final = 5.0
 _QUICK_S: Final = 2.0
 _STAGED: Final = 0.9
 _HEAP: Final = ("MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
-_RAISED: Final = re.compile(r"\b([A-Z]\w*(?:Error|Exception)): (.+)")
-_NO_CAUSE: Final = "Engine core initialization failed"
-_TOO_SMALL: Final = re.compile(
-    r"No available memory for the cache|available KV cache memory|less than desired .*utilization"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +98,8 @@ class VllmEngine(ProcessEngine):
         self._vllm: VllmProgram | None = None
         self._said_ready = asyncio.Event()
         self._segments: set[str] = set()
+        self._asleep = False
+        self._weights_bytes = 0
 
     @property
     def capabilities(self) -> Capabilities:
@@ -129,6 +129,7 @@ class VllmEngine(ProcessEngine):
             raise InternalError("an engine starts once; make a new one to start again")
         self._embeds = placement.args.embeddings
         self._main = placement.main_device
+        self._weights_bytes = placement.footprints[self._main].weights_bytes
         self._gpus = gpus_of(placement)
         self._ceilings = PlausibleCeilings.of(placement, self._margin_bytes)
         self._vllm = await asked(find_program, self._spec.python)
@@ -141,9 +142,16 @@ class VllmEngine(ProcessEngine):
             EngineTimeout: the load stalled.
             ConfigError: this version lacks a flag that is needed.
         """
+        if self._asleep:
+            return await self._woken(placement, on_progress)
         if self._started:
             raise InternalError("an engine starts once; make a new one to start again")
         self._started = True
+        return await self._begun(placement, on_progress)
+
+    async def _begun(
+        self, placement: Placement, on_progress: Callable[[float], None]
+    ) -> LoadReport:
         if self._vllm is None:
             await self.prepare(placement)
         sizes = await asked(_sizes, self._spec.files)
@@ -224,25 +232,8 @@ class VllmEngine(ProcessEngine):
         return await loading.until_ready(on_progress)
 
     async def _load_error(self, code: int) -> LoadFailed:
-        lines, tail = self._running().log.lines, self.log_tail
-        cause = _cause(lines) or "".join(f"\n  | {line}" for line in tail[-6:])
-        lead = f"{self._model_id} did not load: vLLM {ending(code)}"
-        if looks_out_of_memory(lines) or _TOO_SMALL.search(cause):
-            return OutOfMemory(
-                f"{lead}: {cause}",
-                hint="Give it more `bytes`, a smaller context, or fewer slots.",
-                model=self._model_id,
-                device=self._main,
-                exit_code=code,
-                log_tail=list(tail),
-            )
-        return LoadFailed(
-            f"{lead}: {cause}",
-            hint="Its last lines are in `log_tail`.",
-            model=self._model_id,
-            exit_code=code,
-            log_tail=list(tail),
-        )
+        log = self._running().log
+        return load_error(self._model_id, code, log.lines, log.tail, self._main)
 
     async def healthy(self) -> bool:
         """Whether `/health` answers 200 now; also while it sleeps."""
@@ -255,6 +246,56 @@ class VllmEngine(ProcessEngine):
         except (OSError, EndpointError):
             return None
         return body if status == 200 else None
+
+    # Sleep
+
+    async def sleep(self) -> Mapping[str, int] | None:
+        """Leave the GPU, where the model's `sleep` says so; on the host nothing would be freed.
+
+        Raises:
+            OSError, EndpointError: it does not fall asleep.
+        """
+        return await self.fall_asleep() if self._gpus and self._spec.sleep else None
+
+    async def fall_asleep(self) -> Mapping[str, int]:
+        """Fall asleep; returns what is held meanwhile.
+
+        Raises:
+            OSError, EndpointError: it does not.
+        """
+        before = await self._measured()
+        await fall_asleep(self._socket, self._spec.sleep)
+        self._asleep = True
+        held = await self._measured()
+        if self._spec.sleep == 1:
+            # Pages that a GPU's driver holds for it are not among a process's own.
+            held[HOST] = max(held.get(HOST, 0), before.get(HOST, 0) + self._weights_bytes)
+        return held
+
+    async def _woken(
+        self, placement: Placement, on_progress: Callable[[float], None]
+    ) -> LoadReport:
+        """Wake up; a server that does not is ended, and started anew."""
+        started_ns, self._asleep = time.monotonic_ns(), False
+        try:
+            await wake(self._socket, self._spec.sleep, on_progress)
+        except (OSError, EndpointError) as error:
+            LOG.warning("%s does not wake up, and is started anew: %s", self._model_id, error)
+            await super().stop(grace_s=0.0)
+            await self._end_rest()
+            self._stopping, self._said_ready = False, asyncio.Event()
+            return await self._begun(placement, on_progress)
+        on_progress(1.0)
+        read = self._weights_bytes if self._spec.sleep == 2 else 0
+        return LoadReport(
+            started_ns=started_ns,
+            ready_ns=time.monotonic_ns(),
+            storage="staged",
+            file_bytes=self._weights_bytes,
+            read_bytes=read,
+            buffers=await self._measured(),
+            pid=self.pid,
+        )
 
     # End
 
@@ -323,13 +364,6 @@ class VllmEngine(ProcessEngine):
         if self._alive is None or not measured:
             return None
         return self._ceilings.exceeded(self._model_id, measured, self.log_tail)
-
-
-def _cause(lines: Sequence[str]) -> str:
-    """The exception that ended an engine's load; empty where its log has none."""
-    raised = [found for line in lines if (found := _RAISED.search(line))]
-    causes = [f"{one[1]}: {one[2]}" for one in raised if _NO_CAUSE not in one[2]]
-    return causes[-1] if causes else ""
 
 
 def _sizes(files: tuple[Path, ...]) -> dict[Path, int]:

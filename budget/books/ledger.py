@@ -66,6 +66,7 @@ class Ledger:
         "_held",
         "_limit_bytes",
         "_settings",
+        "asleep_bytes",
         "available_bytes",
         "coming_bytes",
         "device",
@@ -82,6 +83,8 @@ class Ledger:
         self._ceiling_bytes = limit_bytes
         self.available_bytes: int | None = None
         """What the device was last measured to have room for; None when that is not known."""
+        self.asleep_bytes = 0
+        """What engines hold that are asleep; it is no booking, and lowers the ceiling."""
         self.unjudged_since: float | None = None
         """The time of the first measurement that could not be judged; None when the last one was."""
         self.over_limit = False

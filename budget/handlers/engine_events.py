@@ -87,6 +87,7 @@ class EngineEvents:
         if event.device not in self._state.residents.books:
             raise InternalError(f"unknown device {event.device!r} was measured")
         soundness.figures(available=event.available_bytes, free=event.free_bytes)
+        soundness.figures(asleep=event.asleep_bytes)
         if type(event.reserve_bytes) is not int:
             raise InternalError(f"the reserve is {event.reserve_bytes!r}")
 
@@ -194,13 +195,23 @@ class EngineEvents:
 
     def _device_measured(self, event: ev.DeviceMeasured, now: float) -> bool:
         ledger = self._state.residents.books[event.device]
+        self._note_asleep(ledger, event.asleep_bytes)
         ledger.available_bytes = event.available_bytes
         room = self._judged(ledger, event, now)
         if room is not None:
-            ledger.ceiling_bytes = min(ledger.limit_bytes, max(0, room))
+            most = ledger.limit_bytes - ledger.asleep_bytes
+            ledger.ceiling_bytes = max(0, min(most, room))
             self._state.unsettled.add(event.device)
         self._note_free(event)
         return True
+
+    def _note_asleep(self, ledger: Ledger, amount: int) -> None:
+        """Move the ceiling by what engines hold in their sleep, more or less than before."""
+        before, ledger.asleep_bytes = ledger.asleep_bytes, amount
+        if amount != before:
+            most = ledger.limit_bytes - amount
+            ledger.ceiling_bytes = max(0, min(most, ledger.ceiling_bytes + before - amount))
+            self._state.unsettled.add(ledger.device)
 
     def _judged(self, ledger: Ledger, event: ev.DeviceMeasured, now: float) -> int | None:
         """The room that a measurement shows; None when it is not known, or shows nothing now.

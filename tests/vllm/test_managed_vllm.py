@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import stat
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from backends.machine.files.shared_memory import segments_of
 from backends.machine.processes import command_line, group_members
+from backends.machine.unix_http import control_request
+from backends.openai import AsyncTransport
+from backends.vllm.vllm_engine import VllmEngine, VllmSpec
 from budget.errors import EngineDied, InvalidRequest
+from budget.footprint import HOST, EngineArgs, Footprint, Placement
 from shim import Shim
+from tests.engines.support import HELLO, until
 from tests.processes import wait_until
 from tools.vllm_server import vllm_model, vllm_python
 
@@ -32,6 +40,31 @@ def shim() -> Iterator[Shim]:
     }
     with Shim(config, inline=True) as made:
         yield made
+
+
+PLACED = Placement(
+    EngineArgs(n_ctx=2048, slots=4),
+    {HOST: Footprint(weights_bytes=8 << 20, kv_bytes=16 << 20, compute_bytes=2 << 30)},
+    "files",
+)
+
+
+@pytest.fixture(scope="module")
+def sleeper() -> Iterator[tuple[VllmEngine, asyncio.AbstractEventLoop]]:
+    """An engine of its own on a loop of its own, which all tests of it share."""
+    loop = asyncio.new_event_loop()
+    spec = VllmSpec(vllm_model(), tuple(vllm_model().iterdir()), str(vllm_python()), sleep=1)
+    with tempfile.TemporaryDirectory(prefix="kw-") as folder:
+
+        async def made() -> VllmEngine:
+            engine = VllmEngine(spec, "answers", Path(folder))
+            await engine.start(PLACED, lambda _fraction: None)
+            return engine
+
+        engine = loop.run_until_complete(made())
+        yield engine, loop
+        loop.run_until_complete(engine.stop(grace_s=5.0))
+    loop.close()
 
 
 def engine_of(shim: Shim) -> dict[str, Any]:
@@ -91,3 +124,58 @@ def test_a_killed_server_leaves_no_process_no_memory_and_no_bytes(shim: Shim) ->
     assert wait_until(lambda: not group_members(pid), 10.0)
     assert wait_until(lambda: not any(Path("/dev/shm", name).exists() for name in segments), 10.0)
     assert wait_until(lambda: engine_of(shim)["bytes"] == {}, 10.0)
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_a_server_falls_asleep_and_is_woken_by_its_next_start(
+    sleeper: tuple[VllmEngine, asyncio.AbstractEventLoop], level: Literal[1, 2]
+) -> None:
+    """The same process and the same answer. On the CPU nothing is freed, so that nothing else is shown."""
+    engine, loop = sleeper
+    engine._spec = replace(engine._spec, sleep=level)
+
+    async def scenario() -> None:
+        client = AsyncTransport()
+        before, pid = await client.chat(engine.endpoint, HELLO), engine.pid
+        assert await engine.sleep() is None, "on the host it would hold as much as before"
+        held = await engine.fall_asleep()
+        assert held[HOST] > 0
+        assert await control_request(engine._socket, "GET", "/is_sleeping") == (
+            200,
+            {"is_sleeping": True},
+        )
+        heard: list[float] = []
+        report = await engine.start(PLACED, heard.append)
+        assert (report.pid, engine.pid, heard[-1]) == (pid, pid, 1.0)
+        after = await client.chat(engine.endpoint, HELLO)
+        assert after.content == before.content
+        await client.aclose()
+
+    loop.run_until_complete(scenario())
+
+
+def test_a_server_that_does_not_wake_is_started_anew(
+    sleeper: tuple[VllmEngine, asyncio.AbstractEventLoop],
+) -> None:
+    """A server that died in its sleep costs a load, and no request."""
+    engine, loop = sleeper
+
+    async def scenario() -> None:
+        client = AsyncTransport()
+        await engine.fall_asleep()
+        first = engine.pid
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        assert await until(lambda: ended(engine), within_s=10.0)
+        await engine.start(PLACED, lambda _fraction: None)
+        assert engine.pid != first
+        assert (await client.chat(engine.endpoint, HELLO)).content
+        await client.aclose()
+        assert group_members(first) == []
+
+    loop.run_until_complete(scenario())
+
+
+async def ended(engine: VllmEngine) -> bool:
+    """Whether the server's process is gone."""
+    return not await engine.healthy()

@@ -73,9 +73,15 @@ class Loads:
     def prepare(self, action: act.Prepare) -> None:
         """Begin the part of an engine's start that needs no bytes."""
         entry, index = self._supervisor.catalog.engines[action.engine_id], action.option_index
+        if action.engine_id in self._supervisor.sleepers:
+            return
         self._ahead.prepare(action.engine_id, entry, index, self._new_engine(entry, index))
 
     def _new_engine(self, entry: CatalogEngine, option_index: int) -> Engine:
+        """An engine that is to be started; one that is asleep as it is to be run is woken by that."""
+        asleep = self._supervisor.sleepers.take(entry, option_index)
+        if asleep is not None:
+            return asleep
         engine = self.factory(entry, self._runtime)
         self._supervisor.kv.begin(engine, entry, entry.placements[option_index])
         return engine

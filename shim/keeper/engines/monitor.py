@@ -119,6 +119,10 @@ class Monitor:
             room = room_bytes(free_now, ours, cached, self._reserve(device))
             self._tell(device, None if device in unclear else room, free_now)
         self._before = reading
+        low = [
+            d for d, free in reading.free.items() if free is not None and free < self._reserve(d)
+        ]
+        self._shell.supervisor.sleepers.look(low)
 
     def _is_there(self, engine_id: str, running: RunningEngine) -> bool:
         return running.ending is None and self._shell.supervisor.now.get(engine_id) is running
@@ -147,7 +151,9 @@ class Monitor:
         return self._shell.supervisor.catalog.devices.reserves.get(device, 0)
 
     def _tell(self, device: str, room: int | None, free: int | None) -> None:
-        self._shell.post(ev.DeviceMeasured(device, room, free, self._reserve(device)))
+        asleep = self._shell.supervisor.sleepers.held(device)
+        reserve = self._reserve(device)
+        self._shell.post(ev.DeviceMeasured(device, room, free, reserve, asleep))
 
     def _judge(
         self, engine_id: str, running: RunningEngine, measured: Mapping[str, int | None]

@@ -25,6 +25,7 @@ from shim.keeper.catalog.corrections import Corrections, Seen
 from shim.keeper.engines.deaths import Deaths
 from shim.keeper.engines.ending import Ender
 from shim.keeper.engines.running_engine import Post, RunningEngine, eviction_record, failure_of
+from shim.keeper.engines.sleepers import Sleepers
 from shim.keeper.kv.carry import KvCarrier
 from shim.keeper.shell.fault_counts import RAISED, FaultCounts
 from shim.keeper.shell.history import EvictStory, History
@@ -63,6 +64,7 @@ class Supervisor:
         self.catalog = catalog
         self.kv = kv
         self.ender = Ender(faults)
+        self.sleepers = Sleepers(core, lambda: self.catalog, self.ender, post, owed_events)
         self._core = core
         self._corrections = corrections
         self._history = history
@@ -189,7 +191,11 @@ class Supervisor:
             if running.ready and running.ending is None:
                 await self._last_look(running)
                 await self._leave_kv(running, record)
-            await self._finish(running, record)
+            up = running.ready and running.ending is None
+            if up and await self._falls_asleep(running, action.reason):
+                record.end_ns = time.monotonic_ns()
+            else:
+                await self._finish(running, record)
             return done
 
         owed = OwedEvent(
@@ -200,6 +206,17 @@ class Supervisor:
             lambda: self._finish(running, record),
         )
         self._owed_events.begin(owed)
+
+    async def _falls_asleep(self, running: RunningEngine, reason: str) -> bool:
+        """Whether an engine that leaves stays asleep; it is forgotten then, and its bytes come free."""
+        try:
+            asleep = await self.sleepers.put(running, reason)
+        except Exception as error:
+            self._faults.note("sleep", f"putting {running.entry.label} to sleep", error)
+            return False
+        if asleep:
+            self._forget(running)
+        return asleep
 
     def drop(self, engine_id: str, generation: int) -> None:
         """Kill an engine at once, after its work could not be begun; no effect when it does not run."""
@@ -327,10 +344,12 @@ class Supervisor:
             grace_s: for each engine to end politely.
         """
         await asyncio.gather(
-            *(self._end(running, grace_s=grace_s) for running in list(self.now.values()))
+            self.sleepers.close(),
+            *(self._end(running, grace_s=grace_s) for running in list(self.now.values())),
         )
 
     def kill(self) -> None:
         """Kill every engine at once, because ending them in good order has failed."""
+        self.sleepers.kill()
         for running in self.now.values():
             self.ender.kill(running.engine, running.entry.label)

@@ -85,6 +85,7 @@ def status_of(shell: Shell, catalog: Catalog, measured: Measured) -> dict[str, A
         index = row["option_index"] or 0
         row["placement"] = entry.placements[index].reason if entry else ""
     state["devices"] = [d for d in state["devices"] if d["device"] in catalog.limits]
+    state["asleep"] = shell.supervisor.sleepers.rows()
     state["unavailable"] = {n: e.to_wire() for n, e in catalog.errors.items()}
     return state
 

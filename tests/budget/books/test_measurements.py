@@ -126,3 +126,19 @@ def test_little_free_memory_is_told_while_an_engine_loads_too(free: int) -> None
     shell.ask("a")
     shell.send(ev.DeviceMeasured("gpu", None, free, 10))
     assert (shell.low == {"gpu"}) == (free < 10)
+
+
+def test_what_sleeping_engines_hold_lowers_the_ceiling_at_once() -> None:
+    """Also while an engine loads, when nothing else that was measured is judged; and back again."""
+    shell = shell_of(100, [engine("a", 40), engine("b", 50)])
+    shell.use("a")
+    shell.ask("b")
+    shell.send(ev.DeviceMeasured("gpu", None, asleep_bytes=5))
+    assert (ceiling(shell), shell.state("a")) == (95, State.IDLE)
+    shell.settle()
+    shell.send(ev.DeviceMeasured("gpu", 97, 10, asleep_bytes=5))
+    assert ceiling(shell) == 95
+    shell.send(ev.DeviceMeasured("gpu", 92, 5, asleep_bytes=5))
+    assert ceiling(shell) == 92
+    shell.send(ev.DeviceMeasured("gpu", None))
+    assert ceiling(shell) == 97
