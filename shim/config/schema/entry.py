@@ -199,6 +199,14 @@ class ModelEntry(Section):
         'a list of texts, such as ["--rope-scaling", "yarn", "--rope-scale", "4"]',
         trust="program",
     )
+    llama_server: FilePath | None = key(
+        None,
+        "Another llama-server for this model. Flags that it does not know are left out where it does the "
+        "same without them, else it is refused by the flag. Left out: the one of $KEEPWARM_LLAMA_BIN, the "
+        "one that is installed with keepwarm, or the one on PATH.",
+        PATH_ALLOWED,
+        trust="run",
+    )
     factory: Factory | None = key(
         None,
         'Your own Python code (`backend = "python"`): the class, or the function, that makes the model. '

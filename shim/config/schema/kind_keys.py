@@ -22,7 +22,7 @@ _GGUF: Final = frozenset(
     {"role", "path", "hf", "context", "n_gpu_layers", "n_batch", "n_ubatch"}
 ) | {
     *("kv_type", "kv_type_k", "kv_type_v", "flash_attention", "repack", "swa_full"),
-    *("mmproj", "draft_model", "lora", "warm_prompt", "engine_args"),
+    *("mmproj", "draft_model", "lora", "warm_prompt", "engine_args", "llama_server"),
 }
 _ENDPOINT: Final = frozenset(
     {"role", "url", "model_id", "api_key_env", "ca_file", "connect_timeout"}
