@@ -80,11 +80,13 @@ class LlamaServerEngine(ProcessEngine):
 
     @property
     def capabilities(self) -> Capabilities:
-        """The engine's features. An embedding engine does not chat."""
+        """The engine's features. An engine that embeds, or reranks, does nothing else."""
         embeds = self._args is not None and self._args.embeddings
+        ranks = self._args is not None and "--reranking" in self._args.extra
         return Capabilities(
             chat=not embeds,
-            embeddings=embeds,
+            embeddings=embeds and not ranks,
+            rerank=ranks,
             grammar=True,
             json_schema=True,
             tools=True,
