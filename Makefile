@@ -40,7 +40,7 @@ test-python-models: setup ## Run real Whisper, sentence-transformers and transfo
 
 test-vllm: setup ## Run the tests of engines against the real vLLM on the CPU (builds .venv-vllm first: 2.4 GB)
 	$(SETUP_PYTHON) tools/side_environment.py vllm
-	nice env $(PYTEST) -m vllm --timeout 600
+	nice env $(PYTEST) -m vllm --timeout 900
 
 demo: setup ## Run four models under a budget for half of them, and trace it
 	$(BIN)/keepwarm demo --models models/demo

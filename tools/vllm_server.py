@@ -26,7 +26,7 @@ from tools.side_environment import ROOT, environment, is_built
 NAME: Final = "far"
 CONTEXT: Final = 512
 SLOTS: Final = 16
-START_LIMIT_S: Final = 240.0
+START_LIMIT_S: Final = 600.0
 END_LIMIT_S: Final = 15.0
 _READY: Final = b"Application startup complete"
 _ARGUMENTS: Final = [

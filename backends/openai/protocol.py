@@ -156,7 +156,7 @@ def chat_body(
         body["stream_options"] = {"include_usage": True}
         if progress and endpoint.backend == "llama.cpp":
             body["return_progress"] = True
-    return encode(body)
+    return _encode(body)
 
 
 def embed_body(endpoint: Endpoint, texts: Sequence[str]) -> bytes:
@@ -173,15 +173,10 @@ def embed_body(endpoint: Endpoint, texts: Sequence[str]) -> bytes:
             f"embed() takes a non-empty list of non-empty strings (wrong at: {bad}).",
             positions=list(bad),
         )
-    return encode({"model": endpoint.model_id, "input": list(texts), "encoding_format": "float"})
+    return _encode({"model": endpoint.model_id, "input": list(texts), "encoding_format": "float"})
 
 
-def encode(body: Mapping[str, Any]) -> bytes:
-    """A body as JSON.
-
-    Raises:
-        InvalidRequest: it holds what JSON cannot.
-    """
+def _encode(body: Mapping[str, Any]) -> bytes:
     try:
         return _ENCODER.encode(body).encode()
     except RecursionError:
@@ -268,7 +263,7 @@ def parse_embeddings(answer: Mapping[str, Any], count: int) -> Embeddings:
         if "data" not in answer:
             raise WrongField("data", None, "a list")
         vectors = read_vectors(objects(answer["data"], "data"))
-        usage = read_usage(answer) or Usage()
+        usage = _usage(answer) or Usage()
     except WrongField as exc:
         raise _bad_shape(exc) from None
     if len(vectors) != count:
@@ -343,13 +338,12 @@ def _said(answer: Mapping[str, Any], of: Literal["message", "delta"]) -> Delta:
         tool_calls=read_calls(calls) if calls else (),
         finish_reason=a_name(choice.get("finish_reason"), "finish_reason") or None,
         logprobs=logprobs or (),
-        usage=read_usage(answer) if "usage" in answer else None,
+        usage=_usage(answer) if "usage" in answer else None,
         timings=read_timings(answer["timings"]) if "timings" in answer else None,
     )
 
 
-def read_usage(answer: Mapping[str, Any]) -> Usage | None:
-    """The tokens in an answer's `usage`; None where there are none."""
+def _usage(answer: Mapping[str, Any]) -> Usage | None:
     found = answer.get("usage")
     if not isinstance(found, Mapping) or not found:
         return None

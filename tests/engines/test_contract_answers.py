@@ -198,6 +198,22 @@ def test_what_an_engine_cannot_do_is_refused_by_name(thinking: Case, runtime_dir
     ask(thinking, runtime_dir, question)
 
 
+def test_texts_become_vectors_in_their_order(embedding: Case, runtime_dir: Path) -> None:
+    """One for each text; equal texts have equal vectors, and a chat is refused by name."""
+
+    async def question(engine: Engine, client: AsyncTransport) -> None:
+        found = await client.embed(engine.endpoint, ["one text", "another", "one text"])
+        assert len(found.vectors) == 3
+        assert found.vectors[0] == pytest.approx(found.vectors[2], abs=1e-4)
+        assert found.vectors[0] != pytest.approx(found.vectors[1], abs=1e-4)
+        assert found.usage.prompt_tokens > 0
+        if not engine.capabilities.chat:
+            with pytest.raises(InvalidRequest, match=engine.endpoint.model_id):
+                await client.chat(engine.endpoint, HELLO)
+
+    ask(embedding, runtime_dir, question)
+
+
 def test_a_death_in_mid_stream_is_an_error_with_the_text_so_far(
     case: Case, runtime_dir: Path
 ) -> None:

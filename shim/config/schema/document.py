@@ -30,17 +30,7 @@ from shim.config.schema.values import ModelName
 SECTIONS = ("budget", "keeper", "kv", "trace")
 MOST_MODELS = 4096
 """The most models of a configuration: with so many, a reload delays other clients by under a second."""
-FILE_KEYS = (
-    "path",
-    "mmproj",
-    "draft_model",
-    "lora",
-    "files",
-    "python",
-    "cwd",
-    "ca_file",
-    "llama_server",
-)
+FILE_KEYS = ("path", "mmproj", "draft_model", "lora", "files", "python", "cwd", "ca_file")
 _FOLDERS_TOO = frozenset({"files", "cwd"})
 
 

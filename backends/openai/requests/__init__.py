@@ -1,1 +1,0 @@
-"""What requests are made of beside messages: JSON schemas, and the verbs that are no chat."""
