@@ -37,6 +37,7 @@ class Capabilities:
     own_template: bool = True
     tools_in_template: bool = True
     call: bool = False
+    rerank: bool = False
 
 
 def shown_url(url: str) -> str:

@@ -31,14 +31,17 @@ class EngineKind:
     here: bool
 
 
-SERVED: Final = frozenset[Verb](["chat", "stream", "embed", "images", "http"])
+SERVED: Final = frozenset[Verb](
+    ["chat", "stream", "embed", "images", "rerank", "tokenize", "transcribe", "speak", "http"]
+)
 """What a server of OpenAI's API may do."""
+_NO_AUDIO: Final = SERVED - {"transcribe", "speak"}
+CALLABLE: Final = frozenset[Verb](["call", "rerank", "tokenize", "transcribe", "speak"])
+"""What a Python model may do."""
 
 KINDS: Final[Mapping[Backend, EngineKind]] = {
-    "llama.cpp": EngineKind("llama-server, from a GGUF file", SERVED, here=True),
-    "python": EngineKind(
-        "your own Python code, in a worker process", frozenset(["call"]), here=True
-    ),
+    "llama.cpp": EngineKind("llama-server, from a GGUF file", _NO_AUDIO, here=True),
+    "python": EngineKind("your own Python code, in a worker process", CALLABLE, here=True),
     "vllm": EngineKind("a vLLM server, from a model folder or elsewhere", SERVED, here=True),
     "server": EngineKind("any program that answers over HTTP", SERVED, here=True),
     "openai": EngineKind("an endpoint that speaks OpenAI's API", SERVED, here=False),

@@ -11,6 +11,7 @@ from shim.lazy_names import check_packages, lazy_names
 
 if TYPE_CHECKING:
     from backends.openai.protocol import Delta, Timings, Usage
+    from backends.openai.requests.audio import Segment
     from budget.errors import (
         AdmissionDenied,
         BadModelFile,
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
         UnknownModel,
         WorkerError,
     )
-    from shim.calls.chat_options import CallOptions, ChatOptions
     from shim.calls.declaring import Plan
+    from shim.calls.options.chat_options import CallOptions, ChatOptions
     from shim.calls.streaming.held_stream import StreamStart
     from shim.calls.streaming.result_stream import AsyncResultStream, ResultStream
     from shim.client import Shim
@@ -46,13 +47,19 @@ if TYPE_CHECKING:
     from shim.defaults import (
         acall,
         achat,
+        acount_tokens,
         adeclare,
         aembed,
         ahttp,
+        arerank,
+        aspeak,
         astream,
         astream_call,
+        atokenize,
+        atranscribe,
         call,
         chat,
+        count_tokens,
         declare,
         default_shim,
         embed,
@@ -62,15 +69,30 @@ if TYPE_CHECKING:
         pin,
         plan,
         release,
+        rerank,
+        speak,
         status,
         stream,
         stream_call,
+        tokenize,
+        transcribe,
         unload,
         unpin,
         use,
     )
     from shim.model_info import ModelInfo
-    from shim.replies import CallReply, EmbeddingReply, PastCall, Reply, Residency
+    from shim.replies import (
+        CallReply,
+        EmbeddingReply,
+        PastCall,
+        Ranked,
+        Reply,
+        RerankReply,
+        Residency,
+        SpeechReply,
+        TokenReply,
+        TranscriptionReply,
+    )
     from shim.streams import AsyncReplyStream, ReplyStream
 
     __version__: str
@@ -88,16 +110,22 @@ __getattr__ = lazy_names(
             "RoleViolation UnknownModel WorkerError"
         ),
         "backends.openai.protocol": "Delta Timings Usage",
-        "shim.calls.chat_options": "CallOptions ChatOptions",
+        "backends.openai.requests.audio": "Segment",
+        "shim.calls.options.chat_options": "CallOptions ChatOptions",
         "shim.client": "Shim",
         "shim.config": "Config load_config",
         "shim.defaults": (
-            "acall achat adeclare aembed ahttp astream astream_call call chat declare default_shim "
-            "embed history http load pin plan release status stream stream_call unload unpin use"
+            "acall achat acount_tokens adeclare aembed ahttp arerank aspeak astream astream_call "
+            "atokenize atranscribe call chat count_tokens declare default_shim embed history http "
+            "load pin plan release rerank speak status stream stream_call tokenize transcribe "
+            "unload unpin use"
         ),
         "shim.model_info": "ModelInfo",
         "shim.calls.declaring": "Plan",
-        "shim.replies": "CallReply EmbeddingReply PastCall Reply Residency",
+        "shim.replies": (
+            "CallReply EmbeddingReply PastCall Ranked Reply RerankReply Residency SpeechReply "
+            "TokenReply TranscriptionReply"
+        ),
         "shim.calls.streaming.held_stream": "StreamStart",
         "shim.calls.streaming.result_stream": "AsyncResultStream ResultStream",
         "shim.streams": "AsyncReplyStream ReplyStream",
@@ -138,27 +166,39 @@ __all__ = [
     "Plan",
     "PromptTooLong",
     "QueueFull",
+    "Ranked",
     "Reply",
     "ReplyStream",
+    "RerankReply",
     "Residency",
     "ResultStream",
     "RoleViolation",
+    "Segment",
     "Shim",
+    "SpeechReply",
     "StreamStart",
     "Timings",
+    "TokenReply",
+    "TranscriptionReply",
     "UnknownModel",
     "Usage",
     "WorkerError",
     "__version__",
     "acall",
     "achat",
+    "acount_tokens",
     "adeclare",
     "aembed",
     "ahttp",
+    "arerank",
+    "aspeak",
     "astream",
     "astream_call",
+    "atokenize",
+    "atranscribe",
     "call",
     "chat",
+    "count_tokens",
     "declare",
     "default_shim",
     "embed",
@@ -169,9 +209,13 @@ __all__ = [
     "pin",
     "plan",
     "release",
+    "rerank",
+    "speak",
     "status",
     "stream",
     "stream_call",
+    "tokenize",
+    "transcribe",
     "unload",
     "unpin",
     "use",

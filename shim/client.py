@@ -13,14 +13,15 @@ from backends.openai.protocol import Delta
 from budget.errors import InvalidRequest
 from shim.calls.call import Call, Messages
 from shim.calls.calls import Calls
-from shim.calls.chat_options import CallOptions, ChatOptions
 from shim.calls.declaring import Plan
 from shim.calls.forgotten_shims import Owner
-from shim.calls.own_options import OWN_OPTIONS
+from shim.calls.options.chat_options import CallOptions, ChatOptions
+from shim.calls.options.own_options import OWN_OPTIONS
 from shim.calls.session import Session
 from shim.calls.streaming.held_stream import StreamStart
 from shim.calls.streaming.read_streams import leases_here
 from shim.calls.streaming.result_stream import AsyncResultStream, ResultStream
+from shim.calls.verbs_beside_chat import VerbsBesideChat
 from shim.config import Config
 from shim.model_info import ModelInfo
 from shim.replies import CallReply, EmbeddingReply, PastCall, Reply
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from shim.keeper.engines.running_engine import EngineFactory
 
 
-class Shim:
+class Shim(VerbsBesideChat):
     """The client for the models of one configuration. Thread-safe, usable from asyncio, safe after fork.
 
     The keeper is found, or started in the background, when it is first needed. A configuration made

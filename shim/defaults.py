@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from backends.machine.forks import renew_after_fork
 from backends.openai.protocol import Delta
 from shim.calls.call import Messages
-from shim.calls.chat_options import CallOptions, ChatOptions
 from shim.calls.declaring import Plan
+from shim.calls.options.chat_options import CallOptions, ChatOptions
 from shim.calls.streaming.held_stream import StreamStart
 from shim.calls.streaming.result_stream import AsyncResultStream, ResultStream
 from shim.client import Shim
-from shim.replies import CallReply, EmbeddingReply, PastCall, Reply
+from shim.replies import (
+    CallReply,
+    EmbeddingReply,
+    PastCall,
+    Reply,
+    RerankReply,
+    SpeechReply,
+    TokenReply,
+    TranscriptionReply,
+)
 from shim.streams import AsyncReplyStream, ReplyStream
 
 if TYPE_CHECKING:
@@ -125,6 +135,76 @@ def http(model: str, **options: Unpack[CallOptions]) -> HttpClient:
 def ahttp(model: str, **options: Unpack[CallOptions]) -> HttpStart:
     """The same for asyncio: `Shim.ahttp` of the default shim."""
     return default_shim().ahttp(model, **options)
+
+
+def rerank(
+    model: str,
+    query: str,
+    documents: Sequence[str],
+    top_n: int | None = None,
+    **options: Unpack[CallOptions],
+) -> RerankReply:
+    """Documents by their relevance for a query: `Shim.rerank` of the default shim."""
+    return default_shim().rerank(model, query, documents, top_n, **options)
+
+
+async def arerank(
+    model: str,
+    query: str,
+    documents: Sequence[str],
+    top_n: int | None = None,
+    **options: Unpack[CallOptions],
+) -> RerankReply:
+    """Documents by their relevance for a query, awaited: `Shim.arerank` of the default shim."""
+    return await default_shim().arerank(model, query, documents, top_n, **options)
+
+
+def transcribe(
+    model: str, audio: bytes | Path, language: str | None = None, **options: Unpack[CallOptions]
+) -> TranscriptionReply:
+    """What is said in a recording: `Shim.transcribe` of the default shim."""
+    return default_shim().transcribe(model, audio, language, **options)
+
+
+async def atranscribe(
+    model: str, audio: bytes | Path, language: str | None = None, **options: Unpack[CallOptions]
+) -> TranscriptionReply:
+    """What is said in a recording, awaited: `Shim.atranscribe` of the default shim."""
+    return await default_shim().atranscribe(model, audio, language, **options)
+
+
+def speak(
+    model: str, text: str, voice: str | None = None, **options: Unpack[CallOptions]
+) -> SpeechReply:
+    """A text, spoken: `Shim.speak` of the default shim."""
+    return default_shim().speak(model, text, voice, **options)
+
+
+async def aspeak(
+    model: str, text: str, voice: str | None = None, **options: Unpack[CallOptions]
+) -> SpeechReply:
+    """A text, spoken, awaited: `Shim.aspeak` of the default shim."""
+    return await default_shim().aspeak(model, text, voice, **options)
+
+
+def tokenize(model: str, text: Messages, **options: Unpack[CallOptions]) -> TokenReply:
+    """The tokens of a text or of chat messages: `Shim.tokenize` of the default shim."""
+    return default_shim().tokenize(model, text, **options)
+
+
+async def atokenize(model: str, text: Messages, **options: Unpack[CallOptions]) -> TokenReply:
+    """The tokens of a text or of chat messages, awaited: `Shim.atokenize` of the default shim."""
+    return await default_shim().atokenize(model, text, **options)
+
+
+def count_tokens(model: str, text: Messages, **options: Unpack[CallOptions]) -> int:
+    """The number of tokens of a text or of chat messages: `Shim.count_tokens` of the default shim."""
+    return default_shim().count_tokens(model, text, **options)
+
+
+async def acount_tokens(model: str, text: Messages, **options: Unpack[CallOptions]) -> int:
+    """The number of tokens of a text or of messages, awaited: `Shim.acount_tokens` of the default shim."""
+    return await default_shim().acount_tokens(model, text, **options)
 
 
 def load(model: str, **options: Any) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""The results of calls: `Reply`, `EmbeddingReply`, and how the model came to be there (`Residency`)."""
+"""The results of calls, one class a verb, and how the model came to be there (`Residency`)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from backends.openai.protocol import Timings, Usage
+from backends.openai.requests.audio import Segment
 
 _SHOWN = 60
 _SAID = ("relaxed", "warnings")
@@ -117,7 +118,79 @@ class CallReply:
         return f"CallReply(model={self.model!r}, value={_short(self.value)}, {self.total_s:.2f} s)"
 
 
-Answer = Reply | EmbeddingReply | CallReply
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A document, its place among those that were sent, and its score: the higher, the more relevant."""
+
+    index: int
+    score: float
+    document: str
+
+
+@dataclass(frozen=True, slots=True)
+class RerankReply:
+    """Documents by their relevance, the most relevant first. `retried`: as of `Reply`."""
+
+    model: str
+    ranked: tuple[Ranked, ...]
+    usage: Usage = field(default_factory=Usage)
+    residency: Residency = field(default_factory=Residency)
+    total_s: float = 0.0
+    retried: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptionReply:
+    """What was said. `language` and `duration_s` where the model tells them; `retried`: as of `Reply`."""
+
+    model: str
+    text: str
+    segments: tuple[Segment, ...] = ()
+    language: str | None = None
+    duration_s: float | None = None
+    usage: Usage = field(default_factory=Usage)
+    residency: Residency = field(default_factory=Residency)
+    total_s: float = 0.0
+    retried: int = 0
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechReply:
+    """Sound: `audio` is a WAV file. `sample_rate`: samples a second. `retried`: as of `Reply`."""
+
+    model: str
+    audio: bytes
+    sample_rate: int | None = None
+    usage: Usage = field(default_factory=Usage)
+    residency: Residency = field(default_factory=Residency)
+    total_s: float = 0.0
+    retried: int = 0
+
+    def __repr__(self) -> str:
+        what = f"{len(self.audio)} bytes at {self.sample_rate} Hz"
+        return f"SpeechReply(model={self.model!r}, {what}, {self.total_s:.2f} s)"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenReply:
+    """The ids of tokens, in the order of the text. `retried`: as of `Reply`."""
+
+    model: str
+    tokens: tuple[int, ...]
+    usage: Usage = field(default_factory=Usage)
+    residency: Residency = field(default_factory=Residency)
+    total_s: float = 0.0
+    retried: int = 0
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+VerbReply = RerankReply | TranscriptionReply | SpeechReply | TokenReply
+Answer = Reply | EmbeddingReply | CallReply | VerbReply
 """What a call ends with."""
 
 

@@ -16,7 +16,9 @@ from traces.runs import RequestLine
 from traces.text import Value, clean, clean_attributes
 
 _CHAT_PARTS: Final = (names.PROMPT_EVALUATION, names.GENERATE)
-_PARTS: Final = {"call": (names.WORK, names.ITEMS)}
+_PARTS: Final = dict.fromkeys(
+    ("call", "transcribe", "speak", "tokenize"), (names.WORK, names.ITEMS)
+)
 """The names of a request's two parts, before and after its first piece."""
 
 

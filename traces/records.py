@@ -76,7 +76,7 @@ class RequestRecord:
         waited_for_load: `load_id` of the load that this request waited for.
         cold: whether the model was not resident when the request arrived.
         remote: whether the engine is an endpoint that the local budget does not book.
-        operation: `chat` or `embeddings`.
+        operation: `chat`, `embeddings`, or the name of another verb.
         prompt: the messages, as text; kept only by a run with `record_content`.
         answer: the answer, as text; kept only by a run with `record_content`.
         attributes: more attributes of the span (the decision record's summary, say).

@@ -45,7 +45,7 @@ KnownSource = Literal["closed-form", "bound", "dry-run"]
 Measure = Callable[[str, EngineArgs], DryRun]
 
 NO_BUILD: Final = "none"
-_COUNTED: Final = ("--spec-", "--control-vector", "--rope-", "--yarn-")
+_COUNTED: Final = ("--spec-", "--control-vector", "--rope-", "--yarn-", "--rerank")
 """The beginnings of further arguments whose bytes are counted, or that take none."""
 _MERGES: Final = "tokenizer.ggml.merges"
 

@@ -50,6 +50,11 @@ def find_binary(name: str) -> Path:
     )
 
 
+def is_installed(binary: Path) -> bool:
+    """Whether it is the one that comes with the installed `llama_cpp` package."""
+    return binary.parent in _installed_folders()
+
+
 def library_env(binary: Path) -> dict[str, str]:
     """The environment variables with which `binary` finds its own shared libraries.
 
@@ -70,7 +75,7 @@ def build_id(binary: Path) -> str:
     modification time of the executable and its libraries.
     """
     version = "external"
-    if binary.parent in _installed_folders():
+    if is_installed(binary):
         version = importlib.metadata.version(_DISTRIBUTION)
     folder = _library_folder(binary)
     libraries = sorted(folder.glob("lib*.so*")) if folder else []

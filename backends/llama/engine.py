@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from backends.llama.binaries import find_binary, library_env
 from backends.llama.chat_template import ChatTemplate, chat_template
 from backends.llama.log_facts import buffer_bytes
 from backends.llama.model_files import ModelFiles
+from backends.llama.older_builds import fitted
 from backends.llama.rpc.device_names import DeviceNames, names_of
 from backends.llama.slots import Slots, slot_signs
 from backends.llama.start_failures import load_error
@@ -29,6 +31,7 @@ from backends.machine.unix_http import control_request
 from budget.errors import EndpointError, InternalError, KeepwarmError
 from budget.footprint import EngineArgs, Placement
 
+LOG = logging.getLogger("keepwarm.keeper")
 _HEALTH_LIMIT_S = 2.0
 
 
@@ -44,6 +47,7 @@ class LlamaServerEngine(ProcessEngine):
         margin_bytes: the bytes that it may take beyond its booking (`Ceilings`); 0 means no bound.
         pooling: pooling of an embedding engine; None keeps the model's own.
         carries_kv: whether restored KV state saves it work (`budget.eviction.kv_store.carries_kv`).
+        server: another llama-server than the one that is found; it may be older.
     """
 
     def __init__(
@@ -57,12 +61,14 @@ class LlamaServerEngine(ProcessEngine):
         margin_bytes: int = DEFAULT_MARGIN_BYTES,
         pooling: str | None = None,
         carries_kv: bool = True,
+        server: Path | None = None,
     ) -> None:
         super().__init__(model_id, runtime_dir, "llama-server")
         self._model_path = model_path
         self._slot_folder = self._runtime_dir / f"e-{self._name}.slots"
         self._keeps_kv = False
         self._carries_kv = carries_kv
+        self._server = server
         self._threads = threads or usable_cores()
         self._stall_s = stall_s
         self._margin_bytes = margin_bytes
@@ -74,11 +80,13 @@ class LlamaServerEngine(ProcessEngine):
 
     @property
     def capabilities(self) -> Capabilities:
-        """The engine's features. An embedding engine does not chat."""
+        """The engine's features. An engine that embeds, or reranks, does nothing else."""
         embeds = self._args is not None and self._args.embeddings
+        ranks = self._args is not None and "--reranking" in self._args.extra
         return Capabilities(
             chat=not embeds,
-            embeddings=embeds,
+            embeddings=embeds and not ranks,
+            rerank=ranks,
             grammar=True,
             json_schema=True,
             tools=True,
@@ -114,8 +122,11 @@ class LlamaServerEngine(ProcessEngine):
             threads_batch=self._threads,
             pooling=self._pooling,
         )
-        binary = find_binary("llama-server")
-        command, *rest = server_argv(binary, placement.args, settings)
+        binary = self._server or find_binary("llama-server")
+        command, *own = server_argv(binary, placement.args, settings)
+        rest, left_out = await asked(fitted, binary, own, placement.args.extra)
+        if left_out:
+            LOG.info("%s: %s knows no %s", self._model_id, binary, ", ".join(left_out))
         env = engine_environment(self._runtime_dir, library_env(binary))
         env_of_gpus, gpu_here = await asked(launch_facts, placement.args.devices)
         env.update(env_of_gpus)

@@ -23,8 +23,8 @@ _INVALID: Final = re.compile(r"invalid argument: (?P<word>.*)")
 _WHY: Final = re.compile(r'error while handling argument "(?P<option>.*?)": (?P<why>.*)')
 
 
-def check_options(extra: tuple[str, ...]) -> None:
-    """Refuse further arguments that the installed llama-server would end at.
+def check_options(extra: tuple[str, ...], server: Path | None = None) -> None:
+    """Refuse further arguments that the model's llama-server (the installed one) would end at.
 
     Its own parser reads them: names, numbers of values, and values. Without a llama-server that answers,
     nothing is refused.
@@ -35,7 +35,7 @@ def check_options(extra: tuple[str, ...]) -> None:
     if not extra:
         return
     try:
-        binary = find_binary("llama-server")
+        binary = server or find_binary("llama-server")
         said = _refusal(binary, build_id(binary), extra)
     except (ConfigError, MeasurementFailed):
         return

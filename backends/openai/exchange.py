@@ -37,6 +37,7 @@ from budget.errors import ConfigError, EndpointError, KeepwarmError
 
 CHAT_PATH: Final = "/v1/chat/completions"
 EMBED_PATH: Final = "/v1/embeddings"
+JSON_TYPE: Final = b"application/json"
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -81,7 +82,6 @@ class Route:
             (b"Accept", b"*/*"),
             (b"Accept-Encoding", b"identity"),
             (b"User-Agent", b"keepwarm"),
-            (b"Content-Type", b"application/json"),
         ]
         secret_urls = (endpoint.base_url, proxy_url(endpoint.base_url) or "")
         return cls(address, {}, headers, () if endpoint.is_ours else secret_urls)
@@ -145,12 +145,20 @@ class Exchange:
         path: what is asked.
         body: what is sent; None asks with GET.
         bounds: what it may cost.
+        content_type: that of the body.
     """
 
     def __init__(
-        self, endpoint: Endpoint, route: Route, path: str, body: bytes | None, bounds: Bounds
+        self,
+        endpoint: Endpoint,
+        route: Route,
+        path: str,
+        body: bytes | None,
+        bounds: Bounds,
+        content_type: bytes = JSON_TYPE,
     ) -> None:
         self.endpoint = endpoint
+        self.content_type = content_type
         self.bounds = bounds
         self._route = route
         self._path = path
@@ -173,6 +181,7 @@ class Exchange:
         bounds.opened = None
         headers = [*self._route.headers]
         if self.body is not None:
+            headers.append((b"Content-Type", self.content_type))
             headers.append((b"Content-Length", b"%d" % len(self.body)))
         if self._key:
             headers.append((b"Authorization", b"Bearer " + self._key.encode()))
@@ -235,14 +244,19 @@ class Exchange:
         )
         return error_from_answer(self.endpoint, status, body, self.secrets, heard)
 
-    def parsed(self, raw: bytes, parse: Callable[[Mapping[str, Any]], _Parsed]) -> _Parsed:
+    def parsed(
+        self,
+        raw: bytes,
+        parse: Callable[[Mapping[str, Any]], _Parsed],
+        read: Callable[[bytes], Mapping[str, Any]] = decode,
+    ) -> _Parsed:
         """The parsed value of a whole answer of status 200.
 
         Raises:
             KeepwarmError: it says that something went wrong, or is not of the protocol.
         """
         try:
-            answer = decode(raw)
+            answer = read(raw)
             found = found_error(answer)
             if found is None:
                 return parse(answer)

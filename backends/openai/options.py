@@ -10,7 +10,12 @@ from functools import partial
 from typing import Any, Final
 
 from backends.base import Endpoint
-from backends.openai.schemas import check_depth, check_grammar, check_references, response_format
+from backends.openai.requests.schemas import (
+    check_depth,
+    check_grammar,
+    check_references,
+    response_format,
+)
 from budget.errors import InvalidRequest
 
 _RESERVED = frozenset({"model", "messages", "stream", "stream_options", "n"})

@@ -156,7 +156,7 @@ def chat_body(
         body["stream_options"] = {"include_usage": True}
         if progress and endpoint.backend == "llama.cpp":
             body["return_progress"] = True
-    return _encode(body)
+    return encode(body)
 
 
 def embed_body(endpoint: Endpoint, texts: Sequence[str]) -> bytes:
@@ -173,10 +173,15 @@ def embed_body(endpoint: Endpoint, texts: Sequence[str]) -> bytes:
             f"embed() takes a non-empty list of non-empty strings (wrong at: {bad}).",
             positions=list(bad),
         )
-    return _encode({"model": endpoint.model_id, "input": list(texts), "encoding_format": "float"})
+    return encode({"model": endpoint.model_id, "input": list(texts), "encoding_format": "float"})
 
 
-def _encode(body: Mapping[str, Any]) -> bytes:
+def encode(body: Mapping[str, Any]) -> bytes:
+    """A body as JSON.
+
+    Raises:
+        InvalidRequest: it holds what JSON cannot.
+    """
     try:
         return _ENCODER.encode(body).encode()
     except RecursionError:
@@ -263,7 +268,7 @@ def parse_embeddings(answer: Mapping[str, Any], count: int) -> Embeddings:
         if "data" not in answer:
             raise WrongField("data", None, "a list")
         vectors = read_vectors(objects(answer["data"], "data"))
-        usage = _usage(answer) or Usage()
+        usage = read_usage(answer) or Usage()
     except WrongField as exc:
         raise _bad_shape(exc) from None
     if len(vectors) != count:
@@ -338,12 +343,13 @@ def _said(answer: Mapping[str, Any], of: Literal["message", "delta"]) -> Delta:
         tool_calls=read_calls(calls) if calls else (),
         finish_reason=a_name(choice.get("finish_reason"), "finish_reason") or None,
         logprobs=logprobs or (),
-        usage=_usage(answer) if "usage" in answer else None,
+        usage=read_usage(answer) if "usage" in answer else None,
         timings=read_timings(answer["timings"]) if "timings" in answer else None,
     )
 
 
-def _usage(answer: Mapping[str, Any]) -> Usage | None:
+def read_usage(answer: Mapping[str, Any]) -> Usage | None:
+    """The tokens in an answer's `usage`; None where there are none."""
     found = answer.get("usage")
     if not isinstance(found, Mapping) or not found:
         return None

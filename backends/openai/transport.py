@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Unpack
+from typing import TypeVar, Unpack
 
 from backends.base import Endpoint
 from backends.openai.answers.delta_stream import AsyncDeltaStream
@@ -29,6 +29,7 @@ from backends.openai.exchange import (
     CHAT_PATH,
     EMBED_PATH,
     HTTP_ERRORS,
+    JSON_TYPE,
     Exchange,
     header,
 )
@@ -43,6 +44,8 @@ from backends.openai.protocol import (
     parse_completion,
     parse_embeddings,
 )
+from backends.openai.requests.tokens import TokenizeRequest
+from backends.openai.requests.verb_request import Question, VerbRequest
 from backends.openai.resume import (
     RESUME_PATH,
     TEMPLATE_PATH,
@@ -63,6 +66,7 @@ from budget.errors import (
 )
 
 _OK = 200
+_Value = TypeVar("_Value")
 
 
 class Transport:
@@ -162,6 +166,31 @@ class Transport:
         raw = await self._fetch(exchange, EMBED_BYTES + EMBED_BYTES_PER_TEXT * len(texts))
         return exchange.parsed(raw, partial(parse_embeddings, count=len(texts)))
 
+    async def ask(
+        self, endpoint: Endpoint, request: VerbRequest[_Value], **limits: Unpack[Limits]
+    ) -> _Value:
+        """The value of a verb that is no chat: reranking, tokens, audio.
+
+        Raises:
+            KeepwarmError: as `chat`.
+        """
+        question = request.question(endpoint)
+        if isinstance(request, TokenizeRequest) and request.chat and endpoint.backend != "vllm":
+            question = await self._templated(endpoint, request, request.chat, limits)
+        exchange = self._exchange(
+            endpoint, question.path, question.body, limits, content_type=question.content_type
+        )
+        raw = await self._fetch(exchange, question.limit_bytes)
+        return exchange.parsed(raw, request.parse, request.read)
+
+    async def _templated(
+        self, endpoint: Endpoint, request: TokenizeRequest, chat: ChatRequest, limits: Limits
+    ) -> Question:
+        """The question of messages to llama-server, which renders them on a path of its own."""
+        exchange = self._exchange(endpoint, TEMPLATE_PATH, template_body(chat), limits)
+        raw = await self._fetch(exchange, CHAT_BYTES)
+        return request.of_prompt(endpoint, exchange.parsed(raw, templated))
+
     async def probe(self, endpoint: Endpoint, path: str, *, within_s: float) -> int:
         """The status with which a path answers; its body is not read.
 
@@ -190,15 +219,17 @@ class Transport:
         limits: Limits,
         *,
         streamed: bool = False,
+        content_type: bytes = JSON_TYPE,
     ) -> Exchange:
         timeouts = limits.get("timeouts") or self._timeouts
         total_s = timeouts.stream_s if streamed else timeouts.answer_s
         bounds = Bounds(endpoint, timeouts, limits.get("deadline"), total_s)
         if streamed:
             bounds.begin("the first token", timeouts.first_token_s)
-        if body is not None and not endpoint.is_known:
+        if body is not None and not endpoint.is_known and content_type == JSON_TYPE:
             body = self._extras.applied(endpoint, body)
-        return Exchange(endpoint, self.pools.to(endpoint).route, path, body, bounds)
+        route = self.pools.to(endpoint).route
+        return Exchange(endpoint, route, path, body, bounds, content_type)
 
     async def _fetch(self, exchange: Exchange, limit_bytes: int) -> bytes:
         try:
@@ -254,7 +285,8 @@ class Transport:
                     await self._must_be_plain(exchange, answer)
                 break
             except InvalidRequest as error:
-                names = self._extras.suspects(endpoint, exchange.body or b"{}", error)
+                sent = exchange.body if exchange.content_type == JSON_TYPE else None
+                names = self._extras.suspects(endpoint, sent or b"{}", error)
                 if not names:
                     raise
             except (QueueFull, EndpointUnavailable) as error:

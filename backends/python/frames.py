@@ -183,10 +183,12 @@ class Incoming:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 self._fds += struct.unpack(f"{len(raw) // 4}i", raw[: len(raw) // 4 * 4])
         self._data += data
+        if not MARK.startswith(self._data[: len(MARK)]):
+            raise BadFrame("these are no frames of keepwarm")
         if self._sizes is None and len(self._data) == PREFIX.size:
-            mark, *sizes = PREFIX.unpack(self._data)
-            if mark != MARK or sizes[0] > MOST_HEAD or sizes[1] > MOST_INLINE:
-                raise BadFrame("these are no frames of keepwarm")
+            _, *sizes = PREFIX.unpack(self._data)
+            if sizes[0] > MOST_HEAD or sizes[1] > MOST_INLINE:
+                raise BadFrame("a frame is larger than any may be")
             self._sizes = (sizes[0], sizes[1], sizes[2])
         return len(data)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from backends.kinds import Verb
 
 _FOLDER: Final = Path(__file__).with_name("factories")
 
@@ -14,3 +16,12 @@ READY_MADE: Final[Mapping[str, tuple[Path, str]]] = {
     "transformers": (_FOLDER / "transformers_pipeline.py", "TransformersPipeline"),
 }
 """The file and the class of each; it is loaded by itself, in the interpreter of the model that names it."""
+
+
+def ready_made_verbs(factory: str, options: Mapping[str, Any]) -> frozenset[Verb]:
+    """What the models of a ready-made factory do beside being called."""
+    if factory == "faster-whisper":
+        return frozenset(["transcribe"])
+    if factory == "sentence-transformers" and options.get("kind") == "reranker":
+        return frozenset(["rerank"])
+    return frozenset()

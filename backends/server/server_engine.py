@@ -94,6 +94,7 @@ class ServerEngine(ProcessEngine):
         return Capabilities(
             chat=chats,
             embeddings="embed" in self._spec.can,
+            rerank="rerank" in self._spec.can,
             json_schema=chats,
             tools=chats,
             load_progress=True,

@@ -107,6 +107,7 @@ class VllmEngine(ProcessEngine):
         return Capabilities(
             chat=not self._embeds,
             embeddings=self._embeds,
+            rerank=self._embeds,
             json_schema=not self._embeds,
             tools=not self._embeds,
             load_progress=True,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from backends.base import Endpoint
 from backends.openai.connections.bounds import Limits
@@ -14,7 +14,7 @@ from backends.openai.exchange import secrets_of
 from backends.openai.masking import NO_SECRETS
 from backends.openai.options import template_warnings
 from backends.openai.protocol import ChatRequest, Completion, Embeddings, Usage
-from backends.openai.relaxed_schemas import relaxed_in
+from backends.openai.requests.relaxed_schemas import relaxed_in
 from budget.errors import InternalError, KeepwarmError
 from shim.replies import Answer as Answer
 from shim.replies import CallReply, EmbeddingReply, PastCall, Reply, Residency
@@ -23,6 +23,7 @@ from traces import RequestRecord, RunTrace, current_run
 
 Messages = Sequence[Mapping[str, Any]] | str
 NO_USAGE = Usage()
+_Made = TypeVar("_Made")
 _MODEL = itemgetter("model")
 _ENDPOINTS: dict[str, tuple[Mapping[str, Any], Endpoint]] = {}
 """The last endpoint of each engine, as received and as parsed."""
@@ -185,17 +186,22 @@ class Call:
 
     def embedding_reply(self, answer: Embeddings) -> EmbeddingReply:
         """The reply of a finished embedding call."""
-        self.end_ns = time.monotonic_ns()
-        seconds = (self.end_ns - self.started_ns) / 1e9
-        return EmbeddingReply(
-            self.model, answer.vectors, answer.usage, self.residency(), seconds, self.retried
-        )
+        return self.other_reply(EmbeddingReply, vectors=answer.vectors, usage=answer.usage)
 
     def call_reply(self, value: Any) -> CallReply:
         """The reply of a finished call of a Python model."""
+        return self.other_reply(CallReply, value=value)
+
+    def other_reply(self, make: Callable[..., _Made], **answer: Any) -> _Made:
+        """The reply of a finished call that is no chat, with the fields of its answer."""
         self.end_ns = time.monotonic_ns()
-        seconds = (self.end_ns - self.started_ns) / 1e9
-        return CallReply(self.model, value, self.residency(), seconds, self.retried)
+        return make(
+            model=self.model,
+            residency=self.residency(),
+            total_s=(self.end_ns - self.started_ns) / 1e9,
+            retried=self.retried,
+            **answer,
+        )
 
     def past(self, answer: Answer | None, error: BaseException | None) -> PastCall:
         """The call as `Shim.history` tells it, without its texts."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
+from backends.base import Endpoint
+from backends.openai.connections.bounds import Limits
+from backends.openai.requests.verb_request import VerbRequest
 from shim.calls.call import Call
 from shim.calls.leased import UNEXPLAINED, Leases
 from shim.calls.streaming.result_stream import AsyncResultStream
-from shim.replies import CallReply, EmbeddingReply, Reply
+from shim.replies import Answer, CallReply, EmbeddingReply, Reply
 from shim.streams import AsyncReplyStream
 
-_Answer = TypeVar("_Answer", Reply, EmbeddingReply, CallReply)
+_Answer = TypeVar("_Answer", bound=Answer)
+_Value = TypeVar("_Value")
 
 
 class Calls(Leases):
@@ -38,6 +42,24 @@ class Calls(Leases):
             KeepwarmError: one of the tree in `budget.errors`.
         """
         return await self._run(call, self.transport.embed, texts, call.embedding_reply)
+
+    async def ask(
+        self, call: Call, request: VerbRequest[_Value], finish: Callable[[_Value], _Answer]
+    ) -> _Answer:
+        """The reply to a verb that is no chat.
+
+        Raises:
+            KeepwarmError: one of the tree in `budget.errors`.
+        """
+        return await self._run(call, self._asked, request, finish)
+
+    async def _asked(
+        self, endpoint: Endpoint, request: VerbRequest[_Value], **limits: Unpack[Limits]
+    ) -> _Value:
+        if endpoint.backend != "python":
+            return await self.transport.ask(endpoint, request, **limits)
+        result = await self.workers.call(endpoint, request.payload(), **limits)
+        return request.result(endpoint.model_id, result)
 
     async def stream(self, call: Call) -> AsyncReplyStream:
         """One answer in pieces.

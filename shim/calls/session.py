@@ -33,7 +33,7 @@ from shim.calls.agreement import Agreement
 from shim.calls.call import Call, Messages
 from shim.calls.declaring import DeclaredUsesBook
 from shim.calls.inline_keeper import InlineStart
-from shim.calls.own_options import OWN_OPTIONS, timeouts_of
+from shim.calls.options.own_options import OWN_OPTIONS, timeouts_of
 from shim.calls.own_run import OwnRun
 from shim.calls.session_pins import Pins
 from shim.calls.tracing import trace_history
@@ -60,6 +60,10 @@ _VERBS: Final[Mapping[str, Verb]] = {
     "embeddings": "embed",
     "call": "call",
     "http": "http",
+    "rerank": "rerank",
+    "transcribe": "transcribe",
+    "speak": "speak",
+    "tokenize": "tokenize",
 }
 """What each operation asks a model for; the others ask for its residency alone."""
 
@@ -294,7 +298,7 @@ class Session:
             backend=backend,
             api_key_env=entry.api_key_env,
             ca_file=str(entry.ca_file) if entry.ca_file is not None else None,
-            capabilities=Capabilities(embeddings=True, grammar=False),
+            capabilities=Capabilities(embeddings=True, grammar=False, rerank=True),
         )
 
     # Traces

@@ -25,6 +25,22 @@ COMMANDS: Final = {
         "shim.cli.commands.asking.calling:call",
         "Call a Python model and print its result as JSON.",
     ),
+    "rerank": (
+        "shim.cli.commands.asking.verb_commands:rerank",
+        "Order documents by their relevance for a query, the most relevant first.",
+    ),
+    "transcribe": (
+        "shim.cli.commands.asking.verb_commands:transcribe",
+        "Print what is said in an audio file.",
+    ),
+    "speak": (
+        "shim.cli.commands.asking.verb_commands:speak",
+        "Speak a text into a WAV file.",
+    ),
+    "tokenize": (
+        "shim.cli.commands.asking.verb_commands:tokenize",
+        "Print the ids of a text's tokens.",
+    ),
     "ps": ("shim.cli.commands.ps.command:ps", "Show what is resident, leased, pinned and waiting."),
     "list": (
         "shim.cli.commands.about.listing:list_models",

@@ -60,10 +60,13 @@ def check_role(name: str, entry: ModelEntry, header: GgufHeader) -> None:
     """Refuse a model whose file does not meet its role.
 
     Raises:
-        RoleViolation: an evaluator is too coarse, or an embedder's file makes no vector of a text (it is a
-            reranker or a chat model) and `engine_args` give no pooling that does.
+        RoleViolation: an evaluator is too coarse; an embedder's file makes no vector of a text (it is a
+            reranker or a chat model) and `engine_args` give no pooling that does; or a reranker's file has
+            no head that makes a score.
     """
     check_precision(name, entry.role, header)
+    if entry.role == "reranker":
+        _check_reranker(name, header.shape().pooling)
     if entry.role != "embedder":
         return
     pooling = _pooling(entry.engine_args, header.shape().pooling)
@@ -78,6 +81,19 @@ def check_role(name: str, entry: ModelEntry, header: GgufHeader) -> None:
         '["--pooling", "mean"] where the model was trained for that.',
         model=name,
         role="embedder",
+        pooling=pooling,
+    )
+
+
+def _check_reranker(name: str, pooling: str | None) -> None:
+    if pooling == "rank":
+        return
+    raise RoleViolation(
+        f"The reranker {name} is none by its file: its pooling is {pooling or 'not given'}, and a reranker "
+        "needs rank.",
+        hint=f"Give [models.{name}] the file of a reranking model.",
+        model=name,
+        role="reranker",
         pooling=pooling,
     )
 

@@ -18,6 +18,8 @@ from shim.config.schema.kind_keys import FOLLOW_FILE_KEYS
 from shim.placement.from_plan import Asked
 from shim.placement.plan_entry import Entry, Stamp, entry_key
 
+POOLED: Final = ("embedder", "reranker")
+"""Roles whose answers are one figure or vector for each text, and no text."""
 MOST_OUTPUT_BYTES: Final = 1 << 30
 """The most that an embedder's rows of output take by default: 1,024 tokens with 250,000 words."""
 _BATCH_STEP: Final = 64
@@ -36,11 +38,11 @@ def engine_args(entry: ModelEntry) -> EngineArgs:
         n_ubatch=entry.n_ubatch,
         repack=entry.repack,
         swa_full=entry.swa_full,
-        embeddings=entry.role == "embedder",
+        embeddings=entry.role in POOLED,
         mmproj=str(entry.mmproj) if entry.mmproj else None,
         draft_model=str(entry.draft_model) if entry.draft_model else None,
         lora=tuple(str(path) for path in entry.lora),
-        extra=tuple(entry.engine_args),
+        extra=(*entry.engine_args, *(["--reranking"] if entry.role == "reranker" else [])),
     )
 
 

@@ -76,7 +76,11 @@ def test_a_mistyped_command_is_answered_with_its_like(typed: str, meant: str) ->
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "list", "show", "stop", "logs", "top", "doctor", "completion"]
+    "command",
+    [
+        *("run", "list", "show", "stop", "logs", "top", "doctor", "completion"),
+        *("rerank", "transcribe", "speak", "tokenize"),
+    ],
 )
 def test_the_help_of_a_command_has_an_example(command: str) -> None:
     """That can be typed as it stands."""

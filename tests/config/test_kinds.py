@@ -68,6 +68,8 @@ def test_a_factory_makes_it_a_python_model_beside_its_file(tmp_path: Path) -> No
         ({"factory": "speech.py"}, "neither module:Name nor a factory"),
         ({"factory": "a b:C"}, "neither module:Name nor a factory"),
         ({"factory": "whisper"}, "one of faster-whisper, sentence-transformers, transformers"),
+        ({"factory": "a:B", "can": ["chat"]}, "chat, which no Python model does"),
+        ({"factory": "a:B", "can": ["sing"]}, "'sing'"),
         ({"factory": "a:B", "bytes": 0}, "above zero"),
         ({"factory": "a:B", "bytes": "80%"}, "a percentage"),
         ({"factory": "a:B", "options": {"x": object()}}, "JSON cannot carry"),
@@ -89,22 +91,28 @@ def test_what_a_model_can_be_asked_for_follows_from_its_keys(tmp_path: Path) -> 
         "chats": {"path": "x.gguf"},
         "sees": {"path": "x.gguf", "mmproj": "y.gguf"},
         "embeds": {"path": "x.gguf", "role": "embedder"},
+        "ranks": {"path": "x.gguf", "role": "reranker"},
         "code": {"factory": "a:B"},
+        "speaks": {"factory": "a:B", "can": "speak"},
+        "hears": {"factory": "faster-whisper"},
         "far": {"url": "http://h"},
     }
     config = Config.from_mapping({"models": models}, base=tmp_path)
     assert models_that(config, "chat") == ["chats", "far", "sees"]
     assert models_that(config, "images") == ["far", "sees"]
     assert models_that(config, "embed") == ["embeds", "far"]
-    assert models_that(config, "call") == ["code"]
-    assert models_that(config, "rerank") == []
+    assert models_that(config, "call") == ["code", "hears", "speaks"]
+    assert models_that(config, "rerank") == ["far", "ranks"]
+    assert models_that(config, "speak") == ["far", "speaks"]
+    assert models_that(config, "transcribe") == ["far", "hears"]
+    assert "ranks" in models_that(config, "tokenize")
 
 
 def test_the_page_has_every_kind_with_what_it_does() -> None:
     """The table at its top, against the code."""
     rows = re.findall(r"^\| `([\w.]+)`[^|]*\| ([^|]+) \| (yes|no) \| (.+) \|$", PAGE, re.MULTILINE)
     assert [name for name, *_ in rows] == list(KINDS)
-    columns = ("chat", "embed", "images", "call")
+    columns = ("chat", "embed", "rerank", "images", "tokenize", "transcribe", "speak", "call")
     for name, what, here, cells in rows:
         kind = KINDS[name]
         assert (what, here == "yes") == (kind.what, kind.here)

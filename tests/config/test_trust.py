@@ -46,6 +46,7 @@ NEEDS_TRUST = {
     "models.engine_args": "program",
     "models.factory": "run",
     "models.command": "run",
+    "models.llama_server": "run",
     "models.python": "run",
     "models.env": "run",
     "models.api_key_env": "secret",

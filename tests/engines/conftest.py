@@ -15,12 +15,15 @@ import pytest
 
 from backends.base import Capabilities, Endpoint, Engine
 from backends.engine_process.process import engine_environment
+from backends.kinds import Verb
 from backends.llama.args import LaunchSettings, server_argv
 from backends.llama.binaries import find_binary, library_env
 from backends.machine.children import serving
 from backends.machine.processes import process_tree
 from backends.openai import RemoteEngine
 from backends.scripted import Script, ScriptedEngine
+from backends.server.command import ServerSpec
+from backends.server.server_engine import ServerEngine
 from budget.footprint import Placement
 from tests.engines.support import gauge, listening, llama, placement
 from tests.engines.templates import TOOLS, with_template
@@ -135,6 +138,30 @@ def _llama_case(models: dict[str, Path]) -> Case:
     )
 
 
+def _server_case(models: dict[str, Path]) -> Case:
+    """llama-server as any program of the user: on a port that it is given, with a key."""
+
+    def made(folder: Path) -> Engine:
+        binary = find_binary("llama-server")
+        settings = LaunchSettings(models["producer"], "own", folder / "x.sock", folder, 1, 1)
+        argv = server_argv(binary, ROOMY.args, settings)
+        argv[argv.index("--host") + 1] = "127.0.0.1"
+        argv += ["--port", "{port}", "--api-key-file", "{key_file}"]
+        can = frozenset[Verb](["chat", "stream"])
+        env = library_env(binary)
+        files = (models["producer"],)
+        spec = ServerSpec(tuple(argv), "own", can, ready="/health", files=files, env=env)
+        return ServerEngine(spec, "own", folder)
+
+    return Case(
+        "server",
+        made,
+        local=True,
+        busy=lambda engine: _busy_slots(engine.endpoint),
+        placed=replace(ROOMY, source="guess"),
+    )
+
+
 def _scripted_case() -> Case:
     script = tuple(f"word{number} " for number in range(50_000))
     return Case(
@@ -176,7 +203,9 @@ def _vllm_case(server: FarServer) -> Case:
 
 def _busy_slots(endpoint: Endpoint) -> int:
     transport = httpx.HTTPTransport(uds=endpoint.socket_path) if endpoint.socket_path else None
-    with httpx.Client(transport=transport) as client:
+    key = Path(endpoint.key_file).read_text().strip() if endpoint.key_file else ""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    with httpx.Client(transport=transport, headers=headers, trust_env=False) as client:
         rows = client.get(f"{endpoint.base_url}/slots").json()
     return sum(1 for row in rows if row["is_processing"])
 
@@ -184,6 +213,7 @@ def _busy_slots(endpoint: Endpoint) -> int:
 KINDS = [
     pytest.param("llama.cpp", marks=pytest.mark.real),
     "scripted",
+    pytest.param("server", marks=pytest.mark.real),
     pytest.param("remote", marks=pytest.mark.real),
     pytest.param("vllm", marks=pytest.mark.vllm),
 ]
@@ -214,6 +244,8 @@ def embedding(request: pytest.FixtureRequest, tiny_models: dict[str, Path]) -> C
 def _case(request: pytest.FixtureRequest, models: dict[str, Path]) -> Case:
     if request.param == "llama.cpp":
         return _llama_case(models)
+    if request.param == "server":
+        return _server_case(models)
     if request.param == "scripted":
         return _scripted_case()
     if request.param == "remote":

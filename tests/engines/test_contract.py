@@ -11,7 +11,7 @@ from backends.base import Endpoint
 from backends.openai import AsyncTransport, ChatRequest, SyncTransport, assemble
 from budget.errors import InvalidRequest
 from tests.engines.conftest import Case
-from tests.engines.support import HELLO, placement, running
+from tests.engines.support import HELLO, running
 
 
 def test_start_reports_progress_and_a_whole_load_report(case: Case, runtime_dir: Path) -> None:
@@ -21,7 +21,7 @@ def test_start_reports_progress_and_a_whole_load_report(case: Case, runtime_dir:
     async def scenario() -> None:
         engine = case.make(runtime_dir)
         try:
-            report = await engine.start(placement(), seen.append)
+            report = await engine.start(case.placed, seen.append)
             assert await engine.healthy()
         finally:
             await engine.stop(grace_s=2.0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from backends.openai.schemas import MAX_GRAMMAR_DEPTH, MAX_REFERRED_DEPTH, MAX_SCHEMA_DEPTH
+from backends.openai.requests.schemas import MAX_GRAMMAR_DEPTH, MAX_REFERRED_DEPTH, MAX_SCHEMA_DEPTH
 from budget.errors import KeepwarmError
 from shim import Shim
 from tests.engines.test_messages_and_options import chain_of_references

@@ -15,16 +15,16 @@ from backends.openai import ChatRequest
 from backends.openai.chat_messages import checked_messages
 from backends.openai.options import OPTIONS, split_options, wire_options
 from backends.openai.protocol import chat_body
-from backends.openai.relaxed_schemas import relaxed_in
-from backends.openai.schemas import (
+from backends.openai.requests.relaxed_schemas import relaxed_in
+from backends.openai.requests.schemas import (
     MAX_GRAMMAR_DEPTH,
     MAX_REFERRED_DEPTH,
     MAX_SCHEMA_DEPTH,
     MAX_SCHEMA_VALUES,
 )
 from budget.errors import InvalidRequest
-from shim.calls.chat_options import ChatOptions
-from shim.calls.own_options import OWN_OPTIONS, timeouts_of
+from shim.calls.options.chat_options import ChatOptions
+from shim.calls.options.own_options import OWN_OPTIONS, timeouts_of
 from shim.config import Config
 
 LLAMA = Endpoint("http://e", "m", "llama.cpp", "/s", capabilities=Capabilities(grammar=True))

@@ -12,7 +12,7 @@ import pytest
 
 from backends.base import Engine
 from backends.openai import AsyncTransport, ChatRequest
-from backends.openai.relaxed_schemas import relaxed_in
+from backends.openai.requests.relaxed_schemas import relaxed_in
 from shim import Shim
 from tests.engines.support import llama, running, until
 

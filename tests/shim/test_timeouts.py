@@ -11,7 +11,7 @@ import pytest
 from backends.openai import Timeouts
 from backends.openai.options import split_options
 from shim import Config, EngineTimeout, InvalidRequest, Shim
-from shim.calls.own_options import OWN_OPTIONS, timeouts_of
+from shim.calls.options.own_options import OWN_OPTIONS, timeouts_of
 from tests.engines.hostile import listening, read_request
 from tests.shim.conftest import Stage
 

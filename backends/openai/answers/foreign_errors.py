@@ -55,7 +55,9 @@ _EMBEDDINGS = "/v1/embeddings"
 _NOT_FOUND = frozenset({404, 405, 410})
 _LONGEST_WAIT_S = 7 * 86400
 _PAGE = re.compile(rb"\s*<(!doctype html|html|head|body)\b", re.IGNORECASE)
-_ANSWERS = frozenset({"choices", "data", "content", "prompt", "usage", "timings"})
+_ANSWERS = frozenset({"choices", "data", "content", "prompt", "usage", "timings"}) | {
+    *("results", "tokens", "text")
+}
 _STATUS = {
     "invalid_request_error": 400,
     "BadRequestError": 400,

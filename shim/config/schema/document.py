@@ -30,7 +30,17 @@ from shim.config.schema.values import ModelName
 SECTIONS = ("budget", "keeper", "kv", "trace")
 MOST_MODELS = 4096
 """The most models of a configuration: with so many, a reload delays other clients by under a second."""
-FILE_KEYS = ("path", "mmproj", "draft_model", "lora", "files", "python", "cwd", "ca_file")
+FILE_KEYS = (
+    "path",
+    "mmproj",
+    "draft_model",
+    "lora",
+    "files",
+    "python",
+    "cwd",
+    "ca_file",
+    "llama_server",
+)
 _FOLDERS_TOO = frozenset({"files", "cwd"})
 
 

@@ -50,7 +50,7 @@ from shim.config.schema.worker_values import (
     Options,
 )
 
-Role = Literal["producer", "evaluator", "planner", "embedder"]
+Role = Literal["producer", "evaluator", "planner", "embedder", "reranker"]
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 KV_ALLOWED = '"f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0" or "iq4_nl"'
 PATH_ALLOWED = "a path; a relative one starts at this file's folder, ~ is your home"
@@ -80,8 +80,8 @@ class ModelEntry(Section):
     role: Role | None = key(
         None,
         "What the model is for; an evaluator needs Q8_0 or better and is pinned, an embedder a file that "
-        "pools a text to a vector (mean, cls or last).",
-        '"producer", "evaluator", "planner" or "embedder"',
+        "pools a text to a vector (mean, cls or last), a reranker one that pools to a score (rank).",
+        '"producer", "evaluator", "planner", "embedder" or "reranker"',
     )
     context: Context = key(
         DEFAULT_CONTEXT,
@@ -199,6 +199,14 @@ class ModelEntry(Section):
         'a list of texts, such as ["--rope-scaling", "yarn", "--rope-scale", "4"]',
         trust="program",
     )
+    llama_server: FilePath | None = key(
+        None,
+        "Another llama-server for this model. Flags that it does not know are left out where it does the "
+        "same without them, else it is refused by the flag. Left out: the one of $KEEPWARM_LLAMA_BIN, the "
+        "one that is installed with keepwarm, or the one on PATH.",
+        PATH_ALLOWED,
+        trust="run",
+    )
     factory: Factory | None = key(
         None,
         'Your own Python code (`backend = "python"`): the class, or the function, that makes the model. '
@@ -259,7 +267,9 @@ class ModelEntry(Section):
     )
     can: Abilities = key(
         (),
-        "What a server does of OpenAI's API. Its own paths are reached by `Shim.http`.",
+        "What a server does of OpenAI's API (its own paths are reached by `Shim.http`), or what a Python "
+        "model does beside being called: `rerank`, `transcribe`, `speak`, `tokenize`. The factories that "
+        "come with keepwarm know theirs.",
         f"a list of {', '.join(ABILITIES)}",
     )
     stop_signal: StopSignal | None = key(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final, Literal, cast
 
-from backends.kinds import KINDS, Backend
+from backends.kinds import CALLABLE, KINDS, Backend
 from backends.server.command import mistakes
 from backends.vllm.server_arguments import OWNED
 from shim.config.schema.values import Span
@@ -22,13 +22,13 @@ _GGUF: Final = frozenset(
     {"role", "path", "hf", "context", "n_gpu_layers", "n_batch", "n_ubatch"}
 ) | {
     *("kv_type", "kv_type_k", "kv_type_v", "flash_attention", "repack", "swa_full"),
-    *("mmproj", "draft_model", "lora", "warm_prompt", "engine_args"),
+    *("mmproj", "draft_model", "lora", "warm_prompt", "engine_args", "llama_server"),
 }
 _ENDPOINT: Final = frozenset(
     {"role", "url", "model_id", "api_key_env", "ca_file", "connect_timeout"}
 )
 _WORKER: Final = frozenset(
-    ["factory", "options", "bytes", "files", "python", "cwd", "env", "device"]
+    ["factory", "options", "bytes", "files", "python", "cwd", "env", "device", "can"]
 )
 _VLLM: Final = frozenset(
     ["role", "path", "context", "bytes", "python", "env", "device", "engine_args", "sleep"]
@@ -94,6 +94,11 @@ def _source_conflicts(given: Mapping[str, object]) -> Iterator[Conflict]:
     if kind == "python":
         if "factory" not in given:
             yield "factory", 'backend = "python" without a factory', '"module:Name"'
+        told = given.get("can", ())
+        able = [told] if isinstance(told, str) else told if isinstance(told, list | tuple) else ()
+        if wrong := [str(verb) for verb in able if verb not in CALLABLE]:
+            found = f"{', '.join(wrong)}, which no Python model does"
+            yield "can", found, f"some of {', '.join(sorted(CALLABLE - {'call'}))}"
         return
     if kind == "server":
         if "command" not in given:

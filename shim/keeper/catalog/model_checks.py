@@ -48,7 +48,7 @@ def _checks(name: str, entry: ModelEntry, header: GgufHeader) -> Iterator[tuple[
     args = fitted_args(engine_args(entry), entry, shape, sizes_of(entry)[0])
     yield "role", partial(check_role, name, entry, header)
     yield "context", partial(_check_context, name, entry, shape)
-    yield "engine_args", partial(check_options, entry.engine_args)
+    yield "engine_args", partial(check_options, entry.engine_args, entry.llama_server)
     yield from _companion_checks(entry, shape, args)
     yield "path", partial(check_args, args, shape)
 

@@ -127,5 +127,5 @@ def engine_id_of(
     """The engine's id, equal for entries that can share an engine. `side`: the stamp of its side files."""
     # Bytes are not part of the id, because a correction does not make another engine.
     args = [p.args for p in placed]
-    text = repr((header.identity, args, side, entry.threads, entry.warm_prompt))
+    text = repr((header.identity, args, side, entry.threads, entry.warm_prompt, entry.llama_server))
     return f"{header.files[0].stem}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"

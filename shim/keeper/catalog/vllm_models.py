@@ -18,7 +18,7 @@ from shim.config import ModelEntry as ConfigEntry
 from shim.keeper.catalog.entries import Prepared
 from shim.keeper.catalog.worker_models import devices_for, with_learned
 from shim.placement.budgeted_devices import BudgetDevices
-from shim.placement.requested import stamp_of
+from shim.placement.requested import POOLED, stamp_of
 
 PROCESSES_BYTES: Final = 2 << 30
 """The host's bytes of the API server, the engine and the worker, until they are measured."""
@@ -102,7 +102,7 @@ def _args(name: str, entry: ConfigEntry, folder: ModelFolder) -> EngineArgs:
                 hint=f"Lower [models.{name}] context to at most {folder.context_length * slots}.",
             )
         n_ctx = folder.context_length * slots
-    embeds = entry.role == "embedder"
+    embeds = entry.role in POOLED
     return EngineArgs(n_ctx=n_ctx, slots=slots, embeddings=embeds, extra=tuple(entry.engine_args))
 
 

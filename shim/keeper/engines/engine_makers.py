@@ -32,6 +32,7 @@ def _llama_server(config: Config, engine: CatalogEngine, runtime: Path) -> Engin
         stall_s=config.keeper.stall_timeout,
         margin_bytes=config.keeper.engine_margin.resolve(0),
         carries_kv=engine.carries_kv,
+        server=engine.entry.llama_server if engine.entry is not None else None,
     )
 
 

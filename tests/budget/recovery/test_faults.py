@@ -58,10 +58,10 @@ OUTSIDE = {
     "_give_up", "_give_up_one",
     "must_be_possible", "must_be_able_to", "must_be_estimable", "_impossible", "adopt", "to_arm",
     "attach", "export_state", "import_state", "_take_in", "_scaled", "view", "tell", "next_by_name",
-    "DeclaredUses.declared", "PinHolders.get", "fits_beside",
+    "DeclaredUses.declared", "PinHolders.get", "fits_beside", "Fitting.together",
 }  # fmt: skip
 """Methods that are the net itself, that refuse an event before anything changes, that a core is made
-or kept with, or that only tests and snapshots call."""
+or kept with, or that only tests, snapshots and questions call."""
 
 
 def methods() -> list[tuple[type[Any], str]]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from backends.openai.schemas import referred, response_format
+from backends.openai.requests.schemas import referred, response_format
 
 _LIMITS: Final = {
     "array": {"minItems", "maxItems", "uniqueItems", "contains", "minContains", "maxContains"},

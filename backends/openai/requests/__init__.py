@@ -1,0 +1,1 @@
+"""What requests are made of beside messages: JSON schemas, and the verbs that are no chat."""
