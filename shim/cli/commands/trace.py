@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from textwrap import indent
+from typing import Any, Final, TextIO
 
 import click
 
@@ -16,6 +21,10 @@ from shim.cli.console.shared_options import json_option
 from shim.config import load_config
 from traces import RunLine, default_directory, read_runs
 from traces.chrome.perfetto import open_trace
+from traces.reading.merged import merged, started_at
+from traces.reading.spans_of import spans_of
+from traces.reading.stored_events import BadTrace, Event, TraceFile
+from traces.reading.summary import REGRETTED_WITHIN_S, TraceSummary, summarise
 from traces.runs import FILE_NAME
 
 folder_option = click.option(
@@ -27,7 +36,7 @@ folder_option = click.option(
 
 @click.group("trace")
 def trace_group() -> None:
-    """List and open the traces of runs."""
+    """List, open, explain and compare the traces of runs."""
 
 
 @trace_group.command("list")
@@ -68,6 +77,173 @@ def open_command(
         open_trace(path, say=click.echo, browse=browse)
     except (FileNotFoundError, ModuleNotFoundError) as error:
         raise OutsideError(str(error)) from error
+
+
+@trace_group.command("summary")
+@click.argument("trace", metavar="[FILE|RUN]", required=False)
+@folder_option
+@click.option(
+    "--regretted-within",
+    type=click.FloatRange(min=0),
+    default=REGRETTED_WITHIN_S,
+    show_default=True,
+    help="An eviction is regretted if its model is loaded again within so many seconds.",
+)
+@json_option
+@click.pass_context
+def summary_command(
+    ctx: click.Context,
+    trace: str | None,
+    folder: Path | None,
+    regretted_within: float,
+    *,
+    as_json: bool,
+) -> None:
+    """Say where a run's time went, what waited for what, and what would help.
+
+    Example: keepwarm trace summary
+    """
+    path = trace_path(trace, folder or traces_folder(ctx))
+    summary = summary_of(path, regretted_within)
+    if as_json:
+        print_json(asdict(summary))
+    else:
+        _print_summary(summary)
+
+
+@trace_group.command("diff")
+@click.argument("first", metavar="FILE|RUN")
+@click.argument("second", metavar="FILE|RUN")
+@folder_option
+@json_option
+@click.pass_context
+def diff_command(
+    ctx: click.Context, first: str, second: str, folder: Path | None, *, as_json: bool
+) -> None:
+    """Compare two runs, part by part and model by model."""
+    place = folder or traces_folder(ctx)
+    both = [summary_of(trace_path(one, place), REGRETTED_WITHIN_S) for one in (first, second)]
+    if as_json:
+        print_json({"first": asdict(both[0]), "second": asdict(both[1])})
+        return
+    rows = [(name, *_compared(*(getattr(one, key) for one in both))) for name, key in PARTS]
+    for model in dict.fromkeys([*both[0].models, *both[1].models]):
+        load_s = [one.models[model].load_s if model in one.models else 0.0 for one in both]
+        rows.append((f"loads of {model}", *_compared(*load_s)))
+    for name in ("evictions", "regretted"):
+        values = [getattr(one, name) for one in both]
+        rows.append((name, str(values[0]), str(values[1]), f"{values[1] - values[0]:+d}"))
+    print_table(("", "first", "second", "change"), rows, right=("first", "second", "change"))
+
+
+@trace_group.command("merge")
+@click.argument("traces", metavar="FILE|RUN...", nargs=-1, required=True)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The file that is written.",
+)
+@folder_option
+@click.pass_context
+def merge_command(
+    ctx: click.Context, traces: tuple[str, ...], output: Path, folder: Path | None
+) -> None:
+    """Put several traces into one file, on one clock: the processes of one run, or runs side by side."""
+    place = folder or traces_folder(ctx)
+    paths = [trace_path(one, place) for one in traces]
+    clocks = [started_at(_events(path)) for path in paths]
+    with _new_file(output) as out:
+        separator = "[\n"
+        for event in merged([_events(path) for path in paths], clocks):
+            out.write(separator + json.dumps(event))
+            separator = ",\n"
+        out.write("\n]\n" if separator == ",\n" else "[\n]\n")
+    click.echo(f"{output}: {len(paths)} traces.")
+
+
+PARTS: Final = (
+    ("wall", "wall_s"),
+    ("queue", "queue_s"),
+    ("cold load", "cold_load_s"),
+    ("hidden load", "hidden_load_s"),
+    ("prompt", "prompt_s"),
+    ("generate", "generate_s"),
+    ("harness", "harness_s"),
+)
+
+
+def summary_of(path: Path, regretted_within_s: float) -> TraceSummary:
+    """The summary of a trace's file; one that was cut is read up to there, which is said.
+
+    Raises:
+        InvalidRequest: it is no trace.
+        OutsideError: it cannot be read.
+    """
+    return summarise(spans_of(_events(path)), regretted_within_s=regretted_within_s)
+
+
+def _events(path: Path) -> Iterator[Event]:
+    trace = TraceFile(path)
+    try:
+        yield from trace.events()
+    except BadTrace as error:
+        raise InvalidRequest(
+            str(error), hint="`keepwarm trace list` shows the traces of runs.", file=str(path)
+        ) from error
+    except OSError as error:
+        raise OutsideError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if trace.cut:
+        click.echo(
+            f"keepwarm: {path} was cut in line {trace.cut}; it is read up to there.", err=True
+        )
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[TextIO]:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except FileExistsError as error:
+        raise InvalidRequest(f"{path} is there already.", hint="Name another file.") from error
+    except OSError as error:
+        raise OutsideError(f"{path} cannot be written: {error.strerror or error}.") from error
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+            yield out
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _print_summary(summary: TraceSummary) -> None:
+    whole = summary.wall_s or 1.0
+    parts = [(name, float(getattr(summary, key))) for name, key in PARTS]
+    rows = [(name, span(seconds), f"{seconds / whole:.0%}") for name, seconds in parts]
+    print_table(("part", "time", "of wall"), rows, right=("time", "of wall"))
+    models = [
+        (
+            name, str(m.requests), str(m.cold), str(m.loads), span(m.load_s),
+            "-" if m.tokens_per_s is None else f"{m.tokens_per_s:.1f}",
+            span(m.ttft_p50_s), span(m.ttft_p95_s),
+        )
+        for name, m in summary.models.items()
+    ]  # fmt: skip
+    columns = ("model", "requests", "cold", "loads", "load", "tokens/s", "first token p50", "p95")
+    print_table(columns, models, right=columns[1:])
+    for wait in summary.waits:
+        click.echo(f"{wait.request} of {wait.model} waited {span(wait.waited_s)} for {wait.cause}.")
+    evictions = f"{summary.evictions} evictions, {summary.regretted} of them regretted"
+    click.echo(f"{evictions}; {summary.failed} requests failed.")
+    for advice in summary.advice:
+        click.echo(f"\n{advice.text}:\n{indent(advice.lines, '    ')}")
+    click.echo("\nWhat another budget or policy would have cost: keepwarm simulate --help")
+
+
+def _compared(first: float, second: float) -> tuple[str, str, str]:
+    ratio = f" ({second / first:.2f}x)" if first > 0 else ""
+    return span(first), span(second), f"{second - first:+.3f} s{ratio}"
 
 
 def _no_browser(_url: str) -> bool:

@@ -1,0 +1,167 @@
+"""What a trace's events say of requests, loads and evictions, in seconds from the run's beginning. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from traces import names
+
+MICROSECONDS: Final = 1e6
+
+
+@dataclass(slots=True)
+class RequestTimes:
+    """One request. Times are None where the trace does not say them."""
+
+    id: str
+    model: str = ""
+    asked: float | None = None
+    granted: float | None = None
+    prompt: tuple[float, float] | None = None
+    generate: tuple[float, float] | None = None
+    end: float | None = None
+    cold: bool = False
+    waited_for: str | None = None
+    output_tokens: int | None = None
+    predicted_s: float | None = None
+    error: str | None = None
+
+    @property
+    def waited_s(self) -> float:
+        """From asking to the lease."""
+        if self.asked is None or self.granted is None:
+            return 0.0
+        return max(0.0, self.granted - self.asked)
+
+    @property
+    def first_token_s(self) -> float | None:
+        """From asking to the first token."""
+        if self.asked is None or self.generate is None:
+            return None
+        return self.generate[0] - self.asked
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """A load or an end of a model's residency."""
+
+    id: str
+    model: str
+    begin: float
+    end: float
+    reason: str
+    storage: str = ""
+
+
+@dataclass(slots=True)
+class Spans:
+    """All of a trace that a summary needs."""
+
+    run: tuple[float, float] | None = None
+    requests: dict[str, RequestTimes] = field(default_factory=dict)
+    loads: list[Stay] = field(default_factory=list)
+    evictions: list[Stay] = field(default_factory=list)
+    first: float | None = None
+    last: float = 0.0
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The run's begin and end; without a run, those of its events."""
+        return self.run or (self.first or 0.0, self.last)
+
+
+def spans_of(events: Iterable[dict[str, Any]]) -> Spans:
+    """The spans of a trace; events of other kinds and other programs count for nothing."""
+    found, queues = Spans(), dict[tuple[Any, Any], str]()
+    for event in events:
+        begin = _number(event.get("ts"))
+        if begin is None:
+            continue
+        begin /= MICROSECONDS
+        end = begin + (_number(event.get("dur")) or 0.0) / MICROSECONDS
+        if event.get("ph") in ("X", "b", "e"):
+            found.first = begin if found.first is None else min(found.first, begin)
+            found.last = max(found.last, end)
+        _take(found, queues, event, (begin, end))
+    return found
+
+
+def _take(
+    found: Spans, queues: dict[tuple[Any, Any], str], event: dict[str, Any], at: tuple[float, float]
+) -> None:
+    args, kind = event.get("args"), event.get("cat")
+    args = args if isinstance(args, dict) else {}
+    if event.get("ph") in ("b", "e") and kind == names.QUEUE:
+        _queued(found, queues, event, args, at[0])
+    elif event.get("ph") != "X":
+        return
+    elif kind == names.RUN:
+        found.run = at
+    elif kind in (names.REQUEST, names.PROMPT_EVALUATION, names.GENERATE, names.WORK, names.ITEMS):
+        _of_request(_request(found, args), str(kind), args, at)
+    elif kind == names.MODEL_LOAD:
+        found.loads.append(_stay(args, names.LOAD_ID, at))
+    elif kind == names.EVICT:
+        found.evictions.append(_stay(args, names.EVICT_ID, at))
+
+
+def _queued(
+    found: Spans, queues: dict[tuple[Any, Any], str], event: dict[str, Any], args: dict[str, Any], at: float
+) -> None:  # fmt: skip
+    key = (event.get("pid"), str(event.get("id2") or event.get("id")))
+    if event["ph"] == "b":
+        request = _request(found, args)
+        request.asked = at
+        queues[key] = request.id
+    elif key in queues:
+        found.requests[queues.pop(key)].granted = at
+
+
+def _request(found: Spans, args: dict[str, Any]) -> RequestTimes:
+    one = str(args.get(names.REQUEST_ID, ""))
+    return found.requests.setdefault(one, RequestTimes(one))
+
+
+def _of_request(
+    request: RequestTimes, kind: str, args: dict[str, Any], at: tuple[float, float]
+) -> None:
+    if kind == names.REQUEST:
+        request.model = str(args.get(names.REQUEST_MODEL, ""))
+        request.granted = at[0] if request.granted is None else request.granted
+        request.asked = at[0] if request.asked is None else request.asked
+        request.end = at[1]
+        request.cold = bool(args.get(names.COLD))
+        request.waited_for = _text(args.get(names.WAITED_FOR_LOAD))
+        request.error = _text(args.get(names.ERROR_TYPE))
+        tokens, predicted = (
+            _number(args.get(names.OUTPUT_TOKENS)),
+            _number(args.get(names.PREDICTED_MS)),
+        )
+        request.output_tokens = None if tokens is None else int(tokens)
+        request.predicted_s = None if predicted is None else predicted / 1e3
+    elif kind == names.PROMPT_EVALUATION:
+        request.prompt = at
+    elif request.generate is None:
+        request.generate = at
+    else:
+        request.generate = (request.generate[0], at[1])
+
+
+def _stay(args: dict[str, Any], key: str, at: tuple[float, float]) -> Stay:
+    return Stay(
+        str(args.get(key, "")),
+        str(args.get(names.REQUEST_MODEL, "")),
+        *at,
+        str(args.get(names.REASON, "")),
+        str(args.get(names.STORAGE, "")),
+    )
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)

@@ -1,0 +1,110 @@
+"""The events of a trace's file, one by one, so that a file of gigabytes costs no memory.
+
+keepwarm writes one event a line. A file that was cut (a kill, a full disk) is read up to the cut. Other
+programs' Chrome Traces are read whole where they are small.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Final
+
+LONGEST_LINE: Final = 16 * 1024 * 1024
+"""Bytes of the longest event; also of the largest file whose events do not stand one a line."""
+
+Event = dict[str, Any]
+
+
+class BadTrace(ValueError):
+    """A file that is no trace. `line` counts from 1."""
+
+    def __init__(self, file: Path, line: int, why: str) -> None:
+        super().__init__(f"{file} is no trace: line {line} {why}.")
+        self.file, self.line = file, line
+
+
+class TraceFile:
+    """A trace's file, plain or gzip.
+
+    Attributes:
+        cut: the number of the line where the file ends too early; 0 where it is whole. Known once all
+            events were read.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.cut = 0
+
+    def events(self) -> Iterator[Event]:
+        """Each event, in the order of the file.
+
+        Raises:
+            BadTrace: the file is no trace.
+            OSError: it cannot be read.
+        """
+        number, ended = 0, False
+        with self._opened() as lines:
+            for number, line in enumerate(_lines(self, lines), 1):
+                text = line.strip().rstrip(b",")
+                if text in (b"[", b""):
+                    continue
+                if text == b"]":
+                    ended = True
+                    break
+                found = _parsed(text)
+                if found is None:
+                    if number == 1:
+                        raise BadTrace(self.file, number, "is no event and no list of events")
+                    if not line.endswith(b"\n"):
+                        break
+                    raise BadTrace(self.file, number, "is no event")
+                if number == 1 and "ph" not in found:
+                    yield from self._whole(found)
+                    return
+                yield found
+        if not number:
+            raise BadTrace(self.file, 1, "is empty")
+        self.cut = 0 if ended else number
+
+    def _whole(self, document: Event) -> Iterator[Event]:
+        events = document.get("traceEvents")
+        if not isinstance(events, list) or not all(isinstance(event, dict) for event in events):
+            raise BadTrace(self.file, 1, "has no list of `traceEvents`")
+        yield from events
+
+    def _opened(self) -> IO[bytes]:
+        file = self.file.open("rb")
+        if file.peek(2)[:2] != b"\x1f\x8b":
+            return file
+        return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
+
+
+def _lines(trace: TraceFile, file: IO[bytes]) -> Iterator[bytes]:
+    number = 0
+    while True:
+        number += 1
+        try:
+            line = file.readline(LONGEST_LINE + 1)
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            return
+        if len(line) > LONGEST_LINE:
+            raise BadTrace(trace.file, number, f"has more than {LONGEST_LINE:,} bytes")
+        if not line:
+            return
+        yield line
+
+
+def _parsed(text: bytes) -> Event | None:
+    """An event, or a whole document; None for anything else."""
+    if text.startswith(b"[") and text.endswith(b"]"):
+        text = b'{"traceEvents": ' + text + b"}"
+    text = text.removeprefix(b"[")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
