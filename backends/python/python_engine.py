@@ -178,6 +178,8 @@ class PythonEngine(ProcessEngine):
         try:
             counts = await self._load(placement, file_bytes, on_progress)
             self._socket.chmod(0o600)
+            # From now on its log is read with pauses, however much its code prints.
+            self._running().log.said_ready = True
         except BaseException:
             await asyncio.shield(self.stop(grace_s=0.0))
             raise

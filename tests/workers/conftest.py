@@ -15,6 +15,15 @@ from tests.workers.models import write_speech
 Make = Callable[..., Shim]
 
 
+def started(models: dict[str, dict[str, Any]], folder: Path, **sections: Any) -> Shim:
+    """A Shim of these models, whose inline keeper starts real engines and locks no device."""
+    budget = {"device": "host", "limit": "3GiB"}
+    keeper = {"stop_grace": 0.1}
+    data = {"budget": budget, "keeper": keeper, **sections, "models": models}
+    config = Config.from_mapping(data, base=folder)
+    return Shim(config, inline=True, factory=engine_factory(config))
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with the user's module `speech`."""
@@ -27,12 +36,8 @@ def make(folder: Path) -> Iterator[Make]:
     made: list[Shim] = []
 
     def start(models: dict[str, dict[str, Any]], **sections: Any) -> Shim:
-        data = {"budget": {"device": "host", "limit": "3GiB"}, **sections, "models": models}
-        config = Config.from_mapping(data, base=folder)
-        shim = Shim(config, inline=True, factory=engine_factory(config))
-        made.append(shim)
-        shim.__enter__()
-        return shim
+        made.append(started(models, folder, **sections).__enter__())
+        return made[-1]
 
     yield start
     for shim in made:

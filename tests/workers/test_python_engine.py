@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from backends.python import python_engine
 from backends.python.links import LoopLink
 from backends.python.python_engine import PythonEngine, WorkerSpec
 from backends.python.worker_calls import WorkerCalls
@@ -166,6 +167,27 @@ def test_children_of_a_worker_that_was_killed_end_with_its_burial(
 
     child = asyncio.run(ask())
     until(lambda: not alive(child))
+    assert list(runtime_dir.iterdir()) == []
+
+
+def test_a_model_that_does_not_close_is_ended(
+    tmp_path: Path, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An eviction waits for it a moment, and no longer."""
+    monkeypatch.setattr(python_engine, "CLOSE_S", 0.2)
+    (tmp_path / "slow.py").write_text(
+        "import time\n"
+        "class Model:\n"
+        "    def __call__(self): return 1\n"
+        "    def close(self): print('closing', flush=True); time.sleep(600)\n"
+    )
+
+    async def ask() -> tuple[str, ...]:
+        async with running(WorkerSpec("slow:Model", cwd=tmp_path), runtime_dir) as engine:
+            await engine.stop(grace_s=0.0)
+            return engine.log_tail
+
+    assert "closing" in asyncio.run(ask())
     assert list(runtime_dir.iterdir()) == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,29 @@ from shim import (
 )
 from shim.wire.threads import BlockingConnection
 from tests.processes import alive
-from tests.workers.conftest import Make
-from tests.workers.models import until
+from tests.workers.conftest import Make, started
+from tests.workers.models import until, write_speech
 
 
 def model(name: str, **more: Any) -> dict[str, Any]:
     """A model of the user's module."""
     return {"factory": f"speech:{name}", "bytes": "64MiB", **more}
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shim]:
+    """Models that the tests here share, each loaded once until a test ends it."""
+    models = {
+        "whisper": model("Transcriber"),
+        "base": model("Transcriber", options={"name": "base"}),
+        "lazy": model("Lazy"),
+        "s": model("Stream"),
+        "s2": model("Stream", slots=2),
+        "odd": model("Odd"),
+        "odd2": model("Odd", slots=2),
+    }
+    with started(models, write_speech(tmp_path_factory.mktemp("shared"))) as shared:
+        yield shared
 
 
 def row(shim: Shim, name: str) -> dict[str, Any]:
@@ -40,11 +57,10 @@ def leases(shim: Shim, name: str) -> int:
     return len(row(shim, name)["leases"])
 
 
-def test_a_call_gets_arrays_and_bytes_there_and_back(make: Make) -> None:
+def test_a_call_gets_arrays_and_bytes_there_and_back(shim: Shim) -> None:
     """Options make the model; the payload reaches it as it was, and so does its result."""
-    shim = make({"whisper": model("Transcriber", options={"name": "base"})})
     audio = np.linspace(-1, 1, 32_000, dtype=np.float32)
-    reply = shim.call("whisper", audio=audio, blob=b"\0raw", language="en", nested={"a": [1, None]})
+    reply = shim.call("base", audio=audio, blob=b"\0raw", language="en", nested={"a": [1, None]})
     assert reply.residency.cold
     assert reply.value.pop("audio").tobytes() == audio.tobytes()
     assert reply.value == {
@@ -53,22 +69,20 @@ def test_a_call_gets_arrays_and_bytes_there_and_back(make: Make) -> None:
         "language": "en",
         "nested": {"a": [1, None]},
     }
-    assert not shim.call("whisper").residency.cold
-    assert leases(shim, "whisper") == 0
+    assert not shim.call("base").residency.cold
+    assert leases(shim, "base") == 0
     assert [past.operation for past in shim.history()] == ["call", "call"]
 
 
-def test_a_lazy_result_is_made_while_the_lease_is_held(make: Make) -> None:
+def test_a_lazy_result_is_made_while_the_lease_is_held(shim: Shim) -> None:
     """faster-whisper's trap: a generator inside of a result works in the worker, not at the caller's."""
-    shim = make({"lazy": model("Lazy")})
     segments, info = shim.call("lazy", n=2).value
     assert [segment["i"] for segment in segments] == [0, 1]
     assert info == {"language": "en"}
 
 
-def test_a_generator_is_streamed_and_its_end_gives_the_lease_back(make: Make, folder: Path) -> None:
+def test_a_generator_is_streamed_and_its_end_gives_the_lease_back(shim: Shim, folder: Path) -> None:
     """Items come one by one; closing early closes the generator."""
-    shim = make({"s": model("Stream")})
     stream = shim.stream_call("s", n=2)
     assert [item["samples"].tolist() for item in stream] == [[], [0]]
     assert stream.reply.model == "s"
@@ -85,25 +99,23 @@ def test_a_generator_is_streamed_and_its_end_gives_the_lease_back(make: Make, fo
     assert shim.call("s", n=1).value == [{"i": 0, "samples": pytest.approx([])}]
 
 
-def test_the_asynchronous_door_does_the_same(make: Make) -> None:
+def test_the_asynchronous_door_does_the_same(shim: Shim) -> None:
     """`acall`, and `astream_call` for `async for`, `async with` and `await`."""
-    shim = make({"s": model("Stream", slots=2)})
 
     async def calls() -> list[int]:
-        first, second = await asyncio.gather(shim.acall("s", n=1), shim.acall("s", n=2))
+        first, second = await asyncio.gather(shim.acall("s2", n=1), shim.acall("s2", n=2))
         found = [len(first.value), len(second.value)]
-        found += [item["i"] async for item in shim.astream_call("s", n=2)]
-        async with shim.astream_call("s", n=5) as stream:
+        found += [item["i"] async for item in shim.astream_call("s2", n=2)]
+        async with shim.astream_call("s2", n=5) as stream:
             found.append((await anext(stream))["i"])
         return found
 
     assert asyncio.run(calls()) == [1, 2, 0, 1, 0]
-    assert leases(shim, "s") == 0
+    assert leases(shim, "s2") == 0
 
 
-def test_a_result_that_is_no_generator_is_one_item(make: Make) -> None:
+def test_a_result_that_is_no_generator_is_one_item(shim: Shim) -> None:
     """`stream_call` works on every model."""
-    shim = make({"whisper": model("Transcriber")})
     assert [item["name"] for item in shim.stream_call("whisper")] == ["tiny"]
 
 
@@ -117,10 +129,9 @@ def test_a_result_that_is_no_generator_is_one_item(make: Make) -> None:
     ],
 )
 def test_an_exception_of_the_models_code_leaves_it_resident(
-    make: Make, do: str, kind: str, words: str
+    shim: Shim, do: str, kind: str, words: str
 ) -> None:
     """The caller gets the traceback of the user's lines, without ours; the next call is warm."""
-    shim = make({"odd": model("Odd")})
     with pytest.raises(WorkerError, match=words) as caught:
         shim.call("odd", do=do)
     assert caught.value.facts["type"] == kind
@@ -133,10 +144,9 @@ def test_an_exception_of_the_models_code_leaves_it_resident(
 
 @pytest.mark.parametrize(("do", "tail"), [("dies", "about to die"), ("segfaults", "Segmentation")])
 def test_a_death_is_an_error_with_the_log_and_the_next_call_loads_again(
-    make: Make, do: str, tail: str
+    shim: Shim, do: str, tail: str
 ) -> None:
     """`os._exit` and a crash in native code end the worker, never the caller or the keeper."""
-    shim = make({"odd": model("Odd")})
     with pytest.raises(EngineDied) as caught:
         shim.call("odd", do=do)
     log = caught.value.facts["log_tail"]
@@ -145,23 +155,20 @@ def test_a_death_is_an_error_with_the_log_and_the_next_call_loads_again(
     assert shim.call("odd", do="prints").residency.cold
 
 
-def test_what_the_code_prints_goes_to_the_log(make: Make) -> None:
+def test_what_the_code_prints_goes_to_the_log(shim: Shim) -> None:
     """Prints, also binary ones, disturb nothing."""
-    shim = make({"odd": model("Odd")})
     assert shim.call("odd", do="prints").value == "printed"
     assert shim.call("odd", do="prints").value == "printed"
 
 
-def test_a_forked_child_that_comes_back_answers_nothing(make: Make) -> None:
+def test_a_forked_child_that_comes_back_answers_nothing(shim: Shim) -> None:
     """The child of the user's `os.fork` ends where our code goes on; the caller gets the parent's value."""
-    shim = make({"odd": model("Odd")})
     assert shim.call("odd", do="forks").value == row(shim, "odd")["pid"]
     assert shim.call("odd", do="prints").value == "printed"
 
 
-def test_leftover_threads_and_children_end_with_the_model(make: Make) -> None:
+def test_leftover_threads_and_children_end_with_the_model(shim: Shim) -> None:
     """Also a child in a session of its own, which no signal to the process group reaches."""
-    shim = make({"odd": model("Odd")})
     child = shim.call("odd", do="leaves").value
     worker = row(shim, "odd")["pid"]
     assert alive(child)
@@ -226,23 +233,21 @@ def test_a_module_that_is_edited_is_loaded_anew(make: Make, folder: Path) -> Non
     until(lambda: bool(shim.call("whisper").value["name"] == "large"))
 
 
-def test_slots_answer_side_by_side(make: Make, folder: Path) -> None:
+def test_slots_answer_side_by_side(shim: Shim, folder: Path) -> None:
     """With two slots a call ends that began while another one runs."""
-    shim = make({"odd": model("Odd", slots=2)})
     gate = folder / "gate"
 
     async def calls() -> list[Any]:
-        slow = asyncio.create_task(shim.acall("odd", do="spins", path=str(gate)))
-        quick = await shim.acall("odd", do="prints")
+        slow = asyncio.create_task(shim.acall("odd2", do="spins", path=str(gate)))
+        quick = await shim.acall("odd2", do="prints")
         gate.touch()
         return [quick.value, (await slow).value]
 
     assert asyncio.run(calls()) == ["printed", "spun"]
 
 
-def test_a_deadline_ends_the_call_and_the_slot_waits_for_the_code(make: Make, folder: Path) -> None:
+def test_a_deadline_ends_the_call_and_the_slot_waits_for_the_code(shim: Shim, folder: Path) -> None:
     """Python code cannot be stopped in its middle; the next call waits until it is through."""
-    shim = make({"odd": model("Odd")})
     shim.load("odd")
     gate = folder / "gate"
     with pytest.raises(DeadlineExceeded):
@@ -252,9 +257,8 @@ def test_a_deadline_ends_the_call_and_the_slot_waits_for_the_code(make: Make, fo
     assert shim.call("odd", do="prints").value == "printed"
 
 
-def test_a_call_in_a_worker_that_is_killed_ends(make: Make, folder: Path) -> None:
+def test_a_call_in_a_worker_that_is_killed_ends(shim: Shim, folder: Path) -> None:
     """SIGKILL from outside while a call runs: a typed error, and no wait."""
-    shim = make({"odd": model("Odd")})
     shim.load("odd")
     begun = folder / "begun"
 
@@ -309,9 +313,8 @@ def test_what_a_kind_cannot_do_is_refused_before_anything_is_asked(
         ask(shim)
 
 
-def test_a_payload_that_cannot_be_sent_is_the_callers_mistake(make: Make) -> None:
+def test_a_payload_that_cannot_be_sent_is_the_callers_mistake(shim: Shim) -> None:
     """It is named by its place, and the model is untouched."""
-    shim = make({"whisper": model("Transcriber")})
     with pytest.raises(InvalidRequest, match=r"the payload\.audio is a object"):
         shim.call("whisper", audio=object())
     assert leases(shim, "whisper") == 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -169,3 +171,14 @@ def test_a_device_that_is_not_budgeted_is_named(folder: Path) -> None:
     """With those that are."""
     with pytest.raises(ConfigError, match=r"device is 'cuda:7'; budgeted are cuda:0, cuda:1"):
         placed(folder, device="cuda:7")
+
+
+@pytest.mark.full
+def test_the_example_runs_from_any_folder(tmp_path: Path) -> None:
+    """What the page points to."""
+    example = Path(__file__).parents[2] / "examples" / "own_model.py"
+    done = subprocess.run(
+        [sys.executable, str(example)], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("10 pieces")
