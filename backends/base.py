@@ -56,7 +56,7 @@ class Endpoint:
     `socket_path` is set for an engine on a Unix socket; `base_url` then only fills the Host header.
     `base_url` ends before `/v1`. `api_key_env` names the environment variable that holds the key. `ca_file`
     is a file of certificates that count beside the usual ones. `key_file` holds the key of a server that
-    keepwarm runs.
+    keepwarm runs. `context_per_slot` are the tokens that a prompt may have at most, where they are known.
     """
 
     base_url: str
@@ -65,6 +65,7 @@ class Endpoint:
     socket_path: str | None = None
     api_key_env: str | None = None
     ca_file: str | None = None
+    context_per_slot: int | None = None
     capabilities: Capabilities = Capabilities()
     key_file: str | None = None
 
@@ -75,6 +76,7 @@ class Endpoint:
         socket: Path,
         capabilities: Capabilities,
         backend: Backend = "llama.cpp",
+        context_per_slot: int | None = None,
     ) -> Endpoint:
         """The endpoint of an engine that keepwarm runs, on its Unix socket."""
         return cls(
@@ -83,6 +85,7 @@ class Endpoint:
             backend=backend,
             socket_path=str(socket),
             capabilities=capabilities,
+            context_per_slot=context_per_slot,
         )
 
     @property

@@ -99,7 +99,13 @@ class LlamaServerEngine(ProcessEngine):
     @property
     def endpoint(self) -> Endpoint:
         """The engine's socket."""
-        return Endpoint.of_engine(self._model_id, self._socket, self.capabilities)
+        args = self._args
+        # A context that shifts drops the start of what is too long.
+        bounded = args is not None and "--context-shift" not in args.extra
+        context = args.context_per_slot if args is not None and bounded else None
+        return Endpoint.of_engine(
+            self._model_id, self._socket, self.capabilities, context_per_slot=context
+        )
 
     async def prepare(self, placement: Placement) -> None:
         """Start the process, and hold it before it takes memory; `start` lets it load.

@@ -25,6 +25,7 @@ from backends.openai.connections.bounds import (
     Timeouts,
 )
 from backends.openai.connections.pools import Answer, Pools
+from backends.openai.connections.prompt_bound import TOKEN_BYTES, check_prompt
 from backends.openai.exchange import (
     CHAT_PATH,
     EMBED_PATH,
@@ -228,6 +229,9 @@ class Transport:
             bounds.begin("the first token", timeouts.first_token_s)
         if body is not None and not endpoint.is_known and content_type == JSON_TYPE:
             body = self._extras.applied(endpoint, body)
+        context = endpoint.context_per_slot if content_type == JSON_TYPE else None
+        if context is not None and body is not None and len(body) > context * TOKEN_BYTES:
+            check_prompt(endpoint, body)
         route = self.pools.to(endpoint).route
         return Exchange(endpoint, route, path, body, bounds, content_type)
 

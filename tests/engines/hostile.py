@@ -160,6 +160,7 @@ def ask(
     *,
     deadline: float | None = None,
     is_async: bool = False,
+    request: ChatRequest = ASK,
 ) -> Any:
     """One `chat`, `stream` or `embed`, whole, from a thread or in an event loop of its own."""
     limits: Any = {"timeouts": timeouts, "deadline": deadline}
@@ -169,8 +170,8 @@ def ask(
             if operation == "embed":
                 return client.embed(endpoint, ["x"], **limits)
             if operation == "chat":
-                return client.chat(endpoint, ASK, **limits)
-            with client.stream(endpoint, ASK, **limits) as stream:
+                return client.chat(endpoint, request, **limits)
+            with client.stream(endpoint, request, **limits) as stream:
                 return list(stream)
         finally:
             client.close()
@@ -180,8 +181,8 @@ def ask(
         if operation == "embed":
             return await client.embed(endpoint, ["x"], **limits)
         if operation == "chat":
-            return await client.chat(endpoint, ASK, **limits)
-        async with await client.stream(endpoint, ASK, **limits) as stream:
+            return await client.chat(endpoint, request, **limits)
+        async with await client.stream(endpoint, request, **limits) as stream:
             return [delta async for delta in stream]
 
     return asyncio.run(main())
