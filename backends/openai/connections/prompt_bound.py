@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from backends.base import Endpoint
-from backends.foreign_json import parse_json
+from backends.foreign.foreign_json import parse_json
 from budget.errors import PromptTooLong
 
 TOKEN_BYTES: Final = 256
