@@ -82,5 +82,7 @@ def test_keys_that_do_not_hold_for_vllm_are_refused(
 def test_the_role_decides_what_a_server_is_asked_for(tmp_path: Path) -> None:
     """A server generates or pools; a request for the other is refused before anything is loaded."""
     folder = folder_of(tmp_path)
-    assert "embed" not in verbs_of(prepared(folder).entry)
-    assert verbs_of(prepared(folder, role="embedder").entry) - {"http"} == {"embed"}
+    generates, pools = prepared(folder).entry, prepared(folder, role="embedder").entry
+    assert "embed" not in verbs_of(generates)
+    assert "embed" in verbs_of(pools)
+    assert "chat" not in verbs_of(pools)

@@ -96,7 +96,7 @@ def _source_conflicts(given: Mapping[str, object]) -> Iterator[Conflict]:
             yield "factory", 'backend = "python" without a factory', '"module:Name"'
         told = given.get("can", ())
         able = [told] if isinstance(told, str) else told if isinstance(told, list | tuple) else ()
-        if wrong := [str(verb) for verb in able if verb not in CALLABLE]:
+        if wrong := [str(verb) for verb in able if str(verb) not in CALLABLE]:
             found = f"{', '.join(wrong)}, which no Python model does"
             yield "can", found, f"some of {', '.join(sorted(CALLABLE - {'call'}))}"
         return
