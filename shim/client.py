@@ -14,7 +14,7 @@ from budget.errors import InvalidRequest
 from shim.calls.call import Call, Messages
 from shim.calls.calls import Calls
 from shim.calls.declaring import Plan
-from shim.calls.forgotten_shims import Owner
+from shim.calls.lifetime.forgotten_shims import Owner
 from shim.calls.options.chat_options import CallOptions, ChatOptions
 from shim.calls.options.own_options import OWN_OPTIONS
 from shim.calls.session import Session

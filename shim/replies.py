@@ -45,7 +45,8 @@ class Reply:
     `retried` is 1 where its engine ended before anything of the answer was delivered, this request was not
     the suspected one, and it was sent once more. `relaxed` are the places of the request's JSON schema
     that llama.cpp does not hold an answer to, as `$.properties.tags.uniqueItems`: check these yourself.
-    `warnings` say what else was not honoured.
+    `warnings` say what else was not honoured. `served_by` is the model that answered (another one where a
+    `fallback` took over), with its address where it is remote.
     """
 
     model: str
@@ -62,6 +63,7 @@ class Reply:
     total_s: float = 0.0
     resumed: int = 0
     retried: int = 0
+    served_by: str = ""
     relaxed: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -86,7 +88,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingReply:
-    """One vector per text, in the order of the texts. `retried`: as of `Reply`."""
+    """One vector per text, in the order of the texts. `retried`, `served_by`: as of `Reply`."""
 
     model: str
     vectors: tuple[tuple[float, ...], ...]
@@ -94,6 +96,7 @@ class EmbeddingReply:
     residency: Residency = field(default_factory=Residency)
     total_s: float = 0.0
     retried: int = 0
+    served_by: str = ""
 
     def __repr__(self) -> str:
         size = len(self.vectors[0]) if self.vectors else 0
@@ -105,7 +108,7 @@ class EmbeddingReply:
 class CallReply:
     """The result of a Python model. `value` is what it returned, of JSON values, bytes and numpy arrays.
 
-    `retried`: as of `Reply`.
+    `retried`, `served_by`: as of `Reply`.
     """
 
     model: str
@@ -113,6 +116,7 @@ class CallReply:
     residency: Residency = field(default_factory=Residency)
     total_s: float = 0.0
     retried: int = 0
+    served_by: str = ""
 
     def __repr__(self) -> str:
         return f"CallReply(model={self.model!r}, value={_short(self.value)}, {self.total_s:.2f} s)"
@@ -129,7 +133,7 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True)
 class RerankReply:
-    """Documents by their relevance, the most relevant first. `retried`: as of `Reply`."""
+    """Documents by their relevance, the most relevant first. `retried`, `served_by`: as of `Reply`."""
 
     model: str
     ranked: tuple[Ranked, ...]
@@ -137,11 +141,12 @@ class RerankReply:
     residency: Residency = field(default_factory=Residency)
     total_s: float = 0.0
     retried: int = 0
+    served_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class TranscriptionReply:
-    """What was said. `language` and `duration_s` where the model tells them; `retried`: as of `Reply`."""
+    """What was said. `language` and `duration_s` where the model tells them; the rest as of `Reply`."""
 
     model: str
     text: str
@@ -152,6 +157,7 @@ class TranscriptionReply:
     residency: Residency = field(default_factory=Residency)
     total_s: float = 0.0
     retried: int = 0
+    served_by: str = ""
 
     def __str__(self) -> str:
         return self.text
@@ -159,7 +165,7 @@ class TranscriptionReply:
 
 @dataclass(frozen=True, slots=True)
 class SpeechReply:
-    """Sound: `audio` is a WAV file. `sample_rate`: samples a second. `retried`: as of `Reply`."""
+    """Sound: `audio` is a WAV file. `sample_rate`: samples a second. The rest is as of `Reply`."""
 
     model: str
     audio: bytes
@@ -168,6 +174,7 @@ class SpeechReply:
     residency: Residency = field(default_factory=Residency)
     total_s: float = 0.0
     retried: int = 0
+    served_by: str = ""
 
     def __repr__(self) -> str:
         what = f"{len(self.audio)} bytes at {self.sample_rate} Hz"
@@ -176,7 +183,7 @@ class SpeechReply:
 
 @dataclass(frozen=True, slots=True)
 class TokenReply:
-    """The ids of tokens, in the order of the text. `retried`: as of `Reply`."""
+    """The ids of tokens, in the order of the text. `retried`, `served_by`: as of `Reply`."""
 
     model: str
     tokens: tuple[int, ...]
@@ -184,6 +191,7 @@ class TokenReply:
     residency: Residency = field(default_factory=Residency)
     total_s: float = 0.0
     retried: int = 0
+    served_by: str = ""
 
     def __len__(self) -> int:
         return len(self.tokens)

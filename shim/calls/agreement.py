@@ -137,9 +137,14 @@ class Agreement:
                 model=gone[0],
             )
         mapping = config.model_copy(update={"models": {name: local[name] for name in names}})
+        entries = mapping.to_mapping()["models"]
+        for entry in entries.values():
+            entry.pop(
+                "fallback", None
+            )  # the client's own, and its name may be known to the client alone
         await connection.ask(
             "take_in",
-            entries=mapping.to_mapping()["models"],
+            entries=entries,
             file=str(config.file) if config.file else None,
             label=label_of(config),
             read_at=config.read_at,

@@ -16,10 +16,12 @@ from backends.openai.options import template_warnings
 from backends.openai.protocol import ChatRequest, Completion, Embeddings, Usage
 from backends.openai.requests.relaxed_schemas import relaxed_in
 from budget.errors import InternalError, KeepwarmError
+from shim.calls.routing.served_by import served
+from shim.config.schema.endpoint_values import EndpointEntry
 from shim.replies import Answer as Answer
 from shim.replies import CallReply, EmbeddingReply, PastCall, Reply, Residency
 from shim.wire.keeper_connection import KeeperConnection
-from traces import RequestRecord, RunTrace, current_run
+from traces import RequestRecord, RunTrace, current_run, names
 
 Messages = Sequence[Mapping[str, Any]] | str
 NO_USAGE = Usage()
@@ -98,6 +100,18 @@ class Call:
     resumed: int = 0
     retried: int = 0
     """How often the request was sent anew, because its engine ended: at most once."""
+    serving: str = ""
+    """The model that serves it: its own, or the fallback that took over."""
+    route: tuple[Sequence[EndpointEntry], int] | None = None
+    """The endpoints of that model, and the place among them that has the request now."""
+    asked: list[str] = field(default_factory=list)
+    """The models that had it before the one that serves it."""
+    own_timeouts: Mapping[str, Any] = field(default_factory=dict)
+    """The time-outs that were given with the call; they hold for a fallback, too."""
+    passed: list[int] = field(default_factory=list)
+    """The places that failed, or that were tried in vain."""
+    moved_from: KeepwarmError | None = None
+    """The last error after which another endpoint or model was asked; None where none was."""
     run: RunTrace | None = field(default_factory=current_run)
     """The run that is traced where the call is made."""
 
@@ -132,15 +146,33 @@ class Call:
         """
         if self.ended_by is not None or failure.facts.get("suspected", True) is True:
             return False
+        if not self.can_begin_anew:
+            return False
+        self.ended_by, self.retried = failure, 1
+        self._from_the_start()
+        return True
+
+    @property
+    def can_begin_anew(self) -> bool:
+        """Whether its caller has got nothing yet, and there is time left."""
         if self.first_ns is not None and not self.whole:
             return False
         deadline = self.limits.get("deadline")
-        if deadline is not None and time.monotonic() >= deadline:
-            return False
-        self.ended_by, self.retried = failure, 1
+        return deadline is None or time.monotonic() < deadline
+
+    def moves(self, failure: KeepwarmError) -> None:
+        """Note that the request is sent elsewhere because of a failure."""
+        self.moved_from = failure
+        self._from_the_start()
+
+    def _from_the_start(self) -> None:
         self.first_ns, self.sent_ns = None, 0
         self.resumed, self.runs_on = 0, False
-        return True
+
+    @property
+    def served_by(self) -> str:
+        """The model that served it, with its address where it is remote; empty before a lease."""
+        return "" if self.grant is None else served(self.serving or self.model, self.grant.endpoint)
 
     def residency(self) -> Residency:
         """What the call waited for until its model was resident."""
@@ -180,6 +212,7 @@ class Call:
             total_s=(self.end_ns - self.started_ns) / 1e9,
             resumed=self.resumed,
             retried=self.retried,
+            served_by=self.served_by,
             relaxed=relaxed_in(options) if endpoint.backend == "llama.cpp" else (),
             warnings=template_warnings(endpoint, options, unparsed=answer.unparsed),
         )
@@ -200,6 +233,7 @@ class Call:
             residency=self.residency(),
             total_s=(self.end_ns - self.started_ns) / 1e9,
             retried=self.retried,
+            served_by=self.served_by,
             **answer,
         )
 
@@ -234,6 +268,10 @@ class Call:
             attributes["keepwarm.decision"] = str(grant.decision)
         if self.resumed:
             attributes["keepwarm.resumed"] = self.resumed
+        if self.route is not None or self.moved_from is not None:
+            attributes[names.SERVED_BY] = self.served_by
+        if self.moved_from is not None:
+            attributes[names.MOVED_AFTER] = str(self.moved_from)
         if self.ended_by is not None:
             attributes["keepwarm.retried_after"] = str(self.ended_by)
         return RequestRecord(

@@ -8,8 +8,9 @@ from typing import Any, TypeVar, Unpack
 from backends.base import Endpoint
 from backends.openai.connections.bounds import Limits
 from backends.openai.requests.verb_request import VerbRequest
+from budget.errors import KeepwarmError
 from shim.calls.call import Call
-from shim.calls.leased import UNEXPLAINED, Leases
+from shim.calls.leased import Leases, raise_explained
 from shim.calls.streaming.result_stream import AsyncResultStream
 from shim.replies import Answer, CallReply, EmbeddingReply, Reply
 from shim.streams import AsyncReplyStream
@@ -98,9 +99,9 @@ class Calls(Leases):
             endpoint = await self.lease(call)
             try:
                 answer = finish(await send(endpoint, what, **call.limits))
-            except UNEXPLAINED as error:
+            except KeepwarmError as error:
                 if (failure := await self.failed(call, error)) is not None:
-                    raise failure from error
+                    raise_explained(failure, error)
             except BaseException as error:
                 self.ended(call, None, error)
                 raise

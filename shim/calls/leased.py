@@ -5,17 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 from backends.base import Endpoint
 from backends.flows import Stream
 from backends.openai.protocol import Delta
 from backends.openai.transport import Transport
 from backends.python.worker_calls import WorkerCalls
-from budget.errors import EngineDied, KeepwarmError, OutOfMemory, PromptTooLong, error_from_wire
+from budget.errors import (
+    EndpointUnavailable,
+    EngineDied,
+    KeepwarmError,
+    OutOfMemory,
+    PromptTooLong,
+    error_from_wire,
+)
 from budget.footprint import HOST
 from shim.calls.call import Call, LeaseGrant
-from shim.calls.forgotten_shims import Owner
+from shim.calls.lifetime.forgotten_shims import Owner
+from shim.calls.routing.routes import CHECK_S, fails_over, takes_over
 from shim.calls.session import Session
 from shim.calls.streaming.interruption import (
     FullContext,
@@ -42,6 +50,8 @@ _SAID = {
 
 
 _T = TypeVar("_T")
+CHECK_PATH: Final = "/v1/models"
+SERVER_ERROR: Final = 500
 UNEXPLAINED = (EngineDied, OutOfMemory)
 """Errors of a connection to an engine, of which the keeper knows more."""
 
@@ -78,9 +88,86 @@ class Leases:
             KeepwarmError: the lease was refused.
         """
         session = self._session
-        if call.remote:
-            call.granted(LeaseGrant(session.remote_endpoint(call.model)))
-            return call.held.endpoint
+        while True:
+            try:
+                if session.routes.unstable(call.serving):
+                    session.takes_over(call)
+                return await (self._routed(call) if call.remote else self._leased(call))
+            except KeepwarmError as error:
+                if self._moves_on(call, error):
+                    continue
+                session.past.append(call.past(None, error))
+                trace_call(call, None, error)
+                raise
+            except BaseException as error:
+                session.past.append(call.past(None, error))
+                trace_call(call, None, error)
+                raise
+
+    async def _routed(self, call: Call) -> Endpoint:
+        """The endpoint of a remote model; of several, one that is well as far as that is known.
+
+        Raises:
+            KeepwarmError: none can take the request.
+        """
+        session, call.connection = self._session, None
+        entries = session.config.models[call.serving].endpoints
+        while True:
+            if not entries:
+                endpoint, check = session.remote_endpoint(call.serving), False
+            else:
+                pick = session.routes.pick(call.serving, entries, call.passed)
+                call.route, check = (entries, pick.place), pick.check
+                endpoint = session.remote_endpoint(call.serving, entries[pick.place])
+            if not check or await self._is_well(call, endpoint):
+                call.granted(LeaseGrant(endpoint))
+                return endpoint
+
+    async def _is_well(self, call: Call, endpoint: Endpoint) -> bool:
+        """Whether an endpoint that failed before answers at all."""
+        failure: BaseException | None = None
+        try:
+            status = await self.transport.probe(endpoint, CHECK_PATH, within_s=CHECK_S)
+            if status < SERVER_ERROR:
+                return True
+            failure = EndpointUnavailable(f"{endpoint.place} answered {status}.")
+        except KeepwarmError as error:
+            failure = error
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            if failure is not None:
+                self._left(call, failure)
+        return False
+
+    def _left(self, call: Call, error: BaseException | None) -> None:
+        """Note how a request went at one of several endpoints."""
+        if call.route is not None:
+            entries, place = call.route
+            self._session.routes.ended(entries, place, error)
+            if error is not None:
+                call.route = None
+                call.passed.append(place)
+
+    def _moves_on(self, call: Call, error: KeepwarmError) -> bool:
+        """Whether another endpoint, or the model's fallback, gets a request that failed like this."""
+        if not call.can_begin_anew:
+            return False
+        session = self._session
+        entries = session.config.models[call.serving].endpoints if call.remote else ()
+        here = call.route[1] if call.route is not None else -1
+        others = set(range(len(entries))) - {here, *call.passed}
+        if call.route is not None and others and fails_over(error):
+            call.moves(error)
+            return True
+        if takes_over(error) and session.takes_over(call):
+            call.moves(error)
+            return True
+        return False
+
+    async def _leased(self, call: Call) -> Endpoint:
+        session = self._session
         if call.run is not None:
             session.follow(call.run)
         call.connection = None  # of the lease before, which is given back
@@ -93,11 +180,10 @@ class Leases:
             call.connection, granted = await self._connections.ask_keeping("lease", **call.wants)
             grant = LeaseGrant.from_wire(granted)
             call.granted(grant)
-        except BaseException as error:
+        except BaseException:
             if call.connection is not None:
                 call.connection.close()
-            session.past.append(call.past(None, error))
-            trace_call(call, None, error)
+                call.connection = None
             raise
         return grant.endpoint
 
@@ -181,9 +267,9 @@ class Leases:
         """A stream that has begun; None where its call begins anew. Else the lease is back."""
         try:
             return await source
-        except UNEXPLAINED as error:
+        except KeepwarmError as error:
             if (failure := await self.failed(call, error)) is not None:
-                raise failure from error
+                raise_explained(failure, error)
             return None
         except BaseException as error:
             self.ended(call, None, error)
@@ -208,12 +294,15 @@ class Leases:
         except KeepwarmError as gone:
             return gone if isinstance(error, EngineDied) else error
 
-    async def failed(self, call: Call, error: EngineDied | OutOfMemory) -> KeepwarmError | None:
-        """End the lease of a call whose engine failed; returns its error, None where it begins anew."""
+    async def failed(self, call: Call, error: KeepwarmError) -> KeepwarmError | None:
+        """End the lease of a call that failed; returns its error, None where it begins anew."""
         failure: BaseException = error
         try:
-            failure = await self.explained(call, error)
-            return None if call.begins_anew(failure) else failure
+            if isinstance(error, UNEXPLAINED):
+                failure = error = await self.explained(call, error)
+                if isinstance(error, EngineDied):
+                    self._session.routes.died(call.serving)
+            return None if call.begins_anew(error) or self._moves_on(call, error) else error
         except BaseException as interrupt:
             failure = interrupt
             raise
@@ -247,11 +336,19 @@ class Leases:
                 raise
             else:
                 self._connections.give(connection)
-        if error is not None and error is call.ended_by:
+        self._left(call, error)
+        if error is not None and (error is call.ended_by or error is call.moved_from):
             return
         self._session.past.append(call.past(answer, error))
         if call.run is not None:
             trace_call(call, answer, error)
+
+
+def raise_explained(failure: KeepwarmError, error: KeepwarmError) -> NoReturn:
+    """Raise the error of a call, which may say more than the one that it met."""
+    if failure is error:
+        raise failure
+    raise failure from error
 
 
 def with_bytes(error: OutOfMemory, found: Mapping[str, int | None] | None) -> OutOfMemory:

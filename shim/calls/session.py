@@ -32,13 +32,15 @@ from budget.errors import (
 from shim.calls.agreement import Agreement
 from shim.calls.call import Call, Messages
 from shim.calls.declaring import DeclaredUsesBook
-from shim.calls.inline_keeper import InlineStart
+from shim.calls.lifetime.inline_keeper import InlineStart
 from shim.calls.options.own_options import OWN_OPTIONS, timeouts_of
 from shim.calls.own_run import OwnRun
+from shim.calls.routing.routes import Routes
 from shim.calls.session_pins import Pins
 from shim.calls.tracing import trace_history
 from shim.config import FILE_NAME, Config, ModelEntry, load_config, user_config_file
 from shim.config.endpoints import read_endpoints, with_endpoints
+from shim.config.schema.endpoint_values import EndpointEntry
 from shim.config.verbs import cannot, verbs_of
 from shim.paths import named_runtime, runtime_dir
 from shim.replies import PastCall
@@ -109,6 +111,7 @@ class Session:
         self.async_transport = AsyncTransport()
         self.workers = WorkerCalls(ThreadLink)
         self.async_workers = WorkerCalls(LoopLink)
+        self.routes = Routes()
         self.declarations = DeclaredUsesBook()
         self.pins = Pins(self.connections)
         self.past: deque[PastCall] = deque(maxlen=CALLS_KEPT)
@@ -239,6 +242,7 @@ class Session:
             if self._factory is None or verb != "embed":
                 raise cannot(config, model, verb)
         own, rest = split_options(options, OWN_OPTIONS)
+        own_timeouts = {name: own[name] for name in own if name.endswith("_timeout")}
         limits = Limits(timeouts=timeouts_of(entry, own))
         if (deadline_s := own.get("deadline_s")) is not None:
             limits["deadline"] = time.monotonic() + deadline_s
@@ -249,6 +253,7 @@ class Session:
             wants["plan"] = plan
         resumable = entry.is_gguf and can_resume(request)
         call = Call(model, request, wants, limits, remote, operation, low and resumable, resumable)
+        call.serving, call.own_timeouts = model, own_timeouts
         if call.run is None and config.trace.enabled:
             call.run = self.run.get(config.trace)
         return call
@@ -286,15 +291,38 @@ class Session:
             )
         return entry
 
-    def remote_endpoint(self, model: str) -> Endpoint:
-        """The endpoint of a remote model. Its requests go there directly, past the local budget."""
+    def takes_over(self, call: Call) -> bool:
+        """Give a call to the fallback of the model that serves it, if there is one that does the same.
+
+        A model that was asked before gets the call no more.
+        """
+        config = self.config
+        entry = config.models.get(call.serving)
+        name = entry.fallback if entry is not None else None
+        other = config.models.get(name) if name is not None else None
+        verb = _VERBS.get(call.operation)
+        if name is None or other is None or name in call.asked or verb is None:
+            return False
+        if verb not in verbs_of(other):
+            return False
+        call.asked.append(call.serving)
+        call.serving, call.wants["model"] = name, name
+        call.remote, call.route, call.passed = other.url is not None, None, []
+        call.limits["timeouts"] = timeouts_of(other, dict(call.own_timeouts))
+        call.resumable = other.is_gguf and can_resume(call.request)
+        if call.preemptible:
+            call.preemptible = call.wants["preemptible"] = call.resumable
+        return True
+
+    def remote_endpoint(self, model: str, one: EndpointEntry | None = None) -> Endpoint:
+        """The endpoint of a remote model, or `one` of several. Requests go there past the local budget."""
         entry = self.config.models[model]
         if entry.url is None:
             raise ConfigError(f"{model} has no url.")
         backend: Backend = entry.backend
         return Endpoint(
-            base_url=entry.url,
-            model_id=entry.model_id or model,
+            base_url=one.url if one is not None else entry.url,
+            model_id=(one.model_id if one is not None else None) or entry.model_id or model,
             backend=backend,
             api_key_env=entry.api_key_env,
             ca_file=str(entry.ca_file) if entry.ca_file is not None else None,

@@ -25,6 +25,7 @@ from backends.machine.files.whole_files import read_shape, write_whole
 from budget.errors import ConfigError
 from shim.config.problems import Problem, dotted
 from shim.config.schema.document import SECTIONS, Config
+from shim.config.schema.endpoint_values import EndpointEntry
 from shim.config.schema.engine_args import risky_options
 from shim.config.schema.sections import Section
 
@@ -152,7 +153,8 @@ def _folders(config: Config, section: str, own: Path) -> Iterator[Problem]:
 def _addresses(section: Section, *path: str) -> Iterator[Problem]:
     for key in _keys(section, "address"):
         value = getattr(section, key)
-        named = (value,) if isinstance(value, str) else value
+        listed = (value,) if isinstance(value, str) else value
+        named = [one.url if isinstance(one, EndpointEntry) else one for one in listed]
         elsewhere = [address for address in named if not _is_here(address)]
         if elsewhere:
             what = f"{', '.join(elsewhere)}, which requests would be sent to"

@@ -21,11 +21,13 @@ from shim.config.schema.values import Amount, Span
 
 _SEPARATOR: Final = "#"
 """Between a name and a fingerprint; no model's name has it."""
+_OF_CLIENTS: Final = frozenset({"kv_type", "kv_type_k", "kv_type_v", "pin", "fallback"})
+"""Keys that are resolved below, or that the keeper does nothing with."""
 
 
 def fingerprint(entry: ModelEntry) -> str:
     """A short hash of what the keeper does with a local model."""
-    keys = entry.relevant_keys() - {"kv_type", "kv_type_k", "kv_type_v", "pin"} - TIMEOUT_KEYS
+    keys = entry.relevant_keys() - _OF_CLIENTS - TIMEOUT_KEYS
     data = fields_of(entry, keys)
     data["kv_types"] = entry.kv_types
     data["pinned"] = entry.pinned

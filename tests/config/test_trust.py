@@ -33,7 +33,7 @@ NEEDS_NO_TRUST = {
     "models": "ca_file path hf role context slots kv_type kv_type_k kv_type_v n_gpu_layers flash_attention "
     "n_batch n_ubatch repack swa_full threads keep_alive pin priority max_queue mmproj draft_model "
     "lora warm_prompt backend model_id connect_timeout first_token_timeout token_timeout "
-    "answer_timeout "
+    "answer_timeout fallback "
     "options bytes files cwd device sleep ready can stop_signal",
 }
 """Keys that spend no secret, connect to and run nothing, and have nothing written where the file says.
@@ -51,6 +51,7 @@ NEEDS_TRUST = {
     "models.env": "run",
     "models.api_key_env": "secret",
     "models.url": "address",
+    "models.endpoints": "address",
     "budget.rpc": "address",
 }
 
@@ -102,6 +103,15 @@ def test_every_key_is_known_to_need_trust_or_not_to() -> None:
     unsorted = {key for key, trust in found.items() if trust is None} ^ free
     assert unsorted == set(), "add the key to NEEDS_NO_TRUST, or give it `trust=` in its section"
     assert {key: trust for key, trust in found.items() if trust is not None} == NEEDS_TRUST
+
+
+def test_a_found_file_sends_requests_to_none_of_several_endpoints(stranger: Stranger) -> None:
+    """Unless all of them are on this machine."""
+    error = stranger.refused(
+        '[models.m]\nendpoints = ["http://127.0.0.1:8000", "http://stranger.example"]\n'
+    )
+    assert "http://stranger.example" in error.message
+    assert stranger.load('[models.m]\nendpoints = ["http://127.0.0.1:8000"]\n').models["m"].remote
 
 
 def test_a_found_file_runs_no_python_code(stranger: Stranger) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from backends.scripted import Script
 from shim import Config, Shim
-from shim.calls import forgotten_shims
-from shim.calls.forgotten_shims import Owner
+from shim.calls.lifetime import forgotten_shims
+from shim.calls.lifetime.forgotten_shims import Owner
 from tests.processes import wait_until
 from tests.shim.conftest import Stage
 

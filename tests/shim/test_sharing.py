@@ -19,7 +19,7 @@ import pytest
 import shim as public
 from backends.scripted import Script
 from shim import Cancelled, InvalidRequest, KeepwarmError, Shim
-from shim.calls.inline_keeper import InlineStart
+from shim.calls.lifetime.inline_keeper import InlineStart
 from shim.keeper.process import inline
 from tests.processes import wait_until
 from tests.shim.conftest import Stage
@@ -122,7 +122,7 @@ def test_a_start_that_fails_raises_in_all_that_waited_and_is_tried_again_by_the_
             raise InvalidRequest("No keeper today.")
         return Closing()
 
-    monkeypatch.setattr("shim.calls.inline_keeper.Future", Attempt)
+    monkeypatch.setattr("shim.calls.lifetime.inline_keeper.Future", Attempt)
     start = InlineStart(make)
     outcomes = at_once(6, lambda _: start.start())
     assert [str(outcome) for outcome in outcomes] == ["No keeper today."] * 6

@@ -8,9 +8,9 @@ from collections.abc import Coroutine, Generator
 from typing import Any, Generic, Self, TypeVar
 
 from backends.flows import Stream
-from budget.errors import EngineDied, InvalidRequest, OutOfMemory
+from budget.errors import InvalidRequest, KeepwarmError
 from shim.calls.call import Call
-from shim.calls.leased import UNEXPLAINED, Leases
+from shim.calls.leased import Leases, raise_explained
 from shim.calls.streaming.read_streams import reading_place, remember
 from shim.calls.streaming.unclosed_streams import close_on, running_loop
 
@@ -93,7 +93,7 @@ class HeldStream(Stream[_T], Generic[_T, _R]):
             self._reply = self._whole()
             await self._end(self._reply, None)
             raise
-        except UNEXPLAINED as error:
+        except KeepwarmError as error:
             await self._begin_anew(error)
             return await anext(self)
         except BaseException as error:
@@ -102,15 +102,15 @@ class HeldStream(Stream[_T], Generic[_T, _R]):
         self._take(piece)
         return piece
 
-    async def _begin_anew(self, error: EngineDied | OutOfMemory) -> None:
-        """Ask once more for an answer of which nothing was delivered when its engine ended; else raise."""
+    async def _begin_anew(self, error: KeepwarmError) -> None:
+        """Ask once more, or elsewhere, for an answer of which nothing was delivered; else raise."""
         self._closed = True  # the lease ends here
         try:
             await self._source.aclose()
         finally:
             failure = await self._leases.failed(self._call, error)
         if failure is not None:
-            raise failure from error
+            raise_explained(failure, error)
         self._source = await self._again()
         self._closed = False
 

@@ -190,6 +190,12 @@ def _conflict_problems(data: Mapping[str, Any]) -> list[Problem]:
         return problems
     if len(models) > MOST_MODELS:
         problems.append(Problem("models", f"{len(models)} models", f"at most {MOST_MODELS}"))
+    for name, entry in models.items():
+        fallback = entry.get("fallback") if isinstance(entry, Mapping) else None
+        if isinstance(fallback, str) and (fallback == name or fallback not in models):
+            others = ", ".join(sorted(str(one) for one in models if one != name)) or "none"
+            where = dotted(("models", str(name), "fallback"))
+            problems.append(Problem(where, f"{fallback!r}", f"another model; there are {others}"))
     return problems + [
         Problem(dotted(("models", str(name), key)), found, allowed)
         for name, entry in models.items()

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from backends.kinds import Backend
 from backends.python.ready_made import READY_MADE
 from shim.config.schema.device_values import Device
+from shim.config.schema.endpoint_values import Endpoints, first_url
 from shim.config.schema.engine_args import ExtraArgs
 from shim.config.schema.kind_keys import (
     DEFAULT_CONTEXT,
@@ -59,6 +60,7 @@ WINDOWED = False
 
 REQUEST_KEYS = frozenset(
     {"role", "priority", "max_queue", "keep_alive", "pin", "warm_prompt", "api_key_env"}
+    | {"endpoints", "fallback"}
     | TIMEOUT_KEYS
 )
 """Keys whose change does not need a restart of the engine."""
@@ -283,6 +285,21 @@ class ModelEntry(Section):
         "What runs it. Left out: openai with `url`, python with `factory`, server with `command`.",
         allowed_kinds(),
     )
+    endpoints: Endpoints = key(
+        (),
+        "Several endpoints of one model, in place of `url`: tables of `url`, and of `weight` (its share of "
+        "the requests), `concurrency` (how many it gets at once) and `model_id` where they differ. A "
+        "request that failed before its first token goes to another one.",
+        'a list such as [{ url = "http://a:8000", weight = 2 }, { url = "http://b:8000" }]',
+        trust="address",
+    )
+    fallback: str | None = key(
+        None,
+        "The model that takes over a request when this one is denied, times out, cannot be reached, or its "
+        "engine died three times in ten minutes. Nothing of an answer may have been delivered.",
+        "the name of another model",
+        min_length=1,
+    )
     url: Url | None = key(
         None,
         "Address of a remote endpoint, with or without /v1.",
@@ -314,6 +331,8 @@ class ModelEntry(Section):
             return data
         kind = kind_of(data)
         added: dict[str, object] = {} if kind == "llama.cpp" else {"backend": kind}
+        if first := first_url(data):
+            added["url"] = first
         if kind in ("python", "server"):
             # Here, because the keeper that gets the configuration does not know the file's folder.
             added["cwd"] = (info.context or {}).get("base") or Path.cwd()

@@ -8,6 +8,7 @@ from typing import Final, Literal, cast
 from backends.kinds import CALLABLE, KINDS, Backend
 from backends.server.command import mistakes
 from backends.vllm.server_arguments import OWNED
+from shim.config.schema.endpoint_values import first_url
 from shim.config.schema.values import Span
 
 DEFAULT_CONTEXT: Final = 4096
@@ -16,7 +17,7 @@ FLOAT_KV_TYPES: Final = frozenset({"f32", "f16", "bf16"})
 TIMEOUT_KEYS: Final = frozenset({"first_token_timeout", "token_timeout", "answer_timeout"})
 FOLLOW_FILE_KEYS: Final = frozenset({"context", "n_batch", "n_ubatch"})
 """Keys that follow the model's file where they are left out, so that a written default is another value."""
-_ANYWHERE: Final = frozenset({"backend", "priority", "max_queue"}) | TIMEOUT_KEYS
+_ANYWHERE: Final = frozenset({"backend", "priority", "max_queue", "fallback"}) | TIMEOUT_KEYS
 _HERE: Final = frozenset({"slots", "keep_alive", "pin", "threads"})
 _GGUF: Final = frozenset(
     {"role", "path", "hf", "context", "n_gpu_layers", "n_batch", "n_ubatch"}
@@ -25,7 +26,7 @@ _GGUF: Final = frozenset(
     *("mmproj", "draft_model", "lora", "warm_prompt", "engine_args", "llama_server"),
 }
 _ENDPOINT: Final = frozenset(
-    {"role", "url", "model_id", "api_key_env", "ca_file", "connect_timeout"}
+    {"role", "url", "endpoints", "model_id", "api_key_env", "ca_file", "connect_timeout"}
 )
 _WORKER: Final = frozenset(
     ["factory", "options", "bytes", "files", "python", "cwd", "env", "device", "can"]
@@ -62,6 +63,7 @@ def kind_of(given: Mapping[str, object]) -> Backend:
     if isinstance(named, str):
         return cast("Backend", named) if named in KINDS else "llama.cpp"
     signs: tuple[tuple[str, Backend], ...] = (
+        ("endpoints", "openai"),
         ("url", "openai"),
         ("factory", "python"),
         ("command", "server"),
@@ -81,12 +83,22 @@ def every_key() -> frozenset[str]:
 
 def conflicts(given: Mapping[str, object]) -> Iterator[Conflict]:
     """Contradictions between the keys that were written, whether or not each alone is valid."""
+    if "endpoints" in given:
+        yield from _endpoint_conflicts(given)
+        given = {**given, "url": given.get("url")}
     yield from _source_conflicts(given)
     yield from _foreign_keys(given)
     yield from _refused_arguments(given)
     yield from _open_names(given)
     if "url" not in given:
         yield from _local_conflicts(given)
+
+
+def _endpoint_conflicts(given: Mapping[str, object]) -> Iterator[Conflict]:
+    url = given.get("url")
+    # A checked entry has the first address as its url.
+    if url is not None and url != first_url(given):
+        yield "endpoints", "url and endpoints are given", "one of the two"
 
 
 def _source_conflicts(given: Mapping[str, object]) -> Iterator[Conflict]:

@@ -1,0 +1,1 @@
+"""When a session begins and ends what it holds: its inline keeper, and what a forgotten `Shim` left."""

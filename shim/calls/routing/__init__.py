@@ -1,0 +1,1 @@
+"""Where a request goes: one of several endpoints, or the model that takes over."""

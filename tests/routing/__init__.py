@@ -1,0 +1,1 @@
+"""Several endpoints of one model, and models that take over."""
