@@ -75,6 +75,17 @@ def write_projector(
     return _finish(writer, path, [*ends, *blocks])
 
 
+def fill_weights(path: Path, *, seed: int = 3, spread: float = 0.3) -> Path:
+    """Give every tensor of a small file random weights, the same each time; returns its path."""
+    reader = gguf.GGUFReader(path, "r+")
+    rng = np.random.Generator(np.random.SFC64(seed))
+    for tensor in reader.tensors:
+        values = rng.standard_normal(tensor.data.shape) * spread
+        tensor.data[...] = values.astype(tensor.data.dtype)
+    reader.data.flush()
+    return path
+
+
 def _block(name: str, n_embd: int, n_ff: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     for norm in ("ln1", "ln2"):
         yield f"{name}.{norm}.weight", (n_embd,)

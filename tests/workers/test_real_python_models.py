@@ -81,6 +81,10 @@ def test_whisper_hears_word_for_word_what_a_voice_said(make: Make, folder: Path)
     from_file = shim.call("whisper", audio=wav(samples, rate)).value
     assert words(from_file["text"]) == words(SENTENCES)
     assert from_file["segments"][0]["end"] > from_file["segments"][0]["start"]
+    heard = shim.transcribe("whisper", wav(samples, rate), language="en")
+    assert words(str(heard)) == words(SENTENCES)
+    assert heard.language == "en"
+    assert [one.end_s > one.start_s for one in heard.segments] == [True] * len(heard.segments)
     at = np.arange(0, len(samples), rate / 16_000)
     resampled = np.interp(at, np.arange(len(samples)), samples).astype(np.float32)
     assert words(shim.call("whisper", audio=resampled).value["text"]) == words(SENTENCES)
@@ -135,6 +139,8 @@ def test_sentence_transformers_embeds_and_reranks(make: Make, tiny: Path) -> Non
         "scores"
     ]
     assert scores.shape == (3,)
+    ranked = shim.rerank("reranker", "cat", ["the cat", "home", "far"]).ranked
+    assert [row.index for row in ranked] == np.argsort(-scores, kind="stable").tolist()
     with pytest.raises(WorkerError, match="a reranker takes `query` and `documents`"):
         shim.call("reranker", texts=["x"])
 
