@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Backend = Literal["llama.cpp", "python", "vllm", "server", "openai"]
+Backend = Literal["llama.cpp", "llama-cpp-python", "python", "vllm", "server", "openai"]
 Verb = Literal[
     "chat", "stream", "embed", "rerank", "transcribe", "speak", "tokenize", "call", "images", "http"
 ]
@@ -36,14 +36,21 @@ SERVED: Final = frozenset[Verb](
 )
 """What a server of OpenAI's API may do."""
 _NO_AUDIO: Final = SERVED - {"transcribe", "speak"}
+_BY_BINDING: Final = frozenset[Verb](["chat", "stream", "embed", "tokenize", "http"])
 CALLABLE: Final = frozenset[Verb](["call", "rerank", "tokenize", "transcribe", "speak"])
 """What a Python model may do."""
 
 KINDS: Final[Mapping[Backend, EngineKind]] = {
     "llama.cpp": EngineKind("llama-server, from a GGUF file", _NO_AUDIO, here=True),
+    "llama-cpp-python": EngineKind(
+        "a worker over llama-cpp-python, from a GGUF file", _BY_BINDING, here=True
+    ),
     "python": EngineKind("your own Python code, in a worker process", CALLABLE, here=True),
     "vllm": EngineKind("a vLLM server, from a model folder or elsewhere", SERVED, here=True),
     "server": EngineKind("any program that answers over HTTP", SERVED, here=True),
     "openai": EngineKind("an endpoint that speaks OpenAI's API", SERVED, here=False),
 }
 """Every kind by its name in the configuration."""
+
+LLAMA: Final = frozenset[Backend](["llama.cpp", "llama-cpp-python"])
+"""The kinds in which llama.cpp runs a GGUF file."""

@@ -56,6 +56,7 @@ class EngineArgs:
     `devices` are those that layers go to, in order; over several of them `tensor_split` says how many
     layers (the output counts as one) each gets (`budget.memory.split`).
     `rpc[n]` is the server behind the device `RPCn`, empty for one that the engine does not use.
+    `binding`: a worker over llama-cpp-python runs it, and not llama-server.
     `extra` holds further llama-server arguments, already in command-line form.
     """
 
@@ -78,6 +79,7 @@ class EngineArgs:
     rpc: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     tensor_split: tuple[int, ...] = ()
+    binding: bool = False
     extra: tuple[str, ...] = ()
 
     @property

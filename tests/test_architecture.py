@@ -197,7 +197,11 @@ ASKED_IN_ONE_PLACE = {
         "harness/demo/memory.py",
         "shim/wire/launch.py",
     ),
-    r"HTTP/1\.1": ("backends/machine/unix_http.py", "backends/scripted.py"),
+    r"HTTP/1\.1": (
+        "backends/llama/binding/http_door.py",
+        "backends/machine/unix_http.py",
+        "backends/scripted.py",
+    ),
 }
 """What the operating system is asked in few modules only: a pattern, and where it may stand.
 

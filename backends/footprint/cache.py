@@ -49,8 +49,16 @@ def cache_key(identity: str, args: EngineArgs, build: str) -> str:
     drafted = drafted_tokens(args)
     if drafted != (DRAFTED_BY_DEFAULT if args.draft_model is not None else 0):
         beside["drafted"] = str(drafted)
-    text = json.dumps([_FORMAT, identity, {**asdict(args), **beside}, build], sort_keys=True)
+    text = json.dumps([_FORMAT, identity, {**named(args), **beside}, build], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def named(args: EngineArgs) -> dict[str, object]:
+    """The arguments by name, for keys. `binding` is left out where it does not hold, as it once was."""
+    fields = asdict(args)
+    if not args.binding:
+        del fields["binding"]
+    return fields
 
 
 def file_identity(path: str | None) -> str | None:

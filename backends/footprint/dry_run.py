@@ -124,7 +124,7 @@ def measure(path: str | Path, args: EngineArgs, *, timeout_s: float = DEFAULT_TI
     """
     check_args(args)
     started = time.monotonic()
-    request = json.dumps({"path": str(path), "args": _wire_args(args)})
+    request = json.dumps({"path": str(path), "args": wire_args(args)})
     with _served(path, servers_of(args.rpc)):
         answer = _ask(str(path), request, timeout_s, args.devices)
     seconds = time.monotonic() - started
@@ -143,7 +143,7 @@ def measure_many(
     """
     for args in many:
         check_args(args)
-        request = json.dumps({"path": str(path), "many": [_wire_args(args) for args in many]})
+        request = json.dumps({"path": str(path), "many": [wire_args(args) for args in many]})
     started = time.monotonic()
     named = [name for args in many for name in args.devices]
     with _served(path, servers_of([server for args in many for server in args.rpc])):
@@ -251,7 +251,8 @@ def _counted_twice(answer: Mapping[str, Any], args: EngineArgs) -> dict[str, int
     return {name: crossing for number, name in enumerate(names) if number and number in computing}
 
 
-def _wire_args(args: EngineArgs) -> dict[str, Any]:
+def wire_args(args: EngineArgs) -> dict[str, Any]:
+    """The arguments as llama.cpp's processes of ours take them, with llama.cpp's names of devices."""
     devices = names_of(args).llama(args.devices)
     return {
         **asdict(args),

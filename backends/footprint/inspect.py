@@ -24,7 +24,7 @@ from backends.footprint.learned import Learned, LearnedStore
 from backends.footprint.machine_overhead import stored_overhead
 from backends.gguf.header import GgufHeader, read_header
 from backends.gguf.skim import SkimmedArray
-from backends.llama.binaries import binding_folder, build_id, find_binary
+from backends.llama.binaries import binding_folder, engine_build, find_binary
 from backends.machine.files.page_cache import can_be_mapped
 from budget.errors import ConfigError, MeasurementFailed
 from budget.footprint import HOST, EngineArgs, Footprint, Placement
@@ -129,7 +129,7 @@ class Inspector:
         """The llama.cpp build that figures are kept under; `none` where it is not installed."""
         if self.build is None:
             try:
-                self.build = build_id(find_binary("llama-server"))
+                self.build = engine_build()
             except ConfigError:
                 self.build = NO_BUILD
         return self.build

@@ -12,13 +12,20 @@ import os
 from pathlib import Path
 from typing import Final, Self
 
+from backends.llama.binaries import binding_libraries
+
 _MAP_POPULATE: Final = getattr(mmap, "MAP_POPULATE", 0x8000)
 _OTHER_TOOLS: Final = "-impl.so"
 _OWN: Final = "libllama-server-impl.so"
 
 
-def code_files(server: Path) -> list[Path]:
-    """The executable and the libraries beside it (`../lib`) that an engine maps."""
+def code_files(server: Path | None) -> list[Path]:
+    """The executable and the libraries beside it (`../lib`) that an engine maps.
+
+    Without a llama-server they are the libraries of llama-cpp-python.
+    """
+    if server is None:
+        return sorted({path.resolve() for path in binding_libraries()})
     folder = server.parent.parent / "lib"
     libraries = {
         path.resolve()
@@ -31,7 +38,7 @@ def code_files(server: Path) -> list[Path]:
 class SharedCode:
     """Mappings of the engines' code; they take no memory of their own. `close` releases them."""
 
-    def __init__(self, server: Path) -> None:
+    def __init__(self, server: Path | None) -> None:
         self._maps: list[mmap.mmap] = []
         for path in code_files(server):
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -55,6 +56,31 @@ def is_installed(binary: Path) -> bool:
     return binary.parent in _installed_folders()
 
 
+def runs_by_binding() -> bool:
+    """Whether llama-cpp-python runs GGUF files here, because it is installed without a llama-server.
+
+    A folder that is named, and has none, is a mistake that `find_binary` reports.
+    """
+    if os.environ.get(FOLDER_VARIABLE) or binding_folder() is None:
+        return False
+    try:
+        find_binary("llama-server")
+    except ConfigError:
+        return True
+    return False
+
+
+def engine_build() -> str:
+    """The `build_id` of what runs engines here: llama-server, or else llama-cpp-python's libraries.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    if runs_by_binding():
+        return f"{importlib.metadata.version(_DISTRIBUTION)}-{_digest(binding_libraries())}"
+    return build_id(find_binary("llama-server"))
+
+
 def library_env(binary: Path) -> dict[str, str]:
     """The environment variables with which `binary` finds its own shared libraries.
 
@@ -79,11 +105,7 @@ def build_id(binary: Path) -> str:
         version = importlib.metadata.version(_DISTRIBUTION)
     folder = _library_folder(binary)
     libraries = sorted(folder.glob("lib*.so*")) if folder else []
-    digest = hashlib.blake2b(digest_size=8)
-    for file in (binary, *libraries):
-        status = file.stat()
-        digest.update(f"{file.name}:{status.st_size}:{status.st_mtime_ns};".encode())
-    return f"{version}-{digest.hexdigest()}"
+    return f"{version}-{_digest([binary, *libraries])}"
 
 
 def binding_folder() -> Path | None:
@@ -96,6 +118,20 @@ def binding_folder() -> Path | None:
     except (ImportError, ValueError):
         return None
     return None if spec is None or spec.origin is None else Path(spec.origin).parent
+
+
+def binding_libraries() -> list[Path]:
+    """llama.cpp's libraries as the installed `llama_cpp` package has them; none where it is not there."""
+    folder = binding_folder()
+    return [] if folder is None else sorted((folder / "lib").glob("lib*.so*"))
+
+
+def _digest(files: Iterable[Path]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for file in files:
+        status = file.stat()
+        digest.update(f"{file.name}:{status.st_size}:{status.st_mtime_ns};".encode())
+    return digest.hexdigest()
 
 
 def _installed_folders() -> list[Path]:

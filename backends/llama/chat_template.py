@@ -10,7 +10,7 @@ from typing import Final
 from backends.machine.unix_http import control_request
 from budget.errors import EndpointError
 
-_ASSUMED: Final = (
+CHATML: Final = (
     "{%- for message in messages -%}\n"
     "  {{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' -}}\n"
     "{%- endfor -%}\n"
@@ -41,4 +41,4 @@ async def chat_template(socket_path: Path, extra: Sequence[str]) -> ChatTemplate
     caps = found.get("chat_template_caps")
     has_tools = caps.get("supports_tools") is not False if isinstance(caps, Mapping) else True
     given = any(word.split("=", 1)[0].startswith("--chat-template") for word in extra)
-    return ChatTemplate(given or found.get("chat_template") != _ASSUMED, has_tools)
+    return ChatTemplate(given or found.get("chat_template") != CHATML, has_tools)

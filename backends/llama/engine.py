@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 
 from backends.base import Capabilities, Endpoint, LoadReport, Signs, SlotSigns
 from backends.engine_process.ceiling import DEFAULT_MARGIN_BYTES, Ceilings
@@ -36,7 +37,7 @@ _HEALTH_LIMIT_S = 2.0
 
 
 class LlamaServerEngine(ProcessEngine):
-    """A llama-server process.
+    """A llama-server process, or a program that answers like it (`_command`).
 
     Args:
         model_path: the GGUF file (the first shard of several).
@@ -49,6 +50,9 @@ class LlamaServerEngine(ProcessEngine):
         carries_kv: whether restored KV state saves it work (`budget.eviction.kv_store.carries_kv`).
         server: another llama-server than the one that is found; it may be older.
     """
+
+    program: ClassVar[str] = "llama-server"
+    """What runs, in messages."""
 
     def __init__(
         self,
@@ -63,7 +67,7 @@ class LlamaServerEngine(ProcessEngine):
         carries_kv: bool = True,
         server: Path | None = None,
     ) -> None:
-        super().__init__(model_id, runtime_dir, "llama-server")
+        super().__init__(model_id, runtime_dir, self.program)
         self._model_path = model_path
         self._slot_folder = self._runtime_dir / f"e-{self._name}.slots"
         self._keeps_kv = False
@@ -128,18 +132,14 @@ class LlamaServerEngine(ProcessEngine):
             threads_batch=self._threads,
             pooling=self._pooling,
         )
-        binary = self._server or find_binary("llama-server")
-        command, *own = server_argv(binary, placement.args, settings)
-        rest, left_out = await asked(fitted, binary, own, placement.args.extra)
-        if left_out:
-            LOG.info("%s: %s knows no %s", self._model_id, binary, ", ".join(left_out))
-        env = engine_environment(self._runtime_dir, library_env(binary))
+        command, rest, library_variables = await self._command(placement.args, settings)
+        env = engine_environment(self._runtime_dir, library_variables)
         env_of_gpus, gpu_here = await asked(launch_facts, placement.args.devices)
         env.update(env_of_gpus)
         self._gate = gate = Gate()
         try:
             process = await EngineProcess.spawn(
-                [command, *gate.arguments, *rest],
+                [*command, *gate.arguments, *rest],
                 env,
                 on_ready=self._said_ready.set,
                 inherited=gate.inherited,
@@ -150,6 +150,21 @@ class LlamaServerEngine(ProcessEngine):
         self._ceilings = Ceilings.of(placement, self._margin_bytes)
         if not gpu_here:
             self._ceilings.bound_load(process.pid, placement.args, self._threads)
+
+    async def _command(
+        self, args: EngineArgs, settings: LaunchSettings
+    ) -> tuple[list[str], list[str], Mapping[str, str]]:
+        """The command, its arguments after those of the gate, and what its environment needs.
+
+        Raises:
+            ConfigError: there is no such program, or the arguments cannot be honoured.
+        """
+        binary = self._server or find_binary("llama-server")
+        command, *own = server_argv(binary, args, settings)
+        rest, left_out = await asked(fitted, binary, own, args.extra)
+        if left_out:
+            LOG.info("%s: %s knows no %s", self._model_id, binary, ", ".join(left_out))
+        return [command], rest, library_env(binary)
 
     async def start(self, placement: Placement, on_progress: Callable[[float], None]) -> LoadReport:
         """Load the model exactly as placed.
@@ -216,7 +231,9 @@ class LlamaServerEngine(ProcessEngine):
 
     async def _load_error(self, code: int) -> KeepwarmError:
         log = self._running().log
-        return await load_error(self._model_path, code, log.lines, log.tail, self._args)
+        return await load_error(
+            self._model_path, code, log.lines, log.tail, self._args, self.program
+        )
 
     async def stop(self, *, grace_s: float) -> None:
         """End the process (SIGTERM, then SIGKILL after `grace_s`) and remove its files.

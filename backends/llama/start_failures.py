@@ -24,8 +24,9 @@ async def load_error(
     lines: Sequence[str],
     log_tail: Sequence[str],
     args: EngineArgs | None,
+    program: str = "llama-server",
 ) -> LoadFailed:
-    """The error of a llama-server that ended while it loaded; `OutOfMemory` when a device refused bytes.
+    """The error of an engine that ended while it loaded; `OutOfMemory` when a device refused bytes.
 
     Args:
         model_path: the model's file.
@@ -33,6 +34,7 @@ async def load_error(
         lines: all kept lines of its log.
         log_tail: the last lines, for the error.
         args: the arguments of the process.
+        program: what ran, in messages.
     """
     facts: dict[str, Fact] = {
         "exit_code": code,
@@ -50,7 +52,7 @@ async def load_error(
             **facts,
         )
     return LoadFailed(
-        f"{model_path.name} did not load: llama-server {ending(code)}.\n{_quote(log_tail)}",
+        f"{model_path.name} did not load: {program} {ending(code)}.\n{_quote(log_tail)}",
         hint="The file may be damaged or of an architecture that this build does not know.",
         **facts,
     )

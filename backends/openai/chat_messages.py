@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from backends.kinds import Backend
+from backends.kinds import LLAMA, Backend
 from budget.errors import InvalidRequest
 
 ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
@@ -74,7 +74,7 @@ def _read(message: Any, position: int, last_call: str, backend: Backend) -> Mapp
             del read["tool_calls"]
     if role == "function":
         read |= {"role": "tool", "tool_call_id": last_call or f"call_{position}"}
-    elif role == "developer" and backend == "llama.cpp":
+    elif role == "developer" and backend in LLAMA:
         read["role"] = "system"
     read["content"] = _content(message, calls="tool_calls" in read)
     return read

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 from backends.base import Endpoint
 from backends.foreign.foreign_json import BadJson, parse_json
+from backends.kinds import LLAMA
 from backends.openai.answers.fields import (
     COUNT,
     MILLISECONDS,
@@ -154,7 +155,7 @@ def chat_body(
     if stream:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
-        if progress and endpoint.backend == "llama.cpp":
+        if progress and endpoint.backend in LLAMA:
             body["return_progress"] = True
     return encode(body)
 

@@ -14,6 +14,8 @@ from budget.footprint import EngineArgs
 from budget.memory.shape import ModelShape
 
 _MIB: Final = 1 << 20
+PYTHON_BYTES: Final = 16 * _MIB
+"""What a worker over llama-cpp-python takes beyond a llama-server: the interpreter and its modules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,4 +61,5 @@ def engine_overhead_bytes(
         vocabulary += model.bpe_bytes + model.merge_bytes * n_merges
     slots = args.slots * (model.slot_bytes + model.candidate_bytes * shape.n_vocab)
     layers = model.layer_bytes * shape.n_layers
-    return model.base_bytes + model.code_bytes + layers + vocabulary + slots
+    python = PYTHON_BYTES if args.binding else 0
+    return python + model.base_bytes + model.code_bytes + layers + vocabulary + slots

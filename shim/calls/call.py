@@ -129,6 +129,8 @@ class Call:
     def granted(self, grant: LeaseGrant) -> None:
         """Note the lease and the time of the request. A second lease is for the rest of an answer."""
         before, self.grant = self.grant, grant
+        if grant.endpoint.backend == "llama-cpp-python":
+            self.preemptible = False
         if before is not None and self.sent_ns:
             # A call with several leases has one begin on the trace and in its figures.
             grant.granted_ns = before.granted_ns

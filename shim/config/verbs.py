@@ -45,6 +45,8 @@ def verbs_of(entry: ModelEntry) -> frozenset[Verb]:
     if entry.backend == "python":
         ready = ready_made_verbs(entry.factory or "", entry.options)
         return frozenset[Verb](["call", *entry.can, *ready])
+    if entry.backend == "llama-cpp-python":
+        return KINDS[entry.backend].verbs & _OF_ROLE.get(entry.role, _CHATS)
     if (found := _OF_ROLE.get(entry.role)) is not None:
         return found
     if entry.backend == "vllm":

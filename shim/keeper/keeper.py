@@ -17,7 +17,8 @@ from backends.engine_process.orphans import sweep_leftovers
 from backends.engine_process.process import engine_socket
 from backends.footprint.inspect import Inspector
 from backends.footprint.shared_code import SharedCode
-from backends.llama.binaries import find_binary
+from backends.llama.binaries import find_binary, runs_by_binding
+from backends.llama.binding.binding_engine import NO_SERVER
 from backends.machine.files.unwritten import UNWRITTEN
 from budget import actions as act
 from budget import events as ev
@@ -78,8 +79,10 @@ class Keeper:
             core_settings(config),
         )
         build = Inspector().build_key()
+        if runs_by_binding():
+            LOG.warning("%s", NO_SERVER)
         # Engines share their code with these mappings; the overhead that is booked counts on it.
-        self._code = SharedCode(find_binary("llama-server"))
+        self._code = SharedCode(None if runs_by_binding() else find_binary("llama-server"))
         corrections = Corrections(catalog.learned, build)
         faults = FaultCounts()
         carrier = KvCarrier(None, build, faults)

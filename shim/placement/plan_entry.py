@@ -11,6 +11,7 @@ from typing import Any, Final, get_args
 
 import numpy as np
 
+from backends.footprint.cache import named
 from backends.foreign.json_shapes import real, rows, table, text, whole
 from budget.footprint import HOST, EngineArgs, Footprint, Source
 from budget.placement.tables import Variant
@@ -178,7 +179,7 @@ def entry_key(path: Path, args: EngineArgs, device: str, left_out: Collection[st
 
     Contexts, slots and layers are not part of it, because an entry holds all that may be chosen.
     """
-    asked = asdict(replace(args, n_ctx=1, slots=1, n_gpu_layers=0, devices=()))
+    asked = named(replace(args, n_ctx=1, slots=1, n_gpu_layers=0, devices=()))
     text = json.dumps([str(path), asked, device, sorted(left_out)], sort_keys=True)
     return f"{path.stem}-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from backends.llama.binaries import runs_by_binding
 from budget.errors import ConfigError
 from budget.footprint import EngineArgs
 from budget.memory.further.option_values import trained_context
@@ -42,6 +43,8 @@ def engine_args(entry: ModelEntry) -> EngineArgs:
         mmproj=str(entry.mmproj) if entry.mmproj else None,
         draft_model=str(entry.draft_model) if entry.draft_model else None,
         lora=tuple(str(path) for path in entry.lora),
+        binding=entry.backend == "llama-cpp-python"
+        or (entry.llama_server is None and runs_by_binding()),
         extra=(*entry.engine_args, *(["--reranking"] if entry.role == "reranker" else [])),
     )
 
@@ -54,6 +57,8 @@ def fitted_args(args: EngineArgs, entry: ModelEntry, shape: ModelShape, size: Si
     where its rows of output would take more than `MOST_OUTPUT_BYTES`.
     """
     n_ctx, slots = size
+    if args.binding:
+        slots = 1
     trained = trained_context(args.extra, shape)
     if "context" not in entry.model_fields_set and trained > 0:
         n_ctx = min(n_ctx, trained * slots)

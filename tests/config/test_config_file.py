@@ -225,7 +225,11 @@ def test_a_mark_of_the_byte_order_is_no_mistake(tmp_path: Path) -> None:
         ("hf = 'a/b:c.gguf'", "hf", "exactly one of"),
         ("url = 'http://h'", "url", "exactly one of"),
         ("backend = 'vllm'", "path", "model folder"),
-        ("backend = 'tgi'", "backend", '"llama.cpp", "python", "vllm", "server" or "openai"'),
+        (
+            "backend = 'tgi'",
+            "backend",
+            '"llama.cpp", "llama-cpp-python", "python", "vllm", "server" or "openai"',
+        ),
         ("model_id = 'x'", "model_id", "give url"),
         ("api_key_env = 'KEY'", "api_key_env", "give url"),
         ("warm_prompt = ''", "warm_prompt", "not empty"),

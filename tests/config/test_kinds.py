@@ -56,7 +56,7 @@ def test_a_factory_makes_it_a_python_model_beside_its_file(tmp_path: Path) -> No
     [
         (
             {"backend": "ollamma", "path": "x"},
-            '"llama.cpp", "python", "vllm", "server" or "openai"',
+            '"llama.cpp", "llama-cpp-python", "python", "vllm", "server" or "openai"',
         ),
         ({"backend": "python"}, 'backend = "python" without a factory'),
         ({"factory": "a:B", "path": "x.gguf"}, 'it is for backend = "llama.cpp"'),
@@ -110,7 +110,7 @@ def test_what_a_model_can_be_asked_for_follows_from_its_keys(tmp_path: Path) -> 
 
 def test_the_page_has_every_kind_with_what_it_does() -> None:
     """The table at its top, against the code."""
-    rows = re.findall(r"^\| `([\w.]+)`[^|]*\| ([^|]+) \| (yes|no) \| (.+) \|$", PAGE, re.MULTILINE)
+    rows = re.findall(r"^\| `([\w.-]+)`[^|]*\| ([^|]+) \| (yes|no) \| (.+) \|$", PAGE, re.MULTILINE)
     assert [name for name, *_ in rows] == list(KINDS)
     columns = ("chat", "embed", "rerank", "images", "tokenize", "transcribe", "speak", "call")
     for name, what, here, cells in rows:

@@ -25,7 +25,7 @@ from backends.scripted import Script, ScriptedEngine
 from backends.server.command import ServerSpec
 from backends.server.server_engine import ServerEngine
 from budget.footprint import Placement
-from tests.engines.support import gauge, listening, llama, placement
+from tests.engines.support import binding, gauge, listening, llama, placement
 from tests.engines.templates import TOOLS, with_template
 from tools.vllm_server import CONTEXT, NAME, vllm_model, vllm_server
 
@@ -162,6 +162,16 @@ def _server_case(models: dict[str, Path]) -> Case:
     )
 
 
+def _binding_case(models: dict[str, Path]) -> Case:
+    return Case(
+        "llama-cpp-python",
+        lambda folder: binding(models["producer"], folder),
+        local=True,
+        busy=lambda engine: _busy_slots(engine.endpoint),
+        placed=placement(n_ctx=8192, binding=True),
+    )
+
+
 def _scripted_case() -> Case:
     script = tuple(f"word{number} " for number in range(50_000))
     return Case(
@@ -212,6 +222,7 @@ def _busy_slots(endpoint: Endpoint) -> int:
 
 KINDS = [
     pytest.param("llama.cpp", marks=pytest.mark.real),
+    pytest.param("llama-cpp-python", marks=pytest.mark.real),
     "scripted",
     pytest.param("server", marks=pytest.mark.real),
     pytest.param("remote", marks=pytest.mark.real),
@@ -246,6 +257,8 @@ def _case(request: pytest.FixtureRequest, models: dict[str, Path]) -> Case:
         return _llama_case(models)
     if request.param == "server":
         return _server_case(models)
+    if request.param == "llama-cpp-python":
+        return _binding_case(models)
     if request.param == "scripted":
         return _scripted_case()
     if request.param == "remote":

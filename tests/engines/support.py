@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from backends.base import Endpoint, Engine
+from backends.llama.binding.binding_engine import LlamaBindingEngine
 from backends.llama.engine import LlamaServerEngine
 from backends.openai import ChatRequest
 from budget.footprint import HOST, EngineArgs, Footprint, Placement
@@ -41,6 +42,11 @@ async def running(engine: Engine, placed: Placement | None = None) -> AsyncItera
 def llama(model: Path, runtime_dir: Path, **options: Any) -> LlamaServerEngine:
     """A llama.cpp engine with one thread, so that tests share the machine."""
     return LlamaServerEngine(model, model.stem, runtime_dir, threads=1, **options)
+
+
+def binding(model: Path, runtime_dir: Path, **options: Any) -> LlamaBindingEngine:
+    """A worker over llama-cpp-python, with one thread."""
+    return LlamaBindingEngine(model, model.stem, runtime_dir, threads=1, **options)
 
 
 async def until(condition: Callable[[], Awaitable[bool]], *, within_s: float) -> bool:

@@ -132,10 +132,17 @@ def test_an_answer_keeps_to_a_json_schema(thinking: Case, runtime_dir: Path) -> 
 
 
 def test_tools_are_told_to_the_model(thinking: Case, runtime_dir: Path) -> None:
-    """A prompt with tools is longer than the same prompt without them, in a stream as well."""
+    """A prompt with tools is longer than the same prompt without them, in a stream as well.
+
+    A kind of engine that has no tools says so by name.
+    """
 
     async def question(engine: Engine, client: AsyncTransport) -> None:
         tools = {**HELLO.options, "tools": [{"type": "function", "function": BOOK}]}
+        if not engine.capabilities.tools:
+            with pytest.raises(InvalidRequest, match="tools"):
+                await client.chat(engine.endpoint, ChatRequest(HELLO.messages, tools))
+            return
         without = await client.chat(engine.endpoint, HELLO)
         request = ChatRequest(HELLO.messages, tools)
         told = await client.chat(engine.endpoint, request)

@@ -5,21 +5,17 @@ them), writes one JSON answer to standard output, and llama.cpp's log to standar
 standard library and the binding's ctypes declarations are imported, so that the process costs
 little and a crash of llama.cpp takes nothing else with it.
 
-Parameters are those that llama-server derives (llama.cpp `common/common.cpp`,
-`common_model_params_to_llama` and `common_context_params_to_llama`; `tools/server/server.cpp` and
-`server-context.cpp`, `server_output_limits`). The figures come from the C++ function
+The figures come from the C++ function
 `llama_get_memory_breakdown` (`src/llama-ext.h`).
 """
 
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import json
 import platform
 import re
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -28,85 +24,21 @@ from backends.footprint.probe.native import (
     EXIT_LOAD,
     EXIT_MISMATCH,
     EXIT_UNSUPPORTED,
-    FLASH_ATTENTION,
     Ggml,
     Map,
     ProbeError,
     in_order,
 )
+from backends.footprint.probe.parameters import binding, context_params, model_params
 from backends.footprint.probe.projector import measure_projector
 
 LOAD_MODE_NONE = 0  # the only mode that `no_alloc` accepts
-KV_TYPES = {
-    "f32": 0,
-    "f16": 1,
-    "q4_0": 2,
-    "q4_1": 3,
-    "q5_0": 6,
-    "q5_1": 7,
-    "q8_0": 8,
-    "iq4_nl": 20,
-    "bf16": 30,
-}
 
 _BREAKDOWN_SYMBOL = "_Z26llama_get_memory_breakdownPK13llama_context"
 _COMPUTE_LINE = re.compile(r"(\S+)\s+compute buffer size =\s+([\d.]+) MiB")
 _OUTPUT_LINE = re.compile(r"(\S+)\s+output buffer size =\s+([\d.]+) MiB")
 _COPIES_LINE = re.compile(r"sched copies = (\d+)")
 _MIB = 1 << 20
-
-
-def _binding() -> Any:
-    """The binding's ctypes declarations, without its package's `__init__`.
-
-    That one imports the high-level API (numpy, jinja2), four times the cost of the whole probe.
-    """
-    spec = importlib.util.find_spec("llama_cpp")
-    if spec is None or spec.origin is None:
-        raise ProbeError(EXIT_UNSUPPORTED, "llama_cpp is not installed")
-    package = types.ModuleType("llama_cpp")
-    package.__path__ = [str(Path(spec.origin).parent)]
-    sys.modules["llama_cpp"] = package
-    return importlib.import_module("llama_cpp.llama_cpp")
-
-
-def _model_params(binding: Any, args: dict[str, Any], devices: Any) -> Any:
-    params = binding.llama_model_default_params()
-    if devices is not None:
-        params.devices = ctypes.cast(devices, ctypes.c_void_p)
-    params.n_gpu_layers = args["n_gpu_layers"]
-    if args["tensor_split"]:
-        # As many floats as llama.cpp may read.
-        share = (ctypes.c_float * binding.llama_max_devices())(*args["tensor_split"])
-        params.tensor_split = ctypes.cast(share, type(params.tensor_split))
-    params.load_mode = LOAD_MODE_NONE
-    params.use_extra_bufts = args["repack"]
-    params.no_alloc = True
-    params.load_mtp = False
-    return params
-
-
-def _context_params(binding: Any, args: dict[str, Any]) -> Any:
-    params = binding.llama_context_default_params()
-    n_batch = min(args["n_batch"], args["n_ubatch"]) if args["embeddings"] else args["n_batch"]
-    params.n_ctx = args["n_ctx"]
-    params.n_seq_max = args["slots"]
-    params.n_batch = n_batch
-    params.n_ubatch = args["n_ubatch"]
-    params.n_outputs_max = (
-        n_batch if args["embeddings"] else min(n_batch, args["slots"] * args["outputs_per_slot"])
-    )
-    params.n_outputs_max_per_seq = args["outputs_per_slot"]
-    params.embeddings = args["embeddings"]
-    params.flash_attn_type = FLASH_ATTENTION[args["flash_attention"]]
-    params.offload_kqv = True
-    params.op_offload = True
-    params.no_perf = False
-    params.swa_full = args["swa_full"]
-    params.kv_unified = args["kv_unified"]
-    params.type_k = KV_TYPES[args["kv_type_k"]]
-    params.type_v = KV_TYPES[args["kv_type_v"]]
-    return params
 
 
 def _breakdown(folder: Path, context: Any, ggml: Ggml) -> list[dict[str, Any]]:
@@ -181,7 +113,7 @@ class _Session:
                 self._servers.add(endpoint)
         model = self._model(args)
         self._log.clear()
-        context = self._binding.llama_init_from_model(model, _context_params(self._binding, args))
+        context = self._binding.llama_init_from_model(model, context_params(self._binding, args))
         if not context:
             raise ProbeError(EXIT_CONTEXT, "llama.cpp refuses the context")
         try:
@@ -198,7 +130,8 @@ class _Session:
         if self._loaded is not None and self._loaded[0] == key:
             return self._loaded[1]
         devices = self._ggml.devices(args["devices"])
-        params = _model_params(self._binding, args, devices)
+        params = model_params(self._binding, args, devices, LOAD_MODE_NONE)
+        params.no_alloc = True
         model = self._binding.llama_model_load_from_file(self._path, params)
         if not model:
             raise ProbeError(EXIT_LOAD, "llama.cpp refuses the file")
@@ -274,11 +207,11 @@ def main() -> int:
             raise ProbeError(
                 EXIT_UNSUPPORTED, "the dry measurement needs Linux on x86-64 (a C++ result)"
             )
-        binding = _binding()
+        library = binding()
         callback = _log_to_stderr(
-            binding, log
+            library, log
         )  # llama.cpp keeps a pointer to it, so it must stay alive
-        answer = _answer(binding, request, log)
+        answer = _answer(library, request, log)
     except ProbeError as error:
         sys.stderr.write(f"\nprobe: {error}\n")
         return error.code

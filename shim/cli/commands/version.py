@@ -26,7 +26,9 @@ def version(*, as_json: bool) -> None:
     server = found["llama_server"]
     if server is None:
         click.echo(
-            "llama.cpp: there is no llama-server; install llama-cpp-python or run `make setup`"
+            f"llama.cpp of llama-cpp-python {binding}, without llama-server"
+            if (binding := found["llama_cpp_python"])
+            else "llama.cpp: install llama-cpp-python, or run `make setup`"
         )
     else:
         click.echo(f"llama.cpp of llama-cpp-python {found['llama_cpp_python']}: {server}")

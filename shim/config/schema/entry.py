@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
-from backends.kinds import Backend
+from backends.kinds import LLAMA, Backend
 from backends.python.ready_made import READY_MADE
 from shim.config.schema.device_values import Device
 from shim.config.schema.endpoint_values import Endpoints, first_url
@@ -352,7 +352,7 @@ class ModelEntry(Section):
     @property
     def is_gguf(self) -> bool:
         """Whether llama.cpp runs it here, from a GGUF file."""
-        return self.backend == "llama.cpp" and self.url is None
+        return self.backend in LLAMA and self.url is None
 
     @property
     def pinned(self) -> bool:

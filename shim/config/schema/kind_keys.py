@@ -25,6 +25,10 @@ _GGUF: Final = frozenset(
     *("kv_type", "kv_type_k", "kv_type_v", "flash_attention", "repack", "swa_full"),
     *("mmproj", "draft_model", "lora", "warm_prompt", "engine_args", "llama_server"),
 }
+_NEED_SERVER: Final = frozenset(
+    ["slots", "mmproj", "draft_model", "lora", "engine_args", "llama_server"]
+)
+"""What llama-cpp-python's worker does not have of llama-server."""
 _ENDPOINT: Final = frozenset(
     {"role", "url", "endpoints", "model_id", "api_key_env", "ca_file", "connect_timeout"}
 )
@@ -41,6 +45,7 @@ _FOLDER: Final = "a model folder in Hugging Face form, or the url of a server"
 _NO_GGUF: Final = (_WORKER | _VLLM | _SERVER) - _GGUF - _ENDPOINT
 _BY_KIND: Final[Mapping[Backend, frozenset[str]]] = {
     "llama.cpp": _ANYWHERE | _HERE | _GGUF,
+    "llama-cpp-python": (_ANYWHERE | _HERE | _GGUF) - _NEED_SERVER,
     "python": _ANYWHERE | _HERE | _WORKER,
     "vllm": _ANYWHERE | _HERE | _VLLM,
     "server": _ANYWHERE | (_HERE - {"threads"}) | _SERVER,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from backends.footprint.companion_files import adapter
 from backends.gguf import GgufHeader, read_header
+from backends.llama.binding.binding_engine import check_binding_args
 from backends.llama.known_options import check_options
 from budget.errors import ConfigError, KeepwarmError
 from budget.footprint import EngineArgs
@@ -49,6 +50,8 @@ def _checks(name: str, entry: ModelEntry, header: GgufHeader) -> Iterator[tuple[
     yield "role", partial(check_role, name, entry, header)
     yield "context", partial(_check_context, name, entry, shape)
     yield "engine_args", partial(check_options, entry.engine_args, entry.llama_server)
+    if args.binding:
+        yield "engine_args", partial(check_binding_args, args)
     yield from _companion_checks(entry, shape, args)
     yield "path", partial(check_args, args, shape)
 

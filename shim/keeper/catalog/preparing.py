@@ -14,6 +14,7 @@ from backends.footprint.placing import placements
 from backends.gguf import GgufHeader, read_header
 from backends.kinds import Backend
 from backends.llama.model_files import model_files
+from backends.machine.devices import is_rpc
 from backends.machine.files.mounts import is_far
 from budget.errors import LoadFailed
 from budget.eviction.kv_store import carries_kv
@@ -49,9 +50,12 @@ def _prepare_gguf(
     for _, error in faults(name, entry, header):
         raise error
     shape = header.shape()
-    args = replace(engine_args(entry), rpc=devices.servers())
+    args = engine_args(entry)
+    args = replace(args, rpc=() if args.binding else devices.servers())
     args, note = sized_args(args, entry, header, inspector, devices.limits)
     layers, limits = entry.n_gpu_layers, devices.layer_limits
+    if args.binding:
+        limits = {name: limit for name, limit in limits.items() if not is_rpc(name)}
     chosen = placements(inspector, header, args, limits, n_gpu_layers=layers)
     placed = tuple(with_note(placement, note) for placement in chosen)
     return Prepared(
@@ -61,7 +65,7 @@ def _prepare_gguf(
         placed,
         engine_id_of(header, placed, entry, side),
         (*_stamp_of(header), *side),
-        carries_kv(shape, placed[0].args),
+        not args.binding and carries_kv(shape, placed[0].args),
         lie_far(entry, header.files),
         forgotten_stamp(inspector.learned, header.identity),
     )
@@ -71,6 +75,7 @@ _BY_KIND: Final[
     Mapping[Backend, Callable[[str, ConfigEntry, BudgetDevices, Inspector], Prepared]]
 ] = {
     "llama.cpp": _prepare_gguf,
+    "llama-cpp-python": _prepare_gguf,
     "python": prepare_worker,
     "server": prepare_worker,
     "vllm": prepare_vllm,

@@ -8,6 +8,7 @@ from typing import Final
 
 from backends.base import Engine
 from backends.kinds import Backend
+from backends.llama.binding.binding_engine import LlamaBindingEngine
 from backends.llama.engine import LlamaServerEngine
 from backends.python.python_engine import PythonEngine
 from backends.server.server_engine import ServerEngine
@@ -23,8 +24,9 @@ Maker = Callable[[Config, CatalogEngine, Path], Engine]
 """Makes an engine that is to be started: the configuration in force, the engine, the runtime folder."""
 
 
-def _llama_server(config: Config, engine: CatalogEngine, runtime: Path) -> Engine:
-    return LlamaServerEngine(
+def _llama(config: Config, engine: CatalogEngine, runtime: Path) -> Engine:
+    made = LlamaBindingEngine if engine.placements[0].args.binding else LlamaServerEngine
+    return made(
         engine.path,
         engine.names[0],
         runtime,
@@ -73,7 +75,8 @@ def _server(config: Config, engine: CatalogEngine, runtime: Path) -> Engine:
 
 
 MAKERS: Final[Mapping[Backend, Maker]] = {
-    "llama.cpp": _llama_server,
+    "llama.cpp": _llama,
+    "llama-cpp-python": _llama,
     "python": _python_worker,
     "server": _server,
     "vllm": _vllm_server,

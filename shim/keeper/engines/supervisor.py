@@ -13,6 +13,7 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from backends.kinds import LLAMA
 from backends.machine.bounded_questions import asked
 from budget import actions as act
 from budget import events as ev
@@ -246,7 +247,7 @@ class Supervisor:
 
         It may have been called, and be unloaded, between two looks of the monitor.
         """
-        if running.entry.backend == "llama.cpp":
+        if running.entry.backend in LLAMA:
             return
         try:
             found = await asked(running.engine.memory)

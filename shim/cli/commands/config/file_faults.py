@@ -58,7 +58,7 @@ def _fault(key: str, found: str, allowed: str) -> FileFault:
 def _look_into(
     name: str, entry: ModelEntry
 ) -> tuple[GgufHeader | None, list[tuple[str, KeepwarmError]]]:
-    if entry.backend != "llama.cpp" or entry.path is None or not entry.path.is_file():
+    if not entry.is_gguf or entry.path is None or not entry.path.is_file():
         return None, []
     try:
         header = read_header(entry.path)

@@ -6,7 +6,13 @@ import importlib.util
 from collections.abc import Iterator
 from typing import Final
 
-from backends.llama.binaries import build_id, find_binary, library_env
+from backends.llama.binaries import (
+    build_id,
+    find_binary,
+    library_env,
+    runs_by_binding,
+)
+from backends.llama.binding.binding_engine import NO_SERVER
 from backends.machine.children import Answered, ask_child
 from backends.machine.environment import child_environment
 from backends.machine.nvml import list_gpus
@@ -27,6 +33,9 @@ def check_keepwarm(_: Config) -> Iterator[Finding]:
 
 def check_llama_server(_: Config) -> Iterator[Finding]:
     """Whether llama-server is there and runs, its version, and whether it knows this machine's GPUs."""
+    if runs_by_binding():
+        yield Finding("llama-server", "warn", NO_SERVER, _INSTALL)
+        return
     server = find_binary("llama-server")
     done = _asked("--version")
     said = (done.out + done.log).strip().splitlines()

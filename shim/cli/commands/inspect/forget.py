@@ -27,7 +27,7 @@ def forget(ctx: click.Context, model: str, *, as_json: bool) -> None:
     Example: keepwarm forget writer
     """
     chosen = choose(ctx, model, uses=())
-    if chosen.entry.backend != "llama.cpp" or chosen.entry.remote:
+    if not chosen.entry.is_gguf:
         raise InvalidRequest(
             f"{chosen.model} is no GGUF file that runs here: no estimate of it was corrected.",
             hint="Name a model with a path or hf.",
