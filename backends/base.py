@@ -57,6 +57,7 @@ class Endpoint:
     `base_url` ends before `/v1`. `api_key_env` names the environment variable that holds the key. `ca_file`
     is a file of certificates that count beside the usual ones. `key_file` holds the key of a server that
     keepwarm runs. `context_per_slot` are the tokens that a prompt may have at most, where they are known.
+    `keep_alive_s` is what Ollama is told.
     """
 
     base_url: str
@@ -68,6 +69,7 @@ class Endpoint:
     context_per_slot: int | None = None
     capabilities: Capabilities = Capabilities()
     key_file: str | None = None
+    keep_alive_s: float | None = None
 
     @classmethod
     def of_engine(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Backend = Literal["llama.cpp", "llama-cpp-python", "python", "vllm", "server", "openai"]
+Backend = Literal["llama.cpp", "llama-cpp-python", "python", "vllm", "server", "ollama", "openai"]
 Verb = Literal[
     "chat", "stream", "embed", "rerank", "transcribe", "speak", "tokenize", "call", "images", "http"
 ]
@@ -37,6 +37,7 @@ SERVED: Final = frozenset[Verb](
 """What a server of OpenAI's API may do."""
 _NO_AUDIO: Final = SERVED - {"transcribe", "speak"}
 _BY_BINDING: Final = frozenset[Verb](["chat", "stream", "embed", "tokenize", "http"])
+_OLLAMA: Final = frozenset[Verb](["chat", "stream", "embed", "images", "http"])
 CALLABLE: Final = frozenset[Verb](["call", "rerank", "tokenize", "transcribe", "speak"])
 """What a Python model may do."""
 
@@ -48,6 +49,7 @@ KINDS: Final[Mapping[Backend, EngineKind]] = {
     "python": EngineKind("your own Python code, in a worker process", CALLABLE, here=True),
     "vllm": EngineKind("a vLLM server, from a model folder or elsewhere", SERVED, here=True),
     "server": EngineKind("any program that answers over HTTP", SERVED, here=True),
+    "ollama": EngineKind("Ollama, by its own API", _OLLAMA, here=False),
     "openai": EngineKind("an endpoint that speaks OpenAI's API", SERVED, here=False),
 }
 """Every kind by its name in the configuration."""

@@ -292,7 +292,7 @@ class Shim(VerbsBesideChat):
         await self._declared.adeclare(models)
 
     def release(self, model: str) -> None:
-        """Mark a model as the first victim when bytes are needed.
+        """Mark a model as the first victim when bytes are needed. Ollama unloads its own at once.
 
         Raises:
             AdmissionDenied: it is pinned.
@@ -377,6 +377,7 @@ class Shim(VerbsBesideChat):
     ) -> Mapping[str, Any]:
         call = self._session.call(model, "", options, "load")
         if call.remote:
+            self._session.load_remote(model)
             return {}
         if call.run is not None:
             self._session.follow(call.run)

@@ -15,6 +15,7 @@ from budget.errors import EngineTimeout, InvalidRequest, KeepwarmError
 from budget.footprint import Placement
 
 HEALTH_S: Final = 5.0
+_HEALTH: Final = {"openai": "/v1/models", "ollama": "/api/tags"}
 _OK: Final = 200
 
 
@@ -32,7 +33,7 @@ class RemoteEngine:
     ) -> None:
         self._endpoint = endpoint
         self._check = check
-        default = "/v1/models" if endpoint.backend == "openai" else "/health"
+        default = _HEALTH.get(endpoint.backend, "/health")
         self._health_path = health_path or default
 
     def __repr__(self) -> str:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TypeVar, Unpack
 
 from backends.base import Endpoint
+from backends.openai.answers import ollama
 from backends.openai.answers.delta_stream import AsyncDeltaStream
 from backends.openai.answers.reading import ReaderKind, StreamReader
 from backends.openai.connections.bounds import (
@@ -192,6 +193,26 @@ class Transport:
         raw = await self._fetch(exchange, CHAT_BYTES)
         return request.of_prompt(endpoint, exchange.parsed(raw, templated))
 
+    async def reside(self, endpoint: Endpoint, keep_alive_s: float | None) -> None:
+        """Let Ollama load a model and keep it for so many seconds; 0 unloads it.
+
+        Raises:
+            KeepwarmError: as `chat`.
+        """
+        body = ollama.residency_body(endpoint, keep_alive_s)
+        exchange = self._exchange(endpoint, ollama.CHAT_PATH, body, {})
+        exchange.parsed(await self._fetch(exchange, CHAT_BYTES), parse_completion)
+
+    async def residents(self, endpoint: Endpoint, *, within_s: float) -> Sequence[ollama.Resident]:
+        """The models that Ollama has in memory now.
+
+        Raises:
+            KeepwarmError: it does not answer, or otherwise than it is documented.
+        """
+        limits = Limits(timeouts=Timeouts(connect_s=within_s, answer_s=within_s))
+        exchange = self._exchange(endpoint, ollama.PS_PATH, None, limits)
+        return ollama.residents(await self._fetch(exchange, CHAT_BYTES))
+
     async def probe(self, endpoint: Endpoint, path: str, *, within_s: float) -> int:
         """The status with which a path answers; its body is not read.
 
@@ -232,6 +253,8 @@ class Transport:
         context = endpoint.context_per_slot if content_type == JSON_TYPE else None
         if context is not None and body is not None and len(body) > context * TOKEN_BYTES:
             check_prompt(endpoint, body)
+        if body is not None and endpoint.backend == "ollama":
+            path, body = ollama.asked(endpoint, path, body)
         route = self.pools.to(endpoint).route
         return Exchange(endpoint, route, path, body, bounds, content_type)
 
@@ -243,7 +266,8 @@ class Transport:
                 body = bytearray()
                 while (chunk := await answer.chunk()) is not None:
                     body += chunk
-                return bytes(body)
+                whole = bytes(body)
+                return ollama.answered(whole) if exchange.endpoint.backend == "ollama" else whole
             except HTTP_ERRORS as exc:
                 raise exchange.failed(exc, in_answer=True) from exc
             finally:
@@ -261,6 +285,8 @@ class Transport:
         exchange.bounds.allow(STREAM_BYTES)
         exchange.bounds.paused()
         content_type = header(answer.headers, b"content-type")
+        if exchange.endpoint.backend == "ollama":
+            reader = ollama.OllamaReader
         read = reader(exchange.endpoint, exchange.secrets, content_type)
         return AsyncDeltaStream(exchange, answer, read, self.pools)
 

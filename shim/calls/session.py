@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from backends.base import Capabilities, Endpoint
+from backends.flows import run_blocking
 from backends.kinds import Backend, Verb
 from backends.openai.async_client import AsyncTransport
 from backends.openai.connections.bounds import Limits
@@ -267,6 +268,9 @@ class Session:
             AdmissionDenied: it is pinned, and not to be unpinned.
         """
         entry = self._entry(model)
+        if entry.backend == "ollama" and kind in ("release", "unload"):
+            run_blocking(self.sync_transport.flows.reside(self.remote_endpoint(model), 0))
+            return {"gone": True}
         if entry.url is not None:
             raise InvalidRequest(
                 f"{model} runs at {entry.url}: keepwarm has nothing of it here to {kind}.",
@@ -316,18 +320,17 @@ class Session:
 
     def remote_endpoint(self, model: str, one: EndpointEntry | None = None) -> Endpoint:
         """The endpoint of a remote model, or `one` of several. Requests go there past the local budget."""
-        entry = self.config.models[model]
-        if entry.url is None:
-            raise ConfigError(f"{model} has no url.")
-        backend: Backend = entry.backend
-        return Endpoint(
-            base_url=one.url if one is not None else entry.url,
-            model_id=(one.model_id if one is not None else None) or entry.model_id or model,
-            backend=backend,
-            api_key_env=entry.api_key_env,
-            ca_file=str(entry.ca_file) if entry.ca_file is not None else None,
-            capabilities=Capabilities(embeddings=True, grammar=False, rerank=True),
-        )
+        return remote_endpoint(model, self.config, one)
+
+    def load_remote(self, model: str) -> None:
+        """Let Ollama load a model, which it keeps as long as the configuration says; others are not ours.
+
+        Raises:
+            KeepwarmError: it cannot.
+        """
+        if self.config.models[model].backend == "ollama":
+            endpoint = self.remote_endpoint(model)
+            run_blocking(self.sync_transport.flows.reside(endpoint, endpoint.keep_alive_s))
 
     # Traces
 
@@ -356,6 +359,26 @@ class Session:
 
         self._followed[run.run_id] = finish
         run.on_finish(finish)
+
+
+def remote_endpoint(model: str, config: Config, one: EndpointEntry | None = None) -> Endpoint:
+    """The endpoint of a remote model, or `one` of several. Requests go there past the local budget."""
+    entry = config.models[model]
+    if entry.url is None:
+        raise ConfigError(f"{model} has no url.")
+    backend: Backend = entry.backend
+    at_ollama = backend == "ollama"
+    keeps = at_ollama and "keep_alive" in entry.model_fields_set
+    url = one.url if one is not None else entry.url
+    return Endpoint(
+        base_url=url.removesuffix("/v1") if at_ollama else url,
+        model_id=(one.model_id if one is not None else None) or entry.model_id or model,
+        backend=backend,
+        api_key_env=entry.api_key_env,
+        ca_file=str(entry.ca_file) if entry.ca_file is not None else None,
+        capabilities=Capabilities(embeddings=True, grammar=False, rerank=not at_ollama),
+        keep_alive_s=entry.keep_alive if keeps else None,
+    )
 
 
 def _configuration(given: Config | str | Path | Mapping[str, Any] | None) -> Config:

@@ -228,7 +228,7 @@ def test_a_mark_of_the_byte_order_is_no_mistake(tmp_path: Path) -> None:
         (
             "backend = 'tgi'",
             "backend",
-            '"llama.cpp", "llama-cpp-python", "python", "vllm", "server" or "openai"',
+            '"llama.cpp", "llama-cpp-python", "python", "vllm", "server", "ollama" or "openai"',
         ),
         ("model_id = 'x'", "model_id", "give url"),
         ("api_key_env = 'KEY'", "api_key_env", "give url"),

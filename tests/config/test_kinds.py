@@ -56,7 +56,7 @@ def test_a_factory_makes_it_a_python_model_beside_its_file(tmp_path: Path) -> No
     [
         (
             {"backend": "ollamma", "path": "x"},
-            '"llama.cpp", "llama-cpp-python", "python", "vllm", "server" or "openai"',
+            '"llama.cpp", "llama-cpp-python", "python", "vllm", "server", "ollama" or "openai"',
         ),
         ({"backend": "python"}, 'backend = "python" without a factory'),
         ({"factory": "a:B", "path": "x.gguf"}, 'it is for backend = "llama.cpp"'),

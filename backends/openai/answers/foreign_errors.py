@@ -281,6 +281,9 @@ def _is_too_long(status: int, message: str, facts: Mapping[str, Fact]) -> bool:
 def _by_status(
     endpoint: Endpoint, status: int, lead: str, message: str, facts: dict[str, Fact]
 ) -> KeepwarmError:
+    if status == 404 and endpoint.backend == "ollama":
+        pull = f"`ollama pull {endpoint.model_id}` there, or check model_id."
+        return UnknownModel(lead, hint=pull, **facts)
     if status == 404 and (facts["param"] == "model" or facts["type"] == "NotFoundError"):
         served = f"Check model_id ({endpoint.model_id}) against what the endpoint serves."
         return UnknownModel(lead, hint=served, **facts)

@@ -78,6 +78,8 @@ def kind_of(given: Mapping[str, object]) -> Backend:
 
 def keys_of(kind: Backend, *, remote: bool) -> frozenset[str]:
     """The keys that hold for a kind of engine, at an endpoint or here."""
+    if kind == "ollama":
+        return _ANYWHERE | _ENDPOINT | {"keep_alive"}
     return _ANYWHERE | _ENDPOINT if remote else _BY_KIND.get(kind, _ANYWHERE | _ENDPOINT)
 
 
@@ -129,7 +131,7 @@ def _source_conflicts(given: Mapping[str, object]) -> Iterator[Conflict]:
         yield "path", 'backend = "vllm" without path and url', _FOLDER
     elif kind == "vllm" and str(given.get("path", "")).lower().endswith(".gguf"):
         yield "path", 'a GGUF file with backend = "vllm"', _FOLDER
-    elif kind == "openai" and sources != ["url"]:
+    elif kind in ("openai", "ollama") and sources != ["url"]:
         yield "url", f'backend = "{kind}" without a url', "the endpoint's address"
     elif not sources:
         yield "path", "the model has no file and no endpoint", one

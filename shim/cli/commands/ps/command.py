@@ -10,9 +10,11 @@ import click
 
 from budget.errors import KeeperUnavailable
 from shim.cli.commands.config.reload import restart_line
+from shim.cli.commands.ps.at_ollama import print_ollama, rows_of
 from shim.cli.commands.ps.coming_uses import print_plans
 from shim.cli.commands.ps.fault_lines import print_faults
 from shim.cli.commands.ps.projects_table import print_projects
+from shim.cli.console.context import config_path
 from shim.cli.console.output import clear_screen, print_json, print_table, size, sizes, span
 from shim.cli.console.running import ask_running
 from shim.cli.console.shared_options import json_option
@@ -33,6 +35,7 @@ NO_KEEPER: Final[Mapping[str, Any]] = {
     "projects": [],
     "references": {},
     "unavailable": {},
+    "asleep": [],
 }
 """What `ps --json` prints when no keeper runs."""
 
@@ -40,7 +43,8 @@ NO_KEEPER: Final[Mapping[str, Any]] = {
 @click.command()
 @click.option("--watch", is_flag=True, help="Print the state again every second, until Ctrl-C.")
 @json_option
-def ps(*, watch: bool, as_json: bool) -> None:
+@click.pass_context
+def ps(ctx: click.Context, *, watch: bool, as_json: bool) -> None:
     """Show what is resident, leased, pinned and waiting.
 
     The command asks the running keeper. It starts no keeper, loads nothing and resets no time-out.
@@ -49,7 +53,7 @@ def ps(*, watch: bool, as_json: bool) -> None:
         if watch and not as_json:
             clear_screen()
         try:
-            status = read_status()
+            status = {**read_status(), "ollama": rows_of(config_path(ctx))}
         except KeeperUnavailable as error:
             if not watch or as_json:
                 raise
@@ -63,7 +67,7 @@ def ps(*, watch: bool, as_json: bool) -> None:
 
 
 def read_status() -> dict[str, Any]:
-    """What `ps --json` prints: the keeper's status with `running`."""
+    """The keeper's status with `running`."""
     status = ask_running("status")
     return dict(NO_KEEPER) if status is None else {"running": True, **status}
 
@@ -71,6 +75,7 @@ def read_status() -> dict[str, Any]:
 def _print(status: Mapping[str, Any]) -> None:
     if not status["running"]:
         click.echo("No keeper runs, so no model is resident. The first request starts one.")
+        print_ollama(status["ollama"])
         return
     keeper = status["keeper"]
     click.echo(
@@ -87,6 +92,7 @@ def _print(status: Mapping[str, Any]) -> None:
     _print_engines(status["engines"])
     _print_queue(status["queue"])
     print_plans(status["declared"], status["prefetch"])
+    print_ollama(status["ollama"])
     names = {e["id"]: ", ".join(e["models"]) or e["id"] for e in status["engines"]}
     _print_decisions(status["decisions"], names)
     for name, error in status["unavailable"].items():
