@@ -108,7 +108,7 @@ class InForce:
         try:
             left = parse_state(self._path, _left)
             return _config_of(left, float(left["since"]))
-        except (OSError, BadState, ConfigError):
+        except (OSError, BadState, ConfigError, KeyError, TypeError):
             return None
 
     def write(self, config: Config, others: Sequence[Mapping[str, Any]] = ()) -> None:

@@ -213,7 +213,7 @@ def _trust(path: str = "/a/keepwarm.toml") -> Path:
 STATE_FILES = (
     StateFile(
         "configuration in force",
-        ("shim.wire.start_order:survives",),
+        ("shim.wire.start_order:survives", "shim.wire.start_order:read"),
         _write_in_force,
         _in_force_is_used,
         _write_in_force,
