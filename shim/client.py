@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -149,14 +149,12 @@ class Shim(VerbsBesideChat):
     def _embedding(
         self, model: str, texts: Sequence[str] | str, options: Mapping[str, Any]
     ) -> tuple[Call, list[str]]:
-        batch = [texts] if isinstance(texts, str) else list(texts)
-        call = self._session.call(model, [], options, "embeddings")
-        if call.request.options:
+        if isinstance(texts, bytes | Mapping) or not isinstance(texts, Iterable):
             raise InvalidRequest(
-                f"embed() takes no option {sorted(call.request.options)}.",
-                hint=f"It takes {', '.join(OWN_OPTIONS)}.",
+                f"texts is {type(texts).__name__}; allowed are a string or a list of strings."
             )
-        return call, batch
+        batch = [texts] if isinstance(texts, str) else list(texts)
+        return self._session.call(model, [], options, "embeddings"), batch
 
     # Python models
 

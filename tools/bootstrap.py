@@ -137,7 +137,7 @@ def set_up() -> None:
     partial = STAMP.with_suffix(".partial")
     partial.write_text(fingerprint(), encoding="ascii")
     partial.replace(STAMP)
-    say("set-up is complete")
+    say("set-up is complete; `. .venv/bin/activate` gives this shell the command keepwarm")
 
 
 def _interrupted(signum: int, _frame: object) -> None:

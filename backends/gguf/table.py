@@ -166,11 +166,26 @@ def _read(
     return FileTable(path, version, alignment, identity, end, metadata, key_offsets, tensors)
 
 
+_OTHER_FILES: Final = {
+    b"vers": "a pointer of Git LFS: run `git lfs pull` where it was cloned",
+    b"<": "a web page, as a site sends it in the place of a file",
+    b"{": "JSON, as a site sends an error in the place of a file",
+    b"PK": "an archive, perhaps a model of PyTorch: llama.cpp's convert_hf_to_gguf.py makes GGUF files",
+    b"\0\0\0\0": "a file of zeros, as an unfinished download is",
+    b"tjgg": "of llama.cpp's format before GGUF: fetch it anew as GGUF",
+    b"lmgg": "of llama.cpp's format before GGUF: fetch it anew as GGUF",
+}
+"""How files of other kinds begin, and what they are."""
+
+
 def _version(cursor: Cursor) -> int:
     magic = cursor.take(4, "the magic number")
     if magic != MAGIC:
+        what = next((said for begin, said in _OTHER_FILES.items() if magic.startswith(begin)), "")
         cursor.reject(
-            "magic", f"the file starts with {magic!r}, a GGUF file with {MAGIC!r}.", offset=0
+            "magic",
+            f"the file starts with {magic!r}, a GGUF file with {MAGIC!r}.{what and f' It is {what}.'}",
+            offset=0,
         )
     version = cursor.u32("the version")
     if version and not version & 0xFFFF:

@@ -30,7 +30,7 @@ def checked_messages(
     found = list(messages) if isinstance(messages, list | tuple) else []
     if not found:
         raise InvalidRequest(
-            "messages is not a non-empty list.",
+            f"messages is {_what(messages)}; allowed are a string or a non-empty list.",
             hint='Give [{"role": "user", "content": "..."}].',
         )
     last_call = ""
@@ -44,6 +44,11 @@ def checked_messages(
         if calls := read.get("tool_calls"):
             last_call = str(calls[-1].get("id", ""))
     return found
+
+
+def _what(messages: object) -> str:
+    is_empty = isinstance(messages, list | tuple)
+    return "an empty list" if is_empty else f"{type(messages).__name__} instead of a list"
 
 
 def _is_plain(message: Any) -> bool:
@@ -63,6 +68,11 @@ def _read(message: Any, position: int, last_call: str, backend: Backend) -> Mapp
     if not isinstance(message, Mapping):
         raise ValueError(f"{type(message).__name__} instead of an object with role and content")
     role = message.get("role")
+    if message.get("images"):
+        raise ValueError(
+            'images beside content, as Ollama has them, would not be seen; allowed is {"type":'
+            ' "image_url", "image_url": {"url": "data:image/png;base64,..."}} in content'
+        )
     if role not in ROLES:
         raise ValueError(f"role {role!r:.40}; allowed are {', '.join(ROLES)}")
     read = {name: value for name, value in message.items() if value is not None}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import numbers
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -97,6 +97,10 @@ _ALIASES: Final = {"max_completion_tokens": "max_tokens"}
 _NO_BOUND: Final = {"max_tokens", "seed"}
 """Options whose -1 means that the engine chooses."""
 _PLAIN: Final = frozenset({str, int, float, bool, dict, list, tuple})
+_THINKING: Final = (
+    'A chat template takes it by extra={"chat_template_kwargs": {"enable_thinking": False}}, an endpoint by'
+    " the name that it knows, in extra."
+)
 _ELSEWHERE: Final = {
     "stream": "Call stream() for an answer in pieces.",
     "n": "One call has one answer; call once for each.",
@@ -108,6 +112,13 @@ _ELSEWHERE: Final = {
     "max_output_tokens": "Did you mean max_tokens?",
     "stop_sequences": "Did you mean stop?",
     "functions": "Did you mean tools?",
+    "options": "Give each option by itself: temperature=0, seed=1.",
+    "extra_body": "Did you mean extra?",
+    "keep_alive": "It is a key of the model: keep_alive in its table of keepwarm.toml.",
+    "num_ctx": "It is a key of the model: context in its table of keepwarm.toml.",
+    "think": _THINKING,
+    "enable_thinking": _THINKING,
+    "reasoning_effort": _THINKING,
     "function_call": "Did you mean tool_choice?",
     "schema": "Did you mean json_schema?",
     "format": "Did you mean json_schema?",
@@ -126,9 +137,11 @@ _NEEDS = {
 
 
 def split_options(
-    options: Mapping[str, Any], own_names: Sequence[str] = ()
+    options: Mapping[str, Any], own_names: Sequence[str] = (), known: Collection[str] = OPTIONS
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options that `own_names` has, and those of the engine, under their names here, as plain values.
+
+    `known` are the engine's: all of a chat, none of another call.
 
     What is None or says nothing is left out. `max_completion_tokens` is `max_tokens`; -1 is no limit, and
     any seed. NumPy's numbers are numbers.
@@ -145,8 +158,8 @@ def split_options(
         read = own if name in own_names else rest
         if name in read:
             raise InvalidRequest(f"{name} is given twice, also as {given}.", option=name)
-        if read is rest and name not in OPTIONS:
-            raise unknown_option(name, own_names)
+        if read is rest and name not in known:
+            raise unknown_option(name, own_names, known)
         if name in _NO_BOUND and value == -1:
             continue
         read[name] = value if type(value) in _PLAIN else plain_number(value)
@@ -173,18 +186,19 @@ def plain_number(value: Any) -> Any:
     return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
-def unknown_option(name: str, also: Iterable[str] = ()) -> InvalidRequest:
+def unknown_option(
+    name: str, also: Iterable[str] = (), known: Iterable[str] = OPTIONS
+) -> InvalidRequest:
     """The error of an option that is none here: the nearest one, and all there are."""
-    allowed = [*OPTIONS, *also]
+    allowed = [*known, *also]
     near = difflib.get_close_matches(name, allowed, 1)
-    hint = _ELSEWHERE.get(name) or (
-        f"Did you mean {near[0]}?"
-        if near
-        else f'What the endpoint itself knows is passed with extra={{"{name}": ...}}.'
-    )
+    hint = f"Did you mean {near[0]}? " if near else ""
+    if "extra" in allowed:
+        passed = f'What the endpoint itself knows is passed with extra={{"{name}": ...}}. '
+        hint = f"{_ELSEWHERE[name]} " if name in _ELSEWHERE else hint or passed
     return InvalidRequest(
         f"unknown option {name!r}.",
-        hint=f"{hint} Allowed are: {', '.join(allowed)}.",
+        hint=f"{hint}Allowed are: {', '.join(allowed)}.",
         option=name,
         allowed=allowed,
     )

@@ -326,15 +326,20 @@ def _said(answer: Mapping[str, Any], of: Literal["message", "delta"]) -> Delta:
         raise WrongField("an item of choices", choice, "an object")
     message = choice.get(of)
     if not isinstance(message, Mapping):
-        if message is not None or of == "message":
+        if message is not None or (of == "message" and "text" not in choice):
             raise WrongField(of, message, "an object")
-        message = {}
+        # The pieces of a plain completion have their text in the choice.
+        message = {"content": choice.get("text")}
     content, reasoning = message.get("content"), ""
     if not isinstance(content, str):
         content, reasoning = parts(content, "content")
+    if not content and (refusal := message.get("refusal")):
+        content = a_text(refusal, "refusal")
     if thought := message.get("reasoning_content") or message.get("reasoning"):
         reasoning = a_text(thought, "reasoning_content")
     calls, logprobs = message.get("tool_calls"), choice.get("logprobs")
+    if not calls and (call := message.get("function_call")):
+        calls = [{"index": 0, "type": "function", "function": call}]
     if logprobs:
         logprobs = objects(an_object(logprobs, "logprobs").get("content"), "logprobs")
     return Delta(

@@ -50,6 +50,8 @@ def is_plain(request: ChatRequest) -> bool:
     messages = request.messages
     if not given <= _RESTORABLE or isinstance(messages, str):
         return given <= _RESTORABLE
+    if not isinstance(messages, list | tuple):  # Refused in words when the body is made.
+        return False
     return all(
         isinstance(message, Mapping) and isinstance(message.get("content"), str)
         for message in messages

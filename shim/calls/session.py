@@ -17,7 +17,7 @@ from backends.flows import run_blocking
 from backends.kinds import Backend, Verb
 from backends.openai.async_client import AsyncTransport
 from backends.openai.connections.bounds import Limits
-from backends.openai.options import split_options
+from backends.openai.options import OPTIONS, split_options
 from backends.openai.protocol import ChatRequest
 from backends.openai.resume import can_resume
 from backends.openai.sync_client import SyncTransport
@@ -242,7 +242,7 @@ class Session:
             # Engines of a test's factory may do more than the model's role says.
             if self._factory is None or verb != "embed":
                 raise cannot(config, model, verb)
-        own, rest = split_options(options, OWN_OPTIONS)
+        own, rest = split_options(options, OWN_OPTIONS, OPTIONS if verb == "chat" else ())
         own_timeouts = {name: own[name] for name in own if name.endswith("_timeout")}
         limits = Limits(timeouts=timeouts_of(entry, own))
         if (deadline_s := own.get("deadline_s")) is not None:

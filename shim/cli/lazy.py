@@ -22,7 +22,8 @@ class LazyGroup(click.Group):
     """Commands by name as `("module:attribute", "one line of help")`, beside ordinary ones.
 
     `elsewhere` has names that other programs use, and the commands that serve here. With
-    `open_to_plugins` the group also has the commands of entry points.
+    `open_to_plugins` the group also has the commands of entry points; `plugin_lines` has the lines of help
+    of those that are known.
 
     The line of help is written here as well as in the command, so that listing the commands imports
     none of them.
@@ -33,12 +34,14 @@ class LazyGroup(click.Group):
         *args: Any,
         lazy: Mapping[str, tuple[str, str]] | None = None,
         elsewhere: Mapping[str, str] | None = None,
+        plugin_lines: Mapping[str, str] | None = None,
         open_to_plugins: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.lazy = dict(lazy or {})
         self.elsewhere = dict(elsewhere or {})
+        self.plugin_lines = dict(plugin_lines or {})
         self.open_to_plugins = open_to_plugins
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -92,6 +95,8 @@ class LazyGroup(click.Group):
             return self.lazy[name][1]
         if name in self.commands:
             return self.commands[name].get_short_help_str(100)
+        if name in self.plugin_lines:
+            return self.plugin_lines[name]
         return f"From the package {self._plugins()[name].module.partition('.')[0]}."
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -64,7 +64,7 @@ def local_models(config: Config) -> Mapping[str, ModelEntry]:
 
 def label_of(config: Config) -> str:
     """The name of a configuration in messages between a client and a keeper."""
-    return str(config.file) if config.file else "given in code"
+    return str(config.file) if config.file else "a configuration without a file"
 
 
 def fields_of(section: Section, keys: Iterable[str]) -> dict[str, Any]:

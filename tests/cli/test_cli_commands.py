@@ -257,6 +257,7 @@ def test_the_demo_is_a_command_of_the_harness() -> None:
     line = next(row for row in project.splitlines() if row.startswith("demo = "))
     module, _, attribute = line.partition('"')[2].rstrip('"').partition(":")
     assert isinstance(getattr(importlib.import_module(module), attribute), click.Command)
+    assert "Run four small models" in run("--help").output
 
 
 def test_figures_are_read_in_their_units() -> None:
@@ -411,3 +412,23 @@ def test_only_a_keeper_that_does_not_end_is_named_as_one_to_kill(
         with pytest.raises(KeeperUnavailable, match="did not end") as caught:
             wait_gone(os.getpid(), runtime_dir, 0.0)
     assert (f"kill -9 {os.getpid()}" in caught.value.hint) == is_keeper
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("{no", "The schema that --json-schema gives is not JSON"),
+        ("nowhere.json", "write the schema itself"),
+        ("list.json", "holds no JSON object"),
+        ('{"type": "object"}', "No model is called 'far'"),
+        ("schema.json", "No model is called 'far'"),
+    ],
+)
+def test_a_schema_is_a_file_or_is_written_itself(home: Path, given: str, says: str) -> None:
+    """As llama.cpp's own programs take it; a mistake in it says both ways."""
+    configure(home)
+    (home / "list.json").write_text("[1]")
+    (home / "schema.json").write_text("{}")
+    result = run("chat", "far", "hi", "--json-schema", given)
+    assert result.exit_code == 2
+    assert says in result.stderr

@@ -187,3 +187,39 @@ def test_a_variable_of_a_key_that_is_not_set_is_a_mistake(
     assert "FAR_KEY, which is not set" in problems(**far)["api_key_env"]["message"]
     monkeypatch.setenv("FAR_KEY", "sk-secret")
     assert problems(**far) == {}
+
+
+def test_a_file_that_was_only_found_is_refused_with_the_command_that_trusts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`config check` says it as every other command does; the report's `hint` has it, too."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "none"))
+    for name in ("KEEPWARM_CONFIG", "HARNESS_ENDPOINTS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    far = '[models.far]\nurl = "http://far/v1"\nmodel_id = "x"\napi_key_env = "K"\n'
+    (tmp_path / "keepwarm.toml").write_text(far)
+    ran = CliRunner().invoke(config_group, ["check"])
+    assert ran.exit_code == 2
+    assert f"keepwarm config trust {tmp_path / 'keepwarm.toml'}" in ran.output
+    report = json.loads(CliRunner().invoke(config_group, ["check", "--json"]).stdout)
+    assert "keepwarm config trust" in report["hint"]
+
+
+@pytest.mark.parametrize(
+    ("begin", "what"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        (b"<!DOCTYPE html>", "a web page"),
+        (b'{"error": "Repository not found"}', "JSON"),
+        (b"PK\x03\x04", "convert_hf_to_gguf.py"),
+        (bytes(64), "an unfinished download"),
+        (b"tjgg\3\0\0\0", "before GGUF"),
+    ],
+)
+def test_a_file_of_another_kind_is_named_as_what_it_is(
+    problems: Problems, tmp_path: Path, begin: bytes, what: str
+) -> None:
+    """By its first bytes, because its name says GGUF."""
+    (tmp_path / "m.gguf").write_bytes(begin + bytes(64))
+    assert what in problems(path="m.gguf")["path"]["message"]

@@ -22,6 +22,7 @@ from backends.openai.requests.schemas import (
     MAX_SCHEMA_DEPTH,
     MAX_SCHEMA_VALUES,
 )
+from backends.openai.resume import can_resume
 from budget.errors import InvalidRequest
 from shim.calls.options.chat_options import ChatOptions
 from shim.calls.options.own_options import OWN_OPTIONS, timeouts_of
@@ -116,6 +117,7 @@ def test_a_function_of_2023_and_its_result_are_a_call_and_its_result() -> None:
         ({"role": "assistant", "content": None, "tool_calls": [{"id": "a"}]}, "no call"),
         ({"role": "assistant", "content": None, "tool_calls": 1}, "int instead of a list"),
         ("x", "str instead of an object"),
+        ({"role": "user", "content": "x", "images": ["aGk="]}, "would not be seen"),
         ({"role": ["user"], "content": "x"}, "role"),
     ],
 )
@@ -178,6 +180,12 @@ def test_a_number_without_a_float_or_a_text_is_the_callers_mistake(name: str, di
         ("deadline", "deadline_s?"),
         ("functions", "tools?"),
         ("stream", "Call stream()"),
+        ("options", "by itself"),
+        ("keep_alive", "keep_alive in its table"),
+        ("num_ctx", "context in its table"),
+        ("think", "chat_template_kwargs"),
+        ("reasoning_effort", "chat_template_kwargs"),
+        ("extra_body", "extra?"),
     ],
 )
 def test_an_unknown_option_is_named_with_what_was_meant(name: str, hint: str) -> None:
@@ -186,6 +194,25 @@ def test_an_unknown_option_is_named_with_what_was_meant(name: str, hint: str) ->
         split_options({"max_tokens": 3, name: 1}, OWN_OPTIONS)
     assert hint in caught.value.hint
     assert "deadline_s" in str(caught.value.facts["allowed"])
+
+
+def test_another_call_names_its_own_options_alone() -> None:
+    """Vectors take no options of a chat, and `extra` is none of theirs."""
+    with pytest.raises(InvalidRequest) as caught:
+        split_options({"dimensions": 4}, OWN_OPTIONS, ())
+    assert caught.value.facts["allowed"] == list(OWN_OPTIONS)
+    assert "extra" not in caught.value.hint
+    with pytest.raises(InvalidRequest, match="temperature"):
+        split_options({"temperature": 0}, OWN_OPTIONS, ())
+
+
+@pytest.mark.parametrize("given", [5, None, b"hi", {"role": "user"}, [], iter(())])
+def test_messages_of_another_type_are_the_callers_mistake(given: Any) -> None:
+    """Whether they are looked at for a resumption or for the body first; what was given is named."""
+    can_resume(ChatRequest(given))  # Decides without an error; the body refuses it.
+    with pytest.raises(InvalidRequest, match="messages is") as caught:
+        checked_messages(given)
+    assert "role" in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +22,7 @@ from backends.openai import (
     assemble,
 )
 from backends.openai.answers.fields import COUNT, MILLISECONDS, figures
-from backends.openai.answers.foreign_errors import error_from_answer
+from backends.openai.answers.foreign_errors import Heard, error_from_answer, unreadable
 from backends.openai.answers.reading import StreamReader
 from backends.openai.connections.bounds import Bounds, Timeouts
 from backends.openai.exchange import Exchange, Route
@@ -277,3 +278,59 @@ def test_figures_that_are_none_are_left_out() -> None:
         {"choices": [{"message": {"content": "x"}}], "usage": [], "timings": "fast"}
     )
     assert (answer.usage, answer.timings) == (Usage(), None)
+
+
+def _streamed(*choices: dict[str, Any]) -> Completion:
+    reader = StreamReader(FAR, NO_SECRETS)
+    events = b"".join(
+        b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n" for choice in choices
+    )
+    return assemble(reader.feed(events + b"data: [DONE]\n\n"))
+
+
+def test_what_older_and_other_endpoints_say_is_no_empty_answer() -> None:
+    """A call of 2023, a refusal, and the text of a plain completion, in pieces and whole."""
+    pieces: list[dict[str, Any]] = [{"name": "f", "arguments": '{"x"'}, {"arguments": ": 1}"}]
+    called = _streamed(
+        *({"delta": {"function_call": piece}} for piece in pieces),
+        {"delta": {}, "finish_reason": "function_call"},
+    )
+    (call,) = called.tool_calls
+    assert call["function"] == {"name": "f", "arguments": '{"x": 1}'}
+    message = {"content": None, "function_call": {"name": "f", "arguments": {"x": 1}}}
+    (call,) = parse_completion({"choices": [{"message": message}]}).tool_calls
+    assert call["function"] == {"name": "f", "arguments": '{"x": 1}'}
+    assert _streamed({"delta": {"refusal": "I "}}, {"delta": {"refusal": "can't"}}).content == (
+        "I can't"
+    )
+    refused = {"message": {"content": None, "refusal": "I can't"}}
+    assert parse_completion({"choices": [refused]}).content == "I can't"
+    assert _streamed({"text": "a"}, {"text": "b", "finish_reason": "stop"}).content == "ab"
+    assert parse_completion({"choices": [{"text": "ab"}]}).content == "ab"
+
+
+@pytest.mark.parametrize(
+    ("body", "words", "hint"),
+    [
+        (b"", "answered with nothing", "log"),
+        (b'data: {"choices": []}\n\n', "is a stream of events", "call stream()"),
+        (b'{"message": {}, "done":false}\n{"done": true}\n', "Ollama's own API", "/v1"),
+        (b"<!doctype html><p>", "is a web page", "Check the url"),
+        (b"42", "It begins: '42'", ""),
+    ],
+)
+def test_an_answer_of_another_kind_is_named_with_what_to_do(
+    body: bytes, words: str, hint: str
+) -> None:
+    """None of them is an answer of the protocol."""
+    problem = EndpointError("it is not JSON.")
+    error = unreadable(FAR, problem, body, NO_SECRETS)
+    assert words in error.message
+    assert hint in error.hint
+
+
+def test_a_redirect_names_a_whole_address() -> None:
+    """Also where the endpoint gave a path alone, so that it can be written as the url."""
+    heard = Heard(asked="http://far/v1/chat/completions", location="/new/v1/chat/completions")
+    error = error_from_answer(FAR, 308, b"", NO_SECRETS, heard)
+    assert "answered 308. It sends requests on to http://far/new/v1/chat/completions" in str(error)

@@ -132,7 +132,13 @@ def test_a_budget_that_differs_refuses_the_program_that_wrote_it(
     wide = project("wide", '[budget]\nlimit = "70MB"\n' + model("a", tiny_models["producer"]))
     with pytest.raises(ConfigError) as refused:
         wide.load("a")
-    for said in ("70000000B", "60000000B", str(wide.config.file), "given in code", "config reload"):
+    for said in (
+        "70000000B",
+        "60000000B",
+        str(wide.config.file),
+        "a configuration without a file",
+        "config reload",
+    ):
         assert said in str(refused.value)
     same = project("same", '[budget]\nlimit = "60MB"\n' + model("a", tiny_models["producer"]))
     assert engine_of(same, "a")

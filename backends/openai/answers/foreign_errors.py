@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urljoin
 
 from backends.base import Endpoint
 from backends.foreign.foreign_json import BadJson, parse_json
@@ -54,7 +55,24 @@ _ERROR_FIELDS = ("error", "errors", "detail", "message")
 _EMBEDDINGS = "/v1/embeddings"
 _NOT_FOUND = frozenset({404, 405, 410})
 _LONGEST_WAIT_S = 7 * 86400
-_PAGE = re.compile(rb"\s*<(!doctype html|html|head|body)\b", re.IGNORECASE)
+_OTHER_PROTOCOLS = (
+    (
+        re.compile(rb"\s*<(!doctype html|html|head|body)\b", re.IGNORECASE),
+        "a web page",
+        "Check the url: it leads to a site and not to its API.",
+    ),
+    (
+        re.compile(rb"\s*(data|event|id):"),
+        "a stream of events",
+        "The endpoint streams though it was asked not to; call stream() for it.",
+    ),
+    (
+        re.compile(rb'\s*\{[^\n]*"done": ?(true|false)[^\n]*\}\s*(\n|$)'),
+        "an answer of Ollama's own API",
+        'Its OpenAI API is at /v1: write url = "http://HOST:11434/v1".',
+    ),
+)
+"""How answers of another kind begin, what they are, and what to do."""
 _ANSWERS = frozenset({"choices", "data", "content", "prompt", "usage", "timings"}) | {
     *("results", "tokens", "text")
 }
@@ -134,9 +152,8 @@ def _add_heard(error: KeepwarmError, status: int, heard: Heard) -> None:
         error.message += f" Asked was {heard.asked}."
         error.facts["url"] = heard.asked
     if 300 <= status < 400 and heard.location:
-        error.message += (
-            f" It sends requests on to {heard.location}, which keepwarm does not follow."
-        )
+        target = urljoin(heard.asked, heard.location)
+        error.message += f" It sends requests on to {target}, which keepwarm does not follow."
         error.hint = "Write that address as the model's url."
         error.facts["location"] = heard.location
     if heard.retry_after_s is not None and isinstance(error, QueueFull | EndpointUnavailable):
@@ -172,13 +189,18 @@ def unreadable(
     endpoint: Endpoint, problem: EndpointError, body: bytes, secrets: Secrets
 ) -> EndpointError:
     """The error for an answer outside the protocol, with its first words."""
+    if not body.strip():
+        return EndpointError(
+            f"{endpoint.place}: it answered with nothing.",
+            hint="Look at the log of the endpoint, or of a proxy before it.",
+        )
     quoted = secrets.quote(body, _QUOTED)
-    page = _PAGE.match(body) is not None
-    what = "is a web page that begins" if page else "begins"
-    return EndpointError(
-        f"{endpoint.place}: {problem.message} It {what}: {quoted!r}.",
-        hint="Check the url: it leads to a site and not to its API." if page else "",
-    )
+    what, hint = "begins", ""
+    for pattern, is_what, advice in _OTHER_PROTOCOLS:
+        if pattern.match(body):
+            what, hint = f"is {is_what} that begins", advice
+            break
+    return EndpointError(f"{endpoint.place}: {problem.message} It {what}: {quoted!r}.", hint=hint)
 
 
 def _fields(found: Any) -> Mapping[str, Any]:
@@ -220,12 +242,12 @@ def _mapped(
     detail = _detail(found) if isinstance(found, Mapping) else None
     said = fields.get("message") or (detail if isinstance(detail, str) else body)
     quoted = said if isinstance(said, str | bytes) else str(said)
-    message = secrets.quote(quoted).rstrip(".") or "nothing"
+    message = secrets.quote(quoted).rstrip(".")
     facts: dict[str, Fact] = {"status": status}
     for name in ("type", "param"):
         value = fields.get(name)
         facts[name] = secrets.quote(value, _QUOTED) if isinstance(value, str) else None
-    lead = f"{endpoint.place} answered {status}: {message}."
+    lead = f"{endpoint.place} answered {status}{f': {message}' if message else ''}."
     if endpoint.is_ours and _refused_bytes(quoted):
         return OutOfMemory(
             lead,

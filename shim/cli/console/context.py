@@ -67,7 +67,7 @@ def entry_of(config: Config, model: str) -> ModelEntry:
     if entry is None:
         raise UnknownModel(
             f"No model is called {model!r}.",
-            hint=f"{config.file or 'HARNESS_ENDPOINTS'} has: "
+            hint=f"{config.file or 'The configuration without a file'} has: "
             f"{', '.join(sorted(config.models)) or 'no models'}.",
             model=model,
         )

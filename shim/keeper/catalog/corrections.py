@@ -133,7 +133,10 @@ class Corrections:
         booked = dict(placement.bookings)
         for device, row in devices.items():
             if row.corrected_bytes != booked[device]:
-                LOG.warning("%s", _sentence(label, device, booked[device], row, believed=believed))
+                # Fewer bytes than booked are no trouble: a program's stderr need not show them.
+                level = logging.WARNING if row.corrected_bytes > booked[device] else logging.INFO
+                said = _sentence(label, device, booked[device], row, believed=believed)
+                LOG.log(level, "%s", said)
         return learned.apply(placement)
 
     def _confirm(self, key: str, placement: Placement, seen: Seen, now: int) -> None:

@@ -39,10 +39,9 @@ from shim.replies import Reply, Residency
 )
 @click.option(
     "--json-schema",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    callback=lambda _ctx, _option, file: file and _schema(file),
-    help="The answer is JSON that this schema describes.",
+    metavar="FILE|JSON",
+    callback=lambda _ctx, _option, given: given and _schema(given),
+    help="The answer is JSON that this schema describes: a file, or the schema itself.",
 )
 @click.option(
     "--priority", type=int, help="Higher priorities are served first. Default: the model's."
@@ -122,14 +121,21 @@ def _prompt(given: str | None) -> str:
     return text
 
 
-def _schema(file: Path) -> dict[str, Any]:
-    """The schema in a file."""
+def _schema(given: str) -> dict[str, Any]:
+    """The schema in a file, or written where the file's name would be."""
+    is_file = not given.lstrip().startswith("{")
+    what = f"--json-schema {given}" if is_file else "The schema that --json-schema gives"
     try:
-        schema = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InvalidRequest(f"--json-schema {file} cannot be read: {error}") from None
+        schema = json.loads(Path(given).read_bytes() if is_file else given)
+    except OSError as error:
+        raise InvalidRequest(
+            f"{what} cannot be read: {error.strerror}.",
+            hint='Name a file, or write the schema itself: --json-schema \'{"type": "object"}\'.',
+        ) from None
+    except ValueError as error:
+        raise InvalidRequest(f"{what} is not JSON: {error}.") from None
     if not isinstance(schema, dict):
-        raise InvalidRequest(f"--json-schema {file} holds no JSON object.")
+        raise InvalidRequest(f"{what} holds no JSON object.")
     return schema
 
 

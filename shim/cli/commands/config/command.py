@@ -106,7 +106,7 @@ def show(ctx: click.Context, path: Path | None, *, as_json: bool) -> None:
 
 
 def check_report(path: Path | None) -> dict[str, Any]:
-    """What `config check --json` prints: `file`, `ok`, `problems`, `models`, `warnings`.
+    """What `config check --json` prints: `file`, `ok`, `problems`, `hint`, `models`, `warnings`.
 
     Each problem has `key`, `line`, `found`, `allowed` and `message`. A file that is named and missing is
     a problem, too, and so is one that no engine could run as it is configured.
@@ -117,14 +117,21 @@ def check_report(path: Path | None) -> dict[str, Any]:
         listed = error.facts.get("problems")
         plain = {"key": None, "line": error.facts.get("line"), "message": str(error)}
         problems = listed if isinstance(listed, list) else [plain]
-        file = error.facts.get("file")
-        return {"file": file, "ok": False, "problems": problems, "models": [], "warnings": []}
+        return {
+            "file": error.facts.get("file"),
+            "ok": False,
+            "problems": problems,
+            "hint": error.hint,
+            "models": [],
+            "warnings": [],
+        }
     found = file_faults(config)
     problems = [_problem(config, fault) for fault in found.faults]
     return {
         "file": str(config.file) if config.file else None,
         "ok": not problems,
         "problems": problems,
+        "hint": "",
         "models": [
             {
                 "name": name,
@@ -161,6 +168,8 @@ def _print_report(report: Mapping[str, Any]) -> None:
     if not report["ok"]:
         count = len(report["problems"])
         console().print(f"{count} {'mistake' if count == 1 else 'mistakes'}", style="red")
+        if report["hint"]:
+            click.echo(report["hint"])
         return
     rows = [
         (m["name"], m["role"], m["backend"], m["source"], "yes" if m["pinned"] else "")

@@ -102,4 +102,5 @@ def _print(found: Sequence[Finding]) -> None:
         for line in lines:
             click.echo(f"{'':{indent}}{line}")
     count = {level: sum(f.level == level for f in found) for level in ("warn", "bad")}
-    click.echo(f"{len(found)} lines, {count['warn']} warnings, {count['bad']} bad")
+    warnings = "1 warning" if count["warn"] == 1 else f"{count['warn']} warnings"
+    click.echo(f"{len(found)} lines, {warnings}, {count['bad']} bad")

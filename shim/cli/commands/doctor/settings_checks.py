@@ -31,11 +31,11 @@ def configuration_check(path: Path | None) -> Check:
         for warning in report["warnings"]:
             yield Finding("configuration", "warn", warning)
         if report["ok"] and not report["models"]:
-            where = report["file"] or "there is none"
+            where = f"in {report['file']}" if report["file"] else "and there is no keepwarm.toml"
             todo = (
                 "Write a keepwarm.toml with [models.NAME] path = ..., or name files by their path."
             )
-            yield Finding("configuration", "warn", f"no model is configured ({where})", todo)
+            yield Finding("configuration", "warn", f"no model is configured {where}", todo)
         elif report["ok"]:
             text = f"{report['file'] or 'HARNESS_ENDPOINTS'}, {len(report['models'])} models"
             yield Finding("configuration", "ok", text, facts={"file": report["file"]})
