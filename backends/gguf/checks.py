@@ -45,7 +45,7 @@ _MOST_SHOWN: Final = 120
 def reject(path: Path, check: Check, what: str, *, offset: int, hint: str = "") -> NoReturn:
     """Raise a `BadModelFile` with its facts: `file`, `offset` (bytes) and `check`."""
     raise BadModelFile(
-        f"{path}: at byte {offset}: {what}" if offset else f"{path}: {what}",
+        f"{path}: {what}" if check == "file" else f"{path}: at byte {offset}: {what}",
         hint=hint or "Fetch or make the file again.",
         file=str(path),
         offset=offset,

@@ -432,3 +432,14 @@ def test_a_schema_is_a_file_or_is_written_itself(home: Path, given: str, says: s
     result = run("chat", "far", "hi", "--json-schema", given)
     assert result.exit_code == 2
     assert says in result.stderr
+
+
+@pytest.mark.parametrize("args", [(), ("-",)])
+def test_texts_to_embed_come_from_stdin(home: Path, args: tuple[str, ...]) -> None:
+    """Without a text, and where `-` stands for it: so it is in `chat`."""
+    (home / "keepwarm.toml").write_text(
+        '[models.vec]\nurl = "http://127.0.0.1:9"\nmodel_id = "x"\nrole = "embedder"\n'
+    )
+    result = run("--config", "keepwarm.toml", "embed", "vec", *args, stdin=" \n")
+    assert result.exit_code == 2
+    assert "There is no text to embed" in result.stderr

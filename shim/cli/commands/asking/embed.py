@@ -30,9 +30,10 @@ from shim.replies import EmbeddingReply
 def embed(ctx: click.Context, model: str, texts: tuple[str, ...], *, as_json: bool) -> None:
     """Turn texts into vectors.
 
-    Without TEXT every line of stdin is a text, and a blank line keeps its place without a vector. The
-    table shows how each vector begins; --json prints the whole vectors.
+    Without TEXT, or with - as the only one, every line of stdin is a text, and a blank line keeps its
+    place without a vector. The table shows how each vector begins; --json prints the whole vectors.
     """
+    texts = () if texts == ("-",) else texts
     chosen = choose(ctx, model, "embedder")
     batch = list(texts) or _lines()
     line = StatusLine()

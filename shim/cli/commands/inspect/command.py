@@ -234,15 +234,18 @@ def told_layers(args: EngineArgs) -> str:
     return "layers: " + ", ".join(f"{count} on {device}" for device, count in parts)
 
 
+def _count(parameters: int) -> str:
+    """A number of weights as people write it: 8.03 B, 158 M."""
+    return f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.3g} M"
+
+
 def _print(file: Path, header: GgufHeader, kv_type: str, placement: Placement) -> None:
     shape, args = header.shape(), placement.args
     claimed = header.file_type
     kind = header.quantization
     if claimed and claimed != kind:
         kind += f" by its tensors ({claimed} by its metadata)"
-    click.echo(
-        f"{header.name}: {header.architecture}, {header.parameters / 1e9:.2f} B weights, {kind}"
-    )
+    click.echo(f"{header.name}: {header.architecture}, {_count(header.parameters)} weights, {kind}")
     click.echo(
         f"{file}: {size(header.file_bytes)}; {shape.n_layers} layers, trained for "
         f"{shape.context_length} tokens, vocabulary {shape.n_vocab}"
