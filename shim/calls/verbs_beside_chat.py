@@ -15,7 +15,6 @@ from budget.errors import InvalidRequest
 from shim.calls.call import Call, Messages
 from shim.calls.calls import Calls
 from shim.calls.options.chat_options import CallOptions
-from shim.calls.options.own_options import OWN_OPTIONS
 from shim.calls.session import Session
 from shim.replies import (
     Ranked,
@@ -167,13 +166,7 @@ class VerbsBesideChat:
     def _verb(
         self, model: str, request: VerbRequest[_Value], options: Mapping[str, Any]
     ) -> tuple[Call, VerbRequest[_Value]]:
-        call = self._session.call(model, "", options, request.verb)
-        if call.request.options:
-            raise InvalidRequest(
-                f"{request.verb}() takes no option {sorted(call.request.options)}.",
-                hint=f"It takes {', '.join(OWN_OPTIONS)}.",
-            )
-        return call, request
+        return self._session.call(model, "", options, request.verb), request
 
 
 def _bytes_of(audio: bytes | Path) -> bytes:

@@ -127,7 +127,7 @@ def test_a_model_that_lacks_the_verb_says_which_ones_have_it(shim: Shim) -> None
         "that do: ear": lambda: shim.transcribe("chat", b"x"),
         "that do: speaker": lambda: shim.speak("rank", "x"),
         "that do: chat": lambda: shim.chat("rank", "x"),
-        "takes no option": lambda: shim.rerank("rank", "a", ["b"], temperature=1),  # type: ignore[call-arg]
+        "unknown option 'temperature'": lambda: shim.rerank("rank", "a", ["b"], temperature=1),  # type: ignore[call-arg]
         "cannot be read": lambda: shim.transcribe("ear", Path("/nowhere.wav")),
     }
     for words, ask in refusals.items():
