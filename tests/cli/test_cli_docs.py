@@ -21,6 +21,7 @@ from shim.cli.console.failure import exit_code
 from shim.cli.root import COMMANDS, main
 from shim.placement import build_plan as building
 from tests.cli.support import CommandPlace
+from tests.traces.test_trace_summaries import STORY, write
 from tools import workloads
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
@@ -41,6 +42,7 @@ NAMED = {
     "unavailable",
     "names",
     "references",
+    "models",
 }
 """Keys of objects whose own keys are names."""
 
@@ -144,6 +146,7 @@ def test_every_json_example_has_the_keys_that_are_printed(
         "config trust": lambda: shared.json("config", "trust", str(keyed)),
         "simulate": lambda: shared.json("simulate", *replay, "--policy", "forecast"),
         "trace list": lambda: shared.json("trace", "list"),
+        "trace summary": lambda: shared.json("trace", "summary", str(write(tmp_path / "r", STORY))),
         "doctor": lambda: shared.json("doctor", code=4),
         "version": lambda: shared.json("version"),
     }
