@@ -28,8 +28,8 @@ from tools.training.lessons import lessons  # noqa: E402
 WEIGHTS: Final = ROOT / "harness" / "demo" / "reports" / "weights"
 NAMES: Final = ("producer", "evaluator")
 SEED: Final = 1
-LESSONS: Final = 40_000
-STEPS: Final = {"together": 450, "producer": 80, "evaluator": 160}
+LESSONS: Final = 12_000
+STEPS: Final = {"together": 520, "producer": 80, "evaluator": 200}
 
 
 def write_lessons(folder: Path, count: int = LESSONS) -> None:

@@ -17,6 +17,8 @@ from shim import EndpointError, InvalidRequest, Reply, Shim
 SPREAD: Final = 2.0
 """Judges whose composites differ by more than this disagree."""
 MAX_TOKENS: Final = 1200
+AT_ONCE: Final = 16
+"""Requests of a batch that are under way together; those over the engine's slots wait in the queue."""
 
 Message = Mapping[str, Any]
 Prompt = Callable[[Rubric, str, str], Sequence[Message]]
@@ -189,6 +191,38 @@ class Judge:
             with ThreadPoolExecutor(len(judges), "judges") as pool:
                 judgements = list(pool.map(lambda one: self.judgement(one, task, payload), judges))
         return Evaluation(tuple(judgements), self.disagreement_over)
+
+    def evaluate_many(
+        self, work: Sequence[tuple[str, str]], at_once: int = AT_ONCE
+    ) -> list[Evaluation]:
+        """The evaluations of many tasks and answers, in their order, judge by judge.
+
+        Each judge reads all its answers before the next one begins. Judges of which the budget holds only
+        one are so loaded once each, not once for each answer. A pool in mode `hash` chooses by the task.
+
+        Args:
+            work: pairs of a task and an answer.
+            at_once: requests that are under way together.
+
+        Raises:
+            InvalidRequest: an answer is empty, or too long to be cut.
+            EndpointError: a judge's answer is not in the rubric's shape.
+            KeepwarmError: as `Shim.chat`, the first one.
+        """
+        payloads = [self._payload(task, answer) for task, answer in work]
+        chosen = [self.models.chosen(task) for task, _ in work]
+        found: list[list[Judgement]] = [[] for _ in work]
+        with ThreadPoolExecutor(at_once, "judges") as pool:
+            for model in self.models.models:
+                mine = [n for n, judges in enumerate(chosen) if model in judges]
+                made = [pool.submit(self.judgement, model, work[n][0], payloads[n]) for n in mine]
+                try:
+                    for n, future in zip(mine, made, strict=True):
+                        found[n].append(future.result())
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+        return [Evaluation(tuple(one), self.disagreement_over) for one in found]
 
     def judgement(self, model: str, task: str, payload: Compressed) -> Judgement:
         """One judge's scores of a payload.

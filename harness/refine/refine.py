@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from harness.evaluation.compressor import Compressor
 from harness.evaluation.judge import EvaluatorPool, Judge
+from harness.evaluation.judge import Prompt as JudgePrompt
+from harness.evaluation.judge import prompt as asked_of_judges
 from harness.evaluation.rubric import HIGHEST, Rubric
 from harness.fit_to_judge import check_pair
 from harness.refine.prompts import Prompt, prompt
@@ -44,6 +46,7 @@ class Refine:
         shim: has the models; by default that of the found configuration.
         compressor: cuts what the judges read.
         prompt: makes the producer's messages of the record so far.
+        judge_prompt: makes the judges' messages of rubric, task and text.
         overrides: evaluators that may judge although they are coarser than Q8_0 or the producer itself;
             record and trace name them.
         options: of `Shim.chat`, for the producer.
@@ -66,13 +69,14 @@ class Refine:
         shim: Shim | None = None,
         compressor: Compressor | None = None,
         prompt: Prompt = prompt,
+        judge_prompt: JudgePrompt = asked_of_judges,
         overrides: Sequence[str] = (),
         options: Mapping[str, Any] | None = None,
     ) -> None:
         _check_numbers(threshold, max_rounds, floor)
         self.shim = shim or default_shim()
         pool = EvaluatorPool([evaluator]) if isinstance(evaluator, str) else evaluator
-        self.judge = Judge(self.shim, rubric, pool, compressor or Compressor())
+        self.judge = Judge(self.shim, rubric, pool, compressor or Compressor(), judge_prompt)
         self.producer = producer
         self._prompt = prompt
         self._options = dict(options or {})

@@ -13,7 +13,7 @@ from tests.demo.conftest import PACKAGES, REPOSITORY, Demo, run
 
 
 def test_the_wheel_holds_every_module_of_the_packages_and_nothing_else(wheel: Path) -> None:
-    """All modules, py.typed of each package, the licence, the entry points; no test, tool or model."""
+    """All modules, py.typed of each package, the licence, the entry points; no model but trained ones."""
     names = zipfile.ZipFile(wheel).namelist()
     (about,) = {name.partition("/")[0] for name in names if ".dist-info/" in name}
     modules = {
@@ -24,7 +24,7 @@ def test_the_wheel_holds_every_module_of_the_packages_and_nothing_else(wheel: Pa
     }
     assert {name for name in names if not name.startswith(about)} == modules
     assert {f"{package}/py.typed" for package in PACKAGES} <= modules
-    assert {Path(name).suffix for name in modules} <= {".py", ".typed", ".json"}
+    assert {Path(name).suffix for name in modules} <= {".py", ".typed", ".json", ".gguf", ".md"}
     assert {f"{about}/licenses/LICENSE", f"{about}/entry_points.txt"} <= set(names)
 
 

@@ -104,3 +104,33 @@ def test_an_empty_answer_and_one_that_is_no_json_are_typed() -> None:
         judge(ToldShim({"j": in_turn("")}), "j").evaluate("Write.", "  \n")
     with pytest.raises(EndpointError, match="no JSON object"):
         judge(ToldShim({"j": in_turn("Nice!")}), "j").evaluate("Write.", "Text.")
+
+
+def test_a_batch_is_read_judge_by_judge() -> None:
+    """Three judges of which one fits are loaded three times, not once for each answer."""
+    shim = ToldShim({name: lambda *_: scores(facts=8, style=6) for name in "abc"})
+    work = [(f"Task {n}.", f"Text {n}.") for n in range(5)]
+    found = judge(shim, "a", "b", "c").evaluate_many(work, at_once=2)
+    assert shim.asked == ["a"] * 5 + ["b"] * 5 + ["c"] * 5
+    assert [[one.judge for one in evaluation.judgements] for evaluation in found] == [
+        ["a", "b", "c"]
+    ] * 5
+
+
+def test_a_batch_of_a_pool_has_one_judge_for_each_task() -> None:
+    """The judge of a task is the one that `evaluate` would choose for it."""
+    shim = ToldShim({name: lambda *_: scores(facts=8, style=6) for name in "ab"})
+    one = judge(shim, "a", "b", mode="hash")
+    work = [(f"Task {n}.", "Text.") for n in range(12)]
+    found = [evaluation.judgements[0].judge for evaluation in one.evaluate_many(work)]
+    assert found == [one.models.chosen(task)[0] for task, _ in work]
+    assert set(found) == {"a", "b"}
+
+
+def test_a_batch_with_a_judge_that_fails_asks_no_more_than_what_is_under_way() -> None:
+    """The error is the judge's, and the calls that had not begun are not made."""
+    shim = ToldShim({"a": lambda *_: "no JSON", "b": lambda *_: scores(facts=8, style=6)})
+    with pytest.raises(EndpointError, match="a answered no JSON object"):
+        judge(shim, "a", "b").evaluate_many([("Task.", "Text.")] * 200, at_once=1)
+    assert len(shim.asked) < 200
+    assert "b" not in shim.asked

@@ -49,6 +49,22 @@ def test_the_best_round_is_the_answer_and_not_the_last() -> None:
     assert (record.stopped, record.answer, record.composite) == ("max_rounds", "two", 7.0)
 
 
+def test_judges_are_told_what_the_caller_says() -> None:
+    """Small judges need words that they know; the producer's are the caller's as well."""
+    heard: list[Any] = []
+
+    def judge(messages: Sequence[Mapping[str, Any]], _options: Mapping[str, Any]) -> str:
+        heard.extend(messages)
+        return scores(facts=9, style=9)
+
+    shim = ToldShim({"writer": in_turn("one"), "judge": judge})
+    loop = refine(
+        shim, judge_prompt=lambda _r, task, text: [{"role": "user", "content": task + text}]
+    )
+    assert loop.run("Write ").passed
+    assert heard == [{"role": "user", "content": "Write one"}]
+
+
 def test_two_rounds_without_progress_end_it() -> None:
     """More rounds of the same kind are not worth their seconds."""
     shim = ToldShim({"writer": in_turn(*"abcdefgh"), "judge": judged(6, 5, 6, 9)})

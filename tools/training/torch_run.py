@@ -257,7 +257,7 @@ def write_gguf(model: Llama, tokenizer: Tokenizer, name: str, file: Path) -> Non
     """The model with its tokenizer and chat template, matrices as F16."""
     shape, out = model.shape, gguf.GGUFWriter(file, "llama")
     out.add_name(name)
-    out.add_license("mit")
+    out.add_license("apache-2.0")
     out.add_context_length(shape.context)
     out.add_embedding_length(shape.n_embd)
     out.add_block_count(shape.n_layers)

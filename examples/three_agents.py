@@ -1,0 +1,75 @@
+"""Three agents and three models, in a budget for two of them.
+
+The writer and the editor share one file, so they share its engine and its bytes. Their model and the
+judge's are pinned while they work. A second judge then cannot fit, whatever would be evicted: its load is
+denied at once, with the three numbers that say why. Run `python examples/three_agents.py`.
+"""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any
+
+from harness import EvaluatorPool, Judge
+from harness.demo.reports import RUBRIC, FactSheet, judge_prompt, sheets
+from harness.demo.reports.trained import trained_model
+from shim import AdmissionDenied, Shim
+
+FOLDER = Path(gettempdir()) / "keepwarm-examples"
+
+
+def model(which: Any, quantization: str, **options: Any) -> dict[str, Any]:
+    """An entry of the configuration; `keepwarm.toml` has the same keys."""
+    return {"path": str(trained_model(which, quantization, FOLDER)), "context": 1024, **options}
+
+
+def configured() -> dict[str, Any]:
+    """Four names for three models, and bytes for two."""
+    models = {
+        "writer": model("producer", "Q4_K_M"),
+        "editor": model("producer", "Q4_K_M"),
+        "judge": model("evaluator", "Q8_0"),
+        "second_judge": model("evaluator", "F16"),
+    }
+    budget: dict[str, Any] = {"device": "host", "reserve": 0}
+    with Shim({"budget": budget, "models": models}, inline=True, share=True) as shim:
+        needed: Mapping[str, Any] = shim.what_if(["writer", "second_judge"])["bytes"]
+    limit = sum(int(amount) for devices in needed.values() for amount in devices.values())
+    return {"budget": {**budget, "limit": limit}, "models": models}
+
+
+def write(shim: Shim, sheet: FactSheet, agent: str) -> str:
+    """A report by the writer or the editor: the same engine, another seed."""
+    seed = {"writer": 1, "editor": 2}[agent]
+    return shim.chat(agent, sheet.task, max_tokens=96, temperature=1.0, seed=seed).content
+
+
+def run(shim: Shim, sheet: FactSheet) -> None:
+    """Two agents write, the third judges both; the better report is shown."""
+    judge = Judge(shim, RUBRIC, EvaluatorPool(["judge"]), prompt=judge_prompt)
+    with ThreadPoolExecutor(2) as agents:
+        texts = list(agents.map(lambda one: write(shim, sheet, one), ("writer", "editor")))
+    scores = [judge.evaluate(sheet.task, text).composite for text in texts]
+    best = scores.index(max(scores))
+    print(f"writer {scores[0]:.1f}, editor {scores[1]:.1f}: {texts[best]}")
+
+
+def main() -> None:
+    """Six tasks, then a fourth model that cannot fit."""
+    with Shim(configured(), inline=True, share=True) as shim:
+        shim.pin("writer")
+        shim.pin("judge")
+        for sheet in islice(sheets(seed=3), 6):
+            run(shim, sheet)
+        engines = shim.status()["engines"]
+        print(f"{len(engines)} engines serve {sum(len(one['models']) for one in engines)} names")
+        try:
+            shim.load("second_judge")
+        except AdmissionDenied as error:
+            print(f"denied: {error}")
+
+
+if __name__ == "__main__":
+    main()

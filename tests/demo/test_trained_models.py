@@ -1,0 +1,80 @@
+"""The demo's trained models on real llama-server: they read the task, and the loop runs on them."""
+
+from __future__ import annotations
+
+import random
+from itertools import islice
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+
+from harness import EvaluatorPool, Judge, Refine
+from harness.demo.reports import (
+    RUBRIC,
+    judge_prompt,
+    producer_prompt,
+    sheets,
+    statements,
+    true_composite,
+)
+from harness.demo.reports.trained import WEIGHTS, best_after, trained_model
+from harness.evaluation.judge import Evaluation, Judgement
+from harness.evaluation.rubric import Score
+from harness.refine.record import Produced, RefineRecord, settings_of
+from shim import InvalidRequest, Shim
+from tools.training.lessons import DRAFT, noisy
+
+
+def test_the_models_of_the_repository_are_small_and_have_a_card() -> None:
+    """12 MB at most, with data, steps, loss and licence beside them."""
+    files = sorted(WEIGHTS.glob("*.gguf"))
+    assert [file.name for file in files] == ["evaluator-F16.gguf", "producer-F16.gguf"]
+    assert sum(file.stat().st_size for file in files) < 12_000_000
+    card = (WEIGHTS / "README.md").read_text("utf-8").lower()
+    assert all(word in card for word in ("data", "steps", "loss", "licence"))
+
+
+def test_an_unknown_quantization_is_refused_by_name(tmp_path: Path) -> None:
+    """The error lists those that can be made."""
+    with pytest.raises(InvalidRequest, match="no quantization 'Q9_9'"):
+        trained_model("producer", "Q9_9", tmp_path)
+
+
+def test_the_answer_after_so_many_rounds_is_the_best_of_them() -> None:
+    """As a run of fewer rounds would have ended."""
+    record = RefineRecord("Write.", settings_of("w", ("j",), RUBRIC, (9.0, 3, 9.0), ()))
+    for text, score in (("a", 6.0), ("b", 4.0), ("c", 8.0)):
+        scores = {name: Score(score) for name in RUBRIC.names}
+        record = record.with_text(Produced(text)).with_scores(
+            Evaluation((Judgement("j", scores, score),))
+        )
+    assert [best_after(record, rounds) for rounds in (1, 2, 3)] == ["a", "a", "c"]
+
+
+@pytest.mark.real
+def test_trained_models_write_judge_and_revise(tmp_path: Path) -> None:
+    """Reports state facts; the judge tells worse reports from better ones; the loop ends with a record."""
+    models = {
+        "writer": {"path": str(trained_model("producer", "Q4_K_M", tmp_path)), "context": 1024},
+        "judge": {"path": str(trained_model("evaluator", "Q8_0", tmp_path)), "context": 1024},
+    }
+    draw, chosen = random.Random(1), list(islice(sheets(9), 8))
+    with Shim({"budget": {"device": "host", "limit": "1GiB"}, "models": models}) as shim:
+        judge = Judge(shim, RUBRIC, EvaluatorPool(["judge"]), prompt=judge_prompt)
+        given, truth = list[float](), list[float]()
+        for sheet in chosen:
+            for text in (sheet.report(), sheet.report(noisy(draw, sheet, DRAFT)[:2])):
+                given.append(judge.evaluate(sheet.task, text).composite)
+                truth.append(true_composite(sheet, text))
+        options = {"max_tokens": 96, "temperature": 1.0, "seed": 7}
+        loop = Refine(
+            "writer", "judge", RUBRIC, shim=shim, threshold=9, floor=9,
+            prompt=producer_prompt, judge_prompt=judge_prompt, options=options,
+        )  # fmt: skip
+        record = loop.run(chosen[0].task)
+    assert fmean(given[::2]) > fmean(given[1::2]) + 2
+    assert fmean(abs(g - t) for g, t in zip(given, truth, strict=True)) < 2
+    said = statements(record.rounds[0].produced.text, chosen[0].name)
+    assert any(one.key for one in said)
+    assert record.stopped is not None
