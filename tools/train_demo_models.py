@@ -29,7 +29,7 @@ WEIGHTS: Final = ROOT / "harness" / "demo" / "reports" / "weights"
 NAMES: Final = ("producer", "evaluator")
 SEED: Final = 1
 LESSONS: Final = 12_000
-STEPS: Final = {"together": 520, "producer": 80, "evaluator": 200}
+STEPS: Final = {"together": 520, "producer": 80, "evaluator": 560}
 
 
 def write_lessons(folder: Path, count: int = LESSONS) -> None:
