@@ -6,6 +6,7 @@ import re
 from collections.abc import Container, Iterable, Mapping
 from typing import Any, Final
 
+from backends.openai.requests.costly_shapes import check_cost, check_repeats
 from budget.errors import InvalidRequest
 
 MAX_GRAMMAR_BYTES: Final = 256 << 10
@@ -56,10 +57,11 @@ def check_grammar(grammar: str) -> None:
     """Refuse a grammar that would end the engine of all its callers.
 
     Raises:
-        InvalidRequest: it is too large, or its groups are nested too deeply.
+        InvalidRequest: it is too large, nests groups too deeply, or takes minutes (`check_repeats`).
     """
     if len(grammar) > MAX_GRAMMAR_BYTES:
         raise _too_large("grammar", f"{len(grammar)} characters", f"{MAX_GRAMMAR_BYTES}")
+    check_repeats(grammar, "grammar")
     if grammar.count("(") <= MAX_GRAMMAR_DEPTH:
         return
     depth = deepest = 0
@@ -74,11 +76,13 @@ def check_depth(value: Any, what: str = "schema") -> None:
     """Refuse a schema, or what may hold one, that is nested too deeply.
 
     Raises:
-        InvalidRequest: it is, or it has too many values.
+        InvalidRequest: it is, has too many values, or takes minutes to read (`check_cost`).
     """
     level, values = [value], 0
     for _ in range(MAX_SCHEMA_DEPTH):
         values += sum(map(len, level))
+        for part in level:
+            check_cost(part, what)
         level = [inner for outer in level for inner in _inner(outer)]
         if not level:
             break
