@@ -73,7 +73,7 @@ def user_of(pid: int) -> int | None:
 
 def has_variable(pid: int, setting: str) -> bool:
     """Whether the environment that a process was started with has this `NAME=value`."""
-    return setting.encode() in _read(pid, "environ").split(b"\0")
+    return os.fsencode(setting) in _read(pid, "environ").split(b"\0")
 
 
 def command_line(pid: int) -> list[str]:

@@ -181,7 +181,9 @@ def entry_key(path: Path, args: EngineArgs, device: str, left_out: Collection[st
     """
     asked = named(replace(args, n_ctx=1, slots=1, n_gpu_layers=0, devices=()))
     text = json.dumps([str(path), asked, device, sorted(left_out)], sort_keys=True)
-    return f"{path.stem}-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
+    # Half surrogates, of a file name that is not UTF-8, are no part of a key.
+    stem = path.stem.encode("utf-8", "replace").decode()
+    return f"{stem}-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
 
 
 def variant_of(entry: Entry, sizes: Sizes) -> Variant:

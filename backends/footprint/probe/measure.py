@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import platform
 import re
 import sys
@@ -97,7 +98,7 @@ class _Session:
 
     def __init__(self, binding: Any, path: str, log: list[str]) -> None:
         self._binding = binding
-        self._path = path.encode()
+        self._path = os.fsencode(path)
         self._log = log
         self._folder = Path(binding._base_path)
         binding.llama_backend_init()

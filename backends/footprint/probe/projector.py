@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def measure_projector(binding: Any, request: dict[str, Any]) -> list[dict[str, A
     function.restype = ctypes.c_void_p
     function.argtypes = [ctypes.c_void_p, ctypes.c_char_p, _ProjectorParams]
     found = Map()
-    function(ctypes.addressof(found), request["projector"].encode(), params)
+    function(ctypes.addressof(found), os.fsencode(request["projector"]), params)
     nodes = list(in_order(ctypes.cast(found.root, DevicePointer)))
     if not nodes or len(nodes) != found.count:
         raise ProbeError(EXIT_LOAD, "llama.cpp refuses the projector")

@@ -148,7 +148,7 @@ def with_file(config: Config, file: Path, role: Role | None = None) -> ChosenMod
     """A configuration with a model of this file beside its own models."""
     name = _NOT_IN_NAMES.sub("-", file.name.removesuffix(".gguf")).strip("-") or "model"
     if name in config.models:
-        name = f"{name}-{hashlib.sha256(str(file).encode()).hexdigest()[:4]}"
+        name = f"{name}-{hashlib.sha256(os.fsencode(file)).hexdigest()[:4]}"
     mapping = config.to_mapping()
     entry = {"path": str(file), **({"role": role} if role else {})}
     mapping["models"] = {**mapping.get("models", {}), name: entry}

@@ -133,4 +133,6 @@ def engine_id_of(
     # Bytes are not part of the id, because a correction does not make another engine.
     args = [p.args for p in placed]
     text = repr((header.identity, args, side, entry.threads, entry.warm_prompt, entry.llama_server))
-    return f"{header.files[0].stem}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
+    # Half surrogates, of a file name that is not UTF-8, are no part of an id.
+    stem = header.files[0].stem.encode("utf-8", "replace").decode()
+    return f"{stem}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
