@@ -184,6 +184,6 @@ def is_awaited(model: str, waiting: int) -> KeepwarmError:
 
 def is_pinned(model: str, pins: Collection[str]) -> KeepwarmError:
     """The error of a hint that a pinned model may leave."""
-    return AdmissionDenied(
-        f"{model} is pinned (by {', '.join(sorted(pins))}) and stays.", hint="Unpin it first."
-    )
+    # An engine may serve several names, and another one than this may be the pinned one.
+    by = "" if set(pins) == {model} else f" (by {', '.join(sorted(pins))})"
+    return AdmissionDenied(f"{model} is pinned{by} and stays.", hint="Unpin it first.")

@@ -31,6 +31,8 @@ from backends.openai.protocol import decode, parse_completion, parse_embeddings
 from backends.openai.resume import AnswerSoFar, ResumeReader, templated
 from budget.errors import (
     EndpointError,
+    EndpointUnavailable,
+    InvalidRequest,
     KeepwarmError,
 )
 
@@ -334,3 +336,25 @@ def test_a_redirect_names_a_whole_address() -> None:
     heard = Heard(asked="http://far/v1/chat/completions", location="/new/v1/chat/completions")
     error = error_from_answer(FAR, 308, b"", NO_SECRETS, heard)
     assert "answered 308. It sends requests on to http://far/new/v1/chat/completions" in str(error)
+
+
+def test_a_whole_answer_in_the_place_of_a_stream_is_named_with_what_reads_it() -> None:
+    """Some proxies leave `stream` out; a stream's reader keeps only the first words of such an answer."""
+    reader = StreamReader(FAR, NO_SECRETS, "application/json")
+    reader.feed(json.dumps(WHOLE).encode())
+    with pytest.raises(EndpointError, match="no stream of events") as caught:
+        reader.ended()
+    assert "Shim.chat()" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "hint"),
+    [(413, InvalidRequest, "Send less"), (529, EndpointUnavailable, "Try again later")],
+)
+def test_rare_statuses_say_whose_turn_it_is(
+    status: int, kind: type[KeepwarmError], hint: str
+) -> None:
+    """A body over a proxy's bound is the caller's; an overloaded endpoint is asked again later."""
+    error = error_from_answer(FAR, status, b"no")
+    assert type(error) is kind
+    assert hint in error.hint

@@ -46,7 +46,7 @@ _HAS_CHARACTERS = re.compile(
 """How vLLM and OpenAI write how long a prompt may be, and how long this one is (or is at least)."""
 _ENGINE_DEAD = re.compile(r"EngineCore|EngineDead|engine (is|has) (dead|died)", re.IGNORECASE)
 _NO_MEDIA = re.compile(r"\b(image|audio|video) input is not supported", re.IGNORECASE)
-_UNAVAILABLE = frozenset({502, 503, 504})
+_UNAVAILABLE = frozenset({502, 503, 504, 529})
 _UNPARSED = re.compile(r"does not match the expected .{0,40}format", re.IGNORECASE)
 """llama-server generated an answer and could not take it apart by its template and the request's shape."""
 _QUOTED = 120
@@ -195,7 +195,7 @@ def unreadable(
             hint="Look at the log of the endpoint, or of a proxy before it.",
         )
     quoted = secrets.quote(body, _QUOTED)
-    what, hint = "begins", ""
+    what, hint = "begins", problem.hint
     for pattern, is_what, advice in _OTHER_PROTOCOLS:
         if pattern.match(body):
             what, hint = f"is {is_what} that begins", advice
@@ -318,6 +318,9 @@ def _by_status(
         return InvalidRequest(lead, hint=hint, **facts)
     if status in {400, 422, 501} or facts["type"] == "not_supported_error":
         return InvalidRequest(lead, hint="", **facts)
+    if status == 413:
+        hint = "Send less, or raise the bound of the endpoint, or of a proxy before it."
+        return InvalidRequest(lead, hint=hint, **facts)
     if status == 429 or (status == 503 and endpoint.backend == "vllm"):
         return QueueFull(lead, hint="Try again later.", **facts)
     if status in _UNAVAILABLE:

@@ -129,7 +129,10 @@ class StreamReader:
                 return error_in_answer(self._endpoint, found, self._secrets)
         if foreign and not self.events:
             problem = EndpointError(
-                f"it sent no stream of events ({self._content_type or 'no type'})."
+                f"it sent no stream of events ({self._content_type or 'no type'}).",
+                hint="It answers whole though it was asked to stream; Shim.chat() reads such an answer."
+                if foreign.startswith(b"{") and b'"choices"' in foreign
+                else "",
             )
             return unreadable(self._endpoint, problem, foreign, self._secrets)
         return broken(self._endpoint, "the stream ended without [DONE]", self.text)

@@ -76,7 +76,7 @@ def _check_context(name: str, entry: ModelEntry, shape: ModelShape) -> None:
     if "context" not in entry.model_fields_set or not entry.context_per_slot > trained > 0:
         return
     raise ConfigError(
-        f"{name}: {entry.context} tokens for {entry.slots} slots are "
+        f"{name}: {entry.context} tokens for {entry.slots} {'slot' if entry.slots == 1 else 'slots'} are "
         f"{entry.context_per_slot} a slot; the model was trained for {trained}.",
         hint=f"Lower [models.{name}] context to at most {trained * entry.slots}, or stretch the "
         'model in engine_args: ["--rope-scaling", "yarn", "--rope-scale", "4"].',

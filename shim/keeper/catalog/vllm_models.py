@@ -97,7 +97,8 @@ def _args(name: str, entry: ConfigEntry, folder: ModelFolder) -> EngineArgs:
     if folder.context_length and n_ctx // slots > folder.context_length:
         if "context" in entry.model_fields_set:
             raise ConfigError(
-                f"{name}: {n_ctx} tokens for {slots} slots are {n_ctx // slots} a slot; the model was"
+                f"{name}: {n_ctx} tokens for {slots} {'slot' if slots == 1 else 'slots'} are"
+                f" {n_ctx // slots} a slot; the model was"
                 f" trained for {folder.context_length}.",
                 hint=f"Lower [models.{name}] context to at most {folder.context_length * slots}.",
             )
