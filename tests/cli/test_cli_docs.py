@@ -153,8 +153,7 @@ def test_every_json_example_has_the_keys_that_are_printed(
     assert len(EXAMPLES) == len(printed)
     for command, call in printed.items():
         title = next(t for t in EXAMPLES if t.removeprefix("`keepwarm ").startswith(command))
-        found = call()
-        assert differences(shape(EXAMPLES[title]), shape(found), command) == []
+        assert differences(shape(EXAMPLES[title]), shape(call()), command) == []
     empty = shared.json("ps")
     assert empty.keys() == EXAMPLES["`keepwarm ps --json`"].keys()
     assert not empty["running"]
