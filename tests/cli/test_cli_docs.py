@@ -106,6 +106,14 @@ def built(model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return json.loads(done.stdout)
 
 
+def replay_in(folder: Path) -> tuple[str, ...]:
+    """The options of a replay of one request."""
+    trace, models = folder / "t.csv", folder / "m.json"
+    trace.write_text("arrival_s,model,prompt_tokens,output_tokens\n1,planner,1,1\n")
+    models.write_text(json.dumps(workloads.models("revise")), encoding="utf-8")
+    return ("--trace", str(trace), "--models", str(models), "--budget", "28GB")
+
+
 @pytest.mark.real
 def test_every_json_example_has_the_keys_that_are_printed(
     shared: CommandPlace,
@@ -115,13 +123,10 @@ def test_every_json_example_has_the_keys_that_are_printed(
 ) -> None:
     """The examples are what programs can count on."""
     file = str(tiny_models["producer"])
-    trace, models = tmp_path / "t.csv", tmp_path / "m.json"
-    trace.write_text("arrival_s,model,prompt_tokens,output_tokens\n1,planner,1,1\n")
-    models.write_text(json.dumps(workloads.models("revise")), encoding="utf-8")
     keyed = tmp_path / "keepwarm.toml"
     keyed.write_text('[models.far]\nurl = "http://h"\napi_key_env = "FAR"\n')
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    replay = ("--trace", str(trace), "--models", str(models), "--budget", "28GB")
+    replay = replay_in(tmp_path)
     printed: dict[str, Callable[[], Any]] = {
         "An error": lambda: shared.json("chat", "unknown", "x", code=2),
         "chat": lambda: shared.json("chat", "writer", "Hello", "--max-tokens", "2"),
