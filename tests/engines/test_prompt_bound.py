@@ -29,13 +29,14 @@ def _chat(*contents: object) -> bytes:
     [
         _chat("a" * (MOST + 1)),
         _chat("a" * MOST, "b"),
+        _chat(*["x"] * (MOST // 64 + 1)),
         _chat([{"type": "text", "text": "ä" * MOST}]),
         json.dumps({"input": ["short", "a" * (MOST + 1)]}).encode(),
         json.dumps({"input": "a" * (MOST + 1)}).encode(),
     ],
 )
 def test_texts_of_more_bytes_than_the_context_has_room_for_are_refused(body: bytes) -> None:
-    """All messages together, or one text to embed; the facts have the numbers."""
+    """All messages together, each with some room, or one text to embed; the facts have the numbers."""
     with pytest.raises(PromptTooLong, match="512 tokens") as caught:
         check_prompt(ENGINE, body)
     assert caught.value.facts["n_ctx"] == 512
@@ -46,6 +47,7 @@ def test_texts_of_more_bytes_than_the_context_has_room_for_are_refused(body: byt
     "body",
     [
         _chat("a" * MOST),
+        _chat(*["x"] * (MOST // 64)),
         _chat("ä" * (MOST // 2)),
         _chat([{"type": "image_url", "image_url": {"url": "a" * 2 * MOST}}], None),
         json.dumps({"input": ["a" * MOST] * 3}).encode(),

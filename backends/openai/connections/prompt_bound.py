@@ -16,6 +16,9 @@ TOKEN_BYTES: Final = 256
 """No token is longer. The longest of known vocabularies are rows of 128 spaces or dashes."""
 _PADDING_TOKENS: Final = 256
 """llama.cpp rounds a context up by less."""
+_MESSAGE_BYTES: Final = 64
+"""A message counts as this much at least. Its role takes tokens of its own in a chat template, and
+llama-server puts a hundred thousand messages through one for half a minute."""
 
 
 def check_prompt(endpoint: Endpoint, body: bytes) -> None:
@@ -50,18 +53,24 @@ def _longest(asked: object) -> int:
     given = asked.get("input")
     inputs = given if isinstance(given, list) else [given]
     each = [_size(text) for text in inputs if isinstance(text, str)]
-    return max([*each, sum(map(_size, _texts(asked.get("messages"))))])
+    return max([*each, sum(map(_room, _messages(asked.get("messages"))))])
 
 
-def _texts(messages: object) -> Iterator[str]:
-    """The texts of messages, without images and sound."""
-    for message in messages if isinstance(messages, list) else []:
-        content: Any = message.get("content") if isinstance(message, Mapping) else None
-        parts = content if isinstance(content, list) else [content]
-        for part in parts:
-            text = part.get("text") if isinstance(part, Mapping) else part
-            if isinstance(text, str):
-                yield text
+def _messages(messages: object) -> list[Any]:
+    return messages if isinstance(messages, list) else []
+
+
+def _room(message: object) -> int:
+    return max(sum(map(_size, _texts(message))), _MESSAGE_BYTES)
+
+
+def _texts(message: object) -> Iterator[str]:
+    """The texts of a message, without images and sound."""
+    content: Any = message.get("content") if isinstance(message, Mapping) else None
+    for part in content if isinstance(content, list) else [content]:
+        text = part.get("text") if isinstance(part, Mapping) else part
+        if isinstance(text, str):
+            yield text
 
 
 def _size(text: str) -> int:
