@@ -17,7 +17,7 @@ from backends.machine.unix_http import control_request
 from backends.openai import AsyncTransport, ChatRequest
 from budget.errors import EngineDied, InvalidRequest, LoadFailed, PromptTooLong
 from budget.footprint import HOST, EngineArgs
-from tests.engines.support import HELLO, binding, llama, placement, running
+from tests.engines.support import HELLO, binding, llama, placement, running, until
 
 PLACED = placement(binding=True)
 Question = Callable[[Engine, AsyncTransport], Coroutine[Any, Any, Any]]
@@ -201,6 +201,28 @@ def test_an_abort_in_mid_request_ends_the_worker_alone(
         assert not await engine.healthy()
 
     ask(binding(tiny_models["embedder"], runtime_dir), question)
+
+
+def test_a_caller_that_does_not_read_is_no_stall(
+    tiny_models: dict[str, Path], runtime_dir: Path
+) -> None:
+    """The slot waits for the caller, and is not shown as busy: the keeper would end the engine."""
+
+    async def question(engine: Engine, client: AsyncTransport) -> None:
+        options = {"max_tokens": 7000, "extra": {"ignore_eos": True}}
+        stream = await client.stream(engine.endpoint, ChatRequest("Go on.", options))
+        await anext(stream)
+
+        async def waits() -> bool:
+            signs = await engine.signs(ask=True)
+            return signs is not None and signs.slots is not None and signs.slots.busy == 0
+
+        assert await until(waits, within_s=60.0)
+        await stream.aclose()
+
+    ask(
+        binding(tiny_models["producer"], runtime_dir), question, placement(n_ctx=8192, binding=True)
+    )
 
 
 def test_its_slot_is_shown_as_llama_servers_are(

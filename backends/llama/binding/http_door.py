@@ -208,7 +208,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _write(self, data: bytes) -> None:
         self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+        _, writable, _ = select.select([], [self.connection], [], 0)
+        self.server.slot.busy = bool(
+            writable
+        )  # a caller that does not read is no stall of the slot
         self.wfile.flush()
+        self.server.slot.busy = True
 
     def _embed(self) -> None:
         asked = self._body.get("input") if isinstance(self._body, dict) else None
