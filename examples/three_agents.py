@@ -1,8 +1,8 @@
 """Three agents and three models, in a budget for two of them.
 
 The writer and the editor share one file, so they share its engine and its bytes. Their model and the
-judge's are pinned while they work. A second judge then cannot fit, whatever would be evicted: its load is
-denied at once, with the three numbers that say why. Run `python examples/three_agents.py`.
+judge's are pinned while they work. A second judge then cannot fit, whatever would be evicted. Its load is
+denied after `max_wait`, with the three numbers that say why. Run `python examples/three_agents.py`.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ def configured() -> dict[str, Any]:
         "judge": model("evaluator", "Q8_0"),
         "second_judge": model("evaluator", "F16"),
     }
-    budget: dict[str, Any] = {"device": "host", "reserve": 0}
+    budget: dict[str, Any] = {"device": "host", "reserve": 0, "max_wait": "1s"}
     with Shim({"budget": budget, "models": models}, inline=True, share=True) as shim:
         needed: Mapping[str, Any] = shim.what_if(["writer", "second_judge"])["bytes"]
     limit = sum(int(amount) for devices in needed.values() for amount in devices.values())
