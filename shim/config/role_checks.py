@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from backends.gguf import GgufHeader
 from budget.errors import RoleViolation
@@ -54,6 +54,14 @@ def check_precision(name: str, role: str | None, found: Precision) -> None:
         bits_per_weight=bits,
         needed_bits_per_weight=EVALUATOR_FLOOR_BITS,
     )
+
+
+def role_by_file(header: GgufHeader) -> Literal["embedder", "reranker"] | None:
+    """What a model is for by its file's pooling; None for one that writes."""
+    pooling = header.shape().pooling
+    if pooling in _VECTORS:
+        return "embedder"
+    return "reranker" if pooling == "rank" else None
 
 
 def check_role(name: str, entry: ModelEntry, header: GgufHeader) -> None:

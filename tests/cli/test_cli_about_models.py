@@ -171,3 +171,15 @@ def test_a_files_model_has_a_name_that_no_other_has(tmp_path: Path) -> None:
     assert file_of("org/model") is None
     assert file_of("~no-such-user/x.gguf") is not None
     assert json.dumps(taken.config.to_mapping())
+
+
+def test_the_role_of_a_file_is_read_from_it(
+    place: CommandPlace, tiny_models: dict[str, Path]
+) -> None:
+    """An embedder is no chat model, whichever command names it first; a given role counts."""
+    assert with_file(Config(), tiny_models["embedder"]).entry.role == "embedder"
+    assert with_file(Config(), tiny_models["producer"]).entry.role is None
+    assert with_file(Config(), tiny_models["producer"], "embedder").entry.role == "embedder"
+    refused = place.run("chat", str(tiny_models["embedder"]), "Hello")
+    assert refused.exit_code == 2
+    assert "embed" in refused.stderr

@@ -7,6 +7,7 @@ leaves the catalog with the next `config reload`, or with the keeper.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import re
 from collections.abc import Collection
@@ -17,7 +18,7 @@ from typing import Final
 import click
 
 from backends.machine.files.file_locks import KEEPER_LOCK, is_held
-from budget.errors import ConfigError, UnknownModel
+from budget.errors import BadModelFile, ConfigError, UnknownModel
 from shim.cli.console.context import config_of, config_path, entry_of
 from shim.cli.console.output import StatusLine
 from shim.config import Config, ModelEntry, Role, load_config
@@ -145,7 +146,11 @@ def name_of_file(config: Config, file: Path) -> str | None:
 
 
 def with_file(config: Config, file: Path, role: Role | None = None) -> ChosenModel:
-    """A configuration with a model of this file beside its own models."""
+    """A configuration with a model of this file beside its own models.
+
+    Without a role the file's pooling says it, so that a chat with an embedder is refused before it loads.
+    """
+    role = role or _role_by_file(file)
     name = _NOT_IN_NAMES.sub("-", file.name.removesuffix(".gguf")).strip("-") or "model"
     if name in config.models:
         name = f"{name}-{hashlib.sha256(os.fsencode(file)).hexdigest()[:4]}"
@@ -155,6 +160,17 @@ def with_file(config: Config, file: Path, role: Role | None = None) -> ChosenMod
     added = Config.from_mapping(mapping, label=_label(config))
     added.remember(config.file, {})
     return ChosenModel(added, name, file, role)
+
+
+def _role_by_file(file: Path) -> Role | None:
+    # Imported here: most commands read no model file.
+    gguf = importlib.import_module("backends.gguf")
+    checks = importlib.import_module("shim.config.role_checks")
+    try:
+        found: Role | None = checks.role_by_file(gguf.read_header(file))
+    except BadModelFile:
+        return None  # its own command says what is wrong with it
+    return found
 
 
 def _label(config: Config) -> str:
