@@ -35,7 +35,7 @@ class Deaths:
 
         Facts: `requests` (how many used the engine) and `suspected`, whether this one may be the cause.
         The only one may be, and so may the one that began last, because what ends an engine or hangs it
-        mostly does so at once.
+        mostly does so at once. None is where the engine was at a step that began before all of them.
 
         Args:
             load_id: the load of the engine that ended.
@@ -55,6 +55,8 @@ def _suspicion(end: _End, lease: str | None) -> tuple[bool, str]:
     count = len(end.leases)
     if lease not in end.leases:
         return False, "This request had not reached it."
+    if end.error.facts.get("left_over"):
+        return False, "Its step was that of an earlier request, and not this one's."
     if count == 1:
         return True, "This was the only request that used it."
     if lease == end.leases[-1]:

@@ -81,7 +81,8 @@ class Liveness:
             return
         # Requests may have come and gone while the engine was asked.
         leases = min(leases, self._leases_of(running))
-        detector.look(signs, leases=leases, asked=asked, now=self._clock())
+        uses = self._uses_of(running)
+        detector.look(signs, leases=leases, asked=asked, now=self._clock(), uses=uses)
         error = detector.verdict(running.entry.label, self.stall_s, running.engine.log_tail)
         if error is not None:
             self._shell.supervisor.end(running.entry.engine_id, running.generation, error)
@@ -99,6 +100,12 @@ class Liveness:
         residents = self._shell.core.state.residents
         engine_id = running.entry.engine_id
         return len(residents[engine_id].leases) if engine_id in residents else 0
+
+    def _uses_of(self, running: RunningEngine) -> frozenset[str]:
+        """The ids of the requests that use an engine."""
+        residents = self._shell.core.state.residents
+        engine_id = running.entry.engine_id
+        return frozenset(residents[engine_id].leases) if engine_id in residents else frozenset()
 
     def _is_there(self, running: RunningEngine) -> bool:
         return (

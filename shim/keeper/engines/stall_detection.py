@@ -53,8 +53,19 @@ class StallDetector:
     """The last known state of its slots, perhaps some looks ago."""
     _looked_at: float = 0.0
     _cpu_s: float = 0.0
+    _uses: frozenset[str] = frozenset()
+    _own: frozenset[str] = frozenset()
+    """The requests that used it when it was last `fine`, or at the first look after that."""
 
-    def look(self, signs: Signs, *, leases: int, asked: bool, now: float) -> None:
+    def look(
+        self,
+        signs: Signs,
+        *,
+        leases: int,
+        asked: bool,
+        now: float,
+        uses: frozenset[str] = frozenset(),
+    ) -> None:
         """Record one look at the engine.
 
         Args:
@@ -62,7 +73,11 @@ class StallDetector:
             leases: how many requests use it.
             asked: whether its slots were asked for, so that no answer counts as silence.
             now: the time of the look.
+            uses: the ids of these requests, as far as they are known.
         """
+        self._uses = uses
+        if self.ailing_s == 0.0:
+            self._own = uses
         before, passed_s = self._before, now - self._looked_at
         moved = signs.slots is not None and self._slots is not None
         moved = moved and signs.slots != self._slots
@@ -87,6 +102,11 @@ class StallDetector:
             self.ailing_s += step_s
         self.condition = seen
 
+    @property
+    def is_left_over(self) -> bool:
+        """Whether its step began before every request that uses it: the step's own caller is gone."""
+        return bool(self._uses) and not self._uses & self._own
+
     def verdict(
         self, model: str, stall_s: float, log_tail: tuple[str, ...]
     ) -> KeepwarmError | None:
@@ -99,7 +119,8 @@ class StallDetector:
         """
         if self.condition == "unreachable":
             return unreachable(model) if self.since_s > 0.0 else None
-        patient_s = stall_s * PATIENCE
+        # No request has to be patient with the step of another one.
+        patient_s = stall_s * (1.0 if self.is_left_over else PATIENCE)
         limit_s = patient_s if self.condition in ("computing", "unused") else stall_s
         if self.condition == "fine" or (self.since_s < limit_s and self.ailing_s < patient_s):
             return None
@@ -109,6 +130,7 @@ class StallDetector:
             " [keeper] stall_timeout.",
             model=model,
             seen=self.condition,
+            left_over=self.is_left_over,
             seconds=round(self.ailing_s, 1),
             cpu_s=round(self._cpu_s, 2),
             log_tail=list(log_tail),

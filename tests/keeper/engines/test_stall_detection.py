@@ -8,6 +8,7 @@ import pytest
 
 from backends.base import Signs, SlotSigns
 from budget.errors import EngineDied, EngineTimeout
+from shim.keeper.engines.deaths import Deaths
 from shim.keeper.engines.stall_detection import LONGEST_STEP_S, PATIENCE, StallDetector
 
 STALL_S = 30.0
@@ -26,13 +27,14 @@ class Watched:
         self.now = 100.0
         self.cpu_s = 5.0
         self.ask = True
+        self.uses = frozenset[str]()
 
     def look(self, signs: Signs, *, cpu_share: float = 0.0, after_s: float = EVERY_S) -> None:
         """One look, after the process used a share of the time."""
         self.now += after_s
         self.cpu_s += cpu_share * after_s
         seen = replace(signs, cpu_s=self.cpu_s)
-        self.detector.look(seen, leases=self.leases, asked=self.ask, now=self.now)
+        self.detector.look(seen, leases=self.leases, asked=self.ask, now=self.now, uses=self.uses)
 
     def lasts(self, signs: Signs, seconds: float, *, cpu_share: float = 0.0) -> bool:
         """Whether an engine that goes on like this is left alone for so long."""
@@ -50,6 +52,27 @@ class Watched:
     def verdict(self) -> Exception | None:
         """Why it has to be ended now."""
         return self.detector.verdict("m", STALL_S, ("last line",))
+
+
+def test_the_step_of_a_request_that_is_gone_gets_no_patience_from_the_next() -> None:
+    """It began before every request that is there, and the error says so; an own step has its time."""
+    watched = Watched()
+    watched.uses = frozenset({"r1"})
+    watched.look(Signs(slots=SlotSigns(1, moved=((1, 1, 1, 1),))))
+    assert watched.lasts(Signs(slots=PROMPT), STALL_S + 4, cpu_share=1.0)
+    assert watched.detector.condition == "computing"
+    watched.uses = frozenset({"r1", "r2"})
+    assert watched.lasts(Signs(slots=PROMPT), 4, cpu_share=1.0)
+    watched.uses = frozenset({"r2"})
+    assert not watched.lasts(Signs(slots=PROMPT), 4, cpu_share=1.0)
+    error = watched.verdict()
+    assert isinstance(error, EngineTimeout)
+    assert error.facts["left_over"] is True
+    deaths = Deaths()
+    deaths.note("e/1", error, ("r2",))
+    told = deaths.error_for("e/1", "r2")
+    assert told is not None
+    assert told["facts"]["suspected"] is False
 
 
 @pytest.mark.parametrize(
