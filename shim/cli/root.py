@@ -96,7 +96,10 @@ COMMANDS: Final = {
         "shim.cli.commands.config.command:config_group",
         "Check, show, reload and trust the configuration.",
     ),
-    "trace": ("shim.cli.commands.trace:trace_group", "List and open the traces of runs."),
+    "trace": (
+        "shim.cli.commands.trace:trace_group",
+        "List, open, explain and compare the traces of runs.",
+    ),
     "simulate": (
         "shim.cli.commands.simulate.command:simulate",
         "Replay a trace of requests under several eviction policies.",

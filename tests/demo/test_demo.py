@@ -21,6 +21,9 @@ from shim import OutsideError
 from shim.cli import main as keepwarm
 from tests.demo.conftest import N_REQUESTS, REPOSITORY, Demo
 
+pytestmark = pytest.mark.timeout(600)
+"""A demo makes models and measures them: on a busy machine that alone takes minutes."""
+
 
 @pytest.mark.real
 def test_the_engines_never_take_more_than_the_limit(demo: Demo) -> None:

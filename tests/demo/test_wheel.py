@@ -11,6 +11,9 @@ import pytest
 
 from tests.demo.conftest import PACKAGES, REPOSITORY, Demo, run
 
+pytestmark = pytest.mark.timeout(600)
+"""A demo makes models and measures them: on a busy machine that alone takes minutes."""
+
 
 def test_the_wheel_holds_every_module_of_the_packages_and_nothing_else(wheel: Path) -> None:
     """All modules, py.typed of each package, the licence, the entry points; no model but trained ones."""

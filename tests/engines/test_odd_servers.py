@@ -96,8 +96,8 @@ def test_streams_that_are_whole_are_read_as_such(parts: tuple[bytes, ...]) -> No
             PromptTooLong,
             "no",
         ),
-        ((DONE,), EndpointError, "before any answer"),
-        ((_event({"choices": [], "usage": {}}), DONE), EndpointError, "before any answer"),
+        ((DONE,), EndpointError, "answered with nothing"),
+        ((_event({"choices": [], "usage": {}}), DONE), EndpointError, "answered with nothing"),
     ],
 )
 def test_streams_that_are_not_are_typed(
