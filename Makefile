@@ -10,6 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	done; echo python3)
 BIN := .venv/bin
 # With bytecode, whatever the environment says: rewriting every test's asserts anew takes seconds.
+SHORT := not full and not vllm and not python_models
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 # A finished environment's own Python answers at once; before that the machine's does the work.
 SETUP_PYTHON := $(if $(and $(wildcard .venv/.keepwarm-stamp),$(wildcard $(BIN)/python)),$(BIN)/python,$(PYTHON))
@@ -29,7 +30,8 @@ check: setup ## What CI checks without running: ruff, mypy, import contracts
 	$(BIN)/lint-imports
 
 test: setup ## Run the tests (minutes)
-	$(PYTEST) -m "not full and not vllm and not python_models" --numprocesses 2 --dist loadgroup
+	$(PYTEST) -m "$(SHORT) and not real" --numprocesses 2 --dist loadgroup
+	$(PYTEST) -m "$(SHORT) and real" # alone: llama.cpp's threads wait by computing
 
 test-full: setup ## Run all tests, with long properties and campaigns
 	$(PYTEST) --timeout 1800

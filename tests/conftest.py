@@ -20,21 +20,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 _REPOSITORY = Path(__file__).resolve().parents[1]
-_DECISIONS = {
-    "budget", "config", "footprint", "gguf", "planning", "policies", "simulation", "traces",
-}  # fmt: skip
-"""Folders of tests that compute: what runs beside them cannot change them."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Side by side run only the tests of decisions; the others share the machine one after another.
+    """Side by side run files, each whole: its tests share keepers. All of a demo's drive real engines.
 
-    The others wait for processes most of the time, so the machine's second core is idle meanwhile.
+    First, because pytest-xdist reads the groups, and `-m` the marks, in the same hook.
     """
     for item in items:
-        folder = item.path.relative_to(_REPOSITORY / "tests").parts[0]
-        if folder not in _DECISIONS or item.get_closest_marker("real"):
-            item.add_marker(pytest.mark.xdist_group("machine"))
+        place = item.path.relative_to(_REPOSITORY / "tests")
+        item.add_marker(pytest.mark.xdist_group(str(place)))
+        if place.parts[0] == "demo":
+            item.add_marker(pytest.mark.real)
 
 
 def pytest_collection_finish() -> None:

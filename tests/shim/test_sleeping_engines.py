@@ -18,8 +18,11 @@ HELD = 4 << 20
 
 
 @pytest.fixture
-def stage(tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    """Two models of which one fits at a time, under a keeper that looks often."""
+def stage(
+    tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Stage]:
+    """Two models of which one fits at a time, under a keeper that looks often and has learned nothing."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setattr("shim.keeper.keeper.MEASURE_EVERY_S", 0.05)
     models = {"a": tiny_models["classifier"], "b": tiny_models["producer"]}
     config = {

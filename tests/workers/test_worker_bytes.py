@@ -56,8 +56,11 @@ def test_without_bytes_the_first_load_is_a_guess_that_says_so(make: Make, folder
     shim.call("guess")
     assert booked(shim, "guess") == 1 << 30
     assert "1 GiB, until it is measured" in row(shim, "guess")["placement"]
-    shim.unload("guess")
-    shim.call("guess")
+    for _ in range(5):  # a look may find no figure, as while the kernel is busy
+        shim.unload("guess")
+        shim.call("guess")
+        if booked(shim, "guess") < 1 << 30:
+            break
     assert 8 * MIB < booked(shim, "guess") < 200 * MIB
     shim.call("files")
     assert "the sizes of its files, until it is measured" in row(shim, "files")["placement"]
