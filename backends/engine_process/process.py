@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from backends.engine_process.log import LogRing
 from backends.engine_process.log_reader import LogReader
@@ -24,6 +25,14 @@ LOG_END_S = 0.5
 """The longest wait for the log's end after a death, because a grandchild can hold the pipe open."""
 
 
+_HEAP: Final = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "131072",
+    "MALLOC_TRIM_THRESHOLD_": "131072",
+}
+"""One heap that returns freed memory, so that an engine's bytes stay at its booking."""
+
+
 def engine_socket(folder: Path, name: str = "0" * SOCKET_NAME_BYTES) -> Path:
     """The socket of an engine in a runtime folder.
 
@@ -35,13 +44,15 @@ def engine_socket(folder: Path, name: str = "0" * SOCKET_NAME_BYTES) -> Path:
 
 def engine_environment(owner: Path, library_env: Mapping[str, str]) -> dict[str, str]:
     """The environment of an engine: that of every child, settings of the heap, and its keeper's folder."""
-    env = child_environment(library_env)
-    # One heap that returns freed memory, so that an engine's bytes stay at its booking.
-    env.setdefault("MALLOC_ARENA_MAX", "1")
-    env.setdefault("MALLOC_MMAP_THRESHOLD_", "131072")
-    env.setdefault("MALLOC_TRIM_THRESHOLD_", "131072")
+    env = _HEAP | child_environment(library_env)
     env[OWNER_VARIABLE] = str(owner)
     return env
+
+
+def program_environment(owner: Path, library_env: Mapping[str, str]) -> dict[str, str]:
+    """As `engine_environment`, for a program that may bring an allocator of its own."""
+    env = engine_environment(owner, library_env)
+    return {name: value for name, value in env.items() if name not in _HEAP}
 
 
 class Gate:

@@ -27,8 +27,12 @@ def folder_or_root(path: Path) -> Path:
     return path if path.is_dir() else Path("/")
 
 
-def sizes_of(files: tuple[Path, ...]) -> dict[Path, int]:
+def sizes_of(files: tuple[Path, ...], hint: str) -> dict[Path, int]:
     """The bytes of the files, those in folders included.
+
+    Args:
+        files: files and folders.
+        hint: what to do where one is not there.
 
     Raises:
         LoadFailed: one is not there.
@@ -43,7 +47,7 @@ def sizes_of(files: tuple[Path, ...]) -> dict[Path, int]:
         except OSError as error:
             raise LoadFailed(
                 f"{path} cannot be read: {error.strerror}.",
-                hint="Check `files` of the model.",
+                hint=hint,
                 file=str(path),
             ) from error
     return found
@@ -55,7 +59,10 @@ async def cached_share(sizes: Mapping[Path, int]) -> float | None:
 
 
 def storage_of(file_bytes: int, disk_bytes: int, cached: float | None) -> Literal["cold", "staged"]:
-    """Where a load has read its files, by what it read from disks and what was cached before."""
+    """Where a load has read its files, by what it read from disks and what was cached before.
+
+    Where the page cache's share is not known, the bytes read from disks decide alone.
+    """
     from_disk = disk_bytes > (1 - _STAGED) * file_bytes
     was_absent = cached is not None and cached < _STAGED
     return "cold" if file_bytes and (from_disk or was_absent) else "staged"

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from backends.engine_process.surroundings import storage_of
 from backends.gguf.header_limits import MAX_SHARDS
 from backends.machine.files.page_cache import cached_fraction
 from budget.errors import LoadFailed
 
-_STAGED_FRACTION: Final = 0.9
 _SHARD: Final = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
 
@@ -66,7 +66,4 @@ class ModelFiles:
 
     def storage(self, disk_bytes: int) -> Literal["cold", "staged"]:
         """Where a load that began at that moment, and read so many bytes from a disk, got its file from."""
-        from_disk = disk_bytes > (1 - _STAGED_FRACTION) * self.total_bytes
-        # Where the page cache's share is not known, the bytes read from the disk decide alone.
-        was_absent = self.cached is not None and self.cached < _STAGED_FRACTION
-        return "cold" if from_disk or was_absent else "staged"
+        return storage_of(self.total_bytes, disk_bytes, self.cached)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import socket
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,14 +14,12 @@ from typing import Any, Final
 from backends.base import Capabilities, Endpoint, LoadReport, Signs, SlotSigns
 from backends.engine_process.ceiling import PlausibleCeilings
 from backends.engine_process.load import Loading
+from backends.engine_process.measured_engine import MeasuredEngine
 from backends.engine_process.process import EngineProcess, engine_environment
-from backends.engine_process.process_engine import ProcessEngine, ending, gpus_of
+from backends.engine_process.process_engine import ending
 from backends.engine_process.surroundings import (
-    cached_share,
     folder_or_root,
     gpu_variables,
-    sizes_of,
-    storage_of,
 )
 from backends.machine.bounded_questions import asked
 from backends.machine.processes import IoCounts, io_counts, process_state
@@ -30,7 +27,7 @@ from backends.python.control import Control
 from backends.python.links import LoopLink
 from backends.python.ready_made import READY_MADE
 from budget.errors import InternalError, KeepwarmError, LoadFailed, OutOfMemory
-from budget.footprint import GUESSED, Placement
+from budget.footprint import Placement
 
 WORKER: Final = Path(__file__).with_name("worker.py")
 CLOSE_S: Final = 2.0
@@ -87,7 +84,7 @@ class WorkerSpec:
         return {**threads, **self.env}
 
 
-class PythonEngine(ProcessEngine):
+class PythonEngine(MeasuredEngine):
     """A Python worker.
 
     Args:
@@ -107,11 +104,10 @@ class PythonEngine(ProcessEngine):
         stall_s: float = 60.0,
         margin_bytes: int = 0,
     ) -> None:
-        super().__init__(model_id, runtime_dir, "the Python worker")
+        super().__init__(
+            model_id, runtime_dir, "the Python worker", stall_s=stall_s, margin_bytes=margin_bytes
+        )
         self._spec = spec
-        self._stall_s = stall_s
-        self._margin_bytes = margin_bytes
-        self._guessed = False
         self._control: Control | None = None
         self._slots = 1
         self._mark = f"{_MARK}={self._name}"
@@ -138,9 +134,7 @@ class PythonEngine(ProcessEngine):
         """
         if self._control is not None:
             raise InternalError("an engine starts once; make a new one to start again")
-        self._gpus = gpus_of(placement)
-        self._guessed = placement.source in GUESSED
-        self._ceilings = PlausibleCeilings.of(placement, self._margin_bytes)
+        self._expect(placement)
         python = self._spec.python or sys.executable
         env = engine_environment(self._runtime_dir, await gpu_variables(self._gpus))
         env.update({"PYTHONUNBUFFERED": "1", _MARK: self._name})
@@ -171,35 +165,15 @@ class PythonEngine(ProcessEngine):
             raise InternalError("an engine starts once; make a new one to start again")
         self._started = True
         self._slots = placement.args.slots
-        sizes = await asked(sizes_of, self._spec.files)
-        cached = await cached_share(sizes)
-        started_ns = time.monotonic_ns()
-        file_bytes = sum(sizes.values())
-        try:
+
+        async def load(file_bytes: int) -> IoCounts:
             counts = await self._load(placement, file_bytes, on_progress)
             self._socket.chmod(0o600)
             # From now on its log is read with pauses, however much its code prints.
             self._running().log.said_ready = True
-        except BaseException:
-            await asyncio.shield(self.stop(grace_s=0.0))
-            raise
-        return LoadReport(
-            started_ns=started_ns,
-            ready_ns=time.monotonic_ns(),
-            storage=storage_of(file_bytes, counts.disk_bytes, cached),
-            file_bytes=file_bytes,
-            read_bytes=counts.disk_bytes,
-            buffers=await self._first_measure(),
-            pid=self.pid,
-        )
+            return counts
 
-    async def _first_measure(self) -> dict[str, int]:
-        """The bytes after the load, where the booking was a guess: from now on these are believed."""
-        if not self._guessed:
-            return {}
-        found = {d: n for d, n in (await asked(self.memory)).items() if n is not None}
-        self._ceilings = PlausibleCeilings(found, self._margin_bytes)
-        return found
+        return await self._loaded(self._spec.files, load, self._first_measure)
 
     async def _load(
         self, placement: Placement, file_bytes: int, on_progress: Callable[[float], None]

@@ -16,14 +16,12 @@ from backends.base import Capabilities, Endpoint, LoadReport, Signs
 from backends.engine_process.ceiling import PlausibleCeilings
 from backends.engine_process.load import Loading
 from backends.engine_process.log import looks_out_of_memory
-from backends.engine_process.process import EngineProcess, engine_environment
-from backends.engine_process.process_engine import ProcessEngine, ending, gpus_of
+from backends.engine_process.measured_engine import MeasuredEngine
+from backends.engine_process.process import EngineProcess, program_environment
+from backends.engine_process.process_engine import ending
 from backends.engine_process.surroundings import (
-    cached_share,
     folder_or_root,
     gpu_variables,
-    sizes_of,
-    storage_of,
 )
 from backends.machine.bounded_questions import asked
 from backends.machine.processes import (
@@ -37,7 +35,7 @@ from backends.machine.processes import (
 from backends.machine.unix_http import LOOPBACK, Address, free_port, listens, status_of
 from backends.server.command import ServerSpec, filled
 from budget.errors import EngineTimeout, InternalError, KeepwarmError, LoadFailed, OutOfMemory
-from budget.footprint import GUESSED, Placement
+from budget.footprint import Placement
 
 PATIENCE: Final = 10.0
 """How many times longer a load that computes may take, as a Python worker's."""
@@ -50,10 +48,9 @@ _ASK_S: Final = 0.05
 """Between two attempts to connect while it loads; one that is refused costs it nothing."""
 _MARK: Final = "KEEPWARM_SERVER"
 _LINES: Final = 6
-_HEAP: Final = ("MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 
 
-class ServerEngine(ProcessEngine):
+class ServerEngine(MeasuredEngine):
     """A server.
 
     Args:
@@ -73,11 +70,10 @@ class ServerEngine(ProcessEngine):
         stall_s: float = 60.0,
         margin_bytes: int = 0,
     ) -> None:
-        super().__init__(model_id, runtime_dir, "the server")
+        super().__init__(
+            model_id, runtime_dir, "the server", stall_s=stall_s, margin_bytes=margin_bytes
+        )
         self._spec = spec
-        self._stall_s = stall_s
-        self._margin_bytes = margin_bytes
-        self._guessed = False
         self._said_ready = asyncio.Event()
         # Lines of a log mask what begins like this.
         self._key = f"sk-{secrets.token_hex(24)}"
@@ -123,9 +119,7 @@ class ServerEngine(ProcessEngine):
         """Choose its port. Its process is not started ahead, because it takes its bytes when it likes."""
         if self._port:
             raise InternalError("an engine starts once; make a new one to start again")
-        self._gpus = gpus_of(placement)
-        self._guessed = placement.source in GUESSED
-        self._ceilings = PlausibleCeilings.of(placement, self._margin_bytes)
+        self._expect(placement)
         self._port = free_port()
 
     async def start(self, placement: Placement, on_progress: Callable[[float], None]) -> LoadReport:
@@ -141,35 +135,15 @@ class ServerEngine(ProcessEngine):
         self._started = True
         if not self._port:
             await self.prepare(placement)
-        sizes = await asked(sizes_of, self._spec.files)
-        cached = await cached_share(sizes)
-        started_ns = time.monotonic_ns()
-        file_bytes = sum(sizes.values())
-        try:
+
+        async def load(file_bytes: int) -> IoCounts:
             self._took(await self._spawn())
             counts = await self._load(file_bytes or placement.total_bytes, on_progress)
             if not self._spec.by_port:
                 self._socket.chmod(0o600)
-        except BaseException:
-            await asyncio.shield(self.stop(grace_s=0.0))
-            raise
-        return LoadReport(
-            started_ns=started_ns,
-            ready_ns=time.monotonic_ns(),
-            storage=storage_of(file_bytes, counts.disk_bytes, cached),
-            file_bytes=file_bytes,
-            read_bytes=counts.disk_bytes,
-            buffers=await self._first_measure(),
-            pid=self.pid,
-        )
+            return counts
 
-    async def _first_measure(self) -> dict[str, int]:
-        """The bytes after the load, where the booking was a guess: from now on these are believed."""
-        if not self._guessed:
-            return {}
-        found = {d: n for d, n in (await asked(self.memory)).items() if n is not None}
-        self._ceilings = PlausibleCeilings(found, self._margin_bytes)
-        return found
+        return await self._loaded(self._spec.files, load, self._first_measure)
 
     async def _spawn(self) -> EngineProcess:
         spec = self._spec
@@ -180,9 +154,7 @@ class ServerEngine(ProcessEngine):
             "model": str(spec.files[0]) if spec.files else "",
             "name": spec.served,
         }
-        env = engine_environment(self._runtime_dir, await gpu_variables(self._gpus))
-        for name in _HEAP:
-            env.pop(name, None)  # it may bring an allocator of its own
+        env = program_environment(self._runtime_dir, await gpu_variables(self._gpus))
         with_key = {**values, "key": self._key}
         env.update({name: filled(text, with_key) for name, text in spec.env.items()})
         env[_MARK.partition("=")[0]] = self._name

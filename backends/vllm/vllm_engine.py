@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Final
 
 from backends.base import Capabilities, Endpoint, LoadReport, Signs
-from backends.engine_process.ceiling import PlausibleCeilings
 from backends.engine_process.load import Loading
-from backends.engine_process.process import EngineProcess, engine_environment
-from backends.engine_process.process_engine import ProcessEngine, gpus_of
+from backends.engine_process.measured_engine import MeasuredEngine
+from backends.engine_process.process import EngineProcess, program_environment
+from backends.engine_process.surroundings import gpu_variables
 from backends.machine.bounded_questions import asked
 from backends.machine.devices import find_device
-from backends.machine.files.page_cache import cached_fraction
 from backends.machine.files.shared_memory import remove_segments, segments_of
-from backends.machine.gpus import VARIABLE, gpu_uuids
 from backends.machine.processes import (
     IoCounts,
     group_members,
@@ -44,8 +42,6 @@ PATIENCE: Final = 10.0
 END_LIMIT_S: Final = 5.0
 """Until the processes of a killed group are gone."""
 _QUICK_S: Final = 2.0
-_STAGED: Final = 0.9
-_HEAP: Final = ("MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +65,7 @@ class VllmSpec:
     sleep: int = 0
 
 
-class VllmEngine(ProcessEngine):
+class VllmEngine(MeasuredEngine):
     """A vLLM server.
 
     Args:
@@ -80,6 +76,8 @@ class VllmEngine(ProcessEngine):
         margin_bytes: that of `[keeper] engine_margin`; 0 means no bound.
     """
 
+    _files_hint = "Check the model's path."
+
     def __init__(
         self,
         spec: VllmSpec,
@@ -89,10 +87,8 @@ class VllmEngine(ProcessEngine):
         stall_s: float = 60.0,
         margin_bytes: int = 0,
     ) -> None:
-        super().__init__(model_id, runtime_dir, "vLLM")
+        super().__init__(model_id, runtime_dir, "vLLM", stall_s=stall_s, margin_bytes=margin_bytes)
         self._spec = spec
-        self._stall_s = stall_s
-        self._margin_bytes = margin_bytes
         self._embeds = False
         self._main = HOST
         self._vllm: VllmProgram | None = None
@@ -131,8 +127,7 @@ class VllmEngine(ProcessEngine):
         self._embeds = placement.args.embeddings
         self._main = placement.main_device
         self._weights_bytes = placement.footprints[self._main].weights_bytes
-        self._gpus = gpus_of(placement)
-        self._ceilings = PlausibleCeilings.of(placement, self._margin_bytes)
+        self._expect(placement)
         self._vllm = await asked(find_program, self._spec.python)
 
     async def start(self, placement: Placement, on_progress: Callable[[float], None]) -> LoadReport:
@@ -155,34 +150,16 @@ class VllmEngine(ProcessEngine):
     ) -> LoadReport:
         if self._vllm is None:
             await self.prepare(placement)
-        sizes = await asked(_sizes, self._spec.files)
-        cached = await asked(cached_fraction, sizes)
-        started_ns = time.monotonic_ns()
-        file_bytes = sum(sizes.values())
-        try:
+
+        async def load(file_bytes: int) -> IoCounts:
             self._took(await self._spawn(placement))
             counts = await self._load(file_bytes, on_progress)
             self._socket.chmod(0o600)
             self._note_segments()
-        except BaseException:
-            await asyncio.shield(self.stop(grace_s=0.0))
-            raise
-        from_disk = counts.disk_bytes > (1 - _STAGED) * file_bytes
-        was_absent = cached is not None and cached < _STAGED
-        return LoadReport(
-            started_ns=started_ns,
-            ready_ns=time.monotonic_ns(),
-            storage="cold" if from_disk or was_absent else "staged",
-            file_bytes=file_bytes,
-            read_bytes=counts.disk_bytes,
-            buffers=await self._measured(),
-            pid=self.pid,
-        )
+            return counts
 
-    async def _measured(self) -> dict[str, int]:
-        """What it has reserved: it reports nothing, and takes no more later."""
-        found = await asked(self.memory)
-        return {device: taken for device, taken in found.items() if taken is not None}
+        # What it has reserved: it reports nothing, and takes no more later.
+        return await self._loaded(self._spec.files, load, self._measured)
 
     async def _spawn(self, placement: Placement) -> EngineProcess:
         program = self._vllm
@@ -197,10 +174,7 @@ class VllmEngine(ProcessEngine):
             sleeps=self._spec.sleep > 0,
         )
         variables = server_variables(program, placement, settings)
-        env = engine_environment(self._runtime_dir, await self._gpu_variables())
-        for name in _HEAP:
-            # It brings an allocator of its own.
-            env.pop(name, None)
+        env = program_environment(self._runtime_dir, await gpu_variables(self._gpus))
         env.update(variables | dict(self._spec.env or {}))
         return await EngineProcess.spawn(
             server_command(program, placement, settings),
@@ -208,13 +182,6 @@ class VllmEngine(ProcessEngine):
             on_ready=self._said_ready.set,
             if_absent=f"Look at [models.{self._model_id}] python.",
         )
-
-    async def _gpu_variables(self) -> dict[str, str]:
-        """It sees the GPUs that it is booked on, under the numbers from 0, and no others."""
-        if not self._gpus:
-            return {VARIABLE: ""}
-        uuids = await asked(gpu_uuids)
-        return {VARIABLE: ",".join(uuids[n] for n in self._gpus if n < len(uuids))}
 
     async def _load(self, file_bytes: int, on_progress: Callable[[float], None]) -> IoCounts:
         loading = Loading(
@@ -365,19 +332,3 @@ class VllmEngine(ProcessEngine):
         if self._alive is None or not measured:
             return None
         return self._ceilings.exceeded(self._model_id, measured, self.log_tail)
-
-
-def _sizes(files: tuple[Path, ...]) -> dict[Path, int]:
-    """The bytes of the files.
-
-    Raises:
-        LoadFailed: one is not there.
-    """
-    try:
-        return {path: path.stat().st_size for path in files}
-    except OSError as error:
-        raise LoadFailed(
-            f"{error.filename} cannot be read: {error.strerror}.",
-            hint="Check the model's path.",
-            file=str(error.filename),
-        ) from error
