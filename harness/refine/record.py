@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any, Final, Literal
 from harness.evaluation.judge import Evaluation, Judgement
 from harness.evaluation.rubric import Rubric
 from shim import InvalidRequest, Reply
+from shim.paths import write_whole
 
 VERSION: Final = 1
 
@@ -153,16 +152,7 @@ class RefineRecord:
         Raises:
             OSError: the file cannot be written.
         """
-        descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-                json.dump(self.to_json(), out, ensure_ascii=False, indent=1)
-                out.flush()
-                os.fsync(out.fileno())
-            Path(name).replace(file)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_whole(file, json.dumps(self.to_json(), ensure_ascii=False, indent=1).encode())
 
     @classmethod
     def load(cls, file: Path) -> RefineRecord:
