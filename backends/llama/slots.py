@@ -122,9 +122,10 @@ def _number(answer: Mapping[str, Any], key: str) -> int:
 def slot_signs(slots: Sequence[Mapping[str, Any]]) -> SlotSigns:
     """The rows of `/slots` as one report on all slots.
 
-    While a batch of a prompt is computed (2,048 tokens) its slot's row stays as it is.
+    While a batch of a prompt is computed (2,048 tokens) its slot's row stays as it is. A slot that waits
+    until its caller reads is not stuck, so that it does not count as busy here.
     """
-    busy = [slot for slot in slots if slot.get("is_processing")]
+    busy = [slot for slot in slots if slot.get("is_processing") and not slot.get("is_unread")]
     moved = tuple(
         (
             _count(slot, "id_task"),

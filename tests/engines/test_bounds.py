@@ -227,6 +227,7 @@ def test_slots_that_work_and_slots_that_have_got_on() -> None:
     assert (answer.busy, answer.prompting) == (1, False)
     assert len({first.moved, later.moved, answer.moved}) == 3
     assert not slot_signs([idle]).busy
+    assert not slot_signs([{**prompt, "is_unread": True}]).busy
     assert slot_signs([{"is_processing": True, "next_token": "?", "id_task": None}]).prompting
 
 

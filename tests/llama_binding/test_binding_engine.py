@@ -39,6 +39,13 @@ def ask(engine: Engine, question: Question, placed: Any = PLACED) -> Any:
     return asyncio.run(scenario())
 
 
+async def slots(engine: Engine) -> list[dict[str, Any]]:
+    """The rows of its `/slots`."""
+    socket = Path(engine.endpoint.socket_path or "")
+    rows: list[dict[str, Any]] = (await control_request(socket, "GET", "/slots"))[1]
+    return rows
+
+
 def test_it_says_what_llama_server_says(tiny_models: dict[str, Path], runtime_dir: Path) -> None:
     """The same template, tokens and text at temperature 0, and as many tokens reused at the second time."""
 
@@ -206,7 +213,7 @@ def test_an_abort_in_mid_request_ends_the_worker_alone(
 def test_a_caller_that_does_not_read_is_no_stall(
     tiny_models: dict[str, Path], runtime_dir: Path
 ) -> None:
-    """The slot waits for the caller, and is not shown as busy: the keeper would end the engine."""
+    """The slot is shown at work, and as one that waits for its caller: the keeper would end the engine."""
 
     async def question(engine: Engine, client: AsyncTransport) -> None:
         options = {"max_tokens": 7000, "extra": {"ignore_eos": True}}
@@ -218,6 +225,8 @@ def test_a_caller_that_does_not_read_is_no_stall(
             return signs is not None and signs.slots is not None and signs.slots.busy == 0
 
         assert await until(waits, within_s=60.0)
+        row = (await slots(engine))[0]
+        assert (row["is_processing"], row["is_unread"]) == (True, True)
         await stream.aclose()
 
     ask(
@@ -231,14 +240,12 @@ def test_its_slot_is_shown_as_llama_servers_are(
     """The keeper judges its progress by that, also while it answers."""
 
     async def question(engine: Engine, client: AsyncTransport) -> None:
-        options = {"max_tokens": 400, "extra": {"ignore_eos": True}}
+        options = {"max_tokens": 7000, "extra": {"ignore_eos": True}}
         stream = await client.stream(engine.endpoint, ChatRequest("Go on.", options))
         await anext(stream)
-        signs = await engine.signs(ask=True)
-        assert signs is not None
-        assert signs.slots is not None
-        assert signs.slots.busy == 1
-        assert not signs.slots.prompting
+        row = (await slots(engine))[0]
+        assert row["is_processing"]
+        assert row["next_token"][0]["n_decoded"] > 0
         await stream.aclose()
         socket = Path(engine.endpoint.socket_path or "")
         assert (await control_request(socket, "GET", "/nothing"))[0] == 404
@@ -247,4 +254,6 @@ def test_its_slot_is_shown_as_llama_servers_are(
         )
         assert (status, "messages" in str(said)) == (400, True)
 
-    ask(binding(tiny_models["producer"], runtime_dir), question)
+    ask(
+        binding(tiny_models["producer"], runtime_dir), question, placement(n_ctx=8192, binding=True)
+    )

@@ -18,6 +18,8 @@ class Slot:
     """What the only slot does, for signs of life; read by other threads."""
 
     busy: bool = False
+    unread: bool = False
+    """Whether it waits until its caller reads."""
     task: int = 0
     prompt: int = 0
     evaluated: int = 0
@@ -29,6 +31,7 @@ class Slot:
             "id": 0,
             "id_task": self.task,
             "is_processing": self.busy,
+            "is_unread": self.unread,
             "n_prompt_tokens": self.prompt,
             "n_prompt_tokens_processed": self.evaluated,
             "next_token": [{"n_decoded": self.decoded}],

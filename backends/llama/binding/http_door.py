@@ -65,7 +65,7 @@ class Door(ThreadingUnixStreamServer):
             except OSError:
                 handler.close_connection = True  # the caller has hung up
             finally:
-                self.slot.busy = False
+                self.slot.busy = self.slot.unread = False
                 handler.done.set()
 
     def put(self, handler: _Handler) -> None:
@@ -209,11 +209,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _write(self, data: bytes) -> None:
         self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
         _, writable, _ = select.select([], [self.connection], [], 0)
-        self.server.slot.busy = bool(
-            writable
-        )  # a caller that does not read is no stall of the slot
+        self.server.slot.unread = not writable
         self.wfile.flush()
-        self.server.slot.busy = True
+        self.server.slot.unread = False
 
     def _embed(self) -> None:
         asked = self._body.get("input") if isinstance(self._body, dict) else None
