@@ -234,7 +234,9 @@ class Shim(VerbsBesideChat):
     # Models
 
     def load(self, model: str, **options: Any) -> Mapping[str, Any]:
-        """Make a model resident without a request; returns when it is.
+        """Make a model resident without a request; returns when it is, with the load that it waited for.
+
+        A model that runs elsewhere is not this machine's to load: the answer is `{"remote": True}`.
 
         Raises:
             KeepwarmError: as `chat`.
@@ -243,6 +245,8 @@ class Shim(VerbsBesideChat):
 
     def pin(self, model: str, *, persist: bool = False, **options: Any) -> Mapping[str, Any]:
         """Make a model resident and keep it: eviction may not touch it until `unpin`.
+
+        A model that runs elsewhere cannot be kept by this machine: the answer is `{"remote": True}`.
 
         Args:
             model: a name of the configuration.
@@ -376,7 +380,7 @@ class Shim(VerbsBesideChat):
         call = self._session.call(model, "", options, "load")
         if call.remote:
             self._session.load_remote(model)
-            return {}
+            return {"remote": True}
         if call.run is not None:
             self._session.follow(call.run)
         fields = {**call.wants, "want": want}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,13 @@ from tests.places import Place, opened
 LIMIT_S = 120.0
 KEEPWARM = [sys.executable, "-m", "shim.cli"]
 _ROOT = Path(__file__).resolve().parents[2]
+_HOLD = """
+import sys
+from shim import Shim
+with Shim(inline=False) as shim, shim.http(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 @dataclass
@@ -41,6 +49,16 @@ class CommandPlace(Place):
         """A command in a process of its own that goes on."""
         given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": self.root}
         return subprocess.Popen([*KEEPWARM, *args], env=self.env, **{**given, **options})
+
+    @contextlib.contextmanager
+    def held(self, model: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A program that holds a lease on a model meanwhile, however quick its engine is."""
+        argv = [sys.executable, "-c", _HOLD, model]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen(argv, env=self.env, cwd=self.root, **pipes) as program:
+            assert program.stdout is not None
+            assert program.stdout.readline() == b"held\n"
+            yield program
 
     def run(self, *args: str, stdin: str = "") -> Result:
         """A whole command, in this process: imported once for all tests. The keeper is its own."""

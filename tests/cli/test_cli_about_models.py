@@ -89,13 +89,9 @@ def test_stop_unloads_an_idle_model_refuses_a_pinned_one_and_lets_a_busy_one_fin
     assert shared.json("stop", "writer") == {"model": "writer", "outcome": "gone", "processes": []}
     assert shared.run("stop", "writer").stdout == "writer is not loaded.\n"
     assert shared.json("stop", "judge", code=3)["error"]["error"] == "AdmissionDenied"
-    busy = shared.start("chat", "writer", "Hello", "--max-tokens", "900")
-    assert busy.stdout is not None
-    busy.stdout.read(1)
-    told = shared.json("stop", "writer")
-    assert told == {"model": "writer", "outcome": "leaving", "processes": [busy.pid]}
-    busy.send_signal(signal.SIGINT)
-    busy.communicate(timeout=LIMIT_S)
+    with shared.held("writer") as busy:
+        told = shared.json("stop", "writer")
+        assert told == {"model": "writer", "outcome": "leaving", "processes": [busy.pid]}
     assert wait_until(lambda: shared.engine("writer")["state"] == "absent")
 
 

@@ -89,6 +89,6 @@ def test_calls_of_remote_models_open_no_model_file_and_start_no_keeper(
         shim.chat("far", "Hi.")
     with pytest.raises(EndpointUnavailable):
         asyncio.run(shim.achat("far", "Hi."))
-    assert shim.load("far") == shim.pin("far") == {}
+    assert shim.load("far") == shim.pin("far") == {"remote": True}
     assert shim.describe("far").remote
     shim.close()

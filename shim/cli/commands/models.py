@@ -173,11 +173,11 @@ def _bring(
 
 def bring_json(model: str, told: Mapping[str, Any], *, pinned: bool) -> dict[str, Any]:
     """What `load --json` and `pin --json` print. A remote model is never resident."""
-    load = told.get("load")
+    load, here = told.get("load"), not told.get("remote")
     return {
         "model": model,
-        "resident": bool(told),
-        "pinned": pinned and bool(told),
+        "resident": here,
+        "pinned": pinned and here,
         "cold": bool(told.get("cold")),
         "load_s": (load["end_ns"] - load["start_ns"]) / 1e9 if load else 0.0,
         "storage": load["storage"] if load else "warm",
