@@ -95,15 +95,16 @@ def test_what_a_model_can_be_asked_for_follows_from_its_keys(tmp_path: Path) -> 
         "code": {"factory": "a:B"},
         "speaks": {"factory": "a:B", "can": "speak"},
         "hears": {"factory": "faster-whisper"},
+        "reads": {"factory": "piper", "options": {"model": "x.onnx"}},
         "far": {"url": "http://h"},
     }
     config = Config.from_mapping({"models": models}, base=tmp_path)
     assert models_that(config, "chat") == ["chats", "far", "sees"]
     assert models_that(config, "images") == ["far", "sees"]
     assert models_that(config, "embed") == ["embeds", "far"]
-    assert models_that(config, "call") == ["code", "hears", "speaks"]
+    assert models_that(config, "call") == ["code", "hears", "reads", "speaks"]
     assert models_that(config, "rerank") == ["far", "ranks"]
-    assert models_that(config, "speak") == ["far", "speaks"]
+    assert models_that(config, "speak") == ["far", "reads", "speaks"]
     assert models_that(config, "transcribe") == ["far", "hears"]
     assert "ranks" in models_that(config, "tokenize")
 

