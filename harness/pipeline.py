@@ -21,10 +21,12 @@ from shim import (
     UnknownModel,
     default_shim,
 )
+from shim.replies import Answer
 from traces import current_run
 
 T = TypeVar("T")
 U = TypeVar("U")
+R = TypeVar("R", bound=Answer)
 
 INPUTS_AHEAD = 4
 """How many inputs after the current one have their stages declared as well."""
@@ -52,7 +54,7 @@ class StageReply:
     """What a model answered in a stage. A stage that asks several times has several of them."""
 
     stage: str
-    reply: Reply | EmbeddingReply
+    reply: Answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,19 +100,17 @@ class StageContext:
 
     def chat(self, messages: Messages, **options: Any) -> Reply:
         """`Shim.chat` with the stage's model; the reply is kept with the item's result."""
-        reply = self.shim.chat(self.model, messages, **options)
-        self._keep(reply)
-        return reply
+        return self.keep(self.shim.chat(self.model, messages, **options))
 
     def embed(self, texts: Sequence[str] | str, **options: Any) -> EmbeddingReply:
         """`Shim.embed` with the stage's model; the reply is kept with the item's result."""
-        reply = self.shim.embed(self.model, texts, **options)
-        self._keep(reply)
-        return reply
+        return self.keep(self.shim.embed(self.model, texts, **options))
 
-    def _keep(self, reply: Reply | EmbeddingReply) -> None:
+    def keep(self, reply: R) -> R:
+        """Keep the reply of another call of `shim` (`transcribe`, `speak`, ...) with the item's result."""
         with self._lock:
             self.replies.append(StageReply(self.stage, reply))
+        return reply
 
 
 class Pipeline:

@@ -77,6 +77,17 @@ def test_every_reply_is_kept_with_its_stage(shim: Shim) -> None:
     assert not replies[1].residency.cold
 
 
+def test_replies_of_other_calls_are_kept_where_the_stage_says_so(shim: Shim) -> None:
+    """A stage that counts tokens or transcribes asks the shim itself, and keeps what it got."""
+
+    def count(context: StageContext) -> int:
+        return len(context.keep(context.shim.embed("finder", context.input)).vectors)
+
+    (item,) = Pipeline([Stage("count", "finder", count)], shim).run([["a", "b"]])
+    assert item.results == {"count": 2}
+    assert [(one.stage, one.reply.model) for one in item.replies] == [("count", "finder")]
+
+
 def test_results_come_one_by_one(shim: Shim) -> None:
     """`iterate` does not look at the second input before the first result was taken."""
     taken: list[str] = []
