@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
-import pty
 import re
-import struct
-import termios
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cli.forked_commands import BROKEN, ForkedCommands
-from tests.cli.support import CommandPlace
+from tests.cli.support import CommandPlace, terminal
 
 COLUMNS = 40
 LOOKING = [
@@ -43,23 +36,9 @@ def commands() -> Iterator[ForkedCommands]:
 
 def narrow(commands: ForkedCommands, at: CommandPlace, line: str, **env: str) -> tuple[int, str]:
     """The exit code of a command, and what its terminal is sent."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
-    shown: list[bytes] = []
-
-    def read() -> None:
-        with contextlib.suppress(OSError):
-            while piece := os.read(ours, 4096):
-                shown.append(piece)
-
-    reading = threading.Thread(target=read)
-    reading.start()
-    name = os.ttyname(theirs)
-    terminal = {"TERM": "xterm-256color", "COLORTERM": "", **env}
-    done = commands.run({**at.env, **terminal}, Path(at.root), *line.split(), stdout=name)
-    os.close(theirs)
-    reading.join()
-    os.close(ours)
+    with terminal(COLUMNS) as (name, shown):
+        told = {"TERM": "xterm-256color", "COLORTERM": "", **env}
+        done = commands.run({**at.env, **told}, Path(at.root), *line.split(), stdout=name)
     return done.code, b"".join(shown).decode()
 
 

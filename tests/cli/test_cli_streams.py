@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
-import pty
 import resource
 import signal
 import subprocess
@@ -21,7 +19,7 @@ import pytest
 from shim.cli.console import interrupt_and_memory
 from shim.cli.root import main
 from tests.cli.forked_commands import BROKEN, CLOSED, Ended, ForkedCommands
-from tests.cli.support import KEEPWARM, LIMIT_S, CommandPlace, new_place
+from tests.cli.support import KEEPWARM, LIMIT_S, CommandPlace, new_place, terminal
 from tests.processes import wait_until
 
 NASTY = "a\x1b]0;title\x07b\x1b[2Jc\tdö\n"
@@ -183,21 +181,8 @@ def test_an_error_shows_codes_on_a_terminal(run: Run, cold: CommandPlace) -> Non
 
 def on_a_terminal(run: Run, *args: str) -> tuple[int, str]:
     """The exit code of a command, and what it sent to a terminal that is its stdout and stderr."""
-    ours, theirs = pty.openpty()
-    shown: list[bytes] = []
-
-    def read() -> None:
-        with contextlib.suppress(OSError):
-            while piece := os.read(ours, 4096):
-                shown.append(piece)
-
-    reading = threading.Thread(target=read)
-    reading.start()
-    name = os.ttyname(theirs)
-    done = run(*args, stdout=name, stderr=name)
-    os.close(theirs)
-    reading.join()
-    os.close(ours)
+    with terminal() as (name, shown):
+        done = run(*args, stdout=name, stderr=name)
     return done.code, b"".join(shown).decode()
 
 

@@ -16,7 +16,7 @@ from budget.errors import KeeperUnavailable
 from shim.cli.console.context import config_of
 from shim.cli.console.output import print_json, span
 from shim.cli.console.running import ask_running
-from shim.cli.console.shared_options import json_option
+from shim.cli.console.shared_options import json_option, log_options
 from shim.paths import keeper_socket, log_file, runtime_dir, stderr_file
 from shim.wire.launch import start as start_keeper
 from shim.wire.launch import starting
@@ -132,15 +132,7 @@ def wait_gone(pid: int, runtime: Path, limit_s: float) -> None:
 
 
 @keeper_group.command("log")
-@click.option(
-    "-n",
-    "--lines",
-    type=click.IntRange(min=0),
-    default=50,
-    show_default=True,
-    help="How many lines.",
-)
-@click.option("-f", "--follow", is_flag=True, help="Go on printing new lines, until Ctrl-C.")
+@log_options
 def log(lines: int, *, follow: bool) -> None:
     """Print the end of the keeper's log."""
     print_keeper_log(lines, follow=follow)

@@ -46,6 +46,22 @@ def complete_model(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
     ]
 
 
+def log_options(command: Decorated) -> Decorated:
+    """The options of a command that prints the end of a log: `--lines` and `--follow`."""
+    lines = click.option(
+        "-n",
+        "--lines",
+        type=click.IntRange(min=0),
+        default=50,
+        show_default=True,
+        help="How many lines.",
+    )
+    follow = click.option(
+        "-f", "--follow", is_flag=True, help="Go on printing new lines, until Ctrl-C."
+    )
+    return lines(follow(command))
+
+
 def json_option(command: Decorated) -> Decorated:
     """The option `--json`, as the argument `as_json`. Errors are then printed as JSON, too."""
     return click.option(

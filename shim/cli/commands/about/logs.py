@@ -13,21 +13,13 @@ from shim.cli.commands.keeper import FOLLOW_EVERY_S, print_keeper_log
 from shim.cli.console.chosen_model import choose
 from shim.cli.console.failure import tell
 from shim.cli.console.running import ask_running
-from shim.cli.console.shared_options import complete_model
+from shim.cli.console.shared_options import complete_model, log_options
 from shim.wire.fingerprint import called
 
 
 @click.command()
 @click.argument("model", required=False, shell_complete=complete_model)
-@click.option(
-    "-n",
-    "--lines",
-    type=click.IntRange(min=0),
-    default=50,
-    show_default=True,
-    help="How many lines.",
-)
-@click.option("-f", "--follow", is_flag=True, help="Go on printing new lines, until Ctrl-C.")
+@log_options
 @click.pass_context
 def logs(ctx: click.Context, model: str | None, lines: int, *, follow: bool) -> None:
     """Print the end of the log of a model's engine; without MODEL, of the keeper's log.
