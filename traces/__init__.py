@@ -4,6 +4,7 @@ A leaf: imports OpenTelemetry and the standard library only. A program opens a `
 `current_run()` says whether one is open here, at the cost of one context variable.
 """
 
+from traces.otlp import otlp_exporter
 from traces.place import default_directory
 from traces.records import (
     PREFETCH,
@@ -30,5 +31,6 @@ __all__ = [
     "append_run",
     "current_run",
     "default_directory",
+    "otlp_exporter",
     "read_runs",
 ]

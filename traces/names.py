@@ -1,12 +1,16 @@
-"""Every name that a span, an attribute, a lane or a counter of a trace carries.
+"""Every name that a span, an attribute, a lane, a counter or a metric carries.
 
 Where the OpenTelemetry conventions for generative AI have a name it is theirs (`gen_ai.*`, `error.*`,
-`service.*`); everything else starts with `keepwarm.`.
+`service.*`), of one version; everything else starts with `keepwarm.`.
 """
 
 from __future__ import annotations
 
 from typing import Final
+
+CONVENTIONS: Final = "https://opentelemetry.io/schemas/1.41.0"
+"""The version of the conventions: the last one before those for generative AI left for a project of
+their own, whose names still change."""
 
 # Spans.
 RUN: Final = "run"
@@ -41,6 +45,7 @@ OUTPUT_MESSAGES: Final = "gen_ai.output.messages"
 ERROR_TYPE: Final = "error.type"
 ERROR_MESSAGE: Final = "error.message"
 SERVICE_NAME: Final = "service.name"
+SERVICE_VERSION: Final = "service.version"
 
 # Attributes of keepwarm.
 RUN_ID: Final = "keepwarm.run.id"
@@ -106,3 +111,34 @@ def device_lanes(device: str) -> str:
 def engine_lanes(engine: str, model: str, *, remote: bool) -> str:
     """Name of the group of lanes of one model on its engine."""
     return f"{'4 remote' if remote else '3 engine'} {model} ({engine})"
+
+
+# Metrics of the conventions.
+REQUEST_DURATION: Final = "gen_ai.server.request.duration"
+TTFT: Final = "gen_ai.server.time_to_first_token"
+TPOT: Final = "gen_ai.server.time_per_output_token"
+USAGE: Final = "gen_ai.client.token.usage"
+USAGE_KIND: Final = "gen_ai.token.type"
+
+# Metrics of keepwarm.
+QUEUE_DURATION: Final = "keepwarm.queue.duration"
+LOAD_DURATION: Final = "keepwarm.load.duration"
+EVICTIONS: Final = "keepwarm.evictions"
+DENIALS: Final = "keepwarm.denials"
+DEATHS: Final = "keepwarm.engine.deaths"
+FAULTS: Final = "keepwarm.keeper.faults"
+QUEUE_DEPTH: Final = "keepwarm.queue.depth"
+QUEUE_AGE: Final = "keepwarm.queue.age"
+BUSY_SLOTS: Final = "keepwarm.slots.busy"
+MODEL_BYTES: Final = "keepwarm.model.resident"
+LIMIT_BYTES: Final = "keepwarm.device.limit"
+RESERVED_BYTES: Final = "keepwarm.device.reserved"
+PROTECTED_BYTES: Final = "keepwarm.device.protected"
+BOOKABLE_BYTES: Final = "keepwarm.device.bookable"
+FREE_BYTES: Final = "keepwarm.device.free"
+LOW_MEMORY: Final = "keepwarm.device.low_memory"
+
+# Attributes of metrics.
+MODEL: Final = "keepwarm.model"
+"""Of a load or of resident bytes: all names of the engine, where several models share it."""
+FAULT_KIND: Final = "keepwarm.fault.kind"

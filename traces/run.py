@@ -186,7 +186,7 @@ class RunTrace:
             )
         self._provider.add_span_processor(self._view)
         add_exporters(self._provider, self._exporters, self._problems.report)
-        self.tracer = self._provider.get_tracer("keepwarm")
+        self.tracer = self._provider.get_tracer("keepwarm", schema_url=names.CONVENTIONS)
         started = datetime.fromtimestamp((self._started_ns + self._offset_ns) / 1e9, UTC)
         self._started = started.isoformat(timespec="milliseconds")
         self._root = self.tracer.start_span(

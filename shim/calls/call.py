@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, TypeVar
 
 from backends.base import Endpoint
@@ -27,6 +27,8 @@ Messages = Sequence[Mapping[str, Any]] | str
 NO_USAGE = Usage()
 _Made = TypeVar("_Made")
 _MODEL = itemgetter("model")
+_SPENT = ("prompt_n", "prompt_ms", "cache_n", "predicted_n", "predicted_ms")
+_FIGURES = attrgetter(*_SPENT)
 _ENDPOINTS: dict[str, tuple[Mapping[str, Any], Endpoint]] = {}
 """The last endpoint of each engine, as received and as parsed."""
 
@@ -238,6 +240,25 @@ class Call:
             served_by=self.served_by,
             **answer,
         )
+
+    def spent(self, answer: Answer | None, error: BaseException | None) -> dict[str, Any]:
+        """What the keeper is told at the end of the lease: the engine's own figures, where it has any."""
+        timings = answer.timings if isinstance(answer, Reply) else None
+        told: dict[str, Any] = {}
+        if timings is not None:
+            told = dict(zip(_SPENT, _FIGURES(timings), strict=True))
+        elif (usage := _usage_of(answer)) is not None:
+            cached = usage.cached_tokens or 0
+            evaluated = (usage.prompt_tokens or 0) - cached
+            told = {"prompt_n": evaluated, "cache_n": cached}
+            told["predicted_n"] = usage.completion_tokens
+        if self.first_ns is not None:
+            told["first_ms"] = (self.first_ns - self.started_ns) / 1e6
+        if self.operation != "chat":
+            told["operation"] = self.operation
+        if error is not None:
+            told["error"] = type(error).__name__
+        return told
 
     def past(self, answer: Answer | None, error: BaseException | None) -> PastCall:
         """The call as `Shim.history` tells it, without its texts."""

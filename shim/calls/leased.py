@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Mapping, Sequence
-from operator import attrgetter
 from typing import Any, Final, NoReturn, TypeVar
 
 from backends.base import Endpoint
@@ -36,12 +35,10 @@ from shim.calls.streaming.interruption import (
 )
 from shim.calls.streaming.read_streams import leases_here
 from shim.calls.tracing import trace_call
-from shim.replies import Answer, Reply
+from shim.replies import Answer
 from shim.wire.keeper_connection import ConnectionPool
 from shim.wire.silence import EXPLAIN_S
 
-_SPENT = ("prompt_n", "prompt_ms", "cache_n", "predicted_n", "predicted_ms")
-_FIGURES = attrgetter(*_SPENT)
 _SAID = {
     "booked_bytes": "booked for it",
     "ceiling_bytes": "the most that it may take",
@@ -321,14 +318,9 @@ class Leases:
                 if interrupted or not connection.is_usable:
                     connection.close()
                 else:
-                    # The keeper learns from the engine's own figures, where it has any.
-                    timings = answer.timings if isinstance(answer, Reply) else None
-                    spent = (
-                        {}
-                        if timings is None
-                        else {"spent": dict(zip(_SPENT, _FIGURES(timings), strict=True))}
-                    )
-                    connection.tell("end", lease=grant.lease, **spent)
+                    spent = call.spent(answer, error)
+                    said = {"spent": spent} if spent else {}
+                    connection.tell("end", lease=grant.lease, **said)
             except KeepwarmError:
                 connection.close()
             except BaseException:

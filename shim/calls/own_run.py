@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from pathlib import Path
 from typing import Final
 
+from opentelemetry.sdk.trace.export import SpanExporter
+
 from backends.machine.forks import renew_after_fork
 from shim.config import TraceSection
-from traces import RunTrace
+from traces import RunTrace, otlp_exporter
+
+LOG = logging.getLogger("keepwarm.client")
 
 MOST_CALLS: Final = 10_000
 """After so many calls another run begins: a program that runs for weeks writes no endless file.
@@ -52,12 +57,29 @@ class OwnRun:
 
 
 def _begun(section: TraceSection) -> RunTrace:
-    run = RunTrace(
+    service = Path(sys.argv[0]).name or "python"
+    return configured_run(section, service, process_wide=False, current=False).__enter__()
+
+
+def configured_run(
+    section: TraceSection, service: str, *, process_wide: bool = True, current: bool = True
+) -> RunTrace:
+    """A run as `[trace]` of the configuration describes it, to be entered.
+
+    Where the package is missing that sends its spans, a warning says so, and the run has its file only.
+    """
+    exporters: list[SpanExporter] = []
+    if section.otlp is not None:
+        try:
+            exporters.append(otlp_exporter(section.otlp))
+        except ModuleNotFoundError as error:
+            LOG.warning("[trace] otlp is without effect. %s", error)
+    return RunTrace(
         directory=section.folder,
         gzip=section.compress,
         record_content=section.content,
-        service=Path(sys.argv[0]).name or "python",
-        process_wide=False,
-        current=False,
+        service=service,
+        exporters=exporters,
+        process_wide=process_wide,
+        current=current,
     )
-    return run.__enter__()

@@ -123,7 +123,9 @@ def _state(path: Path, digest: str) -> str:
 def risks(config: Config, folder: Path) -> list[Problem]:
     """The keys of a configuration that need trust (without lines). `folder` is its file's folder."""
     found = [problem for name in SECTIONS for problem in _folders(config, name, folder)]
-    found += _addresses(config.budget, "budget")
+    for name in SECTIONS:
+        found += _addresses(getattr(config, name), name)
+    found += _socket(config.metrics.prometheus, folder)
     for name, entry in config.models.items():
         found += _addresses(entry, "models", name)
         for key in _keys(entry, "secret"):
@@ -150,6 +152,14 @@ def _folders(config: Config, section: str, own: Path) -> Iterator[Problem]:
             yield Problem(dotted((section, key)), found, allowed)
 
 
+def _socket(place: str | None, own: Path) -> Iterator[Problem]:
+    if place is not None and "/" in place:
+        made = Path(os.path.realpath(place))
+        if not made.is_relative_to(os.path.realpath(own)):
+            found = f"{made}, which is outside of the file's own folder"
+            yield Problem("metrics.prometheus", found, f"a path in {own}, or {ALLOWED}")
+
+
 def _addresses(section: Section, *path: str) -> Iterator[Problem]:
     for key in _keys(section, "address"):
         value = getattr(section, key)
@@ -162,7 +172,9 @@ def _addresses(section: Section, *path: str) -> Iterator[Problem]:
 
 
 def _is_here(address: str) -> bool:
-    """Whether a URL or a `host:port` is one of this machine's own loopback."""
+    """Whether a URL, a `host:port` or the path of a socket leads to this machine itself."""
+    if address.startswith("/"):
+        return True
     host = urlsplit(address if "://" in address else f"//{address}").hostname or ""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback

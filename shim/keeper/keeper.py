@@ -40,6 +40,7 @@ from shim.keeper.engines.liveness import Liveness
 from shim.keeper.engines.monitor import KEEP_EVERY_S, MEASURE_EVERY_S, Monitor
 from shim.keeper.engines.running_engine import Done, EngineFactory
 from shim.keeper.kv.carry import KvCarrier
+from shim.keeper.metrics.publishing import LOOK_EVERY_S, Publishing
 from shim.keeper.process.closing import Steps
 from shim.keeper.process.stale_files import sweep_state
 from shim.keeper.server.status import grant_answer, status_of
@@ -101,6 +102,7 @@ class Keeper:
         self.background = Background(self.shell.faults)
         self.liveness = Liveness(self.shell, config.keeper.stall_timeout)
         self.monitor = Monitor(self.shell, self.policy)
+        self.metrics = Publishing(self.shell, self.monitor.free_bytes, lambda: self.config.metrics)
         self.changes = ProjectChanges(projects, self.refresh, core.state)
         self.shell.loads.reread = self._reread
 
@@ -151,6 +153,7 @@ class Keeper:
                 keeper.shell.post(_reconfigured(catalog))
             keeper.shell.post(ev.Started())
             keeper._begin_recurring()
+            await keeper.metrics.begin()
         except BaseException:
             await keeper.close()
             raise
@@ -162,6 +165,7 @@ class Keeper:
         self.liveness.begin(self.background)
         self.background.every("saving what was learned", KEEP_EVERY_S, monitor.remember)
         self.background.every("dropping old conversations", KEEP_EVERY_S, monitor.expire)
+        self.background.every("publishing metrics", LOOK_EVERY_S, self.metrics.look)
         self.background.every("looking after full disks", WRITE_AGAIN_S, _write_again)
         self.background.every("telling the core again", TELL_AGAIN_S, self.shell.redeliver)
 
@@ -181,6 +185,7 @@ class Keeper:
         self.refresh.close()
         try:
             await end.step("ending recurring tasks", self.background.close)
+            await end.step("ending metrics", self.metrics.close)
             if keep_conversations:
                 saving = partial(supervisor.save_conversations, in_use, limits.SAVE_AT_END_S)
                 await end.step("saving conversations", saving)
@@ -267,6 +272,7 @@ class Keeper:
         running = self.shell.supervisor.now.get(engine.engine_id) if engine is not None else None
         if running is not None and spent:
             self.shell.supervisor.kv.served(running.engine, spent)
+            self.shell.stories.spent(lease, spent)
 
     def ask(
         self,

@@ -74,11 +74,15 @@ class LeaseOp(Ask):
 
 
 class End(Ask):
-    """End a lease. `spent`: the engine's own timings of the request, by name."""
+    """End a lease.
+
+    `spent`: the engine's own figures of the request, when its first token came (`first_ms`), its
+    `operation` where that is not a chat, and the type of its `error`.
+    """
 
     op: Literal["end"]
     lease: Name
-    spent: Annotated[dict[Name, float | int | None], Field(max_length=64)] | None = None
+    spent: Annotated[dict[Name, float | int | Name | None], Field(max_length=64)] | None = None
 
 
 class Yielded(Ask):

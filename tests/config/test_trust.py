@@ -30,6 +30,7 @@ NEEDS_NO_TRUST = {
     "keeper": "idle_exit stall_timeout stop_grace lease_timeout engine_margin",
     "kv": "enabled limit max_age",
     "trace": "enabled content compress",
+    "metrics": "interval",
     "models": "ca_file path hf role context slots kv_type kv_type_k kv_type_v n_gpu_layers flash_attention "
     "n_batch n_ubatch repack swa_full threads keep_alive pin priority max_queue mmproj draft_model "
     "lora warm_prompt backend model_id connect_timeout first_token_timeout token_timeout "
@@ -53,6 +54,9 @@ NEEDS_TRUST = {
     "models.url": "address",
     "models.endpoints": "address",
     "budget.rpc": "address",
+    "trace.otlp": "address",
+    "metrics.otlp": "address",
+    "metrics.prometheus": "address",
 }
 
 
@@ -146,6 +150,10 @@ def test_a_found_file_that_needs_no_trust_works_as_ever(stranger: Stranger) -> N
         (f'{LOCAL}[trace]\nfolder = "~/.ssh"\n', "trace.folder", 4),
         (f'kv = {{ folder = "/x" }}\n{LOCAL}', "kv.folder", 1),
         (f'{RPC}["localhost:1", "gpu-box:50052"]\n{LOCAL}', "budget.rpc", 4),
+        (f'[trace]\notlp = "http://far:4318"\n{LOCAL}', "trace.otlp", 2),
+        (f'[metrics]\notlp = "http://far:4318"\n{LOCAL}', "metrics.otlp", 2),
+        (f'[metrics]\nprometheus = "0.0.0.0:9464"\n{LOCAL}', "metrics.prometheus", 2),
+        (f'[metrics]\nprometheus = "../up.sock"\n{LOCAL}', "metrics.prometheus", 2),
         (f'{LOCAL}[models.far]\nurl = "http://169.254.169.254/v1"\n', "models.far.url", 4),
         (f'{LOCAL}[models.far]\nurl = "http://localhost.example"\n', "models.far.url", 4),
         (f'{LOCAL}[models.far]\nurl = "http://[fd00::1]"\n', "models.far.url", 4),

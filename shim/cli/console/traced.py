@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
+from shim.calls.own_run import configured_run
 from shim.config import Config
 from traces import RunTrace
 
@@ -13,9 +14,4 @@ def traced(config: Config, command: str) -> AbstractContextManager[RunTrace | No
     section = config.trace
     if not section.enabled:
         return nullcontext()
-    return RunTrace(
-        directory=section.folder,
-        gzip=section.compress,
-        record_content=section.content,
-        service=f"keepwarm {command}",
-    )
+    return configured_run(section, f"keepwarm {command}")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import PlainSerializer, PlainValidator, ValidationInfo, WithJsonSchema
 
 from shim.config.schema.values import (
     AMOUNT_JSON,
@@ -15,6 +15,7 @@ from shim.config.schema.values import (
     Amount,
     matching,
     parse_limit,
+    parse_path,
     parse_reserve,
 )
 
@@ -112,6 +113,13 @@ def parse_rpc(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def parse_scrape_place(value: object, info: ValidationInfo) -> str:
+    """`host:port`, or the absolute path of a Unix socket."""
+    if isinstance(value, str) and "/" in value:
+        return str(parse_path(value, info))
+    return parse_rpc([value])[0]
+
+
 Device = Annotated[
     str,
     PlainValidator(matching(_DEVICE, "not a device")),
@@ -129,3 +137,4 @@ RpcEndpoints = Annotated[
     TEXTS,
     WithJsonSchema({"type": "array", "minItems": 1, "items": {"type": "string"}}),
 ]
+ScrapePlace = Annotated[str, PlainValidator(parse_scrape_place), WithJsonSchema({"type": "string"})]

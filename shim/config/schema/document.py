@@ -21,13 +21,14 @@ from shim.config.schema.sections import (
     BudgetSection,
     KeeperSection,
     KvSection,
+    MetricsSection,
     Section,
     TraceSection,
     budget_conflicts,
 )
 from shim.config.schema.values import ModelName
 
-SECTIONS = ("budget", "keeper", "kv", "trace")
+SECTIONS = ("budget", "keeper", "kv", "trace", "metrics")
 MOST_MODELS = 4096
 """The most models of a configuration: with so many, a reload delays other clients by under a second."""
 FILE_KEYS = (
@@ -66,6 +67,9 @@ class Config(Section):
     )
     trace: TraceSection = Field(
         default=TraceSection(), description="What is written about each run."
+    )
+    metrics: MetricsSection = Field(
+        default=MetricsSection(), description="What the keeper tells programs that watch it."
     )
     models: dict[ModelName, ModelEntry] = Field(
         default_factory=dict, description="The models that callers name: [models.NAME]."

@@ -1,4 +1,4 @@
-"""The sections of a configuration that are about the machine: budget, keeper, trace."""
+"""The sections of a configuration that are about the machine: budget, keeper, kv, trace, metrics."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shim.config.schema.device_values import Device, Devices, DeviceShare, RpcEndpoints
+from shim.config.schema.device_values import Device, Devices, DeviceShare, RpcEndpoints, ScrapePlace
 from shim.config.schema.values import (
     Amount,
     FilePath,
@@ -16,6 +16,7 @@ from shim.config.schema.values import (
     Seconds,
     Size,
     Timeout,
+    Url,
     parse_limit,
 )
 
@@ -272,3 +273,32 @@ class TraceSection(Section):
     )
     content: bool = key(OFF, "Write prompts and answers into the trace.", "true or false")
     compress: bool = key(OFF, "Write `.json.gz` instead of `.json`.", "true or false")
+    otlp: Url | None = key(
+        None,
+        "An OpenTelemetry collector that gets the same spans over OTLP/HTTP (`pip install "
+        "'keepwarm[otlp]'`).",
+        "an http or https address",
+        trust="address",
+    )
+
+
+class MetricsSection(Section):
+    """What the keeper tells programs that watch it."""
+
+    prometheus: ScrapePlace | None = key(
+        None,
+        "Where Prometheus reads the keeper's metrics (`pip install 'keepwarm[prometheus]'`). Every user "
+        "of the machine can read a port; a socket has mode 0600.",
+        '"host:port", or the path of a Unix socket, with a slash in it',
+        trust="address",
+    )
+    otlp: Url | None = key(
+        None,
+        "An OpenTelemetry collector that gets the metrics over OTLP/HTTP (`pip install "
+        "'keepwarm[otlp]'`).",
+        "an http or https address",
+        trust="address",
+    )
+    interval: Seconds = key(
+        60.0, "How often they are sent to `otlp`: every second at most.", SECONDS_ALLOWED
+    )

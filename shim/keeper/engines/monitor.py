@@ -52,6 +52,10 @@ class Monitor:
         self._before: Measurement | None = None
         """The last one that the core was told of."""
 
+    def free_bytes(self) -> Mapping[str, int | None]:
+        """What no program used at the last reading, by device; empty before the first one."""
+        return {} if self._last is None else self._last.free
+
     async def remember(self) -> None:
         """Save what the policy learned."""
         remember(self._policy)

@@ -38,6 +38,7 @@ from shim.keeper.shell.failed_actions import MUST_ARRIVE, answer_of, is_due
 from shim.keeper.shell.fault_counts import RAISED, FaultCounts, text_of
 from shim.keeper.shell.history import History, StageStory
 from shim.keeper.shell.owed_events import OwedEvents
+from shim.keeper.shell.stories import Stories
 
 LOG = logging.getLogger("keepwarm.keeper")
 
@@ -73,6 +74,7 @@ class Shell:
         self.loads = Loads(
             self.supervisor, runtime, factory, self.history, self.owed_events, self.faults
         )
+        self.stories = Stories(self.history, self._label, self._backend)
         self.on_revoke: RevokeListener = lambda _client, _error: None
         self.on_yield: YieldListener = lambda _client, _lease: None
         self.stager = Stager(stage_bytes_per_s)
@@ -114,6 +116,8 @@ class Shell:
             self.loads.expect_only(self.core.state.claims)
             if changed or type(event) not in _MOVE_NO_BYTES:
                 self._sample()
+            if self.stories.listeners:
+                self.stories.saw(event, actions)
         except RAISED as error:
             self.faults.note("history", f"noting what came of {type(event).__name__}", error)
         while self._behind:
@@ -272,6 +276,13 @@ class Shell:
             self._timer.cancel()
 
     # The books over time
+
+    def _label(self, engine_id: str) -> str:
+        return self.supervisor.catalog.label(engine_id)
+
+    def _backend(self, engine_id: str) -> str:
+        entry = self.supervisor.catalog.engines.get(engine_id)
+        return entry.backend if entry else ""
 
     def _sample(self) -> None:
         ns = time.monotonic_ns()

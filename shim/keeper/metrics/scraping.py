@@ -1,0 +1,140 @@
+"""Prometheus's side: a small HTTP server on a port of this machine or on a private Unix socket."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import os
+import socket
+import stat
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from socketserver import TCPServer
+from typing import Any, Final
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+from backends.machine.files.folders import check_socket_path
+from budget.errors import ConfigError
+
+LOG = logging.getLogger("keepwarm.keeper")
+
+SILENT_S: Final = 5.0
+"""A scraper that sends or takes nothing for so long is hung up on: the server serves one at a time."""
+
+
+class Scrapes:
+    """Serves the metrics of a reader from a thread, until it is closed.
+
+    Args:
+        place: `host:port`, or the path of a Unix socket, which gets mode 0600.
+
+    Raises:
+        ConfigError: another file lies at the path.
+        OSError: the port or the socket cannot be had.
+    """
+
+    def __init__(self, place: str) -> None:
+        registry = CollectorRegistry()
+        self.reader = PrometheusMetricReader(registry=registry, scope_info_enabled=False)
+        app = make_wsgi_app(registry)
+        if "/" in place:
+            self._server: WSGIServer = _UnixServer(Path(place))
+            self._server.set_app(app)
+        else:
+            host, _, port = place.rpartition(":")
+            self._server = _PortServer((host, int(port)), _Handler)
+            self._server.set_app(_guarded(app) if _is_loopback(host) else app)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="keepwarm-metrics", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Serve no more. May take as long as a scrape that is under way."""
+        with contextlib.suppress(OSError):
+            self._server.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread at once
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = SILENT_S
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        """Say nothing: a scrape is no news."""
+
+
+class _PortServer(WSGIServer):
+    def server_bind(self) -> None:
+        # Not the one above, which asks a name server for the host's name.
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = "keepwarm", 0
+        self.setup_environ()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        """A scraper that hangs up is no news either."""
+        LOG.debug("a scrape failed", exc_info=True)
+
+
+class _UnixServer(_PortServer):
+    address_family = socket.AF_UNIX
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        _make_way(path)
+        super().__init__(str(check_socket_path(path)), _Handler)  # type: ignore[arg-type]
+
+    def server_bind(self) -> None:
+        before = os.umask(0o177)
+        try:
+            super().server_bind()
+        finally:
+            os.umask(before)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """A connection, and an address of the form that the handlers expect: here it has none."""
+        return super().get_request()[0], ("unix", 0)
+
+    def server_close(self) -> None:
+        super().server_close()
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+
+
+def _make_way(path: Path) -> None:
+    """Remove the socket of an earlier keeper."""
+    try:
+        found = path.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.getuid():
+        raise ConfigError(
+            f"{path} is there already, and no socket of yours.",
+            hint="Name another path as [metrics] prometheus.",
+        )
+    path.unlink()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _guarded(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+    """The application for requests that name this machine: a page whose name points here reads nothing."""
+
+    def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        host = str(environ.get("HTTP_HOST", "")).rpartition(":")[0]
+        if _is_loopback(host):
+            return app(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "text/plain")])
+        return [b"Ask for this by the address of the machine's own loopback.\n"]
+
+    return guarded

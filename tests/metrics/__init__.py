@@ -1,0 +1,1 @@
+"""What the keeper and its programs tell those that watch them."""

@@ -1,0 +1,143 @@
+"""Spans and metrics arrive at an OTLP receiver as they were recorded; one that hangs holds nothing up."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from budget.errors import ConfigError
+from shim.keeper.metrics import publishing
+from tests.metrics.conftest import Open
+from tests.metrics.receiver import Receiver, attributes
+from tests.traces.support import load, now, request
+from traces import RunTrace, names, otlp_exporter
+from traces import exporters as exporters_module
+
+REQUEST = "gen_ai.server.request.duration"
+
+
+def test_a_runs_spans_arrive_at_a_receiver(tmp_path: Path) -> None:
+    """Every span of the trace is there once, under its run, with the version of the conventions."""
+    with (
+        Receiver() as receiver,
+        RunTrace(
+            directory=tmp_path, service="letters", exporters=[otlp_exporter(receiver.address)]
+        ) as run,
+    ):
+        run.load(load("l1", now()))
+        run.request(request("r1", now()))
+        run.__exit__(None, None, None)
+        spans = {span.name: (span, resource, scope) for span, resource, scope in receiver.spans()}
+    assert {
+        "run",
+        "request",
+        "queue",
+        "model_load",
+        "prompt_evaluation",
+        "generate",
+    } <= spans.keys()
+    span, resource, scope = spans["request"]
+    assert attributes(span)["gen_ai.request.model"] == "m"
+    assert attributes(span)["gen_ai.usage.output_tokens"] == 6
+    assert attributes(resource.resource)["service.name"] == "letters"
+    assert scope.schema_url == names.CONVENTIONS
+    assert spans["generate"][0].parent_span_id == span.span_id
+    assert run.problems == []
+
+
+def test_a_receiver_that_hangs_ends_with_its_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recording goes on at once; at the run's end the exporter is left behind, which the run says."""
+    monkeypatch.setattr(exporters_module, "SHUTDOWN_SECONDS", 0.1)
+    with Receiver(hangs=True) as receiver:
+        with RunTrace(directory=tmp_path, exporters=[otlp_exporter(receiver.address)]) as run:
+            run.request(request("r1", now()))
+        assert receiver.asked.wait(30), "the exporter asked the receiver"
+    assert ["exporters" in problem for problem in run.problems] == [True]
+    assert run.trace_path is not None
+    assert run.trace_path.exists()
+
+
+def test_calls_that_the_configuration_traces_are_sent_too(watched: Open, tmp_path: Path) -> None:
+    """`[trace] otlp`: without a line of code the calls of a program arrive at the collector."""
+    with Receiver() as receiver:
+        trace = {"enabled": True, "folder": str(tmp_path), "otlp": receiver.address}
+        it = watched(trace=trace)
+        it.chat("a")
+        it.shim.close()
+        found = [span for span, _, _ in receiver.spans() if span.name == "request"]
+    assert [attributes(span)["gen_ai.request.model"] for span in found] == ["a"]
+
+
+def test_the_keepers_metrics_are_pushed_to_a_receiver(watched: Open) -> None:
+    """`[metrics] otlp`: what ended since the last time is sent at the keeper's end at the latest."""
+    with Receiver() as receiver:
+        it = watched(metrics={"otlp": receiver.address, "interval": "1h"})
+        it.chat("a")
+        it.settle()
+        it.shim.close()
+        found = receiver.metrics()
+    (point,) = found[REQUEST].histogram.data_points
+    assert point.count == 1
+    assert attributes(point)["gen_ai.request.model"] == "a"
+    assert {
+        "keepwarm.load.duration",
+        "keepwarm.device.limit",
+        "keepwarm.queue.depth",
+    } <= found.keys()
+
+
+def test_a_collector_that_hangs_holds_up_neither_requests_nor_the_end(
+    watched: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exporter's own thread waits for it; the keeper leaves it behind."""
+    monkeypatch.setattr(publishing, "CLOSE_LIMIT_S", 0.1)
+    monkeypatch.setattr(publishing, "SHORTEST_S", 0.01)
+    with Receiver(hangs=True) as receiver:
+        it = watched(metrics={"otlp": receiver.address, "interval": 0})
+        assert receiver.asked.wait(30), "the exporter waits for the receiver now"
+        assert it.chat("a") == "one two three"
+        it.shim.close()
+
+
+def test_a_missing_package_is_named_and_costs_no_request(
+    watched: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keeper serves; its fault says what to install."""
+    it = watched(metrics={})
+    without(monkeypatch, "prometheus_client")
+    with pytest.raises(ConfigError) as raised:
+        publishing._part("prometheus", "shim.keeper.metrics.scraping")
+    assert raised.value.hint == "pip install 'keepwarm[prometheus]'"
+    assert it.chat("a") == "one two three"
+
+
+def test_a_trace_without_the_package_has_its_file_and_a_warning(
+    watched: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Tracing never costs a request: the warning says what to install."""
+    without(monkeypatch, "trace_exporter")
+    trace = {"enabled": True, "folder": str(tmp_path), "otlp": "http://127.0.0.1:9"}
+    it = watched(trace=trace)
+    with caplog.at_level(logging.WARNING, "keepwarm.client"):
+        assert it.chat("a") == "one two three"
+    it.shim.close()
+    assert "pip install 'keepwarm[otlp]'" in caplog.text
+    assert len(list(tmp_path.glob("*.trace.json"))) == 1
+
+
+def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    """From now on, modules that need a package cannot be imported."""
+    real = importlib.import_module
+
+    def fails(name: str, base: str | None = None) -> ModuleType:
+        if package in name or (package == "prometheus_client" and name.endswith("scraping")):
+            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+        return real(name, base)
+
+    monkeypatch.setattr(importlib, "import_module", fails)
