@@ -46,6 +46,19 @@ def checked_messages(
     return found
 
 
+def has_images(messages: object) -> bool:
+    """Whether a message has an image as a part of its content."""
+    if not isinstance(messages, list | tuple):
+        return False
+    contents = (message.get("content") for message in messages if isinstance(message, Mapping))
+    return any(
+        isinstance(part, Mapping) and part.get("type") == "image_url"
+        for content in contents
+        if isinstance(content, list | tuple)
+        for part in content
+    )
+
+
 def _what(messages: object) -> str:
     is_empty = isinstance(messages, list | tuple)
     return "an empty list" if is_empty else f"{type(messages).__name__} instead of a list"

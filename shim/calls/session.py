@@ -16,6 +16,7 @@ from backends.base import Capabilities, Endpoint
 from backends.flows import run_blocking
 from backends.kinds import Backend, Verb
 from backends.openai.async_client import AsyncTransport
+from backends.openai.chat_messages import has_images
 from backends.openai.connections.bounds import Limits
 from backends.openai.options import OPTIONS, split_options
 from backends.openai.protocol import ChatRequest
@@ -242,6 +243,8 @@ class Session:
             # Engines of a test's factory may do more than the model's role says.
             if self._factory is None or verb != "embed":
                 raise cannot(config, model, verb)
+        if verb == "chat" and has_images(messages) and "images" not in verbs_of(entry):
+            raise cannot(config, model, "images")
         own, rest = split_options(options, OWN_OPTIONS, OPTIONS if verb == "chat" else ())
         own_timeouts = {name: own[name] for name in own if name.endswith("_timeout")}
         limits = Limits(timeouts=timeouts_of(entry, own))

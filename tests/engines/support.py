@@ -65,7 +65,16 @@ def listening(log: Path) -> str:
     return hit[1] if hit else ""
 
 
+def asked(endpoint: Endpoint, path: str) -> httpx.Response:
+    """The answer of an engine, of ours or elsewhere, to a question beside the protocol."""
+    transport = httpx.HTTPTransport(uds=endpoint.socket_path) if endpoint.socket_path else None
+    key = Path(endpoint.key_file).read_text().strip() if endpoint.key_file else ""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    with httpx.Client(transport=transport, headers=headers, trust_env=False) as client:
+        return client.get(f"{endpoint.base_url}{path}")
+
+
 def gauge(endpoint: Endpoint, name: str) -> int:
     """The value of a metric of a server, by the lines that it shows to Prometheus."""
-    lines = httpx.get(f"{endpoint.base_url}/metrics").text.splitlines()
+    lines = asked(endpoint, "/metrics").text.splitlines()
     return int(sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name}{{")))

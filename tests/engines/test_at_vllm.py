@@ -17,7 +17,7 @@ from budget.errors import (
 )
 from shim import Reply, Shim
 from shim.config import load_config
-from tests.engines.conftest import FarServer
+from tests.engines.far_servers import FarServer
 from tools.vllm_server import NAME
 from traces import RunLine, RunTrace, read_runs
 

@@ -3,134 +3,88 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from backends.base import Endpoint
-from backends.openai import AsyncTransport, ChatRequest, SyncTransport, assemble
-from budget.errors import InvalidRequest
-from tests.engines.conftest import Case
-from tests.engines.support import HELLO, running
+from backends.base import Endpoint, Engine, LoadReport
+from backends.openai import ChatRequest, SyncTransport
+from budget.errors import EndpointUnavailable, EngineDied, InvalidRequest
+from tests.engines.contract import KINDS, Case, Chats
+from tests.engines.kinds import case_of
+from tests.engines.support import running, until
 
 
-def test_start_reports_progress_and_a_whole_load_report(case: Case, runtime_dir: Path) -> None:
+@dataclass(frozen=True)
+class Life:
+    """What was seen of an engine from its start to its second stop."""
+
+    progress: list[float]
+    report: LoadReport
+    was_healthy: bool
+    memory: dict[str, int | None]
+    died_of_stop: bool
+    memory_after: dict[str, int | None]
+    healthy_after: bool
+    files_after: list[Path]
+
+
+async def _live(case: Case, folder: Path) -> Life:
+    engine, progress = case.make(folder), list[float]()
+    try:
+        report = await engine.start(case.placed, progress.append)
+        was_healthy, memory = await engine.healthy(), dict(engine.memory())
+        death = asyncio.ensure_future(engine.wait_death())
+    finally:
+        await engine.stop(grace_s=2.0)
+    done, _ = await asyncio.wait({death}, timeout=0.05)
+    death.cancel()
+    await engine.stop(grace_s=0.0)
+    after = dict(engine.memory()), await engine.healthy(), list(folder.iterdir())
+    return Life(progress, report, was_healthy, memory, bool(done), *after)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def life(request: pytest.FixtureRequest) -> Iterator[tuple[Case, Life]]:
+    """The whole life of an engine of every kind, lived once for the tests of this file."""
+    case = case_of(request)
+    with tempfile.TemporaryDirectory(prefix="kw-") as folder:
+        yield case, asyncio.run(_live(case, Path(folder)))
+
+
+def test_start_reports_progress_and_a_whole_load_report(life: tuple[Case, Life]) -> None:
     """The keeper learns how far a load is and what it cost; progress never goes back."""
-    seen: list[float] = []
-
-    async def scenario() -> None:
-        engine = case.make(runtime_dir)
-        try:
-            report = await engine.start(case.placed, seen.append)
-            assert await engine.healthy()
-        finally:
-            await engine.stop(grace_s=2.0)
-        assert report.started_ns <= report.ready_ns
-        assert report.storage in {"cold", "staged"}
-        assert (report.file_bytes > 0) is case.local
-        assert (sum(report.buffers.values()) > 0) is case.local
-
-    asyncio.run(scenario())
-    assert seen[-1] == 1.0
-    assert seen == sorted(seen)
+    case, seen = life
+    assert seen.was_healthy
+    assert seen.progress[-1] == 1.0
+    assert seen.progress == sorted(seen.progress)
+    assert seen.report.started_ns <= seen.report.ready_ns
+    assert seen.report.storage in {"cold", "staged"}
+    assert (seen.report.file_bytes > 0) is case.local
+    assert (sum(seen.report.buffers.values()) > 0) is case.local
 
 
-def test_full_and_streamed_answers_are_the_same_text(case: Case, runtime_dir: Path) -> None:
-    """Streaming is another way to receive, not another answer (temperature 0, same seed)."""
-
-    async def scenario() -> None:
-        async with running(case.make(runtime_dir)) as engine:
-            client = AsyncTransport()
-            full = await client.chat(engine.endpoint, HELLO)
-            stream = await client.stream(engine.endpoint, HELLO)
-            pieces = [delta async for delta in stream]
-            streamed = assemble(pieces)
-            await client.aclose()
-        assert full.content == streamed.content != ""
-        assert full.finish_reason == streamed.finish_reason
-        assert full.usage.completion_tokens == streamed.usage.completion_tokens > 0
-        assert (full.timings is not None) is (streamed.timings is not None) is case.timings
-        if full.timings is not None and streamed.timings is not None:
-            assert streamed.timings.predicted_n == full.timings.predicted_n
-        assert sum(1 for piece in pieces if piece.content) > 1
-
-    asyncio.run(scenario())
-
-
-def test_threads_and_event_loops_get_the_same_answer(case: Case, runtime_dir: Path) -> None:
-    """The blocking client and the asynchronous one are two ways to one engine."""
-
-    async def scenario() -> None:
-        async with running(case.make(runtime_dir)) as engine:
-            client, threads = AsyncTransport(), SyncTransport()
-            awaited = await client.chat(engine.endpoint, HELLO)
-            blocking = await asyncio.to_thread(threads.chat, engine.endpoint, HELLO)
-            streamed = await asyncio.to_thread(
-                lambda: assemble(threads.stream(engine.endpoint, HELLO))
-            )
-            threads.close()
-            await client.aclose()
-        assert awaited.content == blocking.content == streamed.content
-
-    asyncio.run(scenario())
-
-
-def test_max_tokens_ends_an_answer_with_finish_reason_length(case: Case, runtime_dir: Path) -> None:
-    """A caller can tell an answer that was cut from one that ended."""
-
-    async def scenario() -> None:
-        async with running(case.make(runtime_dir)) as engine:
-            client = AsyncTransport()
-            answer = await client.chat(engine.endpoint, ChatRequest("hello", {"max_tokens": 2}))
-            await client.aclose()
-        assert answer.finish_reason == "length"
-        assert answer.usage.completion_tokens == 2
-
-    asyncio.run(scenario())
-
-
-def test_saved_kv_state_is_offered_exactly_as_declared(case: Case, runtime_dir: Path) -> None:
-    """A capability is true or the call is refused with a typed error; nothing is silent."""
-
-    async def scenario() -> None:
-        async with running(case.make(runtime_dir)) as engine:
-            client = AsyncTransport()
-            await client.chat(engine.endpoint, HELLO)
-            await client.aclose()
-            if engine.capabilities.save_restore:
-                assert await engine.save_kv(0, "talk") > 0
-                assert await engine.restore_kv(0, "talk") > 0
-            else:
-                with pytest.raises(InvalidRequest):
-                    await engine.save_kv(0, "talk")
-
-    asyncio.run(scenario())
-
-
-def test_memory_is_measured_while_it_runs_and_gone_after(case: Case, runtime_dir: Path) -> None:
+def test_memory_is_measured_while_it_runs_and_gone_after(life: tuple[Case, Life]) -> None:
     """Bytes by device while the engine runs, none once it has stopped; a remote has none here."""
-
-    async def scenario() -> None:
-        engine = case.make(runtime_dir)
-        async with running(engine):
-            assert ((engine.memory().get("host") or 0) > 0) is case.local
-        assert engine.memory() == {}
-
-    asyncio.run(scenario())
+    case, seen = life
+    assert ((seen.memory.get("host") or 0) > 0) is case.can("memory")
+    assert seen.memory_after == {}
 
 
-def test_stop_is_idempotent_and_leaves_no_socket(case: Case, runtime_dir: Path) -> None:
+def test_stop_is_idempotent_and_leaves_no_socket(life: tuple[Case, Life]) -> None:
     """Two stops are one stop, and nothing of the engine stays in the runtime folder."""
+    case, seen = life
+    assert seen.healthy_after is not case.local
+    assert seen.files_after == []
 
-    async def scenario() -> None:
-        engine = case.make(runtime_dir)
-        async with running(engine):
-            pass
-        await engine.stop(grace_s=0.0)
-        assert await engine.healthy() is not case.local
 
-    asyncio.run(scenario())
-    assert list(runtime_dir.iterdir()) == []
+def test_an_asked_for_stop_is_no_death(life: tuple[Case, Life]) -> None:
+    """`wait_death` tells crashes from stops."""
+    assert not life[1].died_of_stop
 
 
 def test_stop_of_an_engine_that_never_started_is_harmless(case: Case, runtime_dir: Path) -> None:
@@ -139,18 +93,66 @@ def test_stop_of_an_engine_that_never_started_is_harmless(case: Case, runtime_di
     assert list(runtime_dir.iterdir()) == []
 
 
-def test_an_asked_for_stop_is_no_death(case: Case, runtime_dir: Path) -> None:
-    """`wait_death` tells crashes from stops."""
+def test_a_cancelled_start_leaves_nothing(case: Case, runtime_dir: Path) -> None:
+    """Neither at once nor in the middle of a load: no process, no bytes, no file."""
+
+    async def cancelled(*, at_once: bool) -> None:
+        engine = case.make(runtime_dir)
+        starting = asyncio.ensure_future(engine.start(case.placed, lambda _fraction: None))
+
+        async def under_way() -> bool:
+            return at_once or starting.done() or bool(engine.memory())
+
+        assert await until(under_way, within_s=60.0)
+        starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await starting
+        await engine.stop(grace_s=0.0)
+        assert engine.memory() == {}
+        assert list(runtime_dir.iterdir()) == []
+
+    asyncio.run(cancelled(at_once=True))
+    asyncio.run(cancelled(at_once=False))
+
+
+def test_a_death_in_mid_stream_is_an_error_with_the_text_so_far(
+    case: Case, runtime_dir: Path
+) -> None:
+    """No answer ends as if it were whole; the death is seen, and quotes the log of what died."""
 
     async def scenario() -> None:
-        async with running(case.make(runtime_dir)) as engine:
-            death = asyncio.ensure_future(engine.wait_death())
-            await engine.stop(grace_s=2.0)
-            done, _ = await asyncio.wait({death}, timeout=0.05)
-            assert done == set()
-            death.cancel()
+        async with running(case.make(runtime_dir), case.placed) as engine:
+            talk = case.talk()
+            stream = await talk.stream(engine.endpoint, case.long)
+            heard = talk.text(await anext(stream))
 
-    asyncio.run(scenario())
+            async def rest() -> None:
+                nonlocal heard
+                async for piece in stream:
+                    heard += talk.text(piece)
+
+            case.crash(engine)
+            with pytest.raises((EngineDied, EndpointUnavailable)) as caught:
+                await rest()
+            if isinstance(talk, Chats):
+                assert caught.value.facts["text"] == heard
+            await talk.aclose()
+            if case.local:
+                death = await asyncio.wait_for(engine.wait_death(), 30.0)
+                assert death.error("m").facts["log_tail"] == list(engine.log_tail) != []
+            else:
+                assert engine.log_tail == ()
+            assert await until(lambda: ended(engine), within_s=30.0)
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        case.bury()
+
+
+async def ended(engine: Engine) -> bool:
+    """Whether an engine does not answer any more."""
+    return not await engine.healthy()
 
 
 def test_an_endpoint_crosses_the_keepers_socket_unchanged(case: Case, runtime_dir: Path) -> None:
@@ -160,8 +162,8 @@ def test_an_endpoint_crosses_the_keepers_socket_unchanged(case: Case, runtime_di
 
 
 def test_an_unknown_option_is_refused_with_the_allowed_ones(case: Case, runtime_dir: Path) -> None:
-    """A misspelt option is an error before anything is sent."""
+    """A misspelt option is an error before anything is sent; a Python model takes no chats at all."""
     endpoint = case.make(runtime_dir).endpoint
     request = ChatRequest("hello", {"max_token": 3})
-    with pytest.raises(InvalidRequest, match="max_tokens"):
+    with pytest.raises(InvalidRequest, match="max_tokens" if case.chats else endpoint.model_id):
         SyncTransport().chat(endpoint, request)

@@ -70,8 +70,8 @@ def test_a_chat_goes_to_its_own_api_with_its_own_options(shim: Shim, ollama: Fak
         "think": False,
         "keep_alive": 60.0,
     }
-    assert (reply.content, reply.finish_reason) == ("Hello you", "stop")
-    assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (26, 3)
+    assert (reply.content, reply.finish_reason) == ('{"age": 1}', "stop")
+    assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (26, 1)
     assert reply.timings is not None
     assert reply.timings.predicted_ms == pytest.approx(453.599)
 
@@ -80,7 +80,7 @@ def test_a_stream_of_lines_is_a_stream_of_pieces(shim: Shim) -> None:
     """In threads and event loops; the last line has the figures."""
     with shim.stream("talks", "Hi") as stream:
         assert [piece.content for piece in stream if piece.content] == ["Hel", "lo", " you"]
-    assert stream.reply.finish_reason == "length"
+    assert stream.reply.finish_reason == "stop"
     assert stream.reply.usage.completion_tokens == 3
 
     async def pieces() -> str:
