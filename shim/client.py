@@ -97,7 +97,8 @@ class Shim(VerbsBesideChat):
         Raises:
             KeepwarmError: one of the tree in `budget.errors`, which sorts errors by the party at fault.
         """
-        return run_blocking(self._sync.chat(self._session.call(model, messages, options)))
+        call, calls = self._session.call(model, messages, options), self._sync
+        return run_blocking(calls.answer(call, calls.transport.chat, call.request, call.reply))
 
     def stream(self, model: str, messages: Messages, **options: Unpack[ChatOptions]) -> ReplyStream:
         """The answer piece by piece; `reply` of the stream is the whole one at the end.
@@ -118,12 +119,13 @@ class Shim(VerbsBesideChat):
         Raises:
             KeepwarmError: as `chat`.
         """
-        call, batch = self._embedding(model, texts, options)
-        return run_blocking(self._sync.embed(call, batch))
+        (call, batch), calls = self._embedding(model, texts, options), self._sync
+        return run_blocking(calls.answer(call, calls.transport.embed, batch, call.embedding_reply))
 
     async def achat(self, model: str, messages: Messages, **options: Unpack[ChatOptions]) -> Reply:
         """As `chat`, awaited; cancelling it stops generation and gives the lease back."""
-        return await self._async.chat(self._session.call(model, messages, options))
+        call, calls = self._session.call(model, messages, options), self._async
+        return await calls.answer(call, calls.transport.chat, call.request, call.reply)
 
     def astream(
         self, model: str, messages: Messages, **options: Unpack[ChatOptions]
@@ -143,8 +145,8 @@ class Shim(VerbsBesideChat):
         self, model: str, texts: Sequence[str] | str, **options: Unpack[CallOptions]
     ) -> EmbeddingReply:
         """As `embed`, awaited."""
-        call, batch = self._embedding(model, texts, options)
-        return await self._async.embed(call, batch)
+        (call, batch), calls = self._embedding(model, texts, options), self._async
+        return await calls.answer(call, calls.transport.embed, batch, call.embedding_reply)
 
     def _embedding(
         self, model: str, texts: Sequence[str] | str, options: Mapping[str, Any]
@@ -170,8 +172,8 @@ class Shim(VerbsBesideChat):
             WorkerError: the model's code raised; the model stays resident.
             KeepwarmError: as `chat`.
         """
-        call, rest = self._calling(model, payload)
-        return run_blocking(self._sync.call(call, rest))
+        (call, rest), calls = self._calling(model, payload), self._sync
+        return run_blocking(calls.answer(call, calls.workers.call, rest, call.call_reply))
 
     def stream_call(self, model: str, /, **payload: Any) -> ResultStream:
         """The items of a Python model that is a generator, as they come; closing it early ends that.
@@ -184,8 +186,8 @@ class Shim(VerbsBesideChat):
 
     async def acall(self, model: str, /, **payload: Any) -> CallReply:
         """As `call`, awaited. A call that is cancelled gives its lease back; a plain function runs on."""
-        call, rest = self._calling(model, payload)
-        return await self._async.call(call, rest)
+        (call, rest), calls = self._calling(model, payload), self._async
+        return await calls.answer(call, calls.workers.call, rest, call.call_reply)
 
     def astream_call(self, model: str, /, **payload: Any) -> StreamStart[AsyncResultStream, Any]:
         """As `stream_call`: `async for item in shim.astream_call(...)`, or `async with` and `await`."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 from backends.openai.protocol import Timings, Usage
 from backends.openai.requests.audio import Segment
 
+NO_USAGE = Usage()
 _SHOWN = 60
 _SAID = ("relaxed", "warnings")
 """What `repr` shows of a reply where it is not empty."""
@@ -35,7 +36,20 @@ class Residency:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class _Answered:
+    """What every reply says of its call."""
+
+    model: str
+    _: KW_ONLY
+    usage: Usage = NO_USAGE
+    residency: Residency = Residency()
+    total_s: float = 0.0
+    retried: int = 0
+    served_by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply(_Answered):
     """A whole answer.
 
     `ttft_s` is the time from the call to the first token: seen in a stream, and for a full answer
@@ -49,21 +63,15 @@ class Reply:
     `fallback` took over), with its address where it is remote.
     """
 
-    model: str
     content: str
     role: str = "assistant"
     finish_reason: str | None = None
     reasoning: str = ""
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     logprobs: tuple[Mapping[str, Any], ...] = ()
-    usage: Usage = field(default_factory=Usage)
     timings: Timings | None = None
-    residency: Residency = field(default_factory=Residency)
     ttft_s: float | None = None
-    total_s: float = 0.0
     resumed: int = 0
-    retried: int = 0
-    served_by: str = ""
     relaxed: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -87,16 +95,10 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class EmbeddingReply:
+class EmbeddingReply(_Answered):
     """One vector per text, in the order of the texts. `retried`, `served_by`: as of `Reply`."""
 
-    model: str
     vectors: tuple[tuple[float, ...], ...]
-    usage: Usage = field(default_factory=Usage)
-    residency: Residency = field(default_factory=Residency)
-    total_s: float = 0.0
-    retried: int = 0
-    served_by: str = ""
 
     def __repr__(self) -> str:
         size = len(self.vectors[0]) if self.vectors else 0
@@ -105,18 +107,13 @@ class EmbeddingReply:
 
 
 @dataclass(frozen=True, slots=True)
-class CallReply:
+class CallReply(_Answered):
     """The result of a Python model. `value` is what it returned, of JSON values, bytes and numpy arrays.
 
     `retried`, `served_by`: as of `Reply`.
     """
 
-    model: str
     value: Any
-    residency: Residency = field(default_factory=Residency)
-    total_s: float = 0.0
-    retried: int = 0
-    served_by: str = ""
 
     def __repr__(self) -> str:
         return f"CallReply(model={self.model!r}, value={_short(self.value)}, {self.total_s:.2f} s)"
@@ -132,49 +129,31 @@ class Ranked:
 
 
 @dataclass(frozen=True, slots=True)
-class RerankReply:
+class RerankReply(_Answered):
     """Documents by their relevance, the most relevant first. `retried`, `served_by`: as of `Reply`."""
 
-    model: str
     ranked: tuple[Ranked, ...]
-    usage: Usage = field(default_factory=Usage)
-    residency: Residency = field(default_factory=Residency)
-    total_s: float = 0.0
-    retried: int = 0
-    served_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class TranscriptionReply:
+class TranscriptionReply(_Answered):
     """What was said. `language` and `duration_s` where the model tells them; the rest as of `Reply`."""
 
-    model: str
     text: str
     segments: tuple[Segment, ...] = ()
     language: str | None = None
     duration_s: float | None = None
-    usage: Usage = field(default_factory=Usage)
-    residency: Residency = field(default_factory=Residency)
-    total_s: float = 0.0
-    retried: int = 0
-    served_by: str = ""
 
     def __str__(self) -> str:
         return self.text
 
 
 @dataclass(frozen=True, slots=True)
-class SpeechReply:
+class SpeechReply(_Answered):
     """Sound: `audio` is a WAV file. `sample_rate`: samples a second. The rest is as of `Reply`."""
 
-    model: str
     audio: bytes
     sample_rate: int | None = None
-    usage: Usage = field(default_factory=Usage)
-    residency: Residency = field(default_factory=Residency)
-    total_s: float = 0.0
-    retried: int = 0
-    served_by: str = ""
 
     def __repr__(self) -> str:
         what = f"{len(self.audio)} bytes at {self.sample_rate} Hz"
@@ -182,16 +161,10 @@ class SpeechReply:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenReply:
+class TokenReply(_Answered):
     """The ids of tokens, in the order of the text. `retried`, `served_by`: as of `Reply`."""
 
-    model: str
     tokens: tuple[int, ...]
-    usage: Usage = field(default_factory=Usage)
-    residency: Residency = field(default_factory=Residency)
-    total_s: float = 0.0
-    retried: int = 0
-    served_by: str = ""
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -136,6 +136,16 @@ _NEEDS = {
 }
 
 
+class FixedOptions(dict[str, Any]):
+    """Options that change no more: what a body says beside its messages is made once for each endpoint."""
+
+    __slots__ = ("heads",)
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        super().__init__(options)
+        self.heads: dict[Endpoint, bytes] = {}
+
+
 def split_options(
     options: Mapping[str, Any], own_names: Sequence[str] = (), known: Collection[str] = OPTIONS
 ) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -29,7 +29,7 @@ from backends.openai.answers.fields import (
 from backends.openai.answers.tool_calls import read_calls, readable, whole_calls
 from backends.openai.answers.vectors import read_vectors
 from backends.openai.chat_messages import checked_messages
-from backends.openai.options import plain_number, wire_options
+from backends.openai.options import FixedOptions, plain_number, wire_options
 from budget.errors import EndpointError, InvalidRequest
 from traces.text import clean
 
@@ -144,20 +144,22 @@ def chat_body(
     Raises:
         InvalidRequest: a message or an option is not allowed, or the endpoint cannot honour it.
     """
-    if not endpoint.capabilities.chat:
-        raise no_chat(endpoint.model_id)
-    body: dict[str, Any] = {
-        "model": endpoint.model_id,
-        "messages": checked_messages(request.messages, endpoint.backend),
-    }
-    if request.options:
-        body.update(wire_options(endpoint, request.options))
+    options = request.options
+    heads = options.heads if isinstance(options, FixedOptions) else {}
+    head = heads.get(endpoint)
+    if head is None:
+        if not endpoint.capabilities.chat:
+            raise no_chat(endpoint.model_id)
+        head = encode({"model": endpoint.model_id, **wire_options(endpoint, options)})[:-1]
+        heads.clear()  # An engine that starts anew is another endpoint.
+        heads[endpoint] = head
+    body: dict[str, Any] = {"messages": checked_messages(request.messages, endpoint.backend)}
     if stream:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
         if progress and endpoint.backend in LLAMA:
             body["return_progress"] = True
-    return encode(body)
+    return b"%b,%b" % (head, encode(body)[1:])
 
 
 def embed_body(endpoint: Endpoint, texts: Sequence[str]) -> bytes:

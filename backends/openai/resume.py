@@ -38,23 +38,30 @@ def can_resume(request: ChatRequest) -> bool:
     False with a seed at a temperature above 0, because its random numbers would begin anew. False with
     parts of messages that are not text.
     """
-    given = request.options
-    if given.get("seed") is not None and given.get("temperature") != 0:
+    return can_restore(request.options) and of_texts(request.messages)
+
+
+def can_restore(options: Mapping[str, Any]) -> bool:
+    """The part of `can_resume` that depends on the options."""
+    if options.get("seed") is not None and options.get("temperature") != 0:
         return False
-    return is_plain(request)
+    return _samples(options)
 
 
 def is_plain(request: ChatRequest) -> bool:
     """Whether a request is texts and options of sampling alone, so that any text answers it."""
-    given = {name for name, value in request.options.items() if value is not None}
-    messages = request.messages
-    if not given <= _RESTORABLE or isinstance(messages, str):
-        return given <= _RESTORABLE
-    if not isinstance(messages, list | tuple):  # Refused in words when the body is made.
-        return False
-    return all(
-        isinstance(message, Mapping) and isinstance(message.get("content"), str)
-        for message in messages
+    return _samples(request.options) and of_texts(request.messages)
+
+
+def _samples(options: Mapping[str, Any]) -> bool:
+    return {name for name, value in options.items() if value is not None} <= _RESTORABLE
+
+
+def of_texts(messages: Sequence[Mapping[str, Any]] | str) -> bool:
+    """Whether all parts of messages are texts. What is no messages is refused when the body is made."""
+    return isinstance(messages, str) or (
+        isinstance(messages, list | tuple)
+        and all(isinstance(m, Mapping) and isinstance(m.get("content"), str) for m in messages)
     )
 
 

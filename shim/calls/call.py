@@ -9,22 +9,22 @@ from operator import attrgetter, itemgetter
 from typing import Any, TypeVar
 
 from backends.base import Endpoint
-from backends.openai.connections.bounds import Limits
+from backends.openai.connections.bounds import Limits, Timeouts
 from backends.openai.exchange import secrets_of
 from backends.openai.masking import NO_SECRETS
-from backends.openai.options import template_warnings
-from backends.openai.protocol import ChatRequest, Completion, Embeddings, Usage
-from backends.openai.requests.relaxed_schemas import relaxed_in
+from backends.openai.options import FixedOptions, template_warnings
+from backends.openai.protocol import ChatRequest, Completion, Embeddings
+from backends.openai.requests.relaxed_schemas import SCHEMAS, relaxed_in
 from budget.errors import InternalError, KeepwarmError
 from shim.calls.routing.served_by import served
+from shim.config import Config
 from shim.config.schema.endpoint_values import EndpointEntry
+from shim.replies import NO_USAGE, CallReply, EmbeddingReply, PastCall, Reply, Residency
 from shim.replies import Answer as Answer
-from shim.replies import CallReply, EmbeddingReply, PastCall, Reply, Residency
 from shim.wire.keeper_connection import KeeperConnection
 from traces import RequestRecord, RunTrace, current_run, names
 
 Messages = Sequence[Mapping[str, Any]] | str
-NO_USAGE = Usage()
 _Made = TypeVar("_Made")
 _MODEL = itemgetter("model")
 _SPENT = ("prompt_n", "prompt_ms", "cache_n", "predicted_n", "predicted_ms")
@@ -48,25 +48,23 @@ class LeaseGrant:
     evictions: Sequence[Mapping[str, Any]] = ()
     decision: Mapping[str, Any] | None = None
 
-    @classmethod
-    def from_wire(cls, answer: Mapping[str, Any]) -> LeaseGrant:
-        """The grant of a keeper's answer."""
-        wire = answer["endpoint"]
-        known = _ENDPOINTS.get(answer["engine"])
-        if known is None or known[0] != wire:
-            known = _ENDPOINTS[answer["engine"]] = wire, Endpoint.from_wire(wire)
-        return cls(
-            known[1],
-            answer["lease"],
-            answer["engine"],
-            answer["generation"],
-            answer["slot"],
-            answer["cold"],
-            answer["granted_ns"],
-            answer.get("load"),
-            answer.get("evictions", ()),
-            answer.get("decision"),
-        )
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What all calls of a model with the same options have in common; the fields are those of `Call`.
+
+    `texts_alone`: a chat may have no images. `low`: a chat of texts is one in the background.
+    """
+
+    config: Config
+    options: FixedOptions
+    wants: dict[str, Any]
+    timeouts: Timeouts | None
+    own_timeouts: Mapping[str, Any]
+    remote: bool
+    resumable: bool
+    texts_alone: bool
+    low: bool
 
 
 @dataclass(slots=True)
@@ -83,7 +81,7 @@ class Call:
     in_background: bool = False
     """Whether its priority is below 0. Such a call is streamed internally, to be interruptible."""
     resumable: bool = False
-    """Whether its engine could go on with its answer, were it interrupted in the middle."""
+    """Whether its engine could go on with an answer of texts, were it interrupted in the middle."""
     preemptible: bool = False
     """Whether its answer can be interrupted and go on, which only a stream can."""
     whole: bool = False
@@ -128,19 +126,43 @@ class Call:
             raise InternalError(f"the call of {self.model} has no lease")
         return self.grant
 
-    def granted(self, grant: LeaseGrant) -> None:
-        """Note the lease and the time of the request. A second lease is for the rest of an answer."""
-        before, self.grant = self.grant, grant
-        if grant.endpoint.backend == "llama-cpp-python":
+    def granted(self, answer: Mapping[str, Any]) -> Endpoint:
+        """Note the lease of a keeper's answer and the time of the request; returns where it goes.
+
+        A second lease is for the rest of an answer.
+        """
+        wire, engine = answer["endpoint"], answer["engine"]
+        known = _ENDPOINTS.get(engine)
+        if known is None or known[0] != wire:
+            known = _ENDPOINTS[engine] = wire, Endpoint.from_wire(wire)
+        endpoint, granted_ns = known[1], answer["granted_ns"]
+        if endpoint.backend == "llama-cpp-python":
             self.preemptible = False
-        if before is not None and self.sent_ns:
+        if self.grant is not None and self.sent_ns:
             # A call with several leases has one begin on the trace and in its figures.
-            grant.granted_ns = before.granted_ns
+            granted_ns = self.grant.granted_ns
             self.resumed += 1
-            return
+        else:
+            self.sent_ns = time.monotonic_ns()
+        self.grant = LeaseGrant(
+            endpoint,
+            answer["lease"],
+            engine,
+            answer["generation"],
+            answer["slot"],
+            answer["cold"],
+            granted_ns,
+            answer.get("load"),
+            answer.get("evictions", ()),
+            answer.get("decision"),
+        )
+        return endpoint
+
+    def routed(self, endpoint: Endpoint) -> Endpoint:
+        """Note an endpoint that needs no lease, and the time of the request; returns the endpoint."""
         self.sent_ns = time.monotonic_ns()
-        if not grant.granted_ns:
-            grant.granted_ns = self.sent_ns
+        self.grant = LeaseGrant(endpoint, granted_ns=self.sent_ns)
+        return endpoint
 
     def begins_anew(self, failure: KeepwarmError) -> bool:
         """Whether the request is sent once more, because its engine ended. It is noted in `ended_by`.
@@ -176,7 +198,10 @@ class Call:
     @property
     def served_by(self) -> str:
         """The model that served it, with its address where it is remote; empty before a lease."""
-        return "" if self.grant is None else served(self.serving or self.model, self.grant.endpoint)
+        grant = self.grant
+        if grant is None:
+            return ""
+        return self.serving if grant.lease else served(self.serving, grant.endpoint)
 
     def residency(self) -> Residency:
         """What the call waited for until its model was resident."""
@@ -197,8 +222,12 @@ class Call:
     def reply(self, answer: Completion) -> Reply:
         """The reply of a finished call."""
         self.end_ns = time.monotonic_ns()
-        endpoint, options = self.held.endpoint, self.request.options
-        first_ns = self.first_ns
+        grant, options, first_ns = self.grant or self.held, self.request.options, self.first_ns
+        endpoint = grant.endpoint
+        can = endpoint.capabilities
+        # Asked only where there may be something to say.
+        warns = answer.unparsed or not can.own_template or "tools" in options
+        relaxes = endpoint.backend == "llama.cpp" and not options.keys().isdisjoint(SCHEMAS)
         if first_ns is None and answer.timings is not None:
             first_ns = self.sent_ns + int(answer.timings.prompt_ms * 1e6)
         return Reply(
@@ -216,9 +245,11 @@ class Call:
             total_s=(self.end_ns - self.started_ns) / 1e9,
             resumed=self.resumed,
             retried=self.retried,
-            served_by=self.served_by,
-            relaxed=relaxed_in(options) if endpoint.backend == "llama.cpp" else (),
-            warnings=template_warnings(endpoint, options, unparsed=answer.unparsed),
+            served_by=self.serving if grant.lease else self.served_by,
+            relaxed=relaxed_in(options) if relaxes else (),
+            warnings=template_warnings(endpoint, options, unparsed=answer.unparsed)
+            if warns
+            else (),
         )
 
     def embedding_reply(self, answer: Embeddings) -> EmbeddingReply:
@@ -247,11 +278,13 @@ class Call:
         told: dict[str, Any] = {}
         if timings is not None:
             told = dict(zip(_SPENT, _FIGURES(timings), strict=True))
-        elif (usage := _usage_of(answer)) is not None:
-            cached = usage.cached_tokens or 0
-            evaluated = (usage.prompt_tokens or 0) - cached
-            told = {"prompt_n": evaluated, "cache_n": cached}
-            told["predicted_n"] = usage.completion_tokens
+        elif answer is not None and not isinstance(answer, CallReply):
+            usage = answer.usage
+            told = {
+                "prompt_n": usage.prompt_tokens - usage.cached_tokens,
+                "cache_n": usage.cached_tokens,
+                "predicted_n": usage.completion_tokens,
+            }
         if self.first_ns is not None:
             told["first_ms"] = (self.first_ns - self.started_ns) / 1e6
         if self.operation != "chat":
@@ -262,15 +295,14 @@ class Call:
 
     def past(self, answer: Answer | None, error: BaseException | None) -> PastCall:
         """The call as `Shim.history` tells it, without its texts."""
-        total_s = ((self.end_ns or time.monotonic_ns()) - self.started_ns) / 1e9
-        reply = answer if isinstance(answer, Reply) else None
+        now_ns, reply = time.monotonic_ns(), answer if isinstance(answer, Reply) else None
         return PastCall(
             self.model,
             self.operation,
-            time.time() - (time.monotonic_ns() - self.started_ns) / 1e9,
-            total_s,
+            time.time() - (now_ns - self.started_ns) / 1e9,
+            ((self.end_ns or now_ns) - self.started_ns) / 1e9,
             reply.ttft_s if reply else None,
-            _usage_of(answer) or NO_USAGE,
+            answer.usage if answer else NO_USAGE,
             answer.residency if answer else self.residency(),
             reply.finish_reason if reply else None,
             None if error is None else f"{type(error).__name__}: {error}",
@@ -285,7 +317,8 @@ class Call:
         has_key = grant is not None and (self.remote or grant.endpoint.key_file is not None)
         secrets = secrets_of(grant.endpoint) if grant and has_key else NO_SECRETS
         said = answer if isinstance(answer, Reply) else None
-        usage = _usage_of(answer)
+        # A Python model counts no tokens.
+        usage = None if answer is None or isinstance(answer, CallReply) else answer.usage
         attributes: dict[str, Any] = {}
         if grant is not None and grant.decision is not None:
             attributes["keepwarm.decision"] = str(grant.decision)
@@ -323,8 +356,3 @@ class Call:
             answer=secrets.mask(said.content) if said else None,
             attributes=attributes,
         )
-
-
-def _usage_of(answer: Answer | None) -> Usage | None:
-    """The tokens of an answer; None where none are counted."""
-    return None if answer is None or isinstance(answer, CallReply) else answer.usage

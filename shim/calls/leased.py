@@ -20,7 +20,7 @@ from budget.errors import (
     error_from_wire,
 )
 from budget.footprint import HOST
-from shim.calls.call import Call, LeaseGrant
+from shim.calls.call import Call
 from shim.calls.lifetime.forgotten_shims import Owner
 from shim.calls.routing.routes import CHECK_S, fails_over, takes_over
 from shim.calls.session import Session
@@ -33,7 +33,7 @@ from shim.calls.streaming.interruption import (
     wanted_back,
     yield_fields,
 )
-from shim.calls.streaming.read_streams import leases_here
+from shim.calls.streaming.read_streams import STREAMS_READ, leases_here
 from shim.calls.tracing import trace_call
 from shim.replies import Answer
 from shim.wire.keeper_connection import ConnectionPool
@@ -84,19 +84,29 @@ class Leases:
         Raises:
             KeepwarmError: the lease was refused.
         """
-        session = self._session
+        session, wants = self._session, call.wants
         while True:
+            call.connection = None  # of the lease before, which is given back
             try:
-                if session.routes.unstable(call.serving):
+                if session.routes.stability and session.routes.unstable(call.serving):
                     session.takes_over(call)
-                return await (self._routed(call) if call.remote else self._leased(call))
-            except KeepwarmError as error:
-                if self._moves_on(call, error):
-                    continue
-                session.past.append(call.past(None, error))
-                trace_call(call, None, error)
-                raise
+                if call.remote:
+                    return await self._routed(call)
+                if call.run is not None:
+                    session.follow(call.run)
+                if call.grant is not None and (deadline := call.limits.get("deadline")) is not None:
+                    # It had a lease before, and its deadline is that of the whole call.
+                    wants["deadline_s"] = max(0.0, deadline - time.monotonic())
+                if STREAMS_READ.get() or "inside" in wants:
+                    wants["inside"] = leases_here()
+                call.connection, granted = await self._connections.ask_keeping("lease", **wants)
+                return call.granted(granted)
             except BaseException as error:
+                if call.connection is not None:
+                    call.connection.close()  # the call does not know which lease it holds
+                    call.connection = None
+                if isinstance(error, KeepwarmError) and self._moves_on(call, error):
+                    continue
                 session.past.append(call.past(None, error))
                 trace_call(call, None, error)
                 raise
@@ -107,7 +117,7 @@ class Leases:
         Raises:
             KeepwarmError: none can take the request.
         """
-        session, call.connection = self._session, None
+        session = self._session
         entries = session.config.models[call.serving].endpoints
         while True:
             if not entries:
@@ -117,8 +127,7 @@ class Leases:
                 call.route, check = (entries, pick.place), pick.check
                 endpoint = session.remote_endpoint(call.serving, entries[pick.place])
             if not check or await self._is_well(call, endpoint):
-                call.granted(LeaseGrant(endpoint))
-                return endpoint
+                return call.routed(endpoint)
 
     async def _is_well(self, call: Call, endpoint: Endpoint) -> bool:
         """Whether an endpoint that failed before answers at all."""
@@ -140,12 +149,13 @@ class Leases:
 
     def _left(self, call: Call, error: BaseException | None) -> None:
         """Note how a request went at one of several endpoints."""
-        if call.route is not None:
-            entries, place = call.route
-            self._session.routes.ended(entries, place, error)
-            if error is not None:
-                call.route = None
-                call.passed.append(place)
+        if call.route is None:
+            return
+        entries, place = call.route
+        self._session.routes.ended(entries, place, error)
+        if error is not None:
+            call.route = None
+            call.passed.append(place)
 
     def _moves_on(self, call: Call, error: KeepwarmError) -> bool:
         """Whether another endpoint, or the model's fallback, gets a request that failed like this."""
@@ -162,27 +172,6 @@ class Leases:
             call.moves(error)
             return True
         return False
-
-    async def _leased(self, call: Call) -> Endpoint:
-        session = self._session
-        if call.run is not None:
-            session.follow(call.run)
-        call.connection = None  # of the lease before, which is given back
-        if call.grant is not None and (deadline := call.limits.get("deadline")) is not None:
-            # It had a lease before, and its deadline is that of the whole call.
-            call.wants["deadline_s"] = max(0.0, deadline - time.monotonic())
-        if (inside := leases_here()) or "inside" in call.wants:
-            call.wants["inside"] = inside
-        try:
-            call.connection, granted = await self._connections.ask_keeping("lease", **call.wants)
-            grant = LeaseGrant.from_wire(granted)
-            call.granted(grant)
-        except BaseException:
-            if call.connection is not None:
-                call.connection.close()
-                call.connection = None
-            raise
-        return grant.endpoint
 
     async def source(
         self, call: Call, deltas: Sequence[Delta], source: Stream[Delta]
@@ -328,7 +317,8 @@ class Leases:
                 raise
             else:
                 self._connections.give(connection)
-        self._left(call, error)
+        if call.route is not None:
+            self._left(call, error)
         if error is not None and (error is call.ended_by or error is call.moved_from):
             return
         self._session.past.append(call.past(answer, error))

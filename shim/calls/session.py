@@ -18,9 +18,9 @@ from backends.kinds import Backend, Verb
 from backends.openai.async_client import AsyncTransport
 from backends.openai.chat_messages import has_images
 from backends.openai.connections.bounds import Limits
-from backends.openai.options import OPTIONS, split_options
+from backends.openai.options import OPTIONS, FixedOptions, split_options
 from backends.openai.protocol import ChatRequest
-from backends.openai.resume import can_resume
+from backends.openai.resume import can_restore, can_resume, of_texts
 from backends.openai.sync_client import SyncTransport
 from backends.python.links import LoopLink, ThreadLink
 from backends.python.worker_calls import WorkerCalls
@@ -32,7 +32,7 @@ from budget.errors import (
     UnknownModel,
 )
 from shim.calls.agreement import Agreement
-from shim.calls.call import Call, Messages
+from shim.calls.call import Call, Messages, Settled
 from shim.calls.declaring import DeclaredUsesBook
 from shim.calls.lifetime.inline_keeper import InlineStart
 from shim.calls.options.own_options import OWN_OPTIONS, timeouts_of
@@ -59,6 +59,9 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("keepwarm.client")
 CALLS_KEPT = 100
+SETTLED_KEPT: Final = 256
+_FIXED: Final = frozenset((str, int, float, bool, type(None)))
+"""The kinds of options that cannot change after a call."""
 _VERBS: Final[Mapping[str, Verb]] = {
     "chat": "chat",
     "embeddings": "embed",
@@ -118,6 +121,7 @@ class Session:
         self.pins = Pins(self.connections)
         self.past: deque[PastCall] = deque(maxlen=CALLS_KEPT)
         self._followed: dict[str, Callable[[], None]] = {}
+        self._settled: dict[object, Settled] = {}
 
     @property
     def config(self) -> Config:
@@ -171,6 +175,7 @@ class Session:
         Calls that run in other threads and loops end with an error.
         """
         self._closed = True
+        self._settled.clear()
         self.run.close()
         self._finish_followed()
         self.connections.close()
@@ -237,30 +242,62 @@ class Session:
             InvalidRequest: an option of keepwarm's own is not allowed, the model does something else, or
                 the session is closed.
         """
-        config, entry = self._agreement.config, self._entry(model)
-        verb = _VERBS.get(operation)
+        config, kinds = self._agreement.config, tuple(map(type, options.values()))
+        # 1, 1.0 and True are one key, and not one option.
+        key = (model, operation, *options.items(), *kinds) if _FIXED.issuperset(kinds) else None
+        known = self._settled.get(key)
+        if known is None or known.config is not config:
+            known = self._settle(config, model, options, operation)
+            if key is not None:
+                if len(self._settled) >= SETTLED_KEPT:
+                    self._settled.clear()
+                self._settled[key] = known
+        if known.texts_alone and not isinstance(messages, str) and has_images(messages):
+            raise cannot(config, model, "images")
+        wants, limits = known.wants.copy(), Limits(timeouts=known.timeouts)
+        if "deadline_s" in wants:
+            limits["deadline"] = time.monotonic() + wants["deadline_s"]
+        if self.declarations.open and (plan := self.declarations.name()) is not None:
+            wants["plan"] = plan
+        call = Call(
+            model,
+            ChatRequest(messages, known.options),
+            wants,
+            limits,
+            known.remote,
+            operation,
+            known.low and of_texts(messages),
+            known.resumable,
+            serving=model,
+            own_timeouts=known.own_timeouts,
+        )
+        if call.run is None and config.trace.enabled:
+            call.run = self.run.get(config.trace)
+        return call
+
+    def _settle(
+        self, config: Config, model: str, options: Mapping[str, Any], operation: str
+    ) -> Settled:
+        """What all calls of a model with these options have in common."""
+        entry, verb = self._entry(model), _VERBS.get(operation)
         if verb is not None and verb not in verbs_of(entry):  # noqa: SIM102 - each says one thing
             # Engines of a test's factory may do more than the model's role says.
             if self._factory is None or verb != "embed":
                 raise cannot(config, model, verb)
-        if verb == "chat" and has_images(messages) and "images" not in verbs_of(entry):
-            raise cannot(config, model, "images")
         own, rest = split_options(options, OWN_OPTIONS, OPTIONS if verb == "chat" else ())
         own_timeouts = {name: own[name] for name in own if name.endswith("_timeout")}
-        limits = Limits(timeouts=timeouts_of(entry, own))
-        if (deadline_s := own.get("deadline_s")) is not None:
-            limits["deadline"] = time.monotonic() + deadline_s
-        request, remote = ChatRequest(messages, rest), entry.url is not None
-        low = own.get("priority", entry.priority) < 0
-        wants = {"model": model, "want": "lease", **own}
-        if self.declarations.open and (plan := self.declarations.name()) is not None:
-            wants["plan"] = plan
-        resumable = entry.is_gguf and can_resume(request)
-        call = Call(model, request, wants, limits, remote, operation, low and resumable, resumable)
-        call.serving, call.own_timeouts = model, own_timeouts
-        if call.run is None and config.trace.enabled:
-            call.run = self.run.get(config.trace)
-        return call
+        timeouts, resumable = timeouts_of(entry, own), entry.is_gguf and can_restore(rest)
+        return Settled(
+            config=config,
+            options=FixedOptions(rest),
+            wants={"model": model, "want": "lease", **own},
+            timeouts=timeouts,
+            own_timeouts=own_timeouts,
+            remote=entry.url is not None,
+            resumable=resumable,
+            texts_alone=verb == "chat" and "images" not in verbs_of(entry),
+            low=verb == "chat" and resumable and own.get("priority", entry.priority) < 0,
+        )
 
     def hint(self, kind: str, model: str) -> Mapping[str, Any]:
         """Tell the keeper that a model is to be unloaded, released or unpinned.

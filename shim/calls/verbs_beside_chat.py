@@ -57,7 +57,9 @@ class VerbsBesideChat:
             KeepwarmError: as `chat`.
         """
         call, request = self._verb(model, RerankRequest(query, documents, top_n), options)
-        return run_blocking(self._sync.ask(call, request, _ranked(call, documents)))
+        return run_blocking(
+            self._sync.answer(call, self._sync.ask, request, _ranked(call, documents))
+        )
 
     async def arerank(
         self,
@@ -69,7 +71,7 @@ class VerbsBesideChat:
     ) -> RerankReply:
         """As `rerank`, awaited."""
         call, request = self._verb(model, RerankRequest(query, documents, top_n), options)
-        return await self._async.ask(call, request, _ranked(call, documents))
+        return await self._async.answer(call, self._async.ask, request, _ranked(call, documents))
 
     # Audio
 
@@ -92,7 +94,7 @@ class VerbsBesideChat:
             KeepwarmError: as `chat`.
         """
         call, request = self._verb(model, TranscribeRequest(_bytes_of(audio), language), options)
-        return run_blocking(self._sync.ask(call, request, _transcribed(call)))
+        return run_blocking(self._sync.answer(call, self._sync.ask, request, _transcribed(call)))
 
     async def atranscribe(
         self,
@@ -103,7 +105,7 @@ class VerbsBesideChat:
     ) -> TranscriptionReply:
         """As `transcribe`, awaited."""
         call, request = self._verb(model, TranscribeRequest(_bytes_of(audio), language), options)
-        return await self._async.ask(call, request, _transcribed(call))
+        return await self._async.answer(call, self._async.ask, request, _transcribed(call))
 
     def speak(
         self, model: str, text: str, voice: str | None = None, **options: Unpack[CallOptions]
@@ -120,14 +122,14 @@ class VerbsBesideChat:
             KeepwarmError: as `chat`.
         """
         call, request = self._verb(model, SpeakRequest(text, voice), options)
-        return run_blocking(self._sync.ask(call, request, _spoken(call)))
+        return run_blocking(self._sync.answer(call, self._sync.ask, request, _spoken(call)))
 
     async def aspeak(
         self, model: str, text: str, voice: str | None = None, **options: Unpack[CallOptions]
     ) -> SpeechReply:
         """As `speak`, awaited."""
         call, request = self._verb(model, SpeakRequest(text, voice), options)
-        return await self._async.ask(call, request, _spoken(call))
+        return await self._async.answer(call, self._async.ask, request, _spoken(call))
 
     # Tokens
 
@@ -140,14 +142,14 @@ class VerbsBesideChat:
             KeepwarmError: as `chat`.
         """
         call, request = self._verb(model, TokenizeRequest(text), options)
-        return run_blocking(self._sync.ask(call, request, _tokens(call)))
+        return run_blocking(self._sync.answer(call, self._sync.ask, request, _tokens(call)))
 
     async def atokenize(
         self, model: str, text: Messages, **options: Unpack[CallOptions]
     ) -> TokenReply:
         """As `tokenize`, awaited."""
         call, request = self._verb(model, TokenizeRequest(text), options)
-        return await self._async.ask(call, request, _tokens(call))
+        return await self._async.answer(call, self._async.ask, request, _tokens(call))
 
     def count_tokens(self, model: str, text: Messages, **options: Unpack[CallOptions]) -> int:
         """The number of tokens of a text, or of the prompt that chat messages make.

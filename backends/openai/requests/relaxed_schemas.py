@@ -13,6 +13,8 @@ from typing import Any, Final
 
 from backends.openai.requests.schemas import referred, response_format
 
+SCHEMAS: Final = ("json_schema", "response_format")
+"""The options that hold a schema."""
 _LIMITS: Final = {
     "array": {"minItems", "maxItems", "uniqueItems", "contains", "minContains", "maxContains"},
     "object": {
@@ -42,7 +44,7 @@ _PATTERN: Final = re.compile(rf"\^(?:{_PIECE})*\$")
 
 def relaxed_in(options: Mapping[str, Any]) -> tuple[str, ...]:
     """The places of a request's schema that llama.cpp does not hold an answer to, as `$.path.keyword`."""
-    for name in ("json_schema", "response_format"):
+    for name in SCHEMAS:
         given = options.get(name)
         if isinstance(given, Mapping):
             field = response_format(name, given)

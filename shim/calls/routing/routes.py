@@ -63,7 +63,8 @@ class Routes:
         self._now_s = now_s
         self._draw = draw
         self._choices: dict[tuple[EndpointEntry, ...], EndpointChoice] = {}
-        self._stability: dict[str, Stability] = {}
+        self.stability: dict[str, Stability] = {}
+        """The models whose engine died under a request."""
         self._lock = threading.Lock()
         renew_after_fork(self)
 
@@ -120,12 +121,10 @@ class Routes:
     def died(self, model: str) -> None:
         """A model's engine ended under a request."""
         with self._lock:
-            self._stability.setdefault(model, Stability()).died(self._now_s())
+            self.stability.setdefault(model, Stability()).died(self._now_s())
 
     def unstable(self, model: str) -> bool:
         """Whether a model's engine dies too often to be asked."""
-        if not self._stability:
-            return False
         with self._lock:
-            known = self._stability.get(model)
+            known = self.stability.get(model)
             return known is not None and known.unstable(self._now_s())

@@ -9,7 +9,7 @@ from backends.flows import Stream
 from backends.openai.protocol import ChatRequest, Delta, Usage
 from backends.openai.resume import AnswerSoFar, counted
 from budget.errors import KeepwarmError, error_from_wire
-from shim.calls.call import Call, LeaseGrant
+from shim.calls.call import Call
 from shim.wire.json_lines import Message
 
 
@@ -67,6 +67,6 @@ def yield_fields(call: Call, progress: AnswerSoFar) -> dict[str, Any]:
 
 def back(call: Call, answer: Message) -> list[int] | None:
     """Note the new lease; returns all tokens so far, or None if the keeper could not save them."""
-    call.granted(LeaseGrant.from_wire(answer))
+    call.granted(answer)
     tokens = answer.get("tokens")
     return tokens if isinstance(tokens, list) else None

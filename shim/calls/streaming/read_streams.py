@@ -25,7 +25,9 @@ class OpenStream(Protocol):
         ...
 
 
-_READ: ContextVar[tuple[weakref.ref[OpenStream], ...]] = ContextVar("keepwarm_read", default=())
+STREAMS_READ: ContextVar[tuple[weakref.ref[OpenStream], ...]] = ContextVar(
+    "keepwarm_read", default=()
+)
 """The streams that this context has read from."""
 
 
@@ -38,7 +40,7 @@ def reading_place() -> object:
 
 def remember(stream: OpenStream) -> None:
     """Note that this context reads a stream. Nothing has to be undone when it ends."""
-    _READ.set((*(ref for ref in _READ.get() if _is_open(ref)), weakref.ref(stream)))
+    STREAMS_READ.set((*(ref for ref in STREAMS_READ.get() if _is_open(ref)), weakref.ref(stream)))
 
 
 def leases_here() -> list[str]:
@@ -47,12 +49,12 @@ def leases_here() -> list[str]:
     A stream that is read elsewhere by now, or that another context began to read here (a job in a pool of
     threads), does not count: its lease may end while the call waits.
     """
-    refs = _READ.get()
+    refs = STREAMS_READ.get()
     if not refs:
         return []
     still = tuple(ref for ref in refs if _is_open(ref))
     if len(still) < len(refs):
-        _READ.set(still)
+        STREAMS_READ.set(still)
     place = reading_place()
     found = [stream for ref in still if (stream := ref()) is not None and stream.read_at == place]
     return [stream.lease for stream in found if stream.lease is not None]
