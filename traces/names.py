@@ -74,7 +74,6 @@ SAVE_SECONDS: Final = "keepwarm.kv.save_s"
 SAVED_BYTES: Final = "keepwarm.kv.saved_bytes"
 RESTORE_SECONDS: Final = "keepwarm.kv.restore_s"
 RESTORED_TOKENS: Final = "keepwarm.kv.restored_tokens"
-LANE: Final = "keepwarm.lane"
 THREAD: Final = "keepwarm.thread"
 
 CONTENT: Final = frozenset(

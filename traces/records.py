@@ -121,3 +121,6 @@ class CounterSample:
     resident: Mapping[str, int]
     free_bytes: int
     limit_bytes: int
+
+
+Record = LoadSpan | EvictSpan | RequestRecord

@@ -2,57 +2,98 @@
 
 from __future__ import annotations
 
-# Imported for the hook at fork() that it registers: a tracer provider's own one uses a thread pool
-# in the child, and hangs there if it runs before the pool's lock has been made anew.
-import concurrent.futures.thread  # noqa: F401
 import functools
+import itertools
 import os
-import threading
+import random
+import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar, Token
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, Final, ParamSpec, Self, TypeVar
 
-from opentelemetry.context import Context
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-from opentelemetry.trace import INVALID_SPAN, Span, Status, StatusCode
-from opentelemetry.trace.propagation import set_span_in_context
 
 from traces import names
-from traces.broken_sinks import Problems
-from traces.chrome.file import EventSink
-from traces.chrome.view import ChromeView, view_base_ns
 from traces.current import RunContext, owner
-from traces.exporters import add_exporters, shut_down
 from traces.place import check_run_id, default_directory, new_run_id
-from traces.recorder import Recorder
-from traces.records import CounterSample, EvictSpan, LoadSpan, RequestRecord
-from traces.runs import FILE_NAME, RunLine, append_run
-from traces.text import clean, clean_attributes
+from traces.recording.broken_sinks import Problems
+from traces.recording.exporters import Exporters
+from traces.recording.parts import MAX_BYTES, PartSettings, TraceParts, failure_attributes
+from traces.recording.writer import Writer
+from traces.records import CounterSample, EvictSpan, LoadSpan, Record, RequestRecord
+from traces.runs import FILE_NAME
+from traces.span_data import SpanData
+from traces.text import clean, snapshot
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-_parent: ContextVar[tuple[RunTrace, Context] | None] = ContextVar("keepwarm_span", default=None)
+NOT_SAMPLED: Final = 0
+"""The id of a span that is not recorded, nor is anything in it."""
+
+_parent: ContextVar[tuple[RunTrace, int] | None] = ContextVar("keepwarm_span", default=None)
 
 
 class SpanHandle:
-    """An open span of a run's own work."""
+    """A span around a piece of work, for one `with`."""
 
-    def __init__(self, span: Span) -> None:
-        self._span = span
+    def __init__(
+        self, run: RunTrace, name: str, start_ns: int | None, attributes: dict[str, object]
+    ) -> None:
+        self._run = run
+        self._name = name
+        self._start_ns = start_ns
+        self._attributes = attributes
+        self._token: Token[tuple[RunTrace, int] | None] | None = None
+        self._span_id = NOT_SAMPLED
+        self._parent_id = NOT_SAMPLED
+        self._owner: Hashable = None
 
     def set(self, **attributes: object) -> None:
         """Add attributes to the span."""
-        for key, value in clean_attributes(attributes).items():
-            self._span.set_attribute(key, value)
+        self._attributes.update(snapshot(attributes))
+
+    def __enter__(self) -> Self:
+        run = self._run
+        if not run.active:
+            return self
+        if self._start_ns is None:
+            self._start_ns = time.monotonic_ns()
+        self._parent_id = parent = run._sampled_parent()
+        if parent != NOT_SAMPLED:
+            self._span_id = run._next_id()
+            self._owner, thread = owner()
+            self._attributes = {names.THREAD: thread, **snapshot(self._attributes)}
+            run._writer.put((run._parts.opened, self._owner, self._start_ns + run._offset_ns))
+        self._token = _parent.set((run, self._span_id))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._token is None:
+            return
+        _reset(self._token)
+        run = self._run
+        if self._span_id == NOT_SAMPLED or run._pid != os.getpid():
+            return
+        if not run.active:
+            problem = f"{self._name!r} ended after its run: it is not on the trace"
+            run._problems.report("span", problem)
+            return
+        times = (self._start_ns or 0, time.monotonic_ns())
+        failure = None if isinstance(error, GeneratorExit) else failure_attributes(error)
+        run._writer.put((
+            run._recorder.own, self._name, self._span_id, self._parent_id, times,
+            self._attributes, failure, self._owner,
+        ))  # fmt: skip
 
 
 class RunTrace:
@@ -69,11 +110,15 @@ class RunTrace:
         service: name of the program, `service.name` of its spans.
         exporters: OpenTelemetry exporters that get every span too.
         process_wide: threads without a run in their context record to this run while it is the only one.
+        sample: the share of requests that are recorded, from 0 to 1. A span that is open in no other is
+            drawn with all in it; loads, evictions and the books of devices are recorded always.
+        max_bytes: size of a trace's file at which the next one begins, with a line of its own.
+        max_age: seconds after which the next one begins; None: never.
         current: make it the current run of the context that enters it. Otherwise it has only what is
             recorded through this object.
 
     Raises:
-        ValueError: the run id cannot be a file's name.
+        ValueError: the run id cannot be a file's name, or `sample` is no share.
     """
 
     def __init__(
@@ -86,23 +131,32 @@ class RunTrace:
         service: str = "keepwarm",
         exporters: Sequence[SpanExporter] = (),
         process_wide: bool = True,
+        sample: float = 1.0,
+        max_bytes: int = MAX_BYTES,
+        max_age: float | None = None,
         current: bool = True,
     ) -> None:
+        if not 0 <= sample <= 1:
+            raise ValueError(f"sample is {sample!r}. Allowed: a share from 0 to 1.")
         self.run_id = new_run_id() if run_id is None else check_run_id(run_id)
         place = default_directory() if directory is None else Path(directory).expanduser()
         self.directory = place.absolute()
         self.record_content = record_content
         self.service = service
         self.process_wide = process_wide
+        self.sample = sample
         self._is_current = current
         self._problems = Problems(self.run_id)
         self._gzip = gzip
-        self._exporters = tuple(exporters)
-        self._lock = threading.RLock()
+        self._max_bytes = max_bytes
+        self._max_age = max_age
+        self._given_exporters = tuple(exporters)
         self._finishers: list[Callable[[], None]] = []
-        self._sink: EventSink | None = None
         self._state = "new"
         self._pid = os.getpid()
+        # Ids of a process start anywhere, so that those of several processes hardly ever meet.
+        self._next_id = itertools.count(secrets.randbits(62) + 1).__next__
+        self._root_id = self._next_id()
 
     @property
     def active(self) -> bool:
@@ -116,8 +170,8 @@ class RunTrace:
 
     @property
     def trace_path(self) -> Path | None:
-        """The trace file; None before the run is entered and when none could be made."""
-        return None if self._sink is None else self._sink.path
+        """The trace file, the last of several; None before the run is entered and if none could be made."""
+        return None if self._state == "new" else self._parts.path
 
     @property
     def runs_path(self) -> Path:
@@ -140,13 +194,13 @@ class RunTrace:
             raise RuntimeError(f"run {self.run_id} was entered before; make a new RunTrace")
         self._started_ns = time.monotonic_ns()
         self._offset_ns = time.time_ns() - self._started_ns
-        self._sink = sink = EventSink(self.directory, self.run_id, self._problems.report)
-        self._view = ChromeView(
-            sink.write,
-            base_ns=view_base_ns(self._started_ns + self._offset_ns),
-            home=names.run_lanes(self.service, self.run_id),
+        report = self._problems.report
+        self._exporters = Exporters(
+            self._given_exporters, service=self.service, run_id=self.run_id, report=report
         )
-        self._start_tracer()
+        self._parts = self._new_parts()
+        self._recorder = self._parts.recorder
+        self._writer = Writer(f"keepwarm-trace-{self.run_id}", report, self._parts.flush)
         self._state = "active"
         self._before = _context.enter(self) if self._is_current else None
         return self
@@ -159,95 +213,80 @@ class RunTrace:
     ) -> None:
         if not self.active:
             return
+        parts = self._parts
         if self._is_current:
             _context.leave(self, self._before)
         ended_ns = time.monotonic_ns()
         for finish in self._finishers:
             self._problems.guard("on_finish", finish)
+        self._state = "ended"
         failure = None if _is_clean_exit(error) else error
-        with self._lock:
-            self._state = "ended"
-            self._problems.guard("run span", lambda: self._end_root(failure, ended_ns))
-            self._problems.guard("trace file", self._close_file)
+        guard = self._problems.guard
+        guard("recorder", self._writer.close)
+        guard("trace file", lambda: parts.close_file(ended_ns, failure))
         try:
-            shut_down(self._provider, self._problems.report)
+            guard("exporters", lambda: self._export_root(ended_ns, failure))
         finally:
-            self._problems.guard("runs.jsonl", lambda: self._append_line(failure, ended_ns))
+            guard("runs.jsonl", lambda: parts.append_line(ended_ns, failure))
 
-    def _start_tracer(self) -> None:
-        self._provider = TracerProvider(
-            sampler=ALWAYS_ON,
-            resource=Resource({names.SERVICE_NAME: clean(self.service), names.RUN_ID: self.run_id}),
-            shutdown_on_exit=False,
-        )
-        if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-            self._problems.report(
-                "OpenTelemetry", "OTEL_SDK_DISABLED is set, so no span is recorded"
-            )
-        self._provider.add_span_processor(self._view)
-        add_exporters(self._provider, self._exporters, self._problems.report)
-        self.tracer = self._provider.get_tracer("keepwarm", schema_url=names.CONVENTIONS)
-        started = datetime.fromtimestamp((self._started_ns + self._offset_ns) / 1e9, UTC)
-        self._started = started.isoformat(timespec="milliseconds")
-        self._root = self.tracer.start_span(
-            names.RUN,
-            context=Context(),
-            attributes={names.RUN_ID: self.run_id, names.STARTED: self._started},
-            start_time=self._started_ns + self._offset_ns,
-        )
-        self._root_context = set_span_in_context(self._root, Context())
-        self._recorder = Recorder(
-            self.tracer,
-            offset_ns=self._offset_ns,
-            started_ns=self._started_ns,
-            record_content=self.record_content,
-        )
-
-    def _end_root(self, error: BaseException | None, ended_ns: int) -> None:
-        _mark_failed(self._root, error)
-        self._root.end(ended_ns + self._offset_ns)
-        self._view.flush()
-
-    def _append_line(self, error: BaseException | None, ended_ns: int) -> None:
-        line = RunLine(
+    def _new_parts(self) -> TraceParts:
+        settings = PartSettings(
             run_id=self.run_id,
             service=self.service,
-            started=self._started,
-            seconds=(ended_ns - self._started_ns) / 1e9,
-            status="ok" if error is None else "error",
-            error_type=None if error is None else type(error).__name__,
-            error_message=None if error is None else clean(str(error)),
-            loads=self._recorder.loads,
-            evictions=self._recorder.evictions,
-            load_seconds=self._recorder.load_seconds,
-            trace=None if self.trace_path is None else str(self.trace_path),
-            problems=tuple(self.problems),
-            requests=self._recorder.request_lines(),
+            directory=self.directory,
+            compress=self._gzip,
+            record_content=self.record_content,
+            max_bytes=self._max_bytes,
+            max_age_s=self._max_age,
+            offset_ns=self._offset_ns,
         )
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        append_run(self.runs_path, line)
+        return TraceParts(
+            settings, self._exporters, self._problems, self._started_ns, new_id=self._next_id
+        )
 
-    def _close_file(self) -> None:
-        if self._sink is not None:
-            self._sink.close(compress=self._gzip)
+    def _export_root(self, ended_ns: int, error: BaseException | None) -> None:
+        attributes = {names.RUN_ID: self.run_id, **failure_attributes(error)}
+        start_ns, end_ns = self._started_ns + self._offset_ns, ended_ns + self._offset_ns
+        failure = None if error is None else clean(str(error))
+        self._exporters.send(
+            SpanData(names.RUN, self._root_id, 0, start_ns, end_ns, attributes, failure=failure)
+        )
+        self._exporters.shut_down()
+
+    def flush(self) -> None:
+        """Write what was recorded so far; without it that takes a tenth of a second."""
+        if self.active:
+            self._problems.guard("recorder", self._writer.flush)
 
     # -- recording --------------------------------------------------------------------------------
 
     def load(self, load: LoadSpan) -> None:
         """Record a load of a model; the same load on the same device is recorded once."""
-        self._record(lambda parent: self._recorder.load(load, parent), root=True)
+        if self.active:
+            self._writer.put((self._recorder.load, load, self._root_id))
 
     def evict(self, evict: EvictSpan) -> None:
         """Record an eviction; the same eviction on the same device is recorded once."""
-        self._record(lambda parent: self._recorder.evict(evict, parent), root=True)
+        if self.active:
+            self._writer.put((self._recorder.evict, evict, self._root_id))
 
     def request(self, record: RequestRecord) -> None:
         """Record a request that has ended, well or not, under the span that is open here."""
-        self._record(lambda parent: self._recorder.request(record, parent))
+        if self.active and (parent := self._sampled_parent()) != NOT_SAMPLED:
+            self._writer.put((self._recorder.request, record, parent))
+
+    def records(self, build: Callable[[], Iterable[Record]]) -> None:
+        """Record what `build` returns, which is called later, in another thread.
+
+        Requests are recorded under the span that is open here, and all of it is sampled as one request.
+        """
+        if self.active and (parent := self._sampled_parent()) != NOT_SAMPLED:
+            self._writer.put((self._recorder.records, build, parent, self._root_id))
 
     def counter(self, sample: CounterSample) -> None:
         """Record the books of a device at one moment."""
-        self._record(lambda _: self._view.counter(sample, sample.ns + self._offset_ns), root=True)
+        if self.active:
+            self._writer.put((self._recorder.counter, sample))
 
     def record_span(
         self,
@@ -257,52 +296,17 @@ class RunTrace:
         attributes: Mapping[str, Any] | None = None,
     ) -> None:
         """Record a span whose times (monotonic nanoseconds) are known already."""
+        if self.active and (parent := self._sampled_parent()) != NOT_SAMPLED:
+            times, kept = (start_ns, end_ns), snapshot(attributes or {})
+            deferred = (self._recorder.own, name, self._next_id(), parent, times, kept, None, None)
+            self._writer.put(deferred)
 
-        def write(parent: Context) -> None:
-            span = self.tracer.start_span(
-                clean(name),
-                context=parent,
-                attributes=clean_attributes(attributes or {}),
-                start_time=start_ns + self._offset_ns,
-            )
-            span.end(max(start_ns, end_ns) + self._offset_ns)
-
-        self._record(write)
-
-    @contextmanager
-    def span(
-        self, name: str, /, start_ns: int | None = None, **attributes: object
-    ) -> Iterator[SpanHandle]:
+    def span(self, name: str, /, start_ns: int | None = None, **attributes: object) -> SpanHandle:
         """A span around a piece of work; requests and spans within it become its children.
 
         It gets a lane of its thread or task. An exception marks it as failed and goes on.
         """
-        begin_ns = time.monotonic_ns() if start_ns is None else start_ns
-        if not self.active:
-            yield SpanHandle(INVALID_SPAN)
-            return
-        thread, title = owner()
-        epoch_ns = begin_ns + self._offset_ns
-        span = self.tracer.start_span(
-            clean(name),
-            context=self._parent_context(),
-            attributes={
-                **clean_attributes({names.THREAD: title, **attributes}),
-                names.LANE: self._view.lease_lane(thread, epoch_ns),
-            },
-            start_time=epoch_ns,
-        )
-        token = _parent.set((self, set_span_in_context(span, Context())))
-        try:
-            yield SpanHandle(span)
-        except BaseException as error:
-            _mark_failed(span, None if isinstance(error, GeneratorExit) else error)
-            raise
-        finally:
-            _reset(token)
-            if self._pid == os.getpid():
-                self._problems.guard("span", lambda: self._end_span(span, name, begin_ns))
-                self._view.return_lane(thread)
+        return SpanHandle(self, name, start_ns, attributes)
 
     def carry(self, function: Callable[_P, _R]) -> Callable[_P, _R]:
         """`function` as one that belongs to this run, and to the span open here, in any thread."""
@@ -322,34 +326,14 @@ class RunTrace:
 
     # -- inside -----------------------------------------------------------------------------------
 
-    def _parent_context(self) -> Context:
+    def _sampled_parent(self) -> int:
+        """The span that is open here or the run's own; NOT_SAMPLED where nothing is recorded here."""
         held = _parent.get()
-        return held[1] if held is not None and held[0] is self else self._root_context
-
-    def _record(self, write: Callable[[Context], None], *, root: bool = False) -> None:
-        if not self.active:
-            return
-        parent = self._root_context if root else self._parent_context()
-        self._problems.guard("recorder", lambda: self._record_locked(write, parent))
-
-    def _record_locked(self, write: Callable[[Context], None], parent: Context) -> None:
-        with self._lock:
-            if not self.active:
-                return
-            try:
-                write(parent)
-            finally:
-                self._view.flush()
-
-    def _end_span(self, span: Span, name: str, begin_ns: int) -> None:
-        with self._lock:
-            span.end(max(begin_ns, time.monotonic_ns()) + self._offset_ns)
-            if self.active:
-                self._view.flush()
-            else:
-                self._problems.report(
-                    "span", f"{name!r} ended after its run: it is not on the trace"
-                )
+        if held is not None and held[0] is self:
+            return held[1]
+        if self.sample < 1 and random.random() >= self.sample:  # noqa: S311
+            return NOT_SAMPLED
+        return self._root_id
 
 
 _context: RunContext[RunTrace] = RunContext()
@@ -363,20 +347,11 @@ function into the thread.
 """
 
 
-def _mark_failed(span: Span, error: BaseException | None) -> None:
-    if error is None:
-        return
-    span.set_attributes(
-        clean_attributes({names.ERROR_TYPE: type(error).__name__, names.ERROR_MESSAGE: str(error)})
-    )
-    span.set_status(Status(StatusCode.ERROR, clean(str(error))))
-
-
 def _is_clean_exit(error: BaseException | None) -> bool:
     return error is None or (isinstance(error, SystemExit) and error.code in (None, 0))
 
 
-def _reset(token: Token[tuple[RunTrace, Context] | None]) -> None:
+def _reset(token: Token[tuple[RunTrace, int] | None]) -> None:
     # A generator may be closed from another context than the one that it began in.
     with suppress(ValueError):
         _parent.reset(token)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 FILE_NAME = "runs.jsonl"
+_SAFELY = os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +62,25 @@ class RunLine:
     requests: tuple[RequestLine, ...] = field(default=())
 
 
-def append_run(path: Path, line: RunLine) -> None:
+def append_run(path: Path, line: RunLine, requests: Sequence[str] = ()) -> None:
     """Append one line to `path` (0600) with one write, so that concurrent runs never mix.
 
     A line that a killed writer left unfinished is closed first.
 
+    Args:
+        path: of `runs.jsonl`.
+        line: the run.
+        requests: more of its requests, each a `RequestLine` as JSON.
+
     Raises:
         OSError: the file cannot be opened, or took less than the line.
     """
-    data = (json.dumps(_wire(line), ensure_ascii=True, allow_nan=False) + "\n").encode()
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    text = json.dumps(_wire(line), ensure_ascii=True, allow_nan=False)
+    if requests:
+        start = text.removesuffix("]}")
+        text = start + (", " if line.requests else "") + ", ".join(requests) + "]}"
+    data = (text + "\n").encode()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _SAFELY, 0o600)
     try:
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from functools import lru_cache
+from json.encoder import encode_basestring
 from typing import Any
 
 Value = str | bool | int | float
+_SCALARS = (str, bool, int, float)
 _INT64 = 2**63
 
 # Made once: json.dumps makes a new one a call when it is given options.
@@ -62,9 +65,19 @@ def _text(value: object) -> str:
 def clean_attributes(attributes: Mapping[str, Any]) -> dict[str, Value]:
     """The attributes that have a value, each in a form that every sink can write."""
     return {
-        clean(str(key)): clean_value(value)
+        key if type(key) is str and key.isascii() else clean(str(key)): (
+            value if type(value) is str and value.isascii() else clean_value(value)
+        )
         for key, value in attributes.items()
         if value is not None
+    }
+
+
+def snapshot(attributes: Mapping[str, object]) -> dict[str, object]:
+    """The attributes as they are now: what can change later is made text."""
+    return {
+        key: value if value is None or isinstance(value, _SCALARS) else clean_value(value)
+        for key, value in attributes.items()
     }
 
 
@@ -77,17 +90,23 @@ def _perfetto(text: str) -> str:
 
 def quote(text: str) -> str:
     """`text` as a JSON string that Perfetto's importer reads (never with escaped surrogates)."""
-    return _to_json(_perfetto(text))
+    return encode_basestring(_perfetto(text))
 
 
-def quote_args(arguments: Mapping[str, object]) -> str:
-    """`arguments` as a JSON object that Perfetto's importer reads: no null, no NaN, no Infinity."""
-    safe = {}
-    for key, value in arguments.items():
-        if value is not None:
-            cleaned = clean_value(value)
-            safe[_perfetto(str(key))] = _perfetto(cleaned) if isinstance(cleaned, str) else cleaned
-    return _to_json(safe)
+_quote_key = lru_cache(1024)(quote)
+
+
+def quote_clean(arguments: Mapping[str, Value]) -> str:
+    """Clean attributes (`clean_attributes`) as a JSON object that Perfetto's importer reads."""
+    return "{" + ",".join([f"{_quote_key(key)}:{_json(arguments[key])}" for key in arguments]) + "}"
+
+
+def _json(value: Value) -> str:
+    if type(value) is str:
+        return encode_basestring(value + "\u200b" if value.endswith("\\") else value)
+    if value is True:
+        return "true"
+    return "false" if value is False else repr(value)
 
 
 def microseconds(ns: int) -> str:

@@ -352,7 +352,7 @@ class Call:
             cold=grant.cold if grant else False,
             remote=self.remote,
             operation=self.operation,
-            prompt=str(self.request.messages),
+            prompt=str(self.request.messages) if self.run and self.run.record_content else None,
             answer=secrets.mask(said.content) if said else None,
             attributes=attributes,
         )

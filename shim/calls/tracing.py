@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from shim.calls.call import Call
 from shim.replies import Answer
-from traces import CounterSample, EvictSpan, LoadSpan, RunTrace, names
+from traces import CounterSample, EvictSpan, LoadSpan, RequestRecord, RunTrace, names
 
 _NUMBERS = itertools.count(1)
 
 
 def trace_call(call: Call, answer: Answer | None, error: BaseException | None) -> None:
-    """Put a finished call, the load it waited for and the evictions on the run it was made in, if any."""
+    """Put a finished call, the load it waited for and the evictions on the run it was made in, if any.
+
+    The records are made later, in the run's own thread.
+    """
     run = call.run
     if run is None or not run.active:
         return
+    call.end_ns = call.end_ns or time.monotonic_ns()
+    run.records(lambda: _records(call, answer, error))
+
+
+def _records(
+    call: Call, answer: Answer | None, error: BaseException | None
+) -> Iterator[LoadSpan | EvictSpan | RequestRecord]:
     grant = call.grant
     if grant is not None:
-        for load in load_spans(grant.load) if grant.load is not None else ():
-            run.load(load)
+        if grant.load is not None:
+            yield from load_spans(grant.load)
         for row in grant.evictions:
-            for evict in evict_spans(row):
-                run.evict(evict)
-    run.request(call.record(f"{os.getpid()}-{next(_NUMBERS)}", answer, error))
+            yield from evict_spans(row)
+    yield call.record(f"{os.getpid()}-{next(_NUMBERS)}", answer, error)
 
 
 def trace_history(run: RunTrace, history: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from tests.metrics.conftest import Open
 from tests.metrics.receiver import Receiver, attributes
 from tests.traces.support import load, now, request
 from traces import RunTrace, names, otlp_exporter
-from traces import exporters as exporters_module
+from traces.recording import exporters as exporters_module
 
 REQUEST = "gen_ai.server.request.duration"
 

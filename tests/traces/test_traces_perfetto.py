@@ -265,13 +265,14 @@ def test_a_run_that_raised_leaves_a_whole_trace(tmp_path: Path) -> None:
 
 
 def test_a_killed_writers_file_opens_with_all_that_was_recorded(tmp_path: Path) -> None:
-    """`kill -9` in the middle of a run costs the run's own slice and nothing else."""
+    """`kill -9` in the middle of a run costs the run's own slice and nothing that was flushed."""
     code = (
         "import os, signal, sys\n"
         "from tests.traces.support import *\n"
         "from traces import RunTrace\n"
         "with RunTrace('killed', sys.argv[1]) as run:\n"
         "    for i in range(50): run.request(request(f'r{i}', now() + i * 100 * MS))\n"
+        "    run.flush()\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60)

@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from tests.traces.support import MS, events, evict, load, now, request, written
 from traces import RunLine, RunTrace, append_run, current_run, default_directory, read_runs
-from traces.exporters import SHUTDOWN_SECONDS
+from traces.recording.exporters import SHUTDOWN_SECONDS
 
 
 def _line(trace: RunTrace) -> RunLine:
@@ -368,7 +368,7 @@ def test_an_exporter_that_hangs_is_left_behind(
 ) -> None:
     """The end of a run waits a bounded time for its exporters."""
     assert SHUTDOWN_SECONDS <= 5
-    monkeypatch.setattr("traces.exporters.SHUTDOWN_SECONDS", 0.05)
+    monkeypatch.setattr("traces.recording.exporters.SHUTDOWN_SECONDS", 0.05)
     release = threading.Event()
 
     class Hanging(InMemorySpanExporter):
@@ -406,7 +406,9 @@ def test_a_full_disk_in_the_middle_costs_no_request(
 
             patch.setattr("traces.chrome.file.os.write", refuse)
             trace.request(request("r2", now()))
+            trace.flush()
             trace.request(request("r3", now()))
+            trace.flush()
     assert len(trace.problems) == 1
     assert "No space left" in trace.problems[0]
     assert len(_line(trace).requests) == 3
@@ -427,12 +429,15 @@ def test_a_record_that_makes_no_sense_costs_no_request(tmp_path: Path) -> None:
 
 
 def test_a_disabled_sdk_is_said_out_loud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """OTEL_SDK_DISABLED leaves the trace without spans: the run says why."""
+    """OTEL_SDK_DISABLED leaves exporters without spans: the run says why, and its file is whole."""
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
-    with RunTrace("disabled", tmp_path) as trace:
+    exporter = InMemorySpanExporter()
+    with RunTrace("disabled", tmp_path, exporters=[exporter]) as trace:
         trace.request(request("r1", now()))
     assert "OTEL_SDK_DISABLED" in trace.problems[0]
-    assert len(_line(trace).requests) == 1
+    assert exporter.get_finished_spans() == ()
+    assert trace.trace_path is not None
+    assert written(trace.trace_path)["request"] == 1
 
 
 # -- names and places ----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 SUFFIX = ".trace.json"
+_PACKED_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class EventFile:
@@ -29,6 +30,8 @@ class EventFile:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._descriptor, self.path = _create(directory, stem)
         self._separator = "[\n"
+        self.written = 0
+        """Bytes of the file."""
 
     def write(self, events: list[str]) -> None:
         """Append events, each a JSON object, with one system call (more when the disk takes less)."""
@@ -54,7 +57,9 @@ class EventFile:
 
     def _write_all(self, data: bytes) -> None:
         while data:
-            data = data[os.write(self._descriptor, data) :]
+            count = os.write(self._descriptor, data)
+            self.written += count
+            data = data[count:]
 
 
 class EventSink:
@@ -67,6 +72,8 @@ class EventSink:
 
     def __init__(self, directory: Path, stem: str, report: Callable[[str, str], None]) -> None:
         self.path: Path | None = None
+        self.written = 0
+        """Bytes of the file so far."""
         self._report = report
         self._file: EventFile | None = None
         try:
@@ -82,6 +89,7 @@ class EventSink:
             return
         try:
             self._file.write(events)
+            self.written = self._file.written
         except OSError as error:
             self._file.abandon()
             self._file = None
@@ -98,8 +106,14 @@ class EventSink:
             self.path = file.close(compress=compress)
 
 
+def stem_of(path: Path) -> str:
+    """The name of a trace's file without its suffixes: the run that it is of."""
+    return path.name.removesuffix(".gz").removesuffix(SUFFIX)
+
+
 def _create(directory: Path, stem: str) -> tuple[int, Path]:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+    flags |= os.O_NOFOLLOW
     number = 1
     while True:
         path = directory / f"{stem}{'' if number == 1 else f'-{number}'}{SUFFIX}"
@@ -114,7 +128,7 @@ def _create(directory: Path, stem: str) -> tuple[int, Path]:
 def _compressed(path: Path) -> Path:
     target = path.with_name(path.name + ".gz")
     part = path.with_name(path.name + ".gz.part")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(part, _PACKED_FLAGS, 0o600)
     with (
         path.open("rb") as source,
         os.fdopen(descriptor, "wb") as raw,

@@ -8,21 +8,18 @@ do not fit a double; a flow's ends lie inside slices; async ids are local to the
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Mapping
+from typing import NamedTuple, TypeVar
 
 from traces import names
 from traces.chrome.lanes import LaneTable
 from traces.records import CounterSample
-from traces.text import microseconds, quote, quote_args
+from traces.span_data import SpanData
+from traces.text import Value, clean, microseconds, quote, quote_clean
 
-if TYPE_CHECKING:
-    from opentelemetry.trace import SpanContext
+_Key = TypeVar("_Key")
+_Kept = TypeVar("_Kept")
 
 MARGIN_NS = 3_600 * 1_000_000_000
 """How long before the run a load may have started; the file's time 0. Earlier times are drawn at 0."""
@@ -30,7 +27,6 @@ MARGIN_NS = 3_600 * 1_000_000_000
 _CHILDREN = frozenset(
     {names.ADMIT, names.PROMPT_EVALUATION, names.GENERATE, names.WORK, names.ITEMS}
 )
-_HIDDEN = frozenset({names.LANE})
 _REMEMBERED = 4096
 
 _NOT_ADMITTED = (97, "not admitted")
@@ -38,8 +34,7 @@ _ANY_SLOT = (96, "requests")
 _LAST_SLOT = 95
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(NamedTuple):
     """Where a slice lies in the file: its lane and its times in nanoseconds of the file."""
 
     pid: int
@@ -48,73 +43,67 @@ class Placed:
     end: int
 
 
-class ChromeView(SpanProcessor):
-    """Turns every ended span into events of a Chrome Trace file.
+class ChromeView:
+    """Turns finished spans into events of a Chrome Trace file. One thread at a time calls it.
 
     Args:
         write: takes a batch of events, each a JSON object as text.
         base_ns: the epoch time, in nanoseconds, that is 0 in the file.
         home: name of the process that holds the run's own spans.
+        before: the view of the run's last file; spans that are open now keep lanes of their own.
     """
 
-    def __init__(self, write: Callable[[list[str]], None], *, base_ns: int, home: str) -> None:
+    def __init__(
+        self,
+        write: Callable[[list[str]], None],
+        *,
+        base_ns: int,
+        home: str,
+        before: ChromeView | None = None,
+    ) -> None:
         self._write = write
         self._base_ns = base_ns
         self._home = home
-        self._lock = threading.RLock()
         self._batch: list[str] = []
         self._lanes = LaneTable(self._name_process, self._name_lane)
         self._placed: OrderedDict[int, Placed] = OrderedDict()
-        self._loads: dict[str, Placed] = {}
-        self._waiting: dict[str, list[Placed]] = {}
+        self._loads: OrderedDict[str, Placed] = OrderedDict()
+        self._waiting: OrderedDict[str, deque[Placed]] = OrderedDict()
         self._models: dict[str, set[str]] = {}
         self._ids = 0
-        self._leased: dict[object, list[int]] = {}
+        self._leased: dict[Hashable, list[int]] = {}
+        if before is not None:
+            for owner, (_, depth) in before._leased.items():
+                self._leased[owner] = [self._free_lane(base_ns), depth]
 
     # -- spans ------------------------------------------------------------------------------------
 
-    def on_end(self, span: ReadableSpan) -> None:
+    def add(self, span: SpanData) -> None:
         """Add the span's events to the batch; `flush` writes it."""
-        with self._lock:
-            attributes = span.attributes or {}
-            start, end = self._times(span.start_time, span.end_time)
-            match span.name:
-                case names.REQUEST if names.REQUEST_ID in attributes:
-                    self._request(span, attributes, start, end)
-                case names.QUEUE if (request := self._parent(span)) is not None:
-                    self._queue(attributes, request.pid, start, end)
-                case names.MODEL_LOAD | names.EVICT if names.DEVICE in attributes:
-                    self._device(span, attributes, start, end)
-                case name if name in _CHILDREN and (parent := self._parent(span)) is not None:
-                    self._child(span.name, attributes, parent, start, end)
-                case _:
-                    self._own(span, attributes, start, end)
+        attributes = span.attributes
+        start = max(0, span.start_ns - self._base_ns)
+        end = max(start, span.end_ns - self._base_ns)
+        match span.name:
+            case names.REQUEST if names.REQUEST_ID in attributes:
+                self._request(span, start, end)
+            case names.QUEUE if (request := self._placed.get(span.parent_id)) is not None:
+                self._queue(attributes, request.pid, start, end)
+            case names.MODEL_LOAD | names.EVICT if names.DEVICE in attributes:
+                self._device(span, start, end)
+            case name if (
+                name in _CHILDREN and (parent := self._placed.get(span.parent_id)) is not None
+            ):
+                self._child(name, attributes, parent, start, end)
+            case _:
+                self._own(span, start, end)
 
     def flush(self) -> None:
         """Write the events gathered since the last call."""
-        with self._lock:
-            batch, self._batch = self._batch, []
-            self._write(batch)
+        batch, self._batch = self._batch, []
+        self._write(batch)
 
-    def _times(self, start: int | None, end: int | None) -> tuple[int, int]:
-        first = max(0, (start or 0) - self._base_ns)
-        return first, max(first, (end or 0) - self._base_ns)
-
-    def _parent(self, span: ReadableSpan) -> Placed | None:
-        return self._placed.get(span.parent.span_id) if span.parent else None
-
-    def _remember(self, span: ReadableSpan, placed: Placed) -> None:
-        context: SpanContext | None = span.get_span_context()
-        if context is None:
-            return
-        self._placed[context.span_id] = placed
-        if len(self._placed) > _REMEMBERED:
-            self._placed.popitem(last=False)
-
-    def _request(
-        self, span: ReadableSpan, attributes: Mapping[str, object], start: int, end: int
-    ) -> None:
-        granted = next((e.timestamp for e in span.events if e.name == names.GRANTED), None)
+    def _request(self, span: SpanData, start: int, end: int) -> None:
+        attributes, granted = span.attributes, span.granted_ns
         if granted is not None:
             start = min(max(start, granted - self._base_ns), end)
         pid = self._engine_pid(attributes)
@@ -122,14 +111,14 @@ class ChromeView(SpanProcessor):
         # At least 1 ns: a slice without a length cannot hold the end of a flow.
         end = max(end, start + 1)
         placed = Placed(pid, self._lanes.group(pid, order, title).place(start, end), start, end)
-        self._remember(span, placed)
+        _remember(self._placed, span.span_id, placed)
         self._slice(names.REQUEST, names.REQUEST, placed, attributes)
         for key in (names.WAITED_FOR_LOAD, names.PREFETCHED_BY):
             if load_id := attributes.get(key):
                 self._flow_into(str(load_id), placed)
 
     def _child(
-        self, name: str, attributes: Mapping[str, object], parent: Placed, start: int, end: int
+        self, name: str, attributes: Mapping[str, Value], parent: Placed, start: int, end: int
     ) -> None:
         # A flow ends at the parent's first nanosecond and binds to the innermost slice there.
         first = min(parent.start + 1, parent.end)
@@ -137,93 +126,86 @@ class ChromeView(SpanProcessor):
         end = min(max(end, start), parent.end)
         self._slice(name, name, Placed(parent.pid, parent.tid, start, end), attributes)
 
-    def _queue(self, attributes: Mapping[str, object], pid: int, start: int, end: int) -> None:
+    def _queue(self, attributes: Mapping[str, Value], pid: int, start: int, end: int) -> None:
         common = (
             f'"cat":"{names.QUEUE}","name":"{names.QUEUE}","pid":{pid},'
             f'"id2":{{"local":"{self._next_id()}"}}'
         )
-        args = quote_args(attributes)
+        args = quote_clean(attributes)
         self._batch.append(f'{{"ph":"b",{common},"ts":{microseconds(start)},"args":{args}}}')
         self._batch.append(f'{{"ph":"e",{common},"ts":{microseconds(end)}}}')
 
-    def _device(
-        self, span: ReadableSpan, attributes: Mapping[str, object], start: int, end: int
-    ) -> None:
+    def _device(self, span: SpanData, start: int, end: int) -> None:
+        attributes = span.attributes
         pid = self._lanes.pid(names.device_lanes(str(attributes[names.DEVICE])))
         end = max(end, start + 1)
         tid = self._lanes.group(pid, 0, "loads and evictions").place(start, end)
         placed = Placed(pid, tid, start, end)
-        self._remember(span, placed)
         title = f"{span.name} {attributes.get(names.REQUEST_MODEL, '')}".rstrip()
         self._slice(title, span.name, placed, attributes)
         load_id = attributes.get(names.LOAD_ID)
         if load_id is not None and str(load_id) not in self._loads:
-            self._loads[str(load_id)] = placed
+            _remember(self._loads, str(load_id), placed)
             for target in self._waiting.pop(str(load_id), ()):
                 self._flow(placed, target)
 
-    def _own(
-        self, span: ReadableSpan, attributes: Mapping[str, object], start: int, end: int
-    ) -> None:
+    def _own(self, span: SpanData, start: int, end: int) -> None:
         pid = self._lanes.pid(self._home)
-        lane = attributes.get(names.LANE)
-        group = self._lanes.group(pid, 1, "stages")
         tid = None
-        if span.name == names.RUN and span.parent is None:
+        if span.name == names.RUN and not span.parent_id:
             tid = self._lanes.group(pid, 0, "run").place(start, end)
-        elif isinstance(lane, int):
-            tid = group.place_on(lane, start, end)
+        elif span.owner is not None:
+            lane = self._return_lane(span.owner)
+            tid = self._lanes.group(pid, 1, "stages").place_on(lane, start, end)
         if tid is None:
             tid = self._lanes.group(pid, 2, "other spans").place(start, end)
-        category = names.RUN if span.parent is None else names.STAGE
-        self._slice(span.name, category, Placed(pid, tid, start, end), attributes)
+        category = names.STAGE if span.parent_id else names.RUN
+        self._slice(span.name, category, Placed(pid, tid, start, end), span.attributes)
 
     # -- lanes of the run's own spans -------------------------------------------------------------
 
-    def lease_lane(self, owner: object, start_ns: int) -> int:
-        """The lane for a span that `owner` (a thread or a task) opens now; give it back when it ends.
+    def lease_lane(self, owner: Hashable, start_ns: int) -> None:
+        """Give `owner` (a thread or a task), which opens a span now, a lane until that span is added.
 
         Spans of one owner share a lane, so that they nest; two owners never share one at one time.
         """
-        with self._lock:
-            held = self._leased.get(owner)
-            if held is None:
-                taken = {lane for lane, _ in self._leased.values()}
-                group = self._lanes.group(self._lanes.pid(self._home), 1, "stages")
-                held = [group.free_lane(max(0, start_ns - self._base_ns), taken), 0]
-                self._leased[owner] = held
-            held[1] += 1
-            return held[0]
+        held = self._leased.get(owner)
+        if held is None:
+            held = self._leased[owner] = [self._free_lane(start_ns), 0]
+        held[1] += 1
 
-    def return_lane(self, owner: object) -> None:
-        """The span that `lease_lane` was called for has ended."""
-        with self._lock:
-            held = self._leased[owner]
-            held[1] -= 1
-            if held[1] == 0:
-                del self._leased[owner]
+    def _free_lane(self, start_ns: int) -> int:
+        taken = {lane for lane, _ in self._leased.values()}
+        group = self._lanes.group(self._lanes.pid(self._home), 1, "stages")
+        return group.free_lane(max(0, start_ns - self._base_ns), taken)
+
+    def _return_lane(self, owner: Hashable) -> int:
+        held = self._leased[owner]
+        held[1] -= 1
+        if held[1] == 0:
+            del self._leased[owner]
+        return held[0]
 
     # -- counters ---------------------------------------------------------------------------------
 
     def counter(self, sample: CounterSample, epoch_ns: int) -> None:
         """Add one sample of a device's books to the batch."""
-        with self._lock:
-            pid = self._lanes.pid(names.device_lanes(sample.device))
-            known = self._models.setdefault(sample.device, set())
-            known.update(sample.resident)
-            resident = {model: int(sample.resident.get(model, 0)) for model in sorted(known)}
-            free = {"free": int(sample.free_bytes), "limit": int(sample.limit_bytes)}
-            ts = microseconds(max(0, epoch_ns - self._base_ns))
-            for name, values in ((names.RESIDENT_BYTES, resident), (names.DEVICE_BYTES, free)):
-                if values:
-                    self._batch.append(
-                        f'{{"ph":"C","name":"{name}","pid":{pid},"ts":{ts},'
-                        f'"args":{quote_args(values)}}}'
-                    )
+        pid = self._lanes.pid(names.device_lanes(sample.device))
+        known = self._models.setdefault(sample.device, set())
+        known.update(sample.resident)
+        resident = {clean(model): int(sample.resident.get(model, 0)) for model in sorted(known)}
+        free = {"free": int(sample.free_bytes), "limit": int(sample.limit_bytes)}
+        ts = microseconds(max(0, epoch_ns - self._base_ns))
+        for name, values in ((names.RESIDENT_BYTES, resident), (names.DEVICE_BYTES, free)):
+            if values:
+                self._batch.append(
+                    f'{{"ph":"C","name":"{name}","pid":{pid},"ts":{ts},'
+                    f'"args":{quote_clean(values)}}}'
+                )
 
     # -- events -----------------------------------------------------------------------------------
 
-    def _engine_pid(self, attributes: Mapping[str, object]) -> int:
+    def _engine_pid(self, attributes: Mapping[str, Value]) -> int:
         return self._lanes.pid(
             names.engine_lanes(
                 str(attributes.get(names.PROVIDER, "")),
@@ -237,19 +219,20 @@ class ChromeView(SpanProcessor):
         return self._ids
 
     def _slice(
-        self, title: str, category: str, at: Placed, attributes: Mapping[str, object]
+        self, title: str, category: str, at: Placed, attributes: Mapping[str, Value]
     ) -> None:
-        visible = {key: value for key, value in attributes.items() if key not in _HIDDEN}
         self._batch.append(
             f'{{"ph":"X","name":{quote(title)},"cat":{quote(category)},"pid":{at.pid},"tid":{at.tid},'
             f'"ts":{microseconds(at.start)},"dur":{microseconds(at.end - at.start)},'
-            f'"args":{quote_args(visible)}}}'
+            f'"args":{quote_clean(attributes)}}}'
         )
 
     def _flow_into(self, load_id: str, target: Placed) -> None:
         source = self._loads.get(load_id)
         if source is None:
-            self._waiting.setdefault(load_id, []).append(target)
+            if load_id not in self._waiting:
+                _remember(self._waiting, load_id, deque(maxlen=_REMEMBERED))
+            self._waiting[load_id].append(target)
         else:
             self._flow(source, target)
 
@@ -280,6 +263,13 @@ class ChromeView(SpanProcessor):
             f'{{"ph":"M","name":"thread_name","pid":{pid},"tid":{tid},'
             f'"args":{{"name":{quote(name)}}}}}'
         )
+
+
+def _remember(kept: OrderedDict[_Key, _Kept], key: _Key, value: _Kept) -> _Kept:
+    kept[key] = value
+    if len(kept) > _REMEMBERED:
+        kept.popitem(last=False)
+    return value
 
 
 def _slot_lane(slot: object, *, admitted: bool) -> tuple[int, str]:
