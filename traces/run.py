@@ -116,6 +116,7 @@ class RunTrace:
         max_age: seconds after which the next one begins; None: never.
         current: make it the current run of the context that enters it. Otherwise it has only what is
             recorded through this object.
+        started_ns: when it began (monotonic nanoseconds), for a run whose past is recorded afterwards.
 
     Raises:
         ValueError: the run id cannot be a file's name, or `sample` is no share.
@@ -135,6 +136,7 @@ class RunTrace:
         max_bytes: int = MAX_BYTES,
         max_age: float | None = None,
         current: bool = True,
+        started_ns: int | None = None,
     ) -> None:
         if not 0 <= sample <= 1:
             raise ValueError(f"sample is {sample!r}. Allowed: a share from 0 to 1.")
@@ -146,6 +148,7 @@ class RunTrace:
         self.process_wide = process_wide
         self.sample = sample
         self._is_current = current
+        self._began_ns = started_ns
         self._problems = Problems(self.run_id)
         self._gzip = gzip
         self._max_bytes = max_bytes
@@ -192,8 +195,9 @@ class RunTrace:
     def __enter__(self) -> Self:
         if self._state != "new":
             raise RuntimeError(f"run {self.run_id} was entered before; make a new RunTrace")
-        self._started_ns = time.monotonic_ns()
-        self._offset_ns = time.time_ns() - self._started_ns
+        now_ns = time.monotonic_ns()
+        self._started_ns = now_ns if self._began_ns is None else self._began_ns
+        self._offset_ns = time.time_ns() - now_ns
         report = self._problems.report
         self._exporters = Exporters(
             self._given_exporters, service=self.service, run_id=self.run_id, report=report

@@ -97,7 +97,7 @@ COMMANDS: Final = {
         "Check, show, reload and trust the configuration.",
     ),
     "trace": (
-        "shim.cli.commands.trace:trace_group",
+        "shim.cli.commands.trace.command:trace_group",
         "List, open, explain and compare the traces of runs.",
     ),
     "simulate": (

@@ -48,6 +48,7 @@ from shim.keeper.shell.actions_out import Shell
 from shim.keeper.shell.background import Background
 from shim.keeper.shell.fault_counts import FaultCounts
 from shim.keeper.shell.policy_state import recall, remember
+from shim.keeper.shell.request_ring import RequestRing
 from shim.keeper.shell.yielding import Generated, yield_lease
 
 LOG = logging.getLogger("keepwarm.keeper")
@@ -103,6 +104,8 @@ class Keeper:
         self.liveness = Liveness(self.shell, config.keeper.stall_timeout)
         self.monitor = Monitor(self.shell, self.policy)
         self.metrics = Publishing(self.shell, self.monitor.free_bytes, lambda: self.config.metrics)
+        self.ring = RequestRing(self.shell.stories, self.shell.history)
+        self.ring.follow(config.keeper)
         self.changes = ProjectChanges(projects, self.refresh, core.state)
         self.shell.loads.reread = self._reread
 
@@ -413,6 +416,7 @@ class Keeper:
         self.shell.stager.rate_bytes_per_s = stage_bytes_per_s(config)
         if self._own_factory:
             self.shell.loads.factory = engine_factory(config)
+        self.ring.follow(config.keeper)
         self.liveness.configured(config.keeper.stall_timeout, self.background)
         try:
             supervisor.kv.configured(known.configured(), catalog.configured(), config)

@@ -147,6 +147,13 @@ class HistoryOf(Ask):
     until_ns: Annotated[int, Field(ge=0, lt=2**63)]
 
 
+class Capture(Ask):
+    """Ask for the requests of the last seconds, with the history of that time."""
+
+    op: Literal["capture"]
+    last_s: Annotated[float, Field(gt=0.0, le=LONGEST_S)]
+
+
 class Log(Ask):
     """Ask for the log of a model's engine, after the lines of a generation that were seen before."""
 
@@ -212,6 +219,7 @@ Asked = (
     | Status
     | WhatIfOp
     | HistoryOf
+    | Capture
     | Log
     | Kv
     | KvClear

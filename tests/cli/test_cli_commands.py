@@ -374,7 +374,9 @@ def test_traces_are_found_by_file_by_run_and_by_being_last(
 ) -> None:
     """`trace open` names what it opens; what is not there is the caller's mistake."""
     opened: list[Path] = []
-    monkeypatch.setattr("shim.cli.commands.trace.open_trace", lambda path, **_: opened.append(path))
+    monkeypatch.setattr(
+        "shim.cli.commands.trace.command.open_trace", lambda path, **_: opened.append(path)
+    )
     folder = home / "state" / "keepwarm" / "runs"
     assert run("trace", "open").exit_code == 2
     folder.mkdir(parents=True)

@@ -27,7 +27,7 @@ RPC = '[budget]\ndevice = "RPC0"\nlimit = "1GiB"\nrpc = '
 NEEDS_NO_TRUST = {
     "budget": "device devices limit reserve policy preempt max_wait max_queue max_queue_per_model "
     "prefetch stage_rate",
-    "keeper": "idle_exit stall_timeout stop_grace lease_timeout engine_margin",
+    "keeper": "idle_exit stall_timeout stop_grace lease_timeout engine_margin trace trace_last",
     "kv": "enabled limit max_age",
     "trace": "enabled content compress",
     "metrics": "interval",

@@ -219,6 +219,15 @@ class KeeperSection(Section):
         "How long an engine may take to stop politely before it is killed.",
         SECONDS_ALLOWED,
     )
+    trace: Literal["off", "ring"] = key(
+        "off",
+        '`"ring"`: the keeper remembers the requests of the last minutes, so that `keepwarm trace '
+        "capture` can show a slow one after it happened.",
+        '"off" or "ring"',
+    )
+    trace_last: Seconds = key(
+        900.0, "How far back that goes; at most 20,000 requests.", SECONDS_ALLOWED
+    )
 
 
 class KvSection(Section):

@@ -90,9 +90,7 @@ class Publishing:
 
     async def close(self) -> None:
         """End what is published; an exporter that does not end is left behind."""
-        if self._aside.append in self._shell.stories.listeners:
-            self._shell.stories.listeners.remove(self._aside.append)
-            self._shell.stories.forget()
+        self._shell.stories.leave(self._aside.append)
         self._follows = _NOTHING
         closers, self._closers = self._closers, []
         if closers:

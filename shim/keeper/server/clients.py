@@ -43,7 +43,16 @@ OF_MODEL: Final = (op.LeaseOp, op.Hint, op.KvClear, op.Log)
 """Ops that name one model."""
 ORDERS: Final = (op.Stop, op.Reload, op.KvClear, op.StayOp, op.Hint)
 """Ops that change something beyond their client. They are not carried out if the client has given up."""
-LOOKING: Final = (op.Hello, op.Status, op.WhatIfOp, op.HistoryOf, op.Log, op.Kv, op.Pong)
+LOOKING: Final = (
+    op.Hello,
+    op.Status,
+    op.WhatIfOp,
+    op.HistoryOf,
+    op.Capture,
+    op.Log,
+    op.Kv,
+    op.Pong,
+)
 """Ops that only look: they neither keep the keeper running nor reset a time-out."""
 
 
@@ -331,6 +340,9 @@ class Client(Connection):
     def _history(self, asked: op.HistoryOf) -> Answer:
         return self._keeper.shell.history.between(asked.since_ns, asked.until_ns)
 
+    def _capture(self, asked: op.Capture) -> Answer:
+        return self._keeper.ring.captured(asked.last_s)
+
     def _log(self, asked: op.Log) -> Answer:
         self._keeper.is_ready_for(asked.model)
         return log_of(self._keeper.shell, self._keeper.catalog, asked)
@@ -385,6 +397,7 @@ _OPS: Final[dict[type[op.Asked], Callable[[Any, Any], Answer | Awaitable[Answer]
     op.Status: Client._status,
     op.WhatIfOp: Client._what_if,
     op.HistoryOf: Client._history,
+    op.Capture: Client._capture,
     op.Log: Client._log,
     op.Kv: Client._kv,
     op.KvClear: Client._kv_clear,

@@ -51,10 +51,13 @@ class RequestStory:
 
 @dataclass(frozen=True, slots=True)
 class DenialStory:
-    """A request that ended without a lease, and the type of its error."""
+    """A request that ended without a lease, and the type of its error. Times as of a request."""
 
-    ns: int
+    request_id: str
+    client_id: str
     model: str
+    arrived_ns: int
+    end_ns: int
     error: str
 
 
@@ -87,8 +90,8 @@ class Stories:
         self._history = history
         self._label = label
         self._backend = backend
-        self._asked: dict[str, tuple[str, str]] = {}
-        """The client and the model of each request that waits."""
+        self._asked: dict[str, tuple[ev.RequestArrived, int]] = {}
+        """The requests that wait, and when each arrived."""
         self._held: dict[str, act.Grant] = {}
         self._spent: dict[str, Mapping[str, Any]] = {}
 
@@ -97,7 +100,7 @@ class Stories:
         if isinstance(event, ev.LeaseEnded):
             self._ended(event.request_id)
         elif isinstance(event, ev.RequestArrived):
-            self._asked[event.request_id] = event.client_id, event.model
+            self._asked[event.request_id] = event, time.monotonic_ns()
         else:
             self._further(event)
         for action in actions:
@@ -113,11 +116,14 @@ class Stories:
         if lease in self._held:
             self._spent[lease] = spent
 
-    def forget(self) -> None:
-        """Nothing listens any more: drop what is under way."""
-        self._asked.clear()
-        self._held.clear()
-        self._spent.clear()
+    def leave(self, listener: Listener) -> None:
+        """Tell a listener no more; without any, what is under way is dropped."""
+        if listener in self.listeners:
+            self.listeners.remove(listener)
+        if not self.listeners:
+            self._asked.clear()
+            self._held.clear()
+            self._spent.clear()
 
     def _further(self, event: ev.Event) -> None:
         match event:
@@ -136,7 +142,9 @@ class Stories:
                 self._tell(DeathStory(time.monotonic_ns(), self._label(event.engine_id), error))
 
     def _client_gone(self, client_id: str) -> None:
-        for request_id in [r for r, (client, _) in self._asked.items() if client == client_id]:
+        for request_id in [
+            r for r, (asked, _) in self._asked.items() if asked.client_id == client_id
+        ]:
             del self._asked[request_id]
         for request_id in [r for r, grant in self._held.items() if grant.client_id == client_id]:
             self._ended(request_id, error=CLIENT_GONE)
@@ -155,11 +163,12 @@ class Stories:
 
     def _denied(self, denial: act.Deny) -> None:
         error = str(denial.error.get("error"))
-        _, model = self._asked.pop(denial.request_id, ("", ""))
+        asked, arrived_ns = self._asked.pop(denial.request_id, (None, 0))
         if denial.request_id in self._held:
             self._ended(denial.request_id, error=error)
-        elif model:
-            self._tell(DenialStory(time.monotonic_ns(), model, error))
+        elif asked is not None:
+            ids, now = (asked.request_id, asked.client_id, asked.model), time.monotonic_ns()
+            self._tell(DenialStory(*ids, arrived_ns, now, error))
 
     def _ended(self, request_id: str, *, error: str | None = None) -> None:
         grant = self._held.pop(request_id, None)

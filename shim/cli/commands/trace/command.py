@@ -15,28 +15,24 @@ from typing import Any, Final, TextIO
 import click
 
 from budget.errors import InvalidRequest, OutsideError
-from shim.cli.console.context import config_path
+from shim.cli.commands.trace.capture import capture_command
+from shim.cli.commands.trace.traced_runs import folder_option, runs_in, trace_path, traces_folder
 from shim.cli.console.output import print_json, print_table, span
 from shim.cli.console.shared_options import json_option
-from shim.config import load_config
-from traces import RunLine, default_directory, read_runs
+from traces import RunLine
 from traces.chrome.perfetto import open_trace
 from traces.reading.merged import merged, started_at
 from traces.reading.spans_of import spans_of
 from traces.reading.stored_events import BadTrace, Event, TraceFile
 from traces.reading.summary import REGRETTED_WITHIN_S, TraceSummary, summarise
-from traces.runs import FILE_NAME
-
-folder_option = click.option(
-    "--folder",
-    type=click.Path(path_type=Path),
-    help="The folder of the traces. Default: [trace] folder, or the user's state folder.",
-)
 
 
 @click.group("trace")
 def trace_group() -> None:
     """List, open, explain and compare the traces of runs."""
+
+
+trace_group.add_command(capture_command)
 
 
 @trace_group.command("list")
@@ -248,38 +244,6 @@ def _compared(first: float, second: float) -> tuple[str, str, str]:
 
 def _no_browser(_url: str) -> bool:
     return False
-
-
-def traces_folder(ctx: click.Context) -> Path:
-    """Where runs are kept, by the configuration."""
-    configured = load_config(config_path(ctx), uses=("trace",)).trace.folder
-    return configured or default_directory()
-
-
-def runs_in(folder: Path) -> tuple[list[RunLine], list[ValueError]]:
-    """The runs of a folder, oldest first, and the lines that cannot be read."""
-    path = folder / FILE_NAME
-    lines = list(read_runs(path)) if path.exists() else []
-    found = [line for line in lines if isinstance(line, RunLine)]
-    return found, [line for line in lines if isinstance(line, ValueError)]
-
-
-def trace_path(wanted: str | None, folder: Path) -> Path:
-    """The file of a trace by its path or its run; the last trace where neither is given.
-
-    Raises:
-        InvalidRequest: no run was traced, or none has that name.
-    """
-    if wanted is not None and Path(wanted).exists():
-        return Path(wanted)
-    traced = [run for run in runs_in(folder)[0] if run.trace is not None]
-    for run in reversed(traced):
-        if wanted in (None, run.run_id):
-            return Path(str(run.trace))
-    what = f"There is no file or run {wanted!r}" if wanted else "No run was traced"
-    raise InvalidRequest(
-        f"{what} in {folder}.", hint="`keepwarm trace list` shows the runs.", folder=str(folder)
-    )
 
 
 def _run_json(run: RunLine) -> dict[str, Any]:

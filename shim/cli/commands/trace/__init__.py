@@ -1,0 +1,1 @@
+"""`keepwarm trace`: the group and its short commands, where traces lie, capturing, and asking by SQL."""

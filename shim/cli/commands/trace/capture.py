@@ -1,0 +1,100 @@
+"""`keepwarm trace capture`: the last minutes of the keeper, written as a trace after they happened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from budget.errors import KeeperUnavailable, OutsideError
+from shim.calls.tracing import trace_history
+from shim.cli.commands.trace.traced_runs import folder_option, traces_folder
+from shim.cli.console.output import print_json, span
+from shim.cli.console.running import ask_running
+from shim.cli.console.shared_options import json_option
+from shim.config.schema.values import parse_seconds
+from traces import RequestRecord, RunTrace, names
+
+
+def _duration(_ctx: click.Context, _param: click.Parameter, value: str) -> float:
+    try:
+        seconds = parse_seconds(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}; such as 5m, 90s or 1h30m") from None
+    if seconds <= 0.0:
+        raise click.BadParameter("that is no time at all")
+    return seconds
+
+
+@click.command("capture")
+@click.option(
+    "--last",
+    "last_s",
+    callback=_duration,
+    default="5m",
+    show_default=True,
+    metavar="TIME",
+    help="How far back, such as 90s or 5m.",
+)
+@folder_option
+@json_option
+@click.pass_context
+def capture_command(
+    ctx: click.Context, last_s: float, folder: Path | None, *, as_json: bool
+) -> None:
+    """Write what the keeper did in the last minutes as a trace, after it happened.
+
+    The keeper remembers it where the configuration has `trace = "ring"` in [keeper].
+
+    Example: keepwarm trace capture --last 5m
+    """
+    told = ask_running("capture", last_s=last_s)
+    if told is None:
+        raise KeeperUnavailable("No keeper runs.", hint="What it did is gone with it.")
+    run = written(told, folder or traces_folder(ctx))
+    if run.trace_path is None:
+        raise OutsideError(f"The trace cannot be written: {'; '.join(run.problems)}.")
+    seconds = (told["until_ns"] - told["since_ns"]) / 1e9
+    if as_json:
+        count = len(told["requests"])
+        print_json({"trace": str(run.trace_path), "seconds": seconds, "requests": count})
+        return
+    click.echo(f"{run.trace_path}: {len(told['requests'])} requests in {span(seconds)}.")
+    click.echo(f"Show it: keepwarm trace open {run.run_id}; explain it: keepwarm trace summary")
+
+
+def written(told: dict[str, Any], folder: Path) -> RunTrace:
+    """A run with what the keeper told, written and closed."""
+    run = RunTrace(directory=folder, service="keeper", current=False, started_ns=told["since_ns"])
+    with run:
+        trace_history(run, told["history"])
+        for row in sorted(told["requests"], key=lambda row: row["end_ns"]):
+            run.request(record_of(row))
+    return run
+
+
+def record_of(row: dict[str, Any]) -> RequestRecord:
+    """A request as the keeper saw it; one that was denied has no more than its times and its error."""
+    granted_ns = row.get("granted_ns")
+    return RequestRecord(
+        request_id=row["request_id"],
+        model=row["model"],
+        engine=row.get("engine", ""),
+        queued_ns=row["arrived_ns"],
+        end_ns=row["end_ns"],
+        slot=row.get("slot"),
+        granted_ns=granted_ns,
+        sent_ns=granted_ns,
+        first_token_ns=row.get("first_token_ns"),
+        prompt_tokens=row.get("prompt_tokens"),
+        cached_tokens=row.get("cached_tokens"),
+        completion_tokens=row.get("output_tokens"),
+        prompt_ms=row.get("prompt_ms"),
+        predicted_ms=row.get("predicted_ms"),
+        error=row["error"],
+        waited_for_load=row.get("load_id"),
+        cold=row.get("cold", False),
+        operation=row.get("operation", "chat"),
+        attributes={names.CLIENT: row["client_id"]},
+    )
