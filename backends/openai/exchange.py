@@ -62,12 +62,14 @@ class Route:
     """The part that all requests to one endpoint share, made once: URLs and headers.
 
     `secret_urls` are addresses that the endpoint or a proxy gets to see, and that may hold secrets.
+    `is_known` is that of its endpoint.
     """
 
     address: Address
     urls: dict[str, httpcore.URL]
     headers: Headers
     secret_urls: tuple[str, ...]
+    is_known: bool
 
     @classmethod
     def to(cls, endpoint: Endpoint) -> Route:
@@ -83,8 +85,8 @@ class Route:
             (b"Accept-Encoding", b"identity"),
             (b"User-Agent", b"keepwarm"),
         ]
-        secret_urls = (endpoint.base_url, proxy_url(endpoint.base_url) or "")
-        return cls(address, {}, headers, () if endpoint.is_ours else secret_urls)
+        seen = () if endpoint.is_ours else (endpoint.base_url, proxy_url(endpoint.base_url) or "")
+        return cls(address, {}, headers, seen, endpoint.is_known)
 
     def url(self, path: str) -> httpcore.URL:
         """The URL of a path at the endpoint, kept in `urls`."""
@@ -132,6 +134,7 @@ def secrets_of(endpoint: Endpoint) -> Secrets:
     return Secrets.of(key, endpoint.base_url, proxy_url(endpoint.base_url) or "")
 
 
+@dataclass(slots=True)
 class Exchange:
     """One request to one endpoint, through its attempts.
 
@@ -148,38 +151,31 @@ class Exchange:
         content_type: that of the body.
     """
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        route: Route,
-        path: str,
-        body: bytes | None,
-        bounds: Bounds,
-        content_type: bytes = JSON_TYPE,
-    ) -> None:
-        self.endpoint = endpoint
-        self.content_type = content_type
-        self.bounds = bounds
-        self._route = route
-        self._path = path
-        self.body = body
-        self._key = api_key(endpoint)
-        self.secrets = (
-            Secrets.of(self._key, *route.secret_urls)
-            if self._key or route.secret_urls
-            else NO_SECRETS
-        )
-        self.told_to_wait = False
-        self._attempts = 0
-        self._began = 0.0
+    endpoint: Endpoint
+    route: Route
+    path: str
+    body: bytes | None
+    bounds: Bounds
+    content_type: bytes = JSON_TYPE
+    secrets: Secrets = NO_SECRETS
+    told_to_wait: bool = False
+    _key: str = ""
+    _attempts: int = 0
+    _began_s: float = 0.0
+
+    def read_key(self) -> None:
+        """Read the key of an endpoint that may need one, and note what its answers must not repeat."""
+        self._key = api_key(self.endpoint)
+        if self._key or self.route.secret_urls:
+            self.secrets = Secrets.of(self._key, *self.route.secret_urls)
 
     def request(self) -> httpcore.Request:
         """The request of the next attempt."""
         self._attempts += 1
-        self._began = time.monotonic()
+        self._began_s = time.monotonic()
         bounds = self.bounds
         bounds.opened = None
-        headers = [*self._route.headers]
+        headers = [*self.route.headers]
         if self.body is not None:
             headers.append((b"Content-Type", self.content_type))
             headers.append((b"Content-Length", b"%d" % len(self.body)))
@@ -188,7 +184,7 @@ class Exchange:
         limits = {"connect": bounds, "read": bounds, "write": bounds}
         return httpcore.Request(
             b"GET" if self.body is None else b"POST",
-            self._route.urls.get(self._path) or self._route.url(self._path),
+            self.route.urls.get(self.path) or self.route.url(self.path),
             headers=headers,
             content=self.body,
             extensions={"timeout": limits},
@@ -198,7 +194,7 @@ class Exchange:
         """Whether this failure before an answer was a stale connection's."""
         if self.bounds.opened is not None or self._attempts > MAX_IDLE_CONNECTIONS + 1:
             return False
-        if time.monotonic() - self._began > STALE_S:
+        if time.monotonic() - self._began_s > STALE_S:
             return False
         if isinstance(error, httpcore.RemoteProtocolError):
             return _NO_ANSWER in str(error)
@@ -236,9 +232,9 @@ class Exchange:
 
     def refusal(self, status: int, headers: Headers, body: bytes) -> KeepwarmError:
         """What an answer with a status other than 200 means."""
-        url = self._route.url(self._path)
+        url = self.route.url(self.path)
         heard = Heard(
-            asked=f"{url.scheme.decode()}://{self._route.address.netloc.decode()}{url.target.decode()}",
+            asked=f"{url.scheme.decode()}://{self.route.address.netloc.decode()}{url.target.decode()}",
             location=header(headers, b"location"),
             retry_after_s=seconds_to_wait(header(headers, b"retry-after"), time.time()),
         )

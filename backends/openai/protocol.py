@@ -34,6 +34,9 @@ from budget.errors import EndpointError, InvalidRequest
 from traces.text import clean
 
 Message = Mapping[str, Any]
+_ROLES: Final = ("assistant", "")
+_FINISHES: Final = ("stop", "length", "tool_calls", None)
+"""Names that nearly every answer has."""
 _USAGE: Final = {"prompt_tokens": COUNT, "completion_tokens": COUNT}
 _CACHED: Final = {"cached_tokens": COUNT}
 _TIMINGS: Final = {
@@ -153,7 +156,13 @@ def chat_body(
         head = encode({"model": endpoint.model_id, **wire_options(endpoint, options)})[:-1]
         heads.clear()  # An engine that starts anew is another endpoint.
         heads[endpoint] = head
-    body: dict[str, Any] = {"messages": checked_messages(request.messages, endpoint.backend)}
+    messages: Any = request.messages
+    messages = (
+        [{"role": "user", "content": messages}]
+        if isinstance(messages, str)
+        else checked_messages(messages, endpoint.backend)
+    )
+    body: dict[str, Any] = {"messages": messages}
     if stream:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
@@ -237,11 +246,12 @@ def parse_completion(answer: Mapping[str, Any]) -> Completion:
         said = _said(answer, "message")
     except WrongField as exc:
         raise _bad_shape(exc) from None
+    content = said.content
     return Completion(
-        content=clean(said.content),
+        content=content if content.isascii() else clean(content),
         finish_reason=said.finish_reason,
         role=said.role or "assistant",
-        reasoning=clean(said.reasoning),
+        reasoning=clean(said.reasoning) if said.reasoning else "",
         tool_calls=tuple(map(readable, said.tool_calls)) if said.tool_calls else (),
         logprobs=said.logprobs,
         usage=said.usage or Usage(),
@@ -271,7 +281,7 @@ def parse_embeddings(answer: Mapping[str, Any], count: int) -> Embeddings:
         if "data" not in answer:
             raise WrongField("data", None, "a list")
         vectors = read_vectors(objects(answer["data"], "data"))
-        usage = read_usage(answer) or Usage()
+        usage = read_figures(answer)[0] or Usage()
     except WrongField as exc:
         raise _bad_shape(exc) from None
     if len(vectors) != count:
@@ -308,13 +318,6 @@ def assemble(deltas: Iterable[Delta]) -> Completion:
     )
 
 
-def read_timings(value: Any) -> Timings | None:
-    """llama.cpp's timings; None where there are none."""
-    if not isinstance(value, Mapping) or not value:
-        return None
-    return Timings(**figures(value, _TIMINGS))
-
-
 def _said(answer: Mapping[str, Any], of: Literal["message", "delta"]) -> Delta:
     """What the first choice says, whole or a piece; its texts may end in half a character.
 
@@ -344,28 +347,31 @@ def _said(answer: Mapping[str, Any], of: Literal["message", "delta"]) -> Delta:
         calls = [{"index": 0, "type": "function", "function": call}]
     if logprobs:
         logprobs = objects(an_object(logprobs, "logprobs").get("content"), "logprobs")
+    role, finish = message.get("role", ""), choice.get("finish_reason")
+    usage, timings = read_figures(answer)
     return Delta(
         content=content,
         reasoning=reasoning,
-        role=a_name(message.get("role"), "role"),
+        role=role if role in _ROLES else a_name(role, "role"),
         tool_calls=read_calls(calls) if calls else (),
-        finish_reason=a_name(choice.get("finish_reason"), "finish_reason") or None,
+        finish_reason=finish if finish in _FINISHES else a_name(finish, "finish_reason") or None,
         logprobs=logprobs or (),
-        usage=read_usage(answer) if "usage" in answer else None,
-        timings=read_timings(answer["timings"]) if "timings" in answer else None,
+        usage=usage,
+        timings=timings,
     )
 
 
-def read_usage(answer: Mapping[str, Any]) -> Usage | None:
-    """The tokens in an answer's `usage`; None where there are none."""
-    found = answer.get("usage")
-    if not isinstance(found, Mapping) or not found:
-        return None
-    details = found.get("prompt_tokens_details")
-    return Usage(
-        **figures(found, _USAGE),
-        **figures(details if isinstance(details, Mapping) else {}, _CACHED),
-    )
+def read_figures(answer: Mapping[str, Any]) -> tuple[Usage | None, Timings | None]:
+    """The tokens in an answer's `usage`, and llama.cpp's timings; None where there are none."""
+    usage, timings = answer.get("usage"), answer.get("timings")
+    counted = measured = None
+    if isinstance(usage, Mapping) and usage:
+        details = usage.get("prompt_tokens_details")
+        cached = figures(details, _CACHED) if isinstance(details, Mapping) else {}
+        counted = Usage(**figures(usage, _USAGE), **cached)
+    if isinstance(timings, Mapping) and timings:
+        measured = Timings(**figures(timings, _TIMINGS))
+    return counted, measured
 
 
 def _bad_shape(problem: WrongField) -> EndpointError:

@@ -17,7 +17,7 @@ from backends.openai.answers.reading import StreamReader
 from backends.openai.chat_messages import checked_messages
 from backends.openai.masking import Secrets
 from backends.openai.options import wire_options
-from backends.openai.protocol import ChatRequest, Delta, Timings, Usage, read_timings
+from backends.openai.protocol import ChatRequest, Delta, Timings, Usage, read_figures
 from budget.errors import EndpointError
 
 RESUME_PATH: Final = "/completion"
@@ -195,7 +195,7 @@ class ResumeReader(StreamReader):
         if not isinstance(content, str):
             raise EndpointError(f"the engine sent {kind(content)} where a token is due.")
         content = self._content.join(content)
-        now = read_timings(value.get("timings"))
+        now = read_figures(value)[1]
         if (now.predicted_n if now else self._repeat) <= self._repeat:
             content = ""
         timings = self._timings(now) if now else None

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Unpack
 
 import httpcore
@@ -21,17 +22,17 @@ from backends.openai.connections.connecting import (
     pool_settings,
 )
 from backends.openai.connections.network import BoundedBackend, BoundedStream
-from backends.openai.exchange import Exchange, Route
+from backends.openai.exchange import Exchange, Headers, Route
 from backends.openai.protocol import ChatRequest, Completion, Delta, Embeddings
 from backends.openai.transport import Transport
 
 
+@dataclass(eq=False, slots=True)
 class _Held:
-    """A connection while a request has it, and the socket that was opened for it."""
+    """A connection, and the socket that was opened for it; closed once neither pool nor answer has it."""
 
-    def __init__(self, connection: httpcore.ConnectionInterface) -> None:
-        self.connection = connection
-        self.stream: BoundedStream | None = None
+    connection: httpcore.ConnectionInterface
+    stream: BoundedStream | None = None
 
     def close(self) -> None:
         """Close it, however far it has come."""
@@ -39,19 +40,20 @@ class _Held:
         if self.stream is not None:
             self.stream.close()
 
+    def __del__(self) -> None:
+        self.close()
 
+
+@dataclass(eq=False, slots=True)
 class _Answer:
     """A response that is read by the thread that asks for it."""
 
-    _held: _Held | None = None
-
-    def __init__(self, pool: _Pool, held: _Held, response: httpcore.Response) -> None:
-        self.status = response.status
-        self.headers = response.headers
-        self._pool = pool
-        self._response = response
-        self._chunks: Iterator[bytes] | None = None
-        self._held = held
+    status: int
+    headers: Headers
+    _pool: _Pool
+    _response: httpcore.Response
+    _held: _Held | None
+    _chunks: Iterator[bytes] | None = None
 
     async def chunk(self) -> bytes | None:
         if self._chunks is None:
@@ -59,18 +61,17 @@ class _Answer:
         return next(self._chunks, None)
 
     async def close(self) -> None:
-        held, self._held = self._held, None
+        held, self._held, pool = self._held, None, self._pool
         if held is None:
             return
         try:
             self._response.close()
         finally:
-            self._pool.take_back(held)
-
-    def __del__(self) -> None:
-        """Close an answer that its caller did not close."""
-        if self._held is not None:
-            run_blocking(self.close())
+            full = len(pool.idle) >= MAX_IDLE_CONNECTIONS
+            if pool.closed or full or not held.connection.is_idle():
+                held.close()
+            else:
+                pool.idle.append(held)
 
 
 class _Pool:
@@ -85,24 +86,29 @@ class _Pool:
         self._network = BoundedBackend()
         settings = pool_settings(endpoint)
         self._factory = httpcore.ConnectionPool(**settings, network_backend=self._network)
-        self._idle: deque[_Held] = deque()
-        self._busy: set[_Held] = set()
-        self._closed = False
+        self.idle: deque[_Held] = deque()
+        self.closed = False
 
     async def send(self, exchange: Exchange) -> _Answer:
         request = exchange.request()
-        held = self._next_idle() or _Held(self._factory.create_connection(request.url.origin))
-        self._busy.add(held)
+        while True:
+            try:
+                held = self.idle.pop()
+            except IndexError:
+                held = _Held(self._factory.create_connection(request.url.origin))
+                break
+            if held.connection.is_idle() and not held.connection.has_expired():
+                break
+            held.close()
         try:
             response = held.connection.handle_request(request)
         except BaseException:
             self._remember(held, exchange)
-            self._busy.discard(held)
             held.close()
             raise
         if exchange.bounds.opened is not None:
             self._remember(held, exchange)
-        return _Answer(self, held, response)
+        return _Answer(response.status, response.headers, self, response, held)
 
     @staticmethod
     def _remember(held: _Held, exchange: Exchange) -> None:
@@ -112,34 +118,14 @@ class _Pool:
     async def pause(self, seconds: float) -> None:
         time.sleep(seconds)  # noqa: ASYNC251  # a thread's primitive blocks
 
-    def _next_idle(self) -> _Held | None:
-        while self._idle:
-            try:
-                held = self._idle.pop()
-            except IndexError:  # another thread took it
-                return None
-            if held.connection.is_idle() and not held.connection.has_expired():
-                return held
-            held.close()
-        return None
-
-    def take_back(self, held: _Held) -> None:
-        """A request is through with a connection: keep it where it can be used again."""
-        self._busy.discard(held)
-        full = len(self._idle) >= MAX_IDLE_CONNECTIONS
-        if self._closed or full or not held.connection.is_idle():
-            held.close()
-            return
-        self._idle.append(held)
-
     def close(self) -> None:
         """Close the idle connections; running requests fail, and their threads close theirs."""
-        self._closed = True
+        self.closed = True
         # Threads that wait for an answer wake up, and find their connection closed.
         self._network.opened.shut_down()
-        while self._idle:
+        while self.idle:
             with contextlib.suppress(IndexError):  # another thread took it
-                self._idle.pop().close()
+                self.idle.pop().close()
 
 
 class ThreadPools:

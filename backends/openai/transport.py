@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar, Unpack
+from typing import Final, TypeVar, Unpack
 
 from backends.base import Endpoint
 from backends.openai.answers import ollama
@@ -68,6 +68,7 @@ from budget.errors import (
 )
 
 _OK = 200
+_ENCODING: Final = b"content-encoding"
 _Value = TypeVar("_Value")
 
 
@@ -248,21 +249,25 @@ class Transport:
         bounds = Bounds(endpoint, timeouts, limits.get("deadline"), total_s)
         if streamed:
             bounds.begin("the first token", timeouts.first_token_s)
-        if body is not None and not endpoint.is_known and content_type == JSON_TYPE:
+        route = self.pools.to(endpoint).route
+        if body is not None and not route.is_known and content_type == JSON_TYPE:
             body = self._extras.applied(endpoint, body)
         context = endpoint.context_per_slot if content_type == JSON_TYPE else None
         if context is not None and body is not None and len(body) > context * TOKEN_BYTES:
             check_prompt(endpoint, body)
         if body is not None and endpoint.backend == "ollama":
             path, body = ollama.asked(endpoint, path, body)
-        route = self.pools.to(endpoint).route
-        return Exchange(endpoint, route, path, body, bounds, content_type)
+        exchange = Exchange(endpoint, route, path, body, bounds, content_type)
+        if endpoint.api_key_env or endpoint.key_file or route.secret_urls:
+            exchange.read_key()
+        return exchange
 
     async def _fetch(self, exchange: Exchange, limit_bytes: int) -> bytes:
         try:
             answer = await self._begun(exchange)
             try:
-                exchange.bounds.allow(limit_bytes)
+                bounds = exchange.bounds
+                bounds.limit_bytes = bounds.bytes + limit_bytes
                 body = bytearray()
                 while (chunk := await answer.chunk()) is not None:
                     body += chunk
@@ -282,7 +287,7 @@ class Transport:
         except KeepwarmError as error:
             exchange.secrets.clean(error)
             raise
-        exchange.bounds.allow(STREAM_BYTES)
+        exchange.bounds.limit_bytes = exchange.bounds.bytes + STREAM_BYTES
         exchange.bounds.paused()
         content_type = header(answer.headers, b"content-type")
         if exchange.endpoint.backend == "ollama":
@@ -311,7 +316,8 @@ class Transport:
             if whatever:
                 return answer
             try:
-                if answer.status != _OK or header(answer.headers, b"content-encoding"):
+                foreign = not exchange.route.is_known
+                if answer.status != _OK or (foreign and header(answer.headers, _ENCODING)):
                     await self._must_be_plain(exchange, answer)
                 break
             except InvalidRequest as error:
@@ -325,14 +331,14 @@ class Transport:
             left_out |= names
             exchange.body = without(exchange.body or b"{}", names)
             exchange.bounds.again()
-        if not endpoint.is_known:
+        if not exchange.route.is_known:
             self._extras.answered(endpoint, exchange.body or b"", left_out)
         return answer
 
     async def _must_be_plain(self, exchange: Exchange, answer: Answer) -> None:
         """Close an answer that is an error or compressed, and raise what it means."""
         try:
-            encoding = header(answer.headers, b"content-encoding")
+            encoding = header(answer.headers, _ENCODING)
             plain = encoding.lower() in {"", "identity"}
             if answer.status == _OK and plain:
                 return
@@ -363,7 +369,7 @@ def _told_to_wait_s(exchange: Exchange, error: KeepwarmError) -> float:
 
 async def _first_bytes(exchange: Exchange, answer: Answer) -> bytes:
     """An endpoint's text of an error, as far as it arrives soon."""
-    exchange.bounds.allow(2 * ERROR_BYTES)
+    exchange.bounds.limit_bytes = exchange.bounds.bytes + 2 * ERROR_BYTES
     exchange.bounds.expect("the text of an error", ERROR_BODY_S)
     body = bytearray()
     with contextlib.suppress(KeepwarmError, *HTTP_ERRORS):

@@ -17,6 +17,18 @@ from shim.wire.keeper_connection import KeeperConnection
 LOG = logging.getLogger("keepwarm.client")
 
 
+class _References(dict[str, str]):
+    """What the keeper is asked for where this client says a name."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self._config = config
+
+    def __missing__(self, name: str) -> str:
+        self[name] = reference = called(self._config, name)
+        return reference
+
+
 class Agreement:
     """The configuration of a session, as the keeper knows it.
 
@@ -33,7 +45,7 @@ class Agreement:
     def set(self, config: Config) -> None:
         """Use another configuration from now on."""
         self.config = config
-        self._references: dict[str, str] = {}
+        self.references = _References(config)
 
     def set_path(self, path: Path | None) -> None:
         """Read the configuration from another file where it is read again."""
@@ -94,19 +106,6 @@ class Agreement:
 
     # Models
 
-    def referred(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """The fields of an op, with references in place of this client's names of its models."""
-        known = self._references
-        if "model" in fields:
-            name = fields["model"]
-            return {**fields, "model": known.get(name) or self._reference(name)}
-        names = fields["models"]
-        return {**fields, "models": [known.get(name) or self._reference(name) for name in names]}
-
-    def _reference(self, name: str) -> str:
-        self._references[name] = reference = called(self.config, name)
-        return reference
-
     async def hand_over(self, connection: KeeperConnection, references: Sequence[str]) -> None:
         """Make models known to the keeper, each as this client's configuration has it.
 
@@ -116,7 +115,7 @@ class Agreement:
         """
         names = [name_of(one) for one in references]
         # A link may lead elsewhere since the settings were resolved.
-        self._references = {}
+        self.references = _References(self.config)
         try:
             await self._take_in(connection, names)
         except ConfigError as error:

@@ -20,15 +20,14 @@ class LoopChannel(SocketChannel):
         sock.settimeout(0.0)
 
     async def send(self, line: bytes, limit_s: float) -> None:
-        """Send a line; waits at most `limit_s` for a busy keeper."""
+        """Send the rest of a line; waits at most `limit_s` for a busy keeper."""
         loop = asyncio.get_running_loop()
-        rest = line[self.send_now(line) :]
-        while rest:
+        while line:
             await _until_ready(loop, loop.add_writer, loop.remove_writer, self._sock, limit_s)
-            sent = self.send_now(rest)
+            sent = self.send_now(line)
             if not sent:
                 raise self.silent(limit_s)
-            rest = rest[sent:]
+            line = line[sent:]
 
     async def read(self, limit_s: float) -> bytes:
         """The next line, as soon as it is whole."""

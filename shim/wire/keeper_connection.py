@@ -8,7 +8,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 from weakref import WeakSet
 
@@ -31,7 +31,7 @@ class Channel(Protocol):
         ...
 
     async def send(self, line: bytes, limit_s: float) -> None:
-        """Send a line; waits at most `limit_s` for a busy keeper."""
+        """Send the rest of a line; waits at most `limit_s` for a busy keeper."""
         ...
 
     def send_now(self, line: bytes) -> int:
@@ -62,8 +62,9 @@ class Channel(Protocol):
 class OwnModels(Protocol):
     """The models of a client's configuration, as the keeper is asked for them."""
 
-    def referred(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """The fields of an op, with references in place of the client's names of its models."""
+    @property
+    def references(self) -> Mapping[str, str]:
+        """What the keeper is asked for where this client says a name."""
         ...
 
     async def hand_over(self, connection: KeeperConnection, references: Sequence[str]) -> None:
@@ -91,13 +92,11 @@ class KeeperConnection:
         """Notices of the keeper that `notices` has not returned yet."""
         self._interrupted = False
         self._works = True
-        self._at_rest = True
-        """False from an op to its answer, and while a line is sent or read."""
+        self.is_usable = True
+        """Whether nothing failed on it and nothing is outstanding: it may serve the next call.
 
-    @property
-    def is_usable(self) -> bool:
-        """Whether nothing failed on it and nothing is outstanding: it may serve the next call."""
-        return self._works and self._at_rest
+        False from an op to its answer, and while a line is sent or read.
+        """
 
     @property
     def is_gone(self) -> bool:
@@ -125,20 +124,25 @@ class KeeperConnection:
         """
         models = self._models if "model" in fields or "models" in fields else None
         for last in (False, False, True):
-            said = fields if models is None else models.referred(fields)
             self._number += 1
-            self._at_rest = False
+            self.is_usable = False
+            said = {"op": op, "id": self._number, **fields}
+            if models is not None and "model" in fields:
+                said["model"] = models.references[fields["model"]]
+            elif models is not None:
+                said["models"] = [models.references[name] for name in fields["models"]]
             limit_s = silence.LOOK_S if op in silence.LOOKING else silence.SILENCE_S
             until = None if within_s is None else time.monotonic() + within_s
             try:
-                line = encode({"op": op, "id": self._number, **said})
-                await self._channel.send(line, limit_s)
+                line = encode(said)
+                if (sent := self._channel.send_now(line)) < len(line):
+                    await self._channel.send(line[sent:], limit_s)
                 while True:
                     if until is not None:
                         limit_s = max(min(limit_s, until - time.monotonic()), 0.001)
                     message = decode(await self._channel.read(limit_s))
                     if message.get("id") == self._number:
-                        self._at_rest = True
+                        self.is_usable = self._works
                         break
                     self._hear(message)
             except KeeperUnavailable:
@@ -170,12 +174,12 @@ class KeeperConnection:
         Raises:
             KeeperUnavailable: the keeper is known to be gone, or does not read.
         """
-        at_rest, self._at_rest = self._at_rest, False
+        is_usable, self.is_usable = self.is_usable, False
         try:
             line = encode({"op": op, **fields})
             if self._channel.send_now(line) < len(line):
                 raise self._channel.silent(0.0)
-            self._at_rest = at_rest
+            self.is_usable = is_usable and self._works
         except KeeperUnavailable:
             self._works = False
             raise
@@ -188,11 +192,11 @@ class KeeperConnection:
         Raises:
             KeeperUnavailable: the keeper is gone.
         """
-        at_rest, self._at_rest = self._at_rest, False
+        is_usable, self.is_usable = self.is_usable, False
         try:
             for line in self._channel.arrived():
                 self._hear(decode(line))
-            self._at_rest = at_rest
+            self.is_usable = is_usable and self._works
         except KeeperUnavailable:
             self._works = False
             if self._interrupted:
@@ -208,14 +212,14 @@ class KeeperConnection:
         if notice == "ping":
             self.tell("pong", lease=message.get("lease"))
         elif notice == "refused":
-            self._works = False
+            self._works = self.is_usable = False
             raise error_from_wire(message["error"])
         elif notice in ("yield", "revoked"):
             self.heard.append(message)
 
     def interrupt(self) -> None:
         """End the connection from any thread; a call that waits on it raises `Cancelled`."""
-        self._works = False
+        self._works = self.is_usable = False
         self._interrupted = True
         self._channel.interrupt()
 
@@ -224,7 +228,7 @@ class KeeperConnection:
 
         A forked process closes its copy only, and the parent's connection goes on.
         """
-        self._works = False
+        self._works = self.is_usable = False
         self._channel.close()
 
 
@@ -373,7 +377,9 @@ class ConnectionPool(ABC):
                 connection.close()
                 raise
         try:
-            return connection, result_of(answer)
+            if not isinstance(result := answer.get("ok"), dict):
+                result = result_of(answer)
+            return connection, result
         except KeepwarmError:
             self.give(connection)
             raise

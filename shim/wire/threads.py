@@ -31,7 +31,7 @@ class SocketChannel:
         self.is_gone = False
 
     async def send(self, line: bytes, limit_s: float) -> None:
-        """Send a line; waits at most `limit_s` for a busy keeper."""
+        """Send the rest of a line; waits at most `limit_s` for a busy keeper."""
         if self._limits.get(socket.SO_SNDTIMEO) != limit_s:
             self._bound(socket.SO_SNDTIMEO, limit_s)
         try:

@@ -78,7 +78,7 @@ class AsyncDeltaStream(Stream[Delta]):
     async def _drain(self) -> None:
         """Read the rest of the body, which is on its way already, so that the pool can keep the socket."""
         bounds = self._exchange.bounds
-        bounds.allow(DRAIN_BYTES)
+        bounds.limit_bytes = bounds.bytes + DRAIN_BYTES
         bounds.expect("the end of the answer", DRAIN_S)
         with contextlib.suppress(KeepwarmError, *HTTP_ERRORS):
             while await self._answer.chunk() is not None:

@@ -101,7 +101,8 @@ class Bounds:
         self._phase_left_s = math.inf
         self._end = self._last
         """When a wait that began at `_since` has used up its time."""
-        self._limit_bytes = HEAD_BYTES
+        self.limit_bytes = HEAD_BYTES
+        """How many bytes may come in all; more once the body begins."""
 
     # Time
 
@@ -113,7 +114,7 @@ class Bounds:
     def again(self) -> None:
         """Start the bounds anew, because the request is sent again."""
         self.expect(*self._first)
-        self.allow(HEAD_BYTES)
+        self.limit_bytes = self.bytes + HEAD_BYTES
 
     def expect(self, phase: str, limit_s: float) -> None:
         """Begin a phase of the request, of at most so many seconds of waiting."""
@@ -224,10 +225,6 @@ class Bounds:
 
     # Bytes
 
-    def allow(self, n_bytes: int) -> None:
-        """Allow so many bytes more, because the body begins."""
-        self._limit_bytes = self.bytes + n_bytes
-
     def took(self, n_bytes: int) -> None:
         """Count bytes from the network.
 
@@ -235,10 +232,10 @@ class Bounds:
             EndpointError: more than the answer may have.
         """
         self.bytes += n_bytes
-        if self.bytes > self._limit_bytes:
+        if self.bytes > self.limit_bytes:
             raise EndpointError(
-                f"{self.endpoint.place} sent more than an answer may have: over {self._limit_bytes} bytes"
+                f"{self.endpoint.place} sent more than an answer may have: over {self.limit_bytes} bytes"
                 f"{self._in_words()}.",
-                limit_bytes=self._limit_bytes,
+                limit_bytes=self.limit_bytes,
                 **self._facts(),
             )

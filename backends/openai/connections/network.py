@@ -16,7 +16,7 @@ import errno
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import httpcore
 from httpcore import SOCKET_OPTION
@@ -80,6 +80,7 @@ class BoundedStream(httpcore.NetworkStream):
     def __init__(self, inner: httpcore.NetworkStream, opened: OpenStreams) -> None:
         self._inner = inner
         self._opened = opened
+        self.get_extra_info = inner.get_extra_info  # type: ignore[method-assign]
         opened.add(self)
 
     def read(self, max_bytes: int, timeout: object = None) -> bytes:
@@ -119,10 +120,6 @@ class BoundedStream(httpcore.NetworkStream):
             stream = self._inner.start_tls(ssl_context, server_hostname, timeout.connect_s())
         timeout.opened = opened = BoundedStream(stream, self._opened)
         return opened
-
-    def get_extra_info(self, info: str) -> Any:
-        """Facts of the socket for httpcore."""
-        return self._inner.get_extra_info(info)
 
 
 class BoundedBackend(httpcore.NetworkBackend):
@@ -189,6 +186,7 @@ class AsyncBoundedStream(httpcore.AsyncNetworkStream):
     def __init__(self, inner: httpcore.AsyncNetworkStream, opened: OpenStreams) -> None:
         self._inner = inner
         self._opened = opened
+        self.get_extra_info = inner.get_extra_info  # type: ignore[method-assign]
         opened.add(self)
 
     async def read(self, max_bytes: int, timeout: object = None) -> bytes:
@@ -227,10 +225,6 @@ class AsyncBoundedStream(httpcore.AsyncNetworkStream):
             stream = await self._inner.start_tls(ssl_context, server_hostname, timeout.connect_s())
         timeout.opened = opened = AsyncBoundedStream(stream, self._opened)
         return opened
-
-    def get_extra_info(self, info: str) -> Any:
-        """Facts of the socket for httpcore."""
-        return self._inner.get_extra_info(info)
 
 
 class AsyncBoundedBackend(httpcore.AsyncNetworkBackend):

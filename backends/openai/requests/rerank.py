@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from backends.base import Endpoint
 from backends.openai.answers.fields import WrongField, objects
-from backends.openai.protocol import Usage, encode, read_usage
+from backends.openai.protocol import Usage, encode, read_figures
 from backends.openai.requests.verb_request import Question, VerbRequest, number
 from budget.errors import InvalidRequest
 
@@ -74,7 +74,7 @@ class RerankRequest(VerbRequest[Ranking]):
             scores[place] = number(score, "relevance_score")
         if len(scores) != len(self._documents):
             raise WrongField("results", list(rows), f"a list of {len(self._documents)}")
-        return Ranking(self._ordered(scores), read_usage(answer) or Usage())
+        return Ranking(self._ordered(scores), read_figures(answer)[0] or Usage())
 
     def payload(self) -> Mapping[str, Any]:
         """`query` and `documents`."""
