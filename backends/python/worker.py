@@ -164,7 +164,7 @@ class _Worker:
     def _answer(self, job: _Job, slot: int) -> None:
         try:
             result = self._model(**job.payload)
-            self._must_be_parent()
+            _must_be(self._pid)
             if not job.streamed:
                 self._send(job, slot, "result", result)
                 return
@@ -181,7 +181,7 @@ class _Worker:
         except _Gone:
             raise
         except BaseException as error:  # the user's code may raise anything, SystemExit too
-            self._must_be_parent()
+            _must_be(self._pid)
             told = described(error)
             sys.stderr.write(told["traceback"])
             job.send("error", told)
@@ -196,10 +196,11 @@ class _Worker:
         finally:
             self._busy[slot] = True
 
-    def _must_be_parent(self) -> None:
-        """A child that the user's code forked, and that came back from it, ends here."""
-        if os.getpid() != self._pid:
-            os._exit(0)
+
+def _must_be(pid: int) -> None:
+    """A child that the user's code forked, and that came back from it, ends here."""
+    if os.getpid() != pid:
+        os._exit(0)
 
 
 def described(error: BaseException) -> dict[str, str]:
@@ -262,11 +263,13 @@ def main() -> None:
     def say(**what: Any) -> None:
         control.sendall(json.dumps(what).encode() + b"\n")
 
-    spec = json.loads(spec_line)
+    spec, pid = json.loads(spec_line), os.getpid()
     try:
         model = _made(spec)
+        _must_be(pid)
         worker = _Worker(model, spec)
     except BaseException as error:
+        _must_be(pid)
         failure = described(error)
         sys.stderr.write(failure["traceback"])
         say(state="failed", **failure)

@@ -97,7 +97,16 @@ def test_every_foreign_error_shape_becomes_one_of_ours(
     assert type(error) is kind
     assert error.facts["status"] == status
     assert str(status) in str(error)
+    assert all(words in str(error) for words in _words_of(answer))
     assert "hidden" not in str(error)
+
+
+def _words_of(answer: object) -> list[str]:
+    """What an endpoint says in words, wherever it does."""
+    if isinstance(answer, dict):
+        told = [answer[key] for key in ("message", "detail", "error") if key in answer]
+        return [words for value in told for words in _words_of(value)]
+    return [answer] if isinstance(answer, str) else []
 
 
 def test_a_context_overflow_carries_its_numbers() -> None:

@@ -120,6 +120,35 @@ class Dies:
         os._exit(9)
 
 
+class Loud:
+    def __init__(self):
+        print("x" * 5000)
+        sys.stdout.buffer.write(b"\\xff\\x00 bytes\\n")
+
+    def __call__(self):
+        return os.getpid()
+
+
+class Forks(Loud):
+    """A child that comes back from the factory as its parent does, or that fails there."""
+
+    def __init__(self, fails=False):
+        if os.fork() == 0:
+            if fails:
+                raise RuntimeError("only in the child")
+        else:
+            os.wait()
+
+
+class Leaves(Loud):
+    def __init__(self):
+        self.child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        threading.Thread(target=threading.Event().wait).start()
+
+    def __call__(self):
+        return self.child.pid
+
+
 class Hangs:
     def __init__(self):
         time.sleep(600)

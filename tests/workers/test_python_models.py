@@ -203,6 +203,26 @@ def test_a_factory_that_makes_nothing_fails_the_load(make: Make, name: str, word
     assert row(shim, "bad")["bytes"] == {}
 
 
+@pytest.mark.parametrize(
+    ("name", "options"), [("Loud", {}), ("Forks", {}), ("Forks", {"fails": True})]
+)
+def test_a_factory_that_prints_or_forks_makes_its_model(
+    make: Make, name: str, options: dict[str, Any]
+) -> None:
+    """What it prints goes to the log; a child of its fork neither serves nor says anything."""
+    shim = make({"odd": model(name, options=options)})
+    assert shim.call("odd").value == row(shim, "odd")["pid"]
+
+
+def test_what_a_factory_leaves_running_ends_with_its_model(make: Make) -> None:
+    """Threads that never end, and a child in a session of its own."""
+    shim = make({"odd": model("Leaves")})
+    child = shim.call("odd").value
+    assert alive(child)
+    shim.unload("odd")
+    until(lambda: not alive(child))
+
+
 def test_options_that_the_factory_does_not_take_are_named(make: Make) -> None:
     """Python's own message is passed on."""
     shim = make({"bad": model("Transcriber", options={"size": 3})})
