@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from threading import Lock
 from typing import Any, Generic, TypeVar
 
-from harness.stage_order import GraphProgress, needs_of
-from harness.workers import Workers
+from harness.graphs.graph import Graph
+from harness.graphs.graph_run import GraphRun, ModelGate, run_to_end, step_span
+from harness.graphs.outcome import Outcome
+from harness.graphs.step import Messages, Step, StepContext
 from shim import (
+    Cancelled,
     ConfigError,
     EmbeddingReply,
     InvalidRequest,
     Plan,
     Reply,
     Shim,
-    UnknownModel,
     default_shim,
 )
 from shim.replies import Answer
-from traces import current_run
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -30,8 +30,6 @@ R = TypeVar("R", bound=Answer)
 
 INPUTS_AHEAD = 4
 """How many inputs after the current one have their stages declared as well."""
-
-Messages = Sequence[Mapping[str, Any]] | str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +84,6 @@ class StageContext:
     input: Any
     results: Mapping[str, Any]
     replies: list[StageReply] = field(default_factory=list)
-    _lock: Lock = field(default_factory=Lock, repr=False)
 
     def result(self, stage: Stage[U]) -> U:
         """The result, for the same input, of a stage that this one waited for by `after`.
@@ -108,13 +105,14 @@ class StageContext:
 
     def keep(self, reply: R) -> R:
         """Keep the reply of another call of `shim` (`transcribe`, `speak`, ...) with the item's result."""
-        with self._lock:
-            self.replies.append(StageReply(self.stage, reply))
+        self.replies.append(StageReply(self.stage, reply))
         return reply
 
 
 class Pipeline:
     """Stages in a row, or a graph of stages where a stage says what it comes `after`.
+
+    A stage beside which no other can run has the caller's thread. The others are steps of a `Graph`.
 
     Args:
         stages: at least one; their names are different.
@@ -129,15 +127,9 @@ class Pipeline:
     def __init__(self, stages: Sequence[Stage[Any]], shim: Shim | None = None) -> None:
         self.stages = tuple(stages)
         self.shim = shim or default_shim()
-        names = [stage.name for stage in self.stages]
-        if not names or len(set(names)) != len(names):
-            raise ConfigError(
-                f"The pipeline's stages are {names}; at least one is needed, and each needs a "
-                "name of its own."
-            )
-        for stage in self.stages:
-            self._check_model(stage)
         self._needs = needs_of(self.stages)
+        Graph([Step(one.name, _no_work, (), one.model) for one in self.stages], shim=self.shim)
+        self._legs = legs_of(self.stages, self._needs)
 
     def run(self, inputs: Iterable[Any]) -> list[ItemResult]:
         """The results of all inputs, in their order. The first failure ends the run.
@@ -164,49 +156,88 @@ class Pipeline:
             plan.close()
 
     def _run_one(self, index: int, item: Any, further: int, plan: Plan) -> ItemResult:
-        stages = {stage.name: stage for stage in self.stages}
         ahead = [stage.model for stage in self.stages] * min(further, INPUTS_AHEAD)
-        progress, results = GraphProgress(self._needs), dict[str, Any]()
-        replies, lock = list[StageReply](), Lock()
-
-        def work(name: str) -> Callable[[], Any]:
-            stage = stages[name]
-            known = {
-                earlier: results[earlier] for earlier in stages if earlier in self._needs[name]
-            }
-            context = StageContext(self.shim, name, stage.model, index, item, known, replies, lock)
-            return partial(_perform, stage, context, plan)
-
-        with Workers() as workers:
-            while not progress.finished:
-                starting = progress.start()
-                left = [*progress.running, *progress.waiting]
-                plan.declare([*(stages[name].model for name in left), *ahead])
-                done, result = workers.next_done({name: work(name) for name in starting})
-                progress.finish(done)
-                results[done] = result
-        return ItemResult(index, item, {name: results[name] for name in stages}, tuple(replies))
-
-    def _check_model(self, stage: Stage[Any]) -> None:
-        known = self.shim.config.models
-        if stage.model not in known:
-            raise UnknownModel(
-                f"Stage {stage.name} asks for a model called {stage.model!r}.",
-                hint=f"Configured are: {', '.join(sorted(known)) or 'none'}.",
-                model=stage.model,
-            )
+        passage = _Passage(self, index, item, plan, ahead)
+        plan.declare(passage.coming())
+        for leg in self._legs:
+            if len(leg) > 1:
+                passage.run_side_by_side(leg)
+                continue
+            with step_span(leg[0].name, leg[0].model, index), plan.current():
+                passage.results[leg[0].name] = passage.run(leg[0])
+            if passage.is_under_way:
+                plan.declare(passage.coming())
+        results = {stage.name: passage.results[stage.name] for stage in self.stages}
+        return ItemResult(index, item, results, tuple(passage.replies))
 
 
-def _perform(stage: Stage[T], context: StageContext, plan: Plan) -> T:
-    with _span(stage, context.index), plan.current():
+class _Passage:
+    """One input on its way through the stages."""
+
+    def __init__(
+        self, pipeline: Pipeline, index: int, item: Any, plan: Plan, ahead: Sequence[str]
+    ) -> None:
+        self._pipeline, self._index, self._item = pipeline, index, item
+        self._plan, self._ahead = plan, ahead
+        self.results = dict[str, Any]()
+        self.replies = list[StageReply]()
+        self._failure: BaseException | None = None
+        self._threads = list[threading.Thread]()
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether stages are left."""
+        return len(self.results) < len(self._pipeline.stages)
+
+    def coming(self) -> list[str]:
+        """The models of coming uses: stages that run or may start, those that wait, further inputs."""
+        left = [stage for stage in self._pipeline.stages if stage.name not in self.results]
+        waits = [not self._pipeline._needs[stage.name] <= self.results.keys() for stage in left]
+        ordered = [s for now in (False, True) for s, w in zip(left, waits, strict=True) if w == now]
+        return [*(stage.model for stage in ordered), *self._ahead]
+
+    def run(self, stage: Stage[T]) -> T:
+        """One stage's result, on this thread."""
+        needs, pipeline = self._pipeline._needs[stage.name], self._pipeline
+        known = {s.name: self.results[s.name] for s in pipeline.stages if s.name in needs}
+        context = StageContext(
+            pipeline.shim, stage.name, stage.model, self._index, self._item, known, self.replies
+        )
         return stage.run(context)
 
+    def run_side_by_side(self, leg: Sequence[Stage[Any]]) -> None:
+        """Stages as steps of a graph. After a failure none starts; those that run are waited for."""
+        names, needs = {stage.name for stage in leg}, self._pipeline._needs
+        steps = [
+            Step(s.name, partial(self._run_beside, s), tuple(needs[s.name] & names), s.model)
+            for s in leg
+        ]
+        shim, plan = self._pipeline.shim, self._plan
+        graph = Graph(steps, shim=shim, at_once=len(leg))
+        run = GraphRun(graph, {}, ModelGate(shim, plan), None, self._finished, index=self._index)
+        try:
+            run_to_end(run.result())
+        finally:
+            for thread in self._threads:
+                thread.join()
+        if self._failure is not None:
+            raise self._failure
 
-def _span(stage: Stage[Any], index: int) -> AbstractContextManager[object]:
-    run = current_run()
-    if run is None:
-        return nullcontext()
-    return run.span(stage.name, model=stage.model, item=index)
+    def _run_beside(self, stage: Stage[T], _context: StepContext) -> T:
+        self._threads.append(threading.current_thread())
+        if self._failure is not None:
+            raise Cancelled(f"Stage {stage.name} did not start: another one failed.")
+        try:
+            return self.run(stage)
+        except BaseException as error:
+            self._failure = self._failure or error
+            raise
+
+    async def _finished(self, name: str, outcome: Outcome) -> None:
+        if outcome.state == "done":
+            self.results[name] = outcome.value
+            if self.is_under_way:
+                await self._plan.adeclare(self.coming())
 
 
 def _result_of(stage: Stage[T], results: Mapping[str, Any]) -> T:
@@ -217,3 +248,52 @@ def _result_of(stage: Stage[T], results: Mapping[str, Any]) -> T:
         )
     result: T = results[stage.name]
     return result
+
+
+Needs = Mapping[str, frozenset[str]]
+"""For each stage, in the order of the list: all stages that end before it starts, not only the nearest."""
+
+
+def needs_of(stages: Sequence[Stage[Any]]) -> Needs:
+    """The stages that each stage waits for, directly or through another one.
+
+    A stage may only name earlier ones. So the order of the list is topological, and there is no cycle.
+
+    Raises:
+        ConfigError: a stage names itself, a later one, or one that is not in the list.
+    """
+    needs: dict[str, frozenset[str]] = {}
+    for position, stage in enumerate(stages):
+        earlier = stages[:position]
+        direct = earlier[-1:] if stage.after is None else stage.after
+        for other in direct:
+            if not any(other is known for known in earlier):
+                listed = any(other is known for known in stages)
+                where = (
+                    "does not come before it in the list" if listed else "is not in the pipeline"
+                )
+                raise ConfigError(
+                    f"Stage {stage.name} waits for stage {other.name}, which {where}.",
+                    hint="List every stage once, behind the stages that it waits for.",
+                )
+        needs[stage.name] = frozenset().union(*({o.name} | needs[o.name] for o in direct))
+    return needs
+
+
+def legs_of(stages: Sequence[Stage[Any]], needs: Needs) -> list[list[Stage[Any]]]:
+    """Stages beside which no other can run, each by itself, and between them those that can, together."""
+    legs, joins = list[list[Stage[Any]]](), False
+    for position, stage in enumerate(stages):
+        alone = len(needs[stage.name]) == position and all(
+            stage.name in needs[later.name] for later in stages[position + 1 :]
+        )
+        if joins and not alone:
+            legs[-1].append(stage)
+        else:
+            legs.append([stage])
+        joins = not alone
+    return legs
+
+
+def _no_work(_context: StepContext) -> None:
+    """Stands in a graph that is only checked."""

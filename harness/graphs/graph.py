@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from harness.graphs.graph_checks import check_inputs, check_shape, mermaid
-from harness.graphs.graph_run import Finished, GraphRun, ModelGate, run_to_end
+from harness.graphs.graph_run import Ended, Finished, GraphRun, ModelGate, run_to_end
 from harness.graphs.journal import Journal
 from harness.graphs.outcome import GraphResult, Outcome
 from harness.graphs.step import Step
@@ -77,7 +77,7 @@ class Graph:
             InvalidRequest: the inputs are not the graph's, or the record is there already.
             StepFailed: a step failed; its `result` has what the others finished.
         """
-        return run_to_end(self.arun(inputs, record=record, check=check, quiet=quiet))
+        return run_to_end(self._begin(inputs, record, check=check, quiet=quiet))
 
     async def arun(
         self,
@@ -88,6 +88,14 @@ class Graph:
         quiet: bool = False,
     ) -> GraphResult:
         """As `run`, awaited. Cancelling it cancels every step, and gives leases back."""
+        try:
+            return await self._begin(inputs, record, check=check, quiet=quiet)
+        except Ended as ended:
+            raise ended.error from None
+
+    async def _begin(
+        self, inputs: Mapping[str, Any] | None, record: Path | None, *, check: bool, quiet: bool
+    ) -> GraphResult:
         given = dict(inputs or {})
         check_inputs(self.inputs, given)
         journal = None if record is None else Journal.begin(record, self.steps, given)
@@ -100,12 +108,18 @@ class Graph:
             InvalidRequest: the file is no record of this graph.
             StepFailed: as `run`.
         """
-        return run_to_end(self.aresume(record, check=check, quiet=quiet))
+        return run_to_end(self._resume(record, check=check, quiet=quiet))
 
     async def aresume(
         self, record: Path, *, check: bool = True, quiet: bool = False
     ) -> GraphResult:
         """As `resume`, awaited."""
+        try:
+            return await self._resume(record, check=check, quiet=quiet)
+        except Ended as ended:
+            raise ended.error from None
+
+    async def _resume(self, record: Path, *, check: bool, quiet: bool) -> GraphResult:
         journal = Journal.load(record, self.steps)
         return await self._run(journal.inputs, journal, check=check, quiet=quiet)
 

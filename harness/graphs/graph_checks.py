@@ -20,8 +20,8 @@ def check_shape(steps: Sequence[Step], inputs: Collection[str]) -> None:
     doubled = sorted({name for name in names if names.count(name) > 1} | set(names) & set(inputs))
     if not names or doubled:
         raise ConfigError(
-            f"The graph's steps are {names}, its inputs {sorted(inputs)}.",
-            hint="At least one step is needed, and every step and input needs a name of its own.",
+            f"The steps are {names}, the inputs {sorted(inputs)}: at least one step is needed.",
+            hint="Every step and input needs a name of its own.",
         )
     known = [*names, *inputs]
     for step in steps:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
@@ -81,10 +81,12 @@ class GraphRun:
 
     def __init__(
         self, graph: Graph, inputs: Mapping[str, Any], gate: ModelGate, journal: Journal | None,
-        finished: Finished, path: str = "",
+        finished: Finished, path: str = "", index: int = 0,
     ) -> None:  # fmt: skip
         self._graph, self._inputs, self._gate = graph, dict(inputs), gate
         self._journal, self._finished, self._path = journal, finished, path
+        self._index = index
+        self._telling = asyncio.Lock()
         self._outcomes: dict[str, asyncio.Future[Outcome]] = {}
         self._slots = asyncio.Semaphore(graph.at_once)
 
@@ -93,9 +95,7 @@ class GraphRun:
         started = time.perf_counter()
         loop = asyncio.get_running_loop()
         self._outcomes = {step.name: loop.create_future() for step in self._graph.steps}
-        async with asyncio.TaskGroup() as group:
-            for step in self._graph.steps:
-                group.create_task(self._follow(step))
+        await _all(self._follow(step) for step in self._graph.steps)
         outcomes = {name: future.result() for name, future in self._outcomes.items()}
         return GraphResult(outcomes, time.perf_counter() - started, self._inputs)
 
@@ -112,8 +112,9 @@ class GraphRun:
                 why = found.because or f"{need} failed with {type(found.error).__name__}"
                 outcome = outcome or Outcome("skipped", because=why)
         outcome = outcome or await self._outcome(step, values)
+        async with self._telling:
+            await self._finished(self._path + step.name, outcome)
         self._outcomes[step.name].set_result(outcome)
-        await self._finished(self._path + step.name, outcome)
 
     async def _outcome(self, step: Step, values: Mapping[str, Any]) -> Outcome:
         key, started = self._path + step.name, time.perf_counter()
@@ -124,18 +125,20 @@ class GraphRun:
             if step.when is not None and not step.when(values):
                 return Outcome("skipped", because=f"the condition of {step.name} does not hold")
             value = await self._value(step, values, attempts)
-        except Exception as error:
+            await self._keep(key, value)
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                raise
             return Outcome(
                 "failed", error=error, attempts=max(attempts),
                 because=f"{step.name} failed with {type(error).__name__}",
                 seconds=time.perf_counter() - started,
             )  # fmt: skip
-        await self._keep(key, value)
         return Outcome("done", value, attempts=max(attempts), seconds=time.perf_counter() - started)
 
     async def _value(self, step: Step, values: Mapping[str, Any], attempts: list[int]) -> Any:
         if step.over is None:
-            return await self._tried(step, values, None, 0, attempts)
+            return await self._tried(step, values, None, self._index, attempts)
         items = list(values[step.over])
 
         async def one(index: int, item: Any) -> Any:
@@ -175,8 +178,12 @@ class GraphRun:
             result.check()
             return result
         async with self._gate.turn(step.models), self._slots:
-            with _span(self._path + step.name, context), self._gate.plan.current():
+            with self._span(step, context), self._gate.plan.current():
                 return await _bounded(step, context)
+
+    def _span(self, step: Step, context: StepContext) -> AbstractContextManager[object]:
+        model, attempt = ", ".join(step.models), context.attempt
+        return step_span(self._path + step.name, model, context.index, attempt=attempt)
 
     async def _keep(self, key: str, value: Any) -> None:
         if self._journal is not None:
@@ -190,11 +197,14 @@ async def _bounded(step: Step, context: StepContext) -> Any:
         async with asyncio.timeout(step.timeout_s) as limit:
             if inspect.iscoroutinefunction(step.run):
                 return await step.run(context)
-            return await _on_thread(step.run, context)
+            value = await _on_thread(step.run, context)
+            return await value if inspect.isawaitable(value) else value
     except TimeoutError as error:
         if not limit.expired():
             raise
         raise TimeoutError(f"it took longer than {step.timeout_s:g} s") from error
+    except (KeyboardInterrupt, SystemExit) as error:
+        raise Ended(error) from error
 
 
 def _on_thread(run: Callable[[StepContext], Any], context: StepContext) -> asyncio.Future[Any]:
@@ -217,9 +227,11 @@ def _on_thread(run: Callable[[StepContext], Any], context: StepContext) -> async
             value = within.run(run, context)
         except StopIteration as error:
             failure = RuntimeError(f"the step raised {error!r}")
+        except (KeyboardInterrupt, SystemExit) as error:
+            failure = Ended(error)
         except BaseException as error:
             failure = error
-        if not loop.is_closed():
+        with suppress(RuntimeError):  # the run is over, and its loop closed
             loop.call_soon_threadsafe(tell, value, failure)
 
     threading.Thread(target=work, name=context.step.name, daemon=True).start()
@@ -236,19 +248,42 @@ async def _all(works: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
     return [task.result() for task in tasks]
 
 
-def _span(name: str, context: StepContext) -> AbstractContextManager[object]:
+def _is_cancelled() -> bool:
+    """Whether the run is cancelled. A step can raise `CancelledError` of itself, as any other error."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def step_span(name: str, model: str, item: int, **facts: Any) -> AbstractContextManager[object]:
+    """A step's span on the trace of the run that is under way, if there is one."""
     run = current_run()
-    if run is None:
-        return nullcontext()
-    model = ", ".join(context.step.models)
-    return run.span(name, model=model, item=context.index, attempt=context.attempt)
+    return nullcontext() if run is None else run.span(name, model=model, item=item, **facts)
+
+
+class Ended(BaseException):
+    """A step raised an interrupt or an exit, which would stop the loop before other steps have ended."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 def run_to_end(work: Coroutine[Any, Any, GraphResult]) -> GraphResult:
-    """The result of a run, from a thread with or without an event loop of its own."""
+    """The result of a run, from a thread with or without an event loop of its own.
+
+    Raises:
+        BaseException: an interrupt or an exit that a step raised, after all steps have ended.
+    """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(work)
-    with ThreadPoolExecutor(1, "graph") as pool:
-        return pool.submit(copy_context().run, asyncio.run, work).result()
+        inside = False
+    else:
+        inside = True
+    try:
+        if not inside:
+            return asyncio.run(work)
+        with ThreadPoolExecutor(1, "graph") as pool:
+            return pool.submit(copy_context().run, asyncio.run, work).result()
+    except Ended as ended:
+        raise ended.error from None

@@ -37,14 +37,14 @@ class Journal:
         """
         head = {"version": VERSION, "graph": _fingerprint(steps), "inputs": dict(inputs)}
         try:
-            line = json.dumps(head, ensure_ascii=False)
+            line = _sealed(head)
         except (TypeError, ValueError) as error:
             raise InvalidRequest(
                 f"The inputs cannot be kept in {file}: {error}.",
                 hint="Give JSON values, or run without a record.",
             ) from error
         try:
-            with file.open("x", encoding="utf-8") as out:
+            with file.open("x", encoding="utf-8", errors="surrogatepass") as out:
                 out.write(line + "\n")
         except FileExistsError as error:
             raise InvalidRequest(
@@ -70,6 +70,7 @@ class Journal:
                 hint="A newer keepwarm wrote it, or it is another kind of file.",
                 file=str(file),
             )
+        _check_seal(head, file, 1)
         if head.get("graph") != _fingerprint(steps):
             raise InvalidRequest(
                 f"{file} is the journal of another graph: its steps or their needs differ.",
@@ -80,13 +81,7 @@ class Journal:
         whole = lines[1:-1]  # what follows the last line end was cut
         for number, line in enumerate(whole, 2):
             entry = _parsed(line)
-            if not isinstance(entry, dict) or set(entry) != {"key", "value"}:
-                raise InvalidRequest(
-                    f"Line {number} of {file} is no entry of a journal.",
-                    hint="The file was edited. Begin anew, or remove that line.",
-                    file=str(file),
-                    line=number,
-                )
+            _check_seal(entry, file, number)
             known[entry["key"]] = entry["value"]
         _drop_cut_line(file, len(lines[-1]))
         return cls(file, head["inputs"], known)
@@ -106,7 +101,7 @@ class Journal:
             OSError: it cannot be written.
         """
         try:
-            line = json.dumps({"key": key, "value": value}, ensure_ascii=False, allow_nan=False)
+            line = _sealed({"key": key, "value": value})
         except (TypeError, ValueError, RecursionError):
             self.left_out.append(key)
             return
@@ -114,10 +109,34 @@ class Journal:
             # A tuple or a number as a key would come back as something else.
             self.left_out.append(key)
             return
-        with self.file.open("a", encoding="utf-8") as out:
+        with self.file.open("a", encoding="utf-8", errors="surrogatepass") as out:
             out.write(line + "\n")
             out.flush()
             os.fsync(out.fileno())
+
+
+def _sealed(data: Mapping[str, Any]) -> str:
+    """A line of the journal, with a digest by which an edit is seen."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+    return json.dumps({**data, "digest": _digest(json.loads(text))}, ensure_ascii=False)
+
+
+def _check_seal(entry: Any, file: Path, number: int) -> None:
+    if isinstance(entry, dict):
+        rest = {key: value for key, value in entry.items() if key != "digest"}
+        if entry.get("digest") == _digest(rest):
+            return
+    raise InvalidRequest(
+        f"Line {number} of {file} is not as it was written: its digest does not match.",
+        hint="The file was edited. Begin anew, or remove that line if it is not the first.",
+        file=str(file),
+        line=number,
+    )
+
+
+def _digest(data: Any) -> str:
+    text = json.dumps(data, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _parsed(line: bytes) -> Any:
@@ -134,4 +153,4 @@ def _drop_cut_line(file: Path, size: int) -> None:
 
 def _fingerprint(steps: Sequence[Step]) -> str:
     shape = [[step.name, sorted(step.needs), step.over, list(step.models)] for step in steps]
-    return hashlib.sha256(json.dumps(shape).encode("utf-8", "surrogatepass")).hexdigest()
+    return _digest(shape)

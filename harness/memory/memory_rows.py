@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from harness.memory.passages import Hit, Passage
+from harness.memory.passages import Hit, Passage, check_text
 from harness.memory.ranking import fused, words_query
 from shim import InvalidRequest
 
@@ -59,6 +59,7 @@ def filter_of(where: Mapping[str, Any]) -> tuple[str, list[Any]]:
                 f"Passages cannot be filtered by {key!r}: {value!r}.",
                 hint="Give keys without quotes, and texts, numbers, true, false or null.",
             )
+        check_text(f"{key}{value}")
     parts = ["1"] + ["json_extract(passages.metadata, ?) IS ?"] * len(where)
     return " AND ".join(parts), [x for key, value in where.items() for x in (f'$."{key}"', value)]
 

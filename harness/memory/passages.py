@@ -35,6 +35,7 @@ class Passage:
                 hint=f"Give a text of 1 to {LONGEST:,} characters.",
                 characters=len(self.text),
             )
+        check_text(self.text)
         if not math.isfinite(self.quality) or self.quality <= 0:
             raise InvalidRequest(
                 f"A passage cannot have the quality {self.quality!r}.",
@@ -55,10 +56,26 @@ class Passage:
         """
         try:
             if isinstance(self.metadata, Mapping):
-                return json.dumps(dict(self.metadata), ensure_ascii=False, allow_nan=False)
+                return json.dumps(dict(self.metadata), allow_nan=False)
         except (TypeError, ValueError) as error:
             raise InvalidRequest(f"The metadata is not JSON: {error}.") from error
         raise InvalidRequest(f"The metadata is not an object but {self.metadata!r}.")
+
+
+def check_text(text: str) -> None:
+    """Refuse a text that no file can hold: half of a character, as broken JSON escapes make it.
+
+    Raises:
+        InvalidRequest: with the place of the half.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(
+            f"The text has half of a character at {error.start}, which cannot be kept or looked for.",
+            hint='Replace it: text.encode("utf-8", "replace").decode().',
+            position=error.start,
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,7 +152,8 @@ class RefineRecord:
         Raises:
             OSError: the file cannot be written.
         """
-        write_whole(file, json.dumps(self.to_json(), ensure_ascii=False, indent=1).encode())
+        text = json.dumps(self.to_json(), ensure_ascii=False, indent=1)
+        write_whole(file, text.encode("utf-8", "surrogatepass"))
 
     @classmethod
     def load(cls, file: Path) -> RefineRecord:
@@ -163,7 +164,7 @@ class RefineRecord:
             OSError: the file cannot be read.
         """
         try:
-            data = json.loads(file.read_text("utf-8"))
+            data = json.loads(file.read_bytes())
         except (ValueError, RecursionError) as error:
             raise InvalidRequest(
                 f"{file} is no record of a refined answer: {error}.",

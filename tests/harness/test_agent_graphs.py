@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 
 from backends.scripted import Script, ScriptedEngine
 from harness import Graph, Retry, Step, StepContext, StepFailed
+from harness.graphs.journal import Journal
 from shim import ConfigError, InvalidRequest, KeepwarmError, LoadFailed, Shim, UnknownModel
 from shim.keeper.catalog.catalog import CatalogEngine
 from tests.processes import wait_until
@@ -88,7 +90,7 @@ def test_values_go_from_step_to_step_by_name_in_any_order_of_the_list(told: Told
 @pytest.mark.parametrize(
     ("steps", "said"),
     [
-        ([], "At least one step"),
+        ([], "at least one step"),
         ([Step("a", chat), Step("a", chat)], "name of its own"),
         ([Step("a", chat, ("topik",))], "'topic' meant"),
         (
@@ -264,7 +266,7 @@ def test_a_run_is_resumed_from_what_it_finished(told: Told, tmp_path: Path) -> N
     def item(context: StepContext) -> str:
         if context.item == "z" and broken[0]:
             raise LoadFailed("not yet")
-        return str(note(context.item, context.item * 2))
+        return str(note(context.item, f"{context.item}\ud83d"))
 
     steps = [
         Step("parts", lambda c: note("parts", c["text"].split()), ("text",)),
@@ -279,16 +281,19 @@ def test_a_run_is_resumed_from_what_it_finished(told: Told, tmp_path: Path) -> N
         file.write('{"key": "cut')
     ran.clear()
     broken[0] = False
-    assert graph.resume(record)["end"] == "xxyyzz"
+    assert graph.resume(record)["end"] == "x\ud83dy\ud83dz\ud83d"
     assert "parts" not in ran
     assert ran.count("thing") == 1
     assert ran.count("z") == 1
-    assert graph.resume(record)["end"] == "xxyyzz"
+    assert graph.resume(record)["end"] == "x\ud83dy\ud83dz\ud83d"
     with pytest.raises(InvalidRequest, match="there already"):
         graph.run({"text": "x"}, record=record)
 
 
-@pytest.mark.parametrize("edit", ["", "not JSON", '{"version": 2}', "{head}\nrubbish\n"])
+@pytest.mark.parametrize(
+    "edit",
+    ["", "not JSON", '{"version": 2}', "{head}\nrubbish\n", '{head}\n{"key": "a", "value": 9}\n'],
+)
 def test_a_record_that_is_not_this_graphs_is_refused(told: Told, tmp_path: Path, edit: str) -> None:
     """Another file, a newer version, an edited line, another graph."""
     record = tmp_path / "run.jsonl"
@@ -298,9 +303,80 @@ def test_a_record_that_is_not_this_graphs_is_refused(told: Told, tmp_path: Path,
     other = Graph([Step("b", lambda _: 1)], shim=told.shim)
     with pytest.raises(InvalidRequest, match="another graph"):
         other.resume(record)
-    record.write_text(edit.replace("{head}", head), "utf-8")
-    with pytest.raises(InvalidRequest):
-        graph.resume(record)
+    whole = record.read_text("utf-8")
+    for edited in (edit.replace("{head}", head), whole.replace('"value": 1', '"value": 2')):
+        record.write_text(edited, "utf-8")
+        with pytest.raises(InvalidRequest):
+            graph.resume(record)
+    record.write_text(whole, "utf-8")
+    assert graph.resume(record).outcomes["a"].resumed
+
+
+def test_a_result_that_cannot_be_written_fails_its_step_and_loses_no_other(
+    told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk is told as that; what was finished is in the error's result."""
+    keep = Journal.keep
+
+    def full(journal: Journal, key: str, value: Any) -> None:
+        if key == "second":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        keep(journal, key, value)
+
+    monkeypatch.setattr(Journal, "keep", full)
+    steps = [Step("first", lambda _: 1), Step("second", lambda _: 2), Step("third", lambda _: 3)]
+    with pytest.raises(StepFailed, match=r"second failed: OSError.*No space left") as caught:
+        Graph(steps, shim=told.shim).run(record=tmp_path / "run.jsonl")
+    assert caught.value.result is not None
+    assert (caught.value.result["first"], caught.value.result["third"]) == (1, 3)
+
+
+def test_a_step_that_cancels_itself_has_failed(told: Told) -> None:
+    """What waits for it is skipped and the run ends, although nothing cancelled the run."""
+
+    async def cancelled(_: StepContext) -> None:
+        raise asyncio.CancelledError
+
+    graph = Graph([Step("odd", cancelled), Step("next", chat, ("odd",), "a")], shim=told.shim)
+
+    async def scenario() -> Any:
+        return await asyncio.wait_for(graph.arun(check=False), PATIENCE_S)
+
+    result = asyncio.run(scenario())
+    assert isinstance(result.failed["odd"], asyncio.CancelledError)
+    assert result.skipped == {"next": "odd failed with CancelledError"}
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_in_a_step_ends_the_run_and_every_other_step(
+    told: Told, kind: type[BaseException]
+) -> None:
+    """From a thread and from a coroutine; what runs beside it is cancelled before the run ends."""
+    ended: list[str] = []
+
+    def interrupt(_: StepContext) -> None:
+        raise kind
+
+    async def ainterrupt(_: StepContext) -> None:
+        raise kind
+
+    async def beside(_: StepContext) -> None:
+        try:
+            await asyncio.sleep(PATIENCE_S)
+        finally:
+            ended.append("beside")
+
+    for run in (interrupt, ainterrupt):
+        graph = Graph([Step("beside", beside), Step("odd", run)], shim=told.shim)
+        with pytest.raises(kind):
+            graph.run()
+    assert ended == ["beside"] * 2
+
+
+def test_a_function_that_returns_a_coroutine_is_awaited(told: Told) -> None:
+    """A lambda around `achat` is no coroutine function, and its answer is the step's value all the same."""
+    graph = Graph([Step("ask", lambda c: c.achat("Hi."), (), "a")], shim=told.shim)
+    assert graph.run()["ask"].content == "a"
 
 
 def test_coming_models_are_declared_and_skipped_ones_withdrawn(told: Told) -> None:

@@ -139,8 +139,8 @@ def test_metadata_filters_both_rankings_and_quality_weighs(memory: MemoryStore) 
     )
     assert texts(memory.search("rain"))[0] == "rain in winter"
     assert memory.search("rain", where={"by": "eve"}).hits == ()
-    for bad in ({'a"b': 1}, {"a": [1]}):
-        with pytest.raises(InvalidRequest, match="filtered"):
+    for bad in ({'a"b': 1}, {"a": [1]}, {"by": "\ud83d"}):
+        with pytest.raises(InvalidRequest, match=r"filtered|half of a character"):
             memory.search("rain", where=bad)
 
 
@@ -200,6 +200,7 @@ def test_lines_of_a_file_are_imported_and_a_bad_one_is_named(
         {"text": "x", "quality": math.nan},
         {"text": "x", "metadata": {"a": object()}},
         {"text": "x", "metadata": [1]},
+        {"text": "half \ud83d"},
     ],
 )
 def test_passages_that_cannot_be_kept_are_refused(bad: dict[str, Any]) -> None:

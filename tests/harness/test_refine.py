@@ -107,7 +107,8 @@ def test_a_killed_run_goes_on_from_its_record(tmp_path: Path) -> None:
     def dies(_messages: Any, _options: Any) -> str:
         raise LoadFailed("no engine")
 
-    broken = ToldShim({"writer": in_turn("one", "two"), "judge": dies})
+    # Half of a character, as an endpoint's broken JSON escape makes it, is kept like any text.
+    broken = ToldShim({"writer": in_turn("one \ud83d", "two"), "judge": dies})
     with pytest.raises(LoadFailed):
         refine(broken).run("Write.", file)
     assert [one.evaluation for one in RefineRecord.load(file).rounds] == [None]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from threading import Lock
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from shim import Reply, Shim
 from shim.calls.declaring import Plan
@@ -26,6 +27,20 @@ class _NoPlan:
 
     def close(self) -> None:
         """Withdraw nothing."""
+
+    def current(self) -> AbstractContextManager[None]:
+        """No request of these tests consumes a use."""
+        return nullcontext()
+
+    async def adeclare(self, models: Sequence[str]) -> None:
+        """As `declare`."""
+        self.declare(models)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_failure: object) -> None:
+        self.close()
 
 
 class ToldShim(Shim):
@@ -51,6 +66,8 @@ class ToldShim(Shim):
 
     def plan(self, models: Sequence[str] = ()) -> Plan:
         """A plan that only notes."""
+        if models:
+            self.uses.declare(models)
         return cast("Plan", self.uses)
 
     def what_if(self, models: Sequence[str]) -> dict[str, Any]:
