@@ -2,7 +2,7 @@
 # The first set-up builds llama.cpp (minutes, once a machine); later runs install nothing.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-full test-vllm test-python-models demo bench models clean
+.PHONY: help setup check test test-full test-vllm test-python-models demo examples bench models voice clean
 
 # The first Python here that is new enough.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -47,9 +47,15 @@ test-vllm: setup ## Run the tests of engines against the real vLLM on the CPU (b
 demo: setup ## Run four models under a budget for half of them, and trace it
 	$(BIN)/keepwarm demo --models models/demo
 
-models: setup ## Make the demo's models, and fetch small real ones into models/real (260 MB)
+models: setup ## Make the demo's models, and fetch small real ones into models/real (320 MB)
 	$(BIN)/python tools/make_models.py models/demo
 	$(BIN)/python tools/fetch_models.py models/real
+
+voice: setup ## Build the environment of the voice agent's ear and voice (.venv-voice: 500 MB)
+	@$(SETUP_PYTHON) tools/side_environment.py voice
+
+examples: setup ## Fetch what the examples need, and run each of them within two minutes
+	@$(BIN)/python tools/run_examples.py
 
 bench: setup ## Measure: the overhead of a warm call, the cost of a swap, and the rest of bench/ (minutes)
 	@for name in overhead swap tracing footprint planning policies pipeline predict; do \

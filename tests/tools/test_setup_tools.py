@@ -35,7 +35,17 @@ def test_an_old_python_can_read_the_file_that_tells_it_so() -> None:
 
 def test_every_target_sets_itself_up_first() -> None:
     """demo, test, check and bench run the set-up before anything else."""
-    for target in ("setup", "check", "test", "test-full", "demo", "bench", "models"):
+    for target in (
+        "setup",
+        "check",
+        "test",
+        "test-full",
+        "demo",
+        "examples",
+        "bench",
+        "models",
+        "voice",
+    ):
         plan = subprocess.run(
             ["make", "--no-print-directory", "-n", target],
             cwd=ROOT,
@@ -46,14 +56,14 @@ def test_every_target_sets_itself_up_first() -> None:
         assert "tools/bootstrap.py" in plan[0], target
 
 
-def test_ci_runs_the_checks_and_the_tests() -> None:
+def test_ci_runs_the_checks_the_tests_and_the_examples() -> None:
     """.ci/run is executable and stops at the first failure."""
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     lines = script.read_text("utf-8").splitlines()
     assert lines[0].endswith("bash")
     assert "set -euo pipefail" in lines
-    assert lines[-2:] == ["make check", "make test"]
+    assert lines[-3:] == ["make check", "make test", "make examples"]
 
 
 def test_a_finished_set_up_is_known_by_its_stamp(

@@ -1,0 +1,77 @@
+"""`make examples`: every example is run, bounded, and what cannot be had is named."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools import run_examples
+from tools.setup_run import SetupError
+
+
+@pytest.fixture
+def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three examples of a test; one needs models, one a voice, one nothing."""
+    (tmp_path / "examples").mkdir()
+    for name in ("plain.py", "real.py", "spoken.py"):
+        (tmp_path / "examples" / name).write_text(f"print('{name} ran')")
+    needs = {"plain.py": (), "real.py": ("models",), "spoken.py": ("voice",)}
+    monkeypatch.setattr(run_examples, "ROOT", tmp_path)
+    monkeypatch.setattr(run_examples, "EXAMPLES", needs)
+    monkeypatch.setattr(run_examples, "fetch_all", lambda _folder: True)
+    monkeypatch.setattr(run_examples, "build", lambda _name: None)
+    monkeypatch.setattr(sys, "argv", ["run_examples.py"])
+    return tmp_path / "examples"
+
+
+def test_every_example_is_run() -> None:
+    """A new file in `examples` has to be named with what it needs."""
+    files = {file.name for file in (run_examples.ROOT / "examples").glob("*.py")}
+    assert files == set(run_examples.EXAMPLES)
+
+
+def test_what_needs_a_missing_package_is_not_run_and_the_others_are(
+    examples: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The end is a failure that names the package, after all that could run has run."""
+
+    def broken(_name: str) -> None:
+        raise SetupError("no matching distribution found for av==18.1.0")
+
+    monkeypatch.setattr(run_examples, "build", broken)
+    assert run_examples.main() == 1
+    said = capsys.readouterr().out
+    assert "av==18.1.0" in said
+    assert "plain.py ran" in said
+    assert "real.py ran" in said
+    assert "examples/spoken.py: not run, because voice is not there" in said
+    assert "2 of 3 examples ended well" in said
+
+
+def test_an_example_that_fails_or_does_not_end_is_a_failure(
+    examples: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its exit code, or its time, is said; the others run all the same."""
+    (examples / "plain.py").write_text("raise SystemExit(3)")
+    (examples / "real.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(60)")
+    monkeypatch.setattr(run_examples, "LIMIT_S", 1)
+    monkeypatch.setattr(run_examples, "stop_keeper", lambda _env: None)
+    assert run_examples.main() == 1
+    said = capsys.readouterr().out
+    assert "examples/plain.py: exit code 3" in said
+    assert "begun" in said
+    assert "examples/real.py: not through after 1 s" in said
+    assert "spoken.py ran" in said
+
+
+def test_a_name_that_is_none_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is a mistake of the command line, with the names that there are."""
+    monkeypatch.setattr(sys, "argv", ["run_examples.py", "nothing.py"])
+    with pytest.raises(SystemExit) as ended:
+        run_examples.main()
+    assert ended.value.code == 2
+    assert "voice_agent.py" in capsys.readouterr().err
