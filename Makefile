@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	done; echo python3)
 BIN := .venv/bin
 # With bytecode, whatever the environment says: rewriting every test's asserts anew takes seconds.
-SHORT := not full and not vllm and not python_models
+SHORT := not full and not vllm and not python_models and not promtool
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 # A finished environment's own Python answers at once; before that the machine's does the work.
 SETUP_PYTHON := $(if $(and $(wildcard .venv/.keepwarm-stamp),$(wildcard $(BIN)/python)),$(BIN)/python,$(PYTHON))
@@ -43,6 +43,10 @@ test-python-models: setup ## Run real Whisper, sentence-transformers and transfo
 test-vllm: setup ## Run the tests of engines against the real vLLM on the CPU (builds .venv-vllm first: 2.4 GB)
 	$(SETUP_PYTHON) tools/side_environment.py vllm
 	nice env $(PYTEST) -m vllm --timeout 900
+
+test-alerts: setup ## Check the alert rules with promtool (gets Debian's, 19 MB, unless it is here)
+	$(BIN)/python tools/promtool.py
+	$(PYTEST) -m promtool tests/metrics
 
 demo: setup ## Run four models under a budget for half of them, and trace it
 	$(BIN)/keepwarm demo --models models/demo
