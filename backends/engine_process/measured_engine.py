@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 from backends.base import LoadReport
 from backends.engine_process.ceiling import PlausibleCeilings
@@ -16,27 +16,42 @@ from backends.machine.bounded_questions import asked
 from backends.machine.processes import IoCounts
 from budget.footprint import GUESSED, Placement
 
+_Spec = TypeVar("_Spec")
 
-class MeasuredEngine(ProcessEngine):
+
+class MeasuredEngine(ProcessEngine, Generic[_Spec]):
     """A process whose bytes are measured, because it does not tell them.
 
     Args:
+        spec: what is run.
         model_id: the model's name.
         runtime_dir: the keeper's private folder.
-        program: what runs, in messages.
         stall_s: a load that neither reads, grows, logs nor computes for so long is given up.
         margin_bytes: that of `[keeper] engine_margin`; 0 means no bound.
     """
 
+    _called: ClassVar[str]
+    """What runs, in messages."""
     _files_hint: ClassVar[str] = "Check `files` of the model."
 
     def __init__(
-        self, model_id: str, runtime_dir: Path, program: str, *, stall_s: float, margin_bytes: int
+        self,
+        spec: _Spec,
+        model_id: str,
+        runtime_dir: Path,
+        *,
+        stall_s: float = 60.0,
+        margin_bytes: int = 0,
     ) -> None:
-        super().__init__(model_id, runtime_dir, program)
+        super().__init__(model_id, runtime_dir, self._called)
+        self._spec = spec
         self._stall_s = stall_s
         self._margin_bytes = margin_bytes
         self._guessed = False
+        self._set_up()
+
+    def _set_up(self) -> None:
+        """Make what a subclass has beside that."""
 
     def _expect(self, placement: Placement) -> None:
         """Note the GPUs, and the bytes that it may take."""

@@ -84,30 +84,12 @@ class WorkerSpec:
         return {**threads, **self.env}
 
 
-class PythonEngine(MeasuredEngine):
-    """A Python worker.
+class PythonEngine(MeasuredEngine[WorkerSpec]):
+    """A Python worker."""
 
-    Args:
-        spec: what it makes.
-        model_id: the model's name.
-        runtime_dir: the keeper's private folder.
-        stall_s: a load that neither reads, grows, logs nor computes for so long is given up.
-        margin_bytes: that of `[keeper] engine_margin`; 0 means no bound.
-    """
+    _called = "the Python worker"
 
-    def __init__(
-        self,
-        spec: WorkerSpec,
-        model_id: str,
-        runtime_dir: Path,
-        *,
-        stall_s: float = 60.0,
-        margin_bytes: int = 0,
-    ) -> None:
-        super().__init__(
-            model_id, runtime_dir, "the Python worker", stall_s=stall_s, margin_bytes=margin_bytes
-        )
-        self._spec = spec
+    def _set_up(self) -> None:
         self._control: Control | None = None
         self._slots = 1
         self._mark = f"{_MARK}={self._name}"

@@ -50,30 +50,12 @@ _MARK: Final = "KEEPWARM_SERVER"
 _LINES: Final = 6
 
 
-class ServerEngine(MeasuredEngine):
-    """A server.
+class ServerEngine(MeasuredEngine[ServerSpec]):
+    """A server."""
 
-    Args:
-        spec: what is run.
-        model_id: the model's name.
-        runtime_dir: the keeper's private folder.
-        stall_s: a load that neither reads, grows, logs nor computes for so long is given up.
-        margin_bytes: that of `[keeper] engine_margin`; 0 means no bound.
-    """
+    _called = "the server"
 
-    def __init__(
-        self,
-        spec: ServerSpec,
-        model_id: str,
-        runtime_dir: Path,
-        *,
-        stall_s: float = 60.0,
-        margin_bytes: int = 0,
-    ) -> None:
-        super().__init__(
-            model_id, runtime_dir, "the server", stall_s=stall_s, margin_bytes=margin_bytes
-        )
-        self._spec = spec
+    def _set_up(self) -> None:
         self._said_ready = asyncio.Event()
         # Lines of a log mask what begins like this.
         self._key = f"sk-{secrets.token_hex(24)}"

@@ -65,30 +65,13 @@ class VllmSpec:
     sleep: int = 0
 
 
-class VllmEngine(MeasuredEngine):
-    """A vLLM server.
+class VllmEngine(MeasuredEngine[VllmSpec]):
+    """A vLLM server."""
 
-    Args:
-        spec: what it serves.
-        model_id: the model's name.
-        runtime_dir: the keeper's private folder.
-        stall_s: a load that neither reads, grows, logs nor computes for so long is given up.
-        margin_bytes: that of `[keeper] engine_margin`; 0 means no bound.
-    """
-
+    _called = "vLLM"
     _files_hint = "Check the model's path."
 
-    def __init__(
-        self,
-        spec: VllmSpec,
-        model_id: str,
-        runtime_dir: Path,
-        *,
-        stall_s: float = 60.0,
-        margin_bytes: int = 0,
-    ) -> None:
-        super().__init__(model_id, runtime_dir, "vLLM", stall_s=stall_s, margin_bytes=margin_bytes)
-        self._spec = spec
+    def _set_up(self) -> None:
         self._embeds = False
         self._main = HOST
         self._vllm: VllmProgram | None = None

@@ -11,10 +11,12 @@ from backends.kinds import Backend
 from backends.llama.binding.binding_engine import LlamaBindingEngine
 from backends.llama.engine import LlamaServerEngine
 from backends.python.python_engine import PythonEngine
+from backends.server.command import ServerSpec
 from backends.server.server_engine import ServerEngine
-from backends.vllm.vllm_engine import VllmEngine
+from backends.vllm.vllm_engine import VllmEngine, VllmSpec
 from budget.errors import InternalError
 from shim.config import Config
+from shim.config.schema.entry import ModelEntry
 from shim.keeper.catalog.catalog import CatalogEngine
 from shim.keeper.catalog.vllm_models import vllm_spec
 from shim.keeper.catalog.worker_models import server_spec, worker_spec
@@ -38,48 +40,39 @@ def _llama(config: Config, engine: CatalogEngine, runtime: Path) -> Engine:
     )
 
 
-def _python_worker(config: Config, engine: CatalogEngine, runtime: Path) -> Engine:
-    if engine.entry is None:
-        raise InternalError(f"{engine.label} has no configuration")
-    return PythonEngine(
-        worker_spec(engine.entry),
-        engine.names[0],
-        runtime,
-        stall_s=config.keeper.stall_timeout,
-        margin_bytes=config.keeper.engine_margin.resolve(0),
-    )
+def _of_spec(
+    made: Callable[..., Engine], spec_of: Callable[[ModelEntry, CatalogEngine], object]
+) -> Maker:
+    """How an engine is made that is not told what it takes, but only what it runs."""
+
+    def make(config: Config, engine: CatalogEngine, runtime: Path) -> Engine:
+        if engine.entry is None:
+            raise InternalError(f"{engine.label} has no configuration")
+        return made(
+            spec_of(engine.entry, engine),
+            engine.names[0],
+            runtime,
+            stall_s=config.keeper.stall_timeout,
+            margin_bytes=config.keeper.engine_margin.resolve(0),
+        )
+
+    return make
 
 
-def _vllm_server(config: Config, engine: CatalogEngine, runtime: Path) -> Engine:
-    if engine.entry is None:
-        raise InternalError(f"{engine.label} has no configuration")
-    return VllmEngine(
-        vllm_spec(engine.entry, [Path(row[0]) for row in engine.stamp]),
-        engine.names[0],
-        runtime,
-        stall_s=config.keeper.stall_timeout,
-        margin_bytes=config.keeper.engine_margin.resolve(0),
-    )
+def _server_spec(entry: ModelEntry, engine: CatalogEngine) -> ServerSpec:
+    return server_spec(entry, engine.names[0].rpartition("/")[2])
 
 
-def _server(config: Config, engine: CatalogEngine, runtime: Path) -> Engine:
-    if engine.entry is None:
-        raise InternalError(f"{engine.label} has no configuration")
-    return ServerEngine(
-        server_spec(engine.entry, engine.names[0].rpartition("/")[2]),
-        engine.names[0],
-        runtime,
-        stall_s=config.keeper.stall_timeout,
-        margin_bytes=config.keeper.engine_margin.resolve(0),
-    )
+def _vllm_spec(entry: ModelEntry, engine: CatalogEngine) -> VllmSpec:
+    return vllm_spec(entry, [Path(row[0]) for row in engine.stamp])
 
 
 MAKERS: Final[Mapping[Backend, Maker]] = {
     "llama.cpp": _llama,
     "llama-cpp-python": _llama,
-    "python": _python_worker,
-    "server": _server,
-    "vllm": _vllm_server,
+    "python": _of_spec(PythonEngine, lambda entry, _engine: worker_spec(entry)),
+    "server": _of_spec(ServerEngine, _server_spec),
+    "vllm": _of_spec(VllmEngine, _vllm_spec),
 }
 """The kinds that keepwarm starts."""
 
