@@ -36,7 +36,9 @@ ASYNC = """
 """
 
 FLOWS = """
-    select a.name as source, a.ts as source_ts, b.name as target, b.ts as target_ts
+    select a.name as source, a.ts as source_ts, b.name as target, b.ts as target_ts,
+           (select string_value from args where args.arg_set_id = flow.arg_set_id
+              and key = 'name') as flow
     from flow join slice a on slice_out = a.id join slice b on slice_in = b.id
     order by a.ts, b.ts
 """

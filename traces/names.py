@@ -28,6 +28,29 @@ EVICT: Final = "evict"
 STAGE: Final = "stage"
 """Category of the spans that `RunTrace.span` opens; their names are their callers'."""
 
+# Parts of a load and of an eviction.
+SPAWN: Final = "spawn"
+HEADER: Final = "header and vocabulary"
+WEIGHTS: Final = "weights"
+BUFFERS: Final = "buffers"
+RESTORE_KV: Final = "restore KV"
+SAVE_KV: Final = "save KV"
+END_PROCESS: Final = "end process"
+
+# What else happens to a device or an engine.
+READ_AHEAD: Final = "read_ahead"
+DENIED: Final = "denied"
+DIED: Final = "died"
+LOW_MEMORY_NOTE: Final = "low_memory"
+OVER_LIMIT: Final = "over_limit"
+CORRECTED: Final = "corrected"
+PREEMPTED: Final = "preempted"
+RESUMED: Final = "resumed"
+WAIT: Final = "wait"
+RESIDENCY: Final = "residency"
+END_OF_LOAD: Final = "/end"
+"""The end of a load's id in the id of the eviction that undoes it."""
+
 # Span events.
 GRANTED: Final = "keepwarm.granted"
 """When the lease was granted: from here on the request holds its slot."""
@@ -77,6 +100,23 @@ SAVED_BYTES: Final = "keepwarm.kv.saved_bytes"
 RESTORE_SECONDS: Final = "keepwarm.kv.restore_s"
 RESTORED_TOKENS: Final = "keepwarm.kv.restored_tokens"
 THREAD: Final = "keepwarm.thread"
+CHAIN: Final = "keepwarm.chain"
+"""Of spans that come one after another for one piece of work: an arrow joins them."""
+EVICTED: Final = "keepwarm.evicted"
+"""Of a request: the ids of the evictions that it caused, with spaces between."""
+SERVED_BY_LOAD: Final = "keepwarm.engine.load"
+"""Of a request: the load of the engine that served it."""
+REQUESTS: Final = "keepwarm.requests"
+FILE_BYTES: Final = "keepwarm.file.bytes"
+READ_BYTES: Final = "keepwarm.read.bytes"
+BANDWIDTH: Final = "keepwarm.bytes_per_s"
+BANDWIDTH_MEASURED: Final = "keepwarm.measured_bytes_per_s"
+"""What this machine reads at most, as measured when keepwarm learned its rates."""
+PLACEMENT: Final = "keepwarm.placement"
+HIDDEN: Final = "keepwarm.hidden"
+"""Of a load: no request of this run waited for it."""
+DECISION: Final = "keepwarm.decision"
+DETAIL: Final = "keepwarm.detail"
 
 CONTENT: Final = frozenset(
     {
@@ -93,10 +133,15 @@ CONTENT: Final = frozenset(
 """Attributes that hold what people wrote and models answered: only with `record_content`."""
 
 # The Chrome Trace view. Perfetto sorts processes by name and threads by tid.
-LOAD_FLOW: Final = "load"
 FLOW: Final = "flow"
+"""The category of all arrows; the rest are their names."""
+LOAD_FLOW: Final = "load"
+WAIT_FLOW: Final = "waits for"
+EVICT_FLOW: Final = "evicted for"
+NEXT_FLOW: Final = "next"
 RESIDENT_BYTES: Final = "resident bytes"
 DEVICE_BYTES: Final = "device bytes"
+TOKENS_A_SECOND: Final = "tokens/s"
 
 
 def run_lanes(service: str, run_id: str) -> str:

@@ -93,12 +93,15 @@ def quote(text: str) -> str:
     return encode_basestring(_perfetto(text))
 
 
-_quote_key = lru_cache(1024)(quote)
+quote_known = lru_cache(1024)(quote)
+"""As `quote`, for text that comes again and again."""
 
 
 def quote_clean(arguments: Mapping[str, Value]) -> str:
     """Clean attributes (`clean_attributes`) as a JSON object that Perfetto's importer reads."""
-    return "{" + ",".join([f"{_quote_key(key)}:{_json(arguments[key])}" for key in arguments]) + "}"
+    return (
+        "{" + ",".join([f"{quote_known(key)}:{_json(arguments[key])}" for key in arguments]) + "}"
+    )
 
 
 def _json(value: Value) -> str:
@@ -111,5 +114,5 @@ def _json(value: Value) -> str:
 
 def microseconds(ns: int) -> str:
     """Nanoseconds as a decimal number of microseconds; exact in the importer below 4e15 ns (46 days)."""
-    whole, rest = divmod(ns, 1000)
-    return f"{whole}.{rest:03d}"
+    digits = f"{ns:04d}"
+    return f"{digits[:-3]}.{digits[-3:]}"

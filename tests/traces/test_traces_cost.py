@@ -41,7 +41,11 @@ def test_a_finished_request_leaves_nothing_in_memory(
     """A run of days must not grow: four times the requests, with loads and arrows, and no more bytes."""
     monkeypatch.setattr("traces.recording.request_lines.IN_MEMORY_BYTES", 10_000)
     monkeypatch.setattr("traces.chrome.lanes._KEEP", 64)
-    for name in ("traces.recording.recorder._KNOWN_LOADS", "traces.chrome.view._REMEMBERED"):
+    for name in (
+        "traces.recording.recorder._KNOWN_LOADS",
+        "traces.chrome.view.REMEMBERED",
+        "traces.chrome.arrows.REMEMBERED",
+    ):
         monkeypatch.setattr(name, 64)
     with RunTrace("days", tmp_path) as run:
         start = now()

@@ -71,14 +71,22 @@ def test_every_slice_flow_counter_and_queue_arrives_with_its_name_and_lane(tmp_p
         ("2 device host", "loads and evictions", "model_load m", 0): 1,
         ("3 engine m (llama.cpp)", "slot 0", "request", 0): 2,
         ("3 engine m (llama.cpp)", "slot 0", "admit", 1): 2,
-        ("3 engine m (llama.cpp)", "slot 0", "prompt_evaluation", 1): 2,
-        ("3 engine m (llama.cpp)", "slot 0", "generate", 1): 2,
+        ("3 engine m (llama.cpp)", "slot 0", "prompt_evaluation 12 tokens, 857/s", 1): 1,
+        ("3 engine m (llama.cpp)", "slot 0", "prompt_evaluation 12 tokens, 600/s", 1): 1,
+        ("3 engine m (llama.cpp)", "slot 0", "generate 6 tokens, 300/s", 1): 1,
+        ("3 engine m (llama.cpp)", "slot 0", "generate 6 tokens, 200/s", 1): 1,
+        ("3 engine m (llama.cpp)", "waits for a load", "waits for load l1", 0): 1,
     }
-    assert [(row["name"], row["dur"], row["process"]) for row in queues] == [
-        ("queue", 55 * MS, "3 engine m (llama.cpp)"),
-        ("queue", 10 * MS, "3 engine m (llama.cpp)"),
+    queues = [row for row in queues if row["name"] == "queue"]
+    assert [(row["dur"], row["process"]) for row in queues] == [
+        (55 * MS, "3 engine m (llama.cpp)"),
+        (10 * MS, "3 engine m (llama.cpp)"),
     ]
-    assert [(row["source"], row["target"]) for row in flows] == [("model_load m", "request")]
+    assert [(row["source"], row["target"]) for row in flows] == [
+        ("waits for load l1", "model_load m"),
+        ("model_load m", "request"),
+    ]
+    counters = [row for row in counters if row["process"] == "2 device host"]
     assert [(row["name"], row["value"]) for row in counters] == [
         ("device bytes free", 500),
         ("device bytes limit", 1500),
@@ -88,7 +96,6 @@ def test_every_slice_flow_counter_and_queue_arrives_with_its_name_and_lane(tmp_p
         ("resident bytes m", 1000),
         ("resident bytes old", 0),
     ]
-    assert {row["process"] for row in counters} == {"2 device host"}
 
 
 def test_attributes_reach_perfetto(tmp_path: Path) -> None:
@@ -101,14 +108,14 @@ def test_attributes_reach_perfetto(tmp_path: Path) -> None:
         )
     assert run.trace_path is not None
     sql = (
-        "select s.name, a.key, coalesce(a.string_value, a.int_value, a.real_value) as value "
+        "select s.category as name, a.key, coalesce(a.string_value, a.int_value, a.real_value) as value "
         "from slice s join args a using (arg_set_id) where a.key like 'args.%'"
     )
     _, rows = _read(run.trace_path, sql)
     found = {(row["name"], row["key"].removeprefix("args.")): row["value"] for row in rows}
-    assert found["model_load m", "keepwarm.storage"] == "cold"
-    assert found["model_load m", "keepwarm.bytes"] == 1000
-    assert found["model_load m", "victims"] == '["old", "older"]'
+    assert found["model_load", "keepwarm.storage"] == "cold"
+    assert found["model_load", "keepwarm.bytes"] == 1000
+    assert found["model_load", "victims"] == '["old", "older"]'
     assert found["request", "gen_ai.usage.input_tokens"] == 12
     assert found["prompt_evaluation", "keepwarm.prompt_ms"] == 19.5
     assert found["request", "n"] == str(2**70)
@@ -132,7 +139,8 @@ def test_any_text_survives_as_a_name_a_key_and_a_value(tmp_path: Path, name: str
     assert run.trace_path is not None
     slices, counters = _read(run.trace_path, COUNTERS)
     assert len(slices) == sum(written(run.trace_path).values()) == 7
-    assert [row["value"] for row in counters] == [1, 8, 7]
+    books = [row["value"] for row in counters if row["process"].startswith("2 device")]
+    assert books == [1, 8, 7]
 
 
 def test_plain_names_arrive_letter_by_letter(tmp_path: Path) -> None:
@@ -177,7 +185,7 @@ def test_requests_on_one_slot_that_overlap_are_all_there(tmp_path: Path) -> None
     assert run.trace_path is not None
     (slices,) = _read(run.trace_path)
     _assert_complete(run.trace_path, slices)
-    assert Counter(row["depth"] for row in slices if row["name"] == "generate") == {1: 10}
+    assert Counter(row["depth"] for row in slices if row["category"] == "generate") == {1: 10}
     remote = {row["lane"] for row in slices if row["process"] == "4 remote far (llama.cpp)"}
     assert remote == {"requests", "requests (2)", "requests (3)", "requests (4)"}
 
@@ -191,7 +199,7 @@ def test_a_load_reported_after_its_request_still_gets_its_arrow(tmp_path: Path) 
         run.load(load("l1", start, ms=9))
     assert run.trace_path is not None
     slices, flows = _read(run.trace_path, FLOWS)
-    assert [(row["source"], row["target"]) for row in flows] == [("model_load m", "request")]
+    assert ("model_load m", "request") in [(row["source"], row["target"]) for row in flows]
     assert Counter(row["name"] for row in slices)["model_load m"] == 1
 
 
@@ -277,7 +285,7 @@ def test_a_killed_writers_file_opens_with_all_that_was_recorded(tmp_path: Path) 
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60)
     (slices,) = _read(tmp_path / "killed.trace.json")
-    assert Counter(row["name"] for row in slices) == {
+    assert Counter(row["category"] for row in slices) == {
         "request": 50,
         "admit": 50,
         "prompt_evaluation": 50,
@@ -335,8 +343,11 @@ def test_twenty_thousand_events_lose_none(tmp_path: Path) -> None:
     slices, queues, flows, counters = _read(run.trace_path, ASYNC, FLOWS, COUNTERS)
     _assert_complete(run.trace_path, slices)
     assert len(slices) + 2 * len(queues) + 2 * len(flows) + len(counters) > 20_000
-    assert len(queues) == len(flows) == 1500
-    assert {(row["source"][:10], row["target"]) for row in flows} == {("model_load", "request")}
+    assert Counter(row["name"][:5] for row in queues)["queue"] == 1500
+    assert Counter((row["source"][:10], row["target"][:10]) for row in flows) == {
+        ("model_load", "request"): 1500,
+        ("waits for ", "model_load"): 1500,
+    }
 
 
 def test_times_are_exact_to_the_nanosecond(tmp_path: Path) -> None:

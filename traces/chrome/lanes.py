@@ -138,6 +138,7 @@ class LaneTable:
         self._announce_lane = announce_lane
         self._pids: dict[str, int] = {}
         self._groups: dict[tuple[int, int], LaneGroup] = {}
+        self._titles: dict[tuple[int, int], str] = {}
 
     def pid(self, process: str) -> int:
         """The pid of that process name, the same each time."""
@@ -150,6 +151,10 @@ class LaneTable:
             self._announce_process(pid, process)
         return pid
 
+    def title(self, pid: int, tid: int) -> str:
+        """What a lane is called."""
+        return self._titles[pid, tid]
+
     def group(self, pid: int, order: int, title: str) -> LaneGroup:
         """The lanes named `title` under `pid`; `order` sorts the groups of a process (0 first)."""
         order = min(order, _LAST_GROUP)
@@ -158,7 +163,9 @@ class LaneTable:
             first_tid = pid * _TIDS_PER_PROCESS + order * _TIDS_PER_GROUP
 
             def announce(tid: int, index: int) -> None:
-                self._announce_lane(pid, tid, title if index == 0 else f"{title} ({index + 1})")
+                name = title if index == 0 else f"{title} ({index + 1})"
+                self._titles[pid, tid] = name
+                self._announce_lane(pid, tid, name)
 
             group = LaneGroup(first_tid, announce)
             self._groups[pid, order] = group

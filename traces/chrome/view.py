@@ -8,39 +8,47 @@ do not fit a double; a flow's ends lie inside slices; async ids are local to the
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
-from typing import NamedTuple, TypeVar
+from typing import Final
 
 from traces import names
+from traces.chrome.arrows import REMEMBERED, Arrows
+from traces.chrome.event_text import Events, Placed
+from traces.chrome.gauges import Gauge
 from traces.chrome.lanes import LaneTable
+from traces.chrome.residencies import Residencies
+from traces.chrome.titles import title_of
 from traces.records import CounterSample
 from traces.span_data import SpanData
-from traces.text import Value, clean, microseconds, quote, quote_clean
-
-_Key = TypeVar("_Key")
-_Kept = TypeVar("_Kept")
+from traces.text import Value, clean
 
 MARGIN_NS = 3_600 * 1_000_000_000
 """How long before the run a load may have started; the file's time 0. Earlier times are drawn at 0."""
 
-_CHILDREN = frozenset(
-    {names.ADMIT, names.PROMPT_EVALUATION, names.GENERATE, names.WORK, names.ITEMS}
+_CHILDREN: Final = frozenset(
+    {
+        names.ADMIT,
+        names.PROMPT_EVALUATION,
+        names.GENERATE,
+        names.WORK,
+        names.ITEMS,
+        names.SPAWN,
+        names.HEADER,
+        names.WEIGHTS,
+        names.BUFFERS,
+        names.RESTORE_KV,
+        names.SAVE_KV,
+        names.END_PROCESS,
+    }
 )
-_REMEMBERED = 4096
-
+_LANES: Final = {names.MODEL_LOAD: 0, names.EVICT: 0, names.READ_AHEAD: 1}
+_DEVICE_LANES: Final = ("loads and evictions", "read ahead", "events")
+_UNSHOWN: Final = frozenset({names.SERVED_BY_LOAD, names.CHAIN})
+_WAITING: Final = (98, "waits for a load")
 _NOT_ADMITTED = (97, "not admitted")
 _ANY_SLOT = (96, "requests")
 _LAST_SLOT = 95
-
-
-class Placed(NamedTuple):
-    """Where a slice lies in the file: its lane and its times in nanoseconds of the file."""
-
-    pid: int
-    tid: int
-    start: int
-    end: int
 
 
 class ChromeView:
@@ -64,13 +72,13 @@ class ChromeView:
         self._write = write
         self._base_ns = base_ns
         self._home = home
-        self._batch: list[str] = []
-        self._lanes = LaneTable(self._name_process, self._name_lane)
+        self._events = Events()
+        self._arrows = Arrows(self._events)
+        self._residencies = Residencies(self._events)
+        self._lanes = LaneTable(self._events.name_process, self._events.name_lane)
         self._placed: OrderedDict[int, Placed] = OrderedDict()
-        self._loads: OrderedDict[str, Placed] = OrderedDict()
-        self._waiting: OrderedDict[str, deque[Placed]] = OrderedDict()
+        self._gauges: dict[tuple[int, str], Gauge] = {}
         self._models: dict[str, set[str]] = {}
-        self._ids = 0
         self._leased: dict[Hashable, list[int]] = {}
         if before is not None:
             for owner, (_, depth) in before._leased.items():
@@ -83,24 +91,28 @@ class ChromeView:
         attributes = span.attributes
         start = max(0, span.start_ns - self._base_ns)
         end = max(start, span.end_ns - self._base_ns)
+        parent = self._placed.get(span.parent_id)
         match span.name:
             case names.REQUEST if names.REQUEST_ID in attributes:
                 self._request(span, start, end)
-            case names.QUEUE if (request := self._placed.get(span.parent_id)) is not None:
-                self._queue(attributes, request.pid, start, end)
-            case names.MODEL_LOAD | names.EVICT if names.DEVICE in attributes:
+            case names.QUEUE if parent is not None:
+                self._queue(span, parent, start, end)
+            case name if name in _CHILDREN and parent is not None:
+                self._child(span, parent, start, end)
+            case _ if names.DEVICE in attributes:
                 self._device(span, start, end)
-            case name if (
-                name in _CHILDREN and (parent := self._placed.get(span.parent_id)) is not None
-            ):
-                self._child(name, attributes, parent, start, end)
             case _:
                 self._own(span, start, end)
 
     def flush(self) -> None:
         """Write the events gathered since the last call."""
-        batch, self._batch = self._batch, []
-        self._write(batch)
+        self._write(self._events.take())
+
+    def finish(self, epoch_ns: int) -> None:
+        """Add what is known at the end only: what is left of the counters, and how long models stayed."""
+        for gauge in self._gauges.values():
+            gauge.finish()
+        self._residencies.finish(max(0, epoch_ns - self._base_ns))
 
     def _request(self, span: SpanData, start: int, end: int) -> None:
         attributes, granted = span.attributes, span.granted_ns
@@ -111,43 +123,59 @@ class ChromeView:
         # At least 1 ns: a slice without a length cannot hold the end of a flow.
         end = max(end, start + 1)
         placed = Placed(pid, self._lanes.group(pid, order, title).place(start, end), start, end)
-        _remember(self._placed, span.span_id, placed)
+        self._remember(span.span_id, placed)
         self._slice(names.REQUEST, names.REQUEST, placed, attributes)
+        if granted is not None:
+            self._gauge(pid, "busy", "slots").add(start, end)
+        if load_id := attributes.get(names.SERVED_BY_LOAD, attributes.get(names.WAITED_FOR_LOAD)):
+            self._residencies.used(str(load_id))
         for key in (names.WAITED_FOR_LOAD, names.PREFETCHED_BY):
             if load_id := attributes.get(key):
-                self._flow_into(str(load_id), placed)
+                self._arrows.out_of(f"load {load_id}", names.LOAD_FLOW, placed)
+        for evict_id in str(attributes.get(names.EVICTED, "")).split():
+            self._arrows.out_of(f"evict {evict_id}", names.EVICT_FLOW, placed)
 
-    def _child(
-        self, name: str, attributes: Mapping[str, Value], parent: Placed, start: int, end: int
-    ) -> None:
+    def _child(self, span: SpanData, parent: Placed, start: int, end: int) -> None:
         # A flow ends at the parent's first nanosecond and binds to the innermost slice there.
         first = min(parent.start + 1, parent.end)
         start = min(max(start, first), parent.end)
         end = min(max(end, start), parent.end)
-        self._slice(name, name, Placed(parent.pid, parent.tid, start, end), attributes)
+        at = Placed(parent.pid, parent.tid, start, end)
+        title, rate = title_of(span.name, span.attributes, end - start)
+        self._slice(title, span.name, at, span.attributes)
+        if span.name == names.GENERATE and rate:
+            lane = self._lanes.title(parent.pid, parent.tid)
+            self._events.value(names.TOKENS_A_SECOND, parent.pid, start, lane, round(rate, 1))
+            self._events.value(names.TOKENS_A_SECOND, parent.pid, end, lane, 0)
 
-    def _queue(self, attributes: Mapping[str, Value], pid: int, start: int, end: int) -> None:
-        common = (
-            f'"cat":"{names.QUEUE}","name":"{names.QUEUE}","pid":{pid},'
-            f'"id2":{{"local":"{self._next_id()}"}}'
-        )
-        args = quote_clean(attributes)
-        self._batch.append(f'{{"ph":"b",{common},"ts":{microseconds(start)},"args":{args}}}')
-        self._batch.append(f'{{"ph":"e",{common},"ts":{microseconds(end)}}}')
+    def _queue(self, span: SpanData, request: Placed, start: int, end: int) -> None:
+        attributes, pid = span.attributes, request.pid
+        self._events.asynchronous(names.QUEUE, names.QUEUE, pid, (start, end), attributes)
+        self._gauge(pid, "queue", "depth").add(start, end)
+        load_id = attributes.get(names.WAITED_FOR_LOAD)
+        if load_id is not None and end > start:
+            tid = self._lanes.group(pid, *_WAITING).place(start, end)
+            waits = Placed(pid, tid, start, end)
+            self._slice(f"waits for load {load_id}", names.WAIT, waits, attributes)
+            self._arrows.into(f"load {load_id}", names.WAIT_FLOW, waits)
 
     def _device(self, span: SpanData, start: int, end: int) -> None:
         attributes = span.attributes
         pid = self._lanes.pid(names.device_lanes(str(attributes[names.DEVICE])))
         end = max(end, start + 1)
-        tid = self._lanes.group(pid, 0, "loads and evictions").place(start, end)
-        placed = Placed(pid, tid, start, end)
+        order = _LANES.get(span.name, 2)
+        placed = Placed(
+            pid, self._lanes.group(pid, order, _DEVICE_LANES[order]).place(start, end), start, end
+        )
+        self._remember(span.span_id, placed)
         title = f"{span.name} {attributes.get(names.REQUEST_MODEL, '')}".rstrip()
         self._slice(title, span.name, placed, attributes)
-        load_id = attributes.get(names.LOAD_ID)
-        if load_id is not None and str(load_id) not in self._loads:
-            _remember(self._loads, str(load_id), placed)
-            for target in self._waiting.pop(str(load_id), ()):
-                self._flow(placed, target)
+        if span.name == names.MODEL_LOAD and names.LOAD_ID in attributes:
+            self._arrows.end(f"load {attributes[names.LOAD_ID]}", placed)
+            self._residencies.loaded(pid, attributes, end)
+        elif span.name == names.EVICT and names.EVICT_ID in attributes:
+            self._arrows.end(f"evict {attributes[names.EVICT_ID]}", placed)
+            self._residencies.left(attributes, start)
 
     def _own(self, span: SpanData, start: int, end: int) -> None:
         pid = self._lanes.pid(self._home)
@@ -160,7 +188,22 @@ class ChromeView:
         if tid is None:
             tid = self._lanes.group(pid, 2, "other spans").place(start, end)
         category = names.STAGE if span.parent_id else names.RUN
-        self._slice(span.name, category, Placed(pid, tid, start, end), span.attributes)
+        placed = Placed(pid, tid, start, end)
+        self._slice(span.name, category, placed, span.attributes)
+        if chain := span.attributes.get(names.CHAIN):
+            self._arrows.chain(str(chain), placed)
+
+    def _remember(self, span_id: int, placed: Placed) -> None:
+        self._placed[span_id] = placed
+        if len(self._placed) > REMEMBERED:
+            self._placed.popitem(last=False)
+
+    def _slice(
+        self, title: str, category: str, at: Placed, attributes: Mapping[str, Value]
+    ) -> None:
+        if not _UNSHOWN.isdisjoint(attributes):
+            attributes = {key: attributes[key] for key in attributes if key not in _UNSHOWN}
+        self._events.slice(title, category, at, attributes)
 
     # -- lanes of the run's own spans -------------------------------------------------------------
 
@@ -195,15 +238,16 @@ class ChromeView:
         known.update(sample.resident)
         resident = {clean(model): int(sample.resident.get(model, 0)) for model in sorted(known)}
         free = {"free": int(sample.free_bytes), "limit": int(sample.limit_bytes)}
-        ts = microseconds(max(0, epoch_ns - self._base_ns))
+        ns = max(0, epoch_ns - self._base_ns)
         for name, values in ((names.RESIDENT_BYTES, resident), (names.DEVICE_BYTES, free)):
             if values:
-                self._batch.append(
-                    f'{{"ph":"C","name":"{name}","pid":{pid},"ts":{ts},'
-                    f'"args":{quote_clean(values)}}}'
-                )
+                self._events.counter(name, pid, ns, values)
 
-    # -- events -----------------------------------------------------------------------------------
+    def _gauge(self, pid: int, name: str, what: str) -> Gauge:
+        gauge = self._gauges.get((pid, name))
+        if gauge is None:
+            gauge = self._gauges[pid, name] = Gauge(self._events, pid, name, what)
+        return gauge
 
     def _engine_pid(self, attributes: Mapping[str, Value]) -> int:
         return self._lanes.pid(
@@ -213,63 +257,6 @@ class ChromeView:
                 remote=bool(attributes.get(names.REMOTE)),
             )
         )
-
-    def _next_id(self) -> int:
-        self._ids += 1
-        return self._ids
-
-    def _slice(
-        self, title: str, category: str, at: Placed, attributes: Mapping[str, Value]
-    ) -> None:
-        self._batch.append(
-            f'{{"ph":"X","name":{quote(title)},"cat":{quote(category)},"pid":{at.pid},"tid":{at.tid},'
-            f'"ts":{microseconds(at.start)},"dur":{microseconds(at.end - at.start)},'
-            f'"args":{quote_clean(attributes)}}}'
-        )
-
-    def _flow_into(self, load_id: str, target: Placed) -> None:
-        source = self._loads.get(load_id)
-        if source is None:
-            if load_id not in self._waiting:
-                _remember(self._waiting, load_id, deque(maxlen=_REMEMBERED))
-            self._waiting[load_id].append(target)
-        else:
-            self._flow(source, target)
-
-    def _flow(self, source: Placed, target: Placed) -> None:
-        # Perfetto drops, without a word, an arrow that ends outside of its slice or points back in
-        # time. A slice's end is outside of it: the last nanosecond is the latest that binds.
-        start = max(source.start, min(source.end - 1, target.start))
-        end = max(start, target.start)
-        if end >= target.end:
-            return
-        common = f'"cat":"{names.FLOW}","name":"{names.LOAD_FLOW}","id":{self._next_id()}'
-        self._batch.append(
-            f'{{"ph":"s",{common},"pid":{source.pid},"tid":{source.tid},"ts":{microseconds(start)}}}'
-        )
-        self._batch.append(
-            f'{{"ph":"f","bp":"e",{common},"pid":{target.pid},"tid":{target.tid},'
-            f'"ts":{microseconds(end)}}}'
-        )
-
-    def _name_process(self, pid: int, name: str) -> None:
-        # Without a tid: with one, an empty lane of that number appears.
-        self._batch.append(
-            f'{{"ph":"M","name":"process_name","pid":{pid},"args":{{"name":{quote(name)}}}}}'
-        )
-
-    def _name_lane(self, pid: int, tid: int, name: str) -> None:
-        self._batch.append(
-            f'{{"ph":"M","name":"thread_name","pid":{pid},"tid":{tid},'
-            f'"args":{{"name":{quote(name)}}}}}'
-        )
-
-
-def _remember(kept: OrderedDict[_Key, _Kept], key: _Key, value: _Kept) -> _Kept:
-    kept[key] = value
-    if len(kept) > _REMEMBERED:
-        kept.popitem(last=False)
-    return value
 
 
 def _slot_lane(slot: object, *, admitted: bool) -> tuple[int, str]:

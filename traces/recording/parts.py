@@ -114,6 +114,7 @@ class TraceParts:
         offset = self._settings.offset_ns
         run = SpanData(names.RUN, 0, 0, self._started_ns + offset, ended_ns + offset, attributes)
         self._view.add(run)
+        self._view.finish(run.end_ns)
         self._view.flush()
         self._sink.close(compress=self._settings.compress)
 

@@ -195,7 +195,10 @@ class Recorder:
         granted_ns = record.granted_ns
         until = end_ns if granted_ns is None else granted_ns
         if until > record.queued_ns:
-            self._span(names.QUEUE, record.queued_ns, until, parent, common)
+            waited: dict[str, Value] = dict(common)
+            if record.waited_for_load is not None:
+                waited[names.WAITED_FOR_LOAD] = clean(record.waited_for_load)
+            self._span(names.QUEUE, record.queued_ns, until, parent, waited)
         if granted_ns is None:
             return
         sent_ns = _between(granted_ns, record.sent_ns, end_ns)
@@ -230,9 +233,9 @@ class Recorder:
             names.OPERATION: record.operation,
             names.PROVIDER: record.engine,
             names.REQUEST_MODEL: record.model,
-            names.REMOTE: record.remote,
+            names.REMOTE: record.remote or None,
             names.SLOT: record.slot,
-            names.COLD: record.cold,
+            names.COLD: record.cold or None,
             names.WAITED_SECONDS: waited_seconds(record),
             names.WAITED_FOR_LOAD: record.waited_for_load,
             names.PREFETCHED_BY: self._prefetch_used_by(record),
