@@ -42,10 +42,13 @@ class Campaign:
         place: where it happens.
         tally: what is counted.
         kinds: the kinds of faults that are drawn from.
+        pause_s: the mean time between two faults.
     """
 
-    def __init__(self, place: Place, tally: Tally, kinds: Sequence[Kind]) -> None:
-        self._place, self._tally, self._kinds = place, tally, kinds
+    def __init__(
+        self, place: Place, tally: Tally, kinds: Sequence[Kind], pause_s: float = PAUSE_S
+    ) -> None:
+        self._place, self._tally, self._kinds, self._pause_s = place, tally, kinds, pause_s
         self._checks = Checks(place, tally)
 
     def run(self, faults: int) -> None:
@@ -59,7 +62,7 @@ class Campaign:
                 self._round(callers, faults)
             self._place.say_phase("0 stop")
             callers.end()
-        self._place.keepwarm("keeper", "stop")
+        self._place.end_keeper()
         self._checks.at_end()
 
     def _round(self, callers: Callers, faults: int) -> None:
@@ -68,8 +71,9 @@ class Campaign:
         done, until = sum(tally.faults.values()), faults
         until = min(until, done + FAULTS_A_ROUND)
         place.say_phase(f"{tally.rounds} faults")
+        callers.wait_for_first_calls()
         while done < until:
-            time.sleep(place.chance.expovariate(1 / PAUSE_S))
+            time.sleep(place.chance.expovariate(1 / self._pause_s))
             kind = place.chance.choice(self._kinds)
             if place.chance.random() < RARE.get(kind, 1.0) and kind(place):
                 tally.faults[kind.__name__] += 1
@@ -85,7 +89,13 @@ class Campaign:
 
 
 def campaign(
-    seed: int, faults: int, tally: Tally, *, keep: bool = False, quick: bool = False
+    seed: int,
+    faults: int,
+    tally: Tally,
+    kinds: Sequence[Kind],
+    *,
+    keep: bool = False,
+    quick: bool = False,
 ) -> None:
     """One seed's faults, added to a tally.
 
@@ -93,8 +103,9 @@ def campaign(
         seed: of every random choice.
         faults: how many.
         tally: what is added to.
+        kinds: what is drawn from.
         keep: leave the folder, with all logs, where it is.
-        quick: leave out the kinds that take long.
+        quick: with shorter pauses.
     """
     root = Path(tempfile.mkdtemp(prefix="kw-f", dir="/tmp"))
     one = Tally()
@@ -106,8 +117,7 @@ def campaign(
     place = Place(root, seed, hung)
     began = time.monotonic()
     try:
-        kinds = [kind for kind in KINDS if not quick or kind not in LONG]
-        Campaign(place, one, kinds).run(faults)
+        Campaign(place, one, kinds, PAUSE_S / 3 if quick else PAUSE_S).run(faults)
     finally:
         if keep or not one.is_clean:
             _keep_logs(root)
@@ -133,13 +143,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--faults", type=int, default=500, help="faults of each seed")
     parser.add_argument("--seed", type=int, action="append", help="may be given several times")
     parser.add_argument("--quick", action="store_true", help="leave out the kinds that take long")
+    parser.add_argument("--kind", action="append", help="only these kinds of faults")
     parser.add_argument("--keep", action="store_true", help="keep the folders with all logs")
     given = parser.parse_args(arguments)
     enter_namespace()
     end_on_signals()
     tally = Tally()
+    kinds = [kind for kind in KINDS if not given.kind or kind.__name__ in given.kind]
+    kinds = [kind for kind in kinds if not given.quick or kind not in LONG]
     for seed in given.seed or [1]:
-        campaign(seed, given.faults, tally, keep=given.keep, quick=given.quick)
+        campaign(seed, given.faults, tally, kinds, keep=given.keep, quick=given.quick)
     print(tally.as_json(), flush=True)
     return 0 if tally.is_clean else 1
 

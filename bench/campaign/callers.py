@@ -21,6 +21,7 @@ from campaign.tally import Tally
 
 MODES = ("threads", "tasks", "single", "single")
 """Eight callers: three threads, three tasks, two programs."""
+STARTED_WITHIN_S = 10.0
 PATIENCE_S = 2.5 * BOUND_S
 
 
@@ -30,6 +31,7 @@ class Caller:
 
     Attributes:
         open: its requests without an end, as told at their begin; `at` is None between two calls.
+        calls: whether it has begun any.
         round: the number of the last one that it has finished.
         heard: the thread that reads what it tells.
     """
@@ -37,6 +39,7 @@ class Caller:
     mode: str
     process: subprocess.Popen[str]
     open: dict[int, dict[str, Any]] = field(default_factory=dict)
+    calls: bool = False
     round: int = 0
     heard: threading.Thread | None = None
 
@@ -71,6 +74,12 @@ class Callers:
             if caller.process.poll() is not None:
                 self._gone(caller)
                 self._start(caller.mode)
+
+    def wait_for_first_calls(self) -> None:
+        """Until every caller has begun a request, in a bounded time: programs take a second to start."""
+        until = time.monotonic() + STARTED_WITHIN_S
+        while not all(caller.calls for caller in self._all) and time.monotonic() < until:
+            time.sleep(0.02)
 
     def wait_for_round(self, number: int) -> None:
         """Until every caller has finished a round; those that do not are hung."""
@@ -148,6 +157,7 @@ class Callers:
             tally.requests += 1
             tally.calls += 1
             caller.open[told["begin"]] = told
+            caller.calls = True
         elif "pause" in told:
             begun = caller.open[told["pause"]]
             self._timed(begun, told)

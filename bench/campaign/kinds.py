@@ -35,6 +35,7 @@ PROCESSES: tuple[Kind, ...] = (
     processes.configuration_reloaded,
     processes.model_unloaded,
     processes.descriptors_gone,
+    processes.keeper_out_of_memory,
     processes.connection_garbled,
 )
 FILES: tuple[Kind, ...] = (

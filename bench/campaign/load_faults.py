@@ -19,8 +19,8 @@ from campaign.file_faults import replace, whole_again
 from campaign.place import Place
 from campaign.process_faults import limited
 
-APPEARS_WITHIN_S = 3.0
-TAKEN_WITHIN_S = 3.0
+APPEARS_WITHIN_S = 1.5
+TAKEN_WITHIN_S = 1.5
 GROWN_BYTES = 1 << 20
 
 

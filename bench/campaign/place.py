@@ -148,6 +148,13 @@ class Place:
         except subprocess.TimeoutExpired:
             self._hung(f"keepwarm {' '.join(args)}")
 
+    def end_keeper(self) -> None:
+        """The keeper is asked to end, as by an operator."""
+        pid = self.keeper_pid()
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
     def unload(self, name: str) -> None:
         """An operator unloads a model, where the keeper lets it."""
         with contextlib.suppress(KeepwarmError), Shim(self.config) as shim:

@@ -191,6 +191,16 @@ def descriptors_gone(place: Place) -> bool:
     return False
 
 
+def keeper_out_of_memory(place: Place) -> bool:
+    """The keeper, and what it starts, gets hardly any memory more."""
+    pid = place.keeper_pid()
+    with contextlib.suppress(psutil.Error):
+        if pid is not None and keeper_socket(place.runtime).exists():
+            size = psutil.Process(pid).memory_info().vms + (1 << 20)
+            return limited(pid, resource.RLIMIT_AS, size)
+    return False
+
+
 def limited(pid: int | None, what: int, soft: int, seconds: float = 1.0) -> bool:
     """Lower a limit of a process for a while."""
     if pid is None:
@@ -198,10 +208,11 @@ def limited(pid: int | None, what: int, soft: int, seconds: float = 1.0) -> bool
     try:
         before = resource.prlimit(pid, what)
         resource.prlimit(pid, what, (soft, before[1]))
-        time.sleep(seconds)
-        resource.prlimit(pid, what, before)
     except OSError:
         return False
+    time.sleep(seconds)
+    with contextlib.suppress(OSError):
+        resource.prlimit(pid, what, before)
     return True
 
 
