@@ -196,6 +196,7 @@ ASKED_IN_ONE_PLACE = {
         "backends/machine/children.py",
         "harness/demo/memory.py",
         "shim/wire/launch.py",
+        "traces/chrome/sql.py",
     ),
     r"HTTP/1\.1": (
         "backends/llama/binding/http_door.py",
@@ -205,8 +206,8 @@ ASKED_IN_ONE_PLACE = {
 }
 """What the operating system is asked in few modules only: a pattern, and where it may stand.
 
-A keeper, an engine and the demo's sampler are started in ways of their own; all else is a child that
-is asked or serves.
+A keeper, an engine and the demo's sampler are started in ways of their own, and so is the engine of
+`trace sql`, because `traces` imports nothing of `backends`; all else is a child that is asked or serves.
 """
 
 

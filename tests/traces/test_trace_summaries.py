@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from shim.cli import main
+from traces import RequestLine, RunLine, append_run
 from traces.reading.merged import merged, started_at
 from traces.reading.spans_of import spans_of
 from traces.reading.stored_events import BadTrace, TraceFile
@@ -214,3 +216,42 @@ def test_the_commands_print_figures_and_json(tmp_path: Path) -> None:
     cut = write(tmp_path / "cut.json", STORY, "")
     said = CliRunner().invoke(main, ["trace", "summary", str(cut)])
     assert (said.exit_code, "was cut in line" in said.stderr) == (0, True)
+
+
+def test_a_load_on_two_devices_is_one_load() -> None:
+    """Its seconds count once, and its bytes are those of both."""
+    parts = [dict(load("a", 1, 0, 4)), dict(load("a", 1, 0, 4)), dict(load("b", 1, 4, 5))]
+    for part in parts:
+        part["args"] = {**part["args"], "keepwarm.bytes": 8}
+    spans = spans_of([slice_of("run", 0, 20), *parts])
+    assert [(one.model, one.bytes) for one in spans.loads] == [("a", 16), ("b", 8)]
+    assert summarise(spans).models["a"].load_s == 4.0
+
+
+def test_the_summary_leads_to_a_simulation_of_the_run(tmp_path: Path) -> None:
+    """The command that it prints runs, with the models that it wrote and the requests of the run."""
+    story = [dict(event) for event in STORY]
+    for event in story:
+        if event.get("cat") == "model_load":
+            event["args"] = {**event["args"], "keepwarm.bytes": 8_000_000_000}
+    file, models = write(tmp_path / "run.json", story), tmp_path / "my models.json"
+    place = ["trace", "summary", str(file), "--folder", str(tmp_path)]
+    first = CliRunner().invoke(main, place).stdout.splitlines()[-2:]
+    assert shlex.split(first[0])[1:4] == ["trace", "summary", str(file)]
+    said = CliRunner().invoke(main, [*place, "--models-out", str(models)])
+    assert said.exit_code == 0, said.stderr
+    line = shlex.split(said.stdout.splitlines()[-1])
+    assert line[:2] == ["keepwarm", "simulate"]
+    requests = tuple(
+        RequestLine(
+            "r", model, "", "chat", remote=False, cold=False, arrival_s=at, waited_s=0.0, load_s=0.0,
+            ttft_s=None, total_s=1.0, prompt_tokens=1, cached_tokens=0, output_tokens=1,
+            tokens_per_s=None, finish_reason=None, error=None,
+        )
+        for at, model in ((0.0, "a"), (1.0, "b"))
+    )  # fmt: skip
+    started = "2026-11-28T20:00:00+00:00"
+    append_run(tmp_path / "runs.jsonl", RunLine("x", "s", started, 2.0, "ok", requests=requests))
+    replay = CliRunner().invoke(main, [*line[1:-1], "8GB", "--json"])
+    assert replay.exit_code == 0, replay.output
+    assert json.loads(replay.stdout)

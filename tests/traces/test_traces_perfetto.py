@@ -16,6 +16,7 @@ from tests import perfetto
 from tests.perfetto import ASYNC, COUNTERS, FLOWS, PROBLEMS, SLICES, Row, query_many
 from tests.traces.support import MS, evict, load, now, request, written
 from traces import PREFETCH, CounterSample, RunTrace, current_run
+from traces.chrome.sql import SqlError
 
 NASTY = [
     "ends with a backslash\\",
@@ -369,11 +370,11 @@ def test_a_broken_query_or_file_is_an_error_of_the_helper(tmp_path: Path) -> Non
     """The helper that all these tests stand on does not take a refusal for an empty answer."""
     bad = tmp_path / "bad.json"
     bad.write_text('[{"ph":"X","name":"a\\\\","ts":1,"dur":2,"pid":1,"tid":1}]')
-    with pytest.raises(perfetto.PerfettoError):
+    with pytest.raises(SqlError):
         perfetto.query(bad, SLICES)
     good = tmp_path / "good.json"
     good.write_text('[{"ph":"X","name":"a","ts":1,"dur":2,"pid":1,"tid":2}]')
-    with pytest.raises(perfetto.PerfettoError, match="nope"):
+    with pytest.raises(SqlError, match="nope"):
         perfetto.query(good, "select nope from slice")
     overlap = tmp_path / "overlap.json"
     overlap.write_text(

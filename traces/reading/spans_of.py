@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from traces import names
@@ -45,7 +45,7 @@ class RequestTimes:
 
 @dataclass(frozen=True, slots=True)
 class Stay:
-    """A load or an end of a model's residency."""
+    """A load or an end of a model's residency; `bytes` are those on all its devices."""
 
     id: str
     model: str
@@ -53,6 +53,7 @@ class Stay:
     end: float
     reason: str
     storage: str = ""
+    bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -65,6 +66,21 @@ class Spans:
     evictions: list[Stay] = field(default_factory=list)
     first: float | None = None
     last: float = 0.0
+    _places: dict[str, int] = field(default_factory=dict)
+
+    def add(self, stays: list[Stay], one: Stay) -> None:
+        """Add a load or an end; one that lies on several devices is on the trace once on each."""
+        place = self._places.setdefault(one.id, len(stays)) if one.id else len(stays)
+        if place == len(stays):
+            stays.append(one)
+            return
+        known = stays[place]
+        stays[place] = replace(
+            known,
+            begin=min(known.begin, one.begin),
+            end=max(known.end, one.end),
+            bytes=known.bytes + one.bytes,
+        )
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -102,9 +118,9 @@ def _take(
     elif kind in (names.REQUEST, names.PROMPT_EVALUATION, names.GENERATE, names.WORK, names.ITEMS):
         _of_request(_request(found, args), str(kind), args, at)
     elif kind == names.MODEL_LOAD:
-        found.loads.append(_stay(args, names.LOAD_ID, at))
+        found.add(found.loads, _stay(args, names.LOAD_ID, at))
     elif kind == names.EVICT:
-        found.evictions.append(_stay(args, names.EVICT_ID, at))
+        found.add(found.evictions, _stay(args, names.EVICT_ID, at))
 
 
 def _queued(
@@ -156,6 +172,7 @@ def _stay(args: dict[str, Any], key: str, at: tuple[float, float]) -> Stay:
         *at,
         str(args.get(names.REASON, "")),
         str(args.get(names.STORAGE, "")),
+        int(_number(args.get(names.BYTES)) or 0),
     )
 
 

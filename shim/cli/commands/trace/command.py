@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any, Final, TextIO
 import click
 
 from budget.errors import InvalidRequest, OutsideError
+from shim.cli.commands.trace.asked_in_sql import sql_command
 from shim.cli.commands.trace.capture import capture_command
 from shim.cli.commands.trace.traced_runs import folder_option, runs_in, trace_path, traces_folder
 from shim.cli.console.output import print_json, print_table, span
@@ -22,9 +24,11 @@ from shim.cli.console.shared_options import json_option
 from traces import RunLine
 from traces.chrome.perfetto import open_trace
 from traces.reading.merged import merged, started_at
+from traces.reading.models_of import models_of
 from traces.reading.spans_of import spans_of
 from traces.reading.stored_events import BadTrace, Event, TraceFile
 from traces.reading.summary import REGRETTED_WITHIN_S, TraceSummary, summarise
+from traces.runs import FILE_NAME
 
 
 @click.group("trace")
@@ -33,6 +37,7 @@ def trace_group() -> None:
 
 
 trace_group.add_command(capture_command)
+trace_group.add_command(sql_command)
 
 
 @trace_group.command("list")
@@ -85,6 +90,11 @@ def open_command(
     show_default=True,
     help="An eviction is regretted if its model is loaded again within so many seconds.",
 )
+@click.option(
+    "--models-out",
+    type=click.Path(path_type=Path),
+    help="Write the run's models to a file, for `keepwarm simulate --models`.",
+)
 @json_option
 @click.pass_context
 def summary_command(
@@ -92,6 +102,7 @@ def summary_command(
     trace: str | None,
     folder: Path | None,
     regretted_within: float,
+    models_out: Path | None,
     *,
     as_json: bool,
 ) -> None:
@@ -99,12 +110,18 @@ def summary_command(
 
     Example: keepwarm trace summary
     """
-    path = trace_path(trace, folder or traces_folder(ctx))
-    summary = summary_of(path, regretted_within)
+    place = folder or traces_folder(ctx)
+    path = trace_path(trace, place)
+    spans = spans_of(_events(path))
+    summary = summarise(spans, regretted_within_s=regretted_within)
+    if models_out is not None:
+        with _new_file(models_out) as out:
+            json.dump(models_of(spans), out, indent=1)
     if as_json:
         print_json(asdict(summary))
     else:
         _print_summary(summary)
+        _print_simulate(path, place / FILE_NAME, models_out)
 
 
 @trace_group.command("diff")
@@ -234,7 +251,20 @@ def _print_summary(summary: TraceSummary) -> None:
     click.echo(f"{evictions}; {summary.failed} requests failed.")
     for advice in summary.advice:
         click.echo(f"\n{advice.text}:\n{indent(advice.lines, '    ')}")
-    click.echo("\nWhat another budget or policy would have cost: keepwarm simulate --help")
+
+
+def _print_simulate(trace: Path, runs: Path, models: Path | None) -> None:
+    """The command that says what another budget or policy would have cost."""
+    described = models or Path("models.json")
+    if models is None:
+        first = ["keepwarm", "trace", "summary", str(trace), "--models-out", str(described)]
+        lines = [shlex.join(first)]
+    else:
+        lines = []
+    replay = ["keepwarm", "simulate", "--trace", str(runs), "--models", str(described)]
+    lines.append(f"{shlex.join(replay)} --budget BYTES")
+    click.echo("\nWhat another budget or policy would have cost:")
+    click.echo(indent("\n".join(lines), "    "))
 
 
 def _compared(first: float, second: float) -> tuple[str, str, str]:
