@@ -27,6 +27,7 @@ check: setup ## What CI checks without running: ruff, mypy, import contracts
 	$(BIN)/mypy
 	$(BIN)/mypy $(wildcard tools/*.py bench/*.py) tests
 	$(BIN)/mypy $(wildcard examples/*.py)
+	MYPYPATH=examples/traces $(BIN)/mypy $(wildcard examples/traces/*.py)
 	$(BIN)/lint-imports
 
 test: setup ## Run the tests (minutes)

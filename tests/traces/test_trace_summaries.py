@@ -132,6 +132,35 @@ def test_advice_comes_from_figures_with_the_lines_that_do_it() -> None:
     assert summarise(spans_of(quiet)).advice == ()
 
 
+def test_requests_behind_a_long_answer_are_worth_a_slot_although_it_generates_all_the_time() -> (
+    None
+):
+    """A convoy: no moment is lost to waiting alone, and still each short request waits."""
+    long = request(1, "a", (0, 0, 0, 1, 18))
+    behind = [e for n in range(2, 5) for e in request(n, "a", (1, 18, 18, 18.1, 18.5))]
+    (advice,) = summarise(spans_of([slice_of("run", 0, 20), *long, *behind])).advice
+    assert advice.text == "give a more slots: in 85% of the wall time a request waits for one"
+    assert advice.lines == '[models."a"]\nslots = 2'
+
+
+@pytest.mark.parametrize(("cached", "advised"), [(10, True), (90, False)])
+def test_prompts_that_are_evaluated_anew_are_worth_a_common_beginning(
+    cached: int, *, advised: bool
+) -> None:
+    """Where the KV cache spares most of them, their evaluation is what it costs."""
+    events = [
+        e for n in range(3) for e in request(n, "a", (6 * n, 6 * n, 6 * n, 6 * n + 5, 6 * n + 6))
+    ]
+    for event in events:
+        if event.get("cat") == "request":
+            event["args"] |= {
+                "gen_ai.usage.input_tokens": 100,
+                "gen_ai.usage.cache_read.input_tokens": cached,
+            }
+    advice = summarise(spans_of([slice_of("run", 0, 20), *events])).advice
+    assert [one.text[:23] for one in advice] == ["let prompts begin alike"] * advised
+
+
 def test_an_empty_trace_has_no_time() -> None:
     """Neither a division by zero nor a made-up figure."""
     summary = summarise(spans_of([{"ph": "M", "name": "process_name"}, {"ts": "x"}, {"ts": True}]))

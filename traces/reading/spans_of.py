@@ -24,6 +24,8 @@ class RequestTimes:
     end: float | None = None
     cold: bool = False
     waited_for: str | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
     output_tokens: int | None = None
     predicted_s: float | None = None
     error: str | None = None
@@ -155,6 +157,8 @@ def _of_request(
             _number(args.get(names.OUTPUT_TOKENS)),
             _number(args.get(names.PREDICTED_MS)),
         )
+        request.prompt_tokens = int(_number(args.get(names.INPUT_TOKENS)) or 0)
+        request.cached_tokens = int(_number(args.get(names.CACHED_TOKENS)) or 0)
         request.output_tokens = None if tokens is None else int(tokens)
         request.predicted_s = None if predicted is None else predicted / 1e3
     elif kind == names.PROMPT_EVALUATION:

@@ -8,7 +8,6 @@ a prompt, a load that a request waits for, and waiting otherwise; what is left i
 from __future__ import annotations
 
 import statistics
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -22,6 +21,9 @@ RELOADS_SHARE: Final = 0.15
 """Share of the wall time above which a model's reloads are worth a pin."""
 QUEUE_SHARE: Final = 0.2
 DISK_SHARE: Final = 0.1
+PROMPT_SHARE: Final = 0.4
+CACHED_SHARE: Final = 0.25
+"""Share of the prompts' tokens that the KV cache spared, below which their beginnings differ."""
 MOST_REGRETTED: Final = 2
 
 Times = Sequence[tuple[float, float]]
@@ -201,12 +203,7 @@ def _advised(figures: TraceSummary, spans: Spans, regretted: Sequence[Stay]) -> 
         within = f"{REGRETTED_WITHIN_S:g} s"
         text = f"declare coming uses: {len(regretted)} evictions were undone within {within}"
         found.append(TraceAdvice(text, f"with shim.plan({order!r}): ..."))
-    if figures.queue_s / wall >= QUEUE_SHARE:
-        waiting = Counter(w.model for w in figures.waits if w.cause.startswith("a free slot"))
-        for name, _ in waiting.most_common(1):
-            share = figures.queue_s / wall
-            text = f"give {name} more slots: {share:.0%} of the wall time is waiting for one"
-            found.append(TraceAdvice(text, f'[models."{name}"]\nslots = 2'))
+    found += _slots(spans, wall) + _prompts(figures, spans, wall)
     disk = sum(s.end - s.begin for s in spans.loads if s.storage == "cold")
     if disk / wall >= DISK_SHARE:
         text = f"let coming models be read ahead: {disk / wall:.0%} of the wall time is loads from the disk"
@@ -215,3 +212,32 @@ def _advised(figures: TraceSummary, spans: Spans, regretted: Sequence[Stay]) -> 
         **{name: getattr(figures, name) for name in TraceSummary.__slots__ if name != "advice"},
         advice=tuple(found),
     )
+
+
+def _slots(spans: Spans, wall: float) -> list[TraceAdvice]:
+    """For the model whose requests waited longest for a slot, while others generated or not."""
+    waits: dict[str, list[tuple[float, float]]] = {}
+    for request in spans.requests.values():
+        if request.waited_for is None and request.asked is not None and request.granted is not None:
+            waits.setdefault(request.model, []).append((request.asked, request.granted))
+    shares = {name: _covered(times, *spans.bounds) / wall for name, times in waits.items()}
+    name = max(shares, key=lambda model: shares[model], default="")
+    if shares.get(name, 0.0) < QUEUE_SHARE:
+        return []
+    text = f"give {name} more slots: in {shares[name]:.0%} of the wall time a request waits for one"
+    return [TraceAdvice(text, f'[models."{name}"]\nslots = 2')]
+
+
+def _prompts(figures: TraceSummary, spans: Spans, wall: float) -> list[TraceAdvice]:
+    """For prompts that are evaluated anew although they could begin as the one before."""
+    tokens = sum(request.prompt_tokens for request in spans.requests.values())
+    cached = sum(request.cached_tokens for request in spans.requests.values())
+    if figures.prompt_s / wall < PROMPT_SHARE or not tokens or cached / tokens > CACHED_SHARE:
+        return []
+    share, spared = figures.prompt_s / wall, cached / tokens
+    text = (
+        f"let prompts begin alike: {share:.0%} of the wall time is their evaluation, and the KV cache "
+        f"spared {spared:.0%} of their tokens"
+    )
+    lines = "messages = [what_never_changes, *history, what_changes]  # a date or a name comes last"
+    return [TraceAdvice(text, lines)]
