@@ -99,13 +99,15 @@ def broken(shim: Shim, model: str, request: Request, chance: random.Random) -> N
         raise GivenUp
 
 
-def own_path(shim: Shim, _model: str, request: Request, _chance: random.Random) -> None:
-    """A path of the server's own, by an httpx client."""
+def own_path(shim: Shim, _model: str, request: Request, chance: random.Random) -> None:
+    """A path of the server's own, by an httpx client, read at once or as it comes."""
     with shim.http("s") as http:
-        answer = http.post("/inference", json={})
-        request.delivered = True
-        if answer.status_code == 200:
-            answer.read()
+        if chance.random() < 0.5:
+            http.post("/inference", json={})
+        else:
+            with http.stream("POST", "/inference", json={}) as answer:
+                for _ in answer.iter_raw():
+                    request.delivered = True
 
 
 def plan(shim: Shim, models: str, request: Request, chance: random.Random) -> None:

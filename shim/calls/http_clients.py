@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Coroutine, Generator
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
+from typing import Any, Final, TypeVar, cast
 
 import httpx
 
@@ -15,7 +15,13 @@ from backends.openai.answers.foreign_errors import refused
 from backends.openai.connections.bounds import Timeouts
 from backends.openai.connections.connecting import pool_settings
 from backends.openai.exchange import api_key, secrets_of
-from budget.errors import DeadlineExceeded, EngineDied, EngineTimeout, KeepwarmError
+from budget.errors import (
+    DeadlineExceeded,
+    EndpointError,
+    EngineDied,
+    EngineTimeout,
+    KeepwarmError,
+)
 from shim.calls.call import Call
 from shim.calls.leased import Leases
 
@@ -88,13 +94,15 @@ class _Lease:
             model=self._call.model,
         )
 
-    async def failure(self, error: httpx.TransportError) -> KeepwarmError:
+    async def failure(self, error: httpx.RequestError) -> KeepwarmError:
         """The error of a failed request, with what the keeper knows of the engine."""
-        reason = str(error) or type(error).__name__
+        reason = secrets_of(self.endpoint).quote(str(error) or type(error).__name__).rstrip(".")
+        if not isinstance(error, httpx.TransportError):
+            return EndpointError(f"What {self.endpoint.place} answered cannot be used: {reason}.")
         if isinstance(error, httpx.TimeoutException):
             slow = EngineTimeout(f"{self.endpoint.place} did not answer in time: {reason}.")
             return self._late() if self._left_s() <= 0 else slow
-        found = refused(self.endpoint, secrets_of(self.endpoint).quote(reason).rstrip("."))
+        found = refused(self.endpoint, reason)
         if isinstance(found, EngineDied):
             return await self._leases.explained(self._call, found)
         return found
@@ -104,6 +112,41 @@ class _Lease:
         if self._held:
             self._held = False
             self._leases.ended(self._call, None, error)
+
+
+class _Pieces(httpx.SyncByteStream):
+    """The body of an answer that is read as it comes; where it breaks off, the error is keepwarm's."""
+
+    def __init__(self, body: httpx.SyncByteStream, lease: _Lease) -> None:
+        self._body, self._lease = body, lease
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._body
+        except httpx.TransportError as error:
+            raise run_blocking(self._lease.failure(error)) from error
+
+    def close(self) -> None:
+        """Close the answer."""
+        self._body.close()
+
+
+class _AsyncPieces(httpx.AsyncByteStream):
+    """As `_Pieces`, for asyncio."""
+
+    def __init__(self, body: httpx.AsyncByteStream, lease: _Lease) -> None:
+        self._body, self._lease = body, lease
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for piece in self._body:
+                yield piece
+        except httpx.TransportError as error:
+            raise await self._lease.failure(error) from error
+
+    async def aclose(self) -> None:
+        """Close the answer."""
+        await self._body.aclose()
 
 
 class HttpClient(httpx.Client):
@@ -117,16 +160,19 @@ class HttpClient(httpx.Client):
         super().__init__(transport=transport, **settings)
 
     def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
-        """As httpx does; a failed connection is an error of keepwarm's.
+        """As httpx does; a failed request is an error of keepwarm's, and so is a body that breaks off.
 
         Raises:
-            KeepwarmError: the engine ended, or did not answer.
+            KeepwarmError: the engine ended, did not answer, or what it answered cannot be used.
         """
         self._lease.bound(request)
         try:
-            return super().send(request, **options)
-        except httpx.TransportError as error:
+            answer = super().send(request, **options)
+        except httpx.RequestError as error:
             raise run_blocking(self._lease.failure(error)) from error
+        if not answer.is_closed:
+            answer.stream = _Pieces(cast("httpx.SyncByteStream", answer.stream), self._lease)
+        return answer
 
     def close(self) -> None:
         """Close its connections, and give the lease back. Idempotent."""
@@ -151,16 +197,19 @@ class AsyncHttpClient(httpx.AsyncClient):
         super().__init__(transport=transport, **settings)
 
     async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
-        """As httpx does; a failed connection is an error of keepwarm's.
+        """As httpx does; a failed request is an error of keepwarm's, and so is a body that breaks off.
 
         Raises:
-            KeepwarmError: the engine ended, or did not answer.
+            KeepwarmError: the engine ended, did not answer, or what it answered cannot be used.
         """
         self._lease.bound(request)
         try:
-            return await super().send(request, **options)
-        except httpx.TransportError as error:
+            answer = await super().send(request, **options)
+        except httpx.RequestError as error:
             raise await self._lease.failure(error) from error
+        if not answer.is_closed:
+            answer.stream = _AsyncPieces(cast("httpx.AsyncByteStream", answer.stream), self._lease)
+        return answer
 
     async def aclose(self) -> None:
         """Close its connections, and give the lease back. Idempotent."""

@@ -26,6 +26,25 @@ class Door(BaseHTTPRequestHandler):
             return self.answer(200, {"text": "heard", "bytes": len(raw), "pid": os.getpid()})
         if self.path == "/leak":
             return self.answer(500, {"error": {"message": "your key is " + WANTED}})
+        if self.path == "/half":
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"half")
+            return
+        if self.path == "/not-gzip":
+            self.send_response(200)
+            self.send_header("Content-Encoding", "gzip")
+            self.send_header("Content-Length", "4")
+            self.end_headers()
+            self.wfile.write(b"half")
+            return
+        if self.path.startswith("/away/"):
+            self.send_response(307)
+            self.send_header("Location", self.path.removeprefix("/away/"))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if self.path == "/die":
             print("about to die", flush=True)
             os._exit(7)

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from shim import EndpointError, EngineDied, InvalidRequest, LoadFailed, Shim
+from shim import EndpointError, EngineDied, InvalidRequest, KeepwarmError, LoadFailed, Shim
 from tests.processes import alive
 from tests.servers.conftest import Make
 from tests.servers.support import server
+from tests.small_servers import as_json, small_server
 from tests.workers.models import until
 
 KEY = {"SERVER_KEY": "{key}"}
@@ -60,6 +61,41 @@ def test_its_own_paths_are_reached_by_a_client_that_holds_a_lease(make: Make) ->
     assert asyncio.run(twice()) == [5, 3]
     assert row(shim, "s")["leases"] == []
     assert [past.operation for past in shim.history()] == ["http"] * 3
+
+
+def test_its_key_follows_no_redirect_and_goes_to_no_other_host(make: Make) -> None:
+    """A redirect is an answer unless it is asked to be followed; the other host gets no key then."""
+    shim = make({"s": server(can=[], env=KEY)})
+    with small_server(lambda _path, _body: as_json("here")) as other, shim.http("s") as http:
+        assert http.post(f"/away/{other.url}/x").status_code == 307
+        assert other.asked == []
+        assert http.post(f"/away/{other.url}/x", follow_redirects=True).json() == "here"
+        assert http.post(f"{other.url}/y").json() == "here"
+    assert [path for path, _, _ in other.asked] == ["/x", "/y"]
+    assert all("Authorization" not in headers for _, headers, _ in other.asked)
+
+
+def test_what_cannot_be_read_of_its_own_paths_is_a_typed_error(make: Make) -> None:
+    """A body that breaks off, read at once or as it comes; an encoding that is none; endless redirects."""
+    shim = make({"s": server(can=[])})
+    with shim.http("s") as http:
+        with pytest.raises(KeepwarmError, match="peer closed connection"):
+            http.post("/half")
+        with http.stream("POST", "/half") as answer, pytest.raises(KeepwarmError):
+            answer.read()
+        with pytest.raises(EndpointError, match="cannot be used"):
+            http.post("/not-gzip")
+        with pytest.raises(EndpointError, match=r"cannot be used.*redirects"):
+            http.post("/away//away/", follow_redirects=True)
+    assert row(shim, "s")["leases"] == []
+
+    async def streamed() -> None:
+        async with shim.ahttp("s") as http, http.stream("POST", "/half") as answer:
+            await answer.aread()
+
+    with pytest.raises(KeepwarmError, match="peer closed connection"):
+        asyncio.run(streamed())
+    assert row(shim, "s")["leases"] == []
 
 
 def test_a_verb_that_it_does_not_name_is_refused_before_anything_is_loaded(make: Make) -> None:
