@@ -18,21 +18,28 @@ from harness.demo.models import make_models
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Hundreds of keepers and commands are started; without bytecode each one compiles every source anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# llama.cpp's threads wait for each other by computing. Beside another program on the same core that
+# makes a token take 50 times as long; a single thread waits for none, and tiny models need no second.
+os.environ["OMP_THREAD_LIMIT"] = "1"
 
 _REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Side by side run files, each whole: its tests share keepers. All of a demo's drive real engines.
+    """Side by side run files, each whole: its tests share keepers. The demo's files share one run of it.
 
-    First, because pytest-xdist reads the groups, and `-m` the marks, in the same hook.
+    First, because pytest-xdist reads the groups, and `-m` the marks, in the same hook. The longest come
+    first, so that none of them runs alone at the end: the demo, then all that drives real llama.cpp.
     """
     for item in items:
         place = item.path.relative_to(_REPOSITORY / "tests")
-        item.add_marker(pytest.mark.xdist_group(str(place)))
-        if place.parts[0] == "demo":
+        in_demo = place.parts[0] == "demo"
+        item.add_marker(pytest.mark.xdist_group("demo" if in_demo else str(place)))
+        if in_demo:
             item.add_marker(pytest.mark.real)
+    real = {item.path for item in items if item.get_closest_marker("real")}
+    items.sort(key=lambda item: ("demo" not in item.path.parts, item.path not in real))
 
 
 def pytest_collection_finish() -> None:
