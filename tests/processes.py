@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+LIMIT_S = 60.0
+"""The bound of every wait for another process. It is there to fail, never to be reached."""
+
 
 def alive(pid: int) -> bool:
     """Whether a process is there and no zombie.
@@ -20,7 +23,7 @@ def alive(pid: int) -> bool:
     return state != "Z" or len(tasks) > 1
 
 
-def wait_until(condition: Callable[[], bool], limit_s: float = 20.0) -> bool:
+def wait_until(condition: Callable[[], bool], limit_s: float = LIMIT_S) -> bool:
     """Poll until a condition holds; returns whether it did within the limit."""
     until = time.monotonic() + limit_s
     while time.monotonic() < until:

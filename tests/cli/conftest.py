@@ -19,10 +19,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def models(tiny_models: dict[str, Path]) -> dict[str, dict[str, Any]]:
-    """Entries of three tiny models; the judge is pinned, and a fourth file is missing."""
+    """Entries of three tiny models; the judge is pinned, and a fourth file is missing.
+
+    The writer goes on for as many tokens as it is asked for: no machine is too quick for Ctrl-C.
+    """
     small = {"context": 1024, "threads": 1}
+    writer = {"role": "producer", "engine_args": ["--context-shift"], **small}
     return {
-        "writer": {"path": str(tiny_models["producer"]), "role": "producer", **small},
+        "writer": {"path": str(tiny_models["producer"]), **writer},
         "judge": {"path": str(tiny_models["evaluator"]), "role": "evaluator", **small},
         "vec": {"path": str(tiny_models["embedder"]), "role": "embedder", **small, "context": 512},
         "lost": {"path": str(tiny_models["producer"].with_name("lost.gguf"))},

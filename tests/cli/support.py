@@ -24,6 +24,7 @@ from shim.cli import main
 from tests.places import Place, opened
 
 LIMIT_S = 120.0
+ENDLESS = ("--max-tokens", "1000000000")
 KEEPWARM = [sys.executable, "-m", "shim.cli"]
 _ROOT = Path(__file__).resolve().parents[2]
 _HOLD = """

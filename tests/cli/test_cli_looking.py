@@ -50,4 +50,4 @@ async def visit(runtime: Path) -> None:
 
 def test_looking_resets_no_time_out_and_counts_as_no_client(runtime_dir: Path) -> None:
     """`ps`, `keeper status` and a trace's end leave idle_exit alone; asking for anything does not."""
-    asyncio.run(asyncio.wait_for(visit(runtime_dir), 30))
+    asyncio.run(asyncio.wait_for(visit(runtime_dir), 60))

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.support import LIMIT_S, CommandPlace
+from tests.cli.support import ENDLESS, LIMIT_S, CommandPlace
 from tests.processes import alive, wait_until
 
 pytestmark = pytest.mark.real
@@ -53,7 +53,7 @@ def test_chat_prints_the_same_answer_streamed_whole_and_as_json(shared: CommandP
 
 def test_ctrl_c_stops_generation_gives_the_lease_back_and_exits_130(shared: CommandPlace) -> None:
     """The tokens so far stay on stdout; the model is idle again."""
-    process = shared.start("chat", "writer", "Hello", "--max-tokens", "900")
+    process = shared.start("chat", "writer", "Hello", *ENDLESS)
     assert process.stdout is not None
     assert process.stderr is not None
     assert process.stdout.read(1)

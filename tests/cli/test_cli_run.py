@@ -221,7 +221,7 @@ def test_at_a_terminal_lines_are_edited_and_ctrl_c_stops_an_answer(shared: Comma
     os.write(ours, b"Hello\n")
     until("4 tokens")
     until(typed_lines.PROMPT)
-    os.write(ours, b"/set max_tokens 900\nHello\n")
+    os.write(ours, b"/set max_tokens 1000000000\nHello\n")
     until("Hello\r\n")
     until(" ")
     os.write(ours, b"\x03")

@@ -19,7 +19,7 @@ import pytest
 from shim.cli.console import interrupt_and_memory
 from shim.cli.root import main
 from tests.cli.forked_commands import BROKEN, CLOSED, Ended, ForkedCommands
-from tests.cli.support import KEEPWARM, LIMIT_S, CommandPlace, new_place, terminal
+from tests.cli.support import ENDLESS, KEEPWARM, LIMIT_S, CommandPlace, new_place, terminal
 from tests.processes import wait_until
 
 NASTY = "a\x1b]0;title\x07b\x1b[2Jc\tdö\n"
@@ -264,6 +264,6 @@ def test_ctrl_c_while_the_command_line_is_imported_leaves_no_traceback(cold: Com
 @pytest.mark.real
 def test_an_answer_whose_reader_ends_gives_its_lease_back(shared: CommandPlace) -> None:
     """`chat | head -c 3` has three bytes, no message, and leaves the model idle."""
-    done = shell(shared, '"$@" | head -c 3', "chat", "writer", "Hello", "--max-tokens", "900")
+    done = shell(shared, '"$@" | head -c 3', "chat", "writer", "Hello", *ENDLESS)
     assert (done.returncode, len(done.stdout), done.stderr) == (141, 3, "")
     assert wait_until(lambda: shared.engine("writer")["state"] == "idle")

@@ -133,7 +133,7 @@ def test_an_interrupted_demo_leaves_nothing(
                 break
         os.killpg(process.pid, sent)
         process.stderr.read()
-        assert process.wait(30) == code
+        assert process.wait(60) == code
     assert members(process.pid) == []
     assert list(short(tmp_path).iterdir()) == []
     assert [file for file in tmp_path.rglob("demo-models/*") if file.suffix != ".gguf"] == []

@@ -144,12 +144,12 @@ def listening(serve: Serve, path: Path | None = None, **fields: Any) -> Iterator
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        accepting.join(10.0)
+        accepting.join(60)
         for connection in open_now:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         for thread in threads:
-            thread.join(10.0)
+            thread.join(60)
         assert not any(thread.is_alive() for thread in threads)
 
 

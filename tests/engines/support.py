@@ -17,7 +17,12 @@ from backends.llama.binding.binding_engine import LlamaBindingEngine
 from backends.llama.engine import LlamaServerEngine
 from backends.openai import ChatRequest
 from budget.footprint import HOST, EngineArgs, Footprint, Placement
+from tests.processes import LIMIT_S
 
+ENDLESS = ChatRequest("Go on.", {"max_tokens": 1_000_000_000, "extra": {"ignore_eos": True}})
+"""It goes on until its caller leaves it, however quick the machine is, at an engine that shifts."""
+SHIFTS: dict[str, Any] = {"n_ctx": 1024, "extra": ("--context-shift",)}
+"""Arguments of a placement whose context drops its start when it is full."""
 HELLO = ChatRequest("Say hello.", {"max_tokens": 8, "temperature": 0.0, "seed": 1})
 
 
@@ -49,7 +54,7 @@ def binding(model: Path, runtime_dir: Path, **options: Any) -> LlamaBindingEngin
     return LlamaBindingEngine(model, model.stem, runtime_dir, threads=1, **options)
 
 
-async def until(condition: Callable[[], Awaitable[bool]], *, within_s: float) -> bool:
+async def until(condition: Callable[[], Awaitable[bool]], *, within_s: float = LIMIT_S) -> bool:
     """Poll a condition of another process, for a bounded time; whether it came true."""
     end = time.monotonic() + within_s
     while time.monotonic() < end:

@@ -243,7 +243,7 @@ def test_a_stopped_process_is_seen() -> None:
             async def stopped() -> bool:
                 return is_stopped(process.pid)
 
-            assert await until(stopped, within_s=5.0)
+            assert await until(stopped)
         finally:
             await process.stop(grace_s=0.0)
         assert process_state(process.pid) is None

@@ -103,7 +103,7 @@ def test_a_cancelled_start_leaves_nothing(case: Case, runtime_dir: Path) -> None
         async def under_way() -> bool:
             return at_once or starting.done() or bool(engine.memory())
 
-        assert await until(under_way, within_s=60.0)
+        assert await until(under_way)
         starting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await starting
@@ -138,11 +138,11 @@ def test_a_death_in_mid_stream_is_an_error_with_the_text_so_far(
                 assert caught.value.facts["text"] == heard
             await talk.aclose()
             if case.local:
-                death = await asyncio.wait_for(engine.wait_death(), 30.0)
+                death = await asyncio.wait_for(engine.wait_death(), 60)
                 assert death.error("m").facts["log_tail"] == list(engine.log_tail) != []
             else:
                 assert engine.log_tail == ()
-            assert await until(lambda: ended(engine), within_s=30.0)
+            assert await until(lambda: ended(engine))
 
     try:
         asyncio.run(scenario())

@@ -81,7 +81,7 @@ def test_an_error_while_an_endpoint_answers_is_no_time_out(
         with listening(serve, runtime_dir / "e.sock") as endpoint:
             with pytest.raises(kind) as caught:
                 client.chat(endpoint, ASK)
-            assert gone.wait(20)
+            assert gone.wait(60)
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert caught.value is error

@@ -14,31 +14,29 @@ import pytest
 
 from backends.base import Endpoint
 from backends.llama.engine import LlamaServerEngine
-from backends.openai import AsyncTransport, ChatRequest, SyncTransport
+from backends.openai import AsyncTransport, SyncTransport
 from backends.openai.connections.network import AsyncBoundedStream, BoundedStream
 from budget.errors import EngineDied
-from tests.engines.support import llama, placement, running
-
-_LONG = ChatRequest("Tell me a story.", {"max_tokens": 400, "temperature": 0.0, "seed": 1})
+from tests.engines.support import ENDLESS, SHIFTS, llama, placement, running
 
 
 async def _whole(endpoint: Endpoint, freeze: Callable[[], None], *, is_async: bool) -> None:
     freeze()
     if is_async:
-        await AsyncTransport().chat(endpoint, _LONG)
+        await AsyncTransport().chat(endpoint, ENDLESS)
     else:
-        await asyncio.to_thread(SyncTransport().chat, endpoint, _LONG)
+        await asyncio.to_thread(SyncTransport().chat, endpoint, ENDLESS)
 
 
 async def _pieces(endpoint: Endpoint, freeze: Callable[[], None], *, is_async: bool) -> None:
     if is_async:
-        stream = await AsyncTransport().stream(endpoint, _LONG)
+        stream = await AsyncTransport().stream(endpoint, ENDLESS)
         await anext(stream)
         freeze()
         async for _ in stream:
             pass
     else:
-        blocking = await asyncio.to_thread(SyncTransport().stream, endpoint, _LONG)
+        blocking = await asyncio.to_thread(SyncTransport().stream, endpoint, ENDLESS)
         await asyncio.to_thread(next, blocking)
         freeze()
         await asyncio.to_thread(list, blocking)
@@ -66,7 +64,7 @@ def test_a_caller_of_a_hung_engine_hears_of_its_end(
 
     async def scenario() -> None:
         engine = llama(tiny_models["producer"], runtime_dir)
-        async with running(engine, placement(n_ctx=1024)):
+        async with running(engine, placement(**SHIFTS)):
             assert isinstance(engine, LlamaServerEngine)
             pid = engine.pid or 0
 
@@ -76,9 +74,9 @@ def test_a_caller_of_a_hung_engine_hears_of_its_end(
 
             ask = _pieces if streamed else _whole
             asking = asyncio.ensure_future(ask(engine.endpoint, freeze, is_async=is_async))
-            assert await asyncio.to_thread(waits.wait, 20.0)
+            assert await asyncio.to_thread(waits.wait, 60)
             os.kill(pid, signal.SIGKILL)
             with pytest.raises(EngineDied, match="ended while it was needed"):
-                await asyncio.wait_for(asking, 30.0)
+                await asyncio.wait_for(asking, 60)
 
     asyncio.run(scenario())

@@ -32,12 +32,12 @@ def endpoint(runtime_dir: Path) -> Iterator[Endpoint]:
     thread.start()
     try:
         start = engine.start(placement(), lambda _fraction: None)
-        asyncio.run_coroutine_threadsafe(start, loop).result(10.0)
+        asyncio.run_coroutine_threadsafe(start, loop).result(60)
         yield engine.endpoint
     finally:
-        asyncio.run_coroutine_threadsafe(engine.stop(grace_s=1.0), loop).result(10.0)
+        asyncio.run_coroutine_threadsafe(engine.stop(grace_s=1.0), loop).result(60)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10.0)
+        thread.join(60)
         loop.close()
 
 
@@ -104,22 +104,22 @@ def test_the_loops_of_other_threads_are_closed_too(endpoint: Endpoint) -> None:
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
-        asyncio.run_coroutine_threadsafe(transport.chat(endpoint, ASK), loop).result(10.0)
+        asyncio.run_coroutine_threadsafe(transport.chat(endpoint, ASK), loop).result(60)
         assert _sockets_to(endpoint.socket_path) == 1
         transport.close()
 
         async def others_done() -> None:
             await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
 
-        asyncio.run_coroutine_threadsafe(others_done(), loop).result(10.0)
+        asyncio.run_coroutine_threadsafe(others_done(), loop).result(60)
         assert len(transport.pools.all()) == 0
-        again = asyncio.run_coroutine_threadsafe(transport.chat(endpoint, ASK), loop).result(10.0)
+        again = asyncio.run_coroutine_threadsafe(transport.chat(endpoint, ASK), loop).result(60)
         assert again.content == "one two three"
     finally:
         transport.close()
-        asyncio.run_coroutine_threadsafe(others_done(), loop).result(10.0)
+        asyncio.run_coroutine_threadsafe(others_done(), loop).result(60)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10.0)
+        thread.join(60)
         loop.close()
     assert _sockets_to(endpoint.socket_path) == 0
 

@@ -15,6 +15,7 @@ from backends.openai import AsyncTransport, ChatRequest
 from backends.openai.requests.relaxed_schemas import relaxed_in
 from shim import Shim
 from tests.engines.support import llama, running, until
+from tests.processes import LIMIT_S
 
 
 def _properties(**inner: Any) -> dict[str, Any]:
@@ -124,7 +125,7 @@ def test_patterns_that_llama_cpp_drops_are_those_that_are_named(
                 answer = await transport.chat(engine.endpoint, request)
                 named = relaxed_in(request.options) == ("$.pattern",)
                 # The log comes by another way than the answer.
-                told = await until(_said(engine, pattern), within_s=2.0 if named else 0.02)
+                told = await until(_said(engine, pattern), within_s=LIMIT_S if named else 0.02)
                 assert told == named, pattern
                 if not named and answer.finish_reason == "stop":
                     assert re.search(pattern.replace("[[", r"[\["), answer.content[1:-1]) or (

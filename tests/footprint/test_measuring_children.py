@@ -356,7 +356,7 @@ def test_a_child_ends_with_its_parent_on_every_kind_of_system() -> None:
         assert own_number == "True"
         assert alive(int(pid))
         parent.kill()
-    assert wait_until(lambda: not alive(int(pid)), 10.0)
+    assert wait_until(lambda: not alive(int(pid)))
 
 
 def test_a_program_that_is_not_there_ends_with_its_name(

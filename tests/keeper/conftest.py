@@ -18,7 +18,12 @@ def keeper_world(tiny_models: dict[str, Path]) -> Iterator[World]:
     with world() as place:
         place.configure(
             {
-                "a": {"path": str(tiny_models["classifier"]), "context": 2048},
+                # What is asked to count for ever does, and is not ended by a full context.
+                "a": {
+                    "path": str(tiny_models["classifier"]),
+                    "context": 2048,
+                    "engine_args": ["--context-shift"],
+                },
                 "b": {"path": str(tiny_models["producer"]), "context": 2048},
                 "e": {
                     "path": str(tiny_models["embedder"]),

@@ -109,7 +109,7 @@ class World(Place):
         with contextlib.suppress(AssertionError, OSError):
             pid = self.keeper_pid()
             os.kill(pid, signal.SIGKILL)
-            wait_until(lambda: not alive(pid), 20)
+            wait_until(lambda: not alive(pid))
         super().close()
 
 

@@ -169,5 +169,5 @@ def test_removing_a_model_deletes_its_state(tiny_models: dict[str, Path], kv_fol
         before = saved_files(kv_folder)
         del models["a"]
         shim.reload(type(shim.config).from_mapping(config(models, kv_folder)))
-        assert wait_until(lambda: len(saved_files(kv_folder)) == 1, 5)
+        assert wait_until(lambda: len(saved_files(kv_folder)) == 1)
         assert set(saved_files(kv_folder)) < set(before)

@@ -37,7 +37,7 @@ def uninterrupted(settings: dict[str, Any]) -> Reply:
 def urgent(shim: Shim, pool: ThreadPoolExecutor, model: str) -> Future[Reply]:
     """A request of high priority that waits, or has been served already."""
     asked = pool.submit(shim.chat, model, "Quick!", max_tokens=3, priority=9)
-    assert wait_until(lambda: bool(shim.status()["queue"]) or asked.done(), 20)
+    assert wait_until(lambda: bool(shim.status()["queue"]) or asked.done())
     return asked
 
 
@@ -49,7 +49,7 @@ def interrupted(shim: Shim, pool: ThreadPoolExecutor, other: str) -> Reply:
         quick = urgent(shim, pool, other)
         for _ in stream:
             pass
-    assert quick.result(20).usage.completion_tokens > 0
+    assert quick.result(60).usage.completion_tokens > 0
     return stream.reply
 
 
@@ -117,7 +117,7 @@ def test_an_awaited_answer_has_the_same_tokens(
             quick = await asyncio.to_thread(urgent, shim, pool, "a")
             async for _ in stream:
                 pass
-            assert quick.result(20)
+            assert quick.result(60)
             return stream.reply
 
     with Shim(settings) as shim:

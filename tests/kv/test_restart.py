@@ -57,7 +57,7 @@ async def serve(keeper: Keeper, model: str) -> str:
     """A lease on a model, granted."""
     granted: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     lease = keeper.ask("c1", model, granted.set_result)
-    outcome = await asyncio.wait_for(granted, 20)
+    outcome = await asyncio.wait_for(granted, 60)
     assert isinstance(outcome, Grant), outcome
     return lease
 

@@ -224,7 +224,7 @@ def test_a_caller_that_does_not_read_is_no_stall(
             signs = await engine.signs(ask=True)
             return signs is not None and signs.slots is not None and signs.slots.busy == 0
 
-        assert await until(waits, within_s=60.0)
+        assert await until(waits)
         row = (await slots(engine))[0]
         assert (row["is_processing"], row["is_unread"]) == (True, True)
         await stream.aclose()

@@ -36,7 +36,7 @@ class Receiver:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 receiver.asked.set()
                 if hangs:
-                    receiver._over.wait(30)
+                    receiver._over.wait(60)
                     return
                 asked, answered = MESSAGES[self.path]
                 receiver.arrived.append((self.path, asked.FromString(body)))

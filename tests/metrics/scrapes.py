@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from shim import Shim
 from tests.processes import wait_until
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 
 
 class UnixConnection(http.client.HTTPConnection):

@@ -57,7 +57,7 @@ def test_a_receiver_that_hangs_ends_with_its_run(
     with Receiver(hangs=True) as receiver:
         with RunTrace(directory=tmp_path, exporters=[otlp_exporter(receiver.address)]) as run:
             run.request(request("r1", now()))
-        assert receiver.asked.wait(30), "the exporter asked the receiver"
+        assert receiver.asked.wait(60), "the exporter asked the receiver"
     assert ["exporters" in problem for problem in run.problems] == [True]
     assert run.trace_path is not None
     assert run.trace_path.exists()
@@ -100,7 +100,7 @@ def test_a_collector_that_hangs_holds_up_neither_requests_nor_the_end(
     monkeypatch.setattr(publishing, "SHORTEST_S", 0.01)
     with Receiver(hangs=True) as receiver:
         it = watched(metrics={"otlp": receiver.address, "interval": 0})
-        assert receiver.asked.wait(30), "the exporter waits for the receiver now"
+        assert receiver.asked.wait(60), "the exporter waits for the receiver now"
         assert it.chat("a") == "one two three"
         it.shim.close()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -60,6 +59,9 @@ def test_the_second_load_is_wholly_inside_the_first_generation(
     def write(context: StageContext) -> str:
         asked_ns = time.monotonic_ns()
         with context.shim.stream(context.model, "Go on.", max_tokens=700, **NO_END) as stream:
+            next(stream)
+            # However quick the machine is, the answer does not end before the other model is there.
+            assert wait_until(lambda: state(context.shim, "b") == "idle")
             text = "".join(piece.content or "" for piece in stream)
         times["last"] = time.monotonic_ns()
         times["granted"] = asked_ns + int(stream.reply.residency.waited_s * 1e9)
@@ -86,7 +88,7 @@ def test_what_is_planned_and_does_not_fit_is_staged(tiny_models: dict[str, Path]
     with shim_of(tiny_models, ONE) as shim, shim.plan(["a", "b"]):
         shim.chat("a", "Go on.", max_tokens=2)
         # No request asked for it; the first model has no declared use any more.
-        assert wait_until(lambda: state(shim, "b") == "idle", 20)
+        assert wait_until(lambda: state(shim, "b") == "idle")
         assert not shim.chat("b", "Go on.", max_tokens=2).residency.cold
 
 
@@ -98,7 +100,7 @@ def test_stage_only_reads_the_file_and_the_load_finds_it(
     drop_from_page_cache(file)
     files = {**tiny_models, "producer": file}
     with shim_of(files, BOTH, prefetch="stage") as shim, shim.plan(["b"]):
-        assert wait_until(lambda: shim.status()["prefetch"]["staging"] is None, 20)
+        assert wait_until(lambda: shim.status()["prefetch"]["staging"] is None)
         assert resident_fraction(file) == 1.0
         assert state(shim, "b") == "absent"
         (staging,) = shim._session.connections.ask(
@@ -128,7 +130,7 @@ def test_six_alternating_requests_cost_two_loads(tiny_models: dict[str, Path]) -
             asked = []
             for number, model in enumerate("ababab"):
                 asked.append(pool.submit(shim.chat, model, "Hi.", max_tokens=number + 1, **NO_END))
-                assert wait_until(partial(queued, shim, number + 1), 10)
+                assert wait_until(partial(queued, shim, number + 1))
         replies = [future.result(60) for future in asked]
         loads = loads_since(shim, began_ns)
     assert [row["model"] for row in loads] == ["a", "b"]
@@ -136,38 +138,24 @@ def test_six_alternating_requests_cost_two_loads(tiny_models: dict[str, Path]) -
     assert [reply.usage.completion_tokens for reply in replies] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_lone_request_is_passed_for_max_wait_and_no_longer(
+def test_a_lone_request_is_passed_for_max_wait_and_is_served_then(
     tiny_models: dict[str, Path],
 ) -> None:
-    """Then no lease is granted on the bytes it claims, and it loads when the running ones end."""
+    """The model that holds the bytes always has a request that waits; then it leaves all the same."""
     max_wait_s = 0.5
-    grants: list[float] = []
-    served = threading.Event()
-
-    def keep_busy(shim: Shim) -> None:
-        until_s = time.monotonic() + 30.0
-        while not served.is_set() and time.monotonic() < until_s:
-            began_s = time.monotonic()
-            reply = shim.chat("a", "Go on.", max_tokens=40, **NO_END)
-            grants.append(began_s + reply.residency.waited_s)
-
     with shim_of(tiny_models, ONE, max_wait=max_wait_s) as shim, ThreadPoolExecutor(2) as pool:
-        shim.load("a")
-        busy = [pool.submit(keep_busy, shim) for _ in range(2)]
-        assert wait_until(lambda: len(grants) > 2, 20)
-        asked_s, asked_ns = time.monotonic(), time.monotonic_ns()
-        lone = shim.chat("b", "Hello.", max_tokens=1)
-        served.set()
-        for future in busy:
-            future.result(60)
-        load = next(row for row in loads_since(shim, asked_ns) if row["model"] == "b")
+        holding = shim.stream("a", "Go on.", max_tokens=1)
+        lone = pool.submit(shim.chat, "b", "Hello.", max_tokens=1)
+        assert wait_until(partial(queued, shim, 1))
+        while not lone.done():
+            following = pool.submit(shim.stream, "a", "Go on.", max_tokens=1)
+            assert wait_until(lambda: queued(shim, 2) or lone.done())
+            holding.close()
+            holding = following.result(60)
+        holding.close()
         records = [r for r in shim.status()["decisions"] if "producer" in r["wanted"]]
-    load_s = asked_s + (load["start_ns"] - asked_ns) / 1e9
-    slack_s = 0.02
-    assert lone.residency.waited_s >= max_wait_s
+    assert lone.result().residency.waited_s >= max_wait_s
     assert any(record["draining"] for record in records)
-    passed = [at for at in grants if asked_s + max_wait_s + slack_s < at < load_s]
-    assert passed == []
 
 
 def test_a_deadline_that_passes_has_loaded_nothing(tiny_models: dict[str, Path]) -> None:

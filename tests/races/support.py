@@ -20,7 +20,7 @@ from shim import Config
 from shim.keeper.catalog.catalog import CatalogEngine
 from shim.keeper.keeper import Keeper
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 
 
 class GatedEngine(ScriptedEngine):

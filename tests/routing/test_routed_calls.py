@@ -133,7 +133,7 @@ def test_an_endpoint_gets_no_more_requests_at_once_than_it_may() -> None:
 
     def slow(path: str, body: bytes) -> Answer:
         arrived.set()
-        go.wait(10)
+        go.wait(60)
         return answers("slow")(path, body)
 
     with small_server(slow) as first:
@@ -142,7 +142,7 @@ def test_an_endpoint_gets_no_more_requests_at_once_than_it_may() -> None:
             said: list[str] = []
             thread = threading.Thread(target=lambda: said.append(shim.chat("m", "x").content))
             thread.start()
-            arrived.wait(10)
+            arrived.wait(60)
             with pytest.raises(QueueFull, match="as many requests"):
                 shim.chat("m", "x")
             go.set()

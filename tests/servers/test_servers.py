@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from shim import EndpointError, EngineDied, InvalidRequest, KeepwarmError, LoadFailed, Shim
-from tests.processes import alive
+from tests.processes import alive, wait_until
 from tests.servers.conftest import Make
 from tests.servers.support import server
 from tests.small_servers import as_json, small_server
-from tests.workers.models import until
 
 KEY = {"SERVER_KEY": "{key}"}
 
@@ -142,7 +141,7 @@ def test_what_it_started_ends_with_it(make: Make, folder: Path) -> None:
     child = int((folder / "child").read_text())
     assert alive(child)
     assert shim.unload("s")
-    until(lambda: not alive(child))
+    assert wait_until(lambda: not alive(child))
 
 
 def test_a_stop_signal_asks_it_to_end(make: Make, folder: Path) -> None:
@@ -169,7 +168,7 @@ def test_bytes_far_below_what_is_measured_are_said_once(
     caplog.set_level(logging.WARNING, "keepwarm.keeper")
     shim = make({"s": server("heavy", bytes="1MiB")}, budget={"device": "host", "limit": "64MiB"})
     shim.pin("s")
-    until(lambda: row(shim, "s")["bytes"]["host"] > 96 << 20)
+    assert wait_until(lambda: row(shim, "s")["bytes"]["host"] > 96 << 20)
     assert shim.status()["devices"][0]["over_limit"]
     assert shim.chat("s", "Hi").content == "Hello you"
     said = [r.getMessage() for r in caplog.records if "host is over its limit" in r.getMessage()]

@@ -62,7 +62,7 @@ class FakeKeeper:
             return next((m for m in self.heard if m["op"] == op), None)
 
         with self._said:
-            message = self._said.wait_for(found, 20.0)
+            message = self._said.wait_for(found, 60)
         assert message is not None, f"never heard {op}: {self.heard}"
         return message
 
@@ -112,12 +112,12 @@ def engine_on_a_thread(folder: Path, script: Script | None = None) -> Iterator[S
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     try:
-        asyncio.run_coroutine_threadsafe(engine.start(placement(), lambda _: None), loop).result(20)
+        asyncio.run_coroutine_threadsafe(engine.start(placement(), lambda _: None), loop).result(60)
         yield engine
     finally:
-        asyncio.run_coroutine_threadsafe(engine.stop(grace_s=1.0), loop).result(20)
+        asyncio.run_coroutine_threadsafe(engine.stop(grace_s=1.0), loop).result(60)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(20)
+        thread.join(60)
         loop.close()
 
 

@@ -278,7 +278,7 @@ def test_tasks_share_one_shim_and_cancelling_gives_the_lease_back(stage: Stage) 
             await task
 
     asyncio.run(cancelled())
-    assert wait_until(lambda: stage.shim.status()["queue"] == [], 5)
+    assert wait_until(lambda: stage.shim.status()["queue"] == [])
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -303,7 +303,7 @@ def test_an_interrupted_call_closes_its_connection(
             with pytest.raises(KeyboardInterrupt):
                 call()
         assert len(lines.idle) == 0
-        assert wait_until(lambda: stage.lease_count() == 0, 10)
+        assert wait_until(lambda: stage.lease_count() == 0)
         assert call() == "one two three"
 
 

@@ -38,7 +38,7 @@ def test_the_next_model_is_there_before_it_is_asked_for(stage: Scripted) -> None
     """Nothing is cold but the first."""
     with stage.shim.plan(["a", "b"]):
         stage.shim.chat("a", "Hi.")
-        assert wait_until(lambda: stage.shim.status()["engines"][-1]["state"] == "idle", 10)
+        assert wait_until(lambda: stage.shim.status()["engines"][-1]["state"] == "idle")
         assert not stage.shim.chat("b", "Hi.").residency.cold
 
 
@@ -86,7 +86,7 @@ def test_asynchronous_plans(stage: Scripted) -> None:
         await stage.shim.adeclare([])
 
     asyncio.run(main())
-    assert wait_until(lambda: left(stage) == [], 10)
+    assert wait_until(lambda: left(stage) == [])
 
 
 def test_declared_without_an_end(stage: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,7 +125,7 @@ def test_an_error_at_any_step_on_a_socket_is_the_handlers_own(
                     assert raised is error
                     assert raised.__cause__ is cause
                     kept.append(raised)
-            assert wait_until(lambda: _left(stage.shim) == [], 10), _left(stage.shim)
+            assert wait_until(lambda: _left(stage.shim) == []), _left(stage.shim)
             assert shim.chat("a", "Hello.").content == "one two three"
     assert len(kept) >= 4
 
@@ -201,7 +201,7 @@ def test_an_error_while_a_request_is_queued_leaves_no_request(
     with stage.shim.stream("b", "Hello."), handler_raises(error) as ring:
 
         def ring_when_queued() -> None:
-            assert wait_until(lambda: bool(watch.status()["queue"]), 20)
+            assert wait_until(lambda: bool(watch.status()["queue"]))
             ring()
 
         ringing = threading.Thread(target=ring_when_queued)
@@ -210,7 +210,7 @@ def test_an_error_while_a_request_is_queued_leaves_no_request(
             stage.shim.chat("b", "Hello.")
         ringing.join()
     assert caught.value is error
-    assert wait_until(lambda: _left(watch) == [], 10)
+    assert wait_until(lambda: _left(watch) == [])
     watch.close()
 
 
@@ -235,7 +235,7 @@ def test_an_error_while_the_engine_answers_ends_the_answer(
     with handler_raises(error) as ring:
 
         def ring_when_leased() -> None:
-            assert wait_until(lambda: len(stage.engines[-1].requests) == 2, 20)
+            assert wait_until(lambda: len(stage.engines[-1].requests) == 2)
             ring()
 
         ringing = threading.Thread(target=ring_when_leased)
@@ -244,7 +244,7 @@ def test_an_error_while_the_engine_answers_ends_the_answer(
             call()
         ringing.join()
     assert caught.value is error
-    assert wait_until(lambda: _left(watch) == [], 10)
+    assert wait_until(lambda: _left(watch) == [])
     script.token_gate = None
     assert stage.shim.chat("a", "Hello.").content == "one two three"
     watch.close()
@@ -307,7 +307,7 @@ def test_a_task_that_is_given_up_ends_as_its_program_says(stage: Stage, *, queue
             await given_up(lambda: stage.shim.achat("b", "Hello."))
 
     asyncio.run(main())
-    assert wait_until(lambda: _left(watch) == [], 10)
+    assert wait_until(lambda: _left(watch) == [])
     watch.close()
 
 
@@ -321,7 +321,7 @@ def test_a_task_that_is_given_up_while_it_declares_leaves_no_plan(
 
     def slowly(models: Any) -> None:
         begun.set()
-        assert go.wait(20)
+        assert go.wait(60)
         declare(models)
 
     monkeypatch.setattr(plan, "declare", slowly)
@@ -339,4 +339,4 @@ def test_a_task_that_is_given_up_while_it_declares_leaves_no_plan(
         go.set()
 
     asyncio.run(main())
-    assert wait_until(lambda: stage.shim.status()["plans"] == {}, 10)
+    assert wait_until(lambda: stage.shim.status()["plans"] == {})

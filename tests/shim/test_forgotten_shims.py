@@ -41,8 +41,8 @@ def test_a_shim_that_nothing_refers_to_ends_its_keeper(stage: Stage) -> None:
     folder = shim.runtime
     assert folder.is_dir()
     del shim
-    assert wait_until(lambda: not folder.exists(), 10)
-    assert wait_until(lambda: threading.active_count() <= before, 10)
+    assert wait_until(lambda: not folder.exists())
+    assert wait_until(lambda: threading.active_count() <= before)
 
 
 def test_a_stream_keeps_its_shim_open(stage: Stage) -> None:
@@ -60,7 +60,7 @@ def test_a_stream_keeps_its_shim_open(stage: Stage) -> None:
     assert "".join(map(str, stream)) == "word " * 50  # type: ignore[call-overload]
     assert folder.is_dir()
     del stream
-    assert wait_until(lambda: not folder.exists(), 10)
+    assert wait_until(lambda: not folder.exists())
 
 
 @pytest.mark.real
@@ -94,7 +94,7 @@ def test_what_a_collection_closes_is_closed_in_a_thread_of_its_own() -> None:
     session = Closed()
     owner = Owner(session)
     del owner
-    assert wait_until(lambda: len(session.threads) == 1, 10)
+    assert wait_until(lambda: len(session.threads) == 1)
     assert session.threads != [threading.current_thread()]
 
 

@@ -123,6 +123,6 @@ def test_the_end_of_an_event_loop_waits_for_no_keeper_that_starts() -> None:
     asyncio.run(main())
     assert not starts.is_set()
     starts.set()
-    theirs.settimeout(20)
+    theirs.settimeout(60)
     assert theirs.recv(1) == b""
     theirs.close()

@@ -37,7 +37,7 @@ def at_once(count: int, work: Callable[[int], Any]) -> list[Any]:
     barrier = threading.Barrier(count)
 
     def begin(number: int) -> Any:
-        barrier.wait(20)
+        barrier.wait(60)
         try:
             return work(number)
         except KeepwarmError as error:
@@ -142,19 +142,19 @@ def test_a_start_that_is_interrupted_is_begun_again_by_one_who_waits(
     def make() -> Any:
         made.append("keeper")
         if len(made) == 1:
-            both_wait.wait(20)
+            both_wait.wait(60)
             raise kind
         return Closing()
 
     start = InlineStart(make)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(start.start)
-        assert wait_until(lambda: bool(made), 20)
+        assert wait_until(lambda: bool(made))
         second = pool.submit(start.start)
-        both_wait.wait(20)
+        both_wait.wait(60)
         with pytest.raises(kind):
-            first.result(20)
-        assert second.result(20) is start.running
+            first.result(60)
+        assert second.result(60) is start.running
 
 
 def test_a_start_that_ends_after_the_close_leaves_no_keeper() -> None:
@@ -164,17 +164,17 @@ def test_a_start_that_ends_after_the_close_leaves_no_keeper() -> None:
 
     def make() -> Any:
         starting.set()
-        go.wait(20)
+        go.wait(60)
         return keeper
 
     start = InlineStart(make)
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(start.start)
-        starting.wait(20)
+        starting.wait(60)
         start.close()
         go.set()
         with pytest.raises(Cancelled, match="closed"):
-            call.result(20)
+            call.result(60)
     assert keeper.closed
     assert start.running is None
 
@@ -244,7 +244,7 @@ def test_loops_of_many_threads_at_once(stage: Stage) -> None:
 
     answers = at_once(4, lambda number: asyncio.run(calls(number)))
     assert answers == [["ab"[number % 2]] * 5 for number in range(4)]
-    assert wait_until(lambda: stage.lease_count() == 0, 10)
+    assert wait_until(lambda: stage.lease_count() == 0)
 
 
 def test_many_calls_at_once_do_not_leave_as_many_connections(
@@ -312,7 +312,7 @@ def test_a_child_has_plans_and_streams_of_its_own(stage: Stage) -> None:
                 assert "".join(map(str, stream)) == "one two three"
 
         in_a_child(work)
-        assert wait_until(lambda: len(stage.shim.status()["plans"]) == 1, 10)
+        assert wait_until(lambda: len(stage.shim.status()["plans"]) == 1)
         assert stage.shim.status()["declared"][0]["left"] == 3
 
 
@@ -330,7 +330,7 @@ def test_a_child_holds_no_connection_of_its_parents(stage: Stage) -> None:
     os.close(release_fd)
     stream.close()
     assert stage.lease_count() == 0
-    assert wait_until(lambda: stage.engines[0].active_requests == 0, 10)
+    assert wait_until(lambda: stage.engines[0].active_requests == 0)
     os.close(go_fd)
     os.waitpid(pid, 0)
 
@@ -352,16 +352,16 @@ def test_closing_ends_what_runs_in_threads_and_loops(stage: Stage) -> None:
             pool.submit(shim.chat, "a", "Hi."),
             pool.submit(lambda: asyncio.run(stream())),
         ]
-        assert wait_until(lambda: len(stage.engines[0].requests) == 2, 20)
+        assert wait_until(lambda: len(stage.engines[0].requests) == 2)
         works.append(pool.submit(shim.chat, "a", "Hi."))
         works.append(pool.submit(lambda: asyncio.run(shim.achat("a", "Hi."))))
-        assert wait_until(lambda: len(stage.shim.status()["queue"]) == 2, 20)
+        assert wait_until(lambda: len(stage.shim.status()["queue"]) == 2)
         shim.close()
         for work in works:
             with pytest.raises(Cancelled, match="closed"):
-                work.result(20)
-    assert wait_until(lambda: stage.lease_count() == 0, 10)
-    assert wait_until(lambda: stage.engines[0].active_requests == 0, 10)
+                work.result(60)
+    assert wait_until(lambda: stage.lease_count() == 0)
+    assert wait_until(lambda: stage.engines[0].active_requests == 0)
 
 
 def test_a_closed_shim_refuses_calls_and_can_be_closed_again(stage: Stage) -> None:
@@ -410,7 +410,7 @@ def test_many_may_close_at_once_and_while_it_starts(stage: Stage) -> None:
         Cancelled,
     }
     assert shim._session._keeper.running is None
-    assert wait_until(lambda: threading.active_count() <= before, 10)
+    assert wait_until(lambda: threading.active_count() <= before)
 
 
 def test_asynchronous_ends(stage: Stage) -> None:
@@ -446,7 +446,7 @@ def test_a_pin_ends_with_its_shim_unless_it_is_to_persist(stage: Stage) -> None:
         other.unpin("a")
         assert pinned() == []
         other.pin("a")
-    assert wait_until(lambda: pinned() == [], 10)
+    assert wait_until(lambda: pinned() == [])
     with Shim(stage.shim.config, inline=False, runtime=stage.shim.runtime) as other:
         other.pin("a", persist=True)
     assert pinned() == ["a"]
@@ -484,7 +484,7 @@ def test_a_cancelled_call_does_not_leave_the_connection_that_was_on_its_way(
 
     def slow() -> Any:
         asked.set()
-        go.wait(20)
+        go.wait(60)
         opened.append(connect())
         return opened[-1]
 

@@ -393,7 +393,7 @@ def test_closing_ends_a_call_that_waits_for_its_lease(runtime_dir: Path) -> None
             keeper.until_heard("lease")
             shim.close()
             with pytest.raises(Cancelled, match="closed"):
-                waits.result(20)
+                waits.result(60)
 
 
 @pytest.mark.parametrize("greets", [False, True])

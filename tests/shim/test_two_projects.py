@@ -120,7 +120,7 @@ def test_an_edited_model_is_a_new_engine_and_the_old_one_leaves_when_it_is_idle(
     after = engine_of(new, "m")
     assert after != before
     assert "".join(map(str, stream)).endswith("three")
-    assert wait_until(lambda: before not in {row["id"] for row in new.status()["engines"]}, 5)
+    assert wait_until(lambda: before not in {row["id"] for row in new.status()["engines"]})
     assert engine_of(old, "m") == after
     assert old.config.models["m"].slots == 2
 
@@ -156,7 +156,7 @@ def test_a_reload_of_one_project_drops_what_no_program_of_another_uses(
     here.load("m")
     gone.close()
     reloads = project("reloads", model("m", tiny_models["classifier"], slots=3))
-    assert wait_until(lambda: "m@gone" in reloads.reload()["removed"], 5)
+    assert wait_until(lambda: "m@gone" in reloads.reload()["removed"])
     assert names(reloads)["gone"] == {"pinned": "pinned@gone"}
     assert names(reloads)["here"] == {"m": "m@here"}
     assert names(reloads)["reloads"] == {"m": "m@reloads"}

@@ -197,15 +197,15 @@ def test_a_thread_is_never_given_the_wrong_run(tmp_path: Path) -> None:
 
     def hold(name: str) -> None:
         with RunTrace(name, tmp_path) as trace, ThreadPoolExecutor(1) as pool:
-            inside.wait(10)
+            inside.wait(60)
             runs.append(pool.submit(trace.carry(current_run)).result())
             assert current_run() is trace
-            done.wait(10)
+            done.wait(60)
 
     holders = [threading.Thread(target=hold, args=(name,)) for name in ("a", "b")]
     for holder in holders:
         holder.start()
-    inside.wait(10)
+    inside.wait(60)
     try:
         assert current_run() is None
     finally:
@@ -373,7 +373,7 @@ def test_an_exporter_that_hangs_is_left_behind(
 
     class Hanging(InMemorySpanExporter):
         def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-            release.wait(30)
+            release.wait(60)
             return super().export(spans)
 
     with RunTrace("hangs", tmp_path, exporters=[Hanging()]) as trace:

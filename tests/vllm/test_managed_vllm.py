@@ -121,9 +121,9 @@ def test_a_killed_server_leaves_no_process_no_memory_and_no_bytes(shim: Shim) ->
         with pytest.raises(EngineDied) as caught:
             list(stream)
     assert caught.value.facts["log_tail"]
-    assert wait_until(lambda: not group_members(pid), 10.0)
-    assert wait_until(lambda: not any(Path("/dev/shm", name).exists() for name in segments), 10.0)
-    assert wait_until(lambda: engine_of(shim)["bytes"] == {}, 10.0)
+    assert wait_until(lambda: not group_members(pid))
+    assert wait_until(lambda: not any(Path("/dev/shm", name).exists() for name in segments))
+    assert wait_until(lambda: engine_of(shim)["bytes"] == {})
 
 
 @pytest.mark.parametrize("level", [1, 2])
@@ -166,7 +166,7 @@ def test_a_server_that_does_not_wake_is_started_anew(
         first = engine.pid
         assert first is not None
         os.kill(first, signal.SIGKILL)
-        assert await until(lambda: ended(engine), within_s=10.0)
+        assert await until(lambda: ended(engine))
         await engine.start(PLACED, lambda _fraction: None)
         assert engine.pid != first
         assert (await client.chat(engine.endpoint, HELLO)).content

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 SPEECH = '''
@@ -159,11 +157,3 @@ def write_speech(folder: Path) -> Path:
     """The user's module in a folder; returns the folder."""
     (folder / "speech.py").write_text(SPEECH)
     return folder
-
-
-def until(condition: Callable[[], bool], within_s: float = 20.0) -> None:
-    """Wait for a condition of another process, for a bounded time."""
-    end = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.005)

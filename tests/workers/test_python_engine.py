@@ -23,9 +23,9 @@ from backends.python.worker_calls import WorkerCalls
 from budget.errors import EngineTimeout, LoadFailed
 from budget.footprint import HOST, EngineArgs, Footprint, Placement
 from shim.keeper.engines.stall_detection import StallDetector
-from tests.engines.support import until as until_true
-from tests.processes import alive
-from tests.workers.models import until, write_speech
+from tests.engines.support import until
+from tests.processes import alive, wait_until
+from tests.workers.models import write_speech
 
 
 def placed(slots: int = 1) -> Placement:
@@ -140,9 +140,9 @@ def test_a_stopped_worker_and_a_working_one_are_told_apart(
         async with running(spec("Odd", tmp_path), runtime_dir) as engine:
             payload = {"do": "spins", "path": str(tmp_path / "gate")}
             call = asyncio.create_task(WorkerCalls(LoopLink).call(engine.endpoint, payload))
-            found.append(await until_true(lambda: becomes("computing"), within_s=20.0))
+            found.append(await until(lambda: becomes("computing")))
             os.kill(engine.pid or 0, signal.SIGSTOP)
-            found.append(await until_true(lambda: becomes("stopped"), within_s=20.0))
+            found.append(await until(lambda: becomes("stopped")))
             call.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await call
@@ -166,7 +166,7 @@ def test_children_of_a_worker_that_was_killed_end_with_its_burial(
             return int(child)
 
     child = asyncio.run(ask())
-    until(lambda: not alive(child))
+    assert wait_until(lambda: not alive(child))
     assert list(runtime_dir.iterdir()) == []
 
 

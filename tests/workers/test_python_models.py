@@ -21,9 +21,9 @@ from shim import (
     WorkerError,
 )
 from shim.wire.threads import BlockingConnection
-from tests.processes import alive
+from tests.processes import alive, wait_until
 from tests.workers.conftest import Make, started
-from tests.workers.models import until, write_speech
+from tests.workers.models import write_speech
 
 
 def model(name: str, **more: Any) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def test_a_generator_is_streamed_and_its_end_gives_the_lease_back(shim: Shim, fo
         assert leases(shim, "s") == 1
         assert not said.exists()
     gate.touch()
-    until(said.exists)
+    assert wait_until(said.exists)
     assert leases(shim, "s") == 0
     assert shim.call("s", n=1).value == [{"i": 0, "samples": pytest.approx([])}]
 
@@ -173,7 +173,7 @@ def test_leftover_threads_and_children_end_with_the_model(shim: Shim) -> None:
     worker = row(shim, "odd")["pid"]
     assert alive(child)
     assert shim.unload("odd")
-    until(lambda: not alive(child) and not alive(worker))
+    assert wait_until(lambda: not alive(child) and not alive(worker))
 
 
 def test_an_evicted_model_may_close_itself(make: Make, folder: Path) -> None:
@@ -220,7 +220,7 @@ def test_what_a_factory_leaves_running_ends_with_its_model(make: Make) -> None:
     child = shim.call("odd").value
     assert alive(child)
     shim.unload("odd")
-    until(lambda: not alive(child))
+    assert wait_until(lambda: not alive(child))
 
 
 def test_options_that_the_factory_does_not_take_are_named(make: Make) -> None:
@@ -250,7 +250,7 @@ def test_a_module_that_is_edited_is_loaded_anew(make: Make, folder: Path) -> Non
     assert shim.call("whisper").value["name"] == "tiny"
     text = (folder / "speech.py").read_text().replace('name="tiny"', 'name="large"')
     (folder / "speech.py").write_text(text)
-    until(lambda: bool(shim.call("whisper").value["name"] == "large"))
+    assert wait_until(lambda: bool(shim.call("whisper").value["name"] == "large"))
 
 
 def test_slots_answer_side_by_side(shim: Shim, folder: Path) -> None:
@@ -284,7 +284,7 @@ def test_a_call_in_a_worker_that_is_killed_ends(shim: Shim, folder: Path) -> Non
 
     async def killed() -> None:
         task = asyncio.create_task(shim.acall("odd", do="holds", path=str(begun)))
-        await asyncio.to_thread(until, begun.exists)
+        assert await asyncio.to_thread(wait_until, begun.exists)
         os.kill(row(shim, "odd")["pid"], signal.SIGKILL)
         await task
 
@@ -299,7 +299,7 @@ def test_closing_the_shim_ends_running_calls(make: Make, folder: Path) -> None:
 
     async def closed() -> None:
         task = asyncio.create_task(shim.acall("odd", do="holds", path=str(begun)))
-        await asyncio.to_thread(until, begun.exists)
+        assert await asyncio.to_thread(wait_until, begun.exists)
         await asyncio.to_thread(shim.close)
         await task
 

@@ -14,8 +14,8 @@ from budget.errors import NeverFits
 from budget.footprint import HOST, EngineArgs, Footprint, Placement
 from shim import Shim
 from shim.keeper.catalog.corrections import Seen, compare
+from tests.processes import wait_until
 from tests.workers.conftest import Make
-from tests.workers.models import until
 
 MIB = 1 << 20
 
@@ -76,7 +76,7 @@ def test_far_too_few_declared_bytes_end_in_the_over_limit_state_said_once(
         budget={"device": "host", "limit": "64MiB"},
     )
     shim.pin("m")
-    until(lambda: booked(shim, "m") > 96 * MIB)
+    assert wait_until(lambda: booked(shim, "m") > 96 * MIB)
     device = next(d for d in shim.status()["devices"] if d["device"] == HOST)
     assert device["over_limit"]
     assert shim.call("m").value["name"] == "tiny"

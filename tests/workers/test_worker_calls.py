@@ -37,7 +37,7 @@ def worker(folder: Path, answer: Answer) -> Iterator[Endpoint]:
         with sock:
             sock.recv(1 << 16)
             answer(sock)
-            ended.wait(20)
+            ended.wait(60)
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
         listening.bind(str(path))

@@ -32,8 +32,8 @@ def passed(data: bytes, fd: int = -1) -> Any:
     ours, theirs = socket.socketpair()
     incoming = Incoming()
     with ours, theirs:
-        ours.settimeout(5)
-        theirs.settimeout(5)
+        ours.settimeout(60)
+        theirs.settimeout(60)
         ours.sendmsg([data], sent_with(fd))
         ours.shutdown(socket.SHUT_WR)
         if fd >= 0:

@@ -20,9 +20,9 @@ from budget.footprint import HOST
 from shim import Config, EngineTimeout, Shim
 from shim.keeper.catalog.worker_models import prepare_worker
 from shim.placement.budgeted_devices import BudgetDevices
+from tests.processes import wait_until
 from tests.shim.test_traced_runs import line_of
 from tests.workers.conftest import Make
-from tests.workers.models import until
 from traces import RunTrace
 
 
@@ -45,7 +45,7 @@ def test_a_stopped_worker_is_replaced(make: Make, folder: Path) -> None:
 
     async def calls() -> None:
         task = asyncio.create_task(shim.acall("odd", do="holds", path=str(begun)))
-        await asyncio.to_thread(until, begun.exists)
+        assert await asyncio.to_thread(wait_until, begun.exists)
         os.kill(stopped, signal.SIGSTOP)
         await task
 
@@ -82,7 +82,7 @@ def test_a_plan_loads_the_next_python_model_ahead(make: Make) -> None:
     shim = make({"a": model("Transcriber"), "b": model("Transcriber", options={"name": "b"})})
     with shim.plan(["a", "b"]):
         shim.call("a")
-        until(lambda: row(shim, "b")["state"] == "idle")
+        assert wait_until(lambda: row(shim, "b")["state"] == "idle")
         assert not shim.call("b").residency.cold
 
 
@@ -114,7 +114,7 @@ def test_an_interrupt_in_a_call_gives_the_lease_back(make: Make, folder: Path) -
         raise Interrupt
 
     def interrupt() -> None:
-        until(begun.exists)
+        assert wait_until(begun.exists)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
     before = signal.signal(signal.SIGUSR1, raise_it)
@@ -126,7 +126,7 @@ def test_an_interrupt_in_a_call_gives_the_lease_back(make: Make, folder: Path) -
         thread.join()
     finally:
         signal.signal(signal.SIGUSR1, before)
-    until(lambda: row(shim, "odd")["leases"] == [])
+    assert wait_until(lambda: row(shim, "odd")["leases"] == [])
 
 
 def test_a_forked_caller_does_not_disturb_a_stream_of_its_parent(make: Make) -> None:

@@ -22,7 +22,7 @@ from shim.keeper.catalog.catalog import CatalogEngine, build_catalog
 from shim.keeper.keeper import Keeper
 from tests.gguf import raw
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 
 
 def model_bytes(name: str, vocabulary: int = 24) -> bytes:

@@ -210,7 +210,7 @@ def _held(monkeypatch: pytest.MonkeyPatch, model: str) -> tuple[threading.Event,
     def held(name: str, *rest: Any) -> Any:
         if name == model and not begun.is_set():
             begun.set()
-            assert may_end.wait(30)
+            assert may_end.wait(60)
         return real(name, *rest)
 
     monkeypatch.setattr(catalogs, "prepare", held)

@@ -45,7 +45,7 @@ def test_an_evaluator_is_warm_before_its_first_request_and_stays(
         },
     }
     with Shim(config) as shim:
-        assert wait_until(lambda: states(shim)["judge"] == "idle", 30)
+        assert wait_until(lambda: states(shim)["judge"] == "idle")
         for name in ("a", "b", "a"):
             assert ask(shim, name).residency.cold, "only one of the two fits beside the judge"
         assert not ask(shim, "judge").residency.cold
@@ -69,7 +69,7 @@ def test_keep_alive_zero_leaves_at_once_and_a_twin_keeps_the_engine(
     }
     with Shim(config) as shim:
         ask(shim, "short")
-        assert wait_until(lambda: states(shim)["short"] == "absent", 10)
+        assert wait_until(lambda: states(shim)["short"] == "absent")
         assert ask(shim, "left").residency.cold
         assert not ask(shim, "right").residency.cold
         assert states(shim)["left"] == "idle"

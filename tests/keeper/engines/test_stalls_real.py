@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 
 from backends.llama.engine import LlamaServerEngine
+from backends.machine.processes import process_state
 from backends.openai import AsyncTransport, ChatRequest
 from shim.keeper.engines.stall_detection import StallDetector
-from tests.engines.support import llama, placement, running, until
+from tests.engines.support import ENDLESS, llama, placement, running, until
 from tests.engines.templates import SPINS, with_template
 
 pytestmark = pytest.mark.real
 
 LONG = ChatRequest("many words " * 400, {"max_tokens": 1})
 GO = ChatRequest("go", {"max_tokens": 1})
-ENDLESS = ChatRequest("Go on.", {"max_tokens": 3000, "extra": {"ignore_eos": True}})
 
 
 @asynccontextmanager
@@ -41,16 +41,29 @@ async def asked(engine: LlamaServerEngine, request: ChatRequest) -> AsyncIterato
 def looking(
     engine: LlamaServerEngine, detector: StallDetector, wanted: str, *, idle: bool = False
 ) -> Callable[[], Awaitable[bool]]:
-    """One look after another: whether the engine was seen like this three times in a row."""
+    """One look after another: whether the engine was seen like this three times in a row.
+
+    A long prompt comes to its end: once is enough.
+    """
+    times = 1 if wanted == "computing" else 3
     seen: list[bool] = []
+    used_s = [0.0]
+
+    async def worked() -> bool:
+        state = process_state(engine.pid or 0)
+        return state is not None and state.cpu_s >= used_s[-1] + 0.02
 
     async def look() -> bool:
         await asyncio.sleep(0.1)
+        if wanted in ("computing", "spinning"):
+            # On a busy machine a process that computes may get no time between two looks.
+            assert await until(worked)
         signs = await engine.signs(ask=True)
         assert signs is not None
+        used_s.append(signs.cpu_s or 0.0)
         detector.look(signs, leases=1, asked=True, now=time.monotonic())
         seen.append(detector.condition == wanted and (detector.idle_since is not None) is idle)
-        return len(seen) >= 3 and all(seen[-3:])
+        return len(seen) >= times and all(seen[-times:])
 
     return look
 
@@ -61,20 +74,24 @@ def test_the_conditions_of_a_real_engine(tiny_models: dict[str, Path], runtime_d
     async def scenario() -> None:
         engine = llama(tiny_models["producer"], runtime_dir)
         placed = placement(
-            n_ctx=8192, n_batch=8192, n_ubatch=128, extra=with_template(SPINS), slots=1
+            n_ctx=8192,
+            n_batch=8192,
+            n_ubatch=128,
+            extra=("--context-shift", *with_template(SPINS)),
+            slots=1,
         )
         async with running(engine, placed):
             detector = StallDetector()
-            assert await until(looking(engine, detector, "fine", idle=True), within_s=20.0)
+            assert await until(looking(engine, detector, "fine", idle=True))
             async with asked(engine, LONG):
-                assert await until(looking(engine, detector, "computing"), within_s=20.0)
+                assert await until(looking(engine, detector, "computing"))
             async with asked(engine, ENDLESS):
-                assert await until(looking(engine, detector, "fine"), within_s=30.0)
+                assert await until(looking(engine, detector, "fine"))
             async with asked(engine, GO):
-                assert await until(looking(engine, detector, "spinning"), within_s=20.0)
+                assert await until(looking(engine, detector, "spinning"))
                 assert engine.pid is not None
                 os.kill(engine.pid, signal.SIGSTOP)
-                assert await until(looking(engine, detector, "stopped"), within_s=10.0)
+                assert await until(looking(engine, detector, "stopped"))
                 engine.kill()
 
     asyncio.run(scenario())

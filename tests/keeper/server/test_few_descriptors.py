@@ -58,7 +58,7 @@ def narrow(tiny_models: Files) -> Iterator[World]:
 
 def _visit(place: World, *messages: dict[str, Any]) -> socket.socket:
     visitor = socket.socket(socket.AF_UNIX)
-    visitor.settimeout(5.0)
+    visitor.settimeout(60)
     visitor.connect(str(place.runtime / "keeper.sock"))
     hello = {"op": "hello", "id": 0, "version": VERSION}
     with contextlib.suppress(BrokenPipeError):

@@ -34,7 +34,7 @@ from shim.keeper.shell.actions_out import Shell
 KEEPER = str(Path(shim.keeper.__file__).parent)
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 """Where files cost nothing; None: where temporary files are."""
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 TURNS = 5
 """Of the loop, without anything under way, until all is quiet."""
 TALK = {"messages": [{"role": "user", "content": "word " * 100}], "max_tokens": 2}

@@ -62,7 +62,7 @@ def run(work: Scripted, seen: Callable[[Background], Any] = lambda _: None) -> F
         await background.close()
         return faults
 
-    return asyncio.run(asyncio.wait_for(scenario(), 30))
+    return asyncio.run(asyncio.wait_for(scenario(), 60))
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_job_that_fails_says_since_when() -> None:
         assert row["failing_s"] >= 0.0
         assert "no space" in row["text"]
 
-    asyncio.run(asyncio.wait_for(scenario(), 30))
+    asyncio.run(asyncio.wait_for(scenario(), 60))
 
 
 def test_a_time_that_hangs_is_a_failure() -> None:
@@ -136,7 +136,7 @@ def test_a_time_that_hangs_is_a_failure() -> None:
         assert faults.rows()[0]["text"].startswith("TimeoutError")
         await background.close()
 
-    asyncio.run(asyncio.wait_for(scenario(), 30))
+    asyncio.run(asyncio.wait_for(scenario(), 60))
 
 
 def test_a_loop_that_ends_takes_its_jobs_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +147,7 @@ def test_a_loop_that_ends_takes_its_jobs_with_it(monkeypatch: pytest.MonkeyPatch
         Background(FaultCounts()).every("the job", 0.0, Scripted())
         await asyncio.sleep(0)
 
-    asyncio.run(asyncio.wait_for(scenario(), 30))
+    asyncio.run(asyncio.wait_for(scenario(), 60))
 
 
 def test_an_error_that_passes_two_hands_is_one_fault(lines: Callable[[], list[str]]) -> None:
