@@ -31,7 +31,7 @@ check: setup ## What CI checks without running: ruff, mypy, import contracts
 	$(BIN)/lint-imports
 
 test: setup ## Run the tests (minutes)
-	$(PYTEST) -m "$(SHORT)" --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	$(PYTEST) -m "$(SHORT)" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-full: setup ## Run all tests, with long properties and campaigns
 	$(PYTEST) --timeout 1800

@@ -27,16 +27,13 @@ _REPOSITORY = Path(__file__).resolve().parents[1]
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Side by side run files, each whole: its tests share keepers. The demo's files share one run of it.
+    """All of a demo's tests drive real engines; `-m` reads the marks in the same hook, after this.
 
-    First, because pytest-xdist reads the groups, and `-m` the marks, in the same hook. The longest come
-    first, so that none of them runs alone at the end: the demo, then all that drives real llama.cpp.
+    Files run side by side. The longest come first, so that none of them runs alone at the end: the demo,
+    then all that drives real llama.cpp.
     """
     for item in items:
-        place = item.path.relative_to(_REPOSITORY / "tests")
-        in_demo = place.parts[0] == "demo"
-        item.add_marker(pytest.mark.xdist_group("demo" if in_demo else str(place)))
-        if in_demo:
+        if "demo" in item.path.parts:
             item.add_marker(pytest.mark.real)
     real = {item.path for item in items if item.get_closest_marker("real")}
     items.sort(key=lambda item: ("demo" not in item.path.parts, item.path not in real))
