@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,6 @@ from shim import Config, ConfigError
 from shim.config.schema.entry import ModelEntry
 from shim.config.schema.kind_keys import every_key
 from shim.config.verbs import models_that, verbs_of
-
-PAGE = (Path(__file__).parents[2] / "docs" / "engines.md").read_text("utf-8")
 
 
 def entry(base: Path | None = None, **keys: Any) -> ModelEntry:
@@ -107,18 +104,6 @@ def test_what_a_model_can_be_asked_for_follows_from_its_keys(tmp_path: Path) -> 
     assert models_that(config, "speak") == ["far", "reads", "speaks"]
     assert models_that(config, "transcribe") == ["far", "hears"]
     assert "ranks" in models_that(config, "tokenize")
-
-
-def test_the_page_has_every_kind_with_what_it_does() -> None:
-    """The table at its top, against the code."""
-    rows = re.findall(r"^\| `([\w.-]+)`[^|]*\| ([^|]+) \| (yes|no) \| (.+) \|$", PAGE, re.MULTILINE)
-    assert [name for name, *_ in rows] == list(KINDS)
-    columns = ("chat", "embed", "rerank", "images", "tokenize", "transcribe", "speak", "call")
-    for name, what, here, cells in rows:
-        kind = KINDS[name]
-        assert (what, here == "yes") == (kind.what, kind.here)
-        can = {verb for verb, cell in zip(columns, cells.split(" | "), strict=True) if cell != "no"}
-        assert can == kind.verbs & set(columns)
 
 
 def test_verbs_are_those_of_the_kind() -> None:
