@@ -38,7 +38,7 @@ test-full: setup ## Run all tests, with long properties and campaigns
 
 test-python-models: setup ## Run real Whisper, sentence-transformers and transformers (builds .venv-python-models: 1.8 GB)
 	$(SETUP_PYTHON) tools/side_environment.py python-models
-	nice env $(PYTEST) -m python_models --timeout 600 tests/workers tests/tools
+	nice env $(PYTEST) -m python_models --timeout 1800 tests/workers tests/tools
 
 test-vllm: setup ## Run the tests of engines against the real vLLM on the CPU (builds .venv-vllm first: 2.4 GB)
 	$(SETUP_PYTHON) tools/side_environment.py vllm

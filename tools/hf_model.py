@@ -1,4 +1,4 @@
-"""Make a small Llama in the form that vLLM reads: `python tools/hf_model.py FOLDER`.
+"""Make a small Llama, or one that sees, in the form that vLLM reads: `python tools/hf_model.py FOLDER`.
 
 Its text is noise, but everything else is real: configuration, safetensors, a byte-level tokenizer, a chat
 template. Nothing is downloaded, and the same recipe gives the same bytes.
@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from harness.demo.models.vocabulary import Vocabulary, byte_level
+from tools import hf_vision
 
 SPECIALS: Final = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEMPLATE: Final = (
@@ -45,6 +46,7 @@ class HfRecipe:
     kv_heads: int = 2
     context: int = 512
     seed: int = 1
+    sees: bool = False
 
 
 def make_hf_model(folder: Path, recipe: HfRecipe = HfRecipe()) -> Path:
@@ -65,9 +67,15 @@ def make_hf_model(folder: Path, recipe: HfRecipe = HfRecipe()) -> Path:
 
 
 def _write(folder: Path, recipe: HfRecipe) -> None:
-    words = byte_level(recipe.n_vocab, pre="gpt-2", specials=SPECIALS, seed=recipe.seed)
+    specials = [*SPECIALS, *hf_vision.SPECIALS] if recipe.sees else SPECIALS
+    words = byte_level(recipe.n_vocab, pre="gpt-2", specials=specials, seed=recipe.seed)
+    config, processor = _config(recipe, words), {}
+    if recipe.sees:
+        config = hf_vision.vision_config(config, words.special[hf_vision.IMAGE])
+        processor = hf_vision.processor_files()
     texts = {
-        "config.json": _config(recipe, words),
+        **processor,
+        "config.json": config,
         "generation_config.json": {"eos_token_id": words.special["<|im_end|>"]},
         "tokenizer.json": _tokenizer(words),
         "tokenizer_config.json": {
@@ -135,7 +143,11 @@ def _write_tensors(path: Path, recipe: HfRecipe, words: Vocabulary) -> None:
     at = 0
     for name, shape in _tensors(recipe):
         end = at + 2 * int(np.prod(shape))
-        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [at, end]}
+        header[_stored(name, recipe)] = {
+            "dtype": "BF16",
+            "shape": list(shape),
+            "data_offsets": [at, end],
+        }
         at = end
     raw = json.dumps(header).encode()
     rng = np.random.Generator(np.random.SFC64(recipe.seed))
@@ -151,9 +163,9 @@ def _weights(
     name: str, shape: tuple[int, ...], words: Vocabulary, rng: np.random.Generator
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
     if len(shape) == 1:
-        return np.ones(shape, np.float32)
+        return np.full(shape, 0.0 if name.endswith(".bias") else 1.0, np.float32)
     values = rng.standard_normal(shape, np.float32)
-    values *= np.float32(_SPREADS.get(name, 1.0) / np.sqrt(shape[1]))
+    values *= np.float32(_SPREADS.get(name, 1.0) / np.sqrt(np.prod(shape[1:])))
     if name == "model.embed_tokens.weight":
         values[:, 0] = _SURE
     elif name == "lm_head.weight":
@@ -163,6 +175,14 @@ def _weights(
         values[words.unlikely, 0] = -3.0
         values[_SPACES, 0] = -9.0
     return values
+
+
+def _stored(name: str, recipe: HfRecipe) -> str:
+    """The name in the file: a model that sees has its language model as a part."""
+    beside = ("model.vision_model.", "model.connector.")
+    if not recipe.sees or not name.startswith("model.") or name.startswith(beside):
+        return name
+    return name.replace("model.", "model.text_model.", 1)
 
 
 def _tensors(recipe: HfRecipe) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -183,6 +203,8 @@ def _tensors(recipe: HfRecipe) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield f"{block}.mlp.{name}.weight", dims
     yield "model.norm.weight", (embd,)
     yield "lm_head.weight", (recipe.n_vocab, embd)
+    if recipe.sees:
+        yield from hf_vision.vision_tensors(embd)
 
 
 def main() -> None:
@@ -190,8 +212,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--layers", type=int, default=HfRecipe().n_layers)
+    parser.add_argument("--sees", action="store_true", help="one that reads images")
     arguments = parser.parse_args()
-    print(make_hf_model(arguments.folder, HfRecipe(n_layers=arguments.layers)))
+    recipe = HfRecipe(n_layers=arguments.layers, sees=arguments.sees)
+    print(make_hf_model(arguments.folder, recipe))
 
 
 if __name__ == "__main__":

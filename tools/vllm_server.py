@@ -56,9 +56,10 @@ def vllm_python() -> Path:
     return environment("vllm") / "bin" / "python"
 
 
-def vllm_model(n_layers: int = HfRecipe().n_layers) -> Path:
+def vllm_model(n_layers: int = HfRecipe().n_layers, *, sees: bool = False) -> Path:
     """The folder of a small model that vLLM reads; made when it is missing."""
-    return make_hf_model(ROOT / "models" / f"hf-{n_layers}", HfRecipe(n_layers=n_layers))
+    folder = ROOT / "models" / f"hf-{n_layers}{'-sees' if sees else ''}"
+    return make_hf_model(folder, HfRecipe(n_layers=n_layers, sees=sees))
 
 
 @contextlib.contextmanager
