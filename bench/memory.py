@@ -202,6 +202,7 @@ def main() -> None:
     end_on_signals()
     with tempfile.TemporaryDirectory(prefix="kw-memory-") as folder:
         result = speed(args.passages, Path(folder), graph=not args.no_graph)
+        say(json.dumps(result))
         result["quality"] = quality(args.embedder, Path(folder)) if args.embedder else None
     print(json.dumps(result), flush=True)
 

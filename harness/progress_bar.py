@@ -11,8 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextmanager
-def progress_bar(what: str, total: int, *, quiet: bool = False) -> Iterator[Callable[[], None]]:
-    """A bar on stderr; gives the function that advances it by one."""
+def progress_bar(
+    what: str, total: int | None, *, quiet: bool = False
+) -> Iterator[Callable[[], None]]:
+    """A bar on stderr; gives the function that advances it by one. Without a total it counts."""
     if quiet or not sys.stderr.isatty():
         yield lambda: None
         return

@@ -5,18 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from harness.evaluation.compressor import Compressed, Compressor
-from harness.evaluation.rubric import Rubric, Score
+from harness.evaluation.rubric import REASONS_LENGTH, Rubric, Score
+from harness.threads import as_they_end, threads
 from shim import EndpointError, InvalidRequest, Reply, Shim
+from traces import current_run
 
 SPREAD: Final = 2.0
 """Judges whose composites differ by more than this disagree."""
 MAX_TOKENS: Final = 1200
+KEYS_TOKENS: Final = 40
+"""What the names and signs around one dimension's reasons may take."""
 AT_ONCE: Final = 16
 """Requests of a batch that are under way together; those over the engine's slots wait in the queue."""
 
@@ -165,6 +169,7 @@ class Judge:
         prompt: makes the messages; by default `harness.evaluation.judge.prompt`.
         disagreement_over: judges whose composites are further apart are flagged.
         options: more options of `Shim.chat`, as `priority`.
+        overridden: models that may judge although they are not fit to; their spans say so.
     """
 
     shim: Shim
@@ -174,6 +179,7 @@ class Judge:
     prompt: Prompt = prompt
     disagreement_over: float = SPREAD
     options: Mapping[str, Any] = field(default_factory=dict)
+    overridden: Sequence[str] = ()
 
     def evaluate(self, task: str, answer: str, run_id: str = "") -> Evaluation:
         """All chosen judges' judgements. Judges that fit together are asked side by side.
@@ -188,7 +194,7 @@ class Judge:
         if len(judges) == 1:
             judgements = [self.judgement(judges[0], task, payload)]
         else:
-            with ThreadPoolExecutor(len(judges), "judges") as pool:
+            with threads(len(judges), "judges") as pool:
                 judgements = list(pool.map(lambda one: self.judgement(one, task, payload), judges))
         return Evaluation(tuple(judgements), self.disagreement_over)
 
@@ -209,20 +215,37 @@ class Judge:
             EndpointError: a judge's answer is not in the rubric's shape.
             KeepwarmError: as `Shim.chat`, the first one.
         """
+        found = dict(self.each_evaluated(work, [task for task, _ in work], at_once))
+        return [found[number] for number in range(len(work))]
+
+    def each_evaluated(
+        self, work: Sequence[tuple[str, str]], run_ids: Sequence[str], at_once: int = AT_ONCE
+    ) -> Iterator[tuple[int, Evaluation]]:
+        """As `evaluate_many`: each evaluation with its number, as soon as its last judge has answered.
+
+        Args:
+            work: pairs of a task and an answer.
+            run_ids: for each of them what a pool in mode `hash` chooses by.
+            at_once: requests that are under way together.
+
+        Raises:
+            KeepwarmError: as `evaluate_many`, after what was under way has ended.
+        """
         payloads = [self._payload(task, answer) for task, answer in work]
-        chosen = [self.models.chosen(task) for task, _ in work]
+        chosen = [self.models.chosen(one) for one in run_ids]
         found: list[list[Judgement]] = [[] for _ in work]
-        with ThreadPoolExecutor(at_once, "judges") as pool:
+        with threads(at_once, "judges") as pool:
             for model in self.models.models:
-                mine = [n for n, judges in enumerate(chosen) if model in judges]
-                made = [pool.submit(self.judgement, model, work[n][0], payloads[n]) for n in mine]
-                try:
-                    for n, future in zip(mine, made, strict=True):
-                        found[n].append(future.result())
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
-        return [Evaluation(tuple(one), self.disagreement_over) for one in found]
+                asked = {
+                    pool.submit(self.judgement, model, work[n][0], payloads[n]): n
+                    for n, judges in enumerate(chosen)
+                    if model in judges
+                }
+                for future in as_they_end(asked):
+                    number = asked[future]
+                    found[number].append(future.result())
+                    if len(found[number]) == len(chosen[number]):
+                        yield number, Evaluation(tuple(found[number]), self.disagreement_over)
 
     def judgement(self, model: str, task: str, payload: Compressed) -> Judgement:
         """One judge's scores of a payload.
@@ -231,12 +254,13 @@ class Judge:
             EndpointError: its answer is not in the rubric's shape.
             KeepwarmError: as `Shim.chat`.
         """
-        options = {"max_tokens": MAX_TOKENS, **self.options}
-        reply = self.shim.chat(
-            model,
-            self.prompt(self.rubric, task, payload.text),
-            **{**options, "temperature": 0.0, "json_schema": self.rubric.schema()},
-        )
+        options = {"max_tokens": self._most_tokens(), **self.options}
+        with self._span(model):
+            reply = self.shim.chat(
+                model,
+                self.prompt(self.rubric, task, payload.text),
+                **{**options, "temperature": 0.0, "json_schema": self.rubric.schema()},
+            )
         scores = self.rubric.scores(_parsed(reply))
         return Judgement(
             judge=model,
@@ -256,6 +280,15 @@ class Judge:
         """Whether an answer gains by saying itself twice, which adds length and nothing else."""
         first = self.evaluate(task, answer).composite
         return Checked("length", first, self.evaluate(task, f"{answer}\n\n{answer}").composite)
+
+    def _most_tokens(self) -> int:
+        """Room for the longest answer that the schema allows, at a token a character."""
+        return max(MAX_TOKENS, len(self.rubric.names) * (REASONS_LENGTH + KEYS_TOKENS))
+
+    def _span(self, model: str) -> AbstractContextManager[object]:
+        run = current_run()
+        facts = {"overridden": True} if model in self.overridden else {}
+        return nullcontext() if run is None else run.span("judge", model=model, **facts)
 
     def _payload(self, task: str, answer: str) -> Compressed:
         if not answer.strip():

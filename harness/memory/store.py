@@ -162,7 +162,10 @@ class MemoryStore:
             OSError: the file cannot be read.
         """
         count = 0
-        with file.open(encoding="utf-8") as lines, progress_bar("passages", 0, quiet=quiet) as bar:
+        with (
+            file.open(encoding="utf-8") as lines,
+            progress_bar("passages", None, quiet=quiet) as bar,
+        ):
             numbered = enumerate(lines, 1)
             while batch := [rows.from_line(file, n, line) for n, line in islice(numbered, BATCH)]:
                 self.add(batch)

@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from harness.progress_bar import progress_bar
 from harness.refine.record import RefineRecord
-from harness.refine.refine import Refine
+from harness.refine.refine import Refine, run_id
+from harness.threads import as_they_end, threads
 from shim import InvalidRequest
 
 LOG = logging.getLogger("keepwarm.harness")
@@ -35,6 +36,9 @@ def run_many(
 ) -> list[RefineRecord]:
     """The records of all tasks, in their order. The coming uses of models are declared meanwhile.
 
+    Judges are asked one after another, each for all texts. Where models take turns for their bytes, the log
+    and every record's notes say so with the bytes.
+
     Args:
         refine: how each task is run.
         tasks: each once; two equal ones would have one record.
@@ -52,26 +56,56 @@ def run_many(
     if records is not None:
         records.mkdir(parents=True, exist_ok=True)
     files = {task: None if records is None else records / _name_of(task) for task in tasks}
-    now = {task: refine.begin(task, files[task]) for task in tasks}
-    if why := why_grouped(refine):
+    why = why_grouped(refine)
+    if why:
         LOG.info("%s", why)
+    now = {task: _noted(refine.begin(task, files[task]), why) for task in tasks}
     with (
-        progress_bar("rounds", len(tasks) * refine.max_rounds, quiet=quiet) as advanced,
-        ThreadPoolExecutor(at_once, "refine") as pool,
+        progress_bar("steps", 2 * len(tasks) * refine.max_rounds, quiet=quiet) as advance,
         _uses(refine) as declare,
     ):
+        told = 0
         while waiting := [record for record in now.values() if record.stopped is None]:
             judging = [record for record in waiting if refine.is_to_judge(record)]
-            phase = judging or waiting
             declare(judging=bool(judging))
-            step = refine.judged if judging else refine.produced
-            for record in _all_done(pool, step, phase):
+            for record in _after_a_step(refine, judging, waiting, at_once):
                 now[record.task] = record
                 if (file := files[record.task]) is not None:
                     record.save(file)
-                if judging:
-                    advanced()
+                done = _steps(refine, now.values())
+                for _ in range(done - told):
+                    advance()
+                told = done
     return [now[task] for task in tasks]
+
+
+def _after_a_step(
+    refine: Refine, judging: Sequence[RefineRecord], waiting: Sequence[RefineRecord], at_once: int
+) -> Iterator[RefineRecord]:
+    """Each record after its next step, as soon as it is there: judged, if any is to be judged."""
+    if judging:
+        work = [(record.task, record.rounds[-1].produced.text) for record in judging]
+        ids = [run_id(record.task) for record in judging]
+        for number, found in refine.judge.each_evaluated(work, ids, at_once):
+            yield refine.with_evaluation(judging[number], found)
+        return
+    with threads(at_once, "refine") as pool:
+        for future in as_they_end([pool.submit(refine.produced, one) for one in waiting]):
+            yield future.result()
+
+
+def _steps(refine: Refine, records: Iterable[RefineRecord]) -> int:
+    """Steps that are done, with those that a run which ended early did not need."""
+    whole = 2 * refine.max_rounds
+    return sum(
+        whole if one.stopped else 2 * len(one.rounds) - refine.is_to_judge(one) for one in records
+    )
+
+
+def _noted(record: RefineRecord, why: str) -> RefineRecord:
+    if not why or why in record.notes:
+        return record
+    return replace(record, notes=(*record.notes, why))
 
 
 def why_grouped(refine: Refine) -> str:
@@ -90,29 +124,6 @@ def why_grouped(refine: Refine) -> str:
     ]
     limits = " and ".join(f"{limit:,} bytes of {name}" for name, limit in found["limits"].items())
     return f"{', '.join(sizes)}; the limit is {limits}. They take turns, a round of all tasks each."
-
-
-def _all_done(
-    pool: ThreadPoolExecutor,
-    step: Callable[[RefineRecord], RefineRecord],
-    records: Iterable[RefineRecord],
-) -> Iterator[RefineRecord]:
-    """Each record after its step, as soon as it is there. After a failure no further step begins."""
-    left = {pool.submit(step, record) for record in records}
-    failure: BaseException | None = None
-    while left:
-        done, left = wait(left, return_when=FIRST_EXCEPTION)
-        for future in done:
-            if future.cancelled():
-                continue
-            if (error := future.exception()) is None:
-                yield future.result()
-                continue
-            failure = failure or error
-            for other in left:
-                other.cancel()
-    if failure is not None:
-        raise failure
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from harness.evaluation.compressor import Compressor
-from harness.evaluation.judge import EvaluatorPool, Judge
+from harness.evaluation.judge import Evaluation, EvaluatorPool, Judge
 from harness.evaluation.judge import Prompt as JudgePrompt
 from harness.evaluation.judge import prompt as asked_of_judges
 from harness.evaluation.rubric import HIGHEST, Rubric
@@ -76,11 +76,13 @@ class Refine:
         _check_numbers(threshold, max_rounds, floor)
         self.shim = shim or default_shim()
         pool = EvaluatorPool([evaluator]) if isinstance(evaluator, str) else evaluator
-        self.judge = Judge(self.shim, rubric, pool, compressor or Compressor(), judge_prompt)
+        used = check_pair(self.shim, producer, pool.models, overrides)
+        self.judge = Judge(
+            self.shim, rubric, pool, compressor or Compressor(), judge_prompt, overridden=used
+        )
         self.producer = producer
         self._prompt = prompt
         self._options = dict(options or {})
-        used = check_pair(self.shim, producer, pool.models, overrides)
         limits = (threshold, max_rounds, floor)
         self._settings = settings_of(producer, pool.models, rubric, limits, used)
 
@@ -160,6 +162,10 @@ class Refine:
         judges = self.judge.models.chosen(run_id(record.task))
         with _span("evaluate", ", ".join(judges), len(record.rounds)):
             found = self.judge.evaluate(record.task, text, run_id(record.task))
+        return self.with_evaluation(record, found)
+
+    def with_evaluation(self, record: RefineRecord, found: Evaluation) -> RefineRecord:
+        """The record with its last text's evaluation, and its end where that ends it."""
         after = record.with_scores(found)
         return replace(after, stopped=_end(after))
 

@@ -22,7 +22,7 @@ _END = {
 
 def table(record: RefineRecord) -> Table:
     """Rounds as rows: scores by dimension, the composite, seconds, and whether a load was waited for."""
-    shown = Table(title=summary(record))
+    shown = Table(title=summary(record), caption="\n".join(remarks(record)) or None)
     for heading in _headings(record):
         shown.add_column(heading, justify="right")
     for number, one in enumerate(record.rounds, 1):
@@ -40,6 +40,12 @@ def summary(record: RefineRecord) -> str:
     return f"Best: {record.composite:.2f} in round {best} of {len(record.rounds)}; {end}."
 
 
+def remarks(record: RefineRecord) -> list[str]:
+    """What a reader of the scores should know: judges that are not fit to judge, and the record's notes."""
+    overridden = [f"{name} judged although it is not fit to." for name in record.settings.overrides]
+    return [*overridden, *record.notes]
+
+
 def html(record: RefineRecord) -> str:
     """A page of its own, without scripts or addresses: the plot, the table, and each round's text."""
     head = "".join(f"<th>{escape(heading)}</th>" for heading in _headings(record))
@@ -47,6 +53,7 @@ def html(record: RefineRecord) -> str:
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in _cells(record, n, one)) + "</tr>"
         for n, one in enumerate(record.rounds, 1)
     )
+    notes = "".join(f"<p>{escape(one)}</p>" for one in remarks(record))
     texts = "".join(_text(n, one) for n, one in enumerate(record.rounds, 1))
     return (
         "<!doctype html><html lang='en'><meta charset='utf-8'><title>Refined answer</title>"
@@ -54,7 +61,7 @@ def html(record: RefineRecord) -> str:
         "td,th{padding:.2em .8em;text-align:right}pre{white-space:pre-wrap;background:#f4f4f4;"
         "padding:1em}</style>"
         f"<h1>{escape(summary(record))}</h1><pre>{escape(record.task)}</pre>{plot(record)}"
-        f"<table><tr>{head}</tr>{rows}</table>{texts}</html>"
+        f"<table><tr>{head}</tr>{rows}</table>{notes}{texts}</html>"
     )
 
 

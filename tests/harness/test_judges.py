@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from harness import Compressor, Dimension, EvaluatorPool, Judge, Rubric
+from harness.evaluation.rubric import REASONS_LENGTH
 from shim import EndpointError, InvalidRequest
 from tests.harness.told import ToldShim, in_turn, scores
 
@@ -37,6 +39,24 @@ def test_one_judge_scores_at_temperature_0_in_the_rubrics_shape() -> None:
     assert seen[0]["temperature"] == 0.0
     assert seen[0]["json_schema"] == RUBRIC.schema()
     assert seen[0]["priority"] == 3
+
+
+def test_a_judge_has_room_for_the_longest_answer_of_its_schema() -> None:
+    """A rubric of many dimensions would be cut at a fixed number of tokens, and a cut answer is no JSON."""
+    seen: list[Mapping[str, Any]] = []
+    names = [f"d{number}" for number in range(9)]
+
+    def answer(_messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> str:
+        seen.append(options)
+        return scores(**dict.fromkeys(names, 8))
+
+    rubric = Rubric([Dimension(name, "Good.") for name in names])
+    shim = ToldShim({"j": answer})
+    Judge(shim, rubric, EvaluatorPool(["j"])).evaluate("Write.", "Text.")
+    longest = json.dumps({n: {"reasons": "x" * REASONS_LENGTH, "score": 9.5} for n in names})
+    assert seen[0]["max_tokens"] >= len(longest)
+    Judge(shim, rubric, EvaluatorPool(["j"]), options={"max_tokens": 50}).evaluate("Write.", "T.")
+    assert seen[1]["max_tokens"] == 50
 
 
 def test_a_panel_gives_medians_and_flags_disagreement() -> None:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from harness import Dimension, EvaluatorPool, Refine, RefineRecord, Rubric, WiggumLoop, run_many
+from harness.progress_bar import progress_bar
 from harness.refine.rendering import html, table
+from harness.threads import threads
 from shim import InvalidRequest, LoadFailed, RoleViolation
 from tests.harness.told import Answer, ToldShim, in_turn, scores
+from tests.processes import wait_until
+from traces import RunTrace
 
 RUBRIC = Rubric([Dimension("facts", "Right."), Dimension("style", "Reads well.")])
 
@@ -156,14 +163,21 @@ def test_another_task_or_other_settings_do_not_go_on_from_a_record(tmp_path: Pat
         refine(shim, threshold=9.5).run("Write.", file)
 
 
-def test_an_evaluator_under_the_floor_needs_its_name_and_the_record_says_so() -> None:
+def test_an_evaluator_under_the_floor_needs_its_name_and_record_and_trace_say_so(
+    tmp_path: Path,
+) -> None:
     """So does the producer as its own judge; an override of no evaluator is a mistake."""
     answers = {"writer": in_turn("one"), "judge": judged(9)}
     shim = ToldShim(answers, bits={"judge": 4.5})
     with pytest.raises(RoleViolation, match="bits per weight"):
         refine(shim)
-    record = refine(shim, overrides=["judge"]).run("Write.")
+    with RunTrace(directory=tmp_path) as run:
+        record = refine(shim, overrides=["judge"]).run("Write.")
     assert record.settings.overrides == ("judge",)
+    assert "judge judged although it is not fit to." in html(record)
+    assert run.trace_path is not None
+    events = json.loads(run.trace_path.read_text("utf-8"))
+    assert [e["args"]["overridden"] for e in events if e.get("name") == "judge"] == [True]
     with pytest.raises(RoleViolation, match="one model"):
         Refine("writer", "writer", RUBRIC, shim=ToldShim(answers))
     with pytest.raises(InvalidRequest, match="no evaluator"):
@@ -200,7 +214,9 @@ def test_models_that_take_turns_are_said_with_their_bytes(caplog: pytest.LogCapt
         run_many(refine(shim), ["Write."], quiet=True)
         assert caplog.messages == []
         shim.limit = 100
-        run_many(refine(shim), ["Write again."], quiet=True)
+        (record,) = run_many(refine(shim), ["Write again."], quiet=True)
+    assert record.notes == tuple(caplog.messages)
+    assert caplog.messages[0] in html(record)
     assert (
         "writer takes 60 bytes of host, judge takes 60 bytes of host; the limit is 100 bytes"
         in (caplog.messages[0])
@@ -219,6 +235,88 @@ def test_a_failure_in_a_batch_keeps_what_was_finished(tmp_path: Path) -> None:
     with pytest.raises(LoadFailed):
         run_many(refine(shim), ["Write 1.", "Write 2."], records=tmp_path, at_once=1, quiet=True)
     assert [RefineRecord.load(file).task for file in tmp_path.iterdir()] == ["Write 1."]
+
+
+def test_a_batch_keeps_each_step_as_soon_as_it_is_there(tmp_path: Path) -> None:
+    """A kill in the middle of a phase loses only what was under way."""
+
+    def write(messages: Sequence[Mapping[str, Any]], _options: Mapping[str, Any]) -> str:
+        if "2" in messages[0]["content"]:
+            assert wait_until(lambda: any(tmp_path.iterdir()))
+        return "text"
+
+    def marks(messages: Sequence[Mapping[str, Any]], _options: Mapping[str, Any]) -> str:
+        if "2" in messages[1]["content"]:
+            assert wait_until(lambda: any(b"passed" in f.read_bytes() for f in tmp_path.iterdir()))
+        return scores(facts=9, style=9)
+
+    shim = ToldShim({"writer": write, "judge": marks})
+    records = run_many(refine(shim), ["Write 2.", "Write 1."], records=tmp_path, quiet=True)
+    assert [record.stopped for record in records] == ["passed", "passed"]
+
+
+def test_a_panel_reads_a_batch_judge_by_judge() -> None:
+    """Judges that take turns for their bytes are loaded once a round, not once a text."""
+    shim = ToldShim({"writer": in_turn("text"), "a": judged(9), "b": judged(9)})
+    loop = Refine("writer", EvaluatorPool(["a", "b"], "panel"), RUBRIC, shim=shim)
+    run_many(loop, ["one", "two", "three"], quiet=True)
+    assert shim.asked == ["writer"] * 3 + ["a"] * 3 + ["b"] * 3
+
+
+def test_the_bar_of_a_batch_ends_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where tasks pass before their last round; outside a terminal nothing is shown."""
+    seen: list[tuple[str, int | None, int]] = []
+
+    @contextmanager
+    def bar(what: str, total: int | None, *, quiet: bool) -> Iterator[Any]:
+        done: list[None] = []
+        assert not quiet
+        yield lambda: done.append(None)
+        seen.append((what, total, len(done)))
+
+    monkeypatch.setattr("harness.refine.batch.progress_bar", bar)
+    shim = ToldShim({"writer": in_turn(*"abcdef"), "judge": judged(9, 5, 9)})
+    run_many(refine(shim), ["one", "two"], at_once=1)
+    assert seen == [("steps", 12, 12)]
+
+
+def test_progress_is_shown_in_a_terminal_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On stderr, so that a pipe gets answers only."""
+
+    class Terminal(StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for stream, quiet, shown in (
+        (StringIO(), False, False),
+        (Terminal(), True, False),
+        (Terminal(), False, True),
+    ):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with progress_bar("steps", 2, quiet=quiet) as advance:
+            advance()
+        assert ("1/2" in stream.getvalue()) == shown
+
+
+def test_an_interrupt_drops_work_that_has_not_begun() -> None:
+    """What is under way is waited for; a second interrupt would end that."""
+    begun, ran = Event(), list[int]()
+
+    def work(number: int) -> None:
+        ran.append(number)
+        begun.wait(10)
+
+    def interrupted() -> None:
+        with threads(1, "t") as pool:
+            for number in range(9):
+                pool.submit(work, number)
+            assert wait_until(lambda: ran == [0])
+            begun.set()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert len(ran) < 9
 
 
 @pytest.mark.parametrize(
