@@ -25,6 +25,7 @@ class ModelInfo:
         min_bits_per_weight: of its coarsest matrix (Q8_0: 8.5).
         parameters: the number of its weights.
         context_per_slot: tokens that one request can use.
+        kv_bytes_per_token: of the KV cache as it is configured, all layers together; 0 for a model without.
     """
 
     name: str
@@ -37,3 +38,4 @@ class ModelInfo:
     min_bits_per_weight: float | None = None
     parameters: int | None = None
     context_per_slot: int | None = None
+    kv_bytes_per_token: int | None = None

@@ -9,6 +9,8 @@ from typing import Any
 
 from backends.gguf import read_header
 from budget.errors import BadModelFile, UnknownModel
+from budget.memory.arguments import effective
+from budget.memory.kv_cache import kv_by_layer
 from shim.config import Config, ModelEntry
 from shim.model_info import ModelInfo
 from shim.placement.requested import engine_args, fitted_args, local_path, sizes_of
@@ -51,7 +53,9 @@ def file_metadata(path: Path) -> Mapping[str, Any]:
 
 def _local(name: str, entry: ModelEntry) -> ModelInfo:
     header = read_header(local_path(entry))
-    args = fitted_args(engine_args(entry), entry, header.shape(), sizes_of(entry)[0])
+    shape = header.shape()
+    args = fitted_args(engine_args(entry), entry, shape, sizes_of(entry)[0])
+    kv_tokens = effective(args).n_ctx
     return ModelInfo(
         name,
         entry.role,
@@ -63,6 +67,7 @@ def _local(name: str, entry: ModelEntry) -> ModelInfo:
         min_bits_per_weight=header.min_bits_per_weight,
         parameters=header.parameters,
         context_per_slot=args.context_per_slot,
+        kv_bytes_per_token=-(-int(kv_by_layer(shape, args).sum()) // kv_tokens),
     )
 
 

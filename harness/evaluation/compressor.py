@@ -8,21 +8,27 @@ half of its section's best; first and last sentences of sections get a bonus. So
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 from harness.evaluation.pieces import Piece, Rank, pieces_of
-from shim import InvalidRequest
+from shim import InvalidRequest, OutsideError, Shim
+
+LOG = logging.getLogger("keepwarm.harness")
 
 LIMIT: Final = 6000
 """Payloads up to so many characters are left as they are."""
 LEAST_LIMIT: Final = 200
 LONGEST: Final = 4_000_000
 """Characters of the longest text that is read: its structure is parsed at about a megabyte a second."""
+
+BYTES_PER_TOKEN: Final = 3
+"""Where tokens cannot be counted: English has about four bytes a token, Chinese three."""
 
 _EDGE_BONUS: Final = 0.5
 _SECTION_SHARE: Final = 0.5
@@ -53,6 +59,29 @@ class Compressed:
 
 
 @dataclass(frozen=True, slots=True)
+class TokensOf:
+    """Counts tokens as a model does, without ever loading it."""
+
+    shim: Shim
+    model: str
+
+    def __call__(self, text: str) -> int:
+        """The text's tokens: exact where the model is resident, else estimated from its bytes."""
+        if is_resident(self.shim, self.model):
+            try:
+                return self.shim.count_tokens(self.model, text)
+            except OutsideError:
+                LOG.info("%s could not count tokens; they are estimated", self.model)
+        return -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN)
+
+
+def is_resident(shim: Shim, model: str) -> bool:
+    """Whether a model's engine is loaded now."""
+    rows = shim.status()["engines"]
+    return any(model in row["models"] and row["state"] in ("idle", "leased") for row in rows)
+
+
+@dataclass(frozen=True, slots=True)
 class Compressor:
     """Cuts texts over a limit to what matters for a rubric and a task.
 
@@ -70,6 +99,30 @@ class Compressor:
 
     limit: int = LIMIT
     measure: Measure = len
+
+    @classmethod
+    def for_evaluator(cls, shim: Shim, model: str, kv_bytes: int) -> Self:
+        """Payloads whose KV cache takes at most so many bytes in this evaluator, as its slots hold them.
+
+        The limit is in tokens, which the evaluator itself counts while it is resident. While it is not, a
+        token is taken for every 3 bytes of the text, which is more than most texts have.
+
+        Args:
+            shim: has the evaluator.
+            model: its name; a local model.
+            kv_bytes: the bytes that a payload may take.
+
+        Raises:
+            InvalidRequest: the model has no KV cache that is known here, or the bytes hold too little.
+        """
+        per_token = shim.describe(model).kv_bytes_per_token
+        if not per_token:
+            raise InvalidRequest(
+                f"The KV cache of {model} is not known here, or it has none.",
+                hint="Give `Compressor` a limit in characters.",
+                model=model,
+            )
+        return cls(kv_bytes // per_token, TokensOf(shim, model))
 
     def __post_init__(self) -> None:
         if self.limit < LEAST_LIMIT:

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from harness.evaluation.compressor import Compressed, Compressor
 from harness.evaluation.rubric import REASONS_LENGTH, Rubric, Score
-from harness.threads import as_they_end, threads
+from harness.side_by_side import as_they_end, threads
 from shim import EndpointError, InvalidRequest, Reply, Shim
 from traces import current_run
 

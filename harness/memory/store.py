@@ -16,7 +16,7 @@ from harness.memory.database import Database
 from harness.memory.nearest import EXACT_UP_TO, Matrix, Nearest, VectorGraph, normalized
 from harness.memory.passages import CaughtUp, Found, Passage
 from harness.progress_bar import progress_bar
-from shim import InvalidRequest, LoadError, OutsideError, Shim, default_shim
+from shim import InvalidRequest, LoadError, OutsideError, PromptTooLong, Shim, default_shim
 
 CANDIDATES: Final = 12
 RESULTS: Final = 4
@@ -31,7 +31,8 @@ class MemoryStore:
 
     The embedder gives way: where it could be resident only by evicting another model, which the budget says
     before anything is loaded, a search compares words alone and says so, and added passages wait for
-    `catch_up`. Safe for several threads and processes.
+    `catch_up`. Of a text that is longer than the embedder reads, the beginning makes the vector. Safe for
+    several threads and processes.
 
     Args:
         file: made when it is not there.
@@ -249,7 +250,16 @@ class MemoryStore:
     def _embedded(self, texts: Sequence[str]) -> Matrix:
         assert self._shim is not None
         assert self._embedder is not None
-        return normalized(self._shim.embed(self._embedder, texts).vectors)
+        try:
+            return normalized(self._shim.embed(self._embedder, texts).vectors)
+        except PromptTooLong:
+            # One text that is too long for the embedder must not keep others from their vectors.
+            if len(texts) > 1:
+                half = len(texts) // 2
+                return np.vstack((self._embedded(texts[:half]), self._embedded(texts[half:])))
+            if len(texts[0]) < 2:
+                raise
+            return self._embedded([texts[0][: len(texts[0]) // 2]])
 
     def _check_embedder(self, embedder: str) -> None:
         assert self._shim is not None

@@ -17,7 +17,7 @@ from typing import Final
 from harness.progress_bar import progress_bar
 from harness.refine.record import RefineRecord
 from harness.refine.refine import Refine, run_id
-from harness.threads import as_they_end, threads
+from harness.side_by_side import as_they_end, threads
 from shim import InvalidRequest
 
 LOG = logging.getLogger("keepwarm.harness")
@@ -72,10 +72,9 @@ def run_many(
                 now[record.task] = record
                 if (file := files[record.task]) is not None:
                     record.save(file)
-                done = _steps(refine, now.values())
-                for _ in range(done - told):
+                for _ in range(_steps(refine, now.values()) - told):
                     advance()
-                told = done
+                    told += 1
     return [now[task] for task in tasks]
 
 

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from harness import MemoryStore, Passage
+from harness.memory.database import MIGRATIONS
 from harness.memory.ranking import fused, words_query
-from shim import EmbeddingReply, InvalidRequest, LoadFailed, OutsideError, Shim
+from shim import EmbeddingReply, InvalidRequest, LoadFailed, OutsideError, PromptTooLong, Shim
 from shim.model_info import ModelInfo
 
 TOPICS = ("rain", "cat", "bytes", "music")
@@ -33,6 +34,7 @@ class MeaningShim(Shim):
         self.fails: Exception | None = None
         self.asked: list[str] = []
         self.identity = "vec-1"
+        self.reads = 1_000_000
 
     def would_evict(self, model: str) -> tuple[str, ...] | None:
         """What the test tells."""
@@ -46,6 +48,8 @@ class MeaningShim(Shim):
         """Counts of topics, and a number of the text so that few vectors are equal."""
         if self.fails is not None:
             raise self.fails
+        if any(len(text) > self.reads for text in texts):
+            raise PromptTooLong("more than the embedder reads")
         self.asked += texts
         return EmbeddingReply(model, tuple(map(self._vector, texts)))
 
@@ -121,6 +125,20 @@ def test_an_embedder_that_fails_degrades_a_search_and_loses_no_passage(
     assert texts(found) == ["rain on the roof"]
     assert "no engine" in found.degraded
     assert memory.pending == 1
+
+
+def test_a_text_that_the_embedder_cannot_read_whole_keeps_no_other_from_its_vector(
+    memory: MemoryStore, meaning: MeaningShim
+) -> None:
+    """Its beginning stands for it, in passages and in queries."""
+    meaning.reads = 40
+    memory.add(["the cat sleeps", "rain " * 30, "music and bytes", *(f"n {n}" for n in range(9))])
+    assert memory.pending == 0
+    assert texts(memory.search("rain " * 50, results=1)) == ["rain " * 30]
+    assert max(map(len, meaning.asked)) <= 40
+    meaning.reads = 0
+    with pytest.raises(PromptTooLong):
+        memory.search("rain")
 
 
 def test_metadata_filters_both_rankings_and_quality_weighs(memory: MemoryStore) -> None:
@@ -238,6 +256,31 @@ def test_files_that_are_no_memory_are_refused_and_left_alone(
         MemoryStore(tmp_path)
 
 
+def test_a_file_of_an_older_version_is_brought_up_to_date_or_left_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each version's statements run once, all in one transaction with the new number."""
+    file = tmp_path / "old.db"
+    with MemoryStore(file) as store:
+        store.add(["rain on the roof"])
+    (first,) = MIGRATIONS
+    broken = (first, "ALTER TABLE passages ADD COLUMN a TEXT; SELECT nonsense FROM nowhere;")
+    monkeypatch.setattr("harness.memory.database.MIGRATIONS", broken)
+    with pytest.raises(OutsideError, match="nowhere"):
+        MemoryStore(file)
+    second = "ALTER TABLE passages ADD COLUMN a TEXT; UPDATE passages SET a = 'x;y';"
+    monkeypatch.setattr("harness.memory.database.MIGRATIONS", (first, second))
+    for _ in range(2):
+        with MemoryStore(file) as store:
+            assert texts(store.search("roof")) == ["rain on the roof"]
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("SELECT a FROM passages").fetchall() == [("x;y",)]
+    monkeypatch.setattr("harness.memory.database.MIGRATIONS", (first,))
+    with pytest.raises(InvalidRequest, match="version 2"):
+        MemoryStore(file)
+
+
 def test_a_closed_memory_and_impossible_searches_are_typed(memory: MemoryStore) -> None:
     """The caller's mistakes."""
     for query, results, candidates in ((" ", 1, 1), ("x", 0, 1), ("x", 4, 2)):
@@ -293,6 +336,7 @@ def test_a_killed_writer_loses_nothing_that_was_committed(tmp_path: Path) -> Non
 
 
 @pytest.mark.full
+@pytest.mark.timeout(1800)
 def test_a_hundred_killed_writers_lose_nothing(tmp_path: Path) -> None:
     """As above, a hundred times on one file."""
     _check_killed(tmp_path, 100)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,12 +18,13 @@ from rich.console import Console
 from harness import Dimension, EvaluatorPool, Refine, RefineRecord, Rubric, WiggumLoop, run_many
 from harness.progress_bar import progress_bar
 from harness.refine.rendering import html, table
-from harness.threads import threads
+from harness.side_by_side import threads
 from shim import InvalidRequest, LoadFailed, RoleViolation
 from tests.harness.told import Answer, ToldShim, in_turn, scores
 from tests.processes import wait_until
 from traces import RunTrace
 
+ROOT = Path(__file__).resolve().parents[2]
 RUBRIC = Rubric([Dimension("facts", "Right."), Dimension("style", "Reads well.")])
 
 
@@ -127,6 +129,40 @@ def test_a_killed_run_goes_on_from_its_record(tmp_path: Path) -> None:
         == RefineRecord.load(file)
         == refine(ToldShim(dict(whole.answers))).run("Write.", file)
     )
+
+
+_LOOP = """
+import sys
+from pathlib import Path
+from harness import Dimension, Refine, Rubric
+from tests.harness.told import ToldShim, scores
+count = [0]
+def write(_messages, _options):
+    count[0] += 1
+    print(count[0], flush=True)
+    return f"text {count[0]}"
+shim = ToldShim({"writer": write, "judge": lambda *_: scores(facts=min(9, count[0] / 2), style=0)})
+rubric = Rubric([Dimension("facts", "Right."), Dimension("style", "Reads well.")])
+loop = Refine("writer", "judge", rubric, shim=shim, max_rounds=10**6)
+loop.run("Write.", Path(sys.argv[1]))
+"""
+
+
+def test_a_process_that_is_killed_leaves_a_whole_record(tmp_path: Path) -> None:
+    """Killed at any moment: all rounds but perhaps the last one are there, and a run goes on from them."""
+    file = tmp_path / "run.json"
+    command = [sys.executable, "-c", _LOOP, str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        said = [process.stdout.readline() for _ in range(6)]
+        process.kill()
+        rounds = int((said + process.stdout.readlines())[-1].strip() or 6)
+    record = RefineRecord.load(file)
+    assert len(record.rounds) >= rounds - 1 > 3
+    shim = ToldShim({"writer": in_turn("better"), "judge": judged(9)})
+    went_on = refine(shim, max_rounds=10**6).run("Write.", file)
+    assert went_on.rounds[: len(record.rounds) - 1] == record.rounds[:-1]
+    assert went_on.passed
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ def test_describe_reads_the_file_and_not_its_name(
     assert found.architecture == "qwen2"
     assert found.role == "producer"
     assert found.context_per_slot == 512
+    assert found.kv_bytes_per_token == 1536  # 3 layers of 128-wide keys and values in F16
     assert found.file == liar
     assert found.parameters is not None
     assert found.parameters > 1_000_000
