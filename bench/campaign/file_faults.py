@@ -128,7 +128,8 @@ def disk_slow(place: Place) -> bool:
     keeper = place.keeper_pid()
     group = BLKIO / f"keepwarm-faults-{os.getpid()}"
     device = place.models["a"].stat().st_dev
-    if keeper is None or ":blkio:/\n" not in Path("/proc/self/cgroup").read_text():
+    of_all = ":blkio:/\n" in Path("/proc/self/cgroup").read_text()
+    if keeper is None or not of_all or not place.models_have_a_disk:
         return False
     pids = [keeper, *place.engines()]
     try:
@@ -142,7 +143,9 @@ def disk_slow(place: Place) -> bool:
         _move(pids, group)
         for path in place.models.values():
             _drop_from_cache(path)
-        place.unload(place.chance.choice(sorted(place.models)))
+        name = place.chance.choice(sorted(place.models))
+        place.unload(name)
+        place.ask_soon(name)
         time.sleep(2.0)
     finally:
         _move([int(pid) for pid in (group / "cgroup.procs").read_text().split()], BLKIO)

@@ -25,9 +25,10 @@ GROWN_BYTES = 1 << 20
 
 
 def _next_engine(place: Place, name: str) -> int | None:
-    """The process of the next load, after one model was unloaded; callers make it load again."""
+    """The process of the next load of a model, which is unloaded and asked for."""
     before = set(place.engines())
     place.unload(name)
+    place.ask_soon(name)
     until = time.monotonic() + APPEARS_WITHIN_S
     while time.monotonic() < until:
         new = [pid for pid in place.engines() if pid not in before]
@@ -37,10 +38,17 @@ def _next_engine(place: Place, name: str) -> int | None:
     return None
 
 
-def _words(pid: int) -> list[str]:
+def _word_after(place: Place, name: str, option: str) -> str:
+    """What follows an option on the command line of a model's next process; nothing if it never appears."""
+    pid = _next_engine(place, name)
+    until = time.monotonic() + APPEARS_WITHIN_S
     with contextlib.suppress(psutil.Error):
-        return psutil.Process(pid).cmdline()
-    return []
+        while pid is not None and time.monotonic() < until:
+            words = psutil.Process(pid).cmdline()
+            if option in words[:-1]:
+                return words[words.index(option) + 1]
+            time.sleep(0.001)
+    return ""
 
 
 def load_out_of_memory(place: Place) -> bool:
@@ -87,11 +95,10 @@ def _changed_at_load(place: Place, change: Callable[[Path], None]) -> bool:
 
 def engine_path_taken(place: Place) -> bool:
     """Another program listens where a llama-server that starts was to listen."""
-    pid = _next_engine(place, place.chance.choice(("a", "c")))
-    words = _words(pid) if pid else []
-    if "--host" not in words:
+    found = _word_after(place, place.chance.choice(("a", "c")), "--host")
+    if not found:
         return False
-    path = Path(words[words.index("--host") + 1])
+    path = Path(found)
     with socket.socket(socket.AF_UNIX) as other:
         try:
             other.bind(str(path))
@@ -105,14 +112,12 @@ def engine_path_taken(place: Place) -> bool:
 
 def server_port_taken(place: Place) -> bool:
     """Another program listens on the port that a server which starts was given."""
-    pid = _next_engine(place, "s")
-    words = _words(pid) if pid else []
-    if "server_program.py" not in words:
+    port = _word_after(place, "s", "server_program.py")
+    if not port:
         return False
-    port = int(words[words.index("server_program.py") + 1])
     with socket.socket() as other:
         try:
-            other.bind(("127.0.0.1", port))
+            other.bind(("127.0.0.1", int(port)))
             other.listen()
         except OSError:
             return False

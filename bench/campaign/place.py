@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ DISKS = ("kv", "runs", "state")
 DISK_BYTES = 24 << 20
 LASTS_S = 5 * STALL_S
 """In that time an engine that hangs is found where a request waits for it."""
+MODELS_DISK_BYTES = 64 << 20
 CONTEXTS = {"a": (1024, 1280), "b": (768, 1024), "c": (512,)}
 PRIVATE = "FAULTS_NAMESPACE"
 
@@ -58,11 +60,14 @@ class Place:
     def __init__(self, root: Path, seed: int, hung: Callable[[str], None]) -> None:
         self.root, self.chance = root, random.Random(seed)
         self.runtime, self.config = root / "r", root / "keepwarm.toml"
-        self.models = {name: root / f"{name}.gguf" for name in GGUF}
+        self.models = {name: root / "models" / f"{name}.gguf" for name in GGUF}
         self.callers: list[subprocess.Popen[str]] = []
         self.stopped: set[int] = set()
         """Engines that a fault has stopped for good, or that hang."""
         self.is_private = PRIVATE in os.environ
+        self.models_have_a_disk = False
+        """Whether the models lie on a disk of their own, which can be slow without harm to others."""
+        self._asking: list[threading.Thread] = []
         self.env = {
             **os.environ,
             "KEEPWARM_CONFIG": str(self.config),
@@ -78,24 +83,36 @@ class Place:
 
     def prepare(self) -> None:
         """Copies of the models, disks of their own, and a budget for half of the models."""
+        self.runtime.mkdir(mode=0o700)
+        for name in ("tmp", "models", *DISKS):
+            (self.root / name).mkdir(mode=0o700)
+        if self.is_private:
+            self._mount()
         made = make_models(REPOSITORY / "models" / "tiny", tiny=True)
         for name, file in GGUF.items():
             shutil.copyfile(made[file], self.models[name])
-        self.runtime.mkdir(mode=0o700)
-        for name in ("tmp", *DISKS):
-            (self.root / name).mkdir(mode=0o700)
-        if self.is_private:
-            for name in DISKS:
-                options = f"size={DISK_BYTES},mode=0700"
-                mount = ["mount", "-t", "tmpfs", "-o", options, "none", str(self.root / name)]
-                subprocess.run(mount, check=True)
-            subprocess.run(["mount", "-t", "tmpfs", "none", "/dev/shm"], check=True)
         os.environ.update(self.env)
         self.configure()
         catalog = build_catalog(load_config(self.config))
         sizes = [engine.placements[0].total_bytes for engine in catalog.engines.values()]
         self._limit = max(sum(sizes) // 2, max(sizes) * 3 // 2)
         self.configure()
+
+    def _mount(self) -> None:
+        for name in DISKS:
+            options = f"size={DISK_BYTES},mode=0700"
+            mount = ["mount", "-t", "tmpfs", "-o", options, "none", str(self.root / name)]
+            subprocess.run(mount, check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "none", "/dev/shm"], check=True)
+        image = self.root / "models.img"
+        with image.open("wb") as file:
+            file.truncate(MODELS_DISK_BYTES)
+        at = str(self.root / "models")
+        steps = (["mkfs.ext4", "-q", str(image)], ["mount", "-o", "loop", str(image), at])
+        with contextlib.suppress(OSError):
+            self.models_have_a_disk = all(
+                subprocess.run(step, capture_output=True).returncode == 0 for step in steps
+            )
 
     def configure(self) -> None:
         """Write the configuration; each time some model's context differs."""
@@ -160,6 +177,15 @@ class Place:
         with contextlib.suppress(KeepwarmError), Shim(self.config) as shim:
             shim.unload(name)
 
+    def ask_soon(self, name: str) -> None:
+        """Have one more request of a model, which is not counted, so that it is loaded now."""
+        self._asking.append(threading.Thread(target=self._ask, args=(name,), daemon=True))
+        self._asking[-1].start()
+
+    def _ask(self, name: str) -> None:
+        with contextlib.suppress(KeepwarmError), Shim(self.config) as shim:
+            answer_of(shim, name)
+
     def let_faults_end(self) -> None:
         """Wait for what lasts, in which time requests find stopped engines; kill those that none used."""
         until = time.monotonic() + LASTS_S
@@ -170,6 +196,11 @@ class Place:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.stopped.clear()
+        for thread in self._asking:
+            thread.join(BOUND_S)
+            if thread.is_alive():
+                self._hung("a request of the campaign itself")
+        self._asking.clear()
 
     def close(self) -> None:
         """End whatever is left, and let go of the disks."""
@@ -181,7 +212,7 @@ class Place:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         if self.is_private:
-            for at in (*(self.root / name for name in DISKS), "/dev/shm"):
+            for at in (*(self.root / name for name in ("models", *DISKS)), "/dev/shm"):
                 subprocess.run(["umount", "-l", str(at)], capture_output=True)
 
 
