@@ -107,8 +107,8 @@ def configuration() -> dict[str, Any]:
     made = make_models(REPOSITORY / "models" / "tiny", tiny=True)
     served = {"command": [sys.executable, "server_program.py", "{port}", "."], "can": ["chat"]}
     models: dict[str, dict[str, Any]] = {
-        "a": {"path": str(made["classifier"]), "context": 1024},
-        "e": {"path": str(made["embedder"]), "role": "embedder", "context": 512},
+        "a": {"path": str(made["classifier"]), "context": 1024, "threads": 1},
+        "e": {"path": str(made["embedder"]), "role": "embedder", "context": 512, "threads": 1},
         "w": {"factory": "worker_model:Adder", "options": {"mischief": "none"}, "bytes": "24MiB"},
         "s": {**served, "ready": "/health", "bytes": "24MiB"},
     }
