@@ -9,7 +9,7 @@ asks `isinstance`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit, urlunsplit
@@ -129,7 +129,7 @@ class LoadReport:
 
     `buffers` maps device to the bytes of the buffers that it reported. `storage` says where the load read
     the file: `cold` (from the disk) or `staged` (from the page cache). Times are monotonic nanoseconds
-    of the machine.
+    of the machine. `phases` are the begins of `header`, `weights` and `buffers`, as far as they are known.
     """
 
     started_ns: int
@@ -139,6 +139,7 @@ class LoadReport:
     read_bytes: int
     buffers: Mapping[str, int]
     pid: int | None = None
+    phases: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,10 @@ PREFETCH = "prefetch"
 """The `reason` of a load that no request asked for yet; its first use gets a flow arrow."""
 
 
+Phase = tuple[str, int, int]
+"""A part of a load or an eviction: its name, its begin and its end."""
+
+
 @dataclass(frozen=True, slots=True)
 class LoadSpan:
     """One load of one model onto one device.
@@ -22,6 +26,7 @@ class LoadSpan:
     `load_id` is the keeper's; the same (load_id, device) is written once into a trace however many
     requests report it. `storage` says what was paid: `cold` (read from the disk), `staged` (lay in the
     page cache), `warm` (nothing was read). `reason` is free text, or `PREFETCH`.
+    `phases` are its parts, one after another.
     """
 
     load_id: str
@@ -34,11 +39,12 @@ class LoadSpan:
     reason: str = ""
     engine: str = ""
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    phases: tuple[Phase, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class EvictSpan:
-    """One model leaving one device. `for_model` is the model that needed the bytes."""
+    """One model leaving one device. `for_model` needed the bytes. `phases` are its parts."""
 
     evict_id: str
     model: str
@@ -48,6 +54,23 @@ class EvictSpan:
     bytes: int
     reason: str = ""
     for_model: str | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    phases: tuple[Phase, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """Something else that happened to a device or a model, at one moment or for a while.
+
+    `kind` is one of `traces.names` (`READ_AHEAD`, `DENIED`, `DIED`, ...). The same kind at the same moment
+    is written once into a trace.
+    """
+
+    kind: str
+    start_ns: int
+    end_ns: int
+    model: str = ""
+    device: str = ""
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -110,7 +133,7 @@ class RequestRecord:
 
 @dataclass(frozen=True, slots=True)
 class CounterSample:
-    """The books of one device at one moment.
+    """The books of one device at one moment; what is None is not drawn.
 
     `resident` maps model to the bytes booked for it. A model that an earlier sample named and this one
     does not is drawn at 0 from here on.
@@ -121,6 +144,10 @@ class CounterSample:
     resident: Mapping[str, int]
     free_bytes: int
     limit_bytes: int
+    reserved_bytes: int | None = None
+    protected_bytes: int | None = None
+    ceiling_bytes: int | None = None
+    measured_free_bytes: int | None = None
 
 
 Record = LoadSpan | EvictSpan | RequestRecord

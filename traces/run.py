@@ -24,7 +24,7 @@ from traces.recording.broken_sinks import Problems
 from traces.recording.exporters import Exporters
 from traces.recording.parts import MAX_BYTES, PartSettings, TraceParts, failure_attributes
 from traces.recording.writer import Writer
-from traces.records import CounterSample, EvictSpan, LoadSpan, Record, RequestRecord
+from traces.records import CounterSample, EvictSpan, Incident, LoadSpan, Record, RequestRecord
 from traces.runs import FILE_NAME
 from traces.span_data import SpanData
 from traces.text import clean, snapshot
@@ -286,6 +286,11 @@ class RunTrace:
         """
         if self.active and (parent := self._sampled_parent()) != NOT_SAMPLED:
             self._writer.put((self._recorder.records, build, parent, self._root_id))
+
+    def incident(self, incident: Incident) -> None:
+        """Record something else that happened; the same kind at the same moment is recorded once."""
+        if self.active:
+            self._writer.put((self._recorder.incident, incident, self._root_id))
 
     def counter(self, sample: CounterSample) -> None:
         """Record the books of a device at one moment."""

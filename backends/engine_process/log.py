@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Final
 
 RING_LINES = 400
 _IDLE = b"all slots are idle"
@@ -15,6 +17,12 @@ _READY = re.compile(
     rb"model loaded|server is listening|all slots are idle|application startup complete",
     re.IGNORECASE,
 )
+_LOAD_MARKS: Final = {
+    "header": b"llama_model_loader",
+    "weights": b"load_tensors",
+    "buffers": b"llama_context",
+}
+"""What a llama.cpp of any age writes first in each phase of a load."""
 _OUT_OF_MEMORY = re.compile(
     r"unable to allocate .*buffer|failed to allocate .*(buffer|memory)|out of memory"
     r"|cudaMalloc failed|std::bad_alloc|cannot allocate memory|ErrorOutOfDeviceMemory",
@@ -45,6 +53,8 @@ class LogRing:
         self.lines_seen = 0
         self._lines_kept = 0
         self.said_ready = False
+        self.marks: dict[str, int] = {}
+        """When each phase of the load was first heard of, in monotonic nanoseconds."""
 
     def feed(self, chunk: bytes) -> None:
         """Take bytes as the process wrote them; a line counts once it is whole."""
@@ -66,7 +76,12 @@ class LogRing:
             self._lines_kept += 1
         if b"buffer size" in line and len(self._buffer_lines) < RING_LINES:
             self._buffer_lines.append(line)
-        if not self.said_ready and _READY.search(line):
+        if self.said_ready:
+            return
+        for phase, mark in _LOAD_MARKS.items():
+            if phase not in self.marks and mark in line:
+                self.marks[phase] = time.monotonic_ns()
+        if _READY.search(line):
             self.said_ready = True
             if self._on_ready is not None:
                 self._on_ready()

@@ -206,6 +206,7 @@ class LlamaServerEngine(ProcessEngine):
                 process.log.buffer_lines, names_of(self._args) if self._args else DeviceNames()
             ),
             pid=process.pid,
+            phases=dict(process.log.marks),
         )
 
     async def _load(

@@ -320,8 +320,12 @@ class Call:
         # A Python model counts no tokens.
         usage = None if answer is None or isinstance(answer, CallReply) else answer.usage
         attributes: dict[str, Any] = {}
+        if grant is not None and grant.lease is not None:
+            attributes[names.SERVED_BY_LOAD] = f"{grant.engine}/{grant.generation}"
         if grant is not None and grant.decision is not None:
-            attributes["keepwarm.decision"] = str(grant.decision)
+            attributes[names.DECISION] = grant.decision["reason"]
+        if grant is not None and grant.evictions:
+            attributes[names.EVICTED] = " ".join(row["evict_id"] for row in grant.evictions)
         if self.resumed:
             attributes["keepwarm.resumed"] = self.resumed
         if self.route is not None or self.moved_from is not None:

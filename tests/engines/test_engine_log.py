@@ -104,6 +104,20 @@ def test_ready_is_said_once_and_at_the_first_line_that_says_it() -> None:
     assert said == [2]
 
 
+def test_the_phases_of_a_load_are_told_apart_by_their_first_lines() -> None:
+    """Each once, in the order of the load; lines after it are of requests."""
+    ring = LogRing()
+    for line in (b"srv load_model: loading model 'm'", b"llama_model_loader: loaded meta data"):
+        ring.feed(line + b"\n")
+    assert list(ring.marks) == ["header"]
+    first = ring.marks["header"]
+    ring.feed(b"llama_model_loader: - kv 0\nload_tensors: CPU model buffer size = 1 MiB\n")
+    ring.feed(b"llama_context: n_ctx = 512\n" + LOADED + b"load_tensors: again\n")
+    assert list(ring.marks) == ["header", "weights", "buffers"]
+    assert ring.marks["header"] == first
+    assert list(ring.marks.values()) == sorted(ring.marks.values())
+
+
 def test_secrets_are_masked_and_long_lines_cut_when_the_log_is_read() -> None:
     """Neither reaches an error or the keeper's log; a line without an end takes no memory without end."""
     ring = LogRing()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from shim import Shim
+from tests.perfetto import ASYNC, FLOWS, query_many
 from tests.shim.conftest import Stage
 from traces import RunLine, RunTrace, read_runs
 
@@ -51,3 +53,29 @@ def test_a_shim_that_closes_before_the_run_ends_leaves_its_account(
     assert run.problems == []
     assert line_of(run).loads == 1
     assert stage.shim._session._keeper.running is None
+
+
+def test_an_eviction_says_why_this_model_had_to_go(stage: Stage, tmp_path: Path) -> None:
+    """Who wanted the bytes, the candidates with their losses, and an arrow to the request."""
+    config = stage.shim.config.to_mapping()
+    config["budget"] = {"device": "host", "limit": "32MB"}
+    stage.shim.close()
+    with RunTrace(directory=tmp_path) as run, Shim(config, factory=stage.make) as shim:
+        shim.chat("a", "hello")
+        shim.chat("b", "hello")
+    assert run.trace_path is not None
+    sql = (
+        "select a.key, coalesce(a.string_value, a.int_value) as value from slice s "
+        "join args a using (arg_set_id) where s.name = 'evict a'"
+    )
+    rows, flows, stays = query_many(run.trace_path, [sql, FLOWS, ASYNC])
+    said = {row["key"].removeprefix("args.keepwarm."): row["value"] for row in rows}
+    assert said["decision"], said
+    assert said["decision.policy"]
+    assert len(json.loads(said["decision.candidates"])) == 1
+    assert json.loads(said["decision.victims"])
+    assert ("evict a", "request", "evicted for") in [
+        (row["source"], row["target"], row["flow"]) for row in flows
+    ]
+    names = [row["name"].split(" s,")[1] for row in stays if " s," in row["name"]]
+    assert names == [" 1 request", " 1 request"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.perfetto import ASYNC, COUNTERS, FLOWS, PROBLEMS, SLICES, Row, query_many
 from tests.traces.support import MS, evict, load, now, request
-from traces import PREFETCH, RunTrace
+from traces import PREFETCH, CounterSample, Incident, RunTrace, names
 
 ENGINE = "3 engine m (llama.cpp)"
 
@@ -81,12 +81,12 @@ def test_a_model_is_drawn_as_long_as_it_stays(tmp_path: Path) -> None:
         run.load(load("l2", at + 1200 * MS, ms=100, model="other"))
         run.request(request("r", at + 1150 * MS, model="other", waited_for_load="l2"))
     asynchronous, slices = _read(run, ASYNC, SLICES)
-    stays = [(row["name"], row["dur"]) for row in asynchronous if "resident" in row["name"]]
+    stays = [(row["name"], row["dur"]) for row in asynchronous if " resident" in row["name"]]
     assert stays[0] == ("m resident 1.0 s, 3 requests", 1000 * MS)
     assert stays[1][0].startswith("other resident ")
     assert stays[1][0].endswith(", 1 request")
     end = max(row["ts"] + row["dur"] for row in slices if row["name"] == "run")
-    other = next(row for row in asynchronous if row["name"].startswith("other"))
+    other = next(row for row in asynchronous if row["name"].startswith("other resident"))
     assert other["ts"] + other["dur"] == end
 
 
@@ -142,3 +142,79 @@ def test_a_request_costs_less_than_two_kilobytes(tmp_path: Path) -> None:
             run.request(request(f"123456-{number}", now() + number * 20 * MS, **names, **figures))
     assert run.trace_path is not None
     assert run.trace_path.stat().st_size < 200 * 2048
+
+
+def test_a_loads_phases_lie_within_it_and_its_arrow_leaves_the_load(tmp_path: Path) -> None:
+    """Spawn to buffers, one after another; an eviction's saving of KV state likewise."""
+    with RunTrace("phases", tmp_path) as run:
+        at = now()
+        begins = [("spawn", 0), ("header and vocabulary", 20), ("weights", 30), ("buffers", 90)]
+        ends = [ms for _, ms in begins[1:]] + [100]
+        phases = tuple(
+            (name, at + begin * MS, at + end * MS)
+            for (name, begin), end in zip(begins, ends, strict=True)
+        )
+        run.load(load("l1", at, ms=100, phases=phases))
+        leaves = (("save KV", at, at + 4 * MS), ("end process", at + 4 * MS, at + 5 * MS))
+        run.evict(evict("e1", at, ms=5, phases=leaves))
+        cold = {"waited_for_load": "l1", **_times(at, 105, 106, 120, 150)}
+        run.request(request("r1", at - 5 * MS, attributes={"keepwarm.evicted": "e1"}, **cold))
+    slices, flows = _read(run, SLICES, FLOWS)
+    inner = [row["name"] for row in slices if row["depth"] == 1 and "device" in row["process"]]
+    assert inner == [
+        "spawn",
+        "save KV",
+        "end process",
+        "header and vocabulary",
+        "weights",
+        "buffers",
+    ]
+    assert sorted((row["source"], row["target"]) for row in flows) == [
+        ("evict old", "request"),
+        ("model_load m", "request"),
+        ("waits for load l1", "model_load m"),
+    ]
+
+
+def test_what_else_happened_is_there_once_with_its_figures(tmp_path: Path) -> None:
+    """Reading ahead and low memory at their device; denials, deaths and the rest at the run."""
+    with RunTrace("incidents", tmp_path) as run:
+        at = now()
+        found = [
+            Incident(names.READ_AHEAD, at, at + 30 * MS, "m", "host", {names.READ_BYTES: 7}),
+            Incident(names.LOW, at, at, device="host", attributes={"keepwarm.free_bytes": 5}),
+            Incident(names.DENIED, at, at, "m", attributes={names.DETAIL: "DoesNotFit: no"}),
+            Incident(names.DIED, at, at, "m"),
+            Incident(names.PREEMPTED, at + 1, at + 1, "m"),
+        ]
+        for incident in (*found, *found):
+            run.incident(incident)
+    (slices,) = _read(run, SLICES)
+    assert sorted((row["process"][0], row["lane"], row["name"], row["dur"]) for row in slices)[
+        1:
+    ] == [
+        ("1", "what happened", "denied m", 0),
+        ("1", "what happened", "died m", 0),
+        ("1", "what happened", "preempted m", 0),
+        ("2", "events", "low_memory", 0),
+        ("2", "read ahead", "read_ahead m", 30 * MS),
+    ]
+
+
+def test_a_devices_books_are_drawn_as_far_as_they_are_known(tmp_path: Path) -> None:
+    """Free, limit, reserved, protected, ceiling and what the device itself has free."""
+    with RunTrace("books", tmp_path) as run:
+        run.counter(CounterSample(now(), "cuda:0", {"m": 4}, 6, 10, 4, 3, 9, 5))
+        run.counter(CounterSample(now(), "host", {}, 1, 2))
+    (counters,) = _read(run, COUNTERS)
+    assert {(row["process"][9:], row["name"], row["value"]) for row in counters} == {
+        ("cuda:0", "resident bytes m", 4),
+        ("cuda:0", "device bytes free", 6),
+        ("cuda:0", "device bytes limit", 10),
+        ("cuda:0", "device bytes reserved", 4),
+        ("cuda:0", "device bytes protected", 3),
+        ("cuda:0", "device bytes ceiling", 9),
+        ("cuda:0", "device bytes measured free", 5),
+        ("host", "device bytes free", 1),
+        ("host", "device bytes limit", 2),
+    }

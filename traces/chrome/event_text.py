@@ -24,6 +24,7 @@ class Events:
 
     def __init__(self) -> None:
         self._batch: list[str] = []
+        self._async_lanes: dict[tuple[int, str], dict[int, int]] = {}
         self._next_id = itertools.count(1).__next__
 
     def take(self) -> list[str]:
@@ -40,16 +41,38 @@ class Events:
         )
 
     def asynchronous(
-        self, title: str, category: str, pid: int, times: tuple[int, int], args: Mapping[str, Value]
+        self,
+        title: str,
+        category: str,
+        pid: int,
+        times: tuple[int, int],
+        args: Mapping[str, Value],
+        lane: int | None = None,
     ) -> None:
-        """A slice that may overlap others of its kind."""
+        """A slice that may overlap others of its kind, unless they share a `lane`."""
+        number = self._next_id() if lane is None else lane
         common = (
-            f'"cat":"{category}","name":{quote(title)},"pid":{pid},'
-            f'"id2":{{"local":"{self._next_id()}"}}'
+            f'"cat":"{category}","name":{quote(title)},"pid":{pid},"id2":{{"local":"{number}"}}'
         )
         start, end = map(microseconds, times)
         self._batch.append(f'{{"ph":"b",{common},"ts":{start},"args":{quote_clean(args)}}}')
         self._batch.append(f'{{"ph":"e",{common},"ts":{end}}}')
+
+    def asynchronous_lane(self, category: str, pid: int, name: str, times: tuple[int, int]) -> int:
+        """A lane of that name which is free at that time; times come in order.
+
+        Perfetto names such a lane after its first slice, so it gets one of no length.
+        """
+        start, end = times
+        lanes = self._async_lanes.setdefault((pid, name), {})
+        for lane, busy_until in lanes.items():
+            if busy_until <= start:
+                lanes[lane] = end
+                return lane
+        lane = self._next_id()
+        lanes[lane] = end
+        self.asynchronous(name, category, pid, (start, start), {}, lane)
+        return lane
 
     def value(self, name: str, pid: int, ns: int, what: str, value: float) -> None:
         """The value of one counter, whose name is `name` and `what` together."""
@@ -68,8 +91,9 @@ class Events:
     def arrow(self, name: str, source: Placed, target: Placed) -> None:
         """An arrow from a slice to another one, if Perfetto can draw it."""
         # Perfetto drops, without a word, an arrow that ends outside of its slice or points back in
-        # time. A slice's end is outside of it: the last nanosecond is the latest that binds.
-        start = max(source.start, min(source.end - 1, target.start))
+        # time. It binds each end to the slice that was opened last, so the source's begin is what
+        # binds to the source and not to a part of it; the arrow is drawn from the source's end.
+        start = source.start
         end = max(start, target.start)
         if end >= target.end:
             return

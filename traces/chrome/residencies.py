@@ -45,11 +45,13 @@ class Residencies:
 
     def finish(self, end: int) -> None:
         """Draw all stays; those that are not over last until `end`."""
-        for key, stay in self._stays.items():
+        for key, stay in sorted(self._stays.items(), key=lambda item: item[1].start):
             until = max(stay.start, self._left.get(key, end))
             requests = self._requests.get(stay.load_id, 0)
             seconds = (until - stay.start) / 1e9
             plural = "" if requests == 1 else "s"
             title = f"{stay.model} resident {seconds:.1f} s, {requests} request{plural}"
             args: dict[str, Value] = {names.LOAD_ID: stay.load_id, names.REQUESTS: requests}
-            self._events.asynchronous(title, names.RESIDENCY, stay.pid, (stay.start, until), args)
+            name, times = f"resident {stay.model}", (stay.start, until)
+            lane = self._events.asynchronous_lane(names.RESIDENCY, stay.pid, name, times)
+            self._events.asynchronous(title, names.RESIDENCY, stay.pid, times, args, lane)

@@ -42,6 +42,9 @@ _CHILDREN: Final = frozenset(
         names.END_PROCESS,
     }
 )
+_INCIDENTS: Final = frozenset(
+    {names.DENIED, names.DIED, names.LOAD_FAILED, names.CORRECTED, names.PREEMPTED, names.RESUMED}
+)
 _LANES: Final = {names.MODEL_LOAD: 0, names.EVICT: 0, names.READ_AHEAD: 1}
 _DEVICE_LANES: Final = ("loads and evictions", "read ahead", "events")
 _UNSHOWN: Final = frozenset({names.SERVED_BY_LOAD, names.CHAIN})
@@ -136,9 +139,8 @@ class ChromeView:
             self._arrows.out_of(f"evict {evict_id}", names.EVICT_FLOW, placed)
 
     def _child(self, span: SpanData, parent: Placed, start: int, end: int) -> None:
-        # A flow ends at the parent's first nanosecond and binds to the innermost slice there.
-        first = min(parent.start + 1, parent.end)
-        start = min(max(start, first), parent.end)
+        # A flow binds to the innermost slice at the parent's first nanosecond.
+        start = min(max(start, parent.start + 1), parent.end)
         end = min(max(end, start), parent.end)
         at = Placed(parent.pid, parent.tid, start, end)
         title, rate = title_of(span.name, span.attributes, end - start)
@@ -162,8 +164,9 @@ class ChromeView:
     def _device(self, span: SpanData, start: int, end: int) -> None:
         attributes = span.attributes
         pid = self._lanes.pid(names.device_lanes(str(attributes[names.DEVICE])))
-        end = max(end, start + 1)
         order = _LANES.get(span.name, 2)
+        if order == 0:
+            end = max(end, start + 1)
         placed = Placed(
             pid, self._lanes.group(pid, order, _DEVICE_LANES[order]).place(start, end), start, end
         )
@@ -185,11 +188,16 @@ class ChromeView:
         elif span.owner is not None:
             lane = self._return_lane(span.owner)
             tid = self._lanes.group(pid, 1, "stages").place_on(lane, start, end)
+        title = span.name
+        category = names.STAGE if span.parent_id else names.RUN
+        if span.name in _INCIDENTS:
+            category = span.name
+            title = f"{title} {span.attributes.get(names.REQUEST_MODEL, '')}".rstrip()
+            tid = self._lanes.group(pid, 3, "what happened").place(start, end)
         if tid is None:
             tid = self._lanes.group(pid, 2, "other spans").place(start, end)
-        category = names.STAGE if span.parent_id else names.RUN
         placed = Placed(pid, tid, start, end)
-        self._slice(span.name, category, placed, span.attributes)
+        self._slice(title, category, placed, span.attributes)
         if chain := span.attributes.get(names.CHAIN):
             self._arrows.chain(str(chain), placed)
 
@@ -237,7 +245,14 @@ class ChromeView:
         known = self._models.setdefault(sample.device, set())
         known.update(sample.resident)
         resident = {clean(model): int(sample.resident.get(model, 0)) for model in sorted(known)}
-        free = {"free": int(sample.free_bytes), "limit": int(sample.limit_bytes)}
+        free: dict[str, Value] = {"free": int(sample.free_bytes), "limit": int(sample.limit_bytes)}
+        more = {
+            "reserved": sample.reserved_bytes,
+            "protected": sample.protected_bytes,
+            "ceiling": sample.ceiling_bytes,
+            "measured free": sample.measured_free_bytes,
+        }
+        free |= {name: int(value) for name, value in more.items() if value is not None}
         ns = max(0, epoch_ns - self._base_ns)
         for name, values in ((names.RESIDENT_BYTES, resident), (names.DEVICE_BYTES, free)):
             if values:

@@ -9,7 +9,16 @@ from typing import Any, Final, Protocol, TypeVar
 
 from traces import names
 from traces.recording.request_lines import first_token_ns, waited_seconds
-from traces.records import PREFETCH, CounterSample, EvictSpan, LoadSpan, Record, RequestRecord
+from traces.records import (
+    PREFETCH,
+    CounterSample,
+    EvictSpan,
+    Incident,
+    LoadSpan,
+    Phase,
+    Record,
+    RequestRecord,
+)
 from traces.span_data import SpanData
 from traces.text import Value, clean, clean_attributes
 
@@ -60,6 +69,7 @@ class Recorder:
         self._record_content = record_content
         self._loads: OrderedDict[str, _Load] = OrderedDict()
         self._evicted: OrderedDict[str, set[str]] = OrderedDict()
+        self._incidents: OrderedDict[str, None] = OrderedDict()
         self._prefetched: dict[str, str] = {}
         self.loads = 0
         """Loads recorded, each once."""
@@ -93,6 +103,7 @@ class Recorder:
         span_id = self._span(
             names.MODEL_LOAD, load.start_ns, load.end_ns, parent, clean_attributes(attributes)
         )
+        self._phases(load.phases, span_id, {names.LOAD_ID: clean(load.load_id)})
         known.span_id = known.span_id or span_id
         known.devices.add(load.device)
         if load.reason == PREFETCH:
@@ -116,7 +127,23 @@ class Recorder:
             names.REASON: evict.reason,
             names.FOR_MODEL: evict.for_model,
         }
-        self._span(names.EVICT, evict.start_ns, evict.end_ns, parent, clean_attributes(attributes))
+        times = evict.start_ns, evict.end_ns
+        span_id = self._span(names.EVICT, *times, parent, clean_attributes(attributes))
+        self._phases(evict.phases, span_id, {names.EVICT_ID: clean(evict.evict_id)})
+
+    def incident(self, incident: Incident, parent: int) -> None:
+        """Record something else that happened, once."""
+        key = f"{incident.kind} {incident.start_ns} {incident.model} {incident.device}"
+        if key in self._incidents:
+            return
+        _remember(self._incidents, key, None)
+        attributes = {
+            **self._extra(incident.attributes),
+            names.REQUEST_MODEL: incident.model or None,
+            names.DEVICE: incident.device or None,
+        }
+        times = incident.start_ns, incident.end_ns
+        self._span(clean(incident.kind), *times, parent, clean_attributes(attributes))
 
     def counter(self, sample: CounterSample) -> None:
         """Record the books of a device."""
@@ -189,6 +216,10 @@ class Recorder:
         return 0.0 if known is None else known.seconds
 
     # -- spans ------------------------------------------------------------------------------------
+
+    def _phases(self, phases: Iterable[Phase], parent: int, common: dict[str, Value]) -> None:
+        for name, start_ns, end_ns in phases:
+            self._span(clean(name), start_ns, end_ns, parent, dict(common))
 
     def _request_parts(self, record: RequestRecord, parent: int, end_ns: int) -> None:
         common: dict[str, Value] = {names.REQUEST_ID: clean(record.request_id)}

@@ -128,6 +128,9 @@ class Loads:
         record.storage = running.report.storage
         record.read_bytes = running.report.read_bytes
         record.fraction = 1.0
+        record.file_bytes, record.phases = running.report.file_bytes, running.report.phases
+        record.ready_ns = running.report.ready_ns
+        self._history.rate(record)
         bookings = self._learn_from_load(running)
         self._supervisor.begin_watch(running)
         seconds = (record.end_ns - record.start_ns) / 1e9

@@ -76,6 +76,7 @@ def load_record(entry: CatalogEngine, generation: int, option_index: int, reason
         reason=reason,
         start_ns=time.monotonic_ns(),
         devices=dict(placement.bookings),
+        placement=placement.reason,
     )
 
 

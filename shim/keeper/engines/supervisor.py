@@ -20,6 +20,7 @@ from budget import events as ev
 from budget.books.engines import Bookings
 from budget.core import BudgetCore
 from budget.errors import KeepwarmError
+from budget.snapshot import record_to_wire
 from shim.keeper import limits
 from shim.keeper.catalog.catalog import Catalog
 from shim.keeper.catalog.corrections import Corrections, Seen
@@ -183,6 +184,7 @@ class Supervisor:
         running = self.now[action.engine_id]
         done = ev.UnloadFinished(action.engine_id, action.generation)
         record = eviction_record(running, action.reason)
+        record.decision = self._decision_on(action.engine_id)
         self._history.evictions.append(record)
         running.leaving = True
 
@@ -255,6 +257,13 @@ class Supervisor:
             self.learn(running.entry.engine_id, running, known)
         except Exception as error:
             self._faults.note("learning", f"measuring {running.entry.label}", error)
+
+    def _decision_on(self, engine_id: str) -> dict[str, Any] | None:
+        """The last decision by which an engine had to go."""
+        for record in reversed(self._core.state.records):
+            if engine_id in record.victims or engine_id in record.draining:
+                return record_to_wire(record)
+        return None
 
     async def _leave_kv(self, running: RunningEngine, record: EvictStory) -> None:
         """Save the KV state of an idle engine before it ends, where that is worth it."""

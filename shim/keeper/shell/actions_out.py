@@ -37,6 +37,7 @@ from shim.keeper.shell.events_in import Feed
 from shim.keeper.shell.failed_actions import MUST_ARRIVE, answer_of, is_due
 from shim.keeper.shell.fault_counts import RAISED, FaultCounts, text_of
 from shim.keeper.shell.history import History, StageStory
+from shim.keeper.shell.notes import Notes
 from shim.keeper.shell.owed_events import OwedEvents
 from shim.keeper.shell.stories import Stories
 
@@ -74,6 +75,7 @@ class Shell:
         self.loads = Loads(
             self.supervisor, runtime, factory, self.history, self.owed_events, self.faults
         )
+        self.notes = Notes(self.history, self._label)
         self.stories = Stories(self.history, self._label, self._backend)
         self.on_revoke: RevokeListener = lambda _client, _error: None
         self.on_yield: YieldListener = lambda _client, _lease: None
@@ -116,6 +118,7 @@ class Shell:
             self.loads.expect_only(self.core.state.claims)
             if changed or type(event) not in _MOVE_NO_BYTES:
                 self._sample()
+            self.notes.saw(event, actions)
             if self.stories.listeners:
                 self.stories.saw(event, actions)
         except RAISED as error:
@@ -296,7 +299,8 @@ class Shell:
                 for device, amount in engine.bookings
                 if device == view.device
             }
-            self.history.sample(ns, view, by_model)
+            free = residents.books[view.device].available_bytes
+            self.history.sample(ns, view, by_model, free)
 
 
 def _error(wire: Mapping[str, Any]) -> KeepwarmError:

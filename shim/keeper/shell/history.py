@@ -18,7 +18,10 @@ class LoadStory:
     """One load. `end_ns` is 0 while it lasts; times are monotonic nanoseconds.
 
     `device` holds most of its bytes; `devices` are the bytes by device. `restore_s` is the part of its time
-    that restored the KV state of `restored_tokens`.
+    that restored the KV state of `restored_tokens`. `phases` are the begins of its phases,
+    which end at `ready_ns`. `bytes_per_s` is how fast the weights came, or the
+    whole load where that is all that is known, and `best_bytes_per_s` the most that this keeper saw from
+    the same kind of storage.
     """
 
     load_id: str
@@ -36,11 +39,20 @@ class LoadStory:
     restore_s: float = 0.0
     restored_tokens: int = 0
     devices: Mapping[str, int] = field(default_factory=dict)
+    placement: str = ""
+    file_bytes: int = 0
+    phases: Mapping[str, int] = field(default_factory=dict)
+    ready_ns: int = 0
+    bytes_per_s: float = 0.0
+    best_bytes_per_s: float = 0.0
 
 
 @dataclass(slots=True)
 class EvictStory:
-    """One eviction, from the decision to the process's end. In `save_s` of it, KV state was saved."""
+    """One eviction, from the decision to the process's end. In `save_s` of it, KV state was saved.
+
+    `decision` is the record of the decision, where there was one.
+    """
 
     evict_id: str
     engine: str
@@ -53,6 +65,7 @@ class EvictStory:
     save_s: float = 0.0
     saved_bytes: int = 0
     devices: Mapping[str, int] = field(default_factory=dict)
+    decision: Mapping[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -72,26 +85,61 @@ class StageStory:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteStory:
+    """Something that happened at one moment: a denial, a death, a correction, low memory.
+
+    `kind` is the name that it has on a trace; `device` and `model` are empty where it has none.
+    """
+
+    ns: int
+    kind: str
+    model: str
+    device: str
+    detail: str
+    numbers: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
-    """One device's books at one moment, bytes by model."""
+    """One device's books at one moment, bytes by model.
+
+    `measured_free_bytes` is what the device itself had free; None where that is not measured.
+    """
 
     ns: int
     device: str
     resident: Mapping[str, int]
     free_bytes: int
     limit_bytes: int
+    reserved_bytes: int = 0
+    protected_bytes: int = 0
+    ceiling_bytes: int = 0
+    measured_free_bytes: int | None = None
 
 
 @dataclass(slots=True)
 class History:
-    """Bounded rings of loads, evictions, stagings and samples of the books."""
+    """Bounded rings of loads, evictions, stagings, notes and samples of the books."""
 
     loads: deque[LoadStory] = field(default_factory=lambda: deque(maxlen=LOADS_KEPT))
     evictions: deque[EvictStory] = field(default_factory=lambda: deque(maxlen=LOADS_KEPT))
     stagings: deque[StageStory] = field(default_factory=lambda: deque(maxlen=LOADS_KEPT))
+    notes: deque[NoteStory] = field(default_factory=lambda: deque(maxlen=LOADS_KEPT))
     samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=SAMPLES_KEPT))
+    _best: dict[str, float] = field(default_factory=dict)
 
-    def sample(self, ns: int, view: LedgerView, resident: Mapping[str, int]) -> None:
+    def rate(self, load: LoadStory) -> None:
+        """Note how fast a load was, beside the fastest one from the same kind of storage."""
+        begin_ns = load.phases.get("weights", load.start_ns)
+        until_ns = load.phases.get("buffers", load.ready_ns)
+        if until_ns > begin_ns:
+            load.bytes_per_s = load.file_bytes / ((until_ns - begin_ns) / 1e9)
+        best = max(self._best.get(load.storage, 0.0), load.bytes_per_s)
+        self._best[load.storage] = load.best_bytes_per_s = best
+
+    def sample(
+        self, ns: int, view: LedgerView, resident: Mapping[str, int], measured_free: int | None
+    ) -> None:
         """Note the books of a device, unless they are unchanged."""
         for last in reversed(self.samples):
             if last.device == view.device:
@@ -99,7 +147,17 @@ class History:
                     return
                 break
         self.samples.append(
-            Sample(ns, view.device, dict(resident), view.free_bytes, view.limit_bytes)
+            Sample(
+                ns,
+                view.device,
+                dict(resident),
+                view.free_bytes,
+                view.limit_bytes,
+                view.reserved_bytes,
+                view.protected_bytes,
+                view.ceiling_bytes,
+                measured_free,
+            )
         )
 
     def between(self, since_ns: int, until_ns: int) -> dict[str, Any]:
@@ -117,5 +175,6 @@ class History:
             "loads": [asdict(x) for x in self.loads if overlaps(x.start_ns, x.end_ns)],
             "evictions": [asdict(x) for x in self.evictions if overlaps(x.start_ns, x.end_ns)],
             "stagings": [asdict(x) for x in self.stagings if overlaps(x.start_ns, x.end_ns)],
+            "notes": [asdict(x) for x in self.notes if since_ns <= x.ns <= until_ns],
             "samples": [asdict(s) for s in (*before.values(), *inside)],
         }
