@@ -2,7 +2,7 @@
 # The first set-up builds llama.cpp (minutes, once a machine); later runs install nothing.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-full test-vllm test-python-models demo examples bench models voice clean
+.PHONY: help setup check test test-full test-vllm test-python-models test-browser test-alerts demo examples bench models voice clean
 
 # The first Python here that is new enough.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	done; echo python3)
 BIN := .venv/bin
 # With bytecode, whatever the environment says: rewriting every test's asserts anew takes seconds.
-SHORT := not full and not vllm and not python_models and not promtool
+SHORT := not full and not vllm and not python_models and not promtool and not browser
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 # A finished environment's own Python answers at once; before that the machine's does the work.
 SETUP_PYTHON := $(if $(and $(wildcard .venv/.keepwarm-stamp),$(wildcard $(BIN)/python)),$(BIN)/python,$(PYTHON))
@@ -43,6 +43,10 @@ test-python-models: setup ## Run real Whisper, sentence-transformers and transfo
 test-vllm: setup ## Run the tests of engines against the real vLLM on the CPU (builds .venv-vllm first: 2.4 GB)
 	$(SETUP_PYTHON) tools/side_environment.py vllm
 	nice env $(PYTEST) -m vllm --timeout 900
+
+test-browser: setup ## Look at traces in Perfetto in a browser (installs Debian's Chromium as root, unless one is here)
+	$(BIN)/python tools/chromium.py
+	$(PYTEST) -m browser tests/traces
 
 test-alerts: setup ## Check the alert rules with promtool (gets Debian's, 19 MB, unless it is here)
 	$(BIN)/python tools/promtool.py

@@ -163,7 +163,7 @@ class Pipeline:
             if len(leg) > 1:
                 passage.run_side_by_side(leg)
                 continue
-            with step_span(leg[0].name, leg[0].model, index), plan.current():
+            with step_span(leg[0].name, leg[0].model, index, plan), plan.current():
                 passage.results[leg[0].name] = passage.run(leg[0])
             if passage.is_under_way:
                 plan.declare(passage.coming())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import atexit
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from traces.chrome.sql import SqlError, TraceProcessor
+from traces.reading.stored_events import TraceFile
 
 Row = dict[str, Any]
 
@@ -91,3 +93,46 @@ def query(trace: Path, sql: str) -> list[Row]:
         SqlError: Perfetto refused the trace or the query.
     """
     return query_many(trace, [sql])[0]
+
+
+NESTING = """
+    select child.name from slice child join slice parent on child.parent_id = parent.id
+    where child.ts < parent.ts or child.ts + child.dur > parent.ts + parent.dur
+"""
+"""Slices that reach out of the one they lie in."""
+
+OVERLAPS = """
+    select name from (
+        select s.name, s.ts, lag(s.ts + s.dur) over (
+            partition by s.track_id, s.depth order by s.ts, s.id) as before
+        from slice s join thread_track t on s.track_id = t.id)
+    where before > ts
+"""
+"""Slices that begin before the one beside them has ended."""
+
+
+def assert_sound(trace: Path) -> list[Row]:
+    """Check that Perfetto takes a trace as it was written; returns the slices of its lanes.
+
+    No error and no loss; as many slices, arrows and counters as the file has; all nested, all arrows bound.
+    """
+    queries = [PROBLEMS, SLICES, ASYNC, FLOWS, COUNTERS, NESTING, OVERLAPS]
+    problems, slices, asynchronous, flows, counters, nesting, overlaps = query_many(trace, queries)
+    assert problems == []
+    assert nesting == []
+    assert overlaps == []
+    events = list(TraceFile(trace).events())
+    written = Counter(str(event["ph"]) for event in events)
+    values = sum(len(event["args"]) for event in events if event["ph"] == "C")
+    found = {
+        "X": len(slices),
+        "b": len(asynchronous),
+        "e": len(asynchronous),
+        "s": len(flows),
+        "f": len(flows),
+    }
+    assert found == {phase: written[phase] for phase in found}
+    assert len(counters) == values
+    names = Counter(str(event["name"]) for event in events if event["ph"] == "X")
+    assert names.total() == len(slices)
+    return slices

@@ -12,13 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from harness.graphs.journal import Journal
 from harness.graphs.outcome import GraphResult, Outcome
 from harness.graphs.step import OpenCalls, Step, StepContext
 from harness.graphs.turns import AskFit, Models, ModelTurns
 from shim import Plan, Shim
-from traces import current_run
+from traces import current_run, names
 
 if TYPE_CHECKING:
     from harness.graphs.graph import Graph
@@ -183,7 +184,9 @@ class GraphRun:
 
     def _span(self, step: Step, context: StepContext) -> AbstractContextManager[object]:
         model, attempt = ", ".join(step.models), context.attempt
-        return step_span(self._path + step.name, model, context.index, attempt=attempt)
+        return step_span(
+            self._path + step.name, model, context.index, self._gate.plan, attempt=attempt
+        )
 
     async def _keep(self, key: str, value: Any) -> None:
         if self._journal is not None:
@@ -254,10 +257,23 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def step_span(name: str, model: str, item: int, **facts: Any) -> AbstractContextManager[object]:
-    """A step's span on the trace of the run that is under way, if there is one."""
+_NUMBERS = itertools.count()
+_WORKS: WeakKeyDictionary[object, int] = WeakKeyDictionary()
+"""A number for each work whose steps are on a trace."""
+
+
+def step_span(
+    name: str, model: str, item: int, work: object, **facts: Any
+) -> AbstractContextManager[object]:
+    """A step's span on the trace of the run that is under way, if there is one.
+
+    Arrows join the steps of one item in one `work`.
+    """
     run = current_run()
-    return nullcontext() if run is None else run.span(name, model=model, item=item, **facts)
+    if run is None:
+        return nullcontext()
+    facts[names.CHAIN] = f"{_WORKS.setdefault(work, next(_NUMBERS))} {item}"
+    return run.span(name, model=model, item=item, **facts)
 
 
 class Ended(BaseException):

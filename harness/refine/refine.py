@@ -19,6 +19,7 @@ from harness.refine.prompts import Prompt, prompt
 from harness.refine.record import Produced, RefineRecord, Settings, Stopped, settings_of
 from shim import InvalidRequest, Shim, default_shim
 from traces import current_run
+from traces.names import CHAIN
 
 THRESHOLD: Final = 8.0
 FLOOR: Final = 7.0
@@ -149,7 +150,7 @@ class Refine:
     def produced(self, record: RefineRecord) -> RefineRecord:
         """The record with its next text. A text that was there before ends the run unjudged."""
         number = len(record.rounds) + 1
-        with _span("produce" if number == 1 else "revise", self.producer, number):
+        with _span("produce" if number == 1 else "revise", self.producer, number, record.task):
             reply = self.shim.chat(self.producer, self._prompt(record), **self._options)
         made = Produced.of(reply)
         if any(_same(made.text, one.produced.text) for one in record.rounds):
@@ -160,7 +161,7 @@ class Refine:
         """The record with its last text's evaluation, and its end where that ends it."""
         text = record.rounds[-1].produced.text
         judges = self.judge.models.chosen(run_id(record.task))
-        with _span("evaluate", ", ".join(judges), len(record.rounds)):
+        with _span("evaluate", ", ".join(judges), len(record.rounds), record.task):
             found = self.judge.evaluate(record.task, text, run_id(record.task))
         return self.with_evaluation(record, found)
 
@@ -196,9 +197,13 @@ def _same(one: str, other: str) -> bool:
     return one.split() == other.split()
 
 
-def _span(name: str, model: str, number: int) -> AbstractContextManager[object]:
+def _span(name: str, model: str, number: int, task: str) -> AbstractContextManager[object]:
+    """A step's span on the trace, if there is one; arrows join the steps of one task."""
     run = current_run()
-    return nullcontext() if run is None else run.span(name, model=model, round=number)
+    if run is None:
+        return nullcontext()
+    chain: dict[str, Any] = {CHAIN: run_id(task)}
+    return run.span(name, model=model, round=number, **chain)
 
 
 def _check_numbers(threshold: float, max_rounds: int, floor: float) -> None:

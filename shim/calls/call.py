@@ -319,21 +319,6 @@ class Call:
         said = answer if isinstance(answer, Reply) else None
         # A Python model counts no tokens.
         usage = None if answer is None or isinstance(answer, CallReply) else answer.usage
-        attributes: dict[str, Any] = {}
-        if grant is not None and grant.lease is not None:
-            attributes[names.SERVED_BY_LOAD] = f"{grant.engine}/{grant.generation}"
-        if grant is not None and grant.decision is not None:
-            attributes[names.DECISION] = grant.decision["reason"]
-        if grant is not None and grant.evictions:
-            attributes[names.EVICTED] = " ".join(row["evict_id"] for row in grant.evictions)
-        if self.resumed:
-            attributes["keepwarm.resumed"] = self.resumed
-        if self.route is not None or self.moved_from is not None:
-            attributes[names.SERVED_BY] = self.served_by
-        if self.moved_from is not None:
-            attributes[names.MOVED_AFTER] = str(self.moved_from)
-        if self.ended_by is not None:
-            attributes["keepwarm.retried_after"] = str(self.ended_by)
         return RequestRecord(
             request_id=request_id,
             model=self.model,
@@ -358,5 +343,25 @@ class Call:
             operation=self.operation,
             prompt=str(self.request.messages) if self.run and self.run.record_content else None,
             answer=secrets.mask(said.content) if said else None,
-            attributes=attributes,
+            attributes=self._trace_attributes(),
         )
+
+    def _trace_attributes(self) -> dict[str, Any]:
+        """What the trace says of the call beside its record."""
+        grant = self.grant
+        attributes: dict[str, Any] = {}
+        if grant is not None and grant.lease is not None:
+            attributes[names.SERVED_BY_LOAD] = f"{grant.engine}/{grant.generation}"
+        if grant is not None and grant.decision is not None:
+            attributes[names.DECISION] = grant.decision["reason"]
+        if grant is not None and grant.evictions:
+            attributes[names.EVICTED] = " ".join(row["evict_id"] for row in grant.evictions)
+        if self.resumed:
+            attributes["keepwarm.resumed"] = self.resumed
+        if self.route is not None or self.moved_from is not None:
+            attributes[names.SERVED_BY] = self.served_by
+        if self.moved_from is not None:
+            attributes[names.MOVED_AFTER] = str(self.moved_from)
+        if self.ended_by is not None:
+            attributes["keepwarm.retried_after"] = str(self.ended_by)
+        return attributes

@@ -12,6 +12,7 @@ from backends.scripted import Script, ScriptedEngine
 from harness import Pipeline, Stage, StageContext
 from shim import ConfigError, EmbeddingReply, InvalidRequest, LoadFailed, Reply, Shim, UnknownModel
 from shim.keeper.catalog.catalog import CatalogEngine
+from tests.perfetto import FLOWS, query
 from traces import RunTrace
 
 TEXTS = {"drafter": ("a draft",), "judge": ("4",)}
@@ -100,6 +101,18 @@ def test_results_come_one_by_one(shim: Shim) -> None:
     results = Pipeline([drafting()], shim).iterate(inputs())
     assert next(results).index == 0
     assert taken == ["one"]
+
+
+def test_arrows_join_the_stages_of_each_input(shim: Shim, tmp_path: Path) -> None:
+    """From each stage to the next one of the same input, and not to the next input's or the next run's."""
+    judge = Stage("judge", "judge", lambda context: context.chat("fine?").content)
+    pipeline = Pipeline([drafting(), judge], shim)
+    with RunTrace(directory=tmp_path) as run:
+        pipeline.run(["one", "two"])
+        pipeline.run(["three"])
+    assert run.trace_path is not None
+    arrows = [row for row in query(run.trace_path, FLOWS) if row["flow"] == "next"]
+    assert [(row["source"], row["target"]) for row in arrows] == [("draft", "judge")] * 3
 
 
 def test_a_stage_is_a_span_of_the_run(shim: Shim, tmp_path: Path) -> None:

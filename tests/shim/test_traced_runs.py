@@ -56,7 +56,7 @@ def test_a_shim_that_closes_before_the_run_ends_leaves_its_account(
 
 
 def test_an_eviction_says_why_this_model_had_to_go(stage: Stage, tmp_path: Path) -> None:
-    """Who wanted the bytes, the candidates with their losses, and an arrow to the request."""
+    """What wanted the bytes, the candidates with their losses, and an arrow to the request."""
     config = stage.shim.config.to_mapping()
     config["budget"] = {"device": "host", "limit": "32MB"}
     stage.shim.close()

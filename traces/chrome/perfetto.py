@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote, unquote, urlsplit
 
+from traces.chrome.first_screen import startup_commands
+
 ONLINE_UI = "https://ui.perfetto.dev"
 
 
@@ -60,7 +62,10 @@ class TraceServer:
         )
         host = f"http://127.0.0.1:{self._server.server_port}"
         self.trace_url = host + handler.trace_path
+        commands = startup_commands(trace)
         self.url = f"{host}/#!/?url={self.trace_url}"
+        if commands:
+            self.url += f"&startupCommands={quote(commands, safe='')}"
 
     def __enter__(self) -> Self:
         self._thread.start()

