@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,16 +82,53 @@ def append_run(path: Path, line: RunLine, requests: Sequence[str] = ()) -> None:
         start = text.removesuffix("]}")
         text = start + (", " if line.requests else "") + ", ".join(requests) + "]}"
     data = (text + "\n").encode()
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _SAFELY, 0o600)
-    try:
+    with _locked(path) as descriptor:
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
             data = b"\n" + data
         written = os.write(descriptor, data)
         if written != len(data):
             raise OSError(f"{path} took {written} of {len(data)} bytes of a run's line")
-    finally:
-        os.close(descriptor)
+
+
+def drop_runs(path: Path, traces: Collection[str]) -> int:
+    """Take the lines of these traces out of `path`; returns how many. Damaged lines stay.
+
+    Raises:
+        OSError: the file cannot be read or written anew.
+    """
+    if not path.exists():
+        return 0
+    with _locked(path), path.open("rb") as lines:
+        part = path.with_name(path.name + ".part")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _SAFELY
+        dropped = 0
+        with os.fdopen(os.open(part, flags, 0o600), "wb") as kept:
+            for text in lines:
+                line = _parse(text.decode("utf-8", "replace"), "")
+                if isinstance(line, RunLine) and line.trace in traces:
+                    dropped += 1
+                else:
+                    kept.write(text)
+        part.replace(path)
+    return dropped
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    """A descriptor of `path`, which nothing else writes until it is left."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _SAFELY, 0o600)
+        try:
+            # Where a file system has no locks a line is still one write.
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # While this waited, the file may have been written anew under its name.
+            if os.fstat(descriptor).st_ino == os.stat(path).st_ino:  # noqa: PTH116
+                yield descriptor
+                return
+        finally:
+            os.close(descriptor)
 
 
 def _wire(line: RunLine) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import click
 from budget.errors import InvalidRequest, OutsideError
 from shim.cli.commands.trace.asked_in_sql import sql_command
 from shim.cli.commands.trace.capture import capture_command
+from shim.cli.commands.trace.prune import prune_command
 from shim.cli.commands.trace.traced_runs import folder_option, runs_in, trace_path, traces_folder
 from shim.cli.console.output import print_json, print_table, span
 from shim.cli.console.shared_options import json_option
@@ -37,6 +38,7 @@ def trace_group() -> None:
 
 
 trace_group.add_command(capture_command)
+trace_group.add_command(prune_command)
 trace_group.add_command(sql_command)
 
 

@@ -1,0 +1,76 @@
+"""Old traces, removed from a folder of runs with their lines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from traces.chrome.file import SUFFIX
+from traces.runs import FILE_NAME, RunLine, drop_runs, read_runs
+
+UNFINISHED_S: Final = 86_400.0
+"""A trace without a line may still be written. It is left until it was not written to for so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class TracesKept:
+    """What stays: the last `runs` traces, none older than `age_s`, of `n_bytes` in all. None: no limit."""
+
+    runs: int | None = None
+    age_s: float | None = None
+    n_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TraceFileFound:
+    """A trace's file as it lies there."""
+
+    path: Path
+    n_bytes: int
+    age_s: float
+
+
+def to_prune(folder: Path, kept: TracesKept, now_s: float) -> list[TraceFileFound]:
+    """The traces that go, newest first.
+
+    Args:
+        folder: of the runs.
+        kept: what stays.
+        now_s: the time of day.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    known = (
+        {line.trace for line in read_runs(folder / FILE_NAME) if isinstance(line, RunLine)}
+        if (folder / FILE_NAME).exists()
+        else set()
+    )
+    found = []
+    for path in folder.glob(f"*{SUFFIX}*"):
+        state = path.lstat()
+        if not path.is_symlink() and path.name.endswith((SUFFIX, f"{SUFFIX}.gz")):
+            found.append(TraceFileFound(path, state.st_size, now_s - state.st_mtime))
+    found.sort(key=lambda one: one.age_s)
+    going, total, count = [], 0, 0
+    for one in found:
+        if str(one.path.absolute()) not in known and one.age_s < UNFINISHED_S:
+            continue
+        total, count = total + one.n_bytes, count + 1
+        too_many = kept.runs is not None and count > kept.runs
+        too_old = kept.age_s is not None and one.age_s > kept.age_s
+        if too_many or too_old or (kept.n_bytes is not None and total > kept.n_bytes):
+            going.append(one)
+    return going
+
+
+def prune(folder: Path, going: list[TraceFileFound]) -> None:
+    """Remove these traces and their lines.
+
+    Raises:
+        OSError: one cannot be removed.
+    """
+    for one in going:
+        one.path.unlink(missing_ok=True)
+    drop_runs(folder / FILE_NAME, {str(one.path.absolute()) for one in going})
