@@ -29,8 +29,6 @@ _Made = TypeVar("_Made")
 _MODEL = itemgetter("model")
 _SPENT = ("prompt_n", "prompt_ms", "cache_n", "predicted_n", "predicted_ms")
 _FIGURES = attrgetter(*_SPENT)
-_ENDPOINTS: dict[str, tuple[Mapping[str, Any], Endpoint]] = {}
-"""The last endpoint of each engine, as received and as parsed."""
 
 
 @dataclass(slots=True)
@@ -131,11 +129,15 @@ class Call:
 
         A second lease is for the rest of an answer.
         """
-        wire, engine = answer["endpoint"], answer["engine"]
-        known = _ENDPOINTS.get(engine)
-        if known is None or known[0] != wire:
-            known = _ENDPOINTS[engine] = wire, Endpoint.from_wire(wire)
-        endpoint, granted_ns = known[1], answer["granted_ns"]
+        assert self.connection is not None
+        known, engine, granted_ns = (
+            self.connection.endpoints,
+            answer["engine"],
+            answer["granted_ns"],
+        )
+        if "endpoint" in answer:
+            known[engine] = Endpoint.from_wire(answer["endpoint"])
+        endpoint = known[engine]
         if endpoint.backend == "llama-cpp-python":
             self.preemptible = False
         if self.grant is not None and self.sent_ns:

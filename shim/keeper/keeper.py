@@ -210,24 +210,21 @@ class Keeper:
 
     # Requests
 
-    def new_id(self) -> str:
-        """A new id for a request of this keeper."""
-        return f"r{next(self._numbers)}"
-
     def is_ready_for(self, model: str) -> bool:
         """Whether a request for a model can be posted with the present catalog.
 
         Raises:
             UnknownModel: it is not configured, or not here.
         """
-        if model not in self.config.models:
+        refresh = self.refresh
+        if model not in refresh.catalog.config.models:
             raise UnknownModel(
                 f"No model of this keeper is called {model!r}.",
                 hint=f"Its configuration ({self.config.file or 'given in code'}) has: "
                 f"{', '.join(sorted(self.config.models)) or 'none'}.",
                 model=model,
             )
-        return self.refresh.is_ready(model)
+        return refresh.is_ready(model)
 
     async def make_ready(self, model: str) -> None:
         """Read a model's file again if it changed, could not be read before, or is not downloaded yet.
@@ -299,7 +296,7 @@ class Keeper:
         """
         if inside:
             check_own_leases(self.shell.core.state, model, want, inside)
-        request_id = self.new_id()
+        request_id = f"r{next(self._numbers)}"
         deadline = None if deadline_s is None else time.monotonic() + deadline_s
         request = ev.RequestArrived(
             request_id,

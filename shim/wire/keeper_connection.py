@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 from weakref import WeakSet
 
+from backends.base import Endpoint
 from backends.machine.forks import renew_after_fork
 from budget.errors import KeeperUnavailable, KeepwarmError, error_from_wire
 from shim.wire import silence
@@ -88,6 +89,8 @@ class KeeperConnection:
         self._channel = channel
         self._models = models
         self._number = 0
+        self.endpoints: dict[str, Endpoint] = {}
+        """The last endpoint of each engine; the keeper tells each connection once."""
         self.heard: list[Message] = []
         """Notices of the keeper that `notices` has not returned yet."""
         self._interrupted = False

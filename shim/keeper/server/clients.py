@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,19 +39,25 @@ IDLE_KEPT: Final = 64
 IDLE_AGE_S: Final = 60.0
 """Beyond those, a connection that was silent for so long is closed; its client opens another if needed."""
 
-OF_MODEL: Final = (op.LeaseOp, op.Hint, op.KvClear, op.Log)
+OF_MODEL: Final[frozenset[type[op.Asked]]] = frozenset((op.LeaseOp, op.Hint, op.KvClear, op.Log))
 """Ops that name one model."""
-ORDERS: Final = (op.Stop, op.Reload, op.KvClear, op.StayOp, op.Hint)
+OF_MODELS: Final[frozenset[type[op.Asked]]] = frozenset((op.DeclareOp, op.WhatIfOp))
+"""Ops that name several."""
+ORDERS: Final[frozenset[type[op.Asked]]] = frozenset(
+    (op.Stop, op.Reload, op.KvClear, op.StayOp, op.Hint)
+)
 """Ops that change something beyond their client. They are not carried out if the client has given up."""
-LOOKING: Final = (
-    op.Hello,
-    op.Status,
-    op.WhatIfOp,
-    op.HistoryOf,
-    op.Capture,
-    op.Log,
-    op.Kv,
-    op.Pong,
+LOOKING: Final[frozenset[type[op.Asked]]] = frozenset(
+    (
+        op.Hello,
+        op.Status,
+        op.WhatIfOp,
+        op.HistoryOf,
+        op.Capture,
+        op.Log,
+        op.Kv,
+        op.Pong,
+    )
 )
 """Ops that only look: they neither keep the keeper running nor reset a time-out."""
 
@@ -150,6 +156,8 @@ class Client(Connection):
         self._program: str | None = None
         self._holds: set[str] = set()
         """DeclaredUses and pins that end with the connection."""
+        self._told: dict[str, Mapping[str, Any]] = {}
+        """The last endpoint of each engine that the client was told of; it is told once of each."""
 
     @property
     def is_idle(self) -> bool:
@@ -177,21 +185,25 @@ class Client(Connection):
         Raises:
             KeepwarmError: the op's own error.
         """
-        if isinstance(asked, ORDERS) and self.hung_up:
+        # By the class itself: pydantic's own `isinstance` is Python code, and this is every message's way.
+        kind = type(asked)
+        if kind in ORDERS and self.hung_up:
             LOG.warning("client %s did not wait for %r: it is not done", self.client_id, asked.op)
             return None
-        self.asked = self.asked or not isinstance(asked, LOOKING)
-        if isinstance(asked, OF_MODEL):
-            if asked.model is not None:
-                (asked.model,) = self._named((asked.model,))
-        elif isinstance(asked, op.DeclareOp | op.WhatIfOp):
-            asked.models = self._named(asked.models)
-        return _OPS[type(asked)](self, asked)
+        self.asked = self.asked or kind not in LOOKING
+        if kind in OF_MODEL or kind in OF_MODELS:
+            self._name(asked)
+        return _OPS[kind](self, asked)
 
-    def _named(self, said: Sequence[str]) -> list[str]:
-        names = self._keeper.changes.names_of(said)
-        self.models.update(names)
-        return names
+    def _name(self, asked: Any) -> None:
+        """Put the keeper's names in place of the client's."""
+        names_of = self._keeper.changes.names_of
+        if type(asked) in OF_MODELS:
+            asked.models = names_of(asked.models)
+            self.models.update(asked.models)
+        elif asked.model is not None:
+            (asked.model,) = names_of((asked.model,))
+            self.models.add(asked.model)
 
     # Ops
 
@@ -264,6 +276,10 @@ class Client(Connection):
         answer = self._keeper.granted(grant)
         if grant.slot is not None:
             self.leases.add(grant.request_id)
+            endpoint = answer["endpoint"]
+            if self._told.get(grant.engine_id) is endpoint:
+                del answer["endpoint"]
+            self._told[grant.engine_id] = endpoint
         elif asked.want == "pin" and not asked.persist:
             self._holds.add(f"pin {asked.model}")
         return answer

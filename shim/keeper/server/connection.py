@@ -14,7 +14,7 @@ from backends.machine.peers import peer_credentials
 from backends.machine.shortages import refused
 from budget.errors import InternalError, KeepwarmError, QueueFull
 from shim.wire.json_lines import MAX_LINE_BYTES, Message, encode
-from shim.wire.messages import Asked, End, Pong, number_of, read
+from shim.wire.messages import UNANSWERED, Asked, number_of, read
 
 LOG = logging.getLogger("keepwarm.keeper")
 
@@ -200,13 +200,13 @@ class Connection(asyncio.Protocol, ABC):
         try:
             asked = read(line)
             number = asked.id
-            if len(self._unanswered) >= UNANSWERED_LIMIT and not isinstance(asked, End | Pong):
+            if len(self._unanswered) >= UNANSWERED_LIMIT and type(asked) not in UNANSWERED:
                 raise _too_many()
             result = self.answer(asked)
-            if isinstance(result, Awaitable):
-                self._later(number, result)
-            elif result is not None:
+            if isinstance(result, dict):
                 self.send({"id": number, "ok": result})
+            elif result is not None:
+                self._later(number, result)
         except Exception as error:
             self._fail(number_of(line) if number is None else number, error)
 

@@ -28,39 +28,35 @@ def grant_answer(shell: Shell, grant: act.Grant) -> dict[str, Any]:
         InternalError: the answer cannot be made. The lease is over, because no client would end it.
     """
     try:
-        return _granted(shell, grant)
+        running = shell.supervisor.now[grant.engine_id]
+        answer: dict[str, Any] = {
+            "lease": grant.request_id if grant.slot is not None else None,
+            "engine": grant.engine_id,
+            "generation": grant.generation,
+            "slot": grant.slot,
+            "cold": grant.cold,
+            "arrived_ns": int(grant.arrived_at * 1e9),
+            "granted_ns": int(grant.granted_at * 1e9),
+            "endpoint": running.endpoint,
+        }
+        if grant.cold:
+            _add_load(answer, shell, running)
+        return answer
     except Exception as error:
         shell.faults.note("grant", f"telling the grant of {grant.request_id}", error)
         shell.withdraw(grant.request_id, grant.client_id)
         raise InternalError(f"the grant could not be reported: {text_of(error)}.") from error
 
 
-def _granted(shell: Shell, grant: act.Grant) -> dict[str, Any]:
-    running = shell.supervisor.now[grant.engine_id]
-    answer: dict[str, Any] = {
-        "lease": grant.request_id if grant.slot is not None else None,
-        "engine": grant.engine_id,
-        "generation": grant.generation,
-        "slot": grant.slot,
-        "cold": grant.cold,
-        "arrived_ns": int(grant.arrived_at * 1e9),
-        "granted_ns": int(grant.granted_at * 1e9),
-        "endpoint": running.endpoint,
-    }
-    if grant.cold:
-        since = answer["arrived_ns"] - LOOKS_BACK_NS
-        seen = shell.history.between(since, answer["granted_ns"])
-        answer["load"] = next(x for x in seen["loads"] if x["load_id"] == running.load.load_id)
-        answer["evictions"] = [e for e in seen["evictions"] if e["end_ns"] >= answer["arrived_ns"]]
-        answer["decision"] = next(
-            (
-                record_to_wire(r)
-                for r in reversed(shell.core.state.records)
-                if r.wanted == grant.engine_id
-            ),
-            None,
-        )
-    return answer
+def _add_load(answer: dict[str, Any], shell: Shell, running: RunningEngine) -> None:
+    """Add what a request waited for to its answer: the load, its evictions and the decision."""
+    arrived_ns = answer["arrived_ns"]
+    seen = shell.history.between(arrived_ns - LOOKS_BACK_NS, answer["granted_ns"])
+    answer["load"] = next(x for x in seen["loads"] if x["load_id"] == running.load.load_id)
+    answer["evictions"] = [e for e in seen["evictions"] if e["end_ns"] >= arrived_ns]
+    records = reversed(shell.core.state.records)
+    decisions = (record_to_wire(r) for r in records if r.wanted == answer["engine"])
+    answer["decision"] = next(decisions, None)
 
 
 def status_of(shell: Shell, catalog: Catalog, measured: Measured) -> dict[str, Any]:

@@ -150,27 +150,16 @@ class Shell:
             else:
                 self._follow(event, actions)
 
-    def ask(self, request: ev.RequestArrived, done: Done) -> None:
-        """Post a request; `done` is called once, now or later, with its grant or its error.
+    def ask(self, event: ev.RequestArrived | ev.LeaseYielded, done: Done) -> None:
+        """Post a request, or yield its lease; `done` is called once, now or later, with grant or error.
 
         Raises:
-            KeepwarmError: the core failed at it, or the keeper ends; the request is not queued.
+            KeepwarmError: the core failed at it, or the keeper ends. The request is not queued, and a
+                lease that was to be yielded is over.
         """
-        self._post_for(request.request_id, request, done)
-
-    def ask_again(self, event: ev.LeaseYielded, done: Done) -> None:
-        """Yield a lease; `done` is called once, with the new grant or with an error.
-
-        Raises:
-            KeepwarmError: as from `ask`. Where the core failed, the lease is over.
-        """
-        self._post_for(event.request_id, event, done)
-
-    def _post_for(
-        self, request_id: str, event: ev.RequestArrived | ev.LeaseYielded, done: Done
-    ) -> None:
         if self.closed:
             raise KeeperUnavailable("The keeper ends.", hint="The next call starts another.")
+        request_id = event.request_id
         self._done[request_id] = done
         try:
             self.post(event)

@@ -83,7 +83,7 @@ async def _again(shell: Shell, event: ev.LeaseYielded) -> act.Grant:
         if not granted.done():
             granted.set_result(outcome)
 
-    shell.ask_again(event, done)
+    shell.ask(event, done)
     outcome = await granted
     if isinstance(outcome, KeepwarmError):
         raise outcome

@@ -240,6 +240,27 @@ def test_a_lease_of_another_client_cannot_be_ended_or_yielded(
     run(scenario)
 
 
+def test_a_connection_is_told_an_engines_endpoint_once(
+    tiny_models: Files, runtime_dir: Path
+) -> None:
+    """The second lease leaves it out, until the engine has started anew; another connection gets it."""
+
+    async def scenario() -> None:
+        async with serving(tiny_models, runtime_dir) as made:
+            first, second = await made.visit(), await made.visit()
+
+            async def told(visitor: Visitor) -> bool:
+                answer = (await visitor.ask("lease", model="a"))["ok"]
+                visitor.say(json.dumps({"op": "end", "lease": answer["lease"]}).encode())
+                return "endpoint" in answer
+
+            assert [await told(first), await told(first), await told(second)] == [True, False, True]
+            assert (await first.ask("hint", kind="unload", model="a"))["ok"]["gone"]
+            assert [await told(first), await told(first)] == [True, False]
+
+    run(scenario)
+
+
 def test_a_thousand_idle_connections_leave_room_for_others(
     tiny_models: Files, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

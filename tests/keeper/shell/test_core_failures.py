@@ -87,7 +87,7 @@ async def everything(it: Bench) -> None:
 
 def _again(it: Bench, lease: str, client: str) -> None:
     try:
-        it.shell.ask_again(ev.LeaseYielded(lease, client), lambda _: None)
+        it.shell.ask(ev.LeaseYielded(lease, client), lambda _: None)
     except KeepwarmError:
         it.shell.withdraw(lease, client)
 
