@@ -231,7 +231,7 @@ Asked = (
 UNANSWERED: Final = frozenset((End, Pong))
 _FULLY_CHECKED: Final = frozenset((LeaseOp, End, Pong))
 """The ops of every call: their models say all that is to be checked."""
-_ADAPTER: Final[TypeAdapter[Asked]] = TypeAdapter(Annotated[Asked, Field(discriminator="op")])
+_OPS: Final = TypeAdapter[Asked](Annotated[Asked, Field(discriminator="op")]).validator
 
 
 def read(line: bytes) -> Asked:
@@ -244,7 +244,7 @@ def read(line: bytes) -> Asked:
     try:
         # The quick reader takes no half of a surrogate, as a file name that is not UTF-8 has it.
         half = _HALF in line
-        asked = _ADAPTER.validate_python(_plain(line)) if half else _ADAPTER.validate_json(line)
+        asked: Asked = _OPS.validate_python(_plain(line)) if half else _OPS.validate_json(line)
     except ValidationError as error:
         raise _refusal(line, error.errors(include_url=False, include_context=False)) from None
     if type(asked) in _FULLY_CHECKED:

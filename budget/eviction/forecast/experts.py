@@ -103,7 +103,10 @@ class Contest:
         contenders = (
             self._expert_books if bookings[0][0] in self._devices else self._expert_books[: LRU + 1]
         )
-        return any(engine_id not in books.held for books in contenders)
+        for books in contenders:  # noqa: SIM110 - `any` would cost five frames in every lease
+            if engine_id not in books.held:
+                return True
+        return False
 
     def used(self, engine_id: str) -> None:
         """A request for an engine arrived: books without it load it, and evict what costs least."""

@@ -20,7 +20,7 @@ from shim.config import Config
 from shim.keeper.keeper import Keeper
 from shim.keeper.server.connection import Answer, Connection
 from shim.keeper.server.programs import Programs
-from shim.keeper.server.status import log_of
+from shim.keeper.server.status import grant_answer, log_of
 from shim.keeper.shell.yielding import Generated
 from shim.wire import messages as op
 from shim.wire.agreed_sections import sections_said
@@ -197,12 +197,13 @@ class Client(Connection):
 
     def _name(self, asked: Any) -> None:
         """Put the keeper's names in place of the client's."""
-        names_of = self._keeper.changes.names_of
+        changes = self._keeper.changes
         if type(asked) in OF_MODELS:
-            asked.models = names_of(asked.models)
+            asked.models = changes.names_of(asked.models)
             self.models.update(asked.models)
-        elif asked.model is not None:
-            (asked.model,) = names_of((asked.model,))
+        elif (said := asked.model) is not None:
+            known = changes.projects.references.get(said)
+            asked.model = known or changes.names_of((said,))[0]
             self.models.add(asked.model)
 
     # Ops
@@ -273,7 +274,7 @@ class Client(Connection):
         return self._granted(asked, outcome)
 
     def _granted(self, asked: op.LeaseOp, grant: act.Grant) -> Answer:
-        answer = self._keeper.granted(grant)
+        answer = grant_answer(self._keeper.shell, grant)
         if grant.slot is not None:
             self.leases.add(grant.request_id)
             endpoint = answer["endpoint"]

@@ -169,7 +169,7 @@ class Connection(asyncio.Protocol, ABC):
         """Handle some of the received lines; the rest is handled after other work of the loop."""
         self._handling = False
         until = self._loop.time() + TURN_S
-        while self._may_write and (line := self._next_line()) is not None:
+        while self._may_write and self._buffer and (line := self._next_line()) is not None:
             self._receive(line)
             if self._buffer and self._loop.time() > until:
                 self._handling = True
