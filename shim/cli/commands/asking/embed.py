@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict
-from functools import partial
-from typing import Any
 
 import click
 
 from budget.errors import InvalidRequest
-from shim.cli.commands.asking.chat import residency_json, temperature_of
+from shim.cli.commands.asking.question import asking, reply_json
 from shim.cli.console.chosen_model import choose
-from shim.cli.console.output import StatusLine, print_json, print_table
-from shim.cli.console.progress import WaitingLine, fetch_first
+from shim.cli.console.output import print_json, print_table
 from shim.cli.console.shared_options import json_option, model_argument, read_stdin
-from shim.cli.console.stopping import asked_again
-from shim.cli.console.traced import traced
-from shim.client import Shim
-from shim.replies import EmbeddingReply
 
 
 @click.command()
@@ -36,28 +27,20 @@ def embed(ctx: click.Context, model: str, texts: tuple[str, ...], *, as_json: bo
     texts = () if texts == ("-",) else texts
     chosen = choose(ctx, model, "embedder")
     batch = list(texts) or _lines()
-    line = StatusLine()
-    chosen = chosen.taken_in(line)
-    config, model, entry = chosen.config, chosen.model, chosen.entry
-    fetch_first(line, entry)
-    with (
-        Shim(config, inline=False) as shim,
-        traced(config, "embed"),
-        WaitingLine(line, model, shim.config, shim.runtime),
-    ):
-        ask = partial(shim.embed, model, [text for text in batch if text or texts])
-        reply = ask() if entry.remote else asked_again(ask, line.clear)
+    said = [text for text in batch if text or texts]
+    with asking(chosen, "embed") as ask:
+        reply = ask(lambda shim, model: shim.embed(model, said))
     found = iter(reply.vectors)
     vectors = [next(found) if text or texts else None for text in batch]
     if as_json:
-        print_json(reply_json(reply, vectors))
+        # None stands for a blank line.
+        print_json(reply_json(reply, vectors=[None if v is None else list(v) for v in vectors]))
     else:
         print_table(
             ("text", "dimensions", "norm", "begins"),
             [(text, *_overview(v)) for text, v in zip(batch, vectors, strict=True)],
             right=("dimensions", "norm"),
         )
-    line.last(" · ".join([model, *temperature_of(reply.residency)]))
 
 
 def _lines() -> list[str]:
@@ -76,16 +59,3 @@ def _overview(vector: tuple[float, ...] | None) -> tuple[int | None, str, str]:
         return None, "", ""
     norm = math.sqrt(sum(x * x for x in vector))
     return len(vector), f"{norm:.4f}", ", ".join(f"{x:+.4f}" for x in vector[:4])
-
-
-def reply_json(
-    reply: EmbeddingReply, vectors: Sequence[tuple[float, ...] | None]
-) -> dict[str, Any]:
-    """A reply as `embed --json` prints it, with None for a blank line."""
-    return {
-        "model": reply.model,
-        "vectors": [None if vector is None else list(vector) for vector in vectors],
-        "usage": asdict(reply.usage),
-        "residency": residency_json(reply.residency),
-        "total_s": reply.total_s,
-    }

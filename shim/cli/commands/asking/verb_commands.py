@@ -2,67 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import click
 
 from budget.errors import InvalidRequest, OutsideError
-from shim.cli.commands.asking.chat import residency_json, temperature_of
-from shim.cli.console.context import config_of, entry_of
-from shim.cli.console.output import StatusLine, print_json, print_table
-from shim.cli.console.progress import WaitingLine, fetch_first
+from shim.cli.commands.asking.question import asking, named, reply_json
+from shim.cli.console.output import print_json, print_table
 from shim.cli.console.shared_options import json_option, model_argument, read_stdin
-from shim.cli.console.stopping import asked_again
-from shim.cli.console.traced import traced
-from shim.client import Shim
-from shim.replies import Residency, VerbReply
-
-_Reply = TypeVar("_Reply", bound=VerbReply)
-
-
-class _Ask(Protocol):
-    """Asks once a model is there; returns its reply."""
-
-    def __call__(self, question: Callable[[Shim], _Reply], /) -> _Reply: ...
-
-
-@contextmanager
-def _asking(ctx: click.Context, model: str, verb: str) -> Iterator[_Ask]:
-    """What all of them do around their question: the configuration, the trace, the line that waits."""
-    config = config_of(ctx)
-    entry = entry_of(config, model)
-    line = StatusLine()
-    fetch_first(line, entry)
-    last: list[Residency] = []
-    with (
-        Shim(config, inline=False) as shim,
-        traced(config, verb),
-        WaitingLine(line, model, shim.config, shim.runtime),
-    ):
-
-        def ask(question: Callable[[Shim], _Reply]) -> _Reply:
-            once = partial(question, shim)
-            reply = once() if entry.remote else asked_again(once, line.clear)
-            last.append(reply.residency)
-            return reply
-
-        yield ask
-    line.last(" · ".join([model, *temperature_of(last[0])]))
-
-
-def _json(reply: VerbReply, **told: Any) -> dict[str, Any]:
-    return {
-        "model": reply.model,
-        **told,
-        "usage": asdict(reply.usage),
-        "residency": residency_json(reply.residency),
-        "total_s": reply.total_s,
-    }
 
 
 @click.command()
@@ -90,10 +39,10 @@ def rerank(
     texts = list(documents) or [one for one in read_stdin().splitlines() if one.strip()]
     if not texts:
         raise InvalidRequest("There is no document.", hint="Give some, or one a line on stdin.")
-    with _asking(ctx, model, "rerank") as ask:
-        reply = ask(lambda shim: shim.rerank(model, query, texts, top_n))
+    with asking(named(ctx, model), "rerank") as ask:
+        reply = ask(lambda shim, model: shim.rerank(model, query, texts, top_n))
     if as_json:
-        print_json(_json(reply, ranked=[asdict(row) for row in reply.ranked]))
+        print_json(reply_json(reply, ranked=[asdict(row) for row in reply.ranked]))
         return
     rows = [(str(row.index), f"{row.score:.4f}", row.document) for row in reply.ranked]
     print_table(("#", "score", "document"), rows, right=("#", "score"))
@@ -119,13 +68,13 @@ def transcribe(
 
     Example: keepwarm transcribe whisper hello.wav --language en
     """
-    with _asking(ctx, model, "transcribe") as ask:
-        reply = ask(lambda shim: shim.transcribe(model, audio, language))
+    with asking(named(ctx, model), "transcribe") as ask:
+        reply = ask(lambda shim, model: shim.transcribe(model, audio, language))
     if as_json:
         told: dict[str, Any] = {"text": reply.text, "language": reply.language}
         told["duration_s"] = reply.duration_s
         told["segments"] = [asdict(one) for one in reply.segments]
-        print_json(_json(reply, **told))
+        print_json(reply_json(reply, **told))
     elif segments:
         rows = [(f"{one.start_s:.2f}", f"{one.end_s:.2f}", one.text) for one in reply.segments]
         print_table(("from", "to", "text"), rows, right=("from", "to"))
@@ -159,15 +108,15 @@ def speak(
     Example: keepwarm speak voice "Good morning." --out morning.wav
     """
     text = " ".join(words) or read_stdin()
-    with _asking(ctx, model, "speak") as ask:
-        reply = ask(lambda shim: shim.speak(model, text, voice))
+    with asking(named(ctx, model), "speak") as ask:
+        reply = ask(lambda shim, model: shim.speak(model, text, voice))
     try:
         out.write_bytes(reply.audio)
     except OSError as error:
         raise OutsideError(f"--out {out}: {error.strerror or error}.") from None
     told = {"saved": str(out), "bytes": len(reply.audio), "sample_rate": reply.sample_rate}
     if as_json:
-        print_json(_json(reply, **told))
+        print_json(reply_json(reply, **told))
     else:
         rate = f", {reply.sample_rate} samples a second" if reply.sample_rate else ""
         click.echo(f"{out}: {len(reply.audio)} bytes{rate}")
@@ -187,9 +136,9 @@ def tokenize(
     Example: keepwarm tokenize writer --count "Once upon a time"
     """
     text = " ".join(words) or read_stdin()
-    with _asking(ctx, model, "tokenize") as ask:
-        reply = ask(lambda shim: shim.tokenize(model, text))
+    with asking(named(ctx, model), "tokenize") as ask:
+        reply = ask(lambda shim, model: shim.tokenize(model, text))
     if as_json:
-        print_json(_json(reply, tokens=list(reply.tokens), count=len(reply)))
+        print_json(reply_json(reply, tokens=list(reply.tokens), count=len(reply)))
     else:
         click.echo(str(len(reply)) if count else " ".join(map(str, reply.tokens)))
