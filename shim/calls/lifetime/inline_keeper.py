@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+# Loaded early for the keeper's threads: once the main thread has returned, it refuses to be loaded.
+import concurrent.futures.thread  # noqa: F401
 import os
 import threading
 from collections.abc import Callable
