@@ -19,7 +19,7 @@ from shim.keeper.shell.history import History
 from shim.keeper.shell.request_ring import RequestRing
 from shim.keeper.shell.stories import DenialStory, Stories
 from tests.metrics.conftest import Open
-from tests.traces.support import written
+from tests.traces.support import events, written
 from traces.reading.spans_of import spans_of
 from traces.reading.stored_events import TraceFile
 from traces.reading.summary import summarise
@@ -55,6 +55,10 @@ def test_a_captured_trace_has_what_happened(watched: Open, tmp_path: Path) -> No
         "b": (2, 1),
     }
     assert (summary.evictions, summary.failed) == (1, 1)
+    waited_for = [
+        event["args"] for event in events(run.trace_path) if event.get("cat") == "model_load"
+    ]
+    assert [args.get("keepwarm.hidden", False) for args in waited_for] == [False, False]
     assert summary.wall_s > 0.1
 
 

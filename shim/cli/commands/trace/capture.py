@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from budget.errors import KeeperUnavailable, OutsideError
-from shim.calls.tracing import trace_history
+from shim.calls.tracing import load_spans, trace_history
 from shim.cli.commands.trace.traced_runs import folder_option, traces_folder
 from shim.cli.console.output import print_json, span
 from shim.cli.console.running import ask_running
@@ -68,9 +68,14 @@ def written(told: dict[str, Any], folder: Path) -> RunTrace:
     """A run with what the keeper told, written and closed."""
     run = RunTrace(directory=folder, service="keeper", current=False, started_ns=told["since_ns"])
     with run:
-        trace_history(run, told["history"])
+        waited_for = {row.get("load_id") for row in told["requests"]}
+        for row in told["history"]["loads"]:
+            if row["load_id"] in waited_for and row["end_ns"]:
+                for load in load_spans(row, hidden=False):
+                    run.load(load)
         for row in sorted(told["requests"], key=lambda row: row["end_ns"]):
             run.request(record_of(row))
+        trace_history(run, told["history"])
     return run
 
 
