@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from budget.errors import ConfigError, KeepwarmError, UnknownModel
 from shim.config import Config, load_config
@@ -15,6 +15,9 @@ from shim.wire.json_lines import VERSION
 from shim.wire.keeper_connection import KeeperConnection
 
 LOG = logging.getLogger("keepwarm.client")
+
+MOST_READINGS: Final = 10
+"""How often a file is read again for one request: other programs may read it later and be faster."""
 
 
 class _References(dict[str, str]):
@@ -116,14 +119,15 @@ class Agreement:
         names = [name_of(one) for one in references]
         # A link may lead elsewhere since the settings were resolved.
         self.references = _References(self.config)
-        try:
-            await self._take_in(connection, names)
-        except ConfigError as error:
-            again = self._read_again() if error.facts.get("newer") else None
-            if again is None:
-                raise
-            self._use(again)
-            await self._take_in(connection, names)
+        for _ in range(MOST_READINGS):
+            try:
+                return await self._take_in(connection, names)
+            except ConfigError as error:
+                again = self._read_again() if error.facts.get("newer") else None
+                if again is None:
+                    raise
+                self._use(again)
+        return await self._take_in(connection, names)
 
     async def _take_in(self, connection: KeeperConnection, names: Sequence[str]) -> None:
         config = self.config

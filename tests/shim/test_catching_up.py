@@ -179,6 +179,25 @@ def test_a_program_that_cannot_read_its_changed_file_again_is_refused_each_time(
                 shim.load("m")
 
 
+def test_other_programs_that_read_the_file_faster_refuse_no_request(
+    file: Path, runtime_dir: Path
+) -> None:
+    """After an edit all programs read again; the keeper may have taken in a later reading each time."""
+    with Shim(str(file), runtime=runtime_dir) as shim:
+        file.write_text(BUDGET + OTHER_MODEL)
+        keeper, faster = Keeper(file), [3]
+
+        def says(message: Message) -> Iterator[Message]:
+            if message["op"] == "take_in" and faster[0]:
+                faster[0] -= 1
+                keeper.config = load_config(file)
+            yield from keeper.says(message)
+
+        with FakeKeeper(runtime_dir, str(file), says):
+            shim.load("m")
+    assert len(keeper.taken) == 4
+
+
 def test_a_key_of_the_keepers_section_that_differs_is_said_and_refuses_nothing(
     file: Path, runtime_dir: Path, tmp_path: Path, heard: pytest.LogCaptureFixture
 ) -> None:
