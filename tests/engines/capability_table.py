@@ -39,6 +39,8 @@ _WITH: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
     "vllm here": _ROLES,
 }
 """The keys that have a kind do more."""
+_ARGUED: Final = {("vllm here", "tools"): "with `engine_args`"}
+"""What a kind does when it is started so."""
 _TITLES: Final = {"vllm here": "`vllm` with a `path`", "vllm": "`vllm` with a `url`"}
 _CHAT: Final = ("chat", "stream", "http")
 
@@ -61,6 +63,11 @@ def _verb(kind: str, verb: Verb) -> str:
     return next((words for words, more in keys.items() if verb in _entry({**plain, **more})), "no")
 
 
+def _point(kind: str, feature: str) -> str:
+    """A cell: whether a kind does what a point of the contract asks for."""
+    return CANNOT[kind].get(feature) or _ARGUED.get((kind, feature), "yes")
+
+
 def _backend(kind: str) -> Backend:
     return "vllm" if kind == "vllm here" else next(b for b in get_args(Backend) if b == kind)
 
@@ -72,7 +79,7 @@ def _rows() -> Iterator[list[str]]:
     for verb in get_args(Verb):
         yield [f"`{verb}`", *(_verb(kind, verb) for kind in columns)]
     for feature, words in FEATURES.items():
-        yield [words, *(CANNOT[kind].get(feature, "yes") for kind in columns)]
+        yield [words, *(_point(kind, feature) for kind in columns)]
 
 
 def tables() -> str:

@@ -23,13 +23,14 @@ from tests.engines.contract import Calls, Case
 from tests.engines.far_servers import FarServer, llama_command
 from tests.engines.support import asked, binding, gauge, llama, placement
 from tests.engines.templates import TOOLS, with_template
+from tools import vllm_server
 from tools.vllm_server import CONTEXT, SLOTS, vllm_model, vllm_python
 
 ROOMY: Final = placement(n_ctx=8192, extra=with_template(TOOLS))
 """More context than an engine fills while a test looks, and a chat template with a place for tools."""
 _USER_CODE: Final = Path(__file__).with_name("user_code")
 VLLM_HERE: Final = Placement(
-    EngineArgs(n_ctx=1024, slots=2),
+    EngineArgs(n_ctx=1024, slots=2, extra=tuple(vllm_server.TOOLS)),
     {HOST: Footprint(weights_bytes=8 << 20, kv_bytes=16 << 20, compute_bytes=2 << 30)},
     "files",
 )
