@@ -136,7 +136,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny models of transformers with random weights."""
     folder = tmp_path_factory.mktemp("tiny") / "models"
     script = Path(__file__).parent / "spoken" / "tiny_models.py"
-    subprocess.run([PYTHON, script, folder], check=True, capture_output=True, timeout=300)
+    subprocess.run([PYTHON, script, folder], check=True, capture_output=True, timeout=900)
     return folder
 
 
