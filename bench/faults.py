@@ -133,8 +133,9 @@ def campaign(
 
 def _keep_logs(root: Path) -> None:
     """Copies of what lies on disks that end with this program."""
-    with contextlib.suppress(OSError):
-        shutil.copytree(root / "state", root / "kept-state", dirs_exist_ok=True)
+    for name in ("state", "runs"):
+        with contextlib.suppress(OSError):
+            shutil.copytree(root / name, root / f"kept-{name}", dirs_exist_ok=True)
 
 
 def main(arguments: Sequence[str]) -> int:

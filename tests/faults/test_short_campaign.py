@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.perfetto import PROBLEMS, SLICES, assert_sound, query_many
+from traces.reading.stored_events import TraceFile
 
 ROOT = Path(__file__).resolve().parents[2]
 FAULTS = 5
@@ -20,7 +25,7 @@ def test_faults_at_random_moments_leave_every_request_answered_or_typed() -> Non
     """No call hangs or fails without a type; no lease, process, descriptor or file stays behind."""
     command = [sys.executable, str(ROOT / "bench" / "faults.py"), "--seed", "10"]
     done = subprocess.run(
-        [*command, "--faults", str(FAULTS), "--quick"],
+        [*command, "--faults", str(FAULTS), "--quick", "--keep"],
         capture_output=True,
         text=True,
         timeout=LIMIT_S,
@@ -34,3 +39,24 @@ def test_faults_at_random_moments_leave_every_request_answered_or_typed() -> Non
     ended = told["answered"] + sum(told["failed"].values()) + told["given_up"] + told["with_caller"]
     assert ended == told["requests"]
     assert done.returncode == 0
+    (root,) = re.findall(r"the logs of seed 10 are in (\S+)", done.stderr)
+    try:
+        _assert_traces_open(Path(root) / "kept-runs")
+    finally:
+        shutil.rmtree(root)
+
+
+def _assert_traces_open(folder: Path) -> None:
+    """Perfetto takes every trace that the callers left, also of those that were killed."""
+    # A caller that was killed before its first tenth of a second leaves an empty file.
+    traces = [trace for trace in sorted(folder.glob("*.trace.json")) if trace.stat().st_size]
+    assert traces
+    for trace in traces:
+        file = TraceFile(trace)
+        whole = [event["ph"] for event in file.events()]
+        if file.cut:
+            # A caller that was killed: what is there is taken, up to the cut.
+            slices, problems = query_many(trace, [SLICES, PROBLEMS])
+            assert (len(slices), problems) == (whole.count("X"), [])
+        else:
+            assert_sound(trace)
