@@ -42,7 +42,14 @@ def test_the_wheel_holds_every_module_of_the_packages_and_nothing_else(wheel: Pa
     }
     assert {name for name in names if not name.startswith(about)} == modules
     assert {f"{package}/py.typed" for package in PACKAGES} <= modules
-    assert {Path(name).suffix for name in modules} <= {".py", ".typed", ".json", ".gguf", ".md"}
+    assert {Path(name).suffix for name in modules} <= {
+        ".py",
+        ".typed",
+        ".json",
+        ".js",
+        ".gguf",
+        ".md",
+    }
     assert {f"{about}/licenses/LICENSE", f"{about}/entry_points.txt"} <= set(names)
 
 

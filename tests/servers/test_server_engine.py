@@ -24,6 +24,9 @@ from shim.keeper.engines.stall_detection import StallDetector
 from tests.engines.support import until
 from tests.servers.support import command, placed, write_server
 
+STALL_S = 2.0
+"""Long enough for a program to start on a busy machine, on which it may get no time for a while."""
+
 
 def spec(folder: Path, *flags: str, **more: Any) -> ServerSpec:
     """The server with some flags."""
@@ -57,7 +60,7 @@ def test_a_server_that_never_listens_is_given_up_with_what_was_seen(
 ) -> None:
     """It neither reads, grows, logs nor computes for the stall time-out."""
     with pytest.raises(EngineTimeout, match=r"no progress.*does not listen on the port") as caught:
-        started(spec(tmp_path, "sleeps"), runtime_dir, stall_s=0.5)
+        started(spec(tmp_path, "sleeps"), runtime_dir, stall_s=STALL_S)
     assert caught.value.facts["log_tail"] == ["begins with key"]
     assert list(runtime_dir.iterdir()) == []
 
@@ -68,7 +71,7 @@ def test_a_server_that_listens_and_is_never_ready_is_given_up(
     """Its `ready` path says 503 until then."""
     (tmp_path / "not-ready").touch()
     with pytest.raises(EngineTimeout, match=r"it listens, and /health does not answer 2xx"):
-        started(spec(tmp_path), runtime_dir, stall_s=0.5)
+        started(spec(tmp_path), runtime_dir, stall_s=STALL_S)
 
 
 def test_without_a_path_it_is_ready_when_it_listens(tmp_path: Path, runtime_dir: Path) -> None:

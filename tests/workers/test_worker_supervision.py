@@ -38,7 +38,7 @@ def row(shim: Shim, name: str) -> dict[str, Any]:
 
 def test_a_stopped_worker_is_replaced(make: Make, folder: Path) -> None:
     """SIGSTOP in a call: its caller gets a typed time-out, and the next call runs in a new process."""
-    shim = make({"odd": model("Odd")}, keeper={"stall_timeout": 1})
+    shim = make({"odd": model("Odd")}, keeper={"stall_timeout": 2})
     shim.load("odd")
     begun = folder / "begun"
     stopped = row(shim, "odd")["pid"]
