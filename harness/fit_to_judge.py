@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.roles import check_different
-from shim import InvalidRequest, RoleViolation, Shim
+from harness.roles import check_different, check_overrides
+from shim import RoleViolation, Shim
 from shim.config.role_checks import check_precision
 
 
@@ -19,11 +19,7 @@ def check_pair(
         InvalidRequest: an override is no judge.
         UnknownModel: a model is not configured.
     """
-    if strange := sorted(set(overrides) - set(judges)):
-        raise InvalidRequest(
-            f"{', '.join(strange)} cannot be overridden: no evaluator has that name here.",
-            hint=f"The evaluators are: {', '.join(judges)}.",
-        )
+    check_overrides(overrides, judges)
     writes, needed = shim.describe(producer), list[str]()
     for name in judges:
         info = shim.describe(name)

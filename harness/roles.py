@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final, Literal, get_args
 
-from shim import RoleViolation, Shim
+from shim import InvalidRequest, RoleViolation, Shim
 from shim.config.role_checks import check_precision
 from shim.model_info import ModelInfo
+from traces import current_run
 
 Role = Literal["producer", "evaluator", "planner", "embedder"]
 ROLES: Final[tuple[str, ...]] = get_args(Role)
@@ -18,29 +19,41 @@ class Roles:
 
     Args:
         models: models without a role are left out.
+        overrides: evaluators that may be so all the same. `overridden` says why that is, and so does a
+            span of the current run's trace.
 
     Raises:
         RoleViolation: an evaluator has a matrix coarser than Q8_0, or is the same model as a
             producer.
+        InvalidRequest: an override is no evaluator.
     """
 
-    def __init__(self, models: Iterable[ModelInfo]) -> None:
+    def __init__(self, models: Iterable[ModelInfo], overrides: Collection[str] = ()) -> None:
         self._models = {info.name: info for info in models if info.role is not None}
+        self.overridden: dict[str, str] = {}
+        check_overrides(overrides, self.names("evaluator"))
         for evaluator in self._of("evaluator"):
-            check_precision(evaluator.name, evaluator.role, evaluator)
-            for producer in self._of("producer"):
-                check_different(evaluator, producer)
+            try:
+                check_precision(evaluator.name, evaluator.role, evaluator)
+                for producer in self._of("producer"):
+                    check_different(evaluator, producer)
+            except RoleViolation as violation:
+                if evaluator.name not in overrides:
+                    raise
+                self.overridden[evaluator.name] = str(violation)
+        _trace(self.overridden)
 
     @classmethod
-    def of(cls, shim: Shim) -> Roles:
+    def of(cls, shim: Shim, overrides: Collection[str] = ()) -> Roles:
         """The roles of a shim's configuration, read from the models' files.
 
         Raises:
             RoleViolation: as the class.
+            InvalidRequest: as the class.
             BadModelFile: a model's file is missing or damaged.
         """
         named = [name for name, entry in shim.config.models.items() if entry.role is not None]
-        return cls(shim.describe(name) for name in named)
+        return cls((shim.describe(name) for name in named), overrides)
 
     @property
     def unverified(self) -> tuple[str, ...]:
@@ -70,6 +83,28 @@ class Roles:
 
     def _of(self, role: Role) -> list[ModelInfo]:
         return [info for info in self._models.values() if info.role == role]
+
+
+def check_overrides(overrides: Collection[str], evaluators: Collection[str]) -> None:
+    """Refuse names that are no evaluator's.
+
+    Raises:
+        InvalidRequest: with the evaluators that there are.
+    """
+    if strange := sorted(set(overrides) - set(evaluators)):
+        raise InvalidRequest(
+            f"{', '.join(strange)} cannot be overridden: no evaluator has that name here.",
+            hint=f"The evaluators are: {', '.join(evaluators) or 'none'}.",
+        )
+
+
+def _trace(overridden: Mapping[str, str]) -> None:
+    """Say each override on the current run's trace."""
+    if (run := current_run()) is None:
+        return
+    for name, why in overridden.items():
+        with run.span("role overridden", model=name, overridden=why):
+            pass
 
 
 def check_different(evaluator: ModelInfo, producer: ModelInfo) -> None:

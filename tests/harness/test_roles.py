@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 
 from harness import EVALUATOR_FLOOR_BITS, Roles
-from shim import BadModelFile, RoleViolation, Shim, UnknownModel
+from shim import BadModelFile, InvalidRequest, RoleViolation, Shim, UnknownModel
 from shim.model_info import ModelInfo
+from traces import RunTrace
 
 
 def shim_of(models: Mapping[str, Mapping[str, Any]]) -> Shim:
@@ -155,3 +157,19 @@ def test_the_one_model_of_a_role_needs_exactly_one() -> None:
         roles.the("producer")
     with pytest.raises(RoleViolation, match="0 models have the role planner"):
         roles.the("planner")
+
+
+def test_an_evaluator_may_be_overridden_by_its_name_and_the_trace_says_so(tmp_path: Path) -> None:
+    """It is one of the roles then, with the reason against it; a name that is no evaluator's is refused."""
+    models = [info("judge", "evaluator", 4.5, "x"), info("writer", "producer", 4.5, "y")]
+    with RunTrace(directory=tmp_path) as run:
+        roles = Roles(models, overrides=["judge"])
+    assert roles.the("evaluator") == "judge"
+    assert "4.5 bits per weight" in roles.overridden["judge"]
+    assert run.trace_path is not None
+    events = json.loads(run.trace_path.read_text("utf-8"))
+    (said,) = [e["args"]["overridden"] for e in events if e["name"] == "role overridden"]
+    assert said == roles.overridden["judge"]
+    with pytest.raises(InvalidRequest, match="writer cannot be overridden"):
+        Roles(models, overrides=["writer"])
+    assert Roles([info("judge", "evaluator", 8.5, "x")], overrides=["judge"]).overridden == {}
