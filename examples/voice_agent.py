@@ -1,8 +1,9 @@
-"""A voice agent whose every stage is a real model, in a budget for two of them beside the judge.
+"""A voice agent whose every stage is a real model, in a budget for about half of their bytes.
 
 A spoken question is heard (Whisper), its intent is found (MiniLM), a passage is looked up (`MemoryStore`),
-an answer is written (SmolLM2), scored (a pinned judge) and spoken (Piper). While one stage works, the model
-of the next one is loaded. Then the same questions are asked with every model loaded on demand.
+an answer is written (SmolLM2), scored (a pinned judge) and spoken (Piper). Where an answer does not pass,
+the passage's own sentence is spoken. While one stage works, the model of the next one is loaded. Then the
+same questions are asked with every model loaded on demand.
 `make models voice` installs what it needs. Run `python examples/voice_agent.py [WAV ...]`.
 """
 
@@ -14,9 +15,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness import ItemResult, MemoryStore, Passage, Pipeline, Stage, StageContext
 from harness.demo.reports import FactSheet, Statement
@@ -30,7 +32,10 @@ from traces.reading.summary import summarise
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT / "models" / "real"
 PYTHON = ROOT / ".venv-voice" / "bin" / "python"
-QUESTIONS = sorted((ROOT / "examples" / "spoken").glob("*.wav"))
+QUESTIONS = [
+    ROOT / "examples" / "spoken" / "canteen.wav",
+    ROOT / "harness" / "demo" / "spoken" / "job.wav",
+]
 FOLDER = Path(gettempdir()) / "keepwarm-voice-agent"
 """Where the spoken answers and the traces go."""
 
@@ -57,8 +62,8 @@ HOUSE = (
     "Meeting rooms are booked at the reception.",
 )
 TOLD = "Answer the question from the text in one short sentence."
-SURE_FROM = 5.0
-"""An answer with a lower score is spoken with a warning."""
+PASSES = 6.0
+"""The score of an answer that is spoken."""
 
 
 def configured(limit: int | str, *, ahead: bool) -> dict[str, Any]:
@@ -68,11 +73,11 @@ def configured(limit: int | str, *, ahead: bool) -> dict[str, Any]:
     hears = {"model": str(WHISPER), "device": "cpu", "compute_type": "int8", "cpu_threads": 1}
     speaks = {"model": str(VOICE), "threads": 1}
     models: dict[str, dict[str, Any]] = {
-        "ear": {"factory": "faster-whisper", "options": hears, "bytes": "170MB", **worker},
+        "ear": {"factory": "faster-whisper", "options": hears, "bytes": "240MB", **worker},
         "embedder": {"path": str(MINILM), **small},
         "writer": {"path": str(SMOLLM), "context": 1024, "n_ubatch": 128, "threads": 1},
         "judge": {"path": str(MINILM_Q8), "pin": True, **small},
-        "voice": {"factory": "piper", "options": speaks, "bytes": "220MB", **worker},
+        "voice": {"factory": "piper", "options": speaks, "bytes": "230MB", **worker},
     }
     models["ear"]["files"], models["voice"]["files"] = [str(WHISPER)], [str(VOICE)]
     budget = {"device": "host", "limit": limit, "reserve": 0, "prefetch": ahead}
@@ -80,12 +85,11 @@ def configured(limit: int | str, *, ahead: bool) -> dict[str, Any]:
 
 
 def half() -> tuple[int, int]:
-    """The limit, which holds the judge and any two neighbours, and the bytes of all models."""
+    """The limit, which holds the judge and any two stages that follow one another, and the bytes of all."""
     with Shim(configured("100%", ahead=True), inline=True, share=True) as shim:
         found: Mapping[str, Mapping[str, int]] = shim.what_if(list(shim.config.models))["bytes"]
     needed = {name: sum(devices.values()) for name, devices in found.items()}
-    pairs = zip(CHAIN, (*CHAIN[1:], CHAIN[0]), strict=True)
-    most = max(needed[one] + needed[other] for one, other in pairs)
+    most = max(needed[one] + needed[next_one] for one, next_one in pairwise(CHAIN))
     return int((needed["judge"] + most) * SLACK), sum(needed.values())
 
 
@@ -105,14 +109,23 @@ def likeness(a: Sequence[float], b: Sequence[float]) -> float:
     return sum(x * y for x, y in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)
 
 
-def score(vectors: Sequence[Sequence[float]]) -> float:
-    """How good an answer is, 0 to 10, by the vectors of question, answer and the passage's sentences.
+class Verdict(NamedTuple):
+    """An answer's score, 0 to 10, and what is spoken: the answer, or a sentence of the passage instead."""
+
+    score: float
+    spoken: str
+
+
+def verdict(vectors: Sequence[Sequence[float]], answer: str, sentences: Sequence[str]) -> Verdict:
+    """The judge's, by the vectors of the question, the answer and the passage's sentences.
 
     A good answer says what one of these sentences says, and is about what was asked.
     """
-    question, answer, *sentences = vectors
-    grounded = max(likeness(answer, one) for one in sentences)
-    return 10 * max(0.0, grounded) * max(0.0, likeness(question, answer))
+    question, said, *told = vectors
+    grounded = max(likeness(said, one) for one in told)
+    score = 10 * max(0.0, grounded) * max(0.0, likeness(question, said))
+    relevant = [likeness(question, one) for one in told]
+    return Verdict(score, answer if score >= PASSES else sentences[relevant.index(max(relevant))])
 
 
 def sentences_of(text: str) -> list[str]:
@@ -154,13 +167,13 @@ class Agent:
         said = c.chat(messages, max_tokens=32, temperature=0.0).content
         return sentences_of(said)[0] or "I have no answer."
 
-    def _score(self, c: StageContext) -> float:
+    def _score(self, c: StageContext) -> Verdict:
         told = sentences_of(c.result(self.recall))
-        return score(c.embed([c.result(self.hear), c.result(self.answer), *told]).vectors)
+        vectors = c.embed([c.result(self.hear), c.result(self.answer), *told]).vectors
+        return verdict(vectors, c.result(self.answer), told)
 
     def _speak(self, c: StageContext) -> bytes:
-        doubt = "" if c.result(self.score) >= SURE_FROM else "I am not sure. "
-        return c.keep(c.shim.speak(c.model, doubt + c.result(self.answer))).audio
+        return c.keep(c.shim.speak(c.model, c.result(self.score).spoken)).audio
 
 
 @contextmanager
@@ -184,7 +197,8 @@ def asked(one: Agent, wavs: Sequence[Path]) -> list[ItemResult]:
         spoken = FOLDER / f"{wavs[item.index].stem}-answer.wav"
         spoken.write_bytes(item.result(one.speak))
         print(f"  {item.result(one.hear)}  ({item.result(one.intent)})", flush=True)
-        print(f"    {item.result(one.answer)}  ({item.result(one.score):.1f} of 10; {spoken})")
+        print(f"    {item.result(one.answer)}  ({item.result(one.score).score:.1f} of 10)")
+        print(f"    spoken: {item.result(one.score).spoken}  ({spoken})")
         found.append(item)
     return found
 
