@@ -52,10 +52,12 @@ test-alerts: setup ## Check the alert rules with promtool (gets Debian's, 19 MB,
 	$(BIN)/python tools/promtool.py
 	$(PYTEST) -m promtool tests/metrics
 
-demo: setup ## Run four models under a budget for half of them, and trace it
-	$(BIN)/keepwarm demo --models models/demo
+demo: setup ## Run six models under a budget for half of them, and trace it (fetches 800 MB once)
+	@$(BIN)/python tools/fetch_models.py models/real
+	@$(SETUP_PYTHON) tools/side_environment.py voice || echo "[setup] going on without the ear"
+	$(BIN)/keepwarm demo --models models/real --speech .venv-voice/bin/python
 
-models: setup ## Make the demo's models, and fetch small real ones into models/real (320 MB)
+models: setup ## Make models for tests and benchmarks, and fetch small real ones into models/real (320 MB)
 	$(BIN)/python tools/make_models.py models/demo
 	$(BIN)/python tools/fetch_models.py models/real
 

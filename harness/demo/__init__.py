@@ -1,4 +1,4 @@
-"""`keepwarm demo`: four real models under a budget for half of them, measured from outside and traced."""
+"""`keepwarm demo`: real models under a budget for half of them, measured from outside and traced."""
 
 from harness.demo.command import demo_command
 

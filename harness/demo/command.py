@@ -12,7 +12,7 @@ from types import FrameType
 import click
 
 from harness.demo.demo_run import run_demo
-from harness.demo.models import default_folder, demo_models
+from harness.demo.found_models import default_folder, demo_models
 from harness.demo.report import show, to_json
 from shim.cli.console.output import StatusLine, print_json
 
@@ -26,7 +26,13 @@ _TERMINATED = 143
     "--models",
     type=click.Path(path_type=Path, file_okay=False),
     default=None,
-    help="Folder of the four models; a missing model is made. Default: a folder in the user's cache.",
+    help="Folder of the real models, as `make models` fills it. Default: a folder in the user's cache.",
+)
+@click.option(
+    "--speech",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="A Python with faster-whisper, which hears the questions. Without it they are read.",
 )
 @click.option(
     "--device",
@@ -38,7 +44,7 @@ _TERMINATED = 143
     "--requests",
     "n_requests",
     type=click.IntRange(1, 1000),
-    default=8,
+    default=4,
     show_default=True,
     help="How many requests go through the pipeline.",
 )
@@ -49,24 +55,35 @@ _TERMINATED = 143
     help="Folder for the trace and runs.jsonl. Default: the user's state folder.",
 )
 def demo_command(
-    models: Path | None, device: str, n_requests: int, trace_dir: Path | None, *, as_json: bool
+    models: Path | None,
+    speech: Path | None,
+    device: str,
+    n_requests: int,
+    trace_dir: Path | None,
+    *,
+    as_json: bool,
 ) -> None:
-    """Run four real models under a budget for half of them.
+    """Run real models under a budget for half of their bytes.
 
-    Every request goes through classify -> retrieve -> produce -> evaluate. The evaluator is pinned. A
-    second process measures the engines' memory, and the run leaves a trace for Perfetto. The models
-    have random weights, so their text is noise.
+    Every question about a person goes through hear -> classify -> retrieve -> produce -> evaluate ->
+    answer, as far as the models are there. Producer and evaluator come with keepwarm: they were trained
+    to write and to judge reports. The evaluator is pinned. A second process measures the engines'
+    memory, and the run leaves a trace for Perfetto.
     """
     line = StatusLine()
     # The inline keeper's log lines would mix with the tables. Failures come as errors anyway.
     logging.getLogger("keepwarm").addHandler(logging.NullHandler())
     with _ending_cleanly(line):
-        files = demo_models(models or default_folder(), line.tell)
-        report = run_demo(files, device, n_requests, trace_dir, line.tell)
+        found = demo_models(models or default_folder(), speech, _note)
+        report = run_demo(found, device, n_requests, trace_dir, line.tell)
     if as_json:
         print_json(to_json(report))
     else:
         show(report)
+
+
+def _note(line: str) -> None:
+    click.echo(f"keepwarm: {line}", err=True)
 
 
 @contextmanager

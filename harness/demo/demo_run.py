@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.demo.demo_settings import booked_bytes, demo_config, half_limit_bytes
+from harness.demo.found_models import DemoModels
 from harness.demo.memory import Measured, MemorySampler
+from harness.demo.spoken_requests import REQUESTS, Request
 from harness.demo.stages import demo_pipeline
-from harness.demo.texts import REQUESTS
 from harness.pipeline import ItemResult
 from harness.roles import Roles
 from shim import InternalError, Shim
@@ -38,7 +39,7 @@ class DemoReport:
 
 
 def run_demo(
-    models: Mapping[str, Path],
+    models: DemoModels,
     device: str,
     n_requests: int,
     trace_folder: Path | None,
@@ -90,7 +91,7 @@ def _line_of(run: RunTrace) -> RunLine:
     raise InternalError(f"{run.runs_path} has no line of run {run.run_id}: {run.problems}")
 
 
-def _run_items(shim: Shim, inputs: Sequence[str], say: Say) -> list[ItemResult]:
+def _run_items(shim: Shim, inputs: Sequence[Request], say: Say) -> list[ItemResult]:
     items = []
     for item in demo_pipeline(shim).iterate(inputs):
         items.append(item)

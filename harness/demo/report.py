@@ -7,6 +7,8 @@ from typing import Any
 import click
 
 from harness.demo.demo_run import DemoReport
+from harness.demo.reports import true_composite
+from harness.demo.spoken_requests import Request
 from harness.pipeline import StageReply
 from shim import Reply, Residency
 from shim.cli.console.output import print_table
@@ -17,7 +19,7 @@ _MB = 1e6
 def to_json(report: DemoReport) -> dict[str, Any]:
     """The stable JSON of `keepwarm demo --json`, in seconds and bytes; null where there is no figure.
 
-    An embedding has no first token and no tokens per second.
+    Vectors and transcriptions have no first token and no tokens per second.
     """
     return {
         "requests": [_request(reply) for item in report.items for reply in item.replies],
@@ -47,7 +49,7 @@ def _request(staged: StageReply) -> dict[str, Any]:
 def show(report: DemoReport) -> None:
     """Print the tables."""
     _print_requests(report)
-    click.echo("The models have random weights: their text is noise, by design.\n")
+    _print_answers(report)
     _print_books(report)
     _print_memory(report)
     peak, limit = report.measured.peak_bytes, report.limit_bytes
@@ -60,6 +62,20 @@ def show(report: DemoReport) -> None:
     click.echo(f"  open it: keepwarm trace open {report.trace}")
     click.echo("  or drop the file on https://ui.perfetto.dev")
     click.echo(f"runs:  {report.runs}")
+
+
+def _print_answers(report: DemoReport) -> None:
+    for item in report.items:
+        request: Request = item.input
+        found, text = item.results, item.results["produce"]
+        sheet = found.get("retrieve", request.sheet)
+        true = true_composite(sheet, text)
+        click.echo(f"{item.index + 1}. {found.get('hear', request.question)}")
+        click.echo(f"   report: {text}")
+        click.echo(f"   judged {found['evaluate']:.1f} of 10; counted from the facts {true:.1f}")
+        if said := found.get("answer"):
+            click.echo(f"   answer: {said} ({request.kind}: {request.fact})")
+    click.echo()
 
 
 def _print_requests(report: DemoReport) -> None:
@@ -109,8 +125,10 @@ def _print_books(report: DemoReport) -> None:
 def _print_memory(report: DemoReport) -> None:
     rows = []
     for model, booked in report.booked.items():
-        peak = report.measured.peak_of(model)
-        engines = sum(life.model == model for life in report.measured.lives)
+        # A Python worker has no name on its command line, and the ear is the only one here.
+        named = "" if model == "ear" else model
+        peak = report.measured.peak_of(named)
+        engines = sum(life.model == named for life in report.measured.lives)
         if peak is not None:
             amounts = (f"{booked / _MB:.1f}", f"{peak / _MB:.1f}", f"{peak / booked:.3f}")
             rows.append((model, *amounts, engines))

@@ -1,50 +1,91 @@
-"""The demo's pipeline: classify -> retrieve -> produce -> evaluate."""
+"""The demo's pipeline: hear -> classify -> retrieve -> produce -> evaluate -> answer."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
+from typing import Any, Final
 
-from harness.demo.texts import CLASSIFY, LABELS, PASSAGES, RUBRIC, WRITE
+from harness.demo.reports import RUBRIC, FactSheet, judge_prompt
+from harness.demo.spoken_requests import KINDS, SHEETS, Request
 from harness.pipeline import Pipeline, Stage, StageContext
 from shim import Shim
 
-UNSORTED = "unsorted"
-_LABEL_TOKENS = 4
-_ANSWER_TOKENS = 16
-_GRADE_TOKENS = 4
-_SEED = 7
+TOLD: Final = "Answer the question from the text in one short sentence."
+_REPORT_TOKENS: Final = 96
+_GRADE_TOKENS: Final = 200
+_ANSWER_TOKENS: Final = 24
 
 
 def demo_pipeline(shim: Shim) -> Pipeline:
-    """The four stages. The requests are real ones; the text of the models is noise."""
+    """The stages whose models the shim has. The inputs are requests."""
+    stages: Sequence[Stage[Any]] = (
+        Stage("hear", "ear", hear),
+        Stage("classify", "classifier", classify),
+        Stage("retrieve", "embedder", retrieve),
+        Stage("produce", "producer", produce),
+        Stage("evaluate", "evaluator", evaluate),
+        Stage("answer", "answerer", answer),
+    )
+    return Pipeline([stage for stage in stages if stage.model in shim.config.models], shim)
 
-    def classify_one(context: StageContext) -> str:
-        messages = _messages(CLASSIFY, context.input)
-        answer = context.chat(messages, max_tokens=_LABEL_TOKENS, seed=_SEED).content
-        return next((label for label in LABELS if label in answer), UNSORTED)
 
-    def retrieve_one(context: StageContext) -> str:
-        vectors = context.embed([context.input, *PASSAGES]).vectors
-        scores = [cosine(vectors[0], vector) for vector in vectors[1:]]
-        return PASSAGES[scores.index(max(scores))]
+def question(context: StageContext) -> str:
+    """What was heard; without an ear the question as it is written."""
+    return str(context.results.get("hear", context.input.question))
 
-    def produce_one(context: StageContext) -> str:
-        asked = f"Group: {context.result(classify)}\n\nPassage: {context.result(retrieve)}\n\n"
-        messages = _messages(WRITE, f"{asked}Request: {context.input}")
-        return context.chat(messages, max_tokens=_ANSWER_TOKENS, seed=_SEED).content
 
-    def evaluate_one(context: StageContext) -> int | None:
-        work = f"Passage: {context.result(retrieve)}\n\nAnswer: {context.result(produce)}"
-        messages = _messages(RUBRIC, f"Request: {context.input}\n\n{work}")
-        answer = context.chat(messages, max_tokens=_GRADE_TOKENS, seed=_SEED).content
-        return next((int(sign) for sign in answer if sign in "12345"), None)
+def hear(context: StageContext) -> str:
+    """The words of the spoken question."""
+    sound = context.input.sound.read_bytes()
+    return context.keep(context.shim.transcribe(context.model, sound, language="en")).text
 
-    classify = Stage("classify", "classifier", classify_one)
-    retrieve = Stage("retrieve", "embedder", retrieve_one)
-    produce = Stage("produce", "producer", produce_one)
-    evaluate = Stage("evaluate", "evaluator", evaluate_one)
-    return Pipeline([classify, retrieve, produce, evaluate], shim)
+
+def classify(context: StageContext) -> str:
+    """The kind of fact that is asked for: the one whose description is nearest."""
+    return list(KINDS)[_nearest(context, list(KINDS.values()))]
+
+
+def retrieve(context: StageContext) -> FactSheet:
+    """The fact sheet that is nearest to the question."""
+    return SHEETS[_nearest(context, [sheet.report() for sheet in SHEETS])]
+
+
+def produce(context: StageContext) -> str:
+    """A report from the facts."""
+    return context.chat(sheet_of(context).task, max_tokens=_REPORT_TOKENS, temperature=0.0).content
+
+
+def evaluate(context: StageContext) -> float:
+    """The composite of the evaluator's scores, 0 to 10."""
+    messages = judge_prompt(RUBRIC, sheet_of(context).task, context.results["produce"])
+    schema = RUBRIC.schema()
+    reply = context.chat(messages, max_tokens=_GRADE_TOKENS, temperature=0.0, json_schema=schema)
+    return RUBRIC.composite(RUBRIC.scores(json.loads(reply.content)))
+
+
+def answer(context: StageContext) -> str:
+    """One sentence, from the fact of the sheet that is asked for."""
+    part = about(sheet_of(context), context.results.get("classify", ""))
+    messages = [
+        {"role": "system", "content": TOLD},
+        {"role": "user", "content": f"{part}\n\nQuestion: {question(context)}"},
+    ]
+    reply = context.chat(messages, max_tokens=_ANSWER_TOKENS, temperature=0.0)
+    return " ".join(reply.content.split())
+
+
+def sheet_of(context: StageContext) -> FactSheet:
+    """The fact sheet that was found; without an embedder the request's own."""
+    request: Request = context.input
+    found: FactSheet = context.results.get("retrieve", request.sheet)
+    return found
+
+
+def about(sheet: FactSheet, kind: str) -> str:
+    """What a sheet says of one kind of fact; all that it says where it has none of that kind."""
+    return sheet.report([fact for fact in sheet.facts if fact.key == kind] or None)
 
 
 def cosine(a: Sequence[float], b: Sequence[float]) -> float:
@@ -53,5 +94,7 @@ def cosine(a: Sequence[float], b: Sequence[float]) -> float:
     return sum(x * y for x, y in zip(a, b, strict=True)) / norms if norms else 0.0
 
 
-def _messages(told: str, asked: str) -> list[dict[str, str]]:
-    return [{"role": "system", "content": told}, {"role": "user", "content": asked}]
+def _nearest(context: StageContext, texts: Sequence[str]) -> int:
+    asked, *known = context.embed([question(context), *texts]).vectors
+    likeness = [cosine(asked, vector) for vector in known]
+    return likeness.index(max(likeness))

@@ -1,4 +1,7 @@
-"""The demo as people get it: real models made once, the wheel, and one run of it that all tests look at."""
+"""The demo as people get it: the wheel, and one run of it that all tests look at.
+
+Files of random weights stand for the models that `make models` fetches; the trained ones are real.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,22 @@ from shutil import copytree
 import pytest
 
 from harness.demo.demo_run import DemoReport
+from harness.demo.found_models import REAL
 from harness.demo.models import make_models
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("shim", "budget", "backends", "traces", "harness")
 N_REQUESTS = 1
+STANDING_IN = {"classifier": "embedder", "embedder": "embedder", "answerer": "producer"}
+"""The model of random weights that stands for each real one."""
+STAGES = {
+    "classify": "classifier",
+    "retrieve": "embedder",
+    "produce": "producer",
+    "evaluate": "evaluator",
+    "answer": "answerer",
+}
+"""Each stage's model; without an ear there is no stage that hears."""
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 
 # The installed script itself runs; what it prints from is kept beside.
@@ -55,6 +69,15 @@ def run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> t
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout, done.stderr
+
+
+def stand_in(folder: Path, models: dict[str, Path]) -> Path:
+    """Make a folder of `make models` with other models' files."""
+    for name, other in STANDING_IN.items():
+        place = folder / REAL[name]
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(models[other])
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -98,15 +121,12 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def demo(
     installed: Path, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Demo:
-    """The demo of the wheel, for a user with three of the models and without cache or state."""
+    """The demo of the wheel, for a user with all models but the ear, and without cache or state."""
     home = tmp_path_factory.mktemp("demo")
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     env |= {name: str(home / name) for name in ("XDG_CACHE_HOME", "XDG_STATE_HOME")}
     folder = home / "XDG_CACHE_HOME" / "keepwarm" / "demo-models"
-    folder.mkdir(parents=True)
-    for name, file in models.items():
-        if name != "classifier":
-            (folder / file.name).symlink_to(file)
+    stand_in(folder, models)
     script = ("-c", RUN_SCRIPT, installed / "keepwarm", "report")
     options = ("--requests", str(N_REQUESTS), "--trace-dir", home / "traces", "--json")
     printed, said = run(installed / "python", *script, "demo", *options, cwd=home, env=env)

@@ -1,17 +1,15 @@
-"""The demo's models: four real GGUF files of random weights, made on this machine when they are missing.
+"""Models for tests and benchmarks: four GGUF files of random weights, made where they are missing.
 
-`demo_models(folder, say)` finds or makes them; nothing is downloaded. `TINY_RECIPES` are for tests.
+`make_models(folder)` makes them; nothing is downloaded. `TINY_RECIPES` are of 1 to 3 MB each.
 """
 
-from harness.demo.models.making import default_folder, demo_models, make_model, make_models
+from harness.demo.models.making import make_model, make_models
 from harness.demo.models.recipes import RECIPES, TINY_RECIPES, Recipe
 
 __all__ = [
     "RECIPES",
     "TINY_RECIPES",
     "Recipe",
-    "default_folder",
-    "demo_models",
     "make_model",
     "make_models",
 ]

@@ -1,4 +1,4 @@
-"""Finds the demo's models, and makes missing models with llama.cpp's own llama-quantize."""
+"""Makes missing models with llama.cpp's own llama-quantize."""
 
 from __future__ import annotations
 
@@ -8,43 +8,11 @@ from pathlib import Path
 
 from harness.demo.models.model_file import RECIPE_KEY, write_f16
 from harness.demo.models.recipes import RECIPES, TINY_RECIPES, Recipe
-from shim import BadModelFile, OutsideError
+from shim import BadModelFile
 from shim.llama_programs import run_program
 from shim.models import file_metadata
-from shim.paths import cache_dir
 
 Progress = Callable[[str], None]
-
-
-def default_folder() -> Path:
-    """Where the demo keeps its models unless it is told otherwise: in the user's cache folder."""
-    return cache_dir() / "demo-models"
-
-
-def demo_models(folder: Path, progress: Progress) -> dict[str, Path]:
-    """Each model's file by its name. A file that is there is used, whatever made it.
-
-    Args:
-        folder: made when it is not there, with the missing models in it (a few seconds each).
-        progress: gets a line for everything that is done.
-
-    Raises:
-        ConfigError: a model is missing and llama.cpp's programs are not installed.
-        OutsideError: a model is missing and cannot be made, with the reason.
-    """
-    found = {recipe.name: sorted(folder.glob(f"{recipe.name}-*.gguf")) for recipe in RECIPES}
-    try:
-        return {
-            recipe.name: found[recipe.name][0].absolute()
-            if found[recipe.name]
-            else make_model(recipe, folder.absolute() / recipe.file_name, progress)
-            for recipe in RECIPES
-        }
-    except OSError as error:
-        raise OutsideError(
-            f"The demo's models cannot be made in {folder}: {error.strerror or error}.",
-            hint="Give `--models` another folder; the models take 330 MB.",
-        ) from error
 
 
 def make_models(

@@ -1,4 +1,4 @@
-"""What each model of the demo is made of."""
+"""What each model of random weights is made of."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ RECIPES = (
     Recipe("producer", "qwen2", "Q4_K_M", 8, 1024, 2816, 66_560, 16, 4, seed=3, tied=True),
     Recipe("evaluator", "llama", "Q8_0", 6, 768, 2048, 32_000, 12, 4, seed=4),
 )
-"""The models of the demo, by role."""
+"""The models by role."""
 
 TINY_RECIPES = (
     replace(RECIPES[0], n_layers=2, n_embd=256, n_ff=512, n_vocab=2048, heads=4, kv_heads=2),
