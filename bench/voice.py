@@ -16,6 +16,7 @@ import json
 import math
 import os
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -68,6 +69,7 @@ from voices import Piper
 samples = Piper(model=sys.argv[2], threads=1)(text=sys.argv[3])["samples"]
 print(len(samples))
 """
+KINDS = ("_s", "_cpu_s")
 FACTORIES = REPOSITORY / "backends" / "python" / "factories"
 
 
@@ -167,21 +169,35 @@ def by_processes() -> Callable[[], float]:
     return run
 
 
+def cpu_s() -> float:
+    """Processor seconds of this process and of all that it has started and that have ended."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
 def times(limit: int, rounds: int) -> dict[str, float]:
-    """Seconds a question of each way: the median of the rounds, after one that does not count."""
+    """Seconds and processor seconds a question of each way: medians, after a round that does not count.
+
+    Processor seconds have the agent's start and its passages in them, in the ways of keepwarm.
+    """
     ways = {
         "ahead": by_keepwarm(limit, ahead=True),
         "on_demand": by_keepwarm(limit, ahead=False),
         "process_each": by_processes(),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {f"{name}{kind}": [] for name in ways for kind in KINDS}
     for number in range(rounds + 1):
         for name, run in ways.items():
-            took = run() / len(example.QUESTIONS)
-            say(f"round {number} of {rounds}, {name}: {took:.2f} s a question")
-            if number:
-                seconds[name].append(took)
-    return {f"{name}_s": statistics.median(found) for name, found in seconds.items()}
+            before_s = cpu_s()
+            took = (run(), cpu_s() - before_s)
+            each = [one / len(example.QUESTIONS) for one in took]
+            say(
+                f"round {number} of {rounds}, {name}: {each[0]:.2f} s a question, CPU {each[1]:.2f}"
+            )
+            for kind, one in zip(KINDS, each, strict=True):
+                if number:
+                    seconds[f"{name}{kind}"].append(one)
+    return {name: statistics.median(found) for name, found in seconds.items()}
 
 
 # The judge
@@ -281,7 +297,9 @@ def spoken_right(shim: Shim, some: Sequence[Case]) -> dict[str, float]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3, help="of each way, after one to warm up; 0 for none")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="of each way, after one to warm up; 0 for none"
+    )
     parser.add_argument("--cases", type=int, default=40, help="for the judges")
     given = parser.parse_args()
     end_on_signals()
