@@ -55,6 +55,15 @@ class _Packing:
         self.inline: list[Any] = []
         self.shared: list[tuple[int, Any]] = []
         self.inline_bytes = self.shared_bytes = 0
+        self.raised: Exception | None = None
+
+    def _made(self, items: Iterator[Any]) -> Iterator[Any]:
+        """What an iterator makes. What its code raises is no fault of the value, and is raised as it is."""
+        try:
+            yield from items
+        except Exception as error:
+            self.raised = error
+            raise
 
     def pack(self, value: Any, path: str, depth: int = 0) -> Any:
         """The JSON data of a value. `path` is its place, for errors."""
@@ -73,6 +82,8 @@ class _Packing:
             return self._table(value._asdict(), path, depth)
         if hasattr(value, "read"):
             raise Unsendable(f"{path} is an open file; send its bytes, or its path")
+        if isinstance(value, Iterator):
+            value = self._made(value)
         if isinstance(value, (list, tuple, Iterator)):
             return [self.pack(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]
         return self._object(value, path, depth)
@@ -135,6 +146,8 @@ def framed(op: str, value: Any, name: str = "the value") -> tuple[bytes, int]:
         data = packing.pack(value, name)
         head = json.dumps({"op": op, "value": data, "parts": packing.parts}).encode()
     except (RecursionError, ValueError) as error:
+        if error is packing.raised:
+            raise
         raise Unsendable(f"{name} cannot be sent: {error}") from None
     if len(head) > MOST_HEAD:
         raise Unsendable(f"{name} is {len(head)} bytes of JSON; send bytes or arrays")

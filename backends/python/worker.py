@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import fcntl
 import importlib
 import importlib.util
 import json
@@ -73,6 +74,7 @@ class _Worker:
     def __init__(self, model: Any, spec: dict[str, Any]) -> None:
         self._model = model
         self._pid = os.getpid()
+        self._log_fd = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, 3)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._slots = spec["slots"]
         self._moved = [0] * self._slots
@@ -110,6 +112,7 @@ class _Worker:
                 sock, _ = self._listening.accept()
             except OSError:
                 return
+            sock = _above_the_standard(sock)
             self._sockets.add(sock)
             threading.Thread(target=self._attend, args=(sock,), daemon=True).start()
 
@@ -132,7 +135,7 @@ class _Worker:
                 job.given_up = True
         except (OSError, frames.BadFrame, _Gone) as error:
             if not isinstance(error, OSError):
-                sys.stderr.write(f"keepwarm: a request was dropped: {error}\n")
+                self._log(f"keepwarm: a request was dropped: {error}\n")
         finally:
             incoming.close()
             self._sockets.discard(sock)
@@ -183,8 +186,13 @@ class _Worker:
         except BaseException as error:  # the user's code may raise anything, SystemExit too
             _must_be(self._pid)
             told = described(error)
-            sys.stderr.write(told["traceback"])
+            self._log(told["traceback"])
             job.send("error", told)
+
+    def _log(self, text: str) -> None:
+        """Write to the log, also where the user's code has closed the standard streams."""
+        with contextlib.suppress(OSError):
+            os.write(self._log_fd, text.encode("utf-8", "backslashreplace"))
 
     def _send(self, job: _Job, slot: int, op: str, value: Any) -> None:
         """Send one frame. Iterators in the value are run to their end here, as part of the call."""
@@ -195,6 +203,14 @@ class _Worker:
             job.send_frame(data, fd)
         finally:
             self._busy[slot] = True
+
+
+def _above_the_standard(sock: socket.socket) -> socket.socket:
+    """The same connection above 2: the user's code may close its streams, and prints to their numbers."""
+    if sock.fileno() > 2:
+        return sock
+    with sock:
+        return socket.socket(fileno=fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, 3))
 
 
 def _must_be(pid: int) -> None:
@@ -283,8 +299,9 @@ def main() -> None:
     say(state="ready", closes=callable(getattr(model, "close", None)))
     worker.serve()
     _close(model)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(Exception):  # the user's code may have closed or replaced them
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(0)
 
 

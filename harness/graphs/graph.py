@@ -13,7 +13,7 @@ from harness.graphs.journal import Journal
 from harness.graphs.outcome import GraphResult, Outcome
 from harness.graphs.step import Step
 from harness.progress_bar import progress_bar
-from shim import Plan, Shim, UnknownModel, default_shim
+from shim import ConfigError, Plan, Shim, UnknownModel, default_shim
 
 AT_ONCE: Final = 32
 """Steps and items that work at the same time."""
@@ -42,6 +42,10 @@ class Graph:
         at_once: int = AT_ONCE,
     ) -> None:
         self.steps, self.inputs, self.at_once = tuple(steps), tuple(inputs), at_once
+        if at_once < 1:
+            raise ConfigError(
+                f"at_once is {at_once}: no step could ever run.", hint="Give 1 or more."
+            )
         check_shape(self.steps, self.inputs)
         for step in self.steps:
             if isinstance(step.run, Graph):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from harness.graphs.step import Step
@@ -81,7 +82,14 @@ def _check_step(step: Step, known: Sequence[str]) -> None:
             hint=f"Its needs are: {', '.join(step.needs) or 'none'}.",
             step=step.name,
         )
-    if step.retry.attempts < 1 or (step.timeout_s is not None and step.timeout_s <= 0):
+    pauses = (step.retry.pause_s, step.retry.growth)
+    if any(not math.isfinite(number) or number < 0 for number in pauses):
+        raise ConfigError(
+            f"The step {step.name} pauses for {pauses[0]} seconds, then {pauses[1]} times as long.",
+            hint="Give finite numbers of 0 or more.",
+            step=step.name,
+        )
+    if step.retry.attempts < 1 or (step.timeout_s is not None and not step.timeout_s > 0):
         raise ConfigError(
             f"The step {step.name} has {step.retry.attempts} attempts of {step.timeout_s} seconds.",
             hint="At least one attempt and more than 0 seconds are needed.",

@@ -123,7 +123,7 @@ class GraphRun:
             return Outcome("done", self._journal.value(key), resumed=True)
         attempts = [0]
         try:
-            if step.when is not None and not step.when(values):
+            if step.when is not None and not _holds(step.when, values):
                 return Outcome("skipped", because=f"the condition of {step.name} does not hold")
             value = await self._value(step, values, attempts)
             await self._keep(key, value)
@@ -191,6 +191,13 @@ class GraphRun:
     async def _keep(self, key: str, value: Any) -> None:
         if self._journal is not None:
             await asyncio.to_thread(self._journal.keep, key, value)
+
+
+def _holds(when: Callable[[Mapping[str, Any]], bool], values: Mapping[str, Any]) -> bool:
+    try:
+        return when(values)
+    except (KeyboardInterrupt, SystemExit) as error:
+        raise Ended(error) from error
 
 
 async def _bounded(step: Step, context: StepContext) -> Any:

@@ -82,6 +82,12 @@ class Journal:
         for number, line in enumerate(whole, 2):
             entry = _parsed(line)
             _check_seal(entry, file, number)
+            if "key" not in entry:
+                raise InvalidRequest(
+                    f"Line {number} of {file} is no result: the journal was put together from several.",
+                    hint="Begin anew with another file.",
+                    file=str(file),
+                )
             known[entry["key"]] = entry["value"]
         _drop_cut_line(file, len(lines[-1]))
         return cls(file, head["inputs"], known)

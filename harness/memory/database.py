@@ -17,6 +17,7 @@ from shim import InvalidRequest, OutsideError
 
 APPLICATION_ID: Final = 0x6B777761  # "kwwa"
 BUSY_S: Final = 30.0
+_PRAGMAS: Final = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
 """Seconds that a writer waits for another process's."""
 
 _FIRST: Final = """
@@ -66,8 +67,12 @@ class Database:
         self._all: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
         self._closed = False
-        with self.writing() as connection:
-            _migrate(connection, file)
+        try:
+            with self.writing() as connection:
+                _migrate(connection, file)
+        except BaseException:
+            self.close()
+            raise
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -102,6 +107,12 @@ class Database:
             connection.commit()
         except sqlite3.DatabaseError as error:
             raise self._said(error) from error
+        except OverflowError as error:
+            raise InvalidRequest(
+                f"A number is too large for the memory {self.file}: {error}.",
+                hint="Numbers have 64 bits at most.",
+                file=str(self.file),
+            ) from error
 
     def _connection(self) -> sqlite3.Connection:
         if self._closed:
@@ -145,16 +156,28 @@ class Database:
 
 
 def _open(file: Path) -> sqlite3.Connection:
+    if "\0" in str(file):
+        raise InvalidRequest(f"No file can be called {str(file)!r}: a name has no zero byte.")
     connection = sqlite3.connect(
         file, timeout=BUSY_S, isolation_level=None, check_same_thread=False
     )
-    # What was deleted is overwritten, and not only unlinked.
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
-        connection.execute(f"PRAGMA {pragma}")
+    try:
+        _version(connection, file)  # before anything is written into a file of another program
+        # What was deleted is overwritten, and not only unlinked.
+        for pragma in _PRAGMAS:
+            connection.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
-def _migrate(connection: sqlite3.Connection, file: Path) -> None:
+def _version(connection: sqlite3.Connection, file: Path) -> int:
+    """How many migrations the file has had; 0 for a new one.
+
+    Raises:
+        InvalidRequest: it is no memory, or one of a newer keepwarm.
+    """
     (found,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -164,14 +187,18 @@ def _migrate(connection: sqlite3.Connection, file: Path) -> None:
             hint="Name another file for the memory.",
             file=str(file),
         )
-    if version > len(MIGRATIONS):
+    if not 0 <= version <= len(MIGRATIONS):
         raise InvalidRequest(
             f"{file} is a memory of version {version}; this keepwarm reads up to {len(MIGRATIONS)}.",
             hint="A newer keepwarm wrote it. Update keepwarm, or name another file.",
             version=version,
             file=str(file),
         )
-    for script in MIGRATIONS[version:]:
+    return int(version)
+
+
+def _migrate(connection: sqlite3.Connection, file: Path) -> None:
+    for script in MIGRATIONS[_version(connection, file) :]:
         for statement in _statements(script):
             connection.execute(statement)
     connection.execute(f"PRAGMA application_id={APPLICATION_ID}")

@@ -53,8 +53,14 @@ def ids_where(connection: sqlite3.Connection, where: Mapping[str, Any]) -> list[
 
 def filter_of(where: Mapping[str, Any]) -> tuple[str, list[Any]]:
     """A filter by metadata as SQL with its values; keys and values are never part of the SQL."""
+    if not isinstance(where, Mapping):
+        raise InvalidRequest(f"Passages are filtered by a table of metadata, not {where!r:.60}.")
     for key, value in where.items():
-        if '"' in key or not isinstance(value, str | int | float | bool | None):
+        if (
+            not isinstance(key, str)
+            or '"' in key
+            or not isinstance(value, str | int | float | bool | None)
+        ):
             raise InvalidRequest(
                 f"Passages cannot be filtered by {key!r}: {value!r}.",
                 hint="Give keys without quotes, and texts, numbers, true, false or null.",
@@ -131,7 +137,7 @@ def check_length(connection: sqlite3.Connection, length: int) -> None:
     set_fact(connection, "length", str(length).encode())
 
 
-def from_line(file: Path, number: int, line: str) -> Passage:
+def from_line(file: Path, number: int, line: bytes) -> Passage:
     """The passage of a line of JSON.
 
     Raises:

@@ -29,6 +29,8 @@ class Passage:
     quality: float = 1.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise InvalidRequest(f"The text of a passage is not a string but {self.text!r:.60}.")
         if not self.text.strip() or len(self.text) > LONGEST:
             raise InvalidRequest(
                 f"A passage of {len(self.text):,} characters cannot be kept.",
@@ -36,9 +38,10 @@ class Passage:
                 characters=len(self.text),
             )
         check_text(self.text)
-        if not math.isfinite(self.quality) or self.quality <= 0:
+        is_number = isinstance(self.quality, int | float)
+        if not is_number or not math.isfinite(self.quality) or self.quality <= 0:
             raise InvalidRequest(
-                f"A passage cannot have the quality {self.quality!r}.",
+                f"A passage cannot have the quality {self.quality!r:.60}.",
                 hint="Give a number above 0; 1 is usual.",
             )
         self.metadata_text()

@@ -79,7 +79,9 @@ class MemoryStore:
             InvalidRequest: a passage cannot be kept; then none is.
             OutsideError: the file cannot be written.
         """
-        ready = [Passage(one) if isinstance(one, str) else one for one in passages]
+        if isinstance(passages, str) or not isinstance(passages, Iterable):
+            raise InvalidRequest(f"add() takes a list of passages or texts, not {passages!r:.60}.")
+        ready = [one if isinstance(one, Passage) else Passage(one) for one in passages]
         with self._database.writing() as connection:
             ids = [rows.insert(connection, one) for one in ready]
         _, copies = self._catch_up()
@@ -136,8 +138,11 @@ class MemoryStore:
         Raises:
             OutsideError: the file cannot be written.
         """
+        ids = list(ids)
+        if any(type(one) is not int for one in ids):
+            raise InvalidRequest(f"Ids of passages are whole numbers, not {ids!r:.60}.")
         with self._database.writing() as connection:
-            gone = {int(one) for one in ids}
+            gone = set(ids)
             if where is not None:
                 gone |= set(rows.ids_where(connection, where))
             count = sum(
@@ -164,7 +169,7 @@ class MemoryStore:
         """
         count = 0
         with (
-            file.open(encoding="utf-8") as lines,
+            Path(file).open("rb") as lines,
             progress_bar("passages", None, quiet=quiet) as bar,
         ):
             numbered = enumerate(lines, 1)
@@ -197,6 +202,8 @@ class MemoryStore:
             InvalidRequest: the query is empty, or a number is not positive.
             OutsideError: the file cannot be read.
         """
+        if not isinstance(query, str):
+            raise InvalidRequest(f"A search takes a text, not {query!r:.60}.")
         if not query.strip() or results < 1 or candidates < results:
             raise InvalidRequest(
                 f"A search for {query!r} cannot give {results} of {candidates} candidates.",

@@ -91,6 +91,7 @@ def test_a_python_models_scores_may_have_the_forms_of_libraries(result: Any) -> 
         lambda: RerankRequest("", ["a"]),
         lambda: RerankRequest("q", []),
         lambda: RerankRequest("q", "text"),
+        lambda: RerankRequest("q", None),  # type: ignore[arg-type]
         lambda: RerankRequest("q", ["a", ""]),
         lambda: RerankRequest("q", ["a"], top_n=0),
         lambda: TranscribeRequest(b""),
@@ -152,6 +153,12 @@ def test_sound_has_its_sample_rate_from_its_head_or_from_the_model() -> None:
     for odd in ({}, {"samples": samples}, {"audio": ""}, {"audio": b"x", "sample_rate": -1}, 3):
         with pytest.raises(WorkerError):
             asked.result("m", odd)
+    for rate in (1 << 31, 1 << 40):
+        with pytest.raises(WorkerError, match="sample_rate"):
+            asked.result("m", {"samples": samples, "sample_rate": rate})
+    for page in (b"<html>Bad gateway</html>", b" <!doctype html>", b"[]"):
+        with pytest.raises(EndpointError, match="bytes of a sound"):
+            asked.parse(asked.read(page))
 
 
 def test_tokens_are_asked_for_in_the_words_of_each_server() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -366,11 +367,50 @@ def test_an_interrupt_in_a_step_ends_the_run_and_every_other_step(
         finally:
             ended.append("beside")
 
-    for run in (interrupt, ainterrupt):
-        graph = Graph([Step("beside", beside), Step("odd", run)], shim=told.shim)
+    def condition(_: Mapping[str, Any]) -> bool:
+        raise kind
+
+    first = Step("first", lambda _: 1)
+    for odd in (
+        Step("odd", interrupt),
+        Step("odd", ainterrupt),
+        Step("odd", interrupt, ("first",), when=condition),
+    ):
+        graph = Graph([Step("beside", beside), first, odd], shim=told.shim)
         with pytest.raises(kind):
             graph.run()
-    assert ended == ["beside"] * 2
+    assert ended == ["beside"] * 3
+
+
+@pytest.mark.parametrize("at_once", [0, -1])
+def test_a_graph_in_which_no_step_could_run_is_refused(told: Told, at_once: int) -> None:
+    """Otherwise it would wait without an end."""
+    with pytest.raises(ConfigError, match="at_once"):
+        Graph([Step("a", lambda _: 1)], shim=told.shim, at_once=at_once)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"retry": Retry(2, pause_s=math.nan)},
+        {"retry": Retry(2, pause_s=-1)},
+        {"retry": Retry(2, growth=math.inf)},
+        {"timeout_s": math.nan},
+    ],
+)
+def test_times_that_are_none_are_refused(told: Told, odd: dict[str, Any]) -> None:
+    """Not a number, below zero, without an end."""
+    with pytest.raises(ConfigError, match="seconds"):
+        Graph([Step("a", lambda _: 1, **odd)], shim=told.shim)
+
+
+def test_two_journals_in_one_file_are_refused(told: Told, tmp_path: Path) -> None:
+    """Each line is whole, and yet the second head is no result."""
+    graph, file = Graph([Step("a", lambda _: 1)], shim=told.shim), tmp_path / "run.jsonl"
+    graph.run(record=file)
+    file.write_bytes(file.read_bytes() * 2)
+    with pytest.raises(InvalidRequest, match=r"Line 3 .* is no result"):
+        graph.resume(file)
 
 
 def test_a_function_that_returns_a_coroutine_is_awaited(told: Told) -> None:

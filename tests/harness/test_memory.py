@@ -9,7 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -207,6 +207,10 @@ def test_lines_of_a_file_are_imported_and_a_bad_one_is_named(
     with pytest.raises(InvalidRequest, match=r"Line 71 of .*p\.jsonl"):
         memory.import_jsonl(file, quiet=True)
     assert len(memory) == count
+    for bad in (b'{"text": 3}', b'{"text": "\xff"}'):
+        file.write_bytes(bad)
+        with pytest.raises(InvalidRequest, match="Line 1 of"):
+            memory.import_jsonl(file, quiet=True)
 
 
 @pytest.mark.parametrize(
@@ -219,6 +223,9 @@ def test_lines_of_a_file_are_imported_and_a_bad_one_is_named(
         {"text": "x", "metadata": {"a": object()}},
         {"text": "x", "metadata": [1]},
         {"text": "half \ud83d"},
+        {"text": 3},
+        {"text": b"x"},
+        {"text": "x", "quality": "1"},
     ],
 )
 def test_passages_that_cannot_be_kept_are_refused(bad: dict[str, Any]) -> None:
@@ -239,8 +246,13 @@ def test_files_that_are_no_memory_are_refused_and_left_alone(
     other = tmp_path / "other.db"
     with closing(sqlite3.connect(other)) as connection:
         connection.execute("CREATE TABLE mails (text)")
+    before = other.read_bytes()
     with pytest.raises(InvalidRequest, match="another program"):
         MemoryStore(other)
+    with pytest.raises(InvalidRequest, match="zero byte"):
+        MemoryStore(tmp_path / "a\0b")
+    assert other.read_bytes() == before
+    assert {one.name for one in tmp_path.iterdir()} == {"x.db", "other.db"}
     newer = tmp_path / "newer.db"
     MemoryStore(newer, "vec", shim=meaning).close()
     meaning.identity = "vec-2"
@@ -286,6 +298,20 @@ def test_a_closed_memory_and_impossible_searches_are_typed(memory: MemoryStore) 
     for query, results, candidates in ((" ", 1, 1), ("x", 0, 1), ("x", 4, 2)):
         with pytest.raises(InvalidRequest, match="search"):
             memory.search(query, results=results, candidates=candidates)
+    odd: list[Callable[[Any], Any]] = [
+        lambda m: m.search(None),
+        lambda m: m.search("x", where="abc"),
+        lambda m: m.search("x", where={"n": 2**70}),
+        lambda m: m.search("x", results=2**70, candidates=2**70),
+        lambda m: m.add("one text"),
+        lambda m: m.add([None]),
+        lambda m: m.add(None),
+        lambda m: m.delete(["a"]),
+        lambda m: m.delete([2**70]),
+    ]
+    for ask in odd:
+        with pytest.raises(InvalidRequest):
+            ask(memory)
     memory.close()
     with pytest.raises(InvalidRequest, match="closed"):
         memory.search("x")

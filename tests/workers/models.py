@@ -81,6 +81,17 @@ class Odd:
         sys.stdout.buffer.write(b"\\xff\\x00 bytes\\n")
         return "printed"
 
+    def closes_its_streams(self, path):
+        """As daemons do. What is opened next takes the numbers."""
+        for fd in (0, 1, 2):
+            os.close(fd)
+
+    def breaks_off(self, path):
+        def items():
+            yield 1
+            raise ValueError("the file ends here")
+        return items()
+
     def forks(self, path):
         if os.fork() == 0:
             return "the child comes back"

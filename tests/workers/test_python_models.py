@@ -126,6 +126,7 @@ def test_a_result_that_is_no_generator_is_one_item(shim: Shim) -> None:
         ("exits", "SystemExit", "3"),
         ("object", "Unsendable", r"the result\.a\[1\] is a object"),
         ("is_not_there", "AttributeError", "is_not_there"),
+        ("breaks_off", "ValueError", "the file ends here"),
     ],
 )
 def test_an_exception_of_the_models_code_leaves_it_resident(
@@ -159,6 +160,16 @@ def test_what_the_code_prints_goes_to_the_log(shim: Shim) -> None:
     """Prints, also binary ones, disturb nothing."""
     assert shim.call("odd", do="prints").value == "printed"
     assert shim.call("odd", do="prints").value == "printed"
+
+
+def test_prints_reach_no_answer_after_the_code_closed_its_streams(shim: Shim) -> None:
+    """A connection must not get the number of a stream; what the code raises is still told."""
+    worker = row(shim, "odd")["pid"] if shim.call("odd", do="closes_its_streams") else None
+    for _ in range(3):
+        with pytest.raises(WorkerError, match="no such speaker"):
+            shim.call("odd", do="fails")
+    assert row(shim, "odd")["pid"] == worker
+    assert shim.unload("odd")
 
 
 def test_a_forked_child_that_comes_back_answers_nothing(shim: Shim) -> None:

@@ -20,6 +20,9 @@ TRANSCRIBE_PATH: Final = "/v1/audio/transcriptions"
 SPEAK_PATH: Final = "/v1/audio/speech"
 AUDIO_BYTES: Final = 256 << 20
 """An hour and a half of 24,000 samples a second, of 16 bits."""
+MOST_RATE: Final = 0x7FFF_FFFF
+"""The most samples a second that the head of a WAV file can say, with its bytes a second."""
+
 _LANGUAGE: Final = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
 _WAV_HEAD: Final = 44
 
@@ -157,7 +160,10 @@ class SpeakRequest(VerbRequest[Speech]):
         return decode(raw) if raw[:1] == b"{" else {"audio": raw, "data": True}
 
     def parsed(self, answer: Mapping[str, Any]) -> Speech:
-        """The file that came."""
+        """The file that came. No sound begins as a list or a page does; a proxy may answer with either."""
+        audio = answer.get("audio")
+        if isinstance(audio, bytes) and audio.lstrip()[:1] in {b"[", b"<"}:
+            raise WrongField("audio", audio.decode("utf-8", "replace"), "the bytes of a sound")
         return self.of_result(answer)
 
     def payload(self) -> Mapping[str, Any]:
@@ -170,8 +176,8 @@ class SpeakRequest(VerbRequest[Speech]):
         if not isinstance(found, Mapping):
             raise WrongField("the result", result, "an object with audio, or with samples")
         rate = found.get("sample_rate")
-        if rate is not None and (type(rate) is not int or rate < 1):
-            raise WrongField("sample_rate", rate, "a whole number above 0")
+        if rate is not None and (type(rate) is not int or not 1 <= rate <= MOST_RATE):
+            raise WrongField("sample_rate", rate, f"a whole number from 1 to {MOST_RATE}")
         audio, samples = found.get("audio"), found.get("samples")
         if isinstance(audio, bytes) and audio:
             return Speech(audio, rate or wav_rate(audio))

@@ -40,6 +40,8 @@ class RerankRequest(VerbRequest[Ranking]):
     def __init__(self, query: str, documents: Sequence[str], top_n: int | None = None) -> None:
         if not isinstance(query, str) or not query:
             raise InvalidRequest("rerank() takes a query that is a non-empty string.")
+        if not isinstance(documents, Sequence):
+            raise InvalidRequest(f"rerank() takes a list of documents, not {documents!r:.60}.")
         bad = [i for i, text in enumerate(documents) if not isinstance(text, str) or not text]
         if isinstance(documents, str) or not documents or bad:
             raise InvalidRequest(
