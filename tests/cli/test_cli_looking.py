@@ -29,7 +29,7 @@ async def say(runtime: Path, server: Server, *ops: dict[str, object]) -> tuple[b
 async def visit(runtime: Path) -> None:
     """A looker first, a client that asks for something next."""
     keeper = await Keeper.create(Config.from_mapping({"budget": {"device": "host"}}), runtime)
-    server = Server(keeper, on_stop=lambda: None)
+    server = Server(keeper, asyncio.Event())
     try:
         server.listen(keeper_socket(runtime))
         server.clients.idle_since = before = -1.0

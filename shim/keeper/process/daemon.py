@@ -122,7 +122,7 @@ async def _running(order: Order, place: Place, stop: asyncio.Event) -> AsyncIter
         # A configuration that cannot run must not be used again by the next keeper.
         place.in_force.remove()
         raise
-    server = Server(keeper, on_stop=stop.set)
+    server = Server(keeper, stop)
     try:
         server.listen(keeper_socket(order.runtime))
         LOG.info("ready on %s", keeper_socket(order.runtime))

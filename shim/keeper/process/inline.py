@@ -89,7 +89,7 @@ class InlineKeeper:
         with self._locks() as locks:
             locks.answer_on(self._loop)
             keeper = await Keeper.create(self._config, self.runtime, self._factory)
-            server = Server(keeper, on_stop=self._stop.set)
+            server = Server(keeper, self._stop)
             reachable = Reachable(self.runtime, server, None, give_up=self._stop.set)
             try:
                 server.listen(self.socket_path)

@@ -67,12 +67,12 @@ class Clients:
 
     Args:
         keeper: answers them.
-        on_stop: called when one asks the keeper to stop.
+        stop: set when the keeper is to end, by a client's request among others.
     """
 
-    def __init__(self, keeper: Keeper, on_stop: Callable[[], None]) -> None:
+    def __init__(self, keeper: Keeper, stop: asyncio.Event) -> None:
         self.keeper = keeper
-        self.on_stop = on_stop
+        self.stop = stop
         self.on_pong: Callable[[Client, str], None] = lambda _client, _lease: None
         self.by_id: dict[str, Client] = {}
         self.programs = Programs()
@@ -220,6 +220,8 @@ class Client(Connection):
         }
 
     def _lease(self, asked: op.LeaseOp) -> Answer | Awaitable[Answer]:
+        if self._clients.stop.is_set():
+            return None  # its connection is closed next, so that the client asks the next keeper
         if self._keeper.is_ready_for(asked.model):
             return self._ask(asked)
         return self._ask_when_ready(asked)
@@ -386,7 +388,7 @@ class Client(Connection):
         return {"pid": os.getpid()}
 
     def _stop(self, _: op.Stop) -> Answer:
-        asyncio.get_running_loop().call_soon(self._clients.on_stop)
+        self._clients.stop.set()
         return {"stopping": True, "pid": os.getpid()}
 
 

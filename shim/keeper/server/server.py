@@ -6,8 +6,8 @@ are cancelled and its leases end at once.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -26,9 +26,9 @@ FORGET_EVERY_S: Final = 10.0
 class Server:
     """Accepts connections for one keeper."""
 
-    def __init__(self, keeper: Keeper, *, on_stop: Callable[[], None]) -> None:
+    def __init__(self, keeper: Keeper, stop: asyncio.Event) -> None:
         self.keeper = keeper
-        self.clients = Clients(keeper, on_stop)
+        self.clients = Clients(keeper, stop)
         self._listener = Listener(self.clients)
         self._beating = False
         self._silent = SilentClients(self.clients)

@@ -247,7 +247,7 @@ def test_a_deadline_holds_while_a_model_is_read(monkeypatch: pytest.MonkeyPatch)
 
     async def scenario() -> None:
         async with changing("ab") as it:
-            server = Server(it.keeper, on_stop=lambda: None)
+            server = Server(it.keeper, asyncio.Event())
             server.listen(it.keeper.runtime / "k.sock")
             visitor = Visitor(*await asyncio.open_unix_connection(it.keeper.runtime / "k.sock"))
             begun, may_end = _held(monkeypatch, "b")

@@ -36,6 +36,8 @@ IN_EFFECT: dict[str, tuple[Any, Any]] = {
     "keeper.lease_timeout": (16, lambda k: k.config.keeper.lease_timeout == 16),
     "keeper.engine_margin": ("17MB", lambda k: k.config.keeper.engine_margin.fixed_bytes == 17e6),
     "keeper.stop_grace": (13, lambda k: k.config.keeper.stop_grace == 13),
+    "keeper.trace": ("ring", lambda k: k.ring.captured(1.0)["requests"] == []),
+    "keeper.trace_last": (18, lambda k: k.ring._last_ns == 18 * 10**9),
     "kv.enabled": (False, lambda k: k.shell.supervisor.kv.kept()["limit_bytes"] == 0),
     "kv.limit": ("14MB", lambda k: k.shell.supervisor.kv.kept()["limit_bytes"] == 14_000_000),
     "kv.max_age": (15, lambda k: k.shell.supervisor.kv._files.max_age_s == 15),

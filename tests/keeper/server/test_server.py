@@ -74,7 +74,7 @@ class OpenServer:
 async def serving(files: Files, runtime: Path, **budget: Any) -> AsyncIterator[OpenServer]:
     """A listening keeper; at the end its books balance and no lease is left."""
     async with race(files, **budget) as it:
-        server = Server(it.keeper, on_stop=lambda: None)
+        server = Server(it.keeper, asyncio.Event())
         server.listen(runtime / "keeper.sock")
         made = OpenServer(it, server, runtime / "keeper.sock")
         try:
@@ -236,6 +236,23 @@ def test_a_lease_of_another_client_cannot_be_ended_or_yielded(
             answer = await thief.ask("yielded", lease=held, prompt_tokens=1, tokens=1)
             assert answer["error"]["error"] in ("InvalidRequest", "Cancelled")
             assert list(at.it.keeper.shell.core.state.leases) == [held]
+
+    run(scenario)
+
+
+def test_no_lease_is_granted_once_the_keeper_was_asked_to_stop(
+    tiny_models: Files, runtime_dir: Path
+) -> None:
+    """Its engine would end at once; the client asks the next keeper when its connection closes."""
+
+    async def scenario() -> None:
+        async with serving(tiny_models, runtime_dir) as at:
+            first = await at.visit()
+            first.say(b'{"op":"stop","id":1}\n{"op":"lease","id":2,"model":"a"}')
+            assert (await first.hear())["ok"]["stopping"]
+            assert (await first.ask("status"))["ok"]["queue"] == []
+            assert at.server.clients.stop.is_set()
+            assert at.it.keeper.shell.core.state.leases == {}
 
     run(scenario)
 
