@@ -302,7 +302,7 @@ class Judge:
 def _parsed(reply: Reply) -> Any:
     try:
         return json.loads(reply.content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         ended = " It was cut at `max_tokens`." if reply.finish_reason == "length" else ""
         raise EndpointError(
             f"The judge {reply.model} answered no JSON object.{ended}",

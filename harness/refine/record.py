@@ -137,14 +137,18 @@ class RefineRecord:
                 found=data.get("digest"),
                 expected=_digest(rest),
             )
-        spread = data["rounds"]
-        return cls(
-            task=data["task"],
-            settings=_settings(data["settings"]),
-            rounds=tuple(_round_from_json(one) for one in spread),
-            stopped=data["stopped"],
-            notes=tuple(data["notes"]),
-        )
+        try:
+            return cls(
+                task=data["task"],
+                settings=_settings(data["settings"]),
+                rounds=tuple(_round_from_json(one) for one in data["rounds"]),
+                stopped=data["stopped"],
+                notes=tuple(data["notes"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidRequest(
+                f"This is no record of a refined answer: {error!r}.", hint="Begin anew without it."
+            ) from error
 
     def save(self, file: Path) -> None:
         """Write it whole: a kill leaves the record before or this one, nothing in between.

@@ -122,8 +122,9 @@ def test_an_empty_answer_and_one_that_is_no_json_are_typed() -> None:
     """The first is the caller's, the second the endpoint's; a cut answer is named as that."""
     with pytest.raises(InvalidRequest, match="empty"):
         judge(ToldShim({"j": in_turn("")}), "j").evaluate("Write.", "  \n")
-    with pytest.raises(EndpointError, match="no JSON object"):
-        judge(ToldShim({"j": in_turn("Nice!")}), "j").evaluate("Write.", "Text.")
+    for odd in ("Nice!", "[" * 5000):
+        with pytest.raises(EndpointError, match="no JSON object"):
+            judge(ToldShim({"j": in_turn(odd)}), "j").evaluate("Write.", "Text.")
 
 
 def test_a_batch_is_read_judge_by_judge() -> None:

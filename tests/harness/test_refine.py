@@ -17,6 +17,7 @@ from rich.console import Console
 
 from harness import Dimension, EvaluatorPool, Refine, RefineRecord, Rubric, WiggumLoop, run_many
 from harness.progress_bar import progress_bar
+from harness.refine.record import _digest
 from harness.refine.rendering import html, table
 from harness.side_by_side import threads
 from shim import InvalidRequest, LoadFailed, RoleViolation
@@ -186,6 +187,18 @@ def test_a_record_that_is_not_ours_is_refused(tmp_path: Path, edit: Any, said: s
     file.write_text("not JSON", "utf-8")
     with pytest.raises(InvalidRequest, match="no record"):
         refine(shim).run("Write.", file)
+
+
+@pytest.mark.parametrize(
+    "change", [{"rounds": 5}, {"rounds": [{}]}, {"settings": {}}, {"notes": None}]
+)
+def test_a_record_of_another_shape_is_refused(change: dict[str, Any]) -> None:
+    """Also where its digest is right, as another program may write it."""
+    shim = ToldShim({"writer": in_turn("one"), "judge": judged(9)})
+    data = {**refine(shim).run("Write.").to_json(), **change}
+    del data["digest"]
+    with pytest.raises(InvalidRequest, match="no record"):
+        RefineRecord.from_json({**data, "digest": _digest(data)})
 
 
 def test_another_task_or_other_settings_do_not_go_on_from_a_record(tmp_path: Path) -> None:
