@@ -55,7 +55,9 @@ class KeepwarmError(Exception):
         self.facts: dict[str, Fact] = facts
 
     def __str__(self) -> str:
-        return f"{self.message} {self.hint}".rstrip()
+        # After lines that are quoted, a hint on the last of them would seem to be a part of it.
+        between = "\n" if "\n" in self.message else " "
+        return f"{self.message}{between}{self.hint}".rstrip()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (error_from_wire, (self.to_wire(),))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+from harness.given import a_list
 from harness.graphs.graph import Graph
 from harness.graphs.graph_run import GraphRun, ModelGate, run_to_end, step_span
 from harness.graphs.outcome import Outcome
@@ -137,6 +138,7 @@ class Pipeline:
         Stages that run beside a failing stage are waited for. No further stage starts.
 
         Raises:
+            InvalidRequest: the inputs are one text and no list.
             KeepwarmError: as `Shim.chat`. Any other exception that a stage raises passes through.
         """
         return list(self.iterate(inputs))
@@ -147,6 +149,7 @@ class Pipeline:
         The models of coming stages are declared (`Shim.plan`), so that the next model is made ready
         while the current one works. Stages of coming inputs are declared where `inputs` has a length.
         """
+        a_list("The inputs", inputs)
         count = len(inputs) if isinstance(inputs, Sized) else 0
         plan = self.shim.plan()
         try:

@@ -13,7 +13,7 @@ from backends.openai.protocol import Delta
 from budget.errors import InvalidRequest
 from shim.calls.call import Call, Messages
 from shim.calls.calls import Calls
-from shim.calls.declaring import Plan
+from shim.calls.declaring import Plan, check_names
 from shim.calls.lifetime.forgotten_shims import Owner
 from shim.calls.options.chat_options import CallOptions, ChatOptions
 from shim.calls.options.own_options import OWN_OPTIONS
@@ -359,6 +359,7 @@ class Shim(VerbsBesideChat):
             UnknownModel: one is not configured.
             KeepwarmError: one cannot be run, with the reason.
         """
+        check_names("The models", models)
         known = [self._session.call(model, "", {}, "load") for model in models]
         local = [call.model for call in known if not call.remote]
         if not local:

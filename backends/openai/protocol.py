@@ -171,6 +171,23 @@ def chat_body(
     return b"%b,%b" % (head, encode(body)[1:])
 
 
+def check_texts(verb: str, texts: Sequence[str]) -> None:
+    """Refuse what is no list of texts.
+
+    Raises:
+        InvalidRequest: it is one text, empty, or has what is no text or an empty one; with its places.
+    """
+    takes = f"{verb}() takes a non-empty list of non-empty strings"
+    if isinstance(texts, str | bytes):
+        raise InvalidRequest(
+            f"{takes}, not a single one.", hint="Write [ ] around it.", positions=[]
+        )
+    bad = [i for i, text in enumerate(texts) if not isinstance(text, str) or not text]
+    if bad or not texts:
+        found = f"wrong at: {bad}" if bad else "the list is empty"
+        raise InvalidRequest(f"{takes} ({found}).", positions=list(bad))
+
+
 def embed_body(endpoint: Endpoint, texts: Sequence[str]) -> bytes:
     """The body of an embeddings request.
 
@@ -179,12 +196,7 @@ def embed_body(endpoint: Endpoint, texts: Sequence[str]) -> bytes:
     """
     if not endpoint.capabilities.embeddings:
         raise no_embeddings(endpoint.model_id)
-    bad = [i for i, text in enumerate(texts) if not isinstance(text, str) or not text]
-    if isinstance(texts, str) or not texts or bad:
-        raise InvalidRequest(
-            f"embed() takes a non-empty list of non-empty strings (wrong at: {bad}).",
-            positions=list(bad),
-        )
+    check_texts("embed", texts)
     return encode({"model": endpoint.model_id, "input": list(texts), "encoding_format": "float"})
 
 

@@ -104,7 +104,9 @@ class _Packing:
             fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
             return self._table(fields, path, depth)
         name = type(value).__qualname__
-        raise Unsendable(f"{path} is a {name}, which is neither JSON, bytes nor a numpy array")
+        raise Unsendable(
+            f"{path} is of type {name}, which is neither JSON, bytes nor a numpy array"
+        )
 
     def _table(self, table: Any, path: str, depth: int) -> Any:
         for key in table:

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 from harness.evaluation.compressor import Compressed, Compressor
 from harness.evaluation.rubric import REASONS_LENGTH, Rubric, Score
+from harness.given import a_list
 from harness.side_by_side import as_they_end, threads
 from shim import EndpointError, InvalidRequest, Reply, Shim
 from traces import current_run
@@ -128,7 +129,7 @@ class EvaluatorPool:
     """
 
     def __init__(self, models: Sequence[str], mode: Literal["hash", "panel"] = "hash") -> None:
-        self.models, self.mode = tuple(models), mode
+        self.models, self.mode = tuple(a_list("A pool's evaluators", models)), mode
         if not self.models or len(set(self.models)) != len(self.models):
             raise InvalidRequest(
                 f"A pool cannot have the evaluators {list(models)}.",

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from harness.given import a_list
 from shim import EndpointError, InvalidRequest
 
 HIGHEST: Final = 10.0
@@ -53,7 +54,7 @@ class Rubric:
     """
 
     def __init__(self, dimensions: Sequence[Dimension]) -> None:
-        self.dimensions = tuple(dimensions)
+        self.dimensions = tuple(a_list("A rubric's dimensions", dimensions))
         _check_names(self.dimensions)
         self.weights: Mapping[str, float] = _weights(self.dimensions)
         for dimension in self.dimensions:

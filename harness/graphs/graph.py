@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from harness.given import a_list
 from harness.graphs.graph_checks import check_inputs, check_shape, mermaid
 from harness.graphs.graph_run import Ended, Finished, GraphRun, ModelGate, run_to_end
 from harness.graphs.journal import Journal
@@ -30,6 +31,7 @@ class Graph:
 
     Raises:
         ConfigError: the graph cannot run: names, needs, or a cycle.
+        InvalidRequest: steps, inputs or needs are one text and no list.
         UnknownModel: a step's model is not configured.
     """
 
@@ -41,7 +43,9 @@ class Graph:
         shim: Shim | None = None,
         at_once: int = AT_ONCE,
     ) -> None:
-        self.steps, self.inputs, self.at_once = tuple(steps), tuple(inputs), at_once
+        self.steps = tuple(a_list("The steps", steps))
+        self.inputs = tuple(a_list("The inputs", inputs))
+        self.at_once = at_once
         if at_once < 1:
             raise ConfigError(
                 f"at_once is {at_once}: no step could ever run.", hint="Give 1 or more."
@@ -63,7 +67,7 @@ class Graph:
         self,
         inputs: Mapping[str, Any] | None = None,
         *,
-        record: Path | None = None,
+        record: Path | str | None = None,
         check: bool = True,
         quiet: bool = False,
     ) -> GraphResult:
@@ -87,7 +91,7 @@ class Graph:
         self,
         inputs: Mapping[str, Any] | None = None,
         *,
-        record: Path | None = None,
+        record: Path | str | None = None,
         check: bool = True,
         quiet: bool = False,
     ) -> GraphResult:
@@ -98,14 +102,19 @@ class Graph:
             raise ended.error from None
 
     async def _begin(
-        self, inputs: Mapping[str, Any] | None, record: Path | None, *, check: bool, quiet: bool
+        self,
+        inputs: Mapping[str, Any] | None,
+        record: Path | str | None,
+        *,
+        check: bool,
+        quiet: bool,
     ) -> GraphResult:
         given = dict(inputs or {})
         check_inputs(self.inputs, given)
-        journal = None if record is None else Journal.begin(record, self.steps, given)
+        journal = None if record is None else Journal.begin(Path(record), self.steps, given)
         return await self._run(given, journal, check=check, quiet=quiet)
 
-    def resume(self, record: Path, *, check: bool = True, quiet: bool = False) -> GraphResult:
+    def resume(self, record: Path | str, *, check: bool = True, quiet: bool = False) -> GraphResult:
         """Go on with a run from its record: what it has is not run again.
 
         Raises:
@@ -115,7 +124,7 @@ class Graph:
         return run_to_end(self._resume(record, check=check, quiet=quiet))
 
     async def aresume(
-        self, record: Path, *, check: bool = True, quiet: bool = False
+        self, record: Path | str, *, check: bool = True, quiet: bool = False
     ) -> GraphResult:
         """As `resume`, awaited."""
         try:
@@ -123,8 +132,8 @@ class Graph:
         except Ended as ended:
             raise ended.error from None
 
-    async def _resume(self, record: Path, *, check: bool, quiet: bool) -> GraphResult:
-        journal = Journal.load(record, self.steps)
+    async def _resume(self, record: Path | str, *, check: bool, quiet: bool) -> GraphResult:
+        journal = Journal.load(Path(record), self.steps)
         return await self._run(journal.inputs, journal, check=check, quiet=quiet)
 
     def draw(self) -> str:

@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from harness.given import a_list
 from harness.graphs.step import Step
 from shim import ConfigError, InvalidRequest
 
@@ -16,6 +17,7 @@ def check_shape(steps: Sequence[Step], inputs: Collection[str]) -> None:
     Raises:
         ConfigError: no step, a name that stands twice, a need that is neither a step nor an input, a step
             over what it does not need, impossible numbers, or a cycle, which is named.
+        InvalidRequest: a step's needs are one text and no list.
     """
     names = [step.name for step in steps]
     doubled = sorted({name for name in names if names.count(name) > 1} | set(names) & set(inputs))
@@ -68,7 +70,7 @@ def mermaid(steps: Iterable[Step], inputs: Iterable[str]) -> str:
 
 
 def _check_step(step: Step, known: Sequence[str]) -> None:
-    for need in step.needs:
+    for need in a_list(f"The needs of step {step.name}", step.needs):
         if need not in known:
             near = difflib.get_close_matches(need, known, 1)
             raise ConfigError(

@@ -59,10 +59,17 @@ class Journal:
         """A journal to go on from.
 
         Raises:
-            InvalidRequest: the file is no journal, of another graph, or of a newer version.
+            InvalidRequest: the file is not there, no journal, of another graph, or of a newer version.
             OSError: the file cannot be read.
         """
-        lines = file.read_bytes().split(b"\n")
+        try:
+            lines = file.read_bytes().split(b"\n")
+        except FileNotFoundError as error:
+            raise InvalidRequest(
+                f"{file} is not there: no run has been recorded in it.",
+                hint="`Graph.run(record=...)` begins one.",
+                file=str(file),
+            ) from error
         head = _parsed(lines[0])
         if not isinstance(head, dict) or head.get("version") != VERSION:
             raise InvalidRequest(

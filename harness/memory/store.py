@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 
 import numpy as np
 
+from harness.given import a_list
 from harness.memory import memory_rows as rows
 from harness.memory.database import Database
 from harness.memory.nearest import EXACT_UP_TO, Matrix, Nearest, VectorGraph, normalized
@@ -45,7 +46,7 @@ class MemoryStore:
     """
 
     def __init__(
-        self, file: Path, embedder: str | None = None, *, shim: Shim | None = None
+        self, file: Path | str, embedder: str | None = None, *, shim: Shim | None = None
     ) -> None:
         self._database = Database(Path(file))
         self._embedder = embedder
@@ -76,7 +77,7 @@ class MemoryStore:
         its bytes.
 
         Raises:
-            InvalidRequest: a passage cannot be kept; then none is.
+            InvalidRequest: a passage cannot be kept, or it is one text and no list; then none is.
             OutsideError: the file cannot be written.
         """
         if isinstance(passages, str) or not isinstance(passages, Iterable):
@@ -136,13 +137,14 @@ class MemoryStore:
             How many are gone.
 
         Raises:
+            InvalidRequest: the ids are no list.
             OutsideError: the file cannot be written.
         """
         ids = list(ids)
         if any(type(one) is not int for one in ids):
             raise InvalidRequest(f"Ids of passages are whole numbers, not {ids!r:.60}.")
         with self._database.writing() as connection:
-            gone = set(ids)
+            gone = set(a_list("The ids", ids))
             if where is not None:
                 gone |= set(rows.ids_where(connection, where))
             count = sum(
@@ -157,7 +159,7 @@ class MemoryStore:
             self._database.empty_log()
         return count
 
-    def import_jsonl(self, file: Path, *, quiet: bool = False) -> int:
+    def import_jsonl(self, file: Path | str, *, quiet: bool = False) -> int:
         """Remember each line of a file: an object with `text`, and perhaps `metadata` and `quality`.
 
         Returns:
@@ -173,7 +175,9 @@ class MemoryStore:
             progress_bar("passages", None, quiet=quiet) as bar,
         ):
             numbered = enumerate(lines, 1)
-            while batch := [rows.from_line(file, n, line) for n, line in islice(numbered, BATCH)]:
+            while batch := [
+                rows.from_line(Path(file), n, line) for n, line in islice(numbered, BATCH)
+            ]:
                 self.add(batch)
                 count += len(batch)
                 for _ in batch:

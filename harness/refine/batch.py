@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from harness.given import a_list
 from harness.progress_bar import progress_bar
 from harness.refine.record import RefineRecord
 from harness.refine.refine import Refine, run_id
@@ -30,7 +31,7 @@ def run_many(
     refine: Refine,
     tasks: Sequence[str],
     *,
-    records: Path | None = None,
+    records: Path | str | None = None,
     at_once: int = AT_ONCE,
     quiet: bool = False,
 ) -> list[RefineRecord]:
@@ -51,11 +52,12 @@ def run_many(
         InvalidRequest: a task is empty or stands there twice, or a record is of other settings.
         KeepwarmError: as `Shim.chat`, the first one; steps that were under way are finished and kept.
     """
-    if len(set(tasks)) != len(tasks):
+    if len(set(a_list("The tasks", tasks))) != len(tasks):
         raise InvalidRequest("A task stands there twice.", hint="Give each task once.")
-    if records is not None:
-        records.mkdir(parents=True, exist_ok=True)
-    files = {task: None if records is None else records / _name_of(task) for task in tasks}
+    folder = None if records is None else Path(records)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    files = {task: None if folder is None else folder / _name_of(task) for task in tasks}
     why = why_grouped(refine)
     if why:
         LOG.info("%s", why)

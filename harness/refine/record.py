@@ -122,7 +122,7 @@ class RefineRecord:
         return {**data, "digest": _digest(data)}
 
     @classmethod
-    def from_json(cls, data: Any) -> RefineRecord:
+    def from_json(cls, data: Any, name: str = "This record") -> RefineRecord:
         """What `to_json` made.
 
         Raises:
@@ -132,8 +132,8 @@ class RefineRecord:
         rest = {key: value for key, value in data.items() if key != "digest"}
         if data.get("digest") != _digest(rest):
             raise InvalidRequest(
-                "This record was edited: its digest does not match.",
-                hint="Scores of edited texts would be wrong. Begin anew without it.",
+                f"{name} was edited: its digest does not match.",
+                hint="Scores of edited texts would be wrong. Name another file, or remove this one.",
                 found=data.get("digest"),
                 expected=_digest(rest),
             )
@@ -150,17 +150,17 @@ class RefineRecord:
                 f"This is no record of a refined answer: {error!r}.", hint="Begin anew without it."
             ) from error
 
-    def save(self, file: Path) -> None:
+    def save(self, file: Path | str) -> None:
         """Write it whole: a kill leaves the record before or this one, nothing in between.
 
         Raises:
             OSError: the file cannot be written.
         """
         text = json.dumps(self.to_json(), ensure_ascii=False, indent=1)
-        write_whole(file, text.encode("utf-8", "surrogatepass"))
+        write_whole(Path(file), text.encode("utf-8", "surrogatepass"))
 
     @classmethod
-    def load(cls, file: Path) -> RefineRecord:
+    def load(cls, file: Path | str) -> RefineRecord:
         """What `save` wrote.
 
         Raises:
@@ -168,14 +168,14 @@ class RefineRecord:
             OSError: the file cannot be read.
         """
         try:
-            data = json.loads(file.read_bytes())
+            data = json.loads(Path(file).read_bytes())
         except (ValueError, RecursionError) as error:
             raise InvalidRequest(
                 f"{file} is no record of a refined answer: {error}.",
                 hint="Name another file, or remove this one to begin anew.",
                 file=str(file),
             ) from error
-        return cls.from_json(data)
+        return cls.from_json(data, str(file))
 
 
 def settings_of(

@@ -95,7 +95,7 @@ class Refine:
     # One task
 
     def run(
-        self, task: str, record: Path | None = None, progress: Progress | None = None
+        self, task: str, record: Path | str | None = None, progress: Progress | None = None
     ) -> RefineRecord:
         """The whole run of a task.
 
@@ -109,16 +109,17 @@ class Refine:
             InvalidRequest: the task is empty, or the file's record is of another task or other settings.
             KeepwarmError: as `Shim.chat`; the record keeps what was finished.
         """
-        now = self.begin(task, record)
+        file = None if record is None else Path(record)
+        now = self.begin(task, file)
         while now.stopped is None:
             now = self.step(now)
-            if record is not None:
-                now.save(record)
+            if file is not None:
+                now.save(file)
             if progress is not None:
                 progress(now)
         return now
 
-    def begin(self, task: str, record: Path | None = None) -> RefineRecord:
+    def begin(self, task: str, record: Path | str | None = None) -> RefineRecord:
         """The record to go on from: a new one, or the file's.
 
         Raises:
@@ -126,7 +127,7 @@ class Refine:
         """
         if not task.strip():
             raise InvalidRequest("The task is empty.", hint="Say what the producer is to write.")
-        if record is None or not record.exists():
+        if record is None or not Path(record).exists():
             return RefineRecord(task, self._settings)
         found = RefineRecord.load(record)
         if (found.task, found.settings) != (task, self._settings):

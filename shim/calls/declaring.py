@@ -193,6 +193,18 @@ def _new_name() -> str:
     return f"{os.getpid()}-{secrets.token_hex(4)}"
 
 
+def check_names(what: str, models: Sequence[str]) -> None:
+    """Refuse one name where a list of them is due: its letters would be taken for names.
+
+    Raises:
+        InvalidRequest: it is one text.
+    """
+    if isinstance(models, str):
+        raise InvalidRequest(
+            f"{what} are a list of model names, not {models!r}.", hint=f'Write ["{models}"].'
+        )
+
+
 def _local(session: Session, models: Sequence[str]) -> list[str]:
     """The local models among these names; remote models take no bytes here.
 
@@ -200,8 +212,5 @@ def _local(session: Session, models: Sequence[str]) -> list[str]:
         InvalidRequest: it is one text instead of a list of names.
         UnknownModel: one is not configured.
     """
-    if isinstance(models, str):
-        raise InvalidRequest(
-            f"Declared uses are a list of model names, not {models!r}.", hint=f'Write ["{models}"].'
-        )
+    check_names("Declared uses", models)
     return [name for name in models if not session.call(name, "", {}, "load").remote]

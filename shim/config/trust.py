@@ -132,7 +132,7 @@ def risks(config: Config, folder: Path) -> list[Problem]:
             what = f"the name of a key that is sent to {entry.url}"
             found.append(Problem(dotted(("models", name, key)), what, ALLOWED))
         for key in _keys(entry, "run"):
-            what = f"{getattr(entry, key)}, which is run here"
+            what = f"{_as_written(getattr(entry, key))}, which is run here"
             found.append(Problem(dotted(("models", name, key)), what, ALLOWED))
         for key in _keys(entry, "program"):
             options = risky_options(getattr(entry, key))
@@ -140,6 +140,11 @@ def risks(config: Config, folder: Path) -> list[Problem]:
                 what = f"{', '.join(options)}, which may read, write or run what it names"
                 found.append(Problem(dotted(("models", name, key)), what, ALLOWED))
     return found
+
+
+def _as_written(value: object) -> str:
+    """A command as the file has it, and not as Python's tuple."""
+    return json.dumps(list(value), ensure_ascii=False) if isinstance(value, tuple) else str(value)
 
 
 def _folders(config: Config, section: str, own: Path) -> Iterator[Problem]:

@@ -177,3 +177,21 @@ def test_tokens_are_asked_for_in_the_words_of_each_server() -> None:
     for odd in ({}, {"tokens": ["1"]}, {"tokens": "12"}):
         with pytest.raises(EndpointError):
             asked.parse(odd)
+
+
+def test_what_is_wrong_in_a_request_is_told() -> None:
+    """One text instead of a list, no text, no bytes, no count, and messages for a Python model."""
+    told = {
+        "not a single one": lambda: RerankRequest("q", "one text"),
+        "the list is empty": lambda: RerankRequest("q", []),
+        r"wrong at: \[1\]": lambda: RerankRequest("q", ["a", ""]),
+        "top_n is 0": lambda: RerankRequest("q", ["a"], 0),
+        "found str": lambda: TranscribeRequest("hello.wav"),  # type: ignore[arg-type]
+        "found no bytes": lambda: TranscribeRequest(b""),
+        "not of messages": lambda: TokenizeRequest([{"role": "user", "content": "x"}]).payload(),
+    }
+    for said, asked in told.items():
+        with pytest.raises(InvalidRequest, match=said):
+            asked()
+    with pytest.raises(WorkerError, match="a list of 1, where one of 2 numbers is due"):
+        RerankRequest("q", ["a", "b"]).result("m", {"scores": [1.0]})

@@ -124,7 +124,7 @@ def test_a_result_that_is_no_generator_is_one_item(shim: Shim) -> None:
     [
         ("fails", "ValueError", "no such speaker"),
         ("exits", "SystemExit", "3"),
-        ("object", "Unsendable", r"the result\.a\[1\] is a object"),
+        ("object", "Unsendable", r"the result\.a\[1\] is of type object"),
         ("is_not_there", "AttributeError", "is_not_there"),
         ("breaks_off", "ValueError", "the file ends here"),
     ],
@@ -346,6 +346,6 @@ def test_what_a_kind_cannot_do_is_refused_before_anything_is_asked(
 
 def test_a_payload_that_cannot_be_sent_is_the_callers_mistake(shim: Shim) -> None:
     """It is named by its place, and the model is untouched."""
-    with pytest.raises(InvalidRequest, match=r"the payload\.audio is a object"):
+    with pytest.raises(InvalidRequest, match=r"the payload\.audio is of type object"):
         shim.call("whisper", audio=object())
     assert leases(shim, "whisper") == 0

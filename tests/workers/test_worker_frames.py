@@ -140,9 +140,9 @@ def nested() -> list[Any]:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ({"a": [0, object()]}, r"the value\.a\[1\] is a object"),
+        ({"a": [0, object()]}, r"the value\.a\[1\] is of type object"),
         ({1: 2}, "the value has the key 1; keys are texts"),
-        ({"s": {1, 2}}, r"the value\.s is a set"),
+        ({"s": {1, 2}}, r"the value\.s is of type set"),
         (nested(), "nested more than"),
         ([np.array([object()])], "an array of object, which has no plain bytes"),
         ([10**5000], "cannot be sent"),

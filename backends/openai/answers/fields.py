@@ -35,7 +35,9 @@ def kind(value: Any) -> str:
         return "a number"
     if isinstance(value, str):
         return "a string"
-    return "an object" if isinstance(value, Mapping) else "a list"
+    if isinstance(value, Mapping):
+        return "an object"
+    return f"a list of {len(value)}" if isinstance(value, list | tuple) else "a list"
 
 
 def an_object(value: Any, name: str) -> Mapping[str, Any]:

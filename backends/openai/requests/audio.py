@@ -69,7 +69,10 @@ class TranscribeRequest(VerbRequest[Transcript]):
 
     def __init__(self, audio: bytes, language: str | None = None) -> None:
         if not isinstance(audio, bytes) or not audio:
-            raise InvalidRequest("transcribe() takes the bytes of an audio file.")
+            found = "no bytes" if audio == b"" else type(audio).__name__
+            raise InvalidRequest(
+                f"transcribe() takes the bytes of an audio file, or its path as a Path; found {found}."
+            )
         known = language is None or (isinstance(language, str) and _LANGUAGE.fullmatch(language))
         if not known:
             raise InvalidRequest('language is no code of a language, such as "en".')

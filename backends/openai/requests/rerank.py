@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from backends.base import Endpoint
 from backends.openai.answers.fields import WrongField, objects
-from backends.openai.protocol import Usage, encode, read_figures
+from backends.openai.protocol import Usage, check_texts, encode, read_figures
 from backends.openai.requests.verb_request import Question, VerbRequest, number
 from budget.errors import InvalidRequest
 
@@ -42,14 +42,11 @@ class RerankRequest(VerbRequest[Ranking]):
             raise InvalidRequest("rerank() takes a query that is a non-empty string.")
         if not isinstance(documents, Sequence):
             raise InvalidRequest(f"rerank() takes a list of documents, not {documents!r:.60}.")
-        bad = [i for i, text in enumerate(documents) if not isinstance(text, str) or not text]
-        if isinstance(documents, str) or not documents or bad:
-            raise InvalidRequest(
-                f"rerank() takes a non-empty list of non-empty strings (wrong at: {bad}).",
-                positions=list(bad),
-            )
+        check_texts("rerank", documents)
         if top_n is not None and (type(top_n) is not int or top_n < 1):
-            raise InvalidRequest("top_n is no number above 0.", option="top_n")
+            raise InvalidRequest(
+                f"top_n is {top_n!r:.60}; a whole number above 0 is allowed.", option="top_n"
+            )
         self._query = query
         self._documents = list(documents)
         self._top_n = top_n
@@ -87,7 +84,8 @@ class RerankRequest(VerbRequest[Ranking]):
         found: Any = result.get("scores") if isinstance(result, Mapping) else result
         listed = found.tolist() if hasattr(found, "tolist") else found
         if not isinstance(listed, list) or len(listed) != len(self._documents):
-            raise WrongField("scores", listed, f"a list of {len(self._documents)} numbers")
+            due = f"one of {len(self._documents)} numbers"
+            raise WrongField("scores", listed, due)
         # A cross-encoder of one label may give a row of one score for each document.
         flat = [row[0] if isinstance(row, list) and len(row) == 1 else row for row in listed]
         return Ranking(self._ordered({i: number(s, "a score") for i, s in enumerate(flat)}))

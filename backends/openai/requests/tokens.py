@@ -69,7 +69,16 @@ class TokenizeRequest(VerbRequest[tuple[int, ...]]):
         return _ids(a_list(answer["tokens"], "tokens"))
 
     def payload(self) -> Mapping[str, Any]:
-        """`text`."""
+        """`text`; a Python model has no template that would make a prompt of messages.
+
+        Raises:
+            InvalidRequest: there are messages.
+        """
+        if not isinstance(self.text, str):
+            raise InvalidRequest(
+                "A Python model counts the tokens of a text, not of messages.",
+                hint="Give the text, or ask a model that can chat.",
+            )
         return {"text": self.text}
 
     def of_result(self, result: Any) -> tuple[int, ...]:

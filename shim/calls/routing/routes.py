@@ -93,7 +93,11 @@ class Routes:
                 hint="Try again later, or raise `concurrency` of an endpoint.",
                 model=model,
             )
-        raise EndpointUnavailable(f"No endpoint of {model} answers ({where}).", model=model)
+        raise EndpointUnavailable(
+            f"No endpoint of {model} answers ({where}).",
+            hint="Check the URLs and that the servers run.",
+            model=model,
+        )
 
     def _choice(self, entries: Sequence[EndpointEntry]) -> EndpointChoice:
         key = tuple(entries)

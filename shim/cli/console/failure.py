@@ -15,6 +15,8 @@ EXIT_LOAD: Final = 3
 EXIT_OUTSIDE: Final = 4
 EXIT_INTERRUPTED: Final = 130
 
+_LINES: Final = 10
+"""Lines of a log or a traceback that a terminal gets."""
 _JSON_KEY: Final = "keepwarm.json"
 _CODES: Final = ((CallerError, EXIT_CALLER), (LoadError, EXIT_LOAD), (OutsideError, EXIT_OUTSIDE))
 
@@ -30,15 +32,23 @@ def remember_json(ctx: click.Context, _: click.Parameter | None, value: bool) ->
     return value
 
 
+def _details(error: KeepwarmError) -> tuple[str, list[str]]:
+    """The lines below an error: the log's, if the message does not quote them, or the user's code's."""
+    log_tail, traceback = error.facts.get("log_tail"), error.facts.get("traceback")
+    if isinstance(log_tail, list) and log_tail:
+        return "its last lines", [] if "\n  | " in error.message else list(map(str, log_tail))
+    return "its traceback", traceback.splitlines() if isinstance(traceback, str) else []
+
+
 def tell(ctx: click.Context, error: KeepwarmError) -> None:
     """Print an error as text on stderr, and with `--json` also as `{"error": ...}` on stdout."""
     click.echo(f"keepwarm: error: {error.message}", err=True)
     if error.hint:
         click.echo(f"  {error.hint}", err=True)
-    log_tail = error.facts.get("log_tail")
-    if isinstance(log_tail, list) and log_tail:
-        click.echo("  its last lines:", err=True)
-        for line in log_tail[-10:]:
-            click.echo(f"    {line}", err=True)
+    title, lines = _details(error)
+    if lines:
+        click.echo(f"  {title}:", err=True)
+    for line in lines[-_LINES:]:
+        click.echo(f"    {line}", err=True)
     if ctx.meta.get(_JSON_KEY):
         click.echo(json.dumps({"error": error.to_wire()}))

@@ -160,7 +160,9 @@ class Config(Section):
             for name, entry in self.models.items()
             for key in FILE_KEYS
             for path in _as_paths(getattr(entry, key))
-            if not (path.exists() if key in _FOLDERS_TOO else path.is_file())
+            if not (
+                path.exists() if key in _FOLDERS_TOO or entry.backend == "vllm" else path.is_file()
+            )
         ]
 
 

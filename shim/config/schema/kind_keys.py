@@ -134,7 +134,8 @@ def _source_conflicts(given: Mapping[str, object]) -> Iterator[Conflict]:
     elif kind in ("openai", "ollama") and sources != ["url"]:
         yield "url", f'backend = "{kind}" without a url', "the endpoint's address"
     elif not sources:
-        yield "path", "the model has no file and no endpoint", one
+        known = "path, hf, url or endpoints, factory (your own Python model), or command (a server)"
+        yield "path", "nothing that says what runs the model", f"one of {known}"
 
 
 def _foreign_keys(given: Mapping[str, object]) -> Iterator[Conflict]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ _KEYS: Final = (
     "url",
     "hf",
     "factory",
+    "command",
     "problem",
 )
 
@@ -64,7 +66,11 @@ def _row(row: Mapping[str, Any]) -> tuple[object, ...]:
         size(row["file_bytes"]) if row["file_bytes"] else "",
         size(row["bytes"]) if row["bytes"] else "",
         row["context"],
-        row["url"] or row["hf"] or row["factory"] or row["file"],
+        row["url"]
+        or row["hf"]
+        or row["factory"]
+        or shlex.join(row["command"] or ())
+        or row["file"],
     )
 
 

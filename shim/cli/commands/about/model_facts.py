@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.gguf import GgufHeader, read_header
+from backends.vllm.model_folder import read_folder
 from budget.errors import KeepwarmError
 from shim.cli.commands.inspect.learned_lines import learned_on
 from shim.cli.console.running import ask_running, engine_row
@@ -31,6 +32,8 @@ def file_facts(entry: ModelEntry) -> dict[str, Any]:
         if path is None:
             return found
         found["file"] = str(path)
+        if entry.backend == "vllm":
+            return {**found, **_of_folder(path)}
         header = read_header(path)
         shape = header.shape()
         args = fitted_args(engine_args(entry), entry, shape, sizes_of(entry)[0])
@@ -56,6 +59,17 @@ _OF_HEADER = (
     "pooling",
     "license",
 )
+
+
+def _of_folder(path: Path) -> dict[str, Any]:
+    folder = read_folder(path)
+    return {
+        "files": len(folder.files),
+        "file_bytes": folder.weights_bytes,
+        "architecture": folder.architecture,
+        "quantization": folder.quantization,
+        "trained_context": folder.context_length or None,
+    }
 
 
 def _of_header(path: Path, header: GgufHeader) -> tuple[Any, ...]:
@@ -108,6 +122,7 @@ def facts_of(config: Config, name: str, status: Mapping[str, Any] | None) -> dic
         "model_id": (entry.model_id or name) if entry.remote else None,
         "hf": str(entry.hf) if entry.hf else None,
         "factory": entry.factory,
+        "command": list(entry.command) if entry.command else None,
         "from": config.origin(f"models.{name}.{_source_key(entry)}"),
         "slots": None if entry.remote else int(entry.slots),
         "kv_types": list(entry.kv_types) if entry.is_gguf else None,
@@ -134,7 +149,8 @@ def _learned_on(file: str | None) -> str | None:
 
 
 def _source_key(entry: ModelEntry) -> str:
-    return next(key for key in ("url", "hf", "factory", "path") if getattr(entry, key) is not None)
+    known = ("url", "hf", "factory", "command", "path")
+    return next(key for key in known if getattr(entry, key) is not None)
 
 
 def keeper_status() -> Mapping[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,8 +49,9 @@ def _rows(facts: Mapping[str, Any]) -> list[tuple[str, object]]:
     ]
     if facts["remote"]:
         return [*rows, ("endpoint", facts["url"]), ("name there", facts["model_id"])]
-    if facts["factory"]:
-        code = ("factory", facts["factory"])
+    if facts["factory"] or facts["command"]:
+        command = shlex.join(facts["command"] or ())
+        code = ("factory", facts["factory"]) if facts["factory"] else ("command", command)
         return [*rows, code, ("slots", facts["slots"]), ("stays", _stays(facts))]
     return rows + _file_rows(facts)
 
@@ -63,24 +65,31 @@ def _file_rows(facts: Mapping[str, Any]) -> list[tuple[str, object]]:
     file_bytes, parameters = facts["file_bytes"], facts["parameters"]
     settings: list[tuple[str, object]] = [
         ("slots", facts["slots"]),
-        ("KV cache", "/".join(dict.fromkeys(facts["kv_types"]))),
+        ("KV cache", "/".join(dict.fromkeys(facts["kv_types"] or ())) or None),
         ("stays", _stays(facts)),
         ("hub", facts["hf"]),
         ("file", facts["file"]),
     ]
     if facts["problem"]:
         return [*settings, ("problem", facts["problem"])]
-    trained = facts["trained_context"]
+    # A folder of vLLM's says less than a GGUF file does.
+    trained, context, bits = (
+        facts[key] for key in ("trained_context", "context", "min_bits_per_weight")
+    )
+    for_one = facts["context_per_slot"]
     return [
-        ("context", f"{facts['context']} tokens, {facts['context_per_slot']} for a request"),
+        ("context", f"{context} tokens, {for_one} for a request" if context else None),
         *settings,
         ("size", f"{size(file_bytes)}" + (f", {facts['files']} files" * (facts["files"] > 1))),
         ("title", facts["title"]),
         ("architecture", facts["architecture"]),
-        ("parameters", f"{parameters / 1e9:.2f} billion" if parameters > 1e8 else parameters),
-        ("type", f"{facts['quantization']}, {facts['min_bits_per_weight']:.3g} bits at least"),
+        (
+            "parameters",
+            f"{parameters / 1e9:.2f} billion" if (parameters or 0) > 1e8 else parameters,
+        ),
+        ("type", facts["quantization"] + (f", {bits:.3g} bits at least" if bits else "")),
         ("trained for", f"{trained} tokens" if trained else None),
-        ("chat template", _template(facts)),
+        ("chat template", _template(facts) if facts["kv_types"] else None),
         ("pooling", facts["pooling"]),
         ("license", facts["license"]),
     ]

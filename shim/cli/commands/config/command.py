@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,11 @@ def check_report(path: Path | None) -> dict[str, Any]:
                 "name": name,
                 "role": entry.role,
                 "backend": entry.backend,
-                "source": entry.url or entry.hf or entry.factory or str(entry.path),
+                "source": entry.url
+                or entry.hf
+                or entry.factory
+                or shlex.join(entry.command or ())
+                or str(entry.path),
                 "pinned": entry.pinned,
             }
             for name, entry in config.models.items()

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from backends.gguf import GgufHeader, read_header
+from backends.vllm.model_folder import read_folder
 from budget.errors import KeepwarmError
 from shim.config import Config, ModelEntry
 from shim.config.problems import dotted
@@ -58,6 +59,11 @@ def _fault(key: str, found: str, allowed: str) -> FileFault:
 def _look_into(
     name: str, entry: ModelEntry
 ) -> tuple[GgufHeader | None, list[tuple[str, KeepwarmError]]]:
+    if entry.backend == "vllm" and entry.path is not None and entry.path.exists():
+        try:
+            read_folder(entry.path)
+        except KeepwarmError as error:
+            return None, [("path", error)]
     if not entry.is_gguf or entry.path is None or not entry.path.is_file():
         return None, []
     try:
