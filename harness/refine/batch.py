@@ -37,8 +37,8 @@ def run_many(
 ) -> list[RefineRecord]:
     """The records of all tasks, in their order. The coming uses of models are declared meanwhile.
 
-    Judges are asked one after another, each for all texts. Where models take turns for their bytes, the log
-    and every record's notes say so with the bytes.
+    Judges are asked one after another. Where models take turns for their bytes, the log and every record's
+    notes say so with the bytes.
 
     Args:
         refine: how each task is run.
@@ -54,10 +54,10 @@ def run_many(
     """
     if len(set(a_list("The tasks", tasks))) != len(tasks):
         raise InvalidRequest("A task stands there twice.", hint="Give each task once.")
-    folder = None if records is None else Path(records)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    files = {task: None if folder is None else folder / _name_of(task) for task in tasks}
+    files: dict[str, Path | None] = dict.fromkeys(tasks)
+    if records is not None:
+        Path(records).mkdir(parents=True, exist_ok=True)
+        files = {task: Path(records) / _name_of(task) for task in tasks}
     why = why_grouped(refine)
     if why:
         LOG.info("%s", why)
