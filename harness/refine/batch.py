@@ -58,8 +58,7 @@ def run_many(
     if records is not None:
         Path(records).mkdir(parents=True, exist_ok=True)
         files = {task: Path(records) / _name_of(task) for task in tasks}
-    why = why_grouped(refine)
-    if why:
+    if why := why_grouped(refine):
         LOG.info("%s", why)
     now = {task: _noted(refine.begin(task, files[task]), why) for task in tasks}
     with (
