@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import wave
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -181,7 +182,7 @@ def test_tokens_are_asked_for_in_the_words_of_each_server() -> None:
 
 def test_what_is_wrong_in_a_request_is_told() -> None:
     """One text instead of a list, no text, no bytes, no count, and messages for a Python model."""
-    told = {
+    told: dict[str, Callable[[], object]] = {
         "not a single one": lambda: RerankRequest("q", "one text"),
         "the list is empty": lambda: RerankRequest("q", []),
         r"wrong at: \[1\]": lambda: RerankRequest("q", ["a", ""]),
