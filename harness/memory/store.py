@@ -140,11 +140,11 @@ class MemoryStore:
             InvalidRequest: the ids are no list.
             OutsideError: the file cannot be written.
         """
-        ids = list(ids)
+        ids = list(a_list("The ids", ids))
         if any(type(one) is not int for one in ids):
             raise InvalidRequest(f"Ids of passages are whole numbers, not {ids!r:.60}.")
         with self._database.writing() as connection:
-            gone = set(a_list("The ids", ids))
+            gone = set(ids)
             if where is not None:
                 gone |= set(rows.ids_where(connection, where))
             count = sum(
