@@ -207,6 +207,8 @@ class LoopPools:
     """Connections by event loop, closed with their loop. Safe after `fork()`, and from any thread."""
 
     def __init__(self) -> None:
+        self.ended = False
+        """Whether requests that begin from now on fail as if their connection broke."""
         self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopPools] = (
             WeakKeyDictionary()
         )
@@ -226,7 +228,10 @@ class LoopPools:
             with self._lock:
                 self._forget_closed()
                 self._by_loop[loop] = pools
-        return pools.to(endpoint)
+        pool = pools.to(endpoint)
+        if self.ended:
+            pool.shut_down()
+        return pool
 
     def _forget(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._lock:
@@ -271,3 +276,8 @@ class AsyncTransport(Transport):
     def close(self) -> None:
         """End what runs on all loops, from any thread; each closes its connections when it next runs."""
         self.pools.close_everywhere()
+
+    def end(self) -> None:
+        """As `close`, for good: a request that is about to begin fails as well."""
+        self.pools.ended = True
+        self.close()

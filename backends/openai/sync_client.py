@@ -132,6 +132,8 @@ class ThreadPools:
     """Connections from any thread. Safe after `fork()`."""
 
     def __init__(self) -> None:
+        self.ended = False
+        """Whether requests that begin from now on fail as if their connection broke."""
         self.by_endpoint: dict[str, _Pool] = {}
         self._lock = threading.Lock()
         renew_after_fork(self)
@@ -152,6 +154,8 @@ class ThreadPools:
                 self.by_endpoint.pop(dead).close()
             if key not in self.by_endpoint:
                 self.by_endpoint[key] = _Pool(endpoint)
+                if self.ended:
+                    self.by_endpoint[key].close()
             return self.by_endpoint[key]
 
     async def close(self) -> None:
@@ -197,3 +201,8 @@ class SyncTransport:
     def close(self) -> None:
         """Close every idle connection; running requests fail. The transport can be used again."""
         run_blocking(self.flows.aclose())
+
+    def end(self) -> None:
+        """As `close`, for good: a request that is about to begin fails as well."""
+        self.pools.ended = True
+        self.close()

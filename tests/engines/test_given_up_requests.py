@@ -17,6 +17,7 @@ import pytest
 from backends.base import Endpoint
 from backends.openai import AsyncTransport, SyncTransport
 from backends.openai.connections.network import BoundedBackend, BoundedStream
+from budget.errors import KeepwarmError
 from tests.engines.hostile import ASK, listening, read_request, read_whole, token
 
 _WHOLE = b'{"choices":[{"message":{"content":"ok"},"finish_reason":"stop"}]}'
@@ -241,3 +242,34 @@ def test_no_request_leaves_a_thread(runtime_dir: Path) -> None:
         asyncio.run(_call(AsyncTransport(), endpoint, "stream"))
         client.close()
     assert set(threading.enumerate()) <= before
+
+
+def _never(connection: socket.socket) -> None:
+    """Reads, and answers nothing until its client has gone."""
+    while read_whole(connection)[0]:
+        pass
+
+
+def test_a_request_that_begins_beside_the_end_of_its_transport_fails(runtime_dir: Path) -> None:
+    """No thread would end it later; from threads and from event loops, before or after a connection."""
+
+    async def ask(client: AsyncTransport, endpoint: Endpoint) -> None:
+        await client.chat(endpoint, ASK)
+
+    with listening(_never, runtime_dir / "e.sock") as endpoint:
+        threads, loops = SyncTransport(), AsyncTransport()
+        threads.end()
+        loops.end()
+        with pytest.raises(KeepwarmError):
+            threads.chat(endpoint, ASK)
+        with pytest.raises(KeepwarmError):
+            asyncio.run(ask(loops, endpoint))
+        pooled = SyncTransport()
+        pool = pooled.pools.to(endpoint)
+        pooled.end()
+        assert pooled.pools.to(endpoint) is not pool
+        pooled.pools.by_endpoint[str(endpoint.socket_path)] = (
+            pool  # as a thread that had it already
+        )
+        with pytest.raises(KeepwarmError):
+            pooled.chat(endpoint, ASK)

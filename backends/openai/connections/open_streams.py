@@ -21,26 +21,32 @@ class NetworkStream(Protocol):
 
 
 class OpenStreams:
-    """Every connection that is not closed yet, idle or in use."""
+    """Every connection that is not closed yet, idle or in use.
+
+    One that is made while the others are shut down, or later, is shut down as well: its request had begun
+    before, and no thread would end it.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._streams: WeakSet[NetworkStream] = WeakSet()
+        self._shut_down = False
         renew_after_fork(self)
 
     def add(self, stream: NetworkStream) -> None:
         """A connection was made."""
         with self._lock:
             self._streams.add(stream)
+            late = self._shut_down
+        if late:
+            _wake(stream)
 
     def shut_down(self) -> None:
         """Shut all down, which wakes threads that wait on one. Closing a descriptor would not wake them."""
         with self._lock:
-            streams = list(self._streams)
+            streams, self._shut_down = list(self._streams), True
         for stream in streams:
-            # Closed meanwhile, or encrypted by another object.
-            with contextlib.suppress(OSError, AttributeError):
-                stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+            _wake(stream)
 
     def forked(self) -> None:
         """In a forked child: leave the connections to the parent alone.
@@ -60,3 +66,9 @@ class OpenStreams:
                 if descriptor >= 0:
                     os.dup2(nowhere, descriptor, inheritable=False)
             os.close(nowhere)
+
+
+def _wake(stream: NetworkStream) -> None:
+    # Closed meanwhile, or encrypted by another object.
+    with contextlib.suppress(OSError, AttributeError):
+        stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
