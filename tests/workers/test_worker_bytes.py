@@ -40,6 +40,20 @@ def test_what_is_declared_is_booked_and_more_is_learned(make: Make) -> None:
     assert "corrected by what it took" in row(shim, "m")["placement"]
 
 
+def test_what_is_declared_is_booked_also_where_less_was_learned_before(make: Make) -> None:
+    """`bytes` is never too little: a model that takes more while it works is declared so."""
+    entry = {"factory": "speech:Transcriber", "bytes": "16MiB", "options": {"mib": 64}}
+    first = make({"m": entry})
+    first.call("m")
+    first.unload("m")
+    first.load("m")
+    assert 64 * MIB < booked(first, "m") < 200 * MIB
+    first.close()
+    second = make({"m": {**entry, "bytes": "300MiB"}})
+    second.load("m")
+    assert booked(second, "m") == 300 * MIB
+
+
 def test_without_bytes_the_first_load_is_a_guess_that_says_so(make: Make, folder: Path) -> None:
     """1 GiB, or the sizes of the files; the second load books what the first took, though it was short."""
     (folder / "weights.bin").write_bytes(bytes(3 * MIB))

@@ -196,8 +196,13 @@ def devices_for(name: str, entry: ConfigEntry, devices: BudgetDevices) -> tuple[
 
 
 def with_learned(placement: Placement, identity: str, inspector: Inspector) -> Placement:
-    """The placement, with what its engine took before."""
+    """The placement, with what its engine took before; never less than what is declared."""
     if inspector.learned is None:
         return placement
     known = inspector.learned.get(identity, placement.args, inspector.build_key())
-    return known.apply(placement) if known else placement
+    if known is None:
+        return placement
+    learned = known.apply(placement)
+    # The figures may have been learned while less was declared, or nothing.
+    less = learned.total_bytes < placement.total_bytes
+    return placement if placement.source == "declared" and less else learned
