@@ -144,7 +144,8 @@ class KeeperConnection:
                     if until is not None:
                         limit_s = max(min(limit_s, until - time.monotonic()), 0.001)
                     message = decode(await self._channel.read(limit_s))
-                    if message.get("id") == self._number:
+                    # A lease would be used after its shim was closed; the next read fails then.
+                    if message.get("id") == self._number and not self._interrupted:
                         self.is_usable = self._works
                         break
                     self._hear(message)

@@ -332,7 +332,7 @@ def test_a_task_that_is_given_up_while_it_declares_leaves_no_plan(
                 pytest.fail("it was entered")
 
         task = asyncio.create_task(enter())
-        assert await asyncio.to_thread(begun.wait, 20)
+        assert await asyncio.to_thread(begun.wait, 60)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

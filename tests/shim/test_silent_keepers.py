@@ -179,6 +179,22 @@ def test_each_sign_of_life_gives_the_keeper_the_whole_time_again() -> None:
     assert channel.limits == [SILENCE_S] * 4
 
 
+def test_an_answer_that_comes_while_the_shim_closes_is_not_used() -> None:
+    """A lease that was granted at that moment would send a request after the close."""
+
+    class Closing(ScriptedChannel):
+        async def read(self, limit_s: float) -> bytes:
+            if self.limits:
+                raise KeeperUnavailable("The socket is closed.")
+            line.interrupt()
+            return await super().read(limit_s)
+
+    line = KeeperConnection(Closing({"id": 1, "ok": {"lease": "r1"}}))
+    with pytest.raises(Cancelled, match="closed"):
+        run_blocking(line.ask("lease"))
+    assert not line.is_usable
+
+
 def test_what_only_looks_is_given_up_sooner() -> None:
     """`keepwarm ps` says within 5 s that the keeper does not respond."""
     channel = ScriptedChannel({"id": 1, "ok": {}}, {"id": 2, "ok": {}})
