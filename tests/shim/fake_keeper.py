@@ -20,8 +20,9 @@ from shim.wire.json_lines import VERSION, encode
 from tests.engines.support import placement
 
 Message = dict[str, Any]
-Says = Callable[[Message], Iterator[Message]]
-"""What the keeper says to an op, line by line; at its end the answer may be missing."""
+Says = Callable[[Message], Iterator[Message | list[Message]]]
+"""What the keeper says to an op, line by line, or several lines that arrive together; at its end the answer
+may be missing."""
 
 HANG_UP: Message = {"hang": "up"}
 """In place of a line: the keeper closes the connection."""
@@ -85,10 +86,12 @@ class FakeKeeper:
                     if answer is HANG_UP:
                         connection.shutdown(socket.SHUT_RDWR)
                         return
-                    number = {} if "notice" in answer else {"id": message.get("id")}
-                    connection.sendall(encode({**number, **answer}))
+                    together = answer if isinstance(answer, list) else [answer]
+                    number = {"id": message.get("id")}
+                    said = [m if "notice" in m else {**number, **m} for m in together]
+                    connection.sendall(b"".join(map(encode, said)))
 
-    def _answers(self, message: Message) -> Iterator[Message]:
+    def _answers(self, message: Message) -> Iterator[Message | list[Message]]:
         if message["op"] != "hello":
             yield from self._says(message)
         elif self._greets:

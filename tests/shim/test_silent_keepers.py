@@ -311,12 +311,11 @@ def test_a_keeper_that_refuses_the_connection_says_why(runtime_dir: Path) -> Non
 
 
 def leased(engine: Any, *notices: Message, death: Message | None = None) -> Any:
-    """What a keeper says that grants a lease and has something to add."""
+    """What a keeper says that grants a lease and has something to add, which is there with the grant."""
 
-    def says(message: Message) -> Iterator[Message]:
+    def says(message: Message) -> Iterator[Message | list[Message]]:
         if message["op"] == "lease":
-            yield grant(engine)
-            yield from notices
+            yield [grant(engine), *notices]
         elif message["op"] == "diagnose":
             yield {"ok": {"death": death}}
 
