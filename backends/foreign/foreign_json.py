@@ -40,11 +40,10 @@ def parse_json(data: bytes | str, *, max_depth: int = MAX_DEPTH) -> Any:
     decoder = _CHECKING if large else _PLAIN
     try:
         return decoder.decode(raw.decode("utf-8"))
-    except BadJson:
-        raise
     except RecursionError:
         raise BadJson(f"JSON nested deeper than {max_depth} levels") from None
-    except ValueError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        # Another ValueError is not the parser's: a handler of the program's own signals may raise here.
         raise BadJson(f"not JSON: {error}") from error
 
 

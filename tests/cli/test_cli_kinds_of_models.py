@@ -30,10 +30,10 @@ backend = "ollama"
 
 
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def config(tmp_path: Path, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model of every kind beside GGUF files, and no keeper."""
-    for name in ("XDG_STATE_HOME", "KEEPWARM_RUNTIME_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("KEEPWARM_RUNTIME_DIR", str(runtime_dir))
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "config.json").write_text(json.dumps({"architectures": ["TinyForCausalLM"]}))
     (tmp_path / "hf" / "model.safetensors").write_bytes(bytes(64))

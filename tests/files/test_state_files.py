@@ -76,3 +76,18 @@ def test_what_looks_like_an_exponent_in_a_name_costs_no_look_at_each_number(
 
     monkeypatch.setattr(foreign_json, "_CHECKING", json.JSONDecoder(parse_float=looked))
     assert parse_json(b'{"id":"b1-0c1e570","e":1.5}') == {"id": "b1-0c1e570", "e": 1.5}
+
+
+def test_an_error_that_is_not_the_parsers_is_not_taken_for_bad_json(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A handler of the program's own signals may raise while a document is read."""
+
+    class Interrupted:
+        def decode(self, _text: str) -> object:
+            raise ValueError("the handler's own")
+
+    monkeypatch.setattr(foreign_json, "_PLAIN", Interrupted())
+    with pytest.raises(ValueError, match="the handler's own") as caught:
+        parse_json(b"{}")
+    assert not isinstance(caught.value, BadJson)

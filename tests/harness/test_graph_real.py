@@ -36,7 +36,7 @@ def config(files: dict[str, Path], limit: int | str, context: int = 512) -> dict
 def limit_for_two(files: dict[str, Path]) -> int:
     """Bytes for any two of the models, not for all three."""
     with Shim(config(files, "1GiB"), inline=True, share=True) as shim:
-        sizes = sorted(sum(one.values()) for one in shim.what_if("abc")["bytes"].values())
+        sizes = sorted(sum(one.values()) for one in shim.what_if(["a", "b", "c"])["bytes"].values())
     limit = int(1.03 * (sizes[1] + sizes[2]))
     assert limit < sum(sizes)
     return limit
