@@ -98,7 +98,7 @@ class _Door(BaseHTTPRequestHandler):
             self._answer(200, {"model": name, "message": message, **done})
         else:
             words, last = _talk(self.server.words, body)
-            self._answer(200, _said("".join(words), done=True, **last))
+            self._answer(200, _said("".join(words), done=not self.server.breaks_off, **last))
 
     def _embed(self, name: str, texts: list[str]) -> None:
         if any(len(text.split()) > LONGEST for text in texts):

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from backends.base import Endpoint
 from backends.openai import RemoteEngine
-from shim import EndpointUnavailable, InvalidRequest, Shim, UnknownModel
+from shim import EndpointUnavailable, InvalidRequest, KeepwarmError, Shim, UnknownModel
 from shim.cli import main
 from tests.engines.support import placement
 from tests.servers.fake_ollama import BYTES, FakeOllama, fake_ollama
@@ -95,6 +95,13 @@ def test_a_stream_that_breaks_off_is_an_error_with_its_text(shim: Shim, ollama: 
     with pytest.raises(EndpointUnavailable) as caught:
         list(shim.stream("talks", "Hi"))
     assert caught.value.facts["text"] == "Hello you"
+
+
+def test_a_whole_answer_that_is_not_done_is_an_error(shim: Shim, ollama: FakeOllama) -> None:
+    """A part of an answer is no answer."""
+    ollama.breaks_off = True
+    with pytest.raises(KeepwarmError, match="it says that it is not done"):
+        shim.chat("talks", "Hi")
 
 
 def test_tools_images_and_calls_have_its_shapes(shim: Shim, ollama: FakeOllama) -> None:

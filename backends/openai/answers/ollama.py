@@ -161,7 +161,11 @@ def answered(raw: bytes) -> bytes:
         vectors = rows if isinstance(rows, list) else []
         data = [{"index": at, "embedding": vector} for at, vector in enumerate(vectors)]
         return _encoded({"data": data, "usage": {"prompt_tokens": found.get("prompt_eval_count")}})
-    return _encoded(_said(found, "message")) if "message" in found else raw
+    if "message" not in found:
+        return raw
+    if found.get("done") is False:
+        return _encoded({"error": "the answer broke off: it says that it is not done"})
+    return _encoded(_said(found, "message"))
 
 
 def _said(found: Mapping[str, Any], of: str) -> dict[str, Any]:
