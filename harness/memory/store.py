@@ -137,9 +137,14 @@ class MemoryStore:
             How many are gone.
 
         Raises:
-            InvalidRequest: the ids are no list.
+            InvalidRequest: the ids are no list, or `where` is empty, which would mean every passage.
             OutsideError: the file cannot be written.
         """
+        if where is not None and not where:
+            raise InvalidRequest(
+                "An empty `where` would delete every passage.",
+                hint="Name the metadata, or the ids; to forget all, delete the file.",
+            )
         ids = list(a_list("The ids", ids))
         if any(type(one) is not int for one in ids):
             raise InvalidRequest(f"Ids of passages are whole numbers, not {ids!r:.60}.")

@@ -308,6 +308,7 @@ def test_a_closed_memory_and_impossible_searches_are_typed(memory: MemoryStore) 
         lambda m: m.add(None),
         lambda m: m.delete(["a"]),
         lambda m: m.delete([2**70]),
+        lambda m: m.delete(where={}),
     ]
     for ask in odd:
         with pytest.raises(InvalidRequest):
