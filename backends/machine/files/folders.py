@@ -165,3 +165,25 @@ def check_socket_path(path: Path) -> Path:
             limit=SOCKET_PATH_BYTES,
         )
     return path
+
+
+def remove_own_socket(path: Path) -> os.stat_result | None:
+    """Remove the socket that an earlier program of this user left; returns what else lies there."""
+    try:
+        found = path.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.getuid():
+        return found
+    path.unlink()
+    return None
+
+
+@contextlib.contextmanager
+def sockets_are_private() -> Iterator[None]:
+    """A Unix socket that is bound meanwhile gets mode 0600."""
+    before = os.umask(0o177)
+    try:
+        yield
+    finally:
+        os.umask(before)

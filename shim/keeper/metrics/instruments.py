@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from opentelemetry.metrics import CallbackOptions, Meter, Observation
+from opentelemetry.metrics import CallbackOptions, Histogram, Meter, Observation
 
 from shim.keeper.metrics.books_read import Reading
 from shim.keeper.shell.history import EvictStory, LoadStory
@@ -81,31 +81,31 @@ class Instruments:
     def __init__(self, meter: Meter, fresh: Callable[[], Reading]) -> None:
         self._fresh = fresh
         self._now = Reading()
-        histogram = meter.create_histogram
+
+        def histogram(name: str, unit: str, what: str, bounds: Sequence[float]) -> Histogram:
+            return meter.create_histogram(
+                name, unit, what, explicit_bucket_boundaries_advisory=bounds
+            )
+
         self._duration = histogram(
-            names.REQUEST_DURATION, "s", "From asking for a model to the end of the answer.",
-            explicit_bucket_boundaries_advisory=SECONDS,
-        )  # fmt: skip
+            names.REQUEST_DURATION,
+            "s",
+            "From asking for a model to the end of the answer.",
+            SECONDS,
+        )
         self._first = histogram(
-            names.TTFT, "s", "From asking for a model to the first token.",
-            explicit_bucket_boundaries_advisory=FIRST,
-        )  # fmt: skip
-        self._each = histogram(
-            names.TPOT, "s", "For each further token.",
-            explicit_bucket_boundaries_advisory=FURTHER,
-        )  # fmt: skip
+            names.TTFT, "s", "From asking for a model to the first token.", FIRST
+        )
+        self._each = histogram(names.TPOT, "s", "For each further token.", FURTHER)
         self._tokens = histogram(
-            names.USAGE, "{token}", "Tokens of prompts (input) and of answers (output).",
-            explicit_bucket_boundaries_advisory=TOKENS,
-        )  # fmt: skip
+            names.USAGE, "{token}", "Tokens of prompts (input) and of answers (output).", TOKENS
+        )
         self._queue = histogram(
-            names.QUEUE_DURATION, "s", "From asking for a model to being granted it.",
-            explicit_bucket_boundaries_advisory=SECONDS,
-        )  # fmt: skip
+            names.QUEUE_DURATION, "s", "From asking for a model to being granted it.", SECONDS
+        )
         self._loads = histogram(
-            names.LOAD_DURATION, "s", "Loads of models, by where the file came from.",
-            explicit_bucket_boundaries_advisory=SECONDS,
-        )  # fmt: skip
+            names.LOAD_DURATION, "s", "Loads of models, by where the file came from.", SECONDS
+        )
         counter = meter.create_counter
         self._evictions = counter(names.EVICTIONS, "{eviction}", "Engines that left.")
         self._denials = counter(names.DENIALS, "{request}", "Requests that got no model.")

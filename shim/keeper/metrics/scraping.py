@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
-import os
 import socket
-import stat
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,7 +16,11 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-from backends.machine.files.folders import check_socket_path
+from backends.machine.files.folders import (
+    check_socket_path,
+    remove_own_socket,
+    sockets_are_private,
+)
 from budget.errors import ConfigError
 
 LOG = logging.getLogger("keepwarm.keeper")
@@ -90,11 +92,8 @@ class _UnixServer(_PortServer):
         super().__init__(str(check_socket_path(path)), _Handler)  # type: ignore[arg-type]
 
     def server_bind(self) -> None:
-        before = os.umask(0o177)
-        try:
+        with sockets_are_private():
             super().server_bind()
-        finally:
-            os.umask(before)
 
     def get_request(self) -> tuple[socket.socket, Any]:
         """A connection, and an address of the form that the handlers expect: here it has none."""
@@ -108,16 +107,11 @@ class _UnixServer(_PortServer):
 
 def _make_way(path: Path) -> None:
     """Remove the socket of an earlier keeper."""
-    try:
-        found = path.stat(follow_symlinks=False)
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.getuid():
+    if remove_own_socket(path) is not None:
         raise ConfigError(
             f"{path} is there already, and no socket of yours.",
             hint="Name another path as [metrics] prometheus.",
         )
-    path.unlink()
 
 
 def _is_loopback(host: str) -> bool:

@@ -13,7 +13,11 @@ import stat
 from pathlib import Path
 from typing import Final, Protocol
 
-from backends.machine.files.folders import check_socket_path
+from backends.machine.files.folders import (
+    check_socket_path,
+    remove_own_socket,
+    sockets_are_private,
+)
 from backends.machine.processes import open_files
 from budget.errors import ConfigError, QueueFull
 from shim.keeper.server.connection import Connection
@@ -86,7 +90,8 @@ class Listener:
         _make_way(path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            _bind(sock, path)
+            with sockets_are_private():
+                sock.bind(str(check_socket_path(path)))
             sock.listen(BACKLOG)
             self._inode = path.stat().st_ino
         except BaseException:
@@ -216,24 +221,11 @@ class Listener:
 
 
 def _make_way(path: Path) -> None:
-    try:
-        found = path.stat(follow_symlinks=False)
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.getuid():
+    if (found := remove_own_socket(path)) is not None:
         raise ConfigError(
             f"{path} is not a keeper's socket (mode {found.st_mode:o}, owner {found.st_uid}).",
             hint="Remove it, or set $KEEPWARM_RUNTIME_DIR to another private folder.",
         )
-    path.unlink()
-
-
-def _bind(sock: socket.socket, path: Path) -> None:
-    before = os.umask(0o177)
-    try:
-        sock.bind(str(check_socket_path(path)))
-    finally:
-        os.umask(before)
 
 
 def _refuse(conn: socket.socket, limit: int) -> None:
