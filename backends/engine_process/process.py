@@ -7,10 +7,12 @@ import contextlib
 import errno
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from backends.engine_process.child_end import exit_code
 from backends.engine_process.log import LogRing
 from backends.engine_process.log_reader import LogReader
 from backends.machine.children import ending_with_us
@@ -93,13 +95,13 @@ class EngineProcess:
     follows the thread that started it, not the process.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, reader: LogReader) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], reader: LogReader) -> None:
         self._process = process
         self._reader = reader
         self._ended = asyncio.ensure_future(self._wait())
 
     @classmethod
-    async def spawn(
+    def spawn(
         cls,
         argv: Sequence[str],
         env: Mapping[str, str],
@@ -110,6 +112,8 @@ class EngineProcess:
         if_absent: str = "Install the project again; its build of llama.cpp is not complete.",
     ) -> EngineProcess:
         """Start the command under the parent-death signal, with everything it creates private.
+
+        An event loop has to run, because it hears the log and the end.
 
         Args:
             argv: the command.
@@ -126,12 +130,11 @@ class EngineProcess:
         # If the start fails, both ends of the pipe are still here, and are closed.
         reader = LogReader(reading, LogRing(on_ready))
         try:
-            process = await asyncio.create_subprocess_exec(
-                *ending_with_us(),
-                *argv,
-                stdin=asyncio.subprocess.DEVNULL,
+            process = subprocess.Popen(
+                [*ending_with_us(), *argv],
+                stdin=subprocess.DEVNULL,
                 stdout=writing,
-                stderr=asyncio.subprocess.STDOUT,
+                stderr=subprocess.STDOUT,
                 env=dict(env),
                 cwd=cwd,
                 umask=0o077,
@@ -170,7 +173,7 @@ class EngineProcess:
 
     async def _wait(self) -> int:
         try:
-            code = await self._process.wait()
+            code = await exit_code(self._process)
             await self._reader.until_end(LOG_END_S)
         finally:
             # Its event loop may end before it does.

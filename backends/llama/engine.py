@@ -138,7 +138,7 @@ class LlamaServerEngine(ProcessEngine):
         env.update(env_of_gpus)
         self._gate = gate = Gate()
         try:
-            process = await EngineProcess.spawn(
+            process = EngineProcess.spawn(
                 [*command, *gate.arguments, *rest],
                 env,
                 on_ready=self._said_ready.set,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import contextlib
-import threading
 from collections.abc import Callable
 from typing import Final, ParamSpec, TypeVar
 
 from budget.errors import LoadFailed
 
 ANSWER_LIMIT_S: Final = 10.0
+START_LIMIT_S: Final = 10.0
+"""A thread that has not begun by then found no memory."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -41,7 +43,7 @@ async def in_own_thread(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwa
         LoadFailed: no thread could be started.
         whatever `work` raises.
     """
-    loop = asyncio.get_running_loop()
+    loop, begun = asyncio.get_running_loop(), asyncio.Event()
     answer: asyncio.Future[_T] = loop.create_future()
 
     def unless_done(set_it: Callable[[], None]) -> None:
@@ -49,6 +51,8 @@ async def in_own_thread(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwa
             set_it()
 
     def run() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(begun.set)
         try:
             result = work(*args, **kwargs)
         except BaseException as error:
@@ -59,12 +63,13 @@ async def in_own_thread(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwa
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(unless_done, settle)
 
-    name = getattr(work, "__name__", "work")
     try:
-        threading.Thread(target=run, name=f"keepwarm-{name}", daemon=True).start()
-    except RuntimeError as error:
+        # Not by `Thread.start`, which waits without bound for a thread that found no memory.
+        _thread.start_new_thread(run, ())
+        await asyncio.wait_for(begun.wait(), START_LIMIT_S)
+    except (RuntimeError, TimeoutError) as error:
         raise LoadFailed(
-            f"no thread could be started: {error}.",
+            f"no thread could be started: {str(error) or 'it does not begin'}.",
             hint="See the limits of processes and memory of this user (`ulimit -u`).",
         ) from error
     return await answer

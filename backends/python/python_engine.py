@@ -124,7 +124,7 @@ class PythonEngine(MeasuredEngine[WorkerSpec]):
         ours, theirs = socket.socketpair()
         self._control = Control(ours)
         try:
-            process = await EngineProcess.spawn(
+            process = EngineProcess.spawn(
                 [python, "-u", str(WORKER), str(theirs.fileno())],
                 env,
                 inherited=(theirs.fileno(),),

@@ -144,7 +144,7 @@ class ServerEngine(MeasuredEngine[ServerSpec]):
         program, *arguments = (filled(text, values) for text in spec.command)
         await asked(self._write_key)
         self._began_s = time.monotonic()
-        return await EngineProcess.spawn(
+        return EngineProcess.spawn(
             [await asked(self._found, program, cwd, env.get("PATH", "")), *arguments],
             env,
             on_ready=self._said_ready.set,

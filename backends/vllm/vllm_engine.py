@@ -159,7 +159,7 @@ class VllmEngine(MeasuredEngine[VllmSpec]):
         variables = server_variables(program, placement, settings)
         env = program_environment(self._runtime_dir, await gpu_variables(self._gpus))
         env.update(variables | dict(self._spec.env or {}))
-        return await EngineProcess.spawn(
+        return EngineProcess.spawn(
             server_command(program, placement, settings),
             env,
             on_ready=self._said_ready.set,

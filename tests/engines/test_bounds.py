@@ -157,7 +157,7 @@ def test_a_process_that_does_not_end_is_said_not_waited_for(
     """A driver can hold a killed process for ever: its end is waited for within a bound."""
 
     async def scenario() -> None:
-        process = await EngineProcess.spawn(["sleep", "60"], dict(os.environ))
+        process = EngineProcess.spawn(["sleep", "60"], dict(os.environ))
         with monkeypatch.context() as m:
             m.setattr(process_module, "KILL_LIMIT_S", 0.01)
             m.setattr(process, "_signal", lambda _number: None)
@@ -235,7 +235,7 @@ def test_a_stopped_process_is_seen() -> None:
     """By the state that the kernel tells."""
 
     async def scenario() -> None:
-        process = await EngineProcess.spawn(["sleep", "60"], dict(os.environ))
+        process = EngineProcess.spawn(["sleep", "60"], dict(os.environ))
         try:
             assert not is_stopped(process.pid)
             os.kill(process.pid, signal.SIGSTOP)

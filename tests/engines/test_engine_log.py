@@ -86,7 +86,7 @@ def test_a_loop_that_ends_before_its_engine_leaves_no_descriptor() -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
 
     async def scenario() -> int:
-        return (await EngineProcess.spawn(["sleep", "60"], dict(os.environ))).pid
+        return EngineProcess.spawn(["sleep", "60"], dict(os.environ)).pid
 
     pid = asyncio.run(scenario())
     os.kill(pid, signal.SIGKILL)

@@ -161,8 +161,8 @@ def test_a_load_that_stalls_is_given_up(
     """The time-out counts from the last progress; a stopped process makes none."""
     spawn = EngineProcess.spawn
 
-    async def frozen(*args: object, **options: object) -> EngineProcess:
-        process = await spawn(*args, **options)  # type: ignore[arg-type]
+    def frozen(*args: object, **options: object) -> EngineProcess:
+        process = spawn(*args, **options)  # type: ignore[arg-type]
         os.kill(process.pid, signal.SIGSTOP)
         return process
 

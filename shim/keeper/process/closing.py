@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
+import signal
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -50,11 +50,10 @@ class Steps:
 
 
 def end_process_within(limit_s: float) -> None:
-    """Kill this process after `limit_s`, unless it has ended by itself.
+    """End this process after `limit_s`, unless it has ended by itself. For the main thread.
 
     An event loop and Python wait for threads when they end. A thread that hangs in a disk or in a driver
-    cannot be ended otherwise.
+    cannot be ended otherwise, and a process without memory cannot start a thread that would do it.
     """
-    timer = threading.Timer(limit_s, os._exit, (0,))
-    timer.daemon = True
-    timer.start()
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+    signal.setitimer(signal.ITIMER_REAL, limit_s)

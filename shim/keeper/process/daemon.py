@@ -30,6 +30,7 @@ from shim.keeper.keeper import Keeper
 from shim.keeper.process.closing import end_process_within
 from shim.keeper.process.device_locks import lock_budgeted
 from shim.keeper.process.log_lines import KeeperLog
+from shim.keeper.process.ready_threads import ReadyThreads
 from shim.keeper.process.socket_watch import LOOK_EVERY_S, Reachable
 from shim.keeper.server.server import Server
 from shim.paths import check_appendable, keeper_socket, log_file
@@ -232,6 +233,7 @@ def _read_stdin() -> bytes:
 
 async def _main(order: Order, ready_fd: int, log: KeeperLog) -> None:
     loop, ready, stop = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+    loop.set_default_executor(ReadyThreads())
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
 

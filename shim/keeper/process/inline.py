@@ -17,7 +17,7 @@ from shim.config import Config
 from shim.keeper.engines.running_engine import EngineFactory
 from shim.keeper.keeper import Keeper
 from shim.keeper.process.device_locks import DeviceLocks, lock_budgeted, say_shared
-from shim.keeper.process.late_threads import LateThreads
+from shim.keeper.process.ready_threads import ReadyThreads
 from shim.keeper.process.socket_watch import LOOK_EVERY_S, Reachable
 from shim.keeper.server.server import Server
 from shim.paths import inline_dir, keeper_socket
@@ -83,7 +83,7 @@ class InlineKeeper:
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        self._loop.set_default_executor(LateThreads())
+        self._loop.set_default_executor(ReadyThreads())
         if self._abandoned:
             self._stop.set()
         with self._locks() as locks:
