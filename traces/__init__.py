@@ -15,8 +15,9 @@ from traces.records import (
     RequestRecord,
     Storage,
 )
-from traces.run import RunTrace, SpanHandle, current_run
+from traces.run import RunTrace, current_run
 from traces.runs import RequestLine, RunLine, append_run, read_runs
+from traces.span_handle import SpanHandle
 
 __all__ = [
     "PREFETCH",

@@ -19,6 +19,10 @@ class Traced(Protocol):
         """Whether the run has begun and not ended."""
         ...
 
+    def after_fork(self) -> bool:
+        """In a forked child: take part in the run, if it is for children; returns whether it is."""
+        ...
+
 
 _Run = TypeVar("_Run", bound=Traced)
 
@@ -33,9 +37,10 @@ class RunContext(Generic[_Run]):
     def __init__(self) -> None:
         self._current: ContextVar[_Run | None] = ContextVar("keepwarm_run", default=None)
         self._open: tuple[_Run, ...] = ()
+        self._inherited: _Run | None = None
         self._lock = threading.Lock()
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._forget)
+            os.register_at_fork(after_in_child=self._forked)
 
     def get(self) -> _Run | None:
         """The active run that this code belongs to, or None."""
@@ -43,8 +48,13 @@ class RunContext(Generic[_Run]):
         if run is not None:
             return run if run.active else None
         if not self._open:
-            return None
+            inherited = self._inherited
+            return inherited if inherited is not None and inherited.active else None
         return self._of_a_plain_thread()
+
+    def inherit(self, run: _Run | None) -> None:
+        """Where this process opens no run, the one of the process that started it is the current one."""
+        self._inherited = run
 
     def _of_a_plain_thread(self) -> _Run | None:
         try:
@@ -74,11 +84,14 @@ class RunContext(Generic[_Run]):
         self._current.set(run)
         return before
 
-    def _forget(self) -> None:
-        # A forked child shares the file but not the lanes: its slices would overlap the parent's.
-        self._open = ()
+    def _forked(self) -> None:
         self._lock = threading.Lock()
-        self._current.set(None)
+        inherited, run = self._inherited, self._current.get()
+        if inherited is not None and not inherited.after_fork():
+            self._inherited = None
+        self._open = tuple(one for one in self._open if one.after_fork())
+        if run is not None and not run.active:
+            self._current.set(None)
 
 
 def owner() -> tuple[object, str]:

@@ -151,6 +151,11 @@ def run_lanes(service: str, run_id: str) -> str:
     return f"1 run {service} {run_id}"
 
 
+def process_lanes(service: str, pid: int | None) -> str:
+    """Name of the lanes of another process of the run; None: of all that have no group of their own."""
+    return f"1 further processes of {service}" if pid is None else f"1 process {pid} of {service}"
+
+
 def device_lanes(device: str) -> str:
     """Name of the group of lanes and counters of one device."""
     return f"2 device {device}"

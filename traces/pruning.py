@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from traces.chrome.file import SUFFIX
+from traces.chrome.file import SUFFIX, stem_of
+from traces.processes.late_parts import late_parts
+from traces.processes.shared_run import SUFFIX as OPEN
+from traces.processes.shared_run import is_open
 from traces.runs import FILE_NAME, RunLine, drop_runs, read_runs
 
 UNFINISHED_S: Final = 86_400.0
@@ -73,4 +76,10 @@ def prune(folder: Path, going: list[TraceFileFound]) -> None:
     """
     for one in going:
         one.path.unlink(missing_ok=True)
+        # What a killed run left beside it.
+        for part in late_parts(one.path):
+            part.unlink(missing_ok=True)
+        marker = one.path.with_name(stem_of(one.path) + OPEN)
+        if not is_open(marker):
+            marker.unlink(missing_ok=True)
     drop_runs(folder / FILE_NAME, {str(one.path.absolute()) for one in going})

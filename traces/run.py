@@ -9,17 +9,20 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from contextvars import ContextVar, Token
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 from opentelemetry.sdk.trace.export import SpanExporter
 
 from traces import names
-from traces.current import RunContext, owner
+from traces.chrome.file import stem_of
+from traces.current import RunContext
 from traces.place import check_run_id, default_directory, new_run_id
+from traces.processes.at_exit import at_process_end
+from traces.processes.part_lines import Recording
+from traces.processes.part_of_run import PartOfRun
+from traces.processes.shared_run import RunFacts, SharedRun, named_run, share
 from traces.recording.broken_sinks import Problems
 from traces.recording.exporters import Exporters
 from traces.recording.parts import MAX_BYTES, PartSettings, TraceParts, failure_attributes
@@ -27,73 +30,11 @@ from traces.recording.writer import Writer
 from traces.records import CounterSample, EvictSpan, Incident, LoadSpan, Record, RequestRecord
 from traces.runs import FILE_NAME
 from traces.span_data import SpanData
-from traces.text import clean, snapshot
+from traces.span_handle import NOT_SAMPLED, SpanHandle, open_span, reset_span
+from traces.text import Value, clean, snapshot
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-
-NOT_SAMPLED: Final = 0
-"""The id of a span that is not recorded, nor is anything in it."""
-
-_parent: ContextVar[tuple[RunTrace, int] | None] = ContextVar("keepwarm_span", default=None)
-
-
-class SpanHandle:
-    """A span around a piece of work, for one `with`."""
-
-    def __init__(
-        self, run: RunTrace, name: str, start_ns: int | None, attributes: dict[str, object]
-    ) -> None:
-        self._run = run
-        self._name = name
-        self._start_ns = start_ns
-        self._attributes = attributes
-        self._token: Token[tuple[RunTrace, int] | None] | None = None
-        self._span_id = NOT_SAMPLED
-        self._parent_id = NOT_SAMPLED
-        self._owner: Hashable = None
-
-    def set(self, **attributes: object) -> None:
-        """Add attributes to the span."""
-        self._attributes.update(snapshot(attributes))
-
-    def __enter__(self) -> Self:
-        run = self._run
-        if not run.active:
-            return self
-        if self._start_ns is None:
-            self._start_ns = time.monotonic_ns()
-        self._parent_id = parent = run._sampled_parent()
-        if parent != NOT_SAMPLED:
-            self._span_id = run._next_id()
-            self._owner, thread = owner()
-            self._attributes = {names.THREAD: thread, **snapshot(self._attributes)}
-            run._writer.put((run._parts.opened, self._owner, self._start_ns + run._offset_ns))
-        self._token = _parent.set((run, self._span_id))
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._token is None:
-            return
-        _reset(self._token)
-        run = self._run
-        if self._span_id == NOT_SAMPLED or run._pid != os.getpid():
-            return
-        if not run.active:
-            problem = f"{self._name!r} ended after its run: it is not on the trace"
-            run._problems.report("span", problem)
-            return
-        times = (self._start_ns or 0, time.monotonic_ns())
-        failure = None if isinstance(error, GeneratorExit) else failure_attributes(error)
-        run._writer.put((
-            run._recorder.own, self._name, self._span_id, self._parent_id, times,
-            self._attributes, failure, self._owner,
-        ))  # fmt: skip
 
 
 class RunTrace:
@@ -109,7 +50,8 @@ class RunTrace:
         record_content: keep prompts and answers. Off by default.
         service: name of the program, `service.name` of its spans.
         exporters: OpenTelemetry exporters that get every span too.
-        process_wide: threads without a run in their context record to this run while it is the only one.
+        process_wide: threads without a run in their context record to this run while it is the only one,
+            and so do processes that are started or forked while it is open.
         sample: the share of requests that are recorded, from 0 to 1. A span that is open in no other is
             drawn with all in it; loads, evictions and the books of devices are recorded always.
         max_bytes: size of a trace's file at which the next one begins, with a line of its own.
@@ -156,14 +98,15 @@ class RunTrace:
         self._given_exporters = tuple(exporters)
         self._finishers: list[Callable[[], None]] = []
         self._state = "new"
-        self._pid = os.getpid()
-        # Ids of a process start anywhere, so that those of several processes hardly ever meet.
-        self._next_id = itertools.count(secrets.randbits(62) + 1).__next__
+        self._shared: SharedRun | None = None
+        self._part: PartOfRun | None = None
+        self._before: RunTrace | None = None
+        self._number_ids()
         self._root_id = self._next_id()
 
     @property
     def active(self) -> bool:
-        """Whether the run has begun and not ended; False in a forked child."""
+        """Whether the run has begun and not ended; in a forked child whether that takes part in it."""
         return self._state == "active" and self._pid == os.getpid()
 
     @property
@@ -174,6 +117,8 @@ class RunTrace:
     @property
     def trace_path(self) -> Path | None:
         """The trace file, the last of several; None before the run is entered and if none could be made."""
+        if self._part is not None:
+            return self._part.trace
         return None if self._state == "new" else self._parts.path
 
     @property
@@ -203,10 +148,14 @@ class RunTrace:
             self._given_exporters, service=self.service, run_id=self.run_id, report=report
         )
         self._parts = self._new_parts()
-        self._recorder = self._parts.recorder
+        self._recorder: Recording = self._parts.recorder
+        self._opened = self._parts.opened
         self._writer = Writer(f"keepwarm-trace-{self.run_id}", report, self._parts.flush)
         self._state = "active"
-        self._before = _context.enter(self) if self._is_current else None
+        if self._is_current:
+            self._before = _context.enter(self)
+            if self.process_wide:
+                self._problems.guard("part", self._share)
         return self
 
     def __exit__(
@@ -217,15 +166,21 @@ class RunTrace:
     ) -> None:
         if not self.active:
             return
-        parts = self._parts
         if self._is_current:
             _context.leave(self, self._before)
+        if self._part is not None:
+            self._leave_part()
+            return
+        parts, guard = self._parts, self._problems.guard
         ended_ns = time.monotonic_ns()
+        if self._shared is not None:
+            guard("part", self._shared.end)
+            # Before the history of the keeper: requests know best what they waited for.
+            self._writer.put((parts.take_in,))
         for finish in self._finishers:
-            self._problems.guard("on_finish", finish)
+            guard("on_finish", finish)
         self._state = "ended"
         failure = None if _is_clean_exit(error) else error
-        guard = self._problems.guard
         guard("recorder", self._writer.close)
         guard("trace file", lambda: parts.close_file(ended_ns, failure))
         try:
@@ -256,6 +211,79 @@ class RunTrace:
             SpanData(names.RUN, self._root_id, 0, start_ns, end_ns, attributes, failure=failure)
         )
         self._exporters.shut_down()
+
+    # -- other processes --------------------------------------------------------------------------
+
+    def _share(self) -> None:
+        trace = self._parts.path
+        if trace is None:
+            return
+        facts = RunFacts(
+            run_id=self.run_id,
+            service=self.service,
+            stem=stem_of(trace),
+            root_id=self._root_id,
+            offset_ns=self._offset_ns,
+            base_ns=self._parts.base_ns,
+            sample=self.sample,
+            record_content=self.record_content,
+            max_bytes=self._max_bytes,
+        )
+        self._shared = share(trace, facts)
+        self._parts.expect_parts()
+
+    def after_fork(self) -> bool:
+        """In a forked child: take part in the run. Returns False for a run that is not for children."""
+        if self._state != "active" or self._shared is None:
+            return False
+        self._shared.forked()
+        self._take_part(self._shared)
+        return True
+
+    def _take_part(self, shared: SharedRun) -> None:
+        """Record to a part of the run from here on, which another process opened."""
+        self._shared = shared
+        self._number_ids()
+        self._finishers = []
+        self._problems = Problems(self.run_id)
+        self._part = part = PartOfRun(shared, self._problems)
+        self._recorder, self._opened = part.recorder, part.opened
+        self._writer = Writer(
+            f"keepwarm-trace-{self.run_id}",
+            self._problems.report,
+            self._part_written,
+            at_start=lambda: at_process_end(self._leave_part),
+        )
+        self._state = "active"
+
+    def _join(self, shared: SharedRun) -> None:
+        """Take part in a run of the process that started this one."""
+        self._started_ns = time.monotonic_ns()
+        self._offset_ns, self._root_id = shared.facts.offset_ns, shared.facts.root_id
+        self._take_part(shared)
+
+    def _part_written(self) -> None:
+        if self._part is not None:
+            self._part.flush()
+            if self._part.over:
+                self._state = "ended"
+
+    def _leave_part(self) -> None:
+        """End this process's part; the run goes on elsewhere."""
+        part = self._part
+        if part is None or not self.active:
+            return
+        self._writer.put((part.recorder.ends,))
+        for finish in self._finishers:
+            self._problems.guard("on_finish", finish)
+        self._state = "ended"
+        self._problems.guard("recorder", self._writer.close)
+        self._problems.guard("part", part.close)
+
+    def _number_ids(self) -> None:
+        self._pid = os.getpid()
+        # Ids of a process start anywhere, so that those of several processes hardly ever meet.
+        self._next_id = itertools.count(secrets.randbits(62) + 1).__next__
 
     def flush(self) -> None:
         """Write what was recorded so far; without it that takes a tenth of a second."""
@@ -319,25 +347,49 @@ class RunTrace:
 
     def carry(self, function: Callable[_P, _R]) -> Callable[_P, _R]:
         """`function` as one that belongs to this run, and to the span open here, in any thread."""
-        parent = _parent.get()
+        parent = open_span.get()
 
         @functools.wraps(function)
         def carried(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             before = _context.adopt(self)
-            token = _parent.set(parent)
+            token = open_span.set(parent)
             try:
                 return function(*args, **kwargs)
             finally:
-                _reset(token)
+                reset_span(token)
                 _context.adopt(before)
 
         return carried
 
-    # -- inside -----------------------------------------------------------------------------------
+    # -- what a span needs ------------------------------------------------------------------------
+
+    def begin_span(self, owner: Hashable, start_ns: int) -> tuple[int, int]:
+        """The ids of a span that begins and of its parent; NOT_SAMPLED for one that is not recorded."""
+        parent = self._sampled_parent()
+        if parent == NOT_SAMPLED:
+            return NOT_SAMPLED, NOT_SAMPLED
+        self._writer.put((self._opened, owner, start_ns + self._offset_ns))
+        return self._next_id(), parent
+
+    def end_span(
+        self,
+        name: str,
+        ids: tuple[int, int],
+        times: tuple[int, int],
+        attributes: Mapping[str, Any],
+        failure: Mapping[str, Value] | None,
+        owner: Hashable,
+    ) -> None:
+        """Record a span that has ended."""
+        self._writer.put((self._recorder.own, name, *ids, times, attributes, failure, owner))
+
+    def outlived(self, name: str) -> None:
+        """A span ended after the run."""
+        self._problems.report("span", f"{name!r} ended after its run: it is not on the trace")
 
     def _sampled_parent(self) -> int:
         """The span that is open here or the run's own; NOT_SAMPLED where nothing is recorded here."""
-        held = _parent.get()
+        held = open_span.get()
         if held is not None and held[0] is self:
             return held[1]
         if self.sample < 1 and random.random() >= self.sample:  # noqa: S311
@@ -360,7 +412,22 @@ def _is_clean_exit(error: BaseException | None) -> bool:
     return error is None or (isinstance(error, SystemExit) and error.code in (None, 0))
 
 
-def _reset(token: Token[tuple[RunTrace, int] | None]) -> None:
-    # A generator may be closed from another context than the one that it began in.
-    with suppress(ValueError):
-        _parent.reset(token)
+def _of_parent() -> RunTrace | None:
+    """The run of the process that started this one, where there is one that is open."""
+    shared = named_run()
+    if shared is None:
+        return None
+    facts = shared.facts
+    run = RunTrace(
+        facts.run_id,
+        shared.path.parent,
+        service=facts.service,
+        sample=facts.sample,
+        record_content=facts.record_content,
+        current=False,
+    )
+    run._join(shared)
+    return run
+
+
+_context.inherit(_of_parent())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import re
 import threading
 from collections.abc import Sequence
@@ -247,20 +246,6 @@ def test_nested_runs_give_way_to_the_outer_one_again(tmp_path: Path) -> None:
         with RunTrace("inner", tmp_path) as inner:
             assert current_run() is inner
         assert current_run() is outer
-
-
-def test_a_forked_child_writes_nothing_into_its_parents_trace(tmp_path: Path) -> None:
-    """After `fork()` the child has no run, and leaving the block there does not close the file."""
-    with RunTrace("forked", tmp_path) as trace:
-        child = os.fork()
-        if child == 0:
-            trace.request(request("child", now()))
-            trace.__exit__(None, None, None)
-            os._exit(0 if current_run() is None and not trace.active else 1)
-        _, status = os.waitpid(child, 0)
-        assert os.waitstatus_to_exitcode(status) == 0
-        trace.request(request("parent", now()))
-    assert [each.request_id for each in _line(trace).requests] == ["parent"]
 
 
 # -- spans -------------------------------------------------------------------------------------------

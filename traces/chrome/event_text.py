@@ -20,12 +20,15 @@ class Placed(NamedTuple):
 
 
 class Events:
-    """Events of one file, in the order in which they are added. Times are nanoseconds of the file."""
+    """Events of one file, in the order in which they are added. Times are nanoseconds of the file.
 
-    def __init__(self) -> None:
+    `after` is the highest number of an arrow that is taken.
+    """
+
+    def __init__(self, after: int = 0) -> None:
         self._batch: list[str] = []
         self._async_lanes: dict[tuple[int, str], dict[int, int]] = {}
-        self._next_id = itertools.count(1).__next__
+        self._next_id = itertools.count(after + 1).__next__
 
     def take(self) -> list[str]:
         """The events since the last call."""

@@ -48,7 +48,7 @@ class EventFile:
         finally:
             os.close(self._descriptor)
         if compress:
-            self.path = _compressed(self.path)
+            self.path = compressed(self.path)
         return self.path
 
     def abandon(self) -> None:
@@ -125,7 +125,8 @@ def _create(directory: Path, stem: str) -> tuple[int, Path]:
         number += 1
 
 
-def _compressed(path: Path) -> Path:
+def compressed(path: Path) -> Path:
+    """Replace a file by its gzip form; returns that one's path."""
     target = path.with_name(path.name + ".gz")
     part = path.with_name(path.name + ".gz.part")
     descriptor = os.open(part, _PACKED_FLAGS, 0o600)

@@ -127,13 +127,16 @@ class LaneTable:
     Args:
         announce_process: called once per process with (pid, name).
         announce_lane: called once per lane with (pid, tid, name).
+        after: the highest pid that is taken.
     """
 
     def __init__(
         self,
         announce_process: Callable[[int, str], None],
         announce_lane: Callable[[int, int, str], None],
+        after: int = 0,
     ) -> None:
+        self._after = after
         self._announce_process = announce_process
         self._announce_lane = announce_lane
         self._pids: dict[str, int] = {}
@@ -144,7 +147,7 @@ class LaneTable:
         """The pid of that process name, the same each time."""
         pid = self._pids.get(process)
         if pid is None:
-            pid = len(self._pids) + 1
+            pid = self._after + len(self._pids) + 1
             if pid > _LAST_PROCESS:
                 raise OverflowError(f"more than {_LAST_PROCESS} engines and devices on one trace")
             self._pids[process] = pid

@@ -19,6 +19,7 @@ from traces.chrome.gauges import Gauge
 from traces.chrome.lanes import LaneTable
 from traces.chrome.residencies import Residencies
 from traces.chrome.titles import title_of
+from traces.processes.part_lines import PartOwner
 from traces.records import CounterSample
 from traces.span_data import SpanData
 from traces.text import Value, clean
@@ -62,6 +63,7 @@ class ChromeView:
         base_ns: the epoch time, in nanoseconds, that is 0 in the file.
         home: name of the process that holds the run's own spans.
         before: the view of the run's last file; spans that are open now keep lanes of their own.
+        after: the highest numbers of a group and of an arrow that are in the file already.
     """
 
     def __init__(
@@ -71,21 +73,22 @@ class ChromeView:
         base_ns: int,
         home: str,
         before: ChromeView | None = None,
+        after: tuple[int, int] = (0, 0),
     ) -> None:
         self._write = write
         self._base_ns = base_ns
         self._home = home
-        self._events = Events()
+        self._events = Events(after[1])
         self._arrows = Arrows(self._events)
         self._residencies = Residencies(self._events)
-        self._lanes = LaneTable(self._events.name_process, self._events.name_lane)
+        self._lanes = LaneTable(self._events.name_process, self._events.name_lane, after[0])
         self._placed: OrderedDict[int, Placed] = OrderedDict()
         self._gauges: dict[tuple[int, str], Gauge] = {}
         self._models: dict[str, set[str]] = {}
         self._leased: dict[Hashable, list[int]] = {}
         if before is not None:
             for owner, (_, depth) in before._leased.items():
-                self._leased[owner] = [self._free_lane(base_ns), depth]
+                self._leased[owner] = [self._free_lane(owner, base_ns), depth]
 
     # -- spans ------------------------------------------------------------------------------------
 
@@ -181,12 +184,12 @@ class ChromeView:
             self._residencies.left(attributes, start)
 
     def _own(self, span: SpanData, start: int, end: int) -> None:
-        pid = self._lanes.pid(self._home)
+        pid = self._lanes.pid(_home_of(span.owner, self._home))
         tid = None
         if span.name == names.RUN and not span.parent_id:
             tid = self._lanes.group(pid, 0, "run").place(start, end)
-        elif span.owner is not None:
-            lane = self._return_lane(span.owner)
+        elif _has_lane(span.owner):
+            lane = self._return_lane(span.owner, span.start_ns)
             tid = self._lanes.group(pid, 1, "stages").place_on(lane, start, end)
         title = span.name
         category = names.STAGE if span.parent_id else names.RUN
@@ -222,15 +225,25 @@ class ChromeView:
         """
         held = self._leased.get(owner)
         if held is None:
-            held = self._leased[owner] = [self._free_lane(start_ns), 0]
+            held = self._leased[owner] = [self._free_lane(owner, start_ns), 0]
         held[1] += 1
 
-    def _free_lane(self, start_ns: int) -> int:
-        taken = {lane for lane, _ in self._leased.values()}
-        group = self._lanes.group(self._lanes.pid(self._home), 1, "stages")
+    def end_leases(self, process: str) -> None:
+        """Give back the lanes of spans that a process opened: it may have been killed within them."""
+        ended = [owner for owner in self._leased if _home_of(owner, "") == process]
+        for owner in ended:
+            del self._leased[owner]
+
+    def _free_lane(self, owner: Hashable, start_ns: int) -> int:
+        home = _home_of(owner, self._home)
+        of_home = (one for one in self._leased.items() if _home_of(one[0], self._home) == home)
+        taken = {lane for _, (lane, _) in of_home}
+        group = self._lanes.group(self._lanes.pid(home), 1, "stages")
         return group.free_lane(max(0, start_ns - self._base_ns), taken)
 
-    def _return_lane(self, owner: Hashable) -> int:
+    def _return_lane(self, owner: Hashable, start_ns: int) -> int:
+        if owner not in self._leased:
+            self.lease_lane(owner, start_ns)
         held = self._leased[owner]
         held[1] -= 1
         if held[1] == 0:
@@ -272,6 +285,16 @@ class ChromeView:
                 remote=bool(attributes.get(names.REMOTE)),
             )
         )
+
+
+def _home_of(owner: Hashable, home: str) -> str:
+    """The group of lanes of a span's owner: `home`, unless it is a thread or task of another process."""
+    return owner.process if isinstance(owner, PartOwner) else home
+
+
+def _has_lane(owner: Hashable) -> bool:
+    """Whether a thread or a task opened the span; otherwise its times were known before."""
+    return owner is not None and not (isinstance(owner, PartOwner) and owner.key == "")
 
 
 def _slot_lane(slot: object, *, admitted: bool) -> tuple[int, str]:

@@ -12,6 +12,7 @@ from typing import Final
 from traces import names
 from traces.chrome.file import EventSink, stem_of
 from traces.chrome.view import ChromeView, view_base_ns
+from traces.processes.taking_in import TakenIn
 from traces.recording.broken_sinks import Problems
 from traces.recording.exporters import Exporters
 from traces.recording.recorder import Recorder
@@ -23,6 +24,9 @@ from traces.text import Value, clean, clean_attributes
 
 MAX_BYTES: Final = 256 * 1024 * 1024
 """Bytes of a trace after which the next one begins, unless the run says otherwise."""
+
+TAKE_EVERY_NS: Final = 2_000_000_000
+"""How often the parts of other processes are taken in while the run itself records."""
 
 Figures = tuple[int, int, float]
 """Loads, evictions and seconds of loads."""
@@ -69,6 +73,8 @@ class TraceParts:
             self, new_id, offset_ns=settings.offset_ns, record_content=settings.record_content
         )
         self._before: Figures = (0, 0, 0.0)
+        self._taken: TakenIn | None = None
+        self._take_at_ns = 0
         self._view = self._begin(started_ns)
 
     @property
@@ -93,10 +99,26 @@ class TraceParts:
         """Keep a request for the line."""
         self._requests.add(record)
 
+    def expect_parts(self) -> None:
+        """From now on other processes may take part in the run."""
+        if self.path is not None:
+            self._taken = TakenIn(self.path, stem_of(self.path), self._problems.report)
+
+    def take_in(self, *, last: bool = True) -> None:
+        """Record what other processes of the run have written."""
+        if self._taken is not None:
+            self._taken.take(self.recorder, self.opened, last=last)
+            if last:
+                for process in self._taken.processes:
+                    self._view.end_leases(process)
+
     def flush(self) -> None:
         """Write what was gathered; begin the next part where this one is large or old enough."""
-        self._view.flush()
         now_ns = time.monotonic_ns()
+        if now_ns >= self._take_at_ns:
+            self._take_at_ns = now_ns + TAKE_EVERY_NS
+            self.take_in(last=False)
+        self._view.flush()
         settings, age_s = self._settings, (now_ns - self._started_ns) / 1e9
         old = settings.max_age_s is not None and age_s >= settings.max_age_s
         if old or self._sink.written >= settings.max_bytes:
@@ -161,9 +183,10 @@ class TraceParts:
         self._requests = RequestLines(
             settings.directory, started_ns=started_ns, record_content=settings.record_content
         )
+        self.base_ns = view_base_ns(epoch_ns)
         return ChromeView(
             self._sink.write,
-            base_ns=view_base_ns(epoch_ns),
+            base_ns=self.base_ns,
             home=names.run_lanes(settings.service, self._run_id),
             before=before,
         )

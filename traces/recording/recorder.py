@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 
 from traces import names
+from traces.processes.part_lines import record_all
 from traces.recording.request_lines import first_token_ns, waited_seconds
 from traces.records import (
     PREFETCH,
@@ -70,6 +71,7 @@ class Recorder:
         self._loads: OrderedDict[str, _Load] = OrderedDict()
         self._evicted: OrderedDict[str, set[str]] = OrderedDict()
         self._incidents: OrderedDict[str, None] = OrderedDict()
+        self._samples: OrderedDict[str, None] = OrderedDict()
         self._prefetched: dict[str, str] = {}
         self.loads = 0
         """Loads recorded, each once."""
@@ -146,7 +148,11 @@ class Recorder:
         self._span(clean(incident.kind), *times, parent, clean_attributes(attributes))
 
     def counter(self, sample: CounterSample) -> None:
-        """Record the books of a device."""
+        """Record the books of a device, once for a moment: several processes may ask for the same."""
+        key = f"{sample.ns} {sample.device}"
+        if key in self._samples:
+            return
+        _remember(self._samples, key, None)
         self._sink.counter(sample, sample.ns + self._offset_ns)
 
     def request(self, record: RequestRecord, parent: int) -> None:
@@ -176,13 +182,7 @@ class Recorder:
 
     def records(self, build: Callable[[], Iterable[Record]], parent: int, root: int) -> None:
         """Record what `build` returns: requests under `parent`, loads and evictions under `root`."""
-        for record in build():
-            if isinstance(record, RequestRecord):
-                self.request(record, parent)
-            elif isinstance(record, LoadSpan):
-                self.load(record, root)
-            else:
-                self.evict(record, root)
+        record_all(self, build(), parent, root)
 
     def own(
         self,
@@ -209,6 +209,17 @@ class Recorder:
                 owner=owner,
             )
         )
+
+    def knows(self, kind: str, known_id: str, device: str) -> None:
+        """Record no more what is on the trace already: a load or an eviction of that id and device."""
+        if kind == names.EVICT:
+            devices = self._evicted.get(known_id)
+            if devices is None:
+                devices = _remember(self._evicted, known_id, set())
+        else:
+            load = self._loads.get(known_id) or _remember(self._loads, known_id, _Load(0, 0))
+            devices = load.devices
+        devices.add(device)
 
     def load_seconds_of(self, load_id: str | None) -> float:
         """How long a load took; 0 where there was none, or none that is remembered."""

@@ -30,14 +30,21 @@ class Writer:
         name: of the thread.
         report: called with what is broken and how.
         written: called after each batch, in the same thread.
+        at_start: called with the first of all, by what puts it.
     """
 
     def __init__(
-        self, name: str, report: Callable[[str, str], None], written: Callable[[], None]
+        self,
+        name: str,
+        report: Callable[[str, str], None],
+        written: Callable[[], None],
+        *,
+        at_start: Callable[[], None] | None = None,
     ) -> None:
         self._name = name
         self._report = report
         self._written = written
+        self._at_start = at_start
         self._waiting: deque[Deferred] = deque()
         self._wake = threading.Event()
         self._hurry = threading.Event()
@@ -81,6 +88,8 @@ class Writer:
                 return
             # A program may end without leaving its run.
             atexit.register(self.flush)
+            if self._at_start is not None:
+                self._at_start()
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             self._thread.start()
 

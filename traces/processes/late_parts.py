@@ -1,0 +1,218 @@
+"""Parts that nothing took in: their run's own process was killed, or they were written after its end.
+
+They are added to the run's first file, in groups of their own behind those that are there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import itertools
+import json
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from traces import names
+from traces.chrome.file import compressed, stem_of
+from traces.chrome.view import ChromeView
+from traces.processes.part_file import lines_of, opened_part, parts_of
+from traces.processes.shared_run import SUFFIX, is_open
+from traces.processes.taking_in import TakenIn
+from traces.reading.stored_events import LONGEST_LINE, TraceFile
+from traces.recording.recorder import Recorder
+from traces.records import CounterSample, RequestRecord
+from traces.span_data import SpanData
+
+_END: Final = b"\n]\n"
+_BATCH: Final = 4096
+
+
+@dataclass(slots=True)
+class _There:
+    """What a trace has already: the highest numbers of groups and arrows, and its loads and evictions."""
+
+    groups: int = 0
+    arrows: int = 0
+    stays: set[tuple[str, str, str]] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _LateSink:
+    """Puts spans and samples on a view; the run's line is written already."""
+
+    view: ChromeView
+    last_ns: int = 0
+    spans: int = 0
+
+    def span(self, span: SpanData) -> None:
+        """Take a finished span."""
+        self.view.add(span)
+        self.last_ns = max(self.last_ns, span.end_ns)
+        self.spans += 1
+        if not self.spans % _BATCH:
+            self.view.flush()
+
+    def counter(self, sample: CounterSample, epoch_ns: int) -> None:
+        """Take a sample of a device's books."""
+        self.view.counter(sample, epoch_ns)
+
+    def request(self, record: RequestRecord) -> None:
+        """Take a request for the run's line."""
+
+
+def late_parts(trace: Path) -> list[Path]:
+    """The parts beside a trace that no run takes in any more: its own process has ended, or was killed."""
+    stem = stem_of(trace)
+    return [] if is_open(trace.with_name(stem + SUFFIX)) else parts_of(trace.parent, stem)
+
+
+def add_late_parts(trace: Path) -> tuple[int, list[str]]:
+    """Add the late parts of a trace to its file; returns how many there were, and what is wrong with them.
+
+    Raises:
+        BadTrace: the file is no trace.
+        OSError: it cannot be read or written. Then the file and the parts are as they were.
+    """
+    parts = late_parts(trace)
+    if not parts:
+        return 0, []
+    there = _there(trace)
+    packed = trace.name.endswith(".gz")
+    plain = trace.with_name(trace.name.removesuffix(".gz")) if packed else trace
+    try:
+        if packed:
+            with gzip.open(trace) as source, plain.open("xb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+        problems = _append(plain, parts, there)
+    except BaseException:
+        if packed:
+            plain.unlink(missing_ok=True)
+        raise
+    if packed:
+        compressed(plain)
+    trace.with_name(stem_of(trace) + SUFFIX).unlink(missing_ok=True)
+    return len(parts), problems
+
+
+def _append(trace: Path, parts: list[Path], there: _There) -> list[str]:
+    descriptor = os.open(trace, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    with os.fdopen(descriptor, "r+b", buffering=0) as file:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        cut = _cut_end(descriptor)
+        file.seek(0, os.SEEK_END)
+        out = _Appended(descriptor, cut)
+        try:
+            problems = _record_late(trace, parts, there, out)
+        except BaseException:
+            os.ftruncate(descriptor, cut)
+            _Appended(descriptor, cut).end()
+            raise
+    return problems
+
+
+class _Appended:
+    """Appends events to a list of which so many bytes are there. What fails once fails at its end, too."""
+
+    def __init__(self, descriptor: int, there: int) -> None:
+        os.lseek(descriptor, there, os.SEEK_SET)
+        self._descriptor = descriptor
+        self._separator = ",\n" if there else "[\n"
+        self._failure: OSError | None = None
+
+    def write(self, events: list[str]) -> None:
+        """Append events."""
+        if events:
+            self._write((self._separator + ",\n".join(events)).encode())
+            self._separator = ",\n"
+
+    def end(self) -> None:
+        """End the list."""
+        self._write(_END if self._separator == ",\n" else b"[" + _END)
+
+    def _write(self, data: bytes) -> None:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError as error:
+            self._failure = error
+            raise
+
+
+def _record_late(trace: Path, parts: list[Path], there: _There, out: _Appended) -> list[str]:
+    """Write the parts as events that follow those of the trace; returns what is wrong with them."""
+    with opened_part(parts[0]) as file:
+        header = next(lines_of(file), {})
+    problems: list[str] = []
+    sink = _LateSink(
+        ChromeView(
+            out.write,
+            base_ns=int(header["base_ns"]),
+            home=names.process_lanes(str(header["service"]), None),
+            after=(there.groups, there.arrows),
+        )
+    )
+    recorder = Recorder(
+        sink,
+        itertools.count(1).__next__,
+        offset_ns=int(header["offset_ns"]),
+        record_content=bool(header["record_content"]),
+    )
+    for stay in there.stays:
+        recorder.knows(*stay)
+
+    def written() -> None:
+        sink.view.finish(sink.last_ns)
+        sink.view.flush()
+        out.end()
+
+    taken = TakenIn(trace, stem_of(trace), lambda _what, why: problems.append(why))
+    taken.take(recorder, sink.view.lease_lane, last=True, written=written)
+    return problems
+
+
+def _there(trace: Path) -> _There:
+    found = _There()
+    if not trace.stat().st_size:
+        return found
+    for event in TraceFile(trace).events():
+        if isinstance(event.get("pid"), int):
+            found.groups = max(found.groups, event["pid"])
+        if event.get("ph") in ("s", "f") and isinstance(event.get("id"), int):
+            found.arrows = max(found.arrows, event["id"])
+        args, kind = event.get("args"), event.get("cat")
+        if event.get("ph") == "X" and kind in (names.MODEL_LOAD, names.EVICT) and args:
+            known = names.EVICT_ID if kind == names.EVICT else names.LOAD_ID
+            found.stays.add((kind, str(args.get(known)), str(args.get(names.DEVICE))))
+    return found
+
+
+def _cut_end(descriptor: int) -> int:
+    """Cut the end of the list of events, or an event that a kill cut; returns the bytes that are left."""
+    size = os.fstat(descriptor).st_size
+    begin = max(0, size - LONGEST_LINE)
+    tail = os.pread(descriptor, size - begin, begin)
+    if tail.endswith(_END):
+        left = size - len(_END)
+    else:
+        last = tail.rfind(b"\n") + 1
+        whole = _is_event(tail[last:])
+        left = size if whole else begin + len(tail[:last].rstrip(b",\n"))
+    # Without an event the list begins anew.
+    left = 0 if left <= len(b"[") else left
+    os.ftruncate(descriptor, left)
+    return left
+
+
+def _is_event(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True

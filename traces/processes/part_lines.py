@@ -1,0 +1,224 @@
+"""What a child of a run records, as lines of its part, and these lines recorded again by the run.
+
+A line is a record and not an event of the trace: only the run that takes it in knows which lanes are free,
+and which loads it has already.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import asdict, replace
+from typing import Any, Final, NamedTuple, Protocol
+
+from traces import names
+from traces.processes.part_file import Line
+from traces.records import (
+    CounterSample,
+    EvictSpan,
+    Incident,
+    LoadSpan,
+    Record,
+    RequestRecord,
+)
+from traces.text import Value, clean_attributes
+
+VERSION: Final = 1
+
+
+class Recording(Protocol):
+    """What takes records: the recorder of a run, or what writes them for it in a child."""
+
+    def load(self, load: LoadSpan, parent: int) -> None:
+        """Record a load."""
+        ...
+
+    def evict(self, evict: EvictSpan, parent: int) -> None:
+        """Record an eviction."""
+        ...
+
+    def incident(self, incident: Incident, parent: int) -> None:
+        """Record something else that happened."""
+        ...
+
+    def counter(self, sample: CounterSample) -> None:
+        """Record the books of a device."""
+        ...
+
+    def request(self, record: RequestRecord, parent: int) -> None:
+        """Record a request."""
+        ...
+
+    def records(self, build: Callable[[], Iterable[Record]], parent: int, root: int) -> None:
+        """Record what `build` returns."""
+        ...
+
+    def own(
+        self,
+        name: str,
+        span_id: int,
+        parent: int,
+        times_ns: tuple[int, int],
+        attributes: Mapping[str, Any],
+        failure: Mapping[str, Value] | None,
+        owner: Hashable,
+    ) -> None:
+        """Record a span of the program's own."""
+        ...
+
+
+class PartOwner(NamedTuple):
+    """The thread or task of another process that opened a span; `key` is empty where none did."""
+
+    process: str
+    key: str
+
+
+class PartRecorder:
+    """Makes lines of records, in a child of the run. One thread at a time calls it.
+
+    Args:
+        record_content: whether prompts and answers are kept.
+    """
+
+    def __init__(self, *, record_content: bool) -> None:
+        self._record_content = record_content
+        self._lines: list[str] = []
+        self._at_end = False
+
+    def take(self) -> list[str]:
+        """The lines since the last call."""
+        lines, self._lines = self._lines, []
+        return lines
+
+    def ends(self) -> None:
+        """What comes now is the keeper's history, which a run takes in last."""
+        self._at_end = True
+
+    def opened(self, owner: Hashable, epoch_ns: int) -> None:
+        """A thread or a task opened a span."""
+        self._line("opened", epoch_ns, 0, {"owner": _key(owner)})
+
+    def load(self, load: LoadSpan, parent: int) -> None:
+        """Record a load."""
+        self._record("load", load, load.end_ns, parent)
+
+    def evict(self, evict: EvictSpan, parent: int) -> None:
+        """Record an eviction."""
+        self._record("evict", evict, evict.end_ns, parent)
+
+    def incident(self, incident: Incident, parent: int) -> None:
+        """Record something else that happened."""
+        self._record("incident", incident, incident.end_ns, parent)
+
+    def counter(self, sample: CounterSample) -> None:
+        """Record the books of a device."""
+        self._line("counter", sample.ns, 0, asdict(sample))
+
+    def request(self, record: RequestRecord, parent: int) -> None:
+        """Record a request."""
+        if not self._record_content:
+            record = replace(record, prompt=None, answer=None)
+        self._record("request", record, record.end_ns, parent)
+
+    def records(self, build: Callable[[], Iterable[Record]], parent: int, root: int) -> None:
+        """Record what `build` returns."""
+        record_all(self, build(), parent, root)
+
+    def own(
+        self,
+        name: str,
+        span_id: int,
+        parent: int,
+        times_ns: tuple[int, int],
+        attributes: Mapping[str, Any],
+        failure: Mapping[str, Value] | None,
+        owner: Hashable,
+    ) -> None:
+        """Record a span of the program's own."""
+        fields = {
+            "name": name,
+            "span_id": span_id,
+            "times_ns": times_ns,
+            "attributes": self._kept(attributes),
+            "failure": failure,
+            "owner": "" if owner is None else _key(owner),
+        }
+        self._line("own", times_ns[1], parent, fields)
+
+    def _record(self, kind: str, record: Record | Incident, end_ns: int, parent: int) -> None:
+        fields = asdict(replace(record, attributes=self._kept(record.attributes)))
+        self._line(kind, end_ns, parent, fields)
+
+    def _line(self, kind: str, at_ns: int, parent: int, fields: Mapping[str, Any]) -> None:
+        line = {"kind": kind, "at": at_ns, "parent": parent, "fields": fields}
+        if self._at_end:
+            line["at_end"] = True
+        self._lines.append(json.dumps(line, ensure_ascii=True))
+
+    def _kept(self, attributes: Mapping[str, Any]) -> dict[str, Value]:
+        kept = clean_attributes(attributes)
+        if not self._record_content:
+            kept = {key: value for key, value in kept.items() if key not in names.CONTENT}
+        return kept
+
+
+def record_all(recording: Recording, records: Iterable[Record], parent: int, root: int) -> None:
+    """Record requests under `parent`, loads and evictions under `root`."""
+    for record in records:
+        if isinstance(record, RequestRecord):
+            recording.request(record, parent)
+        elif isinstance(record, LoadSpan):
+            recording.load(record, root)
+        else:
+            recording.evict(record, root)
+
+
+def record_line(
+    line: Line,
+    process: str,
+    recording: Recording,
+    opened: Callable[[Hashable, int], None],
+) -> None:
+    """Record a line of a part.
+
+    Args:
+        line: as `PartRecorder` wrote it.
+        process: what the process of the part is called on the trace.
+        recording: takes it.
+        opened: told of a thread or task that opened a span.
+
+    Raises:
+        KeyError, TypeError, ValueError: the line is damaged.
+    """
+    fields, parent = line["fields"], int(line["parent"])
+    match line["kind"]:
+        case "opened":
+            opened(PartOwner(process, str(fields["owner"])), int(line["at"]))
+        case "own":
+            start_ns, end_ns = fields["times_ns"]
+            owner = PartOwner(process, str(fields["owner"]))
+            of = fields["attributes"]
+            recording.own(
+                fields["name"], fields["span_id"], parent, (start_ns, end_ns), of,
+                fields["failure"], owner,
+            )  # fmt: skip
+        case "request":
+            recording.request(RequestRecord(**fields), parent)
+        case "load":
+            recording.load(LoadSpan(**fields), parent)
+        case "evict":
+            recording.evict(EvictSpan(**fields), parent)
+        case "incident":
+            recording.incident(Incident(**fields), parent)
+        case "counter":
+            recording.counter(CounterSample(**fields))
+        case kind:
+            raise ValueError(f"a line of an unknown kind, {kind!r}")
+
+
+def _key(owner: Hashable) -> str:
+    # A span keeps what opened it until its end, so that no other object has that number meanwhile.
+    kind = "thread" if isinstance(owner, int) else "task"
+    return f"{os.getpid()} {kind} {owner if isinstance(owner, int) else id(owner)}"

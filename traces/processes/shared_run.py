@@ -1,0 +1,128 @@
+"""How the processes of one run find it: a file beside the trace, and a variable that names that file.
+
+The file is there as long as the run, and locked by the process that opened the run. A child that finds it
+gone, or not locked, knows that the run is over.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from traces.chrome.file import stem_of
+
+VARIABLE: Final = "KEEPWARM_TRACE_RUN"
+"""The environment variable that names the file; children inherit it."""
+SUFFIX: Final = ".open"
+_MOST_BYTES: Final = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What a child has to know of a run to take part. `base_ns` is the epoch time that is 0 in the file."""
+
+    run_id: str
+    service: str
+    stem: str
+    root_id: int
+    offset_ns: int
+    base_ns: int
+    sample: float
+    record_content: bool
+    max_bytes: int
+
+
+class SharedRun:
+    """A run that is open for the children of this process, from `share` to `end`."""
+
+    def __init__(self, path: Path, facts: RunFacts, descriptor: int | None) -> None:
+        self.path = path
+        self.facts = facts
+        self._descriptor = descriptor
+        self._before: str | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether the process that opened the run has ended it, or is gone."""
+        return not is_open(self.path)
+
+    def forked(self) -> None:
+        """In a forked child: the parent's lock is not the child's to hold."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            with suppress(OSError):
+                os.close(descriptor)
+
+    def end(self) -> None:
+        """Say that the run is over. Only in the process that opened it."""
+        if os.environ.get(VARIABLE) == str(self.path):
+            if self._before is None:
+                del os.environ[VARIABLE]
+            else:
+                os.environ[VARIABLE] = self._before
+        self.path.unlink(missing_ok=True)
+        self.forked()
+
+    def name_to_children(self) -> None:
+        """Have children that are started from now on find the run."""
+        self._before = os.environ.get(VARIABLE)
+        os.environ[VARIABLE] = str(self.path)
+
+
+def share(trace: Path, facts: RunFacts) -> SharedRun:
+    """Open a run for children.
+
+    Args:
+        trace: its file.
+        facts: what they have to know.
+
+    Raises:
+        OSError: the file beside the trace cannot be made.
+    """
+    path = trace.with_name(stem_of(trace) + SUFFIX)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(path, flags, 0o600)
+    # Where a file system has no locks, the file alone says that the run is open.
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.write(descriptor, json.dumps(asdict(facts)).encode())
+    shared = SharedRun(path, facts, descriptor)
+    shared.name_to_children()
+    return shared
+
+
+def named_run() -> SharedRun | None:
+    """The run that the environment names, while it is open; None where there is none."""
+    named = os.environ.get(VARIABLE)
+    if not named or not is_open(Path(named)):
+        return None
+    try:
+        descriptor = os.open(named, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        with os.fdopen(descriptor, "rb") as file:
+            facts = RunFacts(**json.loads(file.read(_MOST_BYTES)))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+    return SharedRun(Path(named), facts, None)
+
+
+def is_open(path: Path) -> bool:
+    """Whether the process that made the file still holds it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(descriptor)

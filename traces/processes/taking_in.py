@@ -1,0 +1,131 @@
+"""The parts of a run's other processes, recorded again by the run itself."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import ExitStack
+from operator import itemgetter
+from pathlib import Path
+from typing import IO, Any, Final
+
+from traces import names
+from traces.processes.part_file import Line, lines_of, opened_part, parts_of
+from traces.processes.part_lines import Recording, record_line
+
+MOST_OWN_GROUPS: Final = 64
+"""Processes that get a group of lanes each; all further ones share one."""
+_AT_ONCE: Final = 128
+"""Parts that are open at a time."""
+_MOST_AT_END: Final = 65_536
+
+_moment: Final = itemgetter("at")
+
+
+class TakenIn:
+    """Takes parts in while their processes may still write them. One thread at a time calls it.
+
+    Args:
+        trace: the run's first file, beside which the parts are.
+        stem: its name.
+        report: called with what is broken and how.
+    """
+
+    def __init__(self, trace: Path, stem: str, report: Callable[[str, str], None]) -> None:
+        self._folder, self._stem = trace.parent, stem
+        self._report = report
+        self._titles: dict[int, str] = {}
+        self._at_end: list[tuple[Line, str]] = []
+
+    @property
+    def processes(self) -> set[str]:
+        """What the processes are called on the trace."""
+        return set(self._titles.values())
+
+    def take(
+        self,
+        recording: Recording,
+        opened: Callable[[Hashable, int], None],
+        *,
+        last: bool,
+        written: Callable[[], None] | None = None,
+    ) -> int:
+        """Record what there is, in the order in which it ended; returns the number of parts.
+
+        Args:
+            recording: takes the records.
+            opened: told of a thread or a task that opened a span.
+            written: called when all is recorded, and before the parts are removed.
+            last: whether the run ends: the histories of the keeper are recorded then, behind all
+                requests, which know best what they waited for.
+        """
+        paths = parts_of(self._folder, self._stem)
+        for begin in range(0, len(paths), _AT_ONCE):
+            ending = last and begin + _AT_ONCE >= len(paths)
+            with ExitStack() as held:
+                files = [self._opened(held, path) for path in paths[begin : begin + _AT_ONCE]]
+                streams = [stream for stream in files if stream is not None]
+                for line, process in heapq.merge(*streams, key=lambda one: _moment(one[0])):
+                    if line.get("at_end") and len(self._at_end) < _MOST_AT_END:
+                        self._at_end.append((line, process))
+                    else:
+                        self._record(line, process, recording, opened)
+                if ending:
+                    self._record_ends(recording, opened)
+                    if written is not None:
+                        written()
+        if last:
+            self._record_ends(recording, opened)
+        return len(paths)
+
+    def _record_ends(self, recording: Recording, opened: Callable[[Hashable, int], None]) -> None:
+        waiting, self._at_end = self._at_end, []
+        for line, process in waiting:
+            self._record(line, process, recording, opened)
+
+    def _record(
+        self,
+        line: Line,
+        process: str,
+        recording: Recording,
+        opened: Callable[[Hashable, int], None],
+    ) -> None:
+        try:
+            record_line(line, process, recording, opened)
+        except Exception as error:
+            self._report("part", f"a record of {process}: {type(error).__name__}: {error}")
+
+    def _opened(self, held: ExitStack, path: Path) -> Iterator[tuple[Line, str]] | None:
+        """The lines of a part. It is removed under its lock, once they were all recorded."""
+        try:
+            file = held.enter_context(opened_part(path))
+            header = next(lines_of(file), {})
+            process = self._title(header)
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            self._report("part", f"{path.name} is left as it is: {type(error).__name__}: {error}")
+            return None
+        held.push(_remover(path))
+        return _told(file, process)
+
+    def _title(self, header: dict[str, Any]) -> str:
+        pid, service = int(header["pid"]), str(header["service"])
+        title = self._titles.get(pid)
+        if title is None:
+            own = len(self._titles) < MOST_OWN_GROUPS
+            title = names.process_lanes(service, pid if own else None)
+            self._titles[pid] = title
+        return title
+
+
+def _told(file: IO[bytes], process: str) -> Iterator[tuple[Line, str]]:
+    for line in lines_of(file):
+        if isinstance(line.get("at"), int):
+            yield line, process
+
+
+def _remover(path: Path) -> Callable[[object, object, object], None]:
+    def remove(kind: object, _error: object, _traceback: object) -> None:
+        if kind is None:
+            path.unlink(missing_ok=True)
+
+    return remove

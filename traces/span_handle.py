@@ -1,0 +1,112 @@
+"""A span around a piece of work, for one `with`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Hashable, Mapping
+from contextlib import suppress
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import Any, Final, Protocol, Self
+
+from traces import names
+from traces.current import owner
+from traces.recording.parts import failure_attributes
+from traces.text import Value, snapshot
+
+NOT_SAMPLED: Final = 0
+"""The id of a span that is not recorded, nor is anything in it."""
+
+
+class SpanRun(Protocol):
+    """What a span needs of its run."""
+
+    @property
+    def active(self) -> bool:
+        """Whether the run records."""
+        ...
+
+    def begin_span(self, owner: Hashable, start_ns: int) -> tuple[int, int]:
+        """The ids of a span that begins and of its parent; NOT_SAMPLED for one that is not recorded."""
+        ...
+
+    def end_span(
+        self,
+        name: str,
+        ids: tuple[int, int],
+        times: tuple[int, int],
+        attributes: Mapping[str, Any],
+        failure: Mapping[str, Value] | None,
+        owner: Hashable,
+    ) -> None:
+        """Record a span that has ended."""
+        ...
+
+    def outlived(self, name: str) -> None:
+        """A span ended after its run."""
+        ...
+
+
+open_span: ContextVar[tuple[SpanRun, int] | None] = ContextVar("keepwarm_span", default=None)
+"""The innermost span that is open here, with its run."""
+
+
+class SpanHandle:
+    """A span around a piece of work, for one `with`."""
+
+    def __init__(
+        self, run: SpanRun, name: str, start_ns: int | None, attributes: dict[str, object]
+    ) -> None:
+        self._run = run
+        self._name = name
+        self._start_ns = start_ns
+        self._attributes = attributes
+        self._token: Token[tuple[SpanRun, int] | None] | None = None
+        self._ids = (NOT_SAMPLED, NOT_SAMPLED)
+        self._owner: Hashable = None
+        self._pid = 0
+
+    def set(self, **attributes: object) -> None:
+        """Add attributes to the span."""
+        self._attributes.update(snapshot(attributes))
+
+    def __enter__(self) -> Self:
+        run = self._run
+        if not run.active:
+            return self
+        if self._start_ns is None:
+            self._start_ns = time.monotonic_ns()
+        self._pid = os.getpid()
+        self._owner, thread = owner()
+        self._ids = run.begin_span(self._owner, self._start_ns)
+        if self._ids[0] != NOT_SAMPLED:
+            self._attributes = {names.THREAD: thread, **snapshot(self._attributes)}
+        self._token = open_span.set((run, self._ids[0]))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._token is None:
+            return
+        reset_span(self._token)
+        # A child that was forked within the span is not what ends it.
+        if self._ids[0] == NOT_SAMPLED or self._pid != os.getpid():
+            return
+        if not self._run.active:
+            self._run.outlived(self._name)
+            return
+        times = (self._start_ns or 0, time.monotonic_ns())
+        failure = None if isinstance(error, GeneratorExit) else failure_attributes(error)
+        self._run.end_span(self._name, self._ids, times, self._attributes, failure, self._owner)
+
+
+def reset_span(token: Token[tuple[SpanRun, int] | None]) -> None:
+    """Make the span that was open before the current one again."""
+    # A generator may be closed from another context than the one that it began in.
+    with suppress(ValueError):
+        open_span.reset(token)
