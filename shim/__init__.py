@@ -75,6 +75,7 @@ if TYPE_CHECKING:
         stream,
         stream_call,
         tokenize,
+        traced,
         transcribe,
         unload,
         unpin,
@@ -117,7 +118,7 @@ __getattr__ = lazy_names(
         "shim.defaults": (
             "acall achat acount_tokens adeclare aembed ahttp arerank aspeak astream astream_call "
             "atokenize atranscribe call chat count_tokens declare default_shim embed history http "
-            "load pin plan release rerank speak status stream stream_call tokenize transcribe "
+            "load pin plan release rerank speak status stream stream_call tokenize traced transcribe "
             "unload unpin use"
         ),
         "shim.model_info": "ModelInfo",
@@ -215,6 +216,7 @@ __all__ = [
     "stream",
     "stream_call",
     "tokenize",
+    "traced",
     "transcribe",
     "unload",
     "unpin",

@@ -17,6 +17,7 @@ from shim.calls.declaring import Plan, check_names
 from shim.calls.lifetime.forgotten_shims import Owner
 from shim.calls.options.chat_options import CallOptions, ChatOptions
 from shim.calls.options.own_options import OWN_OPTIONS
+from shim.calls.own_run import configured_run
 from shim.calls.session import Session
 from shim.calls.streaming.held_stream import StreamStart
 from shim.calls.streaming.read_streams import leases_here
@@ -26,6 +27,7 @@ from shim.config import Config
 from shim.model_info import ModelInfo
 from shim.replies import CallReply, EmbeddingReply, PastCall, Reply
 from shim.streams import AsyncReplyStream, ReplyStream
+from traces import RunTrace
 
 if TYPE_CHECKING:
     from shim.calls.http_clients import HttpClient, HttpStart
@@ -376,6 +378,13 @@ class Shim(VerbsBesideChat):
         Each says how long it took and what it waited for, or why it failed. Texts are not kept.
         """
         return list(self._session.past)
+
+    def traced(self, service: str = "keepwarm") -> RunTrace:
+        """A run as `[trace]` of the configuration describes it, whether that is enabled or not.
+
+        `with shim.traced("letters") as run:` records what is done within.
+        """
+        return configured_run(self.config.trace, service)
 
     def _want(
         self, model: str, want: str, options: Mapping[str, Any], *, persist: bool = False

@@ -26,6 +26,7 @@ from shim.replies import (
     TranscriptionReply,
 )
 from shim.streams import AsyncReplyStream, ReplyStream
+from traces import RunTrace
 
 if TYPE_CHECKING:
     from shim.calls.http_clients import HttpClient, HttpStart
@@ -250,6 +251,11 @@ def unload(model: str) -> bool:
 def history() -> list[PastCall]:
     """The last calls that have ended: `Shim.history` of the default shim."""
     return default_shim().history()
+
+
+def traced(service: str = "keepwarm") -> RunTrace:
+    """A run as `[trace]` of the configuration describes it: `Shim.traced` of the default shim."""
+    return default_shim().traced(service)
 
 
 def status() -> dict[str, Any]:

@@ -80,6 +80,9 @@ def configured_run(
         record_content=section.content,
         service=service,
         exporters=exporters,
+        sample=section.sample,
+        max_bytes=section.most_bytes,
+        max_age=section.most_age_s,
         process_wide=process_wide,
         current=current,
     )

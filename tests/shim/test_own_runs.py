@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from budget.errors import ConfigError
 from shim import Config, Shim
 from shim.calls.own_run import OwnRun
 from shim.config import TraceSection
 from tests.shim.conftest import Stage
-from traces import RunLine, RunTrace, current_run, read_runs
+from traces import LoadSpan, RunLine, RunTrace, current_run, read_runs
 
 
 @pytest.fixture
@@ -83,3 +85,37 @@ def test_a_program_that_makes_very_many_calls_writes_several_runs(
     run.close()
     assert len({id(each) for each in found}) == 3
     assert len(runs(tmp_path)) == 3
+
+
+def test_sample_and_rotation_come_from_the_configuration(stage: Stage, tmp_path: Path) -> None:
+    """For a program's own run made of a `Shim`; the defaults of both places are the same."""
+    asked = {"folder": str(tmp_path), "sample": 0, "max_bytes": "64KiB"}
+    config = Config.from_mapping({**stage.shim.config.to_mapping(), "trace": asked})
+    with Shim(config, factory=stage.make) as shim, shim.traced("sampled") as run:
+        shim.chat("a", "Hi.")
+        for number in range(500):
+            run.load(LoadSpan(f"l{number}", "m" * 200, "host", 0, 1, 1, "cold"))
+        run.flush()
+        shim.chat("a", "Hi.")
+    found = runs(tmp_path)
+    assert [len(line.requests) for line in found] == [0, 0]
+    assert found[0].loads == 500
+    defaults, told = inspect.signature(RunTrace).parameters, TraceSection()
+    assert (told.sample, told.most_bytes, told.most_age_s) == (
+        defaults["sample"].default,
+        defaults["max_bytes"].default,
+        defaults["max_age"].default,
+    )
+
+
+@pytest.mark.parametrize("sample", [-0.1, 1.5, "0.5", True])
+def test_a_share_that_is_none_is_refused_by_its_key(stage: Stage, sample: object) -> None:
+    """A percentage, or a text, is no share."""
+    with pytest.raises(ConfigError, match="sample"):
+        Config.from_mapping({**stage.shim.config.to_mapping(), "trace": {"sample": sample}})
+
+
+def test_a_run_of_the_configuration_is_not_rotated_at_every_batch() -> None:
+    """A size or an age of 0 would make ten files a second."""
+    section = TraceSection.model_validate({"max_bytes": 0, "max_age": 0})
+    assert (section.most_bytes, section.most_age_s) == (65_536, 1.0)

@@ -20,6 +20,7 @@ from shim.config.schema.values import (
     parse_limit,
 )
 
+KIB = 1024
 MIB = 1024**2
 GIB = 1024**3
 OFF = False
@@ -282,6 +283,25 @@ class TraceSection(Section):
     )
     content: bool = key(OFF, "Write prompts and answers into the trace.", "true or false")
     compress: bool = key(OFF, "Write `.json.gz` instead of `.json`.", "true or false")
+    sample: float = key(
+        1.0,
+        "The share of the requests that are recorded. Loads, evictions and the books are recorded always.",
+        "a number from 0 to 1",
+        ge=0.0,
+        le=1.0,
+    )
+    max_bytes: Size = key(
+        Amount(fixed_bytes=256 * MIB),
+        "Size of a trace's file at which the run goes on in the next one, with a line of its own; 64 KiB "
+        "at least.",
+        'a number of bytes, or a text with a unit ("1GiB", "500MB")',
+    )
+    max_age: Seconds | None = key(
+        None,
+        "Age of a trace's file at which the run goes on in the next one, a second at least; left out: no "
+        "limit.",
+        SECONDS_ALLOWED,
+    )
     otlp: Url | None = key(
         None,
         "An OpenTelemetry collector that gets the same spans over OTLP/HTTP (`pip install "
@@ -289,6 +309,16 @@ class TraceSection(Section):
         "an http or https address",
         trust="address",
     )
+
+    @property
+    def most_bytes(self) -> int:
+        """`max_bytes` as a number; fewer would make a file of every batch."""
+        return max(64 * KIB, self.max_bytes.resolve(0))
+
+    @property
+    def most_age_s(self) -> float | None:
+        """`max_age`, where there is one; a run writes ten times a second."""
+        return None if self.max_age is None else max(1.0, self.max_age)
 
 
 class MetricsSection(Section):

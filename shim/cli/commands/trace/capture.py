@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from budget.errors import KeeperUnavailable, OutsideError
 from shim.calls.tracing import load_spans, trace_history
-from shim.cli.commands.trace.traced_runs import folder_option, traces_folder
+from shim.cli.commands.trace.traced_runs import folder_option
+from shim.cli.console.context import config_path
 from shim.cli.console.output import print_json, span
 from shim.cli.console.running import ask_running
 from shim.cli.console.shared_options import json_option
+from shim.config import TraceSection, load_config
 from shim.config.schema.values import parse_seconds
-from traces import RequestRecord, RunTrace, names
+from traces import RequestRecord, RunTrace, default_directory, names
+
+_USUAL: Final = TraceSection()
 
 
 def _duration(_ctx: click.Context, _param: click.Parameter, value: str) -> float:
@@ -52,7 +56,8 @@ def capture_command(
     told = ask_running("capture", last_s=last_s)
     if told is None:
         raise KeeperUnavailable("No keeper runs.", hint="What it did is gone with it.")
-    run = written(told, folder or traces_folder(ctx))
+    section = load_config(config_path(ctx), uses=("trace",)).trace
+    run = written(told, folder or section.folder or default_directory(), section)
     if run.trace_path is None:
         raise OutsideError(f"The trace cannot be written: {'; '.join(run.problems)}.")
     seconds = (told["until_ns"] - told["since_ns"]) / 1e9
@@ -64,9 +69,16 @@ def capture_command(
     click.echo(f"Show it: keepwarm trace open {run.run_id}; explain it: keepwarm trace summary")
 
 
-def written(told: dict[str, Any], folder: Path) -> RunTrace:
-    """A run with what the keeper told, written and closed."""
-    run = RunTrace(directory=folder, service="keeper", current=False, started_ns=told["since_ns"])
+def written(told: dict[str, Any], folder: Path, section: TraceSection = _USUAL) -> RunTrace:
+    """A run with all that the keeper told, written and closed; its file is as `[trace]` says."""
+    run = RunTrace(
+        directory=folder,
+        service="keeper",
+        gzip=section.compress,
+        max_bytes=section.most_bytes,
+        current=False,
+        started_ns=told["since_ns"],
+    )
     with run:
         waited_for = {row.get("load_id") for row in told["requests"]}
         for row in told["history"]["loads"]:
