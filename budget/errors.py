@@ -59,6 +59,25 @@ class KeepwarmError(Exception):
         between = "\n" if "\n" in self.message else " "
         return f"{self.message}{between}{self.hint}".rstrip()
 
+    @property
+    def retry_after_s(self) -> float | None:
+        """Seconds until the same call can be tried: it is refused before. None: nothing says when."""
+        seconds = self.facts.get("retry_after_s")
+        return float(seconds) if isinstance(seconds, int | float) else None
+
+    def in_pause(self, seconds: float, failures: int | None = None) -> Self:
+        """This error, for a request that comes before the next try.
+
+        Args:
+            seconds: until then.
+            failures: how many there were in a row, where that is counted.
+        """
+        times = "" if failures is None else f" {failures} times in a row"
+        self.facts["retry_after_s"] = round(seconds, 3)
+        pause = f"That failed{times}, and is tried again in {max(seconds, 0.1):.1f} s."
+        self.hint = f"{self.hint} {pause}".lstrip()
+        return self
+
     def __reduce__(self) -> tuple[Any, ...]:
         return (error_from_wire, (self.to_wire(),))
 

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from campaign.telling import (
@@ -26,7 +27,6 @@ from campaign.telling import (
     goes_on,
     phase,
     tell,
-    wait_for_calm,
 )
 from shim import ConfigError, Shim
 
@@ -133,22 +133,22 @@ def one_request(shim: Shim, chance: random.Random, *, main: bool = False) -> Non
         model = "s"
     request = Request(model, kind.__name__)
     failure = _attempt(lambda: kind(shim, model, request, chance), main=main)
-    if failure is not None and request.failed(failure):
-        wait_for_calm()
+    again = partial(_again, shim, failure, kind, model, request, chance)
+    while failure is not None and request.failed(failure):
+        request.wait()
         request.again()
-        failure = _attempt(lambda: _again(shim, failure, kind, model, request, chance), main=main)
-        if failure is not None:
-            request.failed(failure)
+        failure = _attempt(again, main=main)
     if failure is None:
         request.end()
 
 
 def _again(shim: Shim, failure: BaseException | None, kind: Any, *rest: Any) -> None:
     """The second call; after an edit of the configuration by a program that has read it."""
-    if not isinstance(failure, ConfigError):
-        return kind(shim, *rest)
-    with Shim(CONFIG) as newer:
-        return kind(newer, *rest)
+    if isinstance(failure, ConfigError):
+        with Shim(CONFIG) as newer:
+            kind(newer, *rest)
+    else:
+        kind(shim, *rest)
 
 
 def _attempt(call: Callable[[], None], *, main: bool) -> BaseException | None:
@@ -188,15 +188,16 @@ async def one_task(shim: Shim, chance: random.Random) -> None:
         if chance.random() < 0.2:
             await asyncio.wait({call}, timeout=chance.random() * 0.1)
             call.cancel()
-        try:
-            await call
-        except BaseException as error:
-            if not request.failed(error):
-                return
-            await asyncio.to_thread(wait_for_calm)
+        while True:
+            try:
+                await call
+                return request.end()
+            except BaseException as error:
+                if not request.failed(error):
+                    return None
+            await asyncio.to_thread(request.wait)
             request.again()
-            await _asked(shim, model, request, chance)
-        request.end()
+            call = asyncio.ensure_future(_asked(shim, model, request, chance))
     except BaseException as error:
         call.cancel()
         request.end(error)

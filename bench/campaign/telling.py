@@ -27,6 +27,8 @@ from shim import (
 
 FOLDER = Path(os.environ.get("FAULTS_FOLDER", "."))
 _PARENT = os.getppid()
+PAUSES = 4
+"""So often a request is told that its model is not tried yet, and waits until it is."""
 _out = threading.Lock()
 _numbers = itertools.count(1)
 
@@ -102,16 +104,30 @@ class Request:
         self.number = next(_numbers)
         self.delivered = False
         self._first: dict[str, Any] | None = None
+        self._pauses = 0
+        self._pause_s = 0.0
         tell(begin=self.number, model=model, kind=kind, at=time.monotonic())
 
     def failed(self, error: BaseException) -> bool:
-        """Note how a call ended; returns whether the request is to be sent once more."""
-        if self._first is not None or self.delivered or not _helps_to_repeat(error):
+        """Note how a call ended; returns whether the request is to be sent once more.
+
+        A call that was refused because it came before the next try is no second call.
+        """
+        if self._first is None and not self.delivered and _helps_to_repeat(error):
+            self._first = outcome(error)
+        elif self._first is None or self._pauses == PAUSES or _pause_s(error) is None:
             self.end(error)
             return False
-        self._first = outcome(error)
+        else:
+            self._pauses += 1
+        self._pause_s = _pause_s(error) or 0.0
         tell(pause=self.number, at=time.monotonic(), **self._first)
         return True
+
+    def wait(self) -> None:
+        """Until the faults of this round are over, and the last error lets the model be tried again."""
+        wait_for_calm()
+        time.sleep(self._pause_s)
 
     @property
     def is_repeated(self) -> bool:
@@ -125,6 +141,10 @@ class Request:
     def end(self, error: BaseException | None = None) -> None:
         """The last call is over."""
         tell(end=self.number, at=time.monotonic(), delivered=self.delivered, **outcome(error))
+
+
+def _pause_s(error: BaseException) -> float | None:
+    return error.retry_after_s if isinstance(error, KeepwarmError) else None
 
 
 def _helps_to_repeat(error: BaseException) -> bool:

@@ -21,6 +21,15 @@ def not_reached(error: Mapping[str, Any]) -> KeepwarmError:
     return found
 
 
+def in_pause(engine: EngineRecord, now: float) -> KeepwarmError:
+    """The error of a request that comes before the next try of its engine."""
+    error = not_reached(engine.last_error or {})
+    if isinstance(error, EngineDied | EngineTimeout):
+        # Their hint is for the request that was cut off: that the next one starts the engine.
+        error.hint = "Its last lines are in `log_tail`." if error.facts.get("log_tail") else ""
+    return error.in_pause(engine.retry_at - now, engine.failures_in_row)
+
+
 def after_failure(engine: EngineRecord, error: Mapping[str, Any], now: float) -> None:
     """Remember a failure: the next try of a pinned engine waits longer each time.
 

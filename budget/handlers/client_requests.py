@@ -15,7 +15,7 @@ from budget.books.engines import EngineRecord, ModelSpec
 from budget.books.queue import Waiting
 from budget.books.states import State
 from budget.errors import InternalError, KeepwarmError, LoadFailed
-from budget.handlers.backoff import not_reached
+from budget.handlers.backoff import in_pause
 from budget.handlers.rule import EventRule
 from budget.recovery import soundness
 
@@ -126,7 +126,7 @@ class Requests:
         if not fits and not fitting.eventually(engine, {request.client_id}):
             return no_place(self._state, request)
         if engine.state is State.FAILED and engine.failures_in_row > 1 and now < engine.retry_at:
-            return not_reached(engine.last_error or {})
+            return in_pause(engine, now)
         return None
 
     def _cannot_wait(self, request: Waiting, now: float) -> KeepwarmError | None:

@@ -14,6 +14,7 @@ from budget.admission.state import PREFETCH
 from budget.books.engines import EngineSpec, ModelSpec, PlacementOption
 from budget.books.states import State
 from budget.core import BudgetCore
+from budget.errors import KeepwarmError, LoadFailed, OutOfMemory
 from budget.eviction.policies.eviction_policy import EvictionPolicy
 from budget.settings import CoreSettings
 
@@ -300,10 +301,13 @@ class Shell:
         load = self.loading.pop(engine_id)
         self.send(ev.LoadFinished(engine_id, load.generation, bookings))
 
-    def fail_load(self, engine_id: str, *, out_of_memory: bool = False) -> None:
+    def fail_load(
+        self, engine_id: str, why: KeepwarmError | None = None, *, out_of_memory: bool = False
+    ) -> None:
         """The load under way for an engine fails."""
         load = self.loading.pop(engine_id)
-        error = {"error": "OutOfMemory" if out_of_memory else "LoadFailed", "message": "scripted"}
+        failure = why or (OutOfMemory("scripted") if out_of_memory else LoadFailed("scripted"))
+        error = failure.to_wire()
         self.counts["load_failures"] += 1
         self.send(ev.LoadEndedBadly(engine_id, load.generation, error, out_of_memory))
 

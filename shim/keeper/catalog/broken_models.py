@@ -49,3 +49,7 @@ class BrokenModel:
     def raised(self) -> KeepwarmError:
         """A copy of the error, to be raised. Each request gets its own, because it collects a traceback."""
         return error_from_wire(self.error.to_wire())
+
+    def refusal(self, now_s: float) -> KeepwarmError:
+        """As `raised`, for a request that comes before the files are read again."""
+        return self.raised().in_pause(self.until_s - now_s)

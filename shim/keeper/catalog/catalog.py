@@ -153,7 +153,7 @@ class Catalog:
         if broken is None:
             return None
         stamp = stamp_of(watched_files(self.config.models[name]))
-        return broken.raised() if broken.holds(stamp, now_s) else None
+        return broken.refusal(now_s) if broken.holds(stamp, now_s) else None
 
     def stands(
         self, name: str, entry: ConfigEntry, limits: Mapping[str, int], now_s: float

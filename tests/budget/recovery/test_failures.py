@@ -8,7 +8,7 @@ from budget import actions as act
 from budget import events as ev
 from budget.books.engines import EngineSpec, PlacementOption
 from budget.books.states import State
-from budget.errors import InternalError
+from budget.errors import EngineDied, InternalError, error_from_wire
 from tests.budget.machine import Shell, engine, model, shell_of
 
 TWO_SIZES = EngineSpec(
@@ -37,9 +37,25 @@ def test_failures_in_a_row_are_refused_without_a_load_for_a_while() -> None:
     refused = shell.ask("a")
     assert shell.outcomes[refused] == "LoadFailed"
     assert len(shell.loads()) == 2
-    shell.advance(1.0)
+    error = error_from_wire(shell.error(refused))
+    assert error.retry_after_s == 1.0
+    assert str(error) == "scripted That failed 2 times in a row, and is tried again in 1.0 s."
+    shell.advance(error.retry_after_s)
     shell.use("a")
     assert shell.core.state.residents["a"].failures == 0
+
+
+def test_who_comes_in_the_pause_after_deaths_is_not_told_that_the_engine_starts_at_once() -> None:
+    """The hint of the request that was cut off would be wrong here; the log's end is still there."""
+    shell = shell_of(100, [engine("a", 50)])
+    died = EngineDied("gone.", hint="The next request starts it again.", log_tail=["a line"])
+    for _ in range(2):
+        shell.ask("a")
+        shell.fail_load("a", died)
+    error = error_from_wire(shell.error(shell.ask("a")))
+    assert error.facts["log_tail"] == ["a line"]
+    assert "starts it again" not in str(error)
+    assert str(error).endswith("That failed 2 times in a row, and is tried again in 1.0 s.")
 
 
 def test_out_of_memory_is_tried_once_on_a_smaller_placement() -> None:

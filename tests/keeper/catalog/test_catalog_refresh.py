@@ -141,12 +141,16 @@ def test_the_pause_grows_with_every_failure_to_its_bound(clock: Clock, read: lis
         async with changing("ab") as it:
             it.file("b").write_bytes(b"GGUF garbage")
             error = await _refused(it, "b")
+            assert error.retry_after_s is None
             pauses = []
             for _ in range(9):
                 pauses.append(it.keeper.catalog.broken_models["b"].pause_s)
                 read.clear()
                 clock.now_s += pauses[-1] - 0.01
-                assert str(await _refused(it, "b")) == str(error)
+                refused = await _refused(it, "b")
+                assert refused.message == error.message
+                assert refused.retry_after_s == pytest.approx(0.01)
+                assert refused.hint.endswith("That failed, and is tried again in 0.1 s.")
                 assert read == []
                 clock.now_s += 0.02
                 await _refused(it, "b")
