@@ -98,9 +98,17 @@ def _load_span(row: Mapping[str, Any], device: str, n_bytes: int, *, hidden: boo
         storage=row["storage"] or "staged",
         reason=row["reason"],
         engine=row["engine"],
-        attributes={names.HIDDEN: hidden, **attributes},
+        attributes={names.HIDDEN: hidden, **attributes, **_share(row)},
         phases=_load_phases(row),
     )
+
+
+def _share(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A load's speed as a share of the best; nothing while there is nothing to compare it with."""
+    speed, best = row.get("bytes_per_s", 0.0), row.get("best_bytes_per_s", 0.0)
+    if not speed or not best:
+        return {}
+    return {names.BANDWIDTH_SHARE: f"{speed / best:.0%} of the best seen, {best / 1e9:.3g} GB/s"}
 
 
 def _load_phases(row: Mapping[str, Any]) -> tuple[Phase, ...]:

@@ -47,7 +47,7 @@ from shim.keeper.server.status import grant_answer, status_of
 from shim.keeper.shell.actions_out import Shell
 from shim.keeper.shell.background import Background
 from shim.keeper.shell.fault_counts import FaultCounts
-from shim.keeper.shell.policy_state import recall, remember
+from shim.keeper.shell.policy_state import recall
 from shim.keeper.shell.request_ring import RequestRing
 from shim.keeper.shell.yielding import Generated, yield_lease
 
@@ -152,6 +152,7 @@ class Keeper:
         keeper = cls(projects, catalog, runtime, factory)
         try:
             recall(keeper.policy)
+            keeper.shell.history.speeds.recall()
             if catalog.broken_models:
                 keeper.shell.post(_reconfigured(catalog))
             keeper.shell.post(ev.Started())
@@ -206,7 +207,7 @@ class Keeper:
             self._code.close()
 
     async def _remember(self) -> None:
-        remember(self.policy)
+        await self.monitor.remember()
 
     # Requests
 

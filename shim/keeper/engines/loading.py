@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Container
+from functools import partial
 from pathlib import Path
 
 from backends.base import Engine, LoadReport
@@ -29,6 +30,7 @@ from shim.keeper.engines.start_ahead import StartsAhead
 from shim.keeper.engines.supervisor import Supervisor
 from shim.keeper.shell.fault_counts import RAISED, FaultCounts
 from shim.keeper.shell.history import History
+from shim.keeper.shell.load_speeds import disk_of
 from shim.keeper.shell.owed_events import OwedEvent, OwedEvents
 
 LOG = logging.getLogger("keepwarm.keeper")
@@ -130,7 +132,8 @@ class Loads:
         record.fraction = 1.0
         record.file_bytes, record.phases = running.report.file_bytes, running.report.phases
         record.ready_ns = running.report.ready_ns
-        self._history.rate(record)
+        files = [row[0] for row in entry.stamp]
+        self._history.rate(record, await asked(partial(disk_of, files)))
         bookings = self._learn_from_load(running)
         self._supervisor.begin_watch(running)
         seconds = (record.end_ns - record.start_ns) / 1e9

@@ -57,8 +57,9 @@ class Monitor:
         return {} if self._last is None else self._last.free
 
     async def remember(self) -> None:
-        """Save what the policy learned."""
+        """Save what the policy learned, and how fast loads were."""
         remember(self._policy)
+        self._shell.history.speeds.remember()
 
     async def expire(self) -> None:
         """Drop the conversations that are too old."""

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from budget.books.ledger import LedgerView
+from shim.keeper.shell.load_speeds import LoadSpeeds
 
 LOADS_KEPT = 4096
 SAMPLES_KEPT = 16384
@@ -20,8 +21,8 @@ class LoadStory:
     `device` holds most of its bytes; `devices` are the bytes by device. `restore_s` is the part of its time
     that restored the KV state of `restored_tokens`. `phases` are the begins of its phases,
     which end at `ready_ns`. `bytes_per_s` is how fast the weights came, or the
-    whole load where that is all that is known, and `best_bytes_per_s` the most that this keeper saw from
-    the same kind of storage.
+    whole load where that is all that is known, and `best_bytes_per_s` the most that was seen from the same
+    kind of storage on this machine; 0 before there was anything to compare it with.
     """
 
     load_id: str
@@ -126,16 +127,21 @@ class History:
     stagings: deque[StageStory] = field(default_factory=lambda: deque(maxlen=LOADS_KEPT))
     notes: deque[NoteStory] = field(default_factory=lambda: deque(maxlen=LOADS_KEPT))
     samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=SAMPLES_KEPT))
-    _best: dict[str, float] = field(default_factory=dict)
+    speeds: LoadSpeeds = field(default_factory=LoadSpeeds)
 
-    def rate(self, load: LoadStory) -> None:
-        """Note how fast a load was, beside the fastest one from the same kind of storage."""
+    def rate(self, load: LoadStory, disk: str = "") -> None:
+        """Note how fast a load was, beside the fastest one from the same kind of storage.
+
+        Args:
+            load: it has ended.
+            disk: of its files; counts for loads that read it.
+        """
         begin_ns = load.phases.get("weights", load.start_ns)
         until_ns = load.phases.get("buffers", load.ready_ns)
         if until_ns > begin_ns:
             load.bytes_per_s = load.file_bytes / ((until_ns - begin_ns) / 1e9)
-        best = max(self._best.get(load.storage, 0.0), load.bytes_per_s)
-        self._best[load.storage] = load.best_bytes_per_s = best
+        storage = f"cold {disk}".rstrip() if load.storage == "cold" else load.storage
+        load.best_bytes_per_s = self.speeds.saw(storage, load.bytes_per_s) or 0.0
 
     def sample(
         self, ns: int, view: LedgerView, resident: Mapping[str, int], measured_free: int | None

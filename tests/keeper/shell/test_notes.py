@@ -71,20 +71,28 @@ def test_a_preempted_request_is_seen_to_go_on_once() -> None:
 
 
 def test_a_loads_speed_is_told_beside_the_best_of_its_kind() -> None:
-    """Of the weights where their time is known, else of the whole load; cold and staged apart."""
+    """Of the weights where their time is known, else of the whole load; disks and memory apart."""
     history = History()
     second = 10**9
 
-    def load(seconds: float, storage: str, phases: dict[str, int]) -> LoadStory:
+    def load(seconds: float, storage: str, phases: dict[str, int], disk: str = "8:1") -> LoadStory:
         story = LoadStory("l", "e", "m", "host", 1, "", 0, storage=storage, file_bytes=100)
         story.ready_ns, story.phases = int(seconds * second), phases
-        history.rate(story)
+        history.rate(story, disk)
         return story
 
     weights = {"weights": 1 * second, "buffers": 3 * second}
-    loads = [load(4, "cold", weights), load(4, "cold", {}), load(1, "staged", {})]
+    loads = [
+        load(4, "cold", weights),
+        load(4, "cold", {}),
+        load(1, "cold", {}, "8:2"),
+        load(1, "staged", {}),
+        load(2, "staged", {}, "8:2"),
+    ]
     assert [(one.bytes_per_s, one.best_bytes_per_s) for one in loads] == [
-        (50, 50),
+        (50, 0),
         (25, 50),
-        (100, 100),
+        (100, 0),
+        (100, 0),
+        (50, 100),
     ]
