@@ -20,6 +20,13 @@ from tools.promtool import promtool
 
 FOLDER = Path(__file__).parents[2] / "examples" / "monitoring"
 RULES, BOARD = FOLDER / "keepwarm-alerts.yml", FOLDER / "keepwarm-dashboard.json"
+SELECTOR = re.compile(r"\b((?:gen_ai|keepwarm)_\w+)(?:\{([^}]*)\})?")
+GROUP = re.compile(r"\b(?:by|on|ignoring|without|group_left) ?\(([^)]*)\)")
+ROLES = {
+    "model": "gen_ai.request.model",
+    "provider": "gen_ai.provider.name",
+    "operation": "gen_ai.operation.name",
+}
 WORD = re.compile(r"\b(?:gen_ai|keepwarm)_\w+|\berror_type\b")
 
 
@@ -60,6 +67,77 @@ def test_every_query_asks_for_what_a_keeper_has(watched: Open) -> None:
     asked = {word for query in queries() for word in WORD.findall(query)}
     assert len(asked) > 15
     assert asked - here == set()
+
+
+def labels_by_metric(samples: Samples) -> dict[str, set[str]]:
+    """The labels of each metric."""
+    found: dict[str, set[str]] = {}
+    for name, labels in samples.values:
+        found.setdefault(name, set()).update(label for label, _ in labels)
+    return found
+
+
+def test_every_query_asks_a_metric_for_labels_that_it_has(watched: Open) -> None:
+    """A label that another metric has matches nothing here, and sums by it are one nameless line."""
+    here = labels_by_metric(busy(watched).scrape())
+    here["keepwarm_engine_deaths_total"] = {"keepwarm_model", "error_type"}
+    here["keepwarm_keeper_faults_total"] = {"keepwarm_fault_kind"}
+    here["keepwarm_device_free_bytes"] = {"keepwarm_device"}
+    # Of a request that failed after it was granted.
+    here["gen_ai_server_request_duration_seconds_count"].add("error_type")
+    asked = 0
+    for query in queries():
+        selected = SELECTOR.findall(GROUP.sub("", query))
+        assert selected, query
+        for name, matchers in selected:
+            labels = set(re.findall(r"(\w+)\s*(?:=~|!=|!~|=)", matchers))
+            assert labels - {"le"} <= here[name], query
+            asked += len(labels)
+        for group in GROUP.findall(query):
+            wanted = {label.strip() for label in group.split(",")}
+            assert wanted <= {"le"}.union(*(here[name] for name, _ in selected)), query
+            asked += len(wanted)
+    assert asked > 15
+
+
+def documented() -> dict[str, set[str]]:
+    """The metrics of docs/metrics.md by Prometheus's name without its unit, with their attributes."""
+    page = (FOLDER.parents[1] / "docs" / "metrics.md").read_text("utf-8")
+    found: dict[str, set[str]] = {}
+    for row in re.findall(
+        r"^\| (`[^|]+) \| (?:histogram|counter|gauge)[^|]*\| ([^|]+) \|", page, re.MULTILINE
+    ):
+        names, by = row
+        first, *more = re.findall(r"`([\w.]+)`", names)
+        attributes = set(re.findall(r"`([\w.]+)`", by))
+        attributes |= {
+            ROLES[word]
+            for word in re.findall(r"\b(model|provider|operation)\b", re.sub("`[^`]*`", "", by))
+        }
+        for name in (first, *(first.rpartition(".")[0] + one for one in more)):
+            found[name.replace(".", "_")] = {one.replace(".", "_") for one in attributes}
+    return found
+
+
+def test_the_page_has_every_metric_with_the_labels_that_a_keeper_gives_it(watched: Open) -> None:
+    """Each row is exported, with its attributes; and nothing is exported that has no row."""
+    it = busy(watched)
+    here, told = labels_by_metric(it.scrape()), documented()
+    absent = {"keepwarm_engine_deaths", "keepwarm_keeper_faults", "keepwarm_device_free"}
+    exported: dict[str, set[str]] = {}
+    for name, labels in here.items():
+        row = max((one for one in told if name.startswith(one)), key=len, default=None)
+        if row is None:
+            assert name.startswith(("target_info", "otel_scope")), name
+            continue
+        exported.setdefault(row, set()).update(
+            label for label in labels if label != "le" and not label.startswith("otel_scope")
+        )
+    assert told.keys() - exported.keys() <= absent
+    assert len(exported) > 15
+    for row, labels in exported.items():
+        assert labels - told[row] == set(), row
+        assert told[row] - labels <= {"error_type"}, row
 
 
 def test_the_reasons_that_the_rules_name_are_those_that_are_counted(watched: Open) -> None:

@@ -3,6 +3,7 @@
 import ast
 import fcntl
 import os
+import re
 import select
 import shutil
 import signal
@@ -63,7 +64,35 @@ def test_ci_runs_the_checks_the_tests_and_the_examples() -> None:
     lines = script.read_text("utf-8").splitlines()
     assert lines[0].endswith("bash")
     assert "set -euo pipefail" in lines
-    assert lines[-3:] == ["make check", "make test", "make examples"]
+    made = [line for line in lines if line.startswith(("make ", "beside "))]
+    assert made == [
+        "make check",
+        "make test",
+        "make examples",
+        "beside promtool test-alerts",
+        "beside chromium test-browser",
+    ]
+
+
+@pytest.mark.parametrize(("found", "rc", "said"), [(1, 0, "left out"), (0, 3, "")])
+def test_ci_leaves_out_what_cannot_be_had_and_fails_where_its_test_does(
+    tmp_path: Path, found: int, rc: int, said: str
+) -> None:
+    """Without a network there is no promtool, which is no failure; a failing rule is one."""
+    text = (ROOT / ".ci" / "run").read_text("utf-8")
+    tools, bin_folder = tmp_path / "tools", tmp_path / ".venv" / "bin"
+    tools.mkdir()
+    bin_folder.mkdir(parents=True)
+    (bin_folder / "python").symlink_to(sys.executable)
+    for name in ("promtool", "chromium"):
+        (tools / f"{name}.py").write_text(f"raise SystemExit({found})")
+    (tmp_path / ".ci").mkdir()
+    (tmp_path / ".ci" / "run").write_text(re.sub("(?m)^make .*", "", text))
+    (tmp_path / "Makefile").write_text("test-alerts:\n\t@exit 3\ntest-browser:\n\t@exit 3\n")
+    command = ["bash", str(tmp_path / ".ci" / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode != 0) == (rc != 0)
+    assert said in done.stdout
 
 
 def test_a_finished_set_up_is_known_by_its_stamp(

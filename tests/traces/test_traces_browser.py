@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.traces.support import MS, evict, load, now, request
+from tests.traces.support import MS, events, evict, load, now, request
 from tools.chromium import chromium
 from traces import CounterSample, RunTrace
 from traces.chrome.perfetto import TraceServer
@@ -19,16 +20,21 @@ from traces.chrome.sql import node_program
 SCRIPT = Path(__file__).with_name("in_browser.js")
 PICTURES = Path(__file__).resolve().parents[2] / "build" / "screens"
 LIMIT_S = 150.0
+GROUP = re.compile(r"[1-4] \w+ .* \d+$")
 
 
-def shown(trace: Path, picture: str) -> dict[str, Any]:
-    """The titles of the tracks in their order on the page, and what went wrong there."""
+def shown(trace: Path, picture: str, *, dropped: bool = False) -> dict[str, Any]:
+    """The titles of the tracks in their order on the page, and what went wrong there.
+
+    `dropped`: opened without the commands that `keepwarm trace open` gives the UI.
+    """
     PICTURES.mkdir(parents=True, exist_ok=True)
     program = chromium()
     assert program is not None, "run `make test-browser`, which gets Chromium"
     with TraceServer(trace) as server:
+        url = server.url.partition("&startupCommands=")[0] if dropped else server.url
         done = subprocess.run(
-            [node_program(), SCRIPT, program, server.url, PICTURES / picture],
+            [node_program(), SCRIPT, program, url, PICTURES / picture],
             capture_output=True,
             text=True,
             timeout=LIMIT_S,
@@ -63,7 +69,7 @@ def _run(folder: Path, engines: int) -> Path:
 
 def _groups(titles: list[str]) -> list[str]:
     """The groups among the titles, without their numbers."""
-    return [title.rpartition(" ")[0] for title in titles if re.match(r"[1-4] \w+ .* \d+$", title)]
+    return [title.rpartition(" ")[0] for title in titles if GROUP.match(title)]
 
 
 @pytest.mark.browser
@@ -88,3 +94,25 @@ def test_the_first_screen_has_the_run_then_devices_then_engines_by_first_use(
     assert names.index("run") < names.index("loads and evictions")
     assert "device bytes free" in found["tracks"]
     assert len(_groups(found["tracks"])) >= 5
+
+
+@pytest.mark.browser
+def test_a_file_that_is_dropped_into_the_ui_is_sorted_by_its_slices_whatever_it_asks_for(
+    tmp_path: Path,
+) -> None:
+    """docs/reading-a-trace.md says so; the day this fails, a plain file can have the order of reading."""
+    trace = _run(tmp_path, 2)
+    lines = trace.read_text("utf-8").splitlines()
+    hints = [
+        json.dumps(
+            {"ph": "M", "name": "process_sort_index", "pid": pid, "args": {"sort_index": pid}}
+        )
+        for pid in range(1, 7)
+    ]
+    trace.write_text("\n".join([*lines[:-2], lines[-2] + ",", ",\n".join(hints), "]"]), "utf-8")
+    found = shown(trace, "dropped.png", dropped=True)
+    assert found["errors"] == ""
+    slices = Counter(event["pid"] for event in events(trace) if event["ph"] in "Xb")
+    order = [int(title.rpartition(" ")[2]) for title in found["tracks"] if GROUP.match(title)]
+    assert order == sorted(order, key=lambda pid: -slices[pid])
+    assert order != sorted(order)
