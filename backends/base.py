@@ -164,7 +164,7 @@ class Death:
             )
         return EngineDied(
             f"{self.message}.",
-            hint="The next request starts it again; its last lines are in `log_tail`.",
+            hint="The next request starts it again. Its last lines are in `log_tail`.",
             model=model,
             exit_code=self.exit_code,
             log_tail=list(self.log_tail),

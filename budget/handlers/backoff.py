@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from budget.books.engines import EngineRecord
+from budget.books.states import State
 from budget.errors import EngineDied, EngineTimeout, KeepwarmError, error_from_wire
 
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 30.0
+_STARTS_AGAIN: Final = re.compile(r"[^.]*starts it again\.\s*")
+"""The sentence of a hint that is wrong while requests are refused."""
 
 
-def not_reached(error: Mapping[str, Any]) -> KeepwarmError:
-    """The error of an engine as a request gets it that waited, and that is not the cause."""
-    found = error_from_wire(dict(error))
+def not_reached(engine: EngineRecord, now: float) -> KeepwarmError:
+    """The error of an engine's failure as a request gets it that waited, and that is not the cause."""
+    found = error_from_wire(dict(engine.last_error or {}))
     if isinstance(found, EngineDied | EngineTimeout):
         found.message += " This request had not reached it."
         found.facts["suspected"] = False
-    return found
+    return with_pause(found, engine, now)
 
 
-def in_pause(engine: EngineRecord, now: float) -> KeepwarmError:
-    """The error of a request that comes before the next try of its engine."""
-    error = not_reached(engine.last_error or {})
-    if isinstance(error, EngineDied | EngineTimeout):
-        # Their hint is for the request that was cut off: that the next one starts the engine.
-        error.hint = "Its last lines are in `log_tail`." if error.facts.get("log_tail") else ""
-    return error.in_pause(engine.retry_at - now, engine.failures_in_row)
+def with_pause(error: KeepwarmError, engine: EngineRecord, now: float) -> KeepwarmError:
+    """An error of an engine, which says how long its requests are refused where they are."""
+    left_s = refused_for_s(engine, now)
+    if left_s <= 0:
+        return error
+    error.hint = _STARTS_AGAIN.sub("", error.hint).rstrip()
+    return error.in_pause(left_s, engine.failures_in_row)
+
+
+def refused_for_s(engine: EngineRecord, now: float) -> float:
+    """How long requests of an engine are refused: from its second failure in a row on."""
+    paused = engine.state is State.FAILED and engine.failures_in_row > 1
+    return max(0.0, float(engine.retry_at - now)) if paused else 0.0
 
 
 def after_failure(engine: EngineRecord, error: Mapping[str, Any], now: float) -> None:

@@ -13,9 +13,8 @@ from budget.admission.scheduler import Scheduler
 from budget.admission.state import CoreState
 from budget.books.engines import EngineRecord, ModelSpec
 from budget.books.queue import Waiting
-from budget.books.states import State
 from budget.errors import InternalError, KeepwarmError, LoadFailed
-from budget.handlers.backoff import in_pause
+from budget.handlers.backoff import not_reached, refused_for_s
 from budget.handlers.rule import EventRule
 from budget.recovery import soundness
 
@@ -125,8 +124,8 @@ class Requests:
         fits = fitting.pinnable(engine) if pins else engine.resident or fitting.feasible(engine)
         if not fits and not fitting.eventually(engine, {request.client_id}):
             return no_place(self._state, request)
-        if engine.state is State.FAILED and engine.failures_in_row > 1 and now < engine.retry_at:
-            return in_pause(engine, now)
+        if refused_for_s(engine, now) > 0:
+            return not_reached(engine, now)
         return None
 
     def _cannot_wait(self, request: Waiting, now: float) -> KeepwarmError | None:

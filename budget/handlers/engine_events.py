@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from budget import events as ev
@@ -122,7 +121,7 @@ class EngineEvents:
                 engine.failures += 1
                 engine.min_option = 0
                 after_failure(engine, event.error, now)
-                self._end_all(engine, event.error, now)
+                self._end_all(engine, now)
             drop_if_retired(self._state, engine)
         return True
 
@@ -146,9 +145,9 @@ class EngineEvents:
             first = max(later) + 1
         return None
 
-    def _end_all(self, engine: EngineRecord, error: Mapping[str, Any], now: float) -> None:
+    def _end_all(self, engine: EngineRecord, now: float) -> None:
         for request in list(self._state.queue.of(engine.engine_id) or ()):
-            self._state.end(request, not_reached(error), now)
+            self._state.end(request, not_reached(engine, now), now)
 
     def _engine_died(self, event: ev.EngineGone, now: float) -> bool:
         engine = self._state.residents[event.engine_id]
@@ -165,7 +164,7 @@ class EngineEvents:
             engine.deaths += 1
             after_failure(engine, event.error, now)
             if engine.deaths >= DEATHS_BEFORE_DENIAL:
-                self._end_all(engine, event.error, now)
+                self._end_all(engine, now)
             drop_if_retired(self._state, engine)
         return True
 

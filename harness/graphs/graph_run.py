@@ -165,9 +165,10 @@ class GraphRun:
             except Exception as error:
                 if not step.retry.is_worth(error, attempt):
                     raise
+                pause_s = step.retry.pause_after(attempt, error)
             finally:
                 calls.close()
-            await asyncio.sleep(step.retry.pause_after(attempt))
+            await asyncio.sleep(pause_s)
         raise AssertionError("a step has at least one attempt")
 
     async def _once(self, step: Step, context: StepContext) -> Any:

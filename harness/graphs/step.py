@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from shim import (
     CallerError,
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Messages = Sequence[Mapping[str, Any]] | str
+
+
+LONGEST_REFUSAL_S: Final = 60.0
+"""A step waits no longer than this because an error says that another try would be refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +47,14 @@ class Retry:
         mistake = isinstance(error, CallerError) and CallerError not in self.errors
         return attempt < self.attempts and isinstance(error, self.errors) and not mistake
 
-    def pause_after(self, attempt: int) -> float:
-        """Seconds after the attempt of this number, which counts from 1."""
-        return self.pause_s * self.growth ** (attempt - 1)
+    def pause_after(self, attempt: int, error: BaseException | None = None) -> float:
+        """Seconds after the attempt of this number, which counts from 1.
+
+        They are more where the error says for how long another try would be refused.
+        """
+        refused_s = (error.retry_after_s or 0.0) if isinstance(error, KeepwarmError) else 0.0
+        own_s = self.pause_s * self.growth ** (attempt - 1)
+        return max(own_s, min(refused_s, LONGEST_REFUSAL_S))
 
 
 @dataclass(frozen=True, slots=True)

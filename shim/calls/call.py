@@ -9,7 +9,7 @@ from operator import attrgetter, itemgetter
 from typing import Any, TypeVar
 
 from backends.base import Endpoint
-from backends.openai.connections.bounds import Limits, Timeouts
+from backends.openai.connections.bounds import RETRY_AFTER_S, Limits, Timeouts
 from backends.openai.exchange import secrets_of
 from backends.openai.masking import NO_SECRETS
 from backends.openai.options import FixedOptions, template_warnings
@@ -86,6 +86,8 @@ class Call:
     """Whether the caller gets the answer at its end, though it is streamed internally."""
     ended_by: KeepwarmError | None = None
     """The end of an engine after which the request was sent once more; None where it was sent once."""
+    pause_s: float = 0.0
+    """The seconds to wait before its next lease."""
     runs_on: bool = False
     """Whether an interrupt was asked for and was impossible, so that it runs to its end."""
     started_ns: int = field(default_factory=time.monotonic_ns)
@@ -170,15 +172,21 @@ class Call:
         """Whether the request is sent once more, because its engine ended. It is noted in `ended_by`.
 
         It is where its caller has got nothing yet, there is time left, and the keeper does not suspect
-        this request of having ended the engine.
+        this request of having ended the engine. Before, it waits while the engine's requests are refused.
         """
         if self.ended_by is not None or failure.facts.get("suspected", True) is True:
             return False
-        if not self.can_begin_anew:
+        if not self.can_begin_anew or not self._can_wait(failure.retry_after_s or 0.0):
             return False
+        self.pause_s = failure.retry_after_s or 0.0
         self.ended_by, self.retried = failure, 1
         self._from_the_start()
         return True
+
+    def _can_wait(self, seconds: float) -> bool:
+        deadline = self.limits.get("deadline")
+        in_time = deadline is None or time.monotonic() + seconds < deadline
+        return seconds <= RETRY_AFTER_S and in_time
 
     @property
     def can_begin_anew(self) -> bool:

@@ -88,6 +88,9 @@ class Leases:
         while True:
             call.connection = None  # of the lease before, which is given back
             try:
+                if call.pause_s:
+                    pause_s, call.pause_s = call.pause_s, 0.0
+                    await self.transport.pools.to(call.held.endpoint).pause(pause_s)
                 if session.routes.stability and session.routes.unstable(call.serving):
                     session.takes_over(call)
                 if call.remote:

@@ -17,7 +17,15 @@ import pytest
 from backends.scripted import Script, ScriptedEngine
 from harness import Graph, Retry, Step, StepContext, StepFailed
 from harness.graphs.journal import Journal
-from shim import ConfigError, InvalidRequest, KeepwarmError, LoadFailed, Shim, UnknownModel
+from shim import (
+    ConfigError,
+    EngineDied,
+    InvalidRequest,
+    KeepwarmError,
+    LoadFailed,
+    Shim,
+    UnknownModel,
+)
 from shim.keeper.catalog.catalog import CatalogEngine
 from tests.processes import wait_until
 from traces import RunTrace
@@ -199,6 +207,8 @@ def test_a_step_is_tried_again_by_its_policy(told: Told) -> None:
     result = Graph([step], shim=told.shim).run()
     assert (tried, result["flaky"], result.outcomes["flaky"].attempts) == ([1, 2, 3], "done", 3)
     assert [Retry(9, 0.5, 2.0).pause_after(n) for n in (1, 2, 3)] == [0.5, 1.0, 2.0]
+    refusals = [EngineDied("a ended.", retry_after_s=seconds) for seconds in (0.1, 4.0, 1e6)]
+    assert [Retry(9, 0.5).pause_after(1, error) for error in refusals] == [0.5, 4.0, 60.0]
 
     def mistaken(context: StepContext) -> None:
         tried.append(context.attempt)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from backends.openai import sync_client
 from backends.scripted import Script
 from budget.errors import EngineTimeout, KeepwarmError
 from shim import EngineDied, Shim
@@ -201,6 +202,62 @@ def test_a_request_that_is_sent_anew_keeps_to_its_deadline(
     first, second = (message["deadline_s"] for message in heard["lease"])
     assert second < first == 60
     assert ("lease" in heard["diagnose"][0]) is reached
+
+
+@pytest.mark.parametrize(("refused_for_s", "sent"), [(9.5, 2), (30.0, 1)])
+def test_a_request_is_sent_anew_when_its_engine_may_start_again(
+    runtime_dir: Path, monkeypatch: pytest.MonkeyPatch, refused_for_s: float, sent: int
+) -> None:
+    """It waits as long as the error says that requests are refused; where that is long it is not sent."""
+    paused: list[float] = []
+
+    async def pause(_pool: object, seconds: float) -> None:
+        paused.append(seconds)
+
+    monkeypatch.setattr(sync_client._Pool, "pause", pause)
+    ended = EngineDied("m ended.", suspected=False, retry_after_s=refused_for_s).to_wire()
+    with (
+        engine_on_a_thread(runtime_dir, Script(die_after=0)) as dying,
+        engine_on_a_thread(runtime_dir, Script()) as next_one,
+    ):
+        grants = iter((grant(dying, "r1"), grant(next_one, "r2")))
+
+        def says(message: Message) -> Iterator[Message]:
+            if message["op"] == "lease":
+                yield next(grants)
+            elif message["op"] == "diagnose":
+                yield {"ok": {"death": ended}}
+
+        with (
+            FakeKeeper(runtime_dir, CONFIG, says) as keeper,
+            Shim(CONFIG, inline=False, runtime=runtime_dir) as shim,
+        ):
+            try:
+                assert shim.chat("m", "Hello.").retried == 1
+            except EngineDied as error:
+                assert error.retry_after_s == refused_for_s
+        leases = [m for m in keeper.heard if m["op"] == "lease"]
+    assert (len(leases), paused) == (sent, [refused_for_s] * (sent - 1))
+
+
+def test_a_request_whose_engine_ended_twice_is_told_how_long_others_are_refused(
+    stage: Stage,
+) -> None:
+    """By the end of its own engine, and by the next refusal."""
+    stage.scripts["a"] = Script(die_after=0)
+    told = []
+    for _ in range(3):
+        with pytest.raises(EngineDied) as caught:
+            stage.shim.chat("a", "Hello.")
+        told.append(caught.value)
+    assert told[0].retry_after_s is None
+    assert "starts it again" in told[0].hint
+    for error in told[1:]:
+        assert error.retry_after_s is not None
+        assert 0.0 < error.retry_after_s <= 1.0
+        assert "starts it again" not in error.hint
+        assert "That failed 2 times in a row" in error.hint
+    assert len(stage.engines) == 2
 
 
 @pytest.mark.parametrize(

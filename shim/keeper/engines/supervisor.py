@@ -19,7 +19,8 @@ from budget import actions as act
 from budget import events as ev
 from budget.books.engines import Bookings
 from budget.core import BudgetCore
-from budget.errors import KeepwarmError
+from budget.errors import KeepwarmError, error_from_wire
+from budget.handlers.backoff import with_pause
 from budget.snapshot import record_to_wire
 from shim.keeper import limits
 from shim.keeper.catalog.catalog import Catalog
@@ -149,7 +150,13 @@ class Supervisor:
 
         None while it runs.
         """
-        return self.deaths.error_for(f"{engine_id}/{generation}", lease)
+        wire = self.deaths.error_for(f"{engine_id}/{generation}", lease)
+        engine = self._core.state.residents.get(engine_id)
+        if wire is None or engine is None or engine.generation != generation:
+            return wire
+        return with_pause(
+            error_from_wire(wire), engine, asyncio.get_running_loop().time()
+        ).to_wire()
 
     def _note_death(self, running: RunningEngine, error: KeepwarmError) -> None:
         engine = self._core.state.residents.get(running.entry.engine_id)

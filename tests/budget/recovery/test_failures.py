@@ -8,7 +8,7 @@ from budget import actions as act
 from budget import events as ev
 from budget.books.engines import EngineSpec, PlacementOption
 from budget.books.states import State
-from budget.errors import EngineDied, InternalError, error_from_wire
+from budget.errors import EngineDied, InternalError, LoadFailed, error_from_wire
 from tests.budget.machine import Shell, engine, model, shell_of
 
 TWO_SIZES = EngineSpec(
@@ -319,3 +319,47 @@ def test_an_event_of_a_generation_that_is_over_raises_with_the_last_events() -> 
     with pytest.raises(InternalError, match="which is over") as caught:
         shell.send(ev.EngineGone("a", 7, {"error": "EngineDied"}))
     assert "LOADING-LOADED->IDLE" in caught.value.hint
+
+
+def test_errors_of_the_pause_say_how_long_it_lasts_and_not_that_the_next_request_starts_it() -> (
+    None
+):
+    """From the second failure in a row on: in words, and in `retry_after_s`; before there is no pause."""
+    shell = shell_of(100, [engine("a", 50)])
+    said = "The next request starts it again. Its last lines are in `log_tail`."
+
+    died = EngineDied("a ended.", hint=said).to_wire()
+    shell.serve("a")
+    for _ in range(2):
+        behind = shell.ask("a")
+        shell.send(ev.EngineGone("a", shell.core.state.residents["a"].generation, died))
+        shell.settle()
+    assert error_from_wire(shell.error(behind)).retry_after_s == 1.0
+    shell.advance(0.25)
+    refused = error_from_wire(shell.error(shell.ask("a")))
+    assert isinstance(refused, EngineDied)
+    assert refused.retry_after_s == refused.facts["retry_after_s"] == 0.75
+    assert refused.hint == (
+        "Its last lines are in `log_tail`."
+        " That failed 2 times in a row, and is tried again in 0.8 s."
+    )
+    assert "starts it again" not in str(refused)
+    shell.advance(0.75)
+    assert shell.ask("a") in shell.waiting
+
+
+def test_a_load_that_failed_twice_says_how_long_it_is_left_alone() -> None:
+    """With what the failure itself advises behind it."""
+    shell = shell_of(100, [engine("a", 50)])
+    failed = LoadFailed("a did not load.", hint="Check the file.").to_wire()
+    told = []
+    for _ in range(2):
+        request = shell.ask("a")
+        shell.send(ev.LoadEndedBadly("a", shell.loading.pop("a").generation, failed))
+        told.append(error_from_wire(shell.error(request)))
+    first, second = told
+    assert (first.retry_after_s, first.hint) == (None, "Check the file.")
+    assert second.retry_after_s == 1.0
+    assert (
+        second.hint == "Check the file. That failed 2 times in a row, and is tried again in 1.0 s."
+    )
