@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.perfetto import PROBLEMS, SLICES, assert_sound, query_many
+from traces import RunLine, names, read_runs
 from traces.reading.stored_events import TraceFile
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,16 +48,26 @@ def test_faults_at_random_moments_leave_every_request_answered_or_typed() -> Non
 
 
 def _assert_traces_open(folder: Path) -> None:
-    """Perfetto takes every trace that the callers left, also of those that were killed."""
+    """Perfetto takes every trace that the callers left, also of those that were killed.
+
+    Lanes nest, arrows are bound, and there are as many slices as were written, and as many requests as the
+    run's line tells.
+    """
     # A caller that was killed before its first tenth of a second leaves an empty file.
     traces = [trace for trace in sorted(folder.glob("*.trace.json")) if trace.stat().st_size]
     assert traces
+    lines = [line for line in read_runs(folder / "runs.jsonl") if isinstance(line, RunLine)]
+    told = {Path(line.trace).name: line for line in lines if line.trace}
     for trace in traces:
         file = TraceFile(trace)
-        whole = [event["ph"] for event in file.events()]
+        events = list(file.events())
+        asked = sum(event.get("cat") == names.REQUEST and event["ph"] == "X" for event in events)
         if file.cut:
             # A caller that was killed: what is there is taken, up to the cut.
             slices, problems = query_many(trace, [SLICES, PROBLEMS])
-            assert (len(slices), problems) == (whole.count("X"), [])
-        else:
-            assert_sound(trace)
+            assert (len(slices), problems) == (sum(one["ph"] == "X" for one in events), [])
+            trace.write_text("[\n" + ",\n".join(map(json.dumps, events)) + "\n]\n", "utf-8")
+        elif not told[trace.name].problems:
+            assert asked == len(told[trace.name].requests)
+        assert_sound(trace)
+    assert list(folder.glob("*.part")) == []

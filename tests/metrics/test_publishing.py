@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +119,33 @@ def test_a_keeper_that_is_only_scraped_leaves(tiny_models: dict[str, Path]) -> N
     assert len(resident) > 10
     assert resident[0] > 0
     assert resident[-1] == 0
+
+
+def test_a_full_disk_keeps_the_metrics_from_their_socket_until_there_is_room(
+    tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    """The keeper goes on: a fault of one kind, tried again at each look, and had once there is room."""
+    small = "-t tmpfs -o size=16k,nr_inodes=2"
+    if os.geteuid() or subprocess.run(["mount", *small.split(), "none", tmp_path]).returncode:
+        pytest.skip("a small file system needs root")
+    try:
+        (tmp_path / "ballast").touch()
+        place = tmp_path / "metrics.sock"
+
+        async def follow() -> None:
+            async with race(tiny_models) as it:
+                shell, section = it.keeper.shell, MetricsSection(prometheus=str(place))
+                publishing = Publishing(shell, dict, lambda: section)
+                await publishing.begin()
+                with pytest.raises(OSError, match="No space left"):
+                    await publishing.look()
+                assert [row["count"] for row in shell.faults.rows()] == [1]
+                assert shell.stories.listeners == []
+                (tmp_path / "ballast").unlink()
+                await publishing.look()
+                assert place.is_socket()
+                await publishing.close()
+
+        run(follow)
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)

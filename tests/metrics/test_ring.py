@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -155,3 +156,29 @@ def test_the_command_writes_a_trace_and_names_it(
         assert CliRunner().invoke(main, [*folder, "--last", wrong]).exit_code == 2
     monkeypatch.setattr(capture, "ask_running", lambda _op, **_fields: None)
     assert "No keeper runs" in CliRunner().invoke(main, folder).output
+
+
+def test_a_capture_on_a_full_disk_is_an_error_and_can_be_repeated(
+    watched: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that ends early was told as if it were whole. The keeper goes on, and still remembers."""
+    it = watched(keeper=RING)
+    for _ in range(20):
+        it.chat("a")
+    it.settle()
+    answer = told(it)
+    monkeypatch.setattr(capture, "ask_running", lambda *_, **__: answer)
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    command = ["trace", "capture", "--folder", str(tmp_path)]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        full = CliRunner().invoke(main, command)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert full.exit_code == 4
+    assert full.stderr.count("File too large") == 1
+    assert "The trace is not whole" in full.stderr
+    assert it.chat("a")
+    again = CliRunner().invoke(main, [*command, "--json"])
+    assert again.exit_code == 0
+    assert written(Path(json.loads(again.stdout)["trace"]))["request"] == 20

@@ -1,10 +1,17 @@
-"""What a run leaves behind for processes that are forked while it is there."""
+"""What a run leaves behind for processes that are forked while it is there, and when it is killed."""
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
+
+from traces.reading.spans_of import spans_of
+from traces.reading.stored_events import TraceFile
+from traces.recording.writer import GATHER_SECONDS
+
+RELIABILITY = Path(__file__).parents[2] / "docs" / "reliability.md"
 
 FORK = """
 import os, select, signal, sys
@@ -30,3 +37,31 @@ def test_a_child_forked_from_a_traced_run_that_used_threads_does_not_hang(tmp_pa
         [sys.executable, "-c", FORK, str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+KILLED = """
+import os, signal, sys, time
+from tests.traces.support import MS, now, request
+from traces import RunTrace
+
+run = RunTrace("killed", sys.argv[1]).__enter__()
+run.request(request("before", now() - 70 * MS))
+while b"before" not in run.trace_path.read_bytes():
+    time.sleep(0.01)
+run.request(request("after", now() - 70 * MS))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_process_loses_only_what_it_gathered_in_the_last_tenth_of_a_second(
+    tmp_path: Path,
+) -> None:
+    """What was gathered before is in the file without any call of the program; the bound is in the docs."""
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL
+    file = TraceFile(tmp_path / "killed.trace.json")
+    spans = spans_of(file.events())
+    assert file.cut
+    assert "before" in spans.requests
+    assert GATHER_SECONDS == 0.1
+    assert "last tenth of a second" in RELIABILITY.read_text("utf-8")

@@ -58,8 +58,12 @@ def capture_command(
         raise KeeperUnavailable("No keeper runs.", hint="What it did is gone with it.")
     section = load_config(config_path(ctx), uses=("trace",)).trace
     run = written(told, folder or section.folder or default_directory(), section)
-    if run.trace_path is None:
-        raise OutsideError(f"The trace cannot be written: {'; '.join(run.problems)}.")
+    if run.problems:
+        what = "cannot be written" if run.trace_path is None else "is not whole"
+        raise OutsideError(
+            f"The trace {what}: {'; '.join(run.problems)}.",
+            hint="The keeper still remembers it: capture again once there is room.",
+        )
     seconds = (told["until_ns"] - told["since_ns"]) / 1e9
     if as_json:
         count = len(told["requests"])
