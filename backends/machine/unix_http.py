@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ ANSWER_LIMIT_S: Final = 5.0
 """Until an engine has answered a question that costs it nothing."""
 LOOPBACK: Final = "127.0.0.1"
 _HEAD_BYTES: Final = 4096
+_BODY_S: Final = 0.25
+"""Until the body of an error has followed its head."""
 _MAX_ANSWER_BYTES: Final = 16 << 20
 _CHUNK_BYTES: Final = 1 << 16
 
@@ -152,21 +155,48 @@ async def listens(address: Address, limit_s: float) -> bool:
 
 
 async def status_of(address: Address, path: str, key: str, limit_s: float) -> int | None:
-    """The status with which a path answers; None for no answer of HTTP. The body is left unread."""
+    """The status with which a path answers; None for no answer of HTTP."""
+    answer = await answer_of(address, path, key, limit_s)
+    return answer[0] if answer is not None else None
+
+
+async def answer_of(
+    address: Address, path: str, key: str, limit_s: float
+) -> tuple[int, bytes] | None:
+    """The status with which a path answers, and the begin of the body of one that is no success.
+
+    None for no answer of HTTP.
+    """
     head = (
         f"GET {path} HTTP/1.1\r\nHost: {LOOPBACK}\r\nConnection: close\r\n"
         f"Accept: */*\r\nAuthorization: Bearer {key}\r\n\r\n"
     )
+    body = b""
     try:
         async with asyncio.timeout(limit_s):
             reader, writer = await _connected(address)
             try:
                 writer.write(head.encode())
-                words = (await reader.read(_HEAD_BYTES)).split(b" ", 2)
+                said = await reader.read(_HEAD_BYTES)
+                status = _status_in(said)
+                if status is not None and not is_success(status):
+                    body = said.partition(b"\r\n\r\n")[2]
+                    with contextlib.suppress(TimeoutError):
+                        body = body or await asyncio.wait_for(reader.read(_HEAD_BYTES), _BODY_S)
             finally:
                 writer.close()
     except OSError:
         return None
+    return None if status is None else (status, body)
+
+
+def is_success(status: int | None) -> bool:
+    """Whether a status says that all is well."""
+    return status is not None and 200 <= status < 300
+
+
+def _status_in(said: bytes) -> int | None:
+    words = said.split(b" ", 2)
     is_http = len(words) > 1 and words[0].startswith(b"HTTP/") and words[1][:3].isdigit()
     return int(words[1][:3]) if is_http else None
 

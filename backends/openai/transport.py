@@ -21,6 +21,7 @@ from backends.openai.connections.bounds import (
     ERROR_BYTES,
     RETRY_AFTER_S,
     STREAM_BYTES,
+    UNLOAD_S,
     Bounds,
     Limits,
     Timeouts,
@@ -195,13 +196,16 @@ class Transport:
         return request.of_prompt(endpoint, exchange.parsed(raw, templated))
 
     async def reside(self, endpoint: Endpoint, keep_alive_s: float | None) -> None:
-        """Let Ollama load a model and keep it for so many seconds; 0 unloads it.
+        """Let Ollama load a model and keep it for so many seconds; 0 unloads it, within `UNLOAD_S`.
 
         Raises:
             KeepwarmError: as `chat`.
         """
         body = ollama.residency_body(endpoint, keep_alive_s)
-        exchange = self._exchange(endpoint, ollama.CHAT_PATH, body, {})
+        limits = Limits()
+        if keep_alive_s == 0:
+            limits["timeouts"] = Timeouts(connect_s=UNLOAD_S, answer_s=UNLOAD_S)
+        exchange = self._exchange(endpoint, ollama.CHAT_PATH, body, limits)
         exchange.parsed(await self._fetch(exchange, CHAT_BYTES), parse_completion)
 
     async def residents(self, endpoint: Endpoint, *, within_s: float) -> Sequence[ollama.Resident]:

@@ -32,7 +32,16 @@ from backends.machine.processes import (
     sum_of_counts,
     sum_of_cpu,
 )
-from backends.machine.unix_http import LOOPBACK, Address, free_port, listens, status_of
+from backends.machine.unix_http import (
+    LOOPBACK,
+    Address,
+    answer_of,
+    free_port,
+    is_success,
+    listens,
+    status_of,
+)
+from backends.openai.exchange import secrets_of
 from backends.server.command import ServerSpec, filled
 from budget.errors import EngineTimeout, InternalError, KeepwarmError, LoadFailed, OutOfMemory
 from budget.footprint import Placement
@@ -48,6 +57,9 @@ _ASK_S: Final = 0.05
 """Between two attempts to connect while it loads; one that is refused costs it nothing."""
 _MARK: Final = "KEEPWARM_SERVER"
 _LINES: Final = 6
+_QUOTED: Final = 200
+_LOADS: Final = (0, 503)
+"""No answer, and the status by which a server says that it is not ready yet."""
 
 
 class ServerEngine(MeasuredEngine[ServerSpec]):
@@ -62,6 +74,8 @@ class ServerEngine(MeasuredEngine[ServerSpec]):
         self._key_file = self._runtime_dir / f"e-{self._name}.key"
         self._port = 0
         self._listens = False
+        self._refusal = (0, b"")
+        self._refuses_since = ((0, 0, 0), 0.0)
         self._began_s = 0.0
         self._mark = f"{_MARK}={self._name}"
 
@@ -213,7 +227,50 @@ class ServerEngine(MeasuredEngine[ServerSpec]):
                 return False
             # Another program may have taken the port meanwhile; requests and the key are not for that.
             self._listens = not self._spec.by_port or self._port in await self._ports()
-        return self._listens and await self.healthy()
+        if not self._listens:
+            return False
+        if await self.healthy():
+            return True
+        self._must_not_refuse()
+        return False
+
+    def _must_not_refuse(self) -> None:
+        """End a load whose `ready` path answers an error for a stall time-out, without reading or growing.
+
+        503 says that it loads, which may take longer while it computes. What it does to answer the
+        question, and the line that it logs for it, are no progress.
+
+        Raises:
+            LoadFailed: with the status and the body.
+        """
+        status, body = self._refusal
+        counts = sum_of_counts(process_tree(self._running().pid))
+        moved = status, counts.disk_bytes, counts.rss_bytes >> 20
+        now_s = time.monotonic()
+        if (
+            status in _LOADS
+            or moved > self._refuses_since[0]
+            or status != self._refuses_since[0][0]
+        ):
+            self._refuses_since = moved, now_s
+        if now_s - self._refuses_since[1] <= self._stall_s:
+            return
+        raise LoadFailed(
+            f"{self._model_id} did not load: for {self._stall_s:g} s its server has {self._answered()}.",
+            hint="Look at `ready` of the model, and at its last lines in `log_tail`.",
+            model=self._model_id,
+            status=status,
+            body=self._quoted(body),
+            log_tail=list(self.log_tail),
+        )
+
+    def _answered(self) -> str:
+        status, body = self._refusal
+        said = self._quoted(body)
+        return f"answered {self._spec.ready} with {status}" + (f": {said}" if said else "")
+
+    def _quoted(self, body: bytes) -> str:
+        return secrets_of(self.endpoint).quote(body, _QUOTED).rstrip(".")
 
     async def _ports(self) -> set[int]:
         return await asked(lambda: listening_ports(process_tree(self._running().pid)))
@@ -224,7 +281,7 @@ class ServerEngine(MeasuredEngine[ServerSpec]):
         if ready is None or not self._spec.by_port or not self._said_ready.is_set():
             return
         for port in sorted(await self._ports() - {self._port}):
-            if _is_good(await status_of(port, ready, self._key, _QUICK_S)):
+            if is_success(await status_of(port, ready, self._key, _QUICK_S)):
                 raise LoadFailed(
                     f"{self._model_id} did not load: its server answers {ready} at port {port}, and was"
                     f" given port {self._port}.",
@@ -237,7 +294,8 @@ class ServerEngine(MeasuredEngine[ServerSpec]):
     async def _seen(self) -> str:
         """How far it came, in words."""
         if self._listens:
-            return f"it listens, and {self._spec.ready} does not answer 2xx"
+            last = f" (it {self._answered()})" if self._refusal[0] else ""
+            return f"it listens, and {self._spec.ready} does not answer 2xx{last}"
         ports = sorted(await self._ports()) if self._alive else []
         listed = ", ".join(map(str, ports))
         told = f"on the port that it was given ({self._port})" if self._spec.by_port else "yet"
@@ -249,7 +307,9 @@ class ServerEngine(MeasuredEngine[ServerSpec]):
             return False
         if self._spec.ready is None:
             return await listens(self._address, _QUICK_S)
-        return _is_good(await status_of(self._address, self._spec.ready, self._key, _QUICK_S))
+        answer = await answer_of(self._address, self._spec.ready, self._key, _QUICK_S)
+        self._refusal = answer or (0, b"")
+        return is_success(self._refusal[0])
 
     async def _load_error(self, code: int) -> KeepwarmError:
         tail = self.log_tail
@@ -310,7 +370,3 @@ class ServerEngine(MeasuredEngine[ServerSpec]):
     async def _answers(self, limit_s: float) -> bool:
         path = self._spec.ready
         return path is None or await status_of(self._address, path, self._key, limit_s) is not None
-
-
-def _is_good(status: int | None) -> bool:
-    return status is not None and 200 <= status < 300

@@ -18,13 +18,16 @@ from backends.openai.exchange import api_key, secrets_of
 from budget.errors import (
     DeadlineExceeded,
     EndpointError,
+    EndpointUnavailable,
     EngineDied,
     EngineTimeout,
+    InvalidRequest,
     KeepwarmError,
 )
 from shim.calls.call import Call
 from shim.calls.leased import Leases
 
+_UNSENDABLE: Final = (httpx.InvalidURL, UnicodeError)
 _WAITS: Final = ("connect", "read", "write", "pool")
 
 
@@ -74,7 +77,15 @@ class _Lease:
 
         Raises:
             DeadlineExceeded: the call has no time left.
+            InvalidRequest: it is for another host than the model's.
         """
+        if not self._is_here(request):
+            raise InvalidRequest(
+                f"The client of {self._call.model} is for {self.endpoint.place} alone, and was asked for"
+                f" {secrets_of(self.endpoint).quote(str(request.url))}.",
+                hint="Give a path of the model's server; use a client of your own for other hosts.",
+                model=self._call.model,
+            )
         left_s = self._left_s()
         if left_s <= 0:
             raise self._late()
@@ -94,14 +105,33 @@ class _Lease:
             model=self._call.model,
         )
 
+    def _is_here(self, request: httpx.Request) -> bool:
+        return _origin(request.url) == _origin(httpx.URL(self.endpoint.base_url))
+
+    def unsendable(self, error: Exception) -> InvalidRequest:
+        """The error of a request that cannot be written down."""
+        reason = secrets_of(self.endpoint).quote(str(error)).rstrip(".")
+        return InvalidRequest(
+            f"The request to {self._call.model} cannot be sent: {reason}.",
+            hint="Its path, parameters, headers and body have to be valid Unicode.",
+            model=self._call.model,
+        )
+
     async def failure(self, error: httpx.RequestError) -> KeepwarmError:
         """The error of a failed request, with what the keeper knows of the engine."""
         reason = secrets_of(self.endpoint).quote(str(error) or type(error).__name__).rstrip(".")
+        if isinstance(error, httpx.LocalProtocolError | httpx.UnsupportedProtocol):
+            return self.unsendable(error)
         if not isinstance(error, httpx.TransportError):
             return EndpointError(f"What {self.endpoint.place} answered cannot be used: {reason}.")
         if isinstance(error, httpx.TimeoutException):
             slow = EngineTimeout(f"{self.endpoint.place} did not answer in time: {reason}.")
             return self._late() if self._left_s() <= 0 else slow
+        if isinstance(error, httpx.ConnectError) and not self._is_here(error.request):
+            return EndpointUnavailable(
+                f"{error.request.url.host}, to which {self.endpoint.place} sent the request on, does not"
+                f" answer: {reason}."
+            )
         found = refused(self.endpoint, reason)
         if isinstance(found, EngineDied):
             return await self._leases.explained(self._call, found)
@@ -159,15 +189,29 @@ class HttpClient(httpx.Client):
         transport = httpx.HTTPTransport(uds=socket, verify=settings["verify"]) if socket else None
         super().__init__(transport=transport, **settings)
 
+    def build_request(self, *args: Any, **options: Any) -> httpx.Request:
+        """As httpx does.
+
+        Raises:
+            InvalidRequest: it cannot be written down.
+        """
+        try:
+            return super().build_request(*args, **options)
+        except _UNSENDABLE as error:
+            raise self._lease.unsendable(error) from error
+
     def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
         """As httpx does; a failed request is an error of keepwarm's, and so is a body that breaks off.
 
         Raises:
+            InvalidRequest: it is for another host, or cannot be written down.
             KeepwarmError: the engine ended, did not answer, or what it answered cannot be used.
         """
         self._lease.bound(request)
         try:
             answer = super().send(request, **options)
+        except _UNSENDABLE as error:
+            raise self._lease.unsendable(error) from error
         except httpx.RequestError as error:
             raise run_blocking(self._lease.failure(error)) from error
         if not answer.is_closed:
@@ -196,15 +240,29 @@ class AsyncHttpClient(httpx.AsyncClient):
         )
         super().__init__(transport=transport, **settings)
 
+    def build_request(self, *args: Any, **options: Any) -> httpx.Request:
+        """As httpx does.
+
+        Raises:
+            InvalidRequest: it cannot be written down.
+        """
+        try:
+            return super().build_request(*args, **options)
+        except _UNSENDABLE as error:
+            raise self._lease.unsendable(error) from error
+
     async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
         """As httpx does; a failed request is an error of keepwarm's, and so is a body that breaks off.
 
         Raises:
+            InvalidRequest: it is for another host, or cannot be written down.
             KeepwarmError: the engine ended, did not answer, or what it answered cannot be used.
         """
         self._lease.bound(request)
         try:
             answer = await super().send(request, **options)
+        except _UNSENDABLE as error:
+            raise self._lease.unsendable(error) from error
         except httpx.RequestError as error:
             raise await self._lease.failure(error) from error
         if not answer.is_closed:

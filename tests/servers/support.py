@@ -13,9 +13,11 @@ import json, os, signal, socket, subprocess, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 class Door(BaseHTTPRequestHandler):
-    def log_message(self, *_): pass
+    def log_message(self, *_): print("asked", flush=True) if "refuses" in flags else None
     def address_string(self): return "client"
     def do_GET(self):
+        if "refuses" in flags:
+            return self.answer(500, {"error": "no weights, and the key is " + WANTED})
         ready = not os.path.exists("not-ready")
         self.answer(200 if ready else 503, {"status": "ok" if ready else "loading"})
     def do_POST(self):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,15 @@ import pytest
 from click.testing import CliRunner
 
 from backends.base import Endpoint
-from backends.openai import RemoteEngine
-from shim import EndpointUnavailable, InvalidRequest, KeepwarmError, Shim, UnknownModel
+from backends.openai import RemoteEngine, transport
+from shim import (
+    EndpointUnavailable,
+    EngineTimeout,
+    InvalidRequest,
+    KeepwarmError,
+    Shim,
+    UnknownModel,
+)
 from shim.cli import main
 from tests.engines.support import placement
 from tests.servers.fake_ollama import BYTES, FakeOllama, fake_ollama
@@ -200,3 +208,16 @@ def test_its_health_is_its_list_of_models(ollama: FakeOllama) -> None:
         return await engine.healthy()
 
     assert asyncio.run(scenario())
+
+
+def test_letting_a_model_go_at_a_server_that_hangs_ends_in_a_bounded_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It accepts and never answers: the error is typed, and the bound is not that of an answer."""
+    monkeypatch.setattr(transport, "UNLOAD_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with Shim({"models": {"talks": {"backend": "ollama", "url": url}}}) as shim:
+            for let_go in (shim.release, shim.unload):
+                with pytest.raises(EngineTimeout, match=r"0\.2 s"):
+                    let_go("talks")

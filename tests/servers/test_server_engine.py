@@ -19,7 +19,7 @@ from backends.machine.processes import listening_ports
 from backends.machine.unix_http import free_port
 from backends.server.command import ServerSpec
 from backends.server.server_engine import ServerEngine
-from budget.errors import EngineTimeout
+from budget.errors import EngineTimeout, LoadFailed
 from shim.keeper.engines.stall_detection import StallDetector
 from tests.engines.support import until
 from tests.servers.support import command, placed, write_server
@@ -72,6 +72,20 @@ def test_a_server_that_listens_and_is_never_ready_is_given_up(
     (tmp_path / "not-ready").touch()
     with pytest.raises(EngineTimeout, match=r"it listens, and /health does not answer 2xx"):
         started(spec(tmp_path), runtime_dir, stall_s=STALL_S)
+
+
+def test_a_server_whose_path_answers_an_error_is_given_up_after_one_stall_timeout(
+    tmp_path: Path, runtime_dir: Path
+) -> None:
+    """With the status and the body, without its key; lines that it logs for the question do not count."""
+    made = spec(tmp_path, "refuses", env={"SERVER_KEY": "{key}"})
+    with pytest.raises(
+        LoadFailed, match="for 1 s its server has answered /health with 500"
+    ) as caught:
+        started(made, runtime_dir, stall_s=1.0)
+    assert caught.value.facts["status"] == 500
+    assert caught.value.facts["body"] == '{"error": "no weights, and the key is ***"}'
+    assert "no weights" in caught.value.message
 
 
 def test_without_a_path_it_is_ready_when_it_listens(tmp_path: Path, runtime_dir: Path) -> None:

@@ -69,9 +69,42 @@ def test_its_key_follows_no_redirect_and_goes_to_no_other_host(make: Make) -> No
         assert http.post(f"/away/{other.url}/x").status_code == 307
         assert other.asked == []
         assert http.post(f"/away/{other.url}/x", follow_redirects=True).json() == "here"
-        assert http.post(f"{other.url}/y").json() == "here"
-    assert [path for path, _, _ in other.asked] == ["/x", "/y"]
+    assert [path for path, _, _ in other.asked] == ["/x"]
     assert all("Authorization" not in headers for _, headers, _ in other.asked)
+
+
+@pytest.mark.parametrize("where", ["{port}", "{socket}"])
+def test_a_request_for_another_host_or_that_cannot_be_written_is_refused_before_it_is_sent(
+    make: Make, where: str
+) -> None:
+    """The client is for its model's server alone; what is no Unicode is the caller's mistake."""
+    shim = make({"s": server(where=where, can=[], env=KEY)})
+    odd: list[dict[str, Any]] = [
+        {"url": "/\ud800"},
+        {"url": "/x", "params": {"a": "\udfff"}},
+        {"url": "/x", "headers": {"X-Name": "\ud800"}},
+        {"url": "/x", "headers": {"X-Name": "two\nlines"}},
+        {"url": "/x", "json": {"text": "\ud800"}},
+        {"url": "/x", "auth": ("name", "\ud800")},
+        {"url": "ftp://127.0.0.1/x"},
+        {"url": "http://[/x"},
+    ]
+
+    async def asked(requests: list[dict[str, Any]]) -> None:
+        async with shim.ahttp("s") as http:
+            for request in requests:
+                with pytest.raises(InvalidRequest):
+                    await http.post(**request)
+
+    with small_server(lambda _path, _body: as_json("here")) as other:
+        requests = [{"url": f"{other.url}/y"}, *odd]
+        with shim.http("s") as http:
+            for request in requests:
+                with pytest.raises(InvalidRequest):
+                    http.post(**request)
+            assert http.post("/inference").status_code == 200
+        asyncio.run(asked(requests))
+    assert other.asked == []
 
 
 def test_what_cannot_be_read_of_its_own_paths_is_a_typed_error(make: Make) -> None:

@@ -36,6 +36,8 @@ ERROR_BYTES: Final = 64 << 10
 ERROR_BODY_S: Final = 10.0
 RETRY_AFTER_S: Final = 10.0
 """How long a request waits where an endpoint says to ask again after some seconds; longer is an error."""
+UNLOAD_S: Final = 5.0
+"""Until Ollama has said that it unloads a model; a load has no bound but that of every answer."""
 DRAIN_BYTES: Final = 64 << 10
 """How much is read after the last event of a stream, to keep its connection."""
 DRAIN_S: Final = 0.25
