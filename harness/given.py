@@ -1,22 +1,44 @@
-"""What a caller gives: a text is no list of texts, though to Python it is one of its letters."""
+"""What a caller gives, checked at every public door: a wrong type is told with what was found and allowed.
+
+Python would go on with it until something deep inside has no such attribute. True is no number here, NaN is
+none, and a text is no list of texts, though to Python it is one of its letters.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from typing import Final, TypeVar
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
 
 from shim import InvalidRequest
 
 _Many = TypeVar("_Many", bound=Iterable[object] | Collection[object])
+_One = TypeVar("_One")
+_Number = TypeVar("_Number", int, float)
+_Table = TypeVar("_Table", bound=Mapping[Any, Any])
+_Called = TypeVar("_Called", bound=Callable[..., object])
+_Named = TypeVar("_Named", bound=Path | str)
 _SHOWN: Final = 60
-"""Characters of a wrong text that an error quotes."""
+"""Characters of a wrong value that an error quotes."""
 
 
-def a_list(what: str, given: _Many) -> _Many:
-    """What was given, once it is known to be a list of something.
+def refused(what: str, given: object, allowed: str, hint: str | None = None) -> InvalidRequest:
+    """The error of a value that is not allowed."""
+    shown = f"{given!r:.{_SHOWN}}"
+    return InvalidRequest(
+        f"{what} cannot be {shown}, which is {type(given).__name__}.",
+        hint=hint or f"Give {allowed}.",
+        found=shown,
+        allowed=allowed,
+    )
+
+
+def a_list(what: str, given: _Many, of: type | tuple[type, ...] = object) -> _Many:
+    """What was given, once it is known to be a list of something; one that is used up is not looked into.
 
     Raises:
-        InvalidRequest: it is one text, or nothing that can be gone through.
+        InvalidRequest: it is one text, nothing that can be gone through, or has another thing in it.
     """
     if isinstance(given, str | bytes):
         raise InvalidRequest(
@@ -26,4 +48,87 @@ def a_list(what: str, given: _Many) -> _Many:
         raise InvalidRequest(
             f"{what} are a list, not {type(given).__name__}.", hint="Write [ ] around it."
         )
+    if of is not object and isinstance(given, Collection):
+        for one in given:
+            an_object(f"One of {what[:1].lower()}{what[1:]}", one, of)
     return given
+
+
+def an_object(what: str, given: _One, kinds: type | tuple[type, ...]) -> _One:
+    """What was given, once it is known to be of one of these types.
+
+    Raises:
+        InvalidRequest: it is of another one.
+    """
+    if isinstance(given, kinds):
+        return given
+    listed = kinds if isinstance(kinds, tuple) else (kinds,)
+    names = ["None" if kind is type(None) else kind.__name__ for kind in listed]
+    raise refused(what, given, " or ".join(names))
+
+
+def a_text(what: str, given: str) -> str:
+    """What was given, once it is known to be a text.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
+    return given if isinstance(given, str) else an_object(what, given, str)
+
+
+def a_number(what: str, given: _Number, least: float, most: float = math.inf) -> _Number:
+    """What was given, once it is known to be a finite number within bounds.
+
+    Raises:
+        InvalidRequest: it is no number, or outside.
+    """
+    right = isinstance(given, int | float) and not isinstance(given, bool)
+    if right and math.isfinite(given) and least <= given <= most:
+        return given
+    raise refused(what, given, f"a number {_bounds(least, most)}")
+
+
+def a_count(what: str, given: int, least: int = 1, most: float = math.inf) -> int:
+    """What was given, once it is known to be a whole number within bounds.
+
+    Raises:
+        InvalidRequest: it is no whole number, or outside.
+    """
+    if isinstance(given, int) and not isinstance(given, bool) and least <= given <= most:
+        return given
+    raise refused(what, given, f"a whole number {_bounds(least, most)}")
+
+
+def a_table(what: str, given: _Table) -> _Table:
+    """What was given, once it is known to be a table with texts as keys.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
+    if isinstance(given, Mapping) and all(isinstance(key, str) for key in given):
+        return given
+    raise refused(what, given, "a table, as {'name': value}")
+
+
+def a_function(what: str, given: _Called) -> _Called:
+    """What was given, once it is known to be callable.
+
+    Raises:
+        InvalidRequest: it is not.
+    """
+    if callable(given):
+        return given
+    raise refused(what, given, "a function")
+
+
+def a_file(what: str, given: _Named) -> Path:
+    """The path that was given, as one or as a text.
+
+    Raises:
+        InvalidRequest: it is neither.
+    """
+    return Path(an_object(what, given, (Path, str)))
+
+
+def _bounds(least: float, most: float) -> str:
+    return f"of {least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"

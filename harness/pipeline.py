@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from harness.given import a_list
+from harness.given import a_function, a_list, a_text, an_object
 from harness.graphs.graph import Graph
 from harness.graphs.graph_run import GraphRun, ModelGate, run_to_end, step_span
 from harness.graphs.outcome import Outcome
@@ -40,12 +40,22 @@ class Stage(Generic[T]):
     `run` gets a `StageContext` and returns the stage's result. `after` names stages that come earlier in
     the list: None stands for the stage just before this one, `()` for no stage. Stages that do not wait
     for one another run side by side, on threads.
+
+    Raises:
+        InvalidRequest: an argument is of another type.
     """
 
     name: str
     model: str
     run: Callable[[StageContext], T]
     after: tuple[Stage[Any], ...] | None = None
+
+    def __post_init__(self) -> None:
+        a_text("The name of a stage", self.name)
+        a_text(f"The model of stage {self.name}", self.model)
+        a_function(f"`run` of stage {self.name}", self.run)
+        if self.after is not None:
+            a_list(f"The stages that {self.name} comes after", self.after, Stage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +136,8 @@ class Pipeline:
     """
 
     def __init__(self, stages: Sequence[Stage[Any]], shim: Shim | None = None) -> None:
-        self.stages = tuple(stages)
-        self.shim = shim or default_shim()
+        self.stages = tuple(a_list("The stages", stages, Stage))
+        self.shim = an_object("`shim`", shim, (Shim, type(None))) or default_shim()
         self._needs = needs_of(self.stages)
         Graph([Step(one.name, _no_work, (), one.model) for one in self.stages], shim=self.shim)
         self._legs = legs_of(self.stages, self._needs)

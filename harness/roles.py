@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final, Literal, get_args
 
+from harness.given import a_list, an_object, refused
 from shim import InvalidRequest, RoleViolation, Shim
 from shim.config.role_checks import check_precision
 from shim.model_info import ModelInfo
@@ -29,6 +30,8 @@ class Roles:
     """
 
     def __init__(self, models: Iterable[ModelInfo], overrides: Collection[str] = ()) -> None:
+        a_list("The models", models, ModelInfo)
+        a_list("The overrides", overrides, str)
         self._models = {info.name: info for info in models if info.role is not None}
         self.overridden: dict[str, str] = {}
         check_overrides(overrides, self.names("evaluator"))
@@ -52,6 +55,7 @@ class Roles:
             InvalidRequest: as the class.
             BadModelFile: a model's file is missing or damaged.
         """
+        an_object("`shim`", shim, Shim)
         named = [name for name, entry in shim.config.models.items() if entry.role is not None]
         return cls((shim.describe(name) for name in named), overrides)
 
@@ -62,6 +66,8 @@ class Roles:
 
     def names(self, role: Role) -> tuple[str, ...]:
         """The names of the models of a role, in the configuration's order; there may be none."""
+        if role not in ROLES:
+            raise refused("A role", role, " or ".join(ROLES))
         return tuple(info.name for info in self._of(role))
 
     def the(self, role: Role) -> str:

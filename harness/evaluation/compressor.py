@@ -11,12 +11,15 @@ from __future__ import annotations
 import logging
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
 from harness.evaluation.pieces import Piece, Rank, pieces_of
+from harness.given import a_count, a_function, a_text, an_object
+from harness.unspaced import UNSPACED, pairs
 from shim import InvalidRequest, OutsideError, Shim
 
 LOG = logging.getLogger("keepwarm.harness")
@@ -37,8 +40,6 @@ _MARK_COST: Final = len(_MARK.format("9,999,999")) + 4
 """What a mark may take, with blank lines around it."""
 _MARK_LEAST: Final = len(_MARK.format("10"))
 _WORD: Final = re.compile(r"[^\W_]+")
-# Scripts without blanks between words: pairs of characters stand for words.
-_UNSPACED: Final = re.compile(r"[぀-ヿ㐀-鿿가-힯฀-๿]+")
 _STEM: Final = 6
 """Letters by which two forms of a word are taken for one: endings differ after them."""
 
@@ -115,7 +116,9 @@ class Compressor:
         Raises:
             InvalidRequest: the model has no KV cache that is known here, or the bytes hold too little.
         """
-        per_token = shim.describe(model).kv_bytes_per_token
+        an_object("`shim`", shim, Shim)
+        a_count("`kv_bytes`", kv_bytes)
+        per_token = shim.describe(a_text("`model`", model)).kv_bytes_per_token
         if not per_token:
             raise InvalidRequest(
                 f"The KV cache of {model} is not known here, or it has none.",
@@ -125,7 +128,8 @@ class Compressor:
         return cls(kv_bytes // per_token, TokensOf(shim, model))
 
     def __post_init__(self) -> None:
-        if self.limit < LEAST_LIMIT:
+        a_function("`measure`", self.measure)
+        if a_count("The limit of a `Compressor`", self.limit, -sys.maxsize) < LEAST_LIMIT:
             raise InvalidRequest(
                 f"A payload of {self.limit} holds no evaluation; at least {LEAST_LIMIT} are needed.",
                 hint="Give `Compressor` a larger limit.",
@@ -142,13 +146,14 @@ class Compressor:
         Raises:
             InvalidRequest: the text has more than 4,000,000 characters.
         """
-        if len(text) > LONGEST:
+        if len(a_text("The payload", text)) > LONGEST:
             raise InvalidRequest(
                 f"A payload of {len(text):,} characters is too long to be cut; {LONGEST:,} are read.",
                 hint="Evaluate it in parts.",
                 characters=len(text),
                 limit=LONGEST,
             )
+        a_text("`about`", about)
         size = self.measure(text)
         if size <= self.limit:
             return Compressed(text)
@@ -169,9 +174,9 @@ def words_of(text: str) -> frozenset[str]:
 
 
 def _terms(text: str) -> Iterable[str]:
-    for run in _UNSPACED.findall(text):
-        yield from (run[at : at + 2] for at in range(max(1, len(run) - 1)))
-    for word in _WORD.findall(_UNSPACED.sub(" ", text).casefold()):
+    for run in UNSPACED.findall(text):
+        yield from pairs(run)
+    for word in _WORD.findall(UNSPACED.sub(" ", text).casefold()):
         if len(word) > 2:
             yield word[:_STEM]
 

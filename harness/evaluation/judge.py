@@ -12,7 +12,16 @@ from typing import Any, Final, Literal
 
 from harness.evaluation.compressor import Compressed, Compressor
 from harness.evaluation.rubric import REASONS_LENGTH, Rubric, Score
-from harness.given import a_list
+from harness.given import (
+    a_count,
+    a_function,
+    a_list,
+    a_number,
+    a_table,
+    a_text,
+    an_object,
+    refused,
+)
 from harness.side_by_side import as_they_end, threads
 from shim import EndpointError, InvalidRequest, Reply, Shim
 from traces import current_run
@@ -129,7 +138,7 @@ class EvaluatorPool:
     """
 
     def __init__(self, models: Sequence[str], mode: Literal["hash", "panel"] = "hash") -> None:
-        self.models, self.mode = tuple(a_list("A pool's evaluators", models)), mode
+        self.models, self.mode = tuple(a_list("A pool's evaluators", models, str)), mode
         if not self.models or len(set(self.models)) != len(self.models):
             raise InvalidRequest(
                 f"A pool cannot have the evaluators {list(models)}.",
@@ -140,6 +149,7 @@ class EvaluatorPool:
 
     def chosen(self, run_id: str) -> tuple[str, ...]:
         """The judges of a run; always the same for the same id."""
+        a_text("`run_id`", run_id)
         if self.mode == "panel":
             return self.models
         digest = hashlib.sha256(run_id.encode()).digest()
@@ -171,6 +181,9 @@ class Judge:
         disagreement_over: judges whose composites are further apart are flagged.
         options: more options of `Shim.chat`, as `priority`.
         overridden: models that may judge although they are not fit to; their spans say so.
+
+    Raises:
+        InvalidRequest: an argument is of another type.
     """
 
     shim: Shim
@@ -181,6 +194,16 @@ class Judge:
     disagreement_over: float = SPREAD
     options: Mapping[str, Any] = field(default_factory=dict)
     overridden: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        an_object("`shim`", self.shim, Shim)
+        an_object("`rubric`", self.rubric, Rubric)
+        an_object("`models`", self.models, EvaluatorPool)
+        an_object("`compressor`", self.compressor, Compressor)
+        a_function("`prompt`", self.prompt)
+        a_number("`disagreement_over`", self.disagreement_over, 0)
+        a_table("`options`", self.options)
+        a_list("The overridden judges", self.overridden, str)
 
     def evaluate(self, task: str, answer: str, run_id: str = "") -> Evaluation:
         """All chosen judges' judgements. Judges that fit together are asked side by side.
@@ -216,6 +239,9 @@ class Judge:
             EndpointError: a judge's answer is not in the rubric's shape.
             KeepwarmError: as `Shim.chat`, the first one.
         """
+        work = list(a_list("The pairs of task and answer", work, (tuple, list)))
+        if strange := [pair for pair in work if len(pair) != 2]:
+            raise refused("A pair of task and answer", strange[0], "two texts")
         found = dict(self.each_evaluated(work, [task for task, _ in work], at_once))
         return [found[number] for number in range(len(work))]
 
@@ -232,6 +258,7 @@ class Judge:
         Raises:
             KeepwarmError: as `evaluate_many`, after what was under way has ended.
         """
+        a_count("`at_once`", at_once)
         payloads = [self._payload(task, answer) for task, answer in work]
         chosen = [self.models.chosen(one) for one in run_ids]
         found: list[list[Judgement]] = [[] for _ in work]
@@ -292,7 +319,8 @@ class Judge:
         return nullcontext() if run is None else run.span("judge", model=model, **facts)
 
     def _payload(self, task: str, answer: str) -> Compressed:
-        if not answer.strip():
+        a_text("The task", task)
+        if not a_text("The answer", answer).strip():
             raise InvalidRequest(
                 "There is no answer to judge: it is empty.",
                 hint="Look at the producer's `finish_reason` and `max_tokens`.",

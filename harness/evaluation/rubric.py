@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from harness.given import a_list
+from harness.given import a_list, a_number, a_text, an_object, refused
 from shim import EndpointError, InvalidRequest
 
 HIGHEST: Final = 10.0
@@ -27,12 +27,24 @@ class Dimension:
         description: what is judged, in a sentence or two for the evaluator.
         weight: its share of the composite; None for equal shares of all dimensions.
         anchors: what a score looks like, as `{0: "no fact is right", 10: "every fact is right"}`.
+
+    Raises:
+        InvalidRequest: an argument is of another type, or an anchor's score outside 0 to 10.
     """
 
     name: str
     description: str
     weight: float | None = None
     anchors: Mapping[float, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        a_text("The name of a dimension", self.name)
+        a_text(f"The description of {self.name}", self.description)
+        if self.weight is not None and type(self.weight) not in (int, float):
+            raise refused(f"The weight of {self.name}", self.weight, "a number or None")
+        for at, text in an_object(f"The anchors of {self.name}", self.anchors, Mapping).items():
+            a_number(f"An anchor of {self.name}", at, 0, HIGHEST)
+            a_text(f"The anchor of {self.name} at {at}", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +66,7 @@ class Rubric:
     """
 
     def __init__(self, dimensions: Sequence[Dimension]) -> None:
-        self.dimensions = tuple(a_list("A rubric's dimensions", dimensions))
+        self.dimensions = tuple(a_list("A rubric's dimensions", dimensions, Dimension))
         _check_names(self.dimensions)
         self.weights: Mapping[str, float] = _weights(self.dimensions)
         for dimension in self.dimensions:

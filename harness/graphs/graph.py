@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from harness.given import a_list
+from harness.given import a_count, a_file, a_function, a_list, a_table, an_object
 from harness.graphs.graph_checks import check_inputs, check_shape, mermaid
 from harness.graphs.graph_run import Ended, Finished, GraphRun, ModelGate, run_to_end
 from harness.graphs.journal import Journal
 from harness.graphs.outcome import GraphResult, Outcome
 from harness.graphs.step import Step
 from harness.progress_bar import progress_bar
-from shim import ConfigError, Plan, Shim, UnknownModel, default_shim
+from shim import Plan, Shim, UnknownModel, default_shim
 
 AT_ONCE: Final = 32
 """Steps and items that work at the same time."""
@@ -43,17 +43,17 @@ class Graph:
         shim: Shim | None = None,
         at_once: int = AT_ONCE,
     ) -> None:
-        self.steps = tuple(a_list("The steps", steps))
-        self.inputs = tuple(a_list("The inputs", inputs))
+        self.steps = tuple(a_list("The steps", steps, Step))
+        self.inputs = tuple(a_list("The inputs", inputs, str))
         self.at_once = at_once
-        if at_once < 1:
-            raise ConfigError(
-                f"at_once is {at_once}: no step could ever run.", hint="Give 1 or more."
-            )
+        an_object("`shim`", shim, (Shim, type(None)))
+        a_count("`at_once`", at_once)
         check_shape(self.steps, self.inputs)
         for step in self.steps:
             if isinstance(step.run, Graph):
                 check_inputs(step.run.inputs, set(step.needs))
+            else:
+                a_function(f"`run` of step {step.name}", step.run)
         self._given_shim = shim
         if shim is not None:
             self._check_models(shim)
@@ -109,9 +109,11 @@ class Graph:
         check: bool,
         quiet: bool,
     ) -> GraphResult:
-        given = dict(inputs or {})
+        given = dict(a_table("The inputs", {} if inputs is None else inputs))
         check_inputs(self.inputs, given)
-        journal = None if record is None else Journal.begin(Path(record), self.steps, given)
+        journal = (
+            None if record is None else Journal.begin(a_file("`record`", record), self.steps, given)
+        )
         return await self._run(given, journal, check=check, quiet=quiet)
 
     def resume(self, record: Path | str, *, check: bool = True, quiet: bool = False) -> GraphResult:
@@ -133,7 +135,7 @@ class Graph:
             raise ended.error from None
 
     async def _resume(self, record: Path | str, *, check: bool, quiet: bool) -> GraphResult:
-        journal = Journal.load(Path(record), self.steps)
+        journal = Journal.load(a_file("`record`", record), self.steps)
         return await self._run(journal.inputs, journal, check=check, quiet=quiet)
 
     def draw(self) -> str:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from harness.given import a_list
 from harness.graphs.step import Step
 from shim import ConfigError, InvalidRequest
 
@@ -16,7 +14,7 @@ def check_shape(steps: Sequence[Step], inputs: Collection[str]) -> None:
 
     Raises:
         ConfigError: no step, a name that stands twice, a need that is neither a step nor an input, a step
-            over what it does not need, impossible numbers, or a cycle, which is named.
+            over what it does not need, or a cycle, which is named.
         InvalidRequest: a step's needs are one text and no list.
     """
     names = [step.name for step in steps]
@@ -70,7 +68,7 @@ def mermaid(steps: Iterable[Step], inputs: Iterable[str]) -> str:
 
 
 def _check_step(step: Step, known: Sequence[str]) -> None:
-    for need in a_list(f"The needs of step {step.name}", step.needs):
+    for need in step.needs:
         if need not in known:
             near = difflib.get_close_matches(need, known, 1)
             raise ConfigError(
@@ -82,19 +80,6 @@ def _check_step(step: Step, known: Sequence[str]) -> None:
         raise ConfigError(
             f"The step {step.name} runs over {step.over!r}, which it does not need.",
             hint=f"Its needs are: {', '.join(step.needs) or 'none'}.",
-            step=step.name,
-        )
-    pauses = (step.retry.pause_s, step.retry.growth)
-    if any(not math.isfinite(number) or number < 0 for number in pauses):
-        raise ConfigError(
-            f"The step {step.name} pauses for {pauses[0]} seconds, then {pauses[1]} times as long.",
-            hint="Give finite numbers of 0 or more.",
-            step=step.name,
-        )
-    if step.retry.attempts < 1 or (step.timeout_s is not None and not step.timeout_s > 0):
-        raise ConfigError(
-            f"The step {step.name} has {step.retry.attempts} attempts of {step.timeout_s} seconds.",
-            hint="At least one attempt and more than 0 seconds are needed.",
             step=step.name,
         )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from harness.graphs.step import Step
-from shim import InvalidRequest
+from shim import InvalidRequest, OutsideError
 
 VERSION: Final = 1
 
@@ -33,7 +33,7 @@ class Journal:
 
         Raises:
             InvalidRequest: the file is there already, or an input is not JSON.
-            OSError: the file cannot be written.
+            OutsideError: the file cannot be written.
         """
         head = {"version": VERSION, "graph": _fingerprint(steps), "inputs": dict(inputs)}
         try:
@@ -50,6 +50,12 @@ class Journal:
             raise InvalidRequest(
                 f"{file} is there already.",
                 hint="`Graph.resume` goes on from it; name another file for a new run.",
+                file=str(file),
+            ) from error
+        except (OSError, ValueError) as error:
+            raise OutsideError(
+                f"The record {file} cannot be written: {error}.",
+                hint="See its folder's space and permissions, or name another file. Nothing was run.",
                 file=str(file),
             ) from error
         return cls(file, inputs, {})

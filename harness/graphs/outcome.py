@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from harness.given import a_text
 from shim import InvalidRequest, OutsideError
 
 
@@ -46,7 +47,7 @@ class GraphResult:
             StepFailed: it has none, because it failed or was skipped.
             InvalidRequest: the graph has no such step.
         """
-        outcome = self.outcomes.get(name)
+        outcome = self.outcomes.get(a_text("The name of a step", name))
         if outcome is None:
             raise InvalidRequest(
                 f"The graph has no step {name!r}.", hint=f"It has: {', '.join(self.outcomes)}."

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from harness.given import a_count, a_function, a_list, a_number, a_text, an_object, refused
 from shim import (
     CallerError,
     Cancelled,
@@ -21,6 +22,9 @@ from shim import (
 
 if TYPE_CHECKING:
     from harness.graphs.graph import Graph
+
+MOMENT_S: Final = 0.001
+"""The shortest time-out of a step."""
 
 T = TypeVar("T")
 Messages = Sequence[Mapping[str, Any]] | str
@@ -35,12 +39,23 @@ class Retry:
     """How often a step is tried, and the pauses between: each `growth` times the one before.
 
     `errors` are the kinds that are worth another try. A mistake of the caller is none, by default.
+
+    Raises:
+        InvalidRequest: less than one attempt, a pause below 0, or a value of another type.
     """
 
     attempts: int = 1
     pause_s: float = 0.5
     growth: float = 2.0
     errors: tuple[type[BaseException], ...] = (KeepwarmError, OSError, TimeoutError)
+
+    def __post_init__(self) -> None:
+        a_count("`attempts`", self.attempts)
+        a_number("`pause_s`", self.pause_s, 0)
+        a_number("`growth`", self.growth, 0)
+        for one in an_object("`errors`", self.errors, tuple):
+            if not isinstance(one, type) or not issubclass(one, BaseException):
+                raise refused("One of the errors", one, "a class of exceptions")
 
     def is_worth(self, error: BaseException, attempt: int) -> bool:
         """Whether another attempt follows one that ended with this error."""
@@ -73,6 +88,9 @@ class Step:
             need it.
         retry: how often it is tried.
         timeout_s: seconds of each try. After it the step's model calls are withdrawn.
+
+    Raises:
+        InvalidRequest: a time-out under a millisecond, or an argument of another type.
     """
 
     name: str
@@ -83,6 +101,18 @@ class Step:
     when: Callable[[Mapping[str, Any]], bool] | None = None
     retry: Retry = field(default_factory=Retry)
     timeout_s: float | None = None
+
+    def __post_init__(self) -> None:
+        a_text("The name of a step", self.name)
+        a_list(f"The needs of step {self.name}", self.needs, str)
+        if not isinstance(self.model, str):
+            a_list(f"The models of step {self.name}", self.model, str)
+        an_object(f"`over` of step {self.name}", self.over, (str, type(None)))
+        if self.when is not None:
+            a_function(f"`when` of step {self.name}", self.when)
+        an_object(f"`retry` of step {self.name}", self.retry, Retry)
+        if self.timeout_s is not None:
+            a_number(f"`timeout_s` of step {self.name}", self.timeout_s, MOMENT_S)
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -13,12 +13,16 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
+from harness.memory.word_index import indexed
 from shim import InvalidRequest, OutsideError
 
 APPLICATION_ID: Final = 0x6B777761  # "kwwa"
 BUSY_S: Final = 30.0
-_PRAGMAS: Final = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
 """Seconds that a writer waits for another process's."""
+_PRAGMAS: Final = (
+    "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON",
+    "trusted_schema=ON",  # the triggers call `indexed`, which some builds refuse without it
+)  # fmt: skip
 
 _FIRST: Final = """
 CREATE TABLE passages (
@@ -46,7 +50,25 @@ CREATE TRIGGER passage_deleted AFTER DELETE ON passages BEGIN
     INSERT INTO words(words, rowid, text) VALUES ('delete', old.id, old.text);
 END;
 """
-MIGRATIONS: Final[tuple[str, ...]] = (_FIRST,)
+_UNSPACED_SCRIPTS: Final = """
+DROP TRIGGER passage_added;
+DROP TRIGGER passage_deleted;
+DROP TABLE words;
+CREATE VIEW worded AS SELECT id, indexed(text) AS text FROM passages;
+CREATE VIRTUAL TABLE words USING fts5(
+    text, content='worded', content_rowid='id',
+    tokenize="unicode61 remove_diacritics 2 categories 'L* N* Co M*'"
+);
+CREATE TRIGGER passage_added AFTER INSERT ON passages BEGIN
+    INSERT INTO words(rowid, text) VALUES (new.id, indexed(new.text));
+END;
+CREATE TRIGGER passage_deleted AFTER DELETE ON passages BEGIN
+    INSERT INTO words(words, rowid, text) VALUES ('delete', old.id, indexed(old.text));
+END;
+INSERT INTO words(words) VALUES ('rebuild');
+"""
+"""FTS5 takes a run of Chinese for one word; what is indexed is made here (`harness.memory.word_index`)."""
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _UNSPACED_SCRIPTS)
 """What makes a file of each version one of the next; a new file runs all of them."""
 
 
@@ -67,6 +89,7 @@ class Database:
         self._all: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
         self._closed = False
+        self._opened: tuple[int, int] | None = None
         try:
             with self.writing() as connection:
                 _migrate(connection, file)
@@ -79,7 +102,7 @@ class Database:
         """A snapshot: what other processes write meanwhile is not seen.
 
         Raises:
-            OutsideError: the file cannot be read.
+            OutsideError: the file cannot be read, or is another one than was opened.
         """
         with self._transaction("BEGIN DEFERRED") as connection:
             yield connection
@@ -89,10 +112,12 @@ class Database:
         """All that is written inside is committed together, or not at all.
 
         Raises:
-            OutsideError: the file cannot be written, or another process wrote for 30 seconds.
+            OutsideError: the file cannot be written, or another process wrote for 30 seconds, or the
+                file is another one than was opened.
         """
         with self._transaction("BEGIN IMMEDIATE") as connection:
             yield connection
+        self._check_there()  # the file may have gone while it was written
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
@@ -117,12 +142,30 @@ class Database:
     def _connection(self) -> sqlite3.Connection:
         if self._closed:
             raise InvalidRequest(f"The memory {self.file} is closed.", hint="Open it anew.")
+        if self._opened is not None:
+            self._check_there()
         found: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if found is None:
             found = self._local.connection = _open(self.file)
             with self._lock:
                 self._all.append(found)
+                self._opened = self._opened or _which(self.file)
         return found
+
+    def _check_there(self) -> None:
+        """Refuse to go on in a file that no name leads to: what it is given would be lost at its close.
+
+        Raises:
+            OutsideError: the file was removed or replaced since it was opened.
+        """
+        if _which(self.file) == self._opened:
+            return
+        raise OutsideError(
+            f"The memory {self.file} was removed or replaced by another program while it was open. "
+            "What was added since then is not kept.",
+            hint="Close it, see which program did that, and open it anew.",
+            file=str(self.file),
+        )
 
     def version_of_data(self) -> int:
         """A number that differs when another connection has written since."""
@@ -155,6 +198,15 @@ class Database:
         )
 
 
+def _which(file: Path) -> tuple[int, int] | None:
+    """Which file has this name now; None for none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _open(file: Path) -> sqlite3.Connection:
     if "\0" in str(file):
         raise InvalidRequest(f"No file can be called {str(file)!r}: a name has no zero byte.")
@@ -166,6 +218,7 @@ def _open(file: Path) -> sqlite3.Connection:
         # What was deleted is overwritten, and not only unlinked.
         for pragma in _PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
+        connection.create_function("indexed", 1, indexed, deterministic=True)
     except BaseException:
         connection.close()
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from harness.memory.passages import Hit, Passage, check_text
-from harness.memory.ranking import fused, words_query
+from harness.memory.ranking import Place, fused, idf, place_weight
+from harness.memory.word_index import words_of
 from shim import InvalidRequest
 
 GRAPH_PART_BYTES: Final = 64 * 1024 * 1024
@@ -29,19 +31,35 @@ def insert(connection: sqlite3.Connection, passage: Passage) -> int:
 
 
 def by_words(
-    connection: sqlite3.Connection, query: str, count: int, where: Mapping[str, Any] | None
-) -> list[int]:
-    """The ids of passages that have words of the query, by BM25, the best first."""
-    words = words_query(query)
+    connection: sqlite3.Connection,
+    query: str,
+    count: int,
+    where: Mapping[str, Any] | None,
+    *,
+    weighed: bool,
+) -> list[Place]:
+    """The passages that have words of the query, by BM25, the best first.
+
+    `weighed` says whether a place counts by how much of the query its passage has, or in full.
+    """
+    words = words_of(query)
     if not words:
         return []
     condition, values = filter_of(where or {})
     rows = connection.execute(
-        "SELECT passages.id FROM words JOIN passages ON passages.id = words.rowid "  # noqa: S608
+        "SELECT passages.id, words.rank FROM words JOIN passages ON passages.id = words.rowid "  # noqa: S608
         f"WHERE words MATCH ? AND {condition} ORDER BY words.rank LIMIT ?",
-        (words, *values, count),
-    )
-    return [int(one) for (one,) in rows]
+        (" OR ".join(words), *values, count),
+    ).fetchall()
+    most = _weight_of(connection, words) if weighed and rows else 0.0
+    return [(int(one), place_weight(-rank, most) if weighed else 1.0) for one, rank in rows]
+
+
+def _weight_of(connection: sqlite3.Connection, words: Sequence[str]) -> float:
+    """What all words of a query weigh together; one that no passage has weighs most."""
+    (passages,) = connection.execute("SELECT count(*) FROM passages").fetchone()
+    having = "SELECT count(*) FROM words WHERE words MATCH ?"
+    return math.fsum(idf(connection.execute(having, (w,)).fetchone()[0], passages) for w in words)
 
 
 def ids_where(connection: sqlite3.Connection, where: Mapping[str, Any]) -> list[int]:
@@ -71,11 +89,11 @@ def filter_of(where: Mapping[str, Any]) -> tuple[str, list[Any]]:
 
 
 def hits(
-    connection: sqlite3.Connection, rankings: Sequence[Sequence[int]], results: int
+    connection: sqlite3.Connection, rankings: Sequence[Sequence[Place]], results: int
 ) -> Iterator[Hit]:
     """The best passages of several rankings."""
     rows = dict[int, tuple[str, str, float]]()
-    for one in {one for ranking in rankings for one in ranking}:
+    for one in {one for ranking in rankings for one, _ in ranking}:
         found = connection.execute(
             "SELECT text, metadata, quality FROM passages WHERE id = ?", (one,)
         )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from harness.given import a_number, a_text
 from shim import InvalidRequest
 
 LONGEST: Final = 1_000_000
@@ -29,17 +29,14 @@ class Passage:
     quality: float = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.text, str):
-            raise InvalidRequest(f"The text of a passage is not a string but {self.text!r:.60}.")
-        if not self.text.strip() or len(self.text) > LONGEST:
+        if not a_text("The text of a passage", self.text).strip() or len(self.text) > LONGEST:
             raise InvalidRequest(
                 f"A passage of {len(self.text):,} characters cannot be kept.",
                 hint=f"Give a text of 1 to {LONGEST:,} characters.",
                 characters=len(self.text),
             )
         check_text(self.text)
-        is_number = isinstance(self.quality, int | float)
-        if not is_number or not math.isfinite(self.quality) or self.quality <= 0:
+        if a_number("The quality of a passage", self.quality, 0) == 0:
             raise InvalidRequest(
                 f"A passage cannot have the quality {self.quality!r:.60}.",
                 hint="Give a number above 0; 1 is usual.",

@@ -1,33 +1,47 @@
 """How two rankings become one: reciprocal-rank fusion, weighed by the quality of passages. Pure.
 
-A passage's score is the sum over rankings of 1 / (60 + its rank), times its quality. Source: Cormack,
-Clarke and Buettcher, "Reciprocal rank fusion outperforms Condorcet and individual rank learning methods",
-SIGIR 2009.
+A passage's score is the sum over rankings of its place's weight / (60 + its rank), times its quality.
+Source: Cormack, Clarke and Buettcher, "Reciprocal rank fusion outperforms Condorcet and individual rank
+learning methods", SIGIR 2009. The weights are ours: a ranking by words always has a first place, also where
+that passage has nothing of the question but "how to do this". Such a place must not count like a vector's.
 """
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 RRF_K: Final = 60
+WHOLE_FROM: Final = 0.5
+"""The share of a question's weight from which on a passage's place among the words counts in full."""
+_LEAST_IDF: Final = 1e-6
+"""FTS5's weight of a word that most passages have."""
 
-_WORD: Final = re.compile(r"\w+")
+Place = tuple[int, float]
+"""A passage's id, and how much its place in a ranking counts, 0 to 1."""
 
 
-def fused(
-    rankings: Sequence[Sequence[int]], quality: Mapping[int, float]
-) -> list[tuple[int, float]]:
+def fused(rankings: Sequence[Sequence[Place]], quality: Mapping[int, float]) -> list[Place]:
     """Ids with their scores, the best first; ids without a quality are left out."""
     scores = dict[int, float]()
     for ranking in rankings:
-        for rank, one in enumerate(ranking, 1):
+        for rank, (one, weight) in enumerate(ranking, 1):
             if one in quality:
-                scores[one] = scores.get(one, 0.0) + quality[one] / (RRF_K + rank)
+                scores[one] = scores.get(one, 0.0) + weight * quality[one] / (RRF_K + rank)
     return sorted(scores.items(), key=lambda item: (-item[1], item[0]))
 
 
-def words_query(text: str) -> str:
-    """A query for FTS5: any of the words, each quoted, so that no sign of a question is an operator."""
-    return " OR ".join(f'"{word}"' for word in dict.fromkeys(_WORD.findall(text.casefold())))
+def idf(having: int, passages: int) -> float:
+    """The weight of a word that so many passages have, as FTS5's BM25 counts it."""
+    return max(_LEAST_IDF, math.log((passages - having + 0.5) / (having + 0.5)))
+
+
+def place_weight(bm25: float, most: float) -> float:
+    """How much a place among the words counts: in full from half of the question's weight on."""
+    return min(1.0, bm25 / most / WHOLE_FROM)
+
+
+def times(ranking: Sequence[Place], weight: float) -> list[Place]:
+    """The same places, each counting so many times as much."""
+    return [(one, weight * own) for one, own in ranking]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any, Final, Self
 
 import numpy as np
 
-from harness.given import a_list
+from harness.given import a_count, a_file, a_list, a_number, a_text, an_object, refused
 from harness.memory import memory_rows as rows
 from harness.memory.database import Database
 from harness.memory.nearest import EXACT_UP_TO, Matrix, Nearest, VectorGraph, normalized
 from harness.memory.passages import CaughtUp, Found, Passage
+from harness.memory.ranking import times
 from harness.progress_bar import progress_bar
 from shim import InvalidRequest, LoadError, OutsideError, PromptTooLong, Shim, default_shim
 
@@ -48,7 +50,9 @@ class MemoryStore:
     def __init__(
         self, file: Path | str, embedder: str | None = None, *, shim: Shim | None = None
     ) -> None:
-        self._database = Database(Path(file))
+        an_object("`embedder`", embedder, (str, type(None)))
+        an_object("`shim`", shim, (Shim, type(None)))
+        self._database = Database(a_file("The file of a memory", file))
         self._embedder = embedder
         self._shim = (shim or default_shim()) if embedder is not None else None
         self._lock = Lock()
@@ -80,8 +84,7 @@ class MemoryStore:
             InvalidRequest: a passage cannot be kept, or it is one text and no list; then none is.
             OutsideError: the file cannot be written.
         """
-        if isinstance(passages, str) or not isinstance(passages, Iterable):
-            raise InvalidRequest(f"add() takes a list of passages or texts, not {passages!r:.60}.")
+        a_list("The passages", passages)
         ready = [one if isinstance(one, Passage) else Passage(one) for one in passages]
         with self._database.writing() as connection:
             ids = [rows.insert(connection, one) for one in ready]
@@ -102,7 +105,7 @@ class MemoryStore:
     def build_graph(self) -> bool:
         """Make searches by meaning fast for many passages: keep a graph of their vectors in the file.
 
-        Worth its minutes above 50,000 passages, and again when many more have come; those are looked at
+        Worth its minutes above 100,000 passages, and again when many more have come; those are looked at
         one by one until then. A deletion drops the graph, because it has the vectors of what was deleted.
 
         Returns:
@@ -176,7 +179,7 @@ class MemoryStore:
         """
         count = 0
         with (
-            Path(file).open("rb") as lines,
+            a_file("The file of passages", file).open("rb") as lines,
             progress_bar("passages", None, quiet=quiet) as bar,
         ):
             numbered = enumerate(lines, 1)
@@ -198,33 +201,43 @@ class MemoryStore:
         results: int = RESULTS,
         candidates: int = CANDIDATES,
         where: Mapping[str, Any] | None = None,
+        weights: tuple[float, float] = (1.0, 1.0),
     ) -> Found:
         """The passages that answer a query best, by reciprocal-rank fusion of both rankings.
+
+        A place among the words counts by how much of the query its passage has.
 
         Args:
             query: words or a question.
             results: passages that are returned.
             candidates: passages that each ranking gives.
             where: only passages with this metadata.
+            weights: how much the ranking by words and that by vectors count; not both 0.
 
         Raises:
             InvalidRequest: the query is empty, or a number is not positive.
             OutsideError: the file cannot be read.
         """
-        if not isinstance(query, str):
-            raise InvalidRequest(f"A search takes a text, not {query!r:.60}.")
+        a_text("The query", query)
+        a_count("`results`", results, -sys.maxsize)
+        a_count("`candidates`", candidates, -sys.maxsize)
         if not query.strip() or results < 1 or candidates < results:
             raise InvalidRequest(
                 f"A search for {query!r} cannot give {results} of {candidates} candidates.",
                 hint="Give a query, at least one result, and at least as many candidates.",
             )
+        by_words, by_vectors = _weights(weights)
         vector, degraded = self._vector(query)
         with self._database.reading() as connection:
             among = None if where is None else np.array(rows.ids_where(connection, where), np.int64)
-            rankings = [rows.by_words(connection, query, candidates, where)]
-            if vector is not None:
-                nearest = self._refreshed(connection)
-                rankings.append([one for one, _ in nearest.find(vector, candidates, among)])
+            if vector is None:
+                found = rows.by_words(connection, query, candidates, where, weighed=False)
+                return Found(tuple(rows.hits(connection, [found], results)), degraded)
+            near = self._refreshed(connection).find(vector, candidates, among) if by_vectors else []
+            found = []
+            if by_words:
+                found = rows.by_words(connection, query, candidates, where, weighed=True)
+            rankings = [times(found, by_words), [(one, by_vectors) for one, _ in near]]
             return Found(tuple(rows.hits(connection, rankings, results)), degraded)
 
     # Ends
@@ -300,7 +313,7 @@ class MemoryStore:
         Raises:
             InvalidRequest: the file is no memory.
         """
-        database = Database(file)
+        database = Database(a_file("The file of a memory", file))
         with database.writing() as connection:
             connection.execute("DELETE FROM vectors")
             connection.execute("DELETE FROM facts WHERE name IN ('embedder', 'length')")
@@ -375,3 +388,15 @@ class MemoryStore:
                 )
                 self._last = int(found[-1][0])
             return self._nearest
+
+
+def _weights(given: tuple[float, float]) -> tuple[float, float]:
+    """The weights of both rankings.
+
+    Raises:
+        InvalidRequest: they are not two numbers of 0 or more, or both are 0.
+    """
+    found = [a_number("A weight of a ranking", one, 0) for one in a_list("The weights", given)]
+    if len(found) != 2 or not any(found):
+        raise refused("The weights of words and vectors", given, "two numbers, not both 0")
+    return found[0], found[1]

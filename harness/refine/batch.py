@@ -14,9 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from harness.given import a_list
+from harness.given import a_count, a_file, a_list, an_object
 from harness.progress_bar import progress_bar
-from harness.refine.record import RefineRecord
+from harness.refine.record import RefineRecord, make_folder
 from harness.refine.refine import Refine, run_id
 from harness.side_by_side import as_they_end, threads
 from shim import InvalidRequest
@@ -50,14 +50,14 @@ def run_many(
 
     Raises:
         InvalidRequest: a task is empty or stands there twice, or a record is of other settings.
+        OutsideError: the records cannot be written; nothing was run.
         KeepwarmError: as `Shim.chat`, the first one; steps that were under way are finished and kept.
     """
-    if len(set(a_list("The tasks", tasks))) != len(tasks):
+    an_object("`refine`", refine, Refine)
+    a_count("`at_once`", at_once)
+    if len(set(a_list("The tasks", tasks, str))) != len(tasks):
         raise InvalidRequest("A task stands there twice.", hint="Give each task once.")
-    files: dict[str, Path | None] = dict.fromkeys(tasks)
-    if records is not None:
-        Path(records).mkdir(parents=True, exist_ok=True)
-        files = {task: Path(records) / _name_of(task) for task in tasks}
+    files = _files(tasks, records)
     if why := why_grouped(refine):
         LOG.info("%s", why)
     now = {task: _noted(refine.begin(task, files[task]), why) for task in tasks}
@@ -77,6 +77,15 @@ def run_many(
                     advance()
                     told += 1
     return [now[task] for task in tasks]
+
+
+def _files(tasks: Sequence[str], records: Path | str | None) -> dict[str, Path | None]:
+    """The file of each task's record, in a folder that is there."""
+    if records is None:
+        return dict.fromkeys(tasks)
+    folder = a_file("`records`", records)
+    make_folder(folder)
+    return {task: folder / _name_of(task) for task in tasks}
 
 
 def _after_a_step(

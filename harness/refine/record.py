@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any, Final, Literal
 
 from harness.evaluation.judge import Evaluation, Judgement
 from harness.evaluation.rubric import Rubric
-from shim import InvalidRequest, Reply
+from harness.given import a_file
+from shim import InvalidRequest, OutsideError, Reply
 from shim.paths import write_whole
 
 VERSION: Final = 1
@@ -157,7 +159,7 @@ class RefineRecord:
             OSError: the file cannot be written.
         """
         text = json.dumps(self.to_json(), ensure_ascii=False, indent=1)
-        write_whole(Path(file), text.encode("utf-8", "surrogatepass"))
+        write_whole(a_file("The file of a record", file), text.encode("utf-8", "surrogatepass"))
 
     @classmethod
     def load(cls, file: Path | str) -> RefineRecord:
@@ -168,7 +170,7 @@ class RefineRecord:
             OSError: the file cannot be read.
         """
         try:
-            data = json.loads(Path(file).read_bytes())
+            data = json.loads(a_file("The file of a record", file).read_bytes())
         except (ValueError, RecursionError) as error:
             raise InvalidRequest(
                 f"{file} is no record of a refined answer: {error}.",
@@ -176,6 +178,49 @@ class RefineRecord:
                 file=str(file),
             ) from error
         return cls.from_json(data, str(file))
+
+
+def is_there(file: Path) -> bool:
+    """Whether a file has this name; a name that none can have is no file's."""
+    try:
+        return file.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def check_writable(file: Path) -> None:
+    """Find out whether a record can be kept there before anything is produced for it.
+
+    Raises:
+        OutsideError: the folder is not there or cannot be written, or the name is that of a folder.
+    """
+    try:
+        if file.is_dir():
+            raise IsADirectoryError(f"{file} is a folder")
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except (OSError, ValueError) as error:
+        raise _unwritable(file, error) from error
+
+
+def make_folder(folder: Path) -> None:
+    """The folder of many records.
+
+    Raises:
+        OutsideError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(place: Path, error: Exception) -> OutsideError:
+    return OutsideError(
+        f"{place} cannot be written, so that no record would be kept: {error}.",
+        hint="See its folder's space and permissions, or name another file. Nothing was run.",
+        file=str(place),
+    )
 
 
 def settings_of(

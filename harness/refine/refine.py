@@ -15,8 +15,17 @@ from harness.evaluation.judge import Prompt as JudgePrompt
 from harness.evaluation.judge import prompt as asked_of_judges
 from harness.evaluation.rubric import HIGHEST, Rubric
 from harness.fit_to_judge import check_pair
+from harness.given import a_count, a_file, a_function, a_list, a_number, a_table, a_text, an_object
 from harness.refine.prompts import Prompt, prompt
-from harness.refine.record import Produced, RefineRecord, Settings, Stopped, settings_of
+from harness.refine.record import (
+    Produced,
+    RefineRecord,
+    Settings,
+    Stopped,
+    check_writable,
+    is_there,
+    settings_of,
+)
 from shim import InvalidRequest, Shim, default_shim
 from traces import current_run
 from traces.names import CHAIN
@@ -53,7 +62,7 @@ class Refine:
         options: of `Shim.chat`, for the producer.
 
     Raises:
-        InvalidRequest: a number is out of its range.
+        InvalidRequest: a number is out of its range, or an argument is of another type.
         RoleViolation: an evaluator is coarser than Q8_0, or has the producer's weights.
         UnknownModel: a model is not configured.
     """
@@ -74,8 +83,16 @@ class Refine:
         overrides: Sequence[str] = (),
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        _check_numbers(threshold, max_rounds, floor)
-        self.shim = shim or default_shim()
+        a_text("`producer`", producer)
+        an_object("`evaluator`", evaluator, (str, EvaluatorPool))
+        an_object("`rubric`", rubric, Rubric)
+        a_number("`threshold`", threshold, 0, HIGHEST)
+        a_number("`floor`", floor, 0, HIGHEST)
+        a_count("`max_rounds`", max_rounds)
+        a_function("`prompt`", prompt)
+        a_list("The overrides", overrides, str)
+        self.shim = an_object("`shim`", shim, (Shim, type(None))) or default_shim()
+        an_object("`compressor`", compressor, (Compressor, type(None)))
         pool = EvaluatorPool([evaluator]) if isinstance(evaluator, str) else evaluator
         used = check_pair(self.shim, producer, pool.models, overrides)
         self.judge = Judge(
@@ -83,7 +100,7 @@ class Refine:
         )
         self.producer = producer
         self._prompt = prompt
-        self._options = dict(options or {})
+        self._options = dict(a_table("`options`", {} if options is None else options))
         limits = (threshold, max_rounds, floor)
         self._settings = settings_of(producer, pool.models, rubric, limits, used)
 
@@ -107,9 +124,12 @@ class Refine:
 
         Raises:
             InvalidRequest: the task is empty, or the file's record is of another task or other settings.
+            OutsideError: the record cannot be written there; nothing was run.
             KeepwarmError: as `Shim.chat`; the record keeps what was finished.
         """
-        file = None if record is None else Path(record)
+        file = None if record is None else a_file("`record`", record)
+        if progress is not None:
+            a_function("`progress`", progress)
         now = self.begin(task, file)
         while now.stopped is None:
             now = self.step(now)
@@ -124,12 +144,18 @@ class Refine:
 
         Raises:
             InvalidRequest: as `run`.
+            OutsideError: as `run`.
         """
-        if not task.strip():
+        file = None if record is None else a_file("`record`", record)
+        if not a_text("The task", task).strip():
             raise InvalidRequest("The task is empty.", hint="Say what the producer is to write.")
-        if record is None or not Path(record).exists():
+        found = None
+        if file is not None and is_there(file):
+            found = RefineRecord.load(file)
+        if file is not None and (found is None or found.stopped is None):
+            check_writable(file)
+        if found is None:
             return RefineRecord(task, self._settings)
-        found = RefineRecord.load(record)
         if (found.task, found.settings) != (task, self._settings):
             raise InvalidRequest(
                 f"{record} is the record of {_difference(found, task, self._settings)}.",
@@ -140,7 +166,7 @@ class Refine:
 
     def step(self, record: RefineRecord) -> RefineRecord:
         """The record after its next step: a text, or the evaluation of the last one."""
-        if self.is_to_judge(record):
+        if self.is_to_judge(an_object("`record`", record, RefineRecord)):
             return self.judged(record)
         return self.produced(record)
 
@@ -205,15 +231,6 @@ def _span(name: str, model: str, number: int, task: str) -> AbstractContextManag
         return nullcontext()
     chain: dict[str, Any] = {CHAIN: run_id(task)}
     return run.span(name, model=model, round=number, **chain)
-
-
-def _check_numbers(threshold: float, max_rounds: int, floor: float) -> None:
-    if 0 <= threshold <= HIGHEST and 0 <= floor <= HIGHEST and max_rounds >= 1:
-        return
-    raise InvalidRequest(
-        f"threshold={threshold!r}, floor={floor!r} and max_rounds={max_rounds!r} cannot be.",
-        hint="Scores go from 0 to 10, and at least one round is needed.",
-    )
 
 
 def _difference(found: RefineRecord, task: str, settings: Settings) -> str:

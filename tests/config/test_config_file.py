@@ -399,3 +399,22 @@ def test_a_hostile_file_is_refused_at_once(tmp_path: Path, text: str, found: str
     file.write_text(text)
     with pytest.raises(ConfigError, match=found):
         load_config(file)
+
+
+@pytest.mark.parametrize(
+    ("keys", "stays_s"),
+    [
+        ('role = "planner"', 60),
+        ('role = "planner"\nkeep_alive = "5m"', 300),
+        ('role = "planner"\nkeep_alive = -1', -1),
+        ('role = "planner"\npin = true', -1),
+        ('role = "producer"', -1),
+        ("", -1),
+    ],
+)
+def test_a_planner_leaves_a_minute_after_its_last_request_unless_it_is_told_otherwise(
+    tmp_path: Path, keys: str, stays_s: float
+) -> None:
+    """What is written counts, also where it is what other roles have by default."""
+    config = load(tmp_path, f'[models.m]\npath = "m.gguf"\n{keys}\n')
+    assert config.models["m"].stays_s == stays_s

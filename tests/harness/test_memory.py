@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from typing import Any
 import pytest
 
 from harness import MemoryStore, Passage
+from harness.memory import memory_rows
 from harness.memory.database import MIGRATIONS
-from harness.memory.ranking import fused, words_query
+from harness.memory.ranking import fused
+from harness.memory.word_index import indexed, words_of
 from shim import EmbeddingReply, InvalidRequest, LoadFailed, OutsideError, PromptTooLong, Shim
 from shim.model_info import ModelInfo
 
@@ -85,7 +88,7 @@ def test_words_and_meaning_both_find(memory: MemoryStore) -> None:
     found = memory.search("rain rain", results=2)
     assert found.degraded == ""
     assert texts(found)[0] == "rain on the roof"
-    assert "the cat sleeps" in texts(memory.search("CATS and cat food", results=1))
+    assert "the cat sleeps" in texts(memory.search("CATS: cat, cat, cat", results=1))
 
 
 def test_one_text_is_one_passage(memory: MemoryStore) -> None:
@@ -182,16 +185,42 @@ def test_signs_of_a_question_are_no_operators(memory: MemoryStore) -> None:
     memory.add(["rain on the roof"])
     for query in ('"rain', "rain AND", "rain*", "NEAR(rain", "text:rain", "(rain)", "rain -roof"):
         assert texts(memory.search(query)) == ["rain on the roof"]
-    assert words_query("???") == ""
+    assert words_of("???") == []
     assert memory.search("???").hits != ()
 
 
 def test_ranks_are_fused_and_weighed() -> None:
     """The formula as it is written."""
-    scores = dict(fused([[1, 2], [2, 3]], {1: 1.0, 2: 1.0, 3: 2.0}))
-    assert scores == {1: 1 / 61, 2: 1 / 62 + 1 / 61, 3: 2 / 62}
-    assert [one for one, _ in fused([[1, 2], [2, 3]], {1: 1.0, 2: 1.0, 3: 1.0})] == [2, 1, 3]
-    assert fused([[1]], {}) == []
+    rankings = [[(1, 1.0), (2, 0.5)], [(2, 1.0), (3, 1.0)]]
+    scores = dict(fused(rankings, {1: 1.0, 2: 1.0, 3: 2.0}))
+    assert scores == {1: 1 / 61, 2: 0.5 / 62 + 1 / 61, 3: 2 / 62}
+    assert [one for one, _ in fused(rankings, {1: 1.0, 2: 1.0, 3: 1.0})] == [2, 1, 3]
+    assert fused([[(1, 1.0)]], {}) == []
+
+
+def test_a_ranking_by_words_counts_by_how_much_of_the_question_it_found(
+    memory: MemoryStore,
+) -> None:
+    """A passage with the question's small words alone does not stand beside what its meaning finds."""
+    memory.add(
+        [f"how to do this in general {n}" for n in range(8)]
+        + ["the cat sleeps", "a cat and a cat", "music at night", "rain again", *map(str, range(9))]
+    )
+    query = "how to do this: cat, cat, cat and cats"
+    found = texts(memory.search(query, results=2, candidates=2))
+    assert set(found) == {"the cat sleeps", "a cat and a cat"}
+    assert texts(memory.search("music at night", results=1)) == ["music at night"]
+
+
+def test_a_caller_weighs_words_against_vectors(memory: MemoryStore) -> None:
+    """0 leaves a ranking out."""
+    memory.add(["the cat sleeps", "feeding", "rain"])
+    query = "feeding cats: cat, cat, cat"
+    assert texts(memory.search(query, results=1, weights=(1, 0))) == ["feeding"]
+    assert texts(memory.search(query, results=1, weights=(0, 1))) == ["the cat sleeps"]
+    for bad in ((0, 0), (1,), (-1, 1), (math.nan, 1), "ab"):
+        with pytest.raises(InvalidRequest):
+            memory.search(query, weights=bad)  # type: ignore[arg-type]
 
 
 def test_lines_of_a_file_are_imported_and_a_bad_one_is_named(
@@ -275,22 +304,108 @@ def test_a_file_of_an_older_version_is_brought_up_to_date_or_left_as_it_was(
     file = tmp_path / "old.db"
     with MemoryStore(file) as store:
         store.add(["rain on the roof"])
-    (first,) = MIGRATIONS
-    broken = (first, "ALTER TABLE passages ADD COLUMN a TEXT; SELECT nonsense FROM nowhere;")
+    now = len(MIGRATIONS)
+    broken = (*MIGRATIONS, "ALTER TABLE passages ADD COLUMN a TEXT; SELECT nonsense FROM nowhere;")
     monkeypatch.setattr("harness.memory.database.MIGRATIONS", broken)
     with pytest.raises(OutsideError, match="nowhere"):
         MemoryStore(file)
     second = "ALTER TABLE passages ADD COLUMN a TEXT; UPDATE passages SET a = 'x;y';"
-    monkeypatch.setattr("harness.memory.database.MIGRATIONS", (first, second))
+    monkeypatch.setattr("harness.memory.database.MIGRATIONS", (*MIGRATIONS, second))
     for _ in range(2):
         with MemoryStore(file) as store:
             assert texts(store.search("roof")) == ["rain on the roof"]
     with closing(sqlite3.connect(file)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (now + 1,)
         assert connection.execute("SELECT a FROM passages").fetchall() == [("x;y",)]
-    monkeypatch.setattr("harness.memory.database.MIGRATIONS", (first,))
-    with pytest.raises(InvalidRequest, match="version 2"):
+    monkeypatch.setattr("harness.memory.database.MIGRATIONS", MIGRATIONS)
+    with pytest.raises(InvalidRequest, match=f"version {now + 1}"):
         MemoryStore(file)
+
+
+SPOKEN = {
+    "银行": "我的银行账户在周五开放",
+    "猫": "黑色的猫在房间里睡觉",
+    "觉": "黑色的猫在房间里睡觉",
+    "タワー": "東京タワーは高い。",
+    "เปิด": "ที่พักของเราเปิดทุกวัน",
+    "은행": "서울은행에서 돈을 찾다",
+    "strasse": "Die Straße ist gesperrt",
+    "Geöffnet": "geo\u0308ffnet ab acht Uhr",
+    "كتب": "كَتَبَ الولد الدرس",
+    "हिन्दी": "यह हिन्दी में है",
+    "\uff26ull": "full width",
+}
+
+
+def test_words_are_found_in_scripts_with_and_without_blanks(tmp_path: Path) -> None:
+    """One word of a sentence finds that sentence and no other, in Chinese as in German and Arabic."""
+    with MemoryStore(tmp_path / "m.db") as store:
+        store.add(SPOKEN.values())
+        for word, text in SPOKEN.items():
+            assert texts(store.search(word)) == [text], word
+        store.delete([1])
+        assert texts(store.search("银行")) == []
+
+
+def test_a_memory_of_the_first_version_finds_chinese_words_once_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its words are indexed anew, and its passages can still be deleted."""
+    file = tmp_path / "old.db"
+    monkeypatch.setattr("harness.memory.database.MIGRATIONS", MIGRATIONS[:1])
+    with MemoryStore(file) as store:
+        store.add(SPOKEN.values())
+        assert texts(store.search("银行")) == []
+    monkeypatch.setattr("harness.memory.database.MIGRATIONS", MIGRATIONS)
+    with MemoryStore(file) as store:
+        assert texts(store.search("银行")) == [SPOKEN["银行"]]
+        assert store.delete([1]) == 1
+    with closing(sqlite3.connect(file)) as connection:
+        connection.create_function("indexed", 1, indexed)
+        connection.execute("INSERT INTO words(words, rank) VALUES ('integrity-check', 1)")
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_memory_whose_file_was_removed_or_replaced_says_so_and_loses_nothing_silently(
+    tmp_path: Path, *, replaced: bool
+) -> None:
+    """On the thread that opened it and on another one, for writing and reading; nothing is made there."""
+    file = tmp_path / "m.db"
+    with MemoryStore(file) as store, ThreadPoolExecutor(1) as other:
+        store.add(["rain on the roof"])
+        if replaced:
+            MemoryStore(tmp_path / "new.db").close()
+            (tmp_path / "new.db").replace(file)
+        else:
+            file.unlink()
+        before = file.read_bytes() if replaced else None
+        for ask in (
+            lambda: store.add(["music"]),
+            lambda: store.search("rain"),
+            lambda: store.delete([1]),
+            lambda: len(store),
+            lambda: other.submit(store.add, ["music"]).result(),
+        ):
+            with pytest.raises(OutsideError, match="removed or replaced"):
+                ask()
+        assert (file.read_bytes() if file.exists() else None) == before
+
+
+def test_a_file_that_goes_while_it_is_written_fails_the_addition(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the begin and the commit."""
+    file = tmp_path / "m.db"
+    real = memory_rows.insert
+
+    def insert(connection: sqlite3.Connection, passage: Passage) -> int:
+        file.unlink(missing_ok=True)
+        return real(connection, passage)
+
+    with MemoryStore(file) as store:
+        monkeypatch.setattr(memory_rows, "insert", insert)
+        with pytest.raises(OutsideError, match="not kept"):
+            store.add(["rain"])
 
 
 def test_a_closed_memory_and_impossible_searches_are_typed(memory: MemoryStore) -> None:

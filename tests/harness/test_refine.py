@@ -20,8 +20,9 @@ from harness.progress_bar import progress_bar
 from harness.refine.record import _digest
 from harness.refine.rendering import html, table
 from harness.side_by_side import threads
-from shim import InvalidRequest, LoadFailed, RoleViolation
+from shim import InvalidRequest, LoadFailed, OutsideError, RoleViolation
 from tests.harness.told import Answer, ToldShim, in_turn, scores
+from tests.perfetto import FLOWS, query
 from tests.processes import wait_until
 from traces import RunTrace
 
@@ -375,6 +376,38 @@ def test_numbers_out_of_range_are_refused(options: dict[str, Any]) -> None:
     """Before anything is asked."""
     with pytest.raises(InvalidRequest):
         refine(ToldShim({"writer": in_turn("x"), "judge": judged(9)}), **options)
+
+
+@pytest.mark.parametrize("place", ["none/run.json", "folder", "file/run.json", "a" * 300])
+def test_a_record_that_cannot_be_kept_is_noticed_before_anything_is_asked(
+    tmp_path: Path, place: str
+) -> None:
+    """No folder, a folder of that name, a file in its place, a name that no file can have."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    shim = ToldShim({"writer": in_turn("x"), "judge": judged(9)})
+    with pytest.raises(OutsideError, match="Nothing was run"):
+        refine(shim).run("Write.", tmp_path / place)
+    with pytest.raises(OutsideError, match="Nothing was run"):
+        run_many(refine(shim), ["Write."], records=tmp_path / "file" / "records", quiet=True)
+    assert shim.asked == []
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_arrows_join_the_steps_of_each_task_on_the_trace(tmp_path: Path) -> None:
+    """From a text to its evaluation and from there to its revision, and not to another task's."""
+    shim = ToldShim({"writer": in_turn("one", "two", "three"), "judge": judged(5, 8.5, 9)})
+    with RunTrace(directory=tmp_path) as run:
+        refine(shim).run("Write.")
+        refine(shim).run("Write more.")
+    assert run.trace_path is not None
+    arrows = [row for row in query(run.trace_path, FLOWS) if row["flow"] == "next"]
+    assert [(row["source"], row["target"]) for row in arrows] == [
+        ("produce", "evaluate"),
+        ("evaluate", "revise"),
+        ("revise", "evaluate"),
+        ("produce", "evaluate"),
+    ]
 
 
 def test_empty_and_doubled_tasks_are_refused() -> None:

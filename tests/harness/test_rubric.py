@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -40,23 +41,23 @@ def test_the_evaluator_reads_anchors_in_order() -> None:
 
 
 @pytest.mark.parametrize(
-    "dimensions",
+    "made",
     [
-        [],
-        [FACTS, FACTS],
-        [Dimension("two words", "No.")],
-        [FACTS],
-        [FACTS, Dimension("style", "x", 0.4)],
-        [FACTS, Dimension("style", "x")],
-        [Dimension("a", "x", float("nan"))],
-        [Dimension("a", "x", -1.0), Dimension("b", "x", 2.0)],
-        [Dimension("a", "x", anchors={11: "more than all"})],
+        list,
+        lambda: [FACTS, FACTS],
+        lambda: [Dimension("two words", "No.")],
+        lambda: [FACTS],
+        lambda: [FACTS, Dimension("style", "x", 0.4)],
+        lambda: [FACTS, Dimension("style", "x")],
+        lambda: [Dimension("a", "x", float("nan"))],
+        lambda: [Dimension("a", "x", -1.0), Dimension("b", "x", 2.0)],
+        lambda: [Dimension("a", "x", anchors={11: "more than all"})],
     ],
 )
-def test_a_rubric_that_cannot_be_is_refused(dimensions: list[Dimension]) -> None:
+def test_a_rubric_that_cannot_be_is_refused(made: Callable[[], list[Dimension]]) -> None:
     """Names, weights and anchors are checked when it is made, not after a hundred answers."""
     with pytest.raises(InvalidRequest):
-        Rubric(dimensions)
+        Rubric(made())
 
 
 @pytest.mark.parametrize(

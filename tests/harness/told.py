@@ -79,7 +79,14 @@ class ToldShim(Shim):
     def describe(self, model: str) -> ModelInfo:
         """A local model of as many bits as told."""
         bits = self.bits.get(model, 16.0)
-        return ModelInfo(model, None, remote=False, identity=model, min_bits_per_weight=bits)
+        return ModelInfo(
+            model,
+            None,
+            remote=False,
+            identity=model,
+            min_bits_per_weight=bits,
+            kv_bytes_per_token=1024,
+        )
 
 
 def scores(**given: float) -> str:

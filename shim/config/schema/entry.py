@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
@@ -58,6 +58,8 @@ PATH_ALLOWED = "a path; a relative one starts at this file's folder, ~ is your h
 REPACKED = True
 WINDOWED = False
 
+PLANNER_STAYS_S: Final = 60.0
+"""A planner is asked at the start of a run; its bytes are better used by those that carry the plan out."""
 REQUEST_KEYS = frozenset(
     {"role", "priority", "max_queue", "keep_alive", "pin", "warm_prompt", "api_key_env"}
     | {"endpoints", "fallback"}
@@ -81,8 +83,10 @@ class ModelEntry(Section):
     )
     role: Role | None = key(
         None,
-        "What the model is for; an evaluator needs Q8_0 or better and is pinned, an embedder a file that "
-        "pools a text to a vector (mean, cls or last), a reranker one that pools to a score (rank).",
+        "What the model is for. A producer may be as coarse as you like (Q4_K_M is usual); an evaluator "
+        "needs Q8_0 or better by its tensors and is pinned; a planner leaves 60 seconds after its last "
+        "request; an embedder needs a file that pools a text to a vector (mean, cls or last), a reranker "
+        "one that pools to a score (rank).",
         '"producer", "evaluator", "planner", "embedder" or "reranker"',
     )
     context: Context = key(
@@ -142,7 +146,8 @@ class ModelEntry(Section):
     )
     keep_alive: Timeout = key(
         FOREVER,
-        "How long the model stays after its last request; 0 leaves at once. Not a rank, not a pin.",
+        "How long the model stays after its last request; 0 leaves at once. Not a rank, not a pin. Left "
+        "out: 60 seconds for a planner that is not pinned.",
         TIMEOUT_ALLOWED,
     )
     pin: bool | None = key(
@@ -360,6 +365,13 @@ class ModelEntry(Section):
         if self.pin is None:
             return self.role == "evaluator" and not self.remote
         return self.pin
+
+    @property
+    def stays_s(self) -> float:
+        """Seconds that the model stays after its last request; a planner not for good by default."""
+        if self.role == "planner" and not self.pin and "keep_alive" not in self.model_fields_set:
+            return PLANNER_STAYS_S
+        return float(self.keep_alive)
 
     @property
     def kv_types(self) -> tuple[str, str]:

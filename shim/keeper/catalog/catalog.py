@@ -116,7 +116,7 @@ class Catalog:
                 p.name,
                 p.engine_id,
                 p.entry.pinned and p.name not in self.unpinned,
-                float(p.entry.keep_alive),
+                p.entry.stays_s,
                 p.entry.priority,
                 p.entry.max_queue,
             )

@@ -128,7 +128,7 @@ def facts_of(config: Config, name: str, status: Mapping[str, Any] | None) -> dic
         "kv_types": list(entry.kv_types) if entry.is_gguf else None,
         "pinned": entry.pinned,
         "priority": entry.priority,
-        "keep_alive_s": None if entry.remote else float(entry.keep_alive),
+        "keep_alive_s": None if entry.remote else entry.stays_s,
     }
     facts = file_facts(entry)
     return {
