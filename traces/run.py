@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-import random
 import secrets
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import ParamSpec, Self, TypeVar
 
 from opentelemetry.sdk.trace.export import SpanExporter
 
@@ -26,18 +25,18 @@ from traces.processes.shared_run import RunFacts, SharedRun, named_run, share
 from traces.recording.broken_sinks import Problems
 from traces.recording.exporters import Exporters
 from traces.recording.parts import MAX_BYTES, PartSettings, TraceParts, failure_attributes
+from traces.recording.run_recording import RunRecording
 from traces.recording.writer import Writer
-from traces.records import CounterSample, EvictSpan, Incident, LoadSpan, Record, RequestRecord
 from traces.runs import FILE_NAME
 from traces.span_data import SpanData
-from traces.span_handle import NOT_SAMPLED, SpanHandle, open_span, reset_span
-from traces.text import Value, clean, snapshot
+from traces.span_handle import open_span, reset_span
+from traces.text import clean
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-class RunTrace:
+class RunTrace(RunRecording):
     """A run: everything recorded between entering and leaving goes to its trace and its line.
 
     Its methods never raise for a broken file or exporter: the first failure of each is logged as a
@@ -176,7 +175,7 @@ class RunTrace:
         if self._shared is not None:
             guard("part", self._shared.end)
             # Before the history of the keeper: requests know best what they waited for.
-            self._writer.put((parts.take_in,))
+            guard("part", lambda: self._writer.do(parts.take_in))
         for finish in self._finishers:
             guard("on_finish", finish)
         self._state = "ended"
@@ -290,61 +289,6 @@ class RunTrace:
         if self.active:
             self._problems.guard("recorder", self._writer.flush)
 
-    # -- recording --------------------------------------------------------------------------------
-
-    def load(self, load: LoadSpan) -> None:
-        """Record a load of a model; the same load on the same device is recorded once."""
-        if self.active:
-            self._writer.put((self._recorder.load, load, self._root_id))
-
-    def evict(self, evict: EvictSpan) -> None:
-        """Record an eviction; the same eviction on the same device is recorded once."""
-        if self.active:
-            self._writer.put((self._recorder.evict, evict, self._root_id))
-
-    def request(self, record: RequestRecord) -> None:
-        """Record a request that has ended, well or not, under the span that is open here."""
-        if self.active and (parent := self._sampled_parent()) != NOT_SAMPLED:
-            self._writer.put((self._recorder.request, record, parent))
-
-    def records(self, build: Callable[[], Iterable[Record]]) -> None:
-        """Record what `build` returns, which is called later, in another thread.
-
-        Requests are recorded under the span that is open here, and all of it is sampled as one request.
-        """
-        if self.active and (parent := self._sampled_parent()) != NOT_SAMPLED:
-            self._writer.put((self._recorder.records, build, parent, self._root_id))
-
-    def incident(self, incident: Incident) -> None:
-        """Record something else that happened; the same kind at the same moment is recorded once."""
-        if self.active:
-            self._writer.put((self._recorder.incident, incident, self._root_id))
-
-    def counter(self, sample: CounterSample) -> None:
-        """Record the books of a device at one moment."""
-        if self.active:
-            self._writer.put((self._recorder.counter, sample))
-
-    def record_span(
-        self,
-        name: str,
-        start_ns: int,
-        end_ns: int,
-        attributes: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Record a span whose times (monotonic nanoseconds) are known already."""
-        if self.active and (parent := self._sampled_parent()) != NOT_SAMPLED:
-            times, kept = (start_ns, end_ns), snapshot(attributes or {})
-            deferred = (self._recorder.own, name, self._next_id(), parent, times, kept, None, None)
-            self._writer.put(deferred)
-
-    def span(self, name: str, /, start_ns: int | None = None, **attributes: object) -> SpanHandle:
-        """A span around a piece of work; requests and spans within it become its children.
-
-        It gets a lane of its thread or task. An exception marks it as failed and goes on.
-        """
-        return SpanHandle(self, name, start_ns, attributes)
-
     def carry(self, function: Callable[_P, _R]) -> Callable[_P, _R]:
         """`function` as one that belongs to this run, and to the span open here, in any thread."""
         parent = open_span.get()
@@ -360,41 +304,6 @@ class RunTrace:
                 _context.adopt(before)
 
         return carried
-
-    # -- what a span needs ------------------------------------------------------------------------
-
-    def begin_span(self, owner: Hashable, start_ns: int) -> tuple[int, int]:
-        """The ids of a span that begins and of its parent; NOT_SAMPLED for one that is not recorded."""
-        parent = self._sampled_parent()
-        if parent == NOT_SAMPLED:
-            return NOT_SAMPLED, NOT_SAMPLED
-        self._writer.put((self._opened, owner, start_ns + self._offset_ns))
-        return self._next_id(), parent
-
-    def end_span(
-        self,
-        name: str,
-        ids: tuple[int, int],
-        times: tuple[int, int],
-        attributes: Mapping[str, Any],
-        failure: Mapping[str, Value] | None,
-        owner: Hashable,
-    ) -> None:
-        """Record a span that has ended."""
-        self._writer.put((self._recorder.own, name, *ids, times, attributes, failure, owner))
-
-    def outlived(self, name: str) -> None:
-        """A span ended after the run."""
-        self._problems.report("span", f"{name!r} ended after its run: it is not on the trace")
-
-    def _sampled_parent(self) -> int:
-        """The span that is open here or the run's own; NOT_SAMPLED where nothing is recorded here."""
-        held = open_span.get()
-        if held is not None and held[0] is self:
-            return held[1]
-        if self.sample < 1 and random.random() >= self.sample:  # noqa: S311
-            return NOT_SAMPLED
-        return self._root_id
 
 
 _context: RunContext[RunTrace] = RunContext()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from budget.errors import ConfigError
 from shim import Config, Shim
 from shim.calls.own_run import OwnRun
 from shim.config import TraceSection
+from tests.perfetto import assert_sound
 from tests.shim.conftest import Stage
-from traces import LoadSpan, RunLine, RunTrace, current_run, read_runs
+from tests.traces.support import events
+from traces import LoadSpan, RunLine, RunTrace, current_run, names, read_runs
 
 
 @pytest.fixture
@@ -119,3 +122,26 @@ def test_a_run_of_the_configuration_is_not_rotated_at_every_batch() -> None:
     """A size or an age of 0 would make ten files a second."""
     section = TraceSection.model_validate({"max_bytes": 0, "max_age": 0})
     assert (section.most_bytes, section.most_age_s) == (65_536, 1.0)
+
+
+def test_workers_that_ask_one_keeper_are_in_the_run_with_the_load_they_waited_for(
+    stage: Stage, tmp_path: Path
+) -> None:
+    """Two forked children; the run's own process asks for nothing but the keeper's history."""
+    stage.shim.status()
+    with RunTrace("workers", tmp_path, service="harness") as run:
+        for _ in range(2):
+            child = os.fork()
+            if child == 0:
+                stage.shim.chat("a", "Hi.")
+                run.flush()
+                os._exit(0)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert run.problems == []
+    assert run.trace_path is not None
+    assert_sound(run.trace_path)
+    (line,) = runs(tmp_path)
+    assert [(one.model, one.cold) for one in line.requests] == [("a", True), ("a", False)]
+    assert line.loads == 1
+    (load,) = (one for one in events(run.trace_path) if one.get("cat") == names.MODEL_LOAD)
+    assert load["args"][names.HIDDEN] is False

@@ -95,7 +95,7 @@ def test_a_share_of_the_requests_is_recorded_and_every_load(
 ) -> None:
     """`sample` decides for each request that is in no span; the device's account is whole."""
     dice = iter([0.5, 0.009, 0.01, 0.0])
-    monkeypatch.setattr("traces.run.random.random", lambda: next(dice))
+    monkeypatch.setattr("traces.recording.run_recording.random.random", lambda: next(dice))
     with RunTrace("service", tmp_path, sample=0.01) as run:
         for number in range(4):
             run.request(request(f"r{number}", now()))
@@ -111,7 +111,7 @@ def test_a_sampled_span_is_recorded_with_all_in_it(
 ) -> None:
     """A service's unit of work is on the trace whole or not at all, also what its threads did."""
     dice = iter([0.9, 0.1])
-    monkeypatch.setattr("traces.run.random.random", lambda: next(dice))
+    monkeypatch.setattr("traces.recording.run_recording.random.random", lambda: next(dice))
     with RunTrace("units", tmp_path, sample=0.5) as run:
         for unit in ("left out", "kept"):
             with run.span(unit), run.span(f"{unit}, inner"):

@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from shim.cli import main
+from tests.perfetto import assert_sound
 from tests.traces.support import MS, events, load, now, request, written
 from tests.traces.working import die, work
 from traces import RunLine, RunTrace, current_run, read_runs
@@ -50,6 +51,7 @@ def test_the_workers_of_a_pool_are_in_the_file_of_their_run(tmp_path: Path, way:
             pids = list(pool.map(work, range(6)))
     assert trace.problems == []
     assert trace.trace_path is not None
+    assert_sound(trace.trace_path)
     found = written(trace.trace_path)
     assert (found["request"], found["piece"], found["model_load m"]) == (7, 6, 1)
     asked = {one.request_id for one in line_of(trace).requests}
@@ -70,6 +72,7 @@ def test_a_killed_worker_leaves_what_it_had_written(tmp_path: Path) -> None:
             pool.submit(work, 2).result()
     assert trace.problems == []
     assert trace.trace_path is not None
+    assert_sound(trace.trace_path)
     found = written(trace.trace_path)
     assert (found["request"], found["piece"], found["lost"]) == (3, 2, 0)
     assert leftover(tmp_path) == []
@@ -145,6 +148,8 @@ def test_what_a_child_writes_after_the_run_is_added_when_the_trace_is_looked_at(
     assert "1 part of other processes of its run added" in told.stderr
     model = json.loads(told.stdout)["models"]["m"]
     assert (model["requests"], model["loads"]) == (2, 1)
+    assert trace.trace_path is not None
+    assert_sound(trace.trace_path)
     assert leftover_parts(tmp_path) == []
 
 
@@ -181,6 +186,7 @@ def test_the_parts_of_a_run_that_was_killed_are_added_to_its_file(
     subprocess.run([sys.executable, "-c", KILLED, tmp_path, state], timeout=60, check=False)
     trace = tmp_path / "killed.trace.json"
     assert add_late_parts(trace) == (1, [])
+    assert_sound(trace)
     found = written(trace)
     assert (found["piece"], found["request"], found["model_load m"]) == (pieces, pieces, 1)
     assert len({one["pid"] for one in events(trace)}) == len(groups(trace))

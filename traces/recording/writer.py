@@ -74,6 +74,12 @@ class Writer:
         with self._draining:
             self._drain(yields=False)
 
+    def do(self, action: Callable[[], None]) -> None:
+        """Call all that was put so far and then `action`, here and now."""
+        with self._draining:
+            self._drain(yields=False)
+            action()
+
     def close(self) -> None:
         """Call what is left and end the thread. Idempotent."""
         self._closed = True

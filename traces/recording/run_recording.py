@@ -1,0 +1,121 @@
+"""What a run is told, from any thread: all is put aside, and recorded later in the run's own thread."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any
+
+from traces.processes.part_lines import Recording
+from traces.recording.broken_sinks import Problems
+from traces.recording.writer import Writer
+from traces.records import CounterSample, EvictSpan, Incident, LoadSpan, Record, RequestRecord
+from traces.span_handle import NOT_SAMPLED, SpanHandle, open_span
+from traces.text import Value, snapshot
+
+
+class RunRecording:
+    """The part of a run that takes records; the run says what they go to."""
+
+    sample: float
+    _offset_ns: int
+    _opened: Callable[[Hashable, int], None]
+    _problems: Problems
+    _recorder: Recording
+    _root_id: int
+    _writer: Writer
+
+    _next_id: Callable[[], int]
+
+    @property
+    def active(self) -> bool:
+        """Whether records are taken."""
+        raise NotImplementedError
+
+    def load(self, load: LoadSpan) -> None:
+        """Record a load of a model; the same load on the same device is recorded once."""
+        if self.active:
+            self._writer.put((self._recorder.load, load, self._root_id))
+
+    def evict(self, evict: EvictSpan) -> None:
+        """Record an eviction; the same eviction on the same device is recorded once."""
+        if self.active:
+            self._writer.put((self._recorder.evict, evict, self._root_id))
+
+    def request(self, record: RequestRecord) -> None:
+        """Record a request that has ended, well or not, under the span that is open here."""
+        if self.active and (parent := self._sampled_parent()) != NOT_SAMPLED:
+            self._writer.put((self._recorder.request, record, parent))
+
+    def records(self, build: Callable[[], Iterable[Record]]) -> None:
+        """Record what `build` returns, which is called later, in another thread.
+
+        Requests are recorded under the span that is open here, and all of it is sampled as one request.
+        """
+        if self.active and (parent := self._sampled_parent()) != NOT_SAMPLED:
+            self._writer.put((self._recorder.records, build, parent, self._root_id))
+
+    def incident(self, incident: Incident) -> None:
+        """Record something else that happened; the same kind at the same moment is recorded once."""
+        if self.active:
+            self._writer.put((self._recorder.incident, incident, self._root_id))
+
+    def counter(self, sample: CounterSample) -> None:
+        """Record the books of a device at one moment."""
+        if self.active:
+            self._writer.put((self._recorder.counter, sample))
+
+    def record_span(
+        self,
+        name: str,
+        start_ns: int,
+        end_ns: int,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Record a span whose times (monotonic nanoseconds) are known already."""
+        if self.active and (parent := self._sampled_parent()) != NOT_SAMPLED:
+            times, kept = (start_ns, end_ns), snapshot(attributes or {})
+            deferred = (self._recorder.own, name, self._next_id(), parent, times, kept, None, None)
+            self._writer.put(deferred)
+
+    def span(self, name: str, /, start_ns: int | None = None, **attributes: object) -> SpanHandle:
+        """A span around a piece of work; requests and spans within it become its children.
+
+        It gets a lane of its thread or task. An exception marks it as failed and goes on.
+        """
+        return SpanHandle(self, name, start_ns, attributes)
+
+    # -- what a span needs ------------------------------------------------------------------------
+
+    def begin_span(self, owner: Hashable, start_ns: int) -> tuple[int, int]:
+        """The ids of a span that begins and of its parent; NOT_SAMPLED for one that is not recorded."""
+        parent = self._sampled_parent()
+        if parent == NOT_SAMPLED:
+            return NOT_SAMPLED, NOT_SAMPLED
+        self._writer.put((self._opened, owner, start_ns + self._offset_ns))
+        return self._next_id(), parent
+
+    def end_span(
+        self,
+        name: str,
+        ids: tuple[int, int],
+        times: tuple[int, int],
+        attributes: Mapping[str, Any],
+        failure: Mapping[str, Value] | None,
+        owner: Hashable,
+    ) -> None:
+        """Record a span that has ended."""
+        self._writer.put((self._recorder.own, name, *ids, times, attributes, failure, owner))
+
+    def outlived(self, name: str) -> None:
+        """A span ended after the run."""
+        self._problems.report("span", f"{name!r} ended after its run: it is not on the trace")
+
+    def _sampled_parent(self) -> int:
+        """The span that is open here or the run's own; NOT_SAMPLED where nothing is recorded here."""
+        held = open_span.get()
+        if held is not None and held[0] is self:
+            return held[1]
+        if self.sample < 1 and random.random() >= self.sample:  # noqa: S311
+            return NOT_SAMPLED
+        return self._root_id
