@@ -16,6 +16,19 @@ from harness.demo.models import make_models
 
 # A job started in the background inherits an ignored SIGINT, and so would every process started here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+_RUN = os.getpid()
+
+
+def end_as_if_interrupted(number: int, _frame: object) -> None:
+    """Let fixtures end the servers that they started; a forked child ends as it would without this."""
+    if os.getpid() == _RUN:
+        raise KeyboardInterrupt
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
+
+
+# What a server of a fixture has started would outlive a run that is ended at once.
+signal.signal(signal.SIGTERM, end_as_if_interrupted)
 # Hundreds of keepers and commands are started; without bytecode each one compiles every source anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # llama.cpp's threads wait for each other by computing. Beside another program on the same core that
