@@ -2,8 +2,9 @@
 //
 //   node in_browser.js CHROMIUM URL PICTURE
 //
-// Speaks the DevTools protocol over a web socket. Prints one JSON object: {"tracks": [title, ...], "errors": text},
-// with the titles in their order on the page, and writes the page as a PNG to PICTURE.
+// Speaks the DevTools protocol over pipes, so that the browser ends with this program, however that ends.
+// Prints one JSON object: {"tracks": [title, ...], "errors": text}, with the titles in their order on the
+// page, and writes the page as a PNG to PICTURE.
 "use strict";
 const { spawn } = require("child_process");
 const fs = require("fs");
@@ -21,37 +22,34 @@ const ERRORS = `document.querySelector(".pf-error-box, .error-box, .modal-dialog
 const profile = fs.mkdtempSync(path.join(os.tmpdir(), "keepwarm-browser-"));
 const browser = spawn(chromium, [
   "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--use-gl=angle",
-  "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--remote-debugging-port=0",
+  "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--remote-debugging-pipe",
   `--window-size=${WIDTH},${HEIGHT}`, `--user-data-dir=${profile}`, "about:blank",
-], { stdio: ["ignore", "ignore", "pipe"] });
+], { stdio: ["ignore", "ignore", "pipe", "pipe", "pipe"] });
 
 function end(code) {
   browser.on("exit", () => {
     fs.rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
     process.exit(code);
   });
-  browser.kill("SIGKILL");
+  ask("Browser.close");
 }
 
-function connect(address) {
-  return new Promise((done, failed) => {
-    const socket = new WebSocket(address), waiting = new Map();
-    let last = 0;
-    socket.onerror = failed;
-    socket.onmessage = (message) => {
-      const answer = JSON.parse(message.data);
-      waiting.get(answer.id)?.(answer.result);
-    };
-    socket.onopen = () => done((method, params = {}, sessionId = undefined) =>
-      new Promise((answered) => {
-        waiting.set(++last, answered);
-        socket.send(JSON.stringify({ id: last, method, params, sessionId }));
-      }));
+const waiting = new Map();
+let last = 0, heard = "";
+browser.stdio[4].setEncoding("utf8").on("data", (text) => {
+  const messages = (heard + text).split("\0");
+  heard = messages.pop();
+  for (const answer of messages.map(JSON.parse)) waiting.get(answer.id)?.(answer.result);
+});
+
+function ask(method, params = {}, sessionId = undefined) {
+  return new Promise((answered) => {
+    waiting.set(++last, answered);
+    browser.stdio[3].write(JSON.stringify({ id: last, method, params, sessionId }) + "\0");
   });
 }
 
-async function look(address) {
-  const ask = await connect(address);
+async function look() {
   const { targetId } = await ask("Target.createTarget", { url: "about:blank" });
   const { sessionId } = await ask("Target.attachToTarget", { targetId, flatten: true });
   const size = { width: WIDTH, height: HEIGHT, deviceScaleFactor: 1, mobile: false };
@@ -71,13 +69,7 @@ async function look(address) {
   console.log(JSON.stringify({ tracks: JSON.parse(tracks), errors: await value(ERRORS) }));
 }
 
-let said = "", found = false;
-browser.stderr.on("data", (text) => {
-  said += text;
-  const address = said.match(/DevTools listening on (ws:\S+)/);
-  if (address && !found) {
-    found = true;
-    look(address[1]).then(() => end(0), (error) => { console.error(error); end(1); });
-  }
-});
+let said = "";
+browser.stderr.on("data", (text) => { said += text; });
+look().then(() => end(0), (error) => { console.error(error); end(1); });
 setTimeout(() => { console.error("the page was not there in time:", said.slice(-1000)); end(2); }, LIMIT_MS);
