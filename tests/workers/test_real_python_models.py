@@ -29,6 +29,12 @@ def installed() -> None:
     assert is_built(NAME), "run `make test-python-models`, which builds it"
 
 
+@pytest.fixture(autouse=True)
+def all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CTranslate2 computes nonsense where OpenMP gives it fewer threads than it asked for."""
+    monkeypatch.delenv("OMP_THREAD_LIMIT")
+
+
 def here(factory: str, **more: Any) -> dict[str, Any]:
     """A model in that environment."""
     return {"factory": factory, "python": str(PYTHON), **more}
