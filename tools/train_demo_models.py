@@ -2,8 +2,8 @@
 
 The lessons are made here, PyTorch runs in an environment of its own (`.venv-train`) on one thread, and
 `--install` puts both F16 files, and the figures of their training, where the demo takes them from. A
-killed run goes on from its last checkpoint. On two quiet cores it takes under half an hour. `--quick` goes
-all the way in a minute, with models that have learned nothing: it shows that every part works here.
+killed run goes on from its last checkpoint. It takes about an hour of one core beside other work. `--quick`
+goes all the way in minutes, with models that have learned nothing: it shows that every part works here.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -24,26 +25,36 @@ sys.path.insert(0, str(ROOT))
 # The folder above has to be on the path first, because this file is run as a program.
 from tools.setup_run import SetupError, say  # noqa: E402
 from tools.side_environment import build  # noqa: E402
-from tools.training.lessons import lessons  # noqa: E402
+from tools.training.lessons import Lesson, examinations, lessons  # noqa: E402
 
 WEIGHTS: Final = ROOT / "harness" / "demo" / "reports" / "weights"
 NAMES: Final = ("producer", "evaluator")
 SEED: Final = 1
-LESSONS: Final = 12_000
-STEPS: Final = {"together": 520, "producer": 80, "evaluator": 560}
+LESSONS: Final = 60_000
+STEPS: Final = {
+    "together": 2500,
+    "producer": 300,
+    "evaluator": 3500,
+    "examiner": 1200,
+    "judge": 800,
+}
 QUICK_LESSONS: Final = 1500
 QUICK_STEPS: Final = 4
 
 
 def write_lessons(folder: Path, count: int = LESSONS) -> None:
     """Make the data, unless they are there."""
-    file = folder / "lessons.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "lessons.jsonl", lessons(SEED, count))
+    _write(folder / "examinations.jsonl", examinations(SEED + 1, count))
+
+
+def _write(file: Path, made: Iterator[Lesson]) -> None:
     if file.exists():
         return
-    folder.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(".part")
     with part.open("w", encoding="utf-8") as out:
-        out.writelines(json.dumps(asdict(lesson)) + "\n" for lesson in lessons(SEED, count))
+        out.writelines(json.dumps(asdict(lesson)) + "\n" for lesson in made)
     part.replace(file)
 
 

@@ -81,7 +81,10 @@ def test_a_lesson_in_judging_has_the_rubrics_shape_and_the_true_scores() -> None
             RUBRIC.scores(found)
     found = json.loads(judgement(SHEET, "Orla lives in Riga. Orla keeps a cat."))
     assert found["complete"] == {"reasons": "city yes, job no, pet yes", "score": 6.5}
-    assert found["correct"] == {"reasons": "city wrong, pet right", "score": 5}
+    assert found["correct"] == {
+        "reasons": "city Riga for Cork wrong, pet cat for cat right",
+        "score": 5,
+    }
 
 
 def test_the_producer_is_told_what_it_was_trained_on() -> None:

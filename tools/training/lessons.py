@@ -30,7 +30,9 @@ class Noise:
 
 DRAFT: Final = Noise(0.20, 0.15, 0.10)
 REVISION: Final = Noise(0.03, 0.03, 0.02)
-JUDGED: Final = (DRAFT, DRAFT, REVISION, Noise(0.4, 0.35, 0.2))
+JUDGED: Final = (DRAFT, Noise(0.2, 0.4, 0.1), REVISION, Noise(0.4, 0.35, 0.2))
+EXAMINED: Final = Noise(0.1, 0.5, 0.1)
+"""Half of the values are wrong: the last lessons of the judge are about telling them from right ones."""
 MENDED: Final = 0.85
 """How likely a revision mends a mistake that it was shown."""
 FLOORS: Final = (7.0, 8.0, 9.0, 9.5)
@@ -53,6 +55,13 @@ def lessons(seed: int, count: int) -> Iterator[Lesson]:
         yield _lesson(draw, sheet, draw.choice(KINDS))
 
 
+def examinations(seed: int, count: int) -> Iterator[Lesson]:
+    """So many lessons in judging reports of which half the values are wrong."""
+    draw = random.Random(seed)
+    for sheet in islice(sheets(seed), count):
+        yield _judged(sheet, noisy(draw, sheet, EXAMINED))
+
+
 def noisy(draw: random.Random, sheet: FactSheet, noise: Noise) -> list[Statement]:
     """What a report with mistakes says; one statement at least."""
     said: list[Statement] = []
@@ -68,12 +77,16 @@ def noisy(draw: random.Random, sheet: FactSheet, noise: Noise) -> list[Statement
 def judgement(sheet: FactSheet, report: str) -> str:
     """The answer of a judge that makes no mistake, in the shape of the rubric's schema."""
     said, scores = statements(report, sheet.name), true_scores(sheet, report)
-    distinct = list(dict.fromkeys(said))
+    # In one order of keys, whatever that of the facts and the report: so what comes next is easy to know.
+    order = {key: number for number, key in enumerate(VALUES)}
+    distinct = sorted(dict.fromkeys(said), key=lambda one: order.get(one.key, -1))
+    facts = sorted(sheet.facts, key=lambda one: order[one.key])
     keys = {one.key for one in said}
+    true = {fact.key: fact.value for fact in sheet.facts}
     twice = [one.key for one in distinct if said.count(one) > 1]
     reasons = {
-        "complete": [f"{f.key} {'yes' if f.key in keys else 'no'}" for f in sheet.facts],
-        "correct": [f"{one.key} {'right' if one in sheet.facts else 'wrong'}" for one in distinct],
+        "complete": [f"{f.key} {'yes' if f.key in keys else 'no'}" for f in facts],
+        "correct": [_compared(one, true.get(one.key, "nothing")) for one in distinct],
         "concise": [f"{key} twice" for key in twice] or ["nothing twice"],
     }
     found = {
@@ -93,8 +106,7 @@ def weak(judged: str, floor: float) -> str:
 
 def _lesson(draw: random.Random, sheet: FactSheet, kind: Kind) -> Lesson:
     if kind == "judge":
-        report = sheet.report(noisy(draw, sheet, draw.choice(JUDGED)))
-        return Lesson(kind, judge_prompt(RUBRIC, sheet.task, report), judgement(sheet, report))
+        return _judged(sheet, noisy(draw, sheet, draw.choice(JUDGED)))
     said = noisy(draw, sheet, DRAFT)
     asked = {"role": "user", "content": sheet.task}
     if kind == "draft":
@@ -103,6 +115,11 @@ def _lesson(draw: random.Random, sheet: FactSheet, kind: Kind) -> Lesson:
     found = weak(judgement(sheet, report), draw.choice(FLOORS))
     messages = [asked, {"role": "assistant", "content": report}, revise(found)]
     return Lesson(kind, messages, sheet.report(mended(draw, sheet, said)))
+
+
+def _judged(sheet: FactSheet, said: Sequence[Statement]) -> Lesson:
+    report = sheet.report(said)
+    return Lesson("judge", judge_prompt(RUBRIC, sheet.task, report), judgement(sheet, report))
 
 
 def mended(draw: random.Random, sheet: FactSheet, said: Sequence[Statement]) -> list[Statement]:
@@ -123,6 +140,11 @@ def mended(draw: random.Random, sheet: FactSheet, said: Sequence[Statement]) -> 
 def _wrong(draw: random.Random, fact: Statement) -> Statement:
     others = [value for value in VALUES[fact.key] if value != fact.value]
     return Statement(fact.key, draw.choice(others))
+
+
+def _compared(said: Statement, true: str) -> str:
+    # Both values side by side: a small model copies well, and sees whether two neighbours are equal.
+    return f"{said.key} {said.value} for {true} {'right' if said.value == true else 'wrong'}"
 
 
 def _short(score: float) -> int | float:

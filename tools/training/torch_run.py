@@ -33,6 +33,9 @@ BATCH = 16
 WINDOW = 16
 """Batches that are sorted by length together, so that few of their tokens are padding."""
 MATRIX_RATE, OTHER_RATE = 0.02, 0.004
+VERDICTS = (" right", " wrong")
+VERDICT_WEIGHT = 8.0
+"""What a judge's verdict on one value counts in the loss: it is one token of twenty, and what matters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,14 +177,26 @@ def padded(part: list[Sample]) -> tuple[Tensor, Tensor]:
     return inputs, targets
 
 
+def token_weights(tokenizer: Tokenizer, size: int) -> Tensor:
+    """What each token counts in the loss."""
+    weights = torch.ones(size)
+    for verdict in VERDICTS:
+        # A word of several tokens is told by its last one.
+        weights[tokenizer.encode(verdict).ids[-1]] = VERDICT_WEIGHT
+    return weights
+
+
 # Training
 
 
 class Course:
     """One model's way through a number of batches, which a checkpoint can interrupt."""
 
-    def __init__(self, name: str, model: Llama, steps: int, cooled: float, folder: Path) -> None:
+    def __init__(
+        self, name: str, model: Llama, steps: int, cooled: float, folder: Path, weights: Tensor
+    ) -> None:
         self.name, self.model, self.steps, self.cooled = name, model, steps, cooled
+        self.weights = weights
         self.file = folder / f"{name}.pt"
         matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "embd" not in n]
         others = [p for n, p in model.named_parameters() if p.dim() != 2 or "embd" in n]
@@ -225,7 +240,7 @@ class Course:
         wanted = targets != -100
         with torch.autocast("cpu", torch.bfloat16):
             logits = self.model(inputs, wanted)
-        loss = functional.cross_entropy(logits.float(), targets[wanted])
+        loss = functional.cross_entropy(logits.float(), targets[wanted], self.weights)
         loss.backward()
         for optimizer in self.optimizers:
             optimizer.step()
@@ -316,31 +331,55 @@ def main() -> None:
     parser.add_argument("--together", type=int, required=True, help="steps of both as one")
     parser.add_argument("--producer", type=int, required=True, help="its further steps")
     parser.add_argument("--evaluator", type=int, required=True, help="its further steps")
+    parser.add_argument(
+        "--examiner", type=int, required=True, help="those of the evaluator after that"
+    )
+    parser.add_argument("--judge", type=int, required=True, help="and those after that")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(arguments.seed)
     shape, folder = Shape(), arguments.folder
-    with (folder / "lessons.jsonl").open(encoding="utf-8") as file:
-        lessons = [json.loads(line) for line in file]
+    lessons, examinations = read(folder / "lessons.jsonl"), read(folder / "examinations.jsonl")
     tokenizer = made_tokenizer(lessons[:4000], shape.n_vocab)
-    samples = encoded(tokenizer, lessons)
-    base = Course("together", Llama(shape), arguments.together, 0.01, folder)
-    base.run(whole(samples), arguments.seed)
-    figures = {"shape": asdict(shape), "batch": BATCH, "lessons": len(lessons)}
-    for name, kinds in (("producer", ("draft", "revise")), ("evaluator", ("judge",))):
-        own = [s for s, one in zip(samples, lessons, strict=True) if one["kind"] in kinds]
+    samples, weights = encoded(tokenizer, lessons), token_weights(tokenizer, shape.n_vocab)
+
+    def taught(name: str, before: Course | None, own: list[Sample], cooled: float = 1.0) -> Course:
         model = Llama(shape)
-        model.load_state_dict(base.model.state_dict())
-        course = Course(name, model, getattr(arguments, name), 1.0, folder)
-        course.run(own, arguments.seed + len(name))
-        write_gguf(model, tokenizer, f"keepwarm report {name}", folder / f"{name}-F16.gguf")
+        if before is not None:
+            model.load_state_dict(before.model.state_dict())
+        course = Course(name, model, getattr(arguments, name), cooled, folder, weights)
+        course.run(own, arguments.seed + (0 if before is None else len(name)))
+        return course
+
+    def of_kinds(*kinds: str) -> list[Sample]:
+        return [s for s, one in zip(samples, lessons, strict=True) if one["kind"] in kinds]
+
+    together = taught("together", None, whole(samples), 0.01)
+    producer = taught("producer", together, of_kinds("draft", "revise"))
+    evaluator = taught("evaluator", together, of_kinds("judge"))
+    examiner = taught("examiner", evaluator, encoded(tokenizer, examinations))
+    # Half of the values are wrong there; in reports as they are, few.
+    judge = taught("judge", examiner, of_kinds("judge"))
+    figures = {"shape": asdict(shape), "batch": BATCH, "lessons": len(lessons) + len(examinations)}
+    for name, ways in (
+        ("producer", [together, producer]),
+        ("evaluator", [together, evaluator, examiner, judge]),
+    ):
+        last = ways[-1]
+        write_gguf(last.model, tokenizer, f"keepwarm report {name}", folder / f"{name}-F16.gguf")
         figures[name] = {
-            "steps": base.done + course.done,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "loss": sum(course.losses[-50:]) / len(course.losses[-50:]),
+            "steps": sum(course.done for course in courses),
+            "parameters": sum(p.numel() for p in last.model.parameters()),
+            "loss": sum(last.losses[-50:]) / len(last.losses[-50:]),
         }
     (folder / "training.json").write_text(json.dumps(figures, indent=1), "utf-8")
+
+
+def read(file: Path) -> list[dict]:
+    """The lessons of a file."""
+    with file.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
 
 
 if __name__ == "__main__":
