@@ -1,12 +1,15 @@
-"""Where runs are kept and what they are called."""
+"""Where runs are kept, what they are called, and files that a pipe in their place never holds up."""
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
+import stat
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 _RUN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}")
 
@@ -46,3 +49,31 @@ def check_run_id(run_id: str) -> str:
             "'-', not starting with '.' or '-'."
         )
     return run_id
+
+
+def opened_regular(path: Path) -> IO[bytes]:
+    """The file at `path`, to read.
+
+    Raises:
+        OSError: it cannot be read, or it is a folder, a pipe or a device.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        check_regular(descriptor, path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "rb")
+
+
+def check_regular(descriptor: int, path: Path) -> None:
+    """Nothing, for a file.
+
+    Raises:
+        OSError: it is a folder, a pipe or a device.
+    """
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -11,8 +12,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from traces.place import check_regular, opened_regular
+
 FILE_NAME = "runs.jsonl"
-_SAFELY = os.O_CLOEXEC | os.O_NOFOLLOW
+_SAFELY = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,7 @@ def _locked(path: Path) -> Iterator[int]:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _SAFELY, 0o600)
         try:
+            check_regular(descriptor, path)
             # Where a file system has no locks a line is still one write.
             with suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -146,8 +150,9 @@ def read_runs(path: Path) -> Iterator[RunLine | ValueError]:
     Raises:
         OSError: the file cannot be read.
     """
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for number, text in enumerate(lines, 1):
+    with opened_regular(path) as lines:
+        for number, line in enumerate(lines, 1):
+            text = line.decode("utf-8", "replace")
             if text.strip():
                 yield _parse(text, f"{path}:{number}")
 
@@ -157,6 +162,24 @@ def _parse(text: str, where: str) -> RunLine | ValueError:
         data = json.loads(text)
         requests = tuple(RequestLine(**request) for request in data.pop("requests"))
         problems = tuple(data.pop("problems"))
-        return RunLine(**data, requests=requests, problems=problems)
+        line = RunLine(**data, requests=requests, problems=problems)
+        _check(line)
+        return line
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         return ValueError(f"{where} is not a run's line: {error}")
+
+
+def _check(line: RunLine) -> None:
+    """Nothing, for a line whose values are what they should be; JSON could hold anything."""
+    texts = (line.run_id, line.service, line.started, line.status)
+    maybe = (line.error_type, line.error_message, line.trace)
+    if not all(
+        isinstance(text, str) for text in (*texts, *(one for one in maybe if one is not None))
+    ):
+        raise TypeError("a text is none")
+    "".join((*texts, *filter(None, maybe))).encode()
+    if line.trace is not None and "\0" in line.trace:
+        raise ValueError("its trace cannot be a path")
+    numbers = (line.seconds, line.loads, line.evictions, line.load_seconds)
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+        raise TypeError("a number is none")

@@ -369,7 +369,7 @@ def main() -> None:
         last = ways[-1]
         write_gguf(last.model, tokenizer, f"keepwarm report {name}", folder / f"{name}-F16.gguf")
         figures[name] = {
-            "steps": sum(course.done for course in courses),
+            "steps": sum(course.done for course in ways),
             "parameters": sum(p.numel() for p in last.model.parameters()),
             "loss": sum(last.losses[-50:]) / len(last.losses[-50:]),
         }

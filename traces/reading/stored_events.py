@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
+from traces.place import opened_regular
+
 LONGEST_LINE: Final = 16 * 1024 * 1024
 """Bytes of the longest event; also of the largest file whose events do not stand one a line."""
 
@@ -77,8 +79,10 @@ class TraceFile:
         yield from events
 
     def _opened(self) -> IO[bytes]:
-        file = self.file.open("rb")
-        if file.peek(2)[:2] != b"\x1f\x8b":
+        file = opened_regular(self.file)
+        magic = file.read(2)
+        file.seek(0)
+        if magic != b"\x1f\x8b":
             return file
         return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
 

@@ -109,7 +109,10 @@ class Writer:
 
     def _drain(self, *, yields: bool) -> None:
         done = 0
-        while self._waiting:
+        # Not what comes meanwhile: threads that never stop recording would hold up a run's end for ever.
+        left = len(self._waiting)
+        while left and self._waiting:
+            left -= 1
             action, *arguments = self._waiting.popleft()
             try:
                 action(*arguments)

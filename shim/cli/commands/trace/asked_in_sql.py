@@ -11,6 +11,7 @@ from shim.cli.commands.trace.traced_runs import folder_option, trace_path, trace
 from shim.cli.console.output import print_json, print_table
 from shim.cli.console.shared_options import json_option
 from traces.chrome.sql import SqlAnswer, SqlError, TraceProcessor
+from traces.place import opened_regular
 
 
 @click.command("sql")
@@ -46,7 +47,7 @@ def asked(path: Path, query: str) -> SqlAnswer:
         OutsideError: the engine is not on this machine, or the file cannot be read.
     """
     try:
-        with path.open("rb"):
+        with opened_regular(path):
             pass
         with TraceProcessor() as processor:
             return processor.ask(path, [query])[0]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from budget.errors import InvalidRequest
+from budget.errors import InvalidRequest, OutsideError
 from shim.cli.console.context import config_path
 from shim.config import load_config
 from traces import RunLine, default_directory, read_runs
@@ -27,9 +27,16 @@ def traces_folder(ctx: click.Context) -> Path:
 
 
 def runs_in(folder: Path) -> tuple[list[RunLine], list[ValueError]]:
-    """The runs of a folder, oldest first, and the lines that cannot be read."""
+    """The runs of a folder, oldest first, and the lines that cannot be read.
+
+    Raises:
+        OutsideError: the file cannot be read.
+    """
     path = folder / FILE_NAME
-    lines = list(read_runs(path)) if path.exists() else []
+    try:
+        lines = list(read_runs(path)) if path.exists() else []
+    except OSError as error:
+        raise OutsideError(f"{path} cannot be read: {error.strerror or error}.") from error
     found = [line for line in lines if isinstance(line, RunLine)]
     return found, [line for line in lines if isinstance(line, ValueError)]
 
