@@ -8,8 +8,9 @@ import re
 import secrets
 import stat
 from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeGuard
 
 _RUN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}")
 
@@ -77,3 +78,21 @@ def check_regular(descriptor: int, path: Path) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "Not a regular file", str(path))
+
+
+def check_numbers(sample: object, max_bytes: object, max_age: object) -> None:
+    """Refuse numbers that a run cannot have.
+
+    Raises:
+        ValueError: says which one, and what is allowed.
+    """
+    if not (_is_number(sample) and 0 <= sample <= 1):
+        raise ValueError(f"sample is {sample!r}. Allowed: a share from 0 to 1.")
+    if not (_is_number(max_bytes) and max_bytes > 0):
+        raise ValueError(f"max_bytes is {max_bytes!r}. Allowed: a number of bytes above 0.")
+    if max_age is not None and not (_is_number(max_age) and max_age >= 0):
+        raise ValueError(f"max_age is {max_age!r}. Allowed: seconds from 0 on, or None.")
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

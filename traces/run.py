@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export import SpanExporter
 from traces import names
 from traces.chrome.file import stem_of
 from traces.current import RunContext
-from traces.place import check_run_id, default_directory, new_run_id
+from traces.place import check_numbers, check_run_id, default_directory, new_run_id
 from traces.processes.at_exit import at_process_end
 from traces.processes.part_lines import Recording
 from traces.processes.part_of_run import PartOfRun
@@ -60,7 +60,7 @@ class RunTrace(RunRecording):
         started_ns: when it began (monotonic nanoseconds), for a run whose past is recorded afterwards.
 
     Raises:
-        ValueError: the run id cannot be a file's name, or `sample` is no share.
+        ValueError: the run id cannot be a file's name, or a number is not one that is allowed.
     """
 
     def __init__(
@@ -79,8 +79,7 @@ class RunTrace(RunRecording):
         current: bool = True,
         started_ns: int | None = None,
     ) -> None:
-        if not 0 <= sample <= 1:
-            raise ValueError(f"sample is {sample!r}. Allowed: a share from 0 to 1.")
+        check_numbers(sample, max_bytes, max_age)
         self.run_id = new_run_id() if run_id is None else check_run_id(run_id)
         place = default_directory() if directory is None else Path(directory).expanduser()
         self.directory = place.absolute()

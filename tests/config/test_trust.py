@@ -29,7 +29,7 @@ NEEDS_NO_TRUST = {
     "prefetch stage_rate",
     "keeper": "idle_exit stall_timeout stop_grace lease_timeout engine_margin trace trace_last",
     "kv": "enabled limit max_age",
-    "trace": "enabled content compress",
+    "trace": "enabled content compress sample max_bytes max_age",
     "metrics": "interval",
     "models": "ca_file path hf role context slots kv_type kv_type_k kv_type_v n_gpu_layers flash_attention "
     "n_batch n_ubatch repack swa_full threads keep_alive pin priority max_queue mmproj draft_model "

@@ -26,6 +26,7 @@ from shim.config.trust import TrustedFiles
 from shim.keeper.catalog.corrections import Corrections, Seen, learned_store
 from shim.keeper.kv.engine_folder import WARM, EngineFolder
 from shim.keeper.kv.saved_files import KvFiles
+from shim.keeper.shell.load_speeds import LoadSpeeds
 from shim.keeper.shell.policy_state import experience_file, recall, remember
 from shim.paths import runtime_dir, state_dir
 from shim.placement.from_plan import Asked, decide
@@ -210,6 +211,19 @@ def _trust(path: str = "/a/keepwarm.toml") -> Path:
     return trusted.path
 
 
+def _write_speeds() -> Path:
+    speeds = LoadSpeeds()
+    speeds.saw("8:1", 2e9)
+    speeds.remember()
+    return state_dir() / "load-speeds.json"
+
+
+def _speeds_are_used() -> bool:
+    speeds = LoadSpeeds()
+    speeds.recall()
+    return speeds.saw("8:1", 1e9) == 2e9
+
+
 STATE_FILES = (
     StateFile(
         "configuration in force",
@@ -241,6 +255,13 @@ STATE_FILES = (
         _write_policy,
         _policy_is_used,
         _write_policy,
+    ),
+    StateFile(
+        "speeds of loads",
+        ("shim.keeper.shell.load_speeds:recall",),
+        _write_speeds,
+        _speeds_are_used,
+        _write_speeds,
     ),
     StateFile(
         "index of KV state",

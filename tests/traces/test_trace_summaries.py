@@ -225,6 +225,9 @@ def test_merged_files_are_on_one_clock_and_their_numbers_do_not_meet() -> None:
     assert found[len(STORY)]["ts"] == 60e6
     assert {event["pid"] for event in found} == {1, 3, 1001, 1003}
     assert started_at([]) is None
+    # Whichever comes first, the wall time is from the begin of one to the end of the other.
+    walls = [summarise(spans_of(events)).wall_s for events in (found, found[::-1])]
+    assert walls == [80.0, 80.0]
 
 
 def test_the_commands_print_figures_and_json(tmp_path: Path) -> None:

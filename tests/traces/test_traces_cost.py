@@ -6,6 +6,7 @@ import threading
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,6 +131,14 @@ def test_a_sample_that_is_no_share_is_refused(sample: float) -> None:
     """The message says what is allowed."""
     with pytest.raises(ValueError, match="from 0 to 1"):
         RunTrace(sample=sample)
+
+
+@pytest.mark.parametrize("key", ["sample", "max_bytes", "max_age"])
+@pytest.mark.parametrize("value", ["x", True, float("inf"), float("nan"), -1])
+def test_a_number_that_a_run_cannot_have_is_refused_by_name(key: str, value: Any) -> None:
+    """Before anything is written."""
+    with pytest.raises(ValueError, match=f"{key} is .* Allowed: "):
+        RunTrace(**{key: value})
 
 
 # -- several files ------------------------------------------------------------------------------------

@@ -116,7 +116,9 @@ def _take(
     elif event.get("ph") != "X":
         return
     elif kind == names.RUN:
-        found.run = at
+        # A merged trace has several.
+        before = found.run or at
+        found.run = (min(before[0], at[0]), max(before[1], at[1]))
     elif kind in (names.REQUEST, names.PROMPT_EVALUATION, names.GENERATE, names.WORK, names.ITEMS):
         _of_request(_request(found, args), str(kind), args, at)
     elif kind == names.MODEL_LOAD:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 from collections.abc import Iterable
 from typing import Final
@@ -77,9 +76,10 @@ def disk_of(paths: Iterable[str]) -> str:
 
 
 def _speeds(value: object) -> dict[str, float]:
-    if not isinstance(value, dict) or len(value) > _MOST:
+    if not isinstance(value, dict) or not 0 < len(value) <= _MOST:
         raise ValueError("no table of speeds")
-    found = {str(name): float(speed) for name, speed in value.items()}
-    if not all(math.isfinite(speed) and 0.0 < speed < FASTEST for speed in found.values()):
-        raise ValueError("a speed that cannot be")
-    return found
+    for speed in value.values():
+        is_number = isinstance(speed, int | float) and not isinstance(speed, bool)
+        if not is_number or not 0.0 < speed < FASTEST:
+            raise ValueError("a speed that cannot be")
+    return {str(name): float(speed) for name, speed in value.items()}
