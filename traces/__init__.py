@@ -4,8 +4,10 @@ A leaf: imports OpenTelemetry and the standard library only. A program opens a `
 `current_run()` says whether one is open here, at the cost of one context variable.
 """
 
+from traces.checked import InvalidArgument
 from traces.otlp import otlp_exporter
 from traces.place import default_directory
+from traces.recording.span_handle import SpanHandle
 from traces.records import (
     PREFETCH,
     CounterSample,
@@ -17,13 +19,13 @@ from traces.records import (
 )
 from traces.run import RunTrace, current_run
 from traces.runs import RequestLine, RunLine, append_run, read_runs
-from traces.span_handle import SpanHandle
 
 __all__ = [
     "PREFETCH",
     "CounterSample",
     "EvictSpan",
     "Incident",
+    "InvalidArgument",
     "LoadSpan",
     "RequestLine",
     "RequestRecord",

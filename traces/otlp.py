@@ -7,6 +7,8 @@ from typing import Final
 
 from opentelemetry.sdk.trace.export import SpanExporter
 
+from traces.checked import InvalidArgument, a_text
+
 _MODULE: Final = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 
 
@@ -19,8 +21,11 @@ def otlp_exporter(address: str) -> SpanExporter:
         address: of the collector, such as `http://127.0.0.1:4318`, without `/v1/traces`.
 
     Raises:
+        InvalidArgument: that is no such address.
         ModuleNotFoundError: the package is not installed.
     """
+    if not a_text("address", address).startswith(("http://", "https://")):
+        raise InvalidArgument("address", address, "a collector's, such as http://127.0.0.1:4318")
     try:
         module = importlib.import_module(_MODULE)
     except ModuleNotFoundError as error:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import secrets
 import stat
+import time
 from datetime import UTC, datetime
-from math import isfinite
 from pathlib import Path
-from typing import IO, TypeGuard
+from typing import IO, Final
+
+from traces.checked import InvalidArgument, a_text
 
 _RUN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}")
+_LOOK_S: Final = 0.005
+_RUN_ID_ALLOWED: Final = (
+    "what can name a file: 1 to 120 letters, digits, '.', '_' and '-', not starting with '.' or '-'"
+)
 
 
 def default_directory() -> Path:
@@ -42,13 +49,10 @@ def check_run_id(run_id: str) -> str:
     """`run_id` itself.
 
     Raises:
-        ValueError: it cannot be a file's name.
+        InvalidArgument: it cannot be a file's name.
     """
-    if not _RUN_ID.fullmatch(run_id):
-        raise ValueError(
-            f"run_id {run_id!r} cannot name a file. Allowed: 1 to 120 letters, digits, '.', '_' and "
-            "'-', not starting with '.' or '-'."
-        )
+    if not _RUN_ID.fullmatch(a_text("run_id", run_id)):
+        raise InvalidArgument("run_id", run_id, _RUN_ID_ALLOWED)
     return run_id
 
 
@@ -80,19 +84,22 @@ def check_regular(descriptor: int, path: Path) -> None:
         raise OSError(errno.EINVAL, "Not a regular file", str(path))
 
 
-def check_numbers(sample: object, max_bytes: object, max_age: object) -> None:
-    """Refuse numbers that a run cannot have.
+def lock(descriptor: int, path: Path, within_s: float) -> None:
+    """Lock a file for this process alone; where a file system has no locks, nothing happens.
 
     Raises:
-        ValueError: says which one, and what is allowed.
+        TimeoutError: another process keeps it locked, which may be a stopped one.
     """
-    if not (_is_number(sample) and 0 <= sample <= 1):
-        raise ValueError(f"sample is {sample!r}. Allowed: a share from 0 to 1.")
-    if not (_is_number(max_bytes) and max_bytes > 0):
-        raise ValueError(f"max_bytes is {max_bytes!r}. Allowed: a number of bytes above 0.")
-    if max_age is not None and not (_is_number(max_age) and max_age >= 0):
-        raise ValueError(f"max_age is {max_age!r}. Allowed: seconds from 0 on, or None.")
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    until = time.monotonic() + within_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                why = f"another process has kept it locked for {within_s:g} s"
+                raise TimeoutError(errno.ETIMEDOUT, why, str(path)) from None
+            time.sleep(_LOOK_S)
+        except OSError:
+            return
+        else:
+            return

@@ -1,7 +1,8 @@
 """What a run is told: plain data, filled from the keeper's answer and the caller's own clock.
 
 Every time is in nanoseconds of the machine's CLOCK_MONOTONIC (`time.monotonic_ns()`), so that the
-keeper's times and the caller's lie on one axis. Bytes are ints.
+keeper's times and the caller's lie on one axis. Bytes are ints. A record with a field of another type is
+not made: an `InvalidArgument` says which one.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from traces.checked import check_fields
 
 Storage = Literal["cold", "staged", "warm"]
 PREFETCH = "prefetch"
@@ -41,6 +44,9 @@ class LoadSpan:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     phases: tuple[Phase, ...] = ()
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 @dataclass(frozen=True, slots=True)
 class EvictSpan:
@@ -57,6 +63,9 @@ class EvictSpan:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     phases: tuple[Phase, ...] = ()
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Incident:
@@ -72,6 +81,9 @@ class Incident:
     model: str = ""
     device: str = ""
     attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +142,9 @@ class RequestRecord:
     answer: str | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 @dataclass(frozen=True, slots=True)
 class CounterSample:
@@ -148,6 +163,9 @@ class CounterSample:
     protected_bytes: int | None = None
     ceiling_bytes: int | None = None
     measured_free_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 Record = LoadSpan | EvictSpan | RequestRecord

@@ -15,9 +15,10 @@ from typing import ParamSpec, Self, TypeVar
 from opentelemetry.sdk.trace.export import SpanExporter
 
 from traces import names
+from traces.checked import a_function, a_list, a_moment, a_number, a_place, a_text
 from traces.chrome.file import stem_of
 from traces.current import RunContext
-from traces.place import check_numbers, check_run_id, default_directory, new_run_id
+from traces.place import check_run_id, default_directory, new_run_id
 from traces.processes.at_exit import at_process_end
 from traces.processes.part_lines import Recording
 from traces.processes.part_of_run import PartOfRun
@@ -26,10 +27,10 @@ from traces.recording.broken_sinks import Problems
 from traces.recording.exporters import Exporters
 from traces.recording.parts import MAX_BYTES, PartSettings, TraceParts, failure_attributes
 from traces.recording.run_recording import RunRecording
+from traces.recording.span_handle import open_span, reset_span
 from traces.recording.writer import Writer
 from traces.runs import FILE_NAME
 from traces.span_data import SpanData
-from traces.span_handle import open_span, reset_span
 from traces.text import clean
 
 _P = ParamSpec("_P")
@@ -60,7 +61,7 @@ class RunTrace(RunRecording):
         started_ns: when it began (monotonic nanoseconds), for a run whose past is recorded afterwards.
 
     Raises:
-        ValueError: the run id cannot be a file's name, or a number is not one that is allowed.
+        InvalidArgument: says what was found and what is allowed, as all its methods do.
     """
 
     def __init__(
@@ -79,21 +80,20 @@ class RunTrace(RunRecording):
         current: bool = True,
         started_ns: int | None = None,
     ) -> None:
-        check_numbers(sample, max_bytes, max_age)
         self.run_id = new_run_id() if run_id is None else check_run_id(run_id)
-        place = default_directory() if directory is None else Path(directory).expanduser()
-        self.directory = place.absolute()
+        given = default_directory() if directory is None else a_place("directory", directory)
+        self.directory = _absolute(given)
         self.record_content = record_content
-        self.service = service
+        self.service = a_text("service", service)
         self.process_wide = process_wide
-        self.sample = sample
+        self.sample = a_number("sample", sample, 0, 1)
         self._is_current = current
-        self._began_ns = started_ns
+        self._began_ns = None if started_ns is None else a_moment("started_ns", started_ns)
         self._problems = Problems(self.run_id)
         self._gzip = gzip
-        self._max_bytes = max_bytes
-        self._max_age = max_age
-        self._given_exporters = tuple(exporters)
+        self._max_bytes = int(a_number("max_bytes", max_bytes, 1))
+        self._max_age = None if max_age is None else a_number("max_age", max_age, 0)
+        self._given_exporters = a_list("exporters", exporters, SpanExporter)
         self._finishers: list[Callable[[], None]] = []
         self._state = "new"
         self._shared: SharedRun | None = None
@@ -131,7 +131,7 @@ class RunTrace(RunRecording):
 
     def on_finish(self, action: Callable[[], None]) -> None:
         """Call `action` when the run is left, while it still records; its failure is a problem."""
-        self._finishers.append(action)
+        self._finishers.append(a_function("action", action))
 
     # -- beginning and end ------------------------------------------------------------------------
 
@@ -148,7 +148,7 @@ class RunTrace(RunRecording):
         self._parts = self._new_parts()
         self._recorder: Recording = self._parts.recorder
         self._opened = self._parts.opened
-        self._writer = Writer(f"keepwarm-trace-{self.run_id}", report, self._parts.flush)
+        self._writer = Writer(f"keepwarm-trace-{self.run_id}", self._problems, self._parts.flush)
         self._state = "active"
         if self._is_current:
             self._before = _context.enter(self)
@@ -173,8 +173,8 @@ class RunTrace(RunRecording):
         ended_ns = time.monotonic_ns()
         if self._shared is not None:
             guard("part", self._shared.end)
-            # Before the history of the keeper: requests know best what they waited for.
-            guard("part", lambda: self._writer.do(parts.take_in))
+        # Before the history of the keeper: requests know best what they waited for.
+        guard("recorder", lambda: self._writer.end(parts.take_in))
         for finish in self._finishers:
             guard("on_finish", finish)
         self._state = "ended"
@@ -248,7 +248,7 @@ class RunTrace(RunRecording):
         self._recorder, self._opened = part.recorder, part.opened
         self._writer = Writer(
             f"keepwarm-trace-{self.run_id}",
-            self._problems.report,
+            self._problems,
             self._part_written,
             at_start=lambda: at_process_end(self._leave_part),
         )
@@ -271,6 +271,7 @@ class RunTrace(RunRecording):
         part = self._part
         if part is None or not self.active:
             return
+        self._problems.guard("recorder", self._writer.end)
         self._writer.put((part.recorder.ends,))
         for finish in self._finishers:
             self._problems.guard("on_finish", finish)
@@ -290,6 +291,7 @@ class RunTrace(RunRecording):
 
     def carry(self, function: Callable[_P, _R]) -> Callable[_P, _R]:
         """`function` as one that belongs to this run, and to the span open here, in any thread."""
+        a_function("function", function)
         parent = open_span.get()
 
         @functools.wraps(function)
@@ -314,6 +316,14 @@ A run follows its context into asyncio tasks. A plain thread belongs to the proc
 unless several are active or it was made with `process_wide=False`; `RunTrace.carry` then takes a
 function into the thread.
 """
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        # A user without a home: such a folder cannot be made, which the run says as its problem.
+        return path.absolute()
 
 
 def _is_clean_exit(error: BaseException | None) -> bool:

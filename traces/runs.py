@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import math
 import os
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from traces.place import check_regular, opened_regular
+from traces.checked import a_list, a_place, an_object, check_fields
+from traces.place import check_regular, lock, opened_regular
 
 FILE_NAME = "runs.jsonl"
+LOCK_SECONDS: Final = 5.0
+"""How long another process may keep the file locked, which it does for one line."""
+
 _SAFELY = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
@@ -47,6 +49,9 @@ class RequestLine:
     prompt: str | None = None
     answer: str | None = None
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 @dataclass(frozen=True, slots=True)
 class RunLine:
@@ -66,6 +71,9 @@ class RunLine:
     problems: tuple[str, ...] = ()
     requests: tuple[RequestLine, ...] = field(default=())
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 def append_run(path: Path, line: RunLine, requests: Sequence[str] = ()) -> None:
     """Append one line to `path` (0600) with one write, so that concurrent runs never mix.
@@ -78,8 +86,13 @@ def append_run(path: Path, line: RunLine, requests: Sequence[str] = ()) -> None:
         requests: more of its requests, each a `RequestLine` as JSON.
 
     Raises:
+        InvalidArgument: one of them is of another type.
+        TimeoutError: another process keeps the file locked.
         OSError: the file cannot be opened, or took less than the line.
     """
+    path = a_place("path", path)
+    an_object("line", line, RunLine)
+    a_list("requests", requests, str)
     text = json.dumps(_wire(line), ensure_ascii=True, allow_nan=False)
     if requests:
         start = text.removesuffix("]}")
@@ -98,22 +111,29 @@ def drop_runs(path: Path, traces: Collection[str]) -> int:
     """Take the lines of these traces out of `path`; returns how many. Damaged lines stay.
 
     Raises:
-        OSError: the file cannot be read or written anew.
+        TimeoutError: another process keeps the file locked.
+        OSError: the file cannot be read or written anew. Then it is as it was.
     """
     if not path.exists():
         return 0
     with _locked(path), path.open("rb") as lines:
         part = path.with_name(path.name + ".part")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _SAFELY
+        # What a killed one left: only what holds the lock writes it.
+        part.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFELY
         dropped = 0
-        with os.fdopen(os.open(part, flags, 0o600), "wb") as kept:
-            for text in lines:
-                line = _parse(text.decode("utf-8", "replace"), "")
-                if isinstance(line, RunLine) and line.trace in traces:
-                    dropped += 1
-                else:
-                    kept.write(text)
-        part.replace(path)
+        try:
+            with os.fdopen(os.open(part, flags, 0o600), "wb") as kept:
+                for text in lines:
+                    line = _parse(text.decode("utf-8", "replace"), "")
+                    if isinstance(line, RunLine) and line.trace in traces:
+                        dropped += 1
+                    else:
+                        kept.write(text)
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
     return dropped
 
 
@@ -125,8 +145,7 @@ def _locked(path: Path) -> Iterator[int]:
         try:
             check_regular(descriptor, path)
             # Where a file system has no locks a line is still one write.
-            with suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock(descriptor, path, LOCK_SECONDS)
             # While this waited, the file may have been written anew under its name.
             if os.fstat(descriptor).st_ino == os.stat(path).st_ino:  # noqa: PTH116
                 yield descriptor
@@ -148,8 +167,13 @@ def read_runs(path: Path) -> Iterator[RunLine | ValueError]:
     """Every line of `path` in order: a run, or for a damaged line a ValueError that names it.
 
     Raises:
+        InvalidArgument: that is no path.
         OSError: the file cannot be read.
     """
+    return _read(a_place("path", path))
+
+
+def _read(path: Path) -> Iterator[RunLine | ValueError]:
     with opened_regular(path) as lines:
         for number, line in enumerate(lines, 1):
             text = line.decode("utf-8", "replace")
@@ -170,16 +194,8 @@ def _parse(text: str, where: str) -> RunLine | ValueError:
 
 
 def _check(line: RunLine) -> None:
-    """Nothing, for a line whose values are what they should be; JSON could hold anything."""
+    """Nothing, for a line whose texts can be what they are; JSON could hold anything."""
     texts = (line.run_id, line.service, line.started, line.status)
-    maybe = (line.error_type, line.error_message, line.trace)
-    if not all(
-        isinstance(text, str) for text in (*texts, *(one for one in maybe if one is not None))
-    ):
-        raise TypeError("a text is none")
-    "".join((*texts, *filter(None, maybe))).encode()
+    "".join((*texts, *filter(None, (line.error_type, line.error_message, line.trace)))).encode()
     if line.trace is not None and "\0" in line.trace:
         raise ValueError("its trace cannot be a path")
-    numbers = (line.seconds, line.loads, line.evictions, line.load_seconds)
-    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
-        raise TypeError("a number is none")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +13,6 @@ from click.testing import CliRunner
 
 from shim.cli.root import main
 from traces import RunLine, RunTrace, read_runs
-from traces.recording.writer import Writer
 
 COMMANDS = (["list"], ["summary"], ["prune", "--keep", "1"])
 
@@ -55,19 +53,3 @@ def test_a_runs_line_with_a_value_of_another_kind_is_a_damaged_line(
     for words, code in zip(COMMANDS, (0, 2, 0), strict=True):
         said = CliRunner().invoke(main, ["trace", *words, "--folder", str(tmp_path)])
         assert said.exit_code == code, said.output
-
-
-def test_records_that_come_while_others_are_written_wait_for_the_next_batch() -> None:
-    """A thread that never stops recording holds up neither a flush nor the end of a run."""
-    done: list[int] = []
-
-    def again(count: int) -> None:
-        done.append(count)
-        if count < 50:
-            writer.put((again, count + 1))
-
-    writer = Writer("w", lambda *_: None, lambda: None)
-    writer._thread = threading.current_thread()
-    writer.put((again, 1))
-    writer.flush()
-    assert done == [1]

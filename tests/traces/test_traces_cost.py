@@ -137,7 +137,7 @@ def test_a_sample_that_is_no_share_is_refused(sample: float) -> None:
 @pytest.mark.parametrize("value", ["x", True, float("inf"), float("nan"), -1])
 def test_a_number_that_a_run_cannot_have_is_refused_by_name(key: str, value: Any) -> None:
     """Before anything is written."""
-    with pytest.raises(ValueError, match=f"{key} is .* Allowed: "):
+    with pytest.raises(ValueError, match=f"{key} cannot be .* Give a number "):
         RunTrace(**{key: value})
 
 

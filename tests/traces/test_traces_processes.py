@@ -218,3 +218,14 @@ def test_a_full_disk_leaves_late_parts_and_the_trace_as_they_are(
     assert (trace.trace_path.read_bytes(), leftover_parts(tmp_path)) == (before, parts)
     assert add_late_parts(trace.trace_path) == (1, [])
     assert written(trace.trace_path)["piece"] == 1
+
+
+def test_runs_that_end_in_another_order_than_they_began_leave_no_name_behind(
+    tmp_path: Path,
+) -> None:
+    """Runs of two threads: a child that is started later finds neither."""
+    first, second = (RunTrace(name, tmp_path).__enter__() for name in ("a", "b"))
+    first.__exit__(None, None, None)
+    assert os.environ["KEEPWARM_TRACE_RUN"] == str(tmp_path / "b.open")
+    second.__exit__(None, None, None)
+    assert "KEEPWARM_TRACE_RUN" not in os.environ

@@ -15,6 +15,7 @@ const readline = require("readline");
 const webDist = process.argv[2];
 const APPEND = 1, FINALIZE = 2, QUERY = 3, RESET = 11;
 const CHUNK_BYTES = 16 * 1024 * 1024;
+const MOST_ANSWER_BYTES = 16 * 1024 * 1024;
 
 // ---- protobuf, the part that is needed -------------------------------------------------------------
 
@@ -112,6 +113,12 @@ class TraceProcessor {
   }
   // Replies come as a byte stream: a message may be spread over several of them.
   receive(data) {
+    this.received += data.length;
+    if (this.received > MOST_ANSWER_BYTES) {
+      // Thrown from here it could be lost on the way through the engine.
+      process.stderr.write("Error: the answer has more than 16 MiB: ask for fewer rows, or add a LIMIT\n");
+      process.exit(1);
+    }
     this.pending = Buffer.concat([this.pending, data]);
     for (;;) {
       const reader = new Reader(this.pending);
@@ -129,6 +136,7 @@ class TraceProcessor {
   }
   request(method, ...body) {
     this.replies = [];
+    this.received = 0;
     const message = Buffer.concat([number(1, ++this.sequence), number(2, method), ...body]);
     this.send(bytes(1, message));
     for (const reply of this.replies) {
@@ -140,12 +148,14 @@ class TraceProcessor {
   // The first problem of the import, or null. Forgets the trace before it.
   load(file) {
     this.request(RESET);
-    const data = fs.readFileSync(file);
-    for (let at = 0; at < data.length; at += CHUNK_BYTES) {
-      const [reply] = this.request(APPEND, bytes(101, data.subarray(at, at + CHUNK_BYTES)));
+    const descriptor = fs.openSync(file, "r");
+    const piece = Buffer.alloc(CHUNK_BYTES);
+    for (let count; (count = fs.readSync(descriptor, piece, 0, CHUNK_BYTES)) > 0; ) {
+      const [reply] = this.request(APPEND, bytes(101, piece.subarray(0, count)));
       const problem = first(first(reply, 201) ?? [], 2);
       if (problem) return text(problem);
     }
+    fs.closeSync(descriptor);
     const [reply] = this.request(FINALIZE);
     const problem = first(first(reply, 212) ?? [], 1);
     return problem && problem.length ? text(problem) : null;
@@ -203,6 +213,6 @@ async function main() {
 }
 
 main().catch((error) => {
-  console.error(error.stack ?? String(error));
+  console.error(`Error: ${error.message ?? error}`);
   process.exit(1);
 });

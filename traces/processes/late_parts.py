@@ -5,13 +5,11 @@ They are added to the run's first file, in groups of their own behind those that
 
 from __future__ import annotations
 
-import fcntl
 import gzip
 import itertools
 import json
 import os
 import shutil
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -19,6 +17,7 @@ from typing import Final
 from traces import names
 from traces.chrome.file import compressed, stem_of
 from traces.chrome.view import ChromeView
+from traces.place import lock
 from traces.processes.part_file import lines_of, opened_part, parts_of
 from traces.processes.shared_run import SUFFIX, is_open
 from traces.processes.taking_in import TakenIn
@@ -29,6 +28,7 @@ from traces.span_data import SpanData
 
 _END: Final = b"\n]\n"
 _BATCH: Final = 4096
+_LOCK_S: Final = 5.0
 
 
 @dataclass(slots=True)
@@ -101,8 +101,7 @@ def add_late_parts(trace: Path) -> tuple[int, list[str]]:
 def _append(trace: Path, parts: list[Path], there: _There) -> list[str]:
     descriptor = os.open(trace, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     with os.fdopen(descriptor, "r+b", buffering=0) as file:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock(descriptor, trace, _LOCK_S)
         cut = _cut_end(descriptor)
         file.seek(0, os.SEEK_END)
         out = _Appended(descriptor, cut)
@@ -196,6 +195,7 @@ def _there(trace: Path) -> _There:
 def _cut_end(descriptor: int) -> int:
     """Cut the end of the list of events, or an event that a kill cut; returns the bytes that are left."""
     size = os.fstat(descriptor).st_size
+    size = _without_nuls(descriptor, size)
     begin = max(0, size - LONGEST_LINE)
     tail = os.pread(descriptor, size - begin, begin)
     if tail.endswith(_END):
@@ -208,6 +208,17 @@ def _cut_end(descriptor: int) -> int:
     left = 0 if left <= len(b"[") else left
     os.ftruncate(descriptor, left)
     return left
+
+
+def _without_nuls(descriptor: int, size: int) -> int:
+    """Where the NULs begin that a crash of the machine left behind what was written."""
+    while size:
+        begin = max(0, size - _BATCH)
+        kept = os.pread(descriptor, size - begin, begin).rstrip(b"\0")
+        if kept:
+            return begin + len(kept)
+        size = begin
+    return 0
 
 
 def _is_event(text: bytes) -> bool:

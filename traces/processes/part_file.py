@@ -11,13 +11,16 @@ import fcntl
 import json
 import os
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
+from traces.place import lock
+
 _PART: Final = re.compile(r"\.\d+(-\d+)?\.part")
+_LONGEST: Final = 16 * 1024 * 1024
+"""Bytes of the longest line that is read."""
 _LOCK_S: Final = 2.0
 """How long a batch of a child, or the reading of one, may keep a file locked before it is left alone."""
 
@@ -47,13 +50,13 @@ class PartFile:
         """
         data = "".join(f"{line}\n" for line in lines).encode()
         if self._descriptor is not None:
-            with _locked(self._descriptor):
+            with _locked(self._descriptor, self._trace):
                 if os.fstat(self._descriptor).st_nlink:
                     self._append(self._descriptor, data)
                     return
             self.close()
         self._descriptor = self._begun()
-        with _locked(self._descriptor):
+        with _locked(self._descriptor, self._trace):
             self._append(self._descriptor, data)
 
     def close(self) -> None:
@@ -97,14 +100,17 @@ def opened_part(path: Path) -> Iterator[IO[bytes]]:
         OSError: it cannot be read, or a process keeps it locked.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    with os.fdopen(descriptor, "rb") as file, _locked(descriptor):
+    with os.fdopen(descriptor, "rb") as file, _locked(descriptor, path):
         yield file
 
 
 def lines_of(file: IO[bytes]) -> Iterator[Line]:
-    """The whole lines of a part from its beginning; a line that a kill cut is left out."""
+    """The whole lines of a part from its beginning; a line that a kill cut is left out.
+
+    So is one that a crash of the machine filled with NULs, which may be of any length.
+    """
     file.seek(0)
-    for text in file:
+    while text := file.readline(_LONGEST):
         with suppress(ValueError, RecursionError):
             line = json.loads(text)
             if isinstance(line, dict):
@@ -112,29 +118,13 @@ def lines_of(file: IO[bytes]) -> Iterator[Line]:
 
 
 @contextmanager
-def _locked(descriptor: int) -> Iterator[None]:
-    _lock(descriptor)
+def _locked(descriptor: int, path: Path) -> Iterator[None]:
+    lock(descriptor, path, _LOCK_S)
     try:
         yield
     finally:
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_UN)
-
-
-def _lock(descriptor: int) -> None:
-    """Bounded: a stopped process must hold up no other one."""
-    until = time.monotonic() + _LOCK_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.005)
-        except OSError:
-            return
-        else:
-            return
 
 
 def _escaped(stem: str) -> str:

@@ -44,7 +44,6 @@ class SharedRun:
         self.path = path
         self.facts = facts
         self._descriptor = descriptor
-        self._before: str | None = None
 
     @property
     def over(self) -> bool:
@@ -60,18 +59,37 @@ class SharedRun:
 
     def end(self) -> None:
         """Say that the run is over. Only in the process that opened it."""
-        if os.environ.get(VARIABLE) == str(self.path):
-            if self._before is None:
-                del os.environ[VARIABLE]
-            else:
-                os.environ[VARIABLE] = self._before
+        _CHILDREN_FIND.leave(self.path)
         self.path.unlink(missing_ok=True)
         self.forked()
 
-    def name_to_children(self) -> None:
-        """Have children that are started from now on find the run."""
-        self._before = os.environ.get(VARIABLE)
-        os.environ[VARIABLE] = str(self.path)
+
+class _NamedRuns:
+    """The runs that are open here. The variable names the last of them, or what it named before all."""
+
+    def __init__(self) -> None:
+        self._paths: list[Path] = []
+        self._outer: str | None = None
+
+    def add(self, path: Path) -> None:
+        """Have children that are started from now on find a run."""
+        if not self._paths:
+            self._outer = os.environ.get(VARIABLE)
+        self._paths.append(path)
+        os.environ[VARIABLE] = str(path)
+
+    def leave(self, path: Path) -> None:
+        """Have none find it any more; runs of several threads end in any order."""
+        if path in self._paths:
+            self._paths.remove(path)
+            named = str(self._paths[-1]) if self._paths else self._outer
+            if named is None:
+                os.environ.pop(VARIABLE, None)
+            else:
+                os.environ[VARIABLE] = named
+
+
+_CHILDREN_FIND: Final = _NamedRuns()
 
 
 def share(trace: Path, facts: RunFacts) -> SharedRun:
@@ -91,9 +109,8 @@ def share(trace: Path, facts: RunFacts) -> SharedRun:
     with suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.write(descriptor, json.dumps(asdict(facts)).encode())
-    shared = SharedRun(path, facts, descriptor)
-    shared.name_to_children()
-    return shared
+    _CHILDREN_FIND.add(path)
+    return SharedRun(path, facts, descriptor)
 
 
 def named_run() -> SharedRun | None:

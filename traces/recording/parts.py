@@ -133,6 +133,8 @@ class TraceParts:
             names.STARTED: self._started,
             **failure_attributes(error),
         }
+        if self._problems.found:
+            attributes[names.PROBLEMS] = "; ".join(self._problems.found)
         offset = self._settings.offset_ns
         run = SpanData(names.RUN, 0, 0, self._started_ns + offset, ended_ns + offset, attributes)
         self._view.add(run)

@@ -6,11 +6,12 @@ import random
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
+from traces.checked import a_function, a_moment, a_table, a_text, an_object
 from traces.processes.part_lines import Recording
 from traces.recording.broken_sinks import Problems
+from traces.recording.span_handle import NOT_SAMPLED, SpanHandle, open_span
 from traces.recording.writer import Writer
 from traces.records import CounterSample, EvictSpan, Incident, LoadSpan, Record, RequestRecord
-from traces.span_handle import NOT_SAMPLED, SpanHandle, open_span
 from traces.text import Value, snapshot
 
 
@@ -34,16 +35,19 @@ class RunRecording:
 
     def load(self, load: LoadSpan) -> None:
         """Record a load of a model; the same load on the same device is recorded once."""
+        an_object("load", load, LoadSpan)
         if self.active:
             self._writer.put((self._recorder.load, load, self._root_id))
 
     def evict(self, evict: EvictSpan) -> None:
         """Record an eviction; the same eviction on the same device is recorded once."""
+        an_object("evict", evict, EvictSpan)
         if self.active:
             self._writer.put((self._recorder.evict, evict, self._root_id))
 
     def request(self, record: RequestRecord) -> None:
         """Record a request that has ended, well or not, under the span that is open here."""
+        an_object("record", record, RequestRecord)
         if self.active and (parent := self._sampled_parent()) != NOT_SAMPLED:
             self._writer.put((self._recorder.request, record, parent))
 
@@ -52,16 +56,19 @@ class RunRecording:
 
         Requests are recorded under the span that is open here, and all of it is sampled as one request.
         """
+        a_function("build", build)
         if self.active and (parent := self._sampled_parent()) != NOT_SAMPLED:
             self._writer.put((self._recorder.records, build, parent, self._root_id))
 
     def incident(self, incident: Incident) -> None:
         """Record something else that happened; the same kind at the same moment is recorded once."""
+        an_object("incident", incident, Incident)
         if self.active:
             self._writer.put((self._recorder.incident, incident, self._root_id))
 
     def counter(self, sample: CounterSample) -> None:
         """Record the books of a device at one moment."""
+        an_object("sample", sample, CounterSample)
         if self.active:
             self._writer.put((self._recorder.counter, sample))
 
@@ -73,8 +80,10 @@ class RunRecording:
         attributes: Mapping[str, Any] | None = None,
     ) -> None:
         """Record a span whose times (monotonic nanoseconds) are known already."""
+        a_text("name", name)
+        times = (a_moment("start_ns", start_ns), a_moment("end_ns", end_ns))
+        kept = snapshot({} if attributes is None else a_table("attributes", attributes))
         if self.active and (parent := self._sampled_parent()) != NOT_SAMPLED:
-            times, kept = (start_ns, end_ns), snapshot(attributes or {})
             deferred = (self._recorder.own, name, self._next_id(), parent, times, kept, None, None)
             self._writer.put(deferred)
 
@@ -83,6 +92,9 @@ class RunRecording:
 
         It gets a lane of its thread or task. An exception marks it as failed and goes on.
         """
+        a_text("name", name)
+        if start_ns is not None:
+            a_moment("start_ns", start_ns)
         return SpanHandle(self, name, start_ns, attributes)
 
     # -- what a span needs ------------------------------------------------------------------------

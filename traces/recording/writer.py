@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
+
+from traces.recording.broken_sinks import Problems, Tally
 
 GATHER_SECONDS = 0.1
 """How long records are gathered before they are written. A killed process loses as much."""
 
 MOST_WAITING = 131_072
-"""Records that may wait to be written. More are dropped and counted: a slow disk costs no memory."""
+"""Records that may wait to be written. More are dropped and counted: a slow disk costs neither memory nor
+the time of a caller, which would wait for the disk otherwise."""
+
+END_SECONDS = 5.0
+"""How long what waits may hold up the end of a run. What is left then is dropped and counted."""
+
+_TOO_FAST: Final = "were dropped: they came faster than they are written"
+_TOO_MANY: Final = (
+    f"were dropped: the end of the run waits {END_SECONDS:g} s for what is not written yet"
+)
+_TOO_LATE: Final = "came after the end of the run and were dropped"
 
 _YIELD_EVERY = 16
 """Records after which the thread lets callers run: they wait for less than a millisecond."""
@@ -28,7 +41,7 @@ class Writer:
 
     Args:
         name: of the thread.
-        report: called with what is broken and how.
+        problems: where failures go, and how many records were dropped.
         written: called after each batch, in the same thread.
         at_start: called with the first of all, by what puts it.
     """
@@ -36,13 +49,13 @@ class Writer:
     def __init__(
         self,
         name: str,
-        report: Callable[[str, str], None],
+        problems: Problems,
         written: Callable[[], None],
         *,
         at_start: Callable[[], None] | None = None,
     ) -> None:
         self._name = name
-        self._report = report
+        self._problems = problems
         self._written = written
         self._at_start = at_start
         self._waiting: deque[Deferred] = deque()
@@ -52,13 +65,18 @@ class Writer:
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._dropped = 0
+        self._ending: int | None = None
+        """The thread that ends the run, once it does: no other one's records are taken then."""
+        self._too_fast, self._too_late = Tally(), Tally()
         self._pid = os.getpid()
 
     def put(self, deferred: Deferred) -> None:
         """Have `deferred` called soon. Costs about a microsecond."""
+        if self._ending is not None and self._ending != threading.get_ident():
+            self._too_late.add()
+            return
         if len(self._waiting) >= MOST_WAITING:
-            self._dropped += 1
+            self._too_fast.add()
             return
         self._waiting.append(deferred)
         if not self._wake.is_set():
@@ -74,26 +92,36 @@ class Writer:
         with self._draining:
             self._drain(yields=False)
 
-    def do(self, action: Callable[[], None]) -> None:
-        """Call all that was put so far and then `action`, here and now."""
+    def end(self, action: Callable[[], None] | None = None) -> None:
+        """Take only what this thread records from now on; call what was put before, and then `action`.
+
+        Whatever other threads do, that takes no longer than `END_SECONDS` and the action.
+        """
+        self._ending = threading.get_ident()
         with self._draining:
-            self._drain(yields=False)
-            action()
+            self._drain(yields=False, within_s=END_SECONDS)
+            if action is not None:
+                action()
 
     def close(self) -> None:
-        """Call what is left and end the thread. Idempotent."""
-        self._closed = True
+        """Call what is left, as `end` does, and end the thread. Idempotent."""
+        self._ending, self._closed = threading.get_ident(), True
         self._hurry.set()
         self._wake.set()
-        self.flush()
-        atexit.unregister(self.flush)
+        self._flush_at_end()
+        atexit.unregister(self._flush_at_end)
+
+    def _flush_at_end(self) -> None:
+        if os.getpid() == self._pid:
+            with self._draining:
+                self._drain(yields=False, within_s=END_SECONDS)
 
     def _start(self) -> None:
         with self._starting:
             if self._thread is not None or self._closed:
                 return
             # A program may end without leaving its run.
-            atexit.register(self.flush)
+            atexit.register(self._flush_at_end)
             if self._at_start is not None:
                 self._at_start()
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
@@ -105,29 +133,34 @@ class Writer:
             self._hurry.wait(GATHER_SECONDS)
             self._wake.clear()
             with self._draining:
-                self._drain(yields=True)
+                if self._ending is None:
+                    self._drain(yields=True)
 
-    def _drain(self, *, yields: bool) -> None:
+    def _drain(self, *, yields: bool, within_s: float | None = None) -> None:
         done = 0
-        # Not what comes meanwhile: threads that never stop recording would hold up a run's end for ever.
+        # Not what comes meanwhile: threads that never stop recording would hold up a flush for ever.
         left = len(self._waiting)
+        until_s = time.monotonic() + (math.inf if within_s is None else within_s)
         while left and self._waiting:
+            if time.monotonic() >= until_s:
+                self._problems.count("records", len(self._waiting), _TOO_MANY)
+                self._waiting.clear()
+                break
+            if yields and self._ending is not None:
+                break
             left -= 1
             action, *arguments = self._waiting.popleft()
             try:
                 action(*arguments)
             except Exception as error:
-                self._report("recorder", f"{type(error).__name__}: {error}")
+                self._problems.report("recorder", f"{type(error).__name__}: {error}")
             done += 1
-            if done % _YIELD_EVERY == 0 and yields and not self._closed:
+            if done % _YIELD_EVERY == 0 and yields:
                 time.sleep(0)
-        dropped, self._dropped = self._dropped, 0
-        if dropped:
-            self._report(
-                "records", f"{dropped} were dropped: they came faster than they are written"
-            )
+        self._problems.count("records that came too fast", self._too_fast.take(), _TOO_FAST)
+        self._problems.count("records that came too late", self._too_late.take(), _TOO_LATE)
         if done:
             try:
                 self._written()
             except Exception as error:
-                self._report("trace file", f"{type(error).__name__}: {error}")
+                self._problems.report("trace file", f"{type(error).__name__}: {error}")

@@ -9,33 +9,23 @@ import click
 
 from budget.errors import KeeperUnavailable, OutsideError
 from shim.calls.tracing import load_spans, trace_history
+from shim.cli.commands.trace.times import duration
 from shim.cli.commands.trace.traced_runs import folder_option
 from shim.cli.console.context import config_path
 from shim.cli.console.output import print_json, span
 from shim.cli.console.running import ask_running
 from shim.cli.console.shared_options import json_option
 from shim.config import TraceSection, load_config
-from shim.config.schema.values import parse_seconds
 from traces import RequestRecord, RunTrace, default_directory, names
 
 _USUAL: Final = TraceSection()
-
-
-def _duration(_ctx: click.Context, _param: click.Parameter, value: str) -> float:
-    try:
-        seconds = parse_seconds(value)
-    except ValueError as error:
-        raise click.BadParameter(f"{error}; such as 5m, 90s or 1h30m") from None
-    if seconds <= 0.0:
-        raise click.BadParameter("that is no time at all")
-    return seconds
 
 
 @click.command("capture")
 @click.option(
     "--last",
     "last_s",
-    callback=_duration,
+    callback=duration,
     default="5m",
     show_default=True,
     metavar="TIME",

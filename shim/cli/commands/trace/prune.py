@@ -8,30 +8,26 @@ from pathlib import Path
 import click
 
 from budget.errors import InvalidRequest, OutsideError
+from shim.cli.commands.trace.times import age
 from shim.cli.commands.trace.traced_runs import folder_option, traces_folder
 from shim.cli.console.output import print_json, size
 from shim.cli.console.shared_options import json_option
-from shim.config.schema.values import parse_seconds, parse_size
+from shim.config.schema.values import parse_size
 from traces.pruning import TracesKept, prune, to_prune
-
-
-def _seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
-    try:
-        return None if value is None else parse_seconds(value)
-    except ValueError as error:
-        raise click.BadParameter(f"{error}; such as 30d or 12h") from None
 
 
 def _bytes(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
     try:
         return None if value is None else parse_size(value).resolve(0)
     except ValueError as error:
-        raise click.BadParameter(f"{error}; such as 2GiB") from None
+        raise click.BadParameter(
+            f"found {value}: {error}. Allowed: bytes, or a text such as 500MB or 2GiB."
+        ) from None
 
 
 @click.command("prune")
 @click.option("--keep", type=click.IntRange(min=0), help="Keep so many of the last traces.")
-@click.option("--max-age", callback=_seconds, metavar="TIME", help="Keep none older, such as 30d.")
+@click.option("--max-age", callback=age, metavar="TIME", help="Keep none older, such as 30d.")
 @click.option("--max-bytes", callback=_bytes, metavar="SIZE", help="Keep so many bytes, as 2GiB.")
 @click.option("--dry-run", is_flag=True, help="Remove nothing; say what would go.")
 @folder_option
