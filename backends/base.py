@@ -57,7 +57,8 @@ class Endpoint:
     `base_url` ends before `/v1`. `api_key_env` names the environment variable that holds the key. `ca_file`
     is a file of certificates that count beside the usual ones. `key_file` holds the key of a server that
     keepwarm runs. `context_per_slot` are the tokens that a prompt may have at most, where they are known.
-    `keep_alive_s` is what Ollama is told.
+    `keep_alive_s` is what Ollama is told. `slots` are the requests that an engine of llama.cpp works on at
+    once.
     """
 
     base_url: str
@@ -70,6 +71,7 @@ class Endpoint:
     capabilities: Capabilities = Capabilities()
     key_file: str | None = None
     keep_alive_s: float | None = None
+    slots: int = 1
 
     @classmethod
     def of_engine(
@@ -79,6 +81,7 @@ class Endpoint:
         capabilities: Capabilities,
         backend: Backend = "llama.cpp",
         context_per_slot: int | None = None,
+        slots: int = 1,
     ) -> Endpoint:
         """The endpoint of an engine that keepwarm runs, on its Unix socket."""
         return cls(
@@ -88,6 +91,7 @@ class Endpoint:
             socket_path=str(socket),
             capabilities=capabilities,
             context_per_slot=context_per_slot,
+            slots=slots,
         )
 
     @property

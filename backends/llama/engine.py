@@ -108,7 +108,11 @@ class LlamaServerEngine(ProcessEngine):
         bounded = args is not None and "--context-shift" not in args.extra
         context = args.context_per_slot if args is not None and bounded else None
         return Endpoint.of_engine(
-            self._model_id, self._socket, self.capabilities, context_per_slot=context
+            self._model_id,
+            self._socket,
+            self.capabilities,
+            context_per_slot=context,
+            slots=args.slots if args is not None else 1,
         )
 
     async def prepare(self, placement: Placement) -> None:

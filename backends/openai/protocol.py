@@ -283,6 +283,11 @@ def parse_chunk(chunk: Mapping[str, Any]) -> Delta:
         raise _bad_shape(exc) from None
 
 
+def comes_in_events(answer: bytes) -> bool:
+    """Whether the body of an answer is a stream of events, and no JSON."""
+    return answer[:64].lstrip().startswith((b"data:", b"event:", b"id:", b": ", b":\n"))
+
+
 def parse_embeddings(answer: Mapping[str, Any], count: int) -> Embeddings:
     """The vectors of an embeddings answer: by their `index`, in the order sent where there is none.
 
@@ -341,7 +346,10 @@ def _said(answer: Mapping[str, Any], of: Literal["message", "delta"]) -> Delta:
     choice = choices[0]
     if not isinstance(choice, Mapping):
         raise WrongField("an item of choices", choice, "an object")
-    message = choice.get(of)
+    message, is_whole = choice.get(of), of == "message"
+    if not isinstance(message, Mapping) and not is_whole and "message" in choice:
+        # An answer that came whole, though a stream was asked for.
+        message, is_whole = choice["message"], True
     if not isinstance(message, Mapping):
         if message is not None or (of == "message" and "text" not in choice):
             raise WrongField(of, message, "an object")
@@ -359,13 +367,17 @@ def _said(answer: Mapping[str, Any], of: Literal["message", "delta"]) -> Delta:
         calls = [{"index": 0, "type": "function", "function": call}]
     if logprobs:
         logprobs = objects(an_object(logprobs, "logprobs").get("content"), "logprobs")
+    read = read_calls(calls) if calls else ()
+    if is_whole and of == "delta":
+        # Pieces belong together by their index, and whole calls need not have any.
+        read = tuple({**call, "index": number} for number, call in enumerate(read))
     role, finish = message.get("role", ""), choice.get("finish_reason")
     usage, timings = read_figures(answer)
     return Delta(
         content=content,
         reasoning=reasoning,
         role=role if role in _ROLES else a_name(role, "role"),
-        tool_calls=read_calls(calls) if calls else (),
+        tool_calls=read,
         finish_reason=finish if finish in _FINISHES else a_name(finish, "finish_reason") or None,
         logprobs=logprobs or (),
         usage=usage,

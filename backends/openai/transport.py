@@ -43,6 +43,7 @@ from backends.openai.protocol import (
     Embeddings,
     assemble,
     chat_body,
+    comes_in_events,
     embed_body,
     parse_completion,
     parse_embeddings,
@@ -70,6 +71,9 @@ from budget.errors import (
 
 _OK = 200
 _ENCODING: Final = b"content-encoding"
+_PROBABILITIES: Final = frozenset({"logprobs", "n_probs"})
+SHORT_TOKENS: Final = 32
+"""A whole answer of so many tokens is not worth the cost of a stream, and ends soon."""
 _Value = TypeVar("_Value")
 
 
@@ -95,23 +99,37 @@ class Transport:
             KeepwarmError: the tree of `budget.errors`; `EngineDied` when a local engine is gone,
                 `DeadlineExceeded` at the deadline.
         """
-        body = chat_body(endpoint, request, stream=False)
+        streams = _is_collected(endpoint, request)
+        body = chat_body(endpoint, request, stream=streams)
         exchange = self._exchange(endpoint, CHAT_PATH, body, limits)
         try:
-            return exchange.parsed(await self._fetch(exchange, CHAT_BYTES), parse_completion)
+            if streams:
+                return await _whole(await self._stream(exchange, StreamReader))
+            return self._complete(exchange, await self._fetch(exchange, CHAT_BYTES))
         except EndpointError as error:
-            if not error.facts.get("unparsed"):
+            as_text = endpoint.is_known and is_plain(request)
+            if not error.facts.get("unparsed") or (streams and not as_text):
                 raise
-        as_text = endpoint.is_known and is_plain(request)
         if as_text:
             # The text as it is generated, which the engine takes apart for chats alone.
             stream = await self.resume(endpoint, request, None, AnswerSoFar(), **limits)
         else:
             # As a stream, so that what it says is here even where the engine cannot read that again.
             stream = await self.stream(endpoint, request, **limits)
-        async with stream:
-            whole = assemble([delta async for delta in stream])
-        return replace(whole, unparsed=as_text)
+        return replace(await _whole(stream), unparsed=as_text)
+
+    @staticmethod
+    def _complete(exchange: Exchange, raw: bytes) -> Completion:
+        """A whole answer; also one that came as a stream, though none was asked for."""
+        if not comes_in_events(raw):
+            return exchange.parsed(raw, parse_completion)
+        reader = StreamReader(exchange.endpoint, exchange.secrets)
+        try:
+            deltas = reader.feed(raw)
+            return assemble(deltas if reader.done else [*deltas, *reader.ended()])
+        except KeepwarmError as error:
+            exchange.secrets.clean(error)
+            raise
 
     async def stream(
         self, endpoint: Endpoint, request: ChatRequest, **limits: Unpack[Limits]
@@ -357,6 +375,28 @@ class Transport:
         except BaseException:
             await answer.close()
             raise
+
+
+def _is_collected(endpoint: Endpoint, request: ChatRequest) -> bool:
+    """Whether a whole answer is asked for as a stream and put together here.
+
+    llama-server looks whether the caller of a whole answer has hung up once nothing has come of any
+    request for a second. Beside requests that stream this never is, and it would generate to the end.
+    In a stream it leaves out the probabilities of tokens whose text it holds back for a moment.
+    """
+    if endpoint.slots == 1 or endpoint.backend != "llama.cpp":
+        return False
+    options = request.options
+    most = options.get("max_tokens", options.get("max_completion_tokens"))
+    if options.get("logprobs") or (isinstance(most, int) and 0 < most <= SHORT_TOKENS):
+        return False
+    return _PROBABILITIES.isdisjoint(options.get("extra") or ())
+
+
+async def _whole(stream: AsyncDeltaStream) -> Completion:
+    """The answer that all pieces of a stream make."""
+    async with stream:
+        return assemble([delta async for delta in stream])
 
 
 def _told_to_wait_s(exchange: Exchange, error: KeepwarmError) -> float:

@@ -28,6 +28,8 @@ from shim.calls.call import Call
 from shim.calls.leased import Leases
 
 _UNSENDABLE: Final = (httpx.InvalidURL, UnicodeError)
+_UNWRITABLE: Final = (*_UNSENDABLE, ValueError, TypeError, RecursionError)
+"""What httpx raises for arguments of which it makes no request: a set or NaN in `json`, for instance."""
 _WAITS: Final = ("connect", "read", "write", "pool")
 
 
@@ -113,7 +115,8 @@ class _Lease:
         reason = secrets_of(self.endpoint).quote(str(error)).rstrip(".")
         return InvalidRequest(
             f"The request to {self._call.model} cannot be sent: {reason}.",
-            hint="Its path, parameters, headers and body have to be valid Unicode.",
+            hint="Its path, parameters and headers have to be valid Unicode, and its `json` has to hold"
+            " JSON's values.",
             model=self._call.model,
         )
 
@@ -197,7 +200,7 @@ class HttpClient(httpx.Client):
         """
         try:
             return super().build_request(*args, **options)
-        except _UNSENDABLE as error:
+        except _UNWRITABLE as error:
             raise self._lease.unsendable(error) from error
 
     def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
@@ -248,7 +251,7 @@ class AsyncHttpClient(httpx.AsyncClient):
         """
         try:
             return super().build_request(*args, **options)
-        except _UNSENDABLE as error:
+        except _UNWRITABLE as error:
             raise self._lease.unsendable(error) from error
 
     async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:

@@ -175,7 +175,7 @@ def test_the_callers_own_time_is_not_the_endpoints(monkeypatch: pytest.MonkeyPat
     """Between two pieces only waiting counts, over all pieces that were no token."""
     clock = Clock(monkeypatch)
     limits = Bounds(M, Timeouts(first_token_s=10, between_tokens_s=5), None, 1e6)
-    limits.expect("the first token", 10)
+    limits.begin("the first token", 10)
     clock.now += 4
     limits.paused()
     clock.now += 500

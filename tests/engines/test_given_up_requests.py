@@ -22,7 +22,7 @@ from tests.engines.hostile import ASK, listening, read_request, read_whole, toke
 
 _WHOLE = b'{"choices":[{"message":{"content":"ok"},"finish_reason":"stop"}]}'
 _VECTORS = b'{"data":[{"index":0,"embedding":[1.0]}]}'
-_EVENTS = token("a") + token("b") + b"data: [DONE]\n\n"
+_EVENTS = token("o") + token("k") + b"data: [DONE]\n\n"
 
 
 def _serve(connection: socket.socket) -> None:

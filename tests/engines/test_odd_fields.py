@@ -338,15 +338,6 @@ def test_a_redirect_names_a_whole_address() -> None:
     assert "answered 308. It sends requests on to http://far/new/v1/chat/completions" in str(error)
 
 
-def test_a_whole_answer_in_the_place_of_a_stream_is_named_with_what_reads_it() -> None:
-    """Some proxies leave `stream` out; a stream's reader keeps only the first words of such an answer."""
-    reader = StreamReader(FAR, NO_SECRETS, "application/json")
-    reader.feed(json.dumps(WHOLE).encode())
-    with pytest.raises(EndpointError, match="no stream of events") as caught:
-        reader.ended()
-    assert "Shim.chat()" in caught.value.hint
-
-
 @pytest.mark.parametrize(
     ("status", "kind", "hint"),
     [(413, InvalidRequest, "Send less"), (529, EndpointUnavailable, "Try again later")],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,10 @@ def test_its_key_follows_no_redirect_and_goes_to_no_other_host(make: Make) -> No
 def test_a_request_for_another_host_or_that_cannot_be_written_is_refused_before_it_is_sent(
     make: Make, where: str
 ) -> None:
-    """The client is for its model's server alone; what is no Unicode is the caller's mistake."""
+    """The client is for its model's server alone; what is no Unicode or no JSON is the caller's mistake."""
     shim = make({"s": server(where=where, can=[], env=KEY)})
+    nested: list[Any] = []
+    nested.append(nested)
     odd: list[dict[str, Any]] = [
         {"url": "/\ud800"},
         {"url": "/x", "params": {"a": "\udfff"}},
@@ -88,6 +91,8 @@ def test_a_request_for_another_host_or_that_cannot_be_written_is_refused_before_
         {"url": "/x", "auth": ("name", "\ud800")},
         {"url": "ftp://127.0.0.1/x"},
         {"url": "http://[/x"},
+        *({"url": "/x", "json": {"a": [value]}} for value in ({1}, math.nan, object())),
+        {"url": "/x", "json": nested},
     ]
 
     async def asked(requests: list[dict[str, Any]]) -> None:

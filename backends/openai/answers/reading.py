@@ -1,4 +1,4 @@
-"""The reader of a streamed answer: bytes in, deltas out."""
+"""The reader of a streamed answer: bytes in, deltas out. An answer that came whole is one delta."""
 
 from __future__ import annotations
 
@@ -59,8 +59,10 @@ class StreamReader:
         """
         deltas: list[Delta] = []
         for data in self._parser.finish():
-            if data.strip() == _DONE or _is_json(data):
+            if self._parser.is_document or data.strip() == _DONE or _is_json(data):
                 self._take(data, deltas)
+                if self._parser.is_document:
+                    self._end_of_document(data)
         self.done = self.done or self._finished
         if not self.done:
             raise self._incomplete()
@@ -121,20 +123,20 @@ class StreamReader:
                 delta = replace(delta, reasoning=reasoning)
         return delta
 
+    def _end_of_document(self, data: bytes) -> None:
+        """The end of an answer that came whole, though a stream was asked for."""
+        if not self._answered:
+            raise self._no_stream(data)
+        self._finished = True
+
+    def _no_stream(self, said: bytes) -> EndpointError:
+        problem = EndpointError(f"it sent no stream of events ({self._content_type or 'no type'}).")
+        return unreadable(self._endpoint, problem, said, self._secrets)
+
     def _incomplete(self) -> KeepwarmError:
         foreign = self._parser.foreign.strip()
-        if foreign.startswith(b"{") and _is_json(foreign):
-            found = found_error(decode(foreign))
-            if found is not None:
-                return error_in_answer(self._endpoint, found, self._secrets)
         if foreign and not self.events:
-            problem = EndpointError(
-                f"it sent no stream of events ({self._content_type or 'no type'}).",
-                hint="It answers whole though it was asked to stream; Shim.chat() reads such an answer."
-                if foreign.startswith(b"{") and b'"choices"' in foreign
-                else "",
-            )
-            return unreadable(self._endpoint, problem, foreign, self._secrets)
+            return self._no_stream(foreign)
         return broken(self._endpoint, "the stream ended without [DONE]", self.text)
 
 

@@ -14,17 +14,19 @@ _KNOWN = (b":", b"event", b"id", b"retry")
 class SseParser:
     """Splits a byte stream into events: lines end with LF, CRLF or CR, comments are left out.
 
-    `foreign` collects lines of other content, up to 4 KiB: a web page, a bare JSON object.
+    `foreign` collects lines of other content, up to 4 KiB: a web page, say. A body that begins with a
+    brace is no stream but one document of JSON (`is_document`): all of it is one event, at its end.
     """
 
     def __init__(self) -> None:
         self.foreign = b""
+        self.is_document = False
         self._line: list[bytes] = []
         self._line_bytes = 0
         self._data: list[bytes] = []
         self._data_bytes = 0
         self._after_cr = False
-        self._is_error = False
+        self._is_error = self._begun = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of every event that this chunk completes, in order.
@@ -53,6 +55,8 @@ class SseParser:
         """The data of a last event that no empty line followed, at the end of the stream."""
         events: list[bytes] = []
         self._take(b"".join(self._line), events)
+        if self.is_document:
+            return [b"\n".join(self._data)]
         self._take(b"", events)
         self._line, self._line_bytes = [], 0
         return events
@@ -64,7 +68,11 @@ class SseParser:
         return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
     def _take(self, line: bytes, events: list[bytes]) -> None:
-        if line.startswith(b"data:"):
+        if self.is_document:
+            self._data.append(line)
+            self._data_bytes += len(line) + 1
+        elif line.startswith(b"data:"):
+            self._begun = True
             self._data.append(line[5:].removeprefix(b" "))
             self._data_bytes += len(line)
         elif line.startswith(b"error:"):
@@ -79,6 +87,9 @@ class SseParser:
         elif line.startswith(b"event:"):
             # An event of this name has the error in its data, in any form.
             self._is_error = line[6:].strip() == b"error"
+        elif line.lstrip().startswith(b"{") and not self._begun and not self.foreign:
+            self.is_document = True
+            self._take(line, events)
         elif not line.startswith(_KNOWN) and len(self.foreign) < FOREIGN_BYTES:
             self.foreign += line[:FOREIGN_BYTES] + b"\n"
 

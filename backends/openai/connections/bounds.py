@@ -99,6 +99,7 @@ class Bounds:
         self._total_s = total_s
         self._last = min(self._deadline, self._began + total_s)
         self._first = ("the whole answer", math.inf)
+        self._by_tokens = False
         self._phase, self._phase_s = self._first
         self._phase_left_s = math.inf
         self._end = self._last
@@ -109,8 +110,8 @@ class Bounds:
     # Time
 
     def begin(self, phase: str, limit_s: float) -> None:
-        """Set the phase that every attempt begins with."""
-        self._first = (phase, limit_s)
+        """Set the phase that every attempt begins with; each token begins one of its own then."""
+        self._first, self._by_tokens = (phase, limit_s), True
         self.expect(phase, limit_s)
 
     def again(self) -> None:
@@ -153,6 +154,7 @@ class Bounds:
         self.events = events
         if tokens:
             self.tokens += tokens
+        if tokens and self._by_tokens:
             self.expect("the next token", self.timeouts.between_tokens_s)
         if events > STREAM_PIECES:
             raise EndpointError(

@@ -1,0 +1,73 @@
+"""A whole answer where a stream was asked for, and a stream where a whole answer was: both are read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from backends.openai import assemble
+from backends.openai.answers.reading import StreamReader
+from backends.openai.connections.bounds import EVENT_BYTES
+from backends.openai.masking import NO_SECRETS
+from backends.openai.protocol import parse_completion
+from budget.errors import EndpointError, KeepwarmError
+from tests.engines.hostile import EVENT_STREAM, ask, listening, says, token
+from tests.engines.test_odd_fields import FAR, WHOLE
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_whole_answer_in_the_place_of_a_stream_is_one_delta(indent: int | None) -> None:
+    """Some proxies leave `stream` out. Two calls without an index or an id stay two."""
+    calls = [{"function": {"name": name, "arguments": "{}"}} for name in ("f", "g")]
+    message = {"role": "assistant", "content": "hi", "tool_calls": calls}
+    answer = {
+        "choices": [{"message": message, "finish_reason": None}],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 1},
+    }
+    reader = StreamReader(FAR, NO_SECRETS, "application/json")
+    raw = json.dumps(answer, indent=indent).encode()
+    assert [reader.feed(raw[at : at + 7]) for at in range(0, len(raw), 7)] == [[]] * -(
+        -len(raw) // 7
+    )
+    (delta,) = reader.ended()
+    assert reader.done
+    whole = assemble([delta])
+    assert whole == replace(parse_completion(answer), tool_calls=whole.tool_calls)
+    assert [call["function"]["name"] for call in whole.tool_calls] == ["f", "g"]
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (json.dumps(WHOLE)[:-9], "not JSON of this protocol"),
+        ('{"status": "ok"}', "no stream of events"),
+        ('{"choices": []}', "no stream of events"),
+        ('{"error": {"message": "busy", "code": 429}}', "answered 429: busy"),
+        ('{"choices": "' + "x" * EVENT_BYTES, f"larger than {EVENT_BYTES} bytes"),
+    ],
+)
+def test_a_document_that_is_no_answer_ends_a_stream_with_a_typed_error(
+    said: str, words: str
+) -> None:
+    """One that is cut off, of another protocol, an error, or without end."""
+    reader = StreamReader(FAR, NO_SECRETS, "application/json")
+    with pytest.raises(KeepwarmError, match=words):
+        assemble([*reader.feed(said.encode()), *reader.ended()])
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_events_in_the_place_of_a_whole_answer_are_put_together(*, is_async: bool) -> None:
+    """Some endpoints always stream. An error among the events is the call's error."""
+    end = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
+    good = token("h") + token("i") + end + b"data: [DONE]\n\n"
+    with listening(says(EVENT_STREAM + good)) as endpoint:
+        answer = ask("chat", endpoint, is_async=is_async)
+    assert (answer.content, answer.finish_reason) == ("hi", "stop")
+    bad = b": ping\n\n" + token("h") + b'data: {"error": {"message": "it broke"}}\n\n'
+    with (
+        listening(says(EVENT_STREAM + bad)) as endpoint,
+        pytest.raises(EndpointError, match="it broke"),
+    ):
+        ask("chat", endpoint, is_async=is_async)
