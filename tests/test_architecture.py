@@ -192,6 +192,7 @@ ASKED_IN_ONE_PLACE = {
     r"/proc/\{|\"/proc\"|import psutil": ("backends/machine/processes.py",),
     r"import pynvml": ("backends/machine/nvml.py",),
     r"subprocess\.(run|Popen)\(|create_subprocess": (
+        "backends/engine_process/tree_guard.py",
         "backends/engine_process/process.py",
         "backends/machine/children.py",
         "harness/demo/memory.py",
@@ -206,8 +207,9 @@ ASKED_IN_ONE_PLACE = {
 }
 """What the operating system is asked in few modules only: a pattern, and where it may stand.
 
-A keeper, an engine and the demo's sampler are started in ways of their own, and so is the engine of
-`trace sql`, because `traces` imports nothing of `backends`; all else is a child that is asked or serves.
+A keeper, an engine, its guard and the demo's sampler are started in ways of their own, and so is the
+engine of `trace sql`, because `traces` imports nothing of `backends`; all else is a child that is asked or
+serves.
 """
 
 

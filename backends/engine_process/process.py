@@ -15,6 +15,7 @@ from typing import Final
 from backends.engine_process.child_end import exit_code
 from backends.engine_process.log import LogRing
 from backends.engine_process.log_reader import LogReader
+from backends.engine_process.tree_guard import TreeGuard
 from backends.machine.children import ending_with_us
 from backends.machine.environment import OWNER_VARIABLE, child_environment
 from backends.machine.files.folders import check_socket_path
@@ -95,9 +96,12 @@ class EngineProcess:
     follows the thread that started it, not the process.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], reader: LogReader) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], reader: LogReader, guard: TreeGuard | None = None
+    ) -> None:
         self._process = process
         self._reader = reader
+        self._guard = guard
         self._ended = asyncio.ensure_future(self._wait())
 
     @classmethod
@@ -109,6 +113,7 @@ class EngineProcess:
         on_ready: Callable[[], None] | None = None,
         inherited: Sequence[int] = (),
         cwd: Path | None = None,
+        mark: str = "",
         if_absent: str = "Install the project again; its build of llama.cpp is not complete.",
     ) -> EngineProcess:
         """Start the command under the parent-death signal, with everything it creates private.
@@ -121,6 +126,7 @@ class EngineProcess:
             on_ready: called when its log says that llama-server is ready.
             inherited: the descriptors that it gets beside its log.
             cwd: its working folder.
+            mark: a `NAME=value` of `env`, where it may start others, which end with this process.
             if_absent: what to do where there is no such program.
 
         Raises:
@@ -141,16 +147,14 @@ class EngineProcess:
                 process_group=0,
                 pass_fds=inherited,
             )
+            guard = _guarded(process, mark) if mark else None
         except OSError as exc:
-            raise LoadFailed(
-                f"{argv[0]} cannot be started: {exc.strerror}.",
-                hint=if_absent
-                if exc.errno in (errno.ENOENT, errno.EACCES, errno.ENOEXEC)
-                else "See the keeper's open files, processes and memory.",
-            ) from exc
+            absent = exc.errno in (errno.ENOENT, errno.EACCES, errno.ENOEXEC)
+            hint = if_absent if absent else "See the keeper's open files, processes and memory."
+            raise LoadFailed(f"{argv[0]} cannot be started: {exc.strerror}.", hint=hint) from exc
         finally:
             os.close(writing)
-        return cls(process, reader)
+        return cls(process, reader, guard)
 
     @property
     def log(self) -> LogRing:
@@ -174,10 +178,16 @@ class EngineProcess:
     async def _wait(self) -> int:
         try:
             code = await exit_code(self._process)
-            await self._reader.until_end(LOG_END_S)
+            try:
+                await self._reader.until_end(LOG_END_S)
+            finally:
+                if self._guard is not None:
+                    self._guard.kill_group()
         finally:
             # Its event loop may end before it does.
             self._reader.close()
+        if self._guard is not None:
+            await self._guard.wait()
         return code
 
     async def stop(self, *, grace_s: float, by: signal.Signals = signal.SIGTERM) -> int:
@@ -214,3 +224,13 @@ class EngineProcess:
         if self.exit_code is None:
             with contextlib.suppress(OSError):
                 os.killpg(self.pid, number)
+
+
+def _guarded(process: subprocess.Popen[bytes], mark: str) -> TreeGuard:
+    """The guard of a process; without one the process does not run."""
+    try:
+        return TreeGuard(process.pid, mark)
+    except OSError:
+        process.kill()
+        process.wait(KILL_LIMIT_S)
+        raise

@@ -129,6 +129,7 @@ class PythonEngine(MeasuredEngine[WorkerSpec]):
                 env,
                 inherited=(theirs.fileno(),),
                 cwd=await asked(folder_or_root, self._spec.cwd),
+                mark=self._mark,
                 if_absent=f"Look at [models.{self._model_id}] python.",
             )
         finally:

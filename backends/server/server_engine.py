@@ -163,6 +163,7 @@ class ServerEngine(MeasuredEngine[ServerSpec]):
             env,
             on_ready=self._said_ready.set,
             cwd=cwd,
+            mark=self._mark,
             if_absent=f"Look at [models.{self._model_id}] command.",
         )
 

@@ -42,6 +42,7 @@ PATIENCE: Final = 10.0
 END_LIMIT_S: Final = 5.0
 """Until the processes of a killed group are gone."""
 _QUICK_S: Final = 2.0
+_MARK: Final = "KEEPWARM_VLLM"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class VllmEngine(MeasuredEngine[VllmSpec]):
         self._segments: set[str] = set()
         self._asleep = False
         self._weights_bytes = 0
+        self._mark = f"{_MARK}={self._name}"
 
     @property
     def capabilities(self) -> Capabilities:
@@ -158,11 +160,12 @@ class VllmEngine(MeasuredEngine[VllmSpec]):
         )
         variables = server_variables(program, placement, settings)
         env = program_environment(self._runtime_dir, await gpu_variables(self._gpus))
-        env.update(variables | dict(self._spec.env or {}))
+        env.update(variables | dict(self._spec.env or {}) | {_MARK: self._name})
         return EngineProcess.spawn(
             server_command(program, placement, settings),
             env,
             on_ready=self._said_ready.set,
+            mark=self._mark,
             if_absent=f"Look at [models.{self._model_id}] python.",
         )
 
