@@ -16,6 +16,7 @@ from typing import IO, Final
 from traces.checked import InvalidArgument, a_text
 
 _RUN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}")
+_PIECE_BYTES: Final = 1 << 20
 _LOOK_S: Final = 0.005
 _RUN_ID_ALLOWED: Final = (
     "what can name a file: 1 to 120 letters, digits, '.', '_' and '-', not starting with '.' or '-'"
@@ -103,3 +104,14 @@ def lock(descriptor: int, path: Path, within_s: float) -> None:
             return
         else:
             return
+
+
+def size_without_nuls(descriptor: int, size: int) -> int:
+    """The bytes of a file before the NULs at its end, which a crash of the machine leaves there."""
+    while size:
+        begin = max(0, size - _PIECE_BYTES)
+        kept = os.pread(descriptor, size - begin, begin).rstrip(b"\0")
+        if kept:
+            return begin + len(kept)
+        size = begin
+    return 0

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from budget.errors import DeadlineExceeded, InvalidRequest
+from budget.errors import ConfigError, DeadlineExceeded, InvalidRequest
 from shim.cli import main
 from shim.cli.commands.trace import capture
 from shim.config import Config
@@ -154,8 +154,32 @@ def test_the_command_writes_a_trace_and_names_it(
     assert str(tmp_path) in CliRunner().invoke(main, folder).stdout
     for wrong in ("0s", "soon"):
         assert CliRunner().invoke(main, [*folder, "--last", wrong]).exit_code == 2
+    assert (
+        "found soon: not a duration. Allowed: seconds, or a text such as 90s"
+        in CliRunner().invoke(main, [*folder, "--last", "soon"]).stderr
+    )
     monkeypatch.setattr(capture, "ask_running", lambda _op, **_fields: None)
-    assert "No keeper runs" in CliRunner().invoke(main, folder).output
+    assert "No keeper runs in" in CliRunner().invoke(main, folder).output
+
+
+def test_a_capture_of_nothing_says_so_and_writes_no_file(
+    watched: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trace with the books alone explains no slow request."""
+    it = watched(keeper=RING, metrics={})
+    answer = told(it)
+    monkeypatch.setattr(capture, "ask_running", lambda *_, **__: answer)
+    said = CliRunner().invoke(main, ["trace", "capture", "--folder", str(tmp_path)])
+    assert said.exit_code == 2
+    assert "Nothing was in the last" in said.stderr
+    assert "Look further back with --last." in said.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_ring_of_no_time_is_refused() -> None:
+    """It would remember nothing, without a word."""
+    with pytest.raises(ConfigError, match=r"trace_last.*above 0"):
+        section(trace_last="0s")
 
 
 def test_a_capture_on_a_full_disk_is_an_error_and_can_be_repeated(

@@ -239,8 +239,8 @@ def test_the_commands_print_figures_and_json(tmp_path: Path) -> None:
     assert "pin a: 40% of the wall time is its reloads" in shown.stdout
     shown = CliRunner().invoke(main, ["trace", "diff", str(file), str(file)])
     assert "loads of a" in shown.stdout
-    output = tmp_path / "both.json"
-    made = CliRunner().invoke(main, ["trace", "merge", str(file), str(file), "-o", str(output)])
+    output, other = tmp_path / "both.json", write(tmp_path / "other.json", STORY)
+    made = CliRunner().invoke(main, ["trace", "merge", str(file), str(other), "-o", str(output)])
     assert made.exit_code == 0, made.stderr
     assert len(json.loads(output.read_text("utf-8"))) == 2 * len(STORY)
     again = CliRunner().invoke(main, ["trace", "merge", str(file), "-o", str(output)])

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import secrets
-import shutil
 import threading
 import webbrowser
 from collections.abc import Callable
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 from urllib.parse import quote, unquote, urlsplit
 
 from traces.chrome.first_screen import startup_commands
+from traces.place import size_without_nuls
 
 ONLINE_UI = "https://ui.perfetto.dev"
+_PIECE_BYTES: Final = 1 << 20
 
 
 def ui_directory() -> Path:
@@ -112,12 +114,15 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def _send_trace(self) -> None:
         with self.trace.open("rb") as source:
-            size = self.trace.stat().st_size
+            # Perfetto refuses a file with NULs behind its events.
+            size = size_without_nuls(source.fileno(), os.fstat(source.fileno()).st_size)
             self.send_response(200)
             self.send_header("Content-Type", "application/octet-stream")
             self.send_header("Content-Length", str(size))
             self.end_headers()
-            shutil.copyfileobj(source, self.wfile)
+            while size and (piece := source.read(min(size, _PIECE_BYTES))):
+                self.wfile.write(piece)
+                size -= len(piece)
 
 
 def _handler(ui: Path, trace: Path, trace_path: str) -> type[_Handler]:

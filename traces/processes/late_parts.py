@@ -17,7 +17,7 @@ from typing import Final
 from traces import names
 from traces.chrome.file import compressed, stem_of
 from traces.chrome.view import ChromeView
-from traces.place import lock
+from traces.place import lock, size_without_nuls
 from traces.processes.part_file import lines_of, opened_part, parts_of
 from traces.processes.shared_run import SUFFIX, is_open
 from traces.processes.taking_in import TakenIn
@@ -195,7 +195,7 @@ def _there(trace: Path) -> _There:
 def _cut_end(descriptor: int) -> int:
     """Cut the end of the list of events, or an event that a kill cut; returns the bytes that are left."""
     size = os.fstat(descriptor).st_size
-    size = _without_nuls(descriptor, size)
+    size = size_without_nuls(descriptor, size)
     begin = max(0, size - LONGEST_LINE)
     tail = os.pread(descriptor, size - begin, begin)
     if tail.endswith(_END):
@@ -208,17 +208,6 @@ def _cut_end(descriptor: int) -> int:
     left = 0 if left <= len(b"[") else left
     os.ftruncate(descriptor, left)
     return left
-
-
-def _without_nuls(descriptor: int, size: int) -> int:
-    """Where the NULs begin that a crash of the machine left behind what was written."""
-    while size:
-        begin = max(0, size - _BATCH)
-        kept = os.pread(descriptor, size - begin, begin).rstrip(b"\0")
-        if kept:
-            return begin + len(kept)
-        size = begin
-    return 0
 
 
 def _is_event(text: bytes) -> bool:

@@ -9,6 +9,9 @@ from typing import Any, Final
 from traces import names
 
 MICROSECONDS: Final = 1e6
+_OURS: Final = frozenset(
+    {names.RUN, names.STAGE, names.REQUEST, names.QUEUE, names.MODEL_LOAD, names.EVICT}
+)
 
 
 @dataclass(slots=True)
@@ -68,6 +71,9 @@ class Spans:
     evictions: list[Stay] = field(default_factory=list)
     first: float | None = None
     last: float = 0.0
+    events: int = 0
+    of_a_run: bool = False
+    """Whether any of the events is keepwarm's."""
     _places: dict[str, int] = field(default_factory=dict)
 
     def add(self, stays: list[Stay], one: Stay) -> None:
@@ -94,6 +100,8 @@ def spans_of(events: Iterable[dict[str, Any]]) -> Spans:
     """The spans of a trace; events of other kinds and other programs count for nothing."""
     found, queues = Spans(), dict[tuple[Any, Any], str]()
     for event in events:
+        found.events += 1
+        found.of_a_run = found.of_a_run or event.get("cat") in _OURS
         begin = _number(event.get("ts"))
         if begin is None:
             continue

@@ -1,7 +1,8 @@
 """The events of a trace's file, one by one, so that a file of gigabytes costs no memory.
 
-keepwarm writes one event a line. A file that was cut (a kill, a full disk) is read up to the cut. Other
-programs' Chrome Traces are read whole where they are small.
+keepwarm writes one event a line. A file that was cut (a kill, a full disk) is read up to the cut, and so is
+one with NULs in place of its end (a machine that lost its power). Other programs' Chrome Traces are read
+whole where they are small.
 """
 
 from __future__ import annotations
@@ -35,11 +36,13 @@ class TraceFile:
     Attributes:
         cut: the number of the line where the file ends too early; 0 where it is whole. Known once all
             events were read.
+        nuls: whether NULs follow there.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self.cut = 0
+        self.nuls = False
 
     def events(self) -> Iterator[Event]:
         """Each event, in the order of the file.
@@ -50,24 +53,29 @@ class TraceFile:
         """
         number, ended = 0, False
         with self._opened() as lines:
-            for number, line in enumerate(_lines(self, lines), 1):
+            for number, found_line in enumerate(_lines(self, lines), 1):
+                line, nul, _ = found_line.partition(b"\0")
+                self.nuls = bool(nul)
                 text = line.strip().rstrip(b",")
-                if text in (b"[", b""):
+                if text in (b"[", b"") and not nul:
                     continue
                 if text == b"]":
                     ended = True
                     break
                 found = _parsed(text)
                 if found is None:
-                    if number == 1:
-                        raise BadTrace(self.file, number, "is no event and no list of events")
-                    if not line.endswith(b"\n"):
+                    if number == 1 and text != b"[":
+                        why = "is no event and no list of events" if text else "begins with NULs"
+                        raise BadTrace(self.file, number, why)
+                    if nul or not line.endswith(b"\n"):
                         break
                     raise BadTrace(self.file, number, "is no event")
                 if number == 1 and "ph" not in found:
                     yield from self._whole(found)
                     return
                 yield found
+                if nul:
+                    break
         if not number:
             raise BadTrace(self.file, 1, "is empty")
         self.cut = 0 if ended else number
@@ -95,7 +103,7 @@ def _lines(trace: TraceFile, file: IO[bytes]) -> Iterator[bytes]:
             line = file.readline(LONGEST_LINE + 1)
         except (EOFError, zlib.error, gzip.BadGzipFile):
             return
-        if len(line) > LONGEST_LINE:
+        if len(line) > LONGEST_LINE and b"\0" not in line:
             raise BadTrace(trace.file, number, f"has more than {LONGEST_LINE:,} bytes")
         if not line:
             return

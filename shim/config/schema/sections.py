@@ -15,6 +15,7 @@ from shim.config.schema.values import (
     Reserve,
     Seconds,
     Size,
+    SomeSeconds,
     Timeout,
     Url,
     parse_limit,
@@ -226,8 +227,8 @@ class KeeperSection(Section):
         "capture` can show a slow one after it happened.",
         '"off" or "ring"',
     )
-    trace_last: Seconds = key(
-        900.0, "How far back that goes; at most 20,000 requests.", SECONDS_ALLOWED
+    trace_last: SomeSeconds = key(
+        900.0, "How far back that goes; at most 20,000 requests.", f"{SECONDS_ALLOWED}, above 0"
     )
 
 

@@ -199,6 +199,14 @@ def parse_seconds(value: object) -> float:
     return float(sum(float(number) * _SECONDS[unit] for number, unit in parts))
 
 
+def parse_some_seconds(value: object) -> float:
+    """Seconds as `parse_seconds`, above 0."""
+    seconds = parse_seconds(value)
+    if seconds <= 0.0:
+        raise ValueError("no time at all")
+    return seconds
+
+
 def parse_timeout(value: object) -> float:
     """Seconds as `parse_seconds`, or anything negative (-1, "-1", "-1m") for no time-out, as in Ollama."""
     if isinstance(value, str) and value.strip().startswith("-"):
@@ -331,6 +339,7 @@ Limit = Annotated[Amount, PlainValidator(parse_limit), _TEXT_AMOUNT, AMOUNT_JSON
 Reserve = Annotated[Amount, PlainValidator(parse_reserve), _TEXT_AMOUNT, AMOUNT_JSON]
 Size = Annotated[Amount, PlainValidator(parse_size), _TEXT_AMOUNT, AMOUNT_JSON]
 Seconds = Annotated[float, PlainValidator(parse_seconds), WithJsonSchema(_SECONDS_JSON)]
+SomeSeconds = Annotated[float, PlainValidator(parse_some_seconds), WithJsonSchema(_SECONDS_JSON)]
 Timeout = Annotated[float, PlainValidator(parse_timeout), WithJsonSchema(_TIMEOUT_JSON)]
 FilePath = Annotated[Path, PlainValidator(parse_path), WithJsonSchema(_PATH_JSON)]
 FilePaths = Annotated[

@@ -9,7 +9,13 @@ import click
 from backends.machine.children import ending_with_us
 from budget.errors import DeadlineExceeded, InvalidRequest, OutsideError
 from shim.cli.commands.trace.times import duration
-from shim.cli.commands.trace.traced_runs import folder_option, trace_path, traces_folder
+from shim.cli.commands.trace.traced_runs import (
+    check_folder,
+    folder_option,
+    say_nuls,
+    trace_path,
+    traces_folder,
+)
 from shim.cli.console.output import print_json, print_table
 from shim.cli.console.shared_options import json_option
 from traces.chrome.sql import TIMEOUT_S, SqlAnswer, SqlError, SqlTimeout, TooLarge, TraceProcessor
@@ -46,6 +52,7 @@ def sql_command(
     if len(words) > 2:
         raise click.UsageError("Give a trace and one query in quotes, or the query alone.")
     *named, query = words
+    check_folder(folder)
     path = trace_path(named[0] if named else None, folder or traces_folder(ctx))
     answer = asked(path, query, timeout_s)
     if as_json:
@@ -64,7 +71,10 @@ def asked(path: Path, query: str, timeout_s: float) -> SqlAnswer:
     """
     try:
         with TraceProcessor(ending_with_us()) as processor:
-            return processor.ask(path, [query], timeout_s=timeout_s)[0]
+            (answer,) = processor.ask(path, [query], timeout_s=timeout_s)
+            if processor.nuls_at is not None:
+                say_nuls(path, f"byte {processor.nuls_at:,}")
+            return answer
     except TooLarge as error:
         raise InvalidRequest(
             f"{error}.",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from budget.errors import KeeperUnavailable, OutsideError
+from budget.errors import InvalidRequest, KeeperUnavailable, OutsideError
 from shim.calls.tracing import load_spans, trace_history
 from shim.cli.commands.trace.times import duration
 from shim.cli.commands.trace.traced_runs import folder_option
@@ -16,6 +17,7 @@ from shim.cli.console.output import print_json, span
 from shim.cli.console.running import ask_running
 from shim.cli.console.shared_options import json_option
 from shim.config import TraceSection, load_config
+from shim.paths import runtime_dir
 from traces import RequestRecord, RunTrace, default_directory, names
 
 _USUAL: Final = TraceSection()
@@ -45,7 +47,18 @@ def capture_command(
     """
     told = ask_running("capture", last_s=last_s)
     if told is None:
-        raise KeeperUnavailable("No keeper runs.", hint="What it did is gone with it.")
+        raise KeeperUnavailable(
+            f"No keeper runs in {runtime_dir()}, and what an earlier one did is gone with it.",
+            hint='The next one remembers with `trace = "ring"` in [keeper]: `keepwarm keeper start`.',
+        )
+    if not _has_something(told):
+        looked = span((told["until_ns"] - told["since_ns"]) / 1e9)
+        raise InvalidRequest(
+            f"Nothing was in the last {looked}: no request, load or eviction ended then. No file was "
+            "written.",
+            hint="Look further back with --last. The keeper remembers [keeper] trace_last at most, and "
+            "nothing from before it began to.",
+        )
     section = load_config(config_path(ctx), uses=("trace",)).trace
     run = written(told, folder or section.folder or default_directory(), section)
     if run.problems:
@@ -61,6 +74,13 @@ def capture_command(
         return
     click.echo(f"{run.trace_path}: {len(told['requests'])} requests in {span(seconds)}.")
     click.echo(f"Show it: keepwarm trace open {run.run_id}; explain it: keepwarm trace summary")
+
+
+def _has_something(told: Mapping[str, Any]) -> bool:
+    """Whether a trace of this would show more than the books."""
+    history = told["history"]
+    ended = (row["end_ns"] for kind in ("loads", "evictions", "stagings") for row in history[kind])
+    return bool(told["requests"] or history.get("notes")) or any(ended)
 
 
 def written(told: dict[str, Any], folder: Path, section: TraceSection = _USUAL) -> RunTrace:

@@ -6,29 +6,38 @@ import json
 import os
 import shlex
 import webbrowser
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from textwrap import indent
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 import click
 
 from budget.errors import InvalidRequest, OutsideError
 from shim.cli.commands.trace.asked_in_sql import sql_command
 from shim.cli.commands.trace.capture import capture_command
+from shim.cli.commands.trace.merge import merge_command, new_file
 from shim.cli.commands.trace.prune import prune_command
-from shim.cli.commands.trace.traced_runs import folder_option, runs_in, trace_path, traces_folder
+from shim.cli.commands.trace.traced_runs import (
+    HOW_TO_TRACE,
+    check_folder,
+    events_of,
+    folder_option,
+    runs_in,
+    say_nuls,
+    trace_path,
+    traces_folder,
+)
 from shim.cli.console.output import print_json, print_table, span
 from shim.cli.console.shared_options import json_option
 from traces import RunLine
 from traces.chrome.perfetto import open_trace
-from traces.reading.merged import merged, started_at
+from traces.place import opened_regular, size_without_nuls
 from traces.reading.models_of import models_of
-from traces.reading.spans_of import spans_of
-from traces.reading.stored_events import BadTrace, Event, TraceFile
+from traces.reading.spans_of import Spans, spans_of
 from traces.reading.summary import REGRETTED_WITHIN_S, TraceSummary, summarise
+from traces.reading.unended import NO_LINE, NOT_ENDED, RECORDING
 from traces.runs import FILE_NAME
 
 
@@ -38,6 +47,7 @@ def trace_group() -> None:
 
 
 trace_group.add_command(capture_command)
+trace_group.add_command(merge_command)
 trace_group.add_command(prune_command)
 trace_group.add_command(sql_command)
 
@@ -51,6 +61,7 @@ trace_group.add_command(sql_command)
 @click.pass_context
 def list_command(ctx: click.Context, folder: Path | None, last: int, *, as_json: bool) -> None:
     """List the last runs, oldest first."""
+    check_folder(folder)
     place = folder or traces_folder(ctx)
     found, damaged = runs_in(place)
     for error in damaged:
@@ -58,7 +69,7 @@ def list_command(ctx: click.Context, folder: Path | None, last: int, *, as_json:
     if as_json:
         print_json({"folder": str(place), "runs": [_run_json(run) for run in found[-last:]]})
     elif not found:
-        click.echo(f"No run was traced in {place}.")
+        click.echo(f"No run has been traced yet in {place}. {HOW_TO_TRACE}")
     else:
         rows = [_row(run) for run in found[-last:]]
         columns = ("run", "by", "status", "took", "requests", "loads", "evictions", "trace")
@@ -74,12 +85,20 @@ def open_command(
     ctx: click.Context, trace: str | None, folder: Path | None, *, no_browser: bool
 ) -> None:
     """Open a trace, by default the last one, in Perfetto's UI, which this machine serves."""
+    check_folder(folder)
     path = trace_path(trace, folder or traces_folder(ctx))
     browse = _no_browser if no_browser else webbrowser.open
     try:
+        with suppress(FileNotFoundError), opened_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            whole = size_without_nuls(file.fileno(), size)
+            if whole < size:
+                say_nuls(path, f"byte {whole:,}")
         open_trace(path, say=click.echo, browse=browse)
-    except (FileNotFoundError, ModuleNotFoundError) as error:
+    except ModuleNotFoundError as error:
         raise OutsideError(str(error)) from error
+    except OSError as error:
+        raise OutsideError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 @trace_group.command("summary")
@@ -112,12 +131,13 @@ def summary_command(
 
     Example: keepwarm trace summary
     """
+    check_folder(folder)
     place = folder or traces_folder(ctx)
     path = trace_path(trace, place)
-    spans = spans_of(_events(path))
+    spans = spans_in(path)
     summary = summarise(spans, regretted_within_s=regretted_within)
     if models_out is not None:
-        with _new_file(models_out) as out:
+        with new_file(models_out) as out:
             json.dump(models_of(spans), out, indent=1)
     if as_json:
         print_json(asdict(summary))
@@ -136,6 +156,7 @@ def diff_command(
     ctx: click.Context, first: str, second: str, folder: Path | None, *, as_json: bool
 ) -> None:
     """Compare two runs, part by part and model by model."""
+    check_folder(folder)
     place = folder or traces_folder(ctx)
     both = [summary_of(trace_path(one, place), REGRETTED_WITHIN_S) for one in (first, second)]
     if as_json:
@@ -149,33 +170,6 @@ def diff_command(
         values = [getattr(one, name) for one in both]
         rows.append((name, str(values[0]), str(values[1]), f"{values[1] - values[0]:+d}"))
     print_table(("", "first", "second", "change"), rows, right=("first", "second", "change"))
-
-
-@trace_group.command("merge")
-@click.argument("traces", metavar="FILE|RUN...", nargs=-1, required=True)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="The file that is written.",
-)
-@folder_option
-@click.pass_context
-def merge_command(
-    ctx: click.Context, traces: tuple[str, ...], output: Path, folder: Path | None
-) -> None:
-    """Put several traces into one file, on one clock: the processes of one run, or runs side by side."""
-    place = folder or traces_folder(ctx)
-    paths = [trace_path(one, place) for one in traces]
-    clocks = [started_at(_events(path)) for path in paths]
-    with _new_file(output) as out:
-        separator = "[\n"
-        for event in merged([_events(path) for path in paths], clocks):
-            out.write(separator + json.dumps(event))
-            separator = ",\n"
-        out.write("\n]\n" if separator == ",\n" else "[\n]\n")
-    click.echo(f"{output}: {len(paths)} traces.")
 
 
 PARTS: Final = (
@@ -196,40 +190,24 @@ def summary_of(path: Path, regretted_within_s: float) -> TraceSummary:
         InvalidRequest: it is no trace.
         OutsideError: it cannot be read.
     """
-    return summarise(spans_of(_events(path)), regretted_within_s=regretted_within_s)
+    return summarise(spans_in(path), regretted_within_s=regretted_within_s)
 
 
-def _events(path: Path) -> Iterator[Event]:
-    trace = TraceFile(path)
-    try:
-        yield from trace.events()
-    except BadTrace as error:
+def spans_in(path: Path) -> Spans:
+    """The spans of a trace's file.
+
+    Raises:
+        InvalidRequest: it is no trace, or has no run in it.
+        OutsideError: it cannot be read.
+    """
+    spans = spans_of(events_of(path))
+    if not spans.of_a_run:
         raise InvalidRequest(
-            str(error), hint="`keepwarm trace list` shows the traces of runs.", file=str(path)
-        ) from error
-    except OSError as error:
-        raise OutsideError(f"{path} cannot be read: {error.strerror or error}.") from error
-    if trace.cut:
-        click.echo(
-            f"keepwarm: {path} was cut in line {trace.cut}; it is read up to there.", err=True
+            f"{path} has no run in it: none of its {spans.events:,} events is keepwarm's.",
+            hint="`keepwarm trace list` shows the traces of runs.",
+            file=str(path),
         )
-
-
-@contextmanager
-def _new_file(path: Path) -> Iterator[TextIO]:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        descriptor = os.open(path, flags, 0o600)
-    except FileExistsError as error:
-        raise InvalidRequest(f"{path} is there already.", hint="Name another file.") from error
-    except OSError as error:
-        raise OutsideError(f"{path} cannot be written: {error.strerror or error}.") from error
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-            yield out
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+    return spans
 
 
 def _print_summary(summary: TraceSummary) -> None:
@@ -279,19 +257,23 @@ def _no_browser(_url: str) -> bool:
 
 
 def _run_json(run: RunLine) -> dict[str, Any]:
-    data = asdict(run)
-    return {**data, "requests": len(run.requests), "problems": list(run.problems)}
+    count = None if _unended(run) else len(run.requests)
+    return {**asdict(run), "requests": count, "problems": list(run.problems)}
 
 
 def _row(run: RunLine) -> tuple[object, ...]:
+    figures = (len(run.requests), run.loads, run.evictions)
     status = run.status if run.error_type is None else f"{run.status} ({run.error_type})"
     return (
         run.run_id,
         run.service,
         status,
         span(run.seconds),
-        len(run.requests),
-        run.loads,
-        run.evictions,
+        *(("-", "-", "-") if _unended(run) else figures),
         run.trace,
     )
+
+
+def _unended(run: RunLine) -> bool:
+    """Whether a run has no line, so that its figures are in its trace alone."""
+    return run.status in (RECORDING, NOT_ENDED, NO_LINE)

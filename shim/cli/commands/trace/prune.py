@@ -9,7 +9,7 @@ import click
 
 from budget.errors import InvalidRequest, OutsideError
 from shim.cli.commands.trace.times import age
-from shim.cli.commands.trace.traced_runs import folder_option, traces_folder
+from shim.cli.commands.trace.traced_runs import check_folder, folder_option, traces_folder
 from shim.cli.console.output import print_json, size
 from shim.cli.console.shared_options import json_option
 from shim.config.schema.values import parse_size
@@ -52,6 +52,7 @@ def prune_command(
         raise InvalidRequest(
             "Nothing says which traces may go.", hint="Give --keep, --max-age or --max-bytes."
         )
+    check_folder(folder)
     place = folder or traces_folder(ctx)
     try:
         going = to_prune(place, kept, time.time())

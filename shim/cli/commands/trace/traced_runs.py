@@ -1,8 +1,10 @@
-"""Where the traces of runs are, and which one a command means."""
+"""Where the traces of runs are, which one a command means, and what is in it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -11,7 +13,14 @@ from shim.cli.console.context import config_path
 from shim.config import load_config
 from traces import RunLine, default_directory, read_runs
 from traces.processes.late_parts import add_late_parts
+from traces.reading.stored_events import BadTrace, Event, TraceFile
+from traces.reading.unended import NO_LINE, NOT_ENDED, RECORDING, unended_runs
 from traces.runs import FILE_NAME
+
+HOW_TO_TRACE: Final = (
+    "A program is traced within `with RunTrace():`; commands and programs are with `enabled = true` in "
+    "[trace]."
+)
 
 folder_option = click.option(
     "--folder",
@@ -26,8 +35,25 @@ def traces_folder(ctx: click.Context) -> Path:
     return configured or default_directory()
 
 
+def check_folder(given: Path | None) -> None:
+    """Nothing, for a folder that was named and is there.
+
+    Raises:
+        InvalidRequest: it is not there, or no folder.
+    """
+    if given is not None and not given.is_dir():
+        what = "no folder" if given.exists() else "nothing"
+        raise InvalidRequest(
+            f"Found {what} at {given}.",
+            hint="Give the folder of the traces as --folder, or leave it out.",
+            folder=str(given),
+        )
+
+
 def runs_in(folder: Path) -> tuple[list[RunLine], list[ValueError]]:
     """The runs of a folder, oldest first, and the lines that cannot be read.
+
+    Behind those that have ended come those that have not, or were killed, by their last writes.
 
     Raises:
         OutsideError: the file cannot be read.
@@ -35,16 +61,18 @@ def runs_in(folder: Path) -> tuple[list[RunLine], list[ValueError]]:
     path = folder / FILE_NAME
     try:
         lines = list(read_runs(path)) if path.exists() else []
+        found = [line for line in lines if isinstance(line, RunLine)]
+        found += unended_runs(folder, {line.trace for line in found if line.trace is not None})
     except OSError as error:
         raise OutsideError(f"{path} cannot be read: {error.strerror or error}.") from error
-    found = [line for line in lines if isinstance(line, RunLine)]
     return found, [line for line in lines if isinstance(line, ValueError)]
 
 
 def trace_path(wanted: str | None, folder: Path) -> Path:
     """The file of a trace by its path or its run; the last trace where neither is given.
 
-    What processes of the run wrote that were too late for it is added to the file, and said.
+    What processes of the run wrote that were too late for it is added to the file, and said. So is that a
+    run has not ended.
 
     Raises:
         InvalidRequest: no run was traced, or none has that name.
@@ -53,11 +81,60 @@ def trace_path(wanted: str | None, folder: Path) -> Path:
         return _with_late_parts(Path(wanted))
     traced = [run for run in runs_in(folder)[0] if run.trace is not None]
     for run in reversed(traced):
-        if wanted in (None, run.run_id):
+        # Without a name the last one is meant that a program is done with.
+        if wanted == run.run_id or (wanted is None and run.status not in (RECORDING, NO_LINE)):
+            if run.status in (RECORDING, NOT_ENDED):
+                click.echo(f"keepwarm: run {run.run_id} {_STATES[run.status]}", err=True)
             return _with_late_parts(Path(str(run.trace)))
-    what = f"There is no file or run {wanted!r}" if wanted else "No run was traced"
-    raise InvalidRequest(
-        f"{what} in {folder}.", hint="`keepwarm trace list` shows the runs.", folder=str(folder)
+    raise _no_trace(wanted, folder, traced)
+
+
+_STATES: Final = {
+    RECORDING: "is still recorded: this is what it wrote so far.",
+    NOT_ENDED: "has not ended, or was killed: this is what it wrote.",
+}
+
+
+def _no_trace(wanted: str | None, folder: Path, traced: list[RunLine]) -> InvalidRequest:
+    there = f"{len(traced)} traced runs" if folder.is_dir() else "no such folder"
+    if wanted is not None:
+        what = f"There is no file and no run {wanted!r}: {folder} has {there}."
+        hint = "`keepwarm trace list` shows the runs; a trace is named by its run or its path."
+    else:
+        what, hint = f"No run has been traced yet: found {there} at {folder}.", HOW_TO_TRACE
+    return InvalidRequest(what, hint=hint, folder=str(folder))
+
+
+def events_of(path: Path) -> Iterator[Event]:
+    """The events of a trace's file; one that was cut is read up to there, which is said.
+
+    Raises:
+        InvalidRequest: it is no trace.
+        OutsideError: it cannot be read.
+    """
+    trace = TraceFile(path)
+    try:
+        yield from trace.events()
+    except BadTrace as error:
+        raise InvalidRequest(
+            str(error), hint="`keepwarm trace list` shows the traces of runs.", file=str(path)
+        ) from error
+    except OSError as error:
+        raise OutsideError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if trace.cut and trace.nuls:
+        say_nuls(path, f"line {trace.cut:,}")
+    elif trace.cut:
+        click.echo(
+            f"keepwarm: {path} was cut in line {trace.cut}; it is read up to there.", err=True
+        )
+
+
+def say_nuls(path: Path, where: str) -> None:
+    """Say that the end of a trace is lost."""
+    click.echo(
+        f"keepwarm: {path} has NULs from {where} on, as a machine that lost its power leaves them; it is "
+        "read up to there.",
+        err=True,
     )
 
 

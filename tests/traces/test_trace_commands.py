@@ -1,0 +1,214 @@
+"""What `keepwarm trace` makes of files and folders that are not as they should be."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from shim.cli import main
+from tests.traces.support import events, now, request
+from traces import RunTrace
+from traces.chrome.perfetto import TraceServer
+from traces.reading.stored_events import BadTrace, TraceFile
+
+
+def trace(*words: str | Path) -> Result:
+    """The command."""
+    return CliRunner().invoke(main, ["trace", *map(str, words)])
+
+
+def recorded(folder: Path, name: str) -> Path:
+    """The trace of a run with three requests."""
+    with RunTrace(name, folder) as run:
+        for number in range(3):
+            run.request(request(f"{name}{number}", now()))
+    assert run.trace_path is not None
+    return run.trace_path
+
+
+# -- NULs ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nuls", [1, 5000, 20_000_000])
+@pytest.mark.parametrize("cut", [0, 1, 3, 40])
+def test_a_file_with_nuls_for_its_end_is_read_up_to_them(
+    tmp_path: Path, nuls: int, cut: int
+) -> None:
+    """A power loss leaves them, as many as there were bytes not written yet."""
+    file = recorded(tmp_path, "r")
+    whole, data = events(file), file.read_bytes().removesuffix(b"\n]\n")
+    file.write_bytes(data[: len(data) - cut] + b"\0" * nuls)
+    read = TraceFile(file)
+    found = list(read.events())
+    assert found == whole[: len(whole) - bool(cut)]
+    assert (read.nuls, read.cut > 1) == (True, True)
+
+
+def test_nuls_are_said_and_the_engine_reads_up_to_them_too(tmp_path: Path) -> None:
+    """By `summary`, by `sql`, and by the page that `open` shows; `merge` makes a whole file of it."""
+    file = recorded(tmp_path, "r")
+    data = file.read_bytes()
+    file.write_bytes(data[:-9] + b"\0" * 9000)
+    for words in (("summary", file), ("sql", file, "SELECT 1")):
+        said = trace(*words)
+        assert said.exit_code == 0, said.output
+        assert "NULs from" in said.stderr
+    with TraceServer(file) as server, urllib.request.urlopen(server.trace_url) as told:
+        assert told.read() == data[:-9]
+    assert trace("merge", file, "-o", tmp_path / "whole.json").exit_code == 0
+    assert events(tmp_path / "whole.json") == list(TraceFile(file).events())
+    file.write_bytes(b"\0" * 100)
+    with pytest.raises(BadTrace, match="begins with NULs"):
+        list(TraceFile(file).events())
+
+
+def test_parts_are_added_before_nuls(tmp_path: Path) -> None:
+    """The file of a run whose machine crashed takes the parts of its other processes all the same."""
+    code = (
+        "from traces import current_run\n"
+        "with current_run().span('late'): pass\n"
+    )  # fmt: skip
+    with RunTrace("r", tmp_path) as run:
+        child = subprocess.run([sys.executable, "-c", code], check=True)
+        assert child.returncode == 0
+        kept = [(part, part.read_bytes()) for part in tmp_path.glob("*.part")]
+    assert run.trace_path is not None
+    file = run.trace_path
+    file.write_bytes(file.read_bytes() + b"\0" * 20_000_000)
+    for part, data in kept:
+        part.write_bytes(data)
+    assert trace("summary", file).exit_code == 0
+    assert sum(event["name"] == "late" for event in events(file)) >= 1
+    assert file.stat().st_size < 1_000_000
+
+
+# -- merging and empty files ------------------------------------------------------------------------------
+
+
+def test_merging_into_gz_packs_and_every_reader_takes_it(tmp_path: Path) -> None:
+    """summary, diff, sql, merge: by the file's first bytes, whatever it is called."""
+    files = [recorded(tmp_path, name) for name in "ab"]
+    packed = tmp_path / "both.json.gz"
+    made = trace("merge", *files, "-o", packed)
+    assert made.exit_code == 0, made.output
+    assert len(json.loads(gzip.decompress(packed.read_bytes()))) > 10
+    assert packed.stat().st_mode & 0o777 == 0o600
+    renamed = packed.with_name("packed.json")
+    renamed.write_bytes(packed.read_bytes())
+    for file in (packed, renamed):
+        for words in (("summary", file), ("diff", file, files[0]), ("sql", file, "SELECT 1")):
+            assert trace(*words).exit_code == 0
+        assert trace("merge", file, "-o", tmp_path / f"{file.stem}.out").exit_code == 0
+    told = json.loads(trace("summary", packed, "--json").stdout)
+    assert told["models"]["m"]["requests"] == 6
+
+
+def test_a_trace_is_not_merged_with_itself(tmp_path: Path) -> None:
+    """By its run, by its path, through a link: it would count twice."""
+    file = recorded(tmp_path, "a")
+    link = tmp_path / "link.json"
+    link.symlink_to(file)
+    for other in ("a", file, link):
+        said = trace("merge", file, other, "-o", tmp_path / "o.json", "--folder", tmp_path)
+        assert (said.exit_code, "is given twice" in said.stderr) == (2, True)
+    assert not (tmp_path / "o.json").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "[\n]\n", "[\n", '{"traceEvents": []}', '[{"ph": "X", "ts": 1}]']
+)
+def test_a_trace_without_a_run_is_told_as_such(tmp_path: Path, text: str) -> None:
+    """No table of zeros is made of it."""
+    file = tmp_path / "x.json"
+    file.write_text(text)
+    for words in (("summary", file), ("diff", file, file)):
+        said = trace(*words)
+        assert said.exit_code == 2
+        assert "has no run in it: none of its" in said.stderr
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+    """By every command that was given one."""
+    missing, file = tmp_path / "missing", tmp_path / "file"
+    file.touch()
+    for words in (
+        ("list",), ("summary",), ("open",), ("prune", "--keep", "1"), ("diff", "a", "b"),
+        ("sql", "SELECT 1"), ("merge", "a", "-o", tmp_path / "o"),
+    ):  # fmt: skip
+        said = trace(*words, "--folder", missing)
+        assert (said.exit_code, f"Found nothing at {missing}." in said.stderr) == (2, True), words
+        assert f"Found no folder at {file}." in trace(*words, "--folder", file).stderr
+
+
+def test_without_a_run_the_command_says_how_to_have_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found, where it was looked for, and what to do."""
+    monkeypatch.setenv("KEEPWARM_TRACE_DIR", str(tmp_path / "never"))
+    said = trace("summary")
+    assert f"No run has been traced yet: found no such folder at {tmp_path}/never." in said.stderr
+    assert "with RunTrace():" in said.stderr
+    assert "with RunTrace():" in trace("list").stdout
+    recorded(tmp_path / "never", "a")
+    assert f"no run 'b': {tmp_path}/never has 1 traced runs." in trace("summary", "b").stderr
+
+
+# -- runs that have not ended ---------------------------------------------------------------------------
+
+
+KILLED = """
+import sys, os, signal
+from pathlib import Path
+from tests.traces.support import now, request
+from traces import RunTrace
+run = RunTrace("killed", Path(sys.argv[1]), service="letters").__enter__()
+run.request(request("k", now()))
+run.flush()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_run_that_was_killed_is_listed_and_used_by_its_name(tmp_path: Path) -> None:
+    """It is the last run of the folder, marked as not ended; its figures are in its trace."""
+    recorded(tmp_path, "a")
+    child = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    assert child.returncode == -signal.SIGKILL
+    rows = json.loads(trace("list", "--folder", tmp_path, "--json").stdout)["runs"]
+    assert [(row["run_id"], row["status"]) for row in rows] == [
+        ("a", "ok"),
+        ("killed", "not ended"),
+    ]
+    assert (rows[1]["service"], rows[1]["requests"]) == ("letters", None)
+    assert "not ended" in trace("list", "--folder", tmp_path).stdout
+    for words in (("summary", "killed"), ("summary",), ("sql", "killed", "SELECT 1")):
+        said = trace(*words, "--folder", tmp_path)
+        assert said.exit_code == 0, said.output
+        assert "run killed has not ended, or was killed" in said.stderr
+    summary = json.loads(trace("summary", "killed", "--folder", tmp_path, "--json").stdout)
+    assert summary["models"]["m"]["requests"] == 1
+
+
+def test_a_run_that_is_recorded_now_is_listed_and_is_not_the_last_one(tmp_path: Path) -> None:
+    """Without a name a program is done with the run that is meant; by its name it is shown so far."""
+    recorded(tmp_path, "a")
+    (tmp_path / "merged.trace.json").write_text("[\n]\n")
+    (tmp_path / "link.trace.json").symlink_to(tmp_path / "a.trace.json")
+    with RunTrace("now", tmp_path) as run:
+        run.request(request("n", now()))
+        run.flush()
+        rows = json.loads(trace("list", "--folder", tmp_path, "--json").stdout)["runs"]
+        assert {row["run_id"]: row["status"] for row in rows} == {
+            "a": "ok",
+            "merged": "no line",
+            "now": "recording",
+        }
+        assert trace("summary", "--folder", tmp_path).stderr == ""
+        assert "is still recorded" in trace("summary", "now", "--folder", tmp_path).stderr
