@@ -58,7 +58,7 @@ class Endpoint:
     is a file of certificates that count beside the usual ones. `key_file` holds the key of a server that
     keepwarm runs. `context_per_slot` are the tokens that a prompt may have at most, where they are known.
     `keep_alive_s` is what Ollama is told. `slots` are the requests that an engine of llama.cpp works on at
-    once.
+    once. `called` is the model that a request asked for, where its engine knows it by another name.
     """
 
     base_url: str
@@ -72,6 +72,7 @@ class Endpoint:
     key_file: str | None = None
     keep_alive_s: float | None = None
     slots: int = 1
+    called: str = ""
 
     @classmethod
     def of_engine(
@@ -105,11 +106,16 @@ class Endpoint:
         return self.is_ours and self.backend != "server"
 
     @property
+    def name(self) -> str:
+        """The model in words."""
+        return self.called or self.model_id
+
+    @property
     def place(self) -> str:
         """The endpoint in words, without the parts of a URL that may be secret."""
         if self.is_ours:
-            return f"the engine of {self.model_id}"
-        return f"{self.model_id} at {shown_url(self.base_url)}"
+            return f"the engine of {self.name}"
+        return f"{self.name} at {shown_url(self.base_url)}"
 
     def __repr__(self) -> str:
         where = self.socket_path or shown_url(self.base_url)

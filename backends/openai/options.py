@@ -253,16 +253,16 @@ def template_warnings(
     can, warnings = endpoint.capabilities, []
     if not can.own_template:
         warnings.append(
-            f"The file of {endpoint.model_id} has no chat template, as base models have none; the messages"
+            f"The file of {endpoint.name} has no chat template, as base models have none; the messages"
             " were written as ChatML."
         )
     if not can.tools_in_template and options.get("tools"):
         warnings.append(
-            f"The chat template of {endpoint.model_id} has no place for tools; they were left out."
+            f"The chat template of {endpoint.name} has no place for tools; they were left out."
         )
     if unparsed:
         warnings.append(
-            f"The answer of {endpoint.model_id} does not have the format of its chat template; it was asked"
+            f"The answer of {endpoint.name} does not have the format of its chat template; it was asked"
             " for once more, and is given as it was generated."
         )
     return tuple(warnings)
@@ -271,7 +271,7 @@ def template_warnings(
 def _check_choice(endpoint: Endpoint, choice: Any) -> None:
     if choice is not None and choice not in ("auto", "none"):
         raise InvalidRequest(
-            f"tool_choice asks for a call, and the chat template of {endpoint.model_id} has no place for"
+            f"tool_choice asks for a call, and the chat template of {endpoint.name} has no place for"
             " tools.",
             hint="Take a model whose template has tools, or give one with --chat-template-file in"
             " engine_args.",
@@ -330,7 +330,7 @@ def _check(endpoint: Endpoint, name: str, value: Any) -> None:
     lacks = needs is not None and not getattr(endpoint.capabilities, needs)
     if lacks or (name in _ONLY_LLAMA_CPP and endpoint.backend != _LLAMA_CPP):
         raise InvalidRequest(
-            f"{endpoint.model_id} ({endpoint.backend}) cannot honour the option {name}.",
+            f"{endpoint.name} ({endpoint.backend}) cannot honour the option {name}.",
             hint="Leave it out, or send the request to a model that can.",
             option=name,
             backend=endpoint.backend,

@@ -152,7 +152,7 @@ def chat_body(
     head = heads.get(endpoint)
     if head is None:
         if not endpoint.capabilities.chat:
-            raise no_chat(endpoint.model_id)
+            raise no_chat(endpoint.name)
         head = encode({"model": endpoint.model_id, **wire_options(endpoint, options)})[:-1]
         heads.clear()  # An engine that starts anew is another endpoint.
         heads[endpoint] = head
@@ -195,7 +195,7 @@ def embed_body(endpoint: Endpoint, texts: Sequence[str]) -> bytes:
         InvalidRequest: no texts, one that is empty or not a string, or an engine that cannot embed.
     """
     if not endpoint.capabilities.embeddings:
-        raise no_embeddings(endpoint.model_id)
+        raise no_embeddings(endpoint.name)
     check_texts("embed", texts)
     return encode({"model": endpoint.model_id, "input": list(texts), "encoding_format": "float"})
 

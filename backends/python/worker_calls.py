@@ -86,7 +86,7 @@ class WorkerCalls:
             await link.send(op, payload, bounds.left_s)
         except Unsendable as error:
             link.close()
-            raise InvalidRequest(f"{error}.", model=endpoint.model_id) from None
+            raise InvalidRequest(f"{error}.", model=endpoint.name) from None
         except OSError as error:
             link.close()
             raise broken(endpoint, error.strerror or str(error)) from error
@@ -147,9 +147,9 @@ async def _heard(endpoint: Endpoint, link: Link, bounds: Bounds, wanted: str) ->
 def _failure(endpoint: Endpoint, told: Mapping[str, Any]) -> KeepwarmError:
     kind, message = str(told.get("type")), str(told.get("message", ""))
     return WorkerError(
-        f"{endpoint.model_id} raised {kind}: {message}",
+        f"{endpoint.name} raised {kind}: {message}",
         hint="The model stays loaded. The traceback is in `traceback`.",
-        model=endpoint.model_id,
+        model=endpoint.name,
         type=kind,
         traceback=str(told.get("traceback", "")),
     )

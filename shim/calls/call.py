@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import attrgetter, itemgetter
 from typing import Any, TypeVar
 
@@ -140,6 +140,8 @@ class Call:
         if "endpoint" in answer:
             known[engine] = Endpoint.from_wire(answer["endpoint"])
         endpoint = known[engine]
+        if self.serving and endpoint.model_id != self.serving:
+            endpoint = replace(endpoint, called=self.serving)
         if endpoint.backend == "llama-cpp-python":
             self.preemptible = False
         if self.grant is not None and self.sent_ns:

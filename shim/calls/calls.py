@@ -77,7 +77,7 @@ class Calls(Leases):
         if endpoint.backend != "python":
             return await self.transport.ask(endpoint, request, **limits)
         result = await self.workers.call(endpoint, request.payload(), **limits)
-        return request.result(endpoint.model_id, result)
+        return request.result(endpoint.name, result)
 
     async def stream(self, call: Call) -> AsyncReplyStream:
         """One answer in pieces.

@@ -37,7 +37,7 @@ def check_prompt(endpoint: Endpoint, body: bytes) -> None:
     if n_bytes <= most:
         return
     raise PromptTooLong(
-        f"the prompt for {endpoint.model_id} has {n_bytes} bytes: a context of "
+        f"the prompt for {endpoint.name} has {n_bytes} bytes: a context of "
         f"{endpoint.context_per_slot} tokens holds {most} at most.",
         hint="Shorten the input, or raise context of the model: a request can use context / slots.",
         n_ctx=endpoint.context_per_slot,

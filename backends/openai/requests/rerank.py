@@ -55,7 +55,7 @@ class RerankRequest(VerbRequest[Ranking]):
         """The request; all scores are asked for, because not every server cuts them at the same place."""
         if not endpoint.capabilities.rerank:
             raise InvalidRequest(
-                f"{endpoint.model_id} does not rerank.",
+                f"{endpoint.name} does not rerank.",
                 hint='Configure it with role = "reranker".',
             )
         body = {"query": self._query, "documents": self._documents}

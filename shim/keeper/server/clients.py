@@ -15,16 +15,17 @@ from backends.machine.bounded_questions import in_own_thread
 from budget import actions as act
 from budget import events as ev
 from budget.admission.refusals import too_late
-from budget.errors import KeepwarmError
+from budget.errors import KeepwarmError, error_from_wire
 from shim.config import Config
 from shim.keeper.keeper import Keeper
 from shim.keeper.server.connection import Answer, Connection
+from shim.keeper.server.own_names import in_own_names
 from shim.keeper.server.programs import Programs
 from shim.keeper.server.status import grant_answer, log_of
 from shim.keeper.shell.yielding import Generated
 from shim.wire import messages as op
 from shim.wire.agreed_sections import sections_said
-from shim.wire.fingerprint import label_of
+from shim.wire.fingerprint import label_of, name_of
 from shim.wire.json_lines import VERSION
 
 LOG = logging.getLogger("keepwarm.keeper")
@@ -128,7 +129,8 @@ class Clients:
         for client in self.by_id.values():
             if request_id in client.leases:
                 client.leases.discard(request_id)
-                client.send({"notice": "revoked", "lease": request_id, "error": error.to_wire()})
+                told = client.of_lease(error, request_id).to_wire()
+                client.send({"notice": "revoked", "lease": request_id, "error": told})
 
     def ask_yield(self, client_id: str, lease: str) -> None:
         """Ask a client to yield its lease for a request of higher priority."""
@@ -150,14 +152,19 @@ class Client(Connection):
         self._clients = clients
         self._keeper = clients.keeper
         self.leases: set[str] = set()
-        self.models: set[str] = set()
-        """The models that it named: they stay in the keeper's books as long as it is connected."""
+        self.models: dict[str, str] = {}
+        """The client's names of the models that it named, by the keeper's.
+
+        They stay in the keeper's books as long as it is connected.
+        """
         self.asked = False
         self._program: str | None = None
         self._holds: set[str] = set()
         """DeclaredUses and pins that end with the connection."""
         self._told: dict[str, Mapping[str, Any]] = {}
         """The last endpoint of each engine that the client was told of; it is told once of each."""
+        self._leased: dict[str, str] = {}
+        """The model of each lease that the client has not ended, also of those that were revoked."""
 
     @property
     def is_idle(self) -> bool:
@@ -199,12 +206,28 @@ class Client(Connection):
         """Put the keeper's names in place of the client's."""
         changes = self._keeper.changes
         if type(asked) in OF_MODELS:
-            asked.models = changes.names_of(asked.models)
-            self.models.update(asked.models)
+            said, asked.models = asked.models, changes.names_of(asked.models)
+            self.models.update(zip(asked.models, map(name_of, said), strict=True))
         elif (said := asked.model) is not None:
             known = changes.projects.references.get(said)
             asked.model = known or changes.names_of((said,))[0]
-            self.models.add(asked.model)
+            self.models[asked.model] = name_of(said)
+
+    def worded(self, error: KeepwarmError, asked: op.Asked) -> KeepwarmError:
+        """An error in the client's names of its models."""
+        if isinstance(asked, op.Yielded):
+            return self.of_lease(error, asked.lease)
+        model = getattr(asked, "model", None)
+        return error if model is None else self._of_model(error, model)
+
+    def of_lease(self, error: KeepwarmError, lease: str | None) -> KeepwarmError:
+        """The error of a lease's request; without a lease, that of the last one."""
+        model = self._leased.get(lease or next(reversed(self._leased), ""))
+        return error if model is None else self._of_model(error, model)
+
+    def _of_model(self, error: KeepwarmError, model: str) -> KeepwarmError:
+        said = self.models.get(model, model)
+        return in_own_names(error, self._keeper.catalog, model, said)
 
     # Ops
 
@@ -279,6 +302,7 @@ class Client(Connection):
         answer = grant_answer(self._keeper.shell, grant)
         if grant.slot is not None:
             self.leases.add(grant.request_id)
+            self._leased[grant.request_id] = asked.model
             endpoint = answer["endpoint"]
             if self._told.get(grant.engine_id) is endpoint:
                 del answer["endpoint"]
@@ -289,6 +313,7 @@ class Client(Connection):
 
     def _end(self, asked: op.End) -> Answer:
         self.leases.discard(asked.lease)
+        self._leased.pop(asked.lease, None)
         if asked.spent:
             self._keeper.served(asked.lease, asked.spent)
         try:
@@ -324,8 +349,10 @@ class Client(Connection):
                 break
             await asyncio.sleep(0.01)
         death = supervisor.death_of(asked.engine, asked.generation, asked.lease)
-        taken = None if death else await keeper.bytes_of(asked.engine, asked.generation)
-        return {"death": death, "bytes": taken}
+        if death:
+            own = self.of_lease(error_from_wire(death), asked.lease)
+            return {"death": own.to_wire(), "bytes": None}
+        return {"death": None, "bytes": await keeper.bytes_of(asked.engine, asked.generation)}
 
     def _hint(self, asked: op.Hint) -> Answer | Awaitable[Answer]:
         self._keeper.is_ready_for(asked.model)

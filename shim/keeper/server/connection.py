@@ -64,6 +64,10 @@ class Connection(asyncio.Protocol, ABC):
             KeepwarmError: the error is the answer.
         """
 
+    def worded(self, error: KeepwarmError, asked: Asked) -> KeepwarmError:  # noqa: ARG002
+        """An error that is the answer, in the client's words."""
+        return error
+
     # Protocol
 
     @property
@@ -196,7 +200,7 @@ class Connection(asyncio.Protocol, ABC):
         return line
 
     def _receive(self, line: bytes) -> None:
-        number: int | None = None
+        asked: Asked | None = None
         try:
             asked = read(line)
             number = asked.id
@@ -206,18 +210,18 @@ class Connection(asyncio.Protocol, ABC):
             if isinstance(result, dict):
                 self.send({"id": number, "ok": result})
             elif result is not None:
-                self._later(number, result)
+                self._later(asked, result)
         except Exception as error:
-            self._fail(number_of(line) if number is None else number, error)
+            self._fail(line if asked is None else asked, error)
 
-    def _later(self, number: int | None, work: Awaitable[Answer]) -> None:
+    def _later(self, asked: Asked, work: Awaitable[Answer]) -> None:
         async def finish() -> None:
             try:
                 result = await work
                 if result is not None:
-                    self.send({"id": number, "ok": result})
+                    self.send({"id": asked.id, "ok": result})
             except Exception as error:
-                self._fail(number, error)
+                self._fail(asked, error)
 
         def ended(task: asyncio.Task[None]) -> None:
             del self._unanswered[task]
@@ -228,14 +232,17 @@ class Connection(asyncio.Protocol, ABC):
         self._unanswered[task] = self._loop.time()
         task.add_done_callback(ended)
 
-    def _fail(self, number: int | None, error: Exception) -> None:
+    def _fail(self, asked: Asked | bytes, error: Exception) -> None:
         if (short := refused(error, "The keeper cannot do that now")) is not None:
             LOG.warning("client %s: %r", self.client_id, error)
             error = short
         elif not isinstance(error, KeepwarmError):
             LOG.error("client %s", self.client_id, exc_info=error)
             error = InternalError(f"{type(error).__name__}: {error}")
-        self.send({"id": number, "error": error.to_wire()})
+        if isinstance(asked, bytes):
+            self.send({"id": number_of(asked), "error": error.to_wire()})
+        else:
+            self.send({"id": asked.id, "error": self.worded(error, asked).to_wire()})
 
 
 def _drop(work: Awaitable[Answer]) -> None:
