@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
 
 from backends.scripted import Script
 from shim import Shim
+from shim.keeper.engines.sleepers import Sleepers
 from tests.processes import wait_until
 from tests.shim.conftest import Stage
 
@@ -54,6 +56,33 @@ def test_an_evicted_engine_that_sleeps_is_woken_by_its_next_request(stage: Stage
     assert asleep(stage) == []
     assert len(stage.engines) == 2
     assert len(first.requests) == 2
+
+
+def test_an_engine_is_not_ended_in_its_sleep_for_its_own_request(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the other model leaves for it, its bytes are short; the keeper looks twice meanwhile."""
+    stage.scripts["a"] = Script(asleep={"host": HELD})
+    stage.shim.chat("a", "hello")
+    stage.shim.chat("b", "hello")
+    first, leaving = stage.engines
+    looked, look, stop = asyncio.Queue[None](), Sleepers.look, leaving.stop
+
+    def look_told(sleepers: Sleepers, low: Collection[str]) -> None:
+        look(sleepers, low)
+        looked.put_nowait(None)
+
+    async def stop_late(*, grace_s: float) -> None:
+        while not looked.empty():
+            looked.get_nowait()
+        for _ in range(2):
+            await looked.get()
+        await stop(grace_s=grace_s)
+
+    monkeypatch.setattr(Sleepers, "look", look_told)
+    leaving.stop = stop_late  # type: ignore[method-assign]
+    assert stage.shim.chat("a", "hello").residency.cold
+    assert stage.engines == [first, leaving]
 
 
 def test_a_sleeping_engine_is_absent_for_the_core_and_what_it_holds_is_taken(stage: Stage) -> None:

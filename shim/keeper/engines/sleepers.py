@@ -119,25 +119,35 @@ class Sleepers:
         current = {engine.engine_id for engine in self._catalog().configured()}
         for engine_id in [e for e in self._asleep if e not in current]:
             self._end(engine_id, "its model is not configured any more")
-        short = self._short() | set(low)
         for engine_id, sleeper in list(self._asleep.items()):
+            short = self._short(engine_id) | set(low)
             if any(sleeper.held.get(device, 0) for device in short):
                 self._end(engine_id, f"its bytes on {', '.join(sorted(short))} are needed")
                 return
 
-    def _short(self) -> set[str]:
-        """The devices on which a request waits for bytes that sleeping engines hold."""
+    def _short(self, but: str) -> set[str]:
+        """The devices on which another request than one for `but` waits for bytes that sleepers hold.
+
+        Not one for which the bytes of engines that leave are enough, nor one that all sleepers together
+        could not serve: that waits for the end of an engine's work.
+        """
         residents = self._core.state.residents
         found: set[str] = set()
         for engine in residents:
-            if not engine.demand or engine.state not in DORMANT:
+            if not engine.demand or engine.state not in DORMANT or engine.spec.engine_id == but:
                 continue
-            for option in engine.spec.options:
-                found |= {
-                    device
-                    for device, amount in option.bookings
-                    if self.held(device) and amount > residents.books[device].room_bytes
-                }
+            own = self._asleep.get(engine.spec.engine_id)
+            coming = {
+                device: books.coming_bytes + (own.held.get(device, 0) if own else 0)
+                for device, books in residents.books.ledgers.items()
+            }
+            wanted = [dict(option.bookings) for option in engine.spec.options]
+            if any(all(n <= coming[d] for d, n in option.items()) for option in wanted):
+                continue
+            for option in wanted:
+                short = {d for d, n in option.items() if n > coming[d]}
+                if all(option[d] <= residents.books[d].coming_bytes + self.held(d) for d in short):
+                    found |= short
         return found
 
     def _end(self, engine_id: str, why: str) -> None:
