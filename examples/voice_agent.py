@@ -73,11 +73,11 @@ def configured(limit: int | str, *, ahead: bool) -> dict[str, Any]:
     hears = {"model": str(WHISPER), "device": "cpu", "compute_type": "int8", "cpu_threads": 1}
     speaks = {"model": str(VOICE), "threads": 1}
     models: dict[str, dict[str, Any]] = {
-        "ear": {"factory": "faster-whisper", "options": hears, "bytes": "240MB", **worker},
+        "ear": {"factory": "faster-whisper", "options": hears, "bytes": "150MB", **worker},
         "embedder": {"path": str(MINILM), **small},
         "writer": {"path": str(SMOLLM), "context": 1024, "n_ubatch": 128, "threads": 1},
         "judge": {"path": str(MINILM_Q8), "pin": True, **small},
-        "voice": {"factory": "piper", "options": speaks, "bytes": "230MB", **worker},
+        "voice": {"factory": "piper", "options": speaks, "bytes": "140MB", **worker},
     }
     models["ear"]["files"], models["voice"]["files"] = [str(WHISPER)], [str(VOICE)]
     budget = {"device": "host", "limit": limit, "reserve": 0, "prefetch": ahead}
