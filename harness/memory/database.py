@@ -1,7 +1,8 @@
 """The file of a memory: its schema, its versions, and connections that outlive threads and kills.
 
 One SQLite file in WAL mode with `synchronous=FULL`: what is committed outlives a crash of the machine. FTS5
-follows the table of passages by triggers, in the same transaction, so that no index can disagree.
+follows the table of passages by triggers, in the same transaction, so that no index can disagree. The log
+that a killed program left is taken in, if it is of this file (`harness.memory.log_pairing`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
+from harness.memory.log_pairing import check_log, number_change, set_version, version_of
 from harness.memory.word_index import indexed
 from shim import InvalidRequest, OutsideError
 
@@ -117,6 +119,7 @@ class Database:
         """
         with self._transaction("BEGIN IMMEDIATE") as connection:
             yield connection
+            number_change(connection)
         self._check_there()  # the file may have gone while it was written
 
     @contextmanager
@@ -210,6 +213,7 @@ def _which(file: Path) -> tuple[int, int] | None:
 def _open(file: Path) -> sqlite3.Connection:
     if "\0" in str(file):
         raise InvalidRequest(f"No file can be called {str(file)!r}: a name has no zero byte.")
+    check_log(file)
     connection = sqlite3.connect(
         file, timeout=BUSY_S, isolation_level=None, check_same_thread=False
     )
@@ -232,7 +236,7 @@ def _version(connection: sqlite3.Connection, file: Path) -> int:
         InvalidRequest: it is no memory, or one of a newer keepwarm.
     """
     (found,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    version = version_of(connection)
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if found != APPLICATION_ID and tables:
         raise InvalidRequest(
@@ -247,7 +251,7 @@ def _version(connection: sqlite3.Connection, file: Path) -> int:
             version=version,
             file=str(file),
         )
-    return int(version)
+    return version
 
 
 def _migrate(connection: sqlite3.Connection, file: Path) -> None:
@@ -255,7 +259,7 @@ def _migrate(connection: sqlite3.Connection, file: Path) -> None:
         for statement in _statements(script):
             connection.execute(statement)
     connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
+    set_version(connection, len(MIGRATIONS))
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -36,11 +36,12 @@ def by_words(
     count: int,
     where: Mapping[str, Any] | None,
     *,
-    weighed: bool,
+    whole_from: float | None,
 ) -> list[Place]:
     """The passages that have words of the query, by BM25, the best first.
 
-    `weighed` says whether a place counts by how much of the query its passage has, or in full.
+    `whole_from`: the share of the query's weight from which on a passage's place counts in full; None for
+    every place in full.
     """
     words = words_of(query)
     if not words:
@@ -51,8 +52,10 @@ def by_words(
         f"WHERE words MATCH ? AND {condition} ORDER BY words.rank LIMIT ?",
         (" OR ".join(words), *values, count),
     ).fetchall()
-    most = _weight_of(connection, words) if weighed and rows else 0.0
-    return [(int(one), place_weight(-rank, most) if weighed else 1.0) for one, rank in rows]
+    if whole_from is None or not rows:
+        return [(int(one), 1.0) for one, _ in rows]
+    most = _weight_of(connection, words)
+    return [(int(one), place_weight(-rank / most, whole_from)) for one, rank in rows]
 
 
 def _weight_of(connection: sqlite3.Connection, words: Sequence[str]) -> float:

@@ -37,9 +37,9 @@ def idf(having: int, passages: int) -> float:
     return max(_LEAST_IDF, math.log((passages - having + 0.5) / (having + 0.5)))
 
 
-def place_weight(bm25: float, most: float) -> float:
-    """How much a place among the words counts: in full from half of the question's weight on."""
-    return min(1.0, bm25 / most / WHOLE_FROM)
+def place_weight(share: float, whole_from: float = WHOLE_FROM) -> float:
+    """How much a place among the words counts whose passage has this share of the question's weight."""
+    return min(1.0, share / whole_from)
 
 
 def times(ranking: Sequence[Place], weight: float) -> list[Place]:

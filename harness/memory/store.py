@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
-from threading import Lock
 from typing import Any, Final, Self
 
 import numpy as np
@@ -15,16 +13,16 @@ import numpy as np
 from harness.given import a_count, a_file, a_list, a_number, a_text, an_object, refused
 from harness.memory import memory_rows as rows
 from harness.memory.database import Database
-from harness.memory.nearest import EXACT_UP_TO, Matrix, Nearest, VectorGraph, normalized
+from harness.memory.embedding import Embedding
+from harness.memory.nearest import EXACT_UP_TO
 from harness.memory.passages import CaughtUp, Found, Passage
-from harness.memory.ranking import times
+from harness.memory.ranking import WHOLE_FROM, times
+from harness.memory.vectors import Vectors
 from harness.progress_bar import progress_bar
-from shim import InvalidRequest, LoadError, OutsideError, PromptTooLong, Shim, default_shim
+from shim import InvalidRequest, LoadError, OutsideError, Shim, default_shim
 
 CANDIDATES: Final = 12
 RESULTS: Final = 4
-NEAR_EQUAL: Final = 0.995
-"""Passages whose vectors have at least this cosine are taken for one."""
 BATCH: Final = 64
 """Texts that are embedded with one request."""
 
@@ -53,12 +51,11 @@ class MemoryStore:
         an_object("`embedder`", embedder, (str, type(None)))
         an_object("`shim`", shim, (Shim, type(None)))
         self._database = Database(a_file("The file of a memory", file))
-        self._embedder = embedder
-        self._shim = (shim or default_shim()) if embedder is not None else None
-        self._lock = Lock()
-        self._nearest, self._last, self._deletions = Nearest.empty(), 0, -1
+        self._embedding: Embedding | None = None
+        self._vectors = Vectors()
         if embedder is not None:
-            self._check_embedder(embedder)
+            self._embedding = Embedding(shim or default_shim(), embedder)
+            self._check_embedder(self._embedding)
 
     # What is there
 
@@ -116,7 +113,8 @@ class MemoryStore:
             OutsideError: the file cannot be written.
         """
         with self._database.reading() as connection:
-            nearest, deletions = self._refreshed(connection), self._deletions
+            nearest = self._vectors.seen_by(connection)
+            deletions = rows.number(connection, "deletions")
         if len(nearest) <= EXACT_UP_TO:
             return False
         graph = nearest.graph_of_all()
@@ -124,9 +122,7 @@ class MemoryStore:
             if rows.number(connection, "deletions") != deletions:
                 return False
             rows.keep_graph(connection, graph.to_bytes())
-        with self._lock:
-            if self._deletions == deletions:
-                self._nearest = self._nearest.with_graph(graph)
+        self._vectors.use(graph, deletions)
         return True
 
     def delete(self, ids: Iterable[int] = (), where: Mapping[str, Any] | None = None) -> int:
@@ -227,16 +223,20 @@ class MemoryStore:
                 hint="Give a query, at least one result, and at least as many candidates.",
             )
         by_words, by_vectors = _weights(weights)
-        vector, degraded = self._vector(query)
+        vector, degraded = self._embedding.of_query(query) if self._embedding else (None, "")
         with self._database.reading() as connection:
             among = None if where is None else np.array(rows.ids_where(connection, where), np.int64)
             if vector is None:
-                found = rows.by_words(connection, query, candidates, where, weighed=False)
+                found = rows.by_words(connection, query, candidates, where, whole_from=None)
                 return Found(tuple(rows.hits(connection, [found], results)), degraded)
-            near = self._refreshed(connection).find(vector, candidates, among) if by_vectors else []
+            near = (
+                self._vectors.seen_by(connection).find(vector, candidates, among)
+                if by_vectors
+                else []
+            )
             found = []
             if by_words:
-                found = rows.by_words(connection, query, candidates, where, weighed=True)
+                found = rows.by_words(connection, query, candidates, where, whole_from=WHOLE_FROM)
             rankings = [times(found, by_words), [(one, by_vectors) for one, _ in near]]
             return Found(tuple(rows.hits(connection, rankings, results)), degraded)
 
@@ -254,53 +254,16 @@ class MemoryStore:
 
     # The embedder
 
-    def _why_not(self) -> str:
-        """Why the embedder may not be asked now; empty where it may."""
-        assert self._shim is not None
-        assert self._embedder is not None
-        try:
-            leaving = self._shim.would_evict(self._embedder)
-        except (LoadError, OutsideError) as error:
-            return f"{self._embedder} cannot be asked: {error}"
-        if leaving is None:
-            return f"{self._embedder} has no place now"
-        return f"{self._embedder} would evict {', '.join(leaving)}" if leaving else ""
-
-    def _vector(self, query: str) -> tuple[Matrix | None, str]:
-        if self._embedder is None:
-            return None, ""
-        if why := self._why_not():
-            return None, why
-        try:
-            return self._embedded([query])[0], ""
-        except (LoadError, OutsideError) as error:
-            return None, f"{self._embedder} failed: {error}"
-
-    def _embedded(self, texts: Sequence[str]) -> Matrix:
-        assert self._shim is not None
-        assert self._embedder is not None
-        try:
-            return normalized(self._shim.embed(self._embedder, texts).vectors)
-        except PromptTooLong:
-            # One text that is too long for the embedder must not keep others from their vectors.
-            if len(texts) > 1:
-                half = len(texts) // 2
-                return np.vstack((self._embedded(texts[:half]), self._embedded(texts[half:])))
-            if len(texts[0]) < 2:
-                raise
-            return self._embedded([texts[0][: len(texts[0]) // 2]])
-
-    def _check_embedder(self, embedder: str) -> None:
-        assert self._shim is not None
-        found = self._shim.describe(embedder)
-        identity = (found.identity or embedder).encode()
+    def _check_embedder(self, embedding: Embedding) -> None:
+        identity = embedding.identity()
         with self._database.writing() as connection:
             known = rows.fact(connection, "embedder")
             if known is None:
                 rows.set_fact(connection, "embedder", identity)
             elif known != identity:
                 raise InvalidRequest(
-                    f"The memory {self._database.file} was made with another embedder than {embedder}.",
+                    f"The memory {self._database.file} was made with another embedder than "
+                    f"{embedding.model}.",
                     hint="Vectors of two models cannot be compared. `forget_vectors` begins anew.",
                     known=known.decode("utf-8", "replace"),
                     given=identity.decode("utf-8", "replace"),
@@ -320,20 +283,19 @@ class MemoryStore:
             rows.count_deletion(connection)
         database.close()
 
-    # Vectors
-
     def _catch_up(self) -> tuple[CaughtUp, dict[int, int]]:
         """What `catch_up` does, and for each dropped passage the one that it is a copy of."""
         copies, embedded = dict[int, int](), 0
-        if self._embedder is None or not self.pending or self._why_not():
+        embedding = self._embedding
+        if embedding is None or not self.pending or embedding.why_not():
             return CaughtUp(), copies
         while waiting := self._waiting():
             try:
-                vectors = self._embedded([text for _, text in waiting])
+                vectors = embedding.of([text for _, text in waiting])
             except (LoadError, OutsideError):
                 break
             with self._database.writing() as connection:
-                found = self._keep(connection, [one for one, _ in waiting], vectors)
+                found = self._vectors.keep(connection, [one for one, _ in waiting], vectors)
             copies |= found
             embedded += len(waiting) - len(found)
         return CaughtUp(embedded, len(copies)), copies
@@ -342,52 +304,6 @@ class MemoryStore:
         with self._database.reading() as connection:
             found = connection.execute(f"SELECT id, text {rows.PENDING} ORDER BY id LIMIT {BATCH}")
             return [(int(one), str(text)) for one, text in found]
-
-    def _keep(
-        self, connection: sqlite3.Connection, ids: Sequence[int], vectors: Matrix
-    ) -> dict[int, int]:
-        """Write vectors; returns the passages that were dropped, with those they nearly equal."""
-        rows.check_length(connection, vectors.shape[1])
-        near = self._refreshed(connection).closest(vectors)
-        within = np.tril(vectors @ vectors.T, -1)
-        copies = dict[int, int]()
-        for at, (one, vector) in enumerate(zip(ids, vectors, strict=True)):
-            twin = ids[int(within[at].argmax())] if within[at].max() >= NEAR_EQUAL else None
-            if near[at][1] >= NEAR_EQUAL:
-                twin = near[at][0]
-            if twin is not None:
-                connection.execute("DELETE FROM passages WHERE id = ?", (one,))
-                copies[one] = copies.get(twin, twin)
-                continue
-            blob = vector.astype(np.float16).tobytes()
-            # Another process may have embedded or deleted it meanwhile.
-            connection.execute(
-                "INSERT OR IGNORE INTO vectors(id, vector) SELECT id, ? FROM passages WHERE id = ?",
-                (blob, one),
-            )
-        return copies
-
-    def _refreshed(self, connection: sqlite3.Connection) -> Nearest:
-        """The vectors as this transaction sees them: what is new is read, after a deletion everything."""
-        with self._lock:
-            deletions = rows.number(connection, "deletions")
-            if self._deletions != deletions:
-                self._nearest, self._last, self._deletions = Nearest.empty(), 0, deletions
-                if data := rows.graph_bytes(connection):
-                    self._nearest = self._nearest.with_graph(VectorGraph.from_bytes(data))
-            found = connection.execute(
-                "SELECT number, id, vector FROM vectors WHERE number > ? ORDER BY number",
-                (self._last,),
-            ).fetchall()
-            if found:
-                flat = np.frombuffer(b"".join(blob for _, _, blob in found), np.float16)
-                matrix = flat.reshape(len(found), -1).astype(np.float32)
-                # A new object: another thread may be searching the present one.
-                self._nearest = self._nearest.with_more(
-                    np.array([one for _, one, _ in found], np.int64), matrix
-                )
-                self._last = int(found[-1][0])
-            return self._nearest
 
 
 def _weights(given: tuple[float, float]) -> tuple[float, float]:

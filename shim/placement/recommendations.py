@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from backends.gguf import read_header
+from backends.gguf.quantization import min_bits_per_weight
 from backends.machine.devices import discover, find_device
 from budget.errors import ConfigError, KeepwarmError, UnknownModel
 from budget.footprint import HOST, EngineArgs
@@ -22,6 +23,7 @@ from budget.placement.runtimes import VLLM_SHARE, Case, choose_runtime
 from budget.placement.tables import ModelChoices, Variant
 from budget.placement.traffic import decode_seconds, decode_traffic
 from shim.config import Config
+from shim.config.role_checks import check_precision
 from shim.placement.plan_file import usable_plan
 from shim.placement.requested import local_path
 
@@ -31,6 +33,14 @@ ASSUMED_HOST_BYTES_PER_S: Final = 50e9
 """Typical rates (a GPU of 8 to 16 GB, two channels of DDR4), used where none is measured or given."""
 
 Verdict = Literal["fits", "split", "CPU", "no"]
+WrittenRole = Literal["producer", "planner", "evaluator"]
+"""The roles of models that write."""
+ROLE_TYPES: Final[Mapping[WrittenRole, str]] = {
+    "producer": "Q4_K_M",
+    "planner": "Q4_K_M",
+    "evaluator": "Q8_0",
+}
+"""The file type that a role is advised: half the bytes of Q8_0, except for what judges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +77,16 @@ class Subject:
     file_type: str
     shape: ModelShape | None
     error: str = ""
+
+    @property
+    def quantization(self) -> str:
+        """As `file_type`, for checks of roles."""
+        return self.file_type
+
+    @property
+    def min_bits_per_weight(self) -> float | None:
+        """Bits per weight of its coarsest matrix."""
+        return None if self.shape is None else min_bits_per_weight(self.shape.tensors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +160,17 @@ def _side(
     return assumed_side(assumed), f"assumed ({assumed / 1e9:.0f} GB/s)"
 
 
-def subjects(named: Sequence[str], config: Config) -> list[Subject]:
+def subjects(
+    named: Sequence[str], config: Config, role: WrittenRole | None = None
+) -> list[Subject]:
     """Models by file, by configured name, or by a built-in name with or without `:TYPE`.
 
-    Without a name: the models of the configuration; all built-in ones if it has none.
+    Without a name: the models of the configuration; all built-in ones if it has none. A built-in name
+    without a type stands for that of the role, or for every type.
 
     Raises:
         UnknownModel: a name is none of these.
+        RoleViolation: one is too coarse for the role.
     """
     local = {name: entry for name, entry in config.models.items() if entry.is_gguf}
     found: list[Subject] = []
@@ -156,7 +180,9 @@ def subjects(named: Sequence[str], config: Config) -> list[Subject]:
         elif os.path.isfile(name):  # noqa: PTH113 - a name that is too long for a path is none
             found.append(_read(Path(name).stem, Path(name)))
         else:
-            found += _built_in(name)
+            found += _built_in(name, role)
+    for one in found:
+        check_precision(one.name, role, one)
     return found
 
 
@@ -168,7 +194,7 @@ def _read(name: str, path: Path) -> Subject:
         return Subject(name, "", None, str(error))
 
 
-def _built_in(name: str) -> list[Subject]:
+def _built_in(name: str, role: WrittenRole | None) -> list[Subject]:
     base, _, wanted = name.partition(":")
     if base.lower() not in KNOWN:
         raise UnknownModel(
@@ -176,7 +202,8 @@ def _built_in(name: str) -> list[Subject]:
             hint=f"Built in are {', '.join(KNOWN)}, each also with :{', :'.join(FILE_TYPES)}.",
             model=name,
         )
-    kinds = [wanted.upper()] if wanted else [*FILE_TYPES]
+    given = wanted.upper() or (ROLE_TYPES[role] if role else "")
+    kinds = [given] if given else [*FILE_TYPES]
     return [Subject(base.lower(), kind, known_shape(base, kind)) for kind in kinds]
 
 

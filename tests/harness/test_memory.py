@@ -315,7 +315,7 @@ def test_a_file_of_an_older_version_is_brought_up_to_date_or_left_as_it_was(
         with MemoryStore(file) as store:
             assert texts(store.search("roof")) == ["rain on the roof"]
     with closing(sqlite3.connect(file)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (now + 1,)
+        assert connection.execute("PRAGMA user_version").fetchone()[0] % 256 == now + 1
         assert connection.execute("SELECT a FROM passages").fetchall() == [("x;y",)]
     monkeypatch.setattr("harness.memory.database.MIGRATIONS", MIGRATIONS)
     with pytest.raises(InvalidRequest, match=f"version {now + 1}"):
@@ -515,9 +515,9 @@ def test_a_graph_finds_what_looking_at_every_vector_finds(
         assert [texts(store.search(query)) for query in queries] == exact
     with MemoryStore(file, "vec", shim=meaning) as store:
         assert [texts(store.search(query)) for query in queries] == exact
-        assert store._nearest.graph is not None
+        assert store._vectors._nearest.graph is not None
         store.add(["music and rain and bytes and a cat in one"])
         assert "in one" in texts(store.search("rain bytes music cat one"))[0]
         store.delete(ids[:1])
         assert len(store.search("music cat number").hits) == 4
-        assert store._nearest.graph is None
+        assert store._vectors._nearest.graph is None

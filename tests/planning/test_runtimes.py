@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from backends.gguf import read_header
-from budget.errors import UnknownModel
+from budget.errors import RoleViolation, UnknownModel
 from budget.footprint import HOST, EngineArgs
 from budget.memory.closed_form import estimate
 from budget.memory.overhead import DEFAULT_OVERHEAD, engine_overhead_bytes
@@ -145,6 +145,26 @@ def test_several_gpus_have_room_for_what_crosses_in_a_pipeline() -> None:
     exact = estimate(shape, args, ["cuda:0", "cuda:1"])
     assert found.kind == "spread"
     assert found.gpu_bytes >= sum(exact[name].total_bytes for name in args.devices)
+
+
+def test_a_role_decides_which_file_type_is_advised() -> None:
+    """Q4_K_M for what writes, Q8_0 for what judges; a type that is named counts."""
+    for role, kind in (("producer", "Q4_K_M"), ("planner", "Q4_K_M"), ("evaluator", "Q8_0")):
+        words = ["--vram", "8GiB", "--role", role, "--json", "llama-3.1-8b"]
+        done = CliRunner().invoke(main, ["recommend", *words])
+        assert [row["file_type"] for row in json.loads(done.output)["models"]] == [kind]
+    (named,) = subjects(["llama-3.1-8b:Q6_K"], Config(), "producer")
+    assert named.file_type == "Q6_K"
+    assert len(subjects(["llama-3.1-8b"], Config())) > 3
+
+
+def test_no_evaluator_is_advised_that_is_too_coarse_to_be_one(tmp_path: Path) -> None:
+    """By its name and by its file's tensors, as the configuration refuses it."""
+    file = write_shape("llama-3.1-8b", tmp_path / "m.gguf", file_type="Q4_K_M")
+    for name in ("llama-3.1-8b:Q6_K", str(file)):
+        with pytest.raises(RoleViolation, match="at least"):
+            subjects([name], Config(), "evaluator")
+    assert subjects(["llama-3.1-8b:F16"], Config(), "evaluator")
 
 
 def test_recommend_refuses_what_makes_no_sense() -> None:

@@ -12,7 +12,16 @@ from shim.cli.console.output import print_json, print_table, size
 from shim.cli.console.shared_options import json_option
 from shim.config import load_config
 from shim.config.schema.values import parse_amount
-from shim.placement.recommendations import Advice, Subject, Target, advise, here, subjects
+from shim.placement.recommendations import (
+    ROLE_TYPES,
+    Advice,
+    Subject,
+    Target,
+    WrittenRole,
+    advise,
+    here,
+    subjects,
+)
 
 _GB = 1e9
 
@@ -28,6 +37,11 @@ _GB = 1e9
 )
 @click.option("--host-bandwidth", type=float, help="The host's memory bandwidth, in GB/s.")
 @click.option("--host-memory", help='The host\'s memory, such as "32GiB".')
+@click.option(
+    "--role",
+    type=click.Choice([*ROLE_TYPES]),
+    help="What it is for: a built-in name then means Q4_K_M, for an evaluator Q8_0.",
+)
 @click.option("--device", help="A device of this machine, instead of --vram.")
 @click.option(
     "--users", type=click.IntRange(min=1), default=1, help="Requests that run at the same time."
@@ -44,6 +58,7 @@ def recommend(
     gpus: int | None,
     host_bandwidth: float | None,
     host_memory: str | None,
+    role: WrittenRole | None,
     device: str | None,
     users: int,
     context: int,
@@ -66,7 +81,7 @@ def recommend(
         host_bytes_per_s=_rate("--host-bandwidth", host_bandwidth),
         device=device,
     )
-    named = subjects(models, load_config(config_path(ctx)))
+    named = subjects(models, load_config(config_path(ctx)), role)
     rows = [advise(subject, target, users, context, kv_type) for subject in named]
     if as_json:
         print_json({"target": target.to_json(), "users": users, "context": context, **_json(rows)})

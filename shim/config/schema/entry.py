@@ -83,7 +83,8 @@ class ModelEntry(Section):
     )
     role: Role | None = key(
         None,
-        "What the model is for. A producer may be as coarse as you like (Q4_K_M is usual); an evaluator "
+        "What the model is for. A producer may be as coarse as you like (`keepwarm recommend --role "
+        "producer` advises Q4_K_M); an evaluator "
         "needs Q8_0 or better by its tensors and is pinned; a planner leaves 60 seconds after its last "
         "request; an embedder needs a file that pools a text to a vector (mean, cls or last), a reranker "
         "one that pools to a score (rank).",

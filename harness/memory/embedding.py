@@ -1,0 +1,63 @@
+"""The embedder of a memory: asked only where nothing else has to leave for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from harness.memory.nearest import Matrix, normalized
+from shim import LoadError, OutsideError, PromptTooLong, Shim
+
+
+class Embedding:
+    """A model that makes vectors.
+
+    Args:
+        shim: has the model.
+        model: its name there.
+    """
+
+    def __init__(self, shim: Shim, model: str) -> None:
+        self._shim, self.model = shim, model
+
+    def identity(self) -> bytes:
+        """What tells its vectors from those of another model."""
+        return (self._shim.describe(self.model).identity or self.model).encode()
+
+    def why_not(self) -> str:
+        """Why it may not be asked now; empty where it may."""
+        try:
+            leaving = self._shim.would_evict(self.model)
+        except (LoadError, OutsideError) as error:
+            return f"{self.model} cannot be asked: {error}"
+        if leaving is None:
+            return f"{self.model} has no place now"
+        return f"{self.model} would evict {', '.join(leaving)}" if leaving else ""
+
+    def of_query(self, query: str) -> tuple[Matrix | None, str]:
+        """The vector of a query; None and the reason where there is none now."""
+        if why := self.why_not():
+            return None, why
+        try:
+            return self.of([query])[0], ""
+        except (LoadError, OutsideError) as error:
+            return None, f"{self.model} failed: {error}"
+
+    def of(self, texts: Sequence[str]) -> Matrix:
+        """Vectors of length 1, one row a text; the beginning stands for a text that is too long.
+
+        Raises:
+            PromptTooLong: it does not read one character.
+            KeepwarmError: as `Shim.embed`.
+        """
+        try:
+            return normalized(self._shim.embed(self.model, texts).vectors)
+        except PromptTooLong:
+            # One text that is too long for the embedder must not keep others from their vectors.
+            if len(texts) > 1:
+                half = len(texts) // 2
+                return np.vstack((self.of(texts[:half]), self.of(texts[half:])))
+            if len(texts[0]) < 2:
+                raise
+            return self.of([texts[0][: len(texts[0]) // 2]])
