@@ -14,10 +14,10 @@ from harness.given import a_count, a_file, a_list, a_number, a_text, an_object, 
 from harness.memory import memory_rows as rows
 from harness.memory.database import Database
 from harness.memory.embedding import Embedding
+from harness.memory.kept_vectors import Vectors
 from harness.memory.nearest import EXACT_UP_TO
 from harness.memory.passages import CaughtUp, Found, Passage
 from harness.memory.ranking import WHOLE_FROM, times
-from harness.memory.vectors import Vectors
 from harness.progress_bar import progress_bar
 from shim import InvalidRequest, LoadError, OutsideError, Shim, default_shim
 
