@@ -98,9 +98,10 @@ class StopStaging:
 class Grant:
     """A request has its outcome. For want `lease` the caller holds `slot` until it ends the lease.
 
-    `cold`: the request waited for a load that happened after its arrival. A grant never changes
-    once made. It is not frozen, because one is made for every request, and a frozen one takes five
-    times as long to make.
+    `cold`: the request waited for a load that happened after its arrival. `waited_for`: what it had to
+    wait for when it arrived, in words; empty where it did not wait. A grant never changes once made. It
+    is not frozen, because one is made for every request, and a frozen one takes five times as long to
+    make.
     """
 
     request_id: str
@@ -112,6 +113,7 @@ class Grant:
     cold: bool
     arrived_at: float
     granted_at: float
+    waited_for: str = ""
 
 
 @dataclass(frozen=True, slots=True)

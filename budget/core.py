@@ -19,8 +19,10 @@ from budget.admission.pins import check_hint, check_pins, take_hint
 from budget.admission.prefetch import Prefetcher
 from budget.admission.scheduler import Scheduler
 from budget.admission.state import CoreState
+from budget.admission.waits import waits_for
 from budget.books.engines import EngineSpec, ModelSpec
 from budget.books.ledger import LedgerView
+from budget.books.queue import Waiting
 from budget.errors import InternalError, KeepwarmError
 from budget.eviction.policies.eviction_policy import EvictionPolicy
 from budget.eviction.policies.lru import Lru
@@ -114,12 +116,21 @@ class BudgetCore:
             follows = True
         if follows:
             self._scheduler.pump(now)
+        if type(event) is ev.RequestArrived and event.request_id in state.queue.by_id:
+            self._note_wait(state.queue.by_id[event.request_id])
         if self._faults.new:
             actions.extend(self._faults.take())
         at = state.timers.to_arm()
         if at is not None:
             actions.append(SetTimer(at))
         return actions
+
+    def _note_wait(self, request: Waiting) -> None:
+        """Keep what a request waits for that has just come; no decision depends on it."""
+        try:
+            request.waited_for = waits_for(self._state, request)
+        except Exception as error:
+            self._faults.note("telling what a request waits for", error)
 
     @property
     def state(self) -> CoreState:

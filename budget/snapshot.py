@@ -7,8 +7,9 @@ from itertools import islice
 from typing import Any
 
 from budget.actions import DecisionRecord
-from budget.admission.pins import is_kept_out, pins_of
+from budget.admission.pins import pins_of
 from budget.admission.state import CoreState
+from budget.admission.waits import waits_for
 from budget.books.engines import NO_TIMEOUT, EngineRecord
 from budget.books.queue import Waiting
 from budget.books.states import State
@@ -200,7 +201,7 @@ def _queue(state: CoreState, now: float) -> list[dict[str, Any]]:
             "deadline_in_s": None if request.deadline is None else request.deadline - now,
             "priority": request.priority,
             "rank_reason": _rank_reason(request, now, max_wait_s),
-            "waits_for": _waits_for(state, request),
+            "waits_for": waits_for(state, request),
         }
         for request in in_order
     ]
@@ -212,25 +213,3 @@ def _rank_reason(request: Waiting, now: float, max_wait_s: float) -> str:
     if request.priority:
         return f"priority {request.priority}, then by arrival"
     return "by arrival"
-
-
-def _waits_for(state: CoreState, request: Waiting) -> str:
-    """What has to happen before a request is served, in words."""
-    engine = state.residents[request.engine_id]
-    if is_kept_out(state, engine, request):
-        models = ", ".join(state.fitting.in_the_way(engine, request.client_id))
-        return f"other clients' pins to end: {models}"
-    claim = state.claims.get(engine.engine_id)
-    if claim is not None and claim.draining:
-        return f"leases of {', '.join(sorted(claim.draining))} to end"
-    if claim is not None:
-        return "evictions under way"
-    if engine.state is State.LOADING:
-        return "its load"
-    if engine.state is State.EVICTING:
-        return "the end of its process"
-    if engine.draining_for is not None:
-        return f"its next load: it drains for {engine.draining_for}"
-    if engine.resident:
-        return "its next load" if engine.leave_when_idle else "a slot"
-    return "bytes"

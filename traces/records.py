@@ -114,6 +114,7 @@ class RequestRecord:
         operation: `chat`, `embeddings`, or the name of another verb.
         prompt: the messages, as text; kept only by a run with `record_content`.
         answer: the answer, as text; kept only by a run with `record_content`.
+        waited_for: what it waited for in the queue, in words: `a slot of writer`.
         attributes: more attributes of the span (the decision record's summary, say).
     """
 
@@ -140,6 +141,7 @@ class RequestRecord:
     operation: str = "chat"
     prompt: str | None = None
     answer: str | None = None
+    waited_for: str = ""
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from budget.books.engines import NO_TIMEOUT, Bookings, EngineRecord, EngineSpec,
 from budget.books.pin_holders import PinHolders
 from budget.books.queue import Queue, Rank, Waiting
 from budget.books.residents import Residents
-from budget.errors import InternalError, KeepwarmError, error_from_wire
+from budget.errors import InternalError, KeepwarmError, LoadError, error_from_wire
 from budget.events import RequestArrived
 from budget.eviction.policies.eviction_policy import EvictionPolicy
 from budget.eviction.policies.guarded import Guarded
@@ -127,7 +127,10 @@ class CoreState:
         engine = self.residents[request.engine_id]
         waits = self.queue.of(engine.engine_id)
         was_head = waits is not None and waits.head(now, self.settings.max_wait_s) is request
-        denial = Deny(request.request_id, request.client_id, error.to_wire())
+        told = error.to_wire()
+        if request.waited_for and isinstance(error, LoadError):
+            told["facts"] = {"waited_for": request.waited_for, **told["facts"]}
+        denial = Deny(request.request_id, request.client_id, told)
         self.dequeue(request)
         self.actions.append(denial)
         if self.holders.ended(request.model, request.request_id):
@@ -209,6 +212,7 @@ class CoreState:
             request.seen_generation != engine.generation,
             request.arrived_at,
             now,
+            request.waited_for,
         )
         # Last of all, so that a request either waits or has been told of its outcome.
         if request.request_id in self.queue:

@@ -35,6 +35,8 @@ class Waiting:
     """Whether it ran already and yielded; `arrived_at` is then when it did."""
     interrupted_s: float = 0.0
     """How long it has waited since it first ran, before this wait."""
+    waited_for: str = ""
+    """What it had to wait for when it arrived, in words."""
 
     def rank(self, now: float, max_wait_s: float) -> Rank:
         """Its place among all that wait now."""

@@ -45,6 +45,7 @@ class LeaseGrant:
     load: Mapping[str, Any] | None = None
     evictions: Sequence[Mapping[str, Any]] = ()
     decision: Mapping[str, Any] | None = None
+    waited_for: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +162,7 @@ class Call:
             answer.get("load"),
             answer.get("evictions", ()),
             answer.get("decision"),
+            answer.get("waited_for", ""),
         )
         return endpoint
 
@@ -355,6 +357,7 @@ class Call:
             operation=self.operation,
             prompt=str(self.request.messages) if self.run and self.run.record_content else None,
             answer=secrets.mask(said.content) if said else None,
+            waited_for=_waited_for(grant, error),
             attributes=self._trace_attributes(),
         )
 
@@ -377,3 +380,11 @@ class Call:
         if self.ended_by is not None:
             attributes["keepwarm.retried_after"] = str(self.ended_by)
         return attributes
+
+
+def _waited_for(grant: LeaseGrant | None, error: BaseException | None) -> str:
+    """What a call waited for in the keeper's queue, in words, whether or not it got its lease."""
+    if grant is not None:
+        return grant.waited_for
+    said = error.facts.get("waited_for") if isinstance(error, KeepwarmError) else None
+    return said if isinstance(said, str) else ""

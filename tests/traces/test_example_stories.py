@@ -91,7 +91,7 @@ def test_a_convoy_waits_for_the_slot(tiny_models: dict[str, Path], tmp_path: Pat
     assert summary.models["writer"].cold == 1
     names = {one.id for one in behind}
     causes = {wait.cause for wait in summary.waits if wait.request in names}
-    assert causes == {"a free slot, or bytes of engines in use"}
+    assert causes == {"a slot of writer"}
 
 
 def test_a_kv_leak_evaluates_ever_longer_prompts_anew(

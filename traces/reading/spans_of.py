@@ -27,6 +27,9 @@ class RequestTimes:
     end: float | None = None
     cold: bool = False
     waited_for: str | None = None
+    """The load that it waited for."""
+    queued_for: str = ""
+    """What it waited for in the queue, in words."""
     prompt_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int | None = None
@@ -162,6 +165,7 @@ def _of_request(
         request.end = at[1]
         request.cold = bool(args.get(names.COLD))
         request.waited_for = _text(args.get(names.WAITED_FOR_LOAD))
+        request.queued_for = str(args.get(names.WAITED_FOR, ""))
         request.error = _text(args.get(names.ERROR_TYPE))
         tokens, predicted = (
             _number(args.get(names.OUTPUT_TOKENS)),

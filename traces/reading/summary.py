@@ -8,23 +8,18 @@ a prompt, a load that a request waits for, and waiting otherwise; what is left i
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from traces.reading.advice import AdviceFigures, AdvisedConfig, TraceAdvice, advised, covered
 from traces.reading.spans_of import RequestTimes, Spans, Stay
 
 REGRETTED_WITHIN_S: Final = 30.0
 """An eviction is regretted if its model is loaded again within so many seconds."""
 WORST: Final = 5
-RELOADS_SHARE: Final = 0.15
-"""Share of the wall time above which a model's reloads are worth a pin."""
-QUEUE_SHARE: Final = 0.2
-DISK_SHARE: Final = 0.1
-PROMPT_SHARE: Final = 0.4
-CACHED_SHARE: Final = 0.25
-"""Share of the prompts' tokens that the KV cache spared, below which their beginnings differ."""
-MOST_REGRETTED: Final = 2
+ITS_LOAD: Final = "its load"
+"""What a request waits for whose model is loading already, as the keeper says it."""
 
 Times = Sequence[tuple[float, float]]
 
@@ -54,14 +49,6 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
-class TraceAdvice:
-    """What would help, why, and the lines of the configuration or the program that do it."""
-
-    text: str
-    lines: str
-
-
-@dataclass(frozen=True, slots=True)
 class TraceSummary:
     """A run in figures. All times are seconds."""
 
@@ -80,8 +67,19 @@ class TraceSummary:
     failed: int = 0
 
 
-def summarise(spans: Spans, *, regretted_within_s: float = REGRETTED_WITHIN_S) -> TraceSummary:
-    """The summary of a trace's spans."""
+def summarise(
+    spans: Spans,
+    *,
+    regretted_within_s: float = REGRETTED_WITHIN_S,
+    force: AdvisedConfig | None = None,
+) -> TraceSummary:
+    """The summary of a trace's spans.
+
+    Args:
+        spans: of the trace.
+        regretted_within_s: an eviction is regretted if its model is loaded again so soon.
+        force: the configuration that advice is given for.
+    """
     begin, end = spans.bounds
     requests = [r for r in spans.requests.values() if r.model]
     waited_for = {r.waited_for for r in requests if r.waited_for}
@@ -93,13 +91,14 @@ def summarise(spans: Spans, *, regretted_within_s: float = REGRETTED_WITHIN_S) -
     ]
     parts, taken = list[float](), list[tuple[float, float]]()
     for times in (generating, prompting, visible, queueing):
-        parts.append(_covered(taken + times, begin, end) - _covered(taken, begin, end))
+        parts.append(covered(taken + times, begin, end) - covered(taken, begin, end))
         taken += times
     load_s = sum(load.end - load.begin for load in spans.loads)
     regretted = _regretted(spans, regretted_within_s)
     wall = end - begin
     models = {name: _of_model(name, requests, spans.loads, waited_for) for name in _models(spans)}
-    figures = TraceSummary(
+    shares = AdviceFigures(wall or 1.0, parts[1], _reloads(models), regretted, regretted_within_s)
+    return TraceSummary(
         wall_s=wall,
         generate_s=parts[0],
         prompt_s=parts[1],
@@ -111,21 +110,9 @@ def summarise(spans: Spans, *, regretted_within_s: float = REGRETTED_WITHIN_S) -
         evictions=sum(stay.reason.startswith("evicted for") for stay in spans.evictions),
         regretted=len(regretted),
         waits=tuple(_waits(requests, spans.loads)),
-        advice=(),
+        advice=advised(shares, spans, force or AdvisedConfig()),
         failed=sum(request.error is not None for request in requests),
     )
-    return _advised(figures, spans, regretted)
-
-
-def _covered(times: Iterable[tuple[float, float]], begin: float, end: float) -> float:
-    """Seconds between begin and end that any of these covers."""
-    total, reached = 0.0, begin
-    for start, stop in sorted(times):
-        more = min(stop, end) - max(start, reached)
-        if more > 0:
-            total += more
-            reached = min(stop, end)
-    return total
 
 
 def _models(spans: Spans) -> list[str]:
@@ -163,18 +150,20 @@ def _waits(requests: Sequence[RequestTimes], loads: Sequence[Stay]) -> list[Wait
     by_id = {load.id: load for load in loads}
     worst = sorted(requests, key=lambda r: -r.waited_s)[:WORST]
     return [
-        Wait(r.id, r.model, r.waited_s, _cause(by_id.get(r.waited_for or "")))
+        Wait(r.id, r.model, r.waited_s, _cause(r, by_id.get(r.waited_for or "")))
         for r in worst
         if r.waited_s > 0.001
     ]
 
 
-def _cause(load: Stay | None) -> str:
+def _cause(request: RequestTimes, load: Stay | None) -> str:
+    queued_for = request.queued_for
     if load is None:
-        return "a free slot, or bytes of engines in use"
-    return (
+        return queued_for or "what the trace does not say"
+    loaded = (
         f"the load of {load.model} ({load.end - load.begin:.2f} s, {load.storage}, {load.reason})"
     )
+    return loaded if queued_for in ("", ITS_LOAD) else f"{queued_for}, then {loaded}"
 
 
 def _regretted(spans: Spans, within_s: float) -> list[Stay]:
@@ -190,54 +179,5 @@ def _regretted(spans: Spans, within_s: float) -> list[Stay]:
     ]
 
 
-def _advised(figures: TraceSummary, spans: Spans, regretted: Sequence[Stay]) -> TraceSummary:
-    found, wall = list[TraceAdvice](), figures.wall_s or 1.0
-    reloaded = {n: m.waited_load_s / wall for n, m in figures.models.items() if m.loads > 1}
-    # One pin: with several the budget may hold nothing else.
-    name = max(reloaded, key=lambda model: reloaded[model], default="")
-    if reloaded.get(name, 0.0) >= RELOADS_SHARE:
-        text = f"pin {name}: {reloaded[name]:.0%} of the wall time is its reloads"
-        found.append(TraceAdvice(text, f'[models."{name}"]\npin = true'))
-    if len(regretted) >= MOST_REGRETTED:
-        order = list(dict.fromkeys(gone.model for gone in regretted))
-        within = f"{REGRETTED_WITHIN_S:g} s"
-        text = f"declare coming uses: {len(regretted)} evictions were undone within {within}"
-        found.append(TraceAdvice(text, f"with shim.plan({order!r}): ..."))
-    found += _slots(spans, wall) + _prompts(figures, spans, wall)
-    disk = sum(s.end - s.begin for s in spans.loads if s.storage == "cold")
-    if disk / wall >= DISK_SHARE:
-        text = f"let coming models be read ahead: {disk / wall:.0%} of the wall time is loads from the disk"
-        found.append(TraceAdvice(text, "[budget]\nprefetch = true"))
-    return TraceSummary(
-        **{name: getattr(figures, name) for name in TraceSummary.__slots__ if name != "advice"},
-        advice=tuple(found),
-    )
-
-
-def _slots(spans: Spans, wall: float) -> list[TraceAdvice]:
-    """For the model whose requests waited longest for a slot, while others generated or not."""
-    waits: dict[str, list[tuple[float, float]]] = {}
-    for request in spans.requests.values():
-        if request.waited_for is None and request.asked is not None and request.granted is not None:
-            waits.setdefault(request.model, []).append((request.asked, request.granted))
-    shares = {name: _covered(times, *spans.bounds) / wall for name, times in waits.items()}
-    name = max(shares, key=lambda model: shares[model], default="")
-    if shares.get(name, 0.0) < QUEUE_SHARE:
-        return []
-    text = f"give {name} more slots: in {shares[name]:.0%} of the wall time a request waits for one"
-    return [TraceAdvice(text, f'[models."{name}"]\nslots = 2')]
-
-
-def _prompts(figures: TraceSummary, spans: Spans, wall: float) -> list[TraceAdvice]:
-    """For prompts that are evaluated anew although they could begin as the one before."""
-    tokens = sum(request.prompt_tokens for request in spans.requests.values())
-    cached = sum(request.cached_tokens for request in spans.requests.values())
-    if figures.prompt_s / wall < PROMPT_SHARE or not tokens or cached / tokens > CACHED_SHARE:
-        return []
-    share, spared = figures.prompt_s / wall, cached / tokens
-    text = (
-        f"let prompts begin alike: {share:.0%} of the wall time is their evaluation, and the KV cache "
-        f"spared {spared:.0%} of their tokens"
-    )
-    lines = "messages = [what_never_changes, *history, what_changes]  # a date or a name comes last"
-    return [TraceAdvice(text, lines)]
+def _reloads(models: Mapping[str, ModelSummary]) -> dict[str, float]:
+    return {name: one.waited_load_s for name, one in models.items() if one.loads > 1}

@@ -240,6 +240,8 @@ class Recorder:
             waited: dict[str, Value] = dict(common)
             if record.waited_for_load is not None:
                 waited[names.WAITED_FOR_LOAD] = clean(record.waited_for_load)
+            if record.waited_for:
+                waited[names.WAITED_FOR] = clean(record.waited_for)
             self._span(names.QUEUE, record.queued_ns, until, parent, waited)
         if granted_ns is None:
             return
@@ -279,6 +281,7 @@ class Recorder:
             names.SLOT: record.slot,
             names.COLD: record.cold or None,
             names.WAITED_SECONDS: waited_seconds(record),
+            names.WAITED_FOR: record.waited_for or None,
             names.WAITED_FOR_LOAD: record.waited_for_load,
             names.PREFETCHED_BY: self._prefetch_used_by(record),
             names.INPUT_TOKENS: record.prompt_tokens,

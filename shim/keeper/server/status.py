@@ -39,6 +39,8 @@ def grant_answer(shell: Shell, grant: act.Grant) -> dict[str, Any]:
             "granted_ns": int(grant.granted_at * 1e9),
             "endpoint": running.endpoint,
         }
+        if grant.waited_for:
+            answer["waited_for"] = grant.waited_for
         if grant.cold:
             _add_load(answer, shell, running)
         return answer

@@ -47,6 +47,7 @@ class RequestStory:
     predicted_ms: float | None = None
     error: str | None = None
     load_id: str | None = None
+    waited_for: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class DenialStory:
     arrived_ns: int
     end_ns: int
     error: str
+    waited_for: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +170,8 @@ class Stories:
             self._ended(denial.request_id, error=error)
         elif asked is not None:
             ids, now = (asked.request_id, asked.client_id, asked.model), time.monotonic_ns()
-            self._tell(DenialStory(*ids, arrived_ns, now, error))
+            waited_for = str(denial.error.get("facts", {}).get("waited_for", ""))
+            self._tell(DenialStory(*ids, arrived_ns, now, error, waited_for))
 
     def _ended(self, request_id: str, *, error: str | None = None) -> None:
         grant = self._held.pop(request_id, None)
@@ -221,6 +224,7 @@ def request_story(
         predicted_ms=_number(spent, "predicted_ms"),
         error=error or told,
         load_id=f"{grant.engine_id}/{grant.generation}" if grant.cold else None,
+        waited_for=grant.waited_for,
     )
 
 

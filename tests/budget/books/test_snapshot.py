@@ -122,8 +122,8 @@ def test_the_queue_is_in_the_order_of_service_with_reasons() -> None:
     assert queue[1]["deadline_in_s"] == 5.0
     assert queue[2]["rank_reason"] == "by arrival"
     assert [r["waits_for"] for r in queue] == [
-        "leases of a to end",
-        "leases of a to end",
+        "bytes of gpu held by a (in use)",
+        "bytes of gpu held by a (in use)",
         "its next load: it drains for c",
     ]
 
@@ -137,14 +137,14 @@ def test_what_a_request_waits_for_is_said_in_every_state() -> None:
 
     first = shell.ask("a")
     other = shell.ask("b")
-    assert reasons() == {first: "its load", other: "bytes"}
+    assert reasons() == {first: "its load", other: "bytes of gpu held by a"}
     shell.settle()
     behind = shell.ask("a")
-    assert reasons()[behind] == "a slot"
+    assert reasons()[behind] == "a slot of a"
     shell.end(first)
     shell.end(behind)
     late = shell.ask("a")
-    assert reasons() == {other: "evictions under way", late: "the end of its process"}
+    assert reasons() == {other: "bytes of gpu held by a (leaving)", late: "the end of its process"}
 
 
 def test_decisions_are_the_latest_first_and_bounded() -> None:

@@ -127,5 +127,6 @@ def record_of(row: dict[str, Any]) -> RequestRecord:
         waited_for_load=row.get("load_id"),
         cold=row.get("cold", False),
         operation=row.get("operation", "chat"),
+        waited_for=row.get("waited_for", ""),
         attributes={names.CLIENT: row["client_id"]},
     )

@@ -17,6 +17,7 @@ import click
 from budget.errors import InvalidRequest, OutsideError
 from shim.cli.commands.trace.asked_in_sql import sql_command
 from shim.cli.commands.trace.capture import capture_command
+from shim.cli.commands.trace.in_force import config_in_force, in_force
 from shim.cli.commands.trace.merge import merge_command, new_file
 from shim.cli.commands.trace.prune import prune_command
 from shim.cli.commands.trace.traced_runs import (
@@ -31,6 +32,7 @@ from shim.cli.commands.trace.traced_runs import (
 )
 from shim.cli.console.output import print_json, print_table, span
 from shim.cli.console.shared_options import json_option
+from shim.config import FILE_NAME as CONFIG_NAME
 from traces import RunLine
 from traces.chrome.perfetto import open_trace
 from traces.place import opened_regular, size_without_nuls
@@ -135,14 +137,15 @@ def summary_command(
     place = folder or traces_folder(ctx)
     path = trace_path(trace, place)
     spans = spans_in(path)
-    summary = summarise(spans, regretted_within_s=regretted_within)
+    config = config_in_force(ctx)
+    summary = summarise(spans, regretted_within_s=regretted_within, force=in_force(config))
     if models_out is not None:
         with new_file(models_out) as out:
             json.dump(models_of(spans), out, indent=1)
     if as_json:
         print_json(asdict(summary))
     else:
-        _print_summary(summary)
+        _print_summary(summary, config.file)
         _print_simulate(path, place / FILE_NAME, models_out)
 
 
@@ -210,7 +213,7 @@ def spans_in(path: Path) -> Spans:
     return spans
 
 
-def _print_summary(summary: TraceSummary) -> None:
+def _print_summary(summary: TraceSummary, file: Path | None) -> None:
     whole = summary.wall_s or 1.0
     parts = [(name, float(getattr(summary, key))) for name, key in PARTS]
     rows = [(name, span(seconds), f"{seconds / whole:.0%}") for name, seconds in parts]
@@ -230,7 +233,8 @@ def _print_summary(summary: TraceSummary) -> None:
     evictions = f"{summary.evictions} evictions, {summary.regretted} of them regretted"
     click.echo(f"{evictions}; {summary.failed} requests failed.")
     for advice in summary.advice:
-        click.echo(f"\n{advice.text}:\n{indent(advice.lines, '    ')}")
+        where = f"\nset in {advice.section} of {file or CONFIG_NAME}" if advice.section else ""
+        click.echo(f"\n{advice.text}{where}:\n{indent(advice.lines, '    ')}")
 
 
 def _print_simulate(trace: Path, runs: Path, models: Path | None) -> None:

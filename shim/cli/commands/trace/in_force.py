@@ -1,0 +1,37 @@
+"""The configuration in force, as the advice of `keepwarm trace summary` needs it."""
+
+from __future__ import annotations
+
+import click
+
+from budget.errors import ConfigError
+from shim.cli.console.context import config_path
+from shim.config import Config, ModelEntry, load_config
+from shim.config.schema.kind_keys import keys_of
+from traces.reading.advice import AdvisedConfig, AdvisedModel
+
+
+def config_in_force(ctx: click.Context) -> Config:
+    """The configuration; the defaults where the file does not hold, which other commands tell."""
+    try:
+        return load_config(config_path(ctx), uses=("trace",))
+    except ConfigError:
+        return Config.from_mapping({})
+
+
+def in_force(config: Config) -> AdvisedConfig:
+    """What advice has to know of a configuration."""
+    loads_ahead = config.budget.prefetch in (True, "spare")
+    return AdvisedConfig(loads_ahead, {name: _model(one) for name, one in config.models.items()})
+
+
+def _model(entry: ModelEntry) -> AdvisedModel:
+    keys = keys_of(entry.backend, remote=entry.remote)
+    written = "context" in keys and "context" in entry.model_fields_set
+    return AdvisedModel(
+        slots=int(entry.slots),
+        context=int(entry.context) if written else None,
+        pinned=entry.pinned,
+        can_slots="slots" in keys,
+        can_pin="pin" in keys,
+    )

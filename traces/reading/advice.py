@@ -1,0 +1,185 @@
+"""What would help a run, and the lines that do it: what differs from the configuration in force. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from traces.reading.spans_of import RequestTimes, Spans, Stay
+
+RELOADS_SHARE: Final = 0.15
+"""Share of the wall time above which a model's reloads are worth a pin."""
+QUEUE_SHARE: Final = 0.2
+DISK_SHARE: Final = 0.1
+PROMPT_SHARE: Final = 0.4
+CACHED_SHARE: Final = 0.25
+"""Share of the prompts' tokens that the KV cache spared, below which their beginnings differ."""
+MOST_REGRETTED: Final = 2
+MOST_SLOTS: Final = 256
+_SLOT: Final = "a slot of "
+"""How what a request waited for begins, where that was a slot."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdvisedModel:
+    """What the configuration says of a model. `context` is None where it follows the file.
+
+    `can_slots` and `can_pin`: whether these keys hold for its kind of engine.
+    """
+
+    slots: int = 1
+    context: int | None = None
+    pinned: bool = False
+    can_slots: bool = True
+    can_pin: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class AdvisedConfig:
+    """The configuration that advice is given for; by default the one without a file."""
+
+    prefetch: bool = True
+    """Whether coming models are loaded ahead, once their order is declared."""
+    models: Mapping[str, AdvisedModel] = field(default_factory=dict)
+
+    def of(self, model: str) -> AdvisedModel:
+        """A model; one that is not in the file has the defaults."""
+        return self.models.get(model, AdvisedModel())
+
+
+@dataclass(frozen=True, slots=True)
+class TraceAdvice:
+    """What would help, why, and the lines that do it.
+
+    `section` is the section of the configuration in which these keys are set; empty where the lines are the
+    program's own.
+    """
+
+    text: str
+    section: str
+    lines: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdviceFigures:
+    """The figures of a summary that advice is about. `reloads`: seconds of waited-for loads, by model."""
+
+    wall_s: float
+    prompt_s: float
+    reloads: Mapping[str, float]
+    regretted: Sequence[Stay]
+    regretted_within_s: float
+
+
+def advised(shares: AdviceFigures, spans: Spans, force: AdvisedConfig) -> tuple[TraceAdvice, ...]:
+    """All that would help, the most telling first."""
+    return (
+        *_pin(shares, force),
+        *_uses(shares),
+        *_slots(spans, shares, force),
+        *_prompts(spans, shares),
+        *_ahead(spans, shares, force),
+    )
+
+
+def covered(times: Iterable[tuple[float, float]], begin: float, end: float) -> float:
+    """Seconds between begin and end that any of these covers."""
+    total, reached = 0.0, begin
+    for start, stop in sorted(times):
+        more = min(stop, end) - max(start, reached)
+        if more > 0:
+            total += more
+            reached = min(stop, end)
+    return total
+
+
+def _pin(shares: AdviceFigures, force: AdvisedConfig) -> list[TraceAdvice]:
+    # One pin: with several the budget may hold nothing else.
+    name = max(shares.reloads, key=lambda model: shares.reloads[model], default="")
+    share = shares.reloads.get(name, 0.0) / shares.wall_s
+    known = force.of(name)
+    if share < RELOADS_SHARE or known.pinned or not known.can_pin:
+        return []
+    text = f"pin {name}: {share:.0%} of the wall time is its reloads"
+    return [TraceAdvice(text, _section(name), "pin = true")]
+
+
+def _uses(shares: AdviceFigures) -> list[TraceAdvice]:
+    if len(shares.regretted) < MOST_REGRETTED:
+        return []
+    within = f"{shares.regretted_within_s:g} s"
+    text = f"declare coming uses: {len(shares.regretted)} evictions were undone within {within}"
+    return [TraceAdvice(text, "", _plan(gone.model for gone in shares.regretted))]
+
+
+def _slots(spans: Spans, shares: AdviceFigures, force: AdvisedConfig) -> list[TraceAdvice]:
+    """For the model whose requests waited longest for a slot, while others generated or not."""
+    waits: dict[str, list[tuple[float, float]]] = {}
+    for request in spans.requests.values():
+        if _waited_for_a_slot(request) and request.asked is not None:
+            waits.setdefault(request.model, []).append((request.asked, request.granted or 0.0))
+    parts = {name: covered(times, *spans.bounds) for name, times in waits.items()}
+    name = max(parts, key=lambda model: parts[model], default="")
+    share = parts.get(name, 0.0) / shares.wall_s
+    known = force.of(name)
+    if share < QUEUE_SHARE:
+        return []
+    why = f"in {share:.0%} of the wall time a request waits for one"
+    if not known.can_slots or known.slots >= MOST_SLOTS:
+        text = f"give long requests to {name} a lower priority, its slot is the only one: {why}"
+        line = f"shim.chat({name!r}, messages, priority=-1)  # yields to the others in mid-answer"
+        return [TraceAdvice(text, "", line)]
+    lines = [f"slots = {min(MOST_SLOTS, 2 * known.slots)}"]
+    if known.context is not None:
+        # The slots share it: a request can use as much as before.
+        lines.append(f"context = {2 * known.context}")
+    return [TraceAdvice(f"give {name} more slots: {why}", _section(name), "\n".join(lines))]
+
+
+def _waited_for_a_slot(request: RequestTimes) -> bool:
+    if request.waited_for is not None or request.granted is None:
+        return False
+    # Traces of older versions do not say it.
+    return not request.queued_for or request.queued_for.startswith(_SLOT)
+
+
+def _prompts(spans: Spans, shares: AdviceFigures) -> list[TraceAdvice]:
+    """For prompts that are evaluated anew although they could begin as the one before."""
+    tokens = sum(request.prompt_tokens for request in spans.requests.values())
+    cached = sum(request.cached_tokens for request in spans.requests.values())
+    share = shares.prompt_s / shares.wall_s
+    if share < PROMPT_SHARE or not tokens or cached / tokens > CACHED_SHARE:
+        return []
+    text = (
+        f"let prompts begin alike: {share:.0%} of the wall time is their evaluation, and the KV cache "
+        f"spared {cached / tokens:.0%} of their tokens"
+    )
+    lines = "messages = [what_never_changes, *history, what_changes]  # a date or a name comes last"
+    return [TraceAdvice(text, "", lines)]
+
+
+def _ahead(spans: Spans, shares: AdviceFigures, force: AdvisedConfig) -> list[TraceAdvice]:
+    """For loads from the disk that a request waited for; those that were read ahead cost no time."""
+    waited_for = {r.waited_for for r in spans.requests.values() if r.waited_for}
+    cold = [one for one in spans.loads if one.storage == "cold" and one.id in waited_for]
+    share = sum(one.end - one.begin for one in cold) / shares.wall_s
+    if share < DISK_SHARE:
+        return []
+    why = f"{share:.0%} of the wall time is loads from the disk"
+    if not force.prefetch:
+        return [TraceAdvice(f"let models be loaded ahead: {why}", "[budget]", "prefetch = true")]
+    if len(shares.regretted) >= MOST_REGRETTED:
+        # The order is to be declared already.
+        return []
+    text = f"declare coming uses, so that models are loaded ahead: {why}"
+    return [TraceAdvice(text, "", _plan(one.model for one in cold))]
+
+
+def _plan(models: Iterable[str]) -> str:
+    return f"with shim.plan({list(dict.fromkeys(models))!r}): ..."
+
+
+def _section(model: str) -> str:
+    escaped = model.replace("\\", "\\\\").replace('"', '\\"')
+    return f'[models."{escaped}"]'
