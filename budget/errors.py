@@ -55,9 +55,13 @@ class KeepwarmError(Exception):
         self.facts: dict[str, Fact] = facts
 
     def __str__(self) -> str:
+        if not self.hint:
+            return self.message
         # After lines that are quoted, a hint on the last of them would seem to be a part of it.
-        between = "\n" if "\n" in self.message else " "
-        return f"{self.message}{between}{self.hint}".rstrip()
+        if "\n" in self.message:
+            return f"{self.message}\n{self.hint}"
+        stop = "" if self.message.endswith((".", "!", "?", ":", "…")) else "."
+        return f"{self.message}{stop} {self.hint}"
 
     @property
     def retry_after_s(self) -> float | None:

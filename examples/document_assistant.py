@@ -9,6 +9,7 @@ can do that much, and no more. Run `python examples/document_assistant.py [QUEST
 import heapq
 import inspect
 import random
+import re
 import shutil
 import statistics
 import sys
@@ -65,15 +66,16 @@ def answer(shim: Shim, memory: MemoryStore, question: str) -> None:
     # MiniLM's vectors have length 1, so that this is the cosine.
     likeness = [sum(a * b for a, b in zip(asked, vector, strict=True)) for vector in known]
     where, text = list(said.items())[likeness.index(max(likeness))]
-    print(f"\n{question}\n  {text}  [{where}]")
+    print(f"\n{question}\n  {where}: {text}")
     messages = [
         {"role": "system", "content": TOLD},
         {"role": "user", "content": f"{where}: {text}\n\nQuestion: {question}"},
     ]
     reply = shim.chat("answerer", messages, max_tokens=40, temperature=0.0).content
-    if where in reply:
-        print(f"  {' '.join(reply.split())}")
-    print(f"  in {time.perf_counter() - start_s:.1f} s {found.degraded}")
+    own = re.split(r"(?<=[.!?])\s+", " ".join(reply.split()))[0]
+    if where in own:
+        print(f"  SmolLM2: {own}")
+    print(f"  ({time.perf_counter() - start_s:.1f} s{found.degraded and f'; {found.degraded}'})")
 
 
 def first_paragraph(passage: str) -> str:
@@ -90,7 +92,7 @@ def main() -> None:
     ):
         memory.add(passages())
         pages = ", ".join(page.__name__ for page in PAGES)
-        print(f"{len(memory)} passages of {pages}; {memory.pending} without a vector")
+        print(f"{len(memory)} passages of {pages}; the nearest one answers, with where it is from")
         for question in sys.argv[1:] or QUESTIONS:
             answer(shim, memory, question)
 

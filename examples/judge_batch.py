@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory, gettempdir
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness import Evaluation, EvaluatorPool, Judge
 from harness.demo.reports import RUBRIC, judge_prompt, sheets, true_composite
@@ -43,7 +43,14 @@ def configured() -> dict[str, Any]:
     return {"budget": {**budget, "limit": limit}, "models": models, "kv": {"enabled": False}}
 
 
-def counted(name: str, work: Callable[[], list[Evaluation]]) -> list[Evaluation]:
+class Cost(NamedTuple):
+    """What judging one answer costs in the mean."""
+
+    seconds: float
+    loads: float
+
+
+def counted(name: str, work: Callable[[], list[Evaluation]]) -> tuple[list[Evaluation], Cost]:
     """The evaluations; seconds and loads are printed, as the run's trace tells of them."""
     start_s = time.perf_counter()
     with TemporaryDirectory() as folder:
@@ -51,8 +58,13 @@ def counted(name: str, work: Callable[[], list[Evaluation]]) -> list[Evaluation]
             found = work()
         line = next(one for one in read_runs(run.runs_path) if isinstance(one, RunLine))
     seconds = time.perf_counter() - start_s
-    print(f"{name}: {len(found)} answers, {line.loads} loads, {seconds:.1f} s", flush=True)
-    return found
+    each = Cost(seconds / len(found), line.loads / len(found))
+    print(
+        f"{name:<17}{len(found):4} answers, {line.loads:3} loads, {seconds:5.1f} s: "
+        f"{each.seconds:.2f} s an answer",
+        flush=True,
+    )
+    return found, each
 
 
 def main() -> None:
@@ -61,16 +73,26 @@ def main() -> None:
     chosen = list(islice(sheets(seed=4), ANSWERS))
     reports = [s.report([f for f in s.facts if draw.random() > 0.3] or None) for s in chosen]
     work = [(sheet.task, report) for sheet, report in zip(chosen, reports, strict=True)]
-    with Shim(configured(), inline=True, share=True) as shim:
+    config = configured()
+    limit = config["budget"]["limit"] / 1e6
+    print(f"three judges ({', '.join(KINDS)}); the limit of {limit:.0f} MB holds one of them")
+    with Shim(config, inline=True, share=True) as shim:
         pool = EvaluatorPool(list(shim.config.models), "panel")
         judge = Judge(shim, RUBRIC, pool, prompt=judge_prompt)
         some = work[:ONE_BY_ONE]
-        counted("answer by answer", lambda: [judge.evaluate(*one) for one in some])
-        every = counted("judge by judge", lambda: judge.evaluate_many(work))
+        _, dear = counted("answer by answer", lambda: [judge.evaluate(*one) for one in some])
+        every, cheap = counted("judge by judge", lambda: judge.evaluate_many(work))
+    print(
+        f"judge by judge is {dear.seconds / cheap.seconds:.1f} times as fast; "
+        f"answer by answer would load about {dear.loads * ANSWERS:.0f} times for all {ANSWERS}"
+    )
     pairs = zip(chosen, reports, every, strict=True)
     wrong = fmean(abs(true_composite(s, r) - one.composite) for s, r, one in pairs)
     disputed = sum(one.disputed for one in every)
-    print(f"the panel is {wrong:.2f} from the truth in the mean; it disputes {disputed} answers")
+    print(
+        f"the panel's scores are {wrong:.2f} of 10 from the truth in the mean; "
+        f"the judges disagree on {disputed} answers"
+    )
 
 
 if __name__ == "__main__":

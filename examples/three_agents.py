@@ -53,22 +53,35 @@ def run(shim: Shim, sheet: FactSheet) -> None:
         texts = list(agents.map(lambda one: write(shim, sheet, one), ("writer", "editor")))
     scores = [judge.evaluate(sheet.task, text).composite for text in texts]
     best = scores.index(max(scores))
-    print(f"writer {scores[0]:.1f}, editor {scores[1]:.1f}: {texts[best]}")
+    print(f"  writer {scores[0]:4.1f}, editor {scores[1]:4.1f} of 10: {texts[best]}", flush=True)
+
+
+def held(shim: Shim) -> str:
+    """The engines that are loaded, with the names that each serves and its bytes."""
+    loaded = [one for one in shim.status()["engines"] if one["bytes"]]
+    return ", ".join(
+        f"{' and '.join(one['models'])} ({sum(one['bytes'].values()) / 2**20:.1f} MiB)"
+        for one in loaded
+    )
 
 
 def main() -> None:
     """Six tasks, then a fourth model that cannot fit."""
-    with Shim(configured(), inline=True, share=True) as shim:
+    config = configured()
+    print(
+        f"four agents' names, three models; the limit is {config['budget']['limit'] / 2**20:.1f} MiB"
+    )
+    with Shim(config, inline=True, share=True) as shim:
         shim.pin("writer")
         shim.pin("judge")
+        print("the better of two reports on each of six people:")
         for sheet in islice(sheets(seed=3), 6):
             run(shim, sheet)
-        engines = shim.status()["engines"]
-        print(f"{len(engines)} engines serve {sum(len(one['models']) for one in engines)} names")
+        print(f"loaded once and shared: {held(shim)}")
         try:
             shim.load("second_judge")
         except AdmissionDenied as error:
-            print(f"denied: {error}")
+            print(f"the second judge does not fit beside them: {error}")
 
 
 if __name__ == "__main__":

@@ -233,15 +233,19 @@ def main() -> None:
     wavs = [Path(name) for name in sys.argv[1:]] or QUESTIONS
     limit, whole = half()
     print(f"limit {limit / 1e6:.0f} MB, {limit / whole:.0%} of what all five models take")
+    took = dict[str, float]()
     for way, ahead in (("the next model loads meanwhile", True), ("loaded on demand", False)):
         print(f"\n{way}:")
         with agent(limit, ahead=ahead) as one, RunTrace(directory=FOLDER, service="voice") as run:
             start_s = time.perf_counter()
             items = asked(one, wavs)
-            seconds = time.perf_counter() - start_s
+            took[way] = time.perf_counter() - start_s
         assert run.trace_path is not None
         print(table(one, items, run.trace_path))
-        print(f"  {seconds:.1f} s for {len(items)} questions; keepwarm trace open {run.trace_path}")
+        print(
+            f"  {took[way]:.1f} s for {len(items)} questions; keepwarm trace open {run.trace_path}"
+        )
+    print("\n" + ", ".join(f"{way}: {seconds:.1f} s" for way, seconds in took.items()))
 
 
 if __name__ == "__main__":

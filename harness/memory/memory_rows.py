@@ -16,6 +16,7 @@ from harness.memory.word_index import words_of
 from shim import InvalidRequest
 
 GRAPH_PART_BYTES: Final = 64 * 1024 * 1024
+_KEYS: Final = frozenset(["text", "metadata", "quality"])
 PENDING: Final = "FROM passages WHERE id NOT IN (SELECT id FROM vectors)"
 
 
@@ -166,10 +167,15 @@ def from_line(file: Path, number: int, line: bytes) -> Passage:
     """
     try:
         found = json.loads(line)
+        if not isinstance(found, dict) or "text" not in found:
+            raise InvalidRequest('it has no "text".')
+        if strange := found.keys() - _KEYS:
+            raise InvalidRequest(f"it has {', '.join(sorted(strange))}.")
         return Passage(**found)
-    except (ValueError, TypeError, RecursionError, InvalidRequest) as error:
+    except (ValueError, RecursionError, InvalidRequest) as error:
+        why = error.message if isinstance(error, InvalidRequest) else str(error)
         raise InvalidRequest(
-            f"Line {number} of {file} cannot be remembered: {error}",
+            f"Line {number} of {file} cannot be remembered: {why}",
             hint='A line is an object as {"text": "...", "metadata": {}, "quality": 1}.',
             file=str(file),
             line=number,

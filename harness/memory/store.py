@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -170,22 +169,26 @@ class MemoryStore:
             How many lines were read. All before a line that cannot be kept are kept.
 
         Raises:
-            InvalidRequest: a line is no such object; the error names it.
-            OSError: the file cannot be read.
+            InvalidRequest: there is no such file, or a line is no such object; the error names it.
+            OutsideError: the file cannot be read.
         """
         count = 0
-        with (
-            a_file("The file of passages", file).open("rb") as lines,
-            progress_bar("passages", None, quiet=quiet) as bar,
-        ):
-            numbered = enumerate(lines, 1)
-            while batch := [
-                rows.from_line(Path(file), n, line) for n, line in islice(numbered, BATCH)
-            ]:
-                self.add(batch)
-                count += len(batch)
-                for _ in batch:
-                    bar()
+        try:
+            with (
+                a_file("The file of passages", file).open("rb") as lines,
+                progress_bar("passages", None, quiet=quiet) as bar,
+            ):
+                for batch in _batches(Path(file), lines):
+                    self.add(batch)
+                    count += len(batch)
+                    for _ in batch:
+                        bar()
+        except FileNotFoundError as error:
+            raise InvalidRequest(
+                f"{file} is not there.", hint="Name a file of passages."
+            ) from error
+        except OSError as error:
+            raise OutsideError(f"{file} cannot be read: {error}.", file=str(file)) from error
         return count
 
     # Search
@@ -217,10 +220,12 @@ class MemoryStore:
         a_text("The query", query)
         a_count("`results`", results, -sys.maxsize)
         a_count("`candidates`", candidates, -sys.maxsize)
-        if not query.strip() or results < 1 or candidates < results:
+        if not query.strip():
+            raise InvalidRequest("The query is empty.", hint="Give words or a question.")
+        if results < 1 or candidates < results:
             raise InvalidRequest(
-                f"A search for {query!r} cannot give {results} of {candidates} candidates.",
-                hint="Give a query, at least one result, and at least as many candidates.",
+                f"A search cannot give {results} of {candidates} candidates.",
+                hint="Ask for at least one result, and for at least as many candidates.",
             )
         by_words, by_vectors = _weights(weights)
         vector, degraded = self._embedding.of_query(query) if self._embedding else (None, "")
@@ -304,6 +309,25 @@ class MemoryStore:
         with self._database.reading() as connection:
             found = connection.execute(f"SELECT id, text {rows.PENDING} ORDER BY id LIMIT {BATCH}")
             return [(int(one), str(text)) for one, text in found]
+
+
+def _batches(file: Path, lines: Iterable[bytes]) -> Iterator[list[Passage]]:
+    """The passages of lines; those before a line that is none come before its error.
+
+    Raises:
+        InvalidRequest: a line is no passage.
+    """
+    batch = list[Passage]()
+    for number, line in enumerate(lines, 1):
+        try:
+            batch.append(rows.from_line(file, number, line))
+        except InvalidRequest:
+            yield batch
+            raise
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    yield batch
 
 
 def _weights(given: tuple[float, float]) -> tuple[float, float]:

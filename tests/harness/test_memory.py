@@ -232,14 +232,19 @@ def test_lines_of_a_file_are_imported_and_a_bad_one_is_named(
     file.write_text("\n".join(good), "utf-8")
     assert memory.import_jsonl(file, quiet=True) == 70
     count = len(memory)
-    file.write_text("\n".join([*good, '{"text": 3, "mood": 1}']), "utf-8")
-    with pytest.raises(InvalidRequest, match=r"Line 71 of .*p\.jsonl"):
+    new = [json.dumps({"text": f"music {n}"}) for n in range(3)]
+    file.write_text("\n".join([*new, '{"text": "music", "mood": 1}']), "utf-8")
+    with pytest.raises(InvalidRequest, match=r"Line 4 of .*p\.jsonl .*: it has mood\. A line is"):
         memory.import_jsonl(file, quiet=True)
-    assert len(memory) == count
-    for bad in (b'{"text": 3}', b'{"text": "\xff"}'):
+    assert len(memory) == count + 3
+    for bad in (b'{"text": 3}', b'{"text": "\xff"}', b"[1]", b'{"txt": "a"}', b"\n"):
         file.write_bytes(bad)
         with pytest.raises(InvalidRequest, match="Line 1 of"):
             memory.import_jsonl(file, quiet=True)
+    with pytest.raises(InvalidRequest, match="is not there"):
+        memory.import_jsonl(tmp_path / "none.jsonl")
+    with pytest.raises(OutsideError, match="cannot be read"):
+        memory.import_jsonl(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -411,7 +416,7 @@ def test_a_file_that_goes_while_it_is_written_fails_the_addition(
 def test_a_closed_memory_and_impossible_searches_are_typed(memory: MemoryStore) -> None:
     """The caller's mistakes."""
     for query, results, candidates in ((" ", 1, 1), ("x", 0, 1), ("x", 4, 2)):
-        with pytest.raises(InvalidRequest, match="search"):
+        with pytest.raises(InvalidRequest, match=r"search|query is empty"):
             memory.search(query, results=results, candidates=candidates)
     odd: list[Callable[[Any], Any]] = [
         lambda m: m.search(None),

@@ -28,6 +28,8 @@ TOLERANCE: Final = 0.01
 WARM_USES: Final = 3
 """After so many leases an engine has touched all memory that it works with."""
 
+_TOLD_OVER: Final = 0.1
+"""A warning is given of an engine that takes so much more of its bytes than was booked."""
 _CONFIRM_EVERY_S: Final = 24 * 3600
 
 
@@ -133,8 +135,9 @@ class Corrections:
         booked = dict(placement.bookings)
         for device, row in devices.items():
             if row.corrected_bytes != booked[device]:
-                # Fewer bytes than booked are no trouble: a program's stderr need not show them.
-                level = logging.WARNING if row.corrected_bytes > booked[device] else logging.INFO
+                # What a limit has room for anyway need not be shown on a program's stderr.
+                much = row.corrected_bytes > booked[device] * (1 + _TOLD_OVER)
+                level = logging.WARNING if much else logging.INFO
                 said = _sentence(label, device, booked[device], row, believed=believed)
                 LOG.log(level, "%s", said)
         return learned.apply(placement)

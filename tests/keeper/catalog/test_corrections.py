@@ -228,6 +228,21 @@ def test_buffers_that_were_not_booked_are_booked_at_once_and_by_the_next_keeper(
     assert placement.source == "engine"
 
 
+def test_a_small_correction_is_not_shown_on_a_programs_stderr(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A fiftieth more than booked is learned, and told in the keeper's log alone."""
+    caplog.set_level(logging.INFO, "keepwarm.keeper")
+    with bench.open() as shim:
+        placement = build_catalog(shim.config).prepared["a"].placements[0]
+        part = placement.footprints[HOST]
+        more = placement.total_bytes - part.overhead_bytes + placement.total_bytes // 50
+        bench.scripts["a"] = Script(buffers={HOST: more})
+        shim.load("a")
+        assert booked(shim, "a") == more + part.overhead_bytes
+    assert [r.levelname for r in caplog.records if "learned" in r.getMessage()] == ["INFO"]
+
+
 def test_a_learned_argument_changes_the_next_admission(bench: Bench) -> None:
     """Two models fit beside each other by the estimate; with what was learned one makes room."""
     bench.entries["a"]["engine_args"] = ["--spec-type", "ngram-simple"]
