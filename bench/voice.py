@@ -70,6 +70,9 @@ samples = Piper(model=sys.argv[2], threads=1)(text=sys.argv[3])["samples"]
 print(len(samples))
 """
 KINDS = ("_s", "_cpu_s")
+IDLE_S = 3.0
+OTHERS = 0.15
+"""Cores that other programs may use of a machine that counts as quiet."""
 FACTORIES = REPOSITORY / "backends" / "python" / "factories"
 
 
@@ -169,35 +172,64 @@ def by_processes() -> Callable[[], float]:
     return run
 
 
+def busy_s() -> float:
+    """Processor seconds of all programs of this machine, since it started."""
+    fields = Path("/proc/stat").read_text("ascii").split("\n", 1)[0].split()[1:]
+    user, nice, system, _idle, _wait, irq, soft, *_ = map(int, fields)
+    return (user + nice + system + irq + soft) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_until_idle() -> None:
+    """Return when other programs have left the machine alone for three seconds."""
+    while True:
+        before_s = busy_s()
+        time.sleep(IDLE_S)
+        if busy_s() - before_s < OTHERS * IDLE_S:
+            return
+
+
 def cpu_s() -> float:
     """Processor seconds of this process and of all that it has started and that have ended."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
-def times(limit: int, rounds: int) -> dict[str, float]:
+def times(limit: int, rounds: int, *, quiet: bool) -> dict[str, float]:
     """Seconds and processor seconds a question of each way: medians, after a round that does not count.
 
-    Processor seconds have the agent's start and its passages in them, in the ways of keepwarm.
+    Processor seconds have the agent's start and its passages in them, in the ways of keepwarm. `quiet`: a
+    run begins when the machine is idle, and is done again where other programs worked beside it.
     """
     ways = {
         "ahead": by_keepwarm(limit, ahead=True),
         "on_demand": by_keepwarm(limit, ahead=False),
         "process_each": by_processes(),
     }
-    seconds: dict[str, list[float]] = {f"{name}{kind}": [] for name in ways for kind in KINDS}
+    found: dict[str, list[float]] = {f"{name}{kind}": [] for name in ways for kind in KINDS}
     for number in range(rounds + 1):
         for name, run in ways.items():
-            before_s = cpu_s()
-            took = (run(), cpu_s() - before_s)
-            each = [one / len(example.QUESTIONS) for one in took]
+            each, others = measured(run, quiet=quiet)
+            while quiet and others > OTHERS:
+                say(f"others used {others:.2f} cores beside {name}: once more")
+                each, others = measured(run, quiet=quiet)
             say(
-                f"round {number} of {rounds}, {name}: {each[0]:.2f} s a question, CPU {each[1]:.2f}"
+                f"round {number} of {rounds}, {name}: {each[0]:.2f} s a question, CPU {each[1]:.2f}, "
+                f"others {others:.2f} cores"
             )
             for kind, one in zip(KINDS, each, strict=True):
                 if number:
-                    seconds[f"{name}{kind}"].append(one)
-    return {name: statistics.median(found) for name, found in seconds.items()}
+                    found[f"{name}{kind}"].append(one)
+    return {name: statistics.median(each) for name, each in found.items()}
+
+
+def measured(run: Callable[[], float], *, quiet: bool) -> tuple[list[float], float]:
+    """Seconds and processor seconds a question, and the cores that other programs used meanwhile."""
+    if quiet:
+        wait_until_idle()
+    before_s, busy_before_s, start_s = cpu_s(), busy_s(), time.perf_counter()
+    took, used = run(), cpu_s() - before_s
+    others = (busy_s() - busy_before_s - used) / (time.perf_counter() - start_s)
+    return [one / len(example.QUESTIONS) for one in (took, used)], others
 
 
 # The judge
@@ -300,13 +332,18 @@ def main() -> None:
     parser.add_argument(
         "--rounds", type=int, default=3, help="of each way, after one to warm up; 0 for none"
     )
+    parser.add_argument(
+        "--quiet",
+        action="store_true",
+        help="Wait for a quiet machine, and repeat disturbed rounds.",
+    )
     parser.add_argument("--cases", type=int, default=40, help="for the judges")
     given = parser.parse_args()
     end_on_signals()
     limit, whole = example.half()
     figures = {"budget_share": limit / whole}
     if given.rounds:
-        figures |= times(limit, given.rounds)
+        figures |= times(limit, given.rounds, quiet=given.quiet)
     config = example.configured("100%", ahead=True)
     with tempfile.TemporaryDirectory(prefix="kw-voice-") as folder:
         file = trained_model("evaluator", "Q8_0", Path(folder))

@@ -16,7 +16,7 @@ from harness.memory.embedding import Embedding
 from harness.memory.kept_vectors import Vectors
 from harness.memory.nearest import EXACT_UP_TO
 from harness.memory.passages import CaughtUp, Found, Passage
-from harness.memory.ranking import WHOLE_FROM, times
+from harness.memory.ranking import WHOLE_FROM, Place, times
 from harness.progress_bar import progress_bar
 from shim import InvalidRequest, LoadError, OutsideError, Shim, default_shim
 
@@ -234,15 +234,13 @@ class MemoryStore:
             if vector is None:
                 found = rows.by_words(connection, query, candidates, where, whole_from=None)
                 return Found(tuple(rows.hits(connection, [found], results)), degraded)
-            near = (
-                self._vectors.seen_by(connection).find(vector, candidates, among)
-                if by_vectors
-                else []
-            )
-            found = []
+            rankings = list[list[Place]]()
             if by_words:
                 found = rows.by_words(connection, query, candidates, where, whole_from=WHOLE_FROM)
-            rankings = [times(found, by_words), [(one, by_vectors) for one, _ in near]]
+                rankings.append(times(found, by_words))
+            if by_vectors:
+                near = self._vectors.seen_by(connection).find(vector, candidates, among)
+                rankings.append([(one, by_vectors) for one, _ in near])
             return Found(tuple(rows.hits(connection, rankings, results)), degraded)
 
     # Ends
