@@ -23,9 +23,14 @@ MESSAGES: dict[str, tuple[Any, Any]] = {
 
 
 class Receiver:
-    """Listens on a free port of this machine; with `hangs` it answers only when it is left."""
+    """Listens on a free port of this machine.
 
-    def __init__(self, *, hangs: bool = False) -> None:
+    Args:
+        hangs: it answers only when it is left.
+        says: what it answers instead of HTTP as it should be.
+    """
+
+    def __init__(self, *, hangs: bool = False, says: bytes | None = None) -> None:
         self.arrived: list[tuple[str, Any]] = []
         self.asked = threading.Event()
         self._over = threading.Event()
@@ -37,6 +42,9 @@ class Receiver:
                 receiver.asked.set()
                 if hangs:
                     receiver._over.wait(60)
+                    return
+                if says is not None:
+                    self.wfile.write(says)
                     return
                 asked, answered = MESSAGES[self.path]
                 receiver.arrived.append((self.path, asked.FromString(body)))

@@ -13,7 +13,7 @@ from budget.errors import ConfigError
 from shim.keeper.metrics import publishing
 from tests.metrics.conftest import Open
 from tests.metrics.receiver import Receiver, attributes
-from tests.traces.support import load, now, request
+from tests.traces.support import load, now, request, written
 from traces import RunTrace, names, otlp_exporter
 from traces.recording import exporters as exporters_module
 
@@ -61,6 +61,46 @@ def test_a_receiver_that_hangs_ends_with_its_run(
     assert ["exporters" in problem for problem in run.problems] == [True]
     assert run.trace_path is not None
     assert run.trace_path.exists()
+
+
+GARBAGE = (
+    b"\0" * 5000,
+    b"HTTP/1.1 500 No\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx",
+)
+
+
+@pytest.mark.parametrize("says", [None, *GARBAGE], ids=("refuses", "nuls", "error", "cut"))
+def test_a_receiver_that_refuses_or_answers_garbage_costs_a_run_its_spans_there_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: bytes | None
+) -> None:
+    """The run ends in its time, its file is whole, and it says which exporter did not take them."""
+    monkeypatch.setattr(exporters_module, "SHUTDOWN_SECONDS", 0.5)
+    with Receiver(says=says) as receiver:
+        address = receiver.address if says is not None else "http://127.0.0.1:9"
+        with RunTrace(directory=tmp_path, exporters=[otlp_exporter(address)]) as run:
+            run.request(request("r1", now()))
+    assert run.trace_path is not None
+    assert written(run.trace_path)["request"] == 1
+    assert ["exporter" in problem for problem in run.problems] == [True]
+
+
+@pytest.mark.parametrize("says", GARBAGE, ids=("nuls", "error", "cut"))
+def test_a_collector_that_answers_garbage_costs_the_keeper_nothing(
+    watched: Open, monkeypatch: pytest.MonkeyPatch, says: bytes
+) -> None:
+    """Requests go on, Prometheus reads the same figures, and the keeper ends."""
+    monkeypatch.setattr(publishing, "CLOSE_LIMIT_S", 0.1)
+    monkeypatch.setattr(publishing, "SHORTEST_S", 0.01)
+    with Receiver(says=says) as receiver:
+        it = watched()
+        place = {"prometheus": str(it.place), "otlp": receiver.address, "interval": 0}
+        it.shim.close()
+        it = watched(metrics=place)
+        assert it.chat("a") == "one two three"
+        assert receiver.asked.wait(60), "the exporter sent something"
+        assert it.scrape().of("gen_ai_server_request_duration_seconds_count") == 1
+        it.shim.close()
 
 
 def test_calls_that_the_configuration_traces_are_sent_too(watched: Open, tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import select
 import socket
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import pytest
 
 from backends.scripted import Script
 from budget.errors import DeadlineExceeded, KeepwarmError
+from shim.keeper.metrics import scraping
 from tests.metrics.conftest import Open
 from tests.metrics.scrapes import LIMIT_S, UnixConnection, read
 
@@ -146,6 +150,54 @@ def test_a_scraper_that_asks_and_never_reads_holds_up_no_request(watched: Open) 
     silent.connect()
     assert it.chat("a") == "one two three"
     silent.close()
+    assert it.scrape().of(REQUESTS) == 1
+
+
+def test_a_scraper_that_sends_a_byte_now_and_then_is_hung_up_on(
+    watched: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte used to begin its time anew: one client kept all others from the metrics for days."""
+    monkeypatch.setattr(scraping, "SCRAPE_S", 0.2)
+    it = watched()
+    slow = UnixConnection(it.place)
+    slow.connect()
+    slow.sock.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
+    assert it.chat("a") == "one two three"
+    while not select.select([slow.sock], [], [], 0.01)[0]:
+        with contextlib.suppress(BrokenPipeError):
+            slow.sock.sendall(b"x")
+    slow.close()
+    assert it.scrape().of(REQUESTS) == 1
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"\0" * 200_000, b"GET /metrics HTTP/1.1\r\n" + b"X: y\r\n" * 50_000],
+    ids=("nuls", "headers"),
+)
+def test_a_client_that_floods_the_socket_is_hung_up_on(watched: Open, sent: bytes) -> None:
+    """Neither is its request read to its end, nor does the keeper or the next scraper notice."""
+    it = watched()
+    with socket.socket(socket.AF_UNIX) as flood:
+        flood.settimeout(LIMIT_S)
+        flood.connect(str(it.place))
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            flood.sendall(sent)
+            while flood.recv(65_536):
+                pass
+    assert it.chat("a") == "one two three"
+    assert it.scrape().of(REQUESTS) == 1
+
+
+def test_many_scrapers_at_once_are_served_beside_requests(watched: Open) -> None:
+    """One after another, by a thread that is not the keeper's own."""
+    it = watched()
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(read, UnixConnection(it.place)) for _ in range(40)]
+        assert it.chat("a") == "one two three"
+        for one in asked:
+            with contextlib.suppress(BlockingIOError, ConnectionError):
+                one.result()
     assert it.scrape().of(REQUESTS) == 1
 
 

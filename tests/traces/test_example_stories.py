@@ -7,11 +7,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from traces.reading.spans_of import Spans, spans_of
+from traces.reading.request_times import RequestTimes
+from traces.reading.spans_of import Stay, spans_of
 from traces.reading.stored_events import TraceFile
 from traces.reading.summary import TraceSummary, summarise
 
@@ -40,23 +41,31 @@ def script(name: str) -> ModuleType:
     return module
 
 
+class Told(NamedTuple):
+    """What a trace has."""
+
+    loads: list[Stay]
+    requests: list[RequestTimes]
+
+
 def told(
     name: str, models: dict[str, Path], folder: Path, *together: str, **more: Any
-) -> tuple[Spans, TraceSummary]:
+) -> tuple[Told, TraceSummary]:
     """A story with the smallest models: what its trace has, and its summary."""
     showing, story = importlib.import_module("showing"), script(name).story
     config = showing.configured(models, together, **more)
     run = showing.record(story, config, name, folder)
     assert run.problems == []
-    spans = spans_of(TraceFile(run.trace_path).events())
-    return spans, summarise(spans)
+    requests: list[RequestTimes] = []
+    spans = spans_of(TraceFile(run.trace_path).events(), requests.append)
+    return Told(spans.loads, requests), summarise(spans)
 
 
 def test_a_cold_load_is_waited_for_once(tiny_models: dict[str, Path], tmp_path: Path) -> None:
     """The first request waits for the load, the second for nothing."""
     spans, summary = told("cold_load", tiny_models, tmp_path, "writer")
     assert [load.reason for load in spans.loads] == ["requested"]
-    first, second = spans.requests.values()
+    first, second = spans.requests
     assert (first.waited_for, second.waited_for) == (spans.loads[0].id, None)
     assert (summary.models["writer"].requests, summary.models["writer"].cold) == (2, 1)
 
@@ -68,7 +77,7 @@ def test_a_hidden_load_keeps_no_request_waiting(
     spans, summary = told("hidden_load", tiny_models, tmp_path, "router", "writer")
     assert summary.models["writer"].cold == 0
     load = next(one for one in spans.loads if one.model == "writer")
-    asked = next(one for one in spans.requests.values() if one.model == "writer").asked
+    asked = next(one for one in spans.requests if one.model == "writer").asked
     assert load.reason == "prefetch"
     assert asked is not None
     assert load.end <= asked
@@ -86,7 +95,7 @@ def test_a_swap_storm_loads_for_every_request(tiny_models: dict[str, Path], tmp_
 def test_a_convoy_waits_for_the_slot(tiny_models: dict[str, Path], tmp_path: Path) -> None:
     """The short questions wait for the long answer, and the summary asks for slots."""
     spans, summary = told("convoy", tiny_models, tmp_path, "writer", writer={"slots": 1})
-    behind = [one for one in spans.requests.values() if one.waited_for is None]
+    behind = [one for one in spans.requests if one.waited_for is None]
     assert len(behind) == 4
     assert summary.models["writer"].cold == 1
     names = {one.id for one in behind}
@@ -99,10 +108,10 @@ def test_a_kv_leak_evaluates_ever_longer_prompts_anew(
 ) -> None:
     """Each prompt is longer than the one before, and the cache spares hardly any of it."""
     spans, _ = told("kv_leak", tiny_models, tmp_path, "writer")
-    prompts = [one.prompt_tokens for one in spans.requests.values()]
+    prompts = [one.prompt_tokens for one in spans.requests]
     assert prompts == sorted(set(prompts))
     assert len(prompts) == 6
-    assert sum(one.cached_tokens for one in spans.requests.values()) < 0.25 * sum(prompts)
+    assert sum(one.cached_tokens for one in spans.requests) < 0.25 * sum(prompts)
 
 
 def test_a_good_pipeline_loads_each_model_once(

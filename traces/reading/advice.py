@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from traces.reading.spans_of import RequestTimes, Spans, Stay
+from traces.reading.covered_times import covered
+from traces.reading.spans_of import Spans, Stay
 
 RELOADS_SHARE: Final = 0.15
 """Share of the wall time above which a model's reloads are worth a pin."""
@@ -17,8 +18,6 @@ CACHED_SHARE: Final = 0.25
 """Share of the prompts' tokens that the KV cache spared, below which their beginnings differ."""
 MOST_REGRETTED: Final = 2
 MOST_SLOTS: Final = 256
-_SLOT: Final = "a slot of "
-"""How what a request waited for begins, where that was a slot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +82,6 @@ def advised(shares: AdviceFigures, spans: Spans, force: AdvisedConfig) -> tuple[
     )
 
 
-def covered(times: Iterable[tuple[float, float]], begin: float, end: float) -> float:
-    """Seconds between begin and end that any of these covers."""
-    total, reached = 0.0, begin
-    for start, stop in sorted(times):
-        more = min(stop, end) - max(start, reached)
-        if more > 0:
-            total += more
-            reached = min(stop, end)
-    return total
-
-
 def _pin(shares: AdviceFigures, force: AdvisedConfig) -> list[TraceAdvice]:
     # One pin: with several the budget may hold nothing else.
     name = max(shares.reloads, key=lambda model: shares.reloads[model], default="")
@@ -115,11 +103,9 @@ def _uses(shares: AdviceFigures) -> list[TraceAdvice]:
 
 def _slots(spans: Spans, shares: AdviceFigures, force: AdvisedConfig) -> list[TraceAdvice]:
     """For the model whose requests waited longest for a slot, while others generated or not."""
-    waits: dict[str, list[tuple[float, float]]] = {}
-    for request in spans.requests.values():
-        if _waited_for_a_slot(request) and request.asked is not None:
-            waits.setdefault(request.model, []).append((request.asked, request.granted or 0.0))
-    parts = {name: covered(times, *spans.bounds) for name, times in waits.items()}
+    parts = {
+        name: covered([one.slot_waits], *spans.bounds) for name, one in spans.totals.models.items()
+    }
     name = max(parts, key=lambda model: parts[model], default="")
     share = parts.get(name, 0.0) / shares.wall_s
     known = force.of(name)
@@ -137,17 +123,9 @@ def _slots(spans: Spans, shares: AdviceFigures, force: AdvisedConfig) -> list[Tr
     return [TraceAdvice(f"give {name} more slots: {why}", _section(name), "\n".join(lines))]
 
 
-def _waited_for_a_slot(request: RequestTimes) -> bool:
-    if request.waited_for is not None or request.granted is None:
-        return False
-    # Traces of older versions do not say it.
-    return not request.queued_for or request.queued_for.startswith(_SLOT)
-
-
 def _prompts(spans: Spans, shares: AdviceFigures) -> list[TraceAdvice]:
     """For prompts that are evaluated anew although they could begin as the one before."""
-    tokens = sum(request.prompt_tokens for request in spans.requests.values())
-    cached = sum(request.cached_tokens for request in spans.requests.values())
+    tokens, cached = spans.totals.prompt_tokens, spans.totals.cached_tokens
     share = shares.prompt_s / shares.wall_s
     if share < PROMPT_SHARE or not tokens or cached / tokens > CACHED_SHARE:
         return []
@@ -161,8 +139,8 @@ def _prompts(spans: Spans, shares: AdviceFigures) -> list[TraceAdvice]:
 
 def _ahead(spans: Spans, shares: AdviceFigures, force: AdvisedConfig) -> list[TraceAdvice]:
     """For loads from the disk that a request waited for; those that were read ahead cost no time."""
-    waited_for = {r.waited_for for r in spans.requests.values() if r.waited_for}
-    cold = [one for one in spans.loads if one.storage == "cold" and one.id in waited_for]
+    awaited = spans.totals.waited_for
+    cold = [one for one in spans.loads if one.storage == "cold" and one.id in awaited]
     share = sum(one.end - one.begin for one in cold) / shares.wall_s
     if share < DISK_SHARE:
         return []

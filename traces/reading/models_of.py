@@ -6,7 +6,8 @@ import statistics
 from collections import defaultdict
 from typing import Any
 
-from traces.reading.spans_of import RequestTimes, Spans, Stay
+from traces.reading.spans_of import Spans, Stay
+from traces.reading.totals import ModelTotals
 
 
 def models_of(spans: Spans) -> dict[str, Any]:
@@ -17,23 +18,21 @@ def models_of(spans: Spans) -> dict[str, Any]:
             loads[load.model].append(load)
     return {
         "models": [
-            _model(name, found, [r for r in spans.requests.values() if r.model == name])
+            _model(name, found, spans.totals.models.get(name) or ModelTotals())
             for name, found in loads.items()
         ]
     }
 
 
-def _model(name: str, loads: list[Stay], requests: list[RequestTimes]) -> dict[str, Any]:
+def _model(name: str, loads: list[Stay], requests: ModelTotals) -> dict[str, Any]:
     n_bytes = max(load.bytes for load in loads)
     seconds = statistics.median(load.end - load.begin for load in loads)
-    spoken = [r for r in requests if r.output_tokens and r.predicted_s]
     row = {
         "name": name,
         "bytes": n_bytes,
         "load_fixed_s": 0.0,
         "load_bandwidth_bytes_per_s": n_bytes / seconds,
     }
-    if spoken:
-        tokens = sum(r.output_tokens or 0 for r in spoken)
-        row["decode_tokens_per_s"] = tokens / sum(r.predicted_s or 0.0 for r in spoken)
+    if requests.spoken_s:
+        row["decode_tokens_per_s"] = requests.spoken_tokens / requests.spoken_s
     return row

@@ -2,53 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from traces import names
+from traces.reading.request_times import RequestTimes
+from traces.reading.totals import RequestTotals
 
 MICROSECONDS: Final = 1e6
+_MOST_OPEN: Final = 16_384
+"""Requests that are put together at a time. Those of one batch of a trace stand together."""
 _OURS: Final = frozenset(
     {names.RUN, names.STAGE, names.REQUEST, names.QUEUE, names.MODEL_LOAD, names.EVICT}
 )
-
-
-@dataclass(slots=True)
-class RequestTimes:
-    """One request. Times are None where the trace does not say them."""
-
-    id: str
-    model: str = ""
-    asked: float | None = None
-    granted: float | None = None
-    prompt: tuple[float, float] | None = None
-    generate: tuple[float, float] | None = None
-    end: float | None = None
-    cold: bool = False
-    waited_for: str | None = None
-    """The load that it waited for."""
-    queued_for: str = ""
-    """What it waited for in the queue, in words."""
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    output_tokens: int | None = None
-    predicted_s: float | None = None
-    error: str | None = None
-
-    @property
-    def waited_s(self) -> float:
-        """From asking to the lease."""
-        if self.asked is None or self.granted is None:
-            return 0.0
-        return max(0.0, self.granted - self.asked)
-
-    @property
-    def first_token_s(self) -> float | None:
-        """From asking to the first token."""
-        if self.asked is None or self.generate is None:
-            return None
-        return self.generate[0] - self.asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +35,11 @@ class Stay:
 
 @dataclass(slots=True)
 class Spans:
-    """All of a trace that a summary needs."""
+    """All of a trace that a summary needs. `each` is told of every request, which is not kept."""
 
+    each: Callable[[RequestTimes], None] | None = None
     run: tuple[float, float] | None = None
-    requests: dict[str, RequestTimes] = field(default_factory=dict)
+    totals: RequestTotals = field(default_factory=RequestTotals)
     loads: list[Stay] = field(default_factory=list)
     evictions: list[Stay] = field(default_factory=list)
     first: float | None = None
@@ -77,7 +47,27 @@ class Spans:
     events: int = 0
     of_a_run: bool = False
     """Whether any of the events is keepwarm's."""
+    _open: OrderedDict[str, RequestTimes] = field(default_factory=OrderedDict)
     _places: dict[str, int] = field(default_factory=dict)
+
+    def request(self, one: str) -> RequestTimes:
+        """A request that is put together; where there are too many, the first of them is done."""
+        found = self._open.get(one)
+        if found is None:
+            found = self._open[one] = RequestTimes(one)
+            if len(self._open) > _MOST_OPEN:
+                self._done(self._open.popitem(last=False)[1])
+        return found
+
+    def finish(self) -> None:
+        """All events were read."""
+        while self._open:
+            self._done(self._open.popitem(last=False)[1])
+
+    def _done(self, request: RequestTimes) -> None:
+        self.totals.add(request)
+        if self.each is not None:
+            self.each(request)
 
     def add(self, stays: list[Stay], one: Stay) -> None:
         """Add a load or an end; one that lies on several devices is on the trace once on each."""
@@ -99,9 +89,16 @@ class Spans:
         return self.run or (self.first or 0.0, self.last)
 
 
-def spans_of(events: Iterable[dict[str, Any]]) -> Spans:
-    """The spans of a trace; events of other kinds and other programs count for nothing."""
-    found, queues = Spans(), dict[tuple[Any, Any], str]()
+def spans_of(
+    events: Iterable[dict[str, Any]], each: Callable[[RequestTimes], None] | None = None
+) -> Spans:
+    """The spans of a trace; events of other kinds and other programs count for nothing.
+
+    Args:
+        events: of the trace.
+        each: is told of every request, once it is whole.
+    """
+    found, queues = Spans(each), dict[tuple[Any, Any], str]()
     for event in events:
         found.events += 1
         found.of_a_run = found.of_a_run or event.get("cat") in _OURS
@@ -114,6 +111,7 @@ def spans_of(events: Iterable[dict[str, Any]]) -> Spans:
             found.first = begin if found.first is None else min(found.first, begin)
             found.last = max(found.last, end)
         _take(found, queues, event, (begin, end))
+    found.finish()
     return found
 
 
@@ -147,19 +145,18 @@ def _queued(
         request.asked = at
         queues[key] = request.id
     elif key in queues:
-        found.requests[queues.pop(key)].granted = at
+        found.request(queues.pop(key)).granted = at
 
 
 def _request(found: Spans, args: dict[str, Any]) -> RequestTimes:
-    one = str(args.get(names.REQUEST_ID, ""))
-    return found.requests.setdefault(one, RequestTimes(one))
+    return found.request(str(args.get(names.REQUEST_ID, "")))
 
 
 def _of_request(
     request: RequestTimes, kind: str, args: dict[str, Any], at: tuple[float, float]
 ) -> None:
     if kind == names.REQUEST:
-        request.model = str(args.get(names.REQUEST_MODEL, ""))
+        request.model = sys.intern(str(args.get(names.REQUEST_MODEL, "")))
         request.granted = at[0] if request.granted is None else request.granted
         request.asked = at[0] if request.asked is None else request.asked
         request.end = at[1]
@@ -186,10 +183,10 @@ def _of_request(
 def _stay(args: dict[str, Any], key: str, at: tuple[float, float]) -> Stay:
     return Stay(
         str(args.get(key, "")),
-        str(args.get(names.REQUEST_MODEL, "")),
+        sys.intern(str(args.get(names.REQUEST_MODEL, ""))),
         *at,
-        str(args.get(names.REASON, "")),
-        str(args.get(names.STORAGE, "")),
+        sys.intern(str(args.get(names.REASON, ""))),
+        sys.intern(str(args.get(names.STORAGE, ""))),
         int(_number(args.get(names.BYTES)) or 0),
     )
 

@@ -8,20 +8,21 @@ a prompt, a load that a request waits for, and waiting otherwise; what is left i
 from __future__ import annotations
 
 import statistics
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from traces.reading.advice import AdviceFigures, AdvisedConfig, TraceAdvice, advised, covered
-from traces.reading.spans_of import RequestTimes, Spans, Stay
+from traces.reading.advice import AdviceFigures, AdvisedConfig, TraceAdvice, advised
+from traces.reading.covered_times import CoveredTimes, covered
+from traces.reading.request_times import RequestTimes
+from traces.reading.spans_of import Spans, Stay
+from traces.reading.totals import ModelTotals
 
 REGRETTED_WITHIN_S: Final = 30.0
 """An eviction is regretted if its model is loaded again within so many seconds."""
-WORST: Final = 5
 ITS_LOAD: Final = "its load"
 """What a request waits for whose model is loading already, as the keeper says it."""
-
-Times = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,23 +82,21 @@ def summarise(
         force: the configuration that advice is given for.
     """
     begin, end = spans.bounds
-    requests = [r for r in spans.requests.values() if r.model]
-    waited_for = {r.waited_for for r in requests if r.waited_for}
-    visible = [(load.begin, load.end) for load in spans.loads if load.id in waited_for]
-    generating = [r.generate for r in requests if r.generate]
-    prompting = [r.prompt for r in requests if r.prompt]
-    queueing = [
-        (r.asked, r.granted) for r in requests if r.asked is not None and r.granted is not None
-    ]
-    parts, taken = list[float](), list[tuple[float, float]]()
-    for times in (generating, prompting, visible, queueing):
-        parts.append(covered(taken + times, begin, end) - covered(taken, begin, end))
-        taken += times
+    totals = spans.totals
+    visible = CoveredTimes(
+        (load.begin, load.end) for load in spans.loads if load.id in totals.waited_for
+    )
+    parts, taken, before = list[float](), list[CoveredTimes](), 0.0
+    for times in (totals.generating, totals.prompting, visible, totals.queueing):
+        taken.append(times)
+        reached = covered(taken, begin, end)
+        parts.append(reached - before)
+        before = reached
     load_s = sum(load.end - load.begin for load in spans.loads)
     regretted = _regretted(spans, regretted_within_s)
     wall = end - begin
-    models = {name: _of_model(name, requests, spans.loads, waited_for) for name in _models(spans)}
-    shares = AdviceFigures(wall or 1.0, parts[1], _reloads(models), regretted, regretted_within_s)
+    models = _models(spans)
+    figures = AdviceFigures(wall or 1.0, parts[1], _reloads(models), regretted, regretted_within_s)
     return TraceSummary(
         wall_s=wall,
         generate_s=parts[0],
@@ -109,32 +108,32 @@ def summarise(
         models=models,
         evictions=sum(stay.reason.startswith("evicted for") for stay in spans.evictions),
         regretted=len(regretted),
-        waits=tuple(_waits(requests, spans.loads)),
-        advice=advised(shares, spans, force or AdvisedConfig()),
-        failed=sum(request.error is not None for request in requests),
+        waits=tuple(_waits(totals.worst, spans.loads)),
+        advice=advised(figures, spans, force or AdvisedConfig()),
+        failed=totals.failed,
     )
 
 
-def _models(spans: Spans) -> list[str]:
-    found = [r.model for r in spans.requests.values() if r.model] + [s.model for s in spans.loads]
-    return list(dict.fromkeys(found))
+def _models(spans: Spans) -> dict[str, ModelSummary]:
+    loads: dict[str, list[Stay]] = {name: [] for name in spans.totals.models}
+    for load in spans.loads:
+        loads.setdefault(load.model, []).append(load)
+    waited_for, totals = spans.totals.waited_for, spans.totals.models
+    return {
+        name: _of_model(totals.get(name) or ModelTotals(), found, waited_for)
+        for name, found in loads.items()
+    }
 
 
-def _of_model(
-    name: str, requests: Sequence[RequestTimes], loads: Sequence[Stay], waited_for: set[str]
-) -> ModelSummary:
-    mine = [request for request in requests if request.model == name]
-    loaded = [load for load in loads if load.model == name]
-    spoken = [r for r in mine if r.output_tokens and r.predicted_s]
-    seconds = sum(r.predicted_s or 0.0 for r in spoken)
-    first = [r.first_token_s for r in mine if r.first_token_s is not None]
+def _of_model(mine: ModelTotals, loads: Sequence[Stay], waited_for: set[str]) -> ModelSummary:
+    first = mine.first_tokens_s
     return ModelSummary(
-        requests=len(mine),
-        cold=sum(request.cold for request in mine),
-        load_s=sum(load.end - load.begin for load in loaded),
-        waited_load_s=sum(load.end - load.begin for load in loaded if load.id in waited_for),
-        loads=len(loaded),
-        tokens_per_s=sum(r.output_tokens or 0 for r in spoken) / seconds if seconds else None,
+        requests=mine.requests,
+        cold=mine.cold,
+        load_s=sum(load.end - load.begin for load in loads),
+        waited_load_s=sum(load.end - load.begin for load in loads if load.id in waited_for),
+        loads=len(loads),
+        tokens_per_s=mine.spoken_tokens / mine.spoken_s if mine.spoken_s else None,
         ttft_p50_s=statistics.median(first) if first else None,
         ttft_p95_s=_p95(first) if first else None,
     )
@@ -146,9 +145,9 @@ def _p95(values: Sequence[float]) -> float:
     return statistics.quantiles(values, n=20, method="inclusive")[-1]
 
 
-def _waits(requests: Sequence[RequestTimes], loads: Sequence[Stay]) -> list[Wait]:
-    by_id = {load.id: load for load in loads}
-    worst = sorted(requests, key=lambda r: -r.waited_s)[:WORST]
+def _waits(worst: Sequence[RequestTimes], loads: Sequence[Stay]) -> list[Wait]:
+    wanted = {request.waited_for for request in worst}
+    by_id = {load.id: load for load in loads if load.id in wanted}
     return [
         Wait(r.id, r.model, r.waited_s, _cause(r, by_id.get(r.waited_for or "")))
         for r in worst
@@ -168,14 +167,19 @@ def _cause(request: RequestTimes, load: Stay | None) -> str:
 
 def _regretted(spans: Spans, within_s: float) -> list[Stay]:
     """Evictions whose model was loaded again soon."""
+    begins: dict[str, list[float]] = {}
+    for load in spans.loads:
+        begins.setdefault(load.model, []).append(load.begin)
+    for one in begins.values():
+        one.sort()
+
+    def again(gone: Stay) -> bool:
+        found = begins.get(gone.model, [])
+        at = bisect_left(found, gone.end)
+        return at < len(found) and found[at] <= gone.end + within_s
+
     return [
-        gone
-        for gone in spans.evictions
-        if gone.reason.startswith("evicted for")
-        and any(
-            load.model == gone.model and gone.end <= load.begin <= gone.end + within_s
-            for load in spans.loads
-        )
+        gone for gone in spans.evictions if gone.reason.startswith("evicted for") and again(gone)
     ]
 
 

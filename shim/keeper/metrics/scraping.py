@@ -27,6 +27,8 @@ LOG = logging.getLogger("keepwarm.keeper")
 
 SILENT_S: Final = 5.0
 """A scraper that sends or takes nothing for so long is hung up on: the server serves one at a time."""
+SCRAPE_S: Final = 10.0
+"""How long one scrape may take in all, however steadily its client sends a byte now and then."""
 
 
 class Scrapes:
@@ -66,6 +68,20 @@ class Scrapes:
 
 class _Handler(WSGIRequestHandler):
     timeout = SILENT_S
+
+    def setup(self) -> None:
+        super().setup()
+        self._watch = threading.Timer(SCRAPE_S, self._hang_up)
+        self._watch.daemon = True
+        self._watch.start()
+
+    def finish(self) -> None:
+        self._watch.cancel()
+        super().finish()
+
+    def _hang_up(self) -> None:
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Say nothing: a scrape is no news."""
