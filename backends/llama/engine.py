@@ -34,6 +34,7 @@ from budget.footprint import EngineArgs, Placement
 
 LOG = logging.getLogger("keepwarm.keeper")
 _HEALTH_LIMIT_S = 2.0
+_MARK = "KEEPWARM_LLAMA_SERVER"
 
 
 class LlamaServerEngine(ProcessEngine):
@@ -73,6 +74,8 @@ class LlamaServerEngine(ProcessEngine):
         self._keeps_kv = False
         self._carries_kv = carries_kv
         self._server = server
+        # A script of the user's may start it as a child.
+        self._mark = f"{_MARK}={self._name}" if server is not None else ""
         self._threads = threads or usable_cores()
         self._stall_s = stall_s
         self._margin_bytes = margin_bytes
@@ -139,7 +142,7 @@ class LlamaServerEngine(ProcessEngine):
         command, rest, library_variables = await self._command(placement.args, settings)
         env = engine_environment(self._runtime_dir, library_variables)
         env_of_gpus, gpu_here = await asked(launch_facts, placement.args.devices)
-        env.update(env_of_gpus)
+        env.update({**env_of_gpus, _MARK: self._name})
         self._gate = gate = Gate()
         try:
             process = EngineProcess.spawn(
@@ -147,6 +150,7 @@ class LlamaServerEngine(ProcessEngine):
                 env,
                 on_ready=self._said_ready.set,
                 inherited=gate.inherited,
+                mark=self._mark,
             )
         finally:
             gate.handed_over()

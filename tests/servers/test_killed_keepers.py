@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from backends.llama.binaries import find_binary
 from tests.processes import alive, wait_until
 from tests.servers.support import command, write_server
 
@@ -30,10 +31,14 @@ def make():
     subprocess.run(["sh", "-c", open("starts.sh").read()], check=True)
     return lambda: None
 """
+_WRAPS = """#!/bin/sh
+if [ "$1" = --api-key-file ]; then cd {folder}; . ./starts.sh; fi
+{server} "$@"
+"""
 _PROGRAM = """
 import json, sys
 from shim import Config, Shim
-with Shim(Config.from_mapping(json.loads(sys.argv[1]), base=sys.argv[2])) as shim:
+with Shim(Config.from_mapping(json.loads(sys.argv[1]), base=sys.argv[2]), share=True) as shim:
     shim.load("m")
     print("loaded", flush=True)
     sys.stdin.read()
@@ -41,9 +46,9 @@ with Shim(Config.from_mapping(json.loads(sys.argv[1]), base=sys.argv[2])) as shi
 
 
 @contextmanager
-def _loaded(model: dict[str, Any], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def loaded(model: dict[str, Any], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A program that runs a model, once that is loaded."""
-    config = {"budget": {"device": "host", "limit": "3GiB"}, "models": {"m": model}}
+    config = {"budget": {"device": "host", "limit": "8GiB"}, "models": {"m": model}}
     program = subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, json.dumps(config), str(folder)],
         stdin=subprocess.PIPE,
@@ -66,10 +71,11 @@ def _loaded(model: dict[str, Any], folder: Path) -> Iterator[subprocess.Popen[by
         pytest.param("server", "well", marks=pytest.mark.full),
         ("python", "killed"),
         ("python", "well"),
+        pytest.param("llama-server", "killed", marks=[pytest.mark.real, pytest.mark.full]),
     ],
 )
 def test_what_an_engine_has_started_ends_with_its_keeper(
-    tmp_path: Path, kind: str, ends: str
+    tmp_path: Path, tiny_models: dict[str, Path], kind: str, ends: str
 ) -> None:
     """Also what has no mark in its environment, and what has left the engine's process group."""
     write_server(tmp_path)
@@ -79,7 +85,14 @@ def test_what_an_engine_has_started_ends_with_its_keeper(
     model = {"command": shell, "ready": "/health", "can": ["chat"], "bytes": "64MiB"}
     if kind == "python":
         model = {"factory": "worker:make", "backend": "python", "bytes": "64MiB"}
-    with _loaded({**model, "cwd": str(tmp_path)}, tmp_path) as program:
+    if kind == "llama-server":
+        script = tmp_path / "server.sh"
+        script.write_text(_WRAPS.format(folder=tmp_path, server=find_binary("llama-server")))
+        script.chmod(0o755)
+        model = {"path": str(tiny_models["producer"]), "llama_server": str(script)}
+    else:
+        model["cwd"] = str(tmp_path)
+    with loaded(model, tmp_path) as program:
         started = [int((tmp_path / name).read_text()) for name in ("nameless", "apart")]
         assert all(map(alive, started))
         if ends == "killed":

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import pytest
 
 from backends.machine.files.shared_memory import segments_of
-from backends.machine.processes import command_line, group_members
+from backends.machine.processes import command_line, group_members, process_tree
 from backends.machine.unix_http import control_request
 from backends.openai import AsyncTransport
 from backends.vllm.vllm_engine import VllmEngine, VllmSpec
@@ -24,7 +24,8 @@ from budget.errors import EngineDied, InvalidRequest
 from budget.footprint import HOST, EngineArgs, Footprint, Placement
 from shim import Shim
 from tests.engines.support import HELLO, until
-from tests.processes import wait_until
+from tests.processes import alive, wait_until
+from tests.servers.test_killed_keepers import loaded
 from tools.vllm_server import vllm_model, vllm_python
 
 pytestmark = pytest.mark.vllm
@@ -124,6 +125,16 @@ def test_a_killed_server_leaves_no_process_no_memory_and_no_bytes(shim: Shim) ->
     assert wait_until(lambda: not group_members(pid))
     assert wait_until(lambda: not any(Path("/dev/shm", name).exists() for name in segments))
     assert wait_until(lambda: engine_of(shim)["bytes"] == {})
+
+
+def test_a_killed_keeper_leaves_no_process_of_its_server(tmp_path: Path) -> None:
+    """Its engine and its workers get no signal of their parent's death, and change their environment."""
+    model = {"backend": "vllm", "path": str(vllm_model()), "python": str(vllm_python())}
+    with loaded({**model, "context": 512}, tmp_path) as program:
+        tree = process_tree(program.pid)
+        assert sum("vllm" in " ".join(command_line(pid)).lower() for pid in tree) >= 2
+        program.send_signal(signal.SIGKILL)
+        assert wait_until(lambda: not any(map(alive, tree)))
 
 
 @pytest.mark.parametrize("level", [1, 2])
