@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from budget.footprint import HOST
 
 _PRIORITY: Final = "2"
 _TAIL_LINES: Final = 8
+_NO_NUMBER: Final = re.compile(r"(?<=:) *-?(nan|inf)\b")
+"""llama-bench's deviation of samples that hardly differ is the root of a negative number, by rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +58,12 @@ class DecodeTimer:
             self._priority = "0"
             done = self._bench(run)
         try:
-            rows = parse_json(done.out)
+            rows = parse_json(_NO_NUMBER.sub(" null", done.out))
             samples = [float(ns) for ns in rows[-1]["samples_ns"]]
             return min(samples) / 1e9 / run.tokens
-        except (ValueError, LookupError, TypeError):
-            raise _failed(run, done.code, done.log) from None
+        except (ValueError, LookupError, TypeError) as error:
+            unread = "" if done.code else f"\nits answer cannot be read: {error}"
+            raise _failed(run, done.code, done.log + unread) from None
 
     def _bench(self, run: DecodeRun) -> Answered:
         binary = find_binary("llama-bench")

@@ -306,6 +306,16 @@ def test_whatever_llama_bench_says_is_typed(
         DecodeTimer(timeout_s=LONG_S).token_s(DecodeRun(Path("model.gguf")))
 
 
+def test_a_deviation_that_is_no_number_spoils_no_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama-bench prints `-nan` there, which is no JSON; the samples are all that is used."""
+    row = '[{"stddev_ts": -nan, "avg_ts": inf, "samples_ns": [8000, 16000]}]'
+    _llama_bench(tmp_path, monkeypatch, f"print({row!r})")
+    timer = DecodeTimer(timeout_s=LONG_S)
+    assert timer.token_s(DecodeRun(Path("model.gguf"), tokens=8)) == pytest.approx(1e-6)
+
+
 @pytest.mark.real
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, Path.touch])
 def test_llama_cpp_itself_is_not_left_with_what_is_no_model(tmp_path: Path, make: Any) -> None:
