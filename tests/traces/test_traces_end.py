@@ -10,7 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
+from shim.cli import main
 from tests.traces.support import events, now, request, written
 from traces import RunLine, RunTrace, read_runs
 from traces.recording import writer as writer_module
@@ -120,6 +122,7 @@ def test_eight_threads_that_record_without_a_pause_hold_up_no_end(
 ) -> None:
     """All that they recorded is in the file, or in the counts that the file and the line say."""
     monkeypatch.setattr(writer_module, "END_SECONDS", 0.1)
+    monkeypatch.setattr(writer_module, "MOST_WAITING", 2000)
     counts = [0] * 8
     busy = [threading.Event() for _ in counts]
 
@@ -127,7 +130,7 @@ def test_eight_threads_that_record_without_a_pause_hold_up_no_end(
         while run.active:
             run.record_span("s", now(), now())
             counts[number] += 1
-            if counts[number] == 200:
+            if counts[number] == 20:
                 busy[number].set()
 
     with RunTrace("r", tmp_path) as run:
@@ -146,6 +149,9 @@ def test_eight_threads_that_record_without_a_pause_hold_up_no_end(
     assert "came after the end of the run" in told
     whole = [event for event in events(run.trace_path) if event.get("cat") == "run"]
     assert whole[-1]["args"]["keepwarm.run.problems"] == "; ".join(run.problems)
+    said = CliRunner().invoke(main, ["trace", "summary", str(run.trace_path)])
+    assert "lacks something: " in said.stderr
+    assert "came after the end of the run" in said.stderr
     (line,) = read_runs(run.runs_path)
     assert isinstance(line, RunLine)
     assert line.problems == tuple(run.problems)

@@ -47,6 +47,8 @@ class Spans:
     events: int = 0
     of_a_run: bool = False
     """Whether any of the events is keepwarm's."""
+    problems: list[str] = field(default_factory=list)
+    """What the runs say of themselves that is missing on the trace."""
     _open: OrderedDict[str, RequestTimes] = field(default_factory=OrderedDict)
     _places: dict[str, int] = field(default_factory=dict)
 
@@ -128,6 +130,8 @@ def _take(
         # A merged trace has several.
         before = found.run or at
         found.run = (min(before[0], at[0]), max(before[1], at[1]))
+        if names.PROBLEMS in args:
+            found.problems.append(str(args[names.PROBLEMS]))
     elif kind in (names.REQUEST, names.PROMPT_EVALUATION, names.GENERATE, names.WORK, names.ITEMS):
         _of_request(_request(found, args), str(kind), args, at)
     elif kind == names.MODEL_LOAD:

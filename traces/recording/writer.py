@@ -20,8 +20,9 @@ MOST_WAITING = 131_072
 """Records that may wait to be written. More are dropped and counted: a slow disk costs neither memory nor
 the time of a caller, which would wait for the disk otherwise."""
 
-END_SECONDS = 5.0
-"""How long what waits may hold up the end of a run. What is left then is dropped and counted."""
+END_SECONDS = 20.0
+"""How long what waits may hold up the end of a run: enough for all of it on a machine with other work. What
+is left then is dropped and counted."""
 
 _TOO_FAST: Final = "were dropped: they came faster than they are written"
 _TOO_MANY: Final = (

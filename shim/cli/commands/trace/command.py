@@ -210,6 +210,8 @@ def spans_in(path: Path) -> Spans:
             hint="`keepwarm trace list` shows the traces of runs.",
             file=str(path),
         )
+    for problem in spans.problems:
+        click.echo(f"keepwarm: {path} lacks something: {problem}", err=True)
     return spans
 
 
