@@ -192,6 +192,8 @@ def test_a_run_that_was_killed_is_listed_and_used_by_its_name(tmp_path: Path) ->
         said = trace(*words, "--folder", tmp_path)
         assert said.exit_code == 0, said.output
         assert "run killed has not ended, or was killed" in said.stderr
+    recorded(tmp_path, "later")
+    assert trace("summary", "--folder", tmp_path).stderr == "", "a later run is the last one"
     summary = json.loads(trace("summary", "killed", "--folder", tmp_path, "--json").stdout)
     assert summary["models"]["m"]["requests"] == 1
 

@@ -74,6 +74,19 @@ def test_once_a_run_ends_only_the_ending_thread_is_listened_to(told: Told) -> No
     ]
 
 
+def test_a_flush_of_another_thread_leaves_the_rest_to_the_end(told: Told) -> None:
+    """It has no bound of its own, and would be waited for."""
+    told.put(1)
+    told.writer.put((setattr, told.writer, "_ending", threading.get_ident()))
+    told.put(2, 3)
+    flush = threading.Thread(target=told.writer.flush)
+    flush.start()
+    flush.join()
+    assert told.done == [1]
+    told.writer.close()
+    assert told.done == [1, 2, 3]
+
+
 def test_the_end_writes_no_longer_than_its_bound(
     told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,8 +44,8 @@ def unended_runs(folder: Path, known: Collection[str]) -> list[RunLine]:
     for path in folder.glob(f"*{SUFFIX}*"):
         if str(path.absolute()) in known or not path.name.endswith((SUFFIX, f"{SUFFIX}.gz")):
             continue
-        # One may be removed or packed meanwhile.
-        with suppress(FileNotFoundError):
+        # One may be removed or packed meanwhile, or be another user's.
+        with suppress(OSError):
             state = path.lstat()
             if stat.S_ISREG(state.st_mode):
                 found.append((state.st_mtime, _line(path, state)))

@@ -147,7 +147,8 @@ class Writer:
                 self._problems.count("records", len(self._waiting), _TOO_MANY)
                 self._waiting.clear()
                 break
-            if yields and self._ending is not None:
+            if within_s is None and self._ending not in (None, threading.get_ident()):
+                # What is left is the ending thread's to do, within its bound.
                 break
             left -= 1
             action, *arguments = self._waiting.popleft()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -51,9 +53,9 @@ def check_folder(given: Path | None) -> None:
 
 
 def runs_in(folder: Path) -> tuple[list[RunLine], list[ValueError]]:
-    """The runs of a folder, oldest first, and the lines that cannot be read.
+    """The runs of a folder by their ends, oldest first, and the lines that cannot be read.
 
-    Behind those that have ended come those that have not, or were killed, by their last writes.
+    Those that have no line, because they have not ended or were killed, stand by their last writes.
 
     Raises:
         OutsideError: the file cannot be read.
@@ -62,10 +64,28 @@ def runs_in(folder: Path) -> tuple[list[RunLine], list[ValueError]]:
     try:
         lines = list(read_runs(path)) if path.exists() else []
         found = [line for line in lines if isinstance(line, RunLine)]
-        found += unended_runs(folder, {line.trace for line in found if line.trace is not None})
+        known = {line.trace for line in found if line.trace is not None}
+        found = _by_their_ends(found, unended_runs(folder, known))
     except OSError as error:
         raise OutsideError(f"{path} cannot be read: {error.strerror or error}.") from error
     return found, [line for line in lines if isinstance(line, ValueError)]
+
+
+def _by_their_ends(ended: list[RunLine], others: list[RunLine]) -> list[RunLine]:
+    """Both together; runs that have ended keep their order, whatever the clock did meanwhile."""
+    timed, reached = list[tuple[float, RunLine]](), -math.inf
+    for run in ended:
+        reached = max(reached, _ended_s(run))
+        timed.append((reached, run))
+    timed += ((_ended_s(run), run) for run in others)
+    return [run for _, run in sorted(timed, key=lambda one: one[0])]
+
+
+def _ended_s(run: RunLine) -> float:
+    try:
+        return datetime.fromisoformat(run.started).timestamp() + run.seconds
+    except (ValueError, OverflowError):
+        return -math.inf
 
 
 def trace_path(wanted: str | None, folder: Path) -> Path:
