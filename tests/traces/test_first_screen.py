@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,24 @@ def test_other_files_and_very_many_groups_keep_the_uis_order(tmp_path: Path) -> 
     other.write_text("no trace")
     assert startup_commands(other) == ""
     assert startup_commands(_run(tmp_path, [f"m{n}" for n in range(MOST_GROUPS)])) == ""
+
+
+def test_a_file_that_is_cut_or_no_trace_has_what_can_be_read_of_it(tmp_path: Path) -> None:
+    """Half a gzip ended `trace open` with a traceback; a line without an end took all memory."""
+    packed = _run(tmp_path, ["a"], gzip=True)
+    packed.write_bytes(packed.read_bytes()[:-20])
+    assert isinstance(startup_commands(packed), str)
+    endless = tmp_path / "endless.json"
+    with endless.open("wb") as out:
+        out.truncate(1 << 36)
+    plain = _run(tmp_path, ["a"])
+    data = plain.read_bytes().removesuffix(b"\n]\n")
+    with endless.open("r+b") as out:
+        out.write(data)
+    tracemalloc.start()
+    try:
+        found = startup_commands(endless)
+        assert tracemalloc.get_traced_memory()[1] < 100_000_000
+    finally:
+        tracemalloc.stop()
+    assert found == startup_commands(plain)

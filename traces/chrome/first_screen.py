@@ -6,12 +6,14 @@ address that opens it; these build a workspace of the groups in their own order.
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
+
+from traces.reading.stored_events import BadTrace, lines_in, opened_events
 
 WORKSPACE: Final = "keepwarm"
 MOST_GROUPS: Final = 60
@@ -56,18 +58,12 @@ def _pattern(pid: int, name: str) -> str:
 
 def _groups(trace: Path) -> Iterator[tuple[int, str]]:
     """The number and the name of each group, in the order of their first use."""
-    with _opened(trace) as lines:
-        for line in lines:
+    # A file that is no trace is Perfetto's to judge.
+    with suppress(BadTrace), opened_events(trace) as file:
+        for line in lines_in(trace, file):
             if b'"process_name"' in line:
                 try:
                     event = json.loads(line.strip().strip(b"[,"))
                     yield int(event["pid"]), str(event["args"]["name"])
                 except (ValueError, KeyError, TypeError):
                     continue
-
-
-def _opened(trace: Path) -> IO[bytes]:
-    file = trace.open("rb")
-    if file.peek(2)[:2] != b"\x1f\x8b":
-        return file
-    return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]

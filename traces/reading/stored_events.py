@@ -52,8 +52,8 @@ class TraceFile:
             OSError: it cannot be read.
         """
         number, ended = 0, False
-        with self._opened() as lines:
-            for number, found_line in enumerate(_lines(self, lines), 1):
+        with opened_events(self.file) as lines:
+            for number, found_line in enumerate(lines_in(self.file, lines), 1):
                 line, nul, _ = found_line.partition(b"\0")
                 self.nuls = bool(nul)
                 text = line.strip().rstrip(b",")
@@ -86,16 +86,28 @@ class TraceFile:
             raise BadTrace(self.file, 1, "has no list of `traceEvents`")
         yield from events
 
-    def _opened(self) -> IO[bytes]:
-        file = opened_regular(self.file)
-        magic = file.read(2)
-        file.seek(0)
-        if magic != b"\x1f\x8b":
-            return file
-        return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
+
+def opened_events(path: Path) -> IO[bytes]:
+    """A trace's file, unpacked, to read.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    file = opened_regular(path)
+    magic = file.read(2)
+    file.seek(0)
+    if magic != b"\x1f\x8b":
+        return file
+    return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
 
 
-def _lines(trace: TraceFile, file: IO[bytes]) -> Iterator[bytes]:
+def lines_in(path: Path, file: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a trace's file up to where it was cut; one with NULs in it is the last.
+
+    Raises:
+        BadTrace: a line is longer than any event.
+        OSError: it cannot be read.
+    """
     number = 0
     while True:
         number += 1
@@ -103,11 +115,14 @@ def _lines(trace: TraceFile, file: IO[bytes]) -> Iterator[bytes]:
             line = file.readline(LONGEST_LINE + 1)
         except (EOFError, zlib.error, gzip.BadGzipFile):
             return
-        if len(line) > LONGEST_LINE and b"\0" not in line:
-            raise BadTrace(trace.file, number, f"has more than {LONGEST_LINE:,} bytes")
+        nuls = b"\0" in line
+        if len(line) > LONGEST_LINE and not nuls:
+            raise BadTrace(path, number, f"has more than {LONGEST_LINE:,} bytes")
         if not line:
             return
         yield line
+        if nuls:
+            return
 
 
 def _parsed(text: bytes) -> Event | None:
