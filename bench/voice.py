@@ -1,10 +1,10 @@
 """The voice agent's seconds from question to spoken answer, three ways: `python bench/voice.py`.
 
-The agent is `examples/voice_agent.py` with its budget for about half of the bytes. The ways take turns: the
-next stage's model loads meanwhile; every model loads on demand; and what people start from, a process for
-each model and request. Then the agent's judge: how well each of three possible judges tells right answers
-from wrong ones (the area under the ROC curve, on answers whose truth is known), and how often speech is
-right. The last line of the output is one JSON object. `make models voice` installs what it needs.
+The agent is `examples/voice_agent.py` with its budget for three fifths of the bytes. The ways take turns:
+the next stage's model loads meanwhile; every model loads on demand; and what people start from, a process
+for each model and request. Then the agent's judge: how well each of three possible judges tells right
+answers from wrong ones (the area under the ROC curve, on answers whose truth is known), and how often
+speech is right. The last line of the output is one JSON object. `make models voice` installs what it needs.
 """
 
 from __future__ import annotations

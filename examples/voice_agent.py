@@ -1,4 +1,4 @@
-"""A voice agent whose every stage is a real model, in a budget for about half of their bytes.
+"""A voice agent whose every stage is a real model, in a budget for three fifths of their bytes.
 
 A spoken question is heard (Whisper), its intent is found (MiniLM), a passage is looked up (`MemoryStore`),
 an answer is written (SmolLM2), scored (a pinned judge) and spoken (Piper). Where an answer does not pass,

@@ -1,8 +1,8 @@
 """What FTS5 is given of a text, and how it is asked: the same folding on both sides. Pure.
 
-FTS5 splits a text at blanks and signs. A run of Chinese, Japanese, Korean, Thai, Lao, Khmer or Burmese
-would be one word to it, so such a run is indexed as its pairs of neighbouring characters, and looked for
-by them.
+FTS5 splits a text at blanks and signs, and takes the endings of English words away (Porter). A run of
+Chinese, Japanese, Korean, Thai, Lao, Khmer or Burmese would be one word to it, so such a run is indexed as
+its pairs of neighbouring characters, and looked for by them.
 """
 
 from __future__ import annotations

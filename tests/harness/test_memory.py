@@ -215,7 +215,7 @@ def test_a_ranking_by_words_counts_by_how_much_of_the_question_it_found(
 def test_a_caller_weighs_words_against_vectors(memory: MemoryStore) -> None:
     """0 leaves a ranking out."""
     memory.add(["the cat sleeps", "feeding", "rain"])
-    query = "feeding cats: cat, cat, cat"
+    query = "feeding: concatenate, concatenated, concatenation"
     assert texts(memory.search(query, results=1, weights=(1, 0))) == ["feeding"]
     assert texts(memory.search(query, results=1, weights=(0, 1))) == ["the cat sleeps"]
     for bad in ((0, 0), (1,), (-1, 1), (math.nan, 1), "ab"):
@@ -340,6 +340,19 @@ SPOKEN = {
     "हिन्दी": "यह हिन्दी में है",
     "\uff26ull": "full width",
 }
+
+
+def test_forms_of_an_english_word_are_one_word(tmp_path: Path) -> None:
+    """What is asked for decides, and not in which form."""
+    with MemoryStore(tmp_path / "m.db") as store:
+        store.add(
+            [
+                "The canteen opens at eleven. It closes at two.",
+                "The library is on the fourth floor. It is open day and night.",
+            ]
+        )
+        for query in ("When does the canteen open?", "opening of canteens", "closed canteen"):
+            assert texts(store.search(query))[0].startswith("The canteen"), query
 
 
 def test_words_are_found_in_scripts_with_and_without_blanks(tmp_path: Path) -> None:
