@@ -88,8 +88,11 @@ class Reply(_Answered):
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Decoding speed by the engine's own timings; None where it gives none."""
-        if self.timings is None or self.timings.predicted_ms <= 0:
+        """Decoding speed by the engine's own timings; None where it gives none, or for a single token.
+
+        Engines count from the first token on: a single one would take some microseconds.
+        """
+        if self.timings is None or self.timings.predicted_ms <= 0 or self.timings.predicted_n < 2:
             return None
         return self.timings.predicted_n / self.timings.predicted_ms * 1e3
 

@@ -7,7 +7,7 @@ import contextlib
 import os
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Self
 
@@ -193,16 +193,28 @@ def _new_name() -> str:
     return f"{os.getpid()}-{secrets.token_hex(4)}"
 
 
-def check_names(what: str, models: Sequence[str]) -> None:
-    """Refuse one name where a list of them is due: its letters would be taken for names.
+def check_name(model: str) -> None:
+    """Refuse a model that is not named by a text.
 
     Raises:
-        InvalidRequest: it is one text.
+        InvalidRequest: with what was found.
     """
-    if isinstance(models, str):
+    if not isinstance(model, str):
         raise InvalidRequest(
-            f"{what} are a list of model names, not {models!r}.", hint=f'Write ["{models}"].'
+            f"A model is given by its name, not by {model!r:.60}, which is {type(model).__name__}.",
+            hint='Write "MODEL", as the configuration has it; one model at a time.',
         )
+
+
+def check_names(what: str, models: Sequence[str]) -> None:
+    """Refuse what is no list of names. The letters of one name would be taken for names.
+
+    Raises:
+        InvalidRequest: it is one text, or nothing that can be gone through.
+    """
+    if isinstance(models, str) or not isinstance(models, Iterable):
+        hint = f'Write ["{models}"].' if isinstance(models, str) else 'Write ["MODEL", ...].'
+        raise InvalidRequest(f"{what} are a list of model names, not {models!r}.", hint=hint)
 
 
 def _local(session: Session, models: Sequence[str]) -> list[str]:

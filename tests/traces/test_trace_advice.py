@@ -62,6 +62,29 @@ def test_a_model_whose_reloads_cost_much_is_to_be_pinned_unless_it_is() -> None:
     assert told([slice_of("run", 0, 20), *request(1, "a", (0, 0, 0, 1, 8))]) == []
 
 
+def test_a_model_beside_which_another_would_never_fit_is_not_to_be_pinned() -> None:
+    """The pin would save its reloads, and make each request for the other an error."""
+    sized = [
+        event | {"args": event["args"] | {"keepwarm.bytes": 60}}
+        if event.get("cat") == "model_load"
+        else event
+        for event in STORY
+    ]
+    for limit, lines in ((119, []), (120, ["pin = true"])):
+        books = {"ph": "C", "name": "device bytes", "pid": 2, "ts": 0, "args": {"limit": limit}}
+        assert [one[2] for one in told([*sized, books])] == lines
+
+
+def test_a_section_is_not_said_to_be_in_a_file_that_has_no_such_model(tmp_path: Path) -> None:
+    """The run may have had another configuration than the folder in which its trace is read."""
+    file = tmp_path / "keepwarm.toml"
+    file.write_text('[models.other]\nurl = "http://127.0.0.1:9"\n')
+    trace = write(tmp_path / "t.json", STORY)
+    shown = CliRunner().invoke(main, ["--config", str(file), "trace", "summary", str(trace)])
+    said = f'set in [models."a"] of the run\'s configuration ({file} has no such model):'
+    assert said in shown.stdout
+
+
 def test_loads_from_the_disk_are_hidden_by_what_is_not_done_yet() -> None:
     """Looking ahead is on by default: then the order is what is missing."""
     assert told(DISK)[-1][1:] == ("", "with shim.plan(['a']): ...")

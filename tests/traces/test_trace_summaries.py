@@ -103,6 +103,17 @@ def test_the_parts_add_up_to_the_wall_time() -> None:
     assert summary.hidden_load_s == pytest.approx(2)
 
 
+def test_an_answer_of_one_token_says_nothing_of_the_speed() -> None:
+    """Its engine counts from its first token on: a microsecond, and a million tokens a second."""
+    short = request(4, "a", (18, 18, 18, 18.1, 18.100001))
+    for event in short:
+        if event.get("cat") == "request":
+            event["args"]["gen_ai.usage.output_tokens"] = 1
+    run = STORY[0]
+    assert summarise(spans_of([run, *short])).models["a"].tokens_per_s is None
+    assert summarise(spans_of([*STORY, *short])).models["a"].tokens_per_s == pytest.approx(30 / 6)
+
+
 def test_models_waits_and_regrets_are_told() -> None:
     """A wait names its load, or a slot; an eviction that was undone soon is regretted."""
     summary = summarise(spans_of(STORY))

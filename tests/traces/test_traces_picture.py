@@ -34,6 +34,7 @@ def test_prompt_and_answer_say_their_tokens_and_their_speed(tmp_path: Path) -> N
         run.request(request("r2", at + 100 * MS))
         none = dict.fromkeys(("prompt_tokens", "completion_tokens"))
         run.request(request("r3", at + 200 * MS, **none))
+        run.request(request("r4", at + 300 * MS, completion_tokens=1, predicted_ms=0.001))
     (slices,) = _read(run, SLICES)
     inner = [row["name"] for row in slices if row["depth"] == 1 and row["name"] != "admit"]
     assert inner == [
@@ -43,6 +44,8 @@ def test_prompt_and_answer_say_their_tokens_and_their_speed(tmp_path: Path) -> N
         "generate 6 tokens, 200/s",
         "prompt_evaluation",
         "generate",
+        "prompt_evaluation 12 tokens, 600/s",
+        "generate 1 token",
     ]
 
 

@@ -35,6 +35,8 @@ def test_the_line_tells_each_request_in_the_order_of_arrival(tmp_path: Path) -> 
     with RunTrace("numbers", tmp_path) as trace:
         start = now()
         trace.request(request("second", start + 50 * MS, predicted_ms=60.0))
+        late = start + 90 * MS
+        trace.request(request("third", late, completion_tokens=1, predicted_ms=0.001))
         trace.request(request("first", start, waited_for_load="l1", cold=True))
         trace.load(load("l1", start, ms=9))
         trace.evict(evict("e1", start))
@@ -44,7 +46,7 @@ def test_the_line_tells_each_request_in_the_order_of_arrival(tmp_path: Path) -> 
     assert line.load_seconds == pytest.approx(0.009)
     assert line.trace == str(trace.trace_path)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", line.started)
-    first, second = line.requests
+    first, second, third = line.requests
     assert (first.request_id, first.cold) == ("first", True)
     assert first.load_s == pytest.approx(0.009)
     assert (second.request_id, second.cold) == ("second", False)
@@ -54,6 +56,7 @@ def test_the_line_tells_each_request_in_the_order_of_arrival(tmp_path: Path) -> 
     assert first.tokens_per_s == pytest.approx(6 / 0.030)
     assert second.tokens_per_s == pytest.approx(100)
     assert (first.prompt_tokens, first.output_tokens) == (12, 6)
+    assert third.tokens_per_s is None, "a single token has no speed"
 
 
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])

@@ -20,7 +20,7 @@ def title_of(name: str, attributes: Mapping[str, Value], ns: int) -> tuple[str, 
         return _told(name, prompt, found, rate), rate
     if name == names.GENERATE:
         tokens = _count(attributes, names.OUTPUT_TOKENS)
-        rate = _rate(tokens, attributes.get(names.PREDICTED_MS), ns)
+        rate = _rate(tokens, attributes.get(names.PREDICTED_MS), ns) if tokens > 1 else 0.0
         return _told(name, tokens, "", rate), rate
     return name, 0.0
 
@@ -29,7 +29,7 @@ def _told(name: str, tokens: int, more: str, rate: float) -> str:
     if not tokens:
         return name
     speed = f", {rate:.{0 if rate >= 100 else 1}f}/s" if rate else ""
-    return f"{name} {tokens} tokens{more}{speed}"
+    return f"{name} {tokens} token{'' if tokens == 1 else 's'}{more}{speed}"
 
 
 def _count(attributes: Mapping[str, Value], name: str) -> int:

@@ -74,7 +74,7 @@ class AdviceFigures:
 def advised(shares: AdviceFigures, spans: Spans, force: AdvisedConfig) -> tuple[TraceAdvice, ...]:
     """All that would help, the most telling first."""
     return (
-        *_pin(shares, force),
+        *_pin(spans, shares, force),
         *_uses(shares),
         *_slots(spans, shares, force),
         *_prompts(spans, shares),
@@ -82,15 +82,25 @@ def advised(shares: AdviceFigures, spans: Spans, force: AdvisedConfig) -> tuple[
     )
 
 
-def _pin(shares: AdviceFigures, force: AdvisedConfig) -> list[TraceAdvice]:
+def _pin(spans: Spans, shares: AdviceFigures, force: AdvisedConfig) -> list[TraceAdvice]:
     # One pin: with several the budget may hold nothing else.
-    name = max(shares.reloads, key=lambda model: shares.reloads[model], default="")
-    share = shares.reloads.get(name, 0.0) / shares.wall_s
-    known = force.of(name)
-    if share < RELOADS_SHARE or known.pinned or not known.can_pin:
-        return []
-    text = f"pin {name}: {share:.0%} of the wall time is its reloads"
-    return [TraceAdvice(text, _section(name), "pin = true")]
+    for name in sorted(shares.reloads, key=lambda model: -shares.reloads[model]):
+        share, known = shares.reloads[name] / shares.wall_s, force.of(name)
+        if share < RELOADS_SHARE:
+            break
+        if known.can_pin and not known.pinned and _leaves_room(spans, name):
+            text = f"pin {name}: {share:.0%} of the wall time is its reloads"
+            return [TraceAdvice(text, section_of(name), "pin = true")]
+    return []
+
+
+def _leaves_room(spans: Spans, name: str) -> bool:
+    """Whether each other model of the run would fit beside this one, were it pinned."""
+    largest: dict[str, int] = {}
+    for load in spans.loads:
+        largest[load.model] = max(load.bytes, largest.get(load.model, 0))
+    limit, own = sum(spans.limits.values()), largest.pop(name, 0)
+    return not limit or own + max(largest.values(), default=0) <= limit
 
 
 def _uses(shares: AdviceFigures) -> list[TraceAdvice]:
@@ -120,7 +130,7 @@ def _slots(spans: Spans, shares: AdviceFigures, force: AdvisedConfig) -> list[Tr
     if known.context is not None:
         # The slots share it: a request can use as much as before.
         lines.append(f"context = {2 * known.context}")
-    return [TraceAdvice(f"give {name} more slots: {why}", _section(name), "\n".join(lines))]
+    return [TraceAdvice(f"give {name} more slots: {why}", section_of(name), "\n".join(lines))]
 
 
 def _prompts(spans: Spans, shares: AdviceFigures) -> list[TraceAdvice]:
@@ -158,6 +168,7 @@ def _plan(models: Iterable[str]) -> str:
     return f"with shim.plan({list(dict.fromkeys(models))!r}): ..."
 
 
-def _section(model: str) -> str:
+def section_of(model: str) -> str:
+    """The section of a configuration that a model's keys are set in."""
     escaped = model.replace("\\", "\\\\").replace('"', '\\"')
     return f'[models."{escaped}"]'

@@ -47,6 +47,8 @@ class Spans:
     events: int = 0
     of_a_run: bool = False
     """Whether any of the events is keepwarm's."""
+    limits: dict[str, float] = field(default_factory=dict)
+    """The most bytes that models might take of each device, by its group on the trace."""
     problems: list[str] = field(default_factory=list)
     """What the runs say of themselves that is missing on the trace."""
     _open: OrderedDict[str, RequestTimes] = field(default_factory=OrderedDict)
@@ -124,6 +126,9 @@ def _take(
     args = args if isinstance(args, dict) else {}
     if event.get("ph") in ("b", "e") and kind == names.QUEUE:
         _queued(found, queues, event, args, at[0])
+    elif event.get("ph") == "C" and event.get("name") == names.DEVICE_BYTES:
+        device, limit = str(event.get("pid")), _number(args.get("limit")) or 0.0
+        found.limits[device] = max(limit, found.limits.get(device, 0.0))
     elif event.get("ph") != "X":
         return
     elif kind == names.RUN:

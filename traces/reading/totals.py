@@ -32,7 +32,8 @@ class ModelTotals:
         """Count a request."""
         self.requests += 1
         self.cold += request.cold
-        if request.output_tokens and request.predicted_s:
+        # A single token has no speed: its engine counts from it on, some microseconds.
+        if request.output_tokens and request.output_tokens > 1 and request.predicted_s:
             self.spoken_tokens += request.output_tokens
             self.spoken_s += request.predicted_s
         if request.first_token_s is not None:

@@ -94,8 +94,11 @@ def first_token_ns(record: RequestRecord) -> int | None:
 
 
 def tokens_per_second(record: RequestRecord) -> float | None:
-    """Tokens generated a second: by the engine's own figure, else from first token to end."""
-    if not record.completion_tokens:
+    """Tokens generated a second: by the engine's own figure, else from first token to end.
+
+    A single token has no speed: its engine counts from it on, some microseconds.
+    """
+    if record.completion_tokens is None or record.completion_tokens < 2:
         return None
     if record.predicted_ms:
         return record.completion_tokens / (record.predicted_ms / 1e3)

@@ -17,7 +17,7 @@ import click
 from budget.errors import InvalidRequest, OutsideError
 from shim.cli.commands.trace.asked_in_sql import sql_command
 from shim.cli.commands.trace.capture import capture_command
-from shim.cli.commands.trace.in_force import config_in_force, in_force
+from shim.cli.commands.trace.in_force import config_in_force, file_of, in_force
 from shim.cli.commands.trace.merge import merge_command, new_file
 from shim.cli.commands.trace.prune import prune_command
 from shim.cli.commands.trace.traced_runs import (
@@ -32,7 +32,7 @@ from shim.cli.commands.trace.traced_runs import (
 )
 from shim.cli.console.output import print_json, print_table, span
 from shim.cli.console.shared_options import json_option
-from shim.config import FILE_NAME as CONFIG_NAME
+from shim.config import Config
 from traces import RunLine
 from traces.chrome.perfetto import open_trace
 from traces.place import opened_regular, size_without_nuls
@@ -145,7 +145,7 @@ def summary_command(
     if as_json:
         print_json(asdict(summary))
     else:
-        _print_summary(summary, config.file)
+        _print_summary(summary, config)
         _print_simulate(path, place / FILE_NAME, models_out)
 
 
@@ -215,7 +215,7 @@ def spans_in(path: Path) -> Spans:
     return spans
 
 
-def _print_summary(summary: TraceSummary, file: Path | None) -> None:
+def _print_summary(summary: TraceSummary, config: Config) -> None:
     whole = summary.wall_s or 1.0
     parts = [(name, float(getattr(summary, key))) for name, key in PARTS]
     rows = [(name, span(seconds), f"{seconds / whole:.0%}") for name, seconds in parts]
@@ -235,7 +235,7 @@ def _print_summary(summary: TraceSummary, file: Path | None) -> None:
     evictions = f"{summary.evictions} evictions, {summary.regretted} of them regretted"
     click.echo(f"{evictions}; {summary.failed} requests failed.")
     for advice in summary.advice:
-        where = f"\nset in {advice.section} of {file or CONFIG_NAME}" if advice.section else ""
+        where = f"\nset in {advice.section} of {file_of(advice, config)}" if advice.section else ""
         click.echo(f"\n{advice.text}{where}:\n{indent(advice.lines, '    ')}")
 
 

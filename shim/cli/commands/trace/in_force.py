@@ -6,9 +6,9 @@ import click
 
 from budget.errors import ConfigError
 from shim.cli.console.context import config_path
-from shim.config import Config, ModelEntry, load_config
+from shim.config import FILE_NAME, Config, ModelEntry, load_config
 from shim.config.schema.kind_keys import keys_of
-from traces.reading.advice import AdvisedConfig, AdvisedModel
+from traces.reading.advice import AdvisedConfig, AdvisedModel, TraceAdvice, section_of
 
 
 def config_in_force(ctx: click.Context) -> Config:
@@ -23,6 +23,14 @@ def in_force(config: Config) -> AdvisedConfig:
     """What advice has to know of a configuration."""
     loads_ahead = config.budget.prefetch in (True, "spare")
     return AdvisedConfig(loads_ahead, {name: _model(one) for name, one in config.models.items()})
+
+
+def file_of(advice: TraceAdvice, config: Config) -> str:
+    """Where a section is to be found. The run may have had another configuration than the one in force."""
+    here, own = config.file or FILE_NAME, set(map(section_of, config.models))
+    if not advice.section.startswith("[models.") or not own or advice.section in own:
+        return str(here)
+    return f"the run's configuration ({here} has no such model)"
 
 
 def _model(entry: ModelEntry) -> AdvisedModel:
