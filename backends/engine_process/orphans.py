@@ -13,6 +13,7 @@ import re
 import shutil
 import signal
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +26,11 @@ _NAME: Final = re.compile(rf"e-[0-9a-f]{{{SOCKET_NAME_BYTES}}}\.(sock|slots|key)
 
 def leftovers(runtime_dir: Path) -> list[int]:
     """The process numbers of engines that belong to this runtime folder, this process excepted."""
-    marker = f"{OWNER_VARIABLE}={runtime_dir.resolve()}"
+    return marked(f"{OWNER_VARIABLE}={runtime_dir.resolve()}")
+
+
+def marked(marker: str) -> list[int]:
+    """This user's processes whose environment has a marker, this process excepted."""
     return [pid for pid in all_pids() if pid != os.getpid() and _is_ours(pid, marker)]
 
 
@@ -55,9 +60,8 @@ def sweep_leftovers(runtime_dir: Path) -> list[int]:
 
 def end_marked(marker: str) -> None:
     """Kill every process of this user whose environment has a marker, as an engine's children have."""
-    for pid in all_pids():
-        if pid != os.getpid() and _is_ours(pid, marker):
-            _kill(pid, marker)
+    for pid in marked(marker):
+        _kill(pid, marker)
 
 
 def _remove(path: Path) -> None:
@@ -73,12 +77,17 @@ def _is_ours(pid: int, marker: str) -> bool:
 
 
 def _kill(pid: int, marker: str) -> bool:
+    return send_kill(pid, lambda pid: _is_ours(pid, marker))
+
+
+def send_kill(pid: int, is_it: Callable[[int], bool]) -> bool:
+    """Kill a process that still is the one that was meant; returns whether it was."""
     try:
         fd = os.pidfd_open(pid)
     except OSError:
         return False
     try:
-        if not _is_ours(pid, marker):
+        if not is_it(pid):
             return False
         signal.pidfd_send_signal(fd, signal.SIGKILL)
     except OSError:

@@ -100,3 +100,26 @@ def test_what_an_engine_has_started_ends_with_its_keeper(
         else:
             program.communicate()
         assert wait_until(lambda: not any(map(alive, started)))
+
+
+_SHARES = """
+import subprocess, sys
+SHARES = "import time; from multiprocessing.shared_memory import SharedMemory as S;"
+SHARES += "s = S(create=True, size=9); open('segment', 'w').write(s.name);"
+SHARES += "open('shared', 'w').close(); time.sleep(600)"
+def make():
+    subprocess.Popen([sys.executable, "-c", SHARES])
+    return lambda: None
+"""
+
+
+def test_the_shared_memory_of_what_it_started_goes_with_it(tmp_path: Path) -> None:
+    """A process that is killed does not remove what it made there."""
+    (tmp_path / "worker.py").write_text(_SHARES)
+    model = {"factory": "worker:make", "backend": "python", "bytes": "64MiB", "cwd": str(tmp_path)}
+    with loaded(model, tmp_path) as program:
+        assert wait_until((tmp_path / "shared").exists)
+        segment = Path("/dev/shm", (tmp_path / "segment").read_text())
+        assert segment.exists()
+        program.send_signal(signal.SIGKILL)
+        assert wait_until(lambda: not segment.exists())

@@ -127,14 +127,17 @@ def test_a_killed_server_leaves_no_process_no_memory_and_no_bytes(shim: Shim) ->
     assert wait_until(lambda: engine_of(shim)["bytes"] == {})
 
 
-def test_a_killed_keeper_leaves_no_process_of_its_server(tmp_path: Path) -> None:
+def test_a_killed_keeper_leaves_no_process_and_no_memory_of_its_server(tmp_path: Path) -> None:
     """Its engine and its workers get no signal of their parent's death, and change their environment."""
     model = {"backend": "vllm", "path": str(vllm_model()), "python": str(vllm_python())}
     with loaded({**model, "context": 512}, tmp_path) as program:
         tree = process_tree(program.pid)
         assert sum("vllm" in " ".join(command_line(pid)).lower() for pid in tree) >= 2
+        segments = segments_of(tree)
+        assert segments
         program.send_signal(signal.SIGKILL)
         assert wait_until(lambda: not any(map(alive, tree)))
+        assert wait_until(lambda: not any(Path("/dev/shm", name).exists() for name in segments))
 
 
 @pytest.mark.parametrize("level", [1, 2])
