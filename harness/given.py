@@ -85,10 +85,10 @@ def a_number(what: str, given: _Number, least: float, most: float = math.inf) ->
     right = isinstance(given, int | float) and not isinstance(given, bool)
     if right and math.isfinite(given) and least <= given <= most:
         return given
-    raise refused(what, given, f"a number {_bounds(least, most)}")
+    raise refused(what, given, f"a number{_bounds(least, most)}")
 
 
-def a_count(what: str, given: int, least: int = 1, most: float = math.inf) -> int:
+def a_count(what: str, given: int, least: float = 1, most: float = math.inf) -> int:
     """What was given, once it is known to be a whole number within bounds.
 
     Raises:
@@ -96,7 +96,7 @@ def a_count(what: str, given: int, least: int = 1, most: float = math.inf) -> in
     """
     if isinstance(given, int) and not isinstance(given, bool) and least <= given <= most:
         return given
-    raise refused(what, given, f"a whole number {_bounds(least, most)}")
+    raise refused(what, given, f"a whole number{_bounds(least, most)}")
 
 
 def a_table(what: str, given: _Table) -> _Table:
@@ -131,4 +131,6 @@ def a_file(what: str, given: _Named) -> Path:
 
 
 def _bounds(least: float, most: float) -> str:
-    return f"of {least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
+    if most < math.inf:
+        return f" from {least:g} to {most:g}"
+    return f" of {least:g} or more" if least > -math.inf else ""

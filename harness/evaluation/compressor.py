@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import math
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -125,11 +124,19 @@ class Compressor:
                 hint="Give `Compressor` a limit in characters.",
                 model=model,
             )
-        return cls(kv_bytes // per_token, TokensOf(shim, model))
+        tokens = kv_bytes // per_token
+        if tokens < LEAST_LIMIT:
+            raise InvalidRequest(
+                f"{kv_bytes:,} bytes of {model}'s KV cache hold {tokens} tokens; an evaluation needs at "
+                f"least {LEAST_LIMIT}.",
+                hint=f"Give `kv_bytes` of {LEAST_LIMIT * per_token:,} or more.",
+                model=model,
+            )
+        return cls(tokens, TokensOf(shim, model))
 
     def __post_init__(self) -> None:
         a_function("`measure`", self.measure)
-        if a_count("The limit of a `Compressor`", self.limit, -sys.maxsize) < LEAST_LIMIT:
+        if a_count("The limit of a `Compressor`", self.limit, -math.inf) < LEAST_LIMIT:
             raise InvalidRequest(
                 f"A payload of {self.limit} holds no evaluation; at least {LEAST_LIMIT} are needed.",
                 hint="Give `Compressor` a larger limit.",

@@ -14,6 +14,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from harness.given import a_list
 from harness.graphs.journal import Journal
 from harness.graphs.outcome import GraphResult, Outcome
 from harness.graphs.step import OpenCalls, Step, StepContext
@@ -140,7 +141,7 @@ class GraphRun:
     async def _value(self, step: Step, values: Mapping[str, Any], attempts: list[int]) -> Any:
         if step.over is None:
             return await self._tried(step, values, None, self._index, attempts)
-        items = list(values[step.over])
+        items = list(a_list(f"The items of step {step.name} ({step.over})", values[step.over]))
 
         async def one(index: int, item: Any) -> Any:
             key = f"{self._path}{step.name}[{index}]"

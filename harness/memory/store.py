@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import sys
+import math
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -218,8 +219,8 @@ class MemoryStore:
             OutsideError: the file cannot be read.
         """
         a_text("The query", query)
-        a_count("`results`", results, -sys.maxsize)
-        a_count("`candidates`", candidates, -sys.maxsize)
+        a_count("`results`", results, -math.inf)
+        a_count("`candidates`", candidates, -math.inf)
         if not query.strip():
             raise InvalidRequest("The query is empty.", hint="Give words or a question.")
         if results < 1 or candidates < results:
@@ -273,13 +274,17 @@ class MemoryStore:
                 )
 
     @staticmethod
-    def forget_vectors(file: Path) -> None:
+    def forget_vectors(file: Path | str) -> None:
         """Drop all vectors of a file, so that another embedder can make its own.
 
         Raises:
-            InvalidRequest: the file is no memory.
+            InvalidRequest: the file is no memory, or is not there.
         """
-        database = Database(a_file("The file of a memory", file))
+        path = a_file("The file of a memory", file)
+        with suppress(OSError):  # what stands in the way is told when it is opened
+            if not path.exists():
+                raise InvalidRequest(f"There is no memory {path}.", hint="Name the file of one.")
+        database = Database(path)
         with database.writing() as connection:
             connection.execute("DELETE FROM vectors")
             connection.execute("DELETE FROM facts WHERE name IN ('embedder', 'length')")

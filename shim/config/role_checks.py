@@ -47,7 +47,8 @@ def check_precision(name: str, role: str | None, found: Precision) -> None:
         f"The evaluator {name} is {found.quantization} by its tensors: its coarsest "
         f"matrix has {bits:.4g} bits per weight, an evaluator needs at least "
         f"{EVALUATOR_FLOOR_BITS} (Q8_0).",
-        hint=f"Give [models.{name}] a file of Q8_0, F16, BF16 or F32.",
+        hint=f"Give [models.{name}] a file of Q8_0, F16, BF16 or F32. To let it judge all the same, leave "
+        "its `role` out, and name it in `overrides` of `Refine`.",
         model=name,
         role="evaluator",
         quantization=found.quantization,

@@ -473,6 +473,19 @@ def test_a_step_asks_only_the_models_that_it_names(told: Told) -> None:
     assert "no model" in str(result.failed["b"])
 
 
+@pytest.mark.parametrize(("found", "said"), [("abc", "not the text 'abc'"), (5, "not int")])
+def test_a_step_over_what_is_no_list_fails_and_says_so(
+    told: Told, found: object, said: str
+) -> None:
+    """A model's answer that was not parsed would be gone through letter by letter."""
+    steps = [
+        Step("parts", lambda _: found),
+        Step("each", lambda c: c.item, ("parts",), over="parts"),
+    ]
+    result = Graph(steps, shim=told.shim).run(check=False)
+    assert f"The items of step each (parts) are a list, {said}" in str(result.failed["each"])
+
+
 def test_a_graph_is_drawn_as_mermaid(told: Told) -> None:
     """Inputs, models, conditions, maps; names with signs of Mermaid's own stay whole."""
     inner = Graph([Step("x", chat)], shim=told.shim)

@@ -15,6 +15,7 @@ from markdown_it import MarkdownIt
 from harness import Compressor
 from harness.evaluation.pieces import Rank, pieces_of
 from shim import InvalidRequest
+from tests.harness.told import ToldShim, in_turn
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("docs/decisions/*.md"), ROOT / "README.md"])
@@ -125,6 +126,16 @@ def test_a_cited_passage_outlives_other_prose() -> None:
     result = Compressor(300).compress(text + "Filler ends here. " * 60, "filler")
     assert "The limit is 6,000 [12]." in result.text
     assert "> As they said." in result.text
+
+
+def test_bytes_that_hold_no_payload_are_refused_with_as_many_as_do() -> None:
+    """The caller gave bytes: an error about characters would tell nothing to do."""
+    shim = ToldShim({"judge": in_turn("x")})
+    with pytest.raises(
+        InvalidRequest, match=r"hold 199 tokens.*Give `kv_bytes` of 204,800 or more"
+    ):
+        Compressor.for_evaluator(shim, "judge", kv_bytes=200 * 1024 - 1)
+    assert Compressor.for_evaluator(shim, "judge", kv_bytes=200 * 1024).limit == 200
 
 
 def test_limits_and_texts_that_cannot_be_are_refused() -> None:

@@ -293,6 +293,9 @@ def test_files_that_are_no_memory_are_refused_and_left_alone(
     with pytest.raises(InvalidRequest, match="another embedder"):
         MemoryStore(newer, "vec", shim=meaning)
     MemoryStore.forget_vectors(newer)
+    with pytest.raises(InvalidRequest, match="There is no memory"):
+        MemoryStore.forget_vectors(tmp_path / "mistyped.db")
+    assert not (tmp_path / "mistyped.db").exists()
     MemoryStore(newer, "vec", shim=meaning).close()
     with closing(sqlite3.connect(newer)) as connection:
         connection.execute("PRAGMA user_version=99")

@@ -252,6 +252,7 @@ def test_a_wrong_type_at_a_public_door_is_a_typed_error(
         ("Compressor", "limit", 300.5),
         ("Dimension", "weight", True),
         ("EvaluatorPool", "models", 3),
+        ("Compressor", "limit", "200"),
         ("Graph", "at_once", 2.5),
         ("Graph", "shim", "x"),
         ("Judge", "disagreement_over", math.nan),
@@ -284,3 +285,4 @@ def test_a_mistake_is_refused_with_what_was_found_and_what_is_allowed(
         call(**usual | {parameter: wrong})
     said = str(refused.value)
     assert type(wrong).__name__ in said or repr(wrong)[:20] in said
+    assert "e+" not in said, "a bound that says nothing"

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from threading import Lock
 from typing import Any, Self, cast
 
+from harness.roles import Role
 from shim import Reply, Shim
 from shim.calls.declaring import Plan
 from shim.model_info import ModelInfo
@@ -47,10 +48,14 @@ class ToldShim(Shim):
     """Each model answers by its function; `asked` has the models in the order in which they were asked."""
 
     def __init__(
-        self, answers: Mapping[str, Answer], bits: Mapping[str, float] | None = None
+        self,
+        answers: Mapping[str, Answer],
+        bits: Mapping[str, float] | None = None,
+        roles: Mapping[str, Role] | None = None,
     ) -> None:
         super().__init__({"models": {name: {"url": "http://127.0.0.1:9/v1"} for name in answers}})
         self.answers, self.bits = dict(answers), dict(bits or {})
+        self.roles = dict(roles or {})
         self.asked: list[str] = []
         self.limit = 1000
         self.uses = _NoPlan()
@@ -81,7 +86,7 @@ class ToldShim(Shim):
         bits = self.bits.get(model, 16.0)
         return ModelInfo(
             model,
-            None,
+            self.roles.get(model),
             remote=False,
             identity=model,
             min_bits_per_weight=bits,
