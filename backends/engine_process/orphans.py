@@ -13,6 +13,7 @@ import re
 import shutil
 import signal
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,9 @@ from backends.engine_process.process import SOCKET_NAME_BYTES
 from backends.machine.environment import OWNER_VARIABLE
 from backends.machine.processes import all_pids, has_variable, user_of
 
+_LOOKS_WITHOUT: Final = 2
+"""So many looks in a row have to find nothing."""
+_END_LIMIT_S: Final = 2.0
 _NAME: Final = re.compile(rf"e-[0-9a-f]{{{SOCKET_NAME_BYTES}}}\.(sock|slots|key)")
 
 
@@ -59,9 +63,14 @@ def sweep_leftovers(runtime_dir: Path) -> list[int]:
 
 
 def end_marked(marker: str) -> None:
-    """Kill every process of this user whose environment has a marker, as an engine's children have."""
-    for pid in marked(marker):
-        _kill(pid, marker)
+    """Kill every process of this user whose environment has a marker, as an engine's children have.
+
+    One that is forked while this looks, by a process that is killed later, is found by a further look.
+    """
+    until_s, looks_without = time.monotonic() + _END_LIMIT_S, 0
+    while looks_without < _LOOKS_WITHOUT and time.monotonic() < until_s:
+        ended = [pid for pid in marked(marker) if _kill(pid, marker)]
+        looks_without = 0 if ended else looks_without + 1
 
 
 def _remove(path: Path) -> None:

@@ -13,6 +13,8 @@ from typing import Any, Final, NoReturn
 
 MAX_DEPTH: Final = 64
 MAX_INTEGER_DIGITS: Final = 40
+BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+"""May stand before all else that a server sends, and says nothing."""
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from backends.base import Endpoint
-from backends.foreign.foreign_json import BadJson, parse_json
+from backends.foreign.foreign_json import BYTE_ORDER_MARK, BadJson, parse_json
 from backends.kinds import LLAMA
 from backends.openai.answers.fields import (
     COUNT,
@@ -235,7 +235,7 @@ def decode(raw: bytes) -> dict[str, Any]:
         EndpointError: it is not one; the text itself is not quoted.
     """
     try:
-        value = parse_json(raw)
+        value = parse_json(raw.removeprefix(BYTE_ORDER_MARK))
     except BadJson as exc:
         problem = str(exc)
     else:
@@ -285,7 +285,8 @@ def parse_chunk(chunk: Mapping[str, Any]) -> Delta:
 
 def comes_in_events(answer: bytes) -> bool:
     """Whether the body of an answer is a stream of events, and no JSON."""
-    return answer[:64].lstrip().startswith((b"data:", b"event:", b"id:", b": ", b":\n"))
+    begins = answer[:64].removeprefix(BYTE_ORDER_MARK).lstrip()
+    return begins.startswith((b"data:", b"event:", b"id:", b": ", b":\n"))
 
 
 def parse_embeddings(answer: Mapping[str, Any], count: int) -> Embeddings:

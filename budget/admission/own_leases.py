@@ -40,10 +40,10 @@ def check_own_leases(state: CoreState, model: str, want: Want, held: Collection[
             return
     models = sorted({name for name, lease in found if own[lease] in of})
     names = ", ".join(models)
-    hint = "Read that stream to its end, or close it first"
+    hint = "Read the stream to its end, or close what is open first"
     raise InvalidRequest(
-        f"{model} is asked for inside a stream of {names}, which holds the {what} that it needs: the call "
-        "would wait for itself.",
+        f"{model} is asked for inside a stream or client of {names}, which holds the {what} that it needs:"
+        " the call would wait for itself.",
         hint=f"{hint}; or give [models.{model}] more slots." if what != "bytes" else f"{hint}.",
         model=model,
         inside=models,

@@ -26,6 +26,7 @@ from budget.errors import (
 )
 from shim.calls.call import Call
 from shim.calls.leased import Leases
+from shim.calls.streaming.read_streams import reading_place, remember
 
 _UNSENDABLE: Final = (httpx.InvalidURL, UnicodeError)
 _UNWRITABLE: Final = (*_UNSENDABLE, ValueError, TypeError, RecursionError)
@@ -58,7 +59,20 @@ class _Lease:
         self._leases = leases
         self._call = call
         self._held = True
+        self.read_at: object = None
         self.endpoint = call.held.endpoint
+
+    @property
+    def lease(self) -> str | None:
+        """Its number; None once it is given back, and for a remote model."""
+        grant = self._call.grant
+        return None if grant is None or not self._held else grant.lease
+
+    def used(self) -> None:
+        """Note that this code uses the client: a call of its own would wait for it, as for a stream."""
+        if (place := reading_place()) != self.read_at:
+            self.read_at = place
+            remember(self)
 
     def settings(self) -> dict[str, Any]:
         """Keyword arguments of the client, but for its transport."""
@@ -79,8 +93,11 @@ class _Lease:
 
         Raises:
             DeadlineExceeded: the call has no time left.
-            InvalidRequest: it is for another host than the model's.
+            InvalidRequest: it is for another host than the model's, or its client is closed.
         """
+        if not self._held:
+            raise self.misused()
+        self.used()
         if not self._is_here(request):
             raise InvalidRequest(
                 f"The client of {self._call.model} is for {self.endpoint.place} alone, and was asked for"
@@ -109,6 +126,14 @@ class _Lease:
 
     def _is_here(self, request: httpx.Request) -> bool:
         return _origin(request.url) == _origin(httpx.URL(self.endpoint.base_url))
+
+    def misused(self) -> InvalidRequest:
+        """The error of a client that is used after its end, or entered twice."""
+        return InvalidRequest(
+            f"The client of {self._call.model} is closed, or was entered already.",
+            hint="Ask for a new one: `with shim.http(...) as http`.",
+            model=self._call.model,
+        )
 
     def unsendable(self, error: Exception) -> InvalidRequest:
         """The error of a request that cannot be written down."""
@@ -221,6 +246,19 @@ class HttpClient(httpx.Client):
             answer.stream = _Pieces(cast("httpx.SyncByteStream", answer.stream), self._lease)
         return answer
 
+    def __enter__(self) -> HttpClient:
+        """As httpx does.
+
+        Raises:
+            InvalidRequest: it is closed, or was entered already.
+        """
+        try:
+            super().__enter__()
+        except RuntimeError as error:
+            raise self._lease.misused() from error
+        self._lease.used()
+        return self
+
     def close(self) -> None:
         """Close its connections, and give the lease back. Idempotent."""
         super().close()
@@ -271,6 +309,19 @@ class AsyncHttpClient(httpx.AsyncClient):
         if not answer.is_closed:
             answer.stream = _AsyncPieces(cast("httpx.AsyncByteStream", answer.stream), self._lease)
         return answer
+
+    async def __aenter__(self) -> AsyncHttpClient:
+        """As httpx does.
+
+        Raises:
+            InvalidRequest: it is closed, or was entered already.
+        """
+        try:
+            await super().__aenter__()
+        except RuntimeError as error:
+            raise self._lease.misused() from error
+        self._lease.used()
+        return self
 
     async def aclose(self) -> None:
         """Close its connections, and give the lease back. Idempotent."""

@@ -11,7 +11,7 @@ from backends.openai import assemble
 from backends.openai.answers.reading import StreamReader
 from backends.openai.connections.bounds import EVENT_BYTES
 from backends.openai.masking import NO_SECRETS
-from backends.openai.protocol import parse_completion
+from backends.openai.protocol import decode, parse_completion
 from budget.errors import EndpointError, KeepwarmError
 from tests.engines.hostile import EVENT_STREAM, ask, listening, says, token
 from tests.engines.test_odd_fields import FAR, WHOLE
@@ -71,3 +71,32 @@ def test_events_in_the_place_of_a_whole_answer_are_put_together(*, is_async: boo
         pytest.raises(EndpointError, match="it broke"),
     ):
         ask("chat", endpoint, is_async=is_async)
+
+
+def test_a_mark_of_byte_order_before_an_answer_is_no_part_of_it() -> None:
+    """In a stream it took the first piece with it, without a word."""
+    mark, done = b"\xef\xbb\xbf", b"data: [DONE]\n\n"
+    reader = StreamReader(FAR, NO_SECRETS)
+    raw = mark + token("h") + token("i") + done
+    deltas = [delta for at in range(len(raw)) for delta in reader.feed(raw[at : at + 1])]
+    assert assemble(deltas).content == "hi"
+    with listening(says(EVENT_STREAM + raw)) as endpoint:
+        assert ask("chat", endpoint, is_async=False).content == "hi"
+    document = StreamReader(FAR, NO_SECRETS)
+    assert document.feed(mark + json.dumps(WHOLE).encode()) == []
+    assert assemble(document.ended()).content == parse_completion(WHOLE).content
+    assert decode(mark + b"{}") == {}
+
+
+def test_pieces_of_a_second_answer_and_the_whole_answer_after_its_pieces_are_left_out() -> None:
+    """`extra = {"n": 2}` makes a stream of two answers; some endpoints end with all of the text."""
+
+    def piece(index: int, of: str, text: str, **more: object) -> bytes:
+        choice = {"index": index, of: {"content": text}, **more}
+        return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+
+    reader = StreamReader(FAR, NO_SECRETS)
+    pieces = [piece(0, "delta", "h"), piece(1, "delta", "no"), piece(0, "delta", "h")]
+    last = piece(0, "message", "hh", finish_reason="stop")
+    answer = assemble(reader.feed(b"".join([*pieces, last, b"data: [DONE]\n\n"])))
+    assert (answer.content, answer.finish_reason) == ("hh", "stop")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from backends.openai.connections import connecting
+from budget.errors import BadModelFile, Cancelled, MeasurementFailed
 from shim import (
     ConfigError,
     EndpointUnavailable,
@@ -19,6 +20,7 @@ from shim import (
     QueueFull,
     Shim,
 )
+from shim.calls.routing.routes import takes_over
 from tests.small_servers import Answer, as_json, small_server
 
 DEAD = "http://127.0.0.1:9"
@@ -168,6 +170,24 @@ def test_a_fallback_takes_over_where_no_endpoint_answers() -> None:
             good.says = fails
             with pytest.raises(EndpointUnavailable):
                 shim.chat("big", "x")
+
+
+def test_a_fallback_takes_over_where_a_model_does_not_load(tmp_path: Path) -> None:
+    """Its file is not there, or what runs it ends; a call that was withdrawn moves nowhere."""
+    with small_server(answers("small")) as good:
+        models = {
+            "absent": {"path": str(tmp_path / "none.gguf"), "fallback": "small"},
+            "ends": {"command": ["false", "{port}"], "can": ["chat"], "fallback": "small"},
+            "small": {"url": good.url},
+        }
+        with Shim({"budget": {"device": "host", "limit": "2GiB"}, "models": models}) as shim:
+            for name in ("absent", "ends"):
+                assert shim.chat(name, "x").content == "small"
+                with shim.stream(name, "x") as stream:
+                    assert "".join(map(str, stream)) == "small"
+    assert takes_over(BadModelFile("", hint=""))
+    assert takes_over(MeasurementFailed("", hint=""))
+    assert not takes_over(Cancelled("", hint=""))
 
 
 def test_a_model_whose_engine_dies_too_often_is_not_asked_for_a_while() -> None:

@@ -7,6 +7,7 @@ import itertools
 import os
 import signal
 import socket
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from backends.engine_process import orphans
 from backends.engine_process.orphans import sweep_leftovers
 from backends.machine.processes import listening_ports
 from backends.machine.unix_http import free_port
@@ -111,6 +113,23 @@ def test_another_programs_port_is_not_taken_for_the_servers(
 
     with pytest.raises(EngineTimeout, match="does not listen on the port that it was given"):
         asyncio.run(scenario())
+
+
+def test_what_is_forked_while_others_are_ended_is_ended_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One look at all processes misses those that begin meanwhile."""
+    mark = "KEEPWARM_TEST_MARK=forks"
+    name, _, value = mark.partition("=")
+    sleepers = [subprocess.Popen(["sleep", "600"], env={name: value}) for _ in range(2)]
+    looks = iter([[sleepers[0].pid], []])
+    monkeypatch.setattr(orphans, "all_pids", lambda: next(looks, [each.pid for each in sleepers]))
+    try:
+        orphans.end_marked(mark)
+        assert [each.wait(5) for each in sleepers] == [-signal.SIGKILL] * 2
+    finally:
+        for each in sleepers:
+            each.kill()
 
 
 def test_its_key_is_in_a_private_file_that_ends_with_it(tmp_path: Path, runtime_dir: Path) -> None:

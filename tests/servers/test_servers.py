@@ -63,6 +63,43 @@ def test_its_own_paths_are_reached_by_a_client_that_holds_a_lease(make: Make) ->
     assert [past.operation for past in shim.history()] == ["http"] * 3
 
 
+def test_a_client_that_is_used_after_its_end_or_entered_twice_is_refused(make: Make) -> None:
+    """With a typed error, as any other mistake of the caller."""
+    shim = make({"s": server(can=[])})
+    with shim.http("s") as http, pytest.raises(InvalidRequest, match="entered already"):
+        http.__enter__()
+    for use in (lambda: http.get("/health"), http.__enter__):
+        with pytest.raises(InvalidRequest, match="closed"):
+            use()
+
+    async def misused() -> None:
+        async with shim.ahttp("s") as client:
+            with pytest.raises(InvalidRequest, match="entered already"):
+                await client.__aenter__()
+        with pytest.raises(InvalidRequest, match="closed"):
+            await client.get("/health")
+
+    asyncio.run(misused())
+
+
+def test_a_call_that_would_wait_for_its_own_client_is_refused_at_once(make: Make) -> None:
+    """It waited until the lease was taken back as that of a client that does not answer."""
+    shim = make({"s": server()})
+    refused = pytest.raises(InvalidRequest, match="s is asked for inside a stream or client of s")
+    with shim.http("s"), refused:
+        shim.chat("s", "Hi")
+    shim.chat("s", "Hi")
+
+    async def inside() -> None:
+        async with shim.ahttp("s") as http:
+            await http.get("/health")
+            with pytest.raises(InvalidRequest, match="inside a stream or client of s"):
+                await shim.achat("s", "Hi")
+        await shim.achat("s", "Hi")
+
+    asyncio.run(inside())
+
+
 def test_its_key_follows_no_redirect_and_goes_to_no_other_host(make: Make) -> None:
     """A redirect is an answer unless it is asked to be followed; the other host gets no key then."""
     shim = make({"s": server(can=[], env=KEY)})

@@ -32,6 +32,7 @@ class StreamReader:
         self._content, self._reasoning = _Halves(), _Halves()
         self._finished = self._answered = False
         self._said: list[str] = []
+        self._index: Any = None
         self.events = 0
         self.evaluated = 0
         self.done = False
@@ -113,6 +114,16 @@ class StreamReader:
 
     def _delta(self, value: Mapping[str, Any]) -> Delta:
         delta = parse_chunk(value)
+        if delta.content:
+            choice = value["choices"][0]
+            if self._index != (index := choice.get("index", self._index)):
+                if self._said:
+                    # A piece of another answer: more than one was asked for.
+                    return Delta(usage=delta.usage, timings=delta.timings)
+                self._index = index
+            if self._said and not choice.get("delta") and delta.content == self.text:
+                # The whole answer once more, after its pieces.
+                return replace(delta, content="", reasoning="", tool_calls=(), logprobs=())
         if delta.content:
             content = self._content.join(delta.content)
             if content is not delta.content:

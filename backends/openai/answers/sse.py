@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from backends.foreign.foreign_json import BadJson, parse_json
+from backends.foreign.foreign_json import BYTE_ORDER_MARK, BadJson, parse_json
 from backends.openai.connections.bounds import EVENT_BYTES, FOREIGN_BYTES
 from budget.errors import EndpointError
 
@@ -27,6 +27,7 @@ class SseParser:
         self._data_bytes = 0
         self._after_cr = False
         self._is_error = self._begun = False
+        self._is_first = True
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of every event that this chunk completes, in order.
@@ -68,6 +69,9 @@ class SseParser:
         return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
     def _take(self, line: bytes, events: list[bytes]) -> None:
+        if self._is_first:
+            self._is_first = False
+            line = line.removeprefix(BYTE_ORDER_MARK)
         if self.is_document:
             self._data.append(line)
             self._data_bytes += len(line) + 1

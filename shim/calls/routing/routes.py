@@ -12,22 +12,23 @@ from backends.base import shown_url
 from backends.machine.forks import renew_after_fork
 from budget.errors import (
     AdmissionDenied,
+    BadModelFile,
     DeadlineExceeded,
     EndpointError,
     EndpointUnavailable,
     EngineDied,
     EngineTimeout,
     KeepwarmError,
-    LoadError,
+    LoadFailed,
+    MeasurementFailed,
     NeverFits,
-    OutOfMemory,
     QueueFull,
 )
 from shim.calls.routing.endpoint_choice import EndpointChoice, Pick, Stability, WeightedEndpoint
 from shim.config.schema.endpoint_values import EndpointEntry
 
 _ELSEWHERE: Final = (EndpointUnavailable, EngineTimeout, EngineDied, QueueFull)
-_TAKEN_OVER: Final = (AdmissionDenied, NeverFits, LoadError, OutOfMemory, *_ELSEWHERE)
+_CANNOT_LOAD: Final = (AdmissionDenied, NeverFits, LoadFailed, BadModelFile, MeasurementFailed)
 CHECK_S: Final = 2.0
 """How long an endpoint that failed before may take to answer at all, before it gets a request again."""
 
@@ -42,9 +43,7 @@ def fails_over(error: BaseException) -> bool:
 
 def takes_over(error: BaseException) -> bool:
     """Whether the fallback of a model may answer what ended like this."""
-    return fails_over(error) or (
-        isinstance(error, _TAKEN_OVER) and not isinstance(error, DeadlineExceeded)
-    )
+    return fails_over(error) or isinstance(error, _CANNOT_LOAD)
 
 
 class Routes:

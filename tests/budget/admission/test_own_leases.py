@@ -28,7 +28,7 @@ def refused(it: Shell, name: str, held: Iterable[str], want: Want = "lease") -> 
         check_own_leases(it.core.state, name, want, list(held))
     except InvalidRequest as error:
         assert error.hint
-        assert f"{name} is asked for inside a stream of" in error.message
+        assert f"{name} is asked for inside a stream or client of" in error.message
         return list(map(str, error.facts["inside"]))  # type: ignore[arg-type]
     return []
 
