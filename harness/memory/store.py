@@ -18,6 +18,7 @@ from harness.memory.kept_vectors import Vectors
 from harness.memory.nearest import EXACT_UP_TO
 from harness.memory.passages import CaughtUp, Found, Passage
 from harness.memory.ranking import WHOLE_FROM, Place, times
+from harness.memory.spans import traced
 from harness.progress_bar import progress_bar
 from shim import InvalidRequest, LoadError, OutsideError, Shim, default_shim
 
@@ -71,6 +72,7 @@ class MemoryStore:
 
     # Changes
 
+    @traced("memory add")
     def add(self, passages: Iterable[Passage | str]) -> list[int]:
         """Remember passages; returns their ids, that of the known one for a text that is there.
 
@@ -88,6 +90,7 @@ class MemoryStore:
         _, copies = self._catch_up()
         return [copies.get(one, one) for one in ids]
 
+    @traced("memory catch_up")
     def catch_up(self) -> CaughtUp:
         """Embed what waits, if the embedder can be resident without evicting another model.
 
@@ -99,6 +102,7 @@ class MemoryStore:
         report, _ = self._catch_up()
         return report
 
+    @traced("memory build_graph")
     def build_graph(self) -> bool:
         """Make searches by meaning fast for many passages: keep a graph of their vectors in the file.
 
@@ -125,6 +129,7 @@ class MemoryStore:
         self._vectors.use(graph, deletions)
         return True
 
+    @traced("memory delete")
     def delete(self, ids: Iterable[int] = (), where: Mapping[str, Any] | None = None) -> int:
         """Forget passages for good: text, words and vectors are overwritten, in the log as well.
 
@@ -163,6 +168,7 @@ class MemoryStore:
             self._database.empty_log()
         return count
 
+    @traced("memory import_jsonl")
     def import_jsonl(self, file: Path | str, *, quiet: bool = False) -> int:
         """Remember each line of a file: an object with `text`, and perhaps `metadata` and `quality`.
 
@@ -194,6 +200,7 @@ class MemoryStore:
 
     # Search
 
+    @traced("memory search")
     def search(
         self,
         query: str,

@@ -24,6 +24,7 @@ from harness.memory.ranking import fused
 from harness.memory.word_index import indexed, words_of
 from shim import EmbeddingReply, InvalidRequest, LoadFailed, OutsideError, PromptTooLong, Shim
 from shim.model_info import ModelInfo
+from traces import RunTrace
 
 TOPICS = ("rain", "cat", "bytes", "music")
 
@@ -542,3 +543,26 @@ def test_a_graph_finds_what_looking_at_every_vector_finds(
         store.delete(ids[:1])
         assert len(store.search("music cat number").hits) == 4
         assert store._vectors._nearest.graph is None
+
+
+def test_what_a_memory_does_is_on_the_trace_with_why_words_answered_alone(
+    memory: MemoryStore, meaning: MeaningShim, tmp_path: Path
+) -> None:
+    """A slow or a degraded search explains itself; one that is refused is an error there, too."""
+    with RunTrace(directory=tmp_path) as run:
+        memory.add(["The cat sleeps.", "Rain falls."])
+        meaning.evicts = ("writer",)
+        memory.search("cat")
+        with pytest.raises(InvalidRequest):
+            memory.search("")
+        memory.delete([1])
+    assert run.trace_path is not None
+    events = json.loads(run.trace_path.read_text("utf-8"))
+    spans = [e for e in events if e["name"].startswith("memory ")]
+    assert [e["name"] for e in spans] == [
+        f"memory {x}" for x in ("add", "search", "search", "delete")
+    ]
+    added, found, refused, deleted = (e["args"] for e in spans)
+    assert (added["passages"], deleted["passages"]) == (2, 1)
+    assert (found["hits"], found["degraded"]) == (1, "vec would evict writer")
+    assert refused["error.type"] == "InvalidRequest"

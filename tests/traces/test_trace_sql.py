@@ -64,7 +64,9 @@ def test_mistakes_are_the_callers_and_say_what_is_wrong(folder: Path, tmp_path: 
         assert (said.exit_code, why in said.output) == (2, True), said.output
         assert "Traceback" not in said.output
     (tmp_path / "x.json").write_text("dear diary")
-    assert ask(folder, str(tmp_path / "x.json"), "SELECT 1").exit_code == 2
+    said = ask(folder, str(tmp_path / "x.json"), "SELECT 1")
+    assert said.exit_code == 2
+    assert "x.json is no trace.\n  `keepwarm trace list`" in said.output
     assert ask(folder, "r1", "SELECT 1", "more").exit_code == 2
     assert ask(folder, "r9", "SELECT 1").exit_code == 2
 

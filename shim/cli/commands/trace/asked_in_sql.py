@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -61,6 +62,10 @@ def sql_command(
         print_table(answer.columns, answer.rows)
 
 
+_NO_TRACE: Final = "Unknown trace type"
+"""What Perfetto says of a file of another kind."""
+
+
 def asked(path: Path, query: str, timeout_s: float) -> SqlAnswer:
     """The answer of a trace to a query. The engine ends with this process, whatever ends that.
 
@@ -87,6 +92,10 @@ def asked(path: Path, query: str, timeout_s: float) -> SqlAnswer:
             hint="Ask for less (WHERE, LIMIT), or give it more time with --timeout.",
         ) from error
     except SqlError as error:
+        if _NO_TRACE in str(error):
+            raise InvalidRequest(
+                f"{path} is no trace.", hint="`keepwarm trace list` shows the traces of runs."
+            ) from error
         raise InvalidRequest(
             f"{path}: {error}.", hint="The tables are described at perfetto.dev/docs/analysis."
         ) from error
