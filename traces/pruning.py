@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,7 +14,7 @@ from traces.processes.shared_run import is_open
 from traces.runs import FILE_NAME, RunLine, drop_runs, read_runs
 
 UNFINISHED_S: Final = 86_400.0
-"""A trace without a line may still be written. It is left until it was not written to for so long."""
+"""A trace of which nothing says whether its run goes on is left until it was not written to for so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,12 @@ def to_prune(folder: Path, kept: TracesKept, now_s: float) -> list[TraceFileFoun
         if not path.is_symlink() and path.name.endswith((SUFFIX, f"{SUFFIX}.gz")):
             found.append(TraceFileFound(path, state.st_size, now_s - state.st_mtime))
     found.sort(key=lambda one: one.age_s)
+    runs = {
+        stem: is_open(path) for path in folder.glob(f"*{OPEN}") if (stem := path.name[: -len(OPEN)])
+    }
     going, total, count = [], 0, 0
     for one in found:
-        if str(one.path.absolute()) not in known and one.age_s < UNFINISHED_S:
+        if str(one.path.absolute()) not in known and _is_written(one, runs):
             continue
         total, count = total + one.n_bytes, count + 1
         too_many = kept.runs is not None and count > kept.runs
@@ -66,6 +70,14 @@ def to_prune(folder: Path, kept: TracesKept, now_s: float) -> list[TraceFileFoun
         if too_many or too_old or (kept.n_bytes is not None and total > kept.n_bytes):
             going.append(one)
     return going
+
+
+def _is_written(one: TraceFileFound, runs: Mapping[str, bool]) -> bool:
+    """Whether a trace without a line has to be left. `runs`: whether each that has no end is open."""
+    name = stem_of(one.path)
+    # The further files of a run are numbered; what says whether it is open is named as its first.
+    said = [held for run, held in runs.items() if name == run or name.startswith(f"{run}-")]
+    return any(said) if said else one.age_s < UNFINISHED_S
 
 
 def prune(folder: Path, going: list[TraceFileFound]) -> None:

@@ -69,6 +69,22 @@ def test_a_trace_that_is_still_written_stays(folder: Path) -> None:
     assert _gone(folder, TracesKept(runs=0)) == ["run-2", "run-3", "run-4"]
 
 
+def test_a_run_that_was_killed_goes_as_any_other_and_an_open_one_never(tmp_path: Path) -> None:
+    """Its lock tells one from the other: killed services would fill the disk for a day."""
+    killed = tmp_path / "killed.trace.json"
+    for path in (killed, tmp_path / "killed-2.trace.json", tmp_path / "killed.open"):
+        path.write_text("[\n")
+    with RunTrace("open", tmp_path) as run:
+        run.flush()
+        trace = run.trace_path
+        assert trace is not None
+        old = time.time() - 3 * DAY
+        os.utime(trace, (old, old))
+        assert sorted(_gone(tmp_path, TracesKept(runs=0))) == ["killed", "killed-2"]
+        prune(tmp_path, to_prune(tmp_path, TracesKept(runs=0), time.time()))
+        assert {one.name for one in tmp_path.iterdir()} == {trace.name, "open.open"}
+
+
 def test_the_command_says_what_went_and_needs_a_limit(folder: Path) -> None:
     """`--dry-run` removes nothing; without any limit it is refused."""
     ask = ["trace", "prune", "--folder", str(folder)]
