@@ -43,6 +43,8 @@ STATE_VARIABLE: Final = "XDG_STATE_HOME"
 SOCKET_NAME: Final = "keeper.sock"
 STDERR_BYTES: Final = 1024 * 1024
 
+INLINE_PREFIX: Final = "keepwarm-"
+"""Of the folders of inline keepers, which `mkdtemp` names."""
 _LONGEST_SOCKET: Final = "e-000000000000.sock"
 """The longest name of an engine's socket; the name of the keeper's socket is shorter."""
 _STATE_NAME: Final = "keepwarm"
@@ -174,7 +176,7 @@ def inline_dir() -> Path:
     problems = []
     for parent in dict.fromkeys((None, "/tmp", "/dev/shm")):  # noqa: S108
         try:
-            folder = Path(tempfile.mkdtemp(prefix="keepwarm-", dir=parent))
+            folder = Path(tempfile.mkdtemp(prefix=INLINE_PREFIX, dir=parent))
         except OSError as error:
             problems.append(f"{parent or 'the temporary folder'}: {error.strerror}")
             continue

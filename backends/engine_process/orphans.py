@@ -51,7 +51,7 @@ def sweep_leftovers(runtime_dir: Path) -> list[int]:
     marker = f"{OWNER_VARIABLE}={runtime_dir.resolve()}"
     ended = [pid for pid in leftovers(runtime_dir) if _kill(pid, marker)]
     with os.scandir(runtime_dir) as entries:
-        found = [entry for entry in entries if _NAME.fullmatch(entry.name)]
+        found = [entry for entry in entries if is_engines(entry.name)]
     for entry in found:
         if entry.name.endswith(".slots"):
             # Never through a link. A plain file of that name is not ours.
@@ -60,6 +60,11 @@ def sweep_leftovers(runtime_dir: Path) -> list[int]:
         else:
             _remove(Path(entry.path))
     return ended
+
+
+def is_engines(name: str) -> bool:
+    """Whether a file of a runtime folder was made for an engine, by its name."""
+    return _NAME.fullmatch(name) is not None
 
 
 def end_marked(marker: str) -> None:

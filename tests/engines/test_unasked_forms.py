@@ -45,7 +45,7 @@ def test_a_whole_answer_in_the_place_of_a_stream_is_one_delta(indent: int | None
         ('{"status": "ok"}', "no stream of events"),
         ('{"choices": []}', "no stream of events"),
         ('{"error": {"message": "busy", "code": 429}}', "answered 429: busy"),
-        ('{"choices": "' + "x" * EVENT_BYTES, f"larger than {EVENT_BYTES} bytes"),
+        ('{"choices": "' + "x" * EVENT_BYTES, f"{FAR.place}: an event .* {EVENT_BYTES} bytes"),
     ],
 )
 def test_a_document_that_is_no_answer_ends_a_stream_with_a_typed_error(

@@ -44,7 +44,11 @@ class StreamReader:
             KeepwarmError: the stream carries an error, or is not of this protocol.
         """
         deltas: list[Delta] = []
-        for data in self._parser.feed(chunk):
+        try:
+            events = self._parser.feed(chunk)
+        except EndpointError as exc:
+            raise EndpointError(f"{self._endpoint.place}: {exc.message}", hint=exc.hint) from None
+        for data in events:
             self._take(data, deltas)
             if self.done:
                 break

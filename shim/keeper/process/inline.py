@@ -16,6 +16,7 @@ from budget.errors import InternalError
 from shim.config import Config
 from shim.keeper.engines.running_engine import EngineFactory
 from shim.keeper.keeper import Keeper
+from shim.keeper.process.dead_inline import remove_dead
 from shim.keeper.process.device_locks import DeviceLocks, lock_budgeted, say_shared
 from shim.keeper.process.ready_threads import ReadyThreads
 from shim.keeper.process.socket_watch import LOOK_EVERY_S, Reachable
@@ -95,6 +96,8 @@ class InlineKeeper:
                 server.listen(self.socket_path)
                 keeper.background.every("staying reachable", LOOK_EVERY_S, reachable.look)
                 self._ready.set()
+                if self._factory is None:
+                    self._loop.run_in_executor(None, remove_dead, self.runtime)
                 await self._stop.wait()
             finally:
                 server.close()
