@@ -96,7 +96,12 @@ def test_pieces_of_a_second_answer_and_the_whole_answer_after_its_pieces_are_lef
         return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
 
     reader = StreamReader(FAR, NO_SECRETS)
-    pieces = [piece(0, "delta", "h"), piece(1, "delta", "no"), piece(0, "delta", "h")]
+    pieces = [
+        piece(0, "delta", "", finish_reason=None),
+        piece(0, "delta", "h"),
+        piece(1, "delta", "no"),
+        piece(0, "delta", "h"),
+    ]
     last = piece(0, "message", "hh", finish_reason="stop")
     answer = assemble(reader.feed(b"".join([*pieces, last, b"data: [DONE]\n\n"])))
     assert (answer.content, answer.finish_reason) == ("hh", "stop")

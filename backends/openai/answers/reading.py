@@ -120,12 +120,13 @@ class StreamReader:
         delta = parse_chunk(value)
         if delta.content:
             choice = value["choices"][0]
-            if self._index != (index := choice.get("index", self._index)):
-                if self._said:
-                    # A piece of another answer: more than one was asked for.
-                    return Delta(usage=delta.usage, timings=delta.timings)
+            index = choice.get("index", self._index)
+            if self._index is None:
                 self._index = index
-            if self._said and not choice.get("delta") and delta.content == self.text:
+            elif self._index != index:
+                # A piece of another answer: more than one was asked for.
+                return Delta(usage=delta.usage, timings=delta.timings)
+            if choice.get("message") and not choice.get("delta") and delta.content == self.text:
                 # The whole answer once more, after its pieces.
                 return replace(delta, content="", reasoning="", tool_calls=(), logprobs=())
         if delta.content:
