@@ -31,7 +31,7 @@ from traces.recording.span_handle import open_span, reset_span
 from traces.recording.writer import Writer
 from traces.runs import FILE_NAME
 from traces.span_data import SpanData
-from traces.text import clean
+from traces.text import clean, error_text
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -84,7 +84,7 @@ class RunTrace(RunRecording):
         given = default_directory() if directory is None else a_place("directory", directory)
         self.directory = _absolute(given)
         self.record_content = record_content
-        self.service = a_text("service", service)
+        self.service = clean(a_text("service", service))
         self.process_wide = process_wide
         self.sample = a_number("sample", sample, 0, 1)
         self._is_current = current
@@ -204,7 +204,7 @@ class RunTrace(RunRecording):
     def _export_root(self, ended_ns: int, error: BaseException | None) -> None:
         attributes = {names.RUN_ID: self.run_id, **failure_attributes(error)}
         start_ns, end_ns = self._started_ns + self._offset_ns, ended_ns + self._offset_ns
-        failure = None if error is None else clean(str(error))
+        failure = None if error is None else error_text(error)
         self._exporters.send(
             SpanData(names.RUN, self._root_id, 0, start_ns, end_ns, attributes, failure=failure)
         )

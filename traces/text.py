@@ -7,11 +7,14 @@ import math
 from collections.abc import Mapping
 from functools import lru_cache
 from json.encoder import encode_basestring
-from typing import Any
+from typing import Any, Final
 
 Value = str | bool | int | float
 _SCALARS = (str, bool, int, float)
 _INT64 = 2**63
+
+LONGEST_MESSAGE: Final = 65_536
+"""Characters of an error's message that are kept."""
 
 # Made once: json.dumps makes a new one a call when it is given options.
 _to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
@@ -29,16 +32,27 @@ def clean(text: str) -> str:
 
 
 def clean_value(value: object) -> Value:
-    """`value` as an attribute: text, bool, finite number; anything else becomes its JSON or its text."""
+    """`value` as an attribute: text, bool, finite number; anything else becomes its JSON or its text.
+
+    What a subclass makes of itself (an enum, a number of another library) never reaches the file.
+    """
     if isinstance(value, str):
-        return clean(value)
+        return clean(str.__str__(value))
     if isinstance(value, bool):
         return value
-    if isinstance(value, int):
-        return value if -_INT64 <= value < _INT64 else str(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    return clean(_to_json(_plain(value)))
+    if isinstance(value, int) and -_INT64 <= value < _INT64:
+        return int.__int__(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return float.__float__(value)
+    return _text(value) if isinstance(value, int | float) else _structure(value)
+
+
+def _structure(value: object) -> str:
+    try:
+        return clean(_to_json(_plain(value)))
+    except Exception:
+        # It holds itself, is too deep, changed meanwhile, or its own code failed.
+        return _text(value)
 
 
 def _plain(value: object) -> Any:
@@ -57,9 +71,16 @@ def _plain(value: object) -> Any:
 
 def _text(value: object) -> str:
     try:
-        return str(value)
+        return clean(str.__str__(str(value)))
     except Exception:
         return f"<{type(value).__name__}>"
+
+
+def error_text(error: BaseException) -> str:
+    """What an error says, whatever its own code does: its first `LONGEST_MESSAGE` characters."""
+    text = _text(error)
+    more = len(text) - LONGEST_MESSAGE
+    return f"{text[:LONGEST_MESSAGE]} ... ({more:,} more characters)" if more > 0 else text
 
 
 def clean_attributes(attributes: Mapping[str, Any]) -> dict[str, Value]:

@@ -215,3 +215,29 @@ def test_a_run_that_is_recorded_now_is_listed_and_is_not_the_last_one(tmp_path: 
         }
         assert trace("summary", "--folder", tmp_path).stderr == ""
         assert "is still recorded" in trace("summary", "now", "--folder", tmp_path).stderr
+
+
+# -- figures and names of another program ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("figure", ["NaN", "Infinity", "1e400", '"soon"', "null", "[]", "9" * 400])
+@pytest.mark.parametrize("key", ["ts", "dur"])
+def test_what_is_no_figure_in_a_trace_is_no_traceback_and_in_no_answer(
+    tmp_path: Path, key: str, figure: str
+) -> None:
+    """It is refused as no event, or counts for nothing: `--json` stays JSON."""
+    file = recorded(tmp_path, "r")
+    mark = f'"{key}":'
+    file.write_text(file.read_text().replace(mark, f'{mark}{figure},"was":'))
+    for words in (("summary", file), ("diff", file, file), ("merge", file, "-o", tmp_path / "m")):
+        assert trace(*words).exit_code in (0, 2)
+    answer = trace("summary", file, "--json").stdout
+    assert "NaN" not in answer
+    assert "Infinity" not in answer
+
+
+def test_a_name_too_long_for_any_file_names_no_run(tmp_path: Path) -> None:
+    """It is the caller's mistake, not a bug of keepwarm."""
+    found = trace("summary", "a" * 5000, "--folder", tmp_path)
+    assert found.exit_code == 2
+    assert "There is no file and no run" in found.stderr

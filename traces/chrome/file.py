@@ -7,8 +7,12 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 SUFFIX = ".trace.json"
+LONGEST_LINE: Final = 16 * 1024 * 1024
+"""Bytes of the longest event: what reads a trace takes no longer one, and is spared one."""
+_MAY_BE_TOO_LONG: Final = LONGEST_LINE // 4 - 1
 _PACKED_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -87,6 +91,8 @@ class EventSink:
         """Append events while the file lasts."""
         if self._file is None:
             return
+        if any(len(event) > _MAY_BE_TOO_LONG for event in events):
+            events = self._short_enough(events)
         try:
             self._file.write(events)
             self.written = self._file.written
@@ -94,6 +100,12 @@ class EventSink:
             self._file.abandon()
             self._file = None
             self._report("trace file", f"{self.path} ends early: {error}")
+
+    def _short_enough(self, events: list[str]) -> list[str]:
+        kept = [event for event in events if len(event.encode()) + len(",\n") <= LONGEST_LINE]
+        if len(kept) < len(events):
+            self._report("events", f"one of more than {LONGEST_LINE:,} bytes was left out")
+        return kept
 
     def close(self, *, compress: bool) -> None:
         """Finish the file; `path` is where it is in the end.

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Final
 
 from traces import names
-from traces.chrome.file import compressed, stem_of
+from traces.chrome.file import LONGEST_LINE, compressed, stem_of
 from traces.chrome.view import ChromeView
 from traces.place import lock, size_without_nuls
 from traces.processes.part_file import lines_of, opened_part, parts_of
 from traces.processes.shared_run import SUFFIX, is_open
 from traces.processes.taking_in import TakenIn
-from traces.reading.stored_events import LONGEST_LINE, TraceFile
+from traces.reading.stored_events import TraceFile
 from traces.recording.recorder import Recorder
 from traces.records import CounterSample, RequestRecord
 from traces.span_data import SpanData

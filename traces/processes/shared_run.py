@@ -64,6 +64,10 @@ class SharedRun:
         self.forked()
 
 
+# A named pipe in place of the file holds no program up.
+_READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
 class _NamedRuns:
     """The runs that are open here. The variable names the last of them, or what it named before all."""
 
@@ -119,7 +123,7 @@ def named_run() -> SharedRun | None:
     if not named or not is_open(Path(named)):
         return None
     try:
-        descriptor = os.open(named, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(named, _READ)
         with os.fdopen(descriptor, "rb") as file:
             facts = RunFacts(**json.loads(file.read(_MOST_BYTES)))
     except (OSError, ValueError, TypeError, RecursionError):
@@ -130,7 +134,7 @@ def named_run() -> SharedRun | None:
 def is_open(path: Path) -> bool:
     """Whether the process that made the file still holds it."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(path, _READ)
     except OSError:
         return False
     try:

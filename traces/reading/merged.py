@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
 
 from traces import names
+from traces.reading.stored_events import number_of
 
 _APART: Final = 1000
 """Numbers of processes that each file may use; the next file's come after them."""
@@ -20,8 +22,11 @@ def started_at(events: Iterable[Mapping[str, Any]]) -> float | None:
     for event in events:
         args = event.get("args")
         if event.get("cat") == names.RUN and isinstance(args, Mapping) and names.STARTED in args:
-            moment = datetime.fromisoformat(str(args[names.STARTED])).timestamp()
-            return float(event["ts"]) / 1e6 - moment
+            began = number_of(event.get("ts"))
+            with suppress(ValueError, OverflowError):
+                moment = datetime.fromisoformat(str(args[names.STARTED])).timestamp()
+                if began is not None:
+                    return began / 1e6 - moment
     return None
 
 
@@ -45,8 +50,9 @@ def _moved(event: dict[str, Any], number: int, shift_us: float) -> dict[str, Any
     found = dict(event)
     if isinstance(found.get("pid"), int):
         found["pid"] += number * _APART
-    if isinstance(found.get("ts"), int | float):
-        found["ts"] = round(found["ts"] + shift_us, 3)
+    began = number_of(found.pop("ts", None))
+    if began is not None:
+        found["ts"] = round(began + shift_us, 3)
     if "id" in found:
         found["id"] = f"{number}.{found['id']}"
     return found

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from traces import names
 from traces.reading.request_times import RequestTimes
+from traces.reading.stored_events import number_of
 from traces.reading.totals import RequestTotals
 
 MICROSECONDS: Final = 1e6
@@ -106,11 +107,11 @@ def spans_of(
     for event in events:
         found.events += 1
         found.of_a_run = found.of_a_run or event.get("cat") in _OURS
-        begin = _number(event.get("ts"))
+        begin = number_of(event.get("ts"))
         if begin is None:
             continue
         begin /= MICROSECONDS
-        end = begin + (_number(event.get("dur")) or 0.0) / MICROSECONDS
+        end = begin + (number_of(event.get("dur")) or 0.0) / MICROSECONDS
         if event.get("ph") in ("X", "b", "e"):
             found.first = begin if found.first is None else min(found.first, begin)
             found.last = max(found.last, end)
@@ -127,7 +128,7 @@ def _take(
     if event.get("ph") in ("b", "e") and kind == names.QUEUE:
         _queued(found, queues, event, args, at[0])
     elif event.get("ph") == "C" and event.get("name") == names.DEVICE_BYTES:
-        device, limit = str(event.get("pid")), _number(args.get("limit")) or 0.0
+        device, limit = str(event.get("pid")), number_of(args.get("limit")) or 0.0
         found.limits[device] = max(limit, found.limits.get(device, 0.0))
     elif event.get("ph") != "X":
         return
@@ -174,11 +175,11 @@ def _of_request(
         request.queued_for = str(args.get(names.WAITED_FOR, ""))
         request.error = _text(args.get(names.ERROR_TYPE))
         tokens, predicted = (
-            _number(args.get(names.OUTPUT_TOKENS)),
-            _number(args.get(names.PREDICTED_MS)),
+            number_of(args.get(names.OUTPUT_TOKENS)),
+            number_of(args.get(names.PREDICTED_MS)),
         )
-        request.prompt_tokens = int(_number(args.get(names.INPUT_TOKENS)) or 0)
-        request.cached_tokens = int(_number(args.get(names.CACHED_TOKENS)) or 0)
+        request.prompt_tokens = int(number_of(args.get(names.INPUT_TOKENS)) or 0)
+        request.cached_tokens = int(number_of(args.get(names.CACHED_TOKENS)) or 0)
         request.output_tokens = None if tokens is None else int(tokens)
         request.predicted_s = None if predicted is None else predicted / 1e3
     elif kind == names.PROMPT_EVALUATION:
@@ -196,12 +197,8 @@ def _stay(args: dict[str, Any], key: str, at: tuple[float, float]) -> Stay:
         *at,
         sys.intern(str(args.get(names.REASON, ""))),
         sys.intern(str(args.get(names.STORAGE, ""))),
-        int(_number(args.get(names.BYTES)) or 0),
+        int(number_of(args.get(names.BYTES)) or 0),
     )
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _text(value: Any) -> str | None:

@@ -2,22 +2,21 @@
 
 keepwarm writes one event a line. A file that was cut (a kill, a full disk) is read up to the cut, and so is
 one with NULs in place of its end (a machine that lost its power). Other programs' Chrome Traces are read
-whole where they are small.
+whole where they have no more than `LONGEST_LINE` bytes.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import math
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
+from traces.chrome.file import LONGEST_LINE
 from traces.place import opened_regular
-
-LONGEST_LINE: Final = 16 * 1024 * 1024
-"""Bytes of the longest event; also of the largest file whose events do not stand one a line."""
 
 Event = dict[str, Any]
 
@@ -125,13 +124,30 @@ def lines_in(path: Path, file: IO[bytes]) -> Iterator[bytes]:
             return
 
 
+def number_of(value: object) -> float | None:
+    """A finite number of an event, or None: another program's file may hold anything in its place."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_no_number)
+
+
 def _parsed(text: bytes) -> Event | None:
     """An event, or a whole document; None for anything else."""
     if text.startswith(b"[") and text.endswith(b"]"):
         text = b'{"traceEvents": ' + text + b"}"
     text = text.removeprefix(b"[")
     try:
-        found = json.loads(text)
+        found = _DECODER.decode(text.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None

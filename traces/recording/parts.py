@@ -20,7 +20,7 @@ from traces.recording.request_lines import RequestLines
 from traces.records import CounterSample, RequestRecord
 from traces.runs import FILE_NAME, RunLine, append_run
 from traces.span_data import SpanData
-from traces.text import Value, clean, clean_attributes
+from traces.text import Value, clean_attributes, error_text
 
 MAX_BYTES: Final = 256 * 1024 * 1024
 """Bytes of a trace after which the next one begins, unless the run says otherwise."""
@@ -161,7 +161,7 @@ class TraceParts:
             seconds=(ended_ns - self._started_ns) / 1e9,
             status="ok" if error is None else "error",
             error_type=None if error is None else type(error).__name__,
-            error_message=None if error is None else clean(str(error)),
+            error_message=None if error is None else error_text(error),
             loads=int(loads),
             evictions=int(evictions),
             load_seconds=load_seconds,
@@ -199,5 +199,5 @@ def failure_attributes(error: BaseException | None) -> dict[str, Value]:
     if error is None:
         return {}
     return clean_attributes(
-        {names.ERROR_TYPE: type(error).__name__, names.ERROR_MESSAGE: str(error)}
+        {names.ERROR_TYPE: type(error).__name__, names.ERROR_MESSAGE: error_text(error)}
     )

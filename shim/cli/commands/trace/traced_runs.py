@@ -97,7 +97,7 @@ def trace_path(wanted: str | None, folder: Path) -> Path:
     Raises:
         InvalidRequest: no run was traced, or none has that name.
     """
-    if wanted is not None and Path(wanted).exists():
+    if wanted is not None and _is_there(wanted):
         return _with_late_parts(Path(wanted))
     traced = [run for run in runs_in(folder)[0] if run.trace is not None]
     for run in reversed(traced):
@@ -107,6 +107,14 @@ def trace_path(wanted: str | None, folder: Path) -> Path:
                 click.echo(f"keepwarm: run {run.run_id} {_STATES[run.status]}", err=True)
             return _with_late_parts(Path(str(run.trace)))
     raise _no_trace(wanted, folder, traced)
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except OSError:
+        # Too long for a name.
+        return False
 
 
 _STATES: Final = {
