@@ -174,15 +174,23 @@ class GraphRun:
 
     async def _once(self, step: Step, context: StepContext) -> Any:
         if not callable(step.run):
-            inputs = {name: context.values[name] for name in step.run.inputs}
-            path = f"{self._path}{step.name}/"
-            inner = GraphRun(step.run, inputs, self._gate, self._journal, self._finished, path)
-            result = await inner.result()
-            result.check()
-            return result
+            return await _bounded(step, self._of_sub_graph(step.run, context))
         async with self._gate.turn(step.models), self._slots:
             with self._span(step, context), self._gate.plan.current():
-                return await _bounded(step, context)
+                return await _bounded(step, _of_function(step.run, context))
+
+    async def _of_sub_graph(self, graph: Graph, context: StepContext) -> GraphResult:
+        """Its results. Where the step runs over a list, the graph gets one item in the list's place."""
+        step, path, values = context.step, self._path + context.step.name, context.values
+        if step.over is not None:
+            path, values = f"{path}[{context.index}]", {**values, step.over: context.item}
+        inputs = {name: values[name] for name in graph.inputs}
+        run = GraphRun(
+            graph, inputs, self._gate, self._journal, self._finished, f"{path}/", context.index
+        )
+        result = await run.result()
+        result.check()
+        return result
 
     def _span(self, step: Step, context: StepContext) -> AbstractContextManager[object]:
         model, attempt = ", ".join(step.models), context.attempt
@@ -202,19 +210,23 @@ def _holds(when: Callable[[Mapping[str, Any]], bool], values: Mapping[str, Any])
         raise Ended(error) from error
 
 
-async def _bounded(step: Step, context: StepContext) -> Any:
+async def _bounded(step: Step, work: Coroutine[Any, Any, Any]) -> Any:
     """The step's value, within its time."""
-    assert callable(step.run)
     try:
         async with asyncio.timeout(step.timeout_s) as limit:
-            if inspect.iscoroutinefunction(step.run):
-                return await step.run(context)
-            value = await _on_thread(step.run, context)
-            return await value if inspect.isawaitable(value) else value
+            return await work
     except TimeoutError as error:
         if not limit.expired():
             raise
         raise TimeoutError(f"it took longer than {step.timeout_s:g} s") from error
+
+
+async def _of_function(run: Callable[[StepContext], Any], context: StepContext) -> Any:
+    try:
+        if inspect.iscoroutinefunction(run):
+            return await run(context)
+        value = await _on_thread(run, context)
+        return await value if inspect.isawaitable(value) else value
     except (KeyboardInterrupt, SystemExit) as error:
         raise Ended(error) from error
 

@@ -79,6 +79,8 @@ class GraphResult:
     def _failure(self, name: str, outcome: Outcome) -> StepFailed:
         if outcome.state == "skipped":
             text = f"The step {name} was skipped: {outcome.because}."
+        elif isinstance(outcome.error, StepFailed):  # that of a sub-graph, without its hint
+            text = f"The step {name} failed: {outcome.error.message}"
         else:
             text = f"The step {name} failed: {type(outcome.error).__name__}: {outcome.error}"
         failure = StepFailed(

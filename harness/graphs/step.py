@@ -79,7 +79,8 @@ class Step:
     Args:
         name: different for every step; also the name of its result.
         run: a function of a `StepContext`, a coroutine function, or a `Graph`, whose inputs are this
-            step's needs of the same names. A function runs on a thread of its own.
+            step's needs of the same names; that of `over` is the item. A function runs on a thread of
+            its own.
         needs: names of steps and inputs whose values it gets. It starts when all are there.
         model: the model that it uses, or several; the first is what `StepContext.chat` asks.
         over: one of its needs, a list. The step runs once for each item, and its result is the list of

@@ -189,6 +189,11 @@ def test_a_sub_graph_is_a_step(told: Told) -> None:
     assert outer.run({"word": "x"})["end"] == "X"
     result = outer.run({"word": 3}, check=False)
     assert isinstance(result.failed["inner"], StepFailed)
+    with pytest.raises(
+        StepFailed, match="The step inner failed: The step up failed: Attr"
+    ) as told_of:
+        result.check()
+    assert str(told_of.value).count("`result`") == 1
 
 
 def test_a_step_is_tried_again_by_its_policy(told: Told) -> None:
@@ -471,6 +476,46 @@ def test_a_step_asks_only_the_models_that_it_names(told: Told) -> None:
     result = Graph(steps, shim=told.shim).run(check=False)
     assert "does not say that it uses b" in str(result.failed["a"])
     assert "no model" in str(result.failed["b"])
+
+
+def test_a_sub_graph_over_a_list_gets_each_item_and_is_resumed_item_by_item(
+    told: Told, tmp_path: Path
+) -> None:
+    """In the list's place, and with records of its own: one item's result is not another's."""
+    ran, broken = list[str](), [True]
+
+    def up(context: StepContext) -> str:
+        ran.append(context["word"])
+        if context["word"] == "b" and broken[0]:
+            raise ValueError("not yet")
+        return str(context["word"]).upper() + str(context["mark"])
+
+    inner = Graph([Step("up", up, ("word", "mark"))], ["word", "mark"], shim=told.shim)
+    step = Step("inner", inner, ("word", "mark"), over="word")
+    graph = Graph([step], ["word", "mark"], shim=told.shim, at_once=1)
+    with pytest.raises(StepFailed):
+        graph.run({"word": ["a", "b"], "mark": "!"}, record=tmp_path / "r.jsonl")
+    ran.clear()
+    broken[0] = False
+    found = graph.resume(tmp_path / "r.jsonl")["inner"]
+    assert [one["up"] for one in found] == ["A!", "B!"]
+    assert "b" in ran
+
+
+def test_a_sub_graph_that_takes_too_long_is_cancelled(told: Told) -> None:
+    """A time-out of a step is one, whatever the step is."""
+    ended = list[str]()
+
+    async def forever(_: StepContext) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("cancelled")
+
+    inner = Graph([Step("forever", forever)], shim=told.shim)
+    result = Graph([Step("inner", inner, timeout_s=0.01)], shim=told.shim).run(check=False)
+    assert "longer than 0.01 s" in str(result.failed["inner"])
+    assert ended == ["cancelled"]
 
 
 @pytest.mark.parametrize(("found", "said"), [("abc", "not the text 'abc'"), (5, "not int")])
