@@ -8,6 +8,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
@@ -173,30 +174,31 @@ class RunTrace(RunRecording):
         ended_ns = time.monotonic_ns()
         if self._shared is not None:
             guard("part", self._shared.end)
-        # Before the history of the keeper: requests know best what they waited for.
-        guard("recorder", lambda: self._writer.end(parts.take_in))
-        for finish in self._finishers:
-            guard("on_finish", finish)
-        self._state = "ended"
         failure = None if _is_clean_exit(error) else error
-        guard("recorder", self._writer.close)
-        guard("trace file", lambda: parts.close_file(ended_ns, failure))
+        # Ctrl-C ends the step that it comes in: those above it here are done nevertheless.
+        with ExitStack() as steps:
+            later = steps.callback
+            later(guard, "runs.jsonl", lambda: parts.append_line(ended_ns, failure))
+            later(guard, "exporters", lambda: self._export_root(ended_ns, failure))
+            later(guard, "trace file", lambda: parts.close_file(ended_ns, failure))
+            later(guard, "recorder", self._writer.close)
+            later(self._finish)
+            # Before the history of the keeper: requests know best what they waited for.
+            guard("recorder", lambda: self._writer.end(parts.take_in))
+
+    def _finish(self) -> None:
         try:
-            guard("exporters", lambda: self._export_root(ended_ns, failure))
+            for finish in self._finishers:
+                self._problems.guard("on_finish", finish)
         finally:
-            guard("runs.jsonl", lambda: parts.append_line(ended_ns, failure))
+            self._state = "ended"
 
     def _new_parts(self) -> TraceParts:
         settings = PartSettings(
-            run_id=self.run_id,
-            service=self.service,
-            directory=self.directory,
-            compress=self._gzip,
-            record_content=self.record_content,
-            max_bytes=self._max_bytes,
-            max_age_s=self._max_age,
+            self.run_id, self.service, self.directory, compress=self._gzip,
+            record_content=self.record_content, max_bytes=self._max_bytes, max_age_s=self._max_age,
             offset_ns=self._offset_ns,
-        )
+        )  # fmt: skip
         return TraceParts(
             settings, self._exporters, self._problems, self._started_ns, new_id=self._next_id
         )
@@ -273,9 +275,7 @@ class RunTrace(RunRecording):
             return
         self._problems.guard("recorder", self._writer.end)
         self._writer.put((part.recorder.ends,))
-        for finish in self._finishers:
-            self._problems.guard("on_finish", finish)
-        self._state = "ended"
+        self._finish()
         self._problems.guard("recorder", self._writer.close)
         self._problems.guard("part", part.close)
 

@@ -170,6 +170,24 @@ def test_a_scraper_that_sends_a_byte_now_and_then_is_hung_up_on(
     assert it.scrape().of(REQUESTS) == 1
 
 
+def test_a_silent_scraper_and_many_at_once_keep_none_waiting(
+    watched: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One was served at a time and five could wait: the silent one held all up."""
+    monkeypatch.setattr(scraping, "SCRAPE_S", 10 * LIMIT_S)
+    monkeypatch.setattr(scraping._Handler, "timeout", 10 * LIMIT_S)
+    it = watched()
+    silent = UnixConnection(it.place)
+    silent.connect()
+    silent.sock.sendall(b"GET /me")
+    assert it.chat("a") == "one two three"
+    many = [UnixConnection(it.place) for _ in range(60)]
+    for one in many:
+        one.connect()
+    assert [read(one).of(REQUESTS) for one in many] == [1] * len(many)
+    silent.close()
+
+
 @pytest.mark.parametrize(
     "sent",
     [b"\0" * 200_000, b"GET /metrics HTTP/1.1\r\n" + b"X: y\r\n" * 50_000],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -53,3 +54,33 @@ def test_a_runs_line_with_a_value_of_another_kind_is_a_damaged_line(
     for words, code in zip(COMMANDS, (0, 2, 0), strict=True):
         said = CliRunner().invoke(main, ["trace", *words, "--folder", str(tmp_path)])
         assert said.exit_code == code, said.output
+
+
+@pytest.mark.parametrize("gzip", [False, True])
+def test_a_trace_that_is_removed_during_its_run_is_said_and_leaves_nothing(
+    tmp_path: Path, gzip: bool
+) -> None:
+    """The run's line named a trace that was nowhere, and no problem."""
+    with RunTrace("r", tmp_path, gzip=gzip) as run, run.span("piece"):
+        assert run.trace_path is not None
+        run.trace_path.unlink()
+    (line,) = read_runs(run.runs_path)
+    assert isinstance(line, RunLine)
+    assert "removed during the run" in "".join(line.problems)
+    assert [file.name for file in tmp_path.iterdir()] == ["runs.jsonl"]
+
+
+def test_a_trace_that_cannot_be_packed_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of its packed form stayed beside it."""
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with RunTrace("r", tmp_path, gzip=True) as run:
+        pass
+    assert run.trace_path is not None
+    assert {file.name for file in tmp_path.iterdir()} == {"runs.jsonl", run.trace_path.name}
+    assert "No space left" in "".join(run.problems)

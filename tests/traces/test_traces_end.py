@@ -176,3 +176,46 @@ def test_a_run_without_problems_says_none(tmp_path: Path) -> None:
         run.request(request("q", now()))
     assert run.trace_path is not None
     assert "keepwarm.run.problems" not in json.dumps(events(run.trace_path))
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_run_whose_end_is_interrupted_ends_nevertheless(tmp_path: Path) -> None:
+    """Ctrl-C at that moment left its thread, its open file and no line in the list of runs."""
+    run = RunTrace("r", tmp_path)
+    run.on_finish(_interrupt)
+    with pytest.raises(KeyboardInterrupt), run, run.span("piece"):
+        pass
+    (line,) = read_runs(run.runs_path)
+    assert isinstance(line, RunLine)
+    assert run.trace_path is not None
+    assert written(run.trace_path)["piece"] == 1
+    assert not run.active
+    for thread in threading.enumerate():
+        if "keepwarm-trace-r" in thread.name:
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+def test_what_an_interrupted_end_does_not_write_is_counted(told: Told) -> None:
+    """It is said in the run's problems, as all that is lost."""
+    told.put(1)
+    told.writer.put((_interrupt,))
+    told.put(2, 3)
+    with pytest.raises(KeyboardInterrupt):
+        told.writer.close()
+    assert told.done == [1]
+    assert told.problems.found == ["records: 2 were dropped: the end of the run was interrupted"]
+
+
+def test_a_part_that_begins_while_the_run_ends_is_no_shorter_than_nothing(tmp_path: Path) -> None:
+    """Its length was below zero in the list of runs and in its file."""
+    with RunTrace("r", tmp_path, max_bytes=1) as run, run.span("piece"):
+        pass
+    lines = list(read_runs(run.runs_path))
+    assert len(lines) == 2
+    assert all(isinstance(line, RunLine) and line.seconds >= 0 for line in lines)
+    assert run.trace_path is not None
+    assert all(event.get("dur", 0) >= 0 for event in events(run.trace_path))

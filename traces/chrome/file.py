@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import shutil
@@ -49,8 +50,11 @@ class EventFile:
         """Finish the array; with `compress`, replace the file by its gzip form. Returns its path."""
         try:
             self._write_all(b"[\n]\n" if self._separator == "[\n" else b"\n]\n")
+            removed = os.fstat(self._descriptor).st_nlink == 0
         finally:
             os.close(self._descriptor)
+        if removed:
+            raise FileNotFoundError(errno.ENOENT, "it was removed during the run", str(self.path))
         if compress:
             self.path = compressed(self.path)
         return self.path
@@ -142,12 +146,16 @@ def compressed(path: Path) -> Path:
     target = path.with_name(path.name + ".gz")
     part = path.with_name(path.name + ".gz.part")
     descriptor = os.open(part, _PACKED_FLAGS, 0o600)
-    with (
-        path.open("rb") as source,
-        os.fdopen(descriptor, "wb") as raw,
-        gzip.GzipFile(path.name, "wb", 6, raw) as packed,
-    ):
-        shutil.copyfileobj(source, packed, 1 << 20)
-    part.replace(target)
+    try:
+        with (
+            os.fdopen(descriptor, "wb") as raw,
+            path.open("rb") as source,
+            gzip.GzipFile(path.name, "wb", 6, raw) as packed,
+        ):
+            shutil.copyfileobj(source, packed, 1 << 20)
+        part.replace(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     path.unlink()
     return target

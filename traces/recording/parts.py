@@ -128,6 +128,8 @@ class TraceParts:
 
     def close_file(self, ended_ns: int, error: BaseException | None) -> None:
         """Finish the part's file with the slice of the run."""
+        # A part may have begun while the run's end was under way.
+        ended_ns = max(ended_ns, self._started_ns)
         attributes: dict[str, Value] = {
             names.RUN_ID: self._settings.run_id,
             names.STARTED: self._started,
@@ -158,7 +160,7 @@ class TraceParts:
             run_id=self._run_id,
             service=settings.service,
             started=self._started,
-            seconds=(ended_ns - self._started_ns) / 1e9,
+            seconds=max(0, ended_ns - self._started_ns) / 1e9,
             status="ok" if error is None else "error",
             error_type=None if error is None else type(error).__name__,
             error_message=None if error is None else error_text(error),

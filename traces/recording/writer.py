@@ -28,6 +28,7 @@ _TOO_FAST: Final = "were dropped: they came faster than they are written"
 _TOO_MANY: Final = (
     f"were dropped: the end of the run waits {END_SECONDS:g} s for what is not written yet"
 )
+_INTERRUPTED: Final = "were dropped: the end of the run was interrupted"
 _TOO_LATE: Final = "came after the end of the run and were dropped"
 
 _YIELD_EVERY = 16
@@ -109,8 +110,12 @@ class Writer:
         self._ending, self._closed = threading.get_ident(), True
         self._hurry.set()
         self._wake.set()
-        self._flush_at_end()
-        atexit.unregister(self._flush_at_end)
+        try:
+            self._flush_at_end()
+        finally:
+            atexit.unregister(self._flush_at_end)
+            self._problems.count("records", len(self._waiting), _INTERRUPTED)
+            self._waiting.clear()
 
     def _flush_at_end(self) -> None:
         if os.getpid() == self._pid:

@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from socketserver import TCPServer
+from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
@@ -26,9 +26,15 @@ from budget.errors import ConfigError
 LOG = logging.getLogger("keepwarm.keeper")
 
 SILENT_S: Final = 5.0
-"""A scraper that sends or takes nothing for so long is hung up on: the server serves one at a time."""
+"""A scraper that sends or takes nothing for so long is hung up on."""
 SCRAPE_S: Final = 10.0
 """How long one scrape may take in all, however steadily its client sends a byte now and then."""
+
+AT_ONCE: Final = 32
+"""Scrapers that are served at a time: silent ones keep none waiting, and no number of them costs the keeper
+its descriptors."""
+WAITING: Final = 128
+"""Further ones that the system lets wait for their turn."""
 
 
 class Scrapes:
@@ -45,7 +51,7 @@ class Scrapes:
     def __init__(self, place: str) -> None:
         registry = CollectorRegistry()
         self.reader = PrometheusMetricReader(registry=registry, scope_info_enabled=False)
-        app = make_wsgi_app(registry)
+        app = _in_turn(make_wsgi_app(registry))
         if "/" in place:
             self._server: WSGIServer = _UnixServer(Path(place))
             self._server.set_app(app)
@@ -59,7 +65,7 @@ class Scrapes:
         self._thread.start()
 
     def close(self) -> None:
-        """Serve no more. May take as long as a scrape that is under way."""
+        """Take no more scrapes. One that is under way ends by itself."""
         with contextlib.suppress(OSError):
             self._server.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread at once
         self._server.shutdown()
@@ -87,7 +93,29 @@ class _Handler(WSGIRequestHandler):
         """Say nothing: a scrape is no news."""
 
 
-class _PortServer(WSGIServer):
+class _PortServer(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = WAITING
+
+    def __init__(self, address: Any, handler: type[_Handler]) -> None:
+        self._room = threading.Semaphore(AT_ONCE)
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a scraper in a thread of its own, once there is room for one more."""
+        if self._room.acquire(timeout=SILENT_S):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Make room for another one afterwards."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
+
     def server_bind(self) -> None:
         # Not the one above, which asks a name server for the host's name.
         TCPServer.server_bind(self)
@@ -105,7 +133,7 @@ class _UnixServer(_PortServer):
     def __init__(self, path: Path) -> None:
         self._path = path
         _make_way(path)
-        super().__init__(str(check_socket_path(path)), _Handler)  # type: ignore[arg-type]
+        super().__init__(str(check_socket_path(path)), _Handler)
 
     def server_bind(self) -> None:
         with sockets_are_private():
@@ -128,6 +156,17 @@ def _make_way(path: Path) -> None:
             f"{path} is there already, and no socket of yours.",
             hint="Name another path as [metrics] prometheus.",
         )
+
+
+def _in_turn(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+    """The application for one request at a time: the reader gathers for all of them in one place."""
+    turn = threading.Lock()
+
+    def in_turn(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        with turn:
+            return app(environ, start_response)
+
+    return in_turn
 
 
 def _is_loopback(host: str) -> bool:
