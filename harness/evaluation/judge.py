@@ -325,7 +325,15 @@ class Judge:
                 "There is no answer to judge: it is empty.",
                 hint="Look at the producer's `finish_reason` and `max_tokens`.",
             )
-        return self.compressor.compress(answer, f"{self.rubric.words}\n{task}")
+        payload = self.compressor.compress(answer, f"{self.rubric.words}\n{task}")
+        if payload.cut >= len(answer.strip()):
+            raise InvalidRequest(
+                f"Nothing of an answer of {len(answer):,} characters fits the limit of "
+                f"{self.compressor.limit:,}: it is one table, code fence, quotation or sentence, which "
+                "stays whole or goes.",
+                hint="Give a `Compressor` with a larger `limit`.",
+            )
+        return payload
 
 
 def _parsed(reply: Reply) -> Any:

@@ -155,3 +155,13 @@ def test_a_batch_with_a_judge_that_fails_asks_no_more_than_what_is_under_way() -
         judge(shim, "a", "b").evaluate_many([("Task.", "Text.")] * 200, at_once=1)
     assert len(shim.asked) < 200
     assert "b" not in shim.asked
+
+
+@pytest.mark.parametrize("answer", ["```\n" + "x = 1\n" * 2000 + "```\n", "x" * 7000])
+def test_an_answer_of_which_nothing_would_be_read_is_not_scored(answer: str) -> None:
+    """A judge that saw the mark of the cut alone would score that."""
+    shim = ToldShim({"judge": in_turn(scores(facts=9))})
+    judge = Judge(shim, Rubric([Dimension("facts", "Right.")]), EvaluatorPool(["judge"]))
+    with pytest.raises(InvalidRequest, match=r"Nothing of an answer of .* fits the limit of 6,000"):
+        judge.evaluate("Write.", answer)
+    assert shim.asked == []
