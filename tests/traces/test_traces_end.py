@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -199,13 +199,17 @@ def test_a_run_whose_end_is_interrupted_ends_nevertheless(tmp_path: Path) -> Non
             assert not thread.is_alive()
 
 
-def test_what_an_interrupted_end_does_not_write_is_counted(told: Told) -> None:
-    """It is said in the run's problems, as all that is lost."""
+@pytest.mark.parametrize("end", [Writer.end, Writer.close])
+def test_what_an_interrupted_end_does_not_write_is_counted(
+    told: Told, end: Callable[[Writer], None]
+) -> None:
+    """It is said in the run's problems, as all that is lost, and no later step takes it up again."""
     told.put(1)
     told.writer.put((_interrupt,))
     told.put(2, 3)
     with pytest.raises(KeyboardInterrupt):
-        told.writer.close()
+        end(told.writer)
+    told.writer.close()
     assert told.done == [1]
     assert told.problems.found == ["records: 2 were dropped: the end of the run was interrupted"]
 

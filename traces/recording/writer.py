@@ -100,10 +100,15 @@ class Writer:
         Whatever other threads do, that takes no longer than `END_SECONDS` and the action.
         """
         self._ending = threading.get_ident()
-        with self._draining:
-            self._drain(yields=False, within_s=END_SECONDS)
-            if action is not None:
-                action()
+        try:
+            with self._draining:
+                self._drain(yields=False, within_s=END_SECONDS)
+                if action is not None:
+                    action()
+        except BaseException:
+            # Ctrl-C: what waits is not written in the steps that follow either.
+            self._drop()
+            raise
 
     def close(self) -> None:
         """Call what is left, as `end` does, and end the thread. Idempotent."""
@@ -114,8 +119,11 @@ class Writer:
             self._flush_at_end()
         finally:
             atexit.unregister(self._flush_at_end)
-            self._problems.count("records", len(self._waiting), _INTERRUPTED)
-            self._waiting.clear()
+            self._drop()
+
+    def _drop(self) -> None:
+        self._problems.count("records", len(self._waiting), _INTERRUPTED)
+        self._waiting.clear()
 
     def _flush_at_end(self) -> None:
         if os.getpid() == self._pid:
