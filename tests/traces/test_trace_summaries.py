@@ -114,6 +114,15 @@ def test_an_answer_of_one_token_says_nothing_of_the_speed() -> None:
     assert summarise(spans_of([*STORY, *short])).models["a"].tokens_per_s == pytest.approx(30 / 6)
 
 
+def test_waits_that_would_be_said_to_take_no_time_are_not_told() -> None:
+    """Each request waits for the keeper's answer, a millisecond or four."""
+    events = [
+        e for n, s in enumerate((0.0049, 0.0051)) for e in request(n, "a", (1, 1 + s, 2, 3, 4))
+    ]
+    waits = summarise(spans_of([STORY[0], *events])).waits
+    assert [one.request for one in waits] == ["r1"]
+
+
 def test_models_waits_and_regrets_are_told() -> None:
     """A wait names its load, or a slot; an eviction that was undone soon is regretted."""
     summary = summarise(spans_of(STORY))

@@ -19,6 +19,8 @@ from traces.reading.request_times import RequestTimes
 from traces.reading.spans_of import Spans, Stay
 from traces.reading.totals import ModelTotals
 
+WAIT_S: Final = 0.005
+"""Shorter waits are not told: they would be said to have taken 0.00 s."""
 REGRETTED_WITHIN_S: Final = 30.0
 """An eviction is regretted if its model is loaded again within so many seconds."""
 ITS_LOAD: Final = "its load"
@@ -151,7 +153,7 @@ def _waits(worst: Sequence[RequestTimes], loads: Sequence[Stay]) -> list[Wait]:
     return [
         Wait(r.id, r.model, r.waited_s, _cause(r, by_id.get(r.waited_for or "")))
         for r in worst
-        if r.waited_s > 0.001
+        if r.waited_s >= WAIT_S
     ]
 
 
