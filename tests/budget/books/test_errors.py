@@ -26,7 +26,7 @@ def test_every_error_survives_the_wire_and_pickling(kind: type[errors.KeepwarmEr
     for copy in (errors.error_from_wire(on_the_wire), pickle.loads(pickle.dumps(error))):
         assert type(copy) is kind
         assert (copy.message, copy.hint, copy.facts) == (error.message, error.hint, error.facts)
-        assert str(copy) == "it broke mend it"
+        assert str(copy) == "it broke. mend it"
 
 
 def test_every_error_says_whose_fault_it_is() -> None:

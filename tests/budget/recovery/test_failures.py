@@ -39,7 +39,7 @@ def test_failures_in_a_row_are_refused_without_a_load_for_a_while() -> None:
     assert len(shell.loads()) == 2
     error = error_from_wire(shell.error(refused))
     assert error.retry_after_s == 1.0
-    assert str(error) == "scripted That failed 2 times in a row, and is tried again in 1.0 s."
+    assert str(error) == "scripted. That failed 2 times in a row, and is tried again in 1.0 s."
     shell.advance(error.retry_after_s)
     shell.use("a")
     assert shell.core.state.residents["a"].failures == 0
