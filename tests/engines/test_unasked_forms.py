@@ -11,7 +11,7 @@ from backends.openai import assemble
 from backends.openai.answers.reading import StreamReader
 from backends.openai.connections.bounds import EVENT_BYTES
 from backends.openai.masking import NO_SECRETS
-from backends.openai.protocol import decode, parse_completion
+from backends.openai.protocol import Completion, decode, parse_completion
 from budget.errors import EndpointError, KeepwarmError
 from tests.engines.hostile import EVENT_STREAM, ask, listening, says, token
 from tests.engines.test_odd_fields import FAR, WHOLE
@@ -95,13 +95,15 @@ def test_pieces_of_a_second_answer_and_the_whole_answer_after_its_pieces_are_lef
         choice = {"index": index, of: {"content": text}, **more}
         return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
 
-    reader = StreamReader(FAR, NO_SECRETS)
-    pieces = [
-        piece(0, "delta", "", finish_reason=None),
-        piece(0, "delta", "h"),
-        piece(1, "delta", "no"),
-        piece(0, "delta", "h"),
-    ]
-    last = piece(0, "message", "hh", finish_reason="stop")
-    answer = assemble(reader.feed(b"".join([*pieces, last, b"data: [DONE]\n\n"])))
+    def read(*pieces: bytes) -> Completion:
+        reader = StreamReader(FAR, NO_SECRETS)
+        return assemble(reader.feed(b"".join([*pieces, b"data: [DONE]\n\n"])))
+
+    begin = (
+        b'data: {"choices": [{"index": 0, "delta": {"role": "assistant", "content": null}}]}\n\n'
+    )
+    pieces = [begin, piece(0, "delta", "h"), piece(1, "delta", "no"), piece(0, "delta", "h")]
+    answer = read(*pieces, piece(0, "message", "hh", finish_reason="stop"))
     assert (answer.content, answer.finish_reason) == ("hh", "stop")
+    text = b'data: {"choices": [{"text": "h", "index": 0}]}\n\n'
+    assert read(text, text, text).content == "hhh"
