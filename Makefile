@@ -30,8 +30,9 @@ check: setup ## What CI checks without running: ruff, mypy, import contracts
 	MYPYPATH=examples/traces $(BIN)/mypy $(wildcard examples/traces/*.py)
 	$(BIN)/lint-imports
 
+# Three at once also where there are two cores: half of a test's time it waits for processes that it started.
 test: setup ## Run the tests (minutes)
-	$(PYTEST) -m "$(SHORT)" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "$(SHORT)" --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-full: setup ## Run all tests, with long properties and campaigns
 	$(PYTEST) --timeout 1800
