@@ -222,3 +222,9 @@ def test_the_system_is_asked_in_one_place(pattern: str) -> None:
         if re.search(pattern, (ROOT / file).read_text("utf-8").replace("/proc/self/fd/{", ""))
     }
     assert places == set(ASKED_IN_ONE_PLACE[pattern])
+
+
+def test_no_wait_loses_its_cancellation() -> None:
+    """Before Python 3.12 `asyncio.wait_for` drops one that comes as it ends; `asyncio.timeout` does not."""
+    files = [file for file in sources(*PACKAGES) if "wait_for(" in (ROOT / file).read_text("utf-8")]
+    assert files == []

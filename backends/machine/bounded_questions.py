@@ -25,7 +25,8 @@ async def asked(question: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs)
         LoadFailed: nothing, for too long. The thread goes on waiting: nothing can end that.
     """
     try:
-        return await asyncio.wait_for(asyncio.to_thread(question, *args, **kwargs), ANSWER_LIMIT_S)
+        async with asyncio.timeout(ANSWER_LIMIT_S):
+            return await asyncio.to_thread(question, *args, **kwargs)
     except TimeoutError:
         name = getattr(question, "__name__", str(question))
         raise LoadFailed(
@@ -66,7 +67,8 @@ async def in_own_thread(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwa
     try:
         # Not by `Thread.start`, which waits without bound for a thread that found no memory.
         _thread.start_new_thread(run, ())
-        await asyncio.wait_for(begun.wait(), START_LIMIT_S)
+        async with asyncio.timeout(START_LIMIT_S):
+            await begun.wait()
     except (RuntimeError, TimeoutError) as error:
         raise LoadFailed(
             f"no thread could be started: {str(error) or 'it does not begin'}.",

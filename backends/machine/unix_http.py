@@ -182,7 +182,8 @@ async def answer_of(
                 if status is not None and not is_success(status):
                     body = said.partition(b"\r\n\r\n")[2]
                     with contextlib.suppress(TimeoutError):
-                        body = body or await asyncio.wait_for(reader.read(_HEAD_BYTES), _BODY_S)
+                        async with asyncio.timeout(_BODY_S):
+                            body = body or await reader.read(_HEAD_BYTES)
             finally:
                 writer.close()
     except OSError:

@@ -232,7 +232,8 @@ class PythonEngine(MeasuredEngine[WorkerSpec]):
         wait_s = max(grace_s, CLOSE_S if closes else 0.0)
         if process is not None and wait_s > 0 and not self._killed:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await process.wait()
         await super().stop(grace_s=0.0)
 
     # Watching

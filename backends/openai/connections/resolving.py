@@ -67,7 +67,8 @@ class Resolver:
             return [name[0]]
         asked = self._ask(name)
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(asked), limit_s)
+            async with asyncio.timeout(limit_s):
+                return await asyncio.wrap_future(asked)
         except OSError as exc:
             if asked.done() and asked.exception() is exc:
                 raise httpcore.ConnectError(str(exc)) from exc
