@@ -1,6 +1,7 @@
 """How many functions of ours a warm `chat()` passes in the caller's process: `python bench/hops.py`.
 
-A function that is called twice counts once. The last line of the output is `{"functions", "files"}`.
+A function that is called twice counts once. Of five calls the one with the fewest counts, because a busy
+machine adds waits. The last line of the output is `{"functions", "files"}`.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def main() -> None:
     with background_shim(config(tiny_model())) as shim:
         for _ in range(3):
             shim.chat(MODEL, PROMPT, **OPTIONS)
-        seen = passed(shim)
+        seen = min((passed(shim) for _ in range(5)), key=len)
     if options.list:
         for code, times in seen.items():
             say(

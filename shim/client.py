@@ -13,7 +13,7 @@ from backends.openai.protocol import Delta
 from budget.errors import InvalidRequest
 from shim.calls.call import Call, Messages
 from shim.calls.calls import Calls
-from shim.calls.declaring import Plan, check_name, check_names
+from shim.calls.declaring import Plan, check_names, no_name
 from shim.calls.lifetime.forgotten_shims import Owner
 from shim.calls.options.chat_options import CallOptions, ChatOptions
 from shim.calls.options.own_options import OWN_OPTIONS
@@ -323,7 +323,8 @@ class Shim(VerbsBesideChat):
             InvalidRequest: it is no name.
             BadModelFile: its file is missing or damaged.
         """
-        check_name(model)
+        if not isinstance(model, str):
+            raise no_name(model)
         # Imported here, because most clients never read model files.
         describe = importlib.import_module("shim.models")
         found: ModelInfo = describe.describe_model(self.config, model)

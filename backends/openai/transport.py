@@ -99,13 +99,16 @@ class Transport:
             KeepwarmError: the tree of `budget.errors`; `EngineDied` when a local engine is gone,
                 `DeadlineExceeded` at the deadline.
         """
-        streams = _is_collected(endpoint, request)
+        streams = endpoint.slots > 1 and _is_collected(endpoint, request)
         body = chat_body(endpoint, request, stream=streams)
         exchange = self._exchange(endpoint, CHAT_PATH, body, limits)
         try:
             if streams:
                 return await _whole(await self._stream(exchange, StreamReader))
-            return self._complete(exchange, await self._fetch(exchange, CHAT_BYTES))
+            raw = await self._fetch(exchange, CHAT_BYTES)
+            if not raw.startswith(b"{") and comes_in_events(raw):
+                return self._joined(exchange, raw)
+            return exchange.parsed(raw, parse_completion)
         except EndpointError as error:
             as_text = endpoint.is_known and is_plain(request)
             if not error.facts.get("unparsed") or (streams and not as_text):
@@ -119,10 +122,8 @@ class Transport:
         return replace(await _whole(stream), unparsed=as_text)
 
     @staticmethod
-    def _complete(exchange: Exchange, raw: bytes) -> Completion:
-        """A whole answer; also one that came as a stream, though none was asked for."""
-        if not comes_in_events(raw):
-            return exchange.parsed(raw, parse_completion)
+    def _joined(exchange: Exchange, raw: bytes) -> Completion:
+        """An answer that came as a stream, though a whole one was asked for."""
         reader = StreamReader(exchange.endpoint, exchange.secrets)
         try:
             deltas = reader.feed(raw)
@@ -384,7 +385,7 @@ def _is_collected(endpoint: Endpoint, request: ChatRequest) -> bool:
     request for a second. Beside requests that stream this never is, and it would generate to the end.
     In a stream it leaves out the probabilities of tokens whose text it holds back for a moment.
     """
-    if endpoint.slots == 1 or endpoint.backend != "llama.cpp":
+    if endpoint.backend != "llama.cpp":
         return False
     options = request.options
     most = options.get("max_tokens", options.get("max_completion_tokens"))

@@ -193,17 +193,12 @@ def _new_name() -> str:
     return f"{os.getpid()}-{secrets.token_hex(4)}"
 
 
-def check_name(model: str) -> None:
-    """Refuse a model that is not named by a text.
-
-    Raises:
-        InvalidRequest: with what was found.
-    """
-    if not isinstance(model, str):
-        raise InvalidRequest(
-            f"A model is given by its name, not by {model!r:.60}, which is {type(model).__name__}.",
-            hint='Write "MODEL", as the configuration has it; one model at a time.',
-        )
+def no_name(model: object) -> InvalidRequest:
+    """The error of a model that is not named by a text."""
+    return InvalidRequest(
+        f"A model is given by its name, not by {model!r:.60}, which is {type(model).__name__}.",
+        hint='Write "MODEL", as the configuration has it; one model at a time.',
+    )
 
 
 def check_names(what: str, models: Sequence[str]) -> None:

@@ -33,7 +33,7 @@ from budget.errors import (
 )
 from shim.calls.agreement import Agreement
 from shim.calls.call import Call, Messages, Settled
-from shim.calls.declaring import DeclaredUsesBook, check_name
+from shim.calls.declaring import DeclaredUsesBook, no_name
 from shim.calls.lifetime.inline_keeper import InlineStart
 from shim.calls.options.own_options import OWN_OPTIONS, timeouts_of
 from shim.calls.own_run import OwnRun
@@ -242,7 +242,8 @@ class Session:
             InvalidRequest: an option of keepwarm's own is not allowed, the model does something else, or
                 the session is closed; or the model is no name.
         """
-        check_name(model)
+        if not isinstance(model, str):
+            raise no_name(model)
         config, kinds = self._agreement.config, tuple(map(type, options.values()))
         # 1, 1.0 and True are one key, and not one option.
         key = (model, operation, *options.items(), *kinds) if _FIXED.issuperset(kinds) else None
@@ -325,7 +326,8 @@ class Session:
     def _entry(self, model: str) -> ModelEntry:
         if self._closed:
             raise closed_before()
-        check_name(model)
+        if not isinstance(model, str):
+            raise no_name(model)
         config = self._agreement.config
         entry = config.models.get(model)
         if entry is None:
