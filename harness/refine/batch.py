@@ -19,10 +19,12 @@ from harness.progress_bar import progress_bar
 from harness.refine.record import RefineRecord, make_folder
 from harness.refine.refine import Refine, run_id
 from harness.side_by_side import as_they_end, threads
-from shim import InvalidRequest
+from shim import EndpointError, InvalidRequest, KeepwarmError, PromptTooLong
 
 LOG = logging.getLogger("keepwarm.harness")
 
+OF_ONE_TASK: Final = (InvalidRequest, PromptTooLong, EndpointError)
+"""Errors that the other tasks of a batch need not have: an input that cannot be, an answer that is none."""
 AT_ONCE: Final = 16
 """Requests that are under way together; those over the engine's slots wait in the keeper's queue."""
 
@@ -38,49 +40,51 @@ def run_many(
     """The records of all tasks, in their order. The coming uses of models are declared meanwhile.
 
     Judges are asked one after another. Where models take turns for their bytes, the log and every record's
-    notes say so with the bytes.
+    notes say so. A task that cannot be done ends by itself: its record has "failed" for `stopped` and the
+    error for its last note. Its file has neither, so that the next run tries again.
 
     Args:
         refine: how each task is run.
         tasks: each once; two equal ones would have one record.
-        records: a folder with a record a task, written after every step. Tasks whose records are there go
-            on from them.
+        records: a folder with a record a task, written after every step. A task goes on from its record.
         at_once: requests that are under way together.
         quiet: show no progress bar. There is none outside a terminal anyway.
 
     Raises:
         InvalidRequest: a task is empty or stands there twice, or a record is of other settings.
         OutsideError: the records cannot be written; nothing was run.
-        KeepwarmError: as `Shim.chat`, the first one; steps that were under way are finished and kept.
+        KeepwarmError: as `Shim.chat`, the first one that is no single task's, or where no task could be
+            done; steps that were under way are finished and kept.
     """
     an_object("`refine`", refine, Refine)
     a_count("`at_once`", at_once)
-    if len(set(a_list("The tasks", tasks, str))) != len(tasks):
-        raise InvalidRequest("A task stands there twice.", hint="Give each task once.")
-    files = _files(tasks, records)
+    files = _files(a_list("The tasks", tasks, str), records)
     if why := why_grouped(refine):
         LOG.info("%s", why)
     now = {task: _noted(refine.begin(task, files[task]), why) for task in tasks}
+    failed: dict[str, KeepwarmError] = {}
     with (
         progress_bar("steps", 2 * len(tasks) * refine.max_rounds, quiet=quiet) as advance,
         _uses(refine) as declare,
     ):
         told = 0
-        while waiting := [record for record in now.values() if record.stopped is None]:
-            judging = [record for record in waiting if refine.is_to_judge(record)]
-            declare(judging=bool(judging))
-            for record in _after_a_step(refine, judging, waiting, at_once):
-                now[record.task] = record
-                if (file := files[record.task]) is not None:
-                    record.save(file)
-                for _ in range(_steps(refine, now.values()) - told):
-                    advance()
-                    told += 1
+        for record, error in _after_each_step(refine, now, at_once, declare):
+            if error is not None:
+                failed[record.task] = error
+            elif (file := files[record.task]) is not None:
+                record.save(file)
+            for _ in range(_steps(refine, now.values()) - told):
+                advance()
+                told += 1
+    if 0 < len(failed) == len(tasks):
+        raise failed[tasks[0]]
     return [now[task] for task in tasks]
 
 
 def _files(tasks: Sequence[str], records: Path | str | None) -> dict[str, Path | None]:
-    """The file of each task's record, in a folder that is there."""
+    """The file of each task's record, in a folder that is there; each task stands there once."""
+    if len(set(tasks)) != len(tasks):
+        raise InvalidRequest("A task stands there twice.", hint="Give each task once.")
     if records is None:
         return dict.fromkeys(tasks)
     folder = a_file("`records`", records)
@@ -88,19 +92,56 @@ def _files(tasks: Sequence[str], records: Path | str | None) -> dict[str, Path |
     return {task: folder / _name_of(task) for task in tasks}
 
 
+def _after_each_step(
+    refine: Refine, now: dict[str, RefineRecord], at_once: int, declare: Callable[..., None]
+) -> Iterator[tuple[RefineRecord, KeepwarmError | None]]:
+    """Each record after each of its steps, until all have ended; `now` has them as they are."""
+    while waiting := [record for record in now.values() if record.stopped is None]:
+        judging = [record for record in waiting if refine.is_to_judge(record)]
+        declare(judging=bool(judging))
+        for record, error in _after_a_step(refine, judging, waiting, at_once):
+            now[record.task] = _ended(record, error)
+            yield record, error
+
+
 def _after_a_step(
     refine: Refine, judging: Sequence[RefineRecord], waiting: Sequence[RefineRecord], at_once: int
-) -> Iterator[RefineRecord]:
-    """Each record after its next step, as soon as it is there: judged, if any is to be judged."""
+) -> Iterator[tuple[RefineRecord, KeepwarmError | None]]:
+    """Each record after its next step, as soon as it is there: judged, if any is to be judged.
+
+    One whose step is its own failure comes as it was before, with the error.
+    """
+    left = dict(enumerate(judging))
     if judging:
         work = [(record.task, record.rounds[-1].produced.text) for record in judging]
         ids = [run_id(record.task) for record in judging]
-        for number, found in refine.judge.each_evaluated(work, ids, at_once):
-            yield refine.with_evaluation(judging[number], found)
-        return
+        try:
+            for number, found in refine.judge.each_evaluated(work, ids, at_once):
+                yield refine.with_evaluation(left.pop(number), found), None
+        except OF_ONE_TASK as error:
+            LOG.warning(
+                "the answers that are left are judged each by itself, because of: %s", error
+            )
+    step, todo = (refine.judged, list(left.values())) if judging else (refine.produced, waiting)
     with threads(at_once, "refine") as pool:
-        for future in as_they_end([pool.submit(refine.produced, one) for one in waiting]):
+        for future in as_they_end([pool.submit(_done, step, one) for one in todo]):
             yield future.result()
+
+
+def _done(
+    step: Callable[[RefineRecord], RefineRecord], record: RefineRecord
+) -> tuple[RefineRecord, KeepwarmError | None]:
+    try:
+        return step(record), None
+    except OF_ONE_TASK as error:
+        return record, error
+
+
+def _ended(record: RefineRecord, error: KeepwarmError | None) -> RefineRecord:
+    if error is None:
+        return record
+    LOG.warning("a task failed, the others go on: %s", error)
+    return replace(record, stopped="failed", notes=(*record.notes, str(error)))
 
 
 def _steps(refine: Refine, records: Iterable[RefineRecord]) -> int:

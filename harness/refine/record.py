@@ -18,7 +18,7 @@ from shim.paths import write_whole
 
 VERSION: Final = 1
 
-Stopped = Literal["passed", "no_progress", "repeated", "max_rounds"]
+Stopped = Literal["passed", "no_progress", "repeated", "max_rounds", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class RefineRecord:
-    """A task's whole run. `stopped` is None while it goes on."""
+    """A task's whole run. `stopped` is None while it goes on; the last note says why it failed."""
 
     task: str
     settings: Settings

@@ -16,6 +16,7 @@ _END = {
     "no_progress": "two rounds brought nothing better",
     "repeated": "the producer repeated itself",
     "max_rounds": "the last round was over",
+    "failed": "a step could not be done",
     None: "it goes on",
 }
 

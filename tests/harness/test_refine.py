@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from html import escape
 from io import StringIO
 from pathlib import Path
 from threading import Event
@@ -20,7 +21,7 @@ from harness.progress_bar import progress_bar
 from harness.refine.record import _digest
 from harness.refine.rendering import html, table
 from harness.side_by_side import threads
-from shim import InvalidRequest, LoadFailed, OutsideError, RoleViolation
+from shim import InvalidRequest, LoadFailed, OutsideError, PromptTooLong, RoleViolation
 from tests.harness.told import Answer, ToldShim, in_turn, scores
 from tests.perfetto import FLOWS, query
 from tests.processes import wait_until
@@ -294,6 +295,44 @@ def test_a_failure_in_a_batch_keeps_what_was_finished(tmp_path: Path) -> None:
     with pytest.raises(LoadFailed):
         run_many(refine(shim), ["Write 1.", "Write 2."], records=tmp_path, at_once=1, quiet=True)
     assert [RefineRecord.load(file).task for file in tmp_path.iterdir()] == ["Write 1."]
+
+
+@pytest.mark.parametrize("where", ["writer", "judge", "an empty text"])
+def test_a_task_that_cannot_be_done_ends_by_itself(tmp_path: Path, where: str) -> None:
+    """The others pass; its record says why, and its file is as before, so that it is tried again."""
+
+    def write(messages: Sequence[Mapping[str, Any]], _options: Mapping[str, Any]) -> str:
+        if "2" in messages[0]["content"] and where != "judge":
+            if where == "writer":
+                raise PromptTooLong("too long")
+            return ""
+        return f"text for {messages[0]['content']}"
+
+    def marks(messages: Sequence[Mapping[str, Any]], _options: Mapping[str, Any]) -> str:
+        if "2" in messages[1]["content"] and where == "judge":
+            raise PromptTooLong("too long")
+        return scores(facts=9, style=9)
+
+    tasks = [f"Write {number}." for number in range(1, 5)]
+    shim = ToldShim({"writer": write, "judge": marks})
+    records = run_many(refine(shim), tasks, records=tmp_path, quiet=True)
+    assert [record.stopped for record in records] == ["passed", "failed", "passed", "passed"]
+    assert ("too long" in records[1].notes[-1]) == (where != "an empty text")
+    assert escape(records[1].notes[-1]) in html(records[1])
+    kept = [RefineRecord.load(file) for file in tmp_path.iterdir()]
+    assert {record.stopped for record in kept if record.task != "Write 2."} == {"passed"}
+    assert all(record.stopped is None for record in kept if record.task == "Write 2.")
+
+
+def test_a_batch_of_which_no_task_can_be_done_is_an_error(tmp_path: Path) -> None:
+    """It is no single task's failure then."""
+
+    def write(*_: Any) -> str:
+        raise PromptTooLong("too long")
+
+    shim = ToldShim({"writer": write, "judge": judged(9)})
+    with pytest.raises(PromptTooLong):
+        run_many(refine(shim), ["Write 1.", "Write 2."], records=tmp_path, quiet=True)
 
 
 def test_a_batch_keeps_each_step_as_soon_as_it_is_there(tmp_path: Path) -> None:
