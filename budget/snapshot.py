@@ -104,7 +104,7 @@ def _engine(state: CoreState, engine: EngineRecord, now: float) -> dict[str, Any
     backing_off = engine.state is State.FAILED and now < engine.retry_at
     return {
         "id": engine.engine_id,
-        "models": sorted(m.name for m in state.models.values() if m.engine_id == engine.engine_id),
+        "models": state.models_of(engine.engine_id),
         "state": engine.state.value,
         "generation": engine.generation,
         "option_index": engine.option_index if engine.bookings else None,

@@ -147,6 +147,10 @@ class CoreState:
         error = self.errors.get(model)
         return error_from_wire(error) if error else unknown_model(model, self.models)
 
+    def models_of(self, engine_id: str) -> list[str]:
+        """The names of the models that an engine runs."""
+        return sorted(name for name, one in self.models.items() if one.engine_id == engine_id)
+
     def head_rank(self, engine_id: str, now: float) -> Rank | None:
         """The rank of the first request that waits for an engine, or None."""
         waits = self.queue.of(engine_id)

@@ -63,6 +63,5 @@ def _bytes_held(
 
 
 def _named(state: CoreState, engine_id: str) -> str:
-    """The models of an engine."""
-    models = sorted(name for name, one in state.models.items() if one.engine_id == engine_id)
-    return "+".join(models) or engine_id
+    """The models of an engine, in words."""
+    return "+".join(state.models_of(engine_id)) or engine_id
