@@ -97,11 +97,16 @@ class InlineKeeper:
                 keeper.background.every("staying reachable", LOOK_EVERY_S, reachable.look)
                 self._ready.set()
                 if self._factory is None:
-                    self._loop.run_in_executor(None, remove_dead, self.runtime)
+                    keeper.shell.owed_events.aside(
+                        "sweep", "removing what dead keepers left", self._sweep
+                    )
                 await self._stop.wait()
             finally:
                 server.close()
                 await keeper.close()
+
+    async def _sweep(self) -> None:
+        await asyncio.to_thread(remove_dead, self.runtime)
 
     def _locks(self) -> DeviceLocks:
         note = Holder.this_process(self.runtime, inline=True)
