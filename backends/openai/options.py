@@ -243,6 +243,8 @@ def wire_options(endpoint: Endpoint, options: Mapping[str, Any]) -> dict[str, An
     if extra := options.get("extra"):
         _check_extra(options, extra)
         body.update(extra)
+    if "id_slot" in body:
+        _check_slot(endpoint, body["id_slot"])
     return body
 
 
@@ -334,6 +336,18 @@ def _check(endpoint: Endpoint, name: str, value: Any) -> None:
             hint="Leave it out, or send the request to a model that can.",
             option=name,
             backend=endpoint.backend,
+        )
+
+
+def _check_slot(endpoint: Endpoint, slot: Any) -> None:
+    """llama-server serves a request for a slot that it does not have in any other one."""
+    if endpoint.is_known and endpoint.backend == _LLAMA_CPP and _integer(endpoint.slots)(slot):
+        last = endpoint.slots - 1
+        raise InvalidRequest(
+            f"{endpoint.name} has no slot {slot}; {f'it has 0 to {last}' if last else 'its one slot is 0'}.",
+            hint="Leave it out, and the engine chooses; or give the model more slots in the configuration.",
+            option="slot",
+            allowed=f"a whole number from 0 to {last}",
         )
 
 

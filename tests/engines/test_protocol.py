@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +36,7 @@ LLAMA = Endpoint(
     "llama.cpp",
     socket_path="/x.sock",
     capabilities=Capabilities(grammar=True),
+    slots=2,
 )
 
 
@@ -238,6 +240,20 @@ def test_options_become_the_fields_of_the_protocol() -> None:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+
+
+def test_a_slot_that_the_engine_does_not_have_is_refused() -> None:
+    """llama-server would serve the request in any other slot, so a caller's own slots would mix."""
+    own = Endpoint.of_engine("m", Path("/engine"), Capabilities(), slots=2)
+    for options in ({"slot": 2}, {"extra": {"id_slot": 7}}):
+        with pytest.raises(InvalidRequest, match="it has 0 to 1") as caught:
+            chat_body(own, ChatRequest("hi", options), stream=False)
+        assert caught.value.facts["option"] == "slot"
+    with pytest.raises(InvalidRequest, match="its one slot is 0"):
+        chat_body(replace(own, slots=1), ChatRequest("hi", {"slot": 1}), stream=False)
+    assert json.loads(chat_body(own, ChatRequest("hi", {"slot": 1}), stream=False))["id_slot"] == 1
+    anywhere = {"extra": {"id_slot": -1}}
+    assert json.loads(chat_body(own, ChatRequest("hi", anywhere), stream=False))["id_slot"] == -1
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from backends.openai import assemble
+from backends.openai import SyncTransport, assemble
 from backends.openai.answers.reading import StreamReader
 from backends.openai.connections.bounds import EVENT_BYTES
 from backends.openai.masking import NO_SECRETS
 from backends.openai.protocol import Completion, decode, parse_completion
 from budget.errors import EndpointError, KeepwarmError
-from tests.engines.hostile import EVENT_STREAM, ask, listening, says, token
+from tests.engines.hostile import ASK, EVENT_STREAM, ask, listening, says, token
 from tests.engines.test_odd_fields import FAR, WHOLE
 
 
@@ -71,6 +71,30 @@ def test_events_in_the_place_of_a_whole_answer_are_put_together(*, is_async: boo
         pytest.raises(EndpointError, match="it broke"),
     ):
         ask("chat", endpoint, is_async=is_async)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (b'data: {"error": {"message": "it broke"}}\n\n', "it broke"),
+        (b"data: no JSON\n\n", "not JSON of this protocol"),
+        (b"data: " + b"x" * (EVENT_BYTES + 1), f"{EVENT_BYTES} bytes"),
+    ],
+)
+def test_pieces_in_one_packet_with_what_is_wrong_reach_the_reader_first(
+    wrong: bytes, words: str
+) -> None:
+    """The caller has read "hi" by the time of the error, however the network cut the stream."""
+    said: list[str] = []
+    with listening(says(EVENT_STREAM + token("h") + token("i") + wrong)) as endpoint:
+        client = SyncTransport()
+        with (
+            client.stream(endpoint, ASK) as stream,
+            pytest.raises(KeepwarmError, match=words),
+        ):
+            said.extend(delta.content for delta in stream)
+        client.close()
+    assert said == ["h", "i"]
 
 
 def test_a_mark_of_byte_order_before_an_answer_is_no_part_of_it() -> None:

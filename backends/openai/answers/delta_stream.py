@@ -44,6 +44,7 @@ class AsyncDeltaStream(Stream[Delta]):
 
     async def _pull(self) -> None:
         bounds, reader = self._exchange.bounds, self._reader
+        reader.check()
         bounds.waiting()
         try:
             chunk = await self._answer.chunk()

@@ -33,35 +33,53 @@ class StreamReader:
         self._finished = self._answered = False
         self._said: list[str] = []
         self._index: Any = None
+        self._problem: KeepwarmError | None = None
         self.events = 0
         self.evaluated = 0
         self.done = False
 
     def feed(self, chunk: bytes) -> list[Delta]:
-        """The deltas that these bytes complete.
+        """The deltas that these bytes complete. What is wrong behind some of them is raised by `check`.
 
         Raises:
             KeepwarmError: the stream carries an error, or is not of this protocol.
         """
+        self.check()
         deltas: list[Delta] = []
         try:
             events = self._parser.feed(chunk)
         except EndpointError as exc:
             raise EndpointError(f"{self._endpoint.place}: {exc.message}", hint=exc.hint) from None
-        for data in events:
-            self._take(data, deltas)
-            if self.done:
-                break
+        try:
+            for data in events:
+                self._take(data, deltas)
+                if self.done:
+                    break
+        except KeepwarmError as problem:
+            if not deltas:
+                raise
+            self._problem = problem
         return deltas
+
+    def check(self) -> None:
+        """Go on, if nothing was wrong behind the deltas that `feed` returned.
+
+        Raises:
+            KeepwarmError: as `feed`.
+        """
+        if self._problem is not None:
+            raise self._problem
 
     def ended(self) -> list[Delta]:
         """Note the end of the body; returns the deltas of a last event without an empty line after it.
 
         Raises:
+            KeepwarmError: as `check`.
             EngineDied: a local engine stopped before its answer was whole.
             EndpointUnavailable: a remote endpoint did.
             EndpointError: the body was no stream of events.
         """
+        self.check()
         deltas: list[Delta] = []
         for data in self._parser.finish():
             if self._parser.is_document or data.strip() == _DONE or _is_json(data):

@@ -33,7 +33,7 @@ class SseParser:
         """The data of every event that this chunk completes, in order.
 
         Raises:
-            EndpointError: one event is larger than 4 MiB.
+            EndpointError: one event is larger than 4 MiB. What comes before it is returned first.
         """
         if not chunk:
             return []
@@ -48,7 +48,7 @@ class SseParser:
             for line in rest[:-1]:
                 self._take(line, events)
             self._line, self._line_bytes = [rest[-1]], len(rest[-1])
-        if self._line_bytes + self._data_bytes > EVENT_BYTES:
+        if self._line_bytes + self._data_bytes > EVENT_BYTES and not events:
             raise EndpointError(f"an event of the stream is larger than {EVENT_BYTES} bytes.")
         return events
 
