@@ -344,7 +344,8 @@ def _check_slot(endpoint: Endpoint, slot: Any) -> None:
     if endpoint.is_known and endpoint.backend == _LLAMA_CPP and _integer(endpoint.slots)(slot):
         last = endpoint.slots - 1
         raise InvalidRequest(
-            f"{endpoint.name} has no slot {slot}; {f'it has 0 to {last}' if last else 'its one slot is 0'}.",
+            f"{endpoint.name} has no slot {slot}: "
+            + (f"it has 0 to {last}." if last else "its one slot is 0."),
             hint="Leave it out, and the engine chooses; or give the model more slots in the configuration.",
             option="slot",
             allowed=f"a whole number from 0 to {last}",
