@@ -179,11 +179,6 @@ class Database:
             file=str(self.file),
         )
 
-    def version_of_data(self) -> int:
-        """A number that differs when another connection has written since."""
-        (number,) = self._connection().execute("PRAGMA data_version").fetchone()
-        return int(number)
-
     def empty_log(self) -> None:
         """Put the write-ahead log into the file, so that what was deleted is in neither."""
         with closing(self._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")) as done:

@@ -21,7 +21,6 @@ from budget.errors import EndpointError, InvalidRequest
 
 CHAT_PATH: Final = "/api/chat"
 PS_PATH: Final = "/api/ps"
-TAGS_PATH: Final = "/api/tags"
 _PATHS: Final = {"/v1/chat/completions": CHAT_PATH, "/v1/embeddings": "/api/embed"}
 _OPTIONS: Final = {
     "max_tokens": "num_predict",
