@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
 from typing import Any, Final, TypeVar, cast
@@ -23,9 +24,11 @@ from budget.errors import (
     EngineTimeout,
     InvalidRequest,
     KeepwarmError,
+    error_from_wire,
 )
 from shim.calls.call import Call
 from shim.calls.leased import Leases
+from shim.calls.streaming.interruption import taken_back
 from shim.calls.streaming.read_streams import reading_place, remember
 
 _UNSENDABLE: Final = (httpx.InvalidURL, UnicodeError)
@@ -59,6 +62,9 @@ class _Lease:
         self._leases = leases
         self._call = call
         self._held = True
+        self._lost: KeepwarmError | None = None
+        # Threads may share a client; its connection to the keeper serves one at a time.
+        self._keeper = threading.Lock()
         self.read_at: object = None
         self.endpoint = call.held.endpoint
 
@@ -94,9 +100,11 @@ class _Lease:
         Raises:
             DeadlineExceeded: the call has no time left.
             InvalidRequest: it is for another host than the model's, or its client is closed.
+            KeepwarmError: the keeper is gone, or took the lease back, as the error says.
         """
         if not self._held:
             raise self.misused()
+        self._check_lease()
         self.used()
         if not self._is_here(request):
             raise InvalidRequest(
@@ -112,6 +120,17 @@ class _Lease:
             waits = request.extensions.get("timeout", {})
             bounds = {name: min(left_s, waits.get(name) or left_s) for name in _WAITS}
             request.extensions = {**request.extensions, "timeout": bounds}
+
+    def _check_lease(self) -> None:
+        """Hear what the keeper has said meanwhile: without its lease a request would disturb others."""
+        connection = self._call.connection
+        if self._lost is None and connection is not None and self._keeper.acquire(blocking=False):
+            try:
+                self._lost = taken_back(self._call, connection.notices())
+            finally:
+                self._keeper.release()
+        if self._lost is not None:
+            raise error_from_wire(self._lost.to_wire())
 
     def _left_s(self) -> float:
         deadline = self._call.limits.get("deadline")
@@ -161,8 +180,11 @@ class _Lease:
                 f" answer: {reason}."
             )
         found = refused(self.endpoint, reason)
-        if isinstance(found, EngineDied):
-            return await self._leases.explained(self._call, found)
+        if isinstance(found, EngineDied) and self._keeper.acquire(blocking=False):
+            try:
+                return await self._leases.explained(self._call, found)
+            finally:
+                self._keeper.release()
         return found
 
     def give_back(self, error: BaseException | None = None) -> None:

@@ -40,6 +40,13 @@ class Client:
         )
         return dict(json.loads(line))
 
+    def go_on(self) -> None:
+        """Let it pass the line in which it reads its input, also if it was stopped."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        self.process.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         """End it as a crash would."""
         self.process.kill()
@@ -57,6 +64,7 @@ class World(Place):
         process = subprocess.Popen(
             [sys.executable, "-c", PRELUDE + code],
             env=self.env,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -91,25 +91,33 @@ def test_a_stopped_program_with_many_waiting_calls_loses_them_all_at_once(
         holder.kill()
 
 
-HOLDS = """
+HOLDS_A_STREAM = """
 stream = s.stream("a", "Count.", max_tokens=50)
 next(stream)
+use = lambda: list(stream)
+"""
+HOLDS_A_CLIENT = """
+http = s.http("a").__enter__()
+use = lambda: http.get("/health").status_code
+assert use() == 200
+"""
+USES = """
 say(started=True)
-import sys
 sys.stdin.readline()
-try:
-    for piece in stream: pass
-    say(error=None)
-except shim.KeepwarmError as error:
-    say(error=type(error).__name__)
+for _ in range(2):
+    try:
+        say(used=bool(use()))
+    except shim.KeepwarmError as error:
+        say(error=type(error).__name__)
 """
 
 
 @pytest.mark.real
+@pytest.mark.parametrize("holds", [HOLDS_A_STREAM, HOLDS_A_CLIENT], ids=["stream", "client"])
 def test_a_stopped_program_gives_its_bytes_up_to_others_that_wait(
-    tiny_models: dict[str, Path],
+    tiny_models: dict[str, Path], holds: str
 ) -> None:
-    """Its engine has long generated what it asked for; on SIGCONT the program hears what happened."""
+    """Its engine works on nothing; on SIGCONT the program hears what happened, as often as it asks."""
     with world() as place:
         place.configure(
             {
@@ -120,11 +128,15 @@ def test_a_stopped_program_gives_its_bytes_up_to_others_that_wait(
             keeper={"lease_timeout": 0.5},
         )
         place.hurry(**QUICK)
-        holder = place.client(HOLDS)
+        holder = place.client(holds + USES)
         assert holder.hear() == {"started": True}
         os.kill(holder.process.pid, signal.SIGSTOP)
         other = place.client('say(content=bool(s.chat("b", "Hello.", max_tokens=2).content))')
         assert "content" in other.hear()
         assert wait_until(lambda: not place.engine("a")["leases"])
-        os.kill(holder.process.pid, signal.SIGCONT)
+        holder.go_on()
+        assert holder.hear() == {"error": "EngineTimeout"}
+        assert holder.hear() == (
+            {"error": "EngineTimeout"} if holds is HOLDS_A_CLIENT else {"used": False}
+        )
         holder.kill()
