@@ -4,7 +4,7 @@ A leaf: imports OpenTelemetry and the standard library only. A program opens a `
 `current_run()` says whether one is open here, at the cost of one context variable.
 """
 
-from traces.checked import InvalidArgument
+from traces.checked import EnteredTwice, InvalidArgument
 from traces.otlp import otlp_exporter
 from traces.place import default_directory
 from traces.recording.span_handle import SpanHandle
@@ -23,6 +23,7 @@ from traces.runs import RequestLine, RunLine, append_run, read_runs
 __all__ = [
     "PREFETCH",
     "CounterSample",
+    "EnteredTwice",
     "EvictSpan",
     "Incident",
     "InvalidArgument",

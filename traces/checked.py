@@ -31,6 +31,14 @@ class InvalidArgument(ValueError):
         )
 
 
+class EnteredTwice(RuntimeError):
+    """A run or a span was entered that is open, or a run that has ended: `what` says which one."""
+
+    def __init__(self, what: str, instead: str) -> None:
+        self.what = what
+        super().__init__(f"{what} was entered before. {instead}")
+
+
 def an_object(what: str, given: _One, kinds: type | tuple[type, ...], allowed: str = "") -> _One:
     """What was given, once it is known to be of one of these types.
 

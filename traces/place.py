@@ -16,6 +16,8 @@ from typing import IO, Final
 from traces.checked import InvalidArgument, a_text
 
 _RUN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}")
+GZIP_MAGIC: Final = b"\x1f\x8b"
+"""The first bytes of a packed file."""
 _PIECE_BYTES: Final = 1 << 20
 _LOOK_S: Final = 0.005
 _RUN_ID_ALLOWED: Final = (
@@ -107,7 +109,12 @@ def lock(descriptor: int, path: Path, within_s: float) -> None:
 
 
 def size_without_nuls(descriptor: int, size: int) -> int:
-    """The bytes of a file before the NULs at its end, which a crash of the machine leaves there."""
+    """The bytes of a file before the NULs at its end, which a crash of the machine leaves there.
+
+    All of a packed one: its end is the number of its bytes, whose last are NULs.
+    """
+    if os.pread(descriptor, len(GZIP_MAGIC), 0) == GZIP_MAGIC:
+        return size
     while size:
         begin = max(0, size - _PIECE_BYTES)
         kept = os.pread(descriptor, size - begin, begin).rstrip(b"\0")

@@ -16,7 +16,15 @@ from typing import ParamSpec, Self, TypeVar
 from opentelemetry.sdk.trace.export import SpanExporter
 
 from traces import names
-from traces.checked import a_function, a_list, a_moment, a_number, a_place, a_text
+from traces.checked import (
+    EnteredTwice,
+    a_function,
+    a_list,
+    a_moment,
+    a_number,
+    a_place,
+    a_text,
+)
 from traces.chrome.file import stem_of
 from traces.current import RunContext
 from traces.place import check_run_id, default_directory, new_run_id
@@ -97,6 +105,7 @@ class RunTrace(RunRecording):
         self._given_exporters = a_list("exporters", exporters, SpanExporter)
         self._finishers: list[Callable[[], None]] = []
         self._state = "new"
+        self._started_ns = 0
         self._shared: SharedRun | None = None
         self._part: PartOfRun | None = None
         self._before: RunTrace | None = None
@@ -127,7 +136,7 @@ class RunTrace(RunRecording):
 
     @property
     def started_ns(self) -> int:
-        """When the run was entered, in monotonic nanoseconds."""
+        """When the run was entered, in monotonic nanoseconds; 0 before that."""
         return self._started_ns
 
     def on_finish(self, action: Callable[[], None]) -> None:
@@ -138,7 +147,7 @@ class RunTrace(RunRecording):
 
     def __enter__(self) -> Self:
         if self._state != "new":
-            raise RuntimeError(f"run {self.run_id} was entered before; make a new RunTrace")
+            raise EnteredTwice(f"Run {self.run_id}", "Make a new RunTrace for each run.")
         now_ns = time.monotonic_ns()
         self._started_ns = now_ns if self._began_ns is None else self._began_ns
         self._offset_ns = time.time_ns() - now_ns

@@ -90,6 +90,63 @@ def test_parts_are_added_before_nuls(tmp_path: Path) -> None:
     assert file.stat().st_size < 1_000_000
 
 
+# -- bytes behind the end ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (b"rubbish", "7 bytes behind the end of"),
+        (b" x\n" * 500_000, "1,500,000 bytes behind the end of"),
+        (b"[\n]\n", "4 bytes behind the end of"),
+        (b"\n  \n", ""),
+    ],
+)
+@pytest.mark.parametrize("form", [b"[\n%s\n]\n", b'{"traceEvents": [%s]}\n', b"[%s]\n"])
+def test_bytes_behind_the_end_of_a_trace_are_counted_and_said(
+    tmp_path: Path, form: bytes, more: bytes, said: str
+) -> None:
+    """As two files put together by `cat`: all that the second one has was missing without a word."""
+    file = tmp_path / "x.json"
+    event = b'{"ph":"X","name":"run","cat":"run","pid":1,"tid":1,"ts":0,"dur":9}'
+    file.write_bytes(form % event + more)
+    packed = tmp_path / "packed.json"
+    packed.write_bytes(gzip.compress(file.read_bytes()))
+    for one in (file, packed):
+        found = trace("summary", one)
+        assert found.exit_code == 0, found.output
+        assert found.stderr == (f"keepwarm: {said} {one} are not read.\n" if said else "")
+
+
+def test_bytes_behind_a_packed_trace_are_said_too(tmp_path: Path) -> None:
+    """They are not gzip, so that nothing can count them."""
+    file = tmp_path / "x.json.gz"
+    file.write_bytes(gzip.compress(recorded(tmp_path, "r").read_bytes()) + b"rubbish")
+    found = trace("summary", file)
+    assert (found.exit_code, "keepwarm: Bytes behind the end of" in found.stderr) == (0, True)
+
+
+def test_parts_are_not_added_behind_the_end_of_a_trace(tmp_path: Path) -> None:
+    """Nothing would read them there: they stay as they are, and that is said."""
+    file = recorded(tmp_path, "r")
+    part = tmp_path / "r.77.part"
+    part.write_text("{}\n")
+    data = file.read_bytes() + b"rubbish"
+    file.write_bytes(data)
+    found = trace("summary", file)
+    assert "parts of other processes cannot be added" in found.stderr
+    assert (part.read_text(), file.read_bytes()) == ("{}\n", data)
+
+
+@pytest.mark.parametrize("last", ["1000000d", "999999999", "366d"])
+def test_a_time_that_is_too_long_is_refused_by_the_name_of_its_option(last: str) -> None:
+    """The keeper refused it, by the name of a field of a message."""
+    found = trace("capture", "--last", last)
+    assert found.exit_code == 2
+    for words in ("'--last'", f"found {last}", "too long", "at most 365d"):
+        assert words in found.stderr
+
+
 # -- merging and empty files ------------------------------------------------------------------------------
 
 

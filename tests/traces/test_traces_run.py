@@ -17,7 +17,15 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from tests.traces.support import MS, events, evict, load, now, request, written
-from traces import RunLine, RunTrace, append_run, current_run, default_directory, read_runs
+from traces import (
+    EnteredTwice,
+    RunLine,
+    RunTrace,
+    append_run,
+    current_run,
+    default_directory,
+    read_runs,
+)
 from traces.recording.exporters import SHUTDOWN_SECONDS
 
 
@@ -454,8 +462,29 @@ def test_a_run_is_entered_once(tmp_path: Path) -> None:
     """A second entry would mix two runs in one file."""
     with RunTrace(directory=tmp_path) as trace:
         pass
-    with pytest.raises(RuntimeError, match="new RunTrace"), trace:
+    with pytest.raises(EnteredTwice, match=f"Run {trace.run_id} .* Make a new RunTrace"), trace:
         pass
+
+
+def test_a_span_that_is_open_is_not_entered_again(tmp_path: Path) -> None:
+    """Its second end raised in the program; one that has ended begins anew, at its own time."""
+    with RunTrace(directory=tmp_path) as trace:
+        assert trace.started_ns
+        piece = trace.span("piece")
+        with piece, pytest.raises(EnteredTwice, match=r"by `run.span` for each `with`"), piece:
+            pass
+        began_ns = now()
+        with piece:
+            pass
+    assert trace.trace_path is not None
+    first, second = [e for e in events(trace.trace_path) if e["name"] == "piece"]
+    assert second["ts"] >= first["ts"] + first["dur"]
+    assert began_ns >= trace.started_ns
+
+
+def test_a_run_that_was_not_entered_has_not_started(tmp_path: Path) -> None:
+    """Asking it raised an error about an attribute of its own."""
+    assert RunTrace(directory=tmp_path).started_ns == 0
 
 
 def test_the_default_directory_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from traces.chrome.first_screen import startup_commands
 from traces.place import size_without_nuls
+from traces.reading.stored_events import check_is_trace
 
 ONLINE_UI = "https://ui.perfetto.dev"
 _PIECE_BYTES: Final = 1 << 20
@@ -46,6 +47,7 @@ class TraceServer:
 
     Raises:
         FileNotFoundError: there is no such trace.
+        BadTrace: the file is no trace, so nothing of it is served.
         ModuleNotFoundError: the UI is not on this machine.
     """
 
@@ -54,6 +56,7 @@ class TraceServer:
             raise FileNotFoundError(
                 f"There is no trace at {trace}. 'runs.jsonl' names each run's trace."
             )
+        check_is_trace(trace)
         handler = _handler(
             ui_directory(), trace, f"/{secrets.token_urlsafe(16)}/{quote(trace.name)}"
         )
@@ -152,6 +155,7 @@ def open_trace(
 
     Raises:
         FileNotFoundError: there is no such trace.
+        BadTrace: the file is no trace.
         ModuleNotFoundError: the UI is not on this machine.
     """
     with TraceServer(path) as server:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from traces.chrome.perfetto import ui_directory
-from traces.place import opened_regular
+from traces.place import GZIP_MAGIC, opened_regular
 
 MOST_BYTES: Final = 1 << 30
 """Bytes of events, unpacked, that are loaded: the engine keeps all of them in less than 4 GiB of memory."""
@@ -161,7 +161,7 @@ def check_size(trace: Path) -> None:
         OSError: it cannot be read.
     """
     with opened_regular(trace) as file:
-        packed = file.read(2) == b"\x1f\x8b"
+        packed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
         found = file.seek(0, 2)
         if packed:
             file.seek(0)

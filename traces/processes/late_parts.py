@@ -21,7 +21,7 @@ from traces.place import lock, size_without_nuls
 from traces.processes.part_file import lines_of, opened_part, parts_of
 from traces.processes.shared_run import SUFFIX, is_open
 from traces.processes.taking_in import TakenIn
-from traces.reading.stored_events import TraceFile
+from traces.reading.stored_events import BadTrace, TraceFile
 from traces.recording.recorder import Recorder
 from traces.records import CounterSample, RequestRecord
 from traces.span_data import SpanData
@@ -180,7 +180,8 @@ def _there(trace: Path) -> _There:
     found = _There()
     if not trace.stat().st_size:
         return found
-    for event in TraceFile(trace).events():
+    file = TraceFile(trace)
+    for event in file.events():
         if isinstance(event.get("pid"), int):
             found.groups = max(found.groups, event["pid"])
         if event.get("ph") in ("s", "f") and isinstance(event.get("id"), int):
@@ -189,6 +190,8 @@ def _there(trace: Path) -> _There:
         if event.get("ph") == "X" and kind in (names.MODEL_LOAD, names.EVICT) and args:
             known = names.EVICT_ID if kind == names.EVICT else names.LOAD_ID
             found.stays.add((kind, str(args.get(known)), str(args.get(names.DEVICE))))
+    if file.behind != 0:
+        raise BadTrace(trace, 1, "begins a list of events that ends before the file does")
     return found
 
 

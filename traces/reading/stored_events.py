@@ -10,15 +10,27 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
 from traces.chrome.file import LONGEST_LINE
-from traces.place import opened_regular
+from traces.place import GZIP_MAGIC, opened_regular
 
 Event = dict[str, Any]
+
+ALLOWED: Final = "a list of events or an object with `traceEvents`, as JSON, plain or gzip"
+"""What a trace's file may be."""
+
+_A_LIST: Final = re.compile(rb"\s*\[\s*\]?\s*\Z")
+_JSON: Final = re.compile(rb"\s*[\[{]")
+_OF_EVENTS: Final = re.compile(rb'"(ph|traceEvents)"\s*:')
+_QUOTED: Final = 20
+"""Bytes of another file that an error quotes."""
+_PIECE_BYTES: Final = 1 << 20
+_SPACE: Final = b" \t\r\n\0"
 
 
 class BadTrace(ValueError):
@@ -36,12 +48,15 @@ class TraceFile:
         cut: the number of the line where the file ends too early; 0 where it is whole. Known once all
             events were read.
         nuls: whether NULs follow there.
+        behind: how many bytes follow the end of a whole one, which nothing reads; None for some that are
+            not gzip, behind a file that is.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self.cut = 0
         self.nuls = False
+        self.behind: int | None = 0
 
     def events(self) -> Iterator[Event]:
         """Each event, in the order of the file.
@@ -53,13 +68,14 @@ class TraceFile:
         number, ended = 0, False
         with opened_events(self.file) as lines:
             for number, found_line in enumerate(lines_in(self.file, lines), 1):
-                line, nul, _ = found_line.partition(b"\0")
+                line, nul, more = found_line.partition(b"\0")
                 self.nuls = bool(nul)
                 text = line.strip().rstrip(b",")
                 if text in (b"[", b"") and not nul:
                     continue
-                if text == b"]":
+                if text.startswith(b"]"):
                     ended = True
+                    self.behind = _behind(text[1:] + nul + more, lines)
                     break
                 found = _parsed(text)
                 if found is None:
@@ -71,6 +87,7 @@ class TraceFile:
                     raise BadTrace(self.file, number, "is no event")
                 if number == 1 and "ph" not in found:
                     yield from self._whole(found)
+                    self.behind = _behind(nul + more, lines)
                     return
                 yield found
                 if nul:
@@ -86,6 +103,24 @@ class TraceFile:
         yield from events
 
 
+def check_is_trace(path: Path) -> None:
+    """Nothing, for a file that begins as a Chrome Trace, plain or gzip. Only its first bytes are read.
+
+    Raises:
+        BadTrace: it begins as something else.
+        OSError: it cannot be read.
+    """
+    with opened_events(path) as file:
+        try:
+            begin = file.peek(1)  # type: ignore[attr-defined]
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            begin = b""
+    if not begin.strip():
+        raise BadTrace(path, 1, "is empty")
+    if not _A_LIST.match(begin) and not (_JSON.match(begin) and _OF_EVENTS.search(begin)):
+        raise BadTrace(path, 1, f"begins with {begin[:_QUOTED]!r}; allowed: {ALLOWED}")
+
+
 def opened_events(path: Path) -> IO[bytes]:
     """A trace's file, unpacked, to read.
 
@@ -93,9 +128,9 @@ def opened_events(path: Path) -> IO[bytes]:
         OSError: it cannot be read.
     """
     file = opened_regular(path)
-    magic = file.read(2)
+    magic = file.read(len(GZIP_MAGIC))
     file.seek(0)
-    if magic != b"\x1f\x8b":
+    if magic != GZIP_MAGIC:
         return file
     return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
 
@@ -122,6 +157,17 @@ def lines_in(path: Path, file: IO[bytes]) -> Iterator[bytes]:
         yield line
         if nuls:
             return
+
+
+def _behind(begin: bytes, file: IO[bytes]) -> int | None:
+    """How many bytes there are, these and all that follow in the file; 0 for nothing but space and NULs."""
+    count, blank = len(begin), not begin.strip(_SPACE)
+    try:
+        while piece := file.read(_PIECE_BYTES):
+            count, blank = count + len(piece), blank and not piece.strip(_SPACE)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        return None
+    return 0 if blank else count
 
 
 def number_of(value: object) -> float | None:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
 from traces import names
+from traces.checked import EnteredTwice
 from traces.current import owner
 from traces.recording.parts import failure_attributes
 from traces.text import Value, snapshot
@@ -61,6 +62,7 @@ class SpanHandle:
         self._run = run
         self._name = name
         self._start_ns = start_ns
+        self._began_ns = 0
         self._attributes = attributes
         self._token: Token[tuple[SpanRun, int] | None] | None = None
         self._ids = (NOT_SAMPLED, NOT_SAMPLED)
@@ -75,11 +77,14 @@ class SpanHandle:
         run = self._run
         if not run.active:
             return self
-        if self._start_ns is None:
-            self._start_ns = time.monotonic_ns()
+        if self._token is not None:
+            raise EnteredTwice(
+                f"The span {self._name!r}", "Make one by `run.span` for each `with`."
+            )
+        self._began_ns = time.monotonic_ns() if self._start_ns is None else self._start_ns
         self._pid = os.getpid()
         self._owner, thread = owner()
-        self._ids = run.begin_span(self._owner, self._start_ns)
+        self._ids = run.begin_span(self._owner, self._began_ns)
         if self._ids[0] != NOT_SAMPLED:
             self._attributes = {names.THREAD: thread, **snapshot(self._attributes)}
         self._token = open_span.set((run, self._ids[0]))
@@ -91,16 +96,17 @@ class SpanHandle:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._token is None:
+        token, self._token = self._token, None
+        if token is None:
             return
-        reset_span(self._token)
+        reset_span(token)
         # A child that was forked within the span is not what ends it.
         if self._ids[0] == NOT_SAMPLED or self._pid != os.getpid():
             return
         if not self._run.active:
             self._run.outlived(self._name)
             return
-        times = (self._start_ns or 0, time.monotonic_ns())
+        times = (self._began_ns, time.monotonic_ns())
         failure = None if isinstance(error, GeneratorExit) else failure_attributes(error)
         self._run.end_span(self._name, self._ids, times, self._attributes, failure, self._owner)
 

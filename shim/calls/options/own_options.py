@@ -11,13 +11,14 @@ from backends.openai.connections.bounds import Timeouts
 from backends.openai.options import shown
 from budget.errors import InvalidRequest
 from shim.config import ModelEntry
+from shim.wire.messages import INTEGER_LIMIT, LONGEST_S
 
 OWN_OPTIONS: Final = (
     "priority", "deadline_s",
     "connect_timeout", "first_token_timeout", "token_timeout", "answer_timeout",
 )  # fmt: skip
-MAX_PRIORITY: Final = 2**53
-MAX_DEADLINE_S: Final = 366 * 86400
+MAX_PRIORITY: Final = INTEGER_LIMIT
+MAX_DEADLINE_S: Final = LONGEST_S
 _USUAL: Final = Timeouts()
 _HERE: Final = Timeouts(first_token_s=math.inf, between_tokens_s=math.inf, answer_s=_USUAL.stream_s)
 """For an engine of ours: the keeper follows whether it gets on, and ends one that does not."""

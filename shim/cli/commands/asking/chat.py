@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from budget.errors import InvalidRequest
+from shim.calls.options.own_options import MAX_DEADLINE_S, MAX_PRIORITY
 from shim.cli.commands.asking.printed_answer import PrintedAnswer
 from shim.cli.console.chosen_model import choose
 from shim.cli.console.output import StatusLine, print_json, span
@@ -44,12 +45,14 @@ from shim.replies import Reply, Residency
     help="The answer is JSON that this schema describes: a file, or the schema itself.",
 )
 @click.option(
-    "--priority", type=int, help="Higher priorities are served first. Default: the model's."
+    "--priority",
+    type=click.IntRange(-MAX_PRIORITY, MAX_PRIORITY),
+    help="Higher priorities are served first. Default: the model's.",
 )
 @click.option(
     "--deadline",
     "deadline_s",
-    type=click.FloatRange(min=0, min_open=True),
+    type=click.FloatRange(min=0, min_open=True, max=MAX_DEADLINE_S),
     metavar="SECONDS",
     help="How long the whole request may take.",
 )

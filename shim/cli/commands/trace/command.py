@@ -25,6 +25,7 @@ from shim.cli.commands.trace.traced_runs import (
     check_folder,
     events_of,
     folder_option,
+    no_trace,
     runs_in,
     say_nuls,
     trace_path,
@@ -38,6 +39,7 @@ from traces.chrome.perfetto import open_trace
 from traces.place import opened_regular, size_without_nuls
 from traces.reading.models_of import models_of
 from traces.reading.spans_of import Spans, spans_of
+from traces.reading.stored_events import BadTrace
 from traces.reading.summary import REGRETTED_WITHIN_S, TraceSummary, summarise
 from traces.reading.unended import NO_LINE, NOT_ENDED, RECORDING
 from traces.runs import FILE_NAME
@@ -97,6 +99,8 @@ def open_command(
             if whole < size:
                 say_nuls(path, f"byte {whole:,}")
         open_trace(path, say=click.echo, browse=browse)
+    except BadTrace as error:
+        raise no_trace(error) from error
     except ModuleNotFoundError as error:
         raise OutsideError(str(error)) from error
     except OSError as error:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 from shim.config.schema.values import parse_seconds
+from shim.wire.messages import LONGEST_S
 
 _ALLOWED = "Allowed: seconds, or a text such as 90s, 5m, 1h30m or 30d"
 
 
 def duration(_ctx: click.Context, _param: click.Parameter, value: str) -> float:
-    """The seconds of a time that is not over at once.
+    """The seconds of a time that is not over at once, and no longer than a keeper looks back.
 
     Raises:
         BadParameter: it is none.
@@ -18,6 +19,9 @@ def duration(_ctx: click.Context, _param: click.Parameter, value: str) -> float:
     seconds = _parsed(value)
     if seconds <= 0.0:
         raise click.BadParameter(f"found {value}, which is no time at all. {_ALLOWED}.")
+    if seconds > LONGEST_S:
+        most = f"at most {LONGEST_S / 86_400:g}d"
+        raise click.BadParameter(f"found {value}, which is too long. {_ALLOWED}, {most}.")
     return seconds
 
 

@@ -144,9 +144,7 @@ def events_of(path: Path) -> Iterator[Event]:
     try:
         yield from trace.events()
     except BadTrace as error:
-        raise InvalidRequest(
-            str(error), hint="`keepwarm trace list` shows the traces of runs.", file=str(path)
-        ) from error
+        raise no_trace(error) from error
     except OSError as error:
         raise OutsideError(f"{path} cannot be read: {error.strerror or error}.") from error
     if trace.cut and trace.nuls:
@@ -155,6 +153,15 @@ def events_of(path: Path) -> Iterator[Event]:
         click.echo(
             f"keepwarm: {path} was cut in line {trace.cut}; it is read up to there.", err=True
         )
+    elif trace.behind != 0:
+        what = "Bytes" if trace.behind is None else f"{trace.behind:,} bytes"
+        click.echo(f"keepwarm: {what} behind the end of {path} are not read.", err=True)
+
+
+def no_trace(error: BadTrace) -> InvalidRequest:
+    """The error of a command that was given a file that is no trace."""
+    hint = "`keepwarm trace list` shows the traces of runs."
+    return InvalidRequest(str(error), hint=hint, file=str(error.file))
 
 
 def say_nuls(path: Path, where: str) -> None:
