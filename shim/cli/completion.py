@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
 
+from shim.cli.console.said_lines import say
+
 _SHELLS: dict[str, tuple[type[ShellComplete], str]] = {
     "bash": (BashComplete, '~/.bashrc: eval "$(keepwarm completion bash)"'),
     "zsh": (ZshComplete, '~/.zshrc: eval "$(keepwarm completion zsh)"'),
@@ -24,5 +26,5 @@ def completion(ctx: click.Context, shell: str) -> None:
     """
     kind, place = _SHELLS[shell]
     made = kind(ctx.find_root().command, {}, "keepwarm", "_KEEPWARM_COMPLETE")
-    click.echo(f"# In {place}")
+    say(f"# In {place}")
     click.echo(made.source_template % made.source_vars())

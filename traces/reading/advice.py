@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -170,5 +171,6 @@ def _plan(models: Iterable[str]) -> str:
 
 def section_of(model: str) -> str:
     """The section of a configuration that a model's keys are set in."""
-    escaped = model.replace("\\", "\\\\").replace('"', '\\"')
-    return f'[models."{escaped}"]'
+    # A JSON text is a TOML one, but for DEL.
+    quoted = json.dumps(model, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return f"[models.{quoted}]"

@@ -10,6 +10,7 @@ import click
 from budget.errors import ConfigError
 from shim.cli.console.context import config_of
 from shim.cli.console.output import StatusLine, print_json, print_table, size
+from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option
 from shim.config import Config
 from shim.placement.build_plan import PlanBuilder, one_device
@@ -54,7 +55,7 @@ def build(
         return
     before, why = usable_plan()
     if why:
-        click.echo(why, err=True)
+        say(why, err=True)
     line = StatusLine()
     builder = PlanBuilder(config, effort, line.tell)
     try:
@@ -112,11 +113,11 @@ def checked(config: Config, *, as_json: bool) -> None:
     if as_json:
         print_json(result)
         return
-    click.echo(f"{plan_path()} is valid here ({plan.effort}).")
+    say(f"{plan_path()} is valid here ({plan.effort}).")
     for name, reason in found.missing.items():
-        click.echo(f"{name} is not in the plan: {reason}")
+        say(f"{name} is not in the plan: {reason}")
     for change in found.changes:
-        click.echo(f"a decision changed: {change}")
+        say(f"a decision changed: {change}")
 
 
 def report(plan: PlacementPlan, builder: PlanBuilder, found: Decisions) -> dict[str, Any]:
@@ -145,7 +146,7 @@ def report(plan: PlacementPlan, builder: PlanBuilder, found: Decisions) -> dict[
 def _print(path: str, plan: PlacementPlan, result: dict[str, Any]) -> None:
     for name, side in plan.machine.sides.items():
         rates = ", ".join(f"{kind} {rate / 1e9:.1f}" for kind, rate in side.bytes_per_s.items())
-        click.echo(
+        say(
             f"{name}: decode reads {rates} GB/s; {side.token_s * 1e3:.2f} ms a token, "
             f"{side.layer_s * 1e6:.0f} us a layer, {side.crossing_s * 1e3:.2f} ms a split"
         )
@@ -153,9 +154,9 @@ def _print(path: str, plan: PlacementPlan, result: dict[str, Any]) -> None:
     by_storage = {"staged": load.staged_bytes_per_s, "cold": load.cold_bytes_per_s}
     for storage, modes in by_storage.items():
         told = ", ".join(f"{mode} {rate / 1e9:.2f}" for mode, rate in modes.items())
-        click.echo(f"{storage} loads: {told} GB/s")
+        say(f"{storage} loads: {told} GB/s")
     own = result["overhead"]
-    click.echo(
+    say(
         f"start of an engine: {load.start_s:.2f} s; its own memory: "
         f"{size(own['base_bytes'] + own['code_bytes'])}, {own['layer_bytes'] / 1e3:.0f} kB a layer, "
         f"{own['token_bytes']} bytes a token of vocabulary"
@@ -175,20 +176,11 @@ def _print(path: str, plan: PlacementPlan, result: dict[str, Any]) -> None:
         )
         for name, row in result["models"].items()
     ]
-    columns = (
-        "model",
-        "device",
-        "layers",
-        "context",
-        "slots",
-        "bytes",
-        "tokens/s",
-        "load s",
-        "why",
-    )
-    print_table(columns, rows, right=("layers", "context", "slots", "bytes", "tokens/s", "load s"))
+    figures = ("layers", "context", "slots", "bytes", "tokens/s", "load s")
+    print_table(("model", "device", *figures, "why"), rows, right=figures)
     for name, error in result["errors"].items():
-        click.echo(f"{name} is not in the plan: {error}")
+        say(f"{name} is not in the plan: {error}")
     for change in result["changes"]:
-        click.echo(f"a decision changed: {change}")
-    click.echo(f"\nThe plan was written to {path}.")
+        say(f"a decision changed: {change}")
+    click.echo()
+    say(f"The plan was written to {path}.")

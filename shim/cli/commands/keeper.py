@@ -16,6 +16,7 @@ from budget.errors import KeeperUnavailable
 from shim.cli.console.context import config_of
 from shim.cli.console.output import print_json, span
 from shim.cli.console.running import ask_running
+from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option, log_options
 from shim.paths import keeper_socket, log_file, runtime_dir, stderr_file
 from shim.wire.launch import start as start_keeper
@@ -55,7 +56,7 @@ def start(ctx: click.Context, *, as_json: bool) -> None:
         print_json(state)
     else:
         what = "The keeper runs" if begun else "A keeper runs already"
-        click.echo(f"{what}: process {state['pid']}, in {runtime}.")
+        say(f"{what}: process {state['pid']}, in {runtime}.")
 
 
 @keeper_group.command("stop")
@@ -73,7 +74,7 @@ def stop(*, as_json: bool) -> None:
     if as_json:
         print_json({"stopped": pid is not None, "pid": pid})
     else:
-        click.echo("No keeper runs." if pid is None else f"The keeper (process {pid}) ended.")
+        say("No keeper runs." if pid is None else f"The keeper (process {pid}) ended.")
 
 
 @keeper_group.command("status")
@@ -84,12 +85,12 @@ def status(*, as_json: bool) -> None:
     if as_json:
         print_json(state)
     elif not state["running"]:
-        click.echo(f"No keeper runs in {state['runtime']}.")
+        say(f"No keeper runs in {state['runtime']}.")
     else:
-        click.echo(f"process {state['pid']}, up {span(state['uptime_s'])}")
-        click.echo(f"configuration {state['config'] or 'given in code'}")
-        click.echo(f"socket {state['socket']}")
-        click.echo(f"log {state['log']}")
+        say(f"process {state['pid']}, up {span(state['uptime_s'])}")
+        say(f"configuration {state['config'] or 'given in code'}")
+        say(f"socket {state['socket']}")
+        say(f"log {state['log']}")
 
 
 def keeper_state(runtime: Path) -> dict[str, Any]:
@@ -143,9 +144,9 @@ def print_keeper_log(lines: int, *, follow: bool) -> None:
     path = log_file()
     errors = stderr_file()
     if not path.exists() and not errors.exists():
-        click.echo(f"There is no log yet. A keeper will write it to {path}.", err=True)
+        say(f"There is no log yet. A keeper will write it to {path}.", err=True)
     for line in last_lines(errors, lines):
-        click.echo(f"stderr: {line}")
+        say(f"stderr: {line}")
     # Looked at first, so that no line written while the end is printed is lost.
     place = path.stat() if path.exists() else None
     for line in last_lines(path, lines, up_to=place.st_size if place else None):

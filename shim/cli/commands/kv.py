@@ -15,6 +15,7 @@ from budget.errors import ConfigError, KeeperUnavailable
 from shim.cli.console.context import config_of, entry_of
 from shim.cli.console.output import print_json, print_table, size, span
 from shim.cli.console.running import ask_running
+from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import complete_model, json_option
 from shim.config import Config
 from shim.keeper.kv.folder import claimed
@@ -64,7 +65,7 @@ def clear(ctx: click.Context, model: str | None, *, as_json: bool) -> None:
     if as_json:
         print_json({"running": told is not None, "model": model, "files": count, "bytes": freed})
     else:
-        click.echo(f"{count} {'file' if count == 1 else 'files'} deleted, {size(freed)}.")
+        say(f"{count} {'file' if count == 1 else 'files'} deleted, {size(freed)}.")
 
 
 def _show(config: Config, *, as_json: bool) -> None:
@@ -75,10 +76,10 @@ def _show(config: Config, *, as_json: bool) -> None:
         return
     if kept["folder"] is None:
         why = kept["refused"] or "[kv] in the configuration says so"
-        click.echo(f"No KV state is kept: {why}.")
+        say(f"No KV state is kept: {why}.")
         return
     used, limit = size(kept["total_bytes"]), size(kept["limit_bytes"])
-    click.echo(f"{used} of {limit} in {kept['folder']}")
+    say(f"{used} of {limit} in {kept['folder']}")
     if kept["models"]:
         _print_rows(kept["models"])
 

@@ -13,6 +13,7 @@ from shim.cli.console.chosen_model import ChosenModel, choose
 from shim.cli.console.output import StatusLine, print_json, size, span
 from shim.cli.console.progress import WaitingLine, fetch_first
 from shim.cli.console.running import engine_row, is_running
+from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import Decorated, json_option, model_argument
 from shim.client import Shim
 from shim.paths import runtime_dir
@@ -49,9 +50,9 @@ def unload(ctx: click.Context, model: str, *, as_json: bool) -> None:
     if as_json:
         print_json({"model": model, "gone": gone})
     elif shim is None:
-        click.echo(f"No keeper runs, so {model} is not resident.")
+        say(f"No keeper runs, so {model} is not resident.")
     else:
-        click.echo(f"{model} is gone." if gone else f"{model} is evicted when its leases end.")
+        say(f"{model} is gone." if gone else f"{model} is evicted when its leases end.")
 
 
 @_command
@@ -78,7 +79,7 @@ def stop(ctx: click.Context, model: str, *, as_json: bool) -> None:
         "gone": f"{model} is unloaded.",
         "leaving": f"{model} is in use by {_processes(users)}; it leaves when they are done.",
     }
-    click.echo(said[outcome])
+    say(said[outcome])
 
 
 def _stopped(said: str, runtime: Path) -> tuple[str, list[int]]:
@@ -137,7 +138,7 @@ def _say_hint(model: str, what: str, *, told: bool, as_json: bool) -> None:
     if as_json:
         print_json({"model": model, "told": told})
     else:
-        click.echo(f"{model} {what}." if told else f"No keeper runs, so {model} is not resident.")
+        say(f"{model} {what}." if told else f"No keeper runs, so {model} is not resident.")
 
 
 def _running(chosen: ChosenModel) -> AbstractContextManager[Shim | None]:
@@ -166,9 +167,9 @@ def _bring(
     if as_json:
         print_json(outcome)
     elif entry.remote:
-        click.echo(f"{model} runs at {entry.url}; there is nothing to load.")
+        say(f"{model} runs at {entry.url}; there is nothing to load.")
     else:
-        click.echo(_sentence(outcome))
+        say(_sentence(outcome))
 
 
 def bring_json(model: str, told: Mapping[str, Any], *, pinned: bool) -> dict[str, Any]:

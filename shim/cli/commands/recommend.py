@@ -9,6 +9,7 @@ import click
 from budget.errors import InvalidRequest
 from shim.cli.console.context import config_path
 from shim.cli.console.output import print_json, print_table, size
+from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option
 from shim.config import load_config
 from shim.config.schema.values import parse_amount
@@ -127,7 +128,7 @@ def _rate(option: str, gb_per_s: float | None) -> float | None:
 
 def _print(target: Target, rows: list[Advice], named: list[Subject]) -> None:
     gpu = " + ".join(size(n_bytes) for n_bytes in target.vram) or "no GPU"
-    click.echo(f"{gpu}, host {size(target.host_bytes)}; bandwidths {target.origin}")
+    say(f"{gpu}, host {size(target.host_bytes)}; bandwidths {target.origin}")
     click.echo()
     table = [
         (

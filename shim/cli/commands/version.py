@@ -11,6 +11,7 @@ import click
 from backends.llama.binaries import build_id, find_binary
 from budget.errors import ConfigError
 from shim.cli.console.output import print_json
+from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option
 
 
@@ -22,16 +23,16 @@ def version(*, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    click.echo(f"keepwarm {found['keepwarm']} (Python {found['python']})")
+    say(f"keepwarm {found['keepwarm']} (Python {found['python']})")
     server = found["llama_server"]
     if server is None:
-        click.echo(
+        say(
             f"llama.cpp of llama-cpp-python {binding}, without llama-server"
             if (binding := found["llama_cpp_python"])
             else "llama.cpp: install llama-cpp-python, or run `make setup`"
         )
     else:
-        click.echo(f"llama.cpp of llama-cpp-python {found['llama_cpp_python']}: {server}")
+        say(f"llama.cpp of llama-cpp-python {found['llama_cpp_python']}: {server}")
 
 
 def versions() -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Final
 import click
 
 from budget.errors import CallerError, KeepwarmError, LoadError, OutsideError
+from shim.cli.console.said_lines import say, say_all
 
 EXIT_OURS: Final = 1
 EXIT_CALLER: Final = 2
@@ -42,13 +43,13 @@ def _details(error: KeepwarmError) -> tuple[str, list[str]]:
 
 def tell(ctx: click.Context, error: KeepwarmError) -> None:
     """Print an error as text on stderr, and with `--json` also as `{"error": ...}` on stdout."""
-    click.echo(f"keepwarm: error: {error.message}", err=True)
+    say_all(error.message, before="keepwarm: error: ", err=True)
     if error.hint:
-        click.echo(f"  {error.hint}", err=True)
+        say_all(error.hint, before="  ", err=True)
     title, lines = _details(error)
     if lines:
-        click.echo(f"  {title}:", err=True)
+        say(f"  {title}:", err=True)
     for line in lines[-_LINES:]:
-        click.echo(f"    {line}", err=True)
+        say(f"    {line.expandtabs()}", err=True)
     if ctx.meta.get(_JSON_KEY):
         click.echo(json.dumps({"error": error.to_wire()}))

@@ -17,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from budget.books.byte_text import size as size
-from shim.cli.console.standard_streams import codes_of, escaped
+from shim.cli.console.said_lines import say
+from shim.cli.console.standard_streams import codes_of, one_line
 
 _PIPE_COLUMNS: Final = 100_000
 _GAP: Final = 2
@@ -46,11 +47,6 @@ def clear_screen() -> None:
     console().clear()
 
 
-def _shown(text: str, target: Console) -> str:
-    """A text for a console, which writes past the escaping of its terminal."""
-    return escaped(text) if target.is_terminal else text
-
-
 def print_table(
     columns: Sequence[str], rows: Sequence[Row], *, right: Sequence[str] = (), title: str = ""
 ) -> None:
@@ -59,18 +55,17 @@ def print_table(
     On a terminal too narrow for it each row is a block with a line for each of its cells.
     """
     if title:
-        click.echo(title)
+        say(title)
     target = console()
-    cells = [
-        [Text("" if value is None else _shown(str(value), target)) for value in row] for row in rows
-    ]
+    columns = [one_line(name) for name in columns]
+    cells = [[Text("" if value is None else one_line(str(value))) for value in row] for row in rows]
     if _narrowest(columns, cells) > target.width:
         for row in cells:
             _print_lines(target, _block(columns, row))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        table.add_column(Text(name), justify="right" if name in right else "left", overflow="fold")
     for row in cells:
         table.add_row(*row)
     _print_lines(target, table)
@@ -123,7 +118,7 @@ class StatusLine:
         if not self.shown:
             return
         bar = min(_BAR, self._console.width // 3) if share is not None else 0
-        told, line = Text(escaped(text)), Table.grid(padding=(0, 1, 0, 0))
+        told, line = Text(one_line(text)), Table.grid(padding=(0, 1, 0, 0))
         told.truncate(self._console.width - bar - 1, overflow="ellipsis")
         line.add_row(*([ProgressBar(1.0, share, width=bar)] if share is not None else []), told)
         with self._lock:
@@ -143,7 +138,7 @@ class StatusLine:
         if self.shown:
             self.show(text)
         else:
-            click.echo(text, err=True)
+            say(text, err=True)
 
     def clear(self) -> None:
         """Take the line away."""
@@ -156,7 +151,7 @@ class StatusLine:
         """Replace the line for good."""
         self.clear()
         if self.shown:
-            click.echo(text, err=True)
+            say(text, err=True)
 
 
 def print_json(value: Any) -> None:

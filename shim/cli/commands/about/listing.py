@@ -11,6 +11,7 @@ import click
 from shim.cli.commands.about.model_facts import facts_of, keeper_status
 from shim.cli.console.chosen_model import all_models
 from shim.cli.console.output import print_json, print_table, size
+from shim.cli.console.said_lines import say_all
 from shim.cli.console.shared_options import json_option
 
 _KEYS: Final = (
@@ -54,7 +55,8 @@ def list_models(ctx: click.Context, *, as_json: bool) -> None:
     print_table(columns, [_row(row) for row in found], right=("file size", "booked", "context"))
     for row in found:
         if row["problem"]:
-            click.echo(f"\n{row['model']}: {row['problem']}")
+            click.echo()
+            say_all(row["problem"], before=f"{row['model']}: ")
 
 
 def _row(row: Mapping[str, Any]) -> tuple[object, ...]:

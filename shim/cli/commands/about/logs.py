@@ -13,6 +13,7 @@ from shim.cli.commands.keeper import FOLLOW_EVERY_S, print_keeper_log
 from shim.cli.console.chosen_model import choose
 from shim.cli.console.failure import tell
 from shim.cli.console.running import ask_running
+from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import complete_model, log_options
 from shim.wire.fingerprint import called
 
@@ -33,7 +34,7 @@ def logs(ctx: click.Context, model: str | None, lines: int, *, follow: bool) -> 
         return
     chosen = choose(ctx, model, uses=())
     if chosen.entry.remote:
-        click.echo(f"{model} runs at {chosen.entry.url}; its log is there.", err=True)
+        say(f"{model} runs at {chosen.entry.url}; its log is there.", err=True)
         return
     said = called(chosen.config, chosen.model)
     first = _asked(said)
@@ -62,9 +63,9 @@ def _asked(said: str, seen: Mapping[str, Any] | None = None) -> Mapping[str, Any
 
 def _say_why_none(ctx: click.Context, model: str, told: Mapping[str, Any] | None) -> None:
     if told is None:
-        click.echo(f"No keeper runs, so {model} is not loaded and has no log.", err=True)
+        say(f"No keeper runs, so {model} is not loaded and has no log.", err=True)
     elif told["death"] is None:
-        click.echo(f"{model} is not loaded, so it has no log.", err=True)
+        say(f"{model} is not loaded, so it has no log.", err=True)
     else:
         tell(ctx, error_from_wire(told["death"]))
 

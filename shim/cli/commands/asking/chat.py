@@ -17,6 +17,7 @@ from shim.cli.commands.asking.printed_answer import PrintedAnswer
 from shim.cli.console.chosen_model import choose
 from shim.cli.console.output import StatusLine, print_json, span
 from shim.cli.console.progress import WaitingLine, fetch_first
+from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option, model_argument, read_stdin
 from shim.cli.console.stopping import asked_again
 from shim.cli.console.traced import traced
@@ -100,7 +101,7 @@ def chat(
         print_json(reply_json(reply))
     line.last(summary(reply))
     for warning in warnings_of(reply):
-        click.echo(f"keepwarm: warning: {warning}", err=True)
+        say(f"keepwarm: warning: {warning}", err=True)
 
 
 def warnings_of(reply: Reply) -> list[str]:

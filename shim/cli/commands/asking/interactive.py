@@ -18,6 +18,7 @@ from shim.cli.console.chosen_model import ChosenModel, choose
 from shim.cli.console.failure import tell
 from shim.cli.console.output import StatusLine
 from shim.cli.console.progress import WaitingLine, fetch_first
+from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import model_argument, read_stdin
 from shim.cli.console.traced import traced
 from shim.client import Shim
@@ -110,7 +111,7 @@ class Talk:
     def until_over(self) -> None:
         """Ask what is typed, and obey commands, until the person leaves. Errors end no conversation."""
         edit_lines(NAMES)
-        click.echo(f"{self.chosen.model}: /help lists the commands, Ctrl-D leaves.", err=True)
+        say(f"{self.chosen.model}: /help lists the commands, Ctrl-D leaves.", err=True)
         while True:
             try:
                 text = read_text()
@@ -124,7 +125,7 @@ class Talk:
             except KeyboardInterrupt:
                 click.echo("\nCtrl-D or /exit leaves.", err=True)
             except UnicodeDecodeError as error:
-                click.echo(f"keepwarm: that line is not {error.encoding}.", err=True)
+                say(f"keepwarm: that line is not {error.encoding}.", err=True)
             except KeepwarmError as error:
                 tell(self.ctx, error)
 
@@ -146,6 +147,6 @@ class Talk:
         self.conversation.answered(question, reply.content)
         line.last(summary(reply))
         for warning in warnings_of(reply):
-            click.echo(f"keepwarm: warning: {warning}", err=True)
+            say(f"keepwarm: warning: {warning}", err=True)
         if reply.finish_reason == "length" and is_typed():
             click.echo("keepwarm: the answer is cut: max_tokens or the context ended it.", err=True)

@@ -9,6 +9,7 @@ import click
 
 from budget.errors import InvalidRequest
 from shim.cli.console.progress import WaitingLine
+from shim.cli.console.said_lines import say
 from shim.cli.console.stopping import Stopped, Stops
 from shim.replies import Reply
 from shim.streams import ReplyStream
@@ -68,7 +69,8 @@ class PrintedAnswer:
         if rest is None and self._printed:
             if not self._quiet:
                 told = "the answer was stopped in the middle and is asked for again:"
-                click.echo(f"\nkeepwarm: {told}", err=True)
+                click.echo(err=True)
+                say(f"keepwarm: {told}", err=True)
             self._printed = 0
         self._stream = rest or self._ask()
         return self._stream

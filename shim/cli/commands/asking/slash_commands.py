@@ -12,6 +12,7 @@ import click
 from budget.errors import InvalidRequest
 from shim.cli.commands.asking.conversation import SETTINGS, Conversation
 from shim.cli.console.chosen_model import ChosenModel
+from shim.cli.console.said_lines import say
 
 
 class Leave(Exception):
@@ -32,13 +33,13 @@ class Talking(Protocol):
 def _help(_: Talking, __: str) -> None:
     width = max(len(usage) for usage, *_what in _COMMANDS.values())
     for usage, what, _run in _COMMANDS.values():
-        click.echo(f"  {usage:<{width}}  {what}", err=True)
+        say(f"  {usage:<{width}}  {what}", err=True)
 
 
 def _system(talk: Talking, text: str) -> None:
     if text:
         talk.conversation.system = "" if text == "-" else text
-    click.echo(f"system: {talk.conversation.system or '(none)'}", err=True)
+    say(f"system: {talk.conversation.system or '(none)'}", err=True)
 
 
 def _clear(talk: Talking, _: str) -> None:
@@ -49,7 +50,7 @@ def _clear(talk: Talking, _: str) -> None:
 def _save(talk: Talking, name: str) -> None:
     file = _file(name, "/save")
     talk.conversation.save(file, talk.chosen.model)
-    click.echo(f"{len(talk.conversation.turns)} messages are in {file}.", err=True)
+    say(f"{len(talk.conversation.turns)} messages are in {file}.", err=True)
 
 
 def _load(talk: Talking, name: str) -> None:
@@ -57,7 +58,7 @@ def _load(talk: Talking, name: str) -> None:
     model = talk.conversation.load(file)
     said = f"{len(talk.conversation.turns)} messages of {file}"
     other = f" (with {model})" if model != talk.chosen.model else ""
-    click.echo(f"{said}{other}; the conversation goes on there.", err=True)
+    say(f"{said}{other}; the conversation goes on there.", err=True)
 
 
 def _set(talk: Talking, text: str) -> None:
@@ -70,7 +71,7 @@ def _set(talk: Talking, text: str) -> None:
         talk.conversation.set(name, value.strip() or None)
     shown = ", ".join(f"{key} {value}" for key, value in talk.conversation.options.items())
     left = f"; there are {', '.join(SETTINGS)}" if not name else ""
-    click.echo(f"set: {shown or 'nothing'}{left}", err=True)
+    say(f"set: {shown or 'nothing'}{left}", err=True)
 
 
 def _model(talk: Talking, name: str) -> None:
@@ -78,7 +79,7 @@ def _model(talk: Talking, name: str) -> None:
         talk.change_model(name)
     others = sorted(talk.chosen.config.models.keys() - {talk.chosen.model})
     also = f" (others: {', '.join(others)})" if others and not name else ""
-    click.echo(f"model: {talk.chosen.model}{also}", err=True)
+    say(f"model: {talk.chosen.model}{also}", err=True)
 
 
 def _exit(_: Talking, __: str) -> None:

@@ -11,6 +11,7 @@ import click
 from budget.errors import InvalidRequest, OutsideError
 from shim.cli.commands.asking.question import asking, named, reply_json
 from shim.cli.console.output import print_json, print_table
+from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option, model_argument, read_stdin
 
 
@@ -119,7 +120,7 @@ def speak(
         print_json(reply_json(reply, **told))
     else:
         rate = f", {reply.sample_rate} samples a second" if reply.sample_rate else ""
-        click.echo(f"{out}: {len(reply.audio)} bytes{rate}")
+        say(f"{out}: {len(reply.audio)} bytes{rate}")
 
 
 @click.command()
@@ -141,4 +142,4 @@ def tokenize(
     if as_json:
         print_json(reply_json(reply, tokens=list(reply.tokens), count=len(reply)))
     else:
-        click.echo(str(len(reply)) if count else " ".join(map(str, reply.tokens)))
+        say(str(len(reply)) if count else " ".join(map(str, reply.tokens)))

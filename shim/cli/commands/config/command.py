@@ -15,6 +15,7 @@ from shim.cli.commands.config.file_faults import FileFault, file_faults
 from shim.cli.console.context import config_path
 from shim.cli.console.failure import EXIT_CALLER
 from shim.cli.console.output import console, print_json, print_table
+from shim.cli.console.said_lines import say, say_all
 from shim.cli.console.shared_options import config_option, json_option
 from shim.cli.lazy import LazyGroup
 from shim.config import (
@@ -72,7 +73,7 @@ def path_command(ctx: click.Context, path: Path | None, *, as_json: bool) -> Non
     if as_json:
         print_json({"file": str(file) if file else None})
     else:
-        click.echo(str(file) if file else "no configuration file found", err=file is None)
+        say(str(file) if file else "no configuration file found", err=file is None)
     ctx.exit(0 if file else EXIT_CALLER)
 
 
@@ -167,14 +168,14 @@ def _problem(config: Config, fault: FileFault) -> dict[str, Any]:
 
 
 def _print_report(report: Mapping[str, Any]) -> None:
-    click.echo(report["file"] or "no configuration file (defaults only)")
+    say(report["file"] or "no configuration file (defaults only)")
     for problem in report["problems"]:
-        click.echo(f"  {problem['message']}")
+        say_all(problem["message"], before="  ")
     if not report["ok"]:
         count = len(report["problems"])
         console().print(f"{count} {'mistake' if count == 1 else 'mistakes'}", style="red")
         if report["hint"]:
-            click.echo(report["hint"])
+            say_all(report["hint"])
         return
     rows = [
         (m["name"], m["role"], m["backend"], m["source"], "yes" if m["pinned"] else "")
@@ -182,7 +183,7 @@ def _print_report(report: Mapping[str, Any]) -> None:
     ]
     print_table(("model", "role", "runs on", "source", "pinned"), rows)
     for warning in report["warnings"]:
-        click.echo(f"warning: {warning}")
+        say(f"warning: {warning}")
     console().print("no mistakes", style="green")
 
 

@@ -11,6 +11,7 @@ from budget.errors import ConfigError
 from shim.cli.console.context import config_path
 from shim.cli.console.output import print_json
 from shim.cli.console.running import is_running
+from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import config_option, json_option
 from shim.client import Shim
 from shim.config import load_config
@@ -55,6 +56,6 @@ def reload(ctx: click.Context, path: Path | None, *, as_json: bool) -> None:
     else:
         for name in CHANGES[:-1]:
             what = "unchanged, but their files changed" if name == "reread" else name
-            click.echo(f"{what}: {', '.join(told[name]) or 'none'}")
+            say(f"{what}: {', '.join(told[name]) or 'none'}")
         if told["restart"]:
-            click.echo(restart_line(told["restart"]), err=True)
+            say(restart_line(told["restart"]), err=True)

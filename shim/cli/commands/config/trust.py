@@ -9,6 +9,7 @@ import click
 
 from budget.errors import ConfigError
 from shim.cli.console.output import print_json, print_table
+from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option
 from shim.config import FILE_NAME, TrustedFiles, risks_of_file, user_config_file
 
@@ -42,9 +43,9 @@ def trust(file: Path | None, *, listing: bool, revoke: bool, as_json: bool) -> N
     if as_json:
         print_json({"file": str(chosen), "trusted": True, "uses": [p.as_dict() for p in found]})
         return
-    click.echo(f"{chosen} is trusted until it changes.")
+    say(f"{chosen} is trusted until it changes.")
     for problem in found:
-        click.echo(f"  {problem.key}: {problem.found}")
+        say(f"  {problem.key}: {problem.found}")
     if not found:
         click.echo("  The file uses nothing that needs trust.")
 
@@ -65,4 +66,4 @@ def _say(told: dict[str, object], *, as_json: bool) -> None:
         print_json(told)
     else:
         was = "is trusted no more" if told["revoked"] else "was not trusted"
-        click.echo(f"{told['file']} {was}.")
+        say(f"{told['file']} {was}.")

@@ -32,6 +32,7 @@ from shim.cli.commands.doctor.settings_checks import (
 from shim.cli.console.context import config_path
 from shim.cli.console.failure import EXIT_OUTSIDE
 from shim.cli.console.output import console, print_json
+from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option
 from shim.config import Config, load_config
 
@@ -94,13 +95,13 @@ def _print(found: Sequence[Finding]) -> None:
         target.print(f"{finding.level:<4}", style=_STYLES[finding.level], end="  ")
         said = [finding.text, *([finding.todo] if finding.todo else [])]
         lines = [line for text in said for line in wrap(text, max(20, target.width - indent))]
-        click.echo(
+        say(
             f"{finding.check:<{width}}".rstrip()
             if is_narrow
             else f"{finding.check:<{width}}  {lines.pop(0)}"
         )
         for line in lines:
-            click.echo(f"{'':{indent}}{line}")
+            say(f"{'':{indent}}{line}")
     count = {level: sum(f.level == level for f in found) for level in ("warn", "bad")}
     warnings = "1 warning" if count["warn"] == 1 else f"{count['warn']} warnings"
-    click.echo(f"{len(found)} lines, {warnings}, {count['bad']} bad")
+    say(f"{len(found)} lines, {warnings}, {count['bad']} bad")

@@ -16,6 +16,7 @@ from budget.errors import ConfigError, InvalidRequest
 from budget.footprint import HOST, EngineArgs, Placement
 from shim.cli.commands.inspect.learned_lines import learned_lines, learned_report
 from shim.cli.console.output import print_json, print_table, size
+from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option
 
 DEFAULT_CONTEXT: Final = 4096
@@ -101,13 +102,13 @@ def inspect(
     if source != "closed-form":
         learned = learned_report(header.identity, placement.args, inspector.build_key())
     if used == "closed-form" and source is None:
-        click.echo(f"{name} is not on this machine; computed from the header.", err=True)
+        say(f"{name} is not on this machine; computed from the header.", err=True)
     if as_json:
         print_json({**report(file, header, kv_type, placement), "learned": learned})
     else:
         _print(file, header, kv_type, placement)
         for line in learned_lines(learned) if learned else ():
-            click.echo(line)
+            say(line)
 
 
 def choose_devices(
@@ -245,17 +246,17 @@ def _print(file: Path, header: GgufHeader, kv_type: str, placement: Placement) -
     kind = header.quantization
     if claimed and claimed != kind:
         kind += f" by its tensors ({claimed} by its metadata)"
-    click.echo(f"{header.name}: {header.architecture}, {_count(header.parameters)} weights, {kind}")
-    click.echo(
+    say(f"{header.name}: {header.architecture}, {_count(header.parameters)} weights, {kind}")
+    say(
         f"{file}: {size(header.file_bytes)}; {shape.n_layers} layers, trained for "
         f"{shape.context_length} tokens, vocabulary {shape.n_vocab}"
     )
-    click.echo(
+    say(
         f"with context {args.n_ctx}, {args.slots} {'slot' if args.slots == 1 else 'slots'}, KV "
         f"{kv_type}, {told_layers(args)}, by {placement.source}"
     )
     if placement.reason:
-        click.echo(placement.reason)
+        say(placement.reason)
     click.echo()
     parts = ("weights", "kv", "compute", "overhead", "total")
     rows = [

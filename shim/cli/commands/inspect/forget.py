@@ -8,6 +8,7 @@ from backends.gguf import read_header
 from budget.errors import InvalidRequest
 from shim.cli.console.chosen_model import choose
 from shim.cli.console.output import print_json
+from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option
 from shim.keeper.catalog.corrections import learned_store
 from shim.placement.requested import local_path
@@ -37,6 +38,6 @@ def forget(ctx: click.Context, model: str, *, as_json: bool) -> None:
         print_json({"model": chosen.model, "forgotten": count})
     elif count:
         figures = "1 figure is" if count == 1 else f"{count} figures are"
-        click.echo(f"{figures} forgotten of {chosen.model}.")
+        say(f"{figures} forgotten of {chosen.model}.")
     else:
-        click.echo(f"Nothing was learned of {chosen.model}.")
+        say(f"Nothing was learned of {chosen.model}.")

@@ -7,6 +7,7 @@ import click
 from shim.cli.commands.plan.preview import Preview, make_plan
 from shim.cli.console.context import config_of
 from shim.cli.console.output import print_json, print_table, size
+from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option
 
 
@@ -28,7 +29,7 @@ def plan(ctx: click.Context, *, as_json: bool) -> None:
 
 def _print(found: Preview) -> None:
     for view in found.devices:
-        click.echo(
+        say(
             f"{view.device}: limit {size(view.limit_bytes)}, {size(view.reserved_bytes)} reserved, "
             f"{size(view.free_bytes)} free"
         )

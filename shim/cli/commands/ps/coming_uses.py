@@ -8,6 +8,7 @@ from typing import Any, Final
 import click
 
 from shim.cli.console.output import print_table, size
+from shim.cli.console.said_lines import say
 
 USES_SHOWN: Final = 6
 
@@ -19,7 +20,8 @@ def print_plans(declared: Sequence[Mapping[str, Any]], prefetch: Mapping[str, An
         rows = [(row["plan"], row["pid"], _uses(row), row["left"]) for row in declared]
         print_table(("plan", "process", "next uses", "left"), rows, right=("process", "left"))
     if declared or prefetch["loads"] or prefetch["staged_bytes"]:
-        click.echo(f"\nlooking ahead ({prefetch['mode']}): {'; '.join(_done(prefetch))}")
+        click.echo()
+        say(f"looking ahead ({prefetch['mode']}): {'; '.join(_done(prefetch))}")
 
 
 def _uses(plan: Mapping[str, Any]) -> str:

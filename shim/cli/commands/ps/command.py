@@ -17,6 +17,7 @@ from shim.cli.commands.ps.projects_table import print_projects
 from shim.cli.console.context import config_path
 from shim.cli.console.output import clear_screen, print_json, print_table, size, sizes, span
 from shim.cli.console.running import ask_running
+from shim.cli.console.said_lines import say, say_all
 from shim.cli.console.shared_options import json_option
 
 EVERY_S: Final = 1.0
@@ -58,7 +59,7 @@ def ps(ctx: click.Context, *, watch: bool, as_json: bool) -> None:
             if not watch or as_json:
                 raise
             # A keeper that starts or answers again is what `--watch` waits for.
-            click.echo(error)
+            say(error)
         else:
             (print_json if as_json else _print)(status)
         if not watch:
@@ -78,15 +79,15 @@ def _print(status: Mapping[str, Any]) -> None:
         print_ollama(status["ollama"])
         return
     keeper = status["keeper"]
-    click.echo(
+    say(
         f"keeper {keeper['pid']}, up {span(keeper['uptime_s'])}, "
         f"configuration {keeper['config'] or 'given in code'}"
     )
     if keeper["restart"]:
-        click.echo(restart_line(keeper["restart"]))
+        say(restart_line(keeper["restart"]))
     print_faults(keeper)
     for part in status["left_out"]:
-        click.echo(f"left out until the next `config reload`, because it keeps failing: {part}")
+        say(f"left out until the next `config reload`, because it keeps failing: {part}")
     print_projects(status["projects"])
     _print_devices(status["devices"])
     _print_engines(status["engines"])
@@ -96,7 +97,8 @@ def _print(status: Mapping[str, Any]) -> None:
     names = {e["id"]: ", ".join(e["models"]) or e["id"] for e in status["engines"]}
     _print_decisions(status["decisions"], names)
     for name, error in status["unavailable"].items():
-        click.echo(f"\n{name} cannot be run: {error['message']}")
+        click.echo()
+        say_all(error["message"], before=f"{name} cannot be run: ")
 
 
 def _print_devices(devices: list[dict[str, Any]]) -> None:
@@ -151,7 +153,7 @@ def _print_engines(engines: list[dict[str, Any]]) -> None:
     )
     for engine in engines:
         if engine["placement"] and engine["bytes"]:
-            click.echo(f"{', '.join(engine['models']) or engine['id']}: {engine['placement']}")
+            say(f"{', '.join(engine['models']) or engine['id']}: {engine['placement']}")
 
 
 def state_of(engine: Mapping[str, Any]) -> str:

@@ -23,8 +23,9 @@ from backends.machine.processes import process_state
 from budget.errors import KeeperUnavailable
 from shim.cli.commands.ps.command import read_status, state_of
 from shim.cli.console.output import console, print_json, print_table, size, span
+from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option
-from shim.cli.console.standard_streams import escaped
+from shim.cli.console.standard_streams import one_line
 
 EVERY_S: Final = 1.0
 _WIDE: Final = 90
@@ -67,7 +68,7 @@ def _looked(width: int, work: CpuShares) -> RenderableType:
     try:
         return screen(read_status(), width, work)
     except KeeperUnavailable as error:
-        return Text(escaped(str(error)))
+        return Text(one_line(str(error)))
 
 
 class CpuShares:
@@ -97,10 +98,15 @@ def screen(status: Mapping[str, Any], width: int, work: CpuShares) -> Renderable
     for device in status["devices"]:
         limit, reserved = max(1, device["limit_bytes"]), device["reserved_bytes"]
         full = ProgressBar(limit, min(reserved, limit), width=bar, complete_style="cyan")
-        devices.add_row(device["device"], full, f"{size(reserved)} of {size(limit)}")
+        devices.add_row(
+            Text(one_line(device["device"])), full, f"{size(reserved)} of {size(limit)}"
+        )
     parts += [devices, Text(), _table(status, width, work)]
     if status["queue"]:
-        parts += [Text(), *(Text(line, overflow="ellipsis") for line in queue_lines(status))]
+        parts += [
+            Text(),
+            *(Text(one_line(line), overflow="ellipsis") for line in queue_lines(status)),
+        ]
     return Group(*parts)
 
 
@@ -114,7 +120,7 @@ def _table(status: Mapping[str, Any], width: int, work: CpuShares) -> Table:
         )
     for engine in engines_of(status):
         row = row_of(engine, work)
-        cells = [Text(escaped(row[name])) for name in shown]
+        cells = [Text(one_line(row[name])) for name in shown]
         cells[shown.index("state")].stylize(_STYLES.get(engine["state"], ""))
         table.add_row(*cells)
     return table
@@ -171,16 +177,16 @@ def queue_lines(status: Mapping[str, Any]) -> list[str]:
 def print_once(status: Mapping[str, Any], work: CpuShares) -> None:
     """The same as lines of a pipe."""
     for line in headline(status):
-        click.echo(line)
+        say(line)
     for device in status["devices"]:
-        click.echo(
+        say(
             f"{device['device']}: {size(device['reserved_bytes'])} of {size(device['limit_bytes'])}"
         )
     if status["engines"]:
         rows = [row_of(engine, work) for engine in engines_of(status)]
         print_table(_COLUMNS, [tuple(row[n] for n in _COLUMNS) for row in rows], right=_COLUMNS[2:])
     for line in queue_lines(status):
-        click.echo(line)
+        say(line)
 
 
 @contextlib.contextmanager

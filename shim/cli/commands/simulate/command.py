@@ -30,6 +30,7 @@ from budget.simulation import (
 )
 from shim.cli.commands.simulate.plot import draw, matplotlib_parts
 from shim.cli.console.output import StatusLine, print_json, print_table, size, span
+from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option
 from shim.config.schema.values import parse_size
 
@@ -137,7 +138,7 @@ def _compare(trial: Trial, names: Sequence[str], *, optimum: bool) -> Comparison
         line.clear()
     large = {m.name for m in trial.models.values() if m.bytes > trial.budget_bytes}
     if refused := [a.model for a in trial.arrivals if a.model in large]:
-        click.echo(
+        say(
             f"keepwarm: {len(refused)} of {count} requests are for models larger than a device: "
             f"{', '.join(sorted(set(refused))[:5])}; they are denied.",
             err=True,
@@ -161,7 +162,7 @@ def described_only(
             hint="The names in the trace and in --models must be the same.",
         )
     if others:
-        click.echo(
+        say(
             f"keepwarm: {len(arrivals) - len(kept)} of {len(arrivals)} requests are for "
             f"{len(others)} models that --models does not describe; they are left out.",
             err=True,
@@ -253,7 +254,7 @@ def _print(found: Comparison, trial: Trial) -> None:
     if found.optimum_seconds is not None:
         about += f"; {label} {found.optimum_seconds:.1f} load seconds"
         about += "" if found.exact else " (by relaxation; the optimum is not below it)"
-    click.echo(about)
+    say(about)
     click.echo()
     numbers = (
         *("loads", "load s", "hidden s", f"x {label}", "p50 wait", "p95 wait", "p99 wait"),

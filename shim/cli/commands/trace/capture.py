@@ -15,6 +15,7 @@ from shim.cli.commands.trace.traced_runs import folder_option
 from shim.cli.console.context import config_path
 from shim.cli.console.output import print_json, span
 from shim.cli.console.running import ask_running
+from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option
 from shim.config import TraceSection, load_config
 from shim.paths import runtime_dir
@@ -72,8 +73,8 @@ def capture_command(
         count = len(told["requests"])
         print_json({"trace": str(run.trace_path), "seconds": seconds, "requests": count})
         return
-    click.echo(f"{run.trace_path}: {len(told['requests'])} requests in {span(seconds)}.")
-    click.echo(f"Show it: keepwarm trace open {run.run_id}; explain it: keepwarm trace summary")
+    say(f"{run.trace_path}: {len(told['requests'])} requests in {span(seconds)}.")
+    say(f"Show it: keepwarm trace open {run.run_id}; explain it: keepwarm trace summary")
 
 
 def _has_something(told: Mapping[str, Any]) -> bool:

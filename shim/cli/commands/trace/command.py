@@ -9,7 +9,6 @@ import webbrowser
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from textwrap import indent
 from typing import Any, Final
 
 import click
@@ -32,6 +31,7 @@ from shim.cli.commands.trace.traced_runs import (
     traces_folder,
 )
 from shim.cli.console.output import print_json, print_table, span
+from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option
 from shim.config import Config
 from traces import RunLine
@@ -69,11 +69,11 @@ def list_command(ctx: click.Context, folder: Path | None, last: int, *, as_json:
     place = folder or traces_folder(ctx)
     found, damaged = runs_in(place)
     for error in damaged:
-        click.echo(f"keepwarm: {error}", err=True)
+        say(f"keepwarm: {error}", err=True)
     if as_json:
         print_json({"folder": str(place), "runs": [_run_json(run) for run in found[-last:]]})
     elif not found:
-        click.echo(f"No run has been traced yet in {place}. {HOW_TO_TRACE}")
+        say(f"No run has been traced yet in {place}. {HOW_TO_TRACE}")
     else:
         rows = [_row(run) for run in found[-last:]]
         columns = ("run", "by", "status", "took", "requests", "loads", "evictions", "trace")
@@ -98,7 +98,7 @@ def open_command(
             whole = size_without_nuls(file.fileno(), size)
             if whole < size:
                 say_nuls(path, f"byte {whole:,}")
-        open_trace(path, say=click.echo, browse=browse)
+        open_trace(path, say=say, browse=browse)
     except BadTrace as error:
         raise no_trace(error) from error
     except ModuleNotFoundError as error:
@@ -215,7 +215,7 @@ def spans_in(path: Path) -> Spans:
             file=str(path),
         )
     for problem in spans.problems:
-        click.echo(f"keepwarm: {path} lacks something: {problem}", err=True)
+        say(f"keepwarm: {path} lacks something: {problem}", err=True)
     return spans
 
 
@@ -235,12 +235,17 @@ def _print_summary(summary: TraceSummary, config: Config) -> None:
     columns = ("model", "requests", "cold", "loads", "load", "tokens/s", "first token p50", "p95")
     print_table(columns, models, right=columns[1:])
     for wait in summary.waits:
-        click.echo(f"{wait.request} of {wait.model} waited {span(wait.waited_s)} for {wait.cause}.")
+        say(f"{wait.request} of {wait.model} waited {span(wait.waited_s)} for {wait.cause}.")
     evictions = f"{summary.evictions} evictions, {summary.regretted} of them regretted"
-    click.echo(f"{evictions}; {summary.failed} requests failed.")
+    say(f"{evictions}; {summary.failed} requests failed.")
     for advice in summary.advice:
-        where = f"\nset in {advice.section} of {file_of(advice, config)}" if advice.section else ""
-        click.echo(f"\n{advice.text}{where}:\n{indent(advice.lines, '    ')}")
+        where = f"set in {advice.section} of {file_of(advice, config)}:" if advice.section else ""
+        click.echo()
+        say(f"{advice.text}{'' if where else ':'}")
+        if where:
+            say(where)
+        for line in advice.lines.split("\n"):
+            say(f"    {line}")
 
 
 def _print_simulate(trace: Path, runs: Path, models: Path | None) -> None:
@@ -254,7 +259,8 @@ def _print_simulate(trace: Path, runs: Path, models: Path | None) -> None:
     replay = ["keepwarm", "simulate", "--trace", str(runs), "--models", str(described)]
     lines.append(f"{shlex.join(replay)} --budget BYTES")
     click.echo("\nWhat another budget or policy would have cost:")
-    click.echo(indent("\n".join(lines), "    "))
+    for line in lines:
+        say(f"    {line}")
 
 
 def _compared(first: float, second: float) -> tuple[str, str, str]:

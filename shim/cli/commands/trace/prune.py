@@ -11,6 +11,7 @@ from budget.errors import InvalidRequest, OutsideError
 from shim.cli.commands.trace.times import age
 from shim.cli.commands.trace.traced_runs import check_folder, folder_option, traces_folder
 from shim.cli.console.output import print_json, size
+from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option
 from shim.config.schema.values import parse_size
 from traces.pruning import TracesKept, prune, to_prune
@@ -66,4 +67,4 @@ def prune_command(
         print_json({"folder": str(place), "removed": files, "bytes": n_bytes, "dry_run": dry_run})
     else:
         would = "would be removed" if dry_run else "were removed"
-        click.echo(f"{len(going)} traces of {size(n_bytes)} {would} from {place}.")
+        say(f"{len(going)} traces of {size(n_bytes)} {would} from {place}.")

@@ -12,6 +12,7 @@ import click
 
 from budget.errors import InvalidRequest, OutsideError
 from shim.cli.console.context import config_path
+from shim.cli.console.said_lines import say
 from shim.config import load_config
 from traces import RunLine, default_directory, read_runs
 from traces.processes.late_parts import add_late_parts
@@ -104,7 +105,7 @@ def trace_path(wanted: str | None, folder: Path) -> Path:
         # Without a name the last one is meant that a program is done with.
         if wanted == run.run_id or (wanted is None and run.status not in (RECORDING, NO_LINE)):
             if run.status in (RECORDING, NOT_ENDED):
-                click.echo(f"keepwarm: run {run.run_id} {_STATES[run.status]}", err=True)
+                say(f"keepwarm: run {run.run_id} {_STATES[run.status]}", err=True)
             return _with_late_parts(Path(str(run.trace)))
     raise _no_trace(wanted, folder, traced)
 
@@ -150,12 +151,10 @@ def events_of(path: Path) -> Iterator[Event]:
     if trace.cut and trace.nuls:
         say_nuls(path, f"line {trace.cut:,}")
     elif trace.cut:
-        click.echo(
-            f"keepwarm: {path} was cut in line {trace.cut}; it is read up to there.", err=True
-        )
+        say(f"keepwarm: {path} was cut in line {trace.cut}; it is read up to there.", err=True)
     elif trace.behind != 0:
         what = "Bytes" if trace.behind is None else f"{trace.behind:,} bytes"
-        click.echo(f"keepwarm: {what} behind the end of {path} are not read.", err=True)
+        say(f"keepwarm: {what} behind the end of {path} are not read.", err=True)
 
 
 def no_trace(error: BadTrace) -> InvalidRequest:
@@ -166,7 +165,7 @@ def no_trace(error: BadTrace) -> InvalidRequest:
 
 def say_nuls(path: Path, where: str) -> None:
     """Say that the end of a trace is lost."""
-    click.echo(
+    say(
         f"keepwarm: {path} has NULs from {where} on, as a machine that lost its power leaves them; it is "
         "read up to there.",
         err=True,
@@ -181,7 +180,7 @@ def _with_late_parts(trace: Path) -> Path:
         count = 0
     if count:
         parts = "1 part" if count == 1 else f"{count} parts"
-        click.echo(f"keepwarm: {trace}: {parts} of other processes of its run added.", err=True)
+        say(f"keepwarm: {trace}: {parts} of other processes of its run added.", err=True)
     for problem in problems:
-        click.echo(f"keepwarm: {trace}: {problem}", err=True)
+        say(f"keepwarm: {trace}: {problem}", err=True)
     return trace
