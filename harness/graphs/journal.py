@@ -32,13 +32,15 @@ class Journal:
         """A new journal.
 
         Raises:
-            InvalidRequest: the file is there already, or an input is not JSON.
+            InvalidRequest: the file is there already, or an input would not come back from JSON as it is.
             OutsideError: the file cannot be written.
         """
         head = {"version": VERSION, "graph": _fingerprint(steps), "inputs": dict(inputs)}
         try:
             line = _sealed(head)
-        except (TypeError, ValueError) as error:
+            if json.loads(line)["inputs"] != head["inputs"]:
+                raise ValueError("a tuple or a number as a key would come back as something else")
+        except (TypeError, ValueError, RecursionError) as error:
             raise InvalidRequest(
                 f"The inputs cannot be kept in {file}: {error}.",
                 hint="Give JSON values, or run without a record.",

@@ -304,6 +304,17 @@ def test_a_run_is_resumed_from_what_it_finished(told: Told, tmp_path: Path) -> N
         graph.run({"text": "x"}, record=record)
 
 
+@pytest.mark.parametrize("odd", [("a", "b"), {1: "a"}, {"a"}, float("nan")])
+def test_inputs_that_a_record_would_change_are_refused_before_anything_runs(
+    told: Told, tmp_path: Path, odd: object
+) -> None:
+    """A resumed run would get a list for a tuple and "1" for 1, without a word."""
+    graph = Graph([Step("a", lambda _: 1)], ["x"], shim=told.shim)
+    with pytest.raises(InvalidRequest, match="cannot be kept"):
+        graph.run({"x": odd}, record=tmp_path / "run.jsonl")
+    assert not list(tmp_path.glob("*.jsonl"))
+
+
 @pytest.mark.parametrize(
     "edit",
     ["", "not JSON", '{"version": 2}', "{head}\nrubbish\n", '{head}\n{"key": "a", "value": 9}\n'],
