@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import weakref
 from contextvars import ContextVar
 from typing import Generic, Protocol, TypeVar
 
@@ -95,12 +96,18 @@ class RunContext(Generic[_Run]):
 
 
 def owner() -> tuple[object, str]:
-    """The asyncio task that runs this code, or the thread outside of any, as a key and by name."""
+    """The asyncio task that runs this code, or the thread outside of any, as a key and by name.
+
+    The key keeps no task alive, whose result may be large, but it is no other task's while it is kept.
+    """
     try:
         task = asyncio.current_task()
     except RuntimeError:
         task = None
     if task is not None:
-        return task, task.get_name()
+        key = weakref.ref(task)
+        # It remembers its hash, and cannot make it any more once the task is gone.
+        hash(key)
+        return key, task.get_name()
     thread = threading.current_thread()
     return thread.ident, thread.name

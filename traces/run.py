@@ -151,9 +151,11 @@ class RunTrace(RunRecording):
         now_ns = time.monotonic_ns()
         self._started_ns = now_ns if self._began_ns is None else self._began_ns
         self._offset_ns = time.time_ns() - now_ns
-        report = self._problems.report
         self._exporters = Exporters(
-            self._given_exporters, service=self.service, run_id=self.run_id, report=report
+            self._given_exporters,
+            service=self.service,
+            run_id=self.run_id,
+            problems=self._problems,
         )
         self._parts = self._new_parts()
         self._recorder: Recording = self._parts.recorder

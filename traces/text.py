@@ -10,7 +10,9 @@ from json.encoder import encode_basestring
 from typing import Any, Final
 
 Value = str | bool | int | float
-_SCALARS = (str, bool, int, float)
+Attributes = Mapping[str, Value | None]
+"""Of a span, as they were at its end."""
+_SHORT: Final = frozenset((bool, float, type(None)))
 _INT64 = 2**63
 
 LONGEST_MESSAGE: Final = 65_536
@@ -94,12 +96,23 @@ def clean_attributes(attributes: Mapping[str, Any]) -> dict[str, Value]:
     }
 
 
-def snapshot(attributes: Mapping[str, object]) -> dict[str, object]:
-    """The attributes as they are now: what can change later is made text."""
-    return {
-        key: value if value is None or isinstance(value, _SCALARS) else clean_value(value)
-        for key, value in attributes.items()
-    }
+def snapshot(attributes: Mapping[str, Any]) -> tuple[dict[str, Value | None], int]:
+    """The attributes as they are now, and how many characters they have.
+
+    What can change later, or has code of its own, is made text.
+    """
+    kept: dict[str, Value | None] = {}
+    count = 0
+    for key, value in attributes.items():
+        kind = type(value)
+        if kind in _SHORT or (kind is int and -_INT64 <= value < _INT64):
+            kept[key] = value
+        else:
+            kept[key] = now = value if kind is str else clean_value(value)
+            if type(now) is str:
+                count += len(now)
+        count += len(key)
+    return kept, count
 
 
 def _perfetto(text: str) -> str:

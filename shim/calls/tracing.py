@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from shim.calls.call import Call
-from shim.replies import Answer
+from shim.replies import Answer, Reply
 from traces import CounterSample, EvictSpan, Incident, LoadSpan, RequestRecord, RunTrace, names
+from traces.recording.held_bytes import held_bytes
 from traces.records import Phase
 
 _NUMBERS = itertools.count(1)
@@ -26,7 +27,9 @@ def trace_call(call: Call, answer: Answer | None, error: BaseException | None) -
     if run is None or not run.active:
         return
     call.end_ns = call.end_ns or time.monotonic_ns()
-    run.records(lambda: _records(call, answer, error))
+    held = len(answer.content) if isinstance(answer, Reply) else held_bytes(answer)
+    held += held_bytes(call.request.messages)
+    run.records(lambda: _records(call, answer, error), held)
 
 
 def _records(

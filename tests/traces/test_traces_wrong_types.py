@@ -64,7 +64,7 @@ def _of_runs(folder: Path, open_run: RunTrace) -> dict[str, Door]:
         "RunTrace.load": (open_run.load, {"load": load("l", now())}),
         "RunTrace.evict": (open_run.evict, {"evict": evict("e", now())}),
         "RunTrace.request": (open_run.request, {"record": request("q", now())}),
-        "RunTrace.records": (open_run.records, {"build": list}),
+        "RunTrace.records": (open_run.records, {"build": list, "n_bytes": 0}),
         "RunTrace.incident": (open_run.incident, {"incident": Incident("died", 1, 2)}),
         "RunTrace.counter": (open_run.counter, {"sample": CounterSample(1, "host", {}, 1, 2)}),
         "RunTrace.record_span": (
@@ -130,7 +130,7 @@ def _of_lines(folder: Path) -> dict[str, Door]:
 
 
 NO_ARGUMENTS = {"Storage", "current_run", "default_directory"}
-MADE_HERE = {"SpanHandle", "InvalidArgument"}
+MADE_HERE = {"SpanHandle", "InvalidArgument", "EnteredTwice"}
 """What the traces make themselves and give to a program."""
 TRUTHS = {"gzip", "record_content", "process_wide", "current"}
 """Parameters of a run that may be anything: what is true is true."""

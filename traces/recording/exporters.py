@@ -6,7 +6,9 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from sys import getsizeof
+from typing import Final
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
@@ -15,38 +17,57 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlags
 
 from traces import names
+from traces.recording.broken_sinks import Problems
 from traces.span_data import SpanData
 from traces.text import clean
 
-Report = Callable[[str, str], None]
-"""Called with what is broken and how; tells each broken thing once."""
-
 SHUTDOWN_SECONDS = 5.0
 MOST_WAITING = 65_536
-"""Spans that may wait for an exporter."""
+"""Spans that may wait for an exporter. More are dropped and counted."""
+MOST_WAITING_BYTES = 64 * 1024 * 1024
+"""Bytes of these spans."""
 
 _BATCH = 512
 _SCOPE = InstrumentationScope("keepwarm", schema_url=names.CONVENTIONS)
 _WELL = Status()
+_TOO_SLOW: Final = "were dropped: it takes them more slowly than they come"
 
 
 class GuardedExporter(SpanExporter):
-    """Passes spans on to an exporter; a failure is reported and goes no further."""
+    """Passes spans on to an exporter; a failure is reported and goes no further.
 
-    def __init__(self, exporter: SpanExporter, report: Report) -> None:
+    It knows how many spans wait: one thread announces them, and another one exports them.
+    """
+
+    def __init__(self, exporter: SpanExporter, problems: Problems) -> None:
         self._exporter = exporter
-        self._report = report
+        self._problems = problems
         self._name = f"exporter {type(exporter).__name__}"
+        # Each of these pairs is changed in one thread only.
+        self._came, self._came_bytes = 0, 0
+        self._went, self._went_bytes = 0, 0
+
+    def has_room(self, n_bytes: int) -> bool:
+        """Whether one more span may wait, of so many bytes; it is counted either way."""
+        full = self._came - self._went >= MOST_WAITING
+        if full or self._came_bytes - self._went_bytes + n_bytes > MOST_WAITING_BYTES:
+            self._problems.count(f"spans for {self._name}", 1, _TOO_SLOW)
+            return False
+        self._came, self._came_bytes = self._came + 1, self._came_bytes + n_bytes
+        return True
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export `spans`; never raises."""
         try:
             result = self._exporter.export(spans)
         except Exception as error:
-            self._report(self._name, f"{type(error).__name__}: {error}")
-            return SpanExportResult.FAILURE
-        if result is not SpanExportResult.SUCCESS:
-            self._report(self._name, f"did not take {len(spans)} spans")
+            self._problems.report(self._name, f"{type(error).__name__}: {error}")
+            result = SpanExportResult.FAILURE
+        else:
+            if result is not SpanExportResult.SUCCESS:
+                self._problems.count(self._name, len(spans), "spans were not taken")
+        self._went += len(spans)
+        self._went_bytes += sum(map(_bytes_of, spans))
         return result
 
     def shutdown(self) -> None:
@@ -54,7 +75,7 @@ class GuardedExporter(SpanExporter):
         try:
             self._exporter.shutdown()
         except Exception as error:
-            self._report(self._name, f"{type(error).__name__}: {error}")
+            self._problems.report(self._name, f"{type(error).__name__}: {error}")
 
 
 class Exporters:
@@ -64,23 +85,20 @@ class Exporters:
         exporters: get every span of the run; without any, nothing is built.
         service: `service.name` of the spans.
         run_id: an attribute of their resource.
-        report: called with what is broken and how.
+        problems: where failures go, and how many spans were dropped.
     """
 
     def __init__(
-        self, exporters: Sequence[SpanExporter], *, service: str, run_id: str, report: Report
+        self, exporters: Sequence[SpanExporter], *, service: str, run_id: str, problems: Problems
     ) -> None:
-        self._report = report
+        self._problems = problems
         if exporters and os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-            report("OpenTelemetry", "OTEL_SDK_DISABLED is set, so no exporter gets a span")
+            problems.report("OpenTelemetry", "OTEL_SDK_DISABLED is set, so no exporter gets a span")
             exporters = ()
+        self._guards = [GuardedExporter(exporter, problems) for exporter in exporters]
         self._processors = [
-            BatchSpanProcessor(
-                GuardedExporter(exporter, report),
-                max_queue_size=MOST_WAITING,
-                max_export_batch_size=_BATCH,
-            )
-            for exporter in exporters
+            BatchSpanProcessor(guard, max_queue_size=MOST_WAITING, max_export_batch_size=_BATCH)
+            for guard in self._guards
         ]
         self._resource = Resource({names.SERVICE_NAME: clean(service), names.RUN_ID: run_id})
         self._trace_id = secrets.randbits(128) or 1
@@ -90,8 +108,10 @@ class Exporters:
         if not self._processors:
             return
         readable = self._readable(span)
-        for processor in self._processors:
-            processor.on_end(readable)
+        n_bytes = _bytes_of(readable)
+        for guard, processor in zip(self._guards, self._processors, strict=True):
+            if guard.has_room(n_bytes):
+                processor.on_end(readable)
 
     def shut_down(self) -> None:
         """Export what is left; an exporter that hangs is left behind after `SHUTDOWN_SECONDS`."""
@@ -105,7 +125,9 @@ class Exporters:
         for ending in endings:
             ending.join(max(0.0, until - time.monotonic()))
         if any(ending.is_alive() for ending in endings):
-            self._report("exporters", f"were not done {SHUTDOWN_SECONDS:g} s after the run's end")
+            self._problems.report(
+                "exporters", f"were not done {SHUTDOWN_SECONDS:g} s after the run's end"
+            )
 
     def _readable(self, span: SpanData) -> ReadableSpan:
         granted = span.granted_ns
@@ -127,3 +149,8 @@ class Exporters:
         return SpanContext(
             self._trace_id, span_id, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED)
         )
+
+
+def _bytes_of(span: ReadableSpan) -> int:
+    attributes = span.attributes or {}
+    return sum(map(getsizeof, attributes.values())) + sum(map(len, attributes))

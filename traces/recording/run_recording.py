@@ -9,10 +9,11 @@ from typing import Any
 from traces.checked import a_function, a_moment, a_table, a_text, an_object
 from traces.processes.part_lines import Recording
 from traces.recording.broken_sinks import Problems
+from traces.recording.held_bytes import bytes_of_request, bytes_of_span, held_bytes
 from traces.recording.span_handle import NOT_SAMPLED, SpanHandle, open_span
 from traces.recording.writer import Writer
 from traces.records import CounterSample, EvictSpan, Incident, LoadSpan, Record, RequestRecord
-from traces.text import Value, snapshot
+from traces.text import Attributes, Value, snapshot
 
 
 class RunRecording:
@@ -37,40 +38,43 @@ class RunRecording:
         """Record a load of a model; the same load on the same device is recorded once."""
         an_object("load", load, LoadSpan)
         if self.active:
-            self._writer.put((self._recorder.load, load, self._root_id))
+            self._writer.put((self._recorder.load, load, self._root_id), held_bytes(load))
 
     def evict(self, evict: EvictSpan) -> None:
         """Record an eviction; the same eviction on the same device is recorded once."""
         an_object("evict", evict, EvictSpan)
         if self.active:
-            self._writer.put((self._recorder.evict, evict, self._root_id))
+            self._writer.put((self._recorder.evict, evict, self._root_id), held_bytes(evict))
 
     def request(self, record: RequestRecord) -> None:
         """Record a request that has ended, well or not, under the span that is open here."""
         an_object("record", record, RequestRecord)
         if self.active and (parent := self._sampled_parent()) != NOT_SAMPLED:
-            self._writer.put((self._recorder.request, record, parent))
+            self._writer.put((self._recorder.request, record, parent), bytes_of_request(record))
 
-    def records(self, build: Callable[[], Iterable[Record]]) -> None:
+    def records(self, build: Callable[[], Iterable[Record]], n_bytes: int = 0) -> None:
         """Record what `build` returns, which is called later, in another thread.
 
         Requests are recorded under the span that is open here, and all of it is sampled as one request.
+        `n_bytes` is about what `build` keeps in memory until then.
         """
         a_function("build", build)
+        an_object("n_bytes", n_bytes, int, "a number of bytes")
         if self.active and (parent := self._sampled_parent()) != NOT_SAMPLED:
-            self._writer.put((self._recorder.records, build, parent, self._root_id))
+            self._writer.put((self._recorder.records, build, parent, self._root_id), n_bytes)
 
     def incident(self, incident: Incident) -> None:
         """Record something else that happened; the same kind at the same moment is recorded once."""
         an_object("incident", incident, Incident)
         if self.active:
-            self._writer.put((self._recorder.incident, incident, self._root_id))
+            deferred = (self._recorder.incident, incident, self._root_id)
+            self._writer.put(deferred, held_bytes(incident))
 
     def counter(self, sample: CounterSample) -> None:
         """Record the books of a device at one moment."""
         an_object("sample", sample, CounterSample)
         if self.active:
-            self._writer.put((self._recorder.counter, sample))
+            self._writer.put((self._recorder.counter, sample), held_bytes(sample))
 
     def record_span(
         self,
@@ -82,10 +86,10 @@ class RunRecording:
         """Record a span whose times (monotonic nanoseconds) are known already."""
         a_text("name", name)
         times = (a_moment("start_ns", start_ns), a_moment("end_ns", end_ns))
-        kept = snapshot({} if attributes is None else a_table("attributes", attributes))
+        kept, count = snapshot({} if attributes is None else a_table("attributes", attributes))
         if self.active and (parent := self._sampled_parent()) != NOT_SAMPLED:
-            deferred = (self._recorder.own, name, self._next_id(), parent, times, kept, None, None)
-            self._writer.put(deferred)
+            ids = self._next_id(), parent
+            self.end_span(name, ids, times, kept, None, None, count)
 
     def span(self, name: str, /, start_ns: int | None = None, **attributes: object) -> SpanHandle:
         """A span around a piece of work; requests and spans within it become its children.
@@ -112,12 +116,16 @@ class RunRecording:
         name: str,
         ids: tuple[int, int],
         times: tuple[int, int],
-        attributes: Mapping[str, Any],
+        attributes: Attributes,
         failure: Mapping[str, Value] | None,
         owner: Hashable,
+        characters: int,
     ) -> None:
-        """Record a span that has ended."""
-        self._writer.put((self._recorder.own, name, *ids, times, attributes, failure, owner))
+        """Record a span that has ended, with so many characters in its attributes."""
+        n_bytes = bytes_of_span(name, attributes, failure, characters)
+        self._writer.put(
+            (self._recorder.own, name, *ids, times, attributes, failure, owner), n_bytes
+        )
 
     def outlived(self, name: str) -> None:
         """A span ended after the run."""

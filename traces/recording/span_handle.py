@@ -14,7 +14,7 @@ from traces import names
 from traces.checked import EnteredTwice
 from traces.current import owner
 from traces.recording.parts import failure_attributes
-from traces.text import Value, snapshot
+from traces.text import Attributes, Value, snapshot
 
 NOT_SAMPLED: Final = 0
 """The id of a span that is not recorded, nor is anything in it."""
@@ -37,11 +37,12 @@ class SpanRun(Protocol):
         name: str,
         ids: tuple[int, int],
         times: tuple[int, int],
-        attributes: Mapping[str, Any],
+        attributes: Attributes,
         failure: Mapping[str, Value] | None,
         owner: Hashable,
+        characters: int,
     ) -> None:
-        """Record a span that has ended."""
+        """Record a span that has ended, with so many characters in its attributes."""
         ...
 
     def outlived(self, name: str) -> None:
@@ -57,12 +58,13 @@ class SpanHandle:
     """A span around a piece of work, for one `with`."""
 
     def __init__(
-        self, run: SpanRun, name: str, start_ns: int | None, attributes: dict[str, object]
+        self, run: SpanRun, name: str, start_ns: int | None, attributes: dict[str, Any]
     ) -> None:
         self._run = run
         self._name = name
         self._start_ns = start_ns
         self._began_ns = 0
+        self._characters = 0
         self._attributes = attributes
         self._token: Token[tuple[SpanRun, int] | None] | None = None
         self._ids = (NOT_SAMPLED, NOT_SAMPLED)
@@ -71,7 +73,9 @@ class SpanHandle:
 
     def set(self, **attributes: object) -> None:
         """Add attributes to the span."""
-        self._attributes.update(snapshot(attributes))
+        kept, count = snapshot(attributes)
+        self._attributes.update(kept)
+        self._characters += count
 
     def __enter__(self) -> Self:
         run = self._run
@@ -86,7 +90,9 @@ class SpanHandle:
         self._owner, thread = owner()
         self._ids = run.begin_span(self._owner, self._began_ns)
         if self._ids[0] != NOT_SAMPLED:
-            self._attributes = {names.THREAD: thread, **snapshot(self._attributes)}
+            kept, count = snapshot(self._attributes)
+            self._attributes = {names.THREAD: thread, **kept}
+            self._characters = count + len(thread)
         self._token = open_span.set((run, self._ids[0]))
         return self
 
@@ -108,7 +114,9 @@ class SpanHandle:
             return
         times = (self._began_ns, time.monotonic_ns())
         failure = None if isinstance(error, GeneratorExit) else failure_attributes(error)
-        self._run.end_span(self._name, self._ids, times, self._attributes, failure, self._owner)
+        self._run.end_span(
+            self._name, self._ids, times, self._attributes, failure, self._owner, self._characters
+        )
 
 
 def reset_span(token: Token[tuple[SpanRun, int] | None]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from traces.recording.broken_sinks import Problems, Tally
+from traces.recording.held_bytes import SMALL_BYTES
 
 GATHER_SECONDS = 0.1
 """How long records are gathered before they are written. A killed process loses as much."""
@@ -20,11 +21,20 @@ MOST_WAITING = 131_072
 """Records that may wait to be written. More are dropped and counted: a slow disk costs neither memory nor
 the time of a caller, which would wait for the disk otherwise."""
 
+MOST_WAITING_BYTES = 64 * 1024 * 1024
+"""Bytes of records with more than `SMALL_BYTES` that may wait. More are dropped and counted, too."""
+
+_WRITE_BYTES: Final = 8 * 1024 * 1024
+"""Bytes of records that are built before they are written."""
+
 END_SECONDS = 20.0
 """How long what waits may hold up the end of a run: enough for all of it on a machine with other work. What
 is left then is dropped and counted."""
 
 _TOO_FAST: Final = "were dropped: they came faster than they are written"
+_TOO_LONG: Final = (
+    f"were dropped: {MOST_WAITING_BYTES >> 20} MiB of such records may wait to be written"
+)
 _TOO_MANY: Final = (
     f"were dropped: the end of the run waits {END_SECONDS:g} s for what is not written yet"
 )
@@ -69,17 +79,29 @@ class Writer:
         self._closed = False
         self._ending: int | None = None
         """The thread that ends the run, once it does: no other one's records are taken then."""
-        self._too_fast, self._too_late = Tally(), Tally()
+        self._too_fast, self._too_long, self._too_late = Tally(), Tally(), Tally()
+        # A finalizer, or the handler of a signal, may record within any step here.
+        self._sizing = threading.RLock()
+        self._long_bytes = 0
+        """Of the records that wait and have more than `SMALL_BYTES`."""
+        self._unwritten_bytes = 0
         self._pid = os.getpid()
 
-    def put(self, deferred: Deferred) -> None:
-        """Have `deferred` called soon. Costs about a microsecond."""
+    def put(self, deferred: Deferred, n_bytes: int = 0) -> None:
+        """Have `deferred`, which keeps so many bytes in memory, called soon. Costs about a microsecond."""
         if self._ending is not None and self._ending != threading.get_ident():
             self._too_late.add()
             return
         if len(self._waiting) >= MOST_WAITING:
             self._too_fast.add()
             return
+        if n_bytes > SMALL_BYTES:
+            with self._sizing:
+                if self._long_bytes + n_bytes > MOST_WAITING_BYTES:
+                    self._too_long.add()
+                    return
+                self._long_bytes += n_bytes
+            deferred = (self._call_long, n_bytes, *deferred)
         self._waiting.append(deferred)
         if not self._wake.is_set():
             self._wake.set()
@@ -123,7 +145,18 @@ class Writer:
 
     def _drop(self) -> None:
         self._problems.count("records", len(self._waiting), _INTERRUPTED)
+        self._clear()
+
+    def _clear(self) -> None:
         self._waiting.clear()
+        with self._sizing:
+            self._long_bytes = 0
+
+    def _call_long(self, n_bytes: int, action: Callable[..., None], *arguments: object) -> None:
+        with self._sizing:
+            self._long_bytes -= n_bytes
+        self._unwritten_bytes += n_bytes
+        action(*arguments)
 
     def _flush_at_end(self) -> None:
         if os.getpid() == self._pid:
@@ -158,7 +191,7 @@ class Writer:
         while left and self._waiting:
             if time.monotonic() >= until_s:
                 self._problems.count("records", len(self._waiting), _TOO_MANY)
-                self._waiting.clear()
+                self._clear()
                 break
             if within_s is None and self._ending not in (None, threading.get_ident()):
                 # What is left is the ending thread's to do, within its bound.
@@ -170,12 +203,16 @@ class Writer:
             except Exception as error:
                 self._problems.report("recorder", f"{type(error).__name__}: {error}")
             done += 1
+            if self._unwritten_bytes >= _WRITE_BYTES:
+                self._write()
             if done % _YIELD_EVERY == 0 and yields:
                 time.sleep(0)
         self._problems.count("records that came too fast", self._too_fast.take(), _TOO_FAST)
+        self._problems.count("records with long values", self._too_long.take(), _TOO_LONG)
         self._problems.count("records that came too late", self._too_late.take(), _TOO_LATE)
         if done:
-            try:
-                self._written()
-            except Exception as error:
-                self._problems.report("trace file", f"{type(error).__name__}: {error}")
+            self._write()
+
+    def _write(self) -> None:
+        self._unwritten_bytes = 0
+        self._problems.guard("trace file", self._written)

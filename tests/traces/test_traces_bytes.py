@@ -1,0 +1,236 @@
+"""What waits to be written or exported is bounded in bytes, and what is lost of long values is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import tracemalloc
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from backends.openai.protocol import ChatRequest
+from shim.calls.call import Call
+from shim.calls.tracing import trace_call
+from shim.replies import Reply
+from tests.traces.support import evict, load, request, written
+from traces import CounterSample, Incident, RunTrace
+from traces.recording import exporters as exporters_module
+from traces.recording import writer as writer_module
+from traces.recording.held_bytes import held_bytes
+
+LONG = "x" * 100_000
+SOME = 1_000_000
+"""The bound in these tests: ten such texts."""
+
+
+@pytest.fixture(autouse=True)
+def bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small bounds, so that a test is quick."""
+    monkeypatch.setattr(writer_module, "MOST_WAITING_BYTES", SOME)
+    monkeypatch.setattr(exporters_module, "MOST_WAITING_BYTES", SOME)
+
+
+def _span(run: RunTrace, number: int) -> None:
+    with run.span("s", text=f"{number}{LONG}"):
+        pass
+
+
+def _later(run: RunTrace, number: int) -> None:
+    with run.span("s") as span:
+        span.set(text=f"{number}{LONG}")
+
+
+def _failed(run: RunTrace, number: int) -> None:
+    with pytest.raises(ValueError, match="x"), run.span("s"):
+        raise ValueError(f"{number}{LONG}")
+
+
+Record = Callable[[RunTrace, int], None]
+DOORS: dict[str, Record] = {
+    "span": _span,
+    "span set later": _later,
+    "span that failed": _failed,
+    "span of numbers": lambda run, n: run.record_span(
+        "s", n, n, {f"{i}-{n}-with-a-long-name": i for i in range(1000)}
+    ),
+    "name": lambda run, n: run.record_span(f"{n}{LONG}", n, n),
+    "key": lambda run, n: run.record_span("s", n, n, {f"{n}{LONG}": 1}),
+    "list": lambda run, n: run.record_span("s", n, n, {"of": [f"{n}", LONG]}),
+    "prompt": lambda run, n: run.request(request("r", n, prompt=f"{n}{LONG}")),
+    "error": lambda run, n: run.request(request("r", n, error="E", error_message=f"{n}{LONG}")),
+    "attribute": lambda run, n: run.request(request("r", n, attributes={"a": [f"{n}{LONG}"]})),
+    "load": lambda run, n: run.load(load(f"{n}", n, attributes={"a": {"b": f"{n}{LONG}"}})),
+    "evict": lambda run, n: run.evict(evict(f"{n}{LONG}", n)),
+    "incident": lambda run, n: run.incident(Incident("died", n, n, f"{n}{LONG}")),
+    "counter": lambda run, n: run.counter(CounterSample(n, "d", {f"{n}{LONG}": 1}, 1, 2)),
+    "built later": lambda run, _: run.records(list, 100_000),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_records_with_long_values_wait_up_to_a_bound_in_bytes(tmp_path: Path, door: str) -> None:
+    """While the disk hangs: a hundred texts of 100 kB took 10 MB, and 131,072 of them could wait."""
+    with RunTrace("r", tmp_path) as run:
+        with run._writer._draining:
+            tracemalloc.start()
+            for number in range(100):
+                DOORS[door](run, number)
+            taken = tracemalloc.get_traced_memory()[0]
+            tracemalloc.stop()
+            waiting = len(run._writer._waiting)
+            # A span that is opened is another record, a short one.
+            assert sum(one[0] == run._writer._call_long for one in run._writer._waiting) <= 16
+        assert taken < 3 * SOME
+    (problem,) = run.problems
+    lost = int(problem.split(": ")[1].split()[0])
+    opened = 100 if "span" in door and "numbers" not in door else 0
+    assert problem.startswith("records with long values: ")
+    assert waiting + lost == 100 + opened
+
+
+def test_what_was_written_makes_room(tmp_path: Path) -> None:
+    """The bound is for what waits, and not for a run."""
+    with RunTrace("r", tmp_path) as run:
+        for number in range(30):
+            _span(run, number)
+            run.flush()
+    assert run.problems == []
+    assert run.trace_path is not None
+    assert written(run.trace_path)["s"] == 30
+
+
+def test_long_records_are_written_before_all_of_them_are_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the texts of a whole batch would be in memory once more, as events."""
+    monkeypatch.setattr(writer_module, "_WRITE_BYTES", 300_000)
+    with RunTrace("r", tmp_path) as run:
+        sizes = list[int]()
+        wrote = run._writer._written
+
+        def counted() -> None:
+            sizes.append(sum(map(len, run._parts._view._events._batch)))
+            wrote()
+
+        run._writer._written = counted
+        with run._writer._draining:
+            for number in range(9):
+                _span(run, number)
+        run.flush()
+    assert max(sizes) < 600_000
+    assert run.problems == []
+
+
+def test_texts_of_a_call_count_while_its_record_waits(tmp_path: Path) -> None:
+    """Its messages and its answer are kept until the record is made."""
+    with RunTrace("r", tmp_path) as run, run._writer._draining:
+        for number in range(100):
+            messages = [{"role": "user", "content": f"{number}{LONG}"}]
+            call = Call("m", ChatRequest(messages), {}, {}, remote=False)
+            trace_call(call, Reply("m", "short"), None)
+        assert len(run._writer._waiting) < 20
+    assert "records with long values" in run.problems[0]
+
+
+class _Hangs(SpanExporter):
+    """Takes its first batch and does not return before it is told to."""
+
+    def __init__(self) -> None:
+        self.asked, self.go_on = threading.Event(), threading.Event()
+        self.got = 0
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """As it says."""
+        self.asked.set()
+        assert self.go_on.wait(60)
+        self.got += sum(span.name == "s" for span in spans)
+        return SpanExportResult.SUCCESS
+
+
+@pytest.mark.parametrize(("most", "text"), [(SOME, LONG), (10**9, "x")])
+def test_spans_that_wait_for_an_exporter_are_bounded_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, text: str
+) -> None:
+    """In bytes and in number: 65,536 spans of 100 kB could wait for a dead collector, uncounted."""
+    monkeypatch.setattr(exporters_module, "MOST_WAITING_BYTES", most)
+    monkeypatch.setattr(exporters_module, "MOST_WAITING", 9)
+    monkeypatch.setattr(exporters_module, "_BATCH", 3)
+    hangs = _Hangs()
+    with RunTrace("r", tmp_path, exporters=[hangs]) as run:
+        for number in range(30):
+            run.record_span("s", number, number, {"text": f"{number}{text}"})
+            run.flush()
+        assert len(run.problems) == 1
+        assert "spans for exporter _Hangs: " in run.problems[0]
+        assert "dropped: it takes them more slowly" in run.problems[0]
+        lost = int(run.problems[0].split(": ")[1].split()[0])
+        hangs.go_on.set()
+    assert hangs.got + lost == 30
+    assert hangs.got == 9
+
+
+def test_what_an_exporter_took_makes_room(tmp_path: Path) -> None:
+    """The bound is for what waits."""
+    quick = _Hangs()
+    quick.go_on.set()
+    with RunTrace("r", tmp_path, exporters=[quick]) as run:
+        for number in range(30):
+            _span(run, number)
+            run.flush()
+            run._exporters._processors[0].force_flush()
+    assert (quick.got, run.problems) == (30, [])
+
+
+def test_a_span_keeps_no_task_alive(tmp_path: Path) -> None:
+    """A task has its result, and would have it for as long as its span waits."""
+
+    async def one(run: RunTrace) -> None:
+        with run.span("outer"), run.span("inner"):
+            await asyncio.sleep(0)
+
+    async def two(run: RunTrace) -> weakref.ref[asyncio.Task[None]]:
+        tasks = [asyncio.create_task(one(run), name=f"t{n}") for n in range(2)]
+        await asyncio.gather(*tasks)
+        return weakref.ref(tasks[0])
+
+    with RunTrace("r", tmp_path) as run, run._writer._draining:
+        kept = asyncio.run(two(run))
+        gc.collect()
+        assert kept() is None
+    assert run.problems == []
+    assert run.trace_path is not None
+    assert written(run.trace_path)["inner"] == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "least"),
+    [
+        (LONG, 100_000),
+        ({"a": [{"b": LONG}]}, 100_000),
+        ([*range(10_000)], 300_000),
+        ([["x" * 1000] for _ in range(500)], 500_000),
+        (["x"] * 100 + [LONG], 100_000),
+        (b"x" * 1000, 1000),
+        (Reply("m", LONG), 100_000),
+        (type("Text", (str,), {"__sizeof__": None})(LONG), 100_000),
+    ],
+)
+def test_what_a_value_holds_is_known_about(value: object, least: int) -> None:
+    """From a part of a long list, at most a few times too much."""
+    assert least <= held_bytes(value) <= 5 * least
+
+
+def test_a_value_that_holds_itself_or_whose_code_fails_has_some_size() -> None:
+    """Nothing is raised, and nothing takes long."""
+    endless: list[Any] = []
+    endless += [endless] * 1000
+    broken = type("Broken", (list,), {"__len__": lambda _: 1 // 0})()
+    for value in (endless, broken, object(), None, RunTrace):
+        assert held_bytes(value) >= 0

@@ -1,0 +1,71 @@
+"""About how many bytes a record keeps in memory while it waits: the queues are bounded by their sum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
+from sys import getsizeof
+from typing import Any, Final
+
+from traces.records import RequestRecord
+from traces.text import Attributes, Value
+
+SMALL_BYTES: Final = 1024
+"""Records of no more bytes are bounded by their number alone, which costs a caller nothing."""
+
+_FLAT: Final = frozenset((str, bytes, bytearray, bool, int, float, type(None)))
+_ITEMS: Final = 32
+"""So many of a list are looked at, at both of its ends; they stand for all of it."""
+_MOST_LOOKED_AT: Final = 512
+_EMPTY: Final = 64
+_MOST: Final = 2**62
+
+
+def bytes_of_span(
+    name: str, attributes: Attributes, failure: Mapping[str, Value] | None, characters: int
+) -> int:
+    """Of a span with so many characters in its attributes. A caller waits for this, so that it is quick."""
+    few = characters + len(name)
+    long = few > SMALL_BYTES or failure
+    return max(few, held_bytes((name, attributes, failure))) if long else few
+
+
+def bytes_of_request(record: RequestRecord) -> int:
+    """Of a request. What is not looked at here are names."""
+    few = len(record.prompt or "") + len(record.answer or "") + len(record.error_message)
+    few += len(record.waited_for) + len(record.finish_reason or "")
+    return max(few, held_bytes(record)) if few > SMALL_BYTES or record.attributes else few
+
+
+def held_bytes(value: object) -> int:
+    """Of a value of any form: texts, lists, tables and dataclasses. Never raises."""
+    total, looked = 0.0, 0
+    waiting: list[tuple[object, float]] = [(value, 1.0)]
+    # What changes meanwhile, or whose own code fails, has what was counted until then.
+    with suppress(Exception):
+        while waiting and looked < _MOST_LOOKED_AT:
+            one, times = waiting.pop()
+            looked += 1
+            if type(one) in _FLAT:
+                total += times * getsizeof(one)
+                continue
+            parts, count = _parts(one)
+            total += times * (_EMPTY + count * 8)
+            waiting += [(part, times * count / len(parts)) for part in parts]
+    return int(min(total, _MOST))
+
+
+def _parts(value: Any) -> tuple[Sequence[object], int]:
+    """The first parts of a value, and how many there are."""
+    if isinstance(value, dict):
+        return [*islice(value, _ITEMS), *islice(value.values(), _ITEMS)], 2 * len(value)
+    if isinstance(value, list | tuple) and len(value) > _ITEMS:
+        half = _ITEMS // 2
+        return [*value[:half], *value[-half:]], len(value)
+    if isinstance(value, list | tuple | set | frozenset):
+        return list(islice(value, _ITEMS)), len(value)
+    if isinstance(value, str):
+        return [str.__str__(value)], 1
+    fields = [getattr(value, name) for name in getattr(value, "__dataclass_fields__", ())]
+    return fields, len(fields)
