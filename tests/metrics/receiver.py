@@ -33,6 +33,7 @@ class Receiver:
     def __init__(self, *, hangs: bool = False, says: bytes | None = None) -> None:
         self.arrived: list[tuple[str, Any]] = []
         self.asked = threading.Event()
+        self.says = says
         self._over = threading.Event()
         receiver = self
 
@@ -43,8 +44,8 @@ class Receiver:
                 if hangs:
                     receiver._over.wait(60)
                     return
-                if says is not None:
-                    self.wfile.write(says)
+                if receiver.says is not None:
+                    self.wfile.write(receiver.says)
                     return
                 asked, answered = MESSAGES[self.path]
                 receiver.arrived.append((self.path, asked.FromString(body)))

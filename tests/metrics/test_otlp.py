@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import logging
+import threading
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from opentelemetry.sdk.metrics.export import MetricsData
 
 from budget.errors import ConfigError
 from shim.keeper.metrics import publishing
+from shim.keeper.metrics.pushing import FIRST_PAUSE_S, LONGEST_PAUSE_S, Outage, PushedMetrics
 from tests.metrics.conftest import Open
 from tests.metrics.receiver import Receiver, attributes
 from tests.traces.support import load, now, request, written
 from traces import RunTrace, names, otlp_exporter
 from traces.recording import exporters as exporters_module
+from traces.recording.exporter_logs import exporter_logs_heard, why_of
 
 REQUEST = "gen_ai.server.request.duration"
 
@@ -72,7 +77,10 @@ GARBAGE = (
 
 @pytest.mark.parametrize("says", [None, *GARBAGE], ids=("refuses", "nuls", "error", "cut"))
 def test_a_receiver_that_refuses_or_answers_garbage_costs_a_run_its_spans_there_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: bytes | None
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    says: bytes | None,
 ) -> None:
     """The run ends in its time, its file is whole, and it says which exporter did not take them."""
     monkeypatch.setattr(exporters_module, "SHUTDOWN_SECONDS", 0.5)
@@ -83,6 +91,8 @@ def test_a_receiver_that_refuses_or_answers_garbage_costs_a_run_its_spans_there_
     assert run.trace_path is not None
     assert written(run.trace_path)["request"] == 1
     assert ["exporter" in problem for problem in run.problems] == [True]
+    # At the end of a run what it could not send is said in the run's problems alone.
+    assert [record.name for record in caplog.records] == ["keepwarm.traces"]
 
 
 @pytest.mark.parametrize("says", GARBAGE, ids=("nuls", "error", "cut"))
@@ -101,6 +111,57 @@ def test_a_collector_that_answers_garbage_costs_the_keeper_nothing(
         assert receiver.asked.wait(60), "the exporter sent something"
         assert it.scrape().of("gen_ai_server_request_duration_seconds_count") == 1
         it.shim.close()
+
+
+def test_a_collector_that_is_gone_is_said_once_and_when_it_is_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """With `interval = 1` each push was a line of OpenTelemetry's or more, for as long as it was gone."""
+    nothing = MetricsData([])
+    with Receiver(says=GARBAGE[1]) as receiver:
+        pushed = PushedMetrics(receiver.address)
+        for _ in range(5):
+            pushed.export(nothing)
+        receiver.says = None
+        for _ in range(3):
+            pushed.export(nothing)
+        pushed.shutdown()
+        pushed.export(nothing)
+    first, back, last = (record.getMessage() for record in caplog.records)
+    assert first.startswith(
+        f"metrics for {receiver.address} cannot be sent: Failed to export metrics"
+    )
+    assert back.startswith(f"metrics for {receiver.address} are sent again, after 5 tries in ")
+    assert "already shutdown" in last
+
+
+def test_a_long_outage_is_said_less_and_less_often() -> None:
+    """After a minute, then two, up to an hour; the next outage is said at once."""
+    now_s = 0.0
+    outage, said = Outage("metrics", lambda: now_s), list[float]()
+    while now_s < 5 * LONGEST_PAUSE_S:
+        if outage.failed("refused") is not None:
+            said.append(now_s)
+        now_s += 1.0
+    pauses = [later - first for first, later in itertools.pairwise(said)]
+    assert pauses[:4] == [FIRST_PAUSE_S, 120.0, 240.0, 480.0]
+    assert max(pauses) == LONGEST_PAUSE_S
+    assert outage.worked() == "metrics are sent again, after 18,000 tries in 18000 s"
+    assert outage.worked() is None
+    assert outage.failed("refused") is not None
+
+
+def test_lines_of_other_exporters_of_the_program_stay(caplog: pytest.LogCaptureFixture) -> None:
+    """Only what is logged while keepwarm exports, and in that thread, is said otherwise."""
+    theirs = logging.getLogger("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+    with exporter_logs_heard() as heard:
+        theirs.warning("Transient error %s encountered while exporting spans, retrying", "refused")
+        other = threading.Thread(target=theirs.warning, args=("theirs",))
+        other.start()
+        other.join()
+    theirs.warning("later")
+    assert [record.getMessage() for record in caplog.records] == ["theirs", "later"]
+    assert why_of(heard) == "refused"
 
 
 def test_calls_that_the_configuration_traces_are_sent_too(watched: Open, tmp_path: Path) -> None:

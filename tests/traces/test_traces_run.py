@@ -352,7 +352,9 @@ def test_a_broken_exporter_is_said_once_and_costs_no_request(
     with RunTrace("broken", tmp_path, exporters=[_Broken()]) as trace:
         for index in range(1200):
             trace.request(request(f"r{index}", now()))
-    assert trace.problems == ["exporter _Broken: ConnectionError: no collector here"]
+    assert trace.problems == [
+        "exporter _Broken: 6,001 spans were not taken: ConnectionError: no collector here"
+    ]
     assert len([entry for entry in caplog.records if entry.name == "keepwarm.traces"]) == 1
     line = _line(trace)
     assert len(line.requests) == 1200

@@ -18,6 +18,7 @@ from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlag
 
 from traces import names
 from traces.recording.broken_sinks import Problems
+from traces.recording.exporter_logs import exporter_logs_heard, why_of
 from traces.span_data import SpanData
 from traces.text import clean
 
@@ -58,14 +59,14 @@ class GuardedExporter(SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export `spans`; never raises."""
-        try:
-            result = self._exporter.export(spans)
-        except Exception as error:
-            self._problems.report(self._name, f"{type(error).__name__}: {error}")
-            result = SpanExportResult.FAILURE
-        else:
-            if result is not SpanExportResult.SUCCESS:
-                self._problems.count(self._name, len(spans), "spans were not taken")
+        with exporter_logs_heard() as heard:
+            try:
+                result = self._exporter.export(spans)
+            except Exception as error:
+                heard.append(f"{type(error).__name__}: {error}")
+                result = SpanExportResult.FAILURE
+        if result is not SpanExportResult.SUCCESS:
+            self._problems.count(self._name, len(spans), f"spans were not taken: {why_of(heard)}")
         self._went += len(spans)
         self._went_bytes += sum(map(_bytes_of, spans))
         return result

@@ -34,7 +34,6 @@ READ_LIMIT_S: Final = 2.0
 CLOSE_LIMIT_S: Final = 2.0
 """How long the exporters may take to end; after that they are left behind."""
 _HERE: Final = "shim.keeper.metrics"
-_OTLP: Final = "opentelemetry.exporter.otlp.proto.http.metric_exporter"
 _NOTHING: Final = MetricsSection()
 
 
@@ -111,7 +110,7 @@ class Publishing:
                 self._closers.append(scrapes.close)
                 readers.append(scrapes.reader)
             if section.otlp is not None:
-                exporter = _part("otlp", _OTLP).OTLPMetricExporter(f"{section.otlp}/v1/metrics")
+                exporter = _part("otlp", f"{_HERE}.pushing").PushedMetrics(section.otlp)
                 interval_ms = max(SHORTEST_S, section.interval) * 1e3
                 readers.append(export.PeriodicExportingMetricReader(exporter, interval_ms))
             version = importlib.metadata.version("keepwarm")
