@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from harness.roles import check_different, check_overrides
 from shim import RoleViolation, Shim
-from shim.config.role_checks import check_precision, is_too_coarse
+from shim.config.role_checks import check_precision
 
 
 def check_pair(
@@ -16,7 +16,6 @@ def check_pair(
 
     Raises:
         RoleViolation: a judge is coarser than Q8_0 or has the producer's weights, and is no override.
-            Or it is an override, is coarser, and has the role in the configuration.
         InvalidRequest: an override is no judge.
         UnknownModel: a model is not configured.
     """
@@ -28,8 +27,7 @@ def check_pair(
             check_precision(name, "evaluator", info)
             check_different(info, writes)
         except RoleViolation:
-            # What the configuration calls an evaluator is never run by the keeper under the floor.
-            if name not in overrides or is_too_coarse(info.role, info):
+            if name not in overrides:
                 raise
             needed.append(name)
     return tuple(needed)

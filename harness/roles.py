@@ -57,7 +57,9 @@ class Roles:
         """
         an_object("`shim`", shim, Shim)
         named = [name for name, entry in shim.config.models.items() if entry.role is not None]
-        return cls((shim.describe(name) for name in named), overrides)
+        roles = cls((shim.describe(name) for name in named), overrides)
+        shim.override_role(list(roles.overridden))
+        return roles
 
     @property
     def unverified(self) -> tuple[str, ...]:

@@ -297,6 +297,17 @@ class Shim(VerbsBesideChat):
         """As `declare`, awaited."""
         await self._declared.adeclare(models)
 
+    def override_role(self, models: Sequence[str]) -> None:
+        """Let this object use evaluators that are coarser than Q8_0; other programs are refused as before.
+
+        An evaluator that is so used is not pinned.
+
+        Raises:
+            UnknownModel: one is not configured.
+        """
+        check_names("The models", models)
+        self._session.override(models)
+
     def release(self, model: str) -> None:
         """Mark a model as the first victim when bytes are needed. Ollama unloads its own at once.
 

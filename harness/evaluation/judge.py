@@ -204,6 +204,7 @@ class Judge:
         a_number("`disagreement_over`", self.disagreement_over, 0)
         a_table("`options`", self.options)
         a_list("The overridden judges", self.overridden, str)
+        self.shim.override_role(self.overridden)
 
     def evaluate(self, task: str, answer: str, run_id: str = "") -> Evaluation:
         """All chosen judges' judgements. Judges that fit together are asked side by side.

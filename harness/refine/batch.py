@@ -17,7 +17,7 @@ from typing import Final
 from harness.given import a_count, a_file, a_list, an_object
 from harness.progress_bar import progress_bar
 from harness.refine.record import RefineRecord, make_folder
-from harness.refine.refine import Refine, run_id
+from harness.refine.refine import Refine, noted, run_id, why_turns
 from harness.side_by_side import as_they_end, threads
 from shim import EndpointError, InvalidRequest, KeepwarmError, PromptTooLong
 
@@ -59,9 +59,8 @@ def run_many(
     an_object("`refine`", refine, Refine)
     a_count("`at_once`", at_once)
     files = _files(a_list("The tasks", tasks, str), records)
-    if why := why_grouped(refine):
-        LOG.info("%s", why)
-    now = {task: _noted(refine.begin(task, files[task]), why) for task in tasks}
+    why = why_turns(refine)
+    now = {task: noted(refine.begin(task, files[task]), why) for task in tasks}
     failed: dict[str, KeepwarmError] = {}
     with (
         progress_bar("steps", 2 * len(tasks) * refine.max_rounds, quiet=quiet) as advance,
@@ -150,30 +149,6 @@ def _steps(refine: Refine, records: Iterable[RefineRecord]) -> int:
     return sum(
         whole if one.stopped else 2 * len(one.rounds) - refine.is_to_judge(one) for one in records
     )
-
-
-def _noted(record: RefineRecord, why: str) -> RefineRecord:
-    if not why or why in record.notes:
-        return record
-    return replace(record, notes=(*record.notes, why))
-
-
-def why_grouped(refine: Refine) -> str:
-    """Why producer and judges take turns, with the bytes; empty where they are resident together.
-
-    Raises:
-        KeepwarmError: a model cannot be run, with the reason.
-    """
-    found = refine.shim.what_if([refine.producer, *refine.judge.models.models])
-    if found["together"]:
-        return ""
-    sizes = [
-        f"{model} takes {amount:,} bytes of {device}"
-        for model, by_device in found["bytes"].items()
-        for device, amount in by_device.items()
-    ]
-    limits = " and ".join(f"{limit:,} bytes of {name}" for name, limit in found["limits"].items())
-    return f"{', '.join(sizes)}; the limit is {limits}. They take turns, a round of all tasks each."
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -29,6 +30,8 @@ from harness.refine.record import (
 from shim import InvalidRequest, Shim, default_shim
 from traces import current_run
 from traces.names import CHAIN
+
+LOG = logging.getLogger("keepwarm.harness")
 
 THRESHOLD: Final = 8.0
 FLOOR: Final = 7.0
@@ -131,6 +134,8 @@ class Refine:
         if progress is not None:
             a_function("`progress`", progress)
         now = self.begin(task, file)
+        if now.stopped is None:
+            now = noted(now, why_turns(self))
         while now.stopped is None:
             now = self.step(now)
             if file is not None:
@@ -200,6 +205,33 @@ class Refine:
 
 WiggumLoop = Refine
 """The name by which readers of the pattern look for it."""
+
+
+def why_turns(refine: Refine) -> str:
+    """Why producer and judges take turns, with the bytes; empty where they are resident together.
+
+    Raises:
+        KeepwarmError: a model cannot be run, with the reason.
+    """
+    found = refine.shim.what_if([refine.producer, *refine.judge.models.models])
+    if found["together"]:
+        return ""
+    sizes = [
+        f"{model} takes {amount:,} bytes of {device}"
+        for model, by_device in found["bytes"].items()
+        for device, amount in by_device.items()
+    ]
+    limits = " and ".join(f"{limit:,} bytes of {name}" for name, limit in found["limits"].items())
+    why = f"{', '.join(sizes)}; the limit is {limits}. They take turns."
+    LOG.info("%s", why)
+    return why
+
+
+def noted(record: RefineRecord, why: str) -> RefineRecord:
+    """The record with a note, once."""
+    if not why or why in record.notes:
+        return record
+    return replace(record, notes=(*record.notes, why))
 
 
 def run_id(task: str) -> str:

@@ -9,7 +9,7 @@ import secrets
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from backends.machine.forks import renew_after_fork
 from budget.errors import InvalidRequest, KeepwarmError
@@ -104,9 +104,12 @@ class Plan:
 
     def _send(self, order: list[str]) -> None:
         """Send the uses that are left to the keeper, on the connection that holds the declaration."""
+        fields: dict[str, Any] = {"models": order, "plan": self.name}
+        if overridden := [model for model in order if model in self._session.overridden]:
+            fields["overridden"] = overridden
         if (connection := self._connection) is not None:
             try:
-                connection.ask("plan", models=order, plan=self.name)
+                connection.ask("plan", **fields)
             except BaseException as error:
                 if not connection.is_usable:
                     self._close_connection()
@@ -119,9 +122,7 @@ class Plan:
                     self._session.connections.give(connection)
                 return
         if order:
-            self._connection, _ = self._session.connections.ask_keeping(
-                "plan", models=order, plan=self.name
-            )
+            self._connection, _ = self._session.connections.ask_keeping("plan", **fields)
             self._session.declarations.opened(self)
 
     def _close_connection(self) -> None:

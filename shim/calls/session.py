@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -122,6 +122,8 @@ class Session:
         self.past: deque[PastCall] = deque(maxlen=CALLS_KEPT)
         self._followed: dict[str, Callable[[], None]] = {}
         self._settled: dict[object, Settled] = {}
+        self.overridden: frozenset[str] = frozenset()
+        """Evaluators that this session uses although they are under the floor."""
 
     @property
     def config(self) -> Config:
@@ -288,11 +290,14 @@ class Session:
                 raise cannot(config, model, verb)
         own, rest = split_options(options, OWN_OPTIONS, OPTIONS if verb == "chat" else ())
         own_timeouts = {name: own[name] for name in own if name.endswith("_timeout")}
+        wants = {"model": model, "want": "lease", **own}
+        if model in self.overridden:
+            wants["overridden"] = True
         timeouts, resumable = timeouts_of(entry, own), entry.is_gguf and can_restore(rest)
         return Settled(
             config=config,
             options=FixedOptions(rest),
-            wants={"model": model, "want": "lease", **own},
+            wants=wants,
             timeouts=timeouts,
             own_timeouts=own_timeouts,
             remote=entry.url is not None,
@@ -300,6 +305,17 @@ class Session:
             texts_alone=verb == "chat" and "images" not in verbs_of(entry),
             low=verb == "chat" and resumable and own.get("priority", entry.priority) < 0,
         )
+
+    def override(self, models: Collection[str]) -> None:
+        """Let this session use evaluators that are under the floor.
+
+        Raises:
+            UnknownModel: one is not configured.
+        """
+        for model in models:
+            self._entry(model)
+        self.overridden |= set(models)
+        self._settled.clear()
 
     def hint(self, kind: str, model: str) -> Mapping[str, Any]:
         """Tell the keeper that a model is to be unloaded, released or unpinned.

@@ -28,33 +28,35 @@ class Precision(Protocol):
         """Bits per weight of its coarsest matrix."""
 
 
-def is_too_coarse(role: str | None, found: Precision) -> bool:
-    """Whether a model is an evaluator under the floor."""
+def too_coarse(name: str, role: str | None, found: Precision) -> RoleViolation | None:
+    """The error of an evaluator under the floor, with the figures of its coarsest matrix."""
+    if role != "evaluator":
+        return None
     bits = found.min_bits_per_weight
-    return role == "evaluator" and bits is not None and bits < EVALUATOR_FLOOR_BITS
-
-
-def check_precision(name: str, role: str | None, found: Precision) -> None:
-    """Refuse an evaluator under the floor.
-
-    Raises:
-        RoleViolation: with the figures of its coarsest matrix.
-    """
-    if not is_too_coarse(role, found):
-        return
-    bits = found.min_bits_per_weight
-    raise RoleViolation(
+    if bits is None or bits >= EVALUATOR_FLOOR_BITS:
+        return None
+    return RoleViolation(
         f"The evaluator {name} is {found.quantization} by its tensors: its coarsest "
         f"matrix has {bits:.4g} bits per weight, an evaluator needs at least "
         f"{EVALUATOR_FLOOR_BITS} (Q8_0).",
-        hint=f"Give [models.{name}] a file of Q8_0, F16, BF16 or F32. To let it judge all the same, leave "
-        "its `role` out, and name it in `overrides` of `Refine`.",
+        hint=f"Give [models.{name}] a file of Q8_0, F16, BF16 or F32. To let it judge all the same, name "
+        "it in `overrides` of `Refine`.",
         model=name,
         role="evaluator",
         quantization=found.quantization,
         bits_per_weight=bits,
         needed_bits_per_weight=EVALUATOR_FLOOR_BITS,
     )
+
+
+def check_precision(name: str, role: str | None, found: Precision) -> None:
+    """Refuse an evaluator under the floor.
+
+    Raises:
+        RoleViolation: as `too_coarse`.
+    """
+    if (violation := too_coarse(name, role, found)) is not None:
+        raise violation
 
 
 def role_by_file(header: GgufHeader) -> Literal["embedder", "reranker"] | None:

@@ -331,7 +331,13 @@ class Keeper:
         """
         return grant_answer(self.shell, grant)
 
-    def plan(self, client_id: str, models: Sequence[str], name: str | None) -> None:
+    def plan(
+        self,
+        client_id: str,
+        models: Sequence[str],
+        name: str | None,
+        overridden: Sequence[str] = (),
+    ) -> None:
         """Declare a client's coming uses, in order; models that cannot be run now are left out.
 
         Raises:
@@ -341,6 +347,8 @@ class Keeper:
         for model in models:
             if not self.is_ready_for(model):
                 self.refresh.check_role(model)
+            elif model not in overridden:
+                self.refresh.check_fit(model)
         known = self.shell.core.state.models
         order = tuple(model for model in models if model in known)
         self.shell.post(ev.UsesDeclared(client_id, order, name))
@@ -432,5 +440,5 @@ def _reconfigured(catalog: Catalog) -> ev.Reconfigured:
         catalog.specs(),
         catalog.pools,
         core_settings(catalog.config),
-        {name: error.to_wire() for name, error in catalog.errors.items()},
+        {name: broken.error.to_wire() for name, broken in catalog.broken_models.items()},
     )

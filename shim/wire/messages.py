@@ -60,6 +60,7 @@ class LeaseOp(Ask):
     """Make a model resident, and lease it to the client, keep it loaded, or pin it.
 
     `inside`: leases of the same caller, which it does not give back before it has an answer.
+    `overridden`: the caller uses an evaluator although it is under the floor.
     """
 
     op: Literal["lease"]
@@ -70,6 +71,7 @@ class LeaseOp(Ask):
     plan: Name | None = None
     preemptible: bool = False
     persist: bool = False
+    overridden: bool = False
     inside: Annotated[list[Name], Field(max_length=MOST_INSIDE)] = []
 
 
@@ -119,10 +121,14 @@ class Hint(Ask):
 
 
 class DeclareOp(Ask):
-    """Declare the order of coming uses, for this client or for the requests that name the declaration."""
+    """Declare the order of coming uses, for this client or for the requests that name the declaration.
+
+    `overridden`: evaluators that the caller uses although they are under the floor.
+    """
 
     op: Literal["plan"]
     models: Annotated[list[Name], Field(max_length=MOST_MODELS)] = []
+    overridden: Annotated[list[Name], Field(max_length=MOST_MODELS)] = []
     plan: Name | None = None
 
 

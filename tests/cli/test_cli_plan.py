@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -18,6 +19,7 @@ from shim.keeper.catalog.catalog import Catalog, CatalogEngine, Prepared
 from shim.placement.budgeted_devices import BudgetDevices
 
 MIB = 2**20
+PRECISE = {"quantization": "Q8_0", "min_bits_per_weight": 8.5}
 Sizes = dict[str, list[dict[str, int]]]
 """By model: the bytes by device of each of its placements."""
 
@@ -50,7 +52,7 @@ def plan(
         for name, options in sizes.items():
             engine_id = "shared" if name in shared else f"{name}-1"
             placed = tuple(placement(option) for option in options)
-            entry, header = config.models[name], cast("Any", None)
+            entry, header = config.models[name], cast("Any", SimpleNamespace(**PRECISE))
             catalog.prepared[name] = Prepared(name, entry, header, placed, engine_id, ())
             names = shared if name in shared else (name,)
             catalog.engines[engine_id] = CatalogEngine(

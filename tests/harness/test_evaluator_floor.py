@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any
 import pytest
 
 from backends.scripted import Script, ScriptedEngine
-from harness import Pipeline, Stage
-from shim import RoleViolation, Shim
+from harness import Dimension, Pipeline, Refine, Roles, Rubric, Stage
+from shim import RoleViolation, Shim, UnknownModel
 from shim.keeper.catalog.catalog import CatalogEngine
 
 
@@ -28,7 +29,9 @@ def shim(file: Path, tiny_models: dict[str, Path]) -> Iterator[Shim]:
     """A writer, and a judge whose file is too coarse; engines are scripted."""
 
     def make(entry: CatalogEngine, runtime: Path) -> ScriptedEngine:
-        return ScriptedEngine(entry.names[0], runtime, Script(tokens=["fine"]))
+        judged = json.dumps({"fine": {"reasons": "It is.", "score": 9}})
+        name = entry.names[0]
+        return ScriptedEngine(name, runtime, Script(tokens=[judged if name == "judge" else "fine"]))
 
     models = {
         "writer": {"path": str(tiny_models["classifier"]), "context": 256},
@@ -77,4 +80,64 @@ def test_an_evaluator_whose_file_is_replaced_by_a_fine_one_is_declared_and_serve
         shim.declare(["judge"])
     shutil.copy(tiny_models["evaluator"], file)
     shim.declare(["judge"])
-    assert shim.chat("judge", "Grade this.").content == "fine"
+    assert "score" in shim.chat("judge", "Grade this.").content
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_coarse_evaluator_serves_the_object_that_overrides_it_by_name(
+    shim: Shim, use: str
+) -> None:
+    """Whatever it was asked before; the keeper's status goes on to say that it is unfit."""
+    with pytest.raises(RoleViolation):
+        USES[use](shim)
+    shim.override_role(["judge"])
+    USES[use](shim)
+    assert "8.5" in shim.status()["unavailable"]["judge"]["message"]
+
+
+def test_a_coarse_evaluator_that_refine_overrides_judges_though_the_configuration_has_its_role(
+    shim: Shim,
+) -> None:
+    """The record says so; an override of nothing but its name is needed."""
+    rubric = Rubric([Dimension("fine", "It is fine.")])
+    with pytest.raises(RoleViolation, match="name it in `overrides` of `Refine`"):
+        Refine("writer", "judge", rubric, shim=shim)
+    record = Refine("writer", "judge", rubric, shim=shim, overrides=["judge"]).run("Write.")
+    assert (record.composite, record.settings.overrides) == (9.0, ("judge",))
+
+
+def test_roles_that_override_an_evaluator_let_their_shim_use_it(shim: Shim) -> None:
+    """So a pipeline with it begins."""
+    assert set(Roles.of(shim, overrides=["judge"]).overridden) == {"judge"}
+    stage = Stage("judge", "judge", lambda call: call.chat("Grade this.").content)
+    assert "score" in Pipeline([stage], shim).run(["one"])[0].result(stage)
+
+
+def test_a_coarse_evaluator_is_not_pinned_by_its_role(shim: Shim) -> None:
+    """Nothing is loaded for a model that most callers may not use."""
+    shim.override_role(["judge"])
+    shim.chat("judge", "Grade this.")
+    assert not any(row["pinned"] for row in shim.status()["engines"])
+
+
+def test_an_override_of_a_name_that_is_not_configured_is_refused(shim: Shim) -> None:
+    """With the names that are."""
+    with pytest.raises(UnknownModel, match="judge, writer"):
+        shim.override_role(["jugde"])
+
+
+def test_an_error_that_only_another_file_mends_does_not_say_try_again(
+    tiny_models: dict[str, Path],
+) -> None:
+    """However often it is asked; no pause is named, because none would help."""
+    models = {"vec": {"path": str(tiny_models["classifier"]), "role": "embedder"}}
+    with Shim({"budget": {"device": "host"}, "models": models}, inline=True) as shim:
+        refused = [_refused(shim) for _ in range(3)]
+    assert len({str(error) for error in refused}) == 1
+    assert refused[0].retry_after_s is None
+
+
+def _refused(shim: Shim) -> RoleViolation:
+    with pytest.raises(RoleViolation) as caught:
+        shim.embed("vec", "Hello.")
+    return caught.value

@@ -1,8 +1,10 @@
-"""The examples of docs/harness.md run as they stand there."""
+"""The examples of docs/harness.md run as they stand there, each by itself."""
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +14,57 @@ from backends.scripted import Script, ScriptedEngine
 from shim import Shim
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "harness.md"
-SECTIONS = ("A loop in ten lines", "Judges that take turns, or sit together", "Steps side by side")
+SCORE = {"reasons": "It is so.", "score": 9}
+JUDGED = json.dumps({"complete": SCORE, "correct": SCORE})
+EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
 
 
-def code(section: str) -> str:
-    """The Python of a section."""
-    text = PAGE.read_text("utf-8").partition(f"## {section}\n")[2].partition("\n## ")[0]
-    return "".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
-
-
-def test_pools_and_graphs_run_as_the_page_has_them(
+@pytest.fixture(autouse=True)
+def models(
     tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A copied example works; what needs a model that really judges is not run, only made."""
+) -> Iterator[None]:
+    """The models that the page names, scripted, in a folder of its own."""
     files = {"writer": "producer", "judge": "evaluator", "second-judge": "embedder"}
-    models = {name: {"path": str(tiny_models[file])} for name, file in files.items()}
+    named = {name: {"path": str(tiny_models[file])} for name, file in files.items()}
+    named["embedder"] = {"path": str(tiny_models["embedder"]), "role": "embedder"}
     monkeypatch.chdir(tmp_path)
-    loop, pools, graph = map(code, SECTIONS)
-    names: dict[str, Any] = {}
 
     def engine(entry: Any, runtime: Path) -> ScriptedEngine:
-        return ScriptedEngine(entry.names[0], runtime, Script(tokens=(entry.names[0],)))
+        text = JUDGED if "judge" in entry.names else entry.names[0]
+        return ScriptedEngine(entry.names[0], runtime, Script(tokens=(text,)))
 
-    with Shim(
-        {"budget": {"device": "host", "limit": "1GiB"}, "models": models}, factory=engine
-    ) as shim:
-        monkeypatch.setattr("harness.graphs.graph.default_shim", lambda: shim)
-        monkeypatch.setattr("harness.refine.refine.default_shim", lambda: shim)
-        exec(loop.partition("record = ")[0] + pools + graph, names)
-        assert names["turns"].chosen("run-17") == names["turns"].chosen("run-17")
-        assert names["panel"].chosen("run-17") == ("judge", "second-judge")
-        result = names["result"]
-        assert result["report"] == "writer\nwriter\nwriter"
-        assert result["verdict"] == "judge"
-        again = names["graph"].resume("run.jsonl")
-        assert again["report"] == result["report"]
+    budget = {"device": "host", "limit": "1GiB"}
+    with Shim({"budget": budget, "models": named}, factory=engine) as shim:
+        for module in ("graphs.graph", "refine.refine", "memory.store"):
+            monkeypatch.setattr(f"harness.{module}.default_shim", lambda: shim)
+        yield
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_a_copied_example_works_by_itself(number: int) -> None:
+    """Nothing of another example is needed."""
+    names: dict[str, Any] = {}
+    exec(EXAMPLES[number], names)
+    checks = {"record": _refined, "panel": _chosen, "graph": _resumed, "store": _remembered}
+    for name in checks.keys() & names.keys():
+        checks[name](names)
+    assert checks.keys() & names.keys()
+
+
+def _refined(names: dict[str, Any]) -> None:
+    assert (names["record"].answer, names["record"].stopped) == ("writer", "passed")
+
+
+def _chosen(names: dict[str, Any]) -> None:
+    assert names["turns"].chosen("run-17") == names["turns"].chosen("run-17")
+    assert names["panel"].chosen("run-17") == ("judge", "second-judge")
+
+
+def _resumed(names: dict[str, Any]) -> None:
+    assert names["result"]["report"] == "writer\nwriter\nwriter"
+    assert names["result"]["verdict"] == JUDGED
+    assert names["graph"].resume("run.jsonl")["report"] == names["result"]["report"]
+
+
+def _remembered(names: dict[str, Any]) -> None:
+    assert [hit.text for hit in names["found"].hits] == ["The link holds for an hour."]

@@ -17,7 +17,8 @@ class BrokenModel:
     """A model that could not be prepared.
 
     Until `until_s` (monotonic) its requests get the same error at once, unless its files differ from
-    `stamp`. `far`: the files lie on another machine.
+    `stamp`. `far`: the files lie on another machine. `lasting`: the files or the configuration have to
+    change, so that no request is told to try again.
     """
 
     error: KeepwarmError
@@ -25,6 +26,7 @@ class BrokenModel:
     pause_s: float = 0.0
     until_s: float = 0.0
     far: bool = False
+    lasting: bool = False
 
     @classmethod
     def after(
@@ -35,12 +37,13 @@ class BrokenModel:
         now_s: float,
         *,
         far: bool = False,
+        lasting: bool = False,
     ) -> BrokenModel:
         """The model after another failure: with the same files, each pause is twice the one before."""
         pause_s = FIRST_PAUSE_S
         if before is not None and before.stamp == stamp:
             pause_s = min(max(2 * before.pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
-        return cls(error, stamp, pause_s, now_s + pause_s, far)
+        return cls(error, stamp, pause_s, now_s + pause_s, far, lasting)
 
     def holds(self, stamp: Stamp, now_s: float) -> bool:
         """Whether the error still holds, so that another try is too early."""
@@ -52,4 +55,4 @@ class BrokenModel:
 
     def refusal(self, now_s: float) -> KeepwarmError:
         """As `raised`, for a request that comes before the files are read again."""
-        return self.raised().in_pause(self.until_s - now_s)
+        return self.raised() if self.lasting else self.raised().in_pause(self.until_s - now_s)

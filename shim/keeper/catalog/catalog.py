@@ -21,6 +21,7 @@ from backends.machine.devices import Device
 from backends.machine.shortages import refused
 from budget.books.engines import EngineSpec, ModelSpec
 from budget.errors import (
+    CallerError,
     ConfigError,
     InternalError,
     KeepwarmError,
@@ -30,7 +31,6 @@ from budget.footprint import Placement
 from shim.config import Config
 from shim.config import ModelEntry as ConfigEntry
 from shim.config.diff import changed_entry_keys
-from shim.config.role_checks import is_too_coarse
 from shim.keeper.catalog.broken_models import BrokenModel
 from shim.keeper.catalog.corrections import learned_store
 from shim.keeper.catalog.entries import CatalogEngine as CatalogEngine
@@ -74,7 +74,8 @@ class Catalog:
     @property
     def errors(self) -> dict[str, KeepwarmError]:
         """The errors of models that cannot be run now, by model name."""
-        return {name: broken.error for name, broken in self.broken_models.items()}
+        unfit = {name: error for name, one in self.prepared.items() if (error := one.unfit)}
+        return {**{name: broken.error for name, broken in self.broken_models.items()}, **unfit}
 
     @property
     def limits(self) -> Mapping[str, int]:
@@ -115,7 +116,7 @@ class Catalog:
             ModelSpec(
                 p.name,
                 p.engine_id,
-                p.entry.pinned and p.name not in self.unpinned,
+                p.entry.pinned and p.name not in self.unpinned and p.unfit is None,
                 p.entry.stays_s,
                 p.entry.priority,
                 p.entry.max_queue,
@@ -333,7 +334,8 @@ def _read_one(
             LOG.exception("reading model %s", name)
             why = InternalError(f"reading model {name} failed: {type(error).__name__}: {error}.")
     far = lie_far(entry, watched)
-    return BrokenModel.after(before, why, stamp, time.monotonic(), far=far)
+    lasting = isinstance(why, CallerError)
+    return BrokenModel.after(before, why, stamp, time.monotonic(), far=far, lasting=lasting)
 
 
 def _planned(
@@ -371,8 +373,6 @@ def _planned(
     return {
         name: _as_planned(name, local[name], learned, row, plan.build)
         for name, row in found.decided.items()
-        # A model that is unfit for its role is read, which gives the error.
-        if not is_too_coarse(local[name].role, row.entry.facts)
     }
 
 

@@ -9,8 +9,10 @@ from typing import Protocol
 from backends.engine_process.process_engine import usable_cores
 from backends.kinds import Backend
 from budget.books.engines import EngineSpec, PlacementOption
+from budget.errors import RoleViolation
 from budget.footprint import HOST, Placement
 from shim.config import ModelEntry as ConfigEntry
+from shim.config.role_checks import too_coarse
 from shim.placement.budgeted_devices import bookings_of
 from shim.placement.plan_entry import Stamp
 from shim.placement.requested import stamp_of
@@ -123,6 +125,11 @@ class Prepared:
     carries_kv: bool = False
     far: bool = False
     forgotten: Stamp = ()
+
+    @property
+    def unfit(self) -> RoleViolation | None:
+        """Why it may not do its role's work, which holds for callers that do not override it by name."""
+        return too_coarse(self.name, self.entry.role, self.header)
 
     def engine(self, names: tuple[str, ...]) -> CatalogEngine:
         """The engine that serves this model and all others in `names`."""

@@ -60,6 +60,12 @@ class CatalogRefresh:
         self._looked_s: dict[str, float] = {}
         """When each model's files were last found to be those that are known (monotonic)."""
 
+    def check_fit(self, model: str) -> None:
+        """Raise the error of an evaluator that was read and is under the floor."""
+        prepared = self.catalog.prepared.get(model)
+        if prepared is not None and (violation := prepared.unfit) is not None:
+            raise violation
+
     def check_role(self, model: str) -> None:
         """Raise the error of a model whose file, as it is now, does not meet its role."""
         broken = self.catalog.broken_models.get(model)
@@ -75,7 +81,7 @@ class CatalogRefresh:
             return True
         ready = self.catalog.is_ready(model)
         if ready:
-            self._looked_s[model] = now_s
+            self._looked_at(model)
         return ready
 
     def look_again(self) -> None:
@@ -107,6 +113,11 @@ class CatalogRefresh:
         if broken is not None:
             raise broken.raised()
         if model in self.catalog.prepared:
+            self._looked_at(model)
+
+    def _looked_at(self, model: str) -> None:
+        # An unfit file is looked at by every request, so that a better one counts at once.
+        if self.catalog.prepared[model].unfit is None:
             self._looked_s[model] = time.monotonic()
 
     async def reload(self, config: Config, anew: Collection[str]) -> set[str]:

@@ -263,6 +263,8 @@ class Client(Connection):
         return await answer if isinstance(answer, Awaitable) else answer
 
     def _ask(self, asked: op.LeaseOp) -> Answer | Awaitable[Answer]:
+        if not asked.overridden:
+            self._keeper.refresh.check_fit(asked.model)
         at_once: list[act.Grant | KeepwarmError] = []
         later: list[asyncio.Future[Answer]] = []
 
@@ -366,7 +368,7 @@ class Client(Connection):
         return {"gone": await self._keeper.until_gone(model, UNLOAD_LIMIT_S)}
 
     def _plan(self, asked: op.DeclareOp) -> Answer:
-        self._keeper.plan(self.client_id, asked.models, asked.plan)
+        self._keeper.plan(self.client_id, asked.models, asked.plan, asked.overridden)
         held = f"plan {asked.plan or ''}"
         (self._holds.add if asked.models else self._holds.discard)(held)
         return {}

@@ -106,7 +106,10 @@ def make_plan(config: Config) -> Preview:
     """
     here, missing = _downloaded(config)
     catalog = build_catalog(here)
+    missing |= catalog.errors
     catalog.broken_models.update({name: BrokenModel(error) for name, error in missing.items()})
+    for name in missing:
+        catalog.prepared.pop(name, None)
     simulation = _Simulation(catalog)
     reasons = simulation.run()
     rows = tuple(
