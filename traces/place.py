@@ -10,8 +10,9 @@ import secrets
 import stat
 import time
 from datetime import UTC, datetime
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from traces.checked import InvalidArgument, a_text
 
@@ -43,6 +44,15 @@ def default_directory() -> Path:
     return base / "keepwarm" / "runs"
 
 
+def absolute(path: Path) -> Path:
+    """A path that stays the same whatever folder the program changes to; `~` is the user's home."""
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        # A user without a home: such a folder cannot be made, which the run says as its problem.
+        return path.absolute()
+
+
 def new_run_id() -> str:
     """An id that sorts by time: `20261121T134501Z-1f0c9a`."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
@@ -59,7 +69,7 @@ def check_run_id(run_id: str) -> str:
     return run_id
 
 
-def opened_regular(path: Path) -> IO[bytes]:
+def opened_regular(path: Path) -> BufferedReader:
     """The file at `path`, to read.
 
     Raises:

@@ -27,7 +27,7 @@ from traces.checked import (
 )
 from traces.chrome.file import stem_of
 from traces.current import RunContext
-from traces.place import check_run_id, default_directory, new_run_id
+from traces.place import absolute, check_run_id, default_directory, new_run_id
 from traces.processes.at_exit import at_process_end
 from traces.processes.part_lines import Recording
 from traces.processes.part_of_run import PartOfRun
@@ -91,7 +91,7 @@ class RunTrace(RunRecording):
     ) -> None:
         self.run_id = new_run_id() if run_id is None else check_run_id(run_id)
         given = default_directory() if directory is None else a_place("directory", directory)
-        self.directory = _absolute(given)
+        self.directory = absolute(given)
         self.record_content = record_content
         self.service = clean(a_text("service", service))
         self.process_wide = process_wide
@@ -151,12 +151,8 @@ class RunTrace(RunRecording):
         now_ns = time.monotonic_ns()
         self._started_ns = now_ns if self._began_ns is None else self._began_ns
         self._offset_ns = time.time_ns() - now_ns
-        self._exporters = Exporters(
-            self._given_exporters,
-            service=self.service,
-            run_id=self.run_id,
-            problems=self._problems,
-        )
+        given, problems = self._given_exporters, self._problems
+        self._exporters = Exporters(given, problems, service=self.service, run_id=self.run_id)
         self._parts = self._new_parts()
         self._recorder: Recording = self._parts.recorder
         self._opened = self._parts.opened
@@ -327,14 +323,6 @@ A run follows its context into asyncio tasks. A plain thread belongs to the proc
 unless several are active or it was made with `process_wide=False`; `RunTrace.carry` then takes a
 function into the thread.
 """
-
-
-def _absolute(path: Path) -> Path:
-    try:
-        return path.expanduser().absolute()
-    except RuntimeError:
-        # A user without a home: such a folder cannot be made, which the run says as its problem.
-        return path.absolute()
 
 
 def _is_clean_exit(error: BaseException | None) -> bool:

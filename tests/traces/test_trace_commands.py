@@ -70,7 +70,8 @@ def test_nuls_are_said_and_the_engine_reads_up_to_them_too(tmp_path: Path) -> No
         list(TraceFile(file).events())
 
 
-def test_parts_are_added_before_nuls(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tail", [b"\0" * 20_000_000, b" \n\n"], ids=["NULs", "space"])
+def test_parts_are_added_before_nuls_and_space(tmp_path: Path, tail: bytes) -> None:
     """The file of a run whose machine crashed takes the parts of its other processes all the same."""
     code = (
         "from traces import current_run\n"
@@ -82,7 +83,7 @@ def test_parts_are_added_before_nuls(tmp_path: Path) -> None:
         kept = [(part, part.read_bytes()) for part in tmp_path.glob("*.part")]
     assert run.trace_path is not None
     file = run.trace_path
-    file.write_bytes(file.read_bytes() + b"\0" * 20_000_000)
+    file.write_bytes(file.read_bytes() + tail)
     for part, data in kept:
         part.write_bytes(data)
     assert trace("summary", file).exit_code == 0

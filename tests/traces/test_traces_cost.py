@@ -43,8 +43,7 @@ def test_a_finished_request_leaves_nothing_in_memory(
     monkeypatch.setattr("traces.recording.request_lines.IN_MEMORY_BYTES", 10_000)
     monkeypatch.setattr("traces.chrome.lanes._KEEP", 64)
     for name in (
-        "traces.recording.recorder._KNOWN_LOADS",
-        "traces.chrome.view.REMEMBERED",
+        "traces.recording.remembered.REMEMBERED",
         "traces.chrome.arrows.REMEMBERED",
     ):
         monkeypatch.setattr(name, 64)

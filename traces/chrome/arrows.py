@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from typing import Final, TypeVar
 
 from traces import names
 from traces.chrome.event_text import Events, Placed
-
-REMEMBERED: Final = 4096
-"""Slices that may still get an arrow."""
-
-_Kept = TypeVar("_Kept")
+from traces.recording.remembered import REMEMBERED, remember
 
 
 class Arrows:
@@ -58,10 +53,3 @@ class Arrows:
     def _draw(self, name: str, end: Placed, other: Placed, leads_there: bool) -> None:  # noqa: FBT001
         source, target = (other, end) if leads_there else (end, other)
         self._events.arrow(name, source, target)
-
-
-def remember(kept: OrderedDict[str, _Kept], key: str, value: _Kept) -> None:
-    """Keep a value; of more than `REMEMBERED` the oldest is forgotten."""
-    kept[key] = value
-    if len(kept) > REMEMBERED:
-        kept.popitem(last=False)

@@ -6,9 +6,10 @@ import errno
 import gzip
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
+
+from traces.recording.broken_sinks import Problems
 
 SUFFIX = ".trace.json"
 LONGEST_LINE: Final = 16 * 1024 * 1024
@@ -75,19 +76,19 @@ class EventSink:
 
     Args:
         directory, stem: as `EventFile`.
-        report: called with what is broken and how.
+        problems: where failures go, and how many events were left out.
     """
 
-    def __init__(self, directory: Path, stem: str, report: Callable[[str, str], None]) -> None:
+    def __init__(self, directory: Path, stem: str, problems: Problems) -> None:
         self.path: Path | None = None
         self.written = 0
         """Bytes of the file so far."""
-        self._report = report
+        self._problems = problems
         self._file: EventFile | None = None
         try:
             self._file = EventFile(directory, stem)
         except OSError as error:
-            report("trace file", f"cannot be made: {error}")
+            problems.report("trace file", f"cannot be made: {error}")
         else:
             self.path = self._file.path
 
@@ -103,12 +104,12 @@ class EventSink:
         except OSError as error:
             self._file.abandon()
             self._file = None
-            self._report("trace file", f"{self.path} ends early: {error}")
+            self._problems.report("trace file", f"{self.path} ends early: {error}")
 
     def _short_enough(self, events: list[str]) -> list[str]:
         kept = [event for event in events if len(event.encode()) + len(",\n") <= LONGEST_LINE]
-        if len(kept) < len(events):
-            self._report("events", f"one of more than {LONGEST_LINE:,} bytes was left out")
+        told = f"of more than {LONGEST_LINE:,} bytes were left out"
+        self._problems.count("events", len(events) - len(kept), told)
         return kept
 
     def close(self, *, compress: bool) -> None:

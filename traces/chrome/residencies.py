@@ -6,8 +6,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from traces import names
-from traces.chrome.arrows import remember
 from traces.chrome.event_text import Events
+from traces.recording.remembered import remember
 from traces.text import Value
 
 

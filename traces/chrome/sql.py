@@ -15,12 +15,13 @@ import subprocess
 import threading
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
 from traces.chrome.perfetto import ui_directory
-from traces.place import GZIP_MAGIC, opened_regular
+from traces.reading.stored_events import opened_events
 
 MOST_BYTES: Final = 1 << 30
 """Bytes of events, unpacked, that are loaded: the engine keeps all of them in less than 4 GiB of memory."""
@@ -160,19 +161,14 @@ def check_size(trace: Path) -> None:
         TooLarge: it has too many bytes, unpacked.
         OSError: it cannot be read.
     """
-    with opened_regular(trace) as file:
-        packed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-        found = file.seek(0, 2)
-        if packed:
-            file.seek(0)
-            found = 0
-            try:
-                with gzip.GzipFile(fileobj=file) as unpacked:
-                    while found <= MOST_BYTES and (piece := unpacked.read(_PIECE_BYTES)):
-                        found += len(piece)
-            except (EOFError, zlib.error, gzip.BadGzipFile):
-                # What is damaged is the engine's to judge.
-                return
+    found = 0
+    with opened_events(trace) as file:
+        if not isinstance(file, gzip.GzipFile):
+            found = file.seek(0, 2)
+        # What is damaged is the engine's to judge.
+        with suppress(EOFError, zlib.error, gzip.BadGzipFile):
+            while found <= MOST_BYTES and (piece := file.read(_PIECE_BYTES)):
+                found += len(piece)
     if found > MOST_BYTES:
         raise TooLarge(trace, found)
 

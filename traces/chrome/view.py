@@ -13,13 +13,14 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Final
 
 from traces import names
-from traces.chrome.arrows import REMEMBERED, Arrows
+from traces.chrome.arrows import Arrows
 from traces.chrome.event_text import Events, Placed
 from traces.chrome.gauges import Gauge
 from traces.chrome.lanes import LaneTable
 from traces.chrome.residencies import Residencies
 from traces.chrome.titles import title_of
 from traces.processes.part_lines import PartOwner
+from traces.recording.remembered import remember
 from traces.records import CounterSample
 from traces.span_data import SpanData
 from traces.text import Value, clean
@@ -129,7 +130,7 @@ class ChromeView:
         # At least 1 ns: a slice without a length cannot hold the end of a flow.
         end = max(end, start + 1)
         placed = Placed(pid, self._lanes.group(pid, order, title).place(start, end), start, end)
-        self._remember(span.span_id, placed)
+        remember(self._placed, span.span_id, placed)
         self._slice(names.REQUEST, names.REQUEST, placed, attributes)
         if granted is not None:
             self._gauge(pid, "busy", "slots").add(start, end)
@@ -173,7 +174,7 @@ class ChromeView:
         placed = Placed(
             pid, self._lanes.group(pid, order, _DEVICE_LANES[order]).place(start, end), start, end
         )
-        self._remember(span.span_id, placed)
+        remember(self._placed, span.span_id, placed)
         title = f"{span.name} {attributes.get(names.REQUEST_MODEL, '')}".rstrip()
         self._slice(title, span.name, placed, attributes)
         if span.name == names.MODEL_LOAD and names.LOAD_ID in attributes:
@@ -203,11 +204,6 @@ class ChromeView:
         self._slice(title, category, placed, span.attributes)
         if chain := span.attributes.get(names.CHAIN):
             self._arrows.chain(str(chain), placed)
-
-    def _remember(self, span_id: int, placed: Placed) -> None:
-        self._placed[span_id] = placed
-        if len(self._placed) > REMEMBERED:
-            self._placed.popitem(last=False)
 
     def _slice(
         self, title: str, category: str, at: Placed, attributes: Mapping[str, Value]

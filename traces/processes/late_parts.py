@@ -200,13 +200,12 @@ def _cut_end(descriptor: int) -> int:
     size = os.fstat(descriptor).st_size
     size = size_without_nuls(descriptor, size)
     begin = max(0, size - LONGEST_LINE)
-    tail = os.pread(descriptor, size - begin, begin)
-    if tail.endswith(_END):
-        left = size - len(_END)
-    else:
-        last = tail.rfind(b"\n") + 1
-        whole = _is_event(tail[last:])
-        left = size if whole else begin + len(tail[:last].rstrip(b",\n"))
+    tail = os.pread(descriptor, size - begin, begin).rstrip(b", \t\r\n")
+    if tail.endswith(b"\n]"):
+        tail = tail[:-2]
+    elif not _is_event(tail[(last := tail.rfind(b"\n") + 1) :]):
+        tail = tail[:last].rstrip(b",\n")
+    left = begin + len(tail)
     # Without an event the list begins anew.
     left = 0 if left <= len(b"[") else left
     os.ftruncate(descriptor, left)
@@ -216,6 +215,6 @@ def _cut_end(descriptor: int) -> int:
 def _is_event(text: bytes) -> bool:
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True

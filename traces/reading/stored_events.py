@@ -13,13 +13,16 @@ import math
 import re
 import zlib
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from traces.chrome.file import LONGEST_LINE
 from traces.place import GZIP_MAGIC, opened_regular
 
 Event = dict[str, Any]
+TraceBytes = BufferedReader | gzip.GzipFile
+"""An open file, which is unpacked while it is read."""
 
 ALLOWED: Final = "a list of events or an object with `traceEvents`, as JSON, plain or gzip"
 """What a trace's file may be."""
@@ -112,7 +115,7 @@ def check_is_trace(path: Path) -> None:
     """
     with opened_events(path) as file:
         try:
-            begin = file.peek(1)  # type: ignore[attr-defined]
+            begin = file.peek(1)
         except (EOFError, zlib.error, gzip.BadGzipFile):
             begin = b""
     if not begin.strip():
@@ -121,7 +124,7 @@ def check_is_trace(path: Path) -> None:
         raise BadTrace(path, 1, f"begins with {begin[:_QUOTED]!r}; allowed: {ALLOWED}")
 
 
-def opened_events(path: Path) -> IO[bytes]:
+def opened_events(path: Path) -> TraceBytes:
     """A trace's file, unpacked, to read.
 
     Raises:
@@ -132,10 +135,13 @@ def opened_events(path: Path) -> IO[bytes]:
     file.seek(0)
     if magic != GZIP_MAGIC:
         return file
-    return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
+    packed = gzip.GzipFile(fileobj=file)
+    # What is closed with it.
+    packed.myfileobj = file  # type: ignore[assignment]
+    return packed
 
 
-def lines_in(path: Path, file: IO[bytes]) -> Iterator[bytes]:
+def lines_in(path: Path, file: TraceBytes) -> Iterator[bytes]:
     """The lines of a trace's file up to where it was cut; one with NULs in it is the last.
 
     Raises:
@@ -159,7 +165,7 @@ def lines_in(path: Path, file: IO[bytes]) -> Iterator[bytes]:
             return
 
 
-def _behind(begin: bytes, file: IO[bytes]) -> int | None:
+def _behind(begin: bytes, file: TraceBytes) -> int | None:
     """How many bytes there are, these and all that follow in the file; 0 for nothing but space and NULs."""
     count, blank = len(begin), not begin.strip(_SPACE)
     try:

@@ -90,7 +90,7 @@ class Exporters:
     """
 
     def __init__(
-        self, exporters: Sequence[SpanExporter], *, service: str, run_id: str, problems: Problems
+        self, exporters: Sequence[SpanExporter], problems: Problems, *, service: str, run_id: str
     ) -> None:
         self._problems = problems
         if exporters and os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":

@@ -180,7 +180,7 @@ class TraceParts:
         epoch_ns = started_ns + settings.offset_ns
         started = datetime.fromtimestamp(epoch_ns / 1e9, UTC)
         self._started = started.isoformat(timespec="milliseconds")
-        self._sink = EventSink(settings.directory, settings.run_id, self._problems.report)
+        self._sink = EventSink(settings.directory, settings.run_id, self._problems)
         # A second part is a run of its own in the list of runs, named as its file is.
         first = before is None or self._sink.path is None
         self._run_id = settings.run_id if first else stem_of(self._sink.path or Path())

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 from traces import names
 from traces.processes.part_lines import record_all
+from traces.recording.remembered import remember
 from traces.recording.request_lines import first_token_ns, waited_seconds
 from traces.records import (
     PREFETCH,
@@ -23,16 +24,11 @@ from traces.records import (
 from traces.span_data import SpanData
 from traces.text import Value, clean, clean_attributes
 
-_Kept = TypeVar("_Kept")
-
 _CHAT_PARTS: Final = (names.PROMPT_EVALUATION, names.GENERATE)
 _PARTS: Final = dict.fromkeys(
     ("call", "transcribe", "speak", "tokenize"), (names.WORK, names.ITEMS)
 )
 """The names of a request's two parts, before and after its first piece."""
-
-_KNOWN_LOADS: Final = 4096
-"""Loads and evictions that a run remembers, to record each once and to draw its arrows."""
 
 
 class SpanSink(Protocol):
@@ -84,7 +80,7 @@ class Recorder:
         """Record a load, once per (load_id, device)."""
         known = self._loads.get(load.load_id)
         if known is None:
-            known = _remember(self._loads, load.load_id, _Load(load.start_ns, load.start_ns))
+            known = remember(self._loads, load.load_id, _Load(load.start_ns, load.start_ns))
             self.loads += 1
         if load.device in known.devices:
             return
@@ -115,7 +111,7 @@ class Recorder:
         """Record an eviction, once per (evict_id, device)."""
         devices = self._evicted.get(evict.evict_id)
         if devices is None:
-            devices = _remember(self._evicted, evict.evict_id, set[str]())
+            devices = remember(self._evicted, evict.evict_id, set[str]())
             self.evictions += 1
         if evict.device in devices:
             return
@@ -138,7 +134,7 @@ class Recorder:
         key = f"{incident.kind} {incident.start_ns} {incident.model} {incident.device}"
         if key in self._incidents:
             return
-        _remember(self._incidents, key, None)
+        remember(self._incidents, key, None)
         attributes = {
             **self._extra(incident.attributes),
             names.REQUEST_MODEL: incident.model or None,
@@ -152,7 +148,7 @@ class Recorder:
         key = f"{sample.ns} {sample.device}"
         if key in self._samples:
             return
-        _remember(self._samples, key, None)
+        remember(self._samples, key, None)
         self._sink.counter(sample, sample.ns + self._offset_ns)
 
     def request(self, record: RequestRecord, parent: int) -> None:
@@ -215,9 +211,9 @@ class Recorder:
         if kind == names.EVICT:
             devices = self._evicted.get(known_id)
             if devices is None:
-                devices = _remember(self._evicted, known_id, set())
+                devices = remember(self._evicted, known_id, set())
         else:
-            load = self._loads.get(known_id) or _remember(self._loads, known_id, _Load(0, 0))
+            load = self._loads.get(known_id) or remember(self._loads, known_id, _Load(0, 0))
             devices = load.devices
         devices.add(device)
 
@@ -334,10 +330,3 @@ class _Load:
     @property
     def seconds(self) -> float:
         return max(0, self.end_ns - self.start_ns) / 1e9
-
-
-def _remember(kept: OrderedDict[str, _Kept], key: str, value: _Kept) -> _Kept:
-    kept[key] = value
-    if len(kept) > _KNOWN_LOADS:
-        kept.popitem(last=False)
-    return value
