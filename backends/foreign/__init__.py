@@ -1,1 +1,1 @@
-"""JSON of strangers: parsed within bounds, and checked to be of the types that are expected."""
+"""What strangers send: JSON, parsed within bounds and checked for its types, and texts that are shown."""

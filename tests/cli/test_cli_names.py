@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from backends.foreign.shown_text import one_line
 from budget.errors import UnknownModel
 from shim.cli import main
 from shim.cli.commands.ps import command as ps_command
@@ -17,7 +18,6 @@ from shim.cli.commands.ps import top as top_module
 from shim.cli.commands.ps.top import CpuShares, screen
 from shim.cli.console.output import console, print_table
 from shim.cli.console.said_lines import say_all
-from shim.cli.console.standard_streams import one_line
 from tests.cli.test_cli_top import status
 from tests.traces.support import evict, load, now, request
 from traces import RunTrace

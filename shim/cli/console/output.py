@@ -16,9 +16,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from backends.foreign.shown_text import one_line
 from budget.books.byte_text import size as size
 from shim.cli.console.said_lines import say
-from shim.cli.console.standard_streams import codes_of, one_line
+from shim.cli.console.standard_streams import codes_of
 
 _PIPE_COLUMNS: Final = 100_000
 _GAP: Final = 2

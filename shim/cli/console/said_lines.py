@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import click
 
-from shim.cli.console.standard_streams import one_line
+from backends.foreign.shown_text import one_line
 
 
 def say(line: object, *, err: bool = False) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from backends.foreign.shown_text import one_line
 from backends.machine.files.unwritten import UNWRITTEN
 from shim.paths import STDERR_BYTES
 
@@ -133,6 +134,17 @@ class BoundedHandler(logging.handlers.RotatingFileHandler):
             UNWRITTEN.worked(self._folder)
 
 
+class LogFormat(logging.Formatter):
+    """A record as a line; what it quotes follows, indented, so that it passes for no record."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s.%(msecs)03d %(process)d %(levelname)s %(message)s", "%F %T")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The text of a record."""
+        return "\n    ".join(map(one_line, super().format(record).split("\n")))
+
+
 class KeeperLog:
     """The log of a background keeper, and its stderr."""
 
@@ -140,11 +152,7 @@ class KeeperLog:
 
     def __init__(self, path: Path) -> None:
         self._handler = BoundedHandler(path)
-        self._handler.setFormatter(
-            logging.Formatter(
-                "%(asctime)s.%(msecs)03d %(process)d %(levelname)s %(message)s", "%F %T"
-            )
-        )
+        self._handler.setFormatter(LogFormat())
         logging.getLogger("keepwarm").setLevel(logging.INFO)
         # Warnings of libraries are bounded, too: asyncio repeats one for a failing socket, for example.
         logging.getLogger().addHandler(self._handler)

@@ -12,6 +12,7 @@ from shim.keeper.process.log_lines import (
     REPEATED_S,
     BoundedHandler,
     LogBounds,
+    LogFormat,
     bound_stream,
 )
 
@@ -34,6 +35,14 @@ def record(text: str, line: int = 1) -> logging.LogRecord:
 def texts(bounds: LogBounds, text: str, line: int = 1) -> list[str]:
     """What is written when a line is logged."""
     return [written.getMessage() for written in bounds.lines(record(text, line))]
+
+
+def test_a_name_in_the_log_begins_no_record_of_its_own() -> None:
+    """What follows a line break is indented, as a traceback is, and codes of a terminal are escapes."""
+    told = LogFormat().format(record("model a\n2026-01-01 00:00:00.000 1 ERROR made up\x1b[2J\tx"))
+    first, second = told.split("\n")
+    assert first.endswith("WARNING model a")
+    assert second == r"    2026-01-01 00:00:00.000 1 ERROR made up\x1b[2J\tx"
 
 
 def test_a_repeated_line_is_written_once_and_counted() -> None:

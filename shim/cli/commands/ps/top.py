@@ -19,13 +19,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from backends.foreign.shown_text import one_line
 from backends.machine.processes import process_state
 from budget.errors import KeeperUnavailable
 from shim.cli.commands.ps.command import read_status, state_of
 from shim.cli.console.output import console, print_json, print_table, size, span
 from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option
-from shim.cli.console.standard_streams import one_line
 
 EVERY_S: Final = 1.0
 _WIDE: Final = 90
