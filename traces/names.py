@@ -124,6 +124,8 @@ HIDDEN: Final = "keepwarm.hidden"
 """Of a load: no request of this run waited for it."""
 DECISION: Final = "keepwarm.decision"
 """The beginning of what a decision record says; alone, its reason."""
+DECISION_FOLLOWED: Final = "keepwarm.decision.followed"
+"""What the policy followed, in words: `declared uses`, say."""
 DETAIL: Final = "keepwarm.detail"
 
 CONTENT: Final = frozenset(

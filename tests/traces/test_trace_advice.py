@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from budget.admission.state import PREFETCH
+from budget.eviction.policies.forecast import DECLARED_USES
 from shim.cli import main
 from tests.traces.test_trace_summaries import STORY, Event, evict, load, request, slice_of, write
+from traces.reading import spans_of as spans
 from traces.reading.advice import AdvisedConfig, AdvisedModel
 from traces.reading.spans_of import spans_of
 from traces.reading.summary import summarise
@@ -96,6 +99,29 @@ def test_loads_from_the_disk_are_hidden_by_what_is_not_done_yet() -> None:
         for event in DISK
     ]
     assert told(ahead) == [], "no request waited for them"
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("model_load", {"keepwarm.reason": "prefetch"}),
+        ("evict", {"keepwarm.decision": "prefetch"}),
+        ("evict", {"keepwarm.decision.followed": "declared uses"}),
+    ],
+)
+def test_uses_that_are_declared_are_not_to_be_declared(kind: str, said: dict[str, str]) -> None:
+    """A load ahead shows it, and so does what an eviction followed; other advice stays."""
+    for story in (STORM, DISK):
+        known = [e | {"args": e["args"] | said} if e.get("cat") == kind else e for e in story]
+        assert any("plan" in lines for _, _, lines in told(story))
+        assert [one for one in told(story) if "plan" not in one[2]] == told(known)
+    hidden = told(known, AdvisedConfig(prefetch=False))
+    assert ("[budget]", "prefetch = true") in [one[1:] for one in hidden]
+
+
+def test_the_words_by_which_declared_uses_show_are_those_of_the_policy_and_the_core() -> None:
+    """Traces import neither."""
+    assert (spans.AHEAD, spans.DECLARED_USES) == (PREFETCH, DECLARED_USES)
 
 
 def test_requests_behind_a_long_answer_are_worth_a_slot_although_it_generates_all_the_time() -> (

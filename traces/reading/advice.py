@@ -76,7 +76,7 @@ def advised(shares: AdviceFigures, spans: Spans, force: AdvisedConfig) -> tuple[
     """All that would help, the most telling first."""
     return (
         *_pin(spans, shares, force),
-        *_uses(shares),
+        *_uses(spans, shares),
         *_slots(spans, shares, force),
         *_prompts(spans, shares),
         *_ahead(spans, shares, force),
@@ -104,12 +104,13 @@ def _leaves_room(spans: Spans, name: str) -> bool:
     return not limit or own + max(largest.values(), default=0) <= limit
 
 
-def _uses(shares: AdviceFigures) -> list[TraceAdvice]:
-    if len(shares.regretted) < MOST_REGRETTED:
+def _uses(spans: Spans, shares: AdviceFigures) -> list[TraceAdvice]:
+    undone = [gone for gone in shares.regretted if gone.model not in spans.declared]
+    if len(undone) < MOST_REGRETTED:
         return []
     within = f"{shares.regretted_within_s:g} s"
-    text = f"declare coming uses: {len(shares.regretted)} evictions were undone within {within}"
-    return [TraceAdvice(text, "", _plan(gone.model for gone in shares.regretted))]
+    text = f"declare coming uses: {len(undone)} evictions were undone within {within}"
+    return [TraceAdvice(text, "", _plan(gone.model for gone in undone))]
 
 
 def _slots(spans: Spans, shares: AdviceFigures, force: AdvisedConfig) -> list[TraceAdvice]:
@@ -158,11 +159,12 @@ def _ahead(spans: Spans, shares: AdviceFigures, force: AdvisedConfig) -> list[Tr
     why = f"{share:.0%} of the wall time is loads from the disk"
     if not force.prefetch:
         return [TraceAdvice(f"let models be loaded ahead: {why}", "[budget]", "prefetch = true")]
-    if len(shares.regretted) >= MOST_REGRETTED:
-        # The order is to be declared already.
+    unknown = [one.model for one in cold if one.model not in spans.declared]
+    if not unknown or _uses(spans, shares):
+        # The order is declared, or is to be declared anyway.
         return []
     text = f"declare coming uses, so that models are loaded ahead: {why}"
-    return [TraceAdvice(text, "", _plan(one.model for one in cold))]
+    return [TraceAdvice(text, "", _plan(unknown))]
 
 
 def _plan(models: Iterable[str]) -> str:

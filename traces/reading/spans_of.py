@@ -14,6 +14,10 @@ from traces.reading.stored_events import number_of
 from traces.reading.totals import RequestTotals
 
 MICROSECONDS: Final = 1e6
+AHEAD: Final = "prefetch"
+"""The reason of a load, or of a decision for one, that only declared uses make."""
+DECLARED_USES: Final = "declared uses"
+"""What a policy says that it followed, where it knew them."""
 _MOST_OPEN: Final = 16_384
 """Requests that are put together at a time. Those of one batch of a trace stand together."""
 _OURS: Final = frozenset(
@@ -23,7 +27,10 @@ _OURS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Stay:
-    """A load or an end of a model's residency; `bytes` are those on all its devices."""
+    """A load or an end of a model's residency; `bytes` are those on all its devices.
+
+    `declared`: it was decided by declared uses.
+    """
 
     id: str
     model: str
@@ -32,6 +39,7 @@ class Stay:
     reason: str
     storage: str = ""
     bytes: int = 0
+    declared: bool = False
 
 
 @dataclass(slots=True)
@@ -87,6 +95,11 @@ class Spans:
             end=max(known.end, one.end),
             bytes=known.bytes + one.bytes,
         )
+
+    @property
+    def declared(self) -> frozenset[str]:
+        """Models whose coming uses the run declared, as far as anything was decided by that."""
+        return frozenset(one.model for one in (*self.loads, *self.evictions) if one.declared)
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -198,6 +211,8 @@ def _stay(args: dict[str, Any], key: str, at: tuple[float, float]) -> Stay:
         sys.intern(str(args.get(names.REASON, ""))),
         sys.intern(str(args.get(names.STORAGE, ""))),
         int(number_of(args.get(names.BYTES)) or 0),
+        AHEAD in (args.get(names.REASON), args.get(names.DECISION))
+        or args.get(names.DECISION_FOLLOWED) == DECLARED_USES,
     )
 
 

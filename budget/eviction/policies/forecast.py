@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from operator import add
-from typing import Any
+from typing import Any, Final
 
 from budget.books.declared_uses import DeclaredUses
 from budget.books.engines import EngineRecord
@@ -18,6 +18,9 @@ from budget.eviction.victims import Need
 WINDOW = 128
 """Declared uses that are looked at."""
 SMALLEST = 1e-9
+
+DECLARED_USES: Final = "declared uses"
+"""What a decision followed that knew them; readers of traces look for these words."""
 
 
 class Forecast:
@@ -51,7 +54,7 @@ class Forecast:
     def followed(self) -> str:
         """Declared uses, LRU and why, or the experts with their shares."""
         if self._uses:
-            return "declared uses"
+            return DECLARED_USES
         if self._guard.following:
             return "lru, as the forecast loaded more than it"
         if self._forecaster.recency_rules:
