@@ -15,12 +15,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import gguf
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 # The folder above has to be on the path first, because this file is run as a program.
+from tools.own_python import by_own_python
+
+if __name__ == "__main__":
+    by_own_python()
+
+import gguf
+import numpy as np
+
 from shim.llama_programs import run_program
 
 NAME: Final = "MiniLM-L6-v2"

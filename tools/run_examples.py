@@ -22,6 +22,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 # The folder above has to be on the path first, because this file is run as a program.
+from tools.own_python import by_own_python  # noqa: E402
+
+if __name__ == "__main__":
+    by_own_python()
+
 from tools.fetch_models import fetch_all  # noqa: E402
 from tools.setup_run import SetupError, say  # noqa: E402
 from tools.side_environment import build  # noqa: E402

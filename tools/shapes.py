@@ -15,10 +15,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+# The folder above has to be on the path first, because this file is run as a program.
+from tools.own_python import by_own_python
+
+if __name__ == "__main__":
+    by_own_python()
+
 import gguf
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from backends.gguf.quantization import FILE_TYPES
 from tools.shape_layouts import Role, Shape, tensors

