@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -66,8 +67,13 @@ class Problem:
 
 
 def dotted(path: Iterable[str]) -> str:
-    """A path as TOML writes it: parts that need quotes have them."""
-    return ".".join(p if p.replace("_", "").replace("-", "").isalnum() else f'"{p}"' for p in path)
+    """A path as TOML writes it: parts that need quotes have them, and escapes in them."""
+    return ".".join(
+        part
+        if part.replace("_", "").replace("-", "").isalnum()
+        else json.dumps(part, ensure_ascii=False)
+        for part in path
+    )
 
 
 def show_value(value: object) -> str:

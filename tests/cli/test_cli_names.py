@@ -92,6 +92,9 @@ def test_names_in_a_configuration_break_no_line(tmp_path: Path) -> None:
     told = ran("--config", file, "config", "check")
     assert told.exit_code == 2
     assert is_safe(told.output), told.output
+    mistakes = [line for line in told.stdout.splitlines() if line.startswith("  ")]
+    listed = json.loads(ran("--config", file, "config", "check", "--json").stdout)["problems"]
+    assert len(mistakes) == len(listed), "one line for each"
 
 
 def _everywhere(value: Any) -> Any:
