@@ -38,6 +38,7 @@ _MARK: Final = "[… {} characters cut …]"
 _MARK_COST: Final = len(_MARK.format("9,999,999")) + 4
 """What a mark may take, with blank lines around it."""
 _MARK_LEAST: Final = len(_MARK.format("10"))
+_ENDS: Final = ("\n", "\r")
 _WORD: Final = re.compile(r"[^\W_]+")
 _STEM: Final = 6
 """Letters by which two forms of a word are taken for one: endings differ after them."""
@@ -239,25 +240,30 @@ def _fill(pieces: Sequence[Piece], kept: list[bool]) -> None:
 def _joined(pieces: Sequence[Piece], kept: Sequence[bool]) -> Compressed:
     parts = list[str]()
     cut = gaps = gap = 0
+    last: Piece | None = None
     for piece, stays in zip([*pieces, None], [*kept, True], strict=True):
         if not stays and piece is not None:
             gap += len(piece.text)
             continue
         if gap:
-            parts.append(_mark(parts, gap, piece))
+            parts.append(_mark(last, gap, piece))
             cut, gaps, gap = cut + gap, gaps + 1, 0
         if piece is not None:
             parts.append(piece.text)
+            last = piece
     return Compressed("".join(parts), cut, gaps)
 
 
-def _mark(before: Sequence[str], gap: int, after: Piece | None) -> str:
-    """The mark of a gap: in the line between sentences, a paragraph of its own beside structure."""
+def _mark(before: Piece | None, gap: int, after: Piece | None) -> str:
+    """The mark of a gap: in the line between sentences of a block, else a paragraph of its own.
+
+    In a line above `---`, or in one with a list, it would make a heading, or an item, of what is none.
+    """
     mark = _MARK.format(f"{gap:,}")
-    in_line = before and not before[-1].endswith("\n")
-    start = "" if in_line or not before else "\n"
+    start = "" if before is None else "\n" if before.text.endswith(_ENDS) else "\n\n"
     if after is None:
         return start + mark + "\n"
-    if after.rank is Rank.PROSE and in_line:
-        return start + mark + " "
-    return start + mark + ("\n" if after.text.startswith(("\n", "\r")) else "\n\n")
+    if after.text.startswith(_ENDS):
+        return start + mark + "\n"
+    same = before is not None and before.block == after.block and after.rank is Rank.PROSE
+    return mark + " " if same and start == "\n\n" else start + mark + "\n\n"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from itertools import pairwise
 from typing import Final
@@ -27,12 +27,16 @@ class Rank(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of the text. `section` counts headings; `edge` is the first or last sentence of a section."""
+    """A part of the text. `section` counts headings; `edge` is the first or last sentence of a section.
+
+    Pieces of one `block` stand in one paragraph, item or the like.
+    """
 
     text: str
     rank: Rank
     section: int
     edge: bool = False
+    block: int = 0
 
 
 _PARSER: Final = MarkdownIt("commonmark").enable("table")
@@ -43,11 +47,13 @@ _LISTS: Final = frozenset({"bullet_list_open", "ordered_list_open"})
 _SENTENCE_END: Final = re.compile(r"(?:[.!?؟۔…]+[\"'”’»)\]]*\s+|[。！？]+[」』”’）]*\s*|\n)")  # noqa: RUF001
 _CITED: Final = re.compile(r"\[\^?[\w-]{1,20}\](?!\()")
 """A mark as `[3]` or `[^note]`: a sentence that has one cites a source."""
+_LINE: Final = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
+"""A line as Markdown ends it. Python's `splitlines` ends one at form feeds and U+2028 as well."""
 
 
 def pieces_of(text: str) -> list[Piece]:
     """The pieces of a Markdown text, in order; joined, they are the text."""
-    lines = text.splitlines(keepends=True)
+    lines = _LINE.findall(text)
     pieces = list[Piece]()
     section = end = 0
     for token, block_end in _blocks(text):
@@ -58,10 +64,10 @@ def pieces_of(text: str) -> list[Piece]:
         block = "".join(lines[end:block_end])
         end = block_end
         section += token.type == "heading_open"
-        pieces += _pieces_of_block(token, block, section)
+        pieces += (replace(one, block=end) for one in _pieces_of_block(token, block, section))
     rest = "".join(lines[end:])
     if rest:
-        pieces.append(Piece(rest, Rank.PROSE, section))
+        pieces.append(Piece(rest, Rank.PROSE, section, block=len(lines)))
     return list(_with_edges(pieces))
 
 
@@ -105,12 +111,12 @@ def _pieces_of_item(block: str, section: int) -> Iterator[Piece]:
         yield Piece(block, Rank.STRUCTURE, section)
         return
     yield Piece(block[:head_end], Rank.STRUCTURE, section)
-    for line in block[head_end:].splitlines(keepends=True):
+    for line in _LINE.findall(block[head_end:]):
         yield Piece(line, Rank.PROSE, section)
 
 
 def _unindented(text: str) -> str:
-    return "\n".join(line.lstrip() for line in text.splitlines())
+    return "".join(line.lstrip(" \t") for line in _LINE.findall(text))
 
 
 def _sentences(block: str) -> Iterator[str]:
@@ -135,4 +141,4 @@ def _with_edges(pieces: Iterable[Piece]) -> Iterator[Piece]:
         last[pieces[number].section] = number
     edges = {*first.values(), *last.values()}
     for number, piece in enumerate(pieces):
-        yield Piece(piece.text, piece.rank, piece.section, edge=number in edges)
+        yield replace(piece, edge=number in edges)

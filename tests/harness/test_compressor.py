@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import statistics
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -145,3 +146,30 @@ def test_limits_and_texts_that_cannot_be_are_refused() -> None:
     with pytest.raises(InvalidRequest, match="too long"):
         Compressor().compress("x" * 4_000_001)
     assert Compressor().compress("").text == ""
+
+
+@pytest.mark.parametrize("sign", ["\u2028", "\x0c", "\x0b", "\x85", "\x1e", "\r", "\r\n"])
+def test_signs_that_end_no_line_of_markdown_do_not_shift_its_structure(sign: str) -> None:
+    """A form feed or U+2028 above fences tore them: Python ends lines there, Markdown does not."""
+    fences = "".join(
+        f"```py\ncode {n}\n\n# no heading {n}\n```\n\nProse {n}. More.\n\n" for n in range(20)
+    )
+    found = Compressor(400).compress(f"Odd{sign}words{sign}here.\n\n{fences}", "prose")
+    kept = [
+        token.content
+        for token in MarkdownIt("commonmark").parse(found.text)
+        if token.type == "fence"
+    ]
+    assert kept
+    assert all(content in fences and content.startswith("code") for content in kept)
+
+
+def test_a_mark_makes_no_heading_of_a_sentence() -> None:
+    """The mark of a cut list stood in the line of the sentence above; `===` below made both a heading."""
+    prose = "Alpha one. Beta two is here and long enough. Gamma three."
+    listed = "1. one\n2. two. Second sentence.\n\n   para in list"
+    head = "Head\n==="
+    text = "\n\n".join([prose, listed, head, prose, "- item", head, head, head])
+    found = Compressor(200).compress(text, "alpha gamma")
+    tokens = MarkdownIt("commonmark").parse(found.text)
+    assert {b.content for a, b in pairwise(tokens) if a.type == "heading_open"} == {"Head"}
