@@ -6,7 +6,10 @@ none, and a text is no list of texts, though to Python it is one of its letters.
 
 from __future__ import annotations
 
+import inspect
 import math
+import os
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -83,7 +86,8 @@ def a_number(what: str, given: _Number, least: float, most: float = math.inf) ->
         InvalidRequest: it is no number, or outside.
     """
     right = isinstance(given, int | float) and not isinstance(given, bool)
-    if right and math.isfinite(given) and least <= given <= most:
+    # A whole number can be larger than the largest float.
+    if right and abs(given) <= sys.float_info.max and least <= given <= most:
         return given
     raise refused(what, given, f"a number{_bounds(least, most)}")
 
@@ -110,24 +114,48 @@ def a_table(what: str, given: _Table) -> _Table:
     raise refused(what, given, "a table, as {'name': value}")
 
 
-def a_function(what: str, given: _Called) -> _Called:
-    """What was given, once it is known to be callable.
+def options_beside(given: _Table) -> _Table:
+    """Options of `Shim.chat`, once it is known that they have neither the model nor the messages.
 
     Raises:
-        InvalidRequest: it is not.
+        InvalidRequest: they are no table, or have one.
     """
-    if callable(given):
-        return given
-    raise refused(what, given, "a function")
+    if theirs := sorted({"model", "messages"} & set(a_table("`options`", given))):
+        raise InvalidRequest(
+            f"`options` cannot have {' and '.join(theirs)}, which are given elsewhere.",
+            hint="Leave them out of the options.",
+        )
+    return given
+
+
+def a_function(what: str, given: _Called, *, awaited: bool = False) -> _Called:
+    """What was given, once it is known to be a function: one that answers at once, or can be `awaited`.
+
+    Raises:
+        InvalidRequest: it is none, or an `async def` where that is not awaited.
+    """
+    if not callable(given):
+        raise refused(what, given, "a function")
+    if not awaited and inspect.iscoroutinefunction(given):
+        # What it returns is no answer, and true as a condition.
+        raise refused(what, given, "a function that is not async")
+    return given
 
 
 def a_file(what: str, given: _Named) -> Path:
     """The path that was given, as one or as a text.
 
     Raises:
-        InvalidRequest: it is neither.
+        InvalidRequest: it is neither, or a name that no file can have.
     """
-    return Path(an_object(what, given, (Path, str)))
+    path = Path(an_object(what, given, (Path, str)))
+    try:
+        possible = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise refused(what, given, "a name without zero bytes and half characters")
+    return path
 
 
 def _bounds(least: float, most: float) -> str:

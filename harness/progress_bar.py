@@ -15,7 +15,8 @@ def progress_bar(
     what: str, total: int | None, *, quiet: bool = False
 ) -> Iterator[Callable[[], None]]:
     """A bar on stderr; gives the function that advances it by one. Without a total it counts."""
-    if quiet or not sys.stderr.isatty():
+    # A program that was started with stderr closed has none.
+    if quiet or sys.stderr is None or sys.stderr.closed or not sys.stderr.isatty():
         yield lambda: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())

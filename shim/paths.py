@@ -4,7 +4,7 @@ A user has one keeper, although sessions differ in their variables (cron, ssh, a
 folder therefore depends on the user alone. Several places are searched in order for a running keeper; if
 none runs, the first place that can be used is taken (docs/decisions/0012).
 
-The harness, which may not reach below `shim`, has `write_whole` from here.
+The harness, which may not reach below `shim`, has `write_whole` and `open_regular` from here.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from backends.machine.files.folders import (
     make_folder,
     user_folder,
 )
+from backends.machine.files.whole_files import open_regular as open_regular
 from backends.machine.files.whole_files import write_whole as write_whole
 from budget.errors import ConfigError
 

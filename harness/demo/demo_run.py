@@ -15,7 +15,7 @@ from harness.demo.spoken_requests import REQUESTS, Request
 from harness.demo.stages import demo_pipeline
 from harness.pipeline import ItemResult
 from harness.roles import Roles
-from shim import InternalError, Shim
+from shim import InternalError, OutsideError, Shim
 from traces import RunLine, RunTrace, read_runs
 
 Say = Callable[[str], None]
@@ -85,9 +85,15 @@ def run_demo(
 
 
 def _line_of(run: RunTrace) -> RunLine:
-    for line in read_runs(run.runs_path):
-        if isinstance(line, RunLine) and line.run_id == run.run_id:
-            return line
+    try:
+        for line in read_runs(run.runs_path):
+            if isinstance(line, RunLine) and line.run_id == run.run_id:
+                return line
+    except OSError as error:
+        raise OutsideError(
+            f"The trace of the run cannot be kept in {run.runs_path.parent}: {error.strerror or error}.",
+            hint="Give `--trace-dir` a folder that can be written.",
+        ) from error
     raise InternalError(f"{run.runs_path} has no line of run {run.run_id}: {run.problems}")
 
 

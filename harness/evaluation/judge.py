@@ -17,9 +17,9 @@ from harness.given import (
     a_function,
     a_list,
     a_number,
-    a_table,
     a_text,
     an_object,
+    options_beside,
     refused,
 )
 from harness.side_by_side import as_they_end, threads
@@ -152,7 +152,7 @@ class EvaluatorPool:
         a_text("`run_id`", run_id)
         if self.mode == "panel":
             return self.models
-        digest = hashlib.sha256(run_id.encode()).digest()
+        digest = hashlib.sha256(run_id.encode("utf-8", "surrogatepass")).digest()
         return (self.models[int.from_bytes(digest[:8]) % len(self.models)],)
 
 
@@ -202,7 +202,7 @@ class Judge:
         an_object("`compressor`", self.compressor, Compressor)
         a_function("`prompt`", self.prompt)
         a_number("`disagreement_over`", self.disagreement_over, 0)
-        a_table("`options`", self.options)
+        options_beside(self.options)
         a_list("The overridden judges", self.overridden, str)
         self.shim.override_role(self.overridden)
 

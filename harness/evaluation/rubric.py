@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -53,6 +54,10 @@ class Score:
 
     score: float
     reasons: str = ""
+
+    def __post_init__(self) -> None:
+        a_number("A score", self.score, 0, HIGHEST)
+        a_text("The reasons of a score", self.reasons)
 
 
 class Rubric:
@@ -116,7 +121,15 @@ class Rubric:
         return {name: _score(name, answer) for name in self.names}
 
     def composite(self, scores: Mapping[str, Score]) -> float:
-        """The weighted mean of all dimensions, 0 to 10."""
+        """The weighted mean of all dimensions, 0 to 10.
+
+        Raises:
+            InvalidRequest: a dimension has no score.
+        """
+        for name in self.names:
+            an_object(
+                f"The score of {name}", an_object("The scores", scores, Mapping).get(name), Score
+            )
         return math.fsum(self.weights[name] * scores[name].score for name in self.names)
 
     def to_json(self) -> dict[str, Any]:
@@ -146,8 +159,9 @@ def _weights(dimensions: Sequence[Dimension]) -> dict[str, float]:
     given = {d.name: d.weight for d in dimensions if d.weight is not None}
     if not given:
         return {d.name: 1 / len(dimensions) for d in dimensions}
-    unusable = any(not math.isfinite(w) or w < 0 for w in given.values())
-    total = math.fsum(given.values())
+    unusable = any(not 0 <= w <= 1 for w in given.values())
+    huge = any(abs(w) > sys.float_info.max for w in given.values())
+    total = math.inf if huge else math.fsum(given.values())
     if len(given) < len(dimensions) or unusable or not math.isclose(total, 1.0, abs_tol=1e-6):
         raise InvalidRequest(
             f"The weights of a rubric are {given}, which add up to {total:g} for "
@@ -178,7 +192,7 @@ def _score(name: str, answer: Any) -> Score:
     score = found.get("score") if isinstance(found, dict) else None
     if isinstance(score, bool) or not isinstance(score, int | float) or score not in SCORES:
         raise EndpointError(
-            f"The judge gave {name} the score {score!r}.",
+            f"The judge gave {name} the score {score!r:.60}.",
             hint="Its endpoint does not hold answers to a JSON schema; use an engine that does.",
             dimension=name,
         )

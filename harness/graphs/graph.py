@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,7 +54,7 @@ class Graph:
             if isinstance(step.run, Graph):
                 check_inputs(step.run.inputs, set(step.needs))
             else:
-                a_function(f"`run` of step {step.name}", step.run)
+                a_function(f"`run` of step {step.name}", step.run, awaited=True)
         self._given_shim = shim
         if shim is not None:
             self._check_models(shim)
@@ -149,7 +150,7 @@ class Graph:
         self._check_models(shim)
         left = {step.name: step for step in self.steps}
         async with shim.plan(_order(self.steps)) as plan:
-            with self._shown(left, plan, quiet=quiet) as finished:
+            with self._shown(left, plan, quiet=quiet) as finished, journal or nullcontext():
                 result = await GraphRun(
                     self, inputs, ModelGate(shim, plan), journal, finished
                 ).result()
@@ -192,13 +193,12 @@ def _order(steps: Sequence[Step]) -> list[str]:
 
     Of two steps on one level, neither waits for the other.
     """
-    names = {step.name for step in steps}
-    levels, left = dict[str, int](), list(steps)
-    while left:
-        ready = [s for s in left if all(n in levels or n not in names for n in s.needs)]
-        for step in ready:
-            levels[step.name] = 1 + max([levels[n] for n in step.needs if n in levels], default=0)
-        left = [step for step in left if step not in ready]
+    needs = {step.name: step.needs for step in steps}
+    levels = dict[str, int]()
+    for name in TopologicalSorter(needs).static_order():
+        # Of what is no step, as an input or a step that is done, nothing waits.
+        if name in needs:
+            levels[name] = 1 + max([levels[n] for n in needs[name] if n in needs], default=0)
     uses = [(levels[step.name], model) for step in steps for model in models_of(step)]
     first = dict[tuple[int, str], int]()
     for number, use in enumerate(uses):

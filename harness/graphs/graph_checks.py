@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 
 from harness.graphs.step import Step
 from shim import ConfigError, InvalidRequest
@@ -18,13 +20,13 @@ def check_shape(steps: Sequence[Step], inputs: Collection[str]) -> None:
         InvalidRequest: a step's needs are one text and no list.
     """
     names = [step.name for step in steps]
-    doubled = sorted({name for name in names if names.count(name) > 1} | set(names) & set(inputs))
+    doubled = sorted(name for name, count in Counter([*names, *inputs]).items() if count > 1)
     if not names or doubled:
         raise ConfigError(
             f"The steps are {names}, the inputs {sorted(inputs)}: at least one step is needed.",
             hint="Every step and input needs a name of its own.",
         )
-    known = [*names, *inputs]
+    known = dict.fromkeys([*names, *inputs])
     for step in steps:
         _check_step(step, known)
     if cycle := _cycle({step.name: step.needs for step in steps}):
@@ -59,15 +61,14 @@ def mermaid(steps: Iterable[Step], inputs: Iterable[str]) -> str:
     lines = ["graph TD"]
     lines += [f"    {_id(name)}([{_label(name)}])" for name in inputs]
     for step in steps:
-        models = f"<br/>{', '.join(step.models)}" if step.models else ""
         left, right = _brackets(step)
-        lines.append(f"    {_id(step.name)}{left}{_label(step.name + models)}{right}")
+        lines.append(f"    {_id(step.name)}{left}{_label(step.name, step.models)}{right}")
     for step in steps:
         lines += [f"    {_id(need)} --> {_id(step.name)}" for need in step.needs]
     return "\n".join(lines) + "\n"
 
 
-def _check_step(step: Step, known: Sequence[str]) -> None:
+def _check_step(step: Step, known: Collection[str]) -> None:
     for need in step.needs:
         if need not in known:
             near = difflib.get_close_matches(need, known, 1)
@@ -86,19 +87,11 @@ def _check_step(step: Step, known: Sequence[str]) -> None:
 
 def _cycle(needs: Mapping[str, Sequence[str]]) -> list[str]:
     """The names of a cycle, the first again at the end; empty without one."""
-    done = set[str]()
-    for start in needs:
-        path, ways = [start], [iter(needs[start])]
-        while ways:
-            following = next((n for n in ways[-1] if n in needs and n not in done), None)
-            if following is None:
-                done.add(path.pop())
-                ways.pop()
-            elif following in path:
-                return [*path[path.index(following) :], following]
-            else:
-                path.append(following)
-                ways.append(iter(needs[following]))
+    try:
+        TopologicalSorter(needs).prepare()
+    except CycleError as error:
+        found: list[str] = error.args[1]
+        return found[::-1]  # each waits for the next
     return []
 
 
@@ -115,5 +108,11 @@ def _id(name: str) -> str:
     return "n" + "".join(c if c.isalnum() and c.isascii() else f"_{ord(c):x}_" for c in name)
 
 
-def _label(text: str) -> str:
-    return '"' + text.replace('"', "#quot;") + '"'
+def _label(name: str, models: Sequence[str] = ()) -> str:
+    """A name in quotes, over its models. Mermaid ends a node at a quote, a statement at a line break."""
+    return f'"{"<br/>".join(filter(None, [_shown(name), _shown(", ".join(models))]))}"'
+
+
+def _shown(text: str) -> str:
+    signs = {"#": "#35;", '"': "#quot;", "<": "#lt;"}
+    return " ".join("".join(signs.get(sign, sign) for sign in text).split())

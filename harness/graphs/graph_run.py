@@ -19,7 +19,7 @@ from harness.graphs.journal import Journal
 from harness.graphs.outcome import GraphResult, Outcome
 from harness.graphs.step import OpenCalls, Step, StepContext
 from harness.graphs.turns import AskFit, Models, ModelTurns
-from shim import Plan, Shim
+from shim import InvalidRequest, Plan, Shim
 from traces import current_run, names
 
 if TYPE_CHECKING:
@@ -205,9 +205,15 @@ class GraphRun:
 
 def _holds(when: Callable[[Mapping[str, Any]], bool], values: Mapping[str, Any]) -> bool:
     try:
-        return when(values)
+        holds: Any = when(values)
     except (KeyboardInterrupt, SystemExit) as error:
         raise Ended(error) from error
+    if inspect.iscoroutine(holds):
+        holds.close()
+        raise InvalidRequest(
+            "A condition gave a coroutine, which is always true.", hint="Answer at once."
+        )
+    return bool(holds)
 
 
 async def _bounded(step: Step, work: Coroutine[Any, Any, Any]) -> Any:

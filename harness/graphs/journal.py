@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, BinaryIO, Final, Self
 
 from harness.graphs.step import Step
 from shim import InvalidRequest, OutsideError
+from shim.paths import open_regular
 
 VERSION: Final = 1
+_NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
+"""Errors of file systems that have no locks."""
 
 
 class Journal:
     """Results that outlive the run. Values that are not JSON are left out, and their steps run again.
 
     The first line says which graph and inputs it belongs to. A last line that was cut by a kill or a full
-    disk does not count.
+    disk does not count. As a context it is one run's alone.
     """
 
     def __init__(self, file: Path, inputs: Mapping[str, Any], known: Mapping[str, Any]) -> None:
         self.file, self.inputs = file, dict(inputs)
         self._known = dict(known)
+        self._lock = ExitStack()
+        self._size: int | None = None
+        self._cut = 0
         self.left_out: list[str] = []
 
     @classmethod
@@ -54,7 +63,11 @@ class Journal:
                 hint="`Graph.resume` goes on from it; name another file for a new run.",
                 file=str(file),
             ) from error
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            with suppress(
+                OSError
+            ):  # its first line was cut: neither a run nor a resumed one could use it
+                file.unlink()
             raise OutsideError(
                 f"The record {file} cannot be written: {error}.",
                 hint="See its folder's space and permissions, or name another file. Nothing was run.",
@@ -68,24 +81,10 @@ class Journal:
 
         Raises:
             InvalidRequest: the file is not there, no journal, of another graph, or of a newer version.
-            OSError: the file cannot be read.
+            OutsideError: the file cannot be read.
         """
-        try:
-            lines = file.read_bytes().split(b"\n")
-        except FileNotFoundError as error:
-            raise InvalidRequest(
-                f"{file} is not there: no run has been recorded in it.",
-                hint="`Graph.run(record=...)` begins one.",
-                file=str(file),
-            ) from error
-        head = _parsed(lines[0])
-        if not isinstance(head, dict) or head.get("version") != VERSION:
-            raise InvalidRequest(
-                f"{file} is no journal that this keepwarm reads.",
-                hint="A newer keepwarm wrote it, or it is another kind of file.",
-                file=str(file),
-            )
-        _check_seal(head, file, 1)
+        lines = _lines_of(file)
+        head = _head_of(lines[0], file)
         if head.get("graph") != _fingerprint(steps):
             raise InvalidRequest(
                 f"{file} is the journal of another graph: its steps or their needs differ.",
@@ -104,8 +103,41 @@ class Journal:
                     file=str(file),
                 )
             known[entry["key"]] = entry["value"]
-        _drop_cut_line(file, len(lines[-1]))
-        return cls(file, head["inputs"], known)
+        journal = cls(file, head["inputs"], known)
+        journal._size, journal._cut = sum(map(len, lines)) + len(lines) - 1, len(lines[-1])
+        return journal
+
+    def __enter__(self) -> Self:
+        """Make it this run's alone, until the end.
+
+        Raises:
+            InvalidRequest: another run works with it.
+            OutsideError: the file cannot be opened.
+        """
+        try:
+            held = self._lock.enter_context(self.file.open("ab"))
+            _lock(held)
+            self._drop_cut_line(held)
+        except BlockingIOError as error:
+            self._lock.close()
+            raise InvalidRequest(
+                f"Another run works with {self.file}.",
+                hint="Wait for its end; what it finished can be resumed then.",
+                file=str(self.file),
+            ) from error
+        except OSError as error:
+            self._lock.close()
+            raise self._unwritable(error) from error
+        return self
+
+    def _drop_cut_line(self, held: BinaryIO) -> None:
+        size = os.fstat(held.fileno()).st_size
+        if self._size not in (None, size):
+            raise BlockingIOError("another run has written to it since it was read")
+        os.ftruncate(held.fileno(), size - self._cut)
+
+    def __exit__(self, *_failure: object) -> None:
+        self._lock.close()
 
     def has(self, key: str) -> bool:
         """Whether a result is there."""
@@ -119,7 +151,7 @@ class Journal:
         """Write a result; returns when it outlives a crash of the machine.
 
         Raises:
-            OSError: it cannot be written.
+            OutsideError: it cannot be written.
         """
         try:
             line = _sealed({"key": key, "value": value})
@@ -130,10 +162,64 @@ class Journal:
             # A tuple or a number as a key would come back as something else.
             self.left_out.append(key)
             return
-        with self.file.open("a", encoding="utf-8", errors="surrogatepass") as out:
-            out.write(line + "\n")
-            out.flush()
-            os.fsync(out.fileno())
+        try:
+            with self.file.open("a", encoding="utf-8", errors="surrogatepass") as out:
+                out.write(line + "\n")
+                out.flush()
+                os.fsync(out.fileno())
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> OutsideError:
+        return OutsideError(
+            f"What was finished cannot be kept in {self.file}: {error.strerror or error}.",
+            hint="See its folder's space and permissions. `Graph.resume` goes on with what is there.",
+            file=str(self.file),
+        )
+
+
+def _lock(held: BinaryIO) -> None:
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+
+
+def _lines_of(file: Path) -> list[bytes]:
+    """The lines of a journal; the last one is empty, or was cut."""
+    try:
+        with open_regular(file) as content:
+            lines = content.read().split(b"\n")
+    except FileNotFoundError as error:
+        raise InvalidRequest(
+            f"{file} is not there: no run has been recorded in it.",
+            hint="`Graph.run(record=...)` begins one.",
+            file=str(file),
+        ) from error
+    except OSError as error:
+        raise OutsideError(
+            f"The record {file} cannot be read: {error.strerror or error}.", file=str(file)
+        ) from error
+    if len(lines) == 1:
+        raise InvalidRequest(
+            f"{file} has nothing of a run: its first line is not whole.",
+            hint="A kill or a full disk cut it. Remove the file, and run the graph anew.",
+            file=str(file),
+        )
+    return lines
+
+
+def _head_of(line: bytes, file: Path) -> dict[str, Any]:
+    head = _parsed(line)
+    if not isinstance(head, dict) or head.get("version") != VERSION:
+        raise InvalidRequest(
+            f"{file} is no journal that this keepwarm reads.",
+            hint="A newer keepwarm wrote it, or it is another kind of file.",
+            file=str(file),
+        )
+    _check_seal(head, file, 1)
+    return head
 
 
 def _sealed(data: Mapping[str, Any]) -> str:
@@ -165,11 +251,6 @@ def _parsed(line: bytes) -> Any:
         return json.loads(line)
     except (ValueError, RecursionError):
         return None
-
-
-def _drop_cut_line(file: Path, size: int) -> None:
-    if size:
-        os.truncate(file, file.stat().st_size - size)
 
 
 def _fingerprint(steps: Sequence[Step]) -> str:

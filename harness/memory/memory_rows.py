@@ -80,16 +80,32 @@ def filter_of(where: Mapping[str, Any]) -> tuple[str, list[Any]]:
     for key, value in where.items():
         if (
             not isinstance(key, str)
-            or '"' in key
+            or any(sign in key for sign in '"\0')
             or not isinstance(value, str | int | float | bool | None)
+            or (isinstance(value, float) and not math.isfinite(value))
         ):
             raise InvalidRequest(
                 f"Passages cannot be filtered by {key!r}: {value!r}.",
                 hint="Give keys without quotes, and texts, numbers, true, false or null.",
             )
         check_text(f"{key}{value}")
-    parts = ["1"] + ["json_extract(passages.metadata, ?) IS ?"] * len(where)
-    return " AND ".join(parts), [x for key, value in where.items() for x in (f'$."{key}"', value)]
+    parts, values = ["1"], list[Any]()
+    for key, value in where.items():
+        path = f'$."{key}"'
+        if value is None:
+            parts.append("json_extract(passages.metadata, ?) IS NULL")
+            values.append(path)
+        elif isinstance(value, bool):  # to SQLite true is 1
+            parts.append("json_type(passages.metadata, ?) = ?")
+            values += [path, "true" if value else "false"]
+        else:  # and a list is its text
+            kinds = "'text'" if isinstance(value, str) else "'integer', 'real'"
+            parts.append(
+                "(json_extract(passages.metadata, ?) = ? "
+                f"AND json_type(passages.metadata, ?) IN ({kinds}))"
+            )
+            values += [path, value, path]
+    return " AND ".join(parts), values
 
 
 def hits(
@@ -149,6 +165,16 @@ def check_length(connection: sqlite3.Connection, length: int) -> None:
         InvalidRequest: with both lengths.
     """
     known = number(connection, "length")
+    check_same_length(known, length)
+    set_fact(connection, "length", str(length).encode())
+
+
+def check_same_length(known: int, length: int) -> None:
+    """Refuse vectors of `length` numbers beside those of `known`, unless there are none.
+
+    Raises:
+        InvalidRequest: with both lengths.
+    """
     if known and known != length:
         raise InvalidRequest(
             f"The embedder answered vectors of {length} numbers; the memory's have {known}.",
@@ -156,7 +182,6 @@ def check_length(connection: sqlite3.Connection, length: int) -> None:
             known=known,
             given=length,
         )
-    set_fact(connection, "length", str(length).encode())
 
 
 def from_line(file: Path, number: int, line: bytes) -> Passage:

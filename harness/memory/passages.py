@@ -55,11 +55,15 @@ class Passage:
             InvalidRequest: it is not a JSON object.
         """
         try:
-            if isinstance(self.metadata, Mapping):
+            if isinstance(self.metadata, Mapping) and all(
+                isinstance(k, str) for k in self.metadata
+            ):
                 return json.dumps(dict(self.metadata), allow_nan=False)
         except (TypeError, ValueError) as error:
             raise InvalidRequest(f"The metadata is not JSON: {error}.") from error
-        raise InvalidRequest(f"The metadata is not an object but {self.metadata!r}.")
+        raise InvalidRequest(
+            f"The metadata is not an object but {self.metadata!r:.60}.", hint="Its keys are texts."
+        )
 
 
 def check_text(text: str) -> None:

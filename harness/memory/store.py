@@ -247,6 +247,7 @@ class MemoryStore:
                 found = rows.by_words(connection, query, candidates, where, whole_from=WHOLE_FROM)
                 rankings.append(times(found, by_words))
             if by_vectors:
+                rows.check_same_length(rows.number(connection, "length"), len(vector))
                 near = self._vectors.seen_by(connection).find(vector, candidates, among)
                 rankings.append([(one, by_vectors) for one, _ in near])
             return Found(tuple(rows.hits(connection, rankings, results)), degraded)

@@ -16,7 +16,7 @@ from typing import Final
 
 from harness.given import a_count, a_file, a_list, an_object
 from harness.progress_bar import progress_bar
-from harness.refine.record import RefineRecord, make_folder
+from harness.refine.record import RecordFile, RefineRecord, make_folder
 from harness.refine.refine import Refine, noted, run_id, why_turns
 from harness.side_by_side import as_they_end, threads
 from shim import EndpointError, InvalidRequest, KeepwarmError, PromptTooLong
@@ -39,9 +39,8 @@ def run_many(
 ) -> list[RefineRecord]:
     """The records of all tasks, in their order. The coming uses of models are declared meanwhile.
 
-    Judges are asked one after another. Where models take turns for their bytes, the log and every record's
-    notes say so. A task that cannot be done ends by itself: its record has "failed" for `stopped` and the
-    error for its last note. Its file has neither, so that the next run tries again.
+    Where models take turns for their bytes, log and notes say so. A task that cannot be done ends by itself
+    as "failed", with the error for its last note. Its file has neither, so that the next run tries again.
 
     Args:
         refine: how each task is run.
@@ -58,8 +57,10 @@ def run_many(
     """
     an_object("`refine`", refine, Refine)
     a_count("`at_once`", at_once)
+    tasks = list(a_list("The tasks", tasks))
     files = _files(a_list("The tasks", tasks, str), records)
     why = why_turns(refine)
+    kept = {task: RecordFile(file) for task, file in files.items() if file is not None}
     now = {task: noted(refine.begin(task, files[task]), why) for task in tasks}
     failed: dict[str, KeepwarmError] = {}
     with (
@@ -70,8 +71,8 @@ def run_many(
         for record, error in _after_each_step(refine, now, at_once, declare):
             if error is not None:
                 failed[record.task] = error
-            elif (file := files[record.task]) is not None:
-                record.save(file)
+            elif record.task in kept:
+                kept[record.task].save(record)
             for _ in range(_steps(refine, now.values()) - told):
                 advance()
                 told += 1

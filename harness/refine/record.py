@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -14,7 +15,7 @@ from harness.evaluation.judge import Evaluation, Judgement
 from harness.evaluation.rubric import Rubric
 from harness.given import a_file
 from shim import InvalidRequest, OutsideError, Reply
-from shim.paths import write_whole
+from shim.paths import open_regular, write_whole
 
 VERSION: Final = 1
 
@@ -156,21 +157,47 @@ class RefineRecord:
         """Write it whole: a kill leaves the record before or this one, nothing in between.
 
         Raises:
-            OSError: the file cannot be written.
+            OutsideError: the file cannot be written.
         """
+        path = a_file("The file of a record", file)
+        try:
+            write_whole(_behind_links(path), self._as_bytes())
+        except OSError as error:
+            raise OutsideError(
+                f"The record {path} cannot be written: {error.strerror or error}.",
+                hint="See its folder's space and permissions. The next run goes on from the record before.",
+                file=str(path),
+            ) from error
+
+    def _as_bytes(self) -> bytes:
         text = json.dumps(self.to_json(), ensure_ascii=False, indent=1)
-        write_whole(a_file("The file of a record", file), text.encode("utf-8", "surrogatepass"))
+        try:
+            return text.encode()
+        except UnicodeEncodeError:  # half of a character has no bytes, but an escape
+            return json.dumps(self.to_json(), indent=1).encode()
 
     @classmethod
     def load(cls, file: Path | str) -> RefineRecord:
         """What `save` wrote.
 
         Raises:
-            InvalidRequest: the file holds no record, or one that was edited.
-            OSError: the file cannot be read.
+            InvalidRequest: the file is not there, holds no record, or one that was edited.
+            OutsideError: the file cannot be read.
         """
+        path = a_file("The file of a record", file)
         try:
-            data = json.loads(a_file("The file of a record", file).read_bytes())
+            with open_regular(path) as content:
+                data = json.loads(content.read())
+        except FileNotFoundError as error:
+            raise InvalidRequest(
+                f"{file} is not there: no run has been recorded in it.",
+                hint="`Refine.run(record=...)` begins one.",
+                file=str(file),
+            ) from error
+        except OSError as error:
+            raise OutsideError(
+                f"The record {file} cannot be read: {error.strerror or error}.", file=str(file)
+            ) from error
         except (ValueError, RecursionError) as error:
             raise InvalidRequest(
                 f"{file} is no record of a refined answer: {error}.",
@@ -180,26 +207,67 @@ class RefineRecord:
         return cls.from_json(data, str(file))
 
 
+class RecordFile:
+    """The file of a run's record, which one run writes: it ends where another has written it since."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._seen = self._content()
+
+    def save(self, record: RefineRecord) -> None:
+        """As `RefineRecord.save`.
+
+        Raises:
+            InvalidRequest: another run has written the file since.
+            OutsideError: the file cannot be written.
+        """
+        if self._content() != self._seen:
+            raise InvalidRequest(
+                f"{self.file} was written by another run while this one worked.",
+                hint="Let one run at a time use a record; the next one goes on from what is there.",
+                file=str(self.file),
+            )
+        record.save(self.file)
+        self._seen = self._content()
+
+    def _content(self) -> bytes:
+        """A digest of it; empty where there is none, or none that can be read."""
+        try:
+            with open_regular(self.file) as content:
+                return hashlib.sha256(content.read()).digest()
+        except OSError:
+            return b""
+
+
 def is_there(file: Path) -> bool:
-    """Whether a file has this name; a name that none can have is no file's."""
+    """Whether a file has this name."""
     try:
         return file.is_file()
-    except (OSError, ValueError):
+    except OSError:
         return False
+
+
+def _behind_links(file: Path) -> Path:
+    """The file that a link leads to: it is what is written, and the link stays."""
+    return Path(os.path.realpath(file))
 
 
 def check_writable(file: Path) -> None:
     """Find out whether a record can be kept there before anything is produced for it.
 
     Raises:
-        OutsideError: the folder is not there or cannot be written, or the name is that of a folder.
+        OutsideError: the folder is not there or cannot be written, or the name is that of a folder or of a
+            device.
     """
+    target = _behind_links(file)
     try:
-        if file.is_dir():
+        if target.is_dir():
             raise IsADirectoryError(f"{file} is a folder")
-        with tempfile.TemporaryFile(dir=file.parent):
+        if target.exists() and not target.is_file():
+            raise OSError(f"{file} is no regular file")
+        with tempfile.TemporaryFile(dir=target.parent):
             pass
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise _unwritable(file, error) from error
 
 
@@ -211,7 +279,7 @@ def make_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise _unwritable(folder, error) from error
 
 

@@ -16,10 +16,20 @@ from harness.evaluation.judge import Prompt as JudgePrompt
 from harness.evaluation.judge import prompt as asked_of_judges
 from harness.evaluation.rubric import HIGHEST, Rubric
 from harness.fit_to_judge import check_pair
-from harness.given import a_count, a_file, a_function, a_list, a_number, a_table, a_text, an_object
+from harness.given import (
+    a_count,
+    a_file,
+    a_function,
+    a_list,
+    a_number,
+    a_text,
+    an_object,
+    options_beside,
+)
 from harness.refine.prompts import Prompt, prompt
 from harness.refine.record import (
     Produced,
+    RecordFile,
     RefineRecord,
     Settings,
     Stopped,
@@ -27,7 +37,7 @@ from harness.refine.record import (
     is_there,
     settings_of,
 )
-from shim import InvalidRequest, Shim, default_shim
+from shim import EndpointError, InvalidRequest, Shim, default_shim
 from traces import current_run
 from traces.names import CHAIN
 
@@ -103,7 +113,7 @@ class Refine:
         )
         self.producer = producer
         self._prompt = prompt
-        self._options = dict(a_table("`options`", {} if options is None else options))
+        self._options = dict(options_beside({} if options is None else options))
         limits = (threshold, max_rounds, floor)
         self._settings = settings_of(producer, pool.models, rubric, limits, used)
 
@@ -126,20 +136,22 @@ class Refine:
             progress: gets the record after every step.
 
         Raises:
-            InvalidRequest: the task is empty, or the file's record is of another task or other settings.
-            OutsideError: the record cannot be written there; nothing was run.
+            InvalidRequest: the task is empty, the file's record is of another task or other settings, or
+                another run writes it meanwhile.
+            OutsideError: the record cannot be written there.
             KeepwarmError: as `Shim.chat`; the record keeps what was finished.
         """
         file = None if record is None else a_file("`record`", record)
         if progress is not None:
             a_function("`progress`", progress)
+        kept = None if file is None else RecordFile(file)
         now = self.begin(task, file)
         if now.stopped is None:
             now = noted(now, why_turns(self))
         while now.stopped is None:
             now = self.step(now)
-            if file is not None:
-                now.save(file)
+            if kept is not None:
+                kept.save(now)
             if progress is not None:
                 progress(now)
         return now
@@ -167,30 +179,49 @@ class Refine:
                 hint="Name another file for this run.",
                 file=str(record),
             )
-        return found
+        # A text of nothing, as older records may have, can never be judged: it is written anew.
+        empty = self.is_to_judge(found) and not found.rounds[-1].produced.text.strip()
+        return replace(found, rounds=found.rounds[:-1]) if empty else found
 
     def step(self, record: RefineRecord) -> RefineRecord:
         """The record after its next step: a text, or the evaluation of the last one."""
-        if self.is_to_judge(an_object("`record`", record, RefineRecord)):
+        if self.is_to_judge(record):
             return self.judged(record)
         return self.produced(record)
 
     def is_to_judge(self, record: RefineRecord) -> bool:
         """Whether the next step is the evaluation of a text that is there."""
+        an_object("`record`", record, RefineRecord)
         return bool(record.rounds) and record.rounds[-1].evaluation is None
 
     def produced(self, record: RefineRecord) -> RefineRecord:
-        """The record with its next text. A text that was there before ends the run unjudged."""
+        """The record with its next text. A text that was there before ends the run unjudged.
+
+        Raises:
+            EndpointError: the producer answered nothing.
+            KeepwarmError: as `Shim.chat`.
+        """
         number = len(record.rounds) + 1
         with _span("produce" if number == 1 else "revise", self.producer, number, record.task):
             reply = self.shim.chat(self.producer, self._prompt(record), **self._options)
         made = Produced.of(reply)
+        if not made.text.strip():
+            raise EndpointError(
+                f"The producer {self.producer} answered nothing (it ended by {reply.finish_reason!r}).",
+                hint="Raise `max_tokens`, look at the prompt, or let it try again.",
+                model=self.producer,
+            )
         if any(_same(made.text, one.produced.text) for one in record.rounds):
             return replace(record.with_text(made), stopped="repeated")
         return record.with_text(made)
 
     def judged(self, record: RefineRecord) -> RefineRecord:
         """The record with its last text's evaluation, and its end where that ends it."""
+        if not self.is_to_judge(record):
+            raise InvalidRequest(
+                "The record has no text that is to be judged.",
+                hint="`produced` writes the next one.",
+            )
         text = record.rounds[-1].produced.text
         judges = self.judge.models.chosen(run_id(record.task))
         with _span("evaluate", ", ".join(judges), len(record.rounds), record.task):

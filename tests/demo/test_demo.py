@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from backends.llama.binaries import FOLDER_VARIABLE
+from harness.demo.demo_run import _line_of
 from harness.demo.demo_settings import demo_config, half_limit_bytes
 from harness.demo.found_models import DemoModels, demo_models
 from harness.demo.models import TINY_RECIPES, make_model
@@ -35,6 +36,7 @@ from tests.demo.conftest import (
     stand_in,
 )
 from tests.perfetto import assert_sound
+from traces import RunTrace
 
 pytestmark = pytest.mark.timeout(600)
 """A demo makes models and measures them: on a busy machine that alone takes minutes."""
@@ -295,3 +297,11 @@ def test_the_command_is_registered(capsys: pytest.CaptureFixture[str]) -> None:
         keepwarm(["demo", "--help"])
     assert ended.value.code == 0
     assert "--trace-dir" in capsys.readouterr().out
+
+
+def test_a_trace_that_cannot_be_kept_is_named(tmp_path: Path) -> None:
+    """A folder that cannot be made ended in a traceback, after all the work."""
+    run = RunTrace(directory=tmp_path / "none")
+    with pytest.raises(OutsideError, match=r"cannot be kept in .*none: No such file") as caught:
+        _line_of(run)
+    assert "--trace-dir" in str(caught.value)

@@ -91,3 +91,13 @@ def test_an_error_that_is_not_the_parsers_is_not_taken_for_bad_json(
     with pytest.raises(ValueError, match="the handler's own") as caught:
         parse_json(b"{}")
     assert not isinstance(caught.value, BadJson)
+
+
+def test_a_device_or_a_fifo_is_never_replaced(tmp_path: Path) -> None:
+    """Root could put a file in the place of /dev/null, for every program of the machine."""
+    path = tmp_path / "state.json"
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="not a regular file"):
+        write_whole(path, b"new")
+    assert path.is_fifo()
+    assert list(tmp_path.iterdir()) == [path]

@@ -568,3 +568,23 @@ def test_a_run_works_inside_a_running_loop(told: Told) -> None:
         return (await graph.arun())["a"], graph.run()["a"]
 
     assert asyncio.run(scenario()) == ("a", "a")
+
+
+def test_a_name_with_line_breaks_and_marks_stays_one_node_of_the_drawing(told: Told) -> None:
+    """What follows a line break was a statement of its own."""
+    text = Graph([Step('a"\n    evil --> x<br/>#', chat)], shim=told.shim).draw()
+    assert text.count("\n") == 2
+    assert '["a#quot; evil --> x#lt;br/>#35;"]' in text
+
+
+def test_a_condition_that_has_to_be_awaited_does_not_pass_for_true(told: Told) -> None:
+    """A coroutine is true whatever it would answer: the step ran against its condition."""
+
+    async def never(_: Mapping[str, Any]) -> bool:
+        return False
+
+    step = Step("a", lambda _: 1, when=lambda v: [never(v)][0])  # type: ignore[arg-type,return-value]
+    result = Graph([step], shim=told.shim).run(check=False)
+    assert "always true" in str(result.failed["a"])
+    with pytest.raises(InvalidRequest, match="not async"):
+        Step("a", lambda _: 1, when=never)  # type: ignore[arg-type]

@@ -566,3 +566,36 @@ def test_what_a_memory_does_is_on_the_trace_with_why_words_answered_alone(
     assert (added["passages"], deleted["passages"]) == (2, 1)
     assert (found["hits"], found["degraded"]) == (1, "vec would evict writer")
     assert refused["error.type"] == "InvalidRequest"
+
+
+def test_an_embedder_with_another_length_is_a_typed_error_in_a_search(
+    memory: MemoryStore, meaning: MeaningShim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same name may stand for another model since: numpy's own error told that."""
+    memory.add(["rain in spring"])
+    monkeypatch.setattr(meaning, "_vector", lambda _: (1.0, 2.0))
+    with pytest.raises(InvalidRequest, match="vectors of 2 numbers; the memory's have 6"):
+        memory.search("rain")
+
+
+def test_a_filter_knows_true_from_1_and_a_text_from_a_list(memory: MemoryStore) -> None:
+    """To SQLite they are equal; a deletion by such a filter took other passages as well."""
+    kept = {"true": True, "one": 1, "float": 1.0, "list": [1], "text": "[1]", "none": None}
+    for name, value in kept.items():
+        memory.add([Passage(f"rain {name}", {"k": value})])
+
+    def found(value: object) -> set[str]:
+        hits = memory.search("rain", results=9, where={"k": value}).hits
+        return {hit.text.removeprefix("rain ") for hit in hits}
+
+    assert found(True) == {"true"}
+    assert found(1) == found(1.0) == {"one", "float"}
+    assert found("[1]") == {"text"}
+    assert found(None) == {"none"}
+    assert found(False) == set()
+    for bad in ({"k": math.nan}, {"k": math.inf}, {"k\0": 1}):
+        with pytest.raises(InvalidRequest, match="cannot be filtered"):
+            memory.search("rain", where=bad)
+    assert memory.delete(where={"k": 1}) == 2
+    with pytest.raises(InvalidRequest, match="keys are texts"):
+        Passage("rain", {1: "a"})  # type: ignore[dict-item]

@@ -50,6 +50,7 @@ def test_the_evaluator_reads_anchors_in_order() -> None:
         lambda: [FACTS, Dimension("style", "x", 0.4)],
         lambda: [FACTS, Dimension("style", "x")],
         lambda: [Dimension("a", "x", float("nan"))],
+        lambda: [Dimension("a", "x", 10**400)],
         lambda: [Dimension("a", "x", -1.0), Dimension("b", "x", 2.0)],
         lambda: [Dimension("a", "x", anchors={11: "more than all"})],
     ],
@@ -67,3 +68,17 @@ def test_a_judge_that_breaks_the_shape_is_the_endpoints_fault(answer: Any) -> No
     """A remote endpoint may ignore the schema."""
     with pytest.raises(EndpointError, match="facts"):
         Rubric([Dimension("facts", "x")]).scores(answer)
+
+
+@pytest.mark.parametrize("scores", [{}, {"style": Score(3)}, {"facts": 3}, None])
+def test_a_composite_of_scores_that_are_not_all_there_is_refused(scores: Any) -> None:
+    """It ended in a KeyError, or in a figure that is none."""
+    with pytest.raises(InvalidRequest, match="cannot be"):
+        Rubric([Dimension("facts", "x")]).composite(scores)
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), -1, 11, "5", None, True, 10**400])
+def test_a_score_is_a_number_from_0_to_10(score: Any) -> None:
+    """NaN made every composite NaN, which no threshold is above or below."""
+    with pytest.raises(InvalidRequest):
+        Score(score)

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import random
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
 
+import pytest
+
+from harness import Graph, Step
+from harness.graphs.graph import _order
 from harness.graphs.turns import AskFit, Models, ModelTurns
+from tests.harness.told import ToldShim, in_turn
+
+SHIM = ToldShim({"m": in_turn("x")})
 
 
 def two_of(models: Models) -> bool:
@@ -80,3 +90,46 @@ def test_whatever_comes_and_goes_everything_runs_once_and_nothing_thrashes() -> 
             started += now
             assert len(turns.in_use) <= 2
         assert sorted(started) == list(models)
+
+
+def calls_of(work: Callable[[], object]) -> int:
+    """How many functions work calls: what it takes, without a clock."""
+    count = [0]
+
+    def heard(_frame: FrameType, event: str, _value: object) -> None:
+        count[0] += event in ("call", "c_call")
+
+    sys.setprofile(heard)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count[0]
+
+
+@pytest.mark.parametrize("names", [[()], ["a", "b", "c"], [("a", "b"), "c"]])
+def test_what_starts_next_is_found_among_thousands_as_among_few(names: list[Sequence[str]]) -> None:
+    """A map over twenty thousand items took minutes, because each looked at all others."""
+
+    def whole(count: int) -> None:
+        turns = ModelTurns()
+        for number in range(count):
+            turns.wait(number, names[number % len(names)])
+        left = start_all(turns)
+        while left:
+            turns.done(left.pop())
+            left += start_all(turns)
+
+    assert calls_of(lambda: whole(2000)) < 15 * calls_of(lambda: whole(200))
+
+
+def test_a_long_chain_of_steps_is_put_in_order_in_time_with_its_length() -> None:
+    """Ten thousand steps took minutes before the first one ran."""
+
+    def chain(count: int) -> list[Step]:
+        return [Step(str(n), str, [str(n - 1)] if n else [], "m") for n in range(count)]
+
+    short, long = chain(50), chain(500)
+    assert _order(long) == ["m"] * 500
+    assert calls_of(lambda: _order(long)) < 15 * calls_of(lambda: _order(short))
+    assert calls_of(lambda: Graph(long, shim=SHIM)) < 15 * calls_of(lambda: Graph(short, shim=SHIM))

@@ -53,11 +53,22 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Replace a file so that it is the old one or the new one at any moment, also after a power cut.
 
     Raises:
-        OSError: it could not be written; the old file stands and nothing is left of the new one.
+        OSError: it could not be written, or there is a device or a FIFO in its place; the old file stands
+            and nothing is left of the new one.
     """
+    _check_replaceable(path)
     with UNWRITTEN.noting(path.parent):
         _replace(path, data, mode)
     _sync_folder(path.parent)
+
+
+def _check_replaceable(path: Path) -> None:
+    # To replace /dev/null, as root may, would take it from every program of the machine.
+    with contextlib.suppress(FileNotFoundError):
+        kind = stat.S_IFMT(path.lstat().st_mode)
+        if kind not in (stat.S_IFREG, stat.S_IFLNK):
+            number = errno.EISDIR if kind == stat.S_IFDIR else errno.EINVAL
+            raise OSError(number, "it is not a regular file", str(path))
 
 
 def _replace(path: Path, data: bytes, mode: int) -> None:

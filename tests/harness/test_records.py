@@ -1,0 +1,247 @@
+"""Records of runs: one run at a time, files that are none, and what was finished is never lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.machine.files.whole_files import write_whole
+from harness import Dimension, Graph, Refine, RefineRecord, Rubric, Step, StepContext, run_many
+from harness.graphs.journal import Journal
+from harness.progress_bar import progress_bar
+from harness.refine import record as records
+from shim import EndpointError, InvalidRequest, KeepwarmError, OutsideError
+from tests.harness.told import ToldShim, in_turn, scores
+
+RUBRIC = Rubric([Dimension("facts", "Right.")])
+
+
+def loop(*texts: str, judge: Any = None, **options: Any) -> Refine:
+    """A loop whose writer answers these texts; its judge is never content."""
+    low = [scores(facts=score) for score in (5, 5.5, 6, 6.5)]
+    answers = {"writer": in_turn(*texts), "judge": judge or in_turn(*low)}
+    return Refine("writer", "judge", RUBRIC, shim=ToldShim(answers), **options)
+
+
+def stuck(path: Path) -> Path:
+    """A file that no record can be in: a FIFO, which would wait for a reader for ever."""
+    os.mkfifo(path)
+    return path
+
+
+def test_what_is_no_regular_file_is_never_replaced_by_a_record(tmp_path: Path) -> None:
+    """A record called /dev/null took its place for the whole machine, where root ran it."""
+    fifo = stuck(tmp_path / "fifo")
+    link = tmp_path / "link"
+    link.symlink_to(fifo)
+    for place in (fifo, link):
+        with pytest.raises(OutsideError, match="no regular file"):
+            loop("one").run("Write.", record=place)
+        with pytest.raises(OutsideError, match="not a regular file"):
+            RefineRecord.load(place)
+    graph = Graph([Step("a", lambda _: 1)], shim=ToldShim({}))
+    with pytest.raises(OutsideError, match="not a regular file"):
+        graph.resume(fifo)
+    assert fifo.is_fifo()
+    assert link.is_symlink()
+
+
+def test_a_record_behind_a_link_is_written_where_the_link_leads(tmp_path: Path) -> None:
+    """The link was replaced, and the file on the large disk stayed as it was."""
+    (tmp_path / "link").symlink_to(tmp_path / "far")
+    loop("one", max_rounds=1).run("Write.", record=tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert RefineRecord.load(tmp_path / "far").answer == "one"
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", ""])
+def test_a_name_that_no_record_can_have_is_refused_before_anything_runs(name: str) -> None:
+    """It was found out when the first text was to be kept, which was lost then."""
+    one = loop("one")
+    graph = Graph([Step("a", lambda _: 1)], shim=ToldShim({}))
+    calls: list[Any] = [
+        lambda: one.run("Write.", record=name),
+        lambda: RefineRecord.load(name),
+        lambda: graph.resume(name),
+        lambda: graph.run(record=name),
+    ]
+    for call in calls:
+        with pytest.raises(KeepwarmError):
+            call()
+    assert isinstance(one.shim, ToldShim)
+    assert one.shim.asked == []
+
+
+def test_two_runs_of_one_record_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    """The run that comes later with its step is refused; the other one's rounds stay."""
+    file = tmp_path / "run.json"
+
+    def other(_messages: Any, _options: Any) -> str:
+        if not file.exists():
+            loop("theirs", max_rounds=1).run("Write.", record=file)
+        return "ours"
+
+    mine = loop("", max_rounds=1)
+    assert isinstance(mine.shim, ToldShim)
+    mine.shim.answers["writer"] = other
+    with pytest.raises(InvalidRequest, match="written by another run"):
+        mine.run("Write.", record=file)
+    assert RefineRecord.load(file).answer == "theirs"
+    file.unlink()
+    folder = tmp_path / "many"
+
+    def another(_messages: Any, _options: Any) -> str:
+        if not list(folder.iterdir()):
+            run_many(loop("theirs", max_rounds=1), ["Write."], records=folder)
+        return "ours"
+
+    mine.shim.answers["writer"] = another
+    with pytest.raises(InvalidRequest, match="written by another run"):
+        run_many(mine, ["Write."], records=folder)
+
+
+def test_a_journal_is_one_runs_alone(tmp_path: Path) -> None:
+    """A run that is resumed while it still works did everything twice."""
+    file = tmp_path / "run.jsonl"
+
+    def again(_: StepContext) -> str:
+        with pytest.raises(InvalidRequest, match="Another run works with"):
+            graph.resume(file)
+        return "once"
+
+    graph = Graph([Step("a", again)], shim=ToldShim({}))
+    assert graph.run(record=file)["a"] == "once"
+    assert graph.resume(file)["a"] == "once"
+    read = Journal.load(file, graph.steps)
+    file.write_bytes(file.read_bytes() + b'{"key": "half of ano')
+    with pytest.raises(InvalidRequest, match="Another run works with"), read:
+        pass
+    assert file.read_bytes().endswith(b"half of ano")
+    with Journal.load(file, graph.steps):
+        assert file.read_bytes().endswith(b"\n")
+
+
+def test_a_full_disk_is_a_typed_error_and_the_record_before_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was an OSError without a file or a hint."""
+    file = tmp_path / "run.json"
+    left = [1]
+
+    def full(path: Path, data: bytes) -> None:
+        if not left:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        left.pop()
+        write_whole(path, data)
+
+    monkeypatch.setattr(records, "write_whole", full)
+    with pytest.raises(OutsideError, match="No space left on device") as caught:
+        loop("one", "two").run("Write.", record=file)
+    assert caught.value.facts["file"] == str(file)
+    assert len(RefineRecord.load(file).rounds) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b'{"version": 1, "gra'])
+def test_a_journal_whose_first_line_was_cut_says_that_it_holds_nothing(
+    tmp_path: Path, content: bytes
+) -> None:
+    """A kill or a full disk cut it; a newer keepwarm was said to have written it."""
+    file = tmp_path / "run.jsonl"
+    file.write_bytes(content)
+    with pytest.raises(InvalidRequest, match="nothing of a run") as caught:
+        Graph([Step("a", lambda _: 1)], shim=ToldShim({})).resume(file)
+    assert "Remove the file" in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [{1: "a"}, (1, 2), {"a": (1,)}, [{2.5: 1}], {True: 1}])
+def test_inputs_that_would_come_back_as_others_are_refused(tmp_path: Path, given: Any) -> None:
+    """A resumed run got the key "1" where the first one had 1: a task that differs without a word."""
+    graph = Graph([Step("a", lambda step: repr(step["x"]), ["x"])], ["x"], shim=ToldShim({}))
+    with pytest.raises(InvalidRequest, match="cannot be kept"):
+        graph.run({"x": given}, record=tmp_path / "run.jsonl")
+    assert list(tmp_path.iterdir()) == []
+    assert graph.run({"x": given})["a"] == repr(given)
+
+
+def test_inputs_that_are_too_deep_for_a_record_are_refused(tmp_path: Path) -> None:
+    """They ended in a RecursionError."""
+    deep: list[Any] = []
+    for _ in range(sys.getrecursionlimit() * 5):
+        deep = [deep]
+    graph = Graph([Step("a", lambda _: 1, ["x"])], ["x"], shim=ToldShim({}))
+    with pytest.raises(InvalidRequest, match="cannot be kept"):
+        graph.run({"x": deep}, record=tmp_path / "run.jsonl")
+
+
+def test_a_result_that_cannot_be_kept_names_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step itself had not failed, but its error said so."""
+    journal = Journal.begin(tmp_path / "run.jsonl", [Step("a", lambda _: 1)], {})
+
+    def full(_fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutsideError, match=r"cannot be kept in .*run.jsonl: No space left"):
+        journal.keep("a", 1)
+
+
+def test_an_empty_answer_is_told_and_does_not_spoil_the_record(tmp_path: Path) -> None:
+    """Its record could never be gone on with: a text of nothing stood there to be judged."""
+    file = tmp_path / "run.json"
+    with pytest.raises(EndpointError, match="writer answered nothing"):
+        loop("one", "  ").run("Write.", record=file)
+    assert [one.produced.text for one in RefineRecord.load(file).rounds] == ["one"]
+    assert loop("two", max_rounds=3).run("Write.", record=file).stopped
+    found = run_many(loop("  ", "one", max_rounds=1), ["first", "second"], at_once=1)
+    assert [one.stopped for one in found] == ["failed", "max_rounds"]
+
+
+def test_an_empty_text_of_an_older_record_is_written_anew(tmp_path: Path) -> None:
+    """Such records are there already."""
+    file = tmp_path / "run.json"
+    one = loop("one", max_rounds=1)
+    one.begin("Write.").with_text(records.Produced(" \n")).save(file)
+    assert one.run("Write.", record=file).answer == "one"
+
+
+def test_half_a_character_in_a_judges_reasons_leaves_the_record_readable(tmp_path: Path) -> None:
+    """The record was no UTF-8, which other programs that read JSON refuse."""
+    file = tmp_path / "run.json"
+    said = json.dumps({"facts": {"reasons": "\ud800", "score": 9}})
+    loop("one", judge=in_turn(said)).run("Write.", record=file)
+    assert json.loads(file.read_text("utf-8"))["stopped"] == "passed"
+    assert RefineRecord.load(file).passed
+
+
+def test_steps_out_of_their_order_are_typed_errors(tmp_path: Path) -> None:
+    """A record without a text has nothing to judge, and one that is not there is none."""
+    one = loop("one")
+    with pytest.raises(InvalidRequest, match="no text that is to be judged"):
+        one.judged(one.begin("Write."))
+    with pytest.raises(InvalidRequest, match="cannot be 5"):
+        one.is_to_judge(5)  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequest, match="is not there"):
+        RefineRecord.load(tmp_path / "run.json")
+    with pytest.raises(OutsideError, match="cannot be written"):
+        one.begin("Write.").save(tmp_path / "none" / "run.json")
+
+
+def test_tasks_can_be_given_one_after_the_other() -> None:
+    """A generator of tasks has no length."""
+    found = run_many(loop("one", max_rounds=1), (f"task {n}" for n in range(2)))  # type: ignore[arg-type]
+    assert [one.task for one in found] == ["task 0", "task 1"]
+
+
+def test_a_program_without_stderr_has_no_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was started with it closed, as a service may be, failed at its first batch."""
+    monkeypatch.setattr(sys, "stderr", None)
+    with progress_bar("steps", 2) as advance:
+        advance()
