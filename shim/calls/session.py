@@ -290,10 +290,11 @@ class Session:
                 raise cannot(config, model, verb)
         own, rest = split_options(options, OWN_OPTIONS, OPTIONS if verb == "chat" else ())
         own_timeouts = {name: own[name] for name in own if name.endswith("_timeout")}
+        # Takes the time-outs out of them: they are the client's own.
+        timeouts, resumable = timeouts_of(entry, own), entry.is_gguf and can_restore(rest)
         wants = {"model": model, "want": "lease", **own}
         if model in self.overridden:
             wants["overridden"] = True
-        timeouts, resumable = timeouts_of(entry, own), entry.is_gguf and can_restore(rest)
         return Settled(
             config=config,
             options=FixedOptions(rest),
