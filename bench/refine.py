@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from _common import REPOSITORY, background_shim, end_on_signals, last_line, say, timed
 
-from harness import EvaluatorPool, Judge, Refine, RefineRecord, run_many
+from harness import Judge, Refine, RefineRecord, run_many
 from harness.demo.reports import (
     RUBRIC,
     FactSheet,
@@ -181,7 +181,7 @@ def agreement(chosen: Sequence[FactSheet]) -> dict[str, float]:
     figures: dict[str, float] = {}
     for kind in QUANTIZATIONS:
         with background_shim(config(models({"evaluator": ("evaluator", kind)}))) as shim:
-            judge = Judge(shim, RUBRIC, EvaluatorPool(["evaluator"]), prompt=judge_prompt)
+            judge = Judge(shim, RUBRIC, "evaluator", prompt=judge_prompt, overridden=["evaluator"])
             work = [(sheet.task, text) for sheet, text in zip(chosen, reports, strict=True)]
             given = [one.composite for one in judge.evaluate_many(work, WARM_AT_ONCE)]
         wrong = sum(g >= THRESHOLD > t for g, t in zip(given, truth, strict=True))

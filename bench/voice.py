@@ -40,7 +40,7 @@ from backends.machine.children import serving
 from backends.machine.unix_http import is_healthy
 from backends.openai import ChatRequest
 from backends.openai.sync_client import SyncTransport
-from harness import EvaluatorPool, Judge, Pipeline
+from harness import Judge, Pipeline
 from harness.demo.reports import RUBRIC, FactSheet, Statement, judge_prompt, sheets
 from harness.demo.reports.facts import VALUES
 from harness.demo.reports.trained import trained_model
@@ -288,7 +288,7 @@ def yes_less_no(shim: Shim, case: Case, answer: str) -> float:
 
 def judges(shim: Shim, some: Sequence[Case]) -> dict[str, float]:
     """The area under the curve of each judge: the agent's, the trained evaluator, SmolLM2."""
-    trained = Judge(shim, RUBRIC, EvaluatorPool(["evaluator"]), prompt=judge_prompt)
+    trained = Judge(shim, RUBRIC, "evaluator", prompt=judge_prompt)
 
     def by_vectors(case: Case, answer: str) -> float:
         vectors = shim.embed("judge", [case.question, answer, *case.sentences]).vectors

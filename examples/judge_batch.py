@@ -78,7 +78,8 @@ def main() -> None:
     print(f"three judges ({', '.join(KINDS)}); the limit of {limit:.0f} MB holds one of them")
     with Shim(config, inline=True, share=True) as shim:
         pool = EvaluatorPool(list(shim.config.models), "panel")
-        judge = Judge(shim, RUBRIC, pool, prompt=judge_prompt)
+        # Coarser than an evaluator should be, and let in by its name.
+        judge = Judge(shim, RUBRIC, pool, prompt=judge_prompt, overridden=["judge-Q5_K_M"])
         some = work[:ONE_BY_ONE]
         _, dear = counted("answer by answer", lambda: [judge.evaluate(*one) for one in some])
         every, cheap = counted("judge by judge", lambda: judge.evaluate_many(work))

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
-from harness import EvaluatorPool, Judge
+from harness import Judge
 from harness.demo.reports import RUBRIC, FactSheet, judge_prompt, sheets
 from harness.demo.reports.trained import trained_model
 from shim import AdmissionDenied, Shim
@@ -48,7 +48,7 @@ def write(shim: Shim, sheet: FactSheet, agent: str) -> str:
 
 def run(shim: Shim, sheet: FactSheet) -> None:
     """Two agents write, the third judges both; the better report is shown."""
-    judge = Judge(shim, RUBRIC, EvaluatorPool(["judge"]), prompt=judge_prompt)
+    judge = Judge(shim, RUBRIC, "judge", prompt=judge_prompt)
     with ThreadPoolExecutor(2) as agents:
         texts = list(agents.map(lambda one: write(shim, sheet, one), ("writer", "editor")))
     scores = [judge.evaluate(sheet.task, text).composite for text in texts]

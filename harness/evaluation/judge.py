@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from harness.evaluation.compressor import Compressed, Compressor
-from harness.evaluation.rubric import REASONS_LENGTH, Rubric, Score
+from harness.evaluation.rubric import HOLDS_NO_SCHEMA, REASONS_LENGTH, Rubric, Score
 from harness.given import (
     a_count,
     a_function,
@@ -24,6 +24,7 @@ from harness.given import (
 )
 from harness.side_by_side import as_they_end, threads
 from shim import EndpointError, InvalidRequest, Reply, Shim
+from shim.config.role_checks import check_precision
 from traces import current_run
 
 SPREAD: Final = 2.0
@@ -31,6 +32,8 @@ SPREAD: Final = 2.0
 MAX_TOKENS: Final = 1200
 KEYS_TOKENS: Final = 40
 """What the names and signs around one dimension's reasons may take."""
+QUOTED: Final = 120
+"""Of a judge's malformed answer, so many characters are in the message."""
 AT_ONCE: Final = 16
 """Requests of a batch that are under way together; those over the engine's slots wait in the queue."""
 
@@ -175,7 +178,7 @@ class Judge:
     Args:
         shim: has the evaluators.
         rubric: what is judged.
-        models: one evaluator, or a pool.
+        models: an evaluator's name, or a pool.
         compressor: cuts answers that are too long for a judge.
         prompt: makes the messages; by default `harness.evaluation.judge.prompt`.
         disagreement_over: judges whose composites are further apart are flagged.
@@ -184,11 +187,13 @@ class Judge:
 
     Raises:
         InvalidRequest: an argument is of another type.
+        RoleViolation: an evaluator is coarser than Q8_0.
+        UnknownModel: an evaluator is not configured.
     """
 
     shim: Shim
     rubric: Rubric
-    models: EvaluatorPool
+    models: EvaluatorPool | str
     compressor: Compressor = field(default_factory=Compressor)
     prompt: Prompt = prompt
     disagreement_over: float = SPREAD
@@ -198,13 +203,20 @@ class Judge:
     def __post_init__(self) -> None:
         an_object("`shim`", self.shim, Shim)
         an_object("`rubric`", self.rubric, Rubric)
-        an_object("`models`", self.models, EvaluatorPool)
+        an_object("`models`", self.models, (str, EvaluatorPool))
         an_object("`compressor`", self.compressor, Compressor)
         a_function("`prompt`", self.prompt)
         a_number("`disagreement_over`", self.disagreement_over, 0)
         options_beside(self.options)
         a_list("The overridden judges", self.overridden, str)
         self.shim.override_role(self.overridden)
+        for model in set(self.pool.models) - set(self.overridden):
+            check_precision(model, "evaluator", self.shim.describe(model))
+
+    @property
+    def pool(self) -> EvaluatorPool:
+        """The evaluators; one that was given by its name is a pool of one."""
+        return EvaluatorPool([self.models]) if isinstance(self.models, str) else self.models
 
     def evaluate(self, task: str, answer: str, run_id: str = "") -> Evaluation:
         """All chosen judges' judgements. Judges that fit together are asked side by side.
@@ -214,7 +226,7 @@ class Judge:
             EndpointError: a judge's answer is not in the rubric's shape.
             KeepwarmError: as `Shim.chat`.
         """
-        judges = self.models.chosen(run_id)
+        judges = self.pool.chosen(run_id)
         payload = self._payload(task, answer)
         if len(judges) == 1:
             judgements = [self.judgement(judges[0], task, payload)]
@@ -261,10 +273,11 @@ class Judge:
         """
         a_count("`at_once`", at_once)
         payloads = [self._payload(task, answer) for task, answer in work]
-        chosen = [self.models.chosen(one) for one in run_ids]
+        pool_of = self.pool
+        chosen = [pool_of.chosen(one) for one in run_ids]
         found: list[list[Judgement]] = [[] for _ in work]
         with threads(at_once, "judges") as pool:
-            for model in self.models.models:
+            for model in pool_of.models:
                 asked = {
                     pool.submit(self.judgement, model, work[n][0], payloads[n]): n
                     for n, judges in enumerate(chosen)
@@ -290,7 +303,7 @@ class Judge:
                 self.prompt(self.rubric, task, payload.text),
                 **{**options, "temperature": 0.0, "json_schema": self.rubric.schema()},
             )
-        scores = self.rubric.scores(_parsed(reply))
+        scores = self._scores(reply)
         return Judgement(
             judge=model,
             scores=scores,
@@ -298,6 +311,29 @@ class Judge:
             seconds=reply.total_s,
             cold=reply.residency.cold,
             cut=payload.cut,
+        )
+
+    def _scores(self, reply: Reply) -> dict[str, Score]:
+        """The scores of an answer; one of another shape is quoted."""
+        try:
+            return self.rubric.scores(json.loads(reply.content))
+        except (ValueError, RecursionError) as error:
+            what = "answered nothing" if not reply.content.strip() else "answered no JSON object"
+            hint = HOLDS_NO_SCHEMA
+            if reply.finish_reason == "length":
+                what += ", or one that was cut at `max_tokens`"
+                hint = "Raise `max_tokens` in the judge's options, or give it fewer dimensions."
+            raise self._malformed(reply, what, hint) from error
+        except EndpointError as error:
+            raise self._malformed(reply, f"gave {error.facts['gave']}", error.hint) from error
+
+    def _malformed(self, reply: Reply, what: str, hint: str) -> EndpointError:
+        said = reply.content[:QUOTED]
+        return EndpointError(
+            f"The judge {reply.model} {what}: {said!r}{'...' * (said != reply.content)}.",
+            hint=hint,
+            model=reply.model,
+            answer=reply.content[:1000],
         )
 
     def check_repeat(self, task: str, answer: str) -> Checked:
@@ -335,16 +371,3 @@ class Judge:
                 hint="Give a `Compressor` with a larger `limit`.",
             )
         return payload
-
-
-def _parsed(reply: Reply) -> Any:
-    try:
-        return json.loads(reply.content)
-    except (ValueError, RecursionError) as error:
-        ended = " It was cut at `max_tokens`." if reply.finish_reason == "length" else ""
-        raise EndpointError(
-            f"The judge {reply.model} answered no JSON object.{ended}",
-            hint="Raise `max_tokens` in the judge's options, or give it fewer dimensions.",
-            model=reply.model,
-            answer=reply.content[:1000],
-        ) from error

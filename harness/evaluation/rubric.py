@@ -15,6 +15,9 @@ HIGHEST: Final = 10.0
 STEP: Final = 0.5
 SCORES: Final[tuple[float, ...]] = tuple(STEP * n for n in range(int(HIGHEST / STEP) + 1))
 """The scores that a judge can give: 0 to 10 in half steps."""
+HOLDS_NO_SCHEMA: Final = (
+    "Its endpoint does not hold answers to a JSON schema; use an engine that does."
+)
 REASONS_LENGTH: Final = 400
 """Characters of the reasons for one score: a model that rambles ends there."""
 
@@ -191,10 +194,9 @@ def _score(name: str, answer: Any) -> Score:
     found = answer.get(name) if isinstance(answer, dict) else None
     score = found.get("score") if isinstance(found, dict) else None
     if isinstance(score, bool) or not isinstance(score, int | float) or score not in SCORES:
+        gave = f"no score for {name}" if score is None else f"the score {score!r:.60} for {name}"
         raise EndpointError(
-            f"The judge gave {name} the score {score!r:.60}.",
-            hint="Its endpoint does not hold answers to a JSON schema; use an engine that does.",
-            dimension=name,
+            f"A judge gave {gave}.", hint=HOLDS_NO_SCHEMA, gave=gave, dimension=name
         )
     return Score(float(score), str(found.get("reasons", "")) if isinstance(found, dict) else "")
 

@@ -155,7 +155,7 @@ def _steps(refine: Refine, records: Iterable[RefineRecord]) -> int:
 @contextmanager
 def _uses(refine: Refine) -> Iterator[Callable[..., None]]:
     plan = refine.shim.plan()
-    judges = list(refine.judge.models.models)
+    judges = list(refine.judge.pool.models)
 
     def declare(*, judging: bool) -> None:
         # One use of a model stands for a whole phase: what comes after it is what may be made ready.

@@ -223,7 +223,7 @@ class Refine:
                 hint="`produced` writes the next one.",
             )
         text = record.rounds[-1].produced.text
-        judges = self.judge.models.chosen(run_id(record.task))
+        judges = self.judge.pool.chosen(run_id(record.task))
         with _span("evaluate", ", ".join(judges), len(record.rounds), record.task):
             found = self.judge.evaluate(record.task, text, run_id(record.task))
         return self.with_evaluation(record, found)
@@ -244,7 +244,7 @@ def why_turns(refine: Refine) -> str:
     Raises:
         KeepwarmError: a model cannot be run, with the reason.
     """
-    found = refine.shim.what_if([refine.producer, *refine.judge.models.models])
+    found = refine.shim.what_if([refine.producer, *refine.judge.pool.models])
     if found["together"]:
         return ""
     sizes = [

@@ -9,7 +9,7 @@ from statistics import fmean
 
 import pytest
 
-from harness import EvaluatorPool, Judge, Refine
+from harness import Judge, Refine
 from harness.demo.reports import (
     RUBRIC,
     judge_prompt,
@@ -61,7 +61,7 @@ def test_trained_models_write_judge_and_revise(tmp_path: Path) -> None:
     }
     draw, chosen = random.Random(1), list(islice(sheets(9), 8))
     with Shim({"budget": {"device": "host", "limit": "1GiB"}, "models": models}) as shim:
-        judge = Judge(shim, RUBRIC, EvaluatorPool(["judge"]), prompt=judge_prompt)
+        judge = Judge(shim, RUBRIC, "judge", prompt=judge_prompt)
         given, truth = list[float](), list[float]()
         for sheet in chosen:
             for text in (sheet.report(), sheet.report(noisy(draw, sheet, DRAFT)[:2])):

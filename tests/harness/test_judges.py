@@ -11,7 +11,7 @@ import pytest
 
 from harness import Compressor, Dimension, EvaluatorPool, Judge, Rubric
 from harness.evaluation.rubric import REASONS_LENGTH
-from shim import EndpointError, InvalidRequest
+from shim import EndpointError, InvalidRequest, RoleViolation, Shim, UnknownModel
 from tests.harness.told import ToldShim, in_turn, scores
 
 RUBRIC = Rubric([Dimension("facts", "Right."), Dimension("style", "Reads well.")])
@@ -52,7 +52,7 @@ def test_a_judge_has_room_for_the_longest_answer_of_its_schema() -> None:
 
     rubric = Rubric([Dimension(name, "Good.") for name in names])
     shim = ToldShim({"j": answer})
-    Judge(shim, rubric, EvaluatorPool(["j"])).evaluate("Write.", "Text.")
+    Judge(shim, rubric, "j").evaluate("Write.", "Text.")
     longest = json.dumps({n: {"reasons": "x" * REASONS_LENGTH, "score": 9.5} for n in names})
     assert seen[0]["max_tokens"] >= len(longest)
     Judge(shim, rubric, EvaluatorPool(["j"]), options={"max_tokens": 50}).evaluate("Write.", "T.")
@@ -127,6 +127,34 @@ def test_an_empty_answer_and_one_that_is_no_json_are_typed() -> None:
             judge(ToldShim({"j": in_turn(odd)}), "j").evaluate("Write.", "Text.")
 
 
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("I give it a 7.", "The judge j answered no JSON object: 'I give it a 7.'. Its endpoint"),
+        (" ", "The judge j answered nothing: ' '. Its endpoint"),
+        (scores(facts=11, style=6), 'The judge j gave the score 11 for facts: \'{"facts"'),
+        (scores(facts=8), 'The judge j gave no score for style: \'{"facts"'),
+        ("7" * 500, f"gave no score for facts: {'7' * 120!r}.... Its endpoint"),
+    ],
+)
+def test_a_malformed_answer_is_quoted_and_what_to_do_fits_its_cause(said: str, words: str) -> None:
+    """Only an answer that was cut is helped by more tokens."""
+    with pytest.raises(EndpointError) as caught:
+        judge(ToldShim({"j": in_turn(said)}), "j").evaluate("Write.", "Text.")
+    assert words in str(caught.value)
+    assert "max_tokens" not in str(caught.value)
+
+
+def test_a_judge_under_the_floor_needs_its_name_whatever_calls_it() -> None:
+    """As in `Refine`; an evaluator that is not configured is named at once."""
+    shim = ToldShim({"j": lambda *_: scores(facts=8, style=6)}, bits={"j": 4.5})
+    with pytest.raises(RoleViolation, match=r"4\.5 bits per weight"):
+        Judge(shim, RUBRIC, "j")
+    assert Judge(shim, RUBRIC, "j", overridden=["j"]).evaluate("Write.", "Text.").composite == 7
+    with pytest.raises(UnknownModel):
+        Judge(Shim({"models": {"j": {"url": "http://127.0.0.1:9/v1"}}}), RUBRIC, "k")
+
+
 def test_a_batch_is_read_judge_by_judge() -> None:
     """Three judges of which one fits are loaded three times, not once for each answer."""
     shim = ToldShim({name: lambda *_: scores(facts=8, style=6) for name in "abc"})
@@ -144,7 +172,7 @@ def test_a_batch_of_a_pool_has_one_judge_for_each_task() -> None:
     one = judge(shim, "a", "b", mode="hash")
     work = [(f"Task {n}.", "Text.") for n in range(12)]
     found = [evaluation.judgements[0].judge for evaluation in one.evaluate_many(work)]
-    assert found == [one.models.chosen(task)[0] for task, _ in work]
+    assert found == [one.pool.chosen(task)[0] for task, _ in work]
     assert set(found) == {"a", "b"}
 
 
