@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import itertools
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
@@ -217,14 +218,22 @@ def _holds(when: Callable[[Mapping[str, Any]], bool], values: Mapping[str, Any])
 
 
 async def _bounded(step: Step, work: Coroutine[Any, Any, Any]) -> Any:
-    """The step's value, within its time."""
+    """The step's value, within its time.
+
+    A coroutine that outlives its cancellation, or blocks the loop, has not kept its time either.
+    """
+    loop = asyncio.get_running_loop()
+    over = TimeoutError(f"it took longer than {step.timeout_s or 0:g} s")
     try:
         async with asyncio.timeout(step.timeout_s) as limit:
-            return await work
+            value = await work
     except TimeoutError as error:
         if not limit.expired():
             raise
-        raise TimeoutError(f"it took longer than {step.timeout_s:g} s") from error
+        raise over from error
+    if limit.expired() or loop.time() > (limit.when() or math.inf):
+        raise over
+    return value
 
 
 async def _of_function(run: Callable[[StepContext], Any], context: StepContext) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -217,6 +217,14 @@ def _which(file: Path) -> tuple[int, int] | None:
 def _open(file: Path) -> sqlite3.Connection:
     if "\0" in str(file):
         raise InvalidRequest(f"No file can be called {str(file)!r}: a name has no zero byte.")
+    odd = False
+    with suppress(OSError):  # what stands in the way is told when it is opened
+        odd = file.exists() and not file.is_file()
+    if odd:
+        # SQLite would write to a device, and leave a journal beside it.
+        raise OutsideError(
+            f"The memory {file} cannot be used: it is no regular file.", file=str(file)
+        )
     check_log(file)
     connection = sqlite3.connect(
         file, timeout=BUSY_S, isolation_level=None, check_same_thread=False

@@ -588,3 +588,23 @@ def test_a_condition_that_has_to_be_awaited_does_not_pass_for_true(told: Told) -
     assert "always true" in str(result.failed["a"])
     with pytest.raises(InvalidRequest, match="not async"):
         Step("a", lambda _: 1, when=never)  # type: ignore[arg-type]
+
+
+def test_a_coroutine_that_goes_on_after_its_time_has_not_kept_it(told: Told) -> None:
+    """One that outlives its cancellation, and one that blocks the loop, were done though they came late."""
+
+    async def stubborn(_: StepContext) -> int:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return 1
+        return 2
+
+    async def blocking(_: StepContext) -> int:
+        time.sleep(0.05)  # noqa: ASYNC251 - that is the mistake
+        return 3
+
+    steps = [Step("stubborn", stubborn, timeout_s=0.01), Step("blocking", blocking, timeout_s=0.01)]
+    for step in steps:
+        result = Graph([step], shim=told.shim).run(check=False)
+        assert "longer than 0.01 s" in str(result.failed[step.name])

@@ -599,3 +599,11 @@ def test_a_filter_knows_true_from_1_and_a_text_from_a_list(memory: MemoryStore) 
     assert memory.delete(where={"k": 1}) == 2
     with pytest.raises(InvalidRequest, match="keys are texts"):
         Passage("rain", {1: "a"})  # type: ignore[dict-item]
+
+
+def test_a_memory_in_place_of_a_device_or_a_fifo_is_refused(tmp_path: Path) -> None:
+    """SQLite left a journal beside /dev/null."""
+    os.mkfifo(tmp_path / "m.db")
+    with pytest.raises(OutsideError, match="no regular file"):
+        MemoryStore(tmp_path / "m.db")
+    assert [one.name for one in tmp_path.iterdir()] == ["m.db"]
