@@ -15,7 +15,7 @@ from harness.graphs.journal import Journal
 from harness.graphs.outcome import GraphResult, Outcome
 from harness.graphs.step import Step
 from harness.progress_bar import progress_bar
-from shim import Plan, Shim, UnknownModel, default_shim
+from shim import ConfigError, Plan, Shim, UnknownModel, default_shim
 
 AT_ONCE: Final = 32
 """Steps and items that work at the same time."""
@@ -27,7 +27,8 @@ class Graph:
     Args:
         steps: in any order; a step says by name what it needs.
         inputs: the names of the values that a run is given.
-        shim: has the models; by default that of the found configuration.
+        shim: has the models; by default that of the found configuration, which steps of functions alone
+            do not need.
         at_once: steps and items that work at the same time.
 
     Raises:
@@ -52,7 +53,7 @@ class Graph:
         check_shape(self.steps, self.inputs)
         for step in self.steps:
             if isinstance(step.run, Graph):
-                check_inputs(step.run.inputs, set(step.needs))
+                check_inputs(step.run.inputs, set(step.needs), step.name)
             else:
                 a_function(f"`run` of step {step.name}", step.run, awaited=True)
         self._given_shim = shim
@@ -146,7 +147,7 @@ class Graph:
     async def _run(
         self, inputs: Mapping[str, Any], journal: Journal | None, *, check: bool, quiet: bool
     ) -> GraphResult:
-        shim = self._given_shim or default_shim()
+        shim = self._given_shim or self._found_shim()
         self._check_models(shim)
         left = {step.name: step for step in self.steps}
         async with shim.plan(_order(self.steps)) as plan:
@@ -171,6 +172,14 @@ class Graph:
                     await plan.adeclare(_order(list(left.values())))
 
             yield finished
+
+    def _found_shim(self) -> Shim:
+        try:
+            return default_shim()
+        except ConfigError:
+            if self.models:
+                raise
+            return Shim({})
 
     def _check_models(self, shim: Shim) -> None:
         known = shim.config.models

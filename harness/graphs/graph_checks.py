@@ -21,10 +21,13 @@ def check_shape(steps: Sequence[Step], inputs: Collection[str]) -> None:
     """
     names = [step.name for step in steps]
     doubled = sorted(name for name, count in Counter([*names, *inputs]).items() if count > 1)
-    if not names or doubled:
+    if not names:
+        raise ConfigError("A graph needs at least one step.", hint="Give a list of `Step`.")
+    if doubled:
         raise ConfigError(
-            f"The steps are {names}, the inputs {sorted(inputs)}: at least one step is needed.",
-            hint="Every step and input needs a name of its own.",
+            f"Several steps or inputs are called {', '.join(doubled)}.",
+            hint="Give each a name of its own.",
+            names=doubled,
         )
     known = dict.fromkeys([*names, *inputs])
     for step in steps:
@@ -37,8 +40,8 @@ def check_shape(steps: Sequence[Step], inputs: Collection[str]) -> None:
         )
 
 
-def check_inputs(wanted: Collection[str], given: Collection[str]) -> None:
-    """Refuse a run whose inputs are not the graph's.
+def check_inputs(wanted: Collection[str], given: Collection[str], step: str = "") -> None:
+    """Refuse a run whose inputs are not the graph's, or a step whose needs are not its sub-graph's.
 
     Raises:
         InvalidRequest: inputs are missing or unknown; the error names them.
@@ -48,9 +51,11 @@ def check_inputs(wanted: Collection[str], given: Collection[str]) -> None:
         return
     parts = [f"misses {', '.join(missing)}"] * bool(missing)
     parts += [f"has no {', '.join(unknown)}"] * bool(unknown)
+    whose = f"sub-graph of the step {step}" if step else "graph"
+    hint = "The step's needs are the sub-graph's inputs, by name. " if step else ""
     raise InvalidRequest(
-        f"The graph {' and '.join(parts)}.",
-        hint=f"Its inputs are: {', '.join(sorted(wanted)) or 'none'}.",
+        f"The {whose} {' and '.join(parts)}.",
+        hint=f"{hint}Its inputs are: {', '.join(sorted(wanted)) or 'none'}.",
         missing=missing,
         unknown=unknown,
     )

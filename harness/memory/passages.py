@@ -103,7 +103,12 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class CaughtUp:
-    """How many passages got their vector, and how many were dropped as near copies of others."""
+    """How many passages got their vector, and how many were dropped as near copies of others.
+
+    `waiting` have none yet; `degraded` says why.
+    """
 
     embedded: int = 0
     dropped: int = 0
+    waiting: int = 0
+    degraded: str = ""

@@ -36,7 +36,12 @@ def _facts(found: object) -> Mapping[str, object]:
     if isinstance(found, Found):
         return {"hits": len(found.hits), "degraded": found.degraded}
     if isinstance(found, CaughtUp):
-        return {"embedded": found.embedded, "dropped": found.dropped}
+        return {
+            "embedded": found.embedded,
+            "dropped": found.dropped,
+            "waiting": found.waiting,
+            "degraded": found.degraded,
+        }
     if isinstance(found, bool):
         return {"made": found}
     return {"passages": len(found) if isinstance(found, list) else found}

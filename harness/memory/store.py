@@ -303,18 +303,21 @@ class MemoryStore:
         """What `catch_up` does, and for each dropped passage the one that it is a copy of."""
         copies, embedded = dict[int, int](), 0
         embedding = self._embedding
-        if embedding is None or not self.pending or embedding.why_not():
+        if embedding is None or not (pending := self.pending):
             return CaughtUp(), copies
-        while waiting := self._waiting():
+        why = embedding.why_not()
+        while not why and (waiting := self._waiting()):
             try:
                 vectors = embedding.of([text for _, text in waiting])
-            except (LoadError, OutsideError):
+            except (LoadError, OutsideError) as error:
+                why = f"{embedding.model} failed: {error}"
                 break
             with self._database.writing() as connection:
                 found = self._vectors.keep(connection, [one for one, _ in waiting], vectors)
             copies |= found
             embedded += len(waiting) - len(found)
-        return CaughtUp(embedded, len(copies)), copies
+        left = max(0, pending - embedded - len(copies))
+        return CaughtUp(embedded, len(copies), left, why), copies
 
     def _waiting(self) -> list[tuple[int, str]]:
         with self._database.reading() as connection:

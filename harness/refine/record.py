@@ -83,7 +83,10 @@ class RefineRecord:
         """
         judged = [one for one in self.rounds if one.evaluation is not None]
         if not judged:
-            raise InvalidRequest("No round of this record was judged yet.")
+            raise InvalidRequest(
+                "No round of this record was judged yet.",
+                hint=f"The run failed: {self.notes[-1]}" if self.stopped == "failed" else "",
+            )
         return max(judged, key=lambda one: one.evaluation.composite if one.evaluation else 0.0)
 
     @property
@@ -131,7 +134,7 @@ class RefineRecord:
         Raises:
             InvalidRequest: it is no record, is of a newer version, or was edited.
         """
-        _check_version(data)
+        _check_version(data, name)
         rest = {key: value for key, value in data.items() if key != "digest"}
         if data.get("digest") != _digest(rest):
             raise InvalidRequest(
@@ -323,12 +326,17 @@ def _round_from_json(data: Mapping[str, Any]) -> Round:
     return Round(produced, Evaluation(judgements, data["disagreement_over"]))
 
 
-def _check_version(data: Any) -> None:
+def _check_version(data: Any, name: str) -> None:
     version = data.get("version") if isinstance(data, dict) else None
     if version != VERSION:
+        known = version is not None
         raise InvalidRequest(
-            f"A record of version {version!r} cannot be read; this keepwarm reads version {VERSION}.",
-            hint="A newer keepwarm wrote it, or it is no record.",
+            f"{name} is of version {version!r}; this keepwarm reads version {VERSION}."
+            if known
+            else f"{name} is no record of a refined answer: it has no version.",
+            hint="A newer keepwarm wrote it: update keepwarm, or name another file."
+            if known
+            else "Name another file, or remove this one to begin anew.",
             version=version if isinstance(version, int) else None,
         )
 

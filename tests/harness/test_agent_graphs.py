@@ -100,7 +100,8 @@ def test_values_go_from_step_to_step_by_name_in_any_order_of_the_list(told: Told
     ("steps", "said"),
     [
         ([], "at least one step"),
-        ([Step("a", chat), Step("a", chat)], "name of its own"),
+        ([Step("a", chat), Step("a", chat)], "called a. Give each a name of its own"),
+        ([Step("topic", chat)], "called topic."),
         ([Step("a", chat, ("topik",))], "'topic' meant"),
         (
             [Step("a", chat, ("b",)), Step("b", chat, ("c",)), Step("c", chat, ("a",))],
@@ -116,12 +117,25 @@ def test_a_graph_that_cannot_run_is_refused_when_it_is_made(steps: list[Step], s
         Graph(steps, ["topic"])
 
 
+def test_functions_alone_need_no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is broken, or not there, is an error of the first step with a model."""
+
+    def none() -> Shim:
+        raise ConfigError("No model is configured.")
+
+    monkeypatch.setattr("harness.graphs.graph.default_shim", none)
+    double = Step("double", lambda c: c["n"] * 2, ("n",))
+    assert Graph([double], ["n"]).run({"n": 3})["double"] == 6
+    with pytest.raises(ConfigError, match="No model is configured"):
+        Graph([double, Step("a", chat, model="a")], ["n"]).run({"n": 3})
+
+
 def test_inputs_and_models_that_are_not_there_are_refused(told: Told) -> None:
     """Missing and unknown inputs are named; so are those of a sub-graph."""
     graph = Graph([Step("a", chat, ("topic",), "a")], ["topic"], shim=told.shim)
     with pytest.raises(InvalidRequest, match="misses topic and has no topik"):
         graph.run({"topik": 1})
-    with pytest.raises(InvalidRequest, match="misses topic"):
+    with pytest.raises(InvalidRequest, match="sub-graph of the step inner misses topic"):
         Graph([Step("inner", graph)], shim=told.shim)
     with pytest.raises(UnknownModel, match="nothing"):
         Graph([Step("a", chat, (), "nothing")], shim=told.shim)

@@ -173,7 +173,7 @@ def test_a_process_that_is_killed_leaves_a_whole_record(tmp_path: Path) -> None:
     [
         (lambda data: data["rounds"][0]["produced"].update(text="mine"), "edited"),
         (lambda data: data.update(version=99), "version 99"),
-        (lambda data: data.clear(), "version None"),
+        (lambda data: data.clear(), "no record of a refined answer: it has no version"),
     ],
 )
 def test_a_record_that_is_not_ours_is_refused(tmp_path: Path, edit: Any, said: str) -> None:
@@ -311,6 +311,10 @@ def test_a_task_that_cannot_be_done_ends_by_itself(tmp_path: Path, where: str) -
     assert [record.stopped for record in records] == ["passed", "failed", "passed", "passed"]
     assert ("too long" in records[1].notes[-1]) == (where != "an empty text")
     assert escape(records[1].notes[-1]) in html(records[1])
+    with pytest.raises(
+        InvalidRequest, match="No round of this record was judged yet. The run failed"
+    ):
+        _ = records[1].answer
     kept = [RefineRecord.load(file) for file in tmp_path.iterdir()]
     assert {record.stopped for record in kept if record.task != "Write 2."} == {"passed"}
     assert all(record.stopped is None for record in kept if record.task == "Write 2.")
