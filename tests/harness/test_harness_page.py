@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,8 +36,7 @@ def models(
 
     budget = {"device": "host", "limit": "1GiB"}
     with Shim({"budget": budget, "models": named}, factory=engine) as shim:
-        for module in ("graphs.graph", "refine.refine", "memory.store"):
-            monkeypatch.setattr(f"harness.{module}.default_shim", lambda: shim)
+        monkeypatch.setattr("shim.defaults._DEFAULT", SimpleNamespace(get=lambda: shim))
         yield
 
 
@@ -45,7 +45,13 @@ def test_a_copied_example_works_by_itself(number: int) -> None:
     """Nothing of another example is needed."""
     names: dict[str, Any] = {}
     exec(EXAMPLES[number], names)
-    checks = {"record": _refined, "panel": _chosen, "graph": _resumed, "store": _remembered}
+    checks = {
+        "record": _refined,
+        "panel": _chosen,
+        "judge": _judged,
+        "graph": _resumed,
+        "store": _remembered,
+    }
     for name in checks.keys() & names.keys():
         checks[name](names)
     assert checks.keys() & names.keys()
@@ -58,6 +64,10 @@ def _refined(names: dict[str, Any]) -> None:
 def _chosen(names: dict[str, Any]) -> None:
     assert names["turns"].chosen("run-17") == names["turns"].chosen("run-17")
     assert names["panel"].chosen("run-17") == ("judge", "second-judge")
+
+
+def _judged(names: dict[str, Any]) -> None:
+    assert names["found"].scores == {"complete": 9.0, "correct": 9.0}
 
 
 def _resumed(names: dict[str, Any]) -> None:

@@ -312,7 +312,7 @@ def test_a_task_that_cannot_be_done_ends_by_itself(tmp_path: Path, where: str) -
     assert ("too long" in records[1].notes[-1]) == (where != "an empty text")
     assert escape(records[1].notes[-1]) in html(records[1])
     with pytest.raises(
-        InvalidRequest, match="No round of this record was judged yet. The run failed"
+        InvalidRequest, match=r"No round of this record was judged yet\. The run failed"
     ):
         _ = records[1].answer
     kept = [RefineRecord.load(file) for file in tmp_path.iterdir()]
