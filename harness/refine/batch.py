@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -68,11 +68,9 @@ def run_many(
         _uses(refine) as declare,
     ):
         told = 0
-        for record, error in _after_each_step(refine, now, at_once, declare):
+        for record, error in _after_each_step(refine, now, kept, at_once, declare):
             if error is not None:
                 failed[record.task] = error
-            elif record.task in kept:
-                kept[record.task].save(record)
             for _ in range(_steps(refine, now.values()) - told):
                 advance()
                 told += 1
@@ -93,15 +91,27 @@ def _files(tasks: Sequence[str], records: Path | str | None) -> dict[str, Path |
 
 
 def _after_each_step(
-    refine: Refine, now: dict[str, RefineRecord], at_once: int, declare: Callable[..., None]
-) -> Iterator[tuple[RefineRecord, KeepwarmError | None]]:
-    """Each record after each of its steps, until all have ended; `now` has them as they are."""
+    refine: Refine, now: dict[str, RefineRecord], kept: Mapping[str, RecordFile], at_once: int,
+    declare: Callable[..., None],
+) -> Iterator[tuple[RefineRecord, KeepwarmError | None]]:  # fmt: skip
+    """Each record after each of its steps, written, until all have ended; `now` has them as they are."""
     while waiting := [record for record in now.values() if record.stopped is None]:
         judging = [record for record in waiting if refine.is_to_judge(record)]
         declare(judging=bool(judging))
         for record, error in _after_a_step(refine, judging, waiting, at_once):
-            now[record.task] = _ended(record, error)
-            yield record, error
+            file = kept.get(record.task)
+            failure = _unkept(record, file) if error is None and file is not None else error
+            now[record.task] = _ended(record, failure)
+            yield record, failure
+
+
+def _unkept(record: RefineRecord, file: RecordFile) -> KeepwarmError | None:
+    """Why a record is not written: another run has its task. What else fails ends the batch."""
+    try:
+        file.save(record)
+    except InvalidRequest as error:
+        return error
+    return None
 
 
 def _after_a_step(

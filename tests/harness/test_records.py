@@ -104,6 +104,11 @@ def test_two_runs_of_one_record_do_not_overwrite_each_other(tmp_path: Path) -> N
     mine.shim.answers["writer"] = another
     with pytest.raises(InvalidRequest, match="written by another run"):
         run_many(mine, ["Write."], records=folder)
+    for file in folder.iterdir():
+        file.unlink()
+    found = run_many(mine, ["Write.", "Write too."], records=folder, at_once=1)
+    assert [one.stopped for one in found] == ["failed", "max_rounds"]
+    assert "written by another run" in found[0].notes[-1]
 
 
 def test_a_journal_is_one_runs_alone(tmp_path: Path) -> None:
