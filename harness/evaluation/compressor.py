@@ -221,6 +221,8 @@ def _chosen(pieces: Sequence[Piece], ranks: Sequence[int], room: int) -> list[bo
         if used + cost + (gaps + more) * _MARK_COST <= room:
             kept[number] = True
             used, gaps = used + cost, gaps + more
+    for number, piece in enumerate(pieces):
+        kept[number] &= not piece.leans or kept[number - 1]
     _fill(pieces, kept)
     return kept
 

@@ -29,7 +29,8 @@ class Rank(IntEnum):
 class Piece:
     """A part of the text. `section` counts headings; `edge` is the first or last sentence of a section.
 
-    Pieces of one `block` stand in one paragraph, item or the like.
+    Pieces of one `block` stand in one paragraph, item or the like. One that `leans` would be something else
+    without the piece before it, as a list's line that is indented, or the `---` under a heading.
     """
 
     text: str
@@ -37,6 +38,7 @@ class Piece:
     section: int
     edge: bool = False
     block: int = 0
+    leans: bool = False
 
 
 _PARSER: Final = MarkdownIt("commonmark").enable("table")
@@ -47,6 +49,8 @@ _LISTS: Final = frozenset({"bullet_list_open", "ordered_list_open"})
 _SENTENCE_END: Final = re.compile(r"(?:[.!?؟۔…]+[\"'”’»)\]]*\s+|[。！？]+[」』”’）]*\s*|\n)")  # noqa: RUF001
 _CITED: Final = re.compile(r"\[\^?[\w-]{1,20}\](?!\()")
 """A mark as `[3]` or `[^note]`: a sentence that has one cites a source."""
+_LEANS: Final = re.compile(r"[ \t]{2}|[ \t]*(?:[-=+*>#|`~<]|\d+[.)])")
+"""What begins a line of a paragraph, and alone would begin code, a list or the like."""
 _LINE: Final = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
 """A line as Markdown ends it. Python's `splitlines` ends one at form feeds and U+2028 as well."""
 
@@ -97,9 +101,12 @@ def _pieces_of_block(token: Token, block: str, section: int) -> Iterator[Piece]:
     elif token.type == "list_item_open":
         yield from _pieces_of_item(block, section)
     else:
+        before = ""
         for sentence in _sentences(block):
             cited = _CITED.search(sentence) is not None
-            yield Piece(sentence, Rank.STRUCTURE if cited else Rank.PROSE, section)
+            leans = before.endswith(("\r", "\n")) and _LEANS.match(sentence) is not None
+            yield Piece(sentence, Rank.STRUCTURE if cited else Rank.PROSE, section, leans=leans)
+            before = sentence
 
 
 def _pieces_of_item(block: str, section: int) -> Iterator[Piece]:
@@ -112,7 +119,7 @@ def _pieces_of_item(block: str, section: int) -> Iterator[Piece]:
         return
     yield Piece(block[:head_end], Rank.STRUCTURE, section)
     for line in _LINE.findall(block[head_end:]):
-        yield Piece(line, Rank.PROSE, section)
+        yield Piece(line, Rank.PROSE, section, leans=True)
 
 
 def _unindented(text: str) -> str:

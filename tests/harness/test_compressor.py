@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 from harness import Compressor
 from harness.evaluation.pieces import Rank, pieces_of
@@ -40,14 +41,28 @@ BLOCK = st.one_of(
     st.just("| a | b |\n|---|---|\n| 1 | 2 |"),
     st.just("- head\n\n  ```\n  code\n  ```"),
     st.just("```\nnever closed"),
+    PARAGRAPH.map(lambda text: f"1. {text.replace('. ', '.' + chr(10))}"),
+    PARAGRAPH.map(lambda text: f"- a\n  ---\n  {text}"),
+    PARAGRAPH.map(lambda text: f"    {text}"),
+    st.sampled_from(["---", "===", "<div>"]),
 )
-MARKDOWN = st.lists(BLOCK, min_size=1, max_size=12).map("\n\n".join)
+GAP = st.sampled_from(["\n\n", "\n\n", "\n", "\r\n"])
+MARKDOWN = st.lists(st.tuples(BLOCK, GAP).map("".join), min_size=1, max_size=12).map("".join)
 
 
 def fences(text: str) -> list[str]:
     """The code of every fence."""
-    tokens = MarkdownIt("commonmark").enable("table").parse(text)
-    return [token.content for token in tokens if token.type == "fence"]
+    return [token.content for token in parsed(text) if token.type == "fence"]
+
+
+def headings(text: str) -> list[str]:
+    """The text of every heading."""
+    return [after.content for at, after in pairwise(parsed(text)) if at.type == "heading_open"]
+
+
+def parsed(text: str) -> list[Token]:
+    """The structure of a text."""
+    return MarkdownIt("commonmark").enable("table").parse(text)
 
 
 @settings(max_examples=150, deadline=None)
@@ -55,7 +70,7 @@ def fences(text: str) -> list[str]:
 def test_what_is_cut_is_small_enough_marked_and_otherwise_verbatim(
     text: str, limit: int, about: str
 ) -> None:
-    """Pieces are the text; the result is idempotent, never longer, and no fence is opened or changed."""
+    """Pieces are the text; the result is idempotent, never longer, and no fence or heading is made."""
     compressor = Compressor(limit)
     assert "".join(piece.text for piece in pieces_of(text)) == text
     result = compressor.compress(text, about)
@@ -68,6 +83,7 @@ def test_what_is_cut_is_small_enough_marked_and_otherwise_verbatim(
     assert result.text.count("characters cut …]") == result.gaps > 0
     left = fences(text)
     assert all(code in left for code in fences(result.text))
+    assert set(headings(result.text)) <= set(headings(text))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.name)
