@@ -55,7 +55,11 @@ def _add_load(answer: dict[str, Any], shell: Shell, running: RunningEngine) -> N
     arrived_ns = answer["arrived_ns"]
     seen = shell.history.between(arrived_ns - LOOKS_BACK_NS, answer["granted_ns"])
     answer["load"] = next(x for x in seen["loads"] if x["load_id"] == running.load.load_id)
-    answer["evictions"] = [e for e in seen["evictions"] if e["end_ns"] >= arrived_ns]
+    # Engines that left meanwhile for another one cost this request nothing.
+    for_it = {f"{why} for {answer['engine']}" for why in ("evicted", "drained")}
+    answer["evictions"] = [
+        e for e in seen["evictions"] if e["end_ns"] >= arrived_ns and e["reason"] in for_it
+    ]
     records = reversed(shell.core.state.records)
     decisions = (record_to_wire(r) for r in records if r.wanted == answer["engine"])
     answer["decision"] = next(decisions, None)
