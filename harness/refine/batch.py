@@ -17,7 +17,7 @@ from typing import Final
 from harness.given import a_count, a_file, a_list, an_object
 from harness.progress_bar import progress_bar
 from harness.refine.record import RecordFile, RefineRecord, make_folder
-from harness.refine.refine import Refine, noted, run_id, why_turns
+from harness.refine.refine import Refine, first_notes, noted, run_id
 from harness.side_by_side import as_they_end, threads
 from shim import EndpointError, InvalidRequest, KeepwarmError, PromptTooLong
 
@@ -59,9 +59,9 @@ def run_many(
     a_count("`at_once`", at_once)
     tasks = list(a_list("The tasks", tasks))
     files = _files(a_list("The tasks", tasks, str), records)
-    why = why_turns(refine)
+    notes = first_notes(refine)
     kept = {task: RecordFile(file) for task, file in files.items() if file is not None}
-    now = {task: noted(refine.begin(task, files[task]), why) for task in tasks}
+    now = {task: noted(refine.begin(task, files[task]), notes) for task in tasks}
     failed: dict[str, KeepwarmError] = {}
     with (
         progress_bar("steps", 2 * len(tasks) * refine.max_rounds, quiet=quiet) as advance,

@@ -147,7 +147,7 @@ class Refine:
         kept = None if file is None else RecordFile(file)
         now = self.begin(task, file)
         if now.stopped is None:
-            now = noted(now, why_turns(self))
+            now = noted(now, first_notes(self))
         while now.stopped is None:
             now = self.step(now)
             if kept is not None:
@@ -258,11 +258,21 @@ def why_turns(refine: Refine) -> str:
     return why
 
 
-def noted(record: RefineRecord, why: str) -> RefineRecord:
-    """The record with a note, once."""
-    if not why or why in record.notes:
-        return record
-    return replace(record, notes=(*record.notes, why))
+def first_notes(refine: Refine) -> list[str]:
+    """What a record says of its run: why models take turns, and which judges could not be looked at.
+
+    Raises:
+        KeepwarmError: as `why_turns`.
+    """
+    judges = refine.judge.pool.models
+    far = [name for name in judges if refine.shim.describe(name).remote]
+    unread = f"{', '.join(far)}: precision unchecked, because a remote model's cannot be read."
+    return [note for note in (why_turns(refine), unread * bool(far)) if note]
+
+
+def noted(record: RefineRecord, notes: Sequence[str]) -> RefineRecord:
+    """The record with notes, each once."""
+    return replace(record, notes=tuple(dict.fromkeys([*record.notes, *notes])))
 
 
 def run_id(task: str) -> str:

@@ -22,7 +22,7 @@ _END = {
 
 
 def table(record: RefineRecord) -> Table:
-    """Rounds as rows: scores by dimension, the composite, seconds, and whether a load was waited for."""
+    """Rounds as rows: scores by dimension, the composite, seconds, and calls that waited for a load."""
     shown = Table(title=summary(record), caption="\n".join(remarks(record)) or None)
     for heading in _headings(record):
         shown.add_column(heading, justify="right")
@@ -90,7 +90,7 @@ def plot(record: RefineRecord) -> str:
 
 
 def _headings(record: RefineRecord) -> list[str]:
-    return ["round", *record.settings.rubric, "composite", "spread", "seconds", "loads"]
+    return ["round", *record.settings.rubric, "composite", "spread", "seconds", "cold"]
 
 
 def _cells(record: RefineRecord, number: int, one: Round) -> list[str]:
@@ -99,14 +99,14 @@ def _cells(record: RefineRecord, number: int, one: Round) -> list[str]:
         blank = ["-"] * (len(record.settings.rubric) + 2)
         return [str(number), *blank, f"{made.seconds:.2f}", str(int(made.cold))]
     scores = evaluation.scores
-    loads = made.cold + sum(judgement.cold for judgement in evaluation.judgements)
+    cold = made.cold + sum(judgement.cold for judgement in evaluation.judgements)
     return [
         str(number),
         *(f"{scores[name]:g}" for name in record.settings.rubric),
         f"{evaluation.composite:.2f}",
         f"{evaluation.spread:.2f}{' disputed' if evaluation.disputed else ''}",
         f"{made.seconds + evaluation.seconds:.2f}",
-        str(loads),
+        str(cold),
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from threading import Lock
 from typing import Any, Self, cast
@@ -52,10 +52,11 @@ class ToldShim(Shim):
         answers: Mapping[str, Answer],
         bits: Mapping[str, float] | None = None,
         roles: Mapping[str, Role] | None = None,
+        far: Collection[str] = (),
     ) -> None:
         super().__init__({"models": {name: {"url": "http://127.0.0.1:9/v1"} for name in answers}})
         self.answers, self.bits = dict(answers), dict(bits or {})
-        self.roles = dict(roles or {})
+        self.roles, self.far = dict(roles or {}), far
         self.asked: list[str] = []
         self.limit = 1000
         self.uses = _NoPlan()
@@ -87,7 +88,7 @@ class ToldShim(Shim):
         return ModelInfo(
             model,
             self.roles.get(model),
-            remote=False,
+            remote=model in self.far,
             identity=model,
             min_bits_per_weight=bits,
             kv_bytes_per_token=1024,
