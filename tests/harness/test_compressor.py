@@ -189,3 +189,22 @@ def test_a_mark_makes_no_heading_of_a_sentence() -> None:
     found = Compressor(200).compress(text, "alpha gamma")
     tokens = MarkdownIt("commonmark").parse(found.text)
     assert {b.content for a, b in pairwise(tokens) if a.type == "heading_open"} == {"Head"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1. {long}\nBudget bytes!\n===\n",
+        "- a\n  {long}\n    budget.\n",
+        "{long}\n    budget bytes.\n",
+    ],
+    ids=["underlined", "indented in an item", "indented in a paragraph"],
+)
+def test_a_line_goes_with_what_it_leans_on(text: str) -> None:
+    """Alone it would be a heading or code, which the text does not have."""
+    whole = text.format(long="Weather. " * 60 + "x" * 300)
+    kinds = [
+        {token.type for token in parsed(one) if token.type in ("heading_open", "code_block")}
+        for one in (whole, Compressor(200).compress(whole, "budget bytes").text)
+    ]
+    assert kinds == [set(), set()]
