@@ -72,7 +72,8 @@ class Refine:
         judge_prompt: makes the judges' messages of rubric, task and text.
         overrides: evaluators that may judge although they are coarser than Q8_0 or the producer itself;
             record and trace name them.
-        options: of `Shim.chat`, for the producer.
+        options: of `Shim.chat`, for the producer, as `deadline_s`.
+        judge_options: the same for the judges.
 
     Raises:
         InvalidRequest: a number is out of its range, or an argument is of another type.
@@ -95,6 +96,7 @@ class Refine:
         judge_prompt: JudgePrompt = asked_of_judges,
         overrides: Sequence[str] = (),
         options: Mapping[str, Any] | None = None,
+        judge_options: Mapping[str, Any] | None = None,
     ) -> None:
         a_text("`producer`", producer)
         an_object("`evaluator`", evaluator, (str, EvaluatorPool))
@@ -109,8 +111,9 @@ class Refine:
         pool = EvaluatorPool([evaluator]) if isinstance(evaluator, str) else evaluator
         used = check_pair(self.shim, producer, pool.models, overrides)
         self.judge = Judge(
-            self.shim, rubric, pool, compressor or Compressor(), judge_prompt, overridden=used
-        )
+            self.shim, rubric, pool, compressor or Compressor(), judge_prompt,
+            options={} if judge_options is None else judge_options, overridden=used,
+        )  # fmt: skip
         self.producer = producer
         self._prompt = prompt
         self._options = dict(options_beside({} if options is None else options))

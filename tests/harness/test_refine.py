@@ -77,6 +77,25 @@ def test_judges_are_told_what_the_caller_says() -> None:
     assert heard == [{"role": "user", "content": "Write one"}]
 
 
+def test_producer_and_judges_have_options_of_their_own() -> None:
+    """A deadline bounds a judge that hangs, too; neither gets the other's."""
+    heard: list[tuple[str, object]] = []
+
+    def answers(name: str, text: str) -> Answer:
+        def answer(_messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> str:
+            heard.append((name, options.get("deadline_s")))
+            return text
+
+        return answer
+
+    told = {"writer": answers("writer", "one"), "judge": answers("judge", scores(facts=9, style=9))}
+    loop = refine(ToldShim(told), options={"deadline_s": 9}, judge_options={"deadline_s": 5})
+    assert loop.run("Write.").passed
+    assert heard == [("writer", 9), ("judge", 5)]
+    with pytest.raises(InvalidRequest, match="cannot have model"):
+        refine(ToldShim(told), judge_options={"model": "writer"})
+
+
 def test_two_rounds_without_progress_end_it() -> None:
     """More rounds of the same kind are not worth their seconds."""
     shim = ToldShim({"writer": in_turn(*"abcdefgh"), "judge": judged(6, 5, 6, 9)})
