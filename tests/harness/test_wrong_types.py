@@ -160,7 +160,7 @@ def _of_refine(folder: Path) -> dict[str, Door]:
             {"producer": "writer", "evaluator": "judge", "rubric": RUBRIC, "threshold": 8}
             | {"max_rounds": 1, "floor": 7, "shim": _told(), "compressor": None}
             | {"prompt": lambda r: r.task, "judge_prompt": lambda _r, t, _a: t}
-            | {"overrides": (), "options": None},
+            | {"overrides": (), "options": None, "judge_options": None},
         ),
         "Refine.run": (loop.run, {"task": "a", "record": None, "progress": None}),
         "Refine.begin": (loop.begin, {"task": "a", "record": None}),
