@@ -49,6 +49,7 @@ def test_a_copied_example_works_by_itself(number: int) -> None:
         "record": _refined,
         "panel": _chosen,
         "judge": _judged,
+        "roles": _played,
         "graph": _resumed,
         "store": _remembered,
     }
@@ -68,6 +69,10 @@ def _chosen(names: dict[str, Any]) -> None:
 
 def _judged(names: dict[str, Any]) -> None:
     assert names["found"].scores == {"complete": 9.0, "correct": 9.0}
+
+
+def _played(names: dict[str, Any]) -> None:
+    assert names["roles"].names("embedder") == ("embedder",)
 
 
 def _resumed(names: dict[str, Any]) -> None:
