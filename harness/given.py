@@ -30,7 +30,7 @@ def refused(what: str, given: object, allowed: str, hint: str | None = None) -> 
     """The error of a value that is not allowed."""
     shown = f"{given!r:.{_SHOWN}}"
     return InvalidRequest(
-        f"{what} cannot be {shown}, which is {type(given).__name__}.",
+        f"{what} cannot be {shown} ({type(given).__name__}).",
         hint=hint or f"Give {allowed}.",
         found=shown,
         allowed=allowed,

@@ -26,9 +26,7 @@ class InvalidArgument(ValueError):
 
     def __init__(self, what: str, given: object, allowed: str) -> None:
         self.what, self.found, self.allowed = what, _shown(given), allowed
-        super().__init__(
-            f"{what} cannot be {self.found}, which is {type(given).__name__}. Give {allowed}."
-        )
+        super().__init__(f"{what} cannot be {self.found} ({type(given).__name__}). Give {allowed}.")
 
 
 class EnteredTwice(RuntimeError):

@@ -424,7 +424,7 @@ def test_a_record_that_makes_no_sense_costs_no_request(tmp_path: Path) -> None:
         trace.request(request("r2", now(), attributes={"x": Unprintable(), "y": {1: [None]}}))
     assert [each.request_id for each in _line(trace).requests] == ["r2"]
     (problem,) = trace.problems
-    assert "end_ns of a RequestRecord cannot be 'soon', which is str. Give a whole num" in problem
+    assert "end_ns of a RequestRecord cannot be 'soon' (str). Give a whole num" in problem
 
 
 def test_a_disabled_sdk_is_said_out_loud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
