@@ -20,7 +20,6 @@ from budget.errors import LoadFailed
 from budget.eviction.kv_store import carries_kv
 from budget.footprint import Placement
 from shim.config import ModelEntry as ConfigEntry
-from shim.config.role_checks import too_coarse
 from shim.keeper.catalog.entries import ModelFile, Prepared
 from shim.keeper.catalog.model_checks import faults
 from shim.keeper.catalog.vllm_models import folder_files, prepare_vllm
@@ -48,9 +47,9 @@ def _prepare_gguf(
     # The stamp is taken before the files are read, so that a change during the reading shows.
     side = stamp_of(side_files(entry))
     header = read_header(_there(name, local_path(entry)))
-    for _, error in faults(name, entry, header):
-        # An evaluator under the floor is prepared for callers that override it by name.
-        if str(error) != str(too_coarse(name, entry.role, header)):
+    for key, error in faults(name, entry, header):
+        # An evaluator under the floor, its only fault of that kind, is for callers that override it.
+        if (key, entry.role) != ("role", "evaluator"):
             raise error
     shape = header.shape()
     args = engine_args(entry)
