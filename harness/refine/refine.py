@@ -37,7 +37,7 @@ from harness.refine.record import (
     is_there,
     settings_of,
 )
-from shim import EndpointError, InvalidRequest, Shim, default_shim
+from shim import EndpointError, InvalidRequest, KeepwarmError, Shim, default_shim
 from traces import current_run
 from traces.names import CHAIN
 
@@ -142,7 +142,8 @@ class Refine:
             InvalidRequest: the task is empty, the file's record is of another task or other settings, or
                 another run writes it meanwhile.
             OutsideError: the record cannot be written there.
-            KeepwarmError: as `Shim.chat`; the record keeps what was finished.
+            KeepwarmError: as `Shim.chat`. What was finished is in the record, and in the error's facts:
+                `RefineRecord.from_json(error.facts["record"])`.
         """
         file = None if record is None else a_file("`record`", record)
         if progress is not None:
@@ -152,7 +153,12 @@ class Refine:
         if now.stopped is None:
             now = noted(now, first_notes(self))
         while now.stopped is None:
-            now = self.step(now)
+            try:
+                now = self.step(now)
+            except KeepwarmError as error:
+                if now.rounds:
+                    error.facts["record"] = now.to_json()
+                raise
             if kept is not None:
                 kept.save(now)
             if progress is not None:

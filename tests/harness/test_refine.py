@@ -96,6 +96,26 @@ def test_producer_and_judges_have_options_of_their_own() -> None:
         refine(ToldShim(told), judge_options={"model": "writer"})
 
 
+def test_an_error_has_the_rounds_that_were_finished(tmp_path: Path) -> None:
+    """Also without a file; saved into one, the run goes on from them."""
+    judge, gone = judged(5, 9), [True]
+
+    def judges_once(messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> str:
+        if "two" in str(messages) and gone[0]:
+            raise LoadFailed("no place")
+        return judge(messages, options)
+
+    shim = ToldShim({"writer": in_turn("one", "two"), "judge": judges_once})
+    with pytest.raises(LoadFailed) as caught:
+        refine(shim).run("Write.")
+    found = RefineRecord.from_json(caught.value.facts["record"])
+    assert [one.produced.text for one in found.rounds] == ["one", "two"]
+    found.save(tmp_path / "run.json")
+    gone[0] = False
+    assert refine(shim).run("Write.", tmp_path / "run.json").answer == "two"
+    assert shim.asked == ["writer", "judge", "writer", "judge", "judge"]
+
+
 def test_two_rounds_without_progress_end_it() -> None:
     """More rounds of the same kind are not worth their seconds."""
     shim = ToldShim({"writer": in_turn(*"abcdefgh"), "judge": judged(6, 5, 6, 9)})
