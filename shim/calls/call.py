@@ -13,7 +13,7 @@ from backends.openai.connections.bounds import RETRY_AFTER_S, Limits, Timeouts
 from backends.openai.exchange import secrets_of
 from backends.openai.masking import NO_SECRETS
 from backends.openai.options import FixedOptions, template_warnings
-from backends.openai.protocol import ChatRequest, Completion, Embeddings
+from backends.openai.protocol import ChatRequest, Completion, Embeddings, Usage
 from backends.openai.requests.relaxed_schemas import SCHEMAS, relaxed_in
 from budget.errors import InternalError, KeepwarmError
 from shim.calls.routing.served_by import served
@@ -323,16 +323,17 @@ class Call:
         )
 
     def record(
-        self, request_id: str, answer: Answer | None, error: BaseException | None
+        self,
+        request_id: str,
+        said: Reply | None,
+        usage: Usage | None,
+        error: BaseException | None,
     ) -> RequestRecord:
         """The call's record on the trace."""
-        grant, timings = self.grant, answer.timings if isinstance(answer, Reply) else None
+        grant, timings = self.grant, said.timings if said else None
         # An answer of an endpoint that got a key may contain that key.
         has_key = grant is not None and (self.remote or grant.endpoint.key_file is not None)
         secrets = secrets_of(grant.endpoint) if grant and has_key else NO_SECRETS
-        said = answer if isinstance(answer, Reply) else None
-        # A Python model counts no tokens.
-        usage = None if answer is None or isinstance(answer, CallReply) else answer.usage
         return RequestRecord(
             request_id=request_id,
             model=self.model,

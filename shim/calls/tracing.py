@@ -6,10 +6,13 @@ import itertools
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
+from backends.openai.protocol import Usage
 from shim.calls.call import Call
-from shim.replies import Answer, Reply
+from shim.replies import Answer, CallReply, Reply
 from traces import CounterSample, EvictSpan, Incident, LoadSpan, RequestRecord, RunTrace, names
 from traces.recording.held_bytes import held_bytes
 from traces.records import Phase
@@ -27,13 +30,29 @@ def trace_call(call: Call, answer: Answer | None, error: BaseException | None) -
     if run is None or not run.active:
         return
     call.end_ns = call.end_ns or time.monotonic_ns()
-    held = len(answer.content) if isinstance(answer, Reply) else held_bytes(answer)
-    held += held_bytes(call.request.messages)
-    run.records(lambda: _records(call, answer, error), held)
+    said = _kept(answer) if isinstance(answer, Reply) else None
+    # A Python model counts no tokens.
+    usage = None if answer is None or isinstance(answer, CallReply) else answer.usage
+    held = _bytes_of(call.request.messages) + (len(said.content) if said else 0)
+    run.records(lambda: _records(call, said, usage, error), held)
+
+
+def _kept(reply: Reply) -> Reply:
+    """What waits of a reply until its record is made: log-probabilities are large, and no part of it."""
+    if not (reply.logprobs or reply.tool_calls or reply.reasoning):
+        return reply
+    return replace(reply, logprobs=(), tool_calls=(), reasoning="")
+
+
+def _bytes_of(messages: Any) -> int:
+    """About how many, in little time: nearly always each value of a message is a text. Never raises."""
+    with suppress(Exception):
+        return sum(str.__len__(value) for message in messages for value in message.values())
+    return held_bytes(messages)
 
 
 def _records(
-    call: Call, answer: Answer | None, error: BaseException | None
+    call: Call, said: Reply | None, usage: Usage | None, error: BaseException | None
 ) -> Iterator[LoadSpan | EvictSpan | RequestRecord]:
     grant = call.grant
     if grant is not None:
@@ -41,7 +60,7 @@ def _records(
             yield from load_spans(grant.load, hidden=False)
         for row in grant.evictions:
             yield from evict_spans(row)
-    yield call.record(f"{os.getpid()}-{next(_NUMBERS)}", answer, error)
+    yield call.record(f"{os.getpid()}-{next(_NUMBERS)}", said, usage, error)
 
 
 def trace_history(run: RunTrace, history: Mapping[str, Any]) -> None:

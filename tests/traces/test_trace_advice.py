@@ -16,7 +16,7 @@ from shim.cli import main
 from tests.traces.test_trace_summaries import STORY, Event, evict, load, request, slice_of, write
 from traces.reading import spans_of as spans
 from traces.reading.advice import AdvisedConfig, AdvisedModel
-from traces.reading.spans_of import spans_of
+from traces.reading.spans_of import Spans, spans_of
 from traces.reading.summary import summarise
 
 DISK = [load("a", 1, 0, 4, "cold") if e.get("cat") == "model_load" else e for e in STORY]
@@ -117,6 +117,26 @@ def test_uses_that_are_declared_are_not_to_be_declared(kind: str, said: dict[str
         assert [one for one in told(story) if "plan" not in one[2]] == told(known)
     hidden = told(known, AdvisedConfig(prefetch=False))
     assert ("[budget]", "prefetch = true") in [one[1:] for one in hidden]
+
+
+def test_declared_uses_are_looked_for_once_and_not_for_each_eviction(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A trace with 40,000 evictions would take half a minute."""
+    asked, declared = list[Spans](), Spans.declared
+
+    def counted(it: Spans) -> frozenset[str]:
+        asked.append(it)
+        return declared(it)
+
+    monkeypatch.setattr(Spans, "declared", counted)
+    stays = (
+        e
+        for n in range(50)
+        for e in (load("a", n, 4 * n, 4 * n + 1), evict("a", 4 * n + 2, 4 * n + 3))
+    )
+    assert "declare coming uses: 49 evictions" in told([slice_of("run", 0, 200), *stays])[0][0]
+    assert len(asked) <= 3
 
 
 def test_the_words_by_which_declared_uses_show_are_those_of_the_policy_and_the_core() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import threading
 import tracemalloc
@@ -18,7 +19,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from backends.openai.protocol import ChatRequest
 from shim.calls.call import Call
 from shim.calls.tracing import trace_call
-from shim.replies import Reply
+from shim.replies import Answer, EmbeddingReply, Reply, SpeechReply
 from tests.traces.support import evict, load, request, written
 from traces import CounterSample, Incident, RunTrace
 from traces.recording import exporters as exporters_module
@@ -139,6 +140,49 @@ def test_texts_of_a_call_count_while_its_record_waits(tmp_path: Path) -> None:
     assert "records with long values" in run.problems[0]
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        EmbeddingReply("m", vectors=((0.5,) * 50_000,)),
+        SpeechReply("m", audio=LONG.encode()),
+        Reply("m", "short", logprobs=({"token": LONG},), reasoning=LONG),
+    ],
+)
+def test_what_a_record_does_not_say_of_an_answer_does_not_wait(
+    tmp_path: Path, answer: Answer
+) -> None:
+    """Vectors waited, and made a record a long one. Log-probabilities waited and did not count."""
+    with RunTrace("r", tmp_path) as run, run._writer._draining:
+        for number in range(30):
+            call = Call("m", ChatRequest(f"{number}"), {}, {}, remote=False)
+            trace_call(call, copy.copy(answer), None)
+        waiting = [one for one in run._writer._waiting if one[0] == run._recorder.records]
+        kept = [cell.cell_contents for one in waiting for cell in one[1].__closure__]
+    assert len(waiting) == 30
+    assert held_bytes(kept) < SOME
+    assert run.problems == []
+
+
+@pytest.mark.parametrize("messages", [5, [3], [{"role": "user", "content": ["x"]}], [{}]])
+def test_messages_of_any_form_have_some_size(tmp_path: Path, messages: Any) -> None:
+    """A call that is refused for them is on the trace, with that error."""
+    with RunTrace("r", tmp_path) as run:
+        call = Call("m", ChatRequest(messages), {}, {}, remote=False)
+        trace_call(call, None, ValueError("refused"))
+    assert run.trace_path is not None
+    assert "refused" in run.trace_path.read_text()
+
+
+def test_a_value_that_is_set_again_counts_once(tmp_path: Path) -> None:
+    """A span whose text grows with a stream was dropped, for texts that it had no more."""
+    with RunTrace("r", tmp_path) as run, run.span("s") as span:
+        for number in range(50):
+            span.set(text=f"{number}{LONG}")
+    assert run.problems == []
+    assert run.trace_path is not None
+    assert written(run.trace_path)["s"] == 1
+
+
 class _Hangs(SpanExporter):
     """Takes its first batch and does not return before it is told to."""
 
@@ -150,22 +194,28 @@ class _Hangs(SpanExporter):
         """As it says."""
         self.asked.set()
         assert self.go_on.wait(60)
-        self.got += sum(span.name == "s" for span in spans)
+        self.got += sum(span.name in ("s", LONG) for span in spans)
         return SpanExportResult.SUCCESS
 
 
-@pytest.mark.parametrize(("most", "text"), [(SOME, LONG), (10**9, "x")])
+@pytest.mark.parametrize(
+    ("bound", "value", "name", "text"),
+    [
+        ("MOST_WAITING_BYTES", SOME, "s", LONG),
+        ("MOST_WAITING_BYTES", SOME, LONG, "x"),
+        ("MOST_WAITING", 9, "s", "x"),
+    ],
+)
 def test_spans_that_wait_for_an_exporter_are_bounded_and_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, text: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str, value: int, name: str, text: str
 ) -> None:
     """In bytes and in number: 65,536 spans of 100 kB could wait for a dead collector, uncounted."""
-    monkeypatch.setattr(exporters_module, "MOST_WAITING_BYTES", most)
-    monkeypatch.setattr(exporters_module, "MOST_WAITING", 9)
+    monkeypatch.setattr(exporters_module, bound, value)
     monkeypatch.setattr(exporters_module, "_BATCH", 3)
     hangs = _Hangs()
     with RunTrace("r", tmp_path, exporters=[hangs]) as run:
         for number in range(30):
-            run.record_span("s", number, number, {"text": f"{number}{text}"})
+            run.record_span(name, number, number, {"text": f"{number}{text}"})
             run.flush()
         assert len(run.problems) == 1
         assert "spans for exporter _Hangs: " in run.problems[0]

@@ -24,6 +24,7 @@ from traces import (
     append_run,
     current_run,
     default_directory,
+    names,
     read_runs,
 )
 from traces.recording.exporters import SHUTDOWN_SECONDS
@@ -482,6 +483,27 @@ def test_a_span_that_is_open_is_not_entered_again(tmp_path: Path) -> None:
     first, second = [e for e in events(trace.trace_path) if e["name"] == "piece"]
     assert second["ts"] >= first["ts"] + first["dur"]
     assert began_ns >= trace.started_ns
+
+
+def test_a_span_that_is_entered_anew_is_of_the_thread_that_enters_it(tmp_path: Path) -> None:
+    """It was said to be of its first one. What is set in between changes no record that waits."""
+    with RunTrace(directory=tmp_path) as trace, trace._writer._draining:
+        piece = trace.span("piece")
+        with piece:
+            pass
+        piece.set(number=2)
+
+        def again() -> None:
+            with piece:
+                pass
+
+        thread = threading.Thread(target=again, name="second")
+        thread.start()
+        thread.join()
+    assert trace.trace_path is not None
+    first, second = [e["args"] for e in events(trace.trace_path) if e["name"] == "piece"]
+    assert first == {names.THREAD: threading.current_thread().name}
+    assert second == {names.THREAD: "second", "number": 2}
 
 
 def test_a_run_that_was_not_entered_has_not_started(tmp_path: Path) -> None:

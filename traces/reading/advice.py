@@ -105,7 +105,8 @@ def _leaves_room(spans: Spans, name: str) -> bool:
 
 
 def _uses(spans: Spans, shares: AdviceFigures) -> list[TraceAdvice]:
-    undone = [gone for gone in shares.regretted if gone.model not in spans.declared]
+    declared = spans.declared()
+    undone = [gone for gone in shares.regretted if gone.model not in declared]
     if len(undone) < MOST_REGRETTED:
         return []
     within = f"{shares.regretted_within_s:g} s"
@@ -159,7 +160,8 @@ def _ahead(spans: Spans, shares: AdviceFigures, force: AdvisedConfig) -> list[Tr
     why = f"{share:.0%} of the wall time is loads from the disk"
     if not force.prefetch:
         return [TraceAdvice(f"let models be loaded ahead: {why}", "[budget]", "prefetch = true")]
-    unknown = [one.model for one in cold if one.model not in spans.declared]
+    declared = spans.declared()
+    unknown = [one.model for one in cold if one.model not in declared]
     if not unknown or _uses(spans, shares):
         # The order is declared, or is to be declared anyway.
         return []

@@ -96,7 +96,6 @@ class Spans:
             bytes=known.bytes + one.bytes,
         )
 
-    @property
     def declared(self) -> frozenset[str]:
         """Models whose coming uses the run declared, as far as anything was decided by that."""
         return frozenset(one.model for one in (*self.loads, *self.evictions) if one.declared)

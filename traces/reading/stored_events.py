@@ -13,6 +13,7 @@ import math
 import re
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +31,8 @@ ALLOWED: Final = "a list of events or an object with `traceEvents`, as JSON, pla
 _A_LIST: Final = re.compile(rb"\s*\[\s*\]?\s*\Z")
 _JSON: Final = re.compile(rb"\s*[\[{]")
 _OF_EVENTS: Final = re.compile(rb'"(ph|traceEvents)"\s*:')
+_NOTHING: Final = "has nothing that can be read"
+"""As an empty file, and one that is gzip by its first bytes only."""
 _QUOTED: Final = 20
 """Bytes of another file that an error quotes."""
 _PIECE_BYTES: Final = 1 << 20
@@ -96,7 +99,7 @@ class TraceFile:
                 if nul:
                     break
         if not number:
-            raise BadTrace(self.file, 1, "is empty")
+            raise BadTrace(self.file, 1, _NOTHING)
         self.cut = 0 if ended else number
 
     def _whole(self, document: Event) -> Iterator[Event]:
@@ -107,19 +110,19 @@ class TraceFile:
 
 
 def check_is_trace(path: Path) -> None:
-    """Nothing, for a file that begins as a Chrome Trace, plain or gzip. Only its first bytes are read.
+    """Nothing, for a file that begins as a Chrome Trace, plain or gzip. Only its beginning is read.
 
     Raises:
         BadTrace: it begins as something else.
         OSError: it cannot be read.
     """
-    with opened_events(path) as file:
-        try:
-            begin = file.peek(1)
-        except (EOFError, zlib.error, gzip.BadGzipFile):
-            begin = b""
+    begin = b""
+    # What is damaged has a beginning, too.
+    with opened_events(path) as file, suppress(EOFError, zlib.error, gzip.BadGzipFile):
+        while len(begin) < _PIECE_BYTES and (piece := file.read1(_PIECE_BYTES)):
+            begin += piece
     if not begin.strip():
-        raise BadTrace(path, 1, "is empty")
+        raise BadTrace(path, 1, _NOTHING)
     if not _A_LIST.match(begin) and not (_JSON.match(begin) and _OF_EVENTS.search(begin)):
         raise BadTrace(path, 1, f"begins with {begin[:_QUOTED]!r}; allowed: {ALLOWED}")
 

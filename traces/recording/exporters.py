@@ -154,4 +154,4 @@ class Exporters:
 
 def _bytes_of(span: ReadableSpan) -> int:
     attributes = span.attributes or {}
-    return sum(map(getsizeof, attributes.values())) + sum(map(len, attributes))
+    return sum(map(getsizeof, (span.name, *attributes, *attributes.values())))

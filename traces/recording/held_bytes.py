@@ -25,10 +25,14 @@ _MOST: Final = 2**62
 def bytes_of_span(
     name: str, attributes: Attributes, failure: Mapping[str, Value] | None, characters: int
 ) -> int:
-    """Of a span with so many characters in its attributes. A caller waits for this, so that it is quick."""
+    """Of a span with at most so many characters in its attributes: only where these are many it counts."""
     few = characters + len(name)
-    long = few > SMALL_BYTES or failure
-    return max(few, held_bytes((name, attributes, failure))) if long else few
+    if few <= SMALL_BYTES and not failure:
+        return few
+    parts = (attributes, failure or {})
+    return getsizeof(name) + sum(
+        getsizeof(key) + getsizeof(value) for part in parts for key, value in part.items()
+    )
 
 
 def bytes_of_request(record: RequestRecord) -> int:

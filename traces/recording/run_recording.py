@@ -121,7 +121,7 @@ class RunRecording:
         owner: Hashable,
         characters: int,
     ) -> None:
-        """Record a span that has ended, with so many characters in its attributes."""
+        """Record a span that has ended, with at most so many characters in its attributes."""
         n_bytes = bytes_of_span(name, attributes, failure, characters)
         self._writer.put(
             (self._recorder.own, name, *ids, times, attributes, failure, owner), n_bytes

@@ -42,7 +42,7 @@ class SpanRun(Protocol):
         owner: Hashable,
         characters: int,
     ) -> None:
-        """Record a span that has ended, with so many characters in its attributes."""
+        """Record a span that has ended, with at most so many characters in its attributes."""
         ...
 
     def outlived(self, name: str) -> None:
@@ -69,6 +69,7 @@ class SpanHandle:
         self._token: Token[tuple[SpanRun, int] | None] | None = None
         self._ids = (NOT_SAMPLED, NOT_SAMPLED)
         self._owner: Hashable = None
+        self._thread = ""
         self._pid = 0
 
     def set(self, **attributes: object) -> None:
@@ -87,12 +88,10 @@ class SpanHandle:
             )
         self._began_ns = time.monotonic_ns() if self._start_ns is None else self._start_ns
         self._pid = os.getpid()
-        self._owner, thread = owner()
+        self._owner, self._thread = owner()
         self._ids = run.begin_span(self._owner, self._began_ns)
         if self._ids[0] != NOT_SAMPLED:
-            kept, count = snapshot(self._attributes)
-            self._attributes = {names.THREAD: thread, **kept}
-            self._characters = count + len(thread)
+            self._attributes, self._characters = snapshot(self._attributes)
         self._token = open_span.set((run, self._ids[0]))
         return self
 
@@ -114,8 +113,10 @@ class SpanHandle:
             return
         times = (self._began_ns, time.monotonic_ns())
         failure = None if isinstance(error, GeneratorExit) else failure_attributes(error)
+        # A copy: `set` may be called while this record still waits.
+        told = {names.THREAD: self._thread, **self._attributes}
         self._run.end_span(
-            self._name, self._ids, times, self._attributes, failure, self._owner, self._characters
+            self._name, self._ids, times, told, failure, self._owner, self._characters
         )
 
 
