@@ -28,7 +28,10 @@ _SHOWN: Final = 60
 
 def refused(what: str, given: object, allowed: str, hint: str | None = None) -> InvalidRequest:
     """The error of a value that is not allowed."""
-    shown = f"{given!r:.{_SHOWN}}"
+    try:
+        shown = f"{given!r:.{_SHOWN}}"
+    except ValueError:  # Python writes no whole number of over 4,300 digits
+        shown = "a number of too many digits"
     return InvalidRequest(
         f"{what} cannot be {shown} ({type(given).__name__}).",
         hint=hint or f"Give {allowed}.",

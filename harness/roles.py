@@ -63,8 +63,8 @@ class Roles:
 
     @property
     def unverified(self) -> tuple[str, ...]:
-        """Remote evaluators. Their quantization cannot be read from here."""
-        return tuple(info.name for info in self._of("evaluator") if info.remote)
+        """Evaluators whose precision cannot be read: remote ones, and those of vLLM."""
+        return tuple(i.name for i in self._of("evaluator") if i.min_bits_per_weight is None)
 
     def names(self, role: Role) -> tuple[str, ...]:
         """The names of the models of a role, in the configuration's order; there may be none."""

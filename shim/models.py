@@ -37,7 +37,7 @@ def describe_model(config: Config, name: str) -> ModelInfo:
         identity = f"{entry.url}#{entry.model_id or name}"
         return ModelInfo(name, entry.role, remote=True, identity=identity)
     if not entry.is_gguf:
-        identity = f"{entry.factory}({entry.options})"
+        identity = str(entry.path or entry.command or f"{entry.factory}({entry.options})")
         return ModelInfo(name, entry.role, remote=False, identity=identity)
     return _local(name, entry)
 

@@ -209,9 +209,9 @@ class Judge:
         a_number("`disagreement_over`", self.disagreement_over, 0)
         options_beside(self.options)
         a_list("The overridden judges", self.overridden, str)
-        self.shim.override_role(self.overridden)
         for model in set(self.pool.models) - set(self.overridden):
             check_precision(model, "evaluator", self.shim.describe(model))
+        self.shim.override_role(self.overridden)
 
     @property
     def pool(self) -> EvaluatorPool:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from harness.given import a_list, a_number, a_text, an_object, refused
+from harness.given import a_list, a_number, a_text, an_object
 from shim import EndpointError, InvalidRequest
 
 HIGHEST: Final = 10.0
@@ -29,11 +28,11 @@ class Dimension:
     Args:
         name: letters, digits and `_`; the key of its score.
         description: what is judged, in a sentence or two for the evaluator.
-        weight: its share of the composite; None for equal shares of all dimensions.
+        weight: its share of the composite, 0 to 1; None for equal shares of all dimensions.
         anchors: what a score looks like, as `{0: "no fact is right", 10: "every fact is right"}`.
 
     Raises:
-        InvalidRequest: an argument is of another type, or an anchor's score outside 0 to 10.
+        InvalidRequest: an argument is of another type, or a weight or an anchor is out of its range.
     """
 
     name: str
@@ -44,8 +43,8 @@ class Dimension:
     def __post_init__(self) -> None:
         a_text("The name of a dimension", self.name)
         a_text(f"The description of {self.name}", self.description)
-        if self.weight is not None and type(self.weight) not in (int, float):
-            raise refused(f"The weight of {self.name}", self.weight, "a number or None")
+        if self.weight is not None:
+            a_number(f"The weight of {self.name}", self.weight, 0, 1)
         for at, text in an_object(f"The anchors of {self.name}", self.anchors, Mapping).items():
             a_number(f"An anchor of {self.name}", at, 0, HIGHEST)
             a_text(f"The anchor of {self.name} at {at}", text)
@@ -162,10 +161,8 @@ def _weights(dimensions: Sequence[Dimension]) -> dict[str, float]:
     given = {d.name: d.weight for d in dimensions if d.weight is not None}
     if not given:
         return {d.name: 1 / len(dimensions) for d in dimensions}
-    unusable = any(not 0 <= w <= 1 for w in given.values())
-    huge = any(abs(w) > sys.float_info.max for w in given.values())
-    total = math.inf if huge else math.fsum(given.values())
-    if len(given) < len(dimensions) or unusable or not math.isclose(total, 1.0, abs_tol=1e-6):
+    total = math.fsum(given.values())
+    if len(given) < len(dimensions) or not math.isclose(total, 1.0, abs_tol=1e-6):
         raise InvalidRequest(
             f"The weights of a rubric are {given}, which add up to {total:g} for "
             f"{len(dimensions)} dimensions.",

@@ -7,8 +7,10 @@ import fcntl
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self
 
@@ -32,6 +34,7 @@ class Journal:
         self.file, self.inputs = file, dict(inputs)
         self._known = dict(known)
         self._lock = ExitStack()
+        self._writing = threading.Lock()
         self._size: int | None = None
         self._cut = 0
         self.left_out: list[str] = []
@@ -55,8 +58,12 @@ class Journal:
                 hint="Give JSON values, or run without a record.",
             ) from error
         try:
-            with file.open("x", encoding="utf-8", errors="surrogatepass") as out:
-                out.write(line + "\n")
+            with file.open("xb", buffering=0) as out:
+                try:
+                    _append(out, line)
+                except OSError:
+                    file.unlink()  # without a first line, neither a run nor a resumed one could use it
+                    raise
         except FileExistsError as error:
             raise InvalidRequest(
                 f"{file} is there already.",
@@ -64,10 +71,6 @@ class Journal:
                 file=str(file),
             ) from error
         except OSError as error:
-            with suppress(
-                OSError
-            ):  # its first line was cut: neither a run nor a resumed one could use it
-                file.unlink()
             raise OutsideError(
                 f"The record {file} cannot be written: {error}.",
                 hint="See its folder's space and permissions, or name another file. Nothing was run.",
@@ -163,9 +166,9 @@ class Journal:
             self.left_out.append(key)
             return
         try:
-            with self.file.open("a", encoding="utf-8", errors="surrogatepass") as out:
-                out.write(line + "\n")
-                out.flush()
+            with self.file.open("ab", buffering=0) as out:
+                with self._writing:
+                    _append(out, line)
                 os.fsync(out.fileno())
         except OSError as error:
             raise self._unwritable(error) from error
@@ -176,6 +179,18 @@ class Journal:
             hint="See its folder's space and permissions. `Graph.resume` goes on with what is there.",
             file=str(self.file),
         )
+
+
+def _append(out: FileIO, line: str) -> None:
+    """Write a line whole or not at all: results that come after half of one could not be read."""
+    end = os.fstat(out.fileno()).st_size
+    left = f"{line}\n".encode("utf-8", "surrogatepass")
+    try:
+        while left:
+            left = left[out.write(left) :]
+    except OSError:
+        os.ftruncate(out.fileno(), end)
+        raise
 
 
 def _lock(held: BinaryIO) -> None:

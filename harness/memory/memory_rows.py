@@ -88,7 +88,9 @@ def filter_of(where: Mapping[str, Any]) -> tuple[str, list[Any]]:
                 f"Passages cannot be filtered by {key!r}: {value!r}.",
                 hint="Give keys without quotes, and texts, numbers, true, false or null.",
             )
-        check_text(f"{key}{value}")
+        check_text(key)
+        if isinstance(value, str):
+            check_text(value)
     parts, values = ["1"], list[Any]()
     for key, value in where.items():
         path = f'$."{key}"'

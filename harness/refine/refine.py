@@ -274,9 +274,9 @@ def first_notes(refine: Refine) -> list[str]:
         KeepwarmError: as `why_turns`.
     """
     judges = refine.judge.pool.models
-    far = [name for name in judges if refine.shim.describe(name).remote]
-    unread = f"{', '.join(far)}: precision unchecked, because a remote model's cannot be read."
-    return [note for note in (why_turns(refine), unread * bool(far)) if note]
+    unread = [one for one in judges if refine.shim.describe(one).min_bits_per_weight is None]
+    said = f"{', '.join(unread)}: precision unchecked, because it cannot be read."
+    return [note for note in (why_turns(refine), said * bool(unread)) if note]
 
 
 def noted(record: RefineRecord, notes: Sequence[str]) -> RefineRecord:

@@ -182,9 +182,13 @@ class _Lease:
         found = refused(self.endpoint, reason)
         if isinstance(found, EngineDied) and self._keeper.acquire(blocking=False):
             try:
-                return await self._leases.explained(self._call, found)
+                said: KeepwarmError = await self._leases.explained(self._call, found)
             finally:
                 self._keeper.release()
+            if said is not found:
+                # The keeper says it once, and later requests have no lease either.
+                self._lost = said
+            return said
         return found
 
     def give_back(self, error: BaseException | None = None) -> None:

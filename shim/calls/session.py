@@ -122,7 +122,7 @@ class Session:
         self.past: deque[PastCall] = deque(maxlen=CALLS_KEPT)
         self._followed: dict[str, Callable[[], None]] = {}
         self._settled: dict[object, Settled] = {}
-        self.overridden: frozenset[str] = frozenset()
+        self.overridden: set[str] = set()
         """Evaluators that this session uses although they are under the floor."""
 
     @property
@@ -261,6 +261,8 @@ class Session:
         wants, limits = known.wants.copy(), Limits(timeouts=known.timeouts)
         if "deadline_s" in wants:
             limits["deadline"] = time.monotonic() + wants["deadline_s"]
+        if model in self.overridden:
+            wants["overridden"] = True
         if self.declarations.open and (plan := self.declarations.name()) is not None:
             wants["plan"] = plan
         call = Call(
@@ -292,13 +294,10 @@ class Session:
         own_timeouts = {name: own[name] for name in own if name.endswith("_timeout")}
         # Takes the time-outs out of them: they are the client's own.
         timeouts, resumable = timeouts_of(entry, own), entry.is_gguf and can_restore(rest)
-        wants = {"model": model, "want": "lease", **own}
-        if model in self.overridden:
-            wants["overridden"] = True
         return Settled(
             config=config,
             options=FixedOptions(rest),
-            wants=wants,
+            wants={"model": model, "want": "lease", **own},
             timeouts=timeouts,
             own_timeouts=own_timeouts,
             remote=entry.url is not None,
@@ -315,8 +314,7 @@ class Session:
         """
         for model in models:
             self._entry(model)
-        self.overridden |= set(models)
-        self._settled.clear()
+        self.overridden.update(models)
 
     def hint(self, kind: str, model: str) -> Mapping[str, Any]:
         """Tell the keeper that a model is to be unloaded, released or unpinned.
@@ -372,6 +370,7 @@ class Session:
             return False
         call.asked.append(call.serving)
         call.serving, call.wants["model"] = name, name
+        call.wants["overridden"] = name in self.overridden
         call.remote, call.route, call.passed = other.url is not None, None, []
         call.limits["timeouts"] = timeouts_of(other, dict(call.own_timeouts))
         call.resumable = other.is_gguf and can_resume(call.request)

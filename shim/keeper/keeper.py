@@ -350,7 +350,12 @@ class Keeper:
             elif model not in overridden:
                 self.refresh.check_fit(model)
         known = self.shell.core.state.models
-        order = tuple(model for model in models if model in known)
+        # An evaluator whose files are still to be looked at may be unfit as it was read last.
+        order = tuple(
+            model
+            for model in models
+            if model in known and (model in overridden or self.refresh.unfit(model) is None)
+        )
         self.shell.post(ev.UsesDeclared(client_id, order, name))
 
     # State

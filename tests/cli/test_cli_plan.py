@@ -56,7 +56,7 @@ def plan(
             catalog.prepared[name] = Prepared(name, entry, header, placed, engine_id, ())
             names = shared if name in shared else (name,)
             catalog.engines[engine_id] = CatalogEngine(
-                engine_id, Path(), placed, names, (), "llama", "Q8_0", 8.5, None, None
+                engine_id, Path(), placed, names, (), "llama", "Q8_0", None, None
             )
         return catalog
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from backends.scripted import Script, ScriptedEngine
-from harness import Dimension, Pipeline, Refine, Roles, Rubric, Stage
+from harness import Dimension, EvaluatorPool, Judge, Pipeline, Refine, Roles, Rubric, Stage
 from shim import RoleViolation, Shim, UnknownModel
+from shim.keeper.catalog import preparing
 from shim.keeper.catalog.catalog import CatalogEngine
 
 
@@ -24,20 +25,40 @@ def file(tiny_models: dict[str, Path], tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def shim(file: Path, tiny_models: dict[str, Path]) -> Iterator[Shim]:
-    """A writer, and a judge whose file is too coarse; engines are scripted."""
+def shim_of(writer: Path, **judges: dict[str, Any]) -> Shim:
+    """A writer, and judges; engines are scripted."""
 
     def make(entry: CatalogEngine, runtime: Path) -> ScriptedEngine:
         judged = json.dumps({"fine": {"reasons": "It is.", "score": 9}})
         name = entry.names[0]
-        return ScriptedEngine(name, runtime, Script(tokens=[judged if name == "judge" else "fine"]))
+        return ScriptedEngine(
+            name, runtime, Script(tokens=[judged if name != "writer" else "fine"])
+        )
 
-    models = {
-        "writer": {"path": str(tiny_models["classifier"]), "context": 256},
-        "judge": {"path": str(file), "context": 256, "role": "evaluator"},
+    models = {"writer": {"path": str(writer), "context": 256}, **judges}
+    return Shim({"budget": {"device": "host"}, "models": models}, factory=make)
+
+
+def judge_of(file: Path, **keys: Any) -> dict[str, Any]:
+    """An evaluator as it is configured."""
+    return {"path": str(file), "context": 256, "role": "evaluator", **keys}
+
+
+@pytest.fixture
+def shim(file: Path, tiny_models: dict[str, Path]) -> Iterator[Shim]:
+    """A writer, and a judge whose file is too coarse."""
+    with shim_of(tiny_models["classifier"], judge=judge_of(file)) as found:
+        yield found
+
+
+@pytest.fixture
+def pair(file: Path, tiny_models: dict[str, Path]) -> Iterator[Shim]:
+    """Two judges that are too coarse, each the other's fallback."""
+    judges = {
+        "judge": judge_of(file, fallback="second"),
+        "second": judge_of(file, fallback="judge"),
     }
-    with Shim({"budget": {"device": "host"}, "models": models}, factory=make) as found:
+    with shim_of(tiny_models["classifier"], **judges) as found:
         yield found
 
 
@@ -118,6 +139,45 @@ def test_a_coarse_evaluator_is_not_pinned_by_its_role(shim: Shim) -> None:
     shim.override_role(["judge"])
     shim.chat("judge", "Grade this.")
     assert not any(row["pinned"] for row in shim.status()["engines"])
+
+
+def test_an_override_holds_for_its_model_and_for_no_fallback(pair: Shim) -> None:
+    """The one that takes over is refused by its own name."""
+    pair.override_role(["judge"])
+    for _ in range(3):
+        pair._session.routes.died("judge")
+    with pytest.raises(RoleViolation, match="evaluator second"):
+        pair.chat("judge", "Grade this.")
+
+
+def test_a_fallback_that_is_overridden_takes_over_from_a_model_that_is_not(pair: Shim) -> None:
+    """It was refused, because the request was that of the other model."""
+    pair.override_role(["second"])
+    for _ in range(3):
+        pair._session.routes.died("judge")
+    assert pair.chat("judge", "Grade this.").served_by == "second"
+
+
+def test_a_judge_that_is_refused_leaves_no_override_behind(pair: Shim) -> None:
+    """The names that it was given hold for its judges, and it has none."""
+    rubric, pool = Rubric([Dimension("fine", "It is fine.")]), EvaluatorPool(["judge", "second"])
+    with pytest.raises(RoleViolation, match="second"):
+        Judge(pair, rubric, pool, overridden=["judge"])
+    with pytest.raises(RoleViolation):
+        pair.chat("judge", "Grade this.")
+
+
+def test_a_coarse_evaluator_on_another_machine_is_not_loaded_for_a_declaration(
+    file: Path, tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file is not looked at then, and counts as it was read last."""
+    monkeypatch.setattr(preparing, "lie_far", lambda *_: True)
+    with shim_of(tiny_models["classifier"], judge=judge_of(file)) as shim:
+        shim.declare(["judge"])
+        assert shim.status()["declared"] == []
+        shim.override_role(["judge"])
+        shim.declare(["judge"])
+        assert len(shim.status()["declared"]) == 1
 
 
 def test_an_override_of_a_name_that_is_not_configured_is_refused(shim: Shim) -> None:

@@ -64,6 +64,23 @@ def test_a_text_is_not_taken_for_a_list_of_its_letters(
         assert len(MemoryStore(tmp_path / "m.db")) == 0
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda number, _: EvaluatorPool(["a"]).chosen(number),
+        lambda number, _: Graph([Step("one", lambda c: c)], at_once=-number),
+        lambda number, _: Rubric([Dimension("facts", "Right.", weight=number)]),
+        lambda number, folder: MemoryStore(folder / "m.db").search("a", where={"n": number}),
+    ],
+)
+def test_a_number_of_too_many_digits_to_be_written_is_refused_typed(
+    asked: Callable[[int, Path], object], tmp_path: Path
+) -> None:
+    """The error quoted it, and ended in Python's ValueError."""
+    with pytest.raises(InvalidRequest):
+        asked(10**5000, tmp_path)
+
+
 def test_what_is_no_list_at_all_is_refused_by_its_type(tmp_path: Path) -> None:
     """A number where ids are due."""
     with pytest.raises(InvalidRequest, match="The ids are a list, not int"):

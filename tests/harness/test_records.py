@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -172,6 +174,48 @@ def test_inputs_that_would_come_back_as_others_are_refused(tmp_path: Path, given
         graph.run({"x": given}, record=tmp_path / "run.jsonl")
     assert list(tmp_path.iterdir()) == []
     assert graph.run({"x": given})["a"] == repr(given)
+
+
+@pytest.mark.real
+def test_a_program_without_free_descriptors_removes_no_record_of_another_run(
+    tmp_path: Path,
+) -> None:
+    """Linux refuses such a file before it looks whether one is there; nothing was run, nothing is lost."""
+    file, steps = tmp_path / "run.jsonl", [Step("a", lambda _: 1)]
+    Journal.begin(file, steps, {}).keep("a", 1)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        with pytest.raises(OutsideError, match="Too many open files"):
+            Journal.begin(file, steps, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert Journal.load(file, steps).value("a") == 1
+
+
+@pytest.mark.real
+def test_a_disk_that_was_full_for_a_moment_leaves_a_record_that_can_be_resumed(
+    tmp_path: Path,
+) -> None:
+    """Half of a line stayed, the next result was written behind it, and no run could read either."""
+    file, steps = tmp_path / "run.jsonl", [Step("a", lambda _: 1), Step("b", lambda _: 2)]
+    journal = Journal.begin(file, steps, {})
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 10, limits[1]))
+    try:
+        with pytest.raises(OutsideError, match="cannot be kept"):
+            journal.keep("a", "x" * 100)
+        full = tmp_path / "full.jsonl"
+        with pytest.raises(OutsideError, match="Nothing was run"):
+            Journal.begin(full, steps, {"text": "x" * 1000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert not full.exists()
+    journal.keep("b", 2)
+    found = Journal.load(file, steps)
+    assert (found.has("a"), found.value("b")) == (False, 2)
 
 
 def test_inputs_that_are_too_deep_for_a_record_are_refused(tmp_path: Path) -> None:

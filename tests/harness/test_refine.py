@@ -317,7 +317,7 @@ def test_models_that_take_turns_are_said_with_their_bytes(caplog: pytest.LogCapt
 def test_a_judge_that_cannot_be_looked_at_is_said_to_be_unchecked() -> None:
     """Its file is on another machine."""
     shim = ToldShim({"writer": in_turn("text"), "judge": judged(9)}, far=["judge"])
-    said = "judge: precision unchecked, because a remote model's cannot be read."
+    said = "judge: precision unchecked, because it cannot be read."
     assert refine(shim).run("Write.").notes == (said,)
     assert [record.notes for record in run_many(refine(shim), ["Write."], quiet=True)] == [(said,)]
 

@@ -83,8 +83,8 @@ class ToldShim(Shim):
         return {"together": together, "bytes": bytes_of, "limits": {"host": self.limit}}
 
     def describe(self, model: str) -> ModelInfo:
-        """A local model of as many bits as told."""
-        bits = self.bits.get(model, 16.0)
+        """A model of as many bits as told; those of one that is far are unknown."""
+        bits = None if model in self.far else self.bits.get(model, 16.0)
         return ModelInfo(
             model,
             self.roles.get(model),

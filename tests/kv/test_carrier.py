@@ -36,7 +36,7 @@ DEAR = KvFigures(Rate(100, 0.1), Rate(100, 5.0), Rate(100, 5.0))
 def entry(*, carries_kv: bool = True) -> CatalogEngine:
     """An engine of the catalog, without a file."""
     return CatalogEngine(
-        "e", Path("/nowhere.gguf"), (PLACEMENT,), ("m",), (), "llama", "F16", 16.0, None, None,
+        "e", Path("/nowhere.gguf"), (PLACEMENT,), ("m",), (), "llama", "F16", None, None,
         identity="file", carries_kv=carries_kv,
     )  # fmt: skip
 

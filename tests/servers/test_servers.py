@@ -8,9 +8,19 @@ import math
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from shim import EndpointError, EngineDied, InvalidRequest, KeepwarmError, LoadFailed, Shim
+from backends.flows import run_blocking
+from shim import (
+    EndpointError,
+    EngineDied,
+    EngineTimeout,
+    InvalidRequest,
+    KeepwarmError,
+    LoadFailed,
+    Shim,
+)
 from tests.processes import alive, wait_until
 from tests.servers.conftest import Make
 from tests.servers.support import server
@@ -80,6 +90,28 @@ def test_a_client_that_is_used_after_its_end_or_entered_twice_is_refused(make: M
             await client.get("/health")
 
     asyncio.run(misused())
+
+
+def test_a_client_whose_failed_request_told_that_its_lease_is_gone_sends_no_other(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keeper says it once, and the request after it disturbed what is there now."""
+    shim = make({"s": server(can=[])})
+    with shim.http("s") as http:
+        lease = http._lease
+        connection = lease._call.connection
+        assert connection is not None
+
+        async def runs(*_args: object, **_fields: object) -> dict[str, object]:
+            gone = EngineTimeout("It was taken back.").to_wire()
+            connection.heard.append({"notice": "revoked", "lease": lease.lease, "error": gone})
+            return {"death": None, "bytes": None}
+
+        monkeypatch.setattr(connection, "ask", runs)
+        broken = httpx.ReadError("broken off", request=httpx.Request("GET", "http://here"))
+        assert isinstance(run_blocking(lease.failure(broken)), EngineTimeout)
+        with pytest.raises(EngineTimeout, match="taken back"):
+            http.get("/health")
 
 
 def test_a_call_that_would_wait_for_its_own_client_is_refused_at_once(make: Make) -> None:

@@ -10,8 +10,11 @@ import pytest
 from backends.footprint.inspect import Inspector
 from budget.errors import ConfigError
 from budget.footprint import HOST
+from harness import Roles
+from shim import Shim
 from shim.config import Config
 from shim.config.verbs import verbs_of
+from shim.keeper.catalog.catalog import build_catalog
 from shim.keeper.catalog.entries import Prepared
 from shim.keeper.catalog.preparing import prepare
 from shim.keeper.catalog.vllm_models import BLOCK_TOKENS, PROCESSES_BYTES
@@ -86,3 +89,21 @@ def test_the_role_decides_what_a_server_is_asked_for(tmp_path: Path) -> None:
     assert "embed" not in verbs_of(generates)
     assert "embed" in verbs_of(pools)
     assert "chat" not in verbs_of(pools)
+
+
+def test_an_evaluator_of_a_folder_is_served_and_pinned_though_its_precision_is_unread(
+    tmp_path: Path,
+) -> None:
+    """It was refused as one of 0 bits; harness and record say that it is unchecked."""
+    folders = {name: folder_of(tmp_path / name) for name in ("judge", "writer")}
+    models: dict[str, Any] = {
+        name: {"backend": "vllm", "path": str(path), "context": 512}
+        for name, path in folders.items()
+    }
+    models["judge"]["role"], models["writer"]["role"] = "evaluator", "producer"
+    config = {"budget": {"device": "host", "limit": "16GiB"}, "models": models}
+    catalog = build_catalog(Config.from_mapping(config))
+    assert catalog.errors == {}
+    assert [model.name for model in catalog.models() if model.pinned] == ["judge"]
+    with Shim(config) as shim:
+        assert Roles.of(shim).unverified == ("judge",)

@@ -42,8 +42,8 @@ class ModelFile(Protocol):
         """The name of the main tensor type, as Q4_K_M."""
 
     @property
-    def min_bits_per_weight(self) -> float:
-        """Bits per weight of the most coarsely quantized matrix."""
+    def min_bits_per_weight(self) -> float | None:
+        """Bits per weight of the most coarsely quantized matrix; None where no tensors are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,6 @@ class CatalogEngine:
     stamp: Stamp
     architecture: str
     quantization: str
-    min_bits_per_weight: float
     threads: int | None
     warm_prompt: str | None
     identity: str = ""
@@ -141,7 +140,6 @@ class Prepared:
             self.stamp,
             self.header.architecture,
             self.header.quantization,
-            self.header.min_bits_per_weight,
             self.entry.threads,
             self.entry.warm_prompt,
             self.header.identity,

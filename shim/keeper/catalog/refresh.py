@@ -60,10 +60,14 @@ class CatalogRefresh:
         self._looked_s: dict[str, float] = {}
         """When each model's files were last found to be those that are known (monotonic)."""
 
+    def unfit(self, model: str) -> RoleViolation | None:
+        """The error of an evaluator that was read and is under the floor."""
+        prepared = self.catalog.prepared.get(model)
+        return None if prepared is None else prepared.unfit
+
     def check_fit(self, model: str) -> None:
         """Raise the error of an evaluator that was read and is under the floor."""
-        prepared = self.catalog.prepared.get(model)
-        if prepared is not None and (violation := prepared.unfit) is not None:
+        if (violation := self.unfit(model)) is not None:
             raise violation
 
     def check_role(self, model: str) -> None:

@@ -36,7 +36,7 @@ class FolderFacts:
     identity: str
     architecture: str
     quantization: str
-    min_bits_per_weight: float = 0.0
+    min_bits_per_weight: float | None = None
 
 
 def folder_files(entry: ConfigEntry) -> list[Path]:

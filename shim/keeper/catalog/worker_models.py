@@ -39,7 +39,7 @@ class WorkerFacts:
     identity: str
     architecture: str
     quantization: str = ""
-    min_bits_per_weight: float = 0.0
+    min_bits_per_weight: float | None = None
 
 
 def worker_spec(entry: ConfigEntry) -> WorkerSpec:
