@@ -51,6 +51,8 @@ _CITED: Final = re.compile(r"\[\^?[\w-]{1,20}\](?!\()")
 """A mark as `[3]` or `[^note]`: a sentence that has one cites a source."""
 _LEANS: Final = re.compile(r"[ \t]{2}|[ \t]*(?:[-=+*>#|`~<]|\d+[.)])")
 """What begins a line of a paragraph, and alone would begin code, a list or the like."""
+_SIGN: Final = re.compile(r"(?:[-+*]|#{1,6}|\d+[.)])[ \t]|>|<|`{3}|~{3}|-{3}|={3}")
+"""The same inside of a line, where emphasis or a piece of code begins a sentence."""
 _LINE: Final = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
 """A line as Markdown ends it. Python's `splitlines` ends one at form feeds and U+2028 as well."""
 
@@ -104,7 +106,8 @@ def _pieces_of_block(token: Token, block: str, section: int) -> Iterator[Piece]:
         before = ""
         for sentence in _sentences(block):
             cited = _CITED.search(sentence) is not None
-            leans = before.endswith(("\r", "\n")) and _LEANS.match(sentence) is not None
+            begins = _LEANS if before.endswith(("\r", "\n")) else _SIGN
+            leans = bool(before) and begins.match(sentence) is not None
             yield Piece(sentence, Rank.STRUCTURE if cited else Rank.PROSE, section, leans=leans)
             before = sentence
 
