@@ -33,7 +33,7 @@ def trace_call(call: Call, answer: Answer | None, error: BaseException | None) -
     said = _kept(answer) if isinstance(answer, Reply) else None
     # A Python model counts no tokens.
     usage = None if answer is None or isinstance(answer, CallReply) else answer.usage
-    held = _bytes_of(call.request.messages) + (len(said.content) if said else 0)
+    held = _bytes_of(call.request.messages) + (said.content.__sizeof__() if said else 0)
     run.records(lambda: _records(call, said, usage, error), held)
 
 
@@ -47,7 +47,7 @@ def _kept(reply: Reply) -> Reply:
 def _bytes_of(messages: Any) -> int:
     """About how many, in little time: nearly always each value of a message is a text. Never raises."""
     with suppress(Exception):
-        return sum(str.__len__(value) for message in messages for value in message.values())
+        return sum(str.__sizeof__(value) for message in messages for value in message.values())
     return held_bytes(messages)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,11 +14,13 @@ from click.testing import CliRunner, Result
 from backends.foreign.shown_text import one_line
 from budget.errors import UnknownModel
 from shim.cli import main
+from shim.cli.commands import build
 from shim.cli.commands.ps import command as ps_command
 from shim.cli.commands.ps import top as top_module
 from shim.cli.commands.ps.top import CpuShares, screen
 from shim.cli.console.output import console, print_table
 from shim.cli.console.said_lines import say_all
+from shim.config import Config
 from tests.cli.test_cli_top import status
 from tests.traces.support import evict, load, now, request
 from traces import RunTrace
@@ -160,6 +163,19 @@ def test_an_error_of_several_lines_passes_for_no_other(capsys: pytest.CaptureFix
     first, *rest = capsys.readouterr().err.splitlines()
     assert first == "keepwarm: error: No a"
     assert all(line.startswith("  ") for line in rest)
+
+
+def test_lines_that_an_error_quotes_are_shown_as_a_log_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of `build --check`, too: what an engine said was one line, with escapes in it."""
+    plan = SimpleNamespace(effort="fast")
+    found = SimpleNamespace(missing={"m": "it ended:\r\n  | at\tx\r\n"}, changes=[])
+    monkeypatch.setattr(build, "usable_plan", lambda: (plan, ""))
+    monkeypatch.setattr(build, "decisions_of", lambda *_: found)
+    build.checked(Config(), as_json=False)
+    _, *told = capsys.readouterr().out.splitlines()
+    assert told == ["m is not in the plan: it ended:", "    | at  x"]
 
 
 def test_a_table_has_a_line_for_each_row_whatever_is_in_it(

@@ -27,6 +27,8 @@ from traces.recording import writer as writer_module
 from traces.recording.held_bytes import held_bytes
 
 LONG = "x" * 100_000
+WIDE = "\N{HOUSE BUILDING}" * 25_000
+"""As many bytes."""
 SOME = 1_000_000
 """The bound in these tests: ten such texts."""
 
@@ -65,6 +67,7 @@ DOORS: dict[str, Record] = {
     "key": lambda run, n: run.record_span("s", n, n, {f"{n}{LONG}": 1}),
     "list": lambda run, n: run.record_span("s", n, n, {"of": [f"{n}", LONG]}),
     "prompt": lambda run, n: run.request(request("r", n, prompt=f"{n}{LONG}")),
+    "wide prompt": lambda run, n: run.request(request("r", n, prompt=f"{n}{WIDE}")),
     "error": lambda run, n: run.request(request("r", n, error="E", error_message=f"{n}{LONG}")),
     "attribute": lambda run, n: run.request(request("r", n, attributes={"a": [f"{n}{LONG}"]})),
     "load": lambda run, n: run.load(load(f"{n}", n, attributes={"a": {"b": f"{n}{LONG}"}})),

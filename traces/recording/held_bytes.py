@@ -37,9 +37,9 @@ def bytes_of_span(
 
 def bytes_of_request(record: RequestRecord) -> int:
     """Of a request. What is not looked at here are names."""
-    few = len(record.prompt or "") + len(record.answer or "") + len(record.error_message)
-    few += len(record.waited_for) + len(record.finish_reason or "")
-    return max(few, held_bytes(record)) if few > SMALL_BYTES or record.attributes else few
+    texts = (record.prompt or "", record.answer or "", record.error_message, record.waited_for)
+    few = sum(map(str.__sizeof__, texts))
+    return few + held_bytes(record.attributes) if record.attributes else few
 
 
 def held_bytes(value: object) -> int:

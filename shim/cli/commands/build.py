@@ -10,7 +10,7 @@ import click
 from budget.errors import ConfigError
 from shim.cli.console.context import config_of
 from shim.cli.console.output import StatusLine, print_json, print_table, size
-from shim.cli.console.said_lines import say
+from shim.cli.console.said_lines import say, say_all
 from shim.cli.console.shared_options import json_option
 from shim.config import Config
 from shim.placement.build_plan import PlanBuilder, one_device
@@ -55,7 +55,7 @@ def build(
         return
     before, why = usable_plan()
     if why:
-        say(why, err=True)
+        say_all(why, err=True)
     line = StatusLine()
     builder = PlanBuilder(config, effort, line.tell)
     try:
@@ -115,7 +115,7 @@ def checked(config: Config, *, as_json: bool) -> None:
         return
     say(f"{plan_path()} is valid here ({plan.effort}).")
     for name, reason in found.missing.items():
-        say(f"{name} is not in the plan: {reason}")
+        say_all(reason, before=f"{name} is not in the plan: ")
     for change in found.changes:
         say(f"a decision changed: {change}")
 
@@ -179,7 +179,7 @@ def _print(path: str, plan: PlacementPlan, result: dict[str, Any]) -> None:
     figures = ("layers", "context", "slots", "bytes", "tokens/s", "load s")
     print_table(("model", "device", *figures, "why"), rows, right=figures)
     for name, error in result["errors"].items():
-        say(f"{name} is not in the plan: {error}")
+        say_all(error, before=f"{name} is not in the plan: ")
     for change in result["changes"]:
         say(f"a decision changed: {change}")
     click.echo()

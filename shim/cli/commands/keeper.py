@@ -146,7 +146,7 @@ def print_keeper_log(lines: int, *, follow: bool) -> None:
     if not path.exists() and not errors.exists():
         say(f"There is no log yet. A keeper will write it to {path}.", err=True)
     for line in last_lines(errors, lines):
-        say(f"stderr: {line}")
+        say(f"stderr: {line.expandtabs()}")
     # Looked at first, so that no line written while the end is printed is lost.
     place = path.stat() if path.exists() else None
     for line in last_lines(path, lines, up_to=place.st_size if place else None):

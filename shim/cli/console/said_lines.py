@@ -19,10 +19,11 @@ def say(line: object, *, err: bool = False) -> None:
 def say_all(text: object, *, before: str = "", err: bool = False) -> None:
     """Print a text of several lines, such as a message that quotes a log; `before` stands before the first.
 
-    What follows the first line is indented, so that it passes for no line of keepwarm's own.
+    What follows the first line is indented, so that it passes for no line of keepwarm's own. It is
+    quoted text more than a name: its tabs are spaces, and its lines may end as those of Windows do.
     """
-    first, *rest = str(text).split("\n")
+    first, *rest = str(text).rstrip("\r\n").replace("\r\n", "\n").split("\n")
     say(before + first, err=err)
     margin = before[: len(before) - len(before.lstrip())]
     for line in rest:
-        say(f"{margin}  {line}", err=err)
+        say(f"{margin}  {line.expandtabs()}", err=err)

@@ -61,7 +61,7 @@ class Outage:
 
 
 class PushedMetrics(OTLPMetricExporter):
-    """Sends metrics to a collector. It never raises, and has OpenTelemetry's lines in its own.
+    """Sends metrics to a collector, and never raises. What OpenTelemetry logs of a failure it says itself.
 
     Args:
         address: of the collector, without `/v1/metrics`.

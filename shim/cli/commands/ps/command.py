@@ -59,7 +59,7 @@ def ps(ctx: click.Context, *, watch: bool, as_json: bool) -> None:
             if not watch or as_json:
                 raise
             # A keeper that starts or answers again is what `--watch` waits for.
-            say(error)
+            say_all(error)
         else:
             (print_json if as_json else _print)(status)
         if not watch:
