@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Final, Literal, get_args
+from typing import Final, get_args
 
 from harness.given import a_list, an_object, refused
 from shim import InvalidRequest, RoleViolation, Shim
+from shim.config import Role
 from shim.config.role_checks import check_precision
 from shim.model_info import ModelInfo
 from traces import current_run
 
-Role = Literal["producer", "evaluator", "planner", "embedder"]
 ROLES: Final[tuple[str, ...]] = get_args(Role)
 
 

@@ -15,7 +15,7 @@ class ModelInfo:
 
     Attributes:
         name: its name in the configuration.
-        role: `producer`, `evaluator`, `planner`, `embedder`, or None.
+        role: as in the configuration, or None.
         remote: whether an endpoint runs it.
         identity: equal for two models with the same weights (a link or a copy of one file), or with
             the same model of the same endpoint.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -292,12 +292,10 @@ class MemoryStore:
         with suppress(OSError):  # what stands in the way is told when it is opened
             if not path.exists():
                 raise InvalidRequest(f"There is no memory {path}.", hint="Name the file of one.")
-        database = Database(path)
-        with database.writing() as connection:
+        with closing(Database(path)) as database, database.writing() as connection:
             connection.execute("DELETE FROM vectors")
             connection.execute("DELETE FROM facts WHERE name IN ('embedder', 'length')")
             rows.count_deletion(connection)
-        database.close()
 
     def _catch_up(self) -> tuple[CaughtUp, dict[int, int]]:
         """What `catch_up` does, and for each dropped passage the one that it is a copy of."""

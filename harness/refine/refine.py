@@ -155,12 +155,12 @@ class Refine:
         while now.stopped is None:
             try:
                 now = self.step(now)
+                if kept is not None:
+                    kept.save(now)
             except KeepwarmError as error:
                 if now.rounds:
                     error.facts["record"] = now.to_json()
                 raise
-            if kept is not None:
-                kept.save(now)
             if progress is not None:
                 progress(now)
         return now

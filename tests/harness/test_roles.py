@@ -6,12 +6,13 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from harness import EVALUATOR_FLOOR_BITS, Roles
 from shim import BadModelFile, InvalidRequest, RoleViolation, Shim, UnknownModel
+from shim.config import Role
 from shim.model_info import ModelInfo
 from traces import RunTrace
 
@@ -29,6 +30,12 @@ def entry(path: Path, role: str | None = None) -> dict[str, Any]:
 def info(name: str, role: str, bits: float, identity: str) -> ModelInfo:
     """A model that exists only here."""
     return ModelInfo(name, role, remote=False, identity=identity, min_bits_per_weight=bits)
+
+
+@pytest.mark.parametrize("role", get_args(Role))
+def test_every_role_of_the_configuration_can_be_asked_for(role: Role) -> None:
+    """A reranker could be configured, and not be found."""
+    assert Roles([info("one", role, 16.0, "one")]).the(role) == "one"
 
 
 def test_describe_reads_the_file_and_not_its_name(

@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager, nullcontext
 from threading import Lock
 from typing import Any, Self, cast
 
-from harness.roles import Role
 from shim import Reply, Shim
 from shim.calls.declaring import Plan
+from shim.config import Role
 from shim.model_info import ModelInfo
 
 Answer = Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any]], str]
