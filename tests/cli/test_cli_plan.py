@@ -20,6 +20,7 @@ from shim.placement.budgeted_devices import BudgetDevices
 
 MIB = 2**20
 PRECISE = {"quantization": "Q8_0", "min_bits_per_weight": 8.5}
+COARSE = {"quantization": "Q4_0", "min_bits_per_weight": 4.5}
 Sizes = dict[str, list[dict[str, int]]]
 """By model: the bytes by device of each of its placements."""
 
@@ -37,10 +38,11 @@ def plan(
     sizes: Sizes,
     *,
     shared: tuple[str, ...] = (),
+    coarse: tuple[str, ...] = (),
     limits: dict[str, int] | None = None,
     **entries: dict[str, Any],
 ) -> Preview:
-    """The plan for models of these sizes; `shared` are names on one engine."""
+    """The plan for models of these sizes; `shared` are on one engine, `coarse` have 4 bits a weight."""
     models = {name: {"path": f"{name}.gguf", **entries.get(name, {})} for name in sizes}
     models |= {name: entry for name, entry in entries.items() if name not in sizes}
 
@@ -52,7 +54,10 @@ def plan(
         for name, options in sizes.items():
             engine_id = "shared" if name in shared else f"{name}-1"
             placed = tuple(placement(option) for option in options)
-            entry, header = config.models[name], cast("Any", SimpleNamespace(**PRECISE))
+            entry, header = (
+                config.models[name],
+                cast("Any", SimpleNamespace(**(COARSE if name in coarse else PRECISE))),
+            )
             catalog.prepared[name] = Prepared(name, entry, header, placed, engine_id, ())
             names = shared if name in shared else (name,)
             catalog.engines[engine_id] = CatalogEngine(
@@ -164,3 +169,17 @@ def test_models_that_cannot_be_read_or_run_elsewhere_are_listed(
     assert answer["far"]["reason"] == "runs at http://gpu:8000"
     assert answer["hub"]["reason"] == "o/r:h.gguf is not downloaded yet. Run `keepwarm load hub`."
     assert all(r["total_bytes"] is None and not r["resident"] for r in answer.values())
+
+
+def test_an_evaluator_that_is_too_coarse_is_not_planned_and_takes_no_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only a client that overrides it by name has it loaded."""
+    sizes: Sizes = {"judge": [{"host": 60}], "writer": [{"host": 60}]}
+    judge = {"role": "evaluator", "pin": False}
+    found = plan(monkeypatch, sizes, coarse=("judge",), judge=judge)
+    rows = {row.name: row for row in found.models}
+    assert "The evaluator judge is Q4_0" in rows["judge"].reason
+    assert not rows["judge"].resident
+    assert rows["writer"].resident
+    assert found.first.reserved_bytes == 60 * MIB

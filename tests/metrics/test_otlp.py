@@ -149,6 +149,9 @@ def test_a_long_outage_is_said_less_and_less_often() -> None:
     assert outage.worked() == "metrics are sent again, after 18,000 tries in 18000 s"
     assert outage.worked() is None
     assert outage.failed("refused") is not None
+    for pause_s in pauses[:2]:
+        now_s += pause_s
+        assert outage.failed("refused") is not None
 
 
 def test_lines_of_other_exporters_of_the_program_stay(caplog: pytest.LogCaptureFixture) -> None:

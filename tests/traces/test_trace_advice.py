@@ -15,7 +15,7 @@ from budget.eviction.policies.forecast import DECLARED_USES
 from shim.cli import main
 from tests.traces.test_trace_summaries import STORY, Event, evict, load, request, slice_of, write
 from traces.reading import spans_of as spans
-from traces.reading.advice import AdvisedConfig, AdvisedModel
+from traces.reading.advice import AdvisedConfig, AdvisedModel, section_of
 from traces.reading.spans_of import Spans, spans_of
 from traces.reading.summary import summarise
 
@@ -161,6 +161,12 @@ def test_requests_behind_a_long_answer_are_worth_a_slot_although_it_generates_al
         "",
         "shim.chat('a', messages, priority=-1)  # yields to the others in mid-answer",
     )
+
+
+@pytest.mark.parametrize("name", ["a", 'q"', "back\\slash", "l\nb\t\x1b\x7f", "\u2028é模"])
+def test_a_section_is_toml_whatever_its_model_is_called(name: str) -> None:
+    """DEL is the one character that JSON has as it is, and TOML does not."""
+    assert tomllib.loads(section_of(name)) == {"models": {name: {}}}
 
 
 def test_waits_for_bytes_are_worth_no_slot() -> None:

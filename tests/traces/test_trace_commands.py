@@ -17,6 +17,7 @@ from shim.cli import main
 from tests.traces.support import events, now, request
 from traces import RunTrace
 from traces.chrome.perfetto import TraceServer
+from traces.processes.late_parts import _cut_end, _there
 from traces.reading.stored_events import BadTrace, TraceFile
 
 
@@ -137,6 +138,19 @@ def test_parts_are_not_added_behind_the_end_of_a_trace(tmp_path: Path) -> None:
     found = trace("summary", file)
     assert "parts of other processes cannot be added" in found.stderr
     assert (part.read_text(), file.read_bytes()) == ("{}\n", data)
+
+
+def test_parts_are_added_to_a_trace_that_was_cut_in_an_event_of_endless_depth(
+    tmp_path: Path,
+) -> None:
+    """It is no event, as any other that was cut; Python's limit of recursion was a traceback."""
+    file = recorded(tmp_path, "r")
+    whole = file.read_bytes()
+    file.write_bytes(whole.removesuffix(b"\n]\n") + b",\n" + b"[" * 100_000)
+    _there(file)
+    with file.open("r+b") as opened:
+        _cut_end(opened.fileno())
+    assert file.read_bytes() == whole.removesuffix(b"\n]\n")
 
 
 @pytest.mark.parametrize("last", ["1000000d", "999999999", "366d"])

@@ -24,6 +24,7 @@ from tests.traces.support import evict, load, request, written
 from traces import CounterSample, Incident, RunTrace
 from traces.recording import exporters as exporters_module
 from traces.recording import writer as writer_module
+from traces.recording.broken_sinks import Problems
 from traces.recording.held_bytes import held_bytes
 
 LONG = "x" * 100_000
@@ -108,6 +109,24 @@ def test_what_was_written_makes_room(tmp_path: Path) -> None:
     assert run.problems == []
     assert run.trace_path is not None
     assert written(run.trace_path)["s"] == 30
+
+
+def test_what_the_end_of_a_run_drops_makes_room_for_what_it_records(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The keeper's history, say, comes once the wait for what callers recorded is over."""
+    monkeypatch.setattr(writer_module, "END_SECONDS", 0.0)
+    problems, recorded = Problems("r"), list[int]()
+    writer = writer_module.Writer("writer", problems, lambda: None)
+    with writer._draining:
+        for _ in range(9):
+            writer.put((recorded.append, 1), SOME // 9)
+        writer.end(lambda: writer.put((recorded.append, 2), SOME // 2))
+        monkeypatch.undo()
+        writer.flush()
+    writer.close()
+    assert recorded == [2]
+    assert [problem.split(" were")[0] for problem in problems.found] == ["records: 9"]
 
 
 def test_long_records_are_written_before_all_of_them_are_built(
@@ -229,8 +248,10 @@ def test_spans_that_wait_for_an_exporter_are_bounded_and_counted(
     assert hangs.got == 9
 
 
-def test_what_an_exporter_took_makes_room(tmp_path: Path) -> None:
-    """The bound is for what waits."""
+def test_what_an_exporter_took_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bounds are for what waits."""
+    monkeypatch.setattr(exporters_module, "MOST_WAITING", 9)
+    monkeypatch.setattr(exporters_module, "_BATCH", 3)
     quick = _Hangs()
     quick.go_on.set()
     with RunTrace("r", tmp_path, exporters=[quick]) as run:
