@@ -156,6 +156,14 @@ def test_names_of_models_break_no_line_of_ps(capsys: pytest.CaptureFixture[str])
     assert f"{SHOWN} cannot be run: a\n  b" in told
 
 
+def test_the_path_of_the_configuration_is_exact_in_a_pipe(tmp_path: Path) -> None:
+    """`$(keepwarm config path)` names the file, whatever its folder is called."""
+    file = tmp_path / "a\tb\u202e" / "keepwarm.toml"
+    file.parent.mkdir()
+    file.write_text("")
+    assert ran("--config", file, "config", "path").stdout == f"{file}\n"
+
+
 def test_an_error_of_several_lines_passes_for_no_other(capsys: pytest.CaptureFixture[str]) -> None:
     """It may quote a log; what follows its first line is indented."""
     error = UnknownModel(f"No {NASTY}.\nkeepwarm: error: a made-up one", model="x")

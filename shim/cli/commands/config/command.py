@@ -72,8 +72,11 @@ def path_command(ctx: click.Context, path: Path | None, *, as_json: bool) -> Non
     file = find_config(chosen)
     if as_json:
         print_json({"file": str(file) if file else None})
+    elif file:
+        # It is all of the line, for a script: no name in it can pass for anything else.
+        click.echo(file)
     else:
-        say(str(file) if file else "no configuration file found", err=file is None)
+        say("no configuration file found", err=True)
     ctx.exit(0 if file else EXIT_CALLER)
 
 
