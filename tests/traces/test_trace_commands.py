@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -128,12 +129,17 @@ def test_bytes_behind_a_packed_trace_are_said_too(tmp_path: Path) -> None:
     assert (found.exit_code, "keepwarm: Bytes behind the end of" in found.stderr) == (0, True)
 
 
-def test_parts_are_not_added_behind_the_end_of_a_trace(tmp_path: Path) -> None:
-    """Nothing would read them there: they stay as they are, and that is said."""
+@pytest.mark.parametrize(
+    "change", [lambda data: data + b"rubbish", lambda data: json.dumps(json.loads(data)).encode()]
+)
+def test_parts_are_not_added_behind_the_end_of_a_trace(
+    tmp_path: Path, change: Callable[[bytes], bytes]
+) -> None:
+    """Nothing would read them there: they stay as they are, and that is said. `jq -c` makes it one line."""
     file = recorded(tmp_path, "r")
     part = tmp_path / "r.77.part"
     part.write_text("{}\n")
-    data = file.read_bytes() + b"rubbish"
+    data = change(file.read_bytes())
     file.write_bytes(data)
     found = trace("summary", file)
     assert "parts of other processes cannot be added" in found.stderr

@@ -75,6 +75,7 @@ def add_late_parts(trace: Path) -> tuple[int, list[str]]:
 
     Raises:
         BadTrace: the file is no trace.
+        ValueError: it has all its events in one line.
         OSError: it cannot be read or written. Then the file and the parts are as they were.
     """
     parts = late_parts(trace)
@@ -192,6 +193,8 @@ def _there(trace: Path) -> _There:
             found.stays.add((kind, str(args.get(known)), str(args.get(names.DEVICE))))
     if file.behind != 0:
         raise BadTrace(trace, 1, "begins a list of events that ends before the file does")
+    if file.one_line:
+        raise ValueError("its events are in one line, as another program wrote them")
     return found
 
 

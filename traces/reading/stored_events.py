@@ -56,6 +56,7 @@ class TraceFile:
         nuls: whether NULs follow there.
         behind: how many bytes follow the end of a whole one, which nothing reads; None for some that are
             not gzip, behind a file that is.
+        one_line: whether all events are in its first line, as other programs write them.
     """
 
     def __init__(self, file: Path) -> None:
@@ -63,6 +64,7 @@ class TraceFile:
         self.cut = 0
         self.nuls = False
         self.behind: int | None = 0
+        self.one_line = False
 
     def events(self) -> Iterator[Event]:
         """Each event, in the order of the file.
@@ -92,6 +94,7 @@ class TraceFile:
                         break
                     raise BadTrace(self.file, number, "is no event")
                 if number == 1 and "ph" not in found:
+                    self.one_line = True
                     yield from self._whole(found)
                     self.behind = _behind(nul + more, lines)
                     return
