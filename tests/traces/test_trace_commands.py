@@ -130,10 +130,14 @@ def test_bytes_behind_a_packed_trace_are_said_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [lambda data: data + b"rubbish", lambda data: json.dumps(json.loads(data)).encode()]
+    ("change", "why"),
+    [
+        (lambda data: data + b"rubbish", "ends before the file does"),
+        (lambda data: json.dumps(json.loads(data)).encode(), "its events are in one line"),
+    ],
 )
 def test_parts_are_not_added_behind_the_end_of_a_trace(
-    tmp_path: Path, change: Callable[[bytes], bytes]
+    tmp_path: Path, change: Callable[[bytes], bytes], why: str
 ) -> None:
     """Nothing would read them there: they stay as they are, and that is said. `jq -c` makes it one line."""
     file = recorded(tmp_path, "r")
@@ -143,6 +147,7 @@ def test_parts_are_not_added_behind_the_end_of_a_trace(
     file.write_bytes(data)
     found = trace("summary", file)
     assert "parts of other processes cannot be added" in found.stderr
+    assert why in found.stderr
     assert (part.read_text(), file.read_bytes()) == ("{}\n", data)
 
 
