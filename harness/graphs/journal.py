@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import threading
@@ -15,8 +14,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Self
 
 from harness.graphs.step import Step
+from harness.record_files import content_of, digest_of
 from shim import InvalidRequest, OutsideError
-from shim.paths import open_regular
 
 VERSION: Final = 1
 _NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
@@ -203,19 +202,7 @@ def _lock(held: BinaryIO) -> None:
 
 def _lines_of(file: Path) -> list[bytes]:
     """The lines of a journal; the last one is empty, or was cut."""
-    try:
-        with open_regular(file) as content:
-            lines = content.read().split(b"\n")
-    except FileNotFoundError as error:
-        raise InvalidRequest(
-            f"{file} is not there: no run has been recorded in it.",
-            hint="`Graph.run(record=...)` begins one.",
-            file=str(file),
-        ) from error
-    except OSError as error:
-        raise OutsideError(
-            f"The record {file} cannot be read: {error.strerror or error}.", file=str(file)
-        ) from error
+    lines = content_of(file, "Graph.run(record=...)").split(b"\n")
     if len(lines) == 1:
         raise InvalidRequest(
             f"{file} has nothing of a run: its first line is not whole.",
@@ -240,13 +227,13 @@ def _head_of(line: bytes, file: Path) -> dict[str, Any]:
 def _sealed(data: Mapping[str, Any]) -> str:
     """A line of the journal, with a digest by which an edit is seen."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False)
-    return json.dumps({**data, "digest": _digest(json.loads(text))}, ensure_ascii=False)
+    return json.dumps({**data, "digest": digest_of(json.loads(text))}, ensure_ascii=False)
 
 
 def _check_seal(entry: Any, file: Path, number: int) -> None:
     if isinstance(entry, dict):
         rest = {key: value for key, value in entry.items() if key != "digest"}
-        if entry.get("digest") == _digest(rest):
+        if entry.get("digest") == digest_of(rest):
             return
     raise InvalidRequest(
         f"Line {number} of {file} is not as it was written: its digest does not match.",
@@ -254,11 +241,6 @@ def _check_seal(entry: Any, file: Path, number: int) -> None:
         file=str(file),
         line=number,
     )
-
-
-def _digest(data: Any) -> str:
-    text = json.dumps(data, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _parsed(line: bytes) -> Any:
@@ -270,4 +252,4 @@ def _parsed(line: bytes) -> Any:
 
 def _fingerprint(steps: Sequence[Step]) -> str:
     shape = [[step.name, sorted(step.needs), step.over, list(step.models)] for step in steps]
-    return _digest(shape)
+    return digest_of(shape)

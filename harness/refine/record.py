@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 from harness.evaluation.judge import Evaluation, Judgement
 from harness.evaluation.rubric import Rubric
 from harness.given import a_file
+from harness.record_files import content_of, digest_of
 from shim import InvalidRequest, OutsideError, Reply
 from shim.paths import open_regular, write_whole
 
@@ -125,7 +126,7 @@ class RefineRecord:
             "stopped": self.stopped,
             "notes": list(self.notes),
         }
-        return {**data, "digest": _digest(data)}
+        return {**data, "digest": digest_of(data)}
 
     @classmethod
     def from_json(cls, data: Any, name: str = "This record") -> RefineRecord:
@@ -136,12 +137,12 @@ class RefineRecord:
         """
         _check_version(data, name)
         rest = {key: value for key, value in data.items() if key != "digest"}
-        if data.get("digest") != _digest(rest):
+        if data.get("digest") != digest_of(rest):
             raise InvalidRequest(
                 f"{name} was edited: its digest does not match.",
                 hint="Scores of edited texts would be wrong. Name another file, or remove this one.",
                 found=data.get("digest"),
-                expected=_digest(rest),
+                expected=digest_of(rest),
             )
         try:
             return cls(
@@ -187,20 +188,9 @@ class RefineRecord:
             InvalidRequest: the file is not there, holds no record, or one that was edited.
             OutsideError: the file cannot be read.
         """
-        path = a_file("The file of a record", file)
+        content = content_of(a_file("The file of a record", file), "Refine.run(record=...)")
         try:
-            with open_regular(path) as content:
-                data = json.loads(content.read())
-        except FileNotFoundError as error:
-            raise InvalidRequest(
-                f"{file} is not there: no run has been recorded in it.",
-                hint="`Refine.run(record=...)` begins one.",
-                file=str(file),
-            ) from error
-        except OSError as error:
-            raise OutsideError(
-                f"The record {file} cannot be read: {error.strerror or error}.", file=str(file)
-            ) from error
+            data = json.loads(content)
         except (ValueError, RecursionError) as error:
             raise InvalidRequest(
                 f"{file} is no record of a refined answer: {error}.",
@@ -339,8 +329,3 @@ def _check_version(data: Any, name: str) -> None:
             else "Name another file, or remove this one to begin anew.",
             version=version if isinstance(version, int) else None,
         )
-
-
-def _digest(data: Mapping[str, Any]) -> str:
-    text = json.dumps(data, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

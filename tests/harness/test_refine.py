@@ -18,7 +18,7 @@ from rich.console import Console
 
 from harness import Dimension, EvaluatorPool, Refine, RefineRecord, Rubric, WiggumLoop, run_many
 from harness.progress_bar import progress_bar
-from harness.refine.record import _digest
+from harness.record_files import digest_of
 from harness.refine.rendering import html, table
 from harness.side_by_side import threads
 from shim import InvalidRequest, LoadFailed, OutsideError, PromptTooLong, RoleViolation
@@ -239,7 +239,7 @@ def test_a_record_of_another_shape_is_refused(change: dict[str, Any]) -> None:
     data = {**refine(shim).run("Write.").to_json(), **change}
     del data["digest"]
     with pytest.raises(InvalidRequest, match="no record"):
-        RefineRecord.from_json({**data, "digest": _digest(data)})
+        RefineRecord.from_json({**data, "digest": digest_of(data)})
 
 
 def test_another_task_or_other_settings_do_not_go_on_from_a_record(tmp_path: Path) -> None:
