@@ -6,7 +6,6 @@ round of each task. Grouped, a round of all tasks costs two loads.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -179,4 +178,4 @@ def _uses(refine: Refine) -> Iterator[Callable[..., None]]:
 
 
 def _name_of(task: str) -> str:
-    return hashlib.sha256(task.encode("utf-8", "surrogatepass")).hexdigest()[:32] + ".json"
+    return f"{run_id(task)[:32]}.json"
