@@ -109,7 +109,7 @@ class Refine:
         self.shim = an_object("`shim`", shim, (Shim, type(None))) or default_shim()
         an_object("`compressor`", compressor, (Compressor, type(None)))
         pool = EvaluatorPool([evaluator]) if isinstance(evaluator, str) else evaluator
-        used = check_pair(self.shim, producer, pool.models, overrides)
+        used, self.unread = check_pair(self.shim, producer, pool.models, overrides)
         self.judge = Judge(
             self.shim, rubric, pool, compressor or Compressor(), judge_prompt,
             options={} if judge_options is None else judge_options, overridden=used,
@@ -273,10 +273,9 @@ def first_notes(refine: Refine) -> list[str]:
     Raises:
         KeepwarmError: as `why_turns`.
     """
-    judges = refine.judge.pool.models
-    unread = [one for one in judges if refine.shim.describe(one).min_bits_per_weight is None]
-    said = f"{', '.join(unread)}: precision unchecked, because it cannot be read."
-    return [note for note in (why_turns(refine), said * bool(unread)) if note]
+    unread = ", ".join(refine.unread)
+    said = f"{unread}: precision unchecked, because it cannot be read." if unread else ""
+    return [note for note in (why_turns(refine), said) if note]
 
 
 def noted(record: RefineRecord, notes: Sequence[str]) -> RefineRecord:
