@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+import traces
 from budget.admission.state import PREFETCH
 from budget.eviction.policies.forecast import DECLARED_USES
 from shim.cli import main
@@ -141,7 +142,7 @@ def test_declared_uses_are_looked_for_once_and_not_for_each_eviction(
 
 def test_the_words_by_which_declared_uses_show_are_those_of_the_policy_and_the_core() -> None:
     """Traces import neither."""
-    assert (spans.AHEAD, spans.DECLARED_USES) == (PREFETCH, DECLARED_USES)
+    assert (traces.PREFETCH, spans.DECLARED_USES) == (PREFETCH, DECLARED_USES)
 
 
 def test_requests_behind_a_long_answer_are_worth_a_slot_although_it_generates_all_the_time() -> (

@@ -12,10 +12,9 @@ from traces import names
 from traces.reading.request_times import RequestTimes
 from traces.reading.stored_events import number_of
 from traces.reading.totals import RequestTotals
+from traces.records import PREFETCH
 
 MICROSECONDS: Final = 1e6
-AHEAD: Final = "prefetch"
-"""The reason of a load, or of a decision for one, that only declared uses make."""
 DECLARED_USES: Final = "declared uses"
 """What a policy says that it followed, where it knew them."""
 _MOST_OPEN: Final = 16_384
@@ -210,7 +209,8 @@ def _stay(args: dict[str, Any], key: str, at: tuple[float, float]) -> Stay:
         sys.intern(str(args.get(names.REASON, ""))),
         sys.intern(str(args.get(names.STORAGE, ""))),
         int(number_of(args.get(names.BYTES)) or 0),
-        AHEAD in (args.get(names.REASON), args.get(names.DECISION))
+        PREFETCH
+        in (args.get(names.REASON), args.get(names.DECISION))  # only declared uses make one
         or args.get(names.DECISION_FOLLOWED) == DECLARED_USES,
     )
 
