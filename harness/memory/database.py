@@ -215,8 +215,6 @@ def _which(file: Path) -> tuple[int, int] | None:
 
 
 def _open(file: Path) -> sqlite3.Connection:
-    if "\0" in str(file):
-        raise InvalidRequest(f"No file can be called {str(file)!r}: a name has no zero byte.")
     odd = False
     with suppress(OSError):  # what stands in the way is told when it is opened
         odd = file.exists() and not file.is_file()
