@@ -11,6 +11,7 @@ from backends.machine.children import ending_with_us
 from budget.errors import DeadlineExceeded, InvalidRequest, OutsideError
 from shim.cli.commands.trace.times import duration
 from shim.cli.commands.trace.traced_runs import (
+    WHICH_TRACES,
     check_folder,
     folder_option,
     say_nuls,
@@ -93,9 +94,7 @@ def asked(path: Path, query: str, timeout_s: float) -> SqlAnswer:
         ) from error
     except SqlError as error:
         if _NO_TRACE in str(error):
-            raise InvalidRequest(
-                f"{path} is no trace.", hint="`keepwarm trace list` shows the traces of runs."
-            ) from error
+            raise InvalidRequest(f"{path} is no trace.", hint=WHICH_TRACES) from error
         raise InvalidRequest(
             f"{path}: {error}.", hint="The tables are described at perfetto.dev/docs/analysis."
         ) from error

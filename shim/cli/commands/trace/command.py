@@ -21,6 +21,7 @@ from shim.cli.commands.trace.merge import merge_command, new_file
 from shim.cli.commands.trace.prune import prune_command
 from shim.cli.commands.trace.traced_runs import (
     HOW_TO_TRACE,
+    WHICH_TRACES,
     check_folder,
     events_of,
     folder_option,
@@ -211,7 +212,7 @@ def spans_in(path: Path) -> Spans:
     if not spans.of_a_run:
         raise InvalidRequest(
             f"{path} has no run in it: none of its {spans.events:,} events is keepwarm's.",
-            hint="`keepwarm trace list` shows the traces of runs.",
+            hint=WHICH_TRACES,
             file=str(path),
         )
     for problem in spans.problems:

@@ -24,6 +24,8 @@ HOW_TO_TRACE: Final = (
     "A program is traced within `with RunTrace():`; commands and programs are with `enabled = true` in "
     "[trace]."
 )
+WHICH_TRACES: Final = "`keepwarm trace list` shows the traces of runs."
+"""The hint where a file was named that is no trace of a run."""
 
 folder_option = click.option(
     "--folder",
@@ -159,8 +161,7 @@ def events_of(path: Path) -> Iterator[Event]:
 
 def no_trace(error: BadTrace) -> InvalidRequest:
     """The error of a command that was given a file that is no trace."""
-    hint = "`keepwarm trace list` shows the traces of runs."
-    return InvalidRequest(str(error), hint=hint, file=str(error.file))
+    return InvalidRequest(str(error), hint=WHICH_TRACES, file=str(error.file))
 
 
 def say_nuls(path: Path, where: str) -> None:
