@@ -52,6 +52,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ("demo" not in item.path.parts, item.path not in real))
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """A test of bytes is named by number: bytes that a packer wrote hold the second in which it ran.
+
+    Workers that run side by side collect by themselves, and tests whose names differ end the whole run.
+    """
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_collection_finish() -> None:
     """What collecting thousands of tests made is not looked through by every garbage collection."""
     gc.collect()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import gzip
 from collections import defaultdict
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("shim", "budget", "backends", "traces", "harness")
@@ -59,3 +62,12 @@ def test_no_folder_holds_more_than_a_reader_takes_in() -> None:
         for folder in FOLDERS
     }
     assert {name: count for name, count in entries.items() if count > MOST_ENTRIES} == {}
+
+
+@pytest.mark.parametrize("packed", [gzip.compress(b"written in this second")])
+def test_a_test_of_bytes_has_one_name_in_every_worker(
+    request: pytest.FixtureRequest, packed: bytes
+) -> None:
+    """Its bytes were its name. Workers that collected in different seconds then had different tests."""
+    assert packed
+    assert request.node.name.endswith("[packed]")
