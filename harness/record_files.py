@@ -1,14 +1,18 @@
-"""Records of runs: how the file of one is read, and the digest by which an edit is seen."""
+"""Records of runs: how a file is read, whose it is, and the digest by which an edit is seen."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from shim import InvalidRequest, OutsideError
-from shim.paths import open_regular
+from shim import ConfigError, InvalidRequest, OutsideError
+from shim.paths import NO_LOCKS, SHARED, FileLock, Holder, open_regular
 
 
 def content_of(file: Path, begun_by: str) -> bytes:
@@ -35,6 +39,58 @@ def content_of(file: Path, begun_by: str) -> bytes:
         raise OutsideError(
             f"The record {file} cannot be read: {error.strerror or error}.", file=str(file)
         ) from error
+
+
+@contextmanager
+def owned(file: Path) -> Iterator[None]:
+    """A record is this run's alone, until the end of the context or of the process.
+
+    The lock is a file beside the record, because a record may be replaced by each save. Where a file system
+    has no locks, nothing happens.
+
+    Raises:
+        InvalidRequest: another run works with it. Fact `pid`: its process, None where it is not known.
+        OutsideError: no lock can be made there.
+    """
+    target = behind_links(file)
+    # A process number alone would be another process on another machine that shares the folder.
+    note = Holder.this_process(Path(platform.node()))
+    with FileLock(target.with_name(f".{target.name}.lock"), mode=SHARED, note=note) as lock:
+        if not _is_free(lock, file):
+            holder = lock.holder()
+            raise InvalidRequest(
+                f"Another run works with {file}" + (f": {holder}." if holder.pid else "."),
+                hint="Wait for its end; what it finished can be gone on with then.",
+                file=str(file),
+                pid=holder.pid,
+            )
+        try:
+            yield
+        finally:
+            # Not where a child that was forked ends: the lock is its parent's.
+            if lock.still_there():
+                with suppress(OSError):
+                    lock.path.unlink()
+
+
+def _is_free(lock: FileLock, file: Path) -> bool:
+    try:
+        return lock.try_acquire()
+    except ConfigError as error:
+        if error.facts["errno"] in NO_LOCKS:
+            with suppress(OSError):
+                lock.path.unlink()
+            return True
+        raise OutsideError(
+            f"No other run can be kept from {file}: {error.message}",
+            hint="See its folder's space and permissions, or name another file. Nothing was run.",
+            file=str(file),
+        ) from error
+
+
+def behind_links(file: Path) -> Path:
+    """The file that a link leads to: it is what is written, and the link stays."""
+    return Path(os.path.realpath(file))
 
 
 def digest_of(data: Any) -> str:

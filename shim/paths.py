@@ -4,7 +4,7 @@ A user has one keeper, although sessions differ in their variables (cron, ssh, a
 folder therefore depends on the user alone. Several places are searched in order for a running keeper; if
 none runs, the first place that can be used is taken (docs/decisions/0012).
 
-The harness, which may not reach below `shim`, has `write_whole` and `open_regular` from here.
+The harness, which may not reach below `shim`, has `write_whole`, `open_regular` and locks from here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from backends.machine.files.descriptors import raise_descriptor_limit as raise_descriptor_limit
 from backends.machine.files.file_locks import KEEPER_LOCK, is_held
+from backends.machine.files.file_locks import NO_LOCKS as NO_LOCKS
+from backends.machine.files.file_locks import SHARED as SHARED
+from backends.machine.files.file_locks import FileLock as FileLock
 from backends.machine.files.folders import (
     RUNTIME_VARIABLE,
     check_private,
@@ -33,6 +37,7 @@ from backends.machine.files.folders import (
     make_folder,
     user_folder,
 )
+from backends.machine.files.lock_holders import Holder as Holder
 from backends.machine.files.whole_files import open_regular as open_regular
 from backends.machine.files.whole_files import write_whole as write_whole
 from budget.errors import ConfigError

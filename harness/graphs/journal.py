@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 import threading
@@ -11,15 +9,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Self
+from typing import Any, Final, Self
 
 from harness.graphs.step import Step
-from harness.record_files import content_of, digest_of
+from harness.record_files import content_of, digest_of, owned
 from shim import InvalidRequest, OutsideError
 
 VERSION: Final = 1
-_NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
-"""Errors of file systems that have no locks."""
 
 
 class Journal:
@@ -113,30 +109,29 @@ class Journal:
         """Make it this run's alone, until the end.
 
         Raises:
-            InvalidRequest: another run works with it.
-            OutsideError: the file cannot be opened.
+            InvalidRequest: another run works with it, or has written to it since it was read.
+            OutsideError: no other run can be kept from it, or the file cannot be opened.
         """
-        try:
-            held = self._lock.enter_context(self.file.open("ab"))
-            _lock(held)
-            self._drop_cut_line(held)
-        except BlockingIOError as error:
-            self._lock.close()
-            raise InvalidRequest(
-                f"Another run works with {self.file}.",
-                hint="Wait for its end; what it finished can be resumed then.",
-                file=str(self.file),
-            ) from error
-        except OSError as error:
-            self._lock.close()
-            raise self._unwritable(error) from error
+        with ExitStack() as lock:
+            lock.enter_context(owned(self.file))
+            self._drop_cut_line()
+            self._lock = lock.pop_all()
         return self
 
-    def _drop_cut_line(self, held: BinaryIO) -> None:
-        size = os.fstat(held.fileno()).st_size
-        if self._size not in (None, size):
-            raise BlockingIOError("another run has written to it since it was read")
-        os.ftruncate(held.fileno(), size - self._cut)
+    def _drop_cut_line(self) -> None:
+        try:
+            with self.file.open("ab") as out:
+                size = os.fstat(out.fileno()).st_size
+                if self._size in (None, size):
+                    os.ftruncate(out.fileno(), size - self._cut)
+                    return
+        except OSError as error:
+            raise self._unwritable(error) from error
+        raise InvalidRequest(
+            f"{self.file} was written by another run since this one read it.",
+            hint="`Graph.resume` goes on from what is there.",
+            file=str(self.file),
+        )
 
     def __exit__(self, *_failure: object) -> None:
         self._lock.close()
@@ -190,14 +185,6 @@ def _append(out: FileIO, line: str) -> None:
     except OSError:
         os.ftruncate(out.fileno(), end)
         raise
-
-
-def _lock(held: BinaryIO) -> None:
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
 
 
 def _lines_of(file: Path) -> list[bytes]:

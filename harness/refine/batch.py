@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -19,11 +19,14 @@ from harness.refine.record import RecordFile, RefineRecord, make_folder
 from harness.refine.refine import Refine, first_notes, noted, run_id
 from harness.side_by_side import as_they_end, threads
 from shim import EndpointError, InvalidRequest, KeepwarmError, PromptTooLong
+from shim.paths import raise_descriptor_limit
 
 LOG = logging.getLogger("keepwarm.harness")
 
 OF_ONE_TASK: Final = (InvalidRequest, PromptTooLong, EndpointError)
 """Errors that the other tasks of a batch need not have: an input that cannot be, an answer that is none."""
+MANY_RECORDS: Final = 256
+"""Each record that a batch owns is an open file, and many systems allow 1,024 unless asked."""
 AT_ONCE: Final = 16
 """Requests that are under way together; those over the engine's slots wait in the keeper's queue."""
 
@@ -38,8 +41,9 @@ def run_many(
 ) -> list[RefineRecord]:
     """The records of all tasks, in their order. The coming uses of models are declared meanwhile.
 
-    Where models take turns for their bytes, log and notes say so. A task that cannot be done ends by itself
-    as "failed", with the error for its last note. Its file has neither, so that the next run tries again.
+    Where models take turns for their bytes, log and notes say so. A task that cannot be done, or whose
+    record another run works with, ends by itself as "failed", with the error for its last note. Its file has
+    neither, so that the next run tries again.
 
     Args:
         refine: how each task is run.
@@ -63,6 +67,7 @@ def run_many(
     now = {task: noted(refine.begin(task, files[task]), notes) for task in tasks}
     failed: dict[str, KeepwarmError] = {}
     with (
+        _owned(now, kept, failed),
         progress_bar("steps", 2 * len(tasks) * refine.max_rounds, quiet=quiet) as advance,
         _uses(refine) as declare,
     ):
@@ -87,6 +92,24 @@ def _files(tasks: Sequence[str], records: Path | str | None) -> dict[str, Path |
     folder = a_file("`records`", records)
     make_folder(folder)
     return {task: folder / _name_of(task) for task in tasks}
+
+
+@contextmanager
+def _owned(
+    now: dict[str, RefineRecord], kept: Mapping[str, RecordFile], failed: dict[str, KeepwarmError]
+) -> Iterator[None]:
+    """The records are this run's alone. A task whose record is another run's has failed."""
+    if len(kept) > MANY_RECORDS:
+        raise_descriptor_limit()
+    with ExitStack() as owned:
+        for task, file in kept.items():
+            if now[task].stopped is None:
+                try:
+                    owned.enter_context(file)
+                except InvalidRequest as error:
+                    failed[task] = error
+                    now[task] = _ended(now[task], error)
+        yield
 
 
 def _after_each_step(

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 from harness.evaluation.judge import Evaluation, Judgement
 from harness.evaluation.rubric import Rubric
 from harness.given import a_file
-from harness.record_files import content_of, digest_of
+from harness.record_files import behind_links, content_of, digest_of, owned
 from shim import InvalidRequest, OutsideError, Reply
 from shim.paths import open_regular, write_whole
 
@@ -165,7 +165,7 @@ class RefineRecord:
         """
         path = a_file("The file of a record", file)
         try:
-            write_whole(_behind_links(path), self._as_bytes())
+            write_whole(behind_links(path), self._as_bytes())
         except OSError as error:
             raise OutsideError(
                 f"The record {path} cannot be written: {error.strerror or error}.",
@@ -201,11 +201,31 @@ class RefineRecord:
 
 
 class RecordFile:
-    """The file of a run's record, which one run writes: it ends where another has written it since."""
+    """The file of a run's record. As a context it is one run's alone.
+
+    Whatever kept no other run from it, a run ends where another has written it since.
+    """
 
     def __init__(self, file: Path) -> None:
         self.file = file
+        self._lock = ExitStack()
         self._seen = self._content()
+
+    def __enter__(self) -> Self:
+        """Make it this run's alone, until the end.
+
+        Raises:
+            InvalidRequest: another run works with it, or has written it since this was made.
+            OutsideError: no other run can be kept from it.
+        """
+        with ExitStack() as lock:
+            lock.enter_context(owned(self.file))
+            self._check_unchanged()
+            self._lock = lock.pop_all()
+        return self
+
+    def __exit__(self, *_failure: object) -> None:
+        self._lock.close()
 
     def save(self, record: RefineRecord) -> None:
         """As `RefineRecord.save`.
@@ -214,14 +234,17 @@ class RecordFile:
             InvalidRequest: another run has written the file since.
             OutsideError: the file cannot be written.
         """
+        self._check_unchanged()
+        record.save(self.file)
+        self._seen = self._content()
+
+    def _check_unchanged(self) -> None:
         if self._content() != self._seen:
             raise InvalidRequest(
                 f"{self.file} was written by another run while this one worked.",
                 hint="Let one run at a time use a record; the next one goes on from what is there.",
                 file=str(self.file),
             )
-        record.save(self.file)
-        self._seen = self._content()
 
     def _content(self) -> bytes:
         """A digest of it; empty where there is none, or none that can be read."""
@@ -240,11 +263,6 @@ def is_there(file: Path) -> bool:
         return False
 
 
-def _behind_links(file: Path) -> Path:
-    """The file that a link leads to: it is what is written, and the link stays."""
-    return Path(os.path.realpath(file))
-
-
 def check_writable(file: Path) -> None:
     """Find out whether a record can be kept there before anything is produced for it.
 
@@ -252,7 +270,7 @@ def check_writable(file: Path) -> None:
         OutsideError: the folder is not there or cannot be written, or the name is that of a folder or of a
             device.
     """
-    target = _behind_links(file)
+    target = behind_links(file)
     try:
         if target.is_dir():
             raise IsADirectoryError(f"{file} is a folder")

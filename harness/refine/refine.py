@@ -140,7 +140,7 @@ class Refine:
 
         Raises:
             InvalidRequest: the task is empty, the file's record is of another task or other settings, or
-                another run writes it meanwhile.
+                another run works with it (fact `pid`: the process, where that is known).
             OutsideError: the record cannot be written there.
             KeepwarmError: as `Shim.chat`. What was finished is in the record, and in the error's facts:
                 `RefineRecord.from_json(error.facts["record"])`.
@@ -150,19 +150,24 @@ class Refine:
             a_function("`progress`", progress)
         kept = None if file is None else RecordFile(file)
         now = self.begin(task, file)
-        if now.stopped is None:
-            now = noted(now, first_notes(self))
-        while now.stopped is None:
-            try:
-                now = self.step(now)
-                if kept is not None:
-                    kept.save(now)
-            except KeepwarmError as error:
-                if now.rounds:
-                    error.facts["record"] = now.to_json()
-                raise
-            if progress is not None:
-                progress(now)
+        with nullcontext() if kept is None or now.stopped is not None else kept:
+            if now.stopped is None:
+                now = noted(now, first_notes(self))
+            while now.stopped is None:
+                now = self._kept_step(now, kept)
+                if progress is not None:
+                    progress(now)
+        return now
+
+    def _kept_step(self, now: RefineRecord, kept: RecordFile | None) -> RefineRecord:
+        try:
+            now = self.step(now)
+            if kept is not None:
+                kept.save(now)
+        except KeepwarmError as error:
+            if now.rounds:
+                error.facts["record"] = now.to_json()
+            raise
         return now
 
     def begin(self, task: str, record: Path | str | None = None) -> RefineRecord:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from backends.machine.files import file_locks
 from backends.machine.files.whole_files import write_whole
 from harness import Dimension, Graph, Refine, RefineRecord, Rubric, Step, StepContext, run_many
 from harness.graphs.journal import Journal
 from harness.progress_bar import progress_bar
+from harness.record_files import owned
+from harness.refine import batch
 from harness.refine import record as records
 from shim import EndpointError, InvalidRequest, KeepwarmError, OutsideError
 from tests.harness.told import ToldShim, in_turn, scores
@@ -80,37 +85,121 @@ def test_a_name_that_no_record_can_have_is_refused_before_anything_runs(name: st
     assert one.shim.asked == []
 
 
-def test_two_runs_of_one_record_do_not_overwrite_each_other(tmp_path: Path) -> None:
-    """The run that comes later with its step is refused; the other one's rounds stay."""
-    file = tmp_path / "run.json"
+def nested(file: Path, other: Callable[[], Any]) -> tuple[Refine, list[KeepwarmError]]:
+    """A loop that works with the record `file`, while whose writer answers `other` runs, and its errors."""
+    refused: list[KeepwarmError] = []
 
-    def other(_messages: Any, _options: Any) -> str:
-        if not file.exists():
-            loop("theirs", max_rounds=1).run("Write.", record=file)
+    def writes(_messages: Any, _options: Any) -> str:
+        try:
+            other()
+        except KeepwarmError as error:
+            refused.append(error)
         return "ours"
 
     mine = loop("", max_rounds=1)
     assert isinstance(mine.shim, ToldShim)
-    mine.shim.answers["writer"] = other
+    mine.shim.answers["writer"] = writes
+    return mine, refused
+
+
+def test_a_record_is_one_runs_alone_from_its_start(tmp_path: Path) -> None:
+    """Two runs that saved in one instant both wrote, and the other one was told at its next save."""
+    file, theirs = tmp_path / "run.json", loop("theirs", max_rounds=1)
+    (tmp_path / "link").symlink_to(file)
+    mine, refused = nested(file, lambda: theirs.run("Write.", record=tmp_path / "link"))
+    assert mine.run("Write.", record=file).answer == "ours"
+    assert "Another run works with" in str(refused[0])
+    assert f"process {os.getpid()} of" in str(refused[0])
+    assert refused[0].facts["pid"] == os.getpid()
+    assert isinstance(theirs.shim, ToldShim)
+    assert theirs.shim.asked == []
+    assert RefineRecord.load(file).answer == "ours"
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["link", "run.json"]
+    assert theirs.run("Write.", record=file).answer == "ours"
+
+
+def test_a_task_whose_record_another_run_has_fails_by_itself(tmp_path: Path) -> None:
+    """The other tasks of the batch go on; where it is the only one, the batch ends with the error."""
+    found: list[RefineRecord] = []
+    theirs = loop("theirs", "theirs", max_rounds=1)
+
+    def batches() -> None:
+        found.extend(run_many(theirs, ["Write.", "Write too."], records=tmp_path, at_once=1))
+        run_many(theirs, ["Write."], records=tmp_path)
+
+    mine, refused = nested(tmp_path, batches)
+    assert run_many(mine, ["Write."], records=tmp_path)[0].answer == "ours"
+    assert [one.stopped for one in found] == ["failed", "max_rounds"]
+    assert "Another run works with" in found[0].notes[-1]
+    assert "Another run works with" in str(refused[0])
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_child_that_was_forked_leaves_its_parents_record_alone(tmp_path: Path) -> None:
+    """It ended with the lock file of its parent, beside which another run could make a new one."""
+    with owned(tmp_path / "run.json"):
+        file_locks._release_after_fork()  # what the system calls in the child
+        assert list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir())
+
+
+@pytest.mark.real
+def test_a_batch_of_more_records_than_open_files_raises_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each record that a run owns is an open file, and many systems allow 1,024 unless asked."""
+    monkeypatch.setattr(batch, "MANY_RECORDS", 2)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(int(fd.name) for fd in Path("/dev/fd").iterdir()) + 10
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, limits[1]))
+    tasks = [f"task {n}" for n in range(20)]
+    try:
+        found = run_many(loop(*tasks, max_rounds=1), tasks, records=tmp_path, at_once=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert {one.stopped for one in found} == {"max_rounds"}
+
+
+def test_where_no_lock_can_be_made_nothing_is_run(tmp_path: Path) -> None:
+    """A folder has the name of the lock file, or the name would be too long for one."""
+    (tmp_path / ".run.json.lock").mkdir()
+    one, graph = loop("one"), Graph([Step("a", lambda _: 1)], shim=ToldShim({}))
+    for name in ("run.json", "r" * 252):
+        with pytest.raises(OutsideError, match="No other run can be kept from"):
+            one.run("Write.", record=tmp_path / name)
+        with pytest.raises(OutsideError, match="No other run can be kept from"):
+            graph.run(record=tmp_path / name)
+    assert isinstance(one.shim, ToldShim)
+    assert one.shim.asked == []
+
+
+def test_without_locks_a_run_ends_where_another_wrote_its_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run that comes later with its step is refused; the other one's rounds stay."""
+
+    def flock(_fd: int, _how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    file = tmp_path / "run.json"
+    mine, _ = nested(file, lambda: loop("theirs", max_rounds=1).run("Write.", record=file))
     with pytest.raises(InvalidRequest, match="written by another run"):
         mine.run("Write.", record=file)
     assert RefineRecord.load(file).answer == "theirs"
-    file.unlink()
-    folder = tmp_path / "many"
-
-    def another(_messages: Any, _options: Any) -> str:
-        if not list(folder.iterdir()):
-            run_many(loop("theirs", max_rounds=1), ["Write."], records=folder)
-        return "ours"
-
-    mine.shim.answers["writer"] = another
-    with pytest.raises(InvalidRequest, match="written by another run"):
-        run_many(mine, ["Write."], records=folder)
-    for file in folder.iterdir():
-        file.unlink()
-    found = run_many(mine, ["Write.", "Write too."], records=folder, at_once=1)
+    assert list(tmp_path.iterdir()) == [file]
+    folder, tasks = tmp_path / "many", ["Write.", "Write too."]
+    others = iter([tasks[:1], tasks[:1]])
+    mine, refused = nested(
+        folder,
+        lambda: run_many(loop("theirs", max_rounds=1), next(others, []), records=folder),
+    )
+    found = run_many(mine, tasks, records=folder, at_once=1)
     assert [one.stopped for one in found] == ["failed", "max_rounds"]
     assert "written by another run" in found[0].notes[-1]
+    assert refused == []
+    graph = Graph([Step("a", lambda _: 1)], shim=ToldShim({}))
+    assert graph.run(record=tmp_path / "run.jsonl")["a"] == 1
 
 
 def test_a_journal_is_one_runs_alone(tmp_path: Path) -> None:
@@ -127,7 +216,7 @@ def test_a_journal_is_one_runs_alone(tmp_path: Path) -> None:
     assert graph.resume(file)["a"] == "once"
     read = Journal.load(file, graph.steps)
     file.write_bytes(file.read_bytes() + b'{"key": "half of ano')
-    with pytest.raises(InvalidRequest, match="Another run works with"), read:
+    with pytest.raises(InvalidRequest, match="written by another run since"), read:
         pass
     assert file.read_bytes().endswith(b"half of ano")
     with Journal.load(file, graph.steps):

@@ -191,20 +191,27 @@ loop.run("Write.", Path(sys.argv[1]))
 
 
 def test_a_process_that_is_killed_leaves_a_whole_record(tmp_path: Path) -> None:
-    """Killed at any moment: all rounds but perhaps the last one are there, and a run goes on from them."""
+    """Killed at any moment: all rounds but perhaps the last one are there, and a run goes on from them.
+
+    Until then the record is that process's, and another run hears so before it asks a model.
+    """
     file = tmp_path / "run.json"
+    shim = ToldShim({"writer": in_turn("better"), "judge": judged(9)})
     command = [sys.executable, "-c", _LOOP, str(file)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
         said = [process.stdout.readline() for _ in range(6)]
+        with pytest.raises(InvalidRequest, match="Another run works with") as caught:
+            refine(shim, max_rounds=10**6).run("Write.", file)
         process.kill()
+        assert (caught.value.facts["pid"], shim.asked) == (process.pid, [])
         rounds = int((said + process.stdout.readlines())[-1].strip() or 6)
     record = RefineRecord.load(file)
     assert len(record.rounds) >= rounds - 1 > 3
-    shim = ToldShim({"writer": in_turn("better"), "judge": judged(9)})
     went_on = refine(shim, max_rounds=10**6).run("Write.", file)
     assert went_on.rounds[: len(record.rounds) - 1] == record.rounds[:-1]
     assert went_on.passed
+    assert list(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""When this process may open no more files, the error says so, and blames nothing on the other side."""
+"""How many files this process may open: as many as can be; an error says so where it may open no more."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import resource
 from typing import Final
@@ -9,6 +10,14 @@ from typing import Final
 from budget.errors import QueueFull
 
 _NONE_LEFT: Final = (errno.EMFILE, errno.ENFILE)
+
+
+def raise_descriptor_limit() -> None:
+    """Allow as many open files as the system lets this process have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def no_more_files(error: BaseException) -> QueueFull | None:

@@ -26,6 +26,9 @@ PRIVATE: Final = 0o600
 SHARED: Final = 0o644
 """Others may read the file, which is enough to lock it."""
 
+NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
+"""Errors of file systems that have no locks."""
+
 _FLAGS: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _MOST_ATTEMPTS: Final = 16
 _NOTE_LIMIT_BYTES: Final = 4096
@@ -58,7 +61,7 @@ class FileLock:
 
         Raises:
             ConfigError: what lies at the path cannot be locked: a link, a pipe, a folder, another
-                user's file that we may not read.
+                user's file that we may not read. Fact `errno`: the system's number.
         """
         try:
             fd = self._locked()
@@ -182,6 +185,7 @@ class FileLock:
             hint=f"Remove it{elsewhere}.",
             path=str(self.path),
             folder=str(self.path.parent),
+            errno=error.errno,
         )
 
 

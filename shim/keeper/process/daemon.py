@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import re
-import resource
 import signal
 import sys
 import time
@@ -20,6 +19,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Final
 
+from backends.machine.files.descriptors import raise_descriptor_limit
 from backends.machine.files.file_locks import FileLock, lock_keeper
 from backends.machine.files.lock_holders import Holder
 from backends.machine.shortages import refused
@@ -183,23 +183,13 @@ async def _until_over(server: Server, order: Order, stop: asyncio.Event) -> None
     await stop.wait()
 
 
-def raise_descriptor_limit() -> None:
-    """Allow as many open files as the system lets this process have.
-
-    Engines inherit the limit, and need it because every request is a connection of an engine.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def main(arguments: list[str]) -> int:
     """`python -m shim.keeper RUNTIME READY_FD`; returns the exit code."""
     runtime, ready_fd = Path(arguments[0]), int(arguments[1])
     with _reported(ready_fd) as failed:
         log = KeeperLog(check_appendable(log_file()))
         order = Order.from_json(_read_stdin(), runtime)
+        # Engines inherit the limit, and need it because every request is a connection of an engine.
         raise_descriptor_limit()
         asyncio.run(_main(order, ready_fd, log))
     return failed[0] if failed else 0
