@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 from harness.given import a_list
 from harness.graphs.journal import Journal
 from harness.graphs.outcome import GraphResult, Outcome
-from harness.graphs.step import OpenCalls, Step, StepContext
+from harness.graphs.step import OpenCalls, Step, StepContext, T
 from harness.graphs.turns import AskFit, Models, ModelTurns
 from shim import InvalidRequest, Plan, Shim
 from traces import current_run, names
@@ -125,7 +125,7 @@ class GraphRun:
             return Outcome("done", self._journal.value(key), resumed=True)
         attempts = [0]
         try:
-            if step.when is not None and not _holds(step.when, values):
+            if step.when is not None and not await _in_own_task(_holds(step.when, values)):
                 return Outcome("skipped", because=f"the condition of {step.name} does not hold")
             value = await self._value(step, values, attempts)
             await self._keep(key, value)
@@ -178,7 +178,7 @@ class GraphRun:
             return await _bounded(step, self._of_sub_graph(step.run, context))
         async with self._gate.turn(step.models), self._slots:
             with self._span(step, context), self._gate.plan.current():
-                return await _bounded(step, _of_function(step.run, context))
+                return await _bounded(step, _in_own_task(_of_function(step.run, context)))
 
     async def _of_sub_graph(self, graph: Graph, context: StepContext) -> GraphResult:
         """Its results. Where the step runs over a list, the graph gets one item in the list's place."""
@@ -204,7 +204,7 @@ class GraphRun:
             await asyncio.to_thread(self._journal.keep, key, value)
 
 
-def _holds(when: Callable[[Mapping[str, Any]], bool], values: Mapping[str, Any]) -> bool:
+async def _holds(when: Callable[[Mapping[str, Any]], bool], values: Mapping[str, Any]) -> bool:
     try:
         holds: Any = when(values)
     except (KeyboardInterrupt, SystemExit) as error:
@@ -244,6 +244,16 @@ async def _of_function(run: Callable[[StepContext], Any], context: StepContext) 
         return await value if inspect.isawaitable(value) else value
     except (KeyboardInterrupt, SystemExit) as error:
         raise Ended(error) from error
+
+
+async def _in_own_task(code: Coroutine[Any, Any, T]) -> T:
+    """What the user's code returns. Where it cancels its own task, it has failed, and the run goes on."""
+    try:
+        return await asyncio.create_task(code)
+    except asyncio.CancelledError as error:
+        if _is_cancelled():
+            raise
+        raise asyncio.CancelledError("it was cancelled, and the run was not") from error
 
 
 def _on_thread(run: Callable[[StepContext], Any], context: StepContext) -> asyncio.Future[Any]:

@@ -41,9 +41,9 @@ def run_many(
 ) -> list[RefineRecord]:
     """The records of all tasks, in their order. The coming uses of models are declared meanwhile.
 
-    Where models take turns for their bytes, log and notes say so. A task that cannot be done, or whose
-    record another run works with, ends by itself as "failed", with the error for its last note. Its file has
-    neither, so that the next run tries again.
+    Where models take turns for their bytes, log and notes say so. A task that cannot be done ends by itself
+    as "failed", with the error for its last note, and so does one whose record another run works with. Its
+    file has neither, so that the next run tries again.
 
     Args:
         refine: how each task is run.

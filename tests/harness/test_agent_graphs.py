@@ -373,17 +373,64 @@ def test_a_result_that_cannot_be_written_fails_its_step_and_loses_no_other(
 def test_a_step_that_cancels_itself_has_failed(told: Told) -> None:
     """What waits for it is skipped and the run ends, although nothing cancelled the run."""
 
-    async def cancelled(_: StepContext) -> None:
+    async def raises(_: StepContext) -> None:
         raise asyncio.CancelledError
 
-    graph = Graph([Step("odd", cancelled), Step("next", chat, ("odd",), "a")], shim=told.shim)
+    def cancels(_: object) -> bool:
+        task = asyncio.current_task()
+        assert task is not None
+        return task.cancel()
 
-    async def scenario() -> Any:
-        return await asyncio.wait_for(graph.arun(check=False), PATIENCE_S)
+    async def cancels_soon(context: StepContext) -> None:
+        cancels(context)
+        await asyncio.sleep(0)
 
-    result = asyncio.run(scenario())
-    assert isinstance(result.failed["odd"], asyncio.CancelledError)
-    assert result.skipped == {"next": "odd failed with CancelledError"}
+    items = Step("odd", cancels_soon, ("first",), over="first")
+    inner = Graph([Step("in", cancels_soon)], shim=told.shim)
+    for odd, said in (
+        (Step("odd", raises), "CancelledError"),
+        (Step("odd", cancels_soon), "CancelledError"),
+        (Step("odd", cancels_soon, (), "a", timeout_s=PATIENCE_S), "CancelledError"),
+        (items, "CancelledError"),
+        (Step("odd", inner), "StepFailed"),
+        (Step("odd", lambda _: cancels_soon(_)), "CancelledError"),
+    ):
+        steps = [Step("first", lambda _: [1, 2]), odd, Step("next", chat, ("odd",), "a")]
+        result = asyncio.run(ended(Graph(steps, shim=told.shim)))
+        assert type(result.failed["odd"]).__name__ == said
+        assert result.skipped == {"next": f"odd failed with {said}"}
+        assert result["first"] == [1, 2]
+    step = Step("odd", lambda _: 1, when=cancels)
+    with pytest.raises(StepFailed, match="it was cancelled, and the run was not"):
+        asyncio.run(ended(Graph([step], shim=told.shim))).check()
+
+
+async def ended(graph: Graph) -> Any:
+    """A run's result; a run that does not end fails the test."""
+    return await asyncio.wait_for(graph.arun(check=False), PATIENCE_S)
+
+
+def test_a_run_that_is_cancelled_ends_a_step_that_cancels_itself_too(told: Told) -> None:
+    """A cancellation from outside is no failure of the step, whatever the step does about it."""
+    started = asyncio.Event()
+
+    async def cancels(_: StepContext) -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+
+    async def scenario() -> None:
+        run = asyncio.create_task(Graph([Step("odd", cancels)], shim=told.shim).arun())
+        await started.wait()
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(asyncio.shield(run), PATIENCE_S)
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
