@@ -8,7 +8,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -385,6 +385,9 @@ def test_a_step_that_cancels_itself_has_failed(told: Told) -> None:
         cancels(context)
         await asyncio.sleep(0)
 
+    def returns_it(context: StepContext) -> Coroutine[Any, Any, None]:
+        return cancels_soon(context)
+
     items = Step("odd", cancels_soon, ("first",), over="first")
     inner = Graph([Step("in", cancels_soon)], shim=told.shim)
     for odd, said in (
@@ -393,7 +396,7 @@ def test_a_step_that_cancels_itself_has_failed(told: Told) -> None:
         (Step("odd", cancels_soon, (), "a", timeout_s=PATIENCE_S), "CancelledError"),
         (items, "CancelledError"),
         (Step("odd", inner), "StepFailed"),
-        (Step("odd", lambda _: cancels_soon(_)), "CancelledError"),
+        (Step("odd", returns_it), "CancelledError"),
     ):
         steps = [Step("first", lambda _: [1, 2]), odd, Step("next", chat, ("odd",), "a")]
         result = asyncio.run(ended(Graph(steps, shim=told.shim)))
