@@ -1,20 +1,27 @@
 """What a program gives, checked at every public door: a wrong type is told with what was found and allowed.
 
 Python would go on with it until something deep inside has no such attribute, and by then a request may
-have ended. True is no number here, and NaN is none.
+have ended. True is no number here, NaN is none, and a text is no list of texts, though to Python it is one
+of its letters.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Final, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 _One = TypeVar("_One")
+_Many = TypeVar("_Many", bound=Iterable[object])
+_Number = TypeVar("_Number", int, float)
+_Table = TypeVar("_Table", bound=Mapping[Any, Any])
 _Called = TypeVar("_Called", bound=Callable[..., object])
 _AGE_NS: Final = 2**62
 _SHOWN: Final = 60
@@ -25,7 +32,7 @@ class InvalidArgument(ValueError):
     """A value that a trace cannot take: `what` was given, how it looks (`found`), and what is `allowed`."""
 
     def __init__(self, what: str, given: object, allowed: str) -> None:
-        self.what, self.found, self.allowed = what, _shown(given), allowed
+        self.what, self.found, self.allowed = what, shown(given), allowed
         super().__init__(f"{what} cannot be {self.found} ({type(given).__name__}). Give {allowed}.")
 
 
@@ -37,98 +44,91 @@ class EnteredTwice(RuntimeError):
         super().__init__(f"{what} was entered before. {instead}")
 
 
-def an_object(what: str, given: _One, kinds: type | tuple[type, ...], allowed: str = "") -> _One:
-    """What was given, once it is known to be of one of these types.
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """The checks of one package. Each returns what was given, once it is known to be allowed.
 
-    Raises:
-        InvalidArgument: it is of another one.
+    Args:
+        refused: makes the error of a value, of what it is, the value itself, and what is allowed.
     """
-    if isinstance(given, kinds):
+
+    refused: Callable[[str, object, str], Exception]
+
+    def an_object(
+        self, what: str, given: _One, kinds: type | tuple[type, ...], allowed: str = ""
+    ) -> _One:
+        """An object of one of these types."""
+        if isinstance(given, kinds):
+            return given
+        listed = kinds if isinstance(kinds, tuple) else (kinds,)
+        names = ["None" if kind is type(None) else kind.__name__ for kind in listed]
+        raise self.refused(what, given, allowed or " or ".join(names))
+
+    def a_text(self, what: str, given: str) -> str:
+        """A text."""
+        return given if isinstance(given, str) else self.an_object(what, given, str, "a text")
+
+    def a_number(self, what: str, given: _Number, least: float, most: float = math.inf) -> _Number:
+        """A finite number within bounds."""
+        if _is_number(given) and least <= given <= most:
+            return given
+        raise self.refused(what, given, f"a number{_bounds(least, most)}")
+
+    def a_count(self, what: str, given: int, least: float = 1) -> int:
+        """A whole number within bounds."""
+        if _is_whole(given) and least <= given:
+            return given
+        raise self.refused(what, given, f"a whole number{_bounds(least)}")
+
+    def a_list(self, what: str, given: _Many, of: type | tuple[type, ...] = object) -> _Many:
+        """A list of something, and no text; one that is used up by a look is not looked into."""
+        if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+            raise self.refused(what, given, "a list, with [ ] around it")
+        if of is not object and isinstance(given, Collection):
+            for one in given:
+                self.an_object(f"One of {what[:1].lower()}{what[1:]}", one, of)
         return given
-    listed = kinds if isinstance(kinds, tuple) else (kinds,)
-    raise InvalidArgument(what, given, allowed or " or ".join(kind.__name__ for kind in listed))
+
+    def a_table(self, what: str, given: _Table) -> _Table:
+        """A table with texts as keys."""
+        if _is_table(given):
+            return given
+        raise self.refused(what, given, _A_TABLE)
+
+    def a_function(self, what: str, given: _Called, *, awaited: bool = False) -> _Called:
+        """A function that answers at once, or may be `awaited`."""
+        if not callable(given):
+            raise self.refused(what, given, "a function")
+        if not awaited and inspect.iscoroutinefunction(given):
+            # What it returns is no answer, and true as a condition.
+            raise self.refused(what, given, "a function that is not async")
+        return given
+
+    def a_file(self, what: str, given: os.PathLike[str] | str) -> Path:
+        """The path that was given, as one or as a text, if a system can have such a one."""
+        path = os.fspath(given) if isinstance(given, os.PathLike) else given
+        if isinstance(path, str) and path and "\0" not in path:
+            with suppress(UnicodeEncodeError):
+                os.fsencode(path)
+                return Path(path)
+        raise self.refused(what, given, "a path without zero bytes and half characters")
 
 
-def a_text(what: str, given: str) -> str:
-    """What was given, once it is known to be a text.
-
-    Raises:
-        InvalidArgument: it is none.
-    """
-    return an_object(what, given, str, "a text")
+_CHECKS: Final = Checks(InvalidArgument)
+an_object, a_text, a_number = _CHECKS.an_object, _CHECKS.a_text, _CHECKS.a_number
+a_list, a_table, a_function = _CHECKS.a_list, _CHECKS.a_table, _CHECKS.a_function
+a_file = _CHECKS.a_file
 
 
-def a_number(what: str, given: Any, least: float, most: float = math.inf) -> float:
-    """What was given, once it is known to be a finite number within bounds.
-
-    Raises:
-        InvalidArgument: it is no number, or outside.
-    """
-    if _is_number(given) and least <= given <= most:
-        return float(given)
-    bounds = f"of {least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
-    raise InvalidArgument(what, given, f"a number {bounds}")
-
-
-def a_moment(what: str, given: Any) -> int:
+def a_moment(what: str, given: int) -> int:
     """What was given, once it is known to be a time in nanoseconds of the monotonic clock.
 
     Raises:
         InvalidArgument: it is no whole number, or no time of this age.
     """
-    if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < _AGE_NS:
+    if _is_whole(given) and 0 <= given < _AGE_NS:
         return given
     raise InvalidArgument(what, given, "nanoseconds of time.monotonic_ns(), a whole number")
-
-
-def a_table(what: str, given: Any) -> Mapping[str, Any]:
-    """What was given, once it is known to be a table with texts as keys.
-
-    Raises:
-        InvalidArgument: it is none.
-    """
-    if isinstance(given, Mapping) and all(isinstance(key, str) for key in given):
-        return given
-    raise InvalidArgument(what, given, "a table, as {'name': value}")
-
-
-def a_function(what: str, given: _Called) -> _Called:
-    """What was given, once it is known to be callable.
-
-    Raises:
-        InvalidArgument: it is not.
-    """
-    if callable(given):
-        return given
-    raise InvalidArgument(what, given, "a function")
-
-
-def a_list(what: str, given: Any, of: type) -> tuple[Any, ...]:
-    """What was given, once it is known to be a list of such things.
-
-    Raises:
-        InvalidArgument: it is none, or has another thing in it.
-    """
-    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
-        raise InvalidArgument(what, given, f"a list of {of.__name__}")
-    found = tuple(given)
-    for one in found:
-        an_object(f"one of the {what}", one, of)
-    return found
-
-
-def a_place(what: str, given: Any) -> Path:
-    """The path that was given, as one or as a text.
-
-    Raises:
-        InvalidArgument: it is neither, or no system has such a path.
-    """
-    path = os.fspath(given) if isinstance(given, os.PathLike) else given
-    if isinstance(path, str) and path and "\0" not in path:
-        with suppress(UnicodeEncodeError):
-            os.fsencode(path)
-            return Path(path)
-    raise InvalidArgument(what, given, "a path")
 
 
 def check_fields(record: Any) -> None:
@@ -137,10 +137,11 @@ def check_fields(record: Any) -> None:
     Raises:
         InvalidArgument: one is not.
     """
-    for name, exact, allows, allowed in _rules_of(type(record)):
+    kind = record.__class__
+    for name, exact, allows, allowed in _rules_of(kind):
         value = getattr(record, name)
         if type(value) not in exact and not allows(value):
-            raise InvalidArgument(f"{name} of a {type(record).__name__}", value, allowed)
+            raise InvalidArgument(f"{name} of a {kind.__name__}", value, allowed)
 
 
 class _Rule(NamedTuple):
@@ -152,65 +153,55 @@ class _Rule(NamedTuple):
     allowed: str
 
 
-_RULES: Final[dict[type, tuple[_Rule, ...]]] = {}
-
-
+@cache
 def _rules_of(kind: Any) -> tuple[_Rule, ...]:
-    known = _RULES.get(kind)
-    if known is None:
-        hints = get_type_hints(kind)
-        known = tuple(_rule(one.name, hints[one.name]) for one in fields(kind))
-        _RULES[kind] = known
-    return known
+    hints = get_type_hints(kind)
+    return tuple(_rule(one.name, hints[one.name]) for one in fields(kind))
 
 
 def _rule(name: str, hint: Any) -> _Rule:
-    union = get_args(hint) if type(None) in get_args(hint) else (hint,)
-    optional = len(union) > 1
-    exact, allows, allowed = _KINDS.get(_plain(union[0])) or _literal(union[0])
-    if optional:
-        exact, allowed = exact | {type(None)}, f"{allowed} or None"
-    return _Rule(name, exact, allows, allowed)
+    of, *others = get_args(hint) if type(None) in get_args(hint) else (hint,)
+    kind, values = get_origin(of) or of, get_args(of)
+    allows, allowed = _KINDS.get(kind) or (values.__contains__, " or ".join(map(repr, values)))
+    exact = frozenset((kind, *others)) - {float}  # which has NaN
+    return _Rule(name, exact, allows, f"{allowed} or None" if others else allowed)
 
 
-def _plain(hint: Any) -> Any:
-    origin = get_origin(hint)
-    return hint if origin in (None, Literal) else origin
-
-
-_Kind = tuple[frozenset[type], Callable[[Any], bool], str]
-
-
-def _literal(hint: Any) -> _Kind:
-    values = get_args(hint)
-    return frozenset(), lambda value: value in values, " or ".join(map(repr, values))
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    # A whole number can be larger than the largest float; NaN is no less than anything.
+    return real and abs(value) <= sys.float_info.max
 
 
-_KINDS: Final[dict[Any, _Kind]] = {
-    str: (frozenset((str,)), lambda value: isinstance(value, str), "a text"),
-    bool: (frozenset((bool,)), lambda _: False, "True or False"),
-    int: (
-        frozenset((int,)),
-        lambda value: isinstance(value, int) and not isinstance(value, bool),
-        "a whole number",
-    ),
-    float: (frozenset(), _is_number, "a number"),
-    Mapping: (
-        frozenset(),
-        lambda value: isinstance(value, Mapping) and all(isinstance(key, str) for key in value),
-        "a table, as {'name': value}",
-    ),
-    tuple: (frozenset((tuple,)), lambda value: isinstance(value, list), "a tuple"),
+def _is_table(value: object) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+
+
+_A_TABLE: Final = "a table, as {'name': value}"
+_KINDS: Final[dict[Any, tuple[Callable[[Any], bool], str]]] = {
+    str: (lambda value: isinstance(value, str), "a text"),
+    bool: (lambda _: False, "True or False"),
+    int: (_is_whole, "a whole number"),
+    float: (_is_number, "a number"),
+    Mapping: (_is_table, _A_TABLE),
+    tuple: (lambda value: isinstance(value, list), "a tuple"),
 }
 
 
-def _shown(given: object) -> str:
+def shown(given: object) -> str:
+    """The beginning of a value as an error quotes it, whatever the value's own code does."""
     try:
         text = repr(given)
     except Exception:
         return "a value that cannot be shown"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _bounds(least: float, most: float = math.inf) -> str:
+    if most < math.inf:
+        return f" from {least:g} to {most:g}"
+    return f" of {least:g} or more" if least > -math.inf else ""

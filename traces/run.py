@@ -18,11 +18,11 @@ from opentelemetry.sdk.trace.export import SpanExporter
 from traces import names
 from traces.checked import (
     EnteredTwice,
+    a_file,
     a_function,
     a_list,
     a_moment,
     a_number,
-    a_place,
     a_text,
 )
 from traces.chrome.file import stem_of
@@ -90,7 +90,7 @@ class RunTrace(RunRecording):
         started_ns: int | None = None,
     ) -> None:
         self.run_id = new_run_id() if run_id is None else check_run_id(run_id)
-        given = default_directory() if directory is None else a_place("directory", directory)
+        given = default_directory() if directory is None else a_file("directory", directory)
         self.directory = absolute(given)
         self.record_content = record_content
         self.service = clean(a_text("service", service))
@@ -102,7 +102,7 @@ class RunTrace(RunRecording):
         self._gzip = gzip
         self._max_bytes = int(a_number("max_bytes", max_bytes, 1))
         self._max_age = None if max_age is None else a_number("max_age", max_age, 0)
-        self._given_exporters = a_list("exporters", exporters, SpanExporter)
+        self._given_exporters = tuple(a_list("exporters", exporters, SpanExporter))
         self._finishers: list[Callable[[], None]] = []
         self._state = "new"
         self._started_ns = 0
@@ -298,7 +298,7 @@ class RunTrace(RunRecording):
 
     def carry(self, function: Callable[_P, _R]) -> Callable[_P, _R]:
         """`function` as one that belongs to this run, and to the span open here, in any thread."""
-        a_function("function", function)
+        a_function("function", function, awaited=True)
         parent = open_span.get()
 
         @functools.wraps(function)

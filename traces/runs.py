@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from traces.checked import a_list, a_place, an_object, check_fields
+from traces.checked import a_file, a_list, an_object, check_fields
 from traces.place import check_regular, lock, opened_regular
 
 FILE_NAME = "runs.jsonl"
@@ -90,7 +90,7 @@ def append_run(path: Path, line: RunLine, requests: Sequence[str] = ()) -> None:
         TimeoutError: another process keeps the file locked.
         OSError: the file cannot be opened, or took less than the line.
     """
-    path = a_place("path", path)
+    path = a_file("path", path)
     an_object("line", line, RunLine)
     a_list("requests", requests, str)
     text = json.dumps(_wire(line), ensure_ascii=True, allow_nan=False)
@@ -170,7 +170,7 @@ def read_runs(path: Path) -> Iterator[RunLine | ValueError]:
         InvalidArgument: that is no path.
         OSError: the file cannot be read.
     """
-    return _read(a_place("path", path))
+    return _read(a_file("path", path))
 
 
 def _read(path: Path) -> Iterator[RunLine | ValueError]:

@@ -137,12 +137,7 @@ class Compressor:
 
     def __post_init__(self) -> None:
         a_function("`measure`", self.measure)
-        if a_count("The limit of a `Compressor`", self.limit, -math.inf) < LEAST_LIMIT:
-            raise InvalidRequest(
-                f"A payload of {self.limit} holds no evaluation; at least {LEAST_LIMIT} are needed.",
-                hint="Give `Compressor` a larger limit.",
-                limit=self.limit,
-            )
+        a_count("The limit of a `Compressor`", self.limit, LEAST_LIMIT)
 
     def compress(self, text: str, about: str = "") -> Compressed:
         """The text, cut to the limit where it is longer.

@@ -148,7 +148,7 @@ class EvaluatorPool:
                 hint="Give at least one model, each once.",
             )
         if mode not in ("hash", "panel"):
-            raise InvalidRequest(f"A pool has no mode {mode!r}.", hint="It has `hash` and `panel`.")
+            raise refused("`mode` of a pool", mode, "`hash` or `panel`")
 
     def chosen(self, run_id: str) -> tuple[str, ...]:
         """The judges of a run; always the same for the same id."""

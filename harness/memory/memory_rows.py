@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from harness.given import a_table, refused
 from harness.memory.passages import Hit, Passage, check_text
 from harness.memory.ranking import Place, fused, idf, place_weight
 from harness.memory.word_index import words_of
@@ -75,24 +76,9 @@ def ids_where(connection: sqlite3.Connection, where: Mapping[str, Any]) -> list[
 
 def filter_of(where: Mapping[str, Any]) -> tuple[str, list[Any]]:
     """A filter by metadata as SQL with its values; keys and values are never part of the SQL."""
-    if not isinstance(where, Mapping):
-        raise InvalidRequest(f"Passages are filtered by a table of metadata, not {where!r:.60}.")
-    for key, value in where.items():
-        if (
-            not isinstance(key, str)
-            or any(sign in key for sign in '"\0')
-            or not isinstance(value, str | int | float | bool | None)
-            or (isinstance(value, float) and not math.isfinite(value))
-        ):
-            raise InvalidRequest(
-                f"Passages cannot be filtered by {key!r}: {value!r}.",
-                hint="Give keys without quotes, and texts, numbers, true, false or null.",
-            )
-        check_text(key)
-        if isinstance(value, str):
-            check_text(value)
     parts, values = ["1"], list[Any]()
-    for key, value in where.items():
+    for key, value in a_table("`where`", where).items():
+        _check_condition(key, value)
         path = f'$."{key}"'
         if value is None:
             parts.append("json_extract(passages.metadata, ?) IS NULL")
@@ -108,6 +94,16 @@ def filter_of(where: Mapping[str, Any]) -> tuple[str, list[Any]]:
             )
             values += [path, value, path]
     return " AND ".join(parts), values
+
+
+def _check_condition(key: str, value: object) -> None:
+    check_text(key)
+    if any(sign in key for sign in '"\0'):
+        raise refused("A key in `where`", key, "one without quotes and zero bytes")
+    if isinstance(value, str):
+        check_text(value)
+    elif not (isinstance(value, int | None) or (isinstance(value, float) and math.isfinite(value))):
+        raise refused(f"{key} in `where`", value, "a text, a number, true, false or null")
 
 
 def hits(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from harness.given import a_number, a_text
+from harness.given import a_number, a_table, a_text, refused
 from shim import InvalidRequest
 
 LONGEST: Final = 1_000_000
@@ -37,10 +37,7 @@ class Passage:
             )
         check_text(self.text)
         if a_number("The quality of a passage", self.quality, 0) == 0:
-            raise InvalidRequest(
-                f"A passage cannot have the quality {self.quality!r:.60}.",
-                hint="Give a number above 0; 1 is usual.",
-            )
+            raise refused("The quality of a passage", self.quality, "a number above 0; 1 is usual")
         self.metadata_text()
 
     @property
@@ -54,16 +51,11 @@ class Passage:
         Raises:
             InvalidRequest: it is not a JSON object.
         """
+        found = dict(a_table("The metadata of a passage", self.metadata))
         try:
-            if isinstance(self.metadata, Mapping) and all(
-                isinstance(k, str) for k in self.metadata
-            ):
-                return json.dumps(dict(self.metadata), allow_nan=False)
-        except (TypeError, ValueError) as error:
+            return json.dumps(found, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
             raise InvalidRequest(f"The metadata is not JSON: {error}.") from error
-        raise InvalidRequest(
-            f"The metadata is not an object but {self.metadata!r:.60}.", hint="Its keys are texts."
-        )
 
 
 def check_text(text: str) -> None:

@@ -149,11 +149,8 @@ class MemoryStore:
                 "An empty `where` would delete every passage.",
                 hint="Name the metadata, or the ids; to forget all, delete the file.",
             )
-        ids = list(a_list("The ids", ids))
-        if any(type(one) is not int for one in ids):
-            raise InvalidRequest(f"Ids of passages are whole numbers, not {ids!r:.60}.")
+        gone = {a_count("An id", one, -math.inf) for one in a_list("The ids", ids)}
         with self._database.writing() as connection:
-            gone = set(ids)
             if where is not None:
                 gone |= set(rows.ids_where(connection, where))
             count = sum(
@@ -226,15 +223,10 @@ class MemoryStore:
             OutsideError: the file cannot be read.
         """
         a_text("The query", query)
-        a_count("`results`", results, -math.inf)
-        a_count("`candidates`", candidates, -math.inf)
+        if a_count("`candidates`", candidates) < a_count("`results`", results):
+            raise refused("`candidates`", candidates, "at least as many as `results`")
         if not query.strip():
             raise InvalidRequest("The query is empty.", hint="Give words or a question.")
-        if results < 1 or candidates < results:
-            raise InvalidRequest(
-                f"A search cannot give {results} of {candidates} candidates.",
-                hint="Ask for at least one result, and for at least as many candidates.",
-            )
         by_words, by_vectors = _weights(weights)
         vector, degraded = self._embedding.of_query(query) if self._embedding else (None, "")
         with self._database.reading() as connection:

@@ -593,7 +593,7 @@ def test_a_sub_graph_that_takes_too_long_is_cancelled(told: Told) -> None:
     assert ended == ["cancelled"]
 
 
-@pytest.mark.parametrize(("found", "said"), [("abc", "not the text 'abc'"), (5, "not int")])
+@pytest.mark.parametrize(("found", "said"), [("abc", "'abc' (str)"), (5, "5 (int)")])
 def test_a_step_over_what_is_no_list_fails_and_says_so(
     told: Told, found: object, said: str
 ) -> None:
@@ -603,7 +603,7 @@ def test_a_step_over_what_is_no_list_fails_and_says_so(
         Step("each", lambda c: c.item, ("parts",), over="parts"),
     ]
     result = Graph(steps, shim=told.shim).run(check=False)
-    assert f"The items of step each (parts) are a list, {said}" in str(result.failed["each"])
+    assert f"The items of step each (parts) cannot be {said}." in str(result.failed["each"])
 
 
 def test_a_graph_is_drawn_as_mermaid(told: Told) -> None:

@@ -31,14 +31,23 @@ from harness import (
 )
 from shim import InvalidRequest, KeepwarmError, Shim
 from tests.harness.told import ToldShim, in_turn, scores
+from traces.checked import shown
 
 
 async def later(*_given: Any) -> Any:
     """A function whose answer has to be awaited."""
 
 
+class Unshown:
+    """A value whose own code fails where an error quotes it."""
+
+    def __repr__(self) -> str:
+        raise OSError("it is gone")
+
+
 WRONG: tuple[Any, ...] = (
     object(),
+    Unshown(),
     3.5,
     math.nan,
     math.inf,
@@ -252,7 +261,9 @@ def test_a_wrong_type_at_a_public_door_is_a_typed_error(
                 except KeepwarmError:
                     continue
                 except Exception as error:
-                    raw.append(f"{name}({parameter}={wrong!r}): {type(error).__name__}: {error}")
+                    raw.append(
+                        f"{name}({parameter}={shown(wrong)}): {type(error).__name__}: {error}"
+                    )
     assert raw == []
 
 

@@ -27,9 +27,23 @@ from traces import (
     otlp_exporter,
     read_runs,
 )
+from traces.checked import shown
+
+
+async def later() -> None:
+    """A function whose answer has to be awaited."""
+
+
+class Unshown:
+    """A value whose own code fails where an error quotes it."""
+
+    def __repr__(self) -> str:
+        raise OSError("it is gone")
+
 
 WRONG: tuple[Any, ...] = (
-    object(), 3.5, math.nan, math.inf, True, -1, 10**30, b"x", "\0", "\ud800", [3], {1: 2}, None, print,
+    object(), Unshown(), 3.5, math.nan, math.inf, True, -1, 10**30, 10**400, b"x", "\0", "\ud800", [3],
+    {1: 2}, None, print,
 )  # fmt: skip
 """What a parameter may be given by mistake. Some fit one parameter or another, and are no mistake there."""
 
@@ -175,7 +189,9 @@ def test_a_wrong_type_at_a_public_door_is_a_typed_error(walked: dict[str, Door])
                 except (InvalidArgument, OSError):
                     continue
                 except Exception as error:
-                    raw.append(f"{name}({parameter}={wrong!r}): {type(error).__name__}: {error}")
+                    raw.append(
+                        f"{name}({parameter}={shown(wrong)}): {type(error).__name__}: {error}"
+                    )
     assert raw == []
 
 
@@ -190,7 +206,9 @@ def test_a_wrong_type_at_a_public_door_is_a_typed_error(walked: dict[str, Door])
         ("RunTrace", "sample", math.nan),
         ("RunTrace", "max_bytes", 0),
         ("RunTrace", "started_ns", 1.5),
+        ("RunTrace", "max_age", 10**400),
         ("RunTrace.on_finish", "action", 3),
+        ("RunTrace.on_finish", "action", later),
         ("RunTrace.carry", "function", "x"),
         ("RunTrace.request", "record", {"model": "m"}),
         ("RunTrace.record_span", "start_ns", 1.5),
