@@ -12,9 +12,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-from harness.memory.log_pairing import check_log, number_change, set_version, version_of
+from harness.memory.log_pairing import check_log, is_whole, number_change, set_version, version_of
 from harness.memory.word_index import indexed
 from shim import InvalidRequest, OutsideError
 
@@ -100,7 +100,7 @@ class Database:
         self._all: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
         self._closed = False
-        self._opened: tuple[int, int] | None = None
+        self._seen: _Seen | None = None
         try:
             with self.writing() as connection:
                 _migrate(connection, file)
@@ -113,7 +113,7 @@ class Database:
         """A snapshot: what other processes write meanwhile is not seen.
 
         Raises:
-            OutsideError: the file cannot be read, or is another one than was opened.
+            OutsideError: the file cannot be read, was cut, or is another one than was opened.
         """
         with self._transaction("BEGIN DEFERRED") as connection:
             yield connection
@@ -124,7 +124,7 @@ class Database:
 
         Raises:
             OutsideError: the file cannot be written, or another process wrote for 30 seconds, or the
-                file is another one than was opened.
+                file was cut or is another one than was opened.
         """
         with self._transaction("BEGIN IMMEDIATE") as connection:
             yield connection
@@ -154,27 +154,34 @@ class Database:
     def _connection(self) -> sqlite3.Connection:
         if self._closed:
             raise InvalidRequest(f"The memory {self.file} is closed.", hint="Open it anew.")
-        if self._opened is not None:
+        if self._seen is not None:
             self._check_there()
         found: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if found is None:
             found = self._local.connection = _open(self.file)
             with self._lock:
                 self._all.append(found)
-                self._opened = self._opened or _which(self.file)
+                self._seen = self._seen or _look(self.file)
         return found
 
     def _check_there(self) -> None:
         """Refuse to go on in a file that no name leads to: what it is given would be lost at its close.
 
+        Nor in one that was cut: SQLite waits for the connections to it, and then deletes its log.
+
         Raises:
-            OutsideError: the file was removed or replaced since it was opened.
+            OutsideError: the file was removed, replaced or cut since it was opened.
         """
-        if _which(self.file) == self._opened:
+        now, seen = _look(self.file), self._seen
+        if now is None or seen is None or now.which != seen.which:
+            done, kept = "removed or replaced", "What was added since then is not kept."
+        elif now.size < seen.size and not is_whole(self.file):
+            done, kept = f"cut from {seen.size:,} to {now.size:,} bytes", "The rest of it is lost."
+        else:
+            self._seen = now
             return
         raise OutsideError(
-            f"The memory {self.file} was removed or replaced by another program while it was open. "
-            "What was added since then is not kept.",
+            f"The memory {self.file} was {done} by another program while it was open. {kept}",
             hint="Close it, see which program did that, and open it anew.",
             file=str(self.file),
         )
@@ -183,6 +190,7 @@ class Database:
         """Put the write-ahead log into the file, so that what was deleted is in neither."""
         with closing(self._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")) as done:
             done.fetchall()
+        self._check_there()
 
     def close(self) -> None:
         """Close all connections. Idempotent."""
@@ -205,13 +213,20 @@ class Database:
         )
 
 
-def _which(file: Path) -> tuple[int, int] | None:
-    """Which file has this name now; None for none."""
+class _Seen(NamedTuple):
+    """Which file has a name, and its bytes."""
+
+    which: tuple[int, int]
+    size: int
+
+
+def _look(file: Path) -> _Seen | None:
+    """What has this name now; None for nothing."""
     try:
         found = file.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return _Seen((found.st_dev, found.st_ino), found.st_size)
 
 
 def _open(file: Path) -> sqlite3.Connection:

@@ -48,11 +48,21 @@ def number_change(connection: sqlite3.Connection) -> None:
     _set(connection, following, version_of(connection))
 
 
+def is_whole(file: Path) -> bool:
+    """Whether a memory that became shorter is one all the same, as after a `VACUUM`."""
+    try:
+        return _number_of(file) > 0
+    except sqlite3.DatabaseError:
+        return False
+
+
 def check_log(file: Path) -> None:
     """Refuse a file beside another file's log, before SQLite reads either.
 
+    A file has its first page before its log has any, so that an empty one beside a log was emptied.
+
     Raises:
-        OutsideError: the file was replaced, or its log was.
+        OutsideError: the file was replaced or emptied, or its log was.
         sqlite3.Error: the file cannot be read.
     """
     log = Path(f"{file}-wal")
@@ -63,11 +73,11 @@ def check_log(file: Path) -> None:
         number = _number_of(file)
         after = _numbers_in(log)
         if after is not None and after.salts == before.salts:
-            if _belongs(number, before.first, after.last):
+            if file.stat().st_size and _belongs(number, before.first, after.last):
                 return
             raise OutsideError(
                 f"The memory {file} and the write-ahead log beside it are not of one file: a program "
-                "ended in the middle, and then one of the two was replaced.",
+                "ended in the middle, and then one of the two was replaced or emptied.",
                 hint=f"Put the other one back. To go on with {file.name} as it is, move {log.name} and "
                 f"{file.name}-shm away.",
                 file=str(file),

@@ -414,6 +414,51 @@ def test_a_memory_whose_file_was_removed_or_replaced_says_so_and_loses_nothing_s
         assert (file.read_bytes() if file.exists() else None) == before
 
 
+@pytest.mark.parametrize(
+    ("left", "merged"), [(0, False), (1, False), (0, True), (1, True), (4096, True), (8192, True)]
+)
+def test_a_memory_whose_file_was_cut_says_so_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: int, *, merged: bool
+) -> None:
+    """A thread's first call waited for 30 seconds for the other connections, and then deleted the log."""
+    file, log = tmp_path / "m.db", tmp_path / "m.db-wal"
+    monkeypatch.setattr("harness.memory.database.BUSY_S", 60.0)
+    with MemoryStore(file) as store, ThreadPoolExecutor(1) as other:
+        store.add([f"{number} " + "rain " * 200 for number in range(20)])
+        if merged:
+            store.delete([1])
+        whole = file.stat().st_size
+        os.truncate(file, left)
+        before = log.read_bytes()
+        for ask in (
+            lambda: store.add(["music"]),
+            lambda: store.search("rain"),
+            lambda: other.submit(len, store).result(),
+        ):
+            with pytest.raises(OutsideError, match=f"was cut from {whole:,} to {left:,} bytes"):
+                ask()
+        if not left and not merged:
+            with pytest.raises(OutsideError, match="replaced or emptied"):
+                MemoryStore(file)
+        assert (file.stat().st_size, log.read_bytes()) == (left, before)
+
+
+def test_a_memory_that_was_made_shorter_by_a_vacuum_goes_on(tmp_path: Path) -> None:
+    """It is whole, although it has fewer bytes than before."""
+    file = tmp_path / "m.db"
+    with MemoryStore(file) as store:
+        store.add([f"{number} " + "rain " * 200 for number in range(100)])
+        store.delete(range(1, 100))
+        before = file.stat().st_size
+        with closing(sqlite3.connect(file)) as connection:
+            connection.create_function("indexed", 1, indexed)
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        assert file.stat().st_size < before
+        assert len(store.search("rain").hits) == 1
+        assert len(store) == 1
+
+
 def test_a_file_that_goes_while_it_is_written_fails_the_addition(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
