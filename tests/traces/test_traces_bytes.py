@@ -22,6 +22,10 @@ from shim.calls.tracing import trace_call
 from shim.replies import Answer, EmbeddingReply, Reply, SpeechReply
 from tests.traces.support import evict, load, request, written
 from traces import CounterSample, Incident, RunTrace
+from traces.chrome import view as view_module
+from traces.processes import taking_in
+from traces.processes.late_parts import add_late_parts
+from traces.processes.part_of_run import PartOfRun
 from traces.recording import exporters as exporters_module
 from traces.recording import writer as writer_module
 from traces.recording.broken_sinks import Problems
@@ -149,6 +153,49 @@ def test_long_records_are_written_before_all_of_them_are_built(
         run.flush()
     assert max(sizes) < 600_000
     assert run.problems == []
+
+
+@pytest.mark.parametrize("at_end", [False, True])
+@pytest.mark.parametrize("late", [False, True])
+def test_what_other_processes_wrote_is_taken_in_within_a_bound_in_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, at_end: bool, late: bool
+) -> None:
+    """All events of a part were in memory before one was written, and 65,536 of its last records."""
+    monkeypatch.setattr(view_module, "GATHERED", SOME // 4)
+    monkeypatch.setattr(taking_in, "_MOST_AT_END_BYTES", SOME)
+    with RunTrace("r", tmp_path) as run:
+        assert run._shared is not None
+        part = PartOfRun(run._shared, Problems("r"))
+        if at_end:
+            part.recorder.ends()
+        for number in range(100):
+            part.recorder.load(load(f"{number}", number, attributes={"a": f"{number}{LONG}"}), 0)
+            part.flush()
+        part.close()
+        if not late:
+            taken = peak_of(lambda: run._parts.take_in(last=False))
+            held = len(run._parts._taken._at_end) if run._parts._taken else 0
+            assert (held > 0, held < 12) == (at_end, True)
+        else:
+            (path,) = tmp_path.glob("*.part")
+            path.rename(path.with_suffix(".away"))
+    assert run.trace_path is not None
+    if late:
+        path.with_suffix(".away").rename(path)
+        trace = run.trace_path
+        taken = peak_of(lambda: add_late_parts(trace))
+    assert taken < 4 * SOME
+    assert written(run.trace_path)["model_load m"] == 100
+    assert run.problems == []
+
+
+def peak_of(work: Callable[[], object]) -> int:
+    """The most bytes that the work takes at a time."""
+    tracemalloc.start()
+    work()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
 
 
 def test_texts_of_a_call_count_while_its_record_waits(tmp_path: Path) -> None:

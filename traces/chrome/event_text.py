@@ -27,17 +27,23 @@ class Events:
 
     def __init__(self, after: int = 0) -> None:
         self._batch: list[str] = []
+        self.gathered = 0
+        """Characters of the events since the last `take`."""
         self._async_lanes: dict[tuple[int, str], dict[int, int]] = {}
         self._next_id = itertools.count(after + 1).__next__
 
     def take(self) -> list[str]:
         """The events since the last call."""
-        batch, self._batch = self._batch, []
+        batch, self._batch, self.gathered = self._batch, [], 0
         return batch
+
+    def _put(self, event: str) -> None:
+        self._batch.append(event)
+        self.gathered += len(event)
 
     def slice(self, title: str, category: str, at: Placed, attributes: Mapping[str, Value]) -> None:
         """A slice on a lane."""
-        self._batch.append(
+        self._put(
             f'{{"ph":"X","name":{quote(title)},"cat":{quote_known(category)},"pid":{at.pid},"tid":{at.tid},'
             f'"ts":{microseconds(at.start)},"dur":{microseconds(at.end - at.start)},'
             f'"args":{quote_clean(attributes)}}}'
@@ -58,8 +64,8 @@ class Events:
             f'"cat":"{category}","name":{quote(title)},"pid":{pid},"id2":{{"local":"{number}"}}'
         )
         start, end = map(microseconds, times)
-        self._batch.append(f'{{"ph":"b",{common},"ts":{start},"args":{quote_clean(args)}}}')
-        self._batch.append(f'{{"ph":"e",{common},"ts":{end}}}')
+        self._put(f'{{"ph":"b",{common},"ts":{start},"args":{quote_clean(args)}}}')
+        self._put(f'{{"ph":"e",{common},"ts":{end}}}')
 
     def asynchronous_lane(self, category: str, pid: int, name: str, times: tuple[int, int]) -> int:
         """A lane of that name which is free at that time; times come in order.
@@ -79,14 +85,14 @@ class Events:
 
     def value(self, name: str, pid: int, ns: int, what: str, value: float) -> None:
         """The value of one counter, whose name is `name` and `what` together."""
-        self._batch.append(
+        self._put(
             f'{{"ph":"C","name":"{name}","pid":{pid},"ts":{microseconds(ns)},'
             f'"args":{{{quote_known(what)}:{value!r}}}}}'
         )
 
     def counter(self, name: str, pid: int, ns: int, values: Mapping[str, Value]) -> None:
         """The values of counters that share the first part of their names."""
-        self._batch.append(
+        self._put(
             f'{{"ph":"C","name":"{name}","pid":{pid},"ts":{microseconds(ns)},'
             f'"args":{quote_clean(values)}}}'
         )
@@ -101,10 +107,10 @@ class Events:
         if end >= target.end:
             return
         common = f'"cat":"{names.FLOW}","name":"{name}","id":{self._next_id()}'
-        self._batch.append(
+        self._put(
             f'{{"ph":"s",{common},"pid":{source.pid},"tid":{source.tid},"ts":{microseconds(start)}}}'
         )
-        self._batch.append(
+        self._put(
             f'{{"ph":"f","bp":"e",{common},"pid":{target.pid},"tid":{target.tid},'
             f'"ts":{microseconds(end)}}}'
         )
@@ -112,13 +118,13 @@ class Events:
     def name_process(self, pid: int, name: str) -> None:
         """What a group of lanes is called."""
         # Without a tid: with one, an empty lane of that number appears.
-        self._batch.append(
+        self._put(
             f'{{"ph":"M","name":"process_name","pid":{pid},"args":{{"name":{quote(name)}}}}}'
         )
 
     def name_lane(self, pid: int, tid: int, name: str) -> None:
         """What a lane is called."""
-        self._batch.append(
+        self._put(
             f'{{"ph":"M","name":"thread_name","pid":{pid},"tid":{tid},'
             f'"args":{{"name":{quote(name)}}}}}'
         )

@@ -28,6 +28,9 @@ from traces.text import Value, clean
 MARGIN_NS = 3_600 * 1_000_000_000
 """How long before the run a load may have started; the file's time 0. Earlier times are drawn at 0."""
 
+GATHERED: Final = 8 * 1024 * 1024
+"""Characters of events that are gathered before they are written, whatever comes in one batch."""
+
 _CHILDREN: Final = frozenset(
     {
         names.ADMIT,
@@ -94,7 +97,7 @@ class ChromeView:
     # -- spans ------------------------------------------------------------------------------------
 
     def add(self, span: SpanData) -> None:
-        """Add the span's events to the batch; `flush` writes it."""
+        """Add the span's events to the batch; `flush` writes it, and so does a batch that is long."""
         attributes = span.attributes
         start = max(0, span.start_ns - self._base_ns)
         end = max(start, span.end_ns - self._base_ns)
@@ -110,10 +113,15 @@ class ChromeView:
                 self._device(span, start, end)
             case _:
                 self._own(span, start, end)
+        self._flush_if_long()
 
     def flush(self) -> None:
         """Write the events gathered since the last call."""
         self._write(self._events.take())
+
+    def _flush_if_long(self) -> None:
+        if self._events.gathered >= GATHERED:
+            self.flush()
 
     def finish(self, epoch_ns: int) -> None:
         """Add what is known at the end only: what is left of the counters, and how long models stayed."""
@@ -266,6 +274,7 @@ class ChromeView:
         for name, values in ((names.RESIDENT_BYTES, resident), (names.DEVICE_BYTES, free)):
             if values:
                 self._events.counter(name, pid, ns, values)
+        self._flush_if_long()
 
     def _gauge(self, pid: int, name: str, what: str) -> Gauge:
         gauge = self._gauges.get((pid, name))

@@ -27,7 +27,6 @@ from traces.records import CounterSample, RequestRecord
 from traces.span_data import SpanData
 
 _END: Final = b"\n]\n"
-_BATCH: Final = 4096
 _LOCK_S: Final = 5.0
 
 
@@ -46,15 +45,11 @@ class _LateSink:
 
     view: ChromeView
     last_ns: int = 0
-    spans: int = 0
 
     def span(self, span: SpanData) -> None:
         """Take a finished span."""
         self.view.add(span)
         self.last_ns = max(self.last_ns, span.end_ns)
-        self.spans += 1
-        if not self.spans % _BATCH:
-            self.view.flush()
 
     def counter(self, sample: CounterSample, epoch_ns: int) -> None:
         """Take a sample of a device's books."""

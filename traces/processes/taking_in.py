@@ -12,12 +12,15 @@ from typing import IO, Any, Final
 from traces import names
 from traces.processes.part_file import Line, lines_of, opened_part, parts_of
 from traces.processes.part_lines import Recording, record_line
+from traces.recording.held_bytes import held_bytes
 
 MOST_OWN_GROUPS: Final = 64
 """Processes that get a group of lanes each; all further ones share one."""
 _AT_ONCE: Final = 128
 """Parts that are open at a time."""
 _MOST_AT_END: Final = 65_536
+_MOST_AT_END_BYTES: Final = 64 * 1024 * 1024
+"""Records of the keeper's histories that wait for the end. More of them are recorded as they come."""
 
 _moment: Final = itemgetter("at")
 
@@ -36,6 +39,7 @@ class TakenIn:
         self._report = report
         self._titles: dict[int, str] = {}
         self._at_end: list[tuple[Line, str]] = []
+        self._at_end_bytes = 0
 
     @property
     def processes(self) -> set[str]:
@@ -66,9 +70,7 @@ class TakenIn:
                 files = [self._opened(held, path) for path in paths[begin : begin + _AT_ONCE]]
                 streams = [stream for stream in files if stream is not None]
                 for line, process in heapq.merge(*streams, key=lambda one: _moment(one[0])):
-                    if line.get("at_end") and len(self._at_end) < _MOST_AT_END:
-                        self._at_end.append((line, process))
-                    else:
+                    if not self._waits_for_end(line, process):
                         self._record(line, process, recording, opened)
                 if ending:
                     self._record_ends(recording, opened)
@@ -78,8 +80,18 @@ class TakenIn:
             self._record_ends(recording, opened)
         return len(paths)
 
+    def _waits_for_end(self, line: Line, process: str) -> bool:
+        if not line.get("at_end") or len(self._at_end) >= _MOST_AT_END:
+            return False
+        n_bytes = held_bytes(line)
+        if self._at_end_bytes + n_bytes > _MOST_AT_END_BYTES:
+            return False
+        self._at_end.append((line, process))
+        self._at_end_bytes += n_bytes
+        return True
+
     def _record_ends(self, recording: Recording, opened: Callable[[Hashable, int], None]) -> None:
-        waiting, self._at_end = self._at_end, []
+        waiting, self._at_end, self._at_end_bytes = self._at_end, [], 0
         for line, process in waiting:
             self._record(line, process, recording, opened)
 
