@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from shim.cli import main
+from shim.cli.commands.trace import command
 from tests.traces.support import events, now, request
 from traces import RunTrace
 from traces.chrome.perfetto import TraceServer
@@ -25,6 +26,12 @@ from traces.reading.stored_events import BadTrace, TraceFile
 def trace(*words: str | Path) -> Result:
     """The command."""
     return CliRunner().invoke(main, ["trace", *map(str, words)])
+
+
+@pytest.fixture(autouse=True)
+def opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is served: `trace open` would wait for Ctrl-C."""
+    monkeypatch.setattr(command, "open_trace", lambda *_args, **_more: None)
 
 
 def recorded(folder: Path, name: str) -> Path:
@@ -62,7 +69,7 @@ def test_nuls_are_said_and_the_engine_reads_up_to_them_too(tmp_path: Path) -> No
     for words in (("summary", file), ("sql", file, "SELECT 1")):
         said = trace(*words)
         assert said.exit_code == 0, said.output
-        assert "NULs from" in said.stderr
+        assert "NULs from line" in said.stderr
     with TraceServer(file) as server, urllib.request.urlopen(server.trace_url) as told:
         assert told.read() == data[:-9]
     assert trace("merge", file, "-o", tmp_path / "whole.json").exit_code == 0
@@ -116,17 +123,48 @@ def test_bytes_behind_the_end_of_a_trace_are_counted_and_said(
     packed = tmp_path / "packed.json"
     packed.write_bytes(gzip.compress(file.read_bytes()))
     for one in (file, packed):
-        found = trace("summary", one)
-        assert found.exit_code == 0, found.output
-        assert found.stderr == (f"keepwarm: {said} {one} are not read.\n" if said else "")
+        told = f"keepwarm: {said} {one} are not read.\n" if said else ""
+        for words in (("summary", one), ("open", one)):
+            found = trace(*words)
+            assert (found.exit_code, found.stderr) == (0, told), found.output
+
+
+def test_every_command_says_what_is_not_read_of_a_trace(tmp_path: Path) -> None:
+    """Bytes behind the end, NULs and a cut; `sql` and `open` said it of NULs alone."""
+    file, other = recorded(tmp_path, "r"), recorded(tmp_path, "other")
+    data = file.read_bytes()
+    for content, said in (
+        (data + b"rubbish", f"7 bytes behind the end of {file} are not read."),
+        (data[:-20], f"{file} was cut in line"),
+        (data[:-20] + bytes(9), f"{file} has NULs from line"),
+    ):
+        file.write_bytes(content)
+        for words in (
+            ("open", file), ("summary", file), ("diff", file, other),
+            ("merge", file, "-o", tmp_path / f"{len(content)}.json"),
+        ):  # fmt: skip
+            found = trace(*words)
+            assert (found.exit_code, f"keepwarm: {said}" in found.stderr) == (0, True), words
+    assert f"keepwarm: {said}" in trace("sql", file, "SELECT 1").stderr
+
+
+def test_of_a_trace_of_another_form_nothing_is_said_that_is_not_known(tmp_path: Path) -> None:
+    """Perfetto opens JSON of any lines; a line that begins with `]` is the end of ours only."""
+    file = tmp_path / "x.json"
+    event = {"ph": "X", "name": "run", "pid": 1, "tid": 1, "ts": 0, "dur": 9, "args": {"a": [1]}}
+    for form in ([event, event], {"traceEvents": [event], "more": [[1], [2]]}):
+        file.write_text(json.dumps(form, indent=1))
+        found = trace("open", file)
+        assert (found.exit_code, found.stderr) == (0, ""), found.output
 
 
 def test_bytes_behind_a_packed_trace_are_said_too(tmp_path: Path) -> None:
     """They are not gzip, so that nothing can count them."""
     file = tmp_path / "x.json.gz"
     file.write_bytes(gzip.compress(recorded(tmp_path, "r").read_bytes()) + b"rubbish")
-    found = trace("summary", file)
-    assert (found.exit_code, "keepwarm: Bytes behind the end of" in found.stderr) == (0, True)
+    for words in (("summary", file), ("open", file)):
+        found = trace(*words)
+        assert (found.exit_code, "keepwarm: Bytes behind the end of" in found.stderr) == (0, True)
 
 
 @pytest.mark.parametrize(

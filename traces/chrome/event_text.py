@@ -118,9 +118,7 @@ class Events:
     def name_process(self, pid: int, name: str) -> None:
         """What a group of lanes is called."""
         # Without a tid: with one, an empty lane of that number appears.
-        self._put(
-            f'{{"ph":"M","name":"process_name","pid":{pid},"args":{{"name":{quote(name)}}}}}'
-        )
+        self._put(f'{{"ph":"M","name":"process_name","pid":{pid},"args":{{"name":{quote(name)}}}}}')
 
     def name_lane(self, pid: int, tid: int, name: str) -> None:
         """What a lane is called."""

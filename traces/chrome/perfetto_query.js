@@ -6,7 +6,7 @@
 // a web worker: here it gets the few worker globals that it asks for and one end of a message port, and is
 // spoken to in the UI's own protocol (a stream of TraceProcessorRpc protobuf messages).
 // Input, one a line: {"trace": path, "queries": [sql, ...]}. Output, one line each:
-// {"import_error": text | null, "nuls_at": the byte at which NULs begin | null, "answers": [{"columns": [...], "rows": [[...], ...]} | {"error": text}, ...]}
+// {"import_error": text | null, "answers": [{"columns": [...], "rows": [[...], ...]} | {"error": text}, ...]}
 "use strict";
 const fs = require("fs");
 const path = require("path");
@@ -150,20 +150,15 @@ class TraceProcessor {
     this.request(RESET);
     const descriptor = fs.openSync(file, "r");
     const piece = Buffer.alloc(CHUNK_BYTES);
-    this.nulsAt = null;
-    let at = 0, packed = false;
+    let packed;
     for (let count; (count = fs.readSync(descriptor, piece, 0, CHUNK_BYTES)) > 0; ) {
-      if (at === 0) packed = piece[0] === 0x1f && piece[1] === 0x8b;
+      packed ??= piece[0] === 0x1f && piece[1] === 0x8b;
       const nul = packed ? -1 : piece.subarray(0, count).indexOf(0);
       const [reply] = this.request(APPEND, bytes(101, piece.subarray(0, nul < 0 ? count : nul)));
       const problem = first(first(reply, 201) ?? [], 2);
       if (problem) return text(problem);
       // A machine that lost its power leaves NULs in place of the end; what is before them can be read.
-      if (nul >= 0) {
-        this.nulsAt = at + nul;
-        break;
-      }
-      at += count;
+      if (nul >= 0) break;
     }
     fs.closeSync(descriptor);
     const [reply] = this.request(FINALIZE);
@@ -218,7 +213,7 @@ async function main() {
     const { trace, queries } = JSON.parse(line);
     const importError = processor.load(trace);
     const answers = importError === null ? queries.map((sql) => processor.query(sql)) : [];
-    process.stdout.write(json({ import_error: importError, nuls_at: processor.nulsAt, answers }) + "\n");
+    process.stdout.write(json({ import_error: importError, answers }) + "\n");
   }
 }
 

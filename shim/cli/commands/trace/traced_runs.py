@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -150,27 +151,36 @@ def events_of(path: Path) -> Iterator[Event]:
         raise no_trace(error) from error
     except OSError as error:
         raise OutsideError(f"{path} cannot be read: {error.strerror or error}.") from error
+    _say_end(trace)
+
+
+def say_end_of(path: Path) -> None:
+    """Say what is not read of a trace's file, for a command that does not read its events itself."""
+    trace = TraceFile(path)
+    with suppress(OSError):  # what reads it says so
+        trace.look()
+    _say_end(trace)
+
+
+def _say_end(trace: TraceFile) -> None:
+    file, said = trace.file, ""
     if trace.cut and trace.nuls:
-        say_nuls(path, f"line {trace.cut:,}")
+        said = (
+            f"{file} has NULs from line {trace.cut:,} on, as a machine that lost its power leaves them; it "
+            "is read up to there."
+        )
     elif trace.cut:
-        say(f"keepwarm: {path} was cut in line {trace.cut}; it is read up to there.", err=True)
+        said = f"{file} was cut in line {trace.cut}; it is read up to there."
     elif trace.behind != 0:
         what = "Bytes" if trace.behind is None else f"{trace.behind:,} bytes"
-        say(f"keepwarm: {what} behind the end of {path} are not read.", err=True)
+        said = f"{what} behind the end of {file} are not read."
+    if said:
+        say(f"keepwarm: {said}", err=True)
 
 
 def no_trace(error: BadTrace) -> InvalidRequest:
     """The error of a command that was given a file that is no trace."""
     return InvalidRequest(str(error), hint=WHICH_TRACES, file=str(error.file))
-
-
-def say_nuls(path: Path, where: str) -> None:
-    """Say that the end of a trace is lost."""
-    say(
-        f"keepwarm: {path} has NULs from {where} on, as a machine that lost its power leaves them; it is "
-        "read up to there.",
-        err=True,
-    )
 
 
 def _with_late_parts(trace: Path) -> Path:
