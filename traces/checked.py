@@ -131,17 +131,21 @@ def a_moment(what: str, given: int) -> int:
     raise InvalidArgument(what, given, "nanoseconds of time.monotonic_ns(), a whole number")
 
 
-def check_fields(record: Any) -> None:
-    """Nothing, for a record (a dataclass) whose fields are of the types that it declares.
+class CheckedFields:
+    """A dataclass whose fields are of the types that it declares.
 
     Raises:
         InvalidArgument: one is not.
     """
-    kind = record.__class__
-    for name, exact, allows, allowed in _rules_of(kind):
-        value = getattr(record, name)
-        if type(value) not in exact and not allows(value):
-            raise InvalidArgument(f"{name} of a {kind.__name__}", value, allowed)
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        kind: Any = type(self)
+        for name, exact, allows, allowed in _rules_of(kind):
+            value = getattr(self, name)
+            if type(value) not in exact and not allows(value):
+                raise InvalidArgument(f"{name} of a {kind.__name__}", value, allowed)
 
 
 class _Rule(NamedTuple):

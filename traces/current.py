@@ -7,28 +7,13 @@ import os
 import threading
 import weakref
 from contextvars import ContextVar
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from traces.run import RunTrace
 
 
-class Traced(Protocol):
-    """What the context needs to know of a run."""
-
-    process_wide: bool
-
-    @property
-    def active(self) -> bool:
-        """Whether the run has begun and not ended."""
-        ...
-
-    def after_fork(self) -> bool:
-        """In a forked child: take part in the run, if it is for children; returns whether it is."""
-        ...
-
-
-_Run = TypeVar("_Run", bound=Traced)
-
-
-class RunContext(Generic[_Run]):
+class RunContext:
     """The current run of every context, and of threads that have none of their own.
 
     A run follows its context into asyncio tasks. A plain thread starts with an empty context: it belongs
@@ -36,14 +21,14 @@ class RunContext(Generic[_Run]):
     """
 
     def __init__(self) -> None:
-        self._current: ContextVar[_Run | None] = ContextVar("keepwarm_run", default=None)
-        self._open: tuple[_Run, ...] = ()
-        self._inherited: _Run | None = None
+        self._current: ContextVar[RunTrace | None] = ContextVar("keepwarm_run", default=None)
+        self._open: tuple[RunTrace, ...] = ()
+        self._inherited: RunTrace | None = None
         self._lock = threading.Lock()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forked)
 
-    def get(self) -> _Run | None:
+    def get(self) -> RunTrace | None:
         """The active run that this code belongs to, or None."""
         run = self._current.get()
         if run is not None:
@@ -53,11 +38,11 @@ class RunContext(Generic[_Run]):
             return inherited if inherited is not None and inherited.active else None
         return self._of_a_plain_thread()
 
-    def inherit(self, run: _Run | None) -> None:
+    def inherit(self, run: RunTrace | None) -> None:
         """Where this process opens no run, the one of the process that started it is the current one."""
         self._inherited = run
 
-    def _of_a_plain_thread(self) -> _Run | None:
+    def _of_a_plain_thread(self) -> RunTrace | None:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -66,20 +51,20 @@ class RunContext(Generic[_Run]):
         # A task without a run in its context was started outside of every run.
         return None
 
-    def enter(self, run: _Run) -> _Run | None:
+    def enter(self, run: RunTrace) -> RunTrace | None:
         """Make `run` the current one of this context; returns the one before it."""
         with self._lock:
             self._open = (*self._open, run)
         return self.adopt(run)
 
-    def leave(self, run: _Run, before: _Run | None) -> None:
+    def leave(self, run: RunTrace, before: RunTrace | None) -> None:
         """Undo `enter`; also from another context than the one that entered."""
         with self._lock:
             self._open = tuple(other for other in self._open if other is not run)
         if self._current.get() is run:
             self._current.set(before)
 
-    def adopt(self, run: _Run | None) -> _Run | None:
+    def adopt(self, run: RunTrace | None) -> RunTrace | None:
         """Make `run` the current one of this context only; returns the one before it."""
         before = self._current.get()
         self._current.set(run)

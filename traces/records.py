@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from traces.checked import check_fields
+from traces.checked import CheckedFields
 
 Storage = Literal["cold", "staged", "warm"]
 PREFETCH = "prefetch"
@@ -23,7 +23,7 @@ Phase = tuple[str, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class LoadSpan:
+class LoadSpan(CheckedFields):
     """One load of one model onto one device.
 
     `load_id` is the keeper's; the same (load_id, device) is written once into a trace however many
@@ -44,12 +44,9 @@ class LoadSpan:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     phases: tuple[Phase, ...] = ()
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
 
 @dataclass(frozen=True, slots=True)
-class EvictSpan:
+class EvictSpan(CheckedFields):
     """One model leaving one device. `for_model` needed the bytes. `phases` are its parts."""
 
     evict_id: str
@@ -63,12 +60,9 @@ class EvictSpan:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     phases: tuple[Phase, ...] = ()
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
 
 @dataclass(frozen=True, slots=True)
-class Incident:
+class Incident(CheckedFields):
     """Something else that happened to a device or a model, at one moment or for a while.
 
     `kind` is one of `traces.names` (`READ_AHEAD`, `DENIED`, `DIED`, ...). The same kind at the same moment
@@ -82,12 +76,9 @@ class Incident:
     device: str = ""
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
 
 @dataclass(frozen=True, slots=True)
-class RequestRecord:
+class RequestRecord(CheckedFields):
     """One call of a model, from its arrival in the queue to its last token.
 
     Args:
@@ -144,12 +135,9 @@ class RequestRecord:
     waited_for: str = ""
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
 
 @dataclass(frozen=True, slots=True)
-class CounterSample:
+class CounterSample(CheckedFields):
     """The books of one device at one moment; what is None is not drawn.
 
     `resident` maps model to the bytes booked for it. A model that an earlier sample named and this one
@@ -166,8 +154,5 @@ class CounterSample:
     ceiling_bytes: int | None = None
     measured_free_bytes: int | None = None
 
-    def __post_init__(self) -> None:
-        check_fields(self)
 
-
-Record = LoadSpan | EvictSpan | RequestRecord
+Record = LoadSpan | EvictSpan | Incident | RequestRecord | CounterSample

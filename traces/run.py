@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import ParamSpec, Self, TypeVar
+from typing import Final, ParamSpec, Self, TypeVar
 
 from opentelemetry.sdk.trace.export import SpanExporter
 
@@ -254,7 +254,7 @@ class RunTrace(RunRecording):
         self._finishers = []
         self._problems = Problems(self.run_id)
         self._part = part = PartOfRun(shared, self._problems)
-        self._recorder, self._opened = part.recorder, part.opened
+        self._recorder, self._opened = part.recorder, part.recorder.opened
         self._writer = Writer(
             f"keepwarm-trace-{self.run_id}",
             self._problems,
@@ -314,7 +314,7 @@ class RunTrace(RunRecording):
         return carried
 
 
-_context: RunContext[RunTrace] = RunContext()
+_context: Final = RunContext()
 
 current_run = _context.get
 """The run that this code belongs to, or None: the whole cost of tracing when it is off.

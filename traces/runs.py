@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from traces.checked import a_file, a_list, an_object, check_fields
+from traces.checked import CheckedFields, a_file, a_list, an_object
 from traces.place import check_regular, lock, opened_regular
 
 FILE_NAME = "runs.jsonl"
@@ -21,7 +21,7 @@ _SAFELY = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 @dataclass(frozen=True, slots=True)
-class RequestLine:
+class RequestLine(CheckedFields):
     """One request of a run, as its line in `runs.jsonl` tells it.
 
     `arrival_s` counts from the run's start. `waited_s` is from asking to being granted, `ttft_s` from
@@ -49,12 +49,9 @@ class RequestLine:
     prompt: str | None = None
     answer: str | None = None
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
 
 @dataclass(frozen=True, slots=True)
-class RunLine:
+class RunLine(CheckedFields):
     """One run. `started` is ISO 8601 in UTC; `status` is `ok` or `error`; `trace` a path or None."""
 
     run_id: str
@@ -70,9 +67,6 @@ class RunLine:
     trace: str | None = None
     problems: tuple[str, ...] = ()
     requests: tuple[RequestLine, ...] = field(default=())
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 def append_run(path: Path, line: RunLine, requests: Sequence[str] = ()) -> None:

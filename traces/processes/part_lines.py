@@ -25,34 +25,27 @@ from traces.records import (
 from traces.text import Value, clean_attributes
 
 VERSION: Final = 1
+_KINDS: Final[Mapping[str, type[Record]]] = {
+    "load": LoadSpan,
+    "evict": EvictSpan,
+    "incident": Incident,
+    "counter": CounterSample,
+    "request": RequestRecord,
+}
+_KIND_OF: Final = {made: kind for kind, made in _KINDS.items()}
 
 
 class Recording(Protocol):
     """What takes records: the recorder of a run, or what writes them for it in a child."""
 
-    def load(self, load: LoadSpan, parent: int) -> None:
-        """Record a load."""
-        ...
-
-    def evict(self, evict: EvictSpan, parent: int) -> None:
-        """Record an eviction."""
-        ...
-
-    def incident(self, incident: Incident, parent: int) -> None:
-        """Record something else that happened."""
-        ...
-
-    def counter(self, sample: CounterSample) -> None:
-        """Record the books of a device."""
-        ...
-
-    def request(self, record: RequestRecord, parent: int) -> None:
-        """Record a request."""
+    def record(self, record: Record, parent: int) -> None:
+        """Record what happened to a request, a model or a device."""
         ...
 
     def records(self, build: Callable[[], Iterable[Record]], parent: int, root: int) -> None:
-        """Record what `build` returns."""
-        ...
+        """Record what `build` returns: requests under `parent`, all else under `root`."""
+        for record in build():
+            self.record(record, parent if isinstance(record, RequestRecord) else root)
 
     def own(
         self,
@@ -64,7 +57,7 @@ class Recording(Protocol):
         failure: Mapping[str, Value] | None,
         owner: Hashable,
     ) -> None:
-        """Record a span of the program's own."""
+        """Record a span of the program's own, with what it failed of; `owner` is what opened it."""
         ...
 
 
@@ -75,7 +68,7 @@ class PartOwner(NamedTuple):
     key: str
 
 
-class PartRecorder:
+class PartRecorder(Recording):
     """Makes lines of records, in a child of the run. One thread at a time calls it.
 
     Args:
@@ -100,31 +93,16 @@ class PartRecorder:
         """A thread or a task opened a span."""
         self._line("opened", epoch_ns, 0, {"owner": _key(owner)})
 
-    def load(self, load: LoadSpan, parent: int) -> None:
-        """Record a load."""
-        self._record("load", load, load.end_ns, parent)
-
-    def evict(self, evict: EvictSpan, parent: int) -> None:
-        """Record an eviction."""
-        self._record("evict", evict, evict.end_ns, parent)
-
-    def incident(self, incident: Incident, parent: int) -> None:
-        """Record something else that happened."""
-        self._record("incident", incident, incident.end_ns, parent)
-
-    def counter(self, sample: CounterSample) -> None:
-        """Record the books of a device."""
-        self._line("counter", sample.ns, 0, asdict(sample))
-
-    def request(self, record: RequestRecord, parent: int) -> None:
-        """Record a request."""
-        if not self._record_content:
+    def record(self, record: Record, parent: int) -> None:
+        """Write what happened as a line."""
+        if isinstance(record, CounterSample):
+            at_ns = record.ns
+        else:
+            at_ns = record.end_ns
+            record = replace(record, attributes=self._kept(record.attributes))
+        if isinstance(record, RequestRecord) and not self._record_content:
             record = replace(record, prompt=None, answer=None)
-        self._record("request", record, record.end_ns, parent)
-
-    def records(self, build: Callable[[], Iterable[Record]], parent: int, root: int) -> None:
-        """Record what `build` returns."""
-        record_all(self, build(), parent, root)
+        self._line(_KIND_OF[type(record)], at_ns, parent, asdict(record))
 
     def own(
         self,
@@ -136,7 +114,7 @@ class PartRecorder:
         failure: Mapping[str, Value] | None,
         owner: Hashable,
     ) -> None:
-        """Record a span of the program's own."""
+        """Write a span of the program's own as a line."""
         fields = {
             "name": name,
             "span_id": span_id,
@@ -146,10 +124,6 @@ class PartRecorder:
             "owner": "" if owner is None else _key(owner),
         }
         self._line("own", times_ns[1], parent, fields)
-
-    def _record(self, kind: str, record: Record | Incident, end_ns: int, parent: int) -> None:
-        fields = asdict(replace(record, attributes=self._kept(record.attributes)))
-        self._line(kind, end_ns, parent, fields)
 
     def _line(self, kind: str, at_ns: int, parent: int, fields: Mapping[str, Any]) -> None:
         line = {"kind": kind, "at": at_ns, "parent": parent, "fields": fields}
@@ -162,17 +136,6 @@ class PartRecorder:
         if not self._record_content:
             kept = {key: value for key, value in kept.items() if key not in names.CONTENT}
         return kept
-
-
-def record_all(recording: Recording, records: Iterable[Record], parent: int, root: int) -> None:
-    """Record requests under `parent`, loads and evictions under `root`."""
-    for record in records:
-        if isinstance(record, RequestRecord):
-            recording.request(record, parent)
-        elif isinstance(record, LoadSpan):
-            recording.load(record, root)
-        else:
-            recording.evict(record, root)
 
 
 def record_line(
@@ -197,25 +160,10 @@ def record_line(
         case "opened":
             opened(PartOwner(process, str(fields["owner"])), int(line["at"]))
         case "own":
-            start_ns, end_ns = fields["times_ns"]
-            owner = PartOwner(process, str(fields["owner"]))
-            of = fields["attributes"]
-            recording.own(
-                fields["name"], fields["span_id"], parent, (start_ns, end_ns), of,
-                fields["failure"], owner,
-            )  # fmt: skip
-        case "request":
-            recording.request(RequestRecord(**fields), parent)
-        case "load":
-            recording.load(LoadSpan(**fields), parent)
-        case "evict":
-            recording.evict(EvictSpan(**fields), parent)
-        case "incident":
-            recording.incident(Incident(**fields), parent)
-        case "counter":
-            recording.counter(CounterSample(**fields))
+            times_ns, owner = tuple(fields["times_ns"]), PartOwner(process, str(fields["owner"]))
+            recording.own(parent=parent, **{**fields, "times_ns": times_ns, "owner": owner})
         case kind:
-            raise ValueError(f"a line of an unknown kind, {kind!r}")
+            recording.record(_KINDS[kind](**fields), parent)
 
 
 def _key(owner: Hashable) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable
+from dataclasses import asdict
 
 from traces.chrome.file import SUFFIX
 from traces.processes.part_file import PartFile
@@ -26,26 +26,13 @@ class PartOfRun:
         self._problems = problems
         self.recorder = PartRecorder(record_content=facts.record_content)
         self.trace = shared.path.with_name(facts.stem + SUFFIX)
-        header = {
-            "kind": "part",
-            "version": VERSION,
-            "pid": os.getpid(),
-            "service": facts.service,
-            "stem": facts.stem,
-            "offset_ns": facts.offset_ns,
-            "base_ns": facts.base_ns,
-            "record_content": facts.record_content,
-        }
+        header = {"kind": "part", "version": VERSION, "pid": os.getpid(), **asdict(facts)}
         self._file: PartFile | None = PartFile(self.trace, header)
 
     @property
     def over(self) -> bool:
         """Whether the run itself has ended."""
         return self._shared.over
-
-    def opened(self, owner: Hashable, epoch_ns: int) -> None:
-        """A thread or a task opened a span."""
-        self.recorder.opened(owner, epoch_ns)
 
     def flush(self) -> None:
         """Write what was gathered, while there is room for it."""

@@ -37,9 +37,8 @@ class RequestTimes:
     @property
     def waited_s(self) -> float:
         """From asking to the lease."""
-        if self.asked is None or self.granted is None:
-            return 0.0
-        return max(0.0, self.granted - self.asked)
+        asked, granted = self.waits or (0.0, 0.0)
+        return max(0.0, granted - asked)
 
     @property
     def first_token_s(self) -> float | None:

@@ -73,10 +73,7 @@ class GuardedExporter(SpanExporter):
 
     def shutdown(self) -> None:
         """Shut the exporter down; never raises."""
-        try:
-            self._exporter.shutdown()
-        except Exception as error:
-            self._problems.report(self._name, f"{type(error).__name__}: {error}")
+        self._problems.guard(self._name, self._exporter.shutdown)
 
 
 class Exporters:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from traces import names
-from traces.processes.part_lines import record_all
+from traces.processes.part_lines import Recording
 from traces.recording.remembered import remember
 from traces.recording.request_lines import first_token_ns, waited_seconds
 from traces.records import (
@@ -47,7 +47,7 @@ class SpanSink(Protocol):
         ...
 
 
-class Recorder:
+class Recorder(Recording):
     """Makes spans of records. One thread at a time calls it.
 
     Args:
@@ -76,12 +76,23 @@ class Recorder:
         self.load_seconds = 0.0
         """Seconds of all loads recorded, one load on two devices counted once."""
 
-    def load(self, load: LoadSpan, parent: int) -> None:
-        """Record a load, once per (load_id, device)."""
-        known = self._loads.get(load.load_id)
-        if known is None:
-            known = remember(self._loads, load.load_id, _Load(load.start_ns, load.start_ns))
-            self.loads += 1
+    def record(self, record: Record, parent: int) -> None:
+        """Make spans of what happened; what several requests or processes report is recorded once."""
+        match record:
+            case RequestRecord():
+                self._request(record, parent)
+            case LoadSpan():
+                self._load(record, parent)
+            case EvictSpan():
+                self._evict(record, parent)
+            case Incident():
+                self._incident(record, parent)
+            case CounterSample():
+                self._counter(record)
+
+    def _load(self, load: LoadSpan, parent: int) -> None:
+        """Once per (load_id, device)."""
+        known = self._known_load(load.load_id, load.start_ns)
         if load.device in known.devices:
             return
         before = known.seconds
@@ -107,12 +118,9 @@ class Recorder:
         if load.reason == PREFETCH:
             self._prefetched[load.model] = load.load_id
 
-    def evict(self, evict: EvictSpan, parent: int) -> None:
-        """Record an eviction, once per (evict_id, device)."""
-        devices = self._evicted.get(evict.evict_id)
-        if devices is None:
-            devices = remember(self._evicted, evict.evict_id, set[str]())
-            self.evictions += 1
+    def _evict(self, evict: EvictSpan, parent: int) -> None:
+        """Once per (evict_id, device)."""
+        devices = self._devices_left(evict.evict_id)
         if evict.device in devices:
             return
         devices.add(evict.device)
@@ -129,8 +137,7 @@ class Recorder:
         span_id = self._span(names.EVICT, *times, parent, clean_attributes(attributes))
         self._phases(evict.phases, span_id, {names.EVICT_ID: clean(evict.evict_id)})
 
-    def incident(self, incident: Incident, parent: int) -> None:
-        """Record something else that happened, once."""
+    def _incident(self, incident: Incident, parent: int) -> None:
         key = f"{incident.kind} {incident.start_ns} {incident.model} {incident.device}"
         if key in self._incidents:
             return
@@ -143,16 +150,16 @@ class Recorder:
         times = incident.start_ns, incident.end_ns
         self._span(clean(incident.kind), *times, parent, clean_attributes(attributes))
 
-    def counter(self, sample: CounterSample) -> None:
-        """Record the books of a device, once for a moment: several processes may ask for the same."""
+    def _counter(self, sample: CounterSample) -> None:
+        """Once for a moment: several processes may ask for the same."""
         key = f"{sample.ns} {sample.device}"
         if key in self._samples:
             return
         remember(self._samples, key, None)
         self._sink.counter(sample, sample.ns + self._offset_ns)
 
-    def request(self, record: RequestRecord, parent: int) -> None:
-        """Record a request with its queueing, prompt evaluation and generation."""
+    def _request(self, record: RequestRecord, parent: int) -> None:
+        """With its queueing, prompt evaluation and generation."""
         attributes = self._request_attributes(record)
         load_ids = (attributes[names.WAITED_FOR_LOAD], attributes[names.PREFETCHED_BY])
         links = [self._loads[i].span_id for i in load_ids if i in self._loads]
@@ -176,10 +183,6 @@ class Recorder:
         self._request_parts(record, span_id, end_ns)
         self._sink.request(record)
 
-    def records(self, build: Callable[[], Iterable[Record]], parent: int, root: int) -> None:
-        """Record what `build` returns: requests under `parent`, loads and evictions under `root`."""
-        record_all(self, build(), parent, root)
-
     def own(
         self,
         name: str,
@@ -190,7 +193,7 @@ class Recorder:
         failure: Mapping[str, Value] | None,
         owner: Hashable,
     ) -> None:
-        """Record a span of the program's own, with what it failed of; `owner` is what opened it."""
+        """Make a span of the program's own."""
         start_ns, end_ns = times_ns
         failed = str(failure[names.ERROR_MESSAGE]) if failure else None
         self._sink.span(
@@ -208,19 +211,28 @@ class Recorder:
 
     def knows(self, kind: str, known_id: str, device: str) -> None:
         """Record no more what is on the trace already: a load or an eviction of that id and device."""
-        if kind == names.EVICT:
-            devices = self._evicted.get(known_id)
-            if devices is None:
-                devices = remember(self._evicted, known_id, set())
-        else:
-            load = self._loads.get(known_id) or remember(self._loads, known_id, _Load(0, 0))
-            devices = load.devices
+        left = kind == names.EVICT
+        devices = self._devices_left(known_id) if left else self._known_load(known_id, 0).devices
         devices.add(device)
 
     def load_seconds_of(self, load_id: str | None) -> float:
         """How long a load took; 0 where there was none, or none that is remembered."""
         known = self._loads.get(load_id or "")
         return 0.0 if known is None else known.seconds
+
+    def _known_load(self, load_id: str, start_ns: int) -> _Load:
+        known = self._loads.get(load_id)
+        if known is None:
+            known = remember(self._loads, load_id, _Load(start_ns, start_ns))
+            self.loads += 1
+        return known
+
+    def _devices_left(self, evict_id: str) -> set[str]:
+        known = self._evicted.get(evict_id)
+        if known is None:
+            known = remember(self._evicted, evict_id, set[str]())
+            self.evictions += 1
+        return known
 
     # -- spans ------------------------------------------------------------------------------------
 

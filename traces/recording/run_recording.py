@@ -36,21 +36,29 @@ class RunRecording:
 
     def load(self, load: LoadSpan) -> None:
         """Record a load of a model; the same load on the same device is recorded once."""
-        an_object("load", load, LoadSpan)
-        if self.active:
-            self._writer.put((self._recorder.load, load, self._root_id), held_bytes(load))
+        self._record(an_object("load", load, LoadSpan))
 
     def evict(self, evict: EvictSpan) -> None:
         """Record an eviction; the same eviction on the same device is recorded once."""
-        an_object("evict", evict, EvictSpan)
+        self._record(an_object("evict", evict, EvictSpan))
+
+    def incident(self, incident: Incident) -> None:
+        """Record something else that happened; the same kind at the same moment is recorded once."""
+        self._record(an_object("incident", incident, Incident))
+
+    def counter(self, sample: CounterSample) -> None:
+        """Record the books of a device at one moment."""
+        self._record(an_object("sample", sample, CounterSample))
+
+    def _record(self, record: Record) -> None:
         if self.active:
-            self._writer.put((self._recorder.evict, evict, self._root_id), held_bytes(evict))
+            self._writer.put((self._recorder.record, record, self._root_id), held_bytes(record))
 
     def request(self, record: RequestRecord) -> None:
         """Record a request that has ended, well or not, under the span that is open here."""
         an_object("record", record, RequestRecord)
         if self.active and (parent := self._sampled_parent()) != NOT_SAMPLED:
-            self._writer.put((self._recorder.request, record, parent), bytes_of_request(record))
+            self._writer.put((self._recorder.record, record, parent), bytes_of_request(record))
 
     def records(self, build: Callable[[], Iterable[Record]], n_bytes: int = 0) -> None:
         """Record what `build` returns, which is called later, in another thread.
@@ -62,19 +70,6 @@ class RunRecording:
         an_object("n_bytes", n_bytes, int, "a number of bytes")
         if self.active and (parent := self._sampled_parent()) != NOT_SAMPLED:
             self._writer.put((self._recorder.records, build, parent, self._root_id), n_bytes)
-
-    def incident(self, incident: Incident) -> None:
-        """Record something else that happened; the same kind at the same moment is recorded once."""
-        an_object("incident", incident, Incident)
-        if self.active:
-            deferred = (self._recorder.incident, incident, self._root_id)
-            self._writer.put(deferred, held_bytes(incident))
-
-    def counter(self, sample: CounterSample) -> None:
-        """Record the books of a device at one moment."""
-        an_object("sample", sample, CounterSample)
-        if self.active:
-            self._writer.put((self._recorder.counter, sample), held_bytes(sample))
 
     def record_span(
         self,

@@ -4,53 +4,26 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from contextlib import suppress
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from traces import names
 from traces.checked import EnteredTwice
 from traces.current import owner
 from traces.recording.parts import failure_attributes
-from traces.text import Attributes, Value, snapshot
+from traces.text import snapshot
+
+if TYPE_CHECKING:
+    from traces.recording.run_recording import RunRecording
 
 NOT_SAMPLED: Final = 0
 """The id of a span that is not recorded, nor is anything in it."""
 
 
-class SpanRun(Protocol):
-    """What a span needs of its run."""
-
-    @property
-    def active(self) -> bool:
-        """Whether the run records."""
-        ...
-
-    def begin_span(self, owner: Hashable, start_ns: int) -> tuple[int, int]:
-        """The ids of a span that begins and of its parent; NOT_SAMPLED for one that is not recorded."""
-        ...
-
-    def end_span(
-        self,
-        name: str,
-        ids: tuple[int, int],
-        times: tuple[int, int],
-        attributes: Attributes,
-        failure: Mapping[str, Value] | None,
-        owner: Hashable,
-        characters: int,
-    ) -> None:
-        """Record a span that has ended, with at most so many characters in its attributes."""
-        ...
-
-    def outlived(self, name: str) -> None:
-        """A span ended after its run."""
-        ...
-
-
-open_span: ContextVar[tuple[SpanRun, int] | None] = ContextVar("keepwarm_span", default=None)
+open_span: ContextVar[tuple[RunRecording, int] | None] = ContextVar("keepwarm_span", default=None)
 """The innermost span that is open here, with its run."""
 
 
@@ -58,7 +31,7 @@ class SpanHandle:
     """A span around a piece of work, for one `with`."""
 
     def __init__(
-        self, run: SpanRun, name: str, start_ns: int | None, attributes: dict[str, Any]
+        self, run: RunRecording, name: str, start_ns: int | None, attributes: dict[str, Any]
     ) -> None:
         self._run = run
         self._name = name
@@ -66,7 +39,7 @@ class SpanHandle:
         self._began_ns = 0
         self._characters = 0
         self._attributes = attributes
-        self._token: Token[tuple[SpanRun, int] | None] | None = None
+        self._token: Token[tuple[RunRecording, int] | None] | None = None
         self._ids = (NOT_SAMPLED, NOT_SAMPLED)
         self._owner: Hashable = None
         self._thread = ""
@@ -120,7 +93,7 @@ class SpanHandle:
         )
 
 
-def reset_span(token: Token[tuple[SpanRun, int] | None]) -> None:
+def reset_span(token: Token[tuple[RunRecording, int] | None]) -> None:
     """Make the span that was open before the current one again."""
     # A generator may be closed from another context than the one that it began in.
     with suppress(ValueError):
