@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
 _One = TypeVar("_One")
 _Many = TypeVar("_Many", bound=Iterable[object])
@@ -24,6 +24,7 @@ _Number = TypeVar("_Number", int, float)
 _Table = TypeVar("_Table", bound=Mapping[Any, Any])
 _Called = TypeVar("_Called", bound=Callable[..., object])
 _AGE_NS: Final = 2**62
+_LARGEST: Final = sys.float_info.max
 _SHOWN: Final = 60
 """Characters of a wrong value that an error quotes."""
 
@@ -148,13 +149,8 @@ class CheckedFields:
                 raise InvalidArgument(f"{name} of a {kind.__name__}", value, allowed)
 
 
-class _Rule(NamedTuple):
-    """`exact` are types that need no further look; `allows` looks at a value of another one."""
-
-    name: str
-    exact: frozenset[type]
-    allows: Callable[[Any], bool]
-    allowed: str
+_Rule = tuple[str, frozenset[type], Callable[[Any], bool], str]
+"""A field's name, types that need no further look, what looks at a value of another one, and the words."""
 
 
 @cache
@@ -168,7 +164,7 @@ def _rule(name: str, hint: Any) -> _Rule:
     kind, values = get_origin(of) or of, get_args(of)
     allows, allowed = _KINDS.get(kind) or (values.__contains__, " or ".join(map(repr, values)))
     exact = frozenset((kind, *others)) - {float}  # which has NaN
-    return _Rule(name, exact, allows, f"{allowed} or None" if others else allowed)
+    return name, exact, allows, f"{allowed} or None" if others else allowed
 
 
 def _is_whole(value: object) -> bool:
@@ -178,7 +174,7 @@ def _is_whole(value: object) -> bool:
 def _is_number(value: Any) -> bool:
     real = isinstance(value, int | float) and not isinstance(value, bool)
     # A whole number can be larger than the largest float; NaN is no less than anything.
-    return real and abs(value) <= sys.float_info.max
+    return real and -_LARGEST <= value <= _LARGEST
 
 
 def _is_table(value: object) -> bool:

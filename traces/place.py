@@ -9,6 +9,7 @@ import re
 import secrets
 import stat
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from io import BufferedReader
 from pathlib import Path
@@ -95,6 +96,36 @@ def check_regular(descriptor: int, path: Path) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "Not a regular file", str(path))
+
+
+def create_numbered(folder: Path, stem: str, suffix: str) -> tuple[int, Path]:
+    """A new file of its owner's alone, to append to, with its path.
+
+    A number is added to a name that is taken, be it by a packed file.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    number = 1
+    while True:
+        path = folder / f"{stem}{'' if number == 1 else f'-{number}'}{suffix}"
+        if not path.with_name(path.name + ".gz").exists():
+            with suppress(FileExistsError):
+                return os.open(path, flags, 0o600), path
+        number += 1
+
+
+def write_all(descriptor: int, data: bytes) -> int:
+    """Write data, with more than one system call where the disk takes less; returns how much it was.
+
+    Raises:
+        OSError: not all of it can be written.
+    """
+    left = data
+    while left:
+        left = left[os.write(descriptor, left) :]
+    return len(data)
 
 
 def lock(descriptor: int, path: Path, within_s: float) -> None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from traces.chrome.file import SUFFIX, stem_of
+from traces.chrome.file import stem_of, trace_files
 from traces.processes.late_parts import late_parts
 from traces.processes.shared_run import SUFFIX as OPEN
-from traces.processes.shared_run import is_open
+from traces.processes.shared_run import is_open, marker_of
 from traces.runs import FILE_NAME, RunLine, drop_runs, read_runs
 
 UNFINISHED_S: Final = 86_400.0
@@ -51,11 +51,10 @@ def to_prune(folder: Path, kept: TracesKept, now_s: float) -> list[TraceFileFoun
         if (folder / FILE_NAME).exists()
         else set()
     )
-    found = []
-    for path in folder.glob(f"*{SUFFIX}*"):
-        state = path.lstat()
-        if not path.is_symlink() and path.name.endswith((SUFFIX, f"{SUFFIX}.gz")):
-            found.append(TraceFileFound(path, state.st_size, now_s - state.st_mtime))
+    found = [
+        TraceFileFound(path, state.st_size, now_s - state.st_mtime)
+        for path, state in trace_files(folder)
+    ]
     found.sort(key=lambda one: one.age_s)
     runs = {
         stem: is_open(path) for path in folder.glob(f"*{OPEN}") if (stem := path.name[: -len(OPEN)])
@@ -91,7 +90,7 @@ def prune(folder: Path, going: list[TraceFileFound]) -> None:
         # What a killed run left beside it.
         for part in late_parts(one.path):
             part.unlink(missing_ok=True)
-        marker = one.path.with_name(stem_of(one.path) + OPEN)
+        marker = marker_of(one.path)
         if not is_open(marker):
             marker.unlink(missing_ok=True)
     drop_runs(folder / FILE_NAME, {str(one.path.absolute()) for one in going})

@@ -6,9 +6,13 @@ import errno
 import gzip
 import os
 import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from traces.place import create_numbered, write_all
 from traces.recording.broken_sinks import Problems
 
 SUFFIX = ".trace.json"
@@ -19,63 +23,54 @@ _PACKED_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFO
 
 
 class EventFile:
-    """A Chrome Trace file that grows event by event.
+    """A list of events that grows event by event. What fails once fails at every later write, too.
 
-    The file is an array without its closing bracket until `close`; Perfetto opens it in that state too.
-    It is readable by its owner only.
+    The file is an array without its closing bracket until `end`; Perfetto opens it in that state too.
+
+    Args:
+        descriptor: of the file; writes go to its end.
+        written: the bytes of events that are in it already.
+    """
+
+    def __init__(self, descriptor: int, written: int = 0) -> None:
+        self.descriptor = descriptor
+        self.written = written
+        """Bytes of the file."""
+        self._failure: OSError | None = None
+
+    def write(self, events: list[str]) -> None:
+        """Append events, each a JSON object.
+
+        Raises:
+            OSError: they cannot be written, or earlier ones could not.
+        """
+        if events:
+            self._write((",\n" if self.written else "[\n") + ",\n".join(events))
+
+    def end(self) -> None:
+        """End the list.
+
+        Raises:
+            OSError: as `write`.
+        """
+        self._write("\n]\n" if self.written else "[\n]\n")
+
+    def _write(self, text: str) -> None:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            self.written += write_all(self.descriptor, text.encode())
+        except OSError as error:
+            self._failure = error
+            raise
+
+
+class EventSink:
+    """The file of a trace, readable by its owner only. Its first failure is reported, and the rest dropped.
 
     Args:
         directory: where the file goes; made (0700) when it is not there.
         stem: the file's name without its suffix; a number is added when it is taken.
-
-    Raises:
-        OSError: the file cannot be made.
-    """
-
-    def __init__(self, directory: Path, stem: str) -> None:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._descriptor, self.path = _create(directory, stem)
-        self._separator = "[\n"
-        self.written = 0
-        """Bytes of the file."""
-
-    def write(self, events: list[str]) -> None:
-        """Append events, each a JSON object, with one system call (more when the disk takes less)."""
-        if not events:
-            return
-        data = (self._separator + ",\n".join(events)).encode()
-        self._separator = ",\n"
-        self._write_all(data)
-
-    def close(self, *, compress: bool) -> Path:
-        """Finish the array; with `compress`, replace the file by its gzip form. Returns its path."""
-        try:
-            self._write_all(b"[\n]\n" if self._separator == "[\n" else b"\n]\n")
-            removed = os.fstat(self._descriptor).st_nlink == 0
-        finally:
-            os.close(self._descriptor)
-        if removed:
-            raise FileNotFoundError(errno.ENOENT, "it was removed during the run", str(self.path))
-        if compress:
-            self.path = compressed(self.path)
-        return self.path
-
-    def abandon(self) -> None:
-        """Close the descriptor and leave the file as it is."""
-        os.close(self._descriptor)
-
-    def _write_all(self, data: bytes) -> None:
-        while data:
-            count = os.write(self._descriptor, data)
-            self.written += count
-            data = data[count:]
-
-
-class EventSink:
-    """An `EventFile` that never raises: its first failure is reported, and the rest is dropped.
-
-    Args:
-        directory, stem: as `EventFile`.
         problems: where failures go, and how many events were left out.
     """
 
@@ -86,11 +81,11 @@ class EventSink:
         self._problems = problems
         self._file: EventFile | None = None
         try:
-            self._file = EventFile(directory, stem)
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor, self.path = create_numbered(directory, stem, SUFFIX)
+            self._file = EventFile(descriptor)
         except OSError as error:
             problems.report("trace file", f"cannot be made: {error}")
-        else:
-            self.path = self._file.path
 
     def write(self, events: list[str]) -> None:
         """Append events while the file lasts."""
@@ -102,7 +97,7 @@ class EventSink:
             self._file.write(events)
             self.written = self._file.written
         except OSError as error:
-            self._file.abandon()
+            os.close(self._file.descriptor)
             self._file = None
             self._problems.report("trace file", f"{self.path} ends early: {error}")
 
@@ -119,27 +114,36 @@ class EventSink:
             OSError: it cannot be finished or compressed.
         """
         file, self._file = self._file, None
-        if file is not None:
-            self.path = file.close(compress=compress)
+        if file is None or self.path is None:
+            return
+        try:
+            file.end()
+            removed = os.fstat(file.descriptor).st_nlink == 0
+        finally:
+            os.close(file.descriptor)
+        if removed:
+            raise FileNotFoundError(errno.ENOENT, "it was removed during the run", str(self.path))
+        if compress:
+            self.path = compressed(self.path)
+
+
+def trace_files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """The traces of a folder, each with its state; links are none. One may be removed or packed meanwhile.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    for path in folder.glob(f"*{SUFFIX}*"):
+        if path.name.endswith((SUFFIX, f"{SUFFIX}.gz")):
+            with suppress(FileNotFoundError):
+                state = path.lstat()
+                if stat.S_ISREG(state.st_mode):
+                    yield path, state
 
 
 def stem_of(path: Path) -> str:
     """The name of a trace's file without its suffixes: the run that it is of."""
     return path.name.removesuffix(".gz").removesuffix(SUFFIX)
-
-
-def _create(directory: Path, stem: str) -> tuple[int, Path]:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-    flags |= os.O_NOFOLLOW
-    number = 1
-    while True:
-        path = directory / f"{stem}{'' if number == 1 else f'-{number}'}{SUFFIX}"
-        try:
-            if not path.with_name(path.name + ".gz").exists():
-                return os.open(path, flags, 0o600), path
-        except FileExistsError:
-            pass
-        number += 1
 
 
 def compressed(path: Path) -> Path:

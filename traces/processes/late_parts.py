@@ -15,18 +15,17 @@ from pathlib import Path
 from typing import Final
 
 from traces import names
-from traces.chrome.file import LONGEST_LINE, compressed, stem_of
+from traces.chrome.file import LONGEST_LINE, EventFile, compressed, stem_of
 from traces.chrome.view import ChromeView
 from traces.place import lock, size_without_nuls
 from traces.processes.part_file import lines_of, opened_part, parts_of
-from traces.processes.shared_run import SUFFIX, is_open
+from traces.processes.shared_run import is_open, marker_of
 from traces.processes.taking_in import TakenIn
 from traces.reading.stored_events import BadTrace, TraceFile
 from traces.recording.recorder import Recorder
 from traces.records import CounterSample, RequestRecord
 from traces.span_data import SpanData
 
-_END: Final = b"\n]\n"
 _LOCK_S: Final = 5.0
 
 
@@ -61,8 +60,7 @@ class _LateSink:
 
 def late_parts(trace: Path) -> list[Path]:
     """The parts beside a trace that no run takes in any more: its own process has ended, or was killed."""
-    stem = stem_of(trace)
-    return [] if is_open(trace.with_name(stem + SUFFIX)) else parts_of(trace.parent, stem)
+    return [] if is_open(marker_of(trace)) else parts_of(trace.parent, stem_of(trace))
 
 
 def add_late_parts(trace: Path) -> tuple[int, list[str]]:
@@ -90,57 +88,25 @@ def add_late_parts(trace: Path) -> tuple[int, list[str]]:
         raise
     if packed:
         compressed(plain)
-    trace.with_name(stem_of(trace) + SUFFIX).unlink(missing_ok=True)
+    marker_of(trace).unlink(missing_ok=True)
     return len(parts), problems
 
 
 def _append(trace: Path, parts: list[Path], there: _There) -> list[str]:
-    descriptor = os.open(trace, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    with os.fdopen(descriptor, "r+b", buffering=0) as file:
+    descriptor = os.open(trace, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+    with os.fdopen(descriptor, "r+b", buffering=0):
         lock(descriptor, trace, _LOCK_S)
         cut = _cut_end(descriptor)
-        file.seek(0, os.SEEK_END)
-        out = _Appended(descriptor, cut)
         try:
-            problems = _record_late(trace, parts, there, out)
+            problems = _record_late(trace, parts, there, EventFile(descriptor, cut))
         except BaseException:
             os.ftruncate(descriptor, cut)
-            _Appended(descriptor, cut).end()
+            EventFile(descriptor, cut).end()
             raise
     return problems
 
 
-class _Appended:
-    """Appends events to a list of which so many bytes are there. What fails once fails at its end, too."""
-
-    def __init__(self, descriptor: int, there: int) -> None:
-        os.lseek(descriptor, there, os.SEEK_SET)
-        self._descriptor = descriptor
-        self._separator = ",\n" if there else "[\n"
-        self._failure: OSError | None = None
-
-    def write(self, events: list[str]) -> None:
-        """Append events."""
-        if events:
-            self._write((self._separator + ",\n".join(events)).encode())
-            self._separator = ",\n"
-
-    def end(self) -> None:
-        """End the list."""
-        self._write(_END if self._separator == ",\n" else b"[" + _END)
-
-    def _write(self, data: bytes) -> None:
-        if self._failure is not None:
-            raise self._failure
-        try:
-            while data:
-                data = data[os.write(self._descriptor, data) :]
-        except OSError as error:
-            self._failure = error
-            raise
-
-
-def _record_late(trace: Path, parts: list[Path], there: _There, out: _Appended) -> list[str]:
+def _record_late(trace: Path, parts: list[Path], there: _There, out: EventFile) -> list[str]:
     """Write the parts as events that follow those of the trace; returns what is wrong with them."""
     with opened_part(parts[0]) as file:
         header = next(lines_of(file), {})

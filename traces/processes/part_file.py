@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
-from traces.place import lock
+from traces.place import create_numbered, lock, write_all
 
 _PART: Final = re.compile(r"\.\d+(-\d+)?\.part")
 _LONGEST: Final = 16 * 1024 * 1024
@@ -66,24 +66,13 @@ class PartFile:
             os.close(descriptor)
 
     def _begun(self) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        stem, number = self._header["stem"], 1
-        while True:
-            more = "" if number == 1 else f"-{number}"
-            path = self._trace.with_name(f"{stem}.{os.getpid()}{more}.part")
-            try:
-                descriptor = os.open(path, flags, 0o600)
-            except FileExistsError:
-                number += 1
-                continue
-            self._append(descriptor, (json.dumps(self._header) + "\n").encode())
-            return descriptor
+        stem = f"{self._header['stem']}.{os.getpid()}"
+        descriptor, _ = create_numbered(self._trace.parent, stem, ".part")
+        self._append(descriptor, (json.dumps(self._header) + "\n").encode())
+        return descriptor
 
     def _append(self, descriptor: int, data: bytes) -> None:
-        while data:
-            count = os.write(descriptor, data)
-            self.written += count
-            data = data[count:]
+        self.written += write_all(descriptor, data)
 
 
 def parts_of(folder: Path, stem: str) -> list[Path]:

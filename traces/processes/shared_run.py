@@ -106,7 +106,7 @@ def share(trace: Path, facts: RunFacts) -> SharedRun:
     Raises:
         OSError: the file beside the trace cannot be made.
     """
-    path = trace.with_name(stem_of(trace) + SUFFIX)
+    path = marker_of(trace)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor = os.open(path, flags, 0o600)
     # Where a file system has no locks, the file alone says that the run is open.
@@ -117,18 +117,27 @@ def share(trace: Path, facts: RunFacts) -> SharedRun:
     return SharedRun(path, facts, descriptor)
 
 
+def marker_of(trace: Path) -> Path:
+    """The file beside a trace by which other processes find its run."""
+    return trace.with_name(stem_of(trace) + SUFFIX)
+
+
+def facts_in(marker: Path) -> RunFacts | None:
+    """What a run says of itself in the file that it is found by; None without one that can be read."""
+    try:
+        with os.fdopen(os.open(marker, _READ), "rb") as file:
+            return RunFacts(**json.loads(file.read(_MOST_BYTES)))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+
+
 def named_run() -> SharedRun | None:
     """The run that the environment names, while it is open; None where there is none."""
     named = os.environ.get(VARIABLE)
-    if not named or not is_open(Path(named)):
+    if not named or not is_open(path := Path(named)):
         return None
-    try:
-        descriptor = os.open(named, _READ)
-        with os.fdopen(descriptor, "rb") as file:
-            facts = RunFacts(**json.loads(file.read(_MOST_BYTES)))
-    except (OSError, ValueError, TypeError, RecursionError):
-        return None
-    return SharedRun(Path(named), facts, None)
+    facts = facts_in(path)
+    return None if facts is None else SharedRun(path, facts, None)
 
 
 def is_open(path: Path) -> bool:
@@ -139,9 +148,7 @@ def is_open(path: Path) -> bool:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
+    except OSError:  # it is locked, or its file system has no locks
         return True
     else:
         return False

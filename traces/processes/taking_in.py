@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack
-from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -21,8 +20,6 @@ _AT_ONCE: Final = 128
 _MOST_AT_END: Final = 65_536
 _MOST_AT_END_BYTES: Final = 64 * 1024 * 1024
 """Records of the keeper's histories that wait for the end. More of them are recorded as they come."""
-
-_moment: Final = itemgetter("at")
 
 
 class TakenIn:
@@ -67,15 +64,20 @@ class TakenIn:
         for begin in range(0, len(paths), _AT_ONCE):
             ending = last and begin + _AT_ONCE >= len(paths)
             with ExitStack() as held:
-                files = [self._opened(held, path) for path in paths[begin : begin + _AT_ONCE]]
-                streams = [stream for stream in files if stream is not None]
-                for line, process in heapq.merge(*streams, key=lambda one: _moment(one[0])):
+                streams = {
+                    path: stream
+                    for path in paths[begin : begin + _AT_ONCE]
+                    if (stream := self._opened(held, path)) is not None
+                }
+                for line, process in heapq.merge(*streams.values(), key=lambda one: one[0]["at"]):
                     if not self._waits_for_end(line, process):
                         self._record(line, process, recording, opened)
                 if ending:
                     self._record_ends(recording, opened)
                     if written is not None:
                         written()
+                for path in streams:
+                    path.unlink(missing_ok=True)
         if last:
             self._record_ends(recording, opened)
         return len(paths)
@@ -108,7 +110,7 @@ class TakenIn:
             self._report("part", f"a record of {process}: {type(error).__name__}: {error}")
 
     def _opened(self, held: ExitStack, path: Path) -> Iterator[tuple[Line, str]] | None:
-        """The lines of a part. It is removed under its lock, once they were all recorded."""
+        """The lines of a part, which is locked until what holds it is left."""
         try:
             file = held.enter_context(opened_part(path))
             header = next(lines_of(file), {})
@@ -116,7 +118,6 @@ class TakenIn:
         except (OSError, KeyError, TypeError, ValueError) as error:
             self._report("part", f"{path.name} is left as it is: {type(error).__name__}: {error}")
             return None
-        held.push(_remover(path))
         return _told(file, process)
 
     def _title(self, header: dict[str, Any]) -> str:
@@ -133,11 +134,3 @@ def _told(file: IO[bytes], process: str) -> Iterator[tuple[Line, str]]:
     for line in lines_of(file):
         if isinstance(line.get("at"), int):
             yield line, process
-
-
-def _remover(path: Path) -> Callable[[object, object, object], None]:
-    def remove(kind: object, _error: object, _traceback: object) -> None:
-        if kind is None:
-            path.unlink(missing_ok=True)
-
-    return remove

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import stat
 from collections.abc import Collection
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from traces.chrome.file import SUFFIX, stem_of
+from traces.chrome.file import stem_of, trace_files
 from traces.place import size_without_nuls
-from traces.processes.shared_run import SUFFIX as OPEN
-from traces.processes.shared_run import is_open
+from traces.processes.shared_run import facts_in, is_open, marker_of
 from traces.runs import RunLine
 
 RECORDING: Final = "recording"
@@ -27,7 +24,6 @@ NO_LINE: Final = "no line"
 
 _DATED: Final = re.compile(r"(\d{8}T\d{6}Z)-")
 _END: Final = b"]"
-_MOST_FACTS: Final = 65_536
 
 
 def unended_runs(folder: Path, known: Collection[str]) -> list[RunLine]:
@@ -41,23 +37,20 @@ def unended_runs(folder: Path, known: Collection[str]) -> list[RunLine]:
         OSError: the folder cannot be read.
     """
     found = []
-    for path in folder.glob(f"*{SUFFIX}*"):
-        if str(path.absolute()) in known or not path.name.endswith((SUFFIX, f"{SUFFIX}.gz")):
-            continue
-        # One may be removed or packed meanwhile, or be another user's.
+    for path, state in trace_files(folder):
+        # One may be another user's.
         with suppress(OSError):
-            state = path.lstat()
-            if stat.S_ISREG(state.st_mode):
+            if str(path.absolute()) not in known:
                 found.append((state.st_mtime, _line(path, state)))
     return [line for _, line in sorted(found, key=lambda one: one[0])]
 
 
 def _line(path: Path, state: os.stat_result) -> RunLine:
-    marker = path.with_name(stem_of(path) + OPEN)
+    marker, facts = marker_of(path), facts_in(marker_of(path))
     began_s = _began(marker, stem_of(path), state)
     return RunLine(
         run_id=stem_of(path),
-        service=_service(marker),
+        service="" if facts is None else facts.service,
         started=datetime.fromtimestamp(began_s, UTC).isoformat(timespec="milliseconds"),
         seconds=max(0.0, state.st_mtime - began_s),
         status=_status(path, marker, state.st_size),
@@ -88,12 +81,3 @@ def _began(marker: Path, stem: str, state: os.stat_result) -> float:
     with suppress(OSError):
         return min(marker.lstat().st_mtime, state.st_mtime)
     return state.st_mtime
-
-
-def _service(marker: Path) -> str:
-    """The program of a run, as far as the file that its processes find it by is still there."""
-    with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-        descriptor = os.open(marker, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            return str(json.loads(file.read(_MOST_FACTS))["service"])
-    return ""
