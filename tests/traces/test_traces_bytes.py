@@ -169,7 +169,7 @@ def test_what_other_processes_wrote_is_taken_in_within_a_bound_in_bytes(
         if at_end:
             part.recorder.ends()
         for number in range(100):
-            part.recorder.load(load(f"{number}", number, attributes={"a": f"{number}{LONG}"}), 0)
+            part.recorder.record(load(f"{number}", number, attributes={"a": f"{number}{LONG}"}), 0)
             part.flush()
         part.close()
         if not late:
