@@ -108,12 +108,14 @@ def test_an_evaluator_whose_file_is_replaced_by_a_fine_one_is_declared_and_serve
 def test_a_coarse_evaluator_serves_the_object_that_overrides_it_by_name(
     shim: Shim, use: str
 ) -> None:
-    """Whatever it was asked before; the keeper's status goes on to say that it is unfit."""
+    """Whatever it was asked before; the keeper's status says that it is unfit, and overridden."""
     with pytest.raises(RoleViolation):
         USES[use](shim)
+    assert shim.status()["unavailable"]["judge"]["overridden_by"] == 0
     shim.override_role(["judge"])
     USES[use](shim)
-    assert "8.5" in shim.status()["unavailable"]["judge"]["message"]
+    row = shim.status()["unavailable"]["judge"]
+    assert ("8.5" in row["message"], row["overridden_by"]) == (True, 1)
 
 
 def test_a_coarse_evaluator_that_refine_overrides_judges_though_the_configuration_has_its_role(

@@ -92,6 +92,11 @@ class Clients:
         """The models that a connected client has named."""
         return {name for client in self.by_id.values() for name in client.models}
 
+    def overriding(self, model: str) -> int:
+        """How many programs use a model all the same that is unfit for its role."""
+        clients = (client for client in self.by_id.values() if model in client.overridden)
+        return len({client.pid or client.client_id for client in clients})
+
     def new(self) -> Client:
         """A client for the next connection."""
         return Client(self, f"c{next(self._numbers)}")
@@ -157,6 +162,8 @@ class Client(Connection):
 
         They stay in the keeper's books as long as it is connected.
         """
+        self.overridden: set[str] = set()
+        """Evaluators under the floor that the client uses all the same, by the keeper's names."""
         self.asked = False
         self._program: str | None = None
         self._holds: set[str] = set()
@@ -263,7 +270,9 @@ class Client(Connection):
         return await answer if isinstance(answer, Awaitable) else answer
 
     def _ask(self, asked: op.LeaseOp) -> Answer | Awaitable[Answer]:
-        if not asked.overridden:
+        if asked.overridden:
+            self.overridden.add(asked.model)
+        else:
             self._keeper.refresh.check_fit(asked.model)
         at_once: list[act.Grant | KeepwarmError] = []
         later: list[asyncio.Future[Answer]] = []
@@ -368,7 +377,9 @@ class Client(Connection):
         return {"gone": await self._keeper.until_gone(model, UNLOAD_LIMIT_S)}
 
     def _plan(self, asked: op.DeclareOp) -> Answer:
-        self._keeper.plan(self.client_id, asked.models, asked.plan, asked.overridden)
+        overridden = [one for one in asked.models if self.models[one] in asked.overridden]
+        self.overridden.update(overridden)
+        self._keeper.plan(self.client_id, asked.models, asked.plan, overridden)
         held = f"plan {asked.plan or ''}"
         (self._holds.add if asked.models else self._holds.discard)(held)
         return {}
@@ -380,6 +391,8 @@ class Client(Connection):
         for row in (*status["declared"], *status["queue"], *leases):
             client = self._clients.by_id.get(row["client"])
             row["pid"] = client.pid if client else None
+        for model, error in status["unavailable"].items():
+            error["overridden_by"] = self._clients.overriding(model)
         return status
 
     async def _what_if(self, asked: op.WhatIfOp) -> Answer:

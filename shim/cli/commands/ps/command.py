@@ -96,9 +96,17 @@ def _print(status: Mapping[str, Any]) -> None:
     print_ollama(status["ollama"])
     names = {e["id"]: ", ".join(e["models"]) or e["id"] for e in status["engines"]}
     _print_decisions(status["decisions"], names)
-    for name, error in status["unavailable"].items():
+    _print_unavailable(status["unavailable"])
+
+
+def _print_unavailable(errors: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, error in errors.items():
+        what, count = "cannot be run", error["overridden_by"]
+        if count:
+            programs = "1 program" if count == 1 else f"{count} programs"
+            what = f"is overridden by {programs}, and {what} by others"
         click.echo()
-        say_all(error["message"], before=f"{name} cannot be run: ")
+        say_all(error["message"], before=f"{name} {what}: ")
 
 
 def _print_devices(devices: list[dict[str, Any]]) -> None:
