@@ -106,3 +106,28 @@ def test_a_name_that_is_a_word_is_replaced_only_where_it_is_a_name() -> None:
     assert failed.facts["model"] == "a"
     both = LoadFailed("loading a@rag+b failed: no file.", model="a@rag+b")
     assert str(renamed(both, ["a@rag", "b", "a@rag+b"], "x")) == "loading x failed: no file."
+
+
+@pytest.mark.parametrize("name", ["qwen", "qwen3", "qwen3:8b", "qwen3/8b", "qwen3.8b", "qwen3-8b"])
+def test_a_name_that_another_one_begins_with_is_left_in_that_one(name: str) -> None:
+    """`qwen3` became a part of `qwen3:8b`, which is another model."""
+    others = {"qwen", "qwen3", "qwen3:8b", "qwen3/8b", "qwen3.8b", "qwen3-8b"} - {name}
+    for other in others:
+        text = f"{name} did not load: the engine of {other} is pinned, for {other}."
+        assert renamed(LoadFailed(text), [name], "mine").message == text.replace(
+            f"{name} did not", "mine did not"
+        )
+
+
+@pytest.mark.parametrize("name", ["model", "the", "a", "server", "of", "engine"])
+def test_a_name_that_is_an_english_word_is_replaced_where_it_is_a_name(name: str) -> None:
+    """The same word beside it is no name."""
+    for text in (
+        "{} did not load: a server with a model, the engine, did not end.",
+        "the server of {} exited with code 1; the model and a server are gone.",
+        "loading {} failed: the server is no engine of ours.",
+    ):
+        failed = LoadFailed(text.format(name), hint=f"Look at [models.{name}] command.")
+        assert str(renamed(failed, [name], "mine")) == (
+            f"{text.format('mine')} Look at [models.mine] command."
+        )

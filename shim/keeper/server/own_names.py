@@ -13,9 +13,7 @@ from typing import Final
 from budget.errors import KeepwarmError, OutsideError, error_from_wire
 from shim.keeper.catalog.catalog import Catalog
 
-_BEFORE: Final = (
-    r"(?:^|(?<=\bof )|(?<=\bfor )|(?<=[Mm]odel )|(?<=ing )|(?<=forget )|(?<=\[models\.))"
-)
+_BEFORE: Final = r"(?:^(?!(?:the|an?) \w+ of )|(?<=\bof )|(?<=\bfor )|(?<=[Mm]odel )|(?<=ing )|(?<=forget )|(?<=\[models\.))"
 """Where messages name a model. A name may be any word, which may stand elsewhere, too."""
 _MADE: Final = re.compile(r"[@+]")
 """Names that the keeper makes have one of these; no other word has."""
@@ -52,7 +50,7 @@ def renamed(error: KeepwarmError, names: Collection[str], said: str) -> Keepwarm
 
 def _renamed(text: str, names: Collection[str], said: str) -> str:
     for name in sorted(names, key=len, reverse=True):
-        before = r"(?<![\w@./+-])" if _MADE.search(name) else _BEFORE
-        pattern = rf"{before}{re.escape(name)}(?![\w@+-]|[./]\w)"
+        before = r"(?<![\w@./:+-])" if _MADE.search(name) else _BEFORE
+        pattern = rf"{before}{re.escape(name)}(?![\w@+-]|[./:]\w)"
         text = re.sub(pattern, lambda _: said, text)
     return text
