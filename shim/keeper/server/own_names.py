@@ -13,7 +13,11 @@ from typing import Final
 from budget.errors import KeepwarmError, OutsideError, error_from_wire
 from shim.keeper.catalog.catalog import Catalog
 
-_BEFORE: Final = r"(?:^(?!(?:the|an?) \w+ of )|(?<=\bof )|(?<=\bfor )|(?<=[Mm]odel )|(?<=ing )|(?<=forget )|(?<=\[models\.))"
+_FIRST: Final = r"^(?!(?:the|an?) \w+ of )"
+"""Where a message begins with a model, unless its first words are "the server of"."""
+_BEFORE: Final = (
+    rf"(?:{_FIRST}|(?<=\bof )|(?<=\bfor )|(?<=[Mm]odel )|(?<=ing )|(?<=forget )|(?<=\[models\.))"
+)
 """Where messages name a model. A name may be any word, which may stand elsewhere, too."""
 _MADE: Final = re.compile(r"[@+]")
 """Names that the keeper makes have one of these; no other word has."""
