@@ -20,6 +20,8 @@ from traces.checked import InvalidArgument, a_text
 _RUN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}")
 GZIP_MAGIC: Final = b"\x1f\x8b"
 """The first bytes of a packed file."""
+_NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
+"""Errors of file systems that have no locks."""
 _PIECE_BYTES: Final = 1 << 20
 _LOOK_S: Final = 0.005
 _RUN_ID_ALLOWED: Final = (
@@ -133,6 +135,7 @@ def lock(descriptor: int, path: Path, within_s: float) -> None:
 
     Raises:
         TimeoutError: another process keeps it locked, which may be a stopped one.
+        OSError: it cannot be locked, and yet the file system has locks.
     """
     until = time.monotonic() + within_s
     while True:
@@ -143,8 +146,10 @@ def lock(descriptor: int, path: Path, within_s: float) -> None:
                 why = f"another process has kept it locked for {within_s:g} s"
                 raise TimeoutError(errno.ETIMEDOUT, why, str(path)) from None
             time.sleep(_LOOK_S)
-        except OSError:
-            return
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return
+            raise
         else:
             return
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -44,6 +45,27 @@ def test_a_list_that_a_stopped_process_keeps_locked_is_a_typed_error(
     assert run.trace_path is not None
     assert run.trace_path.exists()
     assert (said.exit_code, "kept it locked" in said.stderr) == (4, True)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_list_is_written_without_a_lock_only_where_there_are_none(
+    file: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Any error of a lock passed for a file system without locks, and two processes wrote at once."""
+
+    def flock(_fd: int, _how: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    before = file.read_bytes()
+    monkeypatch.setattr(fcntl, "flock", flock)
+    if code == errno.EIO:
+        with pytest.raises(OSError, match="Input/output error"):
+            append_run(file, RunLine("x", "s", "", 1.0, "ok"))
+        assert file.read_bytes() == before
+    else:
+        append_run(file, RunLine("x", "s", "", 1.0, "ok"))
+        assert file.read_bytes().startswith(before)
+        assert len(list(read_runs(file))) == 2
 
 
 @pytest.mark.parametrize("failing", ["write", "replace"])
