@@ -46,25 +46,41 @@ def by_words(
     every place in full.
     """
     words = words_of(query)
+    (passages,) = connection.execute("SELECT count(*) FROM passages").fetchone()
+    having = {word: _count_of(connection, word) for word in words}
+    # To BM25 a word that half of the passages have weighs nothing, and it takes nearly all of the time.
+    telling = [word for word in words if 2 * having[word] < passages]
+    found = _matching(connection, telling, count, where)
+    if len(found) < count and len(telling) < len(words):
+        found = _matching(connection, words, count, where)
+    if whole_from is None or not found:
+        return [(one, 1.0) for one, _ in found]
+    most = math.fsum(idf(having[word], passages) for word in words)
+    return [(one, place_weight(weight / most, whole_from)) for one, weight in found]
+
+
+def _count_of(connection: sqlite3.Connection, word: str) -> int:
+    """How many passages have a word."""
+    found = connection.execute("SELECT count(*) FROM words WHERE words MATCH ?", (word,))
+    return int(found.fetchone()[0])
+
+
+def _matching(
+    connection: sqlite3.Connection,
+    words: Sequence[str],
+    count: int,
+    where: Mapping[str, Any] | None,
+) -> list[tuple[int, float]]:
+    """Passages that have one of the words, with their weight by BM25, the heaviest first."""
     if not words:
         return []
     condition, values = filter_of(where or {})
     rows = connection.execute(
-        "SELECT passages.id, words.rank FROM words JOIN passages ON passages.id = words.rowid "  # noqa: S608
+        "SELECT passages.id, -words.rank FROM words JOIN passages ON passages.id = words.rowid "  # noqa: S608
         f"WHERE words MATCH ? AND {condition} ORDER BY words.rank LIMIT ?",
         (" OR ".join(words), *values, count),
-    ).fetchall()
-    if whole_from is None or not rows:
-        return [(int(one), 1.0) for one, _ in rows]
-    most = _weight_of(connection, words)
-    return [(int(one), place_weight(-rank / most, whole_from)) for one, rank in rows]
-
-
-def _weight_of(connection: sqlite3.Connection, words: Sequence[str]) -> float:
-    """What all words of a query weigh together; one that no passage has weighs most."""
-    (passages,) = connection.execute("SELECT count(*) FROM passages").fetchone()
-    having = "SELECT count(*) FROM words WHERE words MATCH ?"
-    return math.fsum(idf(connection.execute(having, (w,)).fetchone()[0], passages) for w in words)
+    )
+    return [(int(one), float(weight)) for one, weight in rows]
 
 
 def ids_where(connection: sqlite3.Connection, where: Mapping[str, Any]) -> list[int]:

@@ -214,6 +214,26 @@ def test_a_ranking_by_words_counts_by_how_much_of_the_question_it_found(
     assert texts(memory.search("music at night", results=1)) == ["music at night"]
 
 
+def test_words_that_half_of_the_passages_have_are_looked_for_only_where_others_find_too_little(
+    tmp_path: Path,
+) -> None:
+    """To BM25 they weigh nothing, and most of a search went into them."""
+    asked: list[str] = []
+    with MemoryStore(tmp_path / "words.db") as memory:
+        memory.add([f"the canteen opens at {n}" for n in range(12)])
+        memory.add([f"the rain of day {n}" for n in range(20)] + ["a lorry"])
+        with memory._database.reading() as connection:
+            connection.set_trace_callback(asked.append)
+            found = memory_rows.by_words(connection, "the canteen", 12, None, whole_from=None)
+            connection.set_trace_callback(None)
+        lorry = texts(memory.search("the lorry", results=4))
+    assert len(found) == 12
+    assert len(asked) > 1
+    assert [sql for sql in asked if "OR" in sql.split()] == []
+    assert lorry[0] == "a lorry"
+    assert [text.split()[0] for text in lorry[1:]] == ["the"] * 3
+
+
 def test_a_caller_weighs_words_against_vectors(memory: MemoryStore) -> None:
     """0 leaves a ranking out."""
     memory.add(["the cat sleeps", "feeding", "rain"])
