@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Final, get_args
 
 from harness.given import a_list, an_object, refused
+from harness.on_trace import span
 from shim import InvalidRequest, RoleViolation, Shim
 from shim.config import Role
 from shim.config.role_checks import check_precision
 from shim.model_info import ModelInfo
-from traces import current_run
 
 ROLES: Final[tuple[str, ...]] = get_args(Role)
 
@@ -44,7 +44,9 @@ class Roles:
                 if evaluator.name not in overrides:
                     raise
                 self.overridden[evaluator.name] = str(violation)
-        _trace(self.overridden)
+        for name, why in self.overridden.items():
+            with span("role overridden", model=name, overridden=why):
+                pass
 
     @classmethod
     def of(cls, shim: Shim, overrides: Collection[str] = ()) -> Roles:
@@ -104,15 +106,6 @@ def check_overrides(overrides: Collection[str], evaluators: Collection[str]) -> 
             f"{', '.join(strange)} cannot be overridden: no evaluator has that name here.",
             hint=f"The evaluators are: {', '.join(evaluators) or 'none'}.",
         )
-
-
-def _trace(overridden: Mapping[str, str]) -> None:
-    """Say each override on the current run's trace."""
-    if (run := current_run()) is None:
-        return
-    for name, why in overridden.items():
-        with run.span("role overridden", model=name, overridden=why):
-            pass
 
 
 def check_different(evaluator: ModelInfo, producer: ModelInfo) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -22,10 +21,10 @@ from harness.given import (
     options_beside,
     refused,
 )
+from harness.on_trace import span
 from harness.side_by_side import as_they_end, threads
 from shim import EndpointError, InvalidRequest, Reply, Shim
 from shim.config.role_checks import check_precision
-from traces import current_run
 
 SPREAD: Final = 2.0
 """Judges whose composites differ by more than this disagree."""
@@ -53,17 +52,9 @@ class Judgement:
     cold: bool = False
     cut: int = 0
 
-    def to_json(self) -> dict[str, Any]:
-        """As a record keeps it."""
-        scores = {n: {"score": s.score, "reasons": s.reasons} for n, s in self.scores.items()}
-        return {
-            "judge": self.judge, "scores": scores, "composite": self.composite,
-            "seconds": self.seconds, "cold": self.cold, "cut": self.cut,
-        }  # fmt: skip
-
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Judgement:
-        """What `to_json` made."""
+        """What `dataclasses.asdict` made of it."""
         scores = {n: Score(s["score"], s["reasons"]) for n, s in data["scores"].items()}
         return cls(**{**data, "scores": scores})
 
@@ -297,7 +288,7 @@ class Judge:
             KeepwarmError: as `Shim.chat`.
         """
         options = {"max_tokens": self._most_tokens(), **self.options}
-        with self._span(model):
+        with span("judge", model=model, overridden=model in self.overridden or None):
             reply = self.shim.chat(
                 model,
                 self.prompt(self.rubric, task, payload.text),
@@ -349,11 +340,6 @@ class Judge:
     def _most_tokens(self) -> int:
         """Room for the longest answer that the schema allows, at a token a character."""
         return max(MAX_TOKENS, len(self.rubric.names) * (REASONS_LENGTH + KEYS_TOKENS))
-
-    def _span(self, model: str) -> AbstractContextManager[object]:
-        run = current_run()
-        facts = {"overridden": True} if model in self.overridden else {}
-        return nullcontext() if run is None else run.span("judge", model=model, **facts)
 
     def _payload(self, task: str, answer: str) -> Compressed:
         a_text("The task", task)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -20,8 +20,9 @@ from harness.graphs.journal import Journal
 from harness.graphs.outcome import GraphResult, Outcome
 from harness.graphs.step import OpenCalls, Step, StepContext, T
 from harness.graphs.turns import AskFit, Models, ModelTurns
+from harness.on_trace import span
 from shim import InvalidRequest, Plan, Shim
-from traces import current_run, names
+from traces import names
 
 if TYPE_CHECKING:
     from harness.graphs.graph import Graph
@@ -311,15 +312,9 @@ _WORKS: WeakKeyDictionary[object, int] = WeakKeyDictionary()
 def step_span(
     name: str, model: str, item: int, work: object, **facts: Any
 ) -> AbstractContextManager[object]:
-    """A step's span on the trace of the run that is under way, if there is one.
-
-    Arrows join the steps of one item in one `work`.
-    """
-    run = current_run()
-    if run is None:
-        return nullcontext()
+    """A step's span on the trace; arrows join the steps of one item in one `work`."""
     facts[names.CHAIN] = f"{_WORKS.setdefault(work, next(_NUMBERS))} {item}"
-    return run.span(name, model=model, item=item, **facts)
+    return span(name, model=model, item=item, **facts)
 
 
 class Ended(BaseException):

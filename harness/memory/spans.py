@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from harness.memory.passages import CaughtUp, Found
-from traces import current_run
+from harness.on_trace import span
 
 _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
@@ -19,12 +20,10 @@ def traced(name: str) -> Callable[[Callable[_Given, _Result]], Callable[_Given, 
     def decorated(method: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
         @wraps(method)
         def call(*args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
-            run = current_run()
-            if run is None:
-                return method(*args, **kwargs)
-            with run.span(name) as span:
+            with span(name) as told:
                 found = method(*args, **kwargs)
-                span.set(**_facts(found))
+                if told is not None:
+                    told.set(**_facts(found))
                 return found
 
         return call
@@ -36,12 +35,7 @@ def _facts(found: object) -> Mapping[str, object]:
     if isinstance(found, Found):
         return {"hits": len(found.hits), "degraded": found.degraded}
     if isinstance(found, CaughtUp):
-        return {
-            "embedded": found.embedded,
-            "dropped": found.dropped,
-            "waiting": found.waiting,
-            "degraded": found.degraded,
-        }
+        return asdict(found)
     if isinstance(found, bool):
         return {"made": found}
     return {"passages": len(found) if isinstance(found, list) else found}

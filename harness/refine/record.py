@@ -7,12 +7,11 @@ import json
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from harness.evaluation.judge import Evaluation, Judgement
-from harness.evaluation.rubric import Rubric
 from harness.given import a_file
 from harness.record_files import behind_links, content_of, digest_of, owned
 from shim import InvalidRequest, OutsideError, Reply
@@ -73,7 +72,7 @@ class RefineRecord:
     settings: Settings
     rounds: tuple[Round, ...] = ()
     stopped: Stopped | None = None
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     @property
     def best(self) -> Round:
@@ -120,11 +119,8 @@ class RefineRecord:
         """All of it as JSON-serialisable data, with a digest of the rest."""
         data = {
             "version": VERSION,
-            "task": self.task,
-            "settings": asdict(self.settings),
-            "rounds": [_round_to_json(one) for one in self.rounds],
-            "stopped": self.stopped,
-            "notes": list(self.notes),
+            **asdict(self),
+            "rounds": list(map(_round_to_json, self.rounds)),
         }
         return {**data, "digest": digest_of(data)}
 
@@ -153,9 +149,7 @@ class RefineRecord:
                 notes=tuple(data["notes"]),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise InvalidRequest(
-                f"This is no record of a refined answer: {error!r}.", hint="Begin anew without it."
-            ) from error
+            raise _no_record(name, repr(error)) from error
 
     def save(self, file: Path | str) -> None:
         """Write it whole: a kill leaves the record before or this one, nothing in between.
@@ -192,11 +186,7 @@ class RefineRecord:
         try:
             data = json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise InvalidRequest(
-                f"{file} is no record of a refined answer: {error}.",
-                hint="Name another file, or remove this one to begin anew.",
-                file=str(file),
-            ) from error
+            raise _no_record(str(file), str(error)) from error
         return cls.from_json(data, str(file))
 
 
@@ -302,28 +292,15 @@ def _unwritable(place: Path, error: Exception) -> OutsideError:
     )
 
 
-def settings_of(
-    producer: str, judges: tuple[str, ...], rubric: Rubric, limits: tuple[float, int, float],
-    overrides: tuple[str, ...],
-) -> Settings:  # fmt: skip
-    """The settings of a run; `limits` are its threshold, its rounds and the floor of a dimension."""
-    threshold, max_rounds, floor = limits
-    described = json.loads(json.dumps(rubric.to_json()))
-    return Settings(producer, judges, threshold, max_rounds, floor, described, overrides)
-
-
 def _settings(data: Mapping[str, Any]) -> Settings:
     listed = {key: tuple(data[key]) for key in ("judges", "overrides")}
     return Settings(**{**data, **listed})
 
 
 def _round_to_json(one: Round) -> dict[str, Any]:
-    evaluation = one.evaluation
-    return {
-        "produced": asdict(one.produced),
-        "judgements": None if evaluation is None else [v.to_json() for v in evaluation.judgements],
-        "disagreement_over": None if evaluation is None else evaluation.disagreement_over,
-    }
+    found = one.evaluation
+    judged = {"judgements": None, "disagreement_over": None} if found is None else asdict(found)
+    return {"produced": asdict(one.produced), **judged}
 
 
 def _round_from_json(data: Mapping[str, Any]) -> Round:
@@ -336,14 +313,18 @@ def _round_from_json(data: Mapping[str, Any]) -> Round:
 
 def _check_version(data: Any, name: str) -> None:
     version = data.get("version") if isinstance(data, dict) else None
+    if version is None:
+        raise _no_record(name, "it has no version")
     if version != VERSION:
-        known = version is not None
         raise InvalidRequest(
-            f"{name} is of version {version!r}; this keepwarm reads version {VERSION}."
-            if known
-            else f"{name} is no record of a refined answer: it has no version.",
-            hint="A newer keepwarm wrote it: update keepwarm, or name another file."
-            if known
-            else "Name another file, or remove this one to begin anew.",
+            f"{name} is of version {version!r}; this keepwarm reads version {VERSION}.",
+            hint="A newer keepwarm wrote it: update keepwarm, or name another file.",
             version=version if isinstance(version, int) else None,
         )
+
+
+def _no_record(name: str, why: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"{name} is no record of a refined answer: {why}.",
+        hint="Name another file, or remove this one to begin anew.",
+    )

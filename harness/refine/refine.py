@@ -26,6 +26,7 @@ from harness.given import (
     an_object,
     options_beside,
 )
+from harness.on_trace import span
 from harness.refine.prompts import Prompt, prompt
 from harness.refine.record import (
     Produced,
@@ -35,10 +36,8 @@ from harness.refine.record import (
     Stopped,
     check_writable,
     is_there,
-    settings_of,
 )
 from shim import EndpointError, InvalidRequest, KeepwarmError, Shim, default_shim
-from traces import current_run
 from traces.names import CHAIN
 
 LOG = logging.getLogger("keepwarm.harness")
@@ -117,8 +116,9 @@ class Refine:
         self.producer = producer
         self._prompt = prompt
         self._options = dict(options_beside({} if options is None else options))
-        limits = (threshold, max_rounds, floor)
-        self._settings = settings_of(producer, pool.models, rubric, limits, used)
+        self._settings = Settings(
+            producer, pool.models, threshold, max_rounds, floor, rubric.to_json(), used
+        )
 
     @property
     def max_rounds(self) -> int:
@@ -180,9 +180,7 @@ class Refine:
         file = None if record is None else a_file("`record`", record)
         if not a_text("The task", task).strip():
             raise InvalidRequest("The task is empty.", hint="Say what the producer is to write.")
-        found = None
-        if file is not None and is_there(file):
-            found = RefineRecord.load(file)
+        found = RefineRecord.load(file) if file is not None and is_there(file) else None
         if file is not None and (found is None or found.stopped is None):
             check_writable(file)
         if found is None:
@@ -225,9 +223,9 @@ class Refine:
                 hint="Raise `max_tokens`, look at the prompt, or let it try again.",
                 model=self.producer,
             )
-        if any(_same(made.text, one.produced.text) for one in record.rounds):
-            return replace(record.with_text(made), stopped="repeated")
-        return record.with_text(made)
+        known = (one.produced.text.split() for one in record.rounds)
+        after = record.with_text(made)
+        return replace(after, stopped="repeated") if made.text.split() in known else after
 
     def judged(self, record: RefineRecord) -> RefineRecord:
         """The record with its last text's evaluation, and its end where that ends it."""
@@ -306,17 +304,9 @@ def _end(record: RefineRecord) -> Stopped | None:
     return None
 
 
-def _same(one: str, other: str) -> bool:
-    return one.split() == other.split()
-
-
 def _span(name: str, model: str, number: int, task: str) -> AbstractContextManager[object]:
-    """A step's span on the trace, if there is one; arrows join the steps of one task."""
-    run = current_run()
-    if run is None:
-        return nullcontext()
-    chain: dict[str, Any] = {CHAIN: run_id(task)}
-    return run.span(name, model=model, round=number, **chain)
+    """A step's span on the trace; arrows join the steps of one task."""
+    return span(name, model=model, round=number, **{CHAIN: run_id(task)})
 
 
 def _difference(found: RefineRecord, task: str, settings: Settings) -> str:

@@ -23,7 +23,7 @@ from harness.demo.reports import (
 from harness.evaluation.judge import Evaluation, Judgement
 from harness.evaluation.rubric import SCORES
 from harness.refine.prompts import weaknesses
-from harness.refine.record import Produced, settings_of
+from harness.refine.record import Produced, Settings
 from tools.training.lessons import DRAFT, judgement, lessons, noisy, weak
 
 SHEET = FactSheet(
@@ -93,7 +93,7 @@ def test_the_producer_is_told_what_it_was_trained_on() -> None:
     said = judgement(SHEET, report)
     scores = RUBRIC.scores(json.loads(said))
     found = Evaluation((Judgement("judge", scores, RUBRIC.composite(scores)),))
-    settings = settings_of("writer", ("judge",), RUBRIC, (9.0, 3, 9.0), ())
+    settings = Settings("writer", ("judge",), 9.0, 3, 9.0, RUBRIC.to_json())
     first = RefineRecord(SHEET.task, settings)
     record = first.with_text(Produced(report)).with_scores(found)
     assert weaknesses(record) == weak(said, 9.0)

@@ -21,7 +21,7 @@ from harness.demo.reports import (
 from harness.demo.reports.trained import WEIGHTS, best_after, trained_model
 from harness.evaluation.judge import Evaluation, Judgement
 from harness.evaluation.rubric import Score
-from harness.refine.record import Produced, RefineRecord, settings_of
+from harness.refine.record import Produced, RefineRecord, Settings
 from shim import InvalidRequest, Shim
 from tools.training.lessons import DRAFT, noisy
 
@@ -43,7 +43,7 @@ def test_an_unknown_quantization_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_the_answer_after_so_many_rounds_is_the_best_of_them() -> None:
     """As a run of fewer rounds would have ended."""
-    record = RefineRecord("Write.", settings_of("w", ("j",), RUBRIC, (9.0, 3, 9.0), ()))
+    record = RefineRecord("Write.", Settings("w", ("j",), 9.0, 3, 9.0, RUBRIC.to_json()))
     for text, score in (("a", 6.0), ("b", 4.0), ("c", 8.0)):
         scores = {name: Score(score) for name in RUBRIC.names}
         record = record.with_text(Produced(text)).with_scores(
