@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final, get_args
 
 from harness.given import a_list, an_object, refused
@@ -33,17 +33,7 @@ class Roles:
         a_list("The models", models, ModelInfo)
         a_list("The overrides", overrides, str)
         self._models = {info.name: info for info in models if info.role is not None}
-        self.overridden: dict[str, str] = {}
-        check_overrides(overrides, self.names("evaluator"))
-        for evaluator in self._of("evaluator"):
-            try:
-                check_precision(evaluator.name, evaluator.role, evaluator)
-                for producer in self._of("producer"):
-                    check_different(evaluator, producer)
-            except RoleViolation as violation:
-                if evaluator.name not in overrides:
-                    raise
-                self.overridden[evaluator.name] = str(violation)
+        self.overridden = why_overridden(self._of("evaluator"), self._of("producer"), overrides)
         for name, why in self.overridden.items():
             with span("role overridden", model=name, overridden=why):
                 pass
@@ -66,7 +56,7 @@ class Roles:
     @property
     def unverified(self) -> tuple[str, ...]:
         """Evaluators whose precision cannot be read: remote ones, and those of vLLM."""
-        return tuple(i.name for i in self._of("evaluator") if i.min_bits_per_weight is None)
+        return unread(self._of("evaluator"))
 
     def names(self, role: Role) -> tuple[str, ...]:
         """The names of the models of a role, in the configuration's order; there may be none."""
@@ -95,25 +85,41 @@ class Roles:
         return [info for info in self._models.values() if info.role == role]
 
 
-def check_overrides(overrides: Collection[str], evaluators: Collection[str]) -> None:
-    """Refuse names that are no evaluator's.
+def why_overridden(
+    evaluators: Sequence[ModelInfo], producers: Sequence[ModelInfo], overrides: Collection[str]
+) -> dict[str, str]:
+    """Why evaluators may not judge these producers, for those that may all the same.
 
     Raises:
-        InvalidRequest: with the evaluators that there are.
+        RoleViolation: one is coarser than Q8_0 or has a producer's weights, and is no override.
+        InvalidRequest: an override is no evaluator.
     """
-    if strange := sorted(set(overrides) - set(evaluators)):
+    names = [one.name for one in evaluators]
+    if strange := sorted(set(overrides) - set(names)):
         raise InvalidRequest(
             f"{', '.join(strange)} cannot be overridden: no evaluator has that name here.",
-            hint=f"The evaluators are: {', '.join(evaluators) or 'none'}.",
+            hint=f"The evaluators are: {', '.join(names) or 'none'}.",
         )
+    found: dict[str, str] = {}
+    for evaluator in evaluators:
+        try:
+            check_precision(evaluator.name, "evaluator", evaluator)
+            for producer in producers:
+                _check_different(evaluator, producer)
+        except RoleViolation as violation:
+            if evaluator.name not in overrides:
+                raise
+            found[evaluator.name] = str(violation)
+    return found
 
 
-def check_different(evaluator: ModelInfo, producer: ModelInfo) -> None:
-    """Refuse an evaluator that has the producer's weights.
+def unread(evaluators: Iterable[ModelInfo]) -> tuple[str, ...]:
+    """Those whose precision cannot be read: remote ones, and those of vLLM."""
+    return tuple(one.name for one in evaluators if one.min_bits_per_weight is None)
 
-    Raises:
-        RoleViolation: with both places.
-    """
+
+def _check_different(evaluator: ModelInfo, producer: ModelInfo) -> None:
+    """Refuse an evaluator that has the producer's weights."""
     if evaluator.identity != producer.identity:
         return
     raise RoleViolation(

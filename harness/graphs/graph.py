@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from harness.given import a_count, a_file, a_function, a_list, a_table, an_object
 from harness.graphs.graph_checks import check_inputs, check_shape, mermaid
-from harness.graphs.graph_run import Ended, Finished, GraphRun, ModelGate, run_to_end
+from harness.graphs.graph_run import Finished, GraphRun, ModelGate, run_to_end, to_end
 from harness.graphs.journal import Journal
 from harness.graphs.outcome import GraphResult, Outcome
 from harness.graphs.step import Step
@@ -87,7 +87,7 @@ class Graph:
             InvalidRequest: the inputs are not the graph's, or the record is there already.
             StepFailed: a step failed; its `result` has what the others finished.
         """
-        return run_to_end(self._begin(inputs, record, check=check, quiet=quiet))
+        return run_to_end(self._run(*self._begun(inputs, record), check=check, quiet=quiet))
 
     async def arun(
         self,
@@ -98,25 +98,16 @@ class Graph:
         quiet: bool = False,
     ) -> GraphResult:
         """As `run`, awaited. Cancelling it cancels every step, and gives leases back."""
-        try:
-            return await self._begin(inputs, record, check=check, quiet=quiet)
-        except Ended as ended:
-            raise ended.error from None
+        return await to_end(self._run(*self._begun(inputs, record), check=check, quiet=quiet))
 
-    async def _begin(
-        self,
-        inputs: Mapping[str, Any] | None,
-        record: Path | str | None,
-        *,
-        check: bool,
-        quiet: bool,
-    ) -> GraphResult:
+    def _begun(
+        self, inputs: Mapping[str, Any] | None, record: Path | str | None
+    ) -> tuple[Mapping[str, Any], Journal | None]:
         given = dict(a_table("The inputs", {} if inputs is None else inputs))
         check_inputs(self.inputs, given)
-        journal = (
-            None if record is None else Journal.begin(a_file("`record`", record), self.steps, given)
-        )
-        return await self._run(given, journal, check=check, quiet=quiet)
+        if record is None:
+            return given, None
+        return given, Journal.begin(a_file("`record`", record), self.steps, given)
 
     def resume(self, record: Path | str, *, check: bool = True, quiet: bool = False) -> GraphResult:
         """Go on with a run from its record: what it has is not run again.
@@ -125,20 +116,17 @@ class Graph:
             InvalidRequest: the file is no record of this graph.
             StepFailed: as `run`.
         """
-        return run_to_end(self._resume(record, check=check, quiet=quiet))
+        return run_to_end(self._run(*self._resumed(record), check=check, quiet=quiet))
 
     async def aresume(
         self, record: Path | str, *, check: bool = True, quiet: bool = False
     ) -> GraphResult:
         """As `resume`, awaited."""
-        try:
-            return await self._resume(record, check=check, quiet=quiet)
-        except Ended as ended:
-            raise ended.error from None
+        return await to_end(self._run(*self._resumed(record), check=check, quiet=quiet))
 
-    async def _resume(self, record: Path | str, *, check: bool, quiet: bool) -> GraphResult:
+    def _resumed(self, record: Path | str) -> tuple[Mapping[str, Any], Journal]:
         journal = Journal.load(a_file("`record`", record), self.steps)
-        return await self._run(journal.inputs, journal, check=check, quiet=quiet)
+        return journal.inputs, journal
 
     def draw(self) -> str:
         """The graph as Mermaid text, which many Markdown readers show as a picture."""

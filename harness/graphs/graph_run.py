@@ -8,6 +8,7 @@ import itertools
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
@@ -89,7 +90,9 @@ class GraphRun:
     ) -> None:  # fmt: skip
         self._graph, self._inputs, self._gate = graph, dict(inputs), gate
         self._journal, self._finished, self._path = journal, finished, path
+        self._known = {} if journal is None else journal.known
         self._index = index
+        self._attempts: Counter[str] = Counter()
         self._telling = asyncio.Lock()
         self._outcomes: dict[str, asyncio.Future[Outcome]] = {}
         self._slots = asyncio.Semaphore(graph.at_once)
@@ -122,45 +125,45 @@ class GraphRun:
 
     async def _outcome(self, step: Step, values: Mapping[str, Any]) -> Outcome:
         key, started = self._path + step.name, time.perf_counter()
-        if self._journal is not None and self._journal.has(key):
-            return Outcome("done", self._journal.value(key), resumed=True)
-        attempts = [0]
+        if key in self._known:
+            return Outcome("done", self._known[key], resumed=True)
         try:
             if step.when is not None and not await _in_own_task(_holds(step.when, values)):
                 return Outcome("skipped", because=f"the condition of {step.name} does not hold")
-            value = await self._value(step, values, attempts)
+            value = await self._value(step, values)
             await self._keep(key, value)
         except (Exception, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and _is_cancelled():
                 raise
             return Outcome(
-                "failed", error=error, attempts=max(attempts),
+                "failed", error=error, attempts=self._attempts[step.name],
                 because=f"{step.name} failed with {type(error).__name__}",
                 seconds=time.perf_counter() - started,
             )  # fmt: skip
-        return Outcome("done", value, attempts=max(attempts), seconds=time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return Outcome("done", value, attempts=self._attempts[step.name], seconds=seconds)
 
-    async def _value(self, step: Step, values: Mapping[str, Any], attempts: list[int]) -> Any:
+    async def _value(self, step: Step, values: Mapping[str, Any]) -> Any:
         if step.over is None:
-            return await self._tried(step, values, None, self._index, attempts)
+            return await self._tried(step, values, None, self._index)
         items = list(a_list(f"The items of step {step.name} ({step.over})", values[step.over]))
 
         async def one(index: int, item: Any) -> Any:
             key = f"{self._path}{step.name}[{index}]"
-            if self._journal is not None and self._journal.has(key):
-                return self._journal.value(key)
-            value = await self._tried(step, values, item, index, attempts)
+            if key in self._known:
+                return self._known[key]
+            value = await self._tried(step, values, item, index)
             await self._keep(key, value)
             return value
 
         return await _all(one(index, item) for index, item in enumerate(items))
 
-    async def _tried(
-        self, step: Step, values: Mapping[str, Any], item: Any, index: int, attempts: list[int]
-    ) -> Any:
+    async def _tried(self, step: Step, values: Mapping[str, Any], item: Any, index: int) -> Any:
         """The value of the first try that does not fail."""
-        for attempt in range(1, step.retry.attempts + 1):
-            attempts.append(attempt)
+        attempt = 0
+        while True:
+            attempt += 1
+            self._attempts[step.name] = max(attempt, self._attempts[step.name])
             calls = OpenCalls(asyncio.get_running_loop())
             context = StepContext(self._gate.shim, step, values, calls, item, index, attempt)
             try:
@@ -172,13 +175,14 @@ class GraphRun:
             finally:
                 calls.close()
             await asyncio.sleep(pause_s)
-        raise AssertionError("a step has at least one attempt")
 
     async def _once(self, step: Step, context: StepContext) -> Any:
         if not callable(step.run):
             return await _bounded(step, self._of_sub_graph(step.run, context))
         async with self._gate.turn(step.models), self._slots:
-            with self._span(step, context), self._gate.plan.current():
+            models, plan = ", ".join(step.models), self._gate.plan
+            name, attempt = self._path + step.name, context.attempt
+            with step_span(name, models, context.index, plan, attempt=attempt), plan.current():
                 return await _bounded(step, _in_own_task(_of_function(step.run, context)))
 
     async def _of_sub_graph(self, graph: Graph, context: StepContext) -> GraphResult:
@@ -193,12 +197,6 @@ class GraphRun:
         result = await run.result()
         result.check()
         return result
-
-    def _span(self, step: Step, context: StepContext) -> AbstractContextManager[object]:
-        model, attempt = ", ".join(step.models), context.attempt
-        return step_span(
-            self._path + step.name, model, context.index, self._gate.plan, attempt=attempt
-        )
 
     async def _keep(self, key: str, value: Any) -> None:
         if self._journal is not None:
@@ -325,12 +323,20 @@ class Ended(BaseException):
         self.error = error
 
 
-def run_to_end(work: Coroutine[Any, Any, GraphResult]) -> GraphResult:
-    """The result of a run, from a thread with or without an event loop of its own.
+async def to_end(work: Coroutine[Any, Any, GraphResult]) -> GraphResult:
+    """The result of a run.
 
     Raises:
         BaseException: an interrupt or an exit that a step raised, after all steps have ended.
     """
+    try:
+        return await work
+    except Ended as ended:
+        raise ended.error from None
+
+
+def run_to_end(work: Coroutine[Any, Any, GraphResult]) -> GraphResult:
+    """As `to_end`, from a thread with or without an event loop of its own."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

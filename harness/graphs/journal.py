@@ -27,7 +27,8 @@ class Journal:
 
     def __init__(self, file: Path, inputs: Mapping[str, Any], known: Mapping[str, Any]) -> None:
         self.file, self.inputs = file, dict(inputs)
-        self._known = dict(known)
+        self.known = dict(known)
+        """The results that were there when the run began."""
         self._lock = ExitStack()
         self._writing = threading.Lock()
         self._size: int | None = None
@@ -45,8 +46,6 @@ class Journal:
         head = {"version": VERSION, "graph": _fingerprint(steps), "inputs": dict(inputs)}
         try:
             line = _sealed(head)
-            if json.loads(line)["inputs"] != head["inputs"]:
-                raise ValueError("a tuple or a number as a key would come back as something else")
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidRequest(
                 f"The inputs cannot be kept in {file}: {error}.",
@@ -136,14 +135,6 @@ class Journal:
     def __exit__(self, *_failure: object) -> None:
         self._lock.close()
 
-    def has(self, key: str) -> bool:
-        """Whether a result is there."""
-        return key in self._known
-
-    def value(self, key: str) -> Any:
-        """A result that is there."""
-        return self._known[key]
-
     def keep(self, key: str, value: Any) -> None:
         """Write a result; returns when it outlives a crash of the machine.
 
@@ -153,10 +144,6 @@ class Journal:
         try:
             line = _sealed({"key": key, "value": value})
         except (TypeError, ValueError, RecursionError):
-            self.left_out.append(key)
-            return
-        if json.loads(line)["value"] != value:
-            # A tuple or a number as a key would come back as something else.
             self.left_out.append(key)
             return
         try:
@@ -212,9 +199,14 @@ def _head_of(line: bytes, file: Path) -> dict[str, Any]:
 
 
 def _sealed(data: Mapping[str, Any]) -> str:
-    """A line of the journal, with a digest by which an edit is seen."""
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
-    return json.dumps({**data, "digest": digest_of(json.loads(text))}, ensure_ascii=False)
+    """A line of the journal, with a digest by which an edit is seen.
+
+    Raises:
+        TypeError, ValueError, RecursionError: the data would not come back from JSON as it is.
+    """
+    if json.loads(json.dumps(data, allow_nan=False)) != data:
+        raise ValueError("a tuple or a number as a key would come back as something else")
+    return json.dumps({**data, "digest": digest_of(data)}, ensure_ascii=False)
 
 
 def _check_seal(entry: Any, file: Path, number: int) -> None:

@@ -15,7 +15,6 @@ from harness.evaluation.judge import Evaluation, EvaluatorPool, Judge
 from harness.evaluation.judge import Prompt as JudgePrompt
 from harness.evaluation.judge import prompt as asked_of_judges
 from harness.evaluation.rubric import HIGHEST, Rubric
-from harness.fit_to_judge import check_pair
 from harness.given import (
     a_count,
     a_file,
@@ -37,6 +36,7 @@ from harness.refine.record import (
     check_writable,
     is_there,
 )
+from harness.roles import unread, why_overridden
 from shim import EndpointError, InvalidRequest, KeepwarmError, Shim, default_shim
 from traces.names import CHAIN
 
@@ -108,7 +108,9 @@ class Refine:
         self.shim = an_object("`shim`", shim, (Shim, type(None))) or default_shim()
         an_object("`compressor`", compressor, (Compressor, type(None)))
         pool = EvaluatorPool([evaluator]) if isinstance(evaluator, str) else evaluator
-        used, self.unread = check_pair(self.shim, producer, pool.models, overrides)
+        judges = [self.shim.describe(name) for name in pool.models]
+        used = tuple(why_overridden(judges, [self.shim.describe(producer)], overrides))
+        self.unread = unread(judges)
         self.judge = Judge(
             self.shim, rubric, pool, compressor or Compressor(), judge_prompt,
             options={} if judge_options is None else judge_options, overridden=used,

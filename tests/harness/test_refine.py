@@ -211,7 +211,8 @@ def test_a_process_that_is_killed_leaves_a_whole_record(tmp_path: Path) -> None:
     went_on = refine(shim, max_rounds=10**6).run("Write.", file)
     assert went_on.rounds[: len(record.rounds) - 1] == record.rounds[:-1]
     assert went_on.passed
-    assert list(tmp_path.iterdir()) == [file]
+    # A kill in the middle of a save leaves what was not the record yet.
+    assert {one.suffix for one in tmp_path.iterdir()} <= {".json", ".new"}
 
 
 @pytest.mark.parametrize(
