@@ -100,8 +100,7 @@ def draw(records: Sequence[RefineRecord], file: Path) -> None:
         judged = [one.evaluation.composite for one in record.rounds if one.evaluation is not None]
         return len(judged), record.composite - judged[0]
 
-    picture = plot(max(records, key=gain))
-    file.write_text(picture.replace("<svg", "<svg xmlns='http://www.w3.org/2000/svg'", 1), "utf-8")
+    file.write_text(plot(max(records, key=gain)), "utf-8")
 
 
 def quality(chosen: Sequence[FactSheet], picture: Path | None) -> dict[str, float]:
@@ -214,8 +213,12 @@ def mean_ranks(values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]
 def main() -> None:
     """Measure all three."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--tasks", type=int, default=200)
-    parser.add_argument("--grouped-tasks", type=int, default=16)
+    parser.add_argument(
+        "--tasks", type=int, default=200, help="for the rounds and the judges' agreement (200)"
+    )
+    parser.add_argument(
+        "--grouped-tasks", type=int, default=16, help="for loads with and without grouping (16)"
+    )
     parser.add_argument("--picture", type=Path, help="gets the plot of one run, as SVG")
     arguments = parser.parse_args()
     end_on_signals()

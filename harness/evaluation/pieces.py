@@ -47,6 +47,13 @@ _LISTS: Final = frozenset({"bullet_list_open", "ordered_list_open"})
 # A sentence ends at a full stop and a blank, or at a full-width one, which no blank follows. The Arabic
 # question mark and the Urdu full stop are ends as well.
 _SENTENCE_END: Final = re.compile(r"(?:[.!?؟۔…]+[\"'”’»)\]]*\s+|[。！？]+[」』”’）]*\s*|\n)")  # noqa: RUF001
+_HARD_END: Final = re.compile(r"(?:[.!?؟۔…][\"'”’»)\]]*|[。！？][」』”’）]*|  |\\)\s*$")  # noqa: RUF001
+"""A line that ends a sentence, or is broken by two blanks or a backslash."""
+_FIRST_WORD: Final = re.compile(r"\s*(\S+)")
+_LEAST_WIDTH: Final = 60
+"""Paragraphs of shorter lines are verses, addresses or the like, and not wrapped."""
+_LONGEST_WRAPPED: Final = 600
+"""Lines of more characters are no one sentence: a log has lines of one length, too."""
 _CITED: Final = re.compile(r"\[\^?[\w-]{1,20}\](?!\()")
 """A mark as `[3]` or `[^note]`: a sentence that has one cites a source."""
 _LEANS: Final = re.compile(r"[ \t]{2}|[ \t]*(?:[-=+*>#|`~<]|\d+[.)])")
@@ -130,16 +137,30 @@ def _unindented(text: str) -> str:
 
 
 def _sentences(block: str) -> Iterator[str]:
-    """The sentences of a paragraph, each with the blanks after it; joined, they are the paragraph."""
+    """The sentences of a paragraph, each with the blanks after it; joined, they are the paragraph.
+
+    The end of a line ends a sentence as well, unless the paragraph is wrapped there.
+    """
+    width = max((len(line.rstrip()) for line in _LINE.findall(block)), default=0)
     ends = [0, *(found.end() for found in _SENTENCE_END.finditer(block)), len(block)]
     whole = ""
     for start, end in pairwise(ends):
         whole += block[start:end]
-        if whole.strip():
+        wrapped = len(whole) < _LONGEST_WRAPPED and _is_wrapped(block, end, width)
+        if whole.strip() and not wrapped:
             yield whole
             whole = ""
     if whole:
         yield whole
+
+
+def _is_wrapped(block: str, end: int, width: int) -> bool:
+    """Whether a line of the block ends here for its length alone, in a paragraph of this width."""
+    line = block[block.rfind("\n", 0, max(0, end - 1)) + 1 : end]
+    word = _FIRST_WORD.match(block, end)
+    if word is None or width < _LEAST_WIDTH or not line.endswith("\n") or _HARD_END.search(line):
+        return False
+    return word[1][0].islower() or len(line.rstrip()) + 1 + len(word[1]) > width
 
 
 def _with_edges(pieces: Iterable[Piece]) -> Iterator[Piece]:

@@ -164,6 +164,36 @@ def test_limits_and_texts_that_cannot_be_are_refused() -> None:
     assert Compressor().compress("").text == ""
 
 
+WRAPPED = {
+    "English": "The keeper knows what every model takes before it is loaded, and it\n"
+    "evicts no more than it must.",
+    "German": "Der Verwalter kennt von jedem Modell die Bytes, bevor geladen wird, und\n"
+    "Engines im Gebrauch bleiben.",
+}
+
+
+@pytest.mark.parametrize("sentence", WRAPPED.values(), ids=WRAPPED)
+def test_a_sentence_over_two_lines_stays_or_goes_whole(sentence: str) -> None:
+    """Documents are wrapped at a width: half of a sentence says nothing, or something else."""
+    text = "".join(
+        f"{sentence}{filler}\n" for filler in ("One more here.", "And another.", "Last.")
+    )
+    found = Compressor(240).compress(text * 3, "evicts Engines")
+    assert found.cut
+    for half in sentence.split("\n"):
+        assert found.text.count(half) == found.text.count(sentence) > 0
+
+
+@pytest.mark.parametrize(
+    "line", ["2026-11-01 12:00:{:02} the request of the client was answered in 12 ms", "Verse {}"]
+)
+def test_lines_of_a_log_or_a_poem_go_one_by_one(line: str) -> None:
+    """Lines that no full stop ends are no one sentence, also where all are equally long."""
+    text = "\n".join(line.format(n) for n in range(60))
+    found = Compressor(max(200, len(text) // 2)).compress(text, "request verse")
+    assert len(found.text) > len(text) // 8
+
+
 @pytest.mark.parametrize("sign", ["\u2028", "\x0c", "\x0b", "\x85", "\x1e", "\r", "\r\n"])
 def test_signs_that_end_no_line_of_markdown_do_not_shift_its_structure(sign: str) -> None:
     """A form feed or U+2028 above fences tore them: Python ends lines there, Markdown does not."""

@@ -14,12 +14,11 @@ from threading import Event
 from typing import Any
 
 import pytest
-from rich.console import Console
 
-from harness import Dimension, EvaluatorPool, Refine, RefineRecord, Rubric, WiggumLoop, run_many
+from harness import Dimension, EvaluatorPool, Refine, RefineRecord, Rubric, run_many
 from harness.progress_bar import progress_bar
 from harness.record_files import digest_of
-from harness.refine.rendering import html, table
+from harness.refine.rendering import html
 from harness.side_by_side import threads
 from shim import InvalidRequest, LoadFailed, OutsideError, PromptTooLong, RoleViolation
 from tests.harness.told import Answer, ToldShim, in_turn, scores
@@ -516,17 +515,3 @@ def test_empty_and_doubled_tasks_are_refused() -> None:
         loop.run(" ")
     with pytest.raises(InvalidRequest, match="twice"):
         run_many(loop, ["a", "a"], quiet=True)
-
-
-def test_the_record_is_shown_as_table_and_page() -> None:
-    """Every figure of a round is in both; what a model wrote is escaped."""
-    shim = ToldShim({"writer": in_turn("<script>one</script>", "two"), "judge": judged(5, 8.5)})
-    record = WiggumLoop("writer", EvaluatorPool(["judge"]), RUBRIC, shim=shim).run("Write.")
-    out = StringIO()
-    Console(file=out, width=120).print(table(record))
-    page = html(record)
-    for shown in (out.getvalue(), page):
-        assert "Best: 8.50 in round 2 of 2; the composite passed." in shown
-        assert "facts" in shown
-    assert "<script>" not in page
-    assert page.count("<circle") == 2
