@@ -14,6 +14,7 @@ import random
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -31,7 +32,7 @@ from harness.demo.reports import (
     sheets,
     true_composite,
 )
-from harness.demo.reports.trained import QUANTIZATIONS, best_after, trained_model
+from harness.demo.reports.trained import QUANTIZATIONS, trained_model
 from harness.refine.rendering import plot
 from shim import Shim
 from shim.config import Config
@@ -112,7 +113,7 @@ def quality(chosen: Sequence[FactSheet], picture: Path | None) -> dict[str, floa
         draw(records, picture)
     means = {
         f"true_round_{n}": statistics.fmean(
-            true_composite(by_task[r.task], best_after(r, n)) for r in records
+            true_composite(by_task[r.task], replace(r, rounds=r.rounds[:n]).answer) for r in records
         )
         for n in (1, 2, 3)
     }

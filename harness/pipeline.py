@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -161,12 +162,9 @@ class Pipeline:
         """
         a_list("The inputs", inputs)
         count = len(inputs) if isinstance(inputs, Sized) else 0
-        plan = self.shim.plan()
-        try:
+        with closing(self.shim.plan()) as plan:
             for index, item in enumerate(inputs):
                 yield self._run_one(index, item, max(0, count - index - 1), plan)
-        finally:
-            plan.close()
 
     def _run_one(self, index: int, item: Any, further: int, plan: Plan) -> ItemResult:
         ahead = [stage.model for stage in self.stages] * min(further, INPUTS_AHEAD)

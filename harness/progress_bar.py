@@ -13,13 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 @contextmanager
 def progress_bar(
     what: str, total: int | None, *, quiet: bool = False
-) -> Iterator[Callable[[], None]]:
-    """A bar on stderr; gives the function that advances it by one. Without a total it counts."""
+) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr; gives the function that advances it by so many. Without a total it counts."""
     # A program that was started with stderr closed has none.
     if quiet or sys.stderr is None or sys.stderr.closed or not sys.stderr.isatty():
-        yield lambda: None
+        yield lambda _count: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)
+        yield lambda count: bar.advance(task, count)

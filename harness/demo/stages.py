@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from typing import Any, Final
 
 from harness.demo.reports import RUBRIC, FactSheet, judge_prompt
 from harness.demo.spoken_requests import KINDS, SHEETS, Request
+from harness.memory.nearest import normalized
 from harness.pipeline import Pipeline, Stage, StageContext
 from shim import Shim
 
@@ -88,13 +88,6 @@ def about(sheet: FactSheet, kind: str) -> str:
     return sheet.report([fact for fact in sheet.facts if fact.key == kind] or None)
 
 
-def cosine(a: Sequence[float], b: Sequence[float]) -> float:
-    """The cosine of the angle between two vectors; 0.0 when one of them is zero."""
-    norms = math.hypot(*a) * math.hypot(*b)
-    return sum(x * y for x, y in zip(a, b, strict=True)) / norms if norms else 0.0
-
-
 def _nearest(context: StageContext, texts: Sequence[str]) -> int:
-    asked, *known = context.embed([question(context), *texts]).vectors
-    likeness = [cosine(asked, vector) for vector in known]
-    return likeness.index(max(likeness))
+    vectors = normalized(context.embed([question(context), *texts]).vectors)
+    return int((vectors[1:] @ vectors[0]).argmax())

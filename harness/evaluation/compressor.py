@@ -12,7 +12,7 @@ import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -173,15 +173,9 @@ class Compressor:
 
 def words_of(text: str) -> frozenset[str]:
     """The words of a text, folded: stems of long ones, pairs of characters in unspaced scripts."""
-    return frozenset(_terms(text))
-
-
-def _terms(text: str) -> Iterable[str]:
-    for run in UNSPACED.findall(text):
-        yield from pairs(run)
-    for word in _WORD.findall(UNSPACED.sub(" ", text).casefold()):
-        if len(word) > 2:
-            yield word[:_STEM]
+    spaced = _WORD.findall(UNSPACED.sub(" ", text).casefold())
+    words = {word[:_STEM] for word in spaced if len(word) > 2}
+    return frozenset(words.union(*map(pairs, UNSPACED.findall(text))))
 
 
 def _order(pieces: Sequence[Piece], wanted: frozenset[str]) -> list[int]:

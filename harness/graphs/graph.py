@@ -154,7 +154,7 @@ class Graph:
             async def finished(name: str, outcome: Outcome) -> None:
                 if left.pop(name, None) is None:
                     return
-                advance()
+                advance(1)
                 if outcome.state == "skipped" or outcome.resumed:
                     # Its uses were declared, and no request will consume them.
                     await plan.adeclare(_order(list(left.values())))

@@ -54,6 +54,7 @@ class Vectors:
             InvalidRequest: they have another length than those that are there.
         """
         rows.check_length(connection, vectors.shape[1])
+        rows.set_fact(connection, "length", vectors.shape[1])
         near = self.seen_by(connection).closest(vectors)
         within = np.tril(vectors @ vectors.T, -1)
         copies = dict[int, int]()

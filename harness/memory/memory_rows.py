@@ -144,9 +144,10 @@ def fact(connection: sqlite3.Connection, name: str) -> bytes | None:
     return None if row is None else bytes(row[0])
 
 
-def set_fact(connection: sqlite3.Connection, name: str, value: bytes) -> None:
+def set_fact(connection: sqlite3.Connection, name: str, value: bytes | int) -> None:
     """Let the file say something of itself."""
-    connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+    kept = str(value).encode() if isinstance(value, int) else value
+    connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, kept))
 
 
 def number(connection: sqlite3.Connection, name: str) -> int:
@@ -157,7 +158,7 @@ def number(connection: sqlite3.Connection, name: str) -> int:
 def count_deletion(connection: sqlite3.Connection) -> None:
     """Tell every process that vectors it has read are gone, and drop the graph that has them."""
     connection.execute("DELETE FROM graph")
-    set_fact(connection, "deletions", str(number(connection, "deletions") + 1).encode())
+    set_fact(connection, "deletions", number(connection, "deletions") + 1)
 
 
 def keep_graph(connection: sqlite3.Connection, data: bytes) -> None:
@@ -179,16 +180,6 @@ def check_length(connection: sqlite3.Connection, length: int) -> None:
         InvalidRequest: with both lengths.
     """
     known = number(connection, "length")
-    check_same_length(known, length)
-    set_fact(connection, "length", str(length).encode())
-
-
-def check_same_length(known: int, length: int) -> None:
-    """Refuse vectors of `length` numbers beside those of `known`, unless there are none.
-
-    Raises:
-        InvalidRequest: with both lengths.
-    """
     if known and known != length:
         raise InvalidRequest(
             f"The embedder answered vectors of {length} numbers; the memory's have {known}.",

@@ -61,14 +61,16 @@ class MemoryStore:
     # What is there
 
     def __len__(self) -> int:
-        with self._database.reading() as connection:
-            return int(connection.execute("SELECT count(*) FROM passages").fetchone()[0])
+        return self._count("FROM passages")
 
     @property
     def pending(self) -> int:
         """Passages that have no vector yet."""
+        return self._count(rows.PENDING)
+
+    def _count(self, which: str) -> int:
         with self._database.reading() as connection:
-            return int(connection.execute(f"SELECT count(*) {rows.PENDING}").fetchone()[0])
+            return int(connection.execute(f"SELECT count(*) {which}").fetchone()[0])
 
     # Changes
 
@@ -180,13 +182,12 @@ class MemoryStore:
         try:
             with (
                 a_file("The file of passages", file).open("rb") as lines,
-                progress_bar("passages", None, quiet=quiet) as bar,
+                progress_bar("passages", None, quiet=quiet) as advance,
             ):
                 for batch in _batches(Path(file), lines):
                     self.add(batch)
                     count += len(batch)
-                    for _ in batch:
-                        bar()
+                    advance(len(batch))
         except FileNotFoundError as error:
             raise InvalidRequest(
                 f"{file} is not there.", hint="Name a file of passages."
@@ -239,7 +240,7 @@ class MemoryStore:
                 found = rows.by_words(connection, query, candidates, where, whole_from=WHOLE_FROM)
                 rankings.append(times(found, by_words))
             if by_vectors:
-                rows.check_same_length(rows.number(connection, "length"), len(vector))
+                rows.check_length(connection, len(vector))
                 near = self._vectors.seen_by(connection).find(vector, candidates, among)
                 rankings.append([(one, by_vectors) for one, _ in near])
             return Found(tuple(rows.hits(connection, rankings, results)), degraded)

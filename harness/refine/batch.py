@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -75,9 +75,9 @@ def run_many(
         for record, error in _after_each_step(refine, now, kept, at_once, declare):
             if error is not None:
                 failed[record.task] = error
-            for _ in range(_steps(refine, now.values()) - told):
-                advance()
-                told += 1
+            done = _steps(refine, now.values())
+            advance(done - told)
+            told = done
     if 0 < len(failed) == len(tasks):
         raise failed[tasks[0]]
     return [now[task] for task in tasks]
@@ -91,7 +91,7 @@ def _files(tasks: Sequence[str], records: Path | str | None) -> dict[str, Path |
         return dict.fromkeys(tasks)
     folder = a_file("`records`", records)
     make_folder(folder)
-    return {task: folder / _name_of(task) for task in tasks}
+    return {task: folder / f"{run_id(task)[:32]}.json" for task in tasks}
 
 
 @contextmanager
@@ -186,19 +186,11 @@ def _steps(refine: Refine, records: Iterable[RefineRecord]) -> int:
 
 @contextmanager
 def _uses(refine: Refine) -> Iterator[Callable[..., None]]:
-    plan = refine.shim.plan()
     judges = list(refine.judge.pool.models)
+    with closing(refine.shim.plan()) as plan:
 
-    def declare(*, judging: bool) -> None:
-        # One use of a model stands for a whole phase: what comes after it is what may be made ready.
-        order = [*judges, refine.producer] if judging else [refine.producer, *judges]
-        plan.declare(order)
+        def declare(*, judging: bool) -> None:
+            # One use of a model stands for a whole phase: what comes after it is what may be made ready.
+            plan.declare([*judges, refine.producer] if judging else [refine.producer, *judges])
 
-    try:
         yield declare
-    finally:
-        plan.close()
-
-
-def _name_of(task: str) -> str:
-    return f"{run_id(task)[:32]}.json"

@@ -23,7 +23,7 @@ from harness.demo.found_models import DemoModels, demo_models
 from harness.demo.models import TINY_RECIPES, make_model
 from harness.demo.report import show, to_json
 from harness.demo.spoken_requests import REQUESTS
-from harness.demo.stages import about, cosine
+from harness.demo.stages import about
 from shim import OutsideError
 from shim.cli import main as keepwarm
 from tests.demo.conftest import (
@@ -282,13 +282,6 @@ def test_the_limit_is_for_the_evaluator_and_the_biggest_other() -> None:
     booked = {"evaluator": 100, "a": 50, "b": 120}
     assert 220 <= half_limit_bytes(booked) <= 230
     assert half_limit_bytes({**booked, "c": 115, "d": 115}) == 250
-
-
-def test_cosine_of_vectors() -> None:
-    """Same direction 1, right angle 0, and no division by zero."""
-    assert cosine([1.0, 2.0], [2.0, 4.0]) == pytest.approx(1.0)
-    assert cosine([1.0, 0.0], [0.0, 3.0]) == 0.0
-    assert cosine([0.0, 0.0], [1.0, 1.0]) == 0.0
 
 
 def test_the_command_is_registered(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,10 +18,7 @@ from harness.demo.reports import (
     statements,
     true_composite,
 )
-from harness.demo.reports.trained import WEIGHTS, best_after, trained_model
-from harness.evaluation.judge import Evaluation, Judgement
-from harness.evaluation.rubric import Score
-from harness.refine.record import Produced, RefineRecord, Settings
+from harness.demo.reports.trained import WEIGHTS, trained_model
 from shim import InvalidRequest, Shim
 from tools.training.lessons import DRAFT, noisy
 
@@ -39,17 +36,6 @@ def test_an_unknown_quantization_is_refused_by_name(tmp_path: Path) -> None:
     """The error lists those that can be made."""
     with pytest.raises(InvalidRequest, match="no quantization 'Q9_9'"):
         trained_model("producer", "Q9_9", tmp_path)
-
-
-def test_the_answer_after_so_many_rounds_is_the_best_of_them() -> None:
-    """As a run of fewer rounds would have ended."""
-    record = RefineRecord("Write.", Settings("w", ("j",), 9.0, 3, 9.0, RUBRIC.to_json()))
-    for text, score in (("a", 6.0), ("b", 4.0), ("c", 8.0)):
-        scores = {name: Score(score) for name in RUBRIC.names}
-        record = record.with_text(Produced(text)).with_scores(
-            Evaluation((Judgement("j", scores, score),))
-        )
-    assert [best_after(record, rounds) for rounds in (1, 2, 3)] == ["a", "a", "c"]
 
 
 @pytest.mark.real

@@ -382,4 +382,4 @@ def test_a_program_without_stderr_has_no_progress_bar(monkeypatch: pytest.Monkey
     """One that was started with it closed, as a service may be, failed at its first batch."""
     monkeypatch.setattr(sys, "stderr", None)
     with progress_bar("steps", 2) as advance:
-        advance()
+        advance(1)

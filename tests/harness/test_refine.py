@@ -417,10 +417,10 @@ def test_the_bar_of_a_batch_ends_full(monkeypatch: pytest.MonkeyPatch) -> None:
 
     @contextmanager
     def bar(what: str, total: int | None, *, quiet: bool) -> Iterator[Any]:
-        done: list[None] = []
+        done: list[int] = []
         assert not quiet
-        yield lambda: done.append(None)
-        seen.append((what, total, len(done)))
+        yield done.append
+        seen.append((what, total, sum(done)))
 
     monkeypatch.setattr("harness.refine.batch.progress_bar", bar)
     shim = ToldShim({"writer": in_turn(*"abcdef"), "judge": judged(9, 5, 9)})
@@ -442,7 +442,7 @@ def test_progress_is_shown_in_a_terminal_and_nowhere_else(monkeypatch: pytest.Mo
     ):
         monkeypatch.setattr(sys, "stderr", stream)
         with progress_bar("steps", 2, quiet=quiet) as advance:
-            advance()
+            advance(1)
         assert ("1/2" in stream.getvalue()) == shown
 
 

@@ -6,6 +6,7 @@ import heapq
 import itertools
 from array import array
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Final
 
 from traces.reading.covered_times import CoveredTimes
@@ -59,9 +60,7 @@ class RequestTotals:
     @property
     def worst(self) -> list[RequestTimes]:
         """Those that waited longest, the longest first."""
-        return [
-            request for _, _, request in sorted(self._worst, key=lambda one: (-one[0], -one[1]))
-        ]
+        return [one for _, _, one in sorted(self._worst, key=itemgetter(0, 1), reverse=True)]
 
     def add(self, request: RequestTimes) -> None:
         """Count a request; one of which the trace has pieces only counts for nothing."""

@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import Final, Literal
 
-from harness.refine.record import RefineRecord
 from shim import InvalidRequest
 from shim.llama_programs import run_program
 
@@ -39,11 +38,3 @@ def trained_model(name: Literal["producer", "evaluator"], quantization: str, fol
         else:
             run_program("llama-quantize", str(source), str(made), quantization, "1")
         return made.replace(target)
-
-
-def best_after(record: RefineRecord, rounds: int) -> str:
-    """The answer that a run of at most so many rounds would have given."""
-    judged = [one for one in record.rounds[:rounds] if one.evaluation is not None]
-    return max(
-        judged, key=lambda one: one.evaluation.composite if one.evaluation else 0.0
-    ).produced.text
