@@ -7,9 +7,9 @@ not made: an `InvalidArgument` says which one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from traces.checked import CheckedFields
 
@@ -155,4 +155,19 @@ class CounterSample(CheckedFields):
     measured_free_bytes: int | None = None
 
 
-Record = LoadSpan | EvictSpan | Incident | RequestRecord | CounterSample
+class OwnSpan(NamedTuple):
+    """A span of the program's own, which has its error in its attributes where it `failed`.
+
+    `owner` is the thread or task that opened it, None where its times were known already.
+    """
+
+    name: str
+    span_id: int
+    start_ns: int
+    end_ns: int
+    attributes: Mapping[str, Any]
+    failed: bool = False
+    owner: Hashable = None
+
+
+Record = LoadSpan | EvictSpan | Incident | RequestRecord | CounterSample | OwnSpan

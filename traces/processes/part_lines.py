@@ -19,18 +19,20 @@ from traces.records import (
     EvictSpan,
     Incident,
     LoadSpan,
+    OwnSpan,
     Record,
     RequestRecord,
 )
 from traces.text import Value, clean_attributes
 
-VERSION: Final = 1
+VERSION: Final = 2
 _KINDS: Final[Mapping[str, type[Record]]] = {
     "load": LoadSpan,
     "evict": EvictSpan,
     "incident": Incident,
     "counter": CounterSample,
     "request": RequestRecord,
+    "own": OwnSpan,
 }
 _KIND_OF: Final = {made: kind for kind, made in _KINDS.items()}
 
@@ -46,19 +48,6 @@ class Recording(Protocol):
         """Record what `build` returns: requests under `parent`, all else under `root`."""
         for record in build():
             self.record(record, parent if isinstance(record, RequestRecord) else root)
-
-    def own(
-        self,
-        name: str,
-        span_id: int,
-        parent: int,
-        times_ns: tuple[int, int],
-        attributes: Mapping[str, Any],
-        failure: Mapping[str, Value] | None,
-        owner: Hashable,
-    ) -> None:
-        """Record a span of the program's own, with what it failed of; `owner` is what opened it."""
-        ...
 
 
 class PartOwner(NamedTuple):
@@ -95,35 +84,19 @@ class PartRecorder(Recording):
 
     def record(self, record: Record, parent: int) -> None:
         """Write what happened as a line."""
+        kind = _KIND_OF[type(record)]
         if isinstance(record, CounterSample):
-            at_ns = record.ns
-        else:
-            at_ns = record.end_ns
-            record = replace(record, attributes=self._kept(record.attributes))
+            self._line(kind, record.ns, parent, asdict(record))
+            return
+        changed: dict[str, Any] = {"attributes": self._kept(record.attributes)}
         if isinstance(record, RequestRecord) and not self._record_content:
-            record = replace(record, prompt=None, answer=None)
-        self._line(_KIND_OF[type(record)], at_ns, parent, asdict(record))
-
-    def own(
-        self,
-        name: str,
-        span_id: int,
-        parent: int,
-        times_ns: tuple[int, int],
-        attributes: Mapping[str, Any],
-        failure: Mapping[str, Value] | None,
-        owner: Hashable,
-    ) -> None:
-        """Write a span of the program's own as a line."""
-        fields = {
-            "name": name,
-            "span_id": span_id,
-            "times_ns": times_ns,
-            "attributes": self._kept(attributes),
-            "failure": failure,
-            "owner": "" if owner is None else _key(owner),
-        }
-        self._line("own", times_ns[1], parent, fields)
+            changed |= {"prompt": None, "answer": None}
+        if isinstance(record, OwnSpan):
+            changed["owner"] = "" if record.owner is None else _key(record.owner)
+            fields = {**record._asdict(), **changed}
+        else:
+            fields = asdict(replace(record, **changed))
+        self._line(kind, record.end_ns, parent, fields)
 
     def _line(self, kind: str, at_ns: int, parent: int, fields: Mapping[str, Any]) -> None:
         line = {"kind": kind, "at": at_ns, "parent": parent, "fields": fields}
@@ -160,8 +133,8 @@ def record_line(
         case "opened":
             opened(PartOwner(process, str(fields["owner"])), int(line["at"]))
         case "own":
-            times_ns, owner = tuple(fields["times_ns"]), PartOwner(process, str(fields["owner"]))
-            recording.own(parent=parent, **{**fields, "times_ns": times_ns, "owner": owner})
+            owner = PartOwner(process, str(fields["owner"]))
+            recording.record(OwnSpan(**{**fields, "owner": owner}), parent)
         case kind:
             recording.record(_KINDS[kind](**fields), parent)
 

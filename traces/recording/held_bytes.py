@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
 from sys import getsizeof
 from typing import Any, Final
 
-from traces.records import RequestRecord
-from traces.text import Attributes, Value
+from traces.records import OwnSpan, RequestRecord
 
 SMALL_BYTES: Final = 1024
 """Records of no more bytes are bounded by their number alone, which costs a caller nothing."""
@@ -22,16 +21,13 @@ _EMPTY: Final = 64
 _MOST: Final = 2**62
 
 
-def bytes_of_span(
-    name: str, attributes: Attributes, failure: Mapping[str, Value] | None, characters: int
-) -> int:
+def bytes_of_span(span: OwnSpan, characters: int) -> int:
     """Of a span with at most so many characters in its attributes: only where these are many it counts."""
-    few = characters + len(name)
-    if few <= SMALL_BYTES and not failure:
+    few = characters + len(span.name)
+    if few <= SMALL_BYTES and not span.failed:
         return few
-    parts = (attributes, failure or {})
-    return getsizeof(name) + sum(
-        getsizeof(key) + getsizeof(value) for part in parts for key, value in part.items()
+    return getsizeof(span.name) + sum(
+        getsizeof(key) + getsizeof(value) for key, value in span.attributes.items()
     )
 
 

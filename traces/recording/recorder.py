@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -17,6 +17,7 @@ from traces.records import (
     EvictSpan,
     Incident,
     LoadSpan,
+    OwnSpan,
     Phase,
     Record,
     RequestRecord,
@@ -79,6 +80,8 @@ class Recorder(Recording):
     def record(self, record: Record, parent: int) -> None:
         """Make spans of what happened; what several requests or processes report is recorded once."""
         match record:
+            case OwnSpan():
+                self._own(record, parent)
             case RequestRecord():
                 self._request(record, parent)
             case LoadSpan():
@@ -183,29 +186,18 @@ class Recorder(Recording):
         self._request_parts(record, span_id, end_ns)
         self._sink.request(record)
 
-    def own(
-        self,
-        name: str,
-        span_id: int,
-        parent: int,
-        times_ns: tuple[int, int],
-        attributes: Mapping[str, Any],
-        failure: Mapping[str, Value] | None,
-        owner: Hashable,
-    ) -> None:
-        """Make a span of the program's own."""
-        start_ns, end_ns = times_ns
-        failed = str(failure[names.ERROR_MESSAGE]) if failure else None
+    def _own(self, span: OwnSpan, parent: int) -> None:
+        attributes, offset = clean_attributes(span.attributes), self._offset_ns
         self._sink.span(
             SpanData(
-                clean(name),
-                span_id,
+                clean(span.name),
+                span.span_id,
                 parent,
-                start_ns + self._offset_ns,
-                max(start_ns, end_ns) + self._offset_ns,
-                {**clean_attributes(attributes), **(failure or {})},
-                failure=failed,
-                owner=owner,
+                span.start_ns + offset,
+                max(span.start_ns, span.end_ns) + offset,
+                attributes,
+                failure=str(attributes[names.ERROR_MESSAGE]) if span.failed else None,
+                owner=span.owner,
             )
         )
 

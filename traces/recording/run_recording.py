@@ -12,8 +12,16 @@ from traces.recording.broken_sinks import Problems
 from traces.recording.held_bytes import bytes_of_request, bytes_of_span, held_bytes
 from traces.recording.span_handle import NOT_SAMPLED, SpanHandle, open_span
 from traces.recording.writer import Writer
-from traces.records import CounterSample, EvictSpan, Incident, LoadSpan, Record, RequestRecord
-from traces.text import Attributes, Value, snapshot
+from traces.records import (
+    CounterSample,
+    EvictSpan,
+    Incident,
+    LoadSpan,
+    OwnSpan,
+    Record,
+    RequestRecord,
+)
+from traces.text import snapshot
 
 
 class RunRecording:
@@ -80,11 +88,12 @@ class RunRecording:
     ) -> None:
         """Record a span whose times (monotonic nanoseconds) are known already."""
         a_text("name", name)
-        times = (a_moment("start_ns", start_ns), a_moment("end_ns", end_ns))
+        a_moment("start_ns", start_ns)
+        a_moment("end_ns", end_ns)
         kept, count = snapshot({} if attributes is None else a_table("attributes", attributes))
         if self.active and (parent := self._sampled_parent()) != NOT_SAMPLED:
-            ids = self._next_id(), parent
-            self.end_span(name, ids, times, kept, None, None, count)
+            span = OwnSpan(name, self._next_id(), start_ns, end_ns, kept)
+            self.end_span(span, parent, count)
 
     def span(self, name: str, /, start_ns: int | None = None, **attributes: object) -> SpanHandle:
         """A span around a piece of work; requests and spans within it become its children.
@@ -106,21 +115,10 @@ class RunRecording:
         self._writer.put((self._opened, owner, start_ns + self._offset_ns))
         return self._next_id(), parent
 
-    def end_span(
-        self,
-        name: str,
-        ids: tuple[int, int],
-        times: tuple[int, int],
-        attributes: Attributes,
-        failure: Mapping[str, Value] | None,
-        owner: Hashable,
-        characters: int,
-    ) -> None:
+    def end_span(self, span: OwnSpan, parent: int, characters: int) -> None:
         """Record a span that has ended, with at most so many characters in its attributes."""
-        n_bytes = bytes_of_span(name, attributes, failure, characters)
-        self._writer.put(
-            (self._recorder.own, name, *ids, times, attributes, failure, owner), n_bytes
-        )
+        n_bytes = bytes_of_span(span, characters)
+        self._writer.put((self._recorder.record, span, parent), n_bytes)
 
     def outlived(self, name: str) -> None:
         """A span ended after the run."""

@@ -14,6 +14,7 @@ from traces import names
 from traces.checked import EnteredTwice
 from traces.current import owner
 from traces.recording.parts import failure_attributes
+from traces.records import OwnSpan
 from traces.text import snapshot
 
 if TYPE_CHECKING:
@@ -84,13 +85,15 @@ class SpanHandle:
         if not self._run.active:
             self._run.outlived(self._name)
             return
-        times = (self._began_ns, time.monotonic_ns())
-        failure = None if isinstance(error, GeneratorExit) else failure_attributes(error)
+        ended_ns = time.monotonic_ns()
+        failed = error is not None and not isinstance(error, GeneratorExit)
         # A copy: `set` may be called while this record still waits.
         told = {names.THREAD: self._thread, **self._attributes}
-        self._run.end_span(
-            self._name, self._ids, times, told, failure, self._owner, self._characters
-        )
+        if failed:
+            told |= failure_attributes(error)
+        span_id, parent = self._ids
+        span = OwnSpan(self._name, span_id, self._began_ns, ended_ns, told, failed, self._owner)
+        self._run.end_span(span, parent, self._characters)
 
 
 def reset_span(token: Token[tuple[RunRecording, int] | None]) -> None:
