@@ -345,8 +345,8 @@ class Shim(VerbsBesideChat):
         """The models that would leave if this one were asked for now; nothing is loaded.
 
         Returns:
-            `()` where it is resident, remote, or fits beside all others; None where engines in use or pins
-            are in the way now.
+            `()` where it is resident, remote, or fits beside all others but those that were released; None
+            where engines in use or pins are in the way now.
 
         Raises:
             UnknownModel: it is not configured.

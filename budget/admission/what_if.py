@@ -14,9 +14,9 @@ class WhatIf:
     """The answer for one or more models.
 
     `together`: whether all of them can be resident at once, beside what others pinned. `evicted`: the
-    models that would leave now for each, () for none; None where engines in use or pins are in the way
-    now. `bytes` are those of each model's placement (its present one, or the first), `limits` those of
-    the devices.
+    models that would leave now for each, () for none, without those that were released (no program wants
+    them to stay); None where engines in use or pins are in the way now. `bytes` are those of each model's
+    placement (its present one, or the first), `limits` those of the devices.
     """
 
     together: bool
@@ -68,5 +68,5 @@ def _evicted(state: CoreState, model: str, now: float) -> tuple[str, ...] | None
     choice = state.admission.choose(engine, now, may_drain=None, measured=True)
     if choice is None:
         return None
-    leaving = set(choice.victims)
+    leaving = {one for one in choice.victims if not state.residents[one].released}
     return tuple(sorted(m.name for m in state.models.values() if m.engine_id in leaving))

@@ -28,6 +28,7 @@ from shim.config.role_checks import check_precision
 
 SPREAD: Final = 2.0
 """Judges whose composites differ by more than this disagree."""
+OTHER_ANSWER: Final = "This is another answer, which stands between two requests."
 MAX_TOKENS: Final = 1200
 KEYS_TOKENS: Final = 40
 """What the names and signs around one dimension's reasons may take."""
@@ -328,9 +329,15 @@ class Judge:
         )
 
     def check_repeat(self, task: str, answer: str) -> Checked:
-        """Whether the same answer, asked twice, gets the same score."""
-        first, second = (self.evaluate(task, answer).composite for _ in range(2))
-        return Checked("repeat", first, second)
+        """Whether the same answer gets the same score: asked again at once, and after another answer.
+
+        What an engine still has of the last prompt is not evaluated again. The rest is then evaluated in
+        other portions, which may round otherwise. `second` is the composite furthest from the first.
+        """
+        first, again = (self.evaluate(task, answer).composite for _ in range(2))
+        self.evaluate(task, OTHER_ANSWER)
+        later = self.evaluate(task, answer).composite
+        return Checked("repeat", first, max(again, later, key=lambda one: abs(one - first)))
 
     def check_length(self, task: str, answer: str) -> Checked:
         """Whether an answer gains by saying itself twice, which adds length and nothing else."""

@@ -149,12 +149,12 @@ class Graph:
 
     @contextmanager
     def _shown(self, left: dict[str, Step], plan: Plan, *, quiet: bool) -> Iterator[Finished]:
-        with progress_bar("steps", len(self.steps), quiet=quiet) as advance:
+        with progress_bar(_under_way(left), len(self.steps), quiet=quiet) as advance:
 
             async def finished(name: str, outcome: Outcome) -> None:
                 if left.pop(name, None) is None:
                     return
-                advance(1)
+                advance(1, _under_way(left))
                 if outcome.state == "skipped" or outcome.resumed:
                     # Its uses were declared, and no request will consume them.
                     await plan.adeclare(_order(list(left.values())))
@@ -178,6 +178,12 @@ class Graph:
                     hint=f"Configured are: {', '.join(sorted(known)) or 'none'}.",
                     model=model,
                 )
+
+
+def _under_way(left: Mapping[str, Step]) -> str:
+    """The steps that work or wait for their turn, as a bar names them."""
+    waited_for = [name for name, step in left.items() if not left.keys() & set(step.needs)]
+    return ", ".join(waited_for) or "done"
 
 
 def models_of(step: Step) -> Sequence[str]:

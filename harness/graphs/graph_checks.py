@@ -62,15 +62,45 @@ def check_inputs(wanted: Collection[str], given: Collection[str], step: str = ""
 
 
 def mermaid(steps: Iterable[Step], inputs: Iterable[str]) -> str:
-    """The graph as Mermaid text: inputs round, conditions as diamonds, maps and sub-graphs doubled."""
-    lines = ["graph TD"]
-    lines += [f"    {_id(name)}([{_label(name)}])" for name in inputs]
+    """The graph as Mermaid text: inputs round, conditions diamonds, maps doubled, sub-graphs framed."""
+    lines = [f"{_id(name)}([{_label(name)}])" for name in inputs]
+    nodes, edges = _drawn(list(steps), {name: _id(name) for name in inputs}, "")
+    return "graph TD\n" + "".join(f"    {line}\n" for line in [*lines, *nodes, *edges])
+
+
+def _drawn(
+    steps: Sequence[Step], sources: Mapping[str, str], frame: str
+) -> tuple[list[str], list[str]]:
+    """The lines of steps and of what they need; `sources` are the ids of the inputs."""
+    ids = {**sources, **{step.name: frame + _id(step.name) for step in steps}}
+    nodes, edges = list[str](), list[str]()
     for step in steps:
-        left, right = _brackets(step)
-        lines.append(f"    {_id(step.name)}{left}{_label(step.name, step.models)}{right}")
-    for step in steps:
-        lines += [f"    {_id(need)} --> {_id(step.name)}" for need in step.needs]
-    return "\n".join(lines) + "\n"
+        own = ids[step.name]
+        if callable(step.run):
+            left, right = _brackets(step)
+            nodes.append(f"{own}{left}{_label(step.name, step.models)}{right}")
+            edges += [f"{ids[n]} {_arrow(step, n)} {own}" for n in step.needs]
+            continue
+        inside, within = _drawn(step.run.steps, {n: ids[n] for n in step.needs}, f"{own}_")
+        used = {ids[n] for inner in step.run.steps for n in inner.needs if n in step.needs}
+        nodes += [
+            f"subgraph {own}[{_label(_titled(step))}]",
+            *(f"    {one}" for one in inside),
+            "end",
+        ]
+        # What a step inside takes is drawn to it; the rest goes to the frame.
+        edges += within
+        edges += [f"{ids[n]} {_arrow(step, n)} {own}" for n in step.needs if ids[n] not in used]
+    return nodes, edges
+
+
+def _arrow(step: Step, need: str) -> str:
+    return "-->|each|" if need == step.over else "-->"
+
+
+def _titled(step: Step) -> str:
+    each = f", for each of {step.over}" if step.over is not None else ""
+    return f"{step.name}{each}{', on a condition' if step.when is not None else ''}"
 
 
 def _check_step(step: Step, known: Collection[str]) -> None:
@@ -103,7 +133,7 @@ def _cycle(needs: Mapping[str, Sequence[str]]) -> list[str]:
 def _brackets(step: Step) -> tuple[str, str]:
     if step.when is not None:
         return "{", "}"
-    if step.over is not None or not callable(step.run):
+    if step.over is not None:
         return "[[", "]]"
     return "[", "]"
 

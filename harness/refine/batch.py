@@ -68,16 +68,16 @@ def run_many(
     failed: dict[str, KeepwarmError] = {}
     with (
         _owned(now, kept, failed),
-        progress_bar("steps", 2 * len(tasks) * refine.max_rounds, quiet=quiet) as advance,
+        progress_bar(_done_of(now), 2 * len(tasks) * refine.max_rounds, quiet=quiet) as advance,
         _uses(refine) as declare,
     ):
         told = 0
         for record, error in _after_each_step(refine, now, kept, at_once, declare):
             if error is not None:
                 failed[record.task] = error
-            done = _steps(refine, now.values())
-            advance(done - told)
-            told = done
+            steps = _steps(refine, now.values())
+            advance(steps - told, _done_of(now))
+            told = steps
     if 0 < len(failed) == len(tasks):
         raise failed[tasks[0]]
     return [now[task] for task in tasks]
@@ -174,6 +174,11 @@ def _ended(record: RefineRecord, error: KeepwarmError | None) -> RefineRecord:
         return record
     LOG.warning("a task failed, the others go on: %s", error)
     return replace(record, stopped="failed", notes=(*record.notes, str(error)))
+
+
+def _done_of(now: Mapping[str, RefineRecord]) -> str:
+    done = sum(record.stopped is not None for record in now.values())
+    return f"{done} of {len(now)} tasks done"
 
 
 def _steps(refine: Refine, records: Iterable[RefineRecord]) -> int:

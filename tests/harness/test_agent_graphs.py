@@ -608,20 +608,35 @@ def test_a_step_over_what_is_no_list_fails_and_says_so(
 
 def test_a_graph_is_drawn_as_mermaid(told: Told) -> None:
     """Inputs, models, conditions, maps; names with signs of Mermaid's own stay whole."""
-    inner = Graph([Step("x", chat)], shim=told.shim)
+    inner = Graph(
+        [Step("x", chat, ("maybe",)), Step("each", chat, ("x",))],
+        ["maybe", "topic"],
+        shim=told.shim,
+    )
     steps = [
         Step('say "hi"', chat, ("topic",), "a"),
         Step("each", chat, ("topic",), over="topic"),
         Step("maybe", chat, ("each",), when=lambda _: True),
-        Step("inner", inner),
+        Step("inner", inner, ("maybe", "topic"), over="topic"),
+        Step("end", chat, ("inner",)),
     ]
     text = Graph(steps, ["topic"], shim=told.shim).draw()
     assert text.startswith('graph TD\n    ntopic(["topic"])\n')
     assert 'nsay_20__22_hi_22_["say #quot;hi#quot;<br/>a"]' in text
     assert 'neach[["each"]]' in text
     assert 'nmaybe{"maybe"}' in text
-    assert 'ninner[["inner"]]' in text
     assert "neach --> nmaybe" in text
+    assert "ntopic -->|each| neach" in text
+    frame = text[
+        text.index('    subgraph ninner["inner, for each of topic"]') : text.index("    end\n")
+    ]
+    assert 'ninner_nx["x"]' in frame
+    assert 'ninner_neach["each"]' in frame, "not the step of this name outside"
+    assert "nmaybe --> ninner_nx" in text
+    assert "ninner_nx --> ninner_neach" in text
+    assert "ntopic -->|each| ninner" in text, "what no step inside takes goes to the frame"
+    assert "nmaybe --> ninner\n" not in text
+    assert "ninner --> nend" in text
 
 
 def test_a_run_works_inside_a_running_loop(told: Told) -> None:

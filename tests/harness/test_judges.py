@@ -104,6 +104,18 @@ def test_a_judge_that_pays_for_length_is_found() -> None:
     assert not moody.check_repeat("Write.", "Text.").holds
 
 
+def test_a_judge_that_wavers_with_what_was_asked_before_is_found() -> None:
+    """An engine that has a prompt already may round otherwise: the check asks of another answer, too."""
+    asked: list[str] = []
+
+    def by_what_was_asked(messages: Sequence[Mapping[str, Any]], _options: Any) -> str:
+        asked.append(messages[-1]["content"])
+        return scores(facts=8 if asked[-2:-1] in ([], asked[-1:]) else 7.5, style=5)
+
+    found = judge(ToldShim({"j": by_what_was_asked}), "j").check_repeat("Write.", "Text.")
+    assert (found.first, found.second, found.holds) == (6.5, 6.25, False)
+
+
 def test_long_answers_are_cut_for_the_judge_and_counted() -> None:
     """The judgement says how many characters it did not see."""
     sent: list[str] = []

@@ -414,18 +414,27 @@ def test_a_panel_reads_a_batch_judge_by_judge() -> None:
 def test_the_bar_of_a_batch_ends_full(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where tasks pass before their last round; outside a terminal nothing is shown."""
     seen: list[tuple[str, int | None, int]] = []
+    told: list[str] = []
 
     @contextmanager
     def bar(what: str, total: int | None, *, quiet: bool) -> Iterator[Any]:
         done: list[int] = []
         assert not quiet
-        yield done.append
+
+        def advance(steps: int, what: str) -> None:
+            done.append(steps)
+            told.append(what)
+
+        yield advance
         seen.append((what, total, sum(done)))
 
     monkeypatch.setattr("harness.refine.batch.progress_bar", bar)
     shim = ToldShim({"writer": in_turn(*"abcdef"), "judge": judged(9, 5, 9)})
     run_many(refine(shim), ["one", "two"], at_once=1)
-    assert seen == [("steps", 12, 12)]
+    assert seen == [("0 of 2 tasks done", 12, 12)]
+    assert told[0] == "0 of 2 tasks done"
+    assert "1 of 2 tasks done" in told
+    assert told[-1] == "2 of 2 tasks done"
 
 
 def test_progress_is_shown_in_a_terminal_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -442,8 +451,9 @@ def test_progress_is_shown_in_a_terminal_and_nowhere_else(monkeypatch: pytest.Mo
     ):
         monkeypatch.setattr(sys, "stderr", stream)
         with progress_bar("steps", 2, quiet=quiet) as advance:
-            advance(1)
+            advance(1, "facts, verdict")
         assert ("1/2" in stream.getvalue()) == shown
+        assert ("facts, verdict" in stream.getvalue()) == shown
 
 
 def test_an_interrupt_drops_work_that_has_not_begun() -> None:

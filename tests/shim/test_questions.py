@@ -32,4 +32,8 @@ def test_a_model_in_the_way_is_named_and_one_in_use_is_not(stage: Stage) -> None
             next(stream)
             assert shim.would_evict("a") is None
         assert shim.would_evict("a") == ("b",)
+        shim.release("b")
+        assert shim.would_evict("a") == (), "a released model leaves first; no program misses it"
+        shim.chat("b", "Hello.")
+        assert shim.would_evict("a") == ("b",), "a request ends the release"
         assert len(stage.engines) == 1
