@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
+from harness.memory import memory_rows as rows
 from harness.memory.nearest import Matrix, normalized
-from shim import LoadError, OutsideError, PromptTooLong, Shim
+from shim import InvalidRequest, LoadError, OutsideError, PromptTooLong, Shim
 
 
 class Embedding:
@@ -24,6 +27,34 @@ class Embedding:
     def identity(self) -> bytes:
         """What tells its vectors from those of another model."""
         return (self._shim.describe(self.model).identity or self.model).encode()
+
+    def check_made(self, connection: sqlite3.Connection, file: Path) -> bytes | None:
+        """Refuse a file that has another embedder's vectors; returns whose it has, None before the first.
+
+        Asked with every vector: a model's file may be replaced, and another program may begin anew with
+        `forget_vectors`, while a memory is open.
+
+        Raises:
+            InvalidRequest: with both.
+        """
+        known, own = rows.fact(connection, "embedder"), self.identity()
+        if known is None or known == own:
+            return known
+        raise InvalidRequest(
+            f"The memory {file} was made with another embedder than {self.model}.",
+            hint="Vectors of two models cannot be compared. `forget_vectors` begins anew.",
+            known=known.decode("utf-8", "replace"),
+            given=own.decode("utf-8", "replace"),
+        )
+
+    def claim(self, connection: sqlite3.Connection, file: Path) -> None:
+        """Let a file say that its vectors are this embedder's.
+
+        Raises:
+            InvalidRequest: they are another's.
+        """
+        if self.check_made(connection, file) is None:
+            rows.set_fact(connection, "embedder", self.identity())
 
     def why_not(self) -> str:
         """Why it may not be asked now; empty where it may."""

@@ -11,9 +11,14 @@ import numpy as np
 
 from harness.memory import memory_rows as rows
 from harness.memory.nearest import Matrix, Nearest, VectorGraph
+from harness.memory.passages import same_words
 
 NEAR_EQUAL: Final = 0.995
-"""Passages whose vectors have at least this cosine are taken for one."""
+"""Passages of the same words whose vectors have at least this cosine are taken for one.
+
+The vectors alone do not tell. To MiniLM all sentences of Chinese characters that it does not know are
+equal, and two pages that differ in one amount nearly so.
+"""
 
 
 class Vectors:
@@ -47,8 +52,8 @@ class Vectors:
 
     def keep(
         self, connection: sqlite3.Connection, ids: Sequence[int], vectors: Matrix
-    ) -> dict[int, int]:
-        """Write vectors; returns the passages that were dropped, with those they nearly equal.
+    ) -> tuple[int, dict[int, int]]:
+        """Write vectors; returns how many, and the passages that were dropped with those they copy.
 
         Raises:
             InvalidRequest: they have another length than those that are there.
@@ -57,22 +62,25 @@ class Vectors:
         rows.set_fact(connection, "length", vectors.shape[1])
         near = self.seen_by(connection).closest(vectors)
         within = np.tril(vectors @ vectors.T, -1)
-        copies = dict[int, int]()
+        copies, kept = dict[int, int](), 0
         for at, (one, vector) in enumerate(zip(ids, vectors, strict=True)):
-            twin = ids[int(within[at].argmax())] if within[at].max() >= NEAR_EQUAL else None
-            if near[at][1] >= NEAR_EQUAL:
-                twin = near[at][0]
+            # Another process may have embedded or deleted it meanwhile; its vector is no copy's then.
+            text = rows.waiting_text(connection, one)
+            if text is None:
+                within[:, at] = -1.0
+                continue
+            earlier = (ids[int(within[at].argmax())], float(within[at].max()))
+            twins = (twin for twin, cosine in (near[at], earlier) if cosine >= NEAR_EQUAL)
+            twin = next((t for t in twins if same_words(rows.text_of(connection, t), text)), None)
             if twin is not None:
                 connection.execute("DELETE FROM passages WHERE id = ?", (one,))
-                copies[one] = copies.get(twin, twin)
+                copies[one] = twin
+                within[:, at] = -1.0
                 continue
             blob = vector.astype(np.float16).tobytes()
-            # Another process may have embedded or deleted it meanwhile.
-            connection.execute(
-                "INSERT OR IGNORE INTO vectors(id, vector) SELECT id, ? FROM passages WHERE id = ?",
-                (blob, one),
-            )
-        return copies
+            connection.execute("INSERT INTO vectors(id, vector) VALUES (?, ?)", (one, blob))
+            kept += 1
+        return kept, copies
 
     def use(self, graph: VectorGraph, deletions: int) -> None:
         """Use a graph of the first vectors, unless a deletion came between."""

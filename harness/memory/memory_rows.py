@@ -18,7 +18,9 @@ from shim import InvalidRequest
 
 GRAPH_PART_BYTES: Final = 64 * 1024 * 1024
 _KEYS: Final = frozenset(["text", "metadata", "quality"])
-PENDING: Final = "FROM passages WHERE id NOT IN (SELECT id FROM vectors)"
+PENDING: Final = (
+    "FROM passages WHERE NOT EXISTS (SELECT 1 FROM vectors WHERE vectors.id = passages.id)"
+)
 
 
 def insert(connection: sqlite3.Connection, passage: Passage) -> int:
@@ -30,6 +32,18 @@ def insert(connection: sqlite3.Connection, passage: Passage) -> int:
     )
     found = connection.execute("SELECT id FROM passages WHERE hash = ?", (passage.digest,))
     return int(found.fetchone()[0])
+
+
+def text_of(connection: sqlite3.Connection, one: int) -> str | None:
+    """The text of a passage; None where it is gone."""
+    found = connection.execute("SELECT text FROM passages WHERE id = ?", (one,)).fetchone()
+    return None if found is None else str(found[0])
+
+
+def waiting_text(connection: sqlite3.Connection, one: int) -> str | None:
+    """The text of a passage that has no vector; None where it has one, or is gone."""
+    has = connection.execute("SELECT 1 FROM vectors WHERE id = ?", (one,)).fetchone()
+    return None if has else text_of(connection, one)
 
 
 def by_words(
@@ -95,30 +109,30 @@ def filter_of(where: Mapping[str, Any]) -> tuple[str, list[Any]]:
     parts, values = ["1"], list[Any]()
     for key, value in a_table("`where`", where).items():
         _check_condition(key, value)
-        path = f'$."{key}"'
+        # By no path: SQLite finds no key by one that has a sign or a letter which JSON may escape.
+        has = "EXISTS (SELECT 1 FROM json_each(passages.metadata) WHERE key = ? AND "
         if value is None:
-            parts.append("json_extract(passages.metadata, ?) IS NULL")
-            values.append(path)
+            parts.append(f"NOT {has}type != 'null')")
+            values.append(key)
         elif isinstance(value, bool):  # to SQLite true is 1
-            parts.append("json_type(passages.metadata, ?) = ?")
-            values += [path, "true" if value else "false"]
+            parts.append(f"{has}type = ?)")
+            values += [key, "true" if value else "false"]
         else:  # and a list is its text
             kinds = "'text'" if isinstance(value, str) else "'integer', 'real'"
-            parts.append(
-                "(json_extract(passages.metadata, ?) = ? "
-                f"AND json_type(passages.metadata, ?) IN ({kinds}))"
-            )
-            values += [path, value, path]
+            parts.append(f"{has}value = ? AND type IN ({kinds}))")
+            values += [key, value]
     return " AND ".join(parts), values
 
 
 def _check_condition(key: str, value: object) -> None:
-    check_text(key)
-    if any(sign in key for sign in '"\0'):
-        raise refused("A key in `where`", key, "one without quotes and zero bytes")
-    if isinstance(value, str):
-        check_text(value)
-    elif not (isinstance(value, int | None) or (isinstance(value, float) and math.isfinite(value))):
+    for text in (key, value):
+        if isinstance(text, str):
+            check_text(text)
+            if "\0" in text:
+                raise refused("A text in `where`", text, "one without zero bytes")
+    if not (
+        isinstance(value, str | int | None) or (isinstance(value, float) and math.isfinite(value))
+    ):
         raise refused(f"{key} in `where`", value, "a text, a number, true, false or null")
 
 

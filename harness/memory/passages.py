@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -13,6 +14,11 @@ from shim import InvalidRequest
 
 LONGEST: Final = 1_000_000
 """Characters of the longest passage."""
+_SIGNS: Final = (
+    ".,:;!?\"'()[]{}\u00ab\u00bb\u2018\u2019\u201a\u201c\u201d\u201e\u2026"
+    "\u060c\u061b\u061f\u06d4\u3001\u3002\u300c\u300d"  # Arabic, Chinese and Japanese
+)
+"""Those around a word that say nothing by themselves. A minus or a currency does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,16 @@ class Passage:
             return json.dumps(found, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidRequest(f"The metadata is not JSON: {error}.") from error
+
+
+def same_words(one: str | None, other: str) -> bool:
+    """Whether two texts say the same, but for capitals, white space, and the signs around their words."""
+    return one is not None and _words(one) == _words(other)
+
+
+def _words(text: str) -> list[str]:
+    found = (word.strip(_SIGNS) for word in unicodedata.normalize("NFKC", text).casefold().split())
+    return [word for word in found if word]
 
 
 def check_text(text: str) -> None:

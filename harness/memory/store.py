@@ -56,7 +56,8 @@ class MemoryStore:
         self._vectors = Vectors()
         if embedder is not None:
             self._embedding = Embedding(shim or default_shim(), embedder)
-            self._check_embedder(self._embedding)
+            with self._database.writing() as connection:
+                self._embedding.claim(connection, self._database.file)
 
     # What is there
 
@@ -96,10 +97,10 @@ class MemoryStore:
     def catch_up(self) -> CaughtUp:
         """Embed what waits, if the embedder can be resident without evicting another model.
 
-        A passage whose vector nearly equals that of an earlier one is dropped for it.
+        A passage is dropped for an earlier one of the same words whose vector nearly equals its own.
 
         Raises:
-            InvalidRequest: the embedder answers vectors of another length than before.
+            InvalidRequest: it is another embedder than before.
         """
         report, _ = self._catch_up()
         return report
@@ -239,7 +240,8 @@ class MemoryStore:
             if by_words:
                 found = rows.by_words(connection, query, candidates, where, whole_from=WHOLE_FROM)
                 rankings.append(times(found, by_words))
-            if by_vectors:
+            if by_vectors and self._embedding:
+                self._embedding.check_made(connection, self._database.file)
                 rows.check_length(connection, len(vector))
                 near = self._vectors.seen_by(connection).find(vector, candidates, among)
                 rankings.append([(one, by_vectors) for one, _ in near])
@@ -256,23 +258,6 @@ class MemoryStore:
 
     def __exit__(self, *_failure: object) -> None:
         self.close()
-
-    # The embedder
-
-    def _check_embedder(self, embedding: Embedding) -> None:
-        identity = embedding.identity()
-        with self._database.writing() as connection:
-            known = rows.fact(connection, "embedder")
-            if known is None:
-                rows.set_fact(connection, "embedder", identity)
-            elif known != identity:
-                raise InvalidRequest(
-                    f"The memory {self._database.file} was made with another embedder than "
-                    f"{embedding.model}.",
-                    hint="Vectors of two models cannot be compared. `forget_vectors` begins anew.",
-                    known=known.decode("utf-8", "replace"),
-                    given=identity.decode("utf-8", "replace"),
-                )
 
     @staticmethod
     def forget_vectors(file: Path | str) -> None:
@@ -294,25 +279,30 @@ class MemoryStore:
         """What `catch_up` does, and for each dropped passage the one that it is a copy of."""
         copies, embedded = dict[int, int](), 0
         embedding = self._embedding
-        if embedding is None or not (pending := self.pending):
+        if embedding is None or not self.pending:
             return CaughtUp(), copies
-        why = embedding.why_not()
-        while not why and (waiting := self._waiting()):
+        why, last = embedding.why_not(), 0
+        while not why and (waiting := self._waiting(last)):
+            last = waiting[-1][0]
             try:
                 vectors = embedding.of([text for _, text in waiting])
             except (LoadError, OutsideError) as error:
                 why = f"{embedding.model} failed: {error}"
                 break
             with self._database.writing() as connection:
-                found = self._vectors.keep(connection, [one for one, _ in waiting], vectors)
+                embedding.claim(connection, self._database.file)
+                kept, found = self._vectors.keep(connection, [one for one, _ in waiting], vectors)
             copies |= found
-            embedded += len(waiting) - len(found)
-        left = max(0, pending - embedded - len(copies))
-        return CaughtUp(embedded, len(copies), left, why), copies
+            embedded += kept
+        # Other programs add, embed and delete meanwhile.
+        return CaughtUp(embedded, len(copies), self.pending if why else 0, why), copies
 
-    def _waiting(self) -> list[tuple[int, str]]:
+    def _waiting(self, last: int) -> list[tuple[int, str]]:
         with self._database.reading() as connection:
-            found = connection.execute(f"SELECT id, text {rows.PENDING} ORDER BY id LIMIT {BATCH}")
+            found = connection.execute(
+                f"SELECT id, text {rows.PENDING} AND id > ? ORDER BY id LIMIT {BATCH}",
+                (last,),
+            )
             return [(int(one), str(text)) for one, text in found]
 
 

@@ -162,7 +162,8 @@ def test_metadata_filters_both_rankings_and_quality_weighs(memory: MemoryStore) 
     )
     assert texts(memory.search("rain"))[0] == "rain in winter"
     assert memory.search("rain", where={"by": "eve"}).hits == ()
-    for bad in ({'a"b': 1}, {"a": [1]}, {"by": "\ud83d"}):
+    assert texts(memory.search("rain", where={'by"x': 1})) == ["rain in winter"]
+    for bad in ({"a\0b": 1}, {"a": "b\0"}, {"a": [1]}, {"by": "\ud83d"}):
         with pytest.raises(InvalidRequest, match=r"where|half of a character"):
             memory.search("rain", where=bad)
 
