@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from tempfile import gettempdir
+from textwrap import fill
 from typing import Any
 
 from harness import Judge
@@ -68,8 +69,9 @@ def held(shim: Shim) -> str:
 def main() -> None:
     """Six tasks, then a fourth model that cannot fit."""
     config = configured()
+    limit = f"{config['budget']['limit'] / 2**20:.1f} MiB"
     print(
-        f"four agents' names, three models; the limit is {config['budget']['limit'] / 2**20:.1f} MiB"
+        f"writer and editor share one file, the judge has another: the limit of {limit} holds both"
     )
     with Shim(config, inline=True, share=True) as shim:
         shim.pin("writer")
@@ -81,7 +83,7 @@ def main() -> None:
         try:
             shim.load("second_judge")
         except AdmissionDenied as error:
-            print(f"the second judge does not fit beside them: {error}")
+            print(fill(f"the second judge does not fit beside them: {error}", 100))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from backends.gguf.checks import reject
+from backends.machine.files.in_folder import in_folder
 
 WINDOW_BYTES: Final = 1 << 18
 
@@ -37,7 +38,10 @@ def opened(path: Path) -> Iterator[tuple[int, os.stat_result]]:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            reject(path, "file", "is not a regular file.", offset=0, hint="Check the path.")
+            folder = stat.S_ISDIR(status.st_mode)
+            what = "is a folder." if folder else "is not a regular file."
+            hint = in_folder(path) if folder else "Check the path."
+            reject(path, "file", what, offset=0, hint=hint)
         if status.st_size == 0:
             reject(path, "file", "is empty.", offset=0)
         yield descriptor, status

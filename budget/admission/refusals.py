@@ -160,9 +160,9 @@ def in_a_circle(shortfall: Shortfall, waits: Sequence[Mapping[str, Any]]) -> Adm
         f"{wait['model']} of {_client(wait['client'], wait['program'])} waits for {_named(wait['pins'])}"
         for wait in waits
     )
-    why = "each holds what another waits for" if waits[1:] else "which its own program made"
+    why = ": each holds what another waits for" if waits[1:] else ", which its own program holds"
     return AdmissionDenied(
-        f"{circle}: {why}. {model} asks for {size(asked)} on {device}, where the limit is "
+        f"{circle}{why}. {model} asks for {size(asked)} on {device}, where the limit is "
         f"{size(limit)} and pinned models hold {size(pinned)}.",
         hint="Unpin first, or say how long to wait with deadline_s.",
         model=model,

@@ -7,6 +7,7 @@ round of each task. Grouped, a round of all tasks costs two loads.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
@@ -85,8 +86,10 @@ def run_many(
 
 def _files(tasks: Sequence[str], records: Path | str | None) -> dict[str, Path | None]:
     """The file of each task's record, in a folder that is there; each task stands there once."""
-    if len(set(tasks)) != len(tasks):
-        raise InvalidRequest("A task stands there twice.", hint="Give each task once.")
+    if doubled := [task for task, count in Counter(tasks).items() if count > 1]:
+        raise InvalidRequest(
+            f"The task {doubled[0][:60]!r} stands there twice.", hint="Give each task once."
+        )
     if records is None:
         return dict.fromkeys(tasks)
     folder = a_file("`records`", records)

@@ -129,8 +129,13 @@ class RefineRecord:
         """What `to_json` made.
 
         Raises:
-            InvalidRequest: it is no record, is of a newer version, or was edited.
+            InvalidRequest: it is no record (or its text), is of a newer version, or was edited.
         """
+        if isinstance(data, (str, bytes)):
+            raise InvalidRequest(
+                f"{name} is text, not what `json.loads` makes of it.",
+                hint="Parse it first, or read its file with `RefineRecord.load`.",
+            )
         _check_version(data, name)
         rest = {key: value for key, value in data.items() if key != "digest"}
         if data.get("digest") != digest_of(rest):

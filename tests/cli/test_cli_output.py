@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from shim.cli.console.output import StatusLine, console, print_table
+from shim.cli.console.output import StatusLine, console, counted, print_table
 
 COLUMNS = ("model", "state", "booked", "path")
 ROWS = [
@@ -151,3 +151,9 @@ def test_a_terminal_without_escape_codes_gets_whole_lines(
         line.clear()
 
     assert shown(80, write) == "measuring\n"
+
+
+def test_one_of_a_thing_is_told_in_the_singular() -> None:
+    """`1 evictions` was the last line of many a summary."""
+    told = [counted(number, "load") for number in (0, 1, 2, 1000)]
+    assert told == ["0 loads", "1 load", "2 loads", "1,000 loads"]

@@ -44,4 +44,4 @@ def test_without_plans_nothing_is_said(capsys: pytest.CaptureFixture[str]) -> No
     print_plans([], QUIET)
     assert capsys.readouterr().out == ""
     print_plans([], {**QUIET, "loads": 1})
-    assert "1 loads, 0 used" in capsys.readouterr().out
+    assert "1 load, 0 used" in capsys.readouterr().out

@@ -7,7 +7,8 @@ from typing import get_args
 import pytest
 from click.testing import CliRunner
 
-from budget.errors import ConfigError
+from backends.gguf import read_header
+from budget.errors import BadModelFile, ConfigError
 from budget.eviction.policies import POLICY_NAMES
 from shim.cli.commands.config.command import config_group
 from shim.config import BudgetSection, ModelEntry, json_schema, markdown_reference
@@ -88,6 +89,27 @@ def test_check_lists_mistakes_and_missing_files(runner: CliRunner, tmp_path: Pat
     human = runner.invoke(config_group, ["check"])
     assert "which is not there" in human.output
     assert "1 mistake" in human.output
+
+
+def test_a_folder_in_a_model_files_place_is_called_one_with_the_file_to_name(
+    runner: CliRunner, tmp_path: Path
+) -> None:
+    """It was called not there by one command, and no regular file by another."""
+    (tmp_path / "models").mkdir()
+    for name in "dcba":
+        (tmp_path / "models" / f"{name}.gguf").touch()
+    (tmp_path / "empty").mkdir()
+    named, none = "a.gguf, b.gguf, c.gguf, ...", "this folder has none"
+    file = tmp_path / "keepwarm.toml"
+    file.write_text('[models.m]\npath = "models"\n[models.n]\npath = "empty"\n')
+    shown = runner.invoke(config_group, ["check"]).output
+    assert shown.count("which is a folder") == 2
+    assert named in shown
+    assert none in shown
+    for folder, found in (("models", named), ("empty", none)):
+        with pytest.raises(BadModelFile, match="is a folder") as error:
+            read_header(tmp_path / folder)
+        assert found in error.value.hint
 
 
 def test_check_reports_what_is_no_toml(runner: CliRunner, tmp_path: Path) -> None:

@@ -383,3 +383,12 @@ def test_a_program_without_stderr_has_no_progress_bar(monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "stderr", None)
     with progress_bar("steps", 2) as advance:
         advance(1)
+
+
+def test_a_records_text_is_not_taken_for_a_record_without_a_version() -> None:
+    """What `to_json` gives is data; its text has to be parsed, and the error says so."""
+    text = json.dumps(loop("one", max_rounds=1).run("Write.").to_json())
+    with pytest.raises(InvalidRequest, match="is text") as error:
+        RefineRecord.from_json(text)
+    assert "RefineRecord.load" in error.value.hint
+    assert RefineRecord.from_json(json.loads(text)).answer == "one"

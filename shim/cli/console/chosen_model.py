@@ -18,6 +18,7 @@ from typing import Final
 import click
 
 from backends.machine.files.file_locks import KEEPER_LOCK, is_held
+from backends.machine.files.in_folder import in_folder
 from budget.errors import BadModelFile, ConfigError, UnknownModel
 from shim.cli.console.context import config_of, config_path, entry_of
 from shim.cli.console.output import StatusLine
@@ -101,9 +102,12 @@ def choose(
         entry_of(config, given)
         return ChosenModel(config, given)
     if not file.is_file():
+        folder = file.is_dir()
         raise UnknownModel(
-            f"No model is called {given!r}, and there is no such file.",
-            hint="Name a model of `keepwarm list`, or the path of a GGUF file.",
+            f"No model is called {given!r}, and {'it is a folder' if folder else 'there is no such file'}.",
+            hint=in_folder(file)
+            if folder
+            else "Name a model of `keepwarm list`, or the path of a GGUF file.",
             model=given,
         )
     known = name_of_file(config, file)

@@ -176,6 +176,11 @@ def sizes(by_device: Mapping[str, float | None]) -> str:
     return ", ".join(f"{device} {text}" for device, text in said.items())
 
 
+def counted(count: int, what: str) -> str:
+    """A number of things: `1 load`, `2 loads`."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
 def span(seconds: float | None) -> str:
     """A length of time: `0.42 s`, `3 min 5 s`, `2 h 10 min`."""
     if seconds is None:

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from backends.gguf import GgufHeader, read_header
+from backends.machine.files.in_folder import in_folder
 from backends.vllm.model_folder import read_folder
 from budget.errors import KeepwarmError
 from shim.config import Config, ModelEntry
@@ -34,7 +35,9 @@ class FileFaults:
 def file_faults(config: Config) -> FileFaults:
     """Look into every file that is here. Nothing is downloaded, and no endpoint is asked."""
     found = [
-        _fault(key, f"{file}, which is not there", "a file that can be read")
+        _fault(key, f"{file}, which is a folder", f"a file. {in_folder(file)[:-1]}")
+        if file.is_dir()
+        else _fault(key, f"{file}, which is not there", "a file that can be read")
         for key, file in config.missing_files()
     ]
     missing = {fault.key for fault in found}

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from shim.cli.console.output import print_table, size
+from shim.cli.console.output import counted, print_table, size
 from shim.cli.console.said_lines import say
 
 USES_SHOWN: Final = 6
@@ -30,7 +30,7 @@ def _uses(plan: Mapping[str, Any]) -> str:
 
 
 def _done(prefetch: Mapping[str, Any]) -> list[str]:
-    said = [f"{prefetch['loads']} loads, {prefetch['used']} used"]
+    said = [f"{counted(prefetch['loads'], 'load')}, {prefetch['used']} used"]
     said.append(f"{size(prefetch['staged_bytes'])} staged, {size(prefetch['wasted_bytes'])} wasted")
     if prefetch["staging"]:
         said.append(f"reading {prefetch['staging']}")

@@ -13,7 +13,7 @@ from shim.calls.tracing import load_spans, trace_history
 from shim.cli.commands.trace.times import duration
 from shim.cli.commands.trace.traced_runs import folder_option
 from shim.cli.console.context import config_path
-from shim.cli.console.output import print_json, span
+from shim.cli.console.output import counted, print_json, span
 from shim.cli.console.running import ask_running
 from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option
@@ -73,7 +73,7 @@ def capture_command(
         count = len(told["requests"])
         print_json({"trace": str(run.trace_path), "seconds": seconds, "requests": count})
         return
-    say(f"{run.trace_path}: {len(told['requests'])} requests in {span(seconds)}.")
+    say(f"{run.trace_path}: {counted(len(told['requests']), 'request')} in {span(seconds)}.")
     say(f"Show it: keepwarm trace open {run.run_id}; explain it: keepwarm trace summary")
 
 

@@ -29,7 +29,7 @@ from shim.cli.commands.trace.traced_runs import (
     trace_path,
     traces_folder,
 )
-from shim.cli.console.output import print_json, print_table, span
+from shim.cli.console.output import counted, print_json, print_table, span
 from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option
 from shim.config import Config
@@ -230,8 +230,10 @@ def _print_summary(summary: TraceSummary, config: Config) -> None:
     print_table(columns, models, right=columns[1:])
     for wait in summary.waits:
         say(f"{wait.request} of {wait.model} waited {span(wait.waited_s)} for {wait.cause}.")
-    evictions = f"{summary.evictions} evictions, {summary.regretted} of them regretted"
-    say(f"{evictions}; {summary.failed} requests failed.")
+    regretted = f", {summary.regretted} of them regretted" if summary.evictions else ""
+    say(
+        f"{counted(summary.evictions, 'eviction')}{regretted}; {counted(summary.failed, 'request')} failed."
+    )
     for advice in summary.advice:
         where = f"set in {advice.section} of {file_of(advice, config)}:" if advice.section else ""
         click.echo()
