@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from harness.evaluation.plain_text import plain
 from harness.refine.record import RefineRecord
 
 Message = Mapping[str, Any]
@@ -39,6 +40,6 @@ def weaknesses(record: RefineRecord) -> str:
     ranked = sorted(evaluation.scores.items(), key=lambda item: item[1])
     weak = [item for item in ranked if item[1] < record.settings.floor] or ranked[:1]
     return "\n".join(
-        f"- {name} ({score:g} of 10): {evaluation.reasons(name) or 'no reasons given'}"
+        f"- {name} ({score:g} of 10): {plain(evaluation.reasons(name)) or 'no reasons given'}"
         for name, score in weak
     )

@@ -290,7 +290,7 @@ def test_a_batch_is_grouped_by_model(tmp_path: Path) -> None:
         return f"{messages[0]['content']} {len(messages)}"
 
     def marks(messages: Sequence[Mapping[str, Any]], _options: Mapping[str, Any]) -> str:
-        good = messages[-1]["content"].endswith("3")
+        good = "3\n~~~" in messages[-1]["content"]
         return scores(facts=9 if good else 5, style=9 if good else 5)
 
     shim = ToldShim({"writer": write, "judge": marks})
