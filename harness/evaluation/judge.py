@@ -7,6 +7,7 @@ import json
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, Final, Literal
 
 from harness.evaluation.compressor import Compressed, Compressor
@@ -251,8 +252,8 @@ class Judge:
         work = list(a_list("The pairs of task and answer", work, (tuple, list)))
         if strange := [pair for pair in work if len(pair) != 2]:
             raise refused("A pair of task and answer", strange[0], "two texts")
-        found = dict(self.each_evaluated(work, [task for task, _ in work], at_once))
-        return [found[number] for number in range(len(work))]
+        found = self.each_evaluated(work, [task for task, _ in work], at_once)
+        return [one for _, one in sorted(found, key=itemgetter(0))]
 
     def each_evaluated(
         self, work: Sequence[tuple[str, str]], run_ids: Sequence[str], at_once: int = AT_ONCE
@@ -292,13 +293,15 @@ class Judge:
             EndpointError: its answer is not in the rubric's shape.
             KeepwarmError: as `Shim.chat`.
         """
-        options = {"max_tokens": self._most_tokens(), **self.options}
+        options = {
+            "max_tokens": self._most_tokens(),
+            **self.options,
+            "temperature": 0.0,
+            "json_schema": self.rubric.schema(),
+        }
         with span("judge", model=model, overridden=model in self.overridden or None):
-            reply = self.shim.chat(
-                model,
-                self.prompt(self.rubric, plain(task), payload.text),
-                **{**options, "temperature": 0.0, "json_schema": self.rubric.schema()},
-            )
+            messages = self.prompt(self.rubric, plain(task), payload.text)
+            reply = self.shim.chat(model, messages, **options)
         scores = self._scores(reply)
         return Judgement(
             judge=model,

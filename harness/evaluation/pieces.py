@@ -7,7 +7,7 @@ so a code fence, a table or a quotation is one piece however long it is.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from itertools import pairwise
@@ -163,13 +163,9 @@ def _is_wrapped(block: str, end: int, width: int) -> bool:
     return word[1][0].islower() or len(line.rstrip()) + 1 + len(word[1]) > width
 
 
-def _with_edges(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    pieces = list(pieces)
-    prose = [number for number, piece in enumerate(pieces) if piece.rank is Rank.PROSE]
-    first, last = dict[int, int](), dict[int, int]()
-    for number in prose:
-        first.setdefault(pieces[number].section, number)
-        last[pieces[number].section] = number
-    edges = {*first.values(), *last.values()}
+def _with_edges(pieces: Sequence[Piece]) -> Iterator[Piece]:
+    prose = [(one.section, number) for number, one in enumerate(pieces) if one.rank is Rank.PROSE]
+    last_ones, first_ones = dict(prose), dict(reversed(prose))
+    edges = {*first_ones.values(), *last_ones.values()}
     for number, piece in enumerate(pieces):
         yield replace(piece, edge=number in edges)

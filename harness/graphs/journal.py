@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 from harness.graphs.step import Step
 from harness.record_files import content_of, digest_of, owned
 from shim import InvalidRequest, OutsideError
+from traces.place import write_all
 
 VERSION: Final = 1
 
@@ -165,10 +166,8 @@ class Journal:
 def _append(out: FileIO, line: str) -> None:
     """Write a line whole or not at all: results that come after half of one could not be read."""
     end = os.fstat(out.fileno()).st_size
-    left = f"{line}\n".encode("utf-8", "surrogatepass")
     try:
-        while left:
-            left = left[out.write(left) :]
+        write_all(out.fileno(), f"{line}\n".encode("utf-8", "surrogatepass"))
     except OSError:
         os.ftruncate(out.fileno(), end)
         raise

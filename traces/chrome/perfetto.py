@@ -8,6 +8,7 @@ import secrets
 import threading
 import webbrowser
 from collections.abc import Callable
+from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final, Self
@@ -57,16 +58,15 @@ class TraceServer:
                 f"There is no trace at {trace}. 'runs.jsonl' names each run's trace."
             )
         check_is_trace(trace)
-        handler = _handler(
-            ui_directory(), trace, f"/{secrets.token_urlsafe(16)}/{quote(trace.name)}"
-        )
+        trace_path = f"/{secrets.token_urlsafe(16)}/{quote(trace.name)}"
+        handler = partial(_Handler, trace, trace_path, directory=str(ui_directory()))
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True
         )
         host = f"http://127.0.0.1:{self._server.server_port}"
-        self.trace_url = host + handler.trace_path
+        self.trace_url = host + trace_path
         commands = startup_commands(trace)
         self.url = f"{host}/#!/?url={self.trace_url}"
         if commands:
@@ -83,8 +83,9 @@ class TraceServer:
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    trace: Path
-    trace_path: str
+    def __init__(self, trace: Path, trace_path: str, *args: Any, **kwargs: Any) -> None:
+        self.trace, self.trace_path = trace, trace_path
+        super().__init__(*args, **kwargs)  # which answers the request
 
     def do_GET(self) -> None:
         if self._known_host():
@@ -126,16 +127,6 @@ class _Handler(SimpleHTTPRequestHandler):
             while size and (piece := source.read(min(size, _PIECE_BYTES))):
                 self.wfile.write(piece)
                 size -= len(piece)
-
-
-def _handler(ui: Path, trace: Path, trace_path: str) -> type[_Handler]:
-    class Handler(_Handler):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, directory=str(ui), **kwargs)
-
-    Handler.trace = trace
-    Handler.trace_path = trace_path
-    return Handler
 
 
 def open_trace(

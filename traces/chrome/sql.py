@@ -133,13 +133,9 @@ class TraceProcessor:
             late.set()
             process.kill()
 
-        watch = (
-            None
-            if timeout_s is None
-            else threading.Timer(min(timeout_s, threading.TIMEOUT_MAX), end)
-        )
-        if watch is not None:
-            watch.start()
+        limit_s = threading.TIMEOUT_MAX if timeout_s is None else timeout_s
+        watch = threading.Timer(min(limit_s, threading.TIMEOUT_MAX), end)
+        watch.start()
         try:
             process.stdin.write(question + "\n")
             process.stdin.flush()
@@ -147,8 +143,7 @@ class TraceProcessor:
         except BrokenPipeError:
             return "", late.is_set()
         finally:
-            if watch is not None:
-                watch.cancel()
+            watch.cancel()
 
 
 def check_size(trace: Path) -> None:

@@ -11,10 +11,8 @@ from traces.text import Value
 def title_of(name: str, attributes: Mapping[str, Value], ns: int) -> tuple[str, float]:
     """The name of a slice of that length, and its tokens a second (0 where there are none)."""
     if name == names.PROMPT_EVALUATION:
-        prompt, cached = (
-            _count(attributes, names.INPUT_TOKENS),
-            _count(attributes, names.CACHED_TOKENS),
-        )
+        prompt = _count(attributes, names.INPUT_TOKENS)
+        cached = _count(attributes, names.CACHED_TOKENS)
         rate = _rate(prompt - cached, attributes.get(names.PROMPT_MS), ns)
         found = f", {cached} cached" if cached else ""
         return _told(name, prompt, found, rate), rate

@@ -185,10 +185,8 @@ def _of_request(
         request.waited_for = _text(args.get(names.WAITED_FOR_LOAD))
         request.queued_for = str(args.get(names.WAITED_FOR, ""))
         request.error = _text(args.get(names.ERROR_TYPE))
-        tokens, predicted = (
-            number_of(args.get(names.OUTPUT_TOKENS)),
-            number_of(args.get(names.PREDICTED_MS)),
-        )
+        tokens = number_of(args.get(names.OUTPUT_TOKENS))
+        predicted = number_of(args.get(names.PREDICTED_MS))
         request.prompt_tokens = int(number_of(args.get(names.INPUT_TOKENS)) or 0)
         request.cached_tokens = int(number_of(args.get(names.CACHED_TOKENS)) or 0)
         request.output_tokens = None if tokens is None else int(tokens)

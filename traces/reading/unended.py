@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from traces.chrome.file import stem_of, trace_files
-from traces.place import size_without_nuls
+from traces.place import opened_regular, size_without_nuls
 from traces.processes.shared_run import facts_in, is_open, marker_of
 from traces.runs import RunLine
 
@@ -23,7 +23,6 @@ NO_LINE: Final = "no line"
 """The status of a whole file: that of `trace merge`, or of a run whose line was lost."""
 
 _DATED: Final = re.compile(r"(\d{8}T\d{6}Z)-")
-_END: Final = b"]"
 
 
 def unended_runs(folder: Path, known: Collection[str]) -> list[RunLine]:
@@ -65,12 +64,9 @@ def _status(path: Path, marker: Path, size: int) -> str:
 
 
 def _is_whole(path: Path, size: int) -> bool:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        size = size_without_nuls(descriptor, size)
-        return os.pread(descriptor, 8, max(0, size - 8)).rstrip().endswith(_END)
-    finally:
-        os.close(descriptor)
+    with opened_regular(path) as file:
+        size = size_without_nuls(file.fileno(), size)
+        return os.pread(file.fileno(), 8, max(0, size - 8)).rstrip().endswith(b"]")
 
 
 def _began(marker: Path, stem: str, state: os.stat_result) -> float:

@@ -28,9 +28,6 @@ MAX_BYTES: Final = 256 * 1024 * 1024
 TAKE_EVERY_NS: Final = 2_000_000_000
 """How often the parts of other processes are taken in while the run itself records."""
 
-Figures = tuple[int, int, float]
-"""Loads, evictions and seconds of loads."""
-
 
 @dataclass(frozen=True, slots=True)
 class PartSettings:
@@ -72,7 +69,6 @@ class TraceParts:
         self.recorder = Recorder(
             self, new_id, offset_ns=settings.offset_ns, record_content=settings.record_content
         )
-        self._before: Figures = (0, 0, 0.0)
         self._taken: TakenIn | None = None
         self._take_at_ns = 0
         self._view = self._begin(started_ns)
@@ -150,12 +146,8 @@ class TraceParts:
         Raises:
             OSError: it cannot be written.
         """
-        settings, recorder = self._settings, self.recorder
-        figures = recorder.loads, recorder.evictions, recorder.load_seconds
-        loads, evictions, load_seconds = (
-            now - before for now, before in zip(figures, self._before, strict=True)
-        )
-        self._before = figures
+        settings = self._settings
+        loads, evictions, load_seconds = self.recorder.take_figures()
         line = RunLine(
             run_id=self._run_id,
             service=settings.service,
@@ -164,14 +156,14 @@ class TraceParts:
             status="ok" if error is None else "error",
             error_type=None if error is None else type(error).__name__,
             error_message=None if error is None else error_text(error),
-            loads=int(loads),
-            evictions=int(evictions),
+            loads=loads,
+            evictions=evictions,
             load_seconds=load_seconds,
             trace=None if self.path is None else str(self.path),
             problems=tuple(self._problems.found),
         )
         settings.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        requests = self._requests.take(recorder.load_seconds_of)
+        requests = self._requests.take(self.recorder.load_seconds_of)
         append_run(settings.directory / FILE_NAME, line, requests)
 
     def _begin(self, started_ns: int, before: ChromeView | None = None) -> ChromeView:

@@ -23,7 +23,7 @@ from traces.records import (
     RequestRecord,
 )
 from traces.span_data import SpanData
-from traces.text import Value, clean, clean_attributes
+from traces.text import clean, clean_attributes
 
 _CHAT_PARTS: Final = (names.PROMPT_EVALUATION, names.GENERATE)
 _PARTS: Final = dict.fromkeys(
@@ -70,12 +70,7 @@ class Recorder(Recording):
         self._incidents: OrderedDict[str, None] = OrderedDict()
         self._samples: OrderedDict[str, None] = OrderedDict()
         self._prefetched: dict[str, str] = {}
-        self.loads = 0
-        """Loads recorded, each once."""
-        self.evictions = 0
-        """Evictions recorded, each once."""
-        self.load_seconds = 0.0
-        """Seconds of all loads recorded, one load on two devices counted once."""
+        self._loaded, self._left, self._load_seconds = 0, 0, 0.0
 
     def record(self, record: Record, parent: int) -> None:
         """Make spans of what happened; what several requests or processes report is recorded once."""
@@ -101,7 +96,7 @@ class Recorder(Recording):
         before = known.seconds
         known.start_ns = min(known.start_ns, load.start_ns)
         known.end_ns = max(known.end_ns, load.end_ns)
-        self.load_seconds += known.seconds - before
+        self._load_seconds += known.seconds - before
         attributes = {
             **self._extra(load.attributes),
             names.LOAD_ID: load.load_id,
@@ -112,10 +107,8 @@ class Recorder(Recording):
             names.STORAGE: load.storage,
             names.REASON: load.reason,
         }
-        span_id = self._span(
-            names.MODEL_LOAD, load.start_ns, load.end_ns, parent, clean_attributes(attributes)
-        )
-        self._phases(load.phases, span_id, {names.LOAD_ID: clean(load.load_id)})
+        span_id = self._span(names.MODEL_LOAD, load.start_ns, load.end_ns, parent, attributes)
+        self._phases(load.phases, span_id, {names.LOAD_ID: load.load_id})
         known.span_id = known.span_id or span_id
         known.devices.add(load.device)
         if load.reason == PREFETCH:
@@ -136,9 +129,8 @@ class Recorder(Recording):
             names.REASON: evict.reason,
             names.FOR_MODEL: evict.for_model,
         }
-        times = evict.start_ns, evict.end_ns
-        span_id = self._span(names.EVICT, *times, parent, clean_attributes(attributes))
-        self._phases(evict.phases, span_id, {names.EVICT_ID: clean(evict.evict_id)})
+        span_id = self._span(names.EVICT, evict.start_ns, evict.end_ns, parent, attributes)
+        self._phases(evict.phases, span_id, {names.EVICT_ID: evict.evict_id})
 
     def _incident(self, incident: Incident, parent: int) -> None:
         key = f"{incident.kind} {incident.start_ns} {incident.model} {incident.device}"
@@ -150,8 +142,7 @@ class Recorder(Recording):
             names.REQUEST_MODEL: incident.model or None,
             names.DEVICE: incident.device or None,
         }
-        times = incident.start_ns, incident.end_ns
-        self._span(clean(incident.kind), *times, parent, clean_attributes(attributes))
+        self._span(incident.kind, incident.start_ns, incident.end_ns, parent, attributes)
 
     def _counter(self, sample: CounterSample) -> None:
         """Once for a moment: several processes may ask for the same."""
@@ -207,6 +198,12 @@ class Recorder(Recording):
         devices = self._devices_left(known_id) if left else self._known_load(known_id, 0).devices
         devices.add(device)
 
+    def take_figures(self) -> tuple[int, int, float]:
+        """Loads, evictions and seconds of loads since the last call; a load on two devices is one."""
+        found = self._loaded, self._left, self._load_seconds
+        self._loaded, self._left, self._load_seconds = 0, 0, 0.0
+        return found
+
     def load_seconds_of(self, load_id: str | None) -> float:
         """How long a load took; 0 where there was none, or none that is remembered."""
         known = self._loads.get(load_id or "")
@@ -216,32 +213,32 @@ class Recorder(Recording):
         known = self._loads.get(load_id)
         if known is None:
             known = remember(self._loads, load_id, _Load(start_ns, start_ns))
-            self.loads += 1
+            self._loaded += 1
         return known
 
     def _devices_left(self, evict_id: str) -> set[str]:
         known = self._evicted.get(evict_id)
         if known is None:
             known = remember(self._evicted, evict_id, set[str]())
-            self.evictions += 1
+            self._left += 1
         return known
 
     # -- spans ------------------------------------------------------------------------------------
 
-    def _phases(self, phases: Iterable[Phase], parent: int, common: dict[str, Value]) -> None:
+    def _phases(self, phases: Iterable[Phase], parent: int, common: Mapping[str, Any]) -> None:
         for name, start_ns, end_ns in phases:
-            self._span(clean(name), start_ns, end_ns, parent, dict(common))
+            self._span(name, start_ns, end_ns, parent, common)
 
     def _request_parts(self, record: RequestRecord, parent: int, end_ns: int) -> None:
-        common: dict[str, Value] = {names.REQUEST_ID: clean(record.request_id)}
+        common = {names.REQUEST_ID: record.request_id}
         granted_ns = record.granted_ns
         until = end_ns if granted_ns is None else granted_ns
         if until > record.queued_ns:
-            waited: dict[str, Value] = dict(common)
-            if record.waited_for_load is not None:
-                waited[names.WAITED_FOR_LOAD] = clean(record.waited_for_load)
-            if record.waited_for:
-                waited[names.WAITED_FOR] = clean(record.waited_for)
+            waited = {
+                **common,
+                names.WAITED_FOR_LOAD: record.waited_for_load,
+                names.WAITED_FOR: record.waited_for or None,
+            }
             self._span(names.QUEUE, record.queued_ns, until, parent, waited)
         if granted_ns is None:
             return
@@ -261,7 +258,7 @@ class Recorder(Recording):
             names.PROMPT_MS: record.prompt_ms,
         }
         first, rest = _PARTS.get(record.operation, _CHAT_PARTS)
-        self._span(first, sent_ns, evaluated_ns, parent, clean_attributes(evaluated))
+        self._span(first, sent_ns, evaluated_ns, parent, evaluated)
         if first_ns is None:
             return
         generated = {
@@ -269,7 +266,7 @@ class Recorder(Recording):
             names.OUTPUT_TOKENS: record.completion_tokens,
             names.PREDICTED_MS: record.predicted_ms,
         }
-        self._span(rest, evaluated_ns, end_ns, parent, clean_attributes(generated))
+        self._span(rest, evaluated_ns, end_ns, parent, generated)
 
     def _request_attributes(self, record: RequestRecord) -> dict[str, Any]:
         return {
@@ -310,11 +307,12 @@ class Recorder(Recording):
         return {key: value for key, value in attributes.items() if key not in names.CONTENT}
 
     def _span(
-        self, name: str, start_ns: int, end_ns: int, parent: int, attributes: dict[str, Value]
+        self, name: str, start_ns: int, end_ns: int, parent: int, attributes: Mapping[str, Any]
     ) -> int:
         span_id, offset = self._new_id(), self._offset_ns
-        ended_ns = (max(start_ns, end_ns)) + offset
-        self._sink.span(SpanData(name, span_id, parent, start_ns + offset, ended_ns, attributes))
+        times = start_ns + offset, max(start_ns, end_ns) + offset
+        kept = clean_attributes(attributes)
+        self._sink.span(SpanData(clean(name), span_id, parent, *times, kept))
         return span_id
 
 
