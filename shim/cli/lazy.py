@@ -19,7 +19,7 @@ ENTRY_POINTS: Final = "keepwarm.commands"
 
 
 class LazyGroup(click.Group):
-    """Commands by name as `("module:attribute", "one line of help")`, beside ordinary ones.
+    """Commands by name as `("module:attribute", "one line of help")` (`command_at`), beside ordinary ones.
 
     `elsewhere` has names that other programs use, and the commands that serve here. With
     `open_to_plugins` the group also has the commands of entry points; `plugin_lines` has the lines of help
@@ -55,13 +55,10 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of that name, imported now."""
         if cmd_name in self.lazy:
-            module, _, attribute = self.lazy[cmd_name][0].partition(":")
-            command = getattr(importlib.import_module(module), attribute)
-            assert isinstance(command, click.Command)
-            return accept_config(command)
+            return accept_config(command_at(self.lazy[cmd_name][0]))
         found = super().get_command(ctx, cmd_name)
         if found is not None:
-            return found
+            return accept_config(found)
         plugin = self._plugins().get(cmd_name)
         return None if plugin is None else load_plugin(plugin)
 
@@ -104,6 +101,14 @@ class LazyGroup(click.Group):
         rows = [(name, self._line_of(name)) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+
+
+def command_at(place: str) -> click.Command:
+    """The command `attribute` of the module `shim.cli.commands.module`, as `"module:attribute"`."""
+    module, _, attribute = place.partition(":")
+    command = getattr(importlib.import_module(f"shim.cli.commands.{module}"), attribute)
+    assert isinstance(command, click.Command)
+    return command
 
 
 def plugins() -> dict[str, EntryPoint]:

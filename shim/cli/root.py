@@ -15,107 +15,71 @@ from shim.cli.console.interrupt_and_memory import ctrl_c_raises, lack_of_memory
 from shim.cli.lazy import LazyGroup
 
 COMMANDS: Final = {
-    "chat": ("shim.cli.commands.asking.chat:chat", "Ask a model and print its answer as it comes."),
-    "run": (
-        "shim.cli.commands.asking.interactive:run",
-        "Talk with a model: it knows what was said before.",
-    ),
-    "embed": ("shim.cli.commands.asking.embed:embed", "Turn texts into vectors."),
-    "call": (
-        "shim.cli.commands.asking.calling:call",
-        "Call a Python model and print its result as JSON.",
-    ),
+    "chat": ("asking.chat:chat", "Ask a model and print its answer as it comes."),
+    "run": ("asking.interactive:run", "Talk with a model: it knows what was said before."),
+    "embed": ("asking.embed:embed", "Turn texts into vectors."),
+    "call": ("asking.calling:call", "Call a Python model and print its result as JSON."),
     "rerank": (
-        "shim.cli.commands.asking.verb_commands:rerank",
+        "asking.verb_commands:rerank",
         "Order documents by their relevance for a query, the most relevant first.",
     ),
-    "transcribe": (
-        "shim.cli.commands.asking.verb_commands:transcribe",
-        "Print what is said in an audio file.",
-    ),
-    "speak": (
-        "shim.cli.commands.asking.verb_commands:speak",
-        "Speak a text into a WAV file.",
-    ),
-    "tokenize": (
-        "shim.cli.commands.asking.verb_commands:tokenize",
-        "Print the ids of a text's tokens.",
-    ),
-    "ps": ("shim.cli.commands.ps.command:ps", "Show what is resident, leased, pinned and waiting."),
+    "transcribe": ("asking.verb_commands:transcribe", "Print what is said in an audio file."),
+    "speak": ("asking.verb_commands:speak", "Speak a text into a WAV file."),
+    "tokenize": ("asking.verb_commands:tokenize", "Print the ids of a text's tokens."),
+    "ps": ("ps.command:ps", "Show what is resident, leased, pinned and waiting."),
     "list": (
-        "shim.cli.commands.about.listing:list_models",
+        "about.listing:list_models",
         "List the models: what they are, and whether they are loaded.",
     ),
     "show": (
-        "shim.cli.commands.about.showing:show_model",
+        "about.showing:show_model",
         "Show the facts of a model: its file, its settings, and its engine.",
     ),
     "logs": (
-        "shim.cli.commands.about.logs:logs",
+        "about.logs:logs",
         "Print the end of the log of a model's engine; without MODEL, of the keeper's log.",
     ),
-    "top": ("shim.cli.commands.ps.top:top", "Show live what the keeper holds and does."),
-    "plan": (
-        "shim.cli.commands.plan.command:plan",
-        "Show what would be resident, on which device, and why.",
-    ),
-    "inspect": (
-        "shim.cli.commands.inspect.command:inspect",
-        "Show what a GGUF file takes before it is loaded.",
-    ),
+    "top": ("ps.top:top", "Show live what the keeper holds and does."),
+    "plan": ("plan.command:plan", "Show what would be resident, on which device, and why."),
+    "inspect": ("inspect.command:inspect", "Show what a GGUF file takes before it is loaded."),
     "build": (
-        "shim.cli.commands.build:build",
+        "build:build",
         "Measure this machine and the models once, and write the plan that later starts use.",
     ),
     "recommend": (
-        "shim.cli.commands.recommend:recommend",
+        "recommend:recommend",
         "Say how each model would run here: whole, split or on the CPU, and how fast.",
     ),
-    "load": ("shim.cli.commands.models:load", "Make a model resident without a request."),
-    "unload": ("shim.cli.commands.models:unload", "Unload a model as soon as its last lease ends."),
+    "load": ("models:load", "Make a model resident without a request."),
+    "unload": ("models:unload", "Unload a model as soon as its last lease ends."),
     "stop": (
-        "shim.cli.commands.models:stop",
+        "models:stop",
         "Unload a model now; one that is in use, when the last request that uses it ends.",
     ),
-    "pin": ("shim.cli.commands.models:pin", "Make a model resident and keep it until `unpin`."),
-    "unpin": ("shim.cli.commands.models:unpin", "Let a pinned model be evicted again."),
-    "release": (
-        "shim.cli.commands.models:release",
-        "Tell the keeper that a model may be evicted first.",
-    ),
+    "pin": ("models:pin", "Make a model resident and keep it until `unpin`."),
+    "unpin": ("models:unpin", "Let a pinned model be evicted again."),
+    "release": ("models:release", "Tell the keeper that a model may be evicted first."),
     "forget": (
-        "shim.cli.commands.inspect.forget:forget",
+        "inspect.forget:forget",
         "Forget the bytes that earlier loads of a model were found to take.",
     ),
-    "keeper": (
-        "shim.cli.commands.keeper:keeper_group",
-        "Start, stop and watch the background keeper.",
-    ),
-    "kv": ("shim.cli.commands.kv:kv_group", "Show and delete the KV state that is kept on disk."),
-    "config": (
-        "shim.cli.commands.config.command:config_group",
-        "Check, show, reload and trust the configuration.",
-    ),
-    "trace": (
-        "shim.cli.commands.trace.command:trace_group",
-        "List, open, explain and compare the traces of runs.",
-    ),
+    "keeper": ("keeper:keeper_group", "Start, stop and watch the background keeper."),
+    "kv": ("kv:kv_group", "Show and delete the KV state that is kept on disk."),
+    "config": ("config.command:config_group", "Check, show, reload and trust the configuration."),
+    "trace": ("trace.command:trace_group", "List, open, explain and compare the traces of runs."),
     "simulate": (
-        "shim.cli.commands.simulate.command:simulate",
+        "simulate.command:simulate",
         "Replay a trace of requests under several eviction policies.",
     ),
     "doctor": (
-        "shim.cli.commands.doctor.command:doctor",
+        "doctor.command:doctor",
         "Check what keepwarm needs of this machine, and say what to do.",
     ),
     "completion": (
-        "shim.cli.completion:completion",
+        "completion:completion",
         "Print the script by which a shell completes commands, options and names of models.",
     ),
-    "version": (
-        "shim.cli.commands.version:version",
-        "Print the versions of keepwarm and llama.cpp.",
-    ),
+    "version": ("about.version:version", "Print the versions of keepwarm and llama.cpp."),
 }
 ELSEWHERE: Final = {
     "ask": "chat",

@@ -19,11 +19,12 @@ BROKEN: Final = "broken"
 CLOSED: Final = None
 
 _SERVER: Final = """
-import importlib, io, json, os, sys
+import io, json, os, sys
 import shim.cli.__main__ as program
+from shim.cli.lazy import command_at
 from shim.cli.root import COMMANDS
 for place, _ in COMMANDS.values():
-    importlib.import_module(place.partition(":")[0])
+    command_at(place)
 def open_streams(files, encoding):
     for number, file in enumerate(files):
         if file is None:

@@ -114,8 +114,7 @@ def test_help_lists_every_command_as_the_commands_describe_themselves() -> None:
     assert "Exit codes" in text
     for name, (place, line) in COMMANDS.items():
         assert f"{name} {line}" in text
-        module, _, attribute = place.partition(":")
-        command = getattr(importlib.import_module(module), attribute)
+        command = lazy.command_at(place)
         assert command.name == name
         assert command.get_short_help_str(200) == line
 
@@ -178,7 +177,7 @@ def test_a_bug_of_ours_exits_1_with_its_traceback(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On stderr for a bug report, and as an InternalError for programs."""
-    monkeypatch.setattr("shim.cli.commands.version.versions", lambda: 1 // 0)
+    monkeypatch.setattr("shim.cli.commands.about.version.versions", lambda: 1 // 0)
     result = run("version", "--json")
     assert result.exit_code == 1
     assert "ZeroDivisionError" in result.stderr
@@ -192,7 +191,7 @@ def test_ctrl_c_exits_130_and_says_nothing(home: Path, monkeypatch: pytest.Monke
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("shim.cli.commands.version.versions", interrupt)
+    monkeypatch.setattr("shim.cli.commands.about.version.versions", interrupt)
     result = run("version", "--json")
     assert (result.exit_code, result.output) == (130, "")
 

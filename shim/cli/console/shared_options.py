@@ -1,10 +1,9 @@
-"""Arguments and input that several commands share: MODEL, `--json`, `--config`, and text on stdin."""
+"""Arguments and input that several commands share: MODEL, `--json`, and text on stdin."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -16,14 +15,6 @@ from shim.cli.console.failure import remember_json
 from shim.config import load_config
 
 Decorated = Callable[..., Any]
-
-config_option = click.option(
-    "--config",
-    "path",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="The configuration file to read. Default: the file that keepwarm finds.",
-)
 
 
 def model_argument(command: Decorated) -> Decorated:

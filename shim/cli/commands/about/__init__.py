@@ -1,1 +1,1 @@
-"""`keepwarm list`, `show` and `logs`: which models there are, their facts, and their engines' logs."""
+"""`keepwarm list`, `show`, `logs` and `version`: the models with their facts and logs, and the programs."""

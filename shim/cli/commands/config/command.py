@@ -16,15 +16,9 @@ from shim.cli.console.context import config_path
 from shim.cli.console.failure import EXIT_CALLER
 from shim.cli.console.output import console, print_json, print_table
 from shim.cli.console.said_lines import say, say_all
-from shim.cli.console.shared_options import config_option, json_option
+from shim.cli.console.shared_options import json_option
 from shim.cli.lazy import LazyGroup
-from shim.config import (
-    Config,
-    find_config,
-    json_schema,
-    load_config,
-    markdown_reference,
-)
+from shim.config import Config, find_config, json_schema, load_config, markdown_reference
 from shim.config.problems import dotted
 
 
@@ -33,11 +27,11 @@ from shim.config.problems import dotted
     cls=LazyGroup,
     lazy={
         "reload": (
-            "shim.cli.commands.config.reload:reload",
+            "config.reload:reload",
             "Make the running keeper use the configuration as it is now.",
         ),
         "trust": (
-            "shim.cli.commands.config.trust:trust",
+            "config.trust:trust",
             "Let a file of this folder use keys, engine arguments and folders.",
         ),
     },
@@ -63,13 +57,11 @@ def schema(style: str) -> None:
 
 
 @config_group.command("path")
-@config_option
 @json_option
 @click.pass_context
-def path_command(ctx: click.Context, path: Path | None, *, as_json: bool) -> None:
+def path_command(ctx: click.Context, *, as_json: bool) -> None:
     """Print the path of the file in effect; status 2 when there is none."""
-    chosen = path or config_path(ctx)
-    file = find_config(chosen)
+    file = find_config(config_path(ctx))
     if as_json:
         print_json({"file": str(file) if file else None})
     elif file:
@@ -81,12 +73,11 @@ def path_command(ctx: click.Context, path: Path | None, *, as_json: bool) -> Non
 
 
 @config_group.command("check")
-@config_option
 @json_option
 @click.pass_context
-def check(ctx: click.Context, path: Path | None, *, as_json: bool) -> None:
+def check(ctx: click.Context, *, as_json: bool) -> None:
     """Check the configuration and the files it names; status 2 when something is wrong."""
-    report = check_report(path or config_path(ctx))
+    report = check_report(config_path(ctx))
     if as_json:
         print_json(report)
     else:
@@ -95,12 +86,11 @@ def check(ctx: click.Context, path: Path | None, *, as_json: bool) -> None:
 
 
 @config_group.command("show")
-@config_option
 @json_option
 @click.pass_context
-def show(ctx: click.Context, path: Path | None, *, as_json: bool) -> None:
+def show(ctx: click.Context, *, as_json: bool) -> None:
     """Print every key in effect with its value and where it comes from."""
-    config = load_config(path or config_path(ctx), uses=())
+    config = load_config(config_path(ctx), uses=())
     keys = effective(config)
     if as_json:
         file = str(config.file) if config.file else None

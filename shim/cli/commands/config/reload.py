@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import click
 
@@ -12,7 +11,7 @@ from shim.cli.console.context import config_path
 from shim.cli.console.output import print_json
 from shim.cli.console.running import is_running
 from shim.cli.console.said_lines import say
-from shim.cli.console.shared_options import config_option, json_option
+from shim.cli.console.shared_options import json_option
 from shim.client import Shim
 from shim.config import load_config
 
@@ -28,17 +27,16 @@ def restart_line(keys: Sequence[str]) -> str:
 
 
 @click.command()
-@config_option
 @json_option
 @click.pass_context
-def reload(ctx: click.Context, path: Path | None, *, as_json: bool) -> None:
+def reload(ctx: click.Context, *, as_json: bool) -> None:
     """Make the running keeper use the configuration as it is now.
 
     Models whose entries did not change stay warm. Models of other projects stay where a program uses
     them, or a pin holds them. The command names the keys that take effect only after a restart of the
     keeper.
     """
-    config = load_config(path or config_path(ctx))
+    config = load_config(config_path(ctx))
     if config.file is None:
         raise ConfigError(
             "keepwarm found no configuration, so there is none to reload; the keeper's stays in force.",

@@ -16,8 +16,8 @@ from backends.llama.binding.binding_engine import NO_SERVER
 from backends.machine.children import Answered, ask_child
 from backends.machine.environment import child_environment
 from backends.machine.nvml import list_gpus
+from shim.cli.commands.about.version import versions
 from shim.cli.commands.doctor.finding import Finding
-from shim.cli.commands.version import versions
 from shim.config import Config
 
 _ASK_LIMIT_S: Final = 20.0
