@@ -103,6 +103,19 @@ def test_config_may_stand_after_the_command(home: Path) -> None:
         assert "--config" in run(name, *inner, "--help").stdout, name
 
 
+@pytest.mark.parametrize("words", [("embed", "m", "a"), ("call", "m"), ("rerank", "m", "q", "a")])
+def test_what_a_model_does_not_do_is_refused_before_its_download(
+    home: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """No file is fetched for an error, and no keeper starts (`home`)."""
+    fetched: list[Any] = []
+    monkeypatch.setattr("shim.cli.console.at_model.fetch_first", lambda *of: fetched.append(of))
+    configure(home, '[models.m]\nhf = "some/model:chat.gguf"\n')
+    refused = run(*words)
+    assert (refused.exit_code, fetched) == (2, [])
+    assert "m does not" in refused.stderr
+
+
 def configure(home: Path, text: str = '[models.m]\npath = "m.gguf"\n') -> None:
     """Write the configuration file."""
     (home / "keepwarm.toml").write_text(text)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
+from shim.cli.console.at_model import at_model
 from shim.cli.console.chosen_model import ChosenModel, choose
-from shim.cli.console.output import StatusLine, print_json, size, span
-from shim.cli.console.progress import WaitingLine, fetch_first
+from shim.cli.console.output import print_json, size, span
 from shim.cli.console.running import engine_row, is_running
 from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import Decorated, json_option, model_argument
@@ -29,15 +30,13 @@ def _command(command: Decorated) -> click.Command:
 @_command
 def load(ctx: click.Context, model: str, *, as_json: bool) -> None:
     """Make a model resident without a request."""
-    _bring(ctx, model, lambda shim, name: shim.load(name), pinned=False, as_json=as_json)
+    _bring(ctx, model, Shim.load, pinned=False, as_json=as_json)
 
 
 @_command
 def pin(ctx: click.Context, model: str, *, as_json: bool) -> None:
     """Make a model resident and keep it until `unpin`."""
-    _bring(
-        ctx, model, lambda shim, name: shim.pin(name, persist=True), pinned=True, as_json=as_json
-    )
+    _bring(ctx, model, partial(Shim.pin, persist=True), pinned=True, as_json=as_json)
 
 
 @_command
@@ -113,32 +112,27 @@ def _processes(pids: list[int]) -> str:
 @_command
 def unpin(ctx: click.Context, model: str, *, as_json: bool) -> None:
     """Let a pinned model be evicted again."""
-    chosen = choose(ctx, model, uses=())
-    model = chosen.model
-    with _running(chosen) as shim:
-        if shim is not None:
-            shim.unpin(model)
-    _say_hint(model, "may be evicted again", told=shim is not None, as_json=as_json)
+    _hint(ctx, model, Shim.unpin, "may be evicted again", as_json=as_json)
 
 
 @_command
 def release(ctx: click.Context, model: str, *, as_json: bool) -> None:
     """Tell the keeper that a model may be evicted first."""
+    _hint(ctx, model, Shim.release, "is evicted first when bytes are needed", as_json=as_json)
+
+
+def _hint(
+    ctx: click.Context, model: str, tell: Callable[[Shim, str], None], what: str, *, as_json: bool
+) -> None:
     chosen = choose(ctx, model, uses=())
     model = chosen.model
     with _running(chosen) as shim:
         if shim is not None:
-            shim.release(model)
-    _say_hint(
-        model, "is evicted first when bytes are needed", told=shim is not None, as_json=as_json
-    )
-
-
-def _say_hint(model: str, what: str, *, told: bool, as_json: bool) -> None:
+            tell(shim, model)
     if as_json:
-        print_json({"model": model, "told": told})
+        print_json({"model": model, "told": shim is not None})
     else:
-        say(f"{model} {what}." if told else f"No keeper runs, so {model} is not resident.")
+        say(f"No keeper runs, so {model} is not resident." if shim is None else f"{model} {what}.")
 
 
 def _running(chosen: ChosenModel) -> AbstractContextManager[Shim | None]:
@@ -154,20 +148,13 @@ def _bring(
     pinned: bool,
     as_json: bool,
 ) -> None:
-    line = StatusLine()
-    chosen = choose(ctx, model).taken_in(line)
-    config, model, entry = chosen.config, chosen.model, chosen.entry
-    fetch_first(line, entry)
-    with (
-        Shim(config, inline=False) as shim,
-        WaitingLine(line, model, shim.config, shim.runtime),
-    ):
-        told = ask(shim, model)
-    outcome = bring_json(model, told, pinned=pinned)
+    with at_model(choose(ctx, model)) as there:
+        told = ask(there.shim, there.model)
+    outcome = bring_json(there.model, told, pinned=pinned)
     if as_json:
         print_json(outcome)
-    elif entry.remote:
-        say(f"{model} runs at {entry.url}; there is nothing to load.")
+    elif there.entry.remote:
+        say(f"{there.model} runs at {there.entry.url}; there is nothing to load.")
     else:
         say(_sentence(outcome))
 

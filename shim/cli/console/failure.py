@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import click
@@ -25,6 +27,19 @@ _CODES: Final = ((CallerError, EXIT_CALLER), (LoadError, EXIT_LOAD), (OutsideErr
 def exit_code(error: BaseException) -> int:
     """The exit code of an error, which says whose fault it is; 1 for a bug of keepwarm."""
     return next((code for kind, code in _CODES if isinstance(error, kind)), EXIT_OURS)
+
+
+@contextmanager
+def outside(what: object, done: str) -> Iterator[None]:
+    """Inside, an error of the operating system says that `what` cannot be `done`: read, written.
+
+    Raises:
+        OutsideError: in place of the error.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutsideError(f"{what} cannot be {done}: {error.strerror or error}.") from error
 
 
 def remember_json(ctx: click.Context, _: click.Parameter | None, value: bool) -> bool:  # noqa: FBT001

@@ -43,11 +43,6 @@ def console(*, err: bool = False) -> Console:
     return Console(file=stream, soft_wrap=True, width=_PIPE_COLUMNS, force_terminal=False)
 
 
-def clear_screen() -> None:
-    """Clear a terminal, where stdout is one."""
-    console().clear()
-
-
 def print_table(
     columns: Sequence[str], rows: Sequence[Row], *, right: Sequence[str] = (), title: str = ""
 ) -> None:

@@ -5,22 +5,18 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Iterable, Mapping
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from budget.errors import InvalidRequest, OutsideError
-from shim.cli.commands.asking.chat import residency_json, temperature_of
-from shim.cli.console.context import config_of, entry_of
-from shim.cli.console.failure import remember_json
-from shim.cli.console.output import StatusLine, print_json
-from shim.cli.console.progress import WaitingLine
+from budget.errors import InvalidRequest
+from shim.cli.commands.asking.question import asked, named
+from shim.cli.console.at_model import at_model
+from shim.cli.console.failure import outside, remember_json
+from shim.cli.console.output import print_json
 from shim.cli.console.shared_options import model_argument, read_stdin
-from shim.cli.console.stopping import asked_again
-from shim.cli.console.traced import traced
-from shim.client import Shim
 
 
 def _named(_: click.Context, parameter: click.Parameter, given: Iterable[str]) -> dict[str, Path]:
@@ -74,29 +70,24 @@ def call(
     """
     remember_json(ctx, None, True)  # noqa: FBT003 - the callback of --json elsewhere
     payload = _payload(given, files)
-    config = config_of(ctx)
-    entry_of(config, model)
-    line = StatusLine()
-    with (
-        Shim(config, inline=False) as shim,
-        traced(config, "call"),
-        WaitingLine(line, model, shim.config, shim.runtime),
-    ):
-        if stream:
-            with shim.stream_call(model, **payload) as items:
-                for item in items:
-                    print_json(_printable(_kept(item, saved)))
-            return
-        reply = asked_again(partial(shim.call, model, **payload), line.clear)
+    chosen = named(ctx, model)
+    if stream:
+        with (
+            at_model(chosen, "call") as there,
+            there.shim.stream_call(there.model, **payload) as items,
+        ):
+            for item in items:
+                print_json(_printable(_kept(item, saved)))
+        return
+    reply = asked(chosen, "call", lambda shim, model: shim.call(model, **payload))
     print_json(
         {
             "model": reply.model,
             "value": _printable(_kept(reply.value, saved)),
-            "residency": residency_json(reply.residency),
+            "residency": asdict(reply.residency),
             "total_s": reply.total_s,
         }
     )
-    line.last(" · ".join([model, *temperature_of(reply.residency)]))
 
 
 def _payload(given: str | None, files: Mapping[str, Path]) -> dict[str, Any]:
@@ -129,7 +120,7 @@ def _kept(value: Any, saved: Mapping[str, Path]) -> Any:
 
 
 def _written(name: str, value: Any, path: Path) -> dict[str, Any]:
-    try:
+    with outside(f"--save {name}: {path}", "written"):
         if isinstance(value, bytes):
             path.write_bytes(value)
             return {"saved": str(path), "bytes": len(value)}
@@ -138,8 +129,6 @@ def _written(name: str, value: Any, path: Path) -> dict[str, Any]:
             with path.open("wb") as file:
                 importlib.import_module("numpy").save(file, value)
             return {"saved": str(path), "bytes": value.nbytes}
-    except OSError as error:
-        raise OutsideError(f"--save {name}: {path}: {error.strerror or error}.") from None
     raise InvalidRequest(f"The field {name} is neither bytes nor an array.")
 
 

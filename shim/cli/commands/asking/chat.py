@@ -7,22 +7,25 @@ import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from budget.errors import InvalidRequest
 from shim.calls.options.own_options import MAX_DEADLINE_S, MAX_PRIORITY
 from shim.cli.commands.asking.printed_answer import PrintedAnswer
+from shim.cli.commands.asking.question import temperature_of
+from shim.cli.console.at_model import at_model
 from shim.cli.console.chosen_model import choose
 from shim.cli.console.output import StatusLine, print_json, span
-from shim.cli.console.progress import WaitingLine, fetch_first
 from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option, model_argument, read_stdin
-from shim.cli.console.stopping import asked_again
-from shim.cli.console.traced import traced
-from shim.client import Shim
-from shim.replies import Reply, Residency
+from shim.replies import Reply
+
+_KEYS: Final = (
+    *("model", "content", "reasoning", "finish_reason", "usage", "timings", "residency"),
+    *("ttft_s", "total_s", "tokens_per_s", "relaxed", "warnings"),
+)
 
 
 @click.command()
@@ -80,25 +83,22 @@ def chat(
     chosen = choose(ctx, model)
     messages = _messages(system, _prompt(prompt))
     given = {name: value for name, value in options.items() if value not in (None, ())}
-    line = StatusLine()
-    chosen = chosen.taken_in(line)
-    config, model, entry = chosen.config, chosen.model, chosen.entry
-    fetch_first(line, entry)
-    with (
-        Shim(config, inline=False) as shim,
-        traced(config, "chat"),
-        WaitingLine(line, model, shim.config, shim.runtime) as waiting,
-    ):
+    with at_model(chosen, "chat") as there:
         if no_stream:
-            whole = partial(shim.chat, model, messages, **given)
-            reply = whole() if entry.remote else asked_again(whole, line.clear)
+            reply = there.ask(lambda shim, model: shim.chat(model, messages, **given))
             if not as_json:
                 click.echo(reply.content, color=True)
         else:
-            ask = partial(shim.stream, model, messages, **given)
-            reply = PrintedAnswer(ask, waiting, quiet=as_json).read(stops=not entry.remote)
+            ask = partial(there.shim.stream, there.model, messages, **given)
+            answer = PrintedAnswer(ask, there.waiting, quiet=as_json)
+            reply = answer.read(stops=not there.entry.remote)
     if as_json:
         print_json(reply_json(reply))
+    say_end(there.line, reply)
+
+
+def say_end(line: StatusLine, reply: Reply) -> None:
+    """Say what is to be said of a reply once it is printed: how fast it was, and its warnings."""
     line.last(summary(reply))
     for warning in warnings_of(reply):
         say(f"keepwarm: warning: {warning}", err=True)
@@ -150,25 +150,8 @@ def _messages(system: str | None, prompt: str) -> list[dict[str, str]]:
 
 def reply_json(reply: Reply) -> dict[str, Any]:
     """A reply as `chat --json` prints it."""
-    return {
-        "model": reply.model,
-        "content": reply.content,
-        "reasoning": reply.reasoning,
-        "finish_reason": reply.finish_reason,
-        "usage": asdict(reply.usage),
-        "timings": asdict(reply.timings) if reply.timings else None,
-        "residency": residency_json(reply.residency),
-        "ttft_s": reply.ttft_s,
-        "total_s": reply.total_s,
-        "tokens_per_s": reply.tokens_per_s,
-        "relaxed": list(reply.relaxed),
-        "warnings": list(reply.warnings),
-    }
-
-
-def residency_json(residency: Residency) -> dict[str, Any]:
-    """A residency outcome as `--json` prints it."""
-    return {**asdict(residency), "evicted": list(residency.evicted)}
+    fields = {**asdict(reply), "tokens_per_s": reply.tokens_per_s}
+    return {key: fields[key] for key in _KEYS}
 
 
 def summary(reply: Reply) -> str:
@@ -182,13 +165,3 @@ def summary(reply: Reply) -> str:
             *([f"{reply.tokens_per_s:.1f} tokens/s"] if reply.tokens_per_s else []),
         ]
     )
-
-
-def temperature_of(residency: Residency) -> list[str]:
-    """`warm`, or `cold, loaded in 0.42 s (staged)` and which models were evicted; empty for an endpoint."""
-    if not residency.engine:
-        return []
-    if not residency.cold:
-        return ["warm"]
-    loaded = f"cold, loaded in {span(residency.load_s)} ({residency.storage})"
-    return [loaded, *([f"evicted {', '.join(residency.evicted)}"] if residency.evicted else [])]

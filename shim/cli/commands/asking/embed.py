@@ -7,7 +7,7 @@ import math
 import click
 
 from budget.errors import InvalidRequest
-from shim.cli.commands.asking.question import asking, reply_json
+from shim.cli.commands.asking.question import asked, reply_json
 from shim.cli.console.chosen_model import choose
 from shim.cli.console.output import print_json, print_table
 from shim.cli.console.shared_options import json_option, model_argument, read_stdin
@@ -28,13 +28,12 @@ def embed(ctx: click.Context, model: str, texts: tuple[str, ...], *, as_json: bo
     chosen = choose(ctx, model, "embedder")
     batch = list(texts) or _lines()
     said = [text for text in batch if text or texts]
-    with asking(chosen, "embed") as ask:
-        reply = ask(lambda shim, model: shim.embed(model, said))
+    reply = asked(chosen, "embed", lambda shim, model: shim.embed(model, said))
     found = iter(reply.vectors)
+    # None stands for a blank line.
     vectors = [next(found) if text or texts else None for text in batch]
     if as_json:
-        # None stands for a blank line.
-        print_json(reply_json(reply, vectors=[None if v is None else list(v) for v in vectors]))
+        print_json(reply_json(reply, vectors=vectors))
     else:
         print_table(
             ("text", "dimensions", "norm", "begins"),

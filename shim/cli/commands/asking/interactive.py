@@ -9,18 +9,18 @@ from typing import Any
 import click
 
 from budget.errors import InvalidRequest, KeepwarmError
-from shim.cli.commands.asking.chat import summary, warnings_of
+from shim.cli.commands.asking.chat import say_end
 from shim.cli.commands.asking.conversation import Conversation
 from shim.cli.commands.asking.printed_answer import PrintedAnswer
 from shim.cli.commands.asking.slash_commands import NAMES, Leave, obey
 from shim.cli.commands.asking.typed_lines import edit_lines, is_piped, is_typed, read_text
+from shim.cli.console.at_model import traced
 from shim.cli.console.chosen_model import ChosenModel, choose
 from shim.cli.console.failure import tell
 from shim.cli.console.output import StatusLine
 from shim.cli.console.progress import WaitingLine, fetch_first
 from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import model_argument, read_stdin
-from shim.cli.console.traced import traced
 from shim.client import Shim
 
 
@@ -145,8 +145,6 @@ class Talk:
                     self.conversation.answered(question, answer.text)
                 return
         self.conversation.answered(question, reply.content)
-        line.last(summary(reply))
-        for warning in warnings_of(reply):
-            say(f"keepwarm: warning: {warning}", err=True)
+        say_end(line, reply)
         if reply.finish_reason == "length" and is_typed():
             click.echo("keepwarm: the answer is cut: max_tokens or the context ended it.", err=True)

@@ -1,32 +1,22 @@
-"""What the commands that ask a model once do around their question."""
+"""A model that is asked once: the question, and what is said of its reply."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import click
 
-from shim.cli.commands.asking.chat import residency_json, temperature_of
+from backends.kinds import Verb
+from shim.cli.console.at_model import at_model
 from shim.cli.console.chosen_model import ChosenModel
 from shim.cli.console.context import config_of, entry_of
-from shim.cli.console.output import StatusLine
-from shim.cli.console.progress import WaitingLine, fetch_first
-from shim.cli.console.stopping import asked_again
-from shim.cli.console.traced import traced
+from shim.cli.console.output import span
 from shim.client import Shim
-from shim.replies import EmbeddingReply, Residency, VerbReply
+from shim.replies import Answer, Residency
 
-_Reply = TypeVar("_Reply", bound=VerbReply | EmbeddingReply)
-
-
-class _Ask(Protocol):
-    """Asks a shim for a model by its name there, once it is there; returns the reply."""
-
-    def __call__(self, question: Callable[[Shim, str], _Reply], /) -> _Reply: ...
+_Reply = TypeVar("_Reply", bound=Answer)
 
 
 def named(ctx: click.Context, model: str) -> ChosenModel:
@@ -40,36 +30,30 @@ def named(ctx: click.Context, model: str) -> ChosenModel:
     return ChosenModel(config, model)
 
 
-@contextmanager
-def asking(chosen: ChosenModel, verb: str) -> Iterator[_Ask]:
-    """The configuration, the trace and the line that waits."""
-    line = StatusLine()
-    chosen = chosen.taken_in(line)
-    config, model, entry = chosen.config, chosen.model, chosen.entry
-    fetch_first(line, entry)
-    last: list[Residency] = []
-    with (
-        Shim(config, inline=False) as shim,
-        traced(config, verb),
-        WaitingLine(line, model, shim.config, shim.runtime),
-    ):
-
-        def ask(question: Callable[[Shim, str], _Reply]) -> _Reply:
-            once = partial(question, shim, model)
-            reply = once() if entry.remote else asked_again(once, line.clear)
-            last.append(reply.residency)
-            return reply
-
-        yield ask
-    line.last(" · ".join([model, *temperature_of(last[0])]))
+def asked(chosen: ChosenModel, verb: Verb, question: Callable[[Shim, str], _Reply]) -> _Reply:
+    """The reply of a model; a line tells what it waits for, and then whether the model was warm."""
+    with at_model(chosen, verb) as there:
+        reply = there.ask(question)
+    there.line.last(" · ".join([there.model, *temperature_of(reply.residency)]))
+    return reply
 
 
-def reply_json(reply: VerbReply | EmbeddingReply, **told: Any) -> dict[str, Any]:
+def reply_json(reply: Answer, **told: Any) -> dict[str, Any]:
     """A reply as `--json` prints it, with what it tells."""
     return {
         "model": reply.model,
         **told,
         "usage": asdict(reply.usage),
-        "residency": residency_json(reply.residency),
+        "residency": asdict(reply.residency),
         "total_s": reply.total_s,
     }
+
+
+def temperature_of(residency: Residency) -> list[str]:
+    """`warm`, or `cold, loaded in 0.42 s (staged)` and which models were evicted; empty for an endpoint."""
+    if not residency.engine:
+        return []
+    if not residency.cold:
+        return ["warm"]
+    loaded = f"cold, loaded in {span(residency.load_s)} ({residency.storage})"
+    return [loaded, *([f"evicted {', '.join(residency.evicted)}"] if residency.evicted else [])]

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from budget.errors import InvalidRequest, OutsideError
-from shim.cli.commands.asking.question import asking, named, reply_json
+from budget.errors import InvalidRequest
+from shim.cli.commands.asking.question import asked, named, reply_json
+from shim.cli.console.failure import outside
 from shim.cli.console.output import print_json, print_table
 from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option, model_argument, read_stdin
@@ -40,8 +41,9 @@ def rerank(
     texts = list(documents) or [one for one in read_stdin().splitlines() if one.strip()]
     if not texts:
         raise InvalidRequest("There is no document.", hint="Give some, or one a line on stdin.")
-    with asking(named(ctx, model), "rerank") as ask:
-        reply = ask(lambda shim, model: shim.rerank(model, query, texts, top_n))
+    reply = asked(
+        named(ctx, model), "rerank", lambda shim, model: shim.rerank(model, query, texts, top_n)
+    )
     if as_json:
         print_json(reply_json(reply, ranked=[asdict(row) for row in reply.ranked]))
         return
@@ -69,8 +71,9 @@ def transcribe(
 
     Example: keepwarm transcribe whisper hello.wav --language en
     """
-    with asking(named(ctx, model), "transcribe") as ask:
-        reply = ask(lambda shim, model: shim.transcribe(model, audio, language))
+    reply = asked(
+        named(ctx, model), "transcribe", lambda shim, model: shim.transcribe(model, audio, language)
+    )
     if as_json:
         told: dict[str, Any] = {"text": reply.text, "language": reply.language}
         told["duration_s"] = reply.duration_s
@@ -87,10 +90,7 @@ def transcribe(
 @model_argument
 @click.argument("words", nargs=-1, metavar="TEXT...")
 @click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="The WAV file to write.",
+    "--out", type=click.Path(path_type=Path), required=True, help="The WAV file to write."
 )
 @click.option("--voice", help="A voice by its name.")
 @json_option
@@ -109,12 +109,9 @@ def speak(
     Example: keepwarm speak voice "Good morning." --out morning.wav
     """
     text = " ".join(words) or read_stdin()
-    with asking(named(ctx, model), "speak") as ask:
-        reply = ask(lambda shim, model: shim.speak(model, text, voice))
-    try:
+    reply = asked(named(ctx, model), "speak", lambda shim, model: shim.speak(model, text, voice))
+    with outside(f"--out {out}", "written"):
         out.write_bytes(reply.audio)
-    except OSError as error:
-        raise OutsideError(f"--out {out}: {error.strerror or error}.") from None
     told = {"saved": str(out), "bytes": len(reply.audio), "sample_rate": reply.sample_rate}
     if as_json:
         print_json(reply_json(reply, **told))
@@ -137,9 +134,8 @@ def tokenize(
     Example: keepwarm tokenize writer --count "Once upon a time"
     """
     text = " ".join(words) or read_stdin()
-    with asking(named(ctx, model), "tokenize") as ask:
-        reply = ask(lambda shim, model: shim.tokenize(model, text))
+    reply = asked(named(ctx, model), "tokenize", lambda shim, model: shim.tokenize(model, text))
     if as_json:
-        print_json(reply_json(reply, tokens=list(reply.tokens), count=len(reply)))
+        print_json(reply_json(reply, tokens=reply.tokens, count=len(reply)))
     else:
         say(str(len(reply)) if count else " ".join(map(str, reply.tokens)))
