@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shim.cli.commands.ps.coming_uses import print_plans
+from shim.cli.commands.ps.command import print_plans
 
 QUIET: dict[str, Any] = {
     "loads": 0,

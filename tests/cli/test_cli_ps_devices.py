@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shim.cli.commands.ps import command as ps
-from shim.cli.commands.ps.projects_table import print_projects
+from shim.cli.commands.ps.command import print_projects
 
 BOOKS = {
     "device": "host",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from budget.errors import InternalError
-from shim.cli.commands.ps.fault_lines import print_faults
+from shim.cli.commands.ps.command import print_faults
 from shim.keeper.shell import background as module
 from shim.keeper.shell.background import Background
 from shim.keeper.shell.fault_counts import LINES_A_MINUTE, FaultCounts

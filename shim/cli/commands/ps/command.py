@@ -1,9 +1,9 @@
-"""`keepwarm ps`: the books, engines, queue and last decisions of the running keeper."""
+"""`keepwarm ps`: what the running keeper holds, does and expects, and what went wrong in it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import click
@@ -11,17 +11,15 @@ import click
 from budget.errors import KeeperUnavailable
 from shim.cli.commands.config.reload import restart_line
 from shim.cli.commands.ps.at_ollama import print_ollama, rows_of
-from shim.cli.commands.ps.coming_uses import print_plans
-from shim.cli.commands.ps.fault_lines import print_faults
-from shim.cli.commands.ps.projects_table import print_projects
 from shim.cli.console.context import config_path
-from shim.cli.console.output import clear_screen, print_json, print_table, size, sizes, span
+from shim.cli.console.output import console, counted, print_json, print_table, size, sizes, span
 from shim.cli.console.running import ask_running
 from shim.cli.console.said_lines import say, say_all
 from shim.cli.console.shared_options import json_option
 
 EVERY_S: Final = 1.0
 DECISIONS_SHOWN: Final = 5
+USES_SHOWN: Final = 6
 NO_KEEPER: Final[Mapping[str, Any]] = {
     "running": False,
     "keeper": None,
@@ -52,7 +50,7 @@ def ps(ctx: click.Context, *, watch: bool, as_json: bool) -> None:
     """
     while True:
         if watch and not as_json:
-            clear_screen()
+            console().clear()
         try:
             status = {**read_status(), "ollama": rows_of(config_path(ctx))}
         except KeeperUnavailable as error:
@@ -94,7 +92,7 @@ def _print(status: Mapping[str, Any]) -> None:
     _print_queue(status["queue"])
     print_plans(status["declared"], status["prefetch"])
     print_ollama(status["ollama"])
-    names = {e["id"]: ", ".join(e["models"]) or e["id"] for e in status["engines"]}
+    names = {engine["id"]: name_of(engine) for engine in status["engines"]}
     _print_decisions(status["decisions"], names)
     _print_unavailable(status["unavailable"])
 
@@ -107,6 +105,68 @@ def _print_unavailable(errors: Mapping[str, Mapping[str, Any]]) -> None:
             what = f"is overridden by {programs}, and {what} by others"
         click.echo()
         say_all(error["message"], before=f"{name} {what}: ")
+
+
+def print_faults(keeper: Mapping[str, Any]) -> None:
+    """A line for each recurring task that fails now, and for each kind of fault since the start."""
+    failing = keeper.get("background", ())
+    for row in failing:
+        say(
+            f"FAILING for {span(row['failing_s'])}: {row['task']} "
+            f"({row['failures']} times in a row; {row['text']})"
+        )
+    names = {row["task"] for row in failing}
+    for row in keeper.get("faults", ()):
+        if row["kind"] not in names:
+            say(
+                f"faults: {row['kind']}, {row['count']} since the start, the last "
+                f"{span(row['last_s'])} ago: {row['text']} (see the keeper's log)"
+            )
+    books = keeper.get("books")
+    if books is not None:
+        said = "they agree" if books["agree"] else f"THEY DO NOT AGREE: {books['text']}"
+        say(f"books: checked {span(books['checked_s'])} ago, after an internal error: {said}")
+
+
+def print_projects(projects: Sequence[Mapping[str, Any]]) -> None:
+    """Print each project with its file and its models as the other tables name them.
+
+    With one project every name is that of its own configuration, and nothing is printed.
+    """
+    if len(projects) < 2:
+        return
+    click.echo()
+    rows = [
+        (row["project"], row["file"] or "given in code", ", ".join(sorted(row["names"].values())))
+        for row in projects
+    ]
+    print_table(("project", "configuration", "models"), rows)
+
+
+def print_plans(declared: Sequence[Mapping[str, Any]], prefetch: Mapping[str, Any]) -> None:
+    """Print a row for each plan and a line about loads ahead of requests; nothing where there are none."""
+    if declared:
+        click.echo()
+        rows = [(row["plan"], row["pid"], _uses(row), row["left"]) for row in declared]
+        print_table(("plan", "process", "next uses", "left"), rows, right=("process", "left"))
+    if declared or prefetch["loads"] or prefetch["staged_bytes"]:
+        click.echo()
+        say(f"looking ahead ({prefetch['mode']}): {'; '.join(_done(prefetch))}")
+
+
+def _uses(plan: Mapping[str, Any]) -> str:
+    shown = [f"{use['model']} ({use['state']})" for use in plan["next"][:USES_SHOWN]]
+    return ", ".join([*shown, *(["..."] if plan["left"] > len(shown) else [])])
+
+
+def _done(prefetch: Mapping[str, Any]) -> list[str]:
+    said = [f"{counted(prefetch['loads'], 'load')}, {prefetch['used']} used"]
+    said.append(f"{size(prefetch['staged_bytes'])} staged, {size(prefetch['wasted_bytes'])} wasted")
+    if prefetch["staging"]:
+        said.append(f"reading {prefetch['staging']}")
+    if prefetch["cores_are_busy"]:
+        said.append("loads wait for a free core")
+    return said
 
 
 def _print_devices(devices: list[dict[str, Any]]) -> None:
@@ -142,7 +202,7 @@ def _print_engines(engines: list[dict[str, Any]]) -> None:
     click.echo()
     rows = [
         (
-            ", ".join(e["models"]) or e["id"],
+            name_of(e),
             state_of(e),
             "yes" if e["pinned"] else "",
             f"{len(e['leases'])}/{e['slots']}",
@@ -161,7 +221,12 @@ def _print_engines(engines: list[dict[str, Any]]) -> None:
     )
     for engine in engines:
         if engine["placement"] and engine["bytes"]:
-            say(f"{', '.join(engine['models']) or engine['id']}: {engine['placement']}")
+            say(f"{name_of(engine)}: {engine['placement']}")
+
+
+def name_of(engine: Mapping[str, Any]) -> str:
+    """What an engine's row is called: its models, or its id where it has none."""
+    return ", ".join(engine["models"]) or str(engine["id"])
 
 
 def state_of(engine: Mapping[str, Any]) -> str:

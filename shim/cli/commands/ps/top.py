@@ -22,7 +22,7 @@ from rich.text import Text
 from backends.foreign.shown_text import one_line
 from backends.machine.processes import process_state
 from budget.errors import KeeperUnavailable
-from shim.cli.commands.ps.command import read_status, state_of
+from shim.cli.commands.ps.command import name_of, read_status, state_of
 from shim.cli.console.output import console, print_json, print_table, size, span
 from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option
@@ -136,7 +136,7 @@ def row_of(engine: Mapping[str, Any], work: CpuShares) -> Row:
     """The cells of an engine by the name of their column."""
     measured = [n for n in (engine["measured"] or {}).values() if n is not None]
     return {
-        "model": ", ".join(engine["models"]) or engine["id"],
+        "model": name_of(engine),
         "state": state_of(engine) + (" (pinned)" if engine["pinned"] else ""),
         "cpu": work.of(engine["pid"]),
         "slots": f"{len(engine['leases'])}/{engine['slots']}",

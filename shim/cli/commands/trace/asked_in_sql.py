@@ -12,12 +12,12 @@ from budget.errors import DeadlineExceeded, InvalidRequest, OutsideError
 from shim.cli.commands.trace.times import duration
 from shim.cli.commands.trace.traced_runs import (
     WHICH_TRACES,
-    check_folder,
     folder_option,
     say_end_of,
     trace_path,
     traces_folder,
 )
+from shim.cli.console.failure import outside
 from shim.cli.console.output import print_json, print_table
 from shim.cli.console.shared_options import json_option
 from traces.chrome.sql import TIMEOUT_S, SqlAnswer, SqlError, SqlTimeout, TooLarge, TraceProcessor
@@ -54,8 +54,7 @@ def sql_command(
     if len(words) > 2:
         raise click.UsageError("Give a trace and one query in quotes, or the query alone.")
     *named, query = words
-    check_folder(folder)
-    path = trace_path(named[0] if named else None, folder or traces_folder(ctx))
+    path = trace_path(named[0] if named else None, traces_folder(ctx, folder))
     answer = asked(path, query, timeout_s)
     if as_json:
         print_json({"columns": list(answer.columns), "rows": [list(row) for row in answer.rows]})
@@ -76,7 +75,7 @@ def asked(path: Path, query: str, timeout_s: float) -> SqlAnswer:
         OutsideError: the engine is not on this machine, or the file cannot be read.
     """
     try:
-        with TraceProcessor(ending_with_us()) as processor:
+        with outside(path, "read"), TraceProcessor(ending_with_us()) as processor:
             say_end_of(path)
             (answer,) = processor.ask(path, [query], timeout_s=timeout_s)
             return answer
@@ -99,5 +98,3 @@ def asked(path: Path, query: str, timeout_s: float) -> SqlAnswer:
         ) from error
     except ModuleNotFoundError as error:
         raise OutsideError(str(error)) from error
-    except OSError as error:
-        raise OutsideError(f"{path} cannot be read: {error.strerror or error}.") from error

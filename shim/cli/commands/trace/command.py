@@ -20,10 +20,9 @@ from shim.cli.commands.trace.prune import prune_command
 from shim.cli.commands.trace.traced_runs import (
     HOW_TO_TRACE,
     WHICH_TRACES,
-    check_folder,
     events_of,
     folder_option,
-    no_trace,
+    reading,
     runs_in,
     say_end_of,
     trace_path,
@@ -37,7 +36,6 @@ from traces import RunLine
 from traces.chrome.perfetto import open_trace
 from traces.reading.models_of import models_of
 from traces.reading.spans_of import Spans, spans_of
-from traces.reading.stored_events import BadTrace
 from traces.reading.summary import REGRETTED_WITHIN_S, TraceSummary, summarise
 from traces.reading.unended import NO_LINE, NOT_ENDED, RECORDING
 from traces.runs import FILE_NAME
@@ -63,8 +61,7 @@ trace_group.add_command(sql_command)
 @click.pass_context
 def list_command(ctx: click.Context, folder: Path | None, last: int, *, as_json: bool) -> None:
     """List the last runs, oldest first."""
-    check_folder(folder)
-    place = folder or traces_folder(ctx)
+    place = traces_folder(ctx, folder)
     found, damaged = runs_in(place)
     for error in damaged:
         say(f"keepwarm: {error}", err=True)
@@ -87,18 +84,14 @@ def open_command(
     ctx: click.Context, trace: str | None, folder: Path | None, *, no_browser: bool
 ) -> None:
     """Open a trace, by default the last one, in Perfetto's UI, which this machine serves."""
-    check_folder(folder)
-    path = trace_path(trace, folder or traces_folder(ctx))
-    browse = _no_browser if no_browser else webbrowser.open
+    path = trace_path(trace, traces_folder(ctx, folder))
+    browse = (lambda _url: False) if no_browser else webbrowser.open
     try:
-        say_end_of(path)
-        open_trace(path, say=say, browse=browse)
-    except BadTrace as error:
-        raise no_trace(error) from error
+        with reading(path):
+            say_end_of(path)
+            open_trace(path, say=say, browse=browse)
     except ModuleNotFoundError as error:
         raise OutsideError(str(error)) from error
-    except OSError as error:
-        raise OutsideError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 @trace_group.command("summary")
@@ -131,8 +124,7 @@ def summary_command(
 
     Example: keepwarm trace summary
     """
-    check_folder(folder)
-    place = folder or traces_folder(ctx)
+    place = traces_folder(ctx, folder)
     path = trace_path(trace, place)
     spans = spans_in(path)
     config = config_in_force(ctx)
@@ -157,9 +149,8 @@ def diff_command(
     ctx: click.Context, first: str, second: str, folder: Path | None, *, as_json: bool
 ) -> None:
     """Compare two runs, part by part and model by model."""
-    check_folder(folder)
-    place = folder or traces_folder(ctx)
-    both = [summary_of(trace_path(one, place), REGRETTED_WITHIN_S) for one in (first, second)]
+    place = traces_folder(ctx, folder)
+    both = [summarise(spans_in(trace_path(one, place))) for one in (first, second)]
     if as_json:
         print_json({"first": asdict(both[0]), "second": asdict(both[1])})
         return
@@ -184,18 +175,8 @@ PARTS: Final = (
 )
 
 
-def summary_of(path: Path, regretted_within_s: float) -> TraceSummary:
-    """The summary of a trace's file; one that was cut is read up to there, which is said.
-
-    Raises:
-        InvalidRequest: it is no trace.
-        OutsideError: it cannot be read.
-    """
-    return summarise(spans_in(path), regretted_within_s=regretted_within_s)
-
-
 def spans_in(path: Path) -> Spans:
-    """The spans of a trace's file.
+    """The spans of a trace's file; one that was cut is read up to there, which is said.
 
     Raises:
         InvalidRequest: it is no trace, or has no run in it.
@@ -246,26 +227,18 @@ def _print_summary(summary: TraceSummary, config: Config) -> None:
 
 def _print_simulate(trace: Path, runs: Path, models: Path | None) -> None:
     """The command that says what another budget or policy would have cost."""
-    described = models or Path("models.json")
-    if models is None:
-        first = ["keepwarm", "trace", "summary", str(trace), "--models-out", str(described)]
-        lines = [shlex.join(first)]
-    else:
-        lines = []
-    replay = ["keepwarm", "simulate", "--trace", str(runs), "--models", str(described)]
-    lines.append(f"{shlex.join(replay)} --budget BYTES")
+    described = str(models or "models.json")
     click.echo("\nWhat another budget or policy would have cost:")
-    for line in lines:
-        say(f"    {line}")
+    if models is None:
+        first = ["keepwarm", "trace", "summary", str(trace), "--models-out", described]
+        say(f"    {shlex.join(first)}")
+    replay = ["keepwarm", "simulate", "--trace", str(runs), "--models", described]
+    say(f"    {shlex.join(replay)} --budget BYTES")
 
 
 def _compared(first: float, second: float) -> tuple[str, str, str]:
     ratio = f" ({second / first:.2f}x)" if first > 0 else ""
     return span(first), span(second), f"{second - first:+.3f} s{ratio}"
-
-
-def _no_browser(_url: str) -> bool:
-    return False
 
 
 def _run_json(run: RunLine) -> dict[str, Any]:

@@ -14,14 +14,14 @@ from typing import TextIO
 
 import click
 
-from budget.errors import InvalidRequest, OutsideError
+from budget.errors import InvalidRequest
 from shim.cli.commands.trace.traced_runs import (
-    check_folder,
     events_of,
     folder_option,
     trace_path,
     traces_folder,
 )
+from shim.cli.console.failure import outside
 from shim.cli.console.said_lines import say
 from traces.reading.merged import merged, started_at
 
@@ -44,8 +44,7 @@ def merge_command(
 
     Of one trace it makes a whole file of what a cut one has.
     """
-    check_folder(folder)
-    place = folder or traces_folder(ctx)
+    place = traces_folder(ctx, folder)
     paths = [trace_path(one, place) for one in traces]
     _check_apart(paths)
     clocks = [started_at(events_of(path)) for path in paths]
@@ -65,10 +64,8 @@ def _check_apart(paths: Sequence[Path]) -> None:
         InvalidRequest: one is given twice: all its requests would count twice.
     """
     for first, second in combinations(paths, 2):
-        try:
+        with outside(first, "read"):
             same = first.samefile(second)
-        except OSError as error:
-            raise OutsideError(f"{first} cannot be read: {error.strerror or error}.") from error
         if same:
             raise InvalidRequest(
                 f"{first} is given twice.", hint="Give each trace once.", file=str(first)
@@ -84,21 +81,17 @@ def new_file(path: Path) -> Iterator[TextIO]:
         OutsideError: it cannot be written.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with outside(path, "written"):
+        try:
+            descriptor = os.open(path, flags, 0o600)
+        except FileExistsError as error:
+            raise InvalidRequest(f"{path} is there already.", hint="Name another file.") from error
     try:
-        descriptor = os.open(path, flags, 0o600)
-    except FileExistsError as error:
-        raise InvalidRequest(f"{path} is there already.", hint="Name another file.") from error
-    except OSError as error:
-        raise OutsideError(f"{path} cannot be written: {error.strerror or error}.") from error
-    try:
-        with ExitStack() as held:
+        with outside(path, "written"), ExitStack() as held:
             raw = held.enter_context(os.fdopen(descriptor, "wb"))
             packs = path.name.endswith(".gz")
             data = held.enter_context(gzip.GzipFile(path.stem, "wb", 6, raw)) if packs else raw
             yield held.enter_context(io.TextIOWrapper(data, "utf-8"))
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise OutsideError(f"{path} cannot be written: {error.strerror or error}.") from error
     except BaseException:
         path.unlink(missing_ok=True)
         raise

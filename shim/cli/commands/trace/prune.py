@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
-from budget.errors import InvalidRequest, OutsideError
+from budget.errors import InvalidRequest
 from shim.cli.commands.trace.times import age
-from shim.cli.commands.trace.traced_runs import check_folder, folder_option, traces_folder
+from shim.cli.commands.trace.traced_runs import folder_option, traces_folder
+from shim.cli.console.failure import outside
 from shim.cli.console.output import print_json, size
 from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option
@@ -53,14 +54,11 @@ def prune_command(
         raise InvalidRequest(
             "Nothing says which traces may go.", hint="Give --keep, --max-age or --max-bytes."
         )
-    check_folder(folder)
-    place = folder or traces_folder(ctx)
-    try:
+    place = traces_folder(ctx, folder)
+    with outside(place, "pruned"):
         going = to_prune(place, kept, time.time())
         if not dry_run:
             prune(place, going)
-    except OSError as error:
-        raise OutsideError(f"{place} cannot be pruned: {error.strerror or error}.") from error
     n_bytes = sum(one.n_bytes for one in going)
     if as_json:
         files = [str(one.path) for one in going]

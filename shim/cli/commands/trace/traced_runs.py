@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 import click
 
-from budget.errors import InvalidRequest, OutsideError
+from budget.errors import InvalidRequest
 from shim.cli.console.context import config_path
+from shim.cli.console.failure import outside
 from shim.cli.console.said_lines import say
 from shim.config import load_config
 from traces import RunLine, default_directory, read_runs
@@ -35,25 +36,23 @@ folder_option = click.option(
 )
 
 
-def traces_folder(ctx: click.Context) -> Path:
-    """Where runs are kept, by the configuration."""
-    configured = load_config(config_path(ctx), uses=("trace",)).trace.folder
-    return configured or default_directory()
-
-
-def check_folder(given: Path | None) -> None:
-    """Nothing, for a folder that was named and is there.
+def traces_folder(ctx: click.Context, given: Path | None) -> Path:
+    """Where runs are kept: the folder that was named, else by the configuration.
 
     Raises:
-        InvalidRequest: it is not there, or no folder.
+        InvalidRequest: what was named is not there, or no folder.
     """
-    if given is not None and not given.is_dir():
+    if given is None:
+        configured = load_config(config_path(ctx), uses=("trace",)).trace.folder
+        return configured or default_directory()
+    if not given.is_dir():
         what = "no folder" if given.exists() else "nothing"
         raise InvalidRequest(
             f"Found {what} at {given}.",
             hint="Give the folder of the traces as --folder, or leave it out.",
             folder=str(given),
         )
+    return given
 
 
 def runs_in(folder: Path) -> tuple[list[RunLine], list[ValueError]]:
@@ -65,13 +64,11 @@ def runs_in(folder: Path) -> tuple[list[RunLine], list[ValueError]]:
         OutsideError: the file cannot be read.
     """
     path = folder / FILE_NAME
-    try:
+    with outside(path, "read"):
         lines = list(read_runs(path)) if path.exists() else []
         found = [line for line in lines if isinstance(line, RunLine)]
         known = {line.trace for line in found if line.trace is not None}
         found = _by_their_ends(found, unended_runs(folder, known))
-    except OSError as error:
-        raise OutsideError(f"{path} cannot be read: {error.strerror or error}.") from error
     return found, [line for line in lines if isinstance(line, ValueError)]
 
 
@@ -145,13 +142,24 @@ def events_of(path: Path) -> Iterator[Event]:
         OutsideError: it cannot be read.
     """
     trace = TraceFile(path)
-    try:
+    with reading(path):
         yield from trace.events()
-    except BadTrace as error:
-        raise no_trace(error) from error
-    except OSError as error:
-        raise OutsideError(f"{path} cannot be read: {error.strerror or error}.") from error
     _say_end(trace)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Inside, a trace's file is read.
+
+    Raises:
+        InvalidRequest: it is no trace.
+        OutsideError: it cannot be read.
+    """
+    try:
+        with outside(path, "read"):
+            yield
+    except BadTrace as error:
+        raise InvalidRequest(str(error), hint=WHICH_TRACES, file=str(error.file)) from error
 
 
 def say_end_of(path: Path) -> None:
@@ -176,11 +184,6 @@ def _say_end(trace: TraceFile) -> None:
         said = f"{what} behind the end of {file} are not read."
     if said:
         say(f"keepwarm: {said}", err=True)
-
-
-def no_trace(error: BadTrace) -> InvalidRequest:
-    """The error of a command that was given a file that is no trace."""
-    return InvalidRequest(str(error), hint=WHICH_TRACES, file=str(error.file))
 
 
 def _with_late_parts(trace: Path) -> Path:
