@@ -206,9 +206,8 @@ def asked(one: Agent, wavs: Sequence[Path]) -> list[ItemResult]:
 def table(one: Agent, items: Sequence[ItemResult], trace: Path) -> str:
     """Each model's work, and its load seconds: those that were waited for, and those that were hidden."""
     loads = summarise(spans_of(TraceFile(trace).events())).models
-    lines = [
-        f"  {'stages':<15}{'model':<10}{'works s':>8}{'loads':>6}{'load s':>8}{'visible':>9}{'hidden':>8}"
-    ]
+    heads = ("work s", "loads", "load s", "visible s", "hidden s")
+    lines = [f"  {'stages':<15}{'model':<10}" + "".join(f"{head:>10}" for head in heads)]
     for model in (*CHAIN, "judge"):
         replies = [
             kept.reply for item in items for kept in item.replies if kept.reply.model == model
@@ -219,8 +218,8 @@ def table(one: Agent, items: Sequence[ItemResult], trace: Path) -> str:
         visible = min(visible, seconds)
         stages = ", ".join(stage.name for stage in one.stages if stage.model == model)
         lines.append(
-            f"  {stages:<15}{model:<10}{works:8.2f}{loads[model].loads if model in loads else 0:6}"
-            f"{seconds:8.2f}{visible:9.2f}{seconds - visible:8.2f}"
+            f"  {stages:<15}{model:<10}{works:10.2f}{loads[model].loads if model in loads else 0:10}"
+            f"{seconds:10.2f}{visible:10.2f}{seconds - visible:10.2f}"
         )
     return "\n".join(lines)
 

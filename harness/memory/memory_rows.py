@@ -104,6 +104,19 @@ def ids_where(connection: sqlite3.Connection, where: Mapping[str, Any]) -> list[
     return [int(one) for (one,) in rows]
 
 
+def passages_after(
+    connection: sqlite3.Connection, after: int, count: int, where: Mapping[str, Any]
+) -> list[tuple[int, Passage]]:
+    """The next passages by their ids, with this metadata."""
+    condition, values = filter_of(where)
+    found = connection.execute(
+        "SELECT id, text, metadata, quality FROM passages "  # noqa: S608
+        f"WHERE id > ? AND {condition} ORDER BY id LIMIT ?",
+        (after, *values, count),
+    )
+    return [(one, Passage(text, json.loads(kept), quality)) for one, text, kept, quality in found]
+
+
 def filter_of(where: Mapping[str, Any]) -> tuple[str, list[Any]]:
     """A filter by metadata as SQL with its values; keys and values are never part of the SQL."""
     parts, values = ["1"], list[Any]()

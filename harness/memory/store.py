@@ -69,6 +69,27 @@ class MemoryStore:
         """Passages that have no vector yet."""
         return self._count(rows.PENDING)
 
+    def passages(self, where: Mapping[str, Any] | None = None) -> Iterator[tuple[int, Passage]]:
+        """All passages (with this metadata) and their ids, in the order in which they came.
+
+        Raises:
+            InvalidRequest: `where` is no metadata.
+            OutsideError: the file cannot be read.
+        """
+        wanted = {} if where is None else where
+        rows.filter_of(wanted)  # at the call, not with the first passage
+        return self._each_passage(wanted)
+
+    def _each_passage(self, where: Mapping[str, Any]) -> Iterator[tuple[int, Passage]]:
+        last = 0
+        while True:
+            with self._database.reading() as connection:
+                some = rows.passages_after(connection, last, BATCH, where)
+            if not some:
+                return
+            yield from some
+            last = some[-1][0]
+
     def _count(self, which: str) -> int:
         with self._database.reading() as connection:
             return int(connection.execute(f"SELECT count(*) {which}").fetchone()[0])

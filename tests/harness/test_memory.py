@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from harness import CaughtUp, MemoryStore, Passage
 from harness.memory import memory_rows
 from harness.memory.database import MIGRATIONS
 from harness.memory.ranking import fused
+from harness.memory.store import BATCH
 from harness.memory.word_index import indexed, words_of
 from shim import EmbeddingReply, InvalidRequest, LoadFailed, OutsideError, PromptTooLong, Shim
 from shim.model_info import ModelInfo
@@ -674,3 +676,35 @@ def test_a_memory_in_place_of_a_device_or_a_fifo_is_refused(tmp_path: Path) -> N
     with pytest.raises(OutsideError, match="no regular file"):
         MemoryStore(tmp_path / "m.db")
     assert [one.name for one in tmp_path.iterdir()] == ["m.db"]
+
+
+def test_what_a_memory_has_is_listed_and_can_be_taken_to_another(
+    memory: MemoryStore, tmp_path: Path
+) -> None:
+    """Whole passages with their ids, in order; lines of them are what `import_jsonl` reads."""
+    given = [
+        Passage(f"Line {n} says 磨 {'x' * n}.", {"even": n % 2 == 0}, 1 + n / 100)
+        for n in range(BATCH + 6)
+    ]
+    ids = memory.add(given)
+    assert list(memory.passages()) == list(zip(ids, given, strict=True))
+    assert [one.text for _, one in memory.passages({"even": True})] == [
+        one.text for one in given[::2]
+    ]
+    file = tmp_path / "notes.jsonl"
+    file.write_text("".join(f"{json.dumps(asdict(one))}\n" for _, one in memory.passages()))
+    with MemoryStore(tmp_path / "other.db") as other:
+        assert other.import_jsonl(file, quiet=True) == len(given)
+        assert [one for _, one in other.passages()] == given
+    assert list(memory.passages({"even": "neither"})) == []
+    with pytest.raises(InvalidRequest, match="`where`"):
+        memory.passages([("even", True)])  # type: ignore[arg-type]
+
+
+def test_a_memory_may_change_while_it_is_listed(memory: MemoryStore) -> None:
+    """No transaction stays open between two passages, so that writers are not kept waiting."""
+    ids = memory.add(f"Line {n} {'y' * n}." for n in range(BATCH + 3))
+    listed = memory.passages()
+    seen = [next(listed)[0]]
+    assert memory.delete(ids[-1:]) == 1
+    assert [*seen, *(one for one, _ in listed)] == ids[:-1]

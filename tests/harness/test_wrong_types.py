@@ -152,6 +152,7 @@ def _of_memory(folder: Path) -> dict[str, Door]:
         "MemoryStore": (MemoryStore, {"file": folder / "n.db", "embedder": None, "shim": None}),
         "MemoryStore.add": (memory.add, {"passages": ["a"]}),
         "MemoryStore.delete": (memory.delete, {"ids": [9], "where": None}),
+        "MemoryStore.passages": (memory.passages, {"where": {"a": 1}}),
         "MemoryStore.import_jsonl": (memory.import_jsonl, {"file": Path("/dev/null")}),
         "MemoryStore.forget_vectors": (memory.forget_vectors, {"file": folder / "m.db"}),
         "MemoryStore.search": (
