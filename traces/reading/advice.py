@@ -97,9 +97,9 @@ def _pin(spans: Spans, shares: AdviceFigures, force: AdvisedConfig) -> list[Trac
 
 def _leaves_room(spans: Spans, name: str) -> bool:
     """Whether each other model of the run would fit beside this one, were it pinned."""
-    largest: dict[str, int] = {}
-    for load in spans.loads:
-        largest[load.model] = max(load.bytes, largest.get(load.model, 0))
+    largest = {
+        model: max(load.bytes for load in loads) for model, loads in spans.loads_by_model().items()
+    }
     limit, own = sum(spans.limits.values()), largest.pop(name, 0)
     return not limit or own + max(largest.values(), default=0) <= limit
 
@@ -154,7 +154,7 @@ def _ahead(spans: Spans, shares: AdviceFigures, force: AdvisedConfig) -> list[Tr
     """For loads from the disk that a request waited for; those that were read ahead cost no time."""
     awaited = spans.totals.waited_for
     cold = [one for one in spans.loads if one.storage == "cold" and one.id in awaited]
-    share = sum(one.end - one.begin for one in cold) / shares.wall_s
+    share = sum(one.seconds for one in cold) / shares.wall_s
     if share < DISK_SHARE:
         return []
     why = f"{share:.0%} of the wall time is loads from the disk"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
 from typing import Any
 
 from traces.reading.spans_of import Spans, Stay
@@ -12,27 +11,24 @@ from traces.reading.totals import ModelTotals
 
 def models_of(spans: Spans) -> dict[str, Any]:
     """`{"models": [...]}` of all models of which the trace has a load with its bytes."""
-    loads = defaultdict[str, list[Stay]](list)
-    for load in spans.loads:
-        if load.bytes and load.end > load.begin:
-            loads[load.model].append(load)
     return {
         "models": [
             _model(name, found, spans.totals.models.get(name) or ModelTotals())
-            for name, found in loads.items()
+            for name, loads in spans.loads_by_model().items()
+            if (found := [load for load in loads if load.bytes and load.seconds > 0])
         ]
     }
 
 
 def _model(name: str, loads: list[Stay], requests: ModelTotals) -> dict[str, Any]:
     n_bytes = max(load.bytes for load in loads)
-    seconds = statistics.median(load.end - load.begin for load in loads)
+    seconds = statistics.median(load.seconds for load in loads)
     row = {
         "name": name,
         "bytes": n_bytes,
         "load_fixed_s": 0.0,
         "load_bandwidth_bytes_per_s": n_bytes / seconds,
     }
-    if requests.spoken_s:
-        row["decode_tokens_per_s"] = requests.spoken_tokens / requests.spoken_s
+    if requests.tokens_per_s is not None:
+        row["decode_tokens_per_s"] = requests.tokens_per_s
     return row

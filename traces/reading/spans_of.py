@@ -40,6 +40,11 @@ class Stay:
     bytes: int = 0
     declared: bool = False
 
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.end - self.begin
+
 
 @dataclass(slots=True)
 class Spans:
@@ -94,6 +99,13 @@ class Spans:
             end=max(known.end, one.end),
             bytes=known.bytes + one.bytes,
         )
+
+    def loads_by_model(self) -> dict[str, list[Stay]]:
+        """The loads of each model that was loaded."""
+        found: dict[str, list[Stay]] = {}
+        for load in self.loads:
+            found.setdefault(load.model, []).append(load)
+        return found
 
     def declared(self) -> frozenset[str]:
         """Models whose coming uses the run declared, as far as anything was decided by that."""

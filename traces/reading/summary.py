@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -94,11 +94,13 @@ def summarise(
         reached = covered(taken, begin, end)
         parts.append(reached - before)
         before = reached
-    load_s = sum(load.end - load.begin for load in spans.loads)
-    regretted = _regretted(spans, regretted_within_s)
+    load_s = sum(load.seconds for load in spans.loads)
+    evicted = [stay for stay in spans.evictions if stay.reason.startswith("evicted for")]
+    regretted = _regretted(evicted, spans, regretted_within_s)
     wall = end - begin
     models = _models(spans)
-    figures = AdviceFigures(wall or 1.0, parts[1], _reloads(models), regretted, regretted_within_s)
+    reloads = {name: one.waited_load_s for name, one in models.items() if one.loads > 1}
+    figures = AdviceFigures(wall or 1.0, parts[1], reloads, regretted, regretted_within_s)
     return TraceSummary(
         wall_s=wall,
         generate_s=parts[0],
@@ -108,7 +110,7 @@ def summarise(
         hidden_load_s=max(0.0, load_s - parts[2]),
         harness_s=max(0.0, wall - sum(parts)),
         models=models,
-        evictions=sum(stay.reason.startswith("evicted for") for stay in spans.evictions),
+        evictions=len(evicted),
         regretted=len(regretted),
         waits=tuple(_waits(totals.worst, spans.loads)),
         advice=advised(figures, spans, force or AdvisedConfig()),
@@ -117,13 +119,11 @@ def summarise(
 
 
 def _models(spans: Spans) -> dict[str, ModelSummary]:
-    loads: dict[str, list[Stay]] = {name: [] for name in spans.totals.models}
-    for load in spans.loads:
-        loads.setdefault(load.model, []).append(load)
     waited_for, totals = spans.totals.waited_for, spans.totals.models
+    loads = spans.loads_by_model()
     return {
-        name: _of_model(totals.get(name) or ModelTotals(), found, waited_for)
-        for name, found in loads.items()
+        name: _of_model(totals.get(name) or ModelTotals(), loads.get(name, []), waited_for)
+        for name in (totals | loads)
     }
 
 
@@ -132,10 +132,10 @@ def _of_model(mine: ModelTotals, loads: Sequence[Stay], waited_for: set[str]) ->
     return ModelSummary(
         requests=mine.requests,
         cold=mine.cold,
-        load_s=sum(load.end - load.begin for load in loads),
-        waited_load_s=sum(load.end - load.begin for load in loads if load.id in waited_for),
+        load_s=sum(load.seconds for load in loads),
+        waited_load_s=sum(load.seconds for load in loads if load.id in waited_for),
         loads=len(loads),
-        tokens_per_s=mine.spoken_tokens / mine.spoken_s if mine.spoken_s else None,
+        tokens_per_s=mine.tokens_per_s,
         ttft_p50_s=statistics.median(first) if first else None,
         ttft_p95_s=_p95(first) if first else None,
     )
@@ -148,8 +148,7 @@ def _p95(values: Sequence[float]) -> float:
 
 
 def _waits(worst: Sequence[RequestTimes], loads: Sequence[Stay]) -> list[Wait]:
-    wanted = {request.waited_for for request in worst}
-    by_id = {load.id: load for load in loads if load.id in wanted}
+    by_id = {load.id: load for load in loads}
     return [
         Wait(r.id, r.model, r.waited_s, _cause(r, by_id.get(r.waited_for or "")))
         for r in worst
@@ -161,29 +160,20 @@ def _cause(request: RequestTimes, load: Stay | None) -> str:
     queued_for = request.queued_for
     if load is None:
         return queued_for or "what the trace does not say"
-    loaded = (
-        f"the load of {load.model} ({load.end - load.begin:.2f} s, {load.storage}, {load.reason})"
-    )
+    loaded = f"the load of {load.model} ({load.seconds:.2f} s, {load.storage}, {load.reason})"
     return loaded if queued_for in ("", ITS_LOAD) else f"{queued_for}, then {loaded}"
 
 
-def _regretted(spans: Spans, within_s: float) -> list[Stay]:
+def _regretted(evicted: Sequence[Stay], spans: Spans, within_s: float) -> list[Stay]:
     """Evictions whose model was loaded again soon."""
-    begins: dict[str, list[float]] = {}
-    for load in spans.loads:
-        begins.setdefault(load.model, []).append(load.begin)
-    for one in begins.values():
-        one.sort()
+    begins = {
+        model: sorted(load.begin for load in loads)
+        for model, loads in spans.loads_by_model().items()
+    }
 
     def again(gone: Stay) -> bool:
         found = begins.get(gone.model, [])
         at = bisect_left(found, gone.end)
         return at < len(found) and found[at] <= gone.end + within_s
 
-    return [
-        gone for gone in spans.evictions if gone.reason.startswith("evicted for") and again(gone)
-    ]
-
-
-def _reloads(models: Mapping[str, ModelSummary]) -> dict[str, float]:
-    return {name: one.waited_load_s for name, one in models.items() if one.loads > 1}
+    return list(filter(again, evicted))

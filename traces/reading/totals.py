@@ -29,6 +29,11 @@ class ModelTotals:
     first_tokens_s: array[float] = field(default_factory=lambda: array("d"))
     slot_waits: CoveredTimes = field(default_factory=CoveredTimes)
 
+    @property
+    def tokens_per_s(self) -> float | None:
+        """By the engine's own figures; None without any."""
+        return self.spoken_tokens / self.spoken_s if self.spoken_s else None
+
     def add(self, request: RequestTimes) -> None:
         """Count a request."""
         self.requests += 1
