@@ -88,6 +88,15 @@ def _is_free(lock: FileLock, file: Path) -> bool:
         ) from error
 
 
+def nothing_kept(place: Path, error: Exception) -> OutsideError:
+    """The error of a file or folder of records that cannot be written, before anything was run."""
+    return OutsideError(
+        f"{place} cannot be written, so that no record would be kept: {error}.",
+        hint="See its folder's space and permissions, or name another file. Nothing was run.",
+        file=str(place),
+    )
+
+
 def behind_links(file: Path) -> Path:
     """The file that a link leads to: it is what is written, and the link stays."""
     return Path(os.path.realpath(file))

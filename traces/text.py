@@ -10,8 +10,6 @@ from json.encoder import encode_basestring
 from typing import Any, Final
 
 Value = str | bool | int | float
-Attributes = Mapping[str, Value | None]
-"""Of a span, as they were at its end."""
 _SHORT: Final = frozenset((bool, float, type(None)))
 _INT64 = 2**63
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from harness.graphs.step import Step
-from harness.record_files import content_of, digest_of, owned
+from harness.record_files import content_of, digest_of, nothing_kept, owned
 from shim import InvalidRequest, OutsideError
 from traces.place import write_all
 
@@ -66,11 +66,7 @@ class Journal:
                 file=str(file),
             ) from error
         except OSError as error:
-            raise OutsideError(
-                f"The record {file} cannot be written: {error}.",
-                hint="See its folder's space and permissions, or name another file. Nothing was run.",
-                file=str(file),
-            ) from error
+            raise nothing_kept(file, error) from error
         return cls(file, inputs, {})
 
     @classmethod

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, Self
 
 from harness.evaluation.judge import Evaluation, Judgement
 from harness.given import a_file
-from harness.record_files import behind_links, content_of, digest_of, owned
+from harness.record_files import behind_links, content_of, digest_of, nothing_kept, owned
 from shim import InvalidRequest, OutsideError, Reply
 from shim.paths import open_regular, write_whole
 
@@ -274,7 +274,7 @@ def check_writable(file: Path) -> None:
         with tempfile.TemporaryFile(dir=target.parent):
             pass
     except OSError as error:
-        raise _unwritable(file, error) from error
+        raise nothing_kept(file, error) from error
 
 
 def make_folder(folder: Path) -> None:
@@ -286,15 +286,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritable(folder, error) from error
-
-
-def _unwritable(place: Path, error: Exception) -> OutsideError:
-    return OutsideError(
-        f"{place} cannot be written, so that no record would be kept: {error}.",
-        hint="See its folder's space and permissions, or name another file. Nothing was run.",
-        file=str(place),
-    )
+        raise nothing_kept(folder, error) from error
 
 
 def _settings(data: Mapping[str, Any]) -> Settings:

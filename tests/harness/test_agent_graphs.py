@@ -348,7 +348,7 @@ def test_a_record_that_is_not_this_graphs_is_refused(told: Told, tmp_path: Path,
         with pytest.raises(InvalidRequest):
             graph.resume(record)
     record.write_text(whole, "utf-8")
-    assert graph.resume(record).outcomes["a"].resumed
+    assert asyncio.run(graph.aresume(record)).outcomes["a"].resumed
 
 
 def test_a_result_that_cannot_be_written_fails_its_step_and_loses_no_other(
