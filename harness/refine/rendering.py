@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
+import re
 from html import escape
 from typing import Final
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from harness.evaluation.judge import Evaluation
 from harness.evaluation.rubric import HIGHEST
 from harness.refine.record import RefineRecord, Round
+from traces.text import clean
 
 _WIDTH, _HEIGHT = 640, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 36, 76, 28, 30
 _MANY_ROUNDS: Final = 12
 """With more rounds than this the points have no figures beside them: these would overlap."""
+_UNSEEN: Final = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What would steer a terminal, or turn its line round: a note may quote what a model wrote."""
 _END: Final = {
     "passed": "the composite passed",
     "no_progress": "two rounds brought nothing better",
@@ -54,8 +59,8 @@ _PLOT: Final = (
 
 def table(record: RefineRecord) -> Table:
     """Rounds as rows, the best one bold: scores, composite, seconds, and calls that waited for a load."""
-    notes = "\n".join(remarks(record)) or None
-    shown = Table(title=summary(record), caption=notes, box=box.SIMPLE_HEAD)
+    notes = Text(_UNSEEN.sub("\ufffd", "\n".join(remarks(record))))
+    shown = Table(title=summary(record), caption=notes or None, box=box.SIMPLE_HEAD)
     shown.title_justify = shown.caption_justify = "left"
     for heading in _headings(record):
         shown.add_column(heading, justify="right")
@@ -92,7 +97,8 @@ def html(record: RefineRecord) -> str:
     )
     notes = "".join(f"<p>{escape(one)}</p>" for one in remarks(record))
     texts = "".join(_text(n, one, best=n == best) for n, one in enumerate(record.rounds, 1))
-    return (
+    # Half of a character, as broken JSON of an endpoint has it, could not be written into a file.
+    return clean(
         "<!doctype html><html lang='en'><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width'>"
         "<meta name='color-scheme' content='light dark'>"

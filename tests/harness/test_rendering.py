@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from io import StringIO
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from rich.console import Console
@@ -56,6 +58,19 @@ def test_a_panels_table_has_its_spread_and_a_record_without_scores_is_shown() ->
         begun = replace(record, rounds=rounds, stopped=None)
         assert "No round was judged; the run has not ended." in html(begun)
         assert _parsed(plot(begun)).tag.endswith("svg")
+
+
+def test_what_a_model_wrote_is_neither_markup_nor_an_order_to_the_terminal(tmp_path: Path) -> None:
+    """A note that quotes a judge is shown as it is, and half of a character keeps no page from its file."""
+    quoted = "[/b] [red] \x1b[2J \u202e \ud800"
+    told = json.dumps({n: {"reasons": quoted, "score": 5} for n in RUBRIC.names})
+    shim = ToldShim({"writer": in_turn(f"{quoted} \x00"), "judge": in_turn(told)})
+    record = Refine("writer", "judge", RUBRIC, shim=shim, max_rounds=1).run("Write.")
+    record = replace(record, notes=(quoted,))
+    for width in (40, 80):
+        assert "[/b] [red] \ufffd[2J \ufffd \ufffd" in _in_columns(record, width)
+    (tmp_path / "page.html").write_text(html(record), "utf-8")
+    assert "[/b] [red]" in (tmp_path / "page.html").read_text("utf-8")
 
 
 def _in_columns(record: RefineRecord, width: int) -> str:
