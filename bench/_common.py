@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -12,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 import psutil
@@ -58,12 +59,30 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def end_on_signals() -> None:
-    """Make SIGTERM unwind as Ctrl-C does, so that every process that was started ends."""
+    """Make SIGTERM unwind as Ctrl-C does, so that every process that was started ends; say so in a word."""
+
+    def told(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            say("interrupted")
+        else:
+            sys.__excepthook__(kind, error, trace)
 
     def end(number: int, _frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, end)
+    sys.excepthook = told
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A count of the command line that is at least so large."""
+
+    def count(text: str) -> int:
+        if (found := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"{found} is under {least}")
+        return found
+
+    return count
 
 
 class Router:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import end_on_signals, percentile, say
+from _common import at_least, end_on_signals, percentile, say
 
 from harness import MemoryStore
 from harness.memory.memory_rows import by_words
@@ -270,7 +270,7 @@ def main() -> None:
     """Measure, and print one JSON object as the last line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--passages", type=int, default=100_000, help="made up, for speed (100,000)"
+        "--passages", type=at_least(10), default=100_000, help="made up, for speed (100,000)"
     )
     parser.add_argument("--no-speed", action="store_true", help="Quality alone.")
     parser.add_argument("--no-graph", action="store_true", help="Leave out usearch's graph.")

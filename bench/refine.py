@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import REPOSITORY, background_shim, end_on_signals, last_line, say, timed
+from _common import REPOSITORY, at_least, background_shim, end_on_signals, last_line, say, timed
 
 from harness import Judge, Refine, RefineRecord, run_many
 from harness.demo.reports import (
@@ -215,10 +215,16 @@ def main() -> None:
     """Measure all three."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
-        "--tasks", type=int, default=200, help="for the rounds and the judges' agreement (200)"
+        "--tasks",
+        type=at_least(1),
+        default=200,
+        help="for the rounds and the judges' agreement (200)",
     )
     parser.add_argument(
-        "--grouped-tasks", type=int, default=16, help="for loads with and without grouping (16)"
+        "--grouped-tasks",
+        type=at_least(1),
+        default=16,
+        help="for loads with and without grouping (16)",
     )
     parser.add_argument("--picture", type=Path, help="gets the plot of one run, as SVG")
     arguments = parser.parse_args()

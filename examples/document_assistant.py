@@ -17,12 +17,13 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import gettempdir
 
 from harness import MemoryStore, Passage
 from shim import Shim
+from shim.paths import cache_dir
 
 REAL = Path(__file__).resolve().parents[1] / "models" / "real"
+FOLDER = cache_dir() / "document-assistant"
 PAGES = (heapq, random, shutil, statistics, textwrap)
 QUESTIONS = (
     "How can I copy a folder with everything in it?",
@@ -85,10 +86,10 @@ def first_paragraph(passage: str) -> str:
 
 def main() -> None:
     """Remember the pages (once), and answer."""
-    file = Path(gettempdir()) / "keepwarm-document-assistant-2.sqlite"
+    FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (
         Shim(CONFIG, inline=True, share=True) as shim,
-        MemoryStore(file, "embedder", shim=shim) as memory,
+        MemoryStore(FOLDER / "documents.sqlite", "embedder", shim=shim) as memory,
     ):
         memory.add(passages())
         pages = ", ".join(page.__name__ for page in PAGES)

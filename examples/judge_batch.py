@@ -11,16 +11,17 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
-from tempfile import TemporaryDirectory, gettempdir
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from harness import Evaluation, EvaluatorPool, Judge
 from harness.demo.reports import RUBRIC, judge_prompt, sheets, true_composite
 from harness.demo.reports.trained import trained_model
 from shim import Shim
+from shim.paths import cache_dir
 from traces import RunLine, RunTrace, read_runs
 
-FOLDER = Path(gettempdir()) / "keepwarm-examples"
+FOLDER = cache_dir() / "examples"
 KINDS = ("F16", "Q8_0", "Q5_K_M")
 ANSWERS = 100
 ONE_BY_ONE = 4

@@ -8,17 +8,17 @@ for, and where the trace is.
 import json
 from itertools import islice
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Any
 
 from harness import Pipeline, Roles, Stage, StageContext
 from harness.demo.reports import RUBRIC, FactSheet, judge_prompt, sheets
 from harness.demo.reports.trained import trained_model
 from shim import Shim
+from shim.paths import cache_dir
 from traces import RunTrace
 
 REAL = Path(__file__).resolve().parents[1] / "models" / "real"
-FOLDER = Path(gettempdir()) / "keepwarm-examples"
+FOLDER = cache_dir() / "examples"
 SMOLLM = REAL / "SmolLM2-135M-Instruct" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 PEOPLE = list(islice(sheets(seed=11), 8))
 TOLD = "Answer the question from the text in one short sentence."

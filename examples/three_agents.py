@@ -8,8 +8,6 @@ denied after `max_wait`, with the three numbers that say why. Run `python exampl
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from pathlib import Path
-from tempfile import gettempdir
 from textwrap import fill
 from typing import Any
 
@@ -17,8 +15,9 @@ from harness import Judge
 from harness.demo.reports import RUBRIC, FactSheet, judge_prompt, sheets
 from harness.demo.reports.trained import trained_model
 from shim import AdmissionDenied, Shim
+from shim.paths import cache_dir
 
-FOLDER = Path(gettempdir()) / "keepwarm-examples"
+FOLDER = cache_dir() / "examples"
 
 
 def model(which: Any, quantization: str, **options: Any) -> dict[str, Any]:

@@ -17,13 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Any, NamedTuple
 
 from harness import ItemResult, MemoryStore, Passage, Pipeline, Stage, StageContext
 from harness.demo.reports import FactSheet, Statement
 from harness.demo.reports.facts import NAMES, VALUES
 from shim import Shim
+from shim.paths import cache_dir
 from traces import RunTrace
 from traces.reading.spans_of import spans_of
 from traces.reading.stored_events import TraceFile
@@ -36,7 +36,7 @@ QUESTIONS = [
     ROOT / "examples" / "spoken" / "canteen.wav",
     ROOT / "harness" / "demo" / "spoken" / "job.wav",
 ]
-FOLDER = Path(gettempdir()) / "keepwarm-voice-agent"
+FOLDER = cache_dir() / "voice-agent"
 """Where the spoken answers and the traces go."""
 
 WHISPER = REAL / "whisper-tiny.en"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,7 @@ from tools.setup_run import SetupError, say  # noqa: E402
 from tools.side_environment import build  # noqa: E402
 
 LIMIT_S: Final = 120
+END_LIMIT_S: Final = 30
 LINES: Final = 30
 """Of an example's output that are shown."""
 EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -83,12 +85,17 @@ def run(name: str, env: Mapping[str, str]) -> bool:
     """Whether an example ended well in its time; shows the end of what it printed."""
     start_s = time.monotonic()
     command = [sys.executable, str(ROOT / "examples" / name)]
-    try:
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIMIT_S)
-        said, code = done.stdout + done.stderr, f"exit code {done.returncode}"
-    except subprocess.TimeoutExpired as error:
-        said = b"".join(part for part in (error.stdout, error.stderr) if part).decode()
-        code = f"not through after {LIMIT_S} s"
+    with subprocess.Popen(
+        command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        try:
+            said, _ = process.communicate(timeout=LIMIT_S)
+            code = f"exit code {process.returncode}"
+        except subprocess.TimeoutExpired:
+            said, code = ended(process), f"not through after {LIMIT_S} s"
+        except KeyboardInterrupt:
+            ended(process)
+            raise
     well = code == "exit code 0"
     for line in said.splitlines()[-LINES:]:
         print(f"    {line}")
@@ -97,6 +104,16 @@ def run(name: str, env: Mapping[str, str]) -> bool:
         flush=True,
     )
     return well
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    """What an example said that is ended as by Ctrl-C: it ends its engines and removes its folders."""
+    process.send_signal(signal.SIGINT)
+    try:
+        return process.communicate(timeout=END_LIMIT_S)[0]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.communicate()[0]
 
 
 def main() -> int:
@@ -120,4 +137,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        say("interrupted")
+        sys.exit(130)

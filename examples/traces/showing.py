@@ -1,20 +1,20 @@
 """What the six scripts beside this one share: two models of random weights, a budget, a traced run.
 
-The models are those of `keepwarm demo`, made once (half a minute) in the folder for temporary files.
+The models are those of `keepwarm demo`, made once (half a minute) in the user's cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Any
 
 from harness.demo.models import make_models
 from shim import Shim
+from shim.paths import cache_dir
 from traces import RunTrace
 
-FOLDER = Path(gettempdir()) / "keepwarm-examples"
+FOLDER = cache_dir() / "examples"
 ENTRIES: Mapping[str, Mapping[str, Any]] = {
     "router": {"context": 2048, "threads": 1},
     "writer": {"context": 2048, "threads": 1},

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from harness.demo.demo_settings import booked_bytes, demo_config, half_limit_bytes
@@ -52,12 +53,14 @@ def run_demo(
 
     Raises:
         KeepwarmError: a model cannot be measured, loaded or asked.
+        OutsideError: the trace cannot be kept; said before anything is loaded.
     """
+    run = RunTrace(directory=trace_folder, service="keepwarm demo")
+    _check_kept(run)
     say("measuring what the models take")
     name, booked = booked_bytes(demo_config(models, device))
     limit = half_limit_bytes(booked)
     inputs = [REQUESTS[i % len(REQUESTS)] for i in range(n_requests)]
-    run = RunTrace(directory=trace_folder, service="keepwarm demo")
     with closing(Shim(demo_config(models, name, limit), inline=True, share=True)) as shim, run:
         Roles.of(shim)
         shim.status()  # starts the keeper, so that the evaluator's load is on the trace
@@ -84,16 +87,29 @@ def run_demo(
     )
 
 
+def _check_kept(run: RunTrace) -> None:
+    try:
+        run.directory.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=run.directory):
+            pass
+    except OSError as error:
+        raise _not_kept(run, error) from error
+
+
+def _not_kept(run: RunTrace, error: OSError) -> OutsideError:
+    return OutsideError(
+        f"The trace of the run cannot be kept in {run.directory}: {error.strerror or error}.",
+        hint="Give `--trace-dir` a folder that can be written.",
+    )
+
+
 def _line_of(run: RunTrace) -> RunLine:
     try:
         for line in read_runs(run.runs_path):
             if isinstance(line, RunLine) and line.run_id == run.run_id:
                 return line
     except OSError as error:
-        raise OutsideError(
-            f"The trace of the run cannot be kept in {run.runs_path.parent}: {error.strerror or error}.",
-            hint="Give `--trace-dir` a folder that can be written.",
-        ) from error
+        raise _not_kept(run, error) from error
     raise InternalError(f"{run.runs_path} has no line of run {run.run_id}: {run.problems}")
 
 

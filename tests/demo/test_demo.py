@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from backends.llama.binaries import FOLDER_VARIABLE
-from harness.demo.demo_run import _line_of
+from harness.demo.demo_run import _line_of, run_demo
 from harness.demo.demo_settings import demo_config, half_limit_bytes
 from harness.demo.found_models import DemoModels, demo_models
 from harness.demo.models import TINY_RECIPES, make_model
@@ -293,8 +293,18 @@ def test_the_command_is_registered(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_trace_that_cannot_be_kept_is_named(tmp_path: Path) -> None:
-    """A folder that cannot be made ended in a traceback, after all the work."""
+    """The folder went while the demo ran."""
     run = RunTrace(directory=tmp_path / "none")
     with pytest.raises(OutsideError, match=r"cannot be kept in .*none: No such file") as caught:
         _line_of(run)
     assert "--trace-dir" in str(caught.value)
+
+
+def test_a_folder_for_the_trace_that_cannot_be_made_is_said_before_the_work(tmp_path: Path) -> None:
+    """A demo that ran for nothing would lose its results."""
+    (tmp_path / "file").touch()
+    said = list[str]()
+    models = DemoModels({})
+    with pytest.raises(OutsideError, match=r"cannot be kept in .*runs: Not a directory"):
+        run_demo(models, "host", 1, tmp_path / "file" / "runs", said.append)
+    assert said == []

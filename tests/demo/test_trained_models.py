@@ -19,7 +19,7 @@ from harness.demo.reports import (
     true_composite,
 )
 from harness.demo.reports.trained import WEIGHTS, trained_model
-from shim import InvalidRequest, Shim
+from shim import InvalidRequest, OutsideError, Shim
 from tools.training.lessons import DRAFT, noisy
 
 
@@ -36,6 +36,13 @@ def test_an_unknown_quantization_is_refused_by_name(tmp_path: Path) -> None:
     """The error lists those that can be made."""
     with pytest.raises(InvalidRequest, match="no quantization 'Q9_9'"):
         trained_model("producer", "Q9_9", tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """It was an `OSError` with the name of a hidden folder."""
+    (tmp_path / "file").touch()
+    with pytest.raises(OutsideError, match="cannot be made in"):
+        trained_model("evaluator", "F16", tmp_path / "file")
 
 
 @pytest.mark.real

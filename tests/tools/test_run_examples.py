@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +10,15 @@ import pytest
 
 from tools import run_examples
 from tools.setup_run import SetupError
+
+_SLEEPER = """
+import time
+try:
+    print("begun", flush=True)
+    time.sleep(60)
+finally:
+    print("tidied up", flush=True)
+"""
 
 
 @pytest.fixture
@@ -30,6 +40,12 @@ def test_every_example_is_run() -> None:
     """A new file in `examples` has to be named with what it needs."""
     files = {file.name for file in (run_examples.ROOT / "examples").glob("*.py")}
     assert files == set(run_examples.EXAMPLES)
+
+
+def test_no_example_keeps_files_where_another_user_may_have_put_them() -> None:
+    """A second user could not write there, or worked with the first one's models and memories."""
+    for file in (run_examples.ROOT / "examples").rglob("*.py"):
+        assert "gettempdir" not in file.read_text("utf-8"), file
 
 
 def test_what_needs_a_missing_package_is_not_run_and_the_others_are(
@@ -55,15 +71,42 @@ def test_an_example_that_fails_or_does_not_end_is_a_failure(
 ) -> None:
     """Its exit code, or its time, is said; the others run all the same."""
     (examples / "plain.py").write_text("raise SystemExit(3)")
-    (examples / "real.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(60)")
+    (examples / "real.py").write_text(_SLEEPER)
     monkeypatch.setattr(run_examples, "LIMIT_S", 1)
     monkeypatch.setattr(run_examples, "stop_keeper", lambda _env: None)
     assert run_examples.main() == 1
     said = capsys.readouterr().out
     assert "examples/plain.py: exit code 3" in said
     assert "begun" in said
+    assert "tidied up" in said
     assert "examples/real.py: not through after 1 s" in said
     assert "spoken.py ran" in said
+
+
+def test_an_interrupted_run_gives_the_example_time_to_end(
+    examples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was killed, and left the folder of its keeper."""
+    (examples / "plain.py").write_text(_SLEEPER)
+    ended = list[str]()
+    told_to_end, communicate = run_examples.ended, subprocess.Popen.communicate
+
+    def interrupted(*_args: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    def noted(process: subprocess.Popen[str]) -> str:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        monkeypatch.setattr(subprocess.Popen, "communicate", communicate)
+        ended.append(told_to_end(process))
+        return ended[0]
+
+    monkeypatch.setattr(run_examples, "stop_keeper", lambda _env: None)
+    monkeypatch.setattr(run_examples, "ended", noted)
+    monkeypatch.setattr(subprocess.Popen, "communicate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_examples.main()
+    assert ended[0].startswith("tidied up")
 
 
 def test_a_name_that_is_none_is_refused(

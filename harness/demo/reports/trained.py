@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Final, Literal
 
-from shim import InvalidRequest
+from shim import InvalidRequest, OutsideError
 from shim.llama_programs import run_program
 
 WEIGHTS: Final = Path(__file__).resolve().parent / "weights"
@@ -20,7 +20,7 @@ def trained_model(name: Literal["producer", "evaluator"], quantization: str, fol
     Raises:
         InvalidRequest: it is none of `QUANTIZATIONS`.
         ConfigError: `llama-quantize` is not installed.
-        OutsideError: it failed.
+        OutsideError: it failed, or the folder cannot be written.
     """
     if quantization not in QUANTIZATIONS:
         raise InvalidRequest(
@@ -30,11 +30,18 @@ def trained_model(name: Literal["producer", "evaluator"], quantization: str, fol
     source, target = WEIGHTS / f"{name}-F16.gguf", folder / f"report-{name}-{quantization}.gguf"
     if target.exists() and target.stat().st_mtime >= source.stat().st_mtime:
         return target
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".making-", dir=folder) as part:
-        made = Path(part) / target.name
-        if quantization == "F16":
-            shutil.copyfile(source, made)
-        else:
-            run_program("llama-quantize", str(source), str(made), quantization, "1")
-        return made.replace(target)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".making-", dir=folder) as part:
+            made = Path(part) / target.name
+            if quantization == "F16":
+                shutil.copyfile(source, made)
+            else:
+                run_program("llama-quantize", str(source), str(made), quantization, "1")
+            return made.replace(target)
+    except OSError as error:
+        raise OutsideError(
+            f"{target.name} cannot be made in {folder}: {error.strerror or error}.",
+            hint="See its space and permissions, or name another folder (`keepwarm demo --models`).",
+            file=str(target),
+        ) from error
