@@ -62,7 +62,7 @@ def new_run_id() -> str:
 
 
 def check_run_id(run_id: str) -> str:
-    """`run_id` itself.
+    """The id, once it is known to name a file.
 
     Raises:
         InvalidArgument: it cannot be a file's name.
@@ -88,7 +88,7 @@ def opened_regular(path: Path) -> BufferedReader:
 
 
 def check_regular(descriptor: int, path: Path) -> None:
-    """Nothing, for a file.
+    """Refuse what is no file.
 
     Raises:
         OSError: it is a folder, a pipe or a device.

@@ -34,13 +34,13 @@ from traces.processes.part_of_run import PartOfRun
 from traces.processes.shared_run import RunFacts, SharedRun, named_run, share
 from traces.recording.broken_sinks import Problems
 from traces.recording.exporters import Exporters
-from traces.recording.parts import MAX_BYTES, PartSettings, TraceParts, failure_attributes
+from traces.recording.run_files import MAX_BYTES, RunFiles, RunSettings
 from traces.recording.run_recording import RunRecording
 from traces.recording.span_handle import open_span, reset_span
 from traces.recording.writer import Writer
 from traces.runs import FILE_NAME
 from traces.span_data import SpanData
-from traces.text import clean, error_text
+from traces.text import clean, error_text, failure_attributes
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -127,7 +127,7 @@ class RunTrace(RunRecording):
         """The trace file, the last of several; None before the run is entered and if none could be made."""
         if self._part is not None:
             return self._part.trace
-        return None if self._state == "new" else self._parts.path
+        return None if self._state == "new" else self._files.path
 
     @property
     def runs_path(self) -> Path:
@@ -153,10 +153,10 @@ class RunTrace(RunRecording):
         self._offset_ns = time.time_ns() - now_ns
         given, problems = self._given_exporters, self._problems
         self._exporters = Exporters(given, problems, service=self.service, run_id=self.run_id)
-        self._parts = self._new_parts()
-        self._recorder: Recording = self._parts.recorder
-        self._opened = self._parts.opened
-        self._writer = Writer(f"keepwarm-trace-{self.run_id}", self._problems, self._parts.flush)
+        self._files = self._new_files()
+        self._recorder: Recording = self._files.recorder
+        self._opened = self._files.opened
+        self._writer = Writer(f"keepwarm-trace-{self.run_id}", self._problems, self._files.flush)
         self._state = "active"
         if self._is_current:
             self._before = _context.enter(self)
@@ -177,7 +177,7 @@ class RunTrace(RunRecording):
         if self._part is not None:
             self._leave_part()
             return
-        parts, guard = self._parts, self._problems.guard
+        files, guard = self._files, self._problems.guard
         ended_ns = time.monotonic_ns()
         if self._shared is not None:
             guard("part", self._shared.end)
@@ -185,13 +185,13 @@ class RunTrace(RunRecording):
         # Ctrl-C ends the step that it comes in: those above it here are done nevertheless.
         with ExitStack() as steps:
             later = steps.callback
-            later(guard, "runs.jsonl", lambda: parts.append_line(ended_ns, failure))
+            later(guard, "runs.jsonl", lambda: files.append_line(ended_ns, failure))
             later(guard, "exporters", lambda: self._export_root(ended_ns, failure))
-            later(guard, "trace file", lambda: parts.close_file(ended_ns, failure))
+            later(guard, "trace file", lambda: files.close_file(ended_ns, failure))
             later(guard, "recorder", self._writer.close)
             later(self._finish)
             # Before the history of the keeper: requests know best what they waited for.
-            guard("recorder", lambda: self._writer.end(parts.take_in))
+            guard("recorder", lambda: self._writer.end(files.take_in))
 
     def _finish(self) -> None:
         try:
@@ -200,13 +200,13 @@ class RunTrace(RunRecording):
         finally:
             self._state = "ended"
 
-    def _new_parts(self) -> TraceParts:
-        settings = PartSettings(
+    def _new_files(self) -> RunFiles:
+        settings = RunSettings(
             self.run_id, self.service, self.directory, compress=self._gzip,
             record_content=self.record_content, max_bytes=self._max_bytes, max_age_s=self._max_age,
             offset_ns=self._offset_ns,
         )  # fmt: skip
-        return TraceParts(
+        return RunFiles(
             settings, self._exporters, self._problems, self._started_ns, new_id=self._next_id
         )
 
@@ -222,7 +222,7 @@ class RunTrace(RunRecording):
     # -- other processes --------------------------------------------------------------------------
 
     def _share(self) -> None:
-        trace = self._parts.path
+        trace = self._files.path
         if trace is None:
             return
         facts = RunFacts(
@@ -231,13 +231,13 @@ class RunTrace(RunRecording):
             stem=stem_of(trace),
             root_id=self._root_id,
             offset_ns=self._offset_ns,
-            base_ns=self._parts.base_ns,
+            base_ns=self._files.base_ns,
             sample=self.sample,
             record_content=self.record_content,
             max_bytes=self._max_bytes,
         )
         self._shared = share(trace, facts)
-        self._parts.expect_parts()
+        self._files.expect_parts()
 
     def after_fork(self) -> bool:
         """In a forked child: take part in the run. Returns False for a run that is not for children."""

@@ -188,7 +188,7 @@ def _parse(text: str, where: str) -> RunLine | ValueError:
 
 
 def _check(line: RunLine) -> None:
-    """Nothing, for a line whose texts can be what they are; JSON could hold anything."""
+    """Refuse a line whose texts cannot be what they are; JSON could hold anything."""
     texts = (line.run_id, line.service, line.started, line.status)
     "".join((*texts, *filter(None, (line.error_type, line.error_message, line.trace)))).encode()
     if line.trace is not None and "\0" in line.trace:

@@ -9,6 +9,8 @@ from functools import lru_cache
 from json.encoder import encode_basestring
 from typing import Any, Final
 
+from traces import names
+
 Value = str | bool | int | float
 _SHORT: Final = frozenset((bool, float, type(None)))
 _INT64 = 2**63
@@ -81,6 +83,13 @@ def error_text(error: BaseException) -> str:
     text = _text(error)
     more = len(text) - LONGEST_MESSAGE
     return f"{text[:LONGEST_MESSAGE]} ... ({more:,} more characters)" if more > 0 else text
+
+
+def failure_attributes(error: BaseException | None) -> dict[str, Value]:
+    """What a failed span carries of its error."""
+    if error is None:
+        return {}
+    return {names.ERROR_TYPE: clean(type(error).__name__), names.ERROR_MESSAGE: error_text(error)}
 
 
 def clean_attributes(attributes: Mapping[str, Any]) -> dict[str, Value]:

@@ -143,7 +143,7 @@ def test_long_records_are_written_before_all_of_them_are_built(
         wrote = run._writer._written
 
         def counted() -> None:
-            sizes.append(sum(map(len, run._parts._view._events._batch)))
+            sizes.append(sum(map(len, run._files._view._events._batch)))
             wrote()
 
         run._writer._written = counted
@@ -173,8 +173,8 @@ def test_what_other_processes_wrote_is_taken_in_within_a_bound_in_bytes(
             part.flush()
         part.close()
         if not late:
-            taken = peak_of(lambda: run._parts.take_in(last=False))
-            held = len(run._parts._taken._at_end) if run._parts._taken else 0
+            taken = peak_of(lambda: run._files.take_in(last=False))
+            held = len(run._files._taken._at_end) if run._files._taken else 0
             assert (held > 0, held < 12) == (at_end, True)
         else:
             (path,) = tmp_path.glob("*.part")

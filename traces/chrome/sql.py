@@ -147,7 +147,7 @@ class TraceProcessor:
 
 
 def check_size(trace: Path) -> None:
-    """Nothing, for a trace that the engine can load.
+    """Refuse a trace that the engine cannot load.
 
     Raises:
         TooLarge: it has too many bytes, unpacked.

@@ -126,7 +126,7 @@ class TraceFile:
 
 
 def check_is_trace(path: Path) -> None:
-    """Nothing, for a file that begins as a Chrome Trace, plain or gzip. Only its beginning is read.
+    """Refuse a file that does not begin as a Chrome Trace, plain or gzip. Only its beginning is read.
 
     Raises:
         BadTrace: it begins as something else.

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from traces import names
 from traces.checked import EnteredTwice
 from traces.current import owner
-from traces.recording.parts import failure_attributes
 from traces.records import OwnSpan
-from traces.text import snapshot
+from traces.text import failure_attributes, snapshot
 
 if TYPE_CHECKING:
     from traces.recording.run_recording import RunRecording

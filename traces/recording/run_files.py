@@ -20,7 +20,7 @@ from traces.recording.request_lines import RequestLines
 from traces.records import CounterSample, RequestRecord
 from traces.runs import FILE_NAME, RunLine, append_run
 from traces.span_data import SpanData
-from traces.text import Value, clean_attributes, error_text
+from traces.text import Value, error_text, failure_attributes
 
 MAX_BYTES: Final = 256 * 1024 * 1024
 """Bytes of a trace after which the next one begins, unless the run says otherwise."""
@@ -30,8 +30,8 @@ TAKE_EVERY_NS: Final = 2_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class PartSettings:
-    """What all parts of a run share. `max_age_s` is None where age begins no new part."""
+class RunSettings:
+    """What all files of a run share. `max_age_s` is None where age begins no further one."""
 
     run_id: str
     service: str
@@ -43,11 +43,11 @@ class PartSettings:
     offset_ns: int
 
 
-class TraceParts:
-    """The sink of a run's spans: writes the trace in parts, each a file with a line in `runs.jsonl`.
+class RunFiles:
+    """The sink of a run's spans: writes the trace in files, each with a line in `runs.jsonl`.
 
     Args:
-        settings: what all parts share.
+        settings: what all files share.
         exporters: get every span as well.
         problems: where failures go; nothing here raises for a broken file.
         started_ns: monotonic time of the run's start.
@@ -56,7 +56,7 @@ class TraceParts:
 
     def __init__(
         self,
-        settings: PartSettings,
+        settings: RunSettings,
         exporters: Exporters,
         problems: Problems,
         started_ns: int,
@@ -109,7 +109,7 @@ class TraceParts:
                     self._view.end_leases(process)
 
     def flush(self) -> None:
-        """Write what was gathered; begin the next part where this one is large or old enough."""
+        """Write what was gathered; begin the next file where this one is large or old enough."""
         now_ns = time.monotonic_ns()
         if now_ns >= self._take_at_ns:
             self._take_at_ns = now_ns + TAKE_EVERY_NS
@@ -123,8 +123,8 @@ class TraceParts:
             self._view = self._begin(now_ns, self._view)
 
     def close_file(self, ended_ns: int, error: BaseException | None) -> None:
-        """Finish the part's file with the slice of the run."""
-        # A part may have begun while the run's end was under way.
+        """Finish the file with the slice of the run."""
+        # A file may have begun while the run's end was under way.
         ended_ns = max(ended_ns, self._started_ns)
         attributes: dict[str, Value] = {
             names.RUN_ID: self._settings.run_id,
@@ -141,7 +141,7 @@ class TraceParts:
         self._sink.close(compress=self._settings.compress)
 
     def append_line(self, ended_ns: int, error: BaseException | None) -> None:
-        """Write the part's line.
+        """Write the file's line.
 
         Raises:
             OSError: it cannot be written.
@@ -173,7 +173,7 @@ class TraceParts:
         started = datetime.fromtimestamp(epoch_ns / 1e9, UTC)
         self._started = started.isoformat(timespec="milliseconds")
         self._sink = EventSink(settings.directory, settings.run_id, self._problems)
-        # A second part is a run of its own in the list of runs, named as its file is.
+        # A second file is a run of its own in the list of runs, which has its name.
         first = before is None or self._sink.path is None
         self._run_id = settings.run_id if first else stem_of(self._sink.path or Path())
         self._requests = RequestLines(
@@ -186,12 +186,3 @@ class TraceParts:
             home=names.run_lanes(settings.service, self._run_id),
             before=before,
         )
-
-
-def failure_attributes(error: BaseException | None) -> dict[str, Value]:
-    """What a failed span carries of its error."""
-    if error is None:
-        return {}
-    return clean_attributes(
-        {names.ERROR_TYPE: type(error).__name__, names.ERROR_MESSAGE: error_text(error)}
-    )
