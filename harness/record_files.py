@@ -9,10 +9,12 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from shim import ConfigError, InvalidRequest, OutsideError
 from shim.paths import NO_LOCKS, SHARED, FileLock, Holder, open_regular
+
+_LOOK: Final = "See its folder's space and permissions"
 
 
 def content_of(file: Path, begun_by: str) -> bytes:
@@ -90,11 +92,21 @@ def _is_free(lock: FileLock, file: Path) -> bool:
 
 def nothing_kept(place: Path, error: Exception) -> OutsideError:
     """The error of a file or folder of records that cannot be written, before anything was run."""
+    why, make = why_not(place, error)
     return OutsideError(
-        f"{place} cannot be written, so that no record would be kept: {error}.",
-        hint="See its folder's space and permissions, or name another file. Nothing was run.",
+        f"{place} cannot be written, so that no record would be kept: {why}.",
+        hint=f"{make or _LOOK}, or name another file. Nothing was run.",
         file=str(place),
     )
+
+
+def why_not(place: Path, error: Exception) -> tuple[str, str]:
+    """What stands in the way of a file that cannot be made; and what to do, where that is plain."""
+    folder = behind_links(place).parent
+    if not folder.is_dir():
+        return f"there is no folder {folder}", "Make the folder"
+    # Not the error's own text: that of a system call names a file for a while, which no reader knows.
+    return getattr(error, "strerror", None) or str(error), ""
 
 
 def behind_links(file: Path) -> Path:

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 from harness.memory.log_pairing import check_log, is_whole, number_change, set_version, version_of
 from harness.memory.word_index import indexed
+from harness.record_files import why_not
 from shim import InvalidRequest, OutsideError
 
 APPLICATION_ID: Final = 0x6B777761  # "kwwa"
@@ -206,9 +207,11 @@ class Database:
                 hint="Name another file, or restore this one from a copy.",
                 file=str(self.file),
             )
+        why, make = why_not(self.file, error)
+        look = "See its folder's space and permissions, and which programs write to it"
         return OutsideError(
-            f"The memory {self.file} cannot be used: {error}.",
-            hint="See its folder's space and permissions, and which programs write to it.",
+            f"The memory {self.file} cannot be used: {why}.",
+            hint=f"{make or look}.",
             file=str(self.file),
         )
 

@@ -12,6 +12,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from harness.given import a_list, a_number, refused
+
 RRF_K: Final = 60
 WHOLE_FROM: Final = 0.5
 """The share of a question's weight from which on a passage's place among the words counts in full."""
@@ -45,3 +47,15 @@ def place_weight(share: float, whole_from: float = WHOLE_FROM) -> float:
 def times(ranking: Sequence[Place], weight: float) -> list[Place]:
     """The same places, each counting so many times as much."""
     return [(one, weight * own) for one, own in ranking]
+
+
+def weights_of(given: tuple[float, float]) -> tuple[float, float]:
+    """The weights of both rankings.
+
+    Raises:
+        InvalidRequest: they are not two numbers of 0 or more, or both are 0.
+    """
+    found = [a_number("A weight of a ranking", one, 0) for one in a_list("The weights", given)]
+    if len(found) != 2 or not any(found):
+        raise refused("The weights of words and vectors", given, "two numbers, not both 0")
+    return found[0], found[1]

@@ -10,14 +10,14 @@ from typing import Any, Final, Self
 
 import numpy as np
 
-from harness.given import a_count, a_file, a_list, a_number, a_text, an_object, refused
+from harness.given import a_count, a_file, a_list, a_text, an_object, refused
 from harness.memory import memory_rows as rows
 from harness.memory.database import Database
 from harness.memory.embedding import Embedding
 from harness.memory.kept_vectors import Vectors
 from harness.memory.nearest import EXACT_UP_TO
 from harness.memory.passages import CaughtUp, Found, Passage
-from harness.memory.ranking import WHOLE_FROM, Place, times
+from harness.memory.ranking import WHOLE_FROM, Place, times, weights_of
 from harness.memory.spans import traced
 from harness.progress_bar import progress_bar
 from shim import InvalidRequest, LoadError, OutsideError, Shim, default_shim
@@ -51,11 +51,13 @@ class MemoryStore:
     ) -> None:
         an_object("`embedder`", embedder, (str, type(None)))
         an_object("`shim`", shim, (Shim, type(None)))
-        self._database = Database(a_file("The file of a memory", file))
         self._embedding: Embedding | None = None
         self._vectors = Vectors()
         if embedder is not None:
             self._embedding = Embedding(shim or default_shim(), embedder)
+            self._embedding.identity()  # an unknown model makes no file
+        self._database = Database(a_file("The file of a memory", file))
+        if self._embedding is not None:
             with self._database.writing() as connection:
                 self._embedding.claim(connection, self._database.file)
 
@@ -215,7 +217,9 @@ class MemoryStore:
                 f"{file} is not there.", hint="Name a file of passages."
             ) from error
         except OSError as error:
-            raise OutsideError(f"{file} cannot be read: {error}.", file=str(file)) from error
+            raise OutsideError(
+                f"{file} cannot be read: {error.strerror or error}.", file=str(file)
+            ) from error
         return count
 
     # Search
@@ -250,7 +254,7 @@ class MemoryStore:
             raise refused("`candidates`", candidates, "at least as many as `results`")
         if not query.strip():
             raise InvalidRequest("The query is empty.", hint="Give words or a question.")
-        by_words, by_vectors = _weights(weights)
+        by_words, by_vectors = weights_of(weights)
         vector, degraded = self._embedding.of_query(query) if self._embedding else (None, "")
         with self._database.reading() as connection:
             among = None if where is None else np.array(rows.ids_where(connection, where), np.int64)
@@ -344,15 +348,3 @@ def _batches(file: Path, lines: Iterable[bytes]) -> Iterator[list[Passage]]:
             yield batch
             batch = []
     yield batch
-
-
-def _weights(given: tuple[float, float]) -> tuple[float, float]:
-    """The weights of both rankings.
-
-    Raises:
-        InvalidRequest: they are not two numbers of 0 or more, or both are 0.
-    """
-    found = [a_number("A weight of a ranking", one, 0) for one in a_list("The weights", given)]
-    if len(found) != 2 or not any(found):
-        raise refused("The weights of words and vectors", given, "two numbers, not both 0")
-    return found[0], found[1]

@@ -17,13 +17,23 @@ import pytest
 
 from backends.machine.files import file_locks
 from backends.machine.files.whole_files import write_whole
-from harness import Dimension, Graph, Refine, RefineRecord, Rubric, Step, StepContext, run_many
+from harness import (
+    Dimension,
+    Graph,
+    MemoryStore,
+    Refine,
+    RefineRecord,
+    Rubric,
+    Step,
+    StepContext,
+    run_many,
+)
 from harness.graphs.journal import Journal
 from harness.progress_bar import progress_bar
 from harness.record_files import owned
 from harness.refine import batch
 from harness.refine import record as records
-from shim import EndpointError, InvalidRequest, KeepwarmError, OutsideError
+from shim import EndpointError, InvalidRequest, KeepwarmError, OutsideError, Shim, UnknownModel
 from tests.harness.told import ToldShim, in_turn, scores
 
 RUBRIC = Rubric([Dimension("facts", "Right.")])
@@ -392,3 +402,25 @@ def test_a_records_text_is_not_taken_for_a_record_without_a_version() -> None:
         RefineRecord.from_json(text)
     assert "RefineRecord.load" in error.value.hint
     assert RefineRecord.from_json(json.loads(text)).answer == "one"
+
+
+def test_a_folder_that_is_not_there_is_named_with_what_to_do(tmp_path: Path) -> None:
+    """The error named a file of its own in that folder, or said that a database cannot be opened."""
+    file = tmp_path / "nowhere" / "run.json"
+    for begin in (
+        lambda: loop("one", max_rounds=1).run("Write.", record=file),
+        lambda: Graph([Step("a", lambda _: 1)]).run(record=file),
+        lambda: MemoryStore(file),
+    ):
+        with pytest.raises(OutsideError, match=f"there is no folder {file.parent}") as error:
+            begin()
+        assert error.value.hint.startswith("Make the folder")
+        assert "Errno" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_embedder_leaves_no_memory_behind(tmp_path: Path) -> None:
+    """The file was made before the model was looked up."""
+    with Shim({}) as shim, pytest.raises(UnknownModel):
+        MemoryStore(tmp_path / "m.db", "nothing", shim=shim)
+    assert list(tmp_path.iterdir()) == []
