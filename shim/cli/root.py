@@ -118,13 +118,12 @@ class Root(LazyGroup):
             raise
         except Exception as error:
             said = lack_of_memory(error)
-            if said is not None:
-                lack = OutOfMemory(said)
-                tell(ctx, lack)
-                ctx.exit(exit_code(lack))
-            traceback.print_exc(file=sys.stderr)
-            tell(ctx, InternalError(f"{type(error).__name__}: {error}"))
-            ctx.exit(exit_code(error))
+            if said is None:
+                traceback.print_exc(file=sys.stderr)
+            name = type(error).__name__
+            told = OutOfMemory(said) if said else InternalError(f"{name}: {error}")
+            tell(ctx, told)
+            ctx.exit(exit_code(told))
 
 
 @click.group(

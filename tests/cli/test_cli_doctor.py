@@ -6,6 +6,7 @@ import json
 import os
 import resource
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,7 @@ def test_proxies_and_certificates_that_cannot_be_used_are_named(
     monkeypatch.setenv("https_proxy", "http://ada:secret@proxy:3128")
     (proxy,) = settings_checks.check_proxies(Config())
     assert (proxy.level, "http://proxy:3128" in proxy.text) == ("ok", True)
-    assert "secret" not in json.dumps(proxy.as_dict())
+    assert "secret" not in json.dumps(asdict(proxy))
     monkeypatch.setenv("https_proxy", "nonsense://proxy")
     assert levels(settings_checks.check_proxies) == ["bad"]
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "absent.pem"))

@@ -13,7 +13,7 @@ import click
 
 from budget.errors import ConfigError, KeeperUnavailable
 from shim.cli.console.context import config_of, entry_of
-from shim.cli.console.output import print_json, print_table, size, span
+from shim.cli.console.output import counted, print_json, print_table, size, span
 from shim.cli.console.running import ask_running
 from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import complete_model, json_option
@@ -65,7 +65,7 @@ def clear(ctx: click.Context, model: str | None, *, as_json: bool) -> None:
     if as_json:
         print_json({"running": told is not None, "model": model, "files": count, "bytes": freed})
     else:
-        say(f"{count} {'file' if count == 1 else 'files'} deleted, {size(freed)}.")
+        say(f"{counted(count, 'file')} deleted, {size(freed)}.")
 
 
 def _show(config: Config, *, as_json: bool) -> None:

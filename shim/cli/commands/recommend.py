@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from budget.errors import InvalidRequest
@@ -16,7 +14,6 @@ from shim.config.schema.values import parse_amount
 from shim.placement.recommendations import (
     ROLE_TYPES,
     Advice,
-    Subject,
     Target,
     WrittenRole,
     advise,
@@ -85,13 +82,11 @@ def recommend(
     named = subjects(models, load_config(config_path(ctx)), role)
     rows = [advise(subject, target, users, context, kv_type) for subject in named]
     if as_json:
-        print_json({"target": target.to_json(), "users": users, "context": context, **_json(rows)})
+        told = [row.to_json() for row in rows]
+        asked = {"users": users, "context": context}
+        print_json({"target": target.to_json(), **asked, "models": told})
     else:
-        _print(target, rows, named)
-
-
-def _json(rows: list[Advice]) -> dict[str, Any]:
-    return {"models": [row.to_json() for row in rows]}
+        _print(target, rows)
 
 
 def _gpus(vram: str | None, count: int | None) -> list[int] | None:
@@ -126,7 +121,7 @@ def _rate(option: str, gb_per_s: float | None) -> float | None:
     return gb_per_s * _GB
 
 
-def _print(target: Target, rows: list[Advice], named: list[Subject]) -> None:
+def _print(target: Target, rows: list[Advice]) -> None:
     gpu = " + ".join(size(n_bytes) for n_bytes in target.vram) or "no GPU"
     say(f"{gpu}, host {size(target.host_bytes)}; bandwidths {target.origin}")
     click.echo()
@@ -146,5 +141,5 @@ def _print(target: Target, rows: list[Advice], named: list[Subject]) -> None:
     ]
     columns = ("model", "type", "bytes", "", "placed", "runtime", "tokens/s", "CPU alone", "why")
     print_table(columns, table, right=("bytes", "tokens/s", "CPU alone"))
-    if not named:
+    if not rows:
         click.echo("There is no model to recommend anything for.")

@@ -53,6 +53,18 @@ def log_options(command: Decorated) -> Decorated:
     return lines(follow(command))
 
 
+def sampling_options(command: Decorated) -> Decorated:
+    """The options of a chat's answers: `--max-tokens`, `--temperature` and `--seed`."""
+    most = click.option(
+        "--max-tokens", type=click.IntRange(min=1), help="An answer has at most this many tokens."
+    )
+    temperature = click.option(
+        "--temperature", type=click.FloatRange(min=0), help="0 always samples the likeliest token."
+    )
+    seed = click.option("--seed", type=int, help="Makes sampling repeatable.")
+    return most(temperature(seed(command)))
+
+
 def json_option(command: Decorated) -> Decorated:
     """The option `--json`, as the argument `as_json`. Errors are then printed as JSON, too."""
     return click.option(

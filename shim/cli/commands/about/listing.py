@@ -8,28 +8,16 @@ from typing import Any, Final
 
 import click
 
-from shim.cli.commands.about.model_facts import facts_of, keeper_status
+from shim.cli.commands.about.model_facts import facts_of
 from shim.cli.console.chosen_model import all_models
 from shim.cli.console.output import print_json, print_table, size
+from shim.cli.console.running import ask_running
 from shim.cli.console.said_lines import say_all
 from shim.cli.console.shared_options import json_option
 
 _KEYS: Final = (
-    "model",
-    "role",
-    "backend",
-    "state",
-    "pinned",
-    "quantization",
-    "file_bytes",
-    "bytes",
-    "context",
-    "file",
-    "url",
-    "hf",
-    "factory",
-    "command",
-    "problem",
+    *("model", "role", "backend", "state", "pinned", "quantization", "file_bytes", "bytes"),
+    *("context", "file", "url", "hf", "factory", "command", "problem"),
 )
 
 
@@ -44,7 +32,7 @@ def list_models(ctx: click.Context, *, as_json: bool) -> None:
 
     Example: keepwarm list
     """
-    status = keeper_status()
+    status = ask_running("status")
     config = all_models(ctx)
     found = [facts_of(config, name, status) for name in config.models]
     if as_json:

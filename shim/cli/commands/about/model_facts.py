@@ -4,29 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from backends.gguf import GgufHeader, read_header
 from backends.vllm.model_folder import read_folder
 from budget.errors import KeepwarmError
 from shim.cli.commands.inspect.learned_lines import learned_on
-from shim.cli.console.running import ask_running, engine_row
+from shim.cli.console.running import engine_row
 from shim.config import Config, ModelEntry, fetch_hub_file
 from shim.keeper.catalog.corrections import learned_store
 from shim.placement.requested import engine_args, fitted_args, sizes_of
 from shim.wire.fingerprint import called
 
+_OF_FILE: Final = (
+    *("file", "files", "file_bytes", "title", "architecture", "parameters", "quantization"),
+    *("min_bits_per_weight", "trained_context", "chat_template", "tools", "pooling", "license"),
+    *("context", "context_per_slot", "problem"),
+)
+
 
 def file_facts(entry: ModelEntry) -> dict[str, Any]:
     """What the header of a local model's file says; `problem` says why it cannot. Nothing is downloaded.
 
-    Keys: `file`, `files`, `file_bytes`, `title`, `architecture`, `parameters`, `quantization`,
-    `min_bits_per_weight`, `trained_context`, `context`, `context_per_slot`, `chat_template`, `tools`,
-    `pooling`, `license`, `problem`. Those that are not known are None.
+    Keys: `_OF_FILE`. Those that are not known are None.
     """
-    found: dict[str, Any] = dict.fromkeys(
-        (*_OF_HEADER, "context", "context_per_slot", "problem"), None
-    )
+    found: dict[str, Any] = dict.fromkeys(_OF_FILE)
     try:
         path = fetch_hub_file(entry.hf, offline=True) if entry.hf is not None else entry.path
         if path is None:
@@ -35,30 +37,11 @@ def file_facts(entry: ModelEntry) -> dict[str, Any]:
         if entry.backend == "vllm":
             return {**found, **_of_folder(path)}
         header = read_header(path)
-        shape = header.shape()
-        args = fitted_args(engine_args(entry), entry, shape, sizes_of(entry)[0])
+        args = fitted_args(engine_args(entry), entry, header.shape(), sizes_of(entry)[0])
     except KeepwarmError as error:
         return {**found, "problem": error.message}
-    found.update(zip(_OF_HEADER, _of_header(path, header), strict=True))
-    found["context"], found["context_per_slot"] = args.n_ctx, args.context_per_slot
-    return found
-
-
-_OF_HEADER = (
-    "file",
-    "files",
-    "file_bytes",
-    "title",
-    "architecture",
-    "parameters",
-    "quantization",
-    "min_bits_per_weight",
-    "trained_context",
-    "chat_template",
-    "tools",
-    "pooling",
-    "license",
-)
+    context = {"context": args.n_ctx, "context_per_slot": args.context_per_slot}
+    return {**found, **_of_header(header), **context}
 
 
 def _of_folder(path: Path) -> dict[str, Any]:
@@ -72,24 +55,23 @@ def _of_folder(path: Path) -> dict[str, Any]:
     }
 
 
-def _of_header(path: Path, header: GgufHeader) -> tuple[Any, ...]:
+def _of_header(header: GgufHeader) -> dict[str, Any]:
     shape, template = header.shape(), header.chat_template
     license_of = header.metadata.get("general.license")
-    return (
-        str(path),
-        len(header.files),
-        header.file_bytes,
-        header.name,
-        header.architecture,
-        header.parameters,
-        header.quantization,
-        header.min_bits_per_weight,
-        shape.context_length or None,
-        template is not None,
-        template is not None and "tools" in template,
-        shape.pooling or None,
-        license_of if isinstance(license_of, str) else None,
-    )
+    return {
+        "files": len(header.files),
+        "file_bytes": header.file_bytes,
+        "title": header.name,
+        "architecture": header.architecture,
+        "parameters": header.parameters,
+        "quantization": header.quantization,
+        "min_bits_per_weight": header.min_bits_per_weight,
+        "trained_context": shape.context_length or None,
+        "chat_template": template is not None,
+        "tools": template is not None and "tools" in template,
+        "pooling": shape.pooling or None,
+        "license": license_of if isinstance(license_of, str) else None,
+    }
 
 
 def engine_facts(status: Mapping[str, Any] | None, config: Config, name: str) -> dict[str, Any]:
@@ -97,9 +79,9 @@ def engine_facts(status: Mapping[str, Any] | None, config: Config, name: str) ->
 
     `state` is `remote` for a model at an endpoint, and `absent` where no keeper runs.
     """
-    row = engine_row(status, called(config, name)) if status else None
     remote = config.models[name].remote
-    if remote or row is None:
+    row = engine_row(status, called(config, name)) if status and not remote else None
+    if row is None:
         state = "remote" if remote else "absent"
         return {"state": state, "bytes": None, "measured": None, "waiting": 0}
     return {
@@ -131,12 +113,8 @@ def facts_of(config: Config, name: str, status: Mapping[str, Any] | None) -> dic
         "keep_alive_s": None if entry.remote else entry.stays_s,
     }
     facts = file_facts(entry)
-    return {
-        **common,
-        **facts,
-        "learned_on": _learned_on(facts["file"]),
-        **engine_facts(status, config, name),
-    }
+    learned = {"learned_on": _learned_on(facts["file"])}
+    return {**common, **facts, **learned, **engine_facts(status, config, name)}
 
 
 def _learned_on(file: str | None) -> str | None:
@@ -151,8 +129,3 @@ def _learned_on(file: str | None) -> str | None:
 def _source_key(entry: ModelEntry) -> str:
     known = ("url", "hf", "factory", "command", "path")
     return next(key for key in known if getattr(entry, key) is not None)
-
-
-def keeper_status() -> Mapping[str, Any] | None:
-    """The running keeper's status; None where none runs."""
-    return ask_running("status")

@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from shim.cli.commands.about.listing import shown_state
-from shim.cli.commands.about.model_facts import facts_of, keeper_status
+from shim.cli.commands.about.model_facts import facts_of
 from shim.cli.console.chosen_model import choose
 from shim.cli.console.output import print_json, print_table, size, sizes, span
+from shim.cli.console.running import ask_running
 from shim.cli.console.shared_options import json_option, model_argument
 from shim.config import FOREVER
 
@@ -29,7 +30,7 @@ def show_model(ctx: click.Context, model: str, *, as_json: bool) -> None:
     Example: keepwarm show writer
     """
     chosen = choose(ctx, model, uses=())
-    facts = facts_of(chosen.config, chosen.model, keeper_status())
+    facts = facts_of(chosen.config, chosen.model, ask_running("status"))
     if as_json:
         print_json(facts)
         return

@@ -19,7 +19,12 @@ from shim.cli.console.at_model import at_model
 from shim.cli.console.chosen_model import choose
 from shim.cli.console.output import StatusLine, print_json, span
 from shim.cli.console.said_lines import say
-from shim.cli.console.shared_options import json_option, model_argument, read_stdin
+from shim.cli.console.shared_options import (
+    json_option,
+    model_argument,
+    read_stdin,
+    sampling_options,
+)
 from shim.replies import Reply
 
 _KEYS: Final = (
@@ -32,13 +37,7 @@ _KEYS: Final = (
 @model_argument
 @click.argument("prompt", required=False)
 @click.option("--system", help="A system message before the prompt.")
-@click.option(
-    "--max-tokens", type=click.IntRange(min=1), help="The answer has at most this many tokens."
-)
-@click.option(
-    "--temperature", type=click.FloatRange(min=0), help="0 always samples the likeliest token."
-)
-@click.option("--seed", type=int, help="Makes sampling repeatable.")
+@sampling_options
 @click.option(
     "--stop", multiple=True, metavar="TEXT", help="The answer ends before this text. Repeatable."
 )

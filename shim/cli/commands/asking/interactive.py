@@ -20,7 +20,7 @@ from shim.cli.console.failure import tell
 from shim.cli.console.output import StatusLine
 from shim.cli.console.progress import WaitingLine, fetch_first
 from shim.cli.console.said_lines import say
-from shim.cli.console.shared_options import model_argument, read_stdin
+from shim.cli.console.shared_options import model_argument, read_stdin, sampling_options
 from shim.client import Shim
 
 
@@ -28,13 +28,7 @@ from shim.client import Shim
 @model_argument
 @click.argument("prompt", nargs=-1, metavar="[PROMPT...]")
 @click.option("--system", default="", help="A system message before the conversation.")
-@click.option(
-    "--max-tokens", type=click.IntRange(min=1), help="An answer has at most this many tokens."
-)
-@click.option(
-    "--temperature", type=click.FloatRange(min=0), help="0 always samples the likeliest token."
-)
-@click.option("--seed", type=int, help="Makes sampling repeatable.")
+@sampling_options
 @click.pass_context
 def run(
     ctx: click.Context, /, model: str, prompt: tuple[str, ...], system: str, **options: Any

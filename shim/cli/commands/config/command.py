@@ -11,10 +11,10 @@ from typing import Any
 import click
 
 from budget.errors import ConfigError
-from shim.cli.commands.config.file_faults import FileFault, file_faults
+from shim.cli.commands.config.file_faults import file_faults
 from shim.cli.console.context import config_path
 from shim.cli.console.failure import EXIT_CALLER
-from shim.cli.console.output import console, print_json, print_table
+from shim.cli.console.output import console, counted, print_json, print_table
 from shim.cli.console.said_lines import say, say_all
 from shim.cli.console.shared_options import json_option
 from shim.cli.lazy import LazyGroup
@@ -120,8 +120,7 @@ def check_report(path: Path | None) -> dict[str, Any]:
             "models": [],
             "warnings": [],
         }
-    found = file_faults(config)
-    problems = [_problem(config, fault) for fault in found.faults]
+    problems, without_template = file_faults(config)
     return {
         "file": str(config.file) if config.file else None,
         "ok": not problems,
@@ -144,19 +143,8 @@ def check_report(path: Path | None) -> dict[str, Any]:
         "warnings": [
             f"{config.origin(f'models.{name}.path')}: the file of {name} has no chat template, as those of"
             " base models; messages are written as ChatML. Give one by --chat-template in engine_args."
-            for name in found.without_template
+            for name in without_template
         ],
-    }
-
-
-def _problem(config: Config, fault: FileFault) -> dict[str, Any]:
-    line = config.origin(fault.key).rpartition(":")[2]
-    return {
-        "key": fault.key,
-        "line": int(line) if line.isdigit() else None,
-        "found": fault.found,
-        "allowed": fault.allowed,
-        "message": f"{config.origin(fault.key)}: {fault.key}: {fault.message}",
     }
 
 
@@ -165,8 +153,7 @@ def _print_report(report: Mapping[str, Any]) -> None:
     for problem in report["problems"]:
         say_all(problem["message"], before="  ")
     if not report["ok"]:
-        count = len(report["problems"])
-        console().print(f"{count} {'mistake' if count == 1 else 'mistakes'}", style="red")
+        console().print(counted(len(report["problems"]), "mistake"), style="red")
         if report["hint"]:
             say_all(report["hint"])
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import Any
 
 from backends.gguf import GgufHeader, read_header
 from backends.machine.files.in_folder import in_folder
@@ -14,49 +14,46 @@ from shim.config.problems import dotted
 from shim.keeper.catalog.model_checks import faults
 
 
-@dataclass(frozen=True, slots=True)
-class FileFault:
-    """A mistake that no key shows by itself: its key, what was found, what is allowed or to be done."""
+def file_faults(config: Config) -> tuple[list[dict[str, Any]], list[str]]:
+    """Look into every file that is here. Nothing is downloaded, and no endpoint is asked.
 
-    key: str
-    found: str
-    allowed: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class FileFaults:
-    """All faults, and the models of which messages would be written as ChatML for want of a template."""
-
-    faults: list[FileFault]
-    without_template: list[str]
-
-
-def file_faults(config: Config) -> FileFaults:
-    """Look into every file that is here. Nothing is downloaded, and no endpoint is asked."""
-    found = [
-        _fault(key, f"{file}, which is a folder", f"a file. {in_folder(file)[:-1]}")
-        if file.is_dir()
-        else _fault(key, f"{file}, which is not there", "a file that can be read")
-        for key, file in config.missing_files()
-    ]
-    missing = {fault.key for fault in found}
-    without_template = []
+    Returns:
+        Each mistake as `config check --json` prints it, and the models of which messages would be written
+        as ChatML for want of a template.
+    """
+    problems, without_template = [], []
+    for key, file in config.missing_files():
+        what, allowed = "not there", "a file that can be read"
+        if file.is_dir():
+            what, allowed = "a folder", f"a file. {in_folder(file)[:-1]}"
+        problems.append(_problem(config, key, f"{file}, which is {what}", allowed))
+    missing = {problem["key"] for problem in problems}
     for name, entry in config.models.items():
-        found += _unset_variable(name, entry)
+        variable = entry.api_key_env
+        if variable is not None and not os.environ.get(variable, "").strip():
+            # Every call of an endpoint whose key is not there is refused.
+            key, found = dotted(("models", name, "api_key_env")), f"{variable}, which is not set"
+            problems.append(_problem(config, key, found, "a variable that holds the key"))
         header, errors = _look_into(name, entry)
-        for key, error in errors:
-            full = dotted(("models", name, key))
-            if full not in missing:
-                what = f"{error.message} {error.hint}"
-                found.append(FileFault(full, error.message, error.hint, what.rstrip()))
+        for part, error in errors:
+            key, told = dotted(("models", name, part)), f"{error.message} {error.hint}".rstrip()
+            if key not in missing:
+                problems.append(_problem(config, key, error.message, error.hint, told))
         if header is not None and _has_no_template(entry, header):
             without_template.append(name)
-    return FileFaults(found, without_template)
+    return problems, without_template
 
 
-def _fault(key: str, found: str, allowed: str) -> FileFault:
-    return FileFault(key, found, allowed, f"found {found}; allowed: {allowed}.")
+def _problem(config: Config, key: str, found: str, allowed: str, told: str = "") -> dict[str, Any]:
+    origin = config.origin(key)
+    line = origin.rpartition(":")[2]
+    return {
+        "key": key,
+        "line": int(line) if line.isdigit() else None,
+        "found": found,
+        "allowed": allowed,
+        "message": f"{origin}: {key}: {told or f'found {found}; allowed: {allowed}.'}",
+    }
 
 
 def _look_into(
@@ -80,12 +77,3 @@ def _has_no_template(entry: ModelEntry, header: GgufHeader) -> bool:
     """Whether a chat model's file brings no template, and the configuration gives none."""
     given = any(argument.startswith("--chat-template") for argument in entry.engine_args)
     return not given and entry.role != "embedder" and header.chat_template is None
-
-
-def _unset_variable(name: str, entry: ModelEntry) -> list[FileFault]:
-    """Every call of an endpoint whose key is not there is refused."""
-    variable = entry.api_key_env
-    if variable is None or os.environ.get(variable, "").strip():
-        return []
-    key = dotted(("models", name, "api_key_env"))
-    return [_fault(key, f"{variable}, which is not set", "a variable that holds the key")]

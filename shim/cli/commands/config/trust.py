@@ -34,7 +34,10 @@ def trust(file: Path | None, *, listing: bool, revoke: bool, as_json: bool) -> N
     chosen = Path.cwd() / (file or FILE_NAME)
     if revoke:
         known = trusted.revoke(chosen)
-        _say({"file": str(chosen), "revoked": known}, as_json=as_json)
+        if as_json:
+            print_json({"file": str(chosen), "revoked": known})
+        else:
+            say(f"{chosen} {'is trusted no more' if known else 'was not trusted'}.")
         return
     if not chosen.is_file():
         raise ConfigError(f"There is no file {chosen}.", hint="Name one.", file=str(chosen))
@@ -59,11 +62,3 @@ def _list(trusted: TrustedFiles, *, as_json: bool) -> None:
         click.echo("No file is trusted.")
     else:
         print_table(("file", "state"), [(r.path, r.state) for r in rows])
-
-
-def _say(told: dict[str, object], *, as_json: bool) -> None:
-    if as_json:
-        print_json(told)
-    else:
-        was = "is trusted no more" if told["revoked"] else "was not trusted"
-        say(f"{told['file']} {was}.")

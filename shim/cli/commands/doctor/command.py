@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from textwrap import wrap
 from typing import Final
@@ -31,7 +32,7 @@ from shim.cli.commands.doctor.settings_checks import (
 )
 from shim.cli.console.context import config_path
 from shim.cli.console.failure import EXIT_OUTSIDE
-from shim.cli.console.output import console, print_json
+from shim.cli.console.output import console, counted, print_json
 from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option
 from shim.config import Config, load_config
@@ -71,7 +72,7 @@ def doctor(ctx: click.Context, *, as_json: bool) -> None:
     found = [finding for check in checks for finding in found_by(check, config)]
     well = all(finding.level != "bad" for finding in found)
     if as_json:
-        print_json({"ok": well, "findings": [finding.as_dict() for finding in found]})
+        print_json({"ok": well, "findings": list(map(asdict, found))})
     else:
         _print(found)
     ctx.exit(0 if well else EXIT_OUTSIDE)
@@ -103,5 +104,4 @@ def _print(found: Sequence[Finding]) -> None:
         for line in lines:
             say(f"{'':{indent}}{line}")
     count = {level: sum(f.level == level for f in found) for level in ("warn", "bad")}
-    warnings = "1 warning" if count["warn"] == 1 else f"{count['warn']} warnings"
-    say(f"{len(found)} lines, {warnings}, {count['bad']} bad")
+    say(f"{len(found)} lines, {counted(count['warn'], 'warning')}, {count['bad']} bad")

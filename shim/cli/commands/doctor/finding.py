@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from budget.errors import KeepwarmError
@@ -29,10 +29,6 @@ class Finding:
     text: str
     todo: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The finding as `--json` prints it."""
-        return asdict(self)
 
 
 Check = Callable[[Config], Iterator[Finding]]

@@ -15,7 +15,7 @@ from backends.machine.devices import Device, discover, is_rpc
 from budget.errors import ConfigError, InvalidRequest
 from budget.footprint import HOST, EngineArgs, Placement
 from shim.cli.commands.inspect.learned_lines import learned_lines, learned_report
-from shim.cli.console.output import print_json, print_table, size
+from shim.cli.console.output import counted, print_json, print_table, size
 from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option
 
@@ -122,17 +122,25 @@ def choose_devices(
         InvalidRequest: `auto` or the host among several.
         ConfigError: a dry run is asked for on a device that is not here.
     """
-    if len(wanted) < 2:
-        name, used = choose_device(wanted[0] if wanted else "auto", n_gpu_layers, source)
-        return (name,), used
-    if {"auto", HOST} & set(wanted):
+    if len(wanted) > 1 and {"auto", HOST} & set(wanted):
         raise InvalidRequest(
             f"--device {', '.join(wanted)}: layers are spread over devices named one by one.",
             hint="Leave auto and host out; what stays on the host is counted anyway.",
         )
-    found = [choose_device(name, n_gpu_layers, source) for name in wanted]
-    used = "closed-form" if any(how == "closed-form" for _, how in found) else found[0][1]
-    return tuple(name for name, _ in found), used
+    here = discover()
+    there = [device.name for device in here]
+    automatic = _automatic(here, n_gpu_layers)
+    names = tuple(automatic if name == "auto" else name for name in wanted or ("auto",))
+    # NVIDIA's driver lists GPUs only. llama.cpp itself tells whether one of its other devices is there.
+    absent = [name for name in names if name.startswith("cuda:") and name not in there]
+    if absent and source == "dry-run":
+        raise ConfigError(
+            f"Device {absent[0]} is not here; here are {', '.join(there)}. A dry run needs it.",
+            hint="Use --source closed-form for a device that is not here, or --n-gpu-layers 0.",
+            device=absent[0],
+            devices=there,
+        )
+    return names, "closed-form" if absent else source or "auto"
 
 
 def split_of(text: str | None, names: tuple[str, ...], layers: int) -> tuple[int, ...]:
@@ -152,32 +160,6 @@ def split_of(text: str | None, names: tuple[str, ...], layers: int) -> tuple[int
             hint="Name each device with --device, and say --tensor-split 20,13.",
         )
     return tuple(int(part) for part in parts) if len(names) > 1 else ()
-
-
-def choose_device(
-    wanted: str, n_gpu_layers: int | None, source: Literal["closed-form", "dry-run"] | None
-) -> tuple[str, RequestedSource]:
-    """The device to inspect for, and the source: the closed form for a device that is not here.
-
-    Raises:
-        ConfigError: a dry run is asked for on a device that is not here.
-    """
-    here = discover()
-    if wanted == "auto":
-        wanted = _automatic(here, n_gpu_layers)
-    names = [device.name for device in here]
-    # NVIDIA's driver lists GPUs only. llama.cpp itself tells whether one of its other devices is there.
-    absent = wanted.startswith("cuda:") and wanted not in names
-    if not absent:
-        return wanted, source or "auto"
-    if source == "dry-run":
-        raise ConfigError(
-            f"Device {wanted} is not here; here are {', '.join(names)}. A dry run needs it.",
-            hint="Use --source closed-form for a device that is not here, or --n-gpu-layers 0.",
-            device=wanted,
-            devices=list(names),
-        )
-    return wanted, "closed-form"
 
 
 def servers_by_device(devices: tuple[str, ...], endpoints: tuple[str, ...]) -> tuple[str, ...]:
@@ -252,7 +234,7 @@ def _print(file: Path, header: GgufHeader, kv_type: str, placement: Placement) -
         f"{shape.context_length} tokens, vocabulary {shape.n_vocab}"
     )
     say(
-        f"with context {args.n_ctx}, {args.slots} {'slot' if args.slots == 1 else 'slots'}, KV "
+        f"with context {args.n_ctx}, {counted(args.slots, 'slot')}, KV "
         f"{kv_type}, {told_layers(args)}, by {placement.source}"
     )
     if placement.reason:

@@ -101,8 +101,7 @@ def _print_unavailable(errors: Mapping[str, Mapping[str, Any]]) -> None:
     for name, error in errors.items():
         what, count = "cannot be run", error["overridden_by"]
         if count:
-            programs = "1 program" if count == 1 else f"{count} programs"
-            what = f"is overridden by {programs}, and {what} by others"
+            what = f"is overridden by {counted(count, 'program')}, and {what} by others"
         click.echo()
         say_all(error["message"], before=f"{name} {what}: ")
 

@@ -22,6 +22,7 @@ from shim.cli.commands.trace.traced_runs import (
     traces_folder,
 )
 from shim.cli.console.failure import outside
+from shim.cli.console.output import counted
 from shim.cli.console.said_lines import say
 from traces.reading.merged import merged, started_at
 
@@ -54,7 +55,7 @@ def merge_command(
             out.write(separator + json.dumps(event))
             separator = ",\n"
         out.write("\n]\n" if separator == ",\n" else "[\n]\n")
-    say(f"{output}: {len(paths)} {'trace' if len(paths) == 1 else 'traces'}.")
+    say(f"{output}: {counted(len(paths), 'trace')}.")
 
 
 def _check_apart(paths: Sequence[Path]) -> None:

@@ -14,6 +14,7 @@ import click
 from budget.errors import InvalidRequest
 from shim.cli.console.context import config_path
 from shim.cli.console.failure import outside
+from shim.cli.console.output import counted
 from shim.cli.console.said_lines import say
 from shim.config import load_config
 from traces import RunLine, default_directory, read_runs
@@ -193,8 +194,10 @@ def _with_late_parts(trace: Path) -> Path:
         problems = [f"parts of other processes cannot be added: {error}"]
         count = 0
     if count:
-        parts = "1 part" if count == 1 else f"{count} parts"
-        say(f"keepwarm: {trace}: {parts} of other processes of its run added.", err=True)
+        say(
+            f"keepwarm: {trace}: {counted(count, 'part')} of other processes of its run added.",
+            err=True,
+        )
     for problem in problems:
         say(f"keepwarm: {trace}: {problem}", err=True)
     return trace
