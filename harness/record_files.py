@@ -75,6 +75,14 @@ def owned(file: Path) -> Iterator[None]:
                     lock.path.unlink()
 
 
+def tidy(file: Path) -> None:
+    """Remove the lock that a killed run left beside a record which has ended: no later run takes it."""
+    target = behind_links(file)
+    if target.with_name(f".{target.name}.lock").is_file():
+        with suppress(InvalidRequest, OutsideError), owned(file):  # it may be at work after all
+            pass
+
+
 def _is_free(lock: FileLock, file: Path) -> bool:
     try:
         return lock.try_acquire()

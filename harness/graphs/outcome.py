@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -55,6 +55,10 @@ class GraphResult:
         if outcome.state == "done":
             return outcome.value
         raise self._failure(name, outcome) from outcome.error
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of the steps that have a value, so that `"name" in result` is whether one has."""
+        return (name for name, outcome in self.outcomes.items() if outcome.state == "done")
 
     @property
     def failed(self) -> dict[str, BaseException]:

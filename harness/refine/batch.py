@@ -106,12 +106,11 @@ def _owned(
         raise_descriptor_limit()
     with ExitStack() as owned:
         for task, file in kept.items():
-            if now[task].stopped is None:
-                try:
-                    owned.enter_context(file)
-                except InvalidRequest as error:
-                    failed[task] = error
-                    now[task] = _ended(now[task], error)
+            try:
+                owned.enter_context(file.owned_for(now[task]))
+            except InvalidRequest as error:
+                failed[task] = error
+                now[task] = _ended(now[task], error)
         yield
 
 

@@ -6,14 +6,14 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from harness.evaluation.judge import Evaluation, Judgement
 from harness.given import a_file
-from harness.record_files import behind_links, content_of, digest_of, nothing_kept, owned
+from harness.record_files import behind_links, content_of, digest_of, nothing_kept, owned, tidy
 from shim import InvalidRequest, OutsideError, Reply
 from shim.paths import open_regular, write_whole
 
@@ -221,6 +221,13 @@ class RecordFile:
 
     def __exit__(self, *_failure: object) -> None:
         self._lock.close()
+
+    def owned_for(self, record: RefineRecord) -> AbstractContextManager[object]:
+        """A context in which it is one run's alone, where the record has not ended."""
+        if record.stopped is None:
+            return self
+        tidy(self.file)
+        return nullcontext()
 
     def save(self, record: RefineRecord) -> None:
         """As `RefineRecord.save`.

@@ -152,7 +152,7 @@ class Refine:
             a_function("`progress`", progress)
         kept = None if file is None else RecordFile(file)
         now = self.begin(task, file)
-        with nullcontext() if kept is None or now.stopped is not None else kept:
+        with nullcontext() if kept is None else kept.owned_for(now):
             if now.stopped is None:
                 now = noted(now, first_notes(self))
             while now.stopped is None:

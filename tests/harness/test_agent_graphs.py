@@ -189,6 +189,8 @@ def test_conditions_skip_and_maps_run_over_every_item(told: Told) -> None:
     result = Graph(steps, ["text"], shim=told.shim).run({"text": "x y z"})
     assert result["each"] == ["0xa", "1ya", "2za"]
     assert result.outcomes["long"].state == result.outcomes["after"].state == "skipped"
+    assert list(result) == ["parts", "each"], "the steps that have a value"
+    assert "long" not in result
     assert told.loads == ["a"]
 
 

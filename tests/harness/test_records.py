@@ -145,6 +145,24 @@ def test_a_task_whose_record_another_run_has_fails_by_itself(tmp_path: Path) -> 
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_the_lock_of_a_killed_run_goes_also_where_its_record_had_ended(tmp_path: Path) -> None:
+    """A batch that is killed leaves a lock for each task; the next one takes up only those that go on."""
+    tasks = ["Write.", "Write too."]
+    run_many(loop("one", "two", max_rounds=1), tasks, records=tmp_path, quiet=True)
+    records = sorted(tmp_path.iterdir())
+    for record in records:
+        record.with_name(f".{record.name}.lock").touch()
+    run_many(loop("", max_rounds=1), tasks, records=tmp_path, quiet=True)
+    assert sorted(tmp_path.iterdir()) == records
+    records[0].with_name(f".{records[0].name}.lock").touch()
+    task = RefineRecord.load(records[0]).task
+    assert loop("", max_rounds=1).run(task, record=records[0]).stopped == "max_rounds"
+    assert sorted(tmp_path.iterdir()) == records
+    with owned(records[0]):
+        loop("", max_rounds=1).run(task, record=records[0])
+        assert len(list(tmp_path.iterdir())) == 3, "that of a run at work stays"
+
+
 def test_a_child_that_was_forked_leaves_its_parents_record_alone(tmp_path: Path) -> None:
     """It ended with the lock file of its parent, beside which another run could make a new one."""
     with owned(tmp_path / "run.json"):
