@@ -59,14 +59,14 @@ def by_words(
     `whole_from`: the share of the query's weight from which on a passage's place counts in full; None for
     every place in full.
     """
-    words = words_of(query)
+    words, condition = words_of(query), filter_of(where or {})
     (passages,) = connection.execute("SELECT count(*) FROM passages").fetchone()
     having = {word: _count_of(connection, word) for word in words}
     # To BM25 a word that half of the passages have weighs nothing, and it takes nearly all of the time.
     telling = [word for word in words if 2 * having[word] < passages]
-    found = _matching(connection, telling, count, where)
+    found = _matching(connection, telling, count, condition)
     if len(found) < count and len(telling) < len(words):
-        found = _matching(connection, words, count, where)
+        found = _matching(connection, words, count, condition)
     if whole_from is None or not found:
         return [(one, 1.0) for one, _ in found]
     most = math.fsum(idf(having[word], passages) for word in words)
@@ -83,12 +83,12 @@ def _matching(
     connection: sqlite3.Connection,
     words: Sequence[str],
     count: int,
-    where: Mapping[str, Any] | None,
+    filtered: tuple[str, list[Any]],
 ) -> list[tuple[int, float]]:
     """Passages that have one of the words, with their weight by BM25, the heaviest first."""
     if not words:
         return []
-    condition, values = filter_of(where or {})
+    condition, values = filtered
     rows = connection.execute(
         "SELECT passages.id, -words.rank FROM words JOIN passages ON passages.id = words.rowid "  # noqa: S608
         f"WHERE words MATCH ? AND {condition} ORDER BY words.rank LIMIT ?",

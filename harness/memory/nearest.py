@@ -92,10 +92,12 @@ class Nearest:
         """
         return VectorGraph.of(self._ids, self._matrix)
 
-    def find(self, vector: Matrix, count: int, among: Ids | None = None) -> list[tuple[int, float]]:
+    def find(
+        self, vector: Matrix, count: int, among: Sequence[int] | None = None
+    ) -> list[tuple[int, float]]:
         """The ids and cosines of the nearest, the nearest first; `among`: only of these ids, exact."""
         if among is not None:
-            rows = np.flatnonzero(np.isin(self._ids, among))
+            rows = np.flatnonzero(np.isin(self._ids, np.array(among, np.int64)))
             return _best(self._ids[rows], self._matrix[rows] @ vector, count) if len(rows) else []
         begin = 0 if self.graph is None else len(self.graph)
         near = [] if self.graph is None else self.graph.find(vector, count)

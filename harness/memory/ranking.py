@@ -44,11 +44,6 @@ def place_weight(share: float, whole_from: float = WHOLE_FROM) -> float:
     return min(1.0, share / whole_from)
 
 
-def times(ranking: Sequence[Place], weight: float) -> list[Place]:
-    """The same places, each counting so many times as much."""
-    return [(one, weight * own) for one, own in ranking]
-
-
 def weights_of(given: tuple[float, float]) -> tuple[float, float]:
     """The weights of both rankings.
 

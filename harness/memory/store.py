@@ -8,8 +8,6 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
-import numpy as np
-
 from harness.given import a_count, a_file, a_list, a_text, an_object, refused
 from harness.memory import memory_rows as rows
 from harness.memory.database import Database
@@ -17,7 +15,7 @@ from harness.memory.embedding import Embedding
 from harness.memory.kept_vectors import Vectors
 from harness.memory.nearest import EXACT_UP_TO
 from harness.memory.passages import CaughtUp, Found, Passage
-from harness.memory.ranking import WHOLE_FROM, Place, times, weights_of
+from harness.memory.ranking import WHOLE_FROM, Place, weights_of
 from harness.memory.spans import traced
 from harness.progress_bar import progress_bar
 from shim import InvalidRequest, LoadError, OutsideError, Shim, default_shim
@@ -257,15 +255,13 @@ class MemoryStore:
         by_words, by_vectors = weights_of(weights)
         vector, degraded = self._embedding.of_query(query) if self._embedding else (None, "")
         with self._database.reading() as connection:
-            among = None if where is None else np.array(rows.ids_where(connection, where), np.int64)
-            if vector is None:
-                found = rows.by_words(connection, query, candidates, where, whole_from=None)
-                return Found(tuple(rows.hits(connection, [found], results)), degraded)
             rankings = list[list[Place]]()
-            if by_words:
-                found = rows.by_words(connection, query, candidates, where, whole_from=WHOLE_FROM)
-                rankings.append(times(found, by_words))
-            if by_vectors and self._embedding:
+            if by_words or vector is None:
+                whole_from = None if vector is None else WHOLE_FROM
+                found = rows.by_words(connection, query, candidates, where, whole_from=whole_from)
+                rankings.append([(one, (by_words or 1.0) * weight) for one, weight in found])
+            if by_vectors and vector is not None and self._embedding:
+                among = None if where is None else rows.ids_where(connection, where)
                 self._embedding.check_made(connection, self._database.file)
                 rows.check_length(connection, len(vector))
                 near = self._vectors.seen_by(connection).find(vector, candidates, among)
