@@ -5,7 +5,8 @@
 """
 
 from harness.evaluation.compressor import Compressed, Compressor
-from harness.evaluation.judge import Evaluation, EvaluatorPool, Judge, Judgement
+from harness.evaluation.judge import EvaluatorPool, Judge
+from harness.evaluation.judgement import Evaluation, Judgement
 from harness.evaluation.rubric import Dimension, Rubric, Score
 from harness.graphs.graph import Graph
 from harness.graphs.outcome import GraphResult, Outcome, StepFailed

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-from harness.evaluation.judge import Evaluation, Judgement
+from harness.evaluation.judgement import Evaluation, Judgement
 from harness.given import a_file
 from harness.record_files import behind_links, content_of, digest_of, nothing_kept, owned, tidy
 from shim import InvalidRequest, OutsideError, Reply

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from harness.evaluation.compressor import Compressor
-from harness.evaluation.judge import Evaluation, EvaluatorPool, Judge
+from harness.evaluation.judge import EvaluatorPool, Judge
 from harness.evaluation.judge import Prompt as JudgePrompt
 from harness.evaluation.judge import prompt as asked_of_judges
+from harness.evaluation.judgement import Evaluation
 from harness.evaluation.rubric import HIGHEST, Rubric
 from harness.given import (
     a_count,

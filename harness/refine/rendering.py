@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from harness.evaluation.judge import Evaluation
+from harness.evaluation.judgement import Evaluation
 from harness.evaluation.rubric import HIGHEST
 from harness.refine.record import RefineRecord, Round
 from traces.text import clean

@@ -20,7 +20,7 @@ from harness.demo.reports import (
     true_composite,
     true_scores,
 )
-from harness.evaluation.judge import Evaluation, Judgement
+from harness.evaluation.judgement import Evaluation, Judgement
 from harness.evaluation.rubric import SCORES
 from harness.refine.prompts import weaknesses
 from harness.refine.record import Produced, Settings
