@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.gguf import read_header
-from budget.errors import BadModelFile, UnknownModel
+from budget.errors import BadModelFile
 from budget.memory.arguments import effective
 from budget.memory.kv_cache import kv_by_layer
 from shim.config import Config, ModelEntry
@@ -26,13 +26,7 @@ def describe_model(config: Config, name: str) -> ModelInfo:
         UnknownModel: it is not configured.
         BadModelFile: its file is missing, damaged or impossible.
     """
-    entry = config.models.get(name)
-    if entry is None:
-        raise UnknownModel(
-            f"No model is called {name!r}.",
-            hint=f"Configured are: {', '.join(sorted(config.models)) or 'none'}.",
-            model=name,
-        )
+    entry = config.entry(name)
     if entry.remote:
         identity = f"{entry.url}#{entry.model_id or name}"
         return ModelInfo(name, entry.role, remote=True, identity=identity)

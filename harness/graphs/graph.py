@@ -15,7 +15,7 @@ from harness.graphs.journal import Journal
 from harness.graphs.outcome import GraphResult, Outcome
 from harness.graphs.step import Step
 from harness.progress_bar import progress_bar
-from shim import ConfigError, Plan, Shim, UnknownModel, default_shim
+from shim import ConfigError, Plan, Shim, default_shim
 
 AT_ONCE: Final = 32
 """Steps and items that work at the same time."""
@@ -170,14 +170,8 @@ class Graph:
             return Shim({})
 
     def _check_models(self, shim: Shim) -> None:
-        known = shim.config.models
         for model in self.models:
-            if model not in known:
-                raise UnknownModel(
-                    f"A step of the graph asks for a model called {model!r}.",
-                    hint=f"Configured are: {', '.join(sorted(known)) or 'none'}.",
-                    model=model,
-                )
+            shim.config.entry(model)
 
 
 def _under_way(left: Mapping[str, Step]) -> str:

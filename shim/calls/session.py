@@ -29,7 +29,6 @@ from budget.errors import (
     InvalidRequest,
     KeeperUnavailable,
     KeepwarmError,
-    UnknownModel,
 )
 from shim.calls.agreement import Agreement
 from shim.calls.call import Call, Messages, Settled
@@ -343,16 +342,7 @@ class Session:
             raise closed_before()
         if not isinstance(model, str):
             raise no_name(model)
-        config = self._agreement.config
-        entry = config.models.get(model)
-        if entry is None:
-            raise UnknownModel(
-                f"No model is called {model!r}.",
-                hint=f"{config.file or 'The configuration'} has: "
-                f"{', '.join(sorted(config.models)) or 'no models'}.",
-                model=model,
-            )
-        return entry
+        return self._agreement.config.entry(model)
 
     def takes_over(self, call: Call) -> bool:
         """Give a call to the fallback of the model that serves it, if there is one that does the same.

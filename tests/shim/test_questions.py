@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shim import UnknownModel
+from harness import Graph, Step
+from shim import Shim, UnknownModel
 from tests.shim.conftest import Stage
 
 
@@ -37,3 +38,22 @@ def test_a_model_in_the_way_is_named_and_one_in_use_is_not(stage: Stage) -> None
         shim.chat("b", "Hello.")
         assert shim.would_evict("a") == ("b",), "a request ends the release"
         assert len(stage.engines) == 1
+
+
+def test_a_name_that_no_model_has_is_refused_alike_at_every_door() -> None:
+    """With the nearest name, and no more of the others than can be read. Each door had its own words."""
+    models = {f"m{n:02}": {"url": "http://127.0.0.1:9/v1"} for n in range(40)}
+    with Shim({"models": {**models, "writer": {"url": "http://127.0.0.1:9/v1"}}}) as shim:
+        step = Step("a", lambda _: 1, model="writr")
+        for ask in (
+            lambda: shim.chat("writr", "Hello."),
+            lambda: shim.would_evict("writr"),
+            lambda: shim.describe("writr"),
+            lambda: Graph([step], shim=shim).run(),
+        ):
+            with pytest.raises(
+                UnknownModel, match=r"^No model is called 'writr'\. Is 'writer'"
+            ) as error:
+                ask()
+            assert "m29, ..." in error.value.hint
+            assert "m30" not in error.value.hint

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from budget.errors import ConfigError, KeeperUnavailable
-from shim.cli.console.context import config_of, entry_of
+from shim.cli.console.context import config_of
 from shim.cli.console.output import counted, print_json, print_table, size, span
 from shim.cli.console.running import ask_running
 from shim.cli.console.said_lines import say
@@ -55,7 +55,7 @@ def clear(ctx: click.Context, model: str | None, *, as_json: bool) -> None:
     """
     config = config_of(ctx, uses=("kv",))
     if model is not None:
-        entry_of(config, model)
+        config.entry(model)
     told = ask_running("kv_clear", model=called(config, model) if model is not None else None)
     if told is None:
         with _without_owner(config) as files:

@@ -20,7 +20,7 @@ import click
 from backends.machine.files.file_locks import KEEPER_LOCK, is_held
 from backends.machine.files.in_folder import in_folder
 from budget.errors import BadModelFile, ConfigError, UnknownModel
-from shim.cli.console.context import config_of, config_path, entry_of
+from shim.cli.console.context import config_of, config_path
 from shim.cli.console.output import StatusLine
 from shim.config import Config, ModelEntry, Role, load_config
 from shim.paths import runtime_dir
@@ -99,7 +99,7 @@ def choose(
     file = file_of(given)
     if file is None:
         config = all_models(ctx, uses)
-        entry_of(config, given)
+        config.entry(given)
         return ChosenModel(config, given)
     if not file.is_file():
         folder = file.is_dir()

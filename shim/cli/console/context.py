@@ -8,8 +8,8 @@ from typing import Final
 
 import click
 
-from budget.errors import ConfigError, UnknownModel
-from shim.config import Config, ModelEntry, load_config
+from budget.errors import ConfigError
+from shim.config import Config, load_config
 
 _AFTER_COMMAND: Final = "keepwarm.config"
 
@@ -55,20 +55,3 @@ def config_of(ctx: click.Context, uses: Collection[str] | None = None) -> Config
             "`chat` and `run` the path of a GGUF file.",
         )
     return config
-
-
-def entry_of(config: Config, model: str) -> ModelEntry:
-    """A model of the configuration.
-
-    Raises:
-        UnknownModel: the configuration has no model of that name.
-    """
-    entry = config.models.get(model)
-    if entry is None:
-        raise UnknownModel(
-            f"No model is called {model!r}.",
-            hint=f"{config.file or 'The configuration without a file'} has: "
-            f"{', '.join(sorted(config.models)) or 'no models'}.",
-            model=model,
-        )
-    return entry

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any, Self, TypeVar
 from pydantic import Field, PrivateAttr, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from budget.errors import ConfigError
+from budget.errors import ConfigError, UnknownModel
 from shim.config.diff import ConfigDiff, changed_keys, diff_models
 from shim.config.problems import Problem, dotted, only_tables, problems_of, raise_for
 from shim.config.schema.entry import ModelEntry
@@ -42,6 +43,8 @@ FILE_KEYS = (
     "ca_file",
     "llama_server",
 )
+_LISTED = 30
+"""An error lists so many names of models."""
 _FOLDERS_TOO = frozenset({"files", "cwd"})
 
 
@@ -122,6 +125,25 @@ class Config(Section):
     def read_at(self) -> float:
         """When it was read or made, in seconds of the machine's monotonic clock."""
         return self._reading.at
+
+    def entry(self, name: str) -> ModelEntry:
+        """A model's entry.
+
+        Raises:
+            UnknownModel: there is none of that name; the hint has the nearest one, and others.
+        """
+        found = self.models.get(name)
+        if found is None:
+            near = difflib.get_close_matches(name, self.models, 1)
+            listed = sorted(self.models)[:_LISTED]
+            more = ", ..." * (len(self.models) > _LISTED)
+            raise UnknownModel(
+                f"No model is called {name!r}.",
+                hint=f"{f'Is {near[0]!r} meant? ' if near else ''}{self.file or 'The configuration'} has: "
+                f"{', '.join(listed) or 'no models'}{more}.",
+                model=name,
+            )
+        return found
 
     def origin(self, key: str) -> str:
         """Where a dotted key's value comes from: `FILE:LINE`, `HARNESS_ENDPOINTS`, or `default`."""

@@ -11,7 +11,7 @@ import click
 from backends.kinds import Verb
 from shim.cli.console.at_model import at_model
 from shim.cli.console.chosen_model import ChosenModel
-from shim.cli.console.context import config_of, entry_of
+from shim.cli.console.context import config_of
 from shim.cli.console.output import span
 from shim.client import Shim
 from shim.replies import Answer, Residency
@@ -26,7 +26,7 @@ def named(ctx: click.Context, model: str) -> ChosenModel:
         UnknownModel: there is none of that name.
     """
     config = config_of(ctx)
-    entry_of(config, model)
+    config.entry(model)
     return ChosenModel(config, model)
 
 
