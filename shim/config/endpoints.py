@@ -107,19 +107,16 @@ def _parse(label: str, text: str) -> dict[str, Any]:
     try:
         table = json.loads(text, object_pairs_hook=no_duplicates)
     except json.JSONDecodeError as error:
-        raise ConfigError(
-            f"{label}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}.",
-            hint=f"Allowed: {SHAPE}.",
-            file=label,
-        ) from None
+        why = f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
     except ValueError as error:
-        # An integer of more digits than Python converts.
-        raise ConfigError(f"{label}: {error}.", hint=f"Allowed: {SHAPE}.", file=label) from None
+        why = str(error)  # an integer of more digits than Python converts
     except RecursionError:
-        raise ConfigError(f"{label}: nested too deeply.", hint=f"Allowed: {SHAPE}.") from None
-    if not isinstance(table, dict):
-        raise ConfigError(f"{label}: found {_kind(table)}.", hint=f"Allowed: {SHAPE}.", file=label)
-    return table
+        why = "nested too deeply"
+    else:
+        if isinstance(table, dict):
+            return table
+        why = f"found {_kind(table)}"
+    raise ConfigError(f"{label}: {why}.", hint=f"Allowed: {SHAPE}.", file=label)
 
 
 def _kind(value: object) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
 from budget.errors import ConfigError, EndpointError, EndpointUnavailable, LoadFailed
 from shim.config.problems import show_value
@@ -18,14 +18,8 @@ Progress = Callable[[str, int, int | None], None]
 """Called with a file's name, its bytes so far, and its bytes in all where they are known."""
 
 
-class Download(Protocol):
-    """Downloads one file of a repository, as `huggingface_hub.hf_hub_download` does."""
-
-    def __call__(
-        self, repo_id: str, filename: str, *, revision: str | None, **options: Any
-    ) -> object:
-        """The local path of the file; `options` may hold `tqdm_class` and `local_files_only`."""
-        ...
+Download = Callable[..., object]
+"""Downloads one file of a repository and returns its path, as `huggingface_hub.hf_hub_download` does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +96,7 @@ def _hub_download() -> Download:
     # The Hub library takes a quarter of a second to import, and most runs need no download.
     from huggingface_hub import hf_hub_download  # noqa: PLC0415
 
-    return cast("Download", hf_hub_download)
+    return hf_hub_download
 
 
 def _fetch_one(download: Download, file: HubFile, name: str, options: Mapping[str, Any]) -> Path:

@@ -91,8 +91,8 @@ def read_raw(file: Path) -> bytes:
     return raw
 
 
-def parse_toml(file: Path, raw: bytes) -> tuple[dict[str, Any], str]:
-    """A file's tables and its text.
+def parse_toml(file: Path, raw: bytes) -> tuple[dict[str, Any], dict[str, int]]:
+    """A file's tables, and the line of each of its keys.
 
     Raises:
         ConfigError: it is not UTF-8, or not TOML (with the line).
@@ -101,7 +101,7 @@ def parse_toml(file: Path, raw: bytes) -> tuple[dict[str, Any], str]:
         text = raw.decode("utf-8-sig")
         long_key = _LONG_KEY.search(text)
         if long_key is None:
-            return tomllib.loads(text), text
+            return tomllib.loads(text), key_lines(text)
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise ConfigError(
@@ -167,8 +167,7 @@ def load_config(
         config.remember(None, _origins(None, {}, {}, endpoints))
         return config
     raw = read_raw(file)
-    data, text = parse_toml(file, raw)
-    lines = key_lines(text)
+    data, lines = parse_toml(file, raw)
     used = checked_file(file, data, lines, endpoints)
     if merely_found:
         risky = [r for r in risks(used, file.parent) if uses is None or r.key.split(".")[0] in uses]
@@ -182,7 +181,7 @@ def load_config(
 def checked_file(
     file: Path,
     data: Mapping[str, Any],
-    lines: dict[tuple[str, ...], int],
+    lines: Mapping[str, int],
     endpoints: Mapping[str, Any],
 ) -> Config:
     """The configuration of a file alone, without the models that endpoints replace.
@@ -204,34 +203,22 @@ def risks_of_file(file: Path) -> tuple[bytes, list[Problem]]:
         ConfigError: lists every mistake of the file.
     """
     raw = read_raw(file)
-    data, text = parse_toml(file, raw)
-    lines = key_lines(text)
+    data, lines = parse_toml(file, raw)
     return raw, _with_lines(risks(checked_file(file, data, lines, {}), file.parent), lines)
 
 
-def _with_lines(problems: list[Problem], lines: dict[tuple[str, ...], int]) -> list[Problem]:
-    by_key = {dotted(path): number for path, number in lines.items()}
-    return [replace(p, line=_line(p.key, by_key)) for p in problems]
-
-
-def _line(key: str, by_key: Mapping[str, int]) -> int | None:
-    """The line of a dotted key, or of the nearest table around it."""
-    while key and key not in by_key:
-        key = key.rpartition(".")[0]
-    return by_key.get(key)
+def _with_lines(problems: list[Problem], lines: Mapping[str, int]) -> list[Problem]:
+    return [replace(problem, line=line_of(lines, problem.key)) for problem in problems]
 
 
 def _origins(
     file: Path | None,
     data: Mapping[str, Any],
-    lines: dict[tuple[str, ...], int],
+    lines: Mapping[str, int],
     endpoints: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, str]:
-    found = {
-        dotted(path): f"{file}:{line_of(lines, path)}"
-        for section, table in data.items()
-        for path in _key_paths(section, table)
-    }
+    keys = [dotted(path) for section, table in data.items() for path in _key_paths(section, table)]
+    found = {key: f"{file}:{line_of(lines, key)}" for key in keys}
     for tag, endpoint in endpoints.items():
         found.update({dotted(("models", tag, name)): VARIABLE for name in endpoint})
     return found

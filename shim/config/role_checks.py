@@ -11,7 +11,6 @@ from shim.config.schema.entry import ModelEntry
 EVALUATOR_FLOOR_BITS: Final = 8.5
 """Bits per weight of Q8_0: a coarser evaluator would judge its own rounding errors, too."""
 
-
 _VECTORS: Final = frozenset({"mean", "cls", "last"})
 """The poolings that make one vector of a text: `rank` makes a score, and `none` a vector of each token."""
 
@@ -76,12 +75,18 @@ def check_role(name: str, entry: ModelEntry, header: GgufHeader) -> None:
             no head that makes a score.
     """
     check_precision(name, entry.role, header)
-    if entry.role == "reranker":
-        _check_reranker(name, header.shape().pooling)
-    if entry.role != "embedder":
-        return
-    pooling = _pooling(entry.engine_args, header.shape().pooling)
-    if pooling in _VECTORS:
+    own = header.shape().pooling
+    if entry.role == "reranker" and own != "rank":
+        raise RoleViolation(
+            f"The reranker {name} is none by its file: its pooling is {own or 'not given'}, and a reranker "
+            "needs rank.",
+            hint=f"Give [models.{name}] the file of a reranking model.",
+            model=name,
+            role="reranker",
+            pooling=own,
+        )
+    pooling = _pooling(entry.engine_args, own)
+    if entry.role != "embedder" or pooling in _VECTORS:
         return
     kinds = {"rank": "a reranker", "none": "a model that makes a vector of each token"}
     kind = kinds.get(pooling or "", "a chat model or a base model")
@@ -92,19 +97,6 @@ def check_role(name: str, entry: ModelEntry, header: GgufHeader) -> None:
         '["--pooling", "mean"] where the model was trained for that.',
         model=name,
         role="embedder",
-        pooling=pooling,
-    )
-
-
-def _check_reranker(name: str, pooling: str | None) -> None:
-    if pooling == "rank":
-        return
-    raise RoleViolation(
-        f"The reranker {name} is none by its file: its pooling is {pooling or 'not given'}, and a reranker "
-        "needs rank.",
-        hint=f"Give [models.{name}] the file of a reranking model.",
-        model=name,
-        role="reranker",
         pooling=pooling,
     )
 

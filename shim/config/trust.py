@@ -27,6 +27,7 @@ from shim.config.problems import Problem, dotted
 from shim.config.schema.document import SECTIONS, Config
 from shim.config.schema.endpoint_values import EndpointEntry
 from shim.config.schema.engine_args import risky_options
+from shim.config.schema.entry import ModelEntry
 from shim.config.schema.sections import Section
 
 STORE_NAME: Final = "trusted.json"
@@ -122,47 +123,42 @@ def _state(path: Path, digest: str) -> str:
 
 def risks(config: Config, folder: Path) -> list[Problem]:
     """The keys of a configuration that need trust (without lines). `folder` is its file's folder."""
-    found = [problem for name in SECTIONS for problem in _folders(config, name, folder)]
+    found: list[Problem] = []
     for name in SECTIONS:
-        found += _addresses(getattr(config, name), name)
-    found += _socket(config.metrics.prometheus, folder)
+        section = getattr(config, name)
+        for key in _keys(section, "folder"):
+            found += _outside(f"{name}.{key}", getattr(section, key), folder, "a folder")
+        found += _addresses(section, name)
+    if (socket := config.metrics.prometheus or "").startswith("/"):
+        found += _outside("metrics.prometheus", socket, folder, "a path")
     for name, entry in config.models.items():
         found += _addresses(entry, "models", name)
-        for key in _keys(entry, "secret"):
-            what = f"the name of a key that is sent to {entry.url}"
-            found.append(Problem(dotted(("models", name, key)), what, ALLOWED))
-        for key in _keys(entry, "run"):
-            what = f"{_as_written(getattr(entry, key))}, which is run here"
-            found.append(Problem(dotted(("models", name, key)), what, ALLOWED))
-        for key in _keys(entry, "program"):
-            options = risky_options(getattr(entry, key))
-            if options:
-                what = f"{', '.join(options)}, which may read, write or run what it names"
-                found.append(Problem(dotted(("models", name, key)), what, ALLOWED))
+        found += (
+            Problem(dotted(("models", name, key)), what, ALLOWED) for key, what in _programs(entry)
+        )
     return found
 
 
-def _as_written(value: object) -> str:
-    """A command as the file has it, and not as Python's tuple."""
-    return json.dumps(list(value), ensure_ascii=False) if isinstance(value, tuple) else str(value)
+def _programs(entry: ModelEntry) -> Iterator[tuple[str, str]]:
+    """The keys of a model that spend a secret or run something, each with what was found."""
+    for key in _keys(entry, "secret"):
+        yield key, f"the name of a key that is sent to {entry.url}"
+    for key in _keys(entry, "run"):
+        value = getattr(entry, key)
+        # A command as the file has it, and not as Python's tuple.
+        is_command = isinstance(value, tuple)
+        written = json.dumps(list(value), ensure_ascii=False) if is_command else value
+        yield key, f"{written}, which is run here"
+    for key in _keys(entry, "program"):
+        if options := risky_options(getattr(entry, key)):
+            yield key, f"{', '.join(options)}, which may read, write or run what it names"
 
 
-def _folders(config: Config, section: str, own: Path) -> Iterator[Problem]:
-    table = getattr(config, section)
-    for key in _keys(table, "folder"):
-        written = Path(os.path.realpath(getattr(table, key)))
-        if not written.is_relative_to(os.path.realpath(own)):
-            found = f"{written}, which is outside of the file's own folder"
-            allowed = f"a folder in {own}, or {ALLOWED}"
-            yield Problem(dotted((section, key)), found, allowed)
-
-
-def _socket(place: str | None, own: Path) -> Iterator[Problem]:
-    if place is not None and "/" in place:
-        made = Path(os.path.realpath(place))
-        if not made.is_relative_to(os.path.realpath(own)):
-            found = f"{made}, which is outside of the file's own folder"
-            yield Problem("metrics.prometheus", found, f"a path in {own}, or {ALLOWED}")
+def _outside(key: str, place: Path | str, own: Path, what: str) -> Iterator[Problem]:
+    written = Path(os.path.realpath(place))
+    if not written.is_relative_to(os.path.realpath(own)):
+        found = f"{written}, which is outside of the file's own folder"
+        yield Problem(key, found, f"{what} in {own}, or {ALLOWED}")
 
 
 def _addresses(section: Section, *path: str) -> Iterator[Problem]:

@@ -11,6 +11,7 @@ from pydantic import PlainSerializer, PlainValidator, ValidationInfo, WithJsonSc
 
 from shim.config.schema.values import (
     AMOUNT_JSON,
+    TEXT_JSON,
     TEXTS,
     Amount,
     matching,
@@ -137,4 +138,4 @@ RpcEndpoints = Annotated[
     TEXTS,
     WithJsonSchema({"type": "array", "minItems": 1, "items": {"type": "string"}}),
 ]
-ScrapePlace = Annotated[str, PlainValidator(parse_scrape_place), WithJsonSchema({"type": "string"})]
+ScrapePlace = Annotated[str, PlainValidator(parse_scrape_place), TEXT_JSON]

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated
 
-from pydantic import PlainValidator, WithJsonSchema
+from pydantic import PlainValidator
 
-from shim.config.schema.values import TEXTS
+from shim.config.schema.values import TEXTS, TEXTS_JSON
 
 _OWN = "keepwarm decides it"
 _BOOKED = "keepwarm books its bytes and decides it"
@@ -127,9 +127,4 @@ def parse_engine_args(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
-ExtraArgs = Annotated[
-    tuple[str, ...],
-    PlainValidator(parse_engine_args),
-    TEXTS,
-    WithJsonSchema({"type": "array", "items": {"type": "string"}}),
-]
+ExtraArgs = Annotated[tuple[str, ...], PlainValidator(parse_engine_args), TEXTS, TEXTS_JSON]

@@ -21,7 +21,7 @@ from shim.config.schema.kind_keys import (
     keys_of,
     kind_of,
 )
-from shim.config.schema.sections import SECONDS_ALLOWED, TIMEOUT_ALLOWED, Section, key
+from shim.config.schema.sections import OFF, ON, SECONDS_ALLOWED, TIMEOUT_ALLOWED, Section, key
 from shim.config.schema.server_values import (
     ABILITIES,
     Abilities,
@@ -55,8 +55,6 @@ Role = Literal["producer", "evaluator", "planner", "embedder", "reranker"]
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 KV_ALLOWED = '"f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0" or "iq4_nl"'
 PATH_ALLOWED = "a path; a relative one starts at this file's folder, ~ is your home"
-REPACKED = True
-WINDOWED = False
 
 PLANNER_STAYS_S: Final = 60.0
 """A planner is asked at the start of a run; its bytes are better used by those that carry the plan out."""
@@ -126,13 +124,13 @@ class ModelEntry(Section):
         le=2**20,
     )
     repack: bool = key(
-        REPACKED,
+        ON,
         "Store weights in the layout that this CPU multiplies fastest. Repacked kernels round "
         "differently: `false` on every side makes answers of Q4 files equal over all splits.",
         "true or false",
     )
     swa_full: bool = key(
-        WINDOWED,
+        OFF,
         "Keep the whole context of sliding-window layers: more KV cache (it is booked), and KV state "
         "that can be carried over a swap.",
         "true or false",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +34,8 @@ def markdown_reference() -> str:
 
 
 def _table(title: str, section: type[Section]) -> str:
-    rows = (_row(name, field) for name, field in section.model_fields.items())
-    return "\n".join(_heading(title)) + "\n" + "\n".join(rows)
-
-
-def _heading(title: str) -> Iterator[str]:
-    yield f"### `{title}`"
-    yield ""
-    yield "| key | allowed | default | meaning |"
-    yield "|---|---|---|---|"
+    head = (f"### `{title}`", "", "| key | allowed | default | meaning |", "|---|---|---|---|")
+    return "\n".join([*head, *(_row(*item) for item in section.model_fields.items())])
 
 
 def _row(name: str, field: FieldInfo) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final, Literal, cast
+from typing import Annotated, Final, Literal, cast
 
 from pydantic import PlainValidator, WithJsonSchema
 
 from backends.kinds import SERVED, Verb
-from shim.config.schema.values import TEXTS
+from shim.config.schema.values import TEXTS, TEXTS_JSON
 
 ABILITIES: Final = tuple(sorted(f'"{verb}"' for verb in SERVED - {"stream", "http"}))
 _MOST_WORDS: Final = 4096
@@ -46,16 +46,14 @@ def parse_abilities(value: object) -> tuple[Verb, ...]:
     return cast("tuple[Verb, ...]", tuple(dict.fromkeys(words)))
 
 
-def _texts(**more: Any) -> WithJsonSchema:
-    return WithJsonSchema({"type": "array", "items": {"type": "string", **more}})
+_ABILITY_JSON = {"type": "string", "enum": [name.strip('"') for name in ABILITIES]}
 
-
-Command = Annotated[tuple[str, ...], PlainValidator(parse_command), TEXTS, _texts()]
+Command = Annotated[tuple[str, ...], PlainValidator(parse_command), TEXTS, TEXTS_JSON]
 Abilities = Annotated[
     tuple[Verb, ...],
     PlainValidator(parse_abilities),
     TEXTS,
-    _texts(enum=[name.strip('"') for name in ABILITIES]),
+    WithJsonSchema({"type": "array", "items": _ABILITY_JSON}),
 ]
 RequestPath = Annotated[
     str, PlainValidator(parse_request_path), WithJsonSchema({"type": "string", "pattern": "^/"})

@@ -35,7 +35,7 @@ _PLAIN_NUMBER = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,9})?", re.ASCII)
 _HF = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?:@[\w./-]+)?:[^\s:][^\n\r:]*", re.ASCII)
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}", re.ASCII)
 _OF_A_PROCESS = ("/proc/", "/dev/fd/", "/dev/stdin", "/dev/stdout", "/dev/stderr")
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
+ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +282,7 @@ def parse_url(value: object) -> str:
 
 
 def matching(pattern: re.Pattern[str], what: str) -> Any:
-    """A parser of texts that match a pattern; `what` describes a matching text, for the error."""
+    """A parser of texts that match a pattern; `what` is what its error says of others."""
 
     def parse(value: object) -> str:
         if isinstance(value, str) and pattern.fullmatch(value):
@@ -333,6 +333,8 @@ TEXTS = PlainSerializer(
     lambda items: [str(item) for item in items], return_type=list[str], when_used="json"
 )
 """Writes a tuple as a list of texts."""
+TEXT_JSON = WithJsonSchema({"type": "string"})
+TEXTS_JSON = WithJsonSchema({"type": "array", "items": {"type": "string"}})
 _PATH_JSON = {"type": "string", "minLength": 1}
 
 Limit = Annotated[Amount, PlainValidator(parse_limit), _TEXT_AMOUNT, AMOUNT_JSON]
@@ -374,7 +376,7 @@ HfFile = Annotated[
 ]
 EnvName = Annotated[
     str,
-    PlainValidator(matching(_ENV_NAME, "not a name of an environment variable")),
+    PlainValidator(matching(ENV_NAME, "not a name of an environment variable")),
     WithJsonSchema({"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$"}),
 ]
 ModelName = Annotated[

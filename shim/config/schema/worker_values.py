@@ -10,11 +10,18 @@ from typing import Annotated, Any
 from pydantic import PlainSerializer, PlainValidator, ValidationInfo, WithJsonSchema
 
 from backends.python.ready_made import READY_MADE
-from shim.config.schema.values import AMOUNT_JSON, Amount, parse_limit, parse_path, parse_size
+from shim.config.schema.values import (
+    AMOUNT_JSON,
+    ENV_NAME,
+    TEXT_JSON,
+    Amount,
+    parse_limit,
+    parse_path,
+    parse_size,
+)
 
 AMOUNT_OF_BYTES = 'a number of bytes, or a text with a unit ("600MiB"); above zero'
 _FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
 _MOST = 1 << 20
 
 
@@ -48,7 +55,7 @@ def parse_environment(value: object) -> dict[str, str]:
     if not isinstance(value, Mapping):
         raise ValueError("not a table")
     for name, text in value.items():
-        if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
+        if not isinstance(name, str) or not ENV_NAME.fullmatch(name):
             raise ValueError("a name that no environment variable has")
         if not isinstance(text, str) or "\0" in text:
             raise ValueError(f"{name} is not a text")
@@ -60,10 +67,6 @@ def parse_interpreter(value: object, info: ValidationInfo) -> str:
     return str(parse_path(value, info))
 
 
-def _text(pattern: str | None = None) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string"} | ({"pattern": pattern} if pattern else {}))
-
-
 def _table(values: dict[str, Any]) -> WithJsonSchema:
     return WithJsonSchema({"type": "object", "additionalProperties": values})
 
@@ -71,9 +74,9 @@ def _table(values: dict[str, Any]) -> WithJsonSchema:
 DeclaredBytes = Annotated[
     Amount, PlainValidator(parse_declared), PlainSerializer(str, return_type=str), AMOUNT_JSON
 ]
-Factory = Annotated[str, PlainValidator(parse_factory), _text()]
+Factory = Annotated[str, PlainValidator(parse_factory), TEXT_JSON]
 Options = Annotated[dict[str, Any], PlainValidator(parse_options), _table({})]
 Environment = Annotated[
     dict[str, str], PlainValidator(parse_environment), _table({"type": "string"})
 ]
-Interpreter = Annotated[str, PlainValidator(parse_interpreter), _text()]
+Interpreter = Annotated[str, PlainValidator(parse_interpreter), TEXT_JSON]
