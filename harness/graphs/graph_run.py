@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import itertools
-import math
-import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -19,10 +16,11 @@ from weakref import WeakKeyDictionary
 from harness.given import a_list
 from harness.graphs.journal import Journal
 from harness.graphs.outcome import GraphResult, Outcome
-from harness.graphs.step import OpenCalls, Step, StepContext, T
+from harness.graphs.own_code import Ended, bounded, holds, in_own_task, is_cancelled, of_function
+from harness.graphs.step import OpenCalls, Step, StepContext
 from harness.graphs.turns import AskFit, Models, ModelTurns
 from harness.on_trace import span
-from shim import InvalidRequest, Plan, Shim
+from shim import Plan, Shim
 from traces import names
 
 if TYPE_CHECKING:
@@ -128,12 +126,12 @@ class GraphRun:
         if key in self._known:
             return Outcome("done", self._known[key], resumed=True)
         try:
-            if step.when is not None and not await _in_own_task(_holds(step.when, values)):
+            if step.when is not None and not await in_own_task(holds, step.when, values):
                 return Outcome("skipped", because=f"the condition of {step.name} does not hold")
             value = await self._value(step, values)
             await self._keep(key, value)
         except (Exception, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+            if isinstance(error, asyncio.CancelledError) and is_cancelled():
                 raise
             return Outcome(
                 "failed", error=error, attempts=self._attempts[step.name],
@@ -178,12 +176,12 @@ class GraphRun:
 
     async def _once(self, step: Step, context: StepContext) -> Any:
         if not callable(step.run):
-            return await _bounded(step, self._of_sub_graph(step.run, context))
+            return await bounded(step, self._of_sub_graph(step.run, context))
         async with self._gate.turn(step.models), self._slots:
             models, plan = ", ".join(step.models), self._gate.plan
             name, attempt = self._path + step.name, context.attempt
             with step_span(name, models, context.index, plan, attempt=attempt), plan.current():
-                return await _bounded(step, _in_own_task(_of_function(step.run, context)))
+                return await bounded(step, in_own_task(of_function, step.run, context))
 
     async def _of_sub_graph(self, graph: Graph, context: StepContext) -> GraphResult:
         """Its results. Where the step runs over a list, the graph gets one item in the list's place."""
@@ -203,89 +201,6 @@ class GraphRun:
             await asyncio.to_thread(self._journal.keep, key, value)
 
 
-async def _holds(when: Callable[[Mapping[str, Any]], bool], values: Mapping[str, Any]) -> bool:
-    try:
-        holds: Any = when(values)
-    except (KeyboardInterrupt, SystemExit) as error:
-        raise Ended(error) from error
-    if inspect.iscoroutine(holds):
-        holds.close()
-        raise InvalidRequest(
-            "A condition gave a coroutine, which is always true.", hint="Answer at once."
-        )
-    return bool(holds)
-
-
-async def _bounded(step: Step, work: Coroutine[Any, Any, Any]) -> Any:
-    """The step's value, within its time.
-
-    A coroutine that outlives its cancellation, or blocks the loop, has not kept its time either.
-    """
-    loop = asyncio.get_running_loop()
-    over = TimeoutError(f"it took longer than {step.timeout_s or 0:g} s")
-    try:
-        async with asyncio.timeout(step.timeout_s) as limit:
-            value = await work
-    except TimeoutError as error:
-        if not limit.expired():
-            raise
-        raise over from error
-    if limit.expired() or loop.time() > (limit.when() or math.inf):
-        raise over
-    return value
-
-
-async def _of_function(run: Callable[[StepContext], Any], context: StepContext) -> Any:
-    try:
-        if inspect.iscoroutinefunction(run):
-            return await run(context)
-        value = await _on_thread(run, context)
-        return await value if inspect.isawaitable(value) else value
-    except (KeyboardInterrupt, SystemExit) as error:
-        raise Ended(error) from error
-
-
-async def _in_own_task(code: Coroutine[Any, Any, T]) -> T:
-    """What the user's code returns. Where it cancels its own task, it has failed, and the run goes on."""
-    try:
-        return await asyncio.create_task(code)
-    except asyncio.CancelledError as error:
-        if _is_cancelled():
-            raise
-        raise asyncio.CancelledError("it was cancelled, and the run was not") from error
-
-
-def _on_thread(run: Callable[[StepContext], Any], context: StepContext) -> asyncio.Future[Any]:
-    """What a function returns, from a thread of its own.
-
-    A function that computes cannot be interrupted. Its thread goes on alone after a time-out, and does not
-    keep the program from ending.
-    """
-    loop, within = asyncio.get_running_loop(), copy_context()
-    done = loop.create_future()
-
-    def tell(value: Any, error: BaseException | None) -> None:
-        if not done.done():
-            done.set_result(value) if error is None else done.set_exception(error)
-
-    def work() -> None:
-        value: Any = None
-        failure: BaseException | None = None
-        try:
-            value = within.run(run, context)
-        except StopIteration as error:
-            failure = RuntimeError(f"the step raised {error!r}")
-        except (KeyboardInterrupt, SystemExit) as error:
-            failure = Ended(error)
-        except BaseException as error:
-            failure = error
-        with suppress(RuntimeError):  # the run is over, and its loop closed
-            loop.call_soon_threadsafe(tell, value, failure)
-
-    threading.Thread(target=work, name=context.step.name, daemon=True).start()
-    return done
-
-
 async def _all(works: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
     """What all return. The first failure ends the others, and is raised itself."""
     try:
@@ -294,12 +209,6 @@ async def _all(works: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
     return [task.result() for task in tasks]
-
-
-def _is_cancelled() -> bool:
-    """Whether the run is cancelled. A step can raise `CancelledError` of itself, as any other error."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 _NUMBERS = itertools.count()
@@ -313,14 +222,6 @@ def step_span(
     """A step's span on the trace; arrows join the steps of one item in one `work`."""
     facts[names.CHAIN] = f"{_WORKS.setdefault(work, next(_NUMBERS))} {item}"
     return span(name, model=model, item=item, **facts)
-
-
-class Ended(BaseException):
-    """A step raised an interrupt or an exit, which would stop the loop before other steps have ended."""
-
-    def __init__(self, error: BaseException) -> None:
-        super().__init__(error)
-        self.error = error
 
 
 async def to_end(work: Coroutine[Any, Any, GraphResult]) -> GraphResult:
