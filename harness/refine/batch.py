@@ -7,6 +7,7 @@ round of each task. Grouped, a round of all tasks costs two loads.
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -26,6 +27,8 @@ LOG = logging.getLogger("keepwarm.harness")
 
 OF_ONE_TASK: Final = (InvalidRequest, PromptTooLong, EndpointError)
 """Errors that the other tasks of a batch need not have: an input that cannot be, an answer that is none."""
+_WORDS: Final = re.compile(r"[a-z0-9]+")
+_NAMED: Final = 48
 MANY_RECORDS: Final = 256
 """Each record that a batch owns is an open file, and many systems allow 1,024 unless asked."""
 AT_ONCE: Final = 16
@@ -94,7 +97,13 @@ def _files(tasks: Sequence[str], records: Path | str | None) -> dict[str, Path |
         return dict.fromkeys(tasks)
     folder = a_file("`records`", records)
     make_folder(folder)
-    return {task: folder / f"{run_id(task)[:32]}.json" for task in tasks}
+    return {task: folder / _name_of(task) for task in tasks}
+
+
+def _name_of(task: str) -> str:
+    """The task's first words, so that people find its record, and its hash, which tells it from others."""
+    words = "-".join(_WORDS.findall(task[:200].casefold()))[:_NAMED].rstrip("-")
+    return f"{words}{'-' if words else ''}{run_id(task)[:16]}.json"
 
 
 @contextmanager

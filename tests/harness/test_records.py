@@ -442,3 +442,22 @@ def test_an_unknown_embedder_leaves_no_memory_behind(tmp_path: Path) -> None:
     with Shim({}) as shim, pytest.raises(UnknownModel):
         MemoryStore(tmp_path / "m.db", "nothing", shim=shim)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tasks_record_is_found_by_its_first_words(tmp_path: Path) -> None:
+    """A folder of hashes says nothing. Tasks that begin alike, or in another script, have their own."""
+    tasks = [
+        "Write a Report on Paul / his pets!",
+        "Write a report on Paul. His pets?",
+        "写一份报告",
+        "../x",
+    ]
+    run_many(loop("one", max_rounds=1), tasks, records=tmp_path, quiet=True)
+    names = sorted(one.name for one in tmp_path.iterdir())
+    assert [name[:-21].rstrip("-") for name in names] == [
+        "",
+        "write-a-report-on-paul-his-pets",
+        "write-a-report-on-paul-his-pets",
+        "x",
+    ]
+    assert {RefineRecord.load(one).task for one in tmp_path.iterdir()} == set(tasks)
