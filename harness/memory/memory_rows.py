@@ -7,7 +7,6 @@ import math
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from harness.given import a_table, refused
@@ -17,7 +16,6 @@ from harness.memory.word_index import words_of
 from shim import InvalidRequest
 
 GRAPH_PART_BYTES: Final = 64 * 1024 * 1024
-_KEYS: Final = frozenset(["text", "metadata", "quality"])
 PENDING: Final = (
     "FROM passages WHERE NOT EXISTS (SELECT 1 FROM vectors WHERE vectors.id = passages.id)"
 )
@@ -214,26 +212,3 @@ def check_length(connection: sqlite3.Connection, length: int) -> None:
             known=known,
             given=length,
         )
-
-
-def from_line(file: Path, number: int, line: bytes) -> Passage:
-    """The passage of a line of JSON.
-
-    Raises:
-        InvalidRequest: it is none; the error names file and line.
-    """
-    try:
-        found = json.loads(line)
-        if not isinstance(found, dict) or "text" not in found:
-            raise InvalidRequest('it has no "text".')
-        if strange := found.keys() - _KEYS:
-            raise InvalidRequest(f"it has {', '.join(sorted(strange))}.")
-        return Passage(**found)
-    except (ValueError, RecursionError, InvalidRequest) as error:
-        why = error.message if isinstance(error, InvalidRequest) else str(error)
-        raise InvalidRequest(
-            f"Line {number} of {file} cannot be remembered: {why}",
-            hint='A line is an object as {"text": "...", "metadata": {}, "quality": 1}.',
-            file=str(file),
-            line=number,
-        ) from error

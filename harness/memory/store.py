@@ -14,6 +14,7 @@ from harness.memory.database import Database
 from harness.memory.embedding import Embedding
 from harness.memory.kept_vectors import Vectors
 from harness.memory.nearest import EXACT_UP_TO
+from harness.memory.passage_lines import batches_of
 from harness.memory.passages import CaughtUp, Found, Passage
 from harness.memory.ranking import WHOLE_FROM, Place, weights_of
 from harness.memory.spans import traced
@@ -206,7 +207,7 @@ class MemoryStore:
                 a_file("The file of passages", file).open("rb") as lines,
                 progress_bar("passages", None, quiet=quiet) as advance,
             ):
-                for batch in _batches(Path(file), lines):
+                for batch in batches_of(Path(file), lines, BATCH):
                     self.add(batch)
                     count += len(batch)
                     advance(len(batch))
@@ -325,22 +326,3 @@ class MemoryStore:
                 (last,),
             )
             return [(int(one), str(text)) for one, text in found]
-
-
-def _batches(file: Path, lines: Iterable[bytes]) -> Iterator[list[Passage]]:
-    """The passages of lines; those before a line that is none come before its error.
-
-    Raises:
-        InvalidRequest: a line is no passage.
-    """
-    batch = list[Passage]()
-    for number, line in enumerate(lines, 1):
-        try:
-            batch.append(rows.from_line(file, number, line))
-        except InvalidRequest:
-            yield batch
-            raise
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    yield batch
