@@ -195,7 +195,7 @@ ASKED_IN_ONE_PLACE = {
         "backends/engine_process/tree_guard.py",
         "backends/engine_process/process.py",
         "backends/machine/children.py",
-        "harness/demo/memory.py",
+        "harness/demo/memory_samples.py",
         "shim/wire/launch.py",
         "traces/chrome/sql.py",
     ),

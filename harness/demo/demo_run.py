@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.demo.demo_settings import booked_bytes, demo_config, half_limit_bytes
 from harness.demo.found_models import DemoModels
-from harness.demo.memory import Measured, MemorySampler
+from harness.demo.memory_samples import Measured, MemorySampler
 from harness.demo.spoken_requests import REQUESTS, Request
 from harness.demo.stages import demo_pipeline
 from harness.pipeline import ItemResult

@@ -12,7 +12,7 @@ from pathlib import Path
 from backends.machine.environment import OWNER_VARIABLE
 from backends.machine.processes import pss_bytes
 from backends.measure import sampler
-from harness.demo.memory import MemorySampler, summarize
+from harness.demo.memory_samples import MemorySampler, summarize
 
 HOLD = "import sys; block = b'x' * (32 << 20); print('ready', flush=True); sys.stdin.read()"
 
