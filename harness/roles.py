@@ -53,6 +53,9 @@ class Roles:
         shim.override_role(list(roles.overridden))
         return roles
 
+    def __repr__(self) -> str:
+        return f"Roles({', '.join(f'{name}: {info.role}' for name, info in self._models.items())})"
+
     @property
     def unverified(self) -> tuple[str, ...]:
         """Evaluators whose precision cannot be read: remote ones, and those of vLLM."""

@@ -78,6 +78,9 @@ class EvaluatorPool:
         if mode not in ("hash", "panel"):
             raise refused("`mode` of a pool", mode, "`hash` or `panel`")
 
+    def __repr__(self) -> str:
+        return f"EvaluatorPool({list(self.models)}, mode={self.mode!r})"
+
     def chosen(self, run_id: str) -> tuple[str, ...]:
         """The judges of a run; always the same for the same id."""
         a_text("`run_id`", run_id)

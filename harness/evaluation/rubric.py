@@ -79,6 +79,9 @@ class Rubric:
         for dimension in self.dimensions:
             _check_anchors(dimension)
 
+    def __repr__(self) -> str:
+        return f"Rubric({', '.join(f'{name} {share:g}' for name, share in self.weights.items())})"
+
     @property
     def names(self) -> tuple[str, ...]:
         """The dimensions' names, in order."""

@@ -65,6 +65,10 @@ class Graph:
         """The models of all steps in their order, those of sub-graphs as well."""
         return [model for step in self.steps for model in models_of(step)]
 
+    def __repr__(self) -> str:
+        steps = ", ".join(step.name for step in self.steps)
+        return f"Graph({steps}; inputs: {', '.join(self.inputs) or 'none'})"
+
     def run(
         self,
         inputs: Mapping[str, Any] | None = None,

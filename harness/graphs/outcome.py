@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from harness.given import a_text
 from shim import InvalidRequest, OutsideError
+from traces.checked import shown
+
+_SHOWN: Final = 60
 
 
 class StepFailed(OutsideError):
@@ -30,6 +33,15 @@ class Outcome:
     attempts: int = 0
     seconds: float = 0.0
     resumed: bool = False
+
+    @property
+    def said(self) -> str:
+        """The value, the error or the cause, as a line shows it."""
+        if self.state == "done":
+            return f"{'resumed: ' * self.resumed}{_in_a_line(shown(self.value))}"
+        if self.error is not None:
+            return _in_a_line(f"{type(self.error).__name__}: {self.error}")
+        return _in_a_line(self.because)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +67,14 @@ class GraphResult:
         if outcome.state == "done":
             return outcome.value
         raise self._failure(name, outcome) from outcome.error
+
+    def __str__(self) -> str:
+        """A line for each step: how it ended, its seconds, and what it gave or why it gave nothing."""
+        width = max((len(name) for name in self.outcomes), default=0)
+        return "\n".join(
+            f"{name:<{width}}  {one.state:<7}  {one.seconds:6.2f} s  {one.said}"
+            for name, one in self.outcomes.items()
+        )
 
     def __iter__(self) -> Iterator[str]:
         """The names of the steps that have a value, so that `"name" in result` is whether one has."""
@@ -95,3 +115,8 @@ class GraphResult:
         )
         failure.result = self
         return failure
+
+
+def _in_a_line(text: str) -> str:
+    line = " ".join(text[: 4 * _SHOWN].split())
+    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"

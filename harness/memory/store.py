@@ -62,6 +62,10 @@ class MemoryStore:
 
     # What is there
 
+    def __repr__(self) -> str:
+        model = self._embedding.model if self._embedding else "words alone"
+        return f"MemoryStore({str(self._database.file)!r}, {model})"
+
     def __len__(self) -> int:
         return self._count("FROM passages")
 

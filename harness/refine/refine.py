@@ -130,6 +130,13 @@ class Refine:
 
     # One task
 
+    def __repr__(self) -> str:
+        asked = self._settings
+        return (
+            f"Refine({self.producer!r}, {self.judge.pool!r}, {self.judge.rubric!r}, "
+            f"threshold={asked.threshold:g}, max_rounds={asked.max_rounds})"
+        )
+
     def run(
         self, task: str, record: Path | str | None = None, progress: Progress | None = None
     ) -> RefineRecord:

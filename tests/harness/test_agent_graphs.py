@@ -689,3 +689,28 @@ def test_a_coroutine_that_goes_on_after_its_time_has_not_kept_it(told: Told) -> 
     for step in steps:
         result = Graph([step], shim=told.shim).run(check=False)
         assert "longer than 0.01 s" in str(result.failed[step.name])
+
+
+def test_a_result_is_read_in_lines_and_a_graph_by_its_steps(told: Told) -> None:
+    """How each step ended, in a line; the record of all values filled screens."""
+
+    def broken(_: StepContext) -> int:
+        raise ValueError("no\nfacts")
+
+    steps = [
+        Step("long", lambda _: "word " * 1000),
+        Step("broken", broken),
+        Step("after", chat, ("broken",)),
+    ]
+    graph = Graph(steps, ["topic"], shim=told.shim)
+    lines = str(graph.run({"topic": 1}, check=False)).splitlines()
+    assert repr(graph) == "Graph(long, broken, after; inputs: topic)"
+    assert [line.split()[:2] for line in lines] == [
+        ["long", "done"],
+        ["broken", "failed"],
+        ["after", "skipped"],
+    ]
+    assert lines[0].endswith("…")
+    assert lines[1].endswith("ValueError: no facts")
+    assert lines[2].endswith("broken failed with ValueError")
+    assert max(map(len, lines)) < 100

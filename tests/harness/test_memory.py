@@ -682,6 +682,7 @@ def test_what_a_memory_has_is_listed_and_can_be_taken_to_another(
     memory: MemoryStore, tmp_path: Path
 ) -> None:
     """Whole passages with their ids, in order; lines of them are what `import_jsonl` reads."""
+    assert repr(memory).endswith("m.db', vec)")
     given = [
         Passage(f"Line {n} says 磨 {'x' * n}.", {"even": n % 2 == 0}, 1 + n / 100)
         for n in range(BATCH + 6)

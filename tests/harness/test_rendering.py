@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 
 from rich.console import Console
 
-from harness import Dimension, EvaluatorPool, Refine, RefineRecord, Rubric, WiggumLoop
+from harness import Dimension, EvaluatorPool, Refine, RefineRecord, Roles, Rubric, WiggumLoop
 from harness.refine.rendering import html, plot, table
 from tests.harness.told import Answer, ToldShim, in_turn, scores
 
@@ -81,3 +81,16 @@ def _in_columns(record: RefineRecord, width: int) -> str:
 
 def _parsed(svg: str) -> ET.Element:
     return ET.fromstring(svg)
+
+
+def test_what_an_author_makes_says_what_it_is() -> None:
+    """In a notebook each was an object at an address."""
+    shim = ToldShim({"writer": in_turn("one"), "judge": judged(9)}, roles={"writer": "producer"})
+    rubric = "Rubric(facts 0.5, style 0.5)"
+    pool = "EvaluatorPool(['judge'], mode='hash')"
+    assert repr(RUBRIC) == rubric
+    assert (
+        repr(Refine("writer", "judge", RUBRIC, shim=shim))
+        == f"Refine('writer', {pool}, {rubric}, threshold=8, max_rounds=3)"
+    )
+    assert repr(Roles([shim.describe("writer")])) == "Roles(writer: producer)"
