@@ -21,9 +21,8 @@ ENTRY_POINTS: Final = "keepwarm.commands"
 class LazyGroup(click.Group):
     """Commands by name as `("module:attribute", "one line of help")` (`command_at`), beside ordinary ones.
 
-    `elsewhere` has names that other programs use, and the commands that serve here. With
-    `open_to_plugins` the group also has the commands of entry points; `plugin_lines` has the lines of help
-    of those that are known.
+    `elsewhere` has names that other programs use, and the commands that serve here. With `plugin_lines`,
+    the lines of help of those that are known, the group also has the commands of entry points.
 
     The line of help is written here as well as in the command, so that listing the commands imports
     none of them.
@@ -35,14 +34,12 @@ class LazyGroup(click.Group):
         lazy: Mapping[str, tuple[str, str]] | None = None,
         elsewhere: Mapping[str, str] | None = None,
         plugin_lines: Mapping[str, str] | None = None,
-        open_to_plugins: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.lazy = dict(lazy or {})
         self.elsewhere = dict(elsewhere or {})
-        self.plugin_lines = dict(plugin_lines or {})
-        self.open_to_plugins = open_to_plugins
+        self.plugin_lines = plugin_lines
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names of all commands: keepwarm's own in their order, then those of plugins by name."""
@@ -50,7 +47,7 @@ class LazyGroup(click.Group):
         return [*named, *(name for name in sorted(self._plugins()) if name not in named)]
 
     def _plugins(self) -> dict[str, EntryPoint]:
-        return plugins() if self.open_to_plugins else {}
+        return {} if self.plugin_lines is None else plugins()
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of that name, imported now."""
@@ -92,9 +89,8 @@ class LazyGroup(click.Group):
             return self.lazy[name][1]
         if name in self.commands:
             return self.commands[name].get_short_help_str(100)
-        if name in self.plugin_lines:
-            return self.plugin_lines[name]
-        return f"From the package {self._plugins()[name].module.partition('.')[0]}."
+        package = self._plugins()[name].module.partition(".")[0]
+        return (self.plugin_lines or {}).get(name, f"From the package {package}.")
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, without importing them."""

@@ -132,7 +132,6 @@ class Root(LazyGroup):
     lazy=COMMANDS,
     elsewhere=ELSEWHERE,
     plugin_lines={"demo": "Run four small models under a budget for half of them."},
-    open_to_plugins=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done; 1 a bug of keepwarm; 2 the caller's mistake; 3 too much to do now, try "
     "later; 4 an engine, an endpoint, a file or the keeper failed, or stdout cannot be written; "

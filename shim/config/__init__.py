@@ -4,8 +4,7 @@
 in one `ConfigError` that names the file, the line, the key, what was found and what is allowed.
 """
 
-from shim.config.diff import ConfigDiff
-from shim.config.fetch import HubFile, fetch_hub_file, parse_hub_file
+from shim.config.fetch import fetch_hub_file, parse_hub_file
 from shim.config.loader import (
     FILE_NAME,
     find_config,
@@ -14,7 +13,7 @@ from shim.config.loader import (
     user_config_file,
 )
 from shim.config.schema.document import Config
-from shim.config.schema.entry import KvType, ModelEntry, Role
+from shim.config.schema.entry import ModelEntry, Role
 from shim.config.schema.reference import json_schema, markdown_reference
 from shim.config.schema.sections import BudgetSection, KeeperSection, TraceSection
 from shim.config.schema.values import FOREVER, Amount
@@ -26,10 +25,7 @@ __all__ = [
     "Amount",
     "BudgetSection",
     "Config",
-    "ConfigDiff",
-    "HubFile",
     "KeeperSection",
-    "KvType",
     "ModelEntry",
     "Role",
     "TraceSection",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from shim.config.schema.entry import REQUEST_KEYS, ModelEntry
+from shim.config.schema.entry import ModelEntry
 from shim.config.schema.kind_keys import FOLLOW_FILE_KEYS
 from shim.config.schema.sections import Section
 
@@ -23,11 +23,6 @@ class ConfigDiff:
     changed: Mapping[str, tuple[str, ...]]
     unchanged: tuple[str, ...]
     sections: tuple[str, ...]
-
-    @property
-    def restarts(self) -> tuple[str, ...]:
-        """Changed models whose engine must start again."""
-        return tuple(n for n, keys in self.changed.items() if not REQUEST_KEYS.issuperset(keys))
 
     def __bool__(self) -> bool:
         return bool(self.added or self.removed or self.changed or self.sections)

@@ -37,8 +37,8 @@ def read_endpoints(env: Mapping[str, str], cwd: Path) -> dict[str, dict[str, Any
         return {}
     label, text = VARIABLE, value
     if not value.startswith(("{", "[", '"')):
-        text = _read(value, cwd)
-        label = f"{Path(cwd, _expanded(value))} ({VARIABLE})"
+        path = _path(value, cwd)
+        label, text = f"{path} ({VARIABLE})", _read(path)
     table = _parse(label, text)
     problems: list[Problem] = []
     endpoints = {tag: _endpoint(tag, item, problems) for tag, item in table.items()}
@@ -67,17 +67,16 @@ def _without_value(problem: Problem) -> str:
     return said if said.startswith(("an unknown key", "the name ", "nothing")) else NOT_SHOWN
 
 
-def _expanded(value: str) -> Path:
+def _path(value: str, cwd: Path) -> Path:
     try:
-        return expanded(value)
+        return Path(cwd, expanded(value))
     except ValueError as error:
         raise ConfigError(f"{VARIABLE}: found a path; {error}.") from None
 
 
-def _read(value: str, cwd: Path) -> str:
+def _read(path: Path) -> str:
     """The text of the file that the variable names."""
     try:
-        path = Path(cwd, _expanded(value))
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
         if len(raw) > MAX_BYTES:

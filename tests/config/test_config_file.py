@@ -326,8 +326,8 @@ def test_bare_files_need_no_configuration_file(tmp_path: Path) -> None:
         Config.for_files({"a b": "a.gguf"})
 
 
-def test_a_reload_knows_what_changed_and_what_must_restart(tmp_path: Path) -> None:
-    """A changed keep_alive restarts nothing; a changed context does; the rest stays warm."""
+def test_a_reload_knows_what_changed(tmp_path: Path) -> None:
+    """Each changed model by the keys that changed; what says its default is unchanged."""
     old = load(
         tmp_path,
         "".join(f'[models.{n}]\npath = "{n}.gguf"\n' for n in ("same", "alive", "bigger", "gone")),
@@ -343,7 +343,6 @@ def test_a_reload_knows_what_changed_and_what_must_restart(tmp_path: Path) -> No
     assert diff.removed == ("gone",)
     assert diff.changed == {"alive": ("keep_alive",), "bigger": ("context",)}
     assert diff.unchanged == ("same",)
-    assert diff.restarts == ("bigger",)
     assert diff.sections == ("budget.limit",)
     assert not new.diff(new)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal
 
 import click
@@ -65,9 +67,9 @@ def build(
     path = write_plan(plan)
     result = report(plan, builder, decisions_of(config, plan))
     if as_json:
-        print_json({"file": str(path), **result})
+        print_json({"file": path, **result})
     else:
-        _print(str(path), plan, result)
+        _print(path, plan, result)
 
 
 def with_device(config: Config, device: str | None) -> Config:
@@ -104,7 +106,7 @@ def checked(config: Config, *, as_json: bool) -> None:
         )
     found = decisions_of(config, plan)
     result = {
-        "file": str(plan_path()),
+        "file": plan_path(),
         "valid": True,
         "effort": plan.effort,
         "missing": found.missing,
@@ -114,9 +116,13 @@ def checked(config: Config, *, as_json: bool) -> None:
         print_json(result)
         return
     say(f"{plan_path()} is valid here ({plan.effort}).")
-    for name, reason in found.missing.items():
+    _say_differences(found.missing, found.changes)
+
+
+def _say_differences(missing: Mapping[str, str], changes: Sequence[str]) -> None:
+    for name, reason in missing.items():
         say_all(reason, before=f"{name} is not in the plan: ")
-    for change in found.changes:
+    for change in changes:
         say(f"a decision changed: {change}")
 
 
@@ -143,7 +149,7 @@ def report(plan: PlacementPlan, builder: PlanBuilder, found: Decisions) -> dict[
     }
 
 
-def _print(path: str, plan: PlacementPlan, result: dict[str, Any]) -> None:
+def _print(path: Path, plan: PlacementPlan, result: dict[str, Any]) -> None:
     for name, side in plan.machine.sides.items():
         rates = ", ".join(f"{kind} {rate / 1e9:.1f}" for kind, rate in side.bytes_per_s.items())
         say(
@@ -178,9 +184,6 @@ def _print(path: str, plan: PlacementPlan, result: dict[str, Any]) -> None:
     ]
     figures = ("layers", "context", "slots", "bytes", "tokens/s", "load s")
     print_table(("model", "device", *figures, "why"), rows, right=figures)
-    for name, error in result["errors"].items():
-        say_all(error, before=f"{name} is not in the plan: ")
-    for change in result["changes"]:
-        say(f"a decision changed: {change}")
+    _say_differences(result["errors"], result["changes"])
     click.echo()
     say(f"The plan was written to {path}.")

@@ -102,9 +102,9 @@ def keeper_state(runtime: Path) -> dict[str, Any]:
         "pid": about.get("pid"),
         "uptime_s": about.get("uptime_s"),
         "config": about.get("config"),
-        "runtime": str(runtime),
-        "socket": str(keeper_socket(runtime)),
-        "log": str(log_file()),
+        "runtime": runtime,
+        "socket": keeper_socket(runtime),
+        "log": log_file(),
     }
 
 

@@ -58,8 +58,7 @@ def clear(ctx: click.Context, model: str | None, *, as_json: bool) -> None:
         config.entry(model)
     told = ask_running("kv_clear", model=called(config, model) if model is not None else None)
     if told is None:
-        with _without_owner(config) as files:
-            count, freed = files.clear(model) if files else (0, 0)
+        count, freed = _cleared(config, model)
     else:
         count, freed = int(told["files"]), int(told["bytes"])
     if as_json:
@@ -107,7 +106,7 @@ def _without_keeper(config: Config) -> dict[str, Any]:
         files = KvFiles.look(folder)
     used = files.folder if files else folder
     return {
-        "folder": str(used) if config.kv.limit_bytes else None,
+        "folder": used if config.kv.limit_bytes else None,
         "limit_bytes": config.kv.limit_bytes,
         "total_bytes": files.total_bytes if files else 0,
         "models": files.rows() if files else [],
@@ -128,17 +127,15 @@ def _typed(folder: Path) -> Iterator[None]:
         ) from None
 
 
-@contextlib.contextmanager
-def _without_owner(config: Config) -> Iterator[KvFiles | None]:
-    """The kept state while no keeper uses it; None when none was ever kept.
+def _cleared(config: Config, model: str | None) -> tuple[int, int]:
+    """Delete kept state that no keeper uses; returns how many files and bytes.
 
     Raises:
         KeeperUnavailable: a keeper with another runtime folder uses it.
     """
     folder = claimed(kv_folder(config))
     if folder is None:
-        yield None
-        return
+        return 0, 0
     # The next keeper may delete more, by the configuration. This command deletes only what it was asked to.
     with _typed(folder):
         files = KvFiles.open(folder, sys.maxsize, math.inf)
@@ -148,6 +145,6 @@ def _without_owner(config: Config) -> Iterator[KvFiles | None]:
             hint="It has another runtime folder ($KEEPWARM_RUNTIME_DIR), or is about to end.",
         )
     try:
-        yield files
+        return files.clear(model)
     finally:
         files.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -151,12 +152,12 @@ class StatusLine:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    text = json.dumps(value, ensure_ascii=False)
+    """One JSON document on stdout; a path is a text."""
+    text = json.dumps(value, ensure_ascii=False, default=os.fspath)
     try:
         text.encode(sys.stdout.encoding)
     except UnicodeEncodeError:
-        text = json.dumps(value)
+        text = json.dumps(value, default=os.fspath)
     click.echo(text)
 
 

@@ -15,7 +15,6 @@ from shim.config.schema.endpoint_values import Endpoints, first_url
 from shim.config.schema.engine_args import ExtraArgs
 from shim.config.schema.kind_keys import (
     DEFAULT_CONTEXT,
-    TIMEOUT_KEYS,
     allowed_kinds,
     conflicts,
     keys_of,
@@ -58,12 +57,6 @@ PATH_ALLOWED = "a path; a relative one starts at this file's folder, ~ is your h
 
 PLANNER_STAYS_S: Final = 60.0
 """A planner is asked at the start of a run; its bytes are better used by those that carry the plan out."""
-REQUEST_KEYS = frozenset(
-    {"role", "priority", "max_queue", "keep_alive", "pin", "warm_prompt", "api_key_env"}
-    | {"endpoints", "fallback"}
-    | TIMEOUT_KEYS
-)
-"""Keys whose change does not need a restart of the engine."""
 
 
 class ModelEntry(Section):

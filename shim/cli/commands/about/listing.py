@@ -36,8 +36,9 @@ def list_models(ctx: click.Context, *, as_json: bool) -> None:
     config = all_models(ctx)
     found = [facts_of(config, name, status) for name in config.models]
     if as_json:
-        file = str(config.file) if config.file else None
-        print_json({"file": file, "models": [{key: row[key] for key in _KEYS} for row in found]})
+        print_json(
+            {"file": config.file, "models": [{key: row[key] for key in _KEYS} for row in found]}
+        )
         return
     columns = ("model", "role", "state", "type", "file size", "booked", "context", "source")
     print_table(columns, [_row(row) for row in found], right=("file size", "booked", "context"))

@@ -33,7 +33,7 @@ def file_facts(entry: ModelEntry) -> dict[str, Any]:
         path = fetch_hub_file(entry.hf, offline=True) if entry.hf is not None else entry.path
         if path is None:
             return found
-        found["file"] = str(path)
+        found["file"] = path
         if entry.backend == "vllm":
             return {**found, **_of_folder(path)}
         header = read_header(path)
@@ -102,7 +102,7 @@ def facts_of(config: Config, name: str, status: Mapping[str, Any] | None) -> dic
         "remote": entry.remote,
         "url": entry.url,
         "model_id": (entry.model_id or name) if entry.remote else None,
-        "hf": str(entry.hf) if entry.hf else None,
+        "hf": entry.hf,
         "factory": entry.factory,
         "command": list(entry.command) if entry.command else None,
         "from": config.origin(f"models.{name}.{_source_key(entry)}"),
@@ -117,7 +117,7 @@ def facts_of(config: Config, name: str, status: Mapping[str, Any] | None) -> dic
     return {**common, **facts, **learned, **engine_facts(status, config, name)}
 
 
-def _learned_on(file: str | None) -> str | None:
+def _learned_on(file: Path | None) -> str | None:
     """The day on which an engine of a file was last found to take other bytes than were estimated."""
     try:
         known = learned_store().of_file(read_header(file).identity) if file is not None else []

@@ -48,7 +48,7 @@ def versions() -> dict[str, Any]:
         "keepwarm": _version("keepwarm"),
         "python": platform.python_version(),
         "llama_cpp_python": _version("llama-cpp-python"),
-        "llama_server": str(server) if server else None,
+        "llama_server": server,
         "llama_build": build_id(server) if server else None,
     }
 

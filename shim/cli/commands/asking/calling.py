@@ -123,12 +123,12 @@ def _written(name: str, value: Any, path: Path) -> dict[str, Any]:
     with outside(f"--save {name}: {path}", "written"):
         if isinstance(value, bytes):
             path.write_bytes(value)
-            return {"saved": str(path), "bytes": len(value)}
+            return {"saved": path, "bytes": len(value)}
         if hasattr(value, "dtype"):
             # Only here, because numpy takes its time to import.
             with path.open("wb") as file:
                 importlib.import_module("numpy").save(file, value)
-            return {"saved": str(path), "bytes": value.nbytes}
+            return {"saved": path, "bytes": value.nbytes}
     raise InvalidRequest(f"The field {name} is neither bytes nor an array.")
 
 

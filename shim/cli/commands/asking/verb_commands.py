@@ -47,7 +47,7 @@ def rerank(
     if as_json:
         print_json(reply_json(reply, ranked=[asdict(row) for row in reply.ranked]))
         return
-    rows = [(str(row.index), f"{row.score:.4f}", row.document) for row in reply.ranked]
+    rows = [(row.index, f"{row.score:.4f}", row.document) for row in reply.ranked]
     print_table(("#", "score", "document"), rows, right=("#", "score"))
 
 
@@ -112,7 +112,7 @@ def speak(
     reply = asked(named(ctx, model), "speak", lambda shim, model: shim.speak(model, text, voice))
     with outside(f"--out {out}", "written"):
         out.write_bytes(reply.audio)
-    told = {"saved": str(out), "bytes": len(reply.audio), "sample_rate": reply.sample_rate}
+    told = {"saved": out, "bytes": len(reply.audio), "sample_rate": reply.sample_rate}
     if as_json:
         print_json(reply_json(reply, **told))
     else:
@@ -138,4 +138,4 @@ def tokenize(
     if as_json:
         print_json(reply_json(reply, tokens=reply.tokens, count=len(reply)))
     else:
-        say(str(len(reply)) if count else " ".join(map(str, reply.tokens)))
+        say(len(reply) if count else " ".join(map(str, reply.tokens)))

@@ -63,7 +63,7 @@ def path_command(ctx: click.Context, *, as_json: bool) -> None:
     """Print the path of the file in effect; status 2 when there is none."""
     file = find_config(config_path(ctx))
     if as_json:
-        print_json({"file": str(file) if file else None})
+        print_json({"file": file})
     elif file:
         # It is all of the line, for a script: no name in it can pass for anything else.
         click.echo(file)
@@ -93,8 +93,7 @@ def show(ctx: click.Context, *, as_json: bool) -> None:
     config = load_config(config_path(ctx), uses=())
     keys = effective(config)
     if as_json:
-        file = str(config.file) if config.file else None
-        print_json({"file": file, "keys": keys})
+        print_json({"file": config.file, "keys": keys})
         return
     rows = [(name, json.dumps(item["value"]), item["origin"]) for name, item in keys.items()]
     print_table(("key", "value", "from"), rows)
@@ -122,7 +121,7 @@ def check_report(path: Path | None) -> dict[str, Any]:
         }
     problems, without_template = file_faults(config)
     return {
-        "file": str(config.file) if config.file else None,
+        "file": config.file,
         "ok": not problems,
         "problems": problems,
         "hint": "",
@@ -135,7 +134,7 @@ def check_report(path: Path | None) -> dict[str, Any]:
                 or entry.hf
                 or entry.factory
                 or shlex.join(entry.command or ())
-                or str(entry.path),
+                or entry.path,
                 "pinned": entry.pinned,
             }
             for name, entry in config.models.items()

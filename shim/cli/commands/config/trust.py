@@ -35,7 +35,7 @@ def trust(file: Path | None, *, listing: bool, revoke: bool, as_json: bool) -> N
     if revoke:
         known = trusted.revoke(chosen)
         if as_json:
-            print_json({"file": str(chosen), "revoked": known})
+            print_json({"file": chosen, "revoked": known})
         else:
             say(f"{chosen} {'is trusted no more' if known else 'was not trusted'}.")
         return
@@ -44,7 +44,7 @@ def trust(file: Path | None, *, listing: bool, revoke: bool, as_json: bool) -> N
     raw, found = risks_of_file(chosen)
     trusted.trust(chosen, raw)
     if as_json:
-        print_json({"file": str(chosen), "trusted": True, "uses": [p.as_dict() for p in found]})
+        print_json({"file": chosen, "trusted": True, "uses": [p.as_dict() for p in found]})
         return
     say(f"{chosen} is trusted until it changes.")
     for problem in found:
@@ -57,7 +57,7 @@ def _list(trusted: TrustedFiles, *, as_json: bool) -> None:
     rows = trusted.rows()
     if as_json:
         files = [{"file": r.path, "sha256": r.sha256, "state": r.state} for r in rows]
-        print_json({"list": str(trusted.path), "files": files})
+        print_json({"list": trusted.path, "files": files})
     elif not rows:
         click.echo("No file is trusted.")
     else:

@@ -191,7 +191,7 @@ def _automatic(here: list[Device], n_gpu_layers: int | None) -> str:
 def report(file: Path, header: GgufHeader, kv_type: str, placement: Placement) -> dict[str, Any]:
     """What `inspect --json` prints."""
     return {
-        "file": str(file),
+        "file": file,
         "architecture": header.architecture,
         "parameters": header.parameters,
         "file_type": header.file_type or header.quantization,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +11,7 @@ from backends.openai.sync_client import SyncTransport
 from budget.errors import KeepwarmError
 from shim.calls.session import remote_endpoint
 from shim.cli.console.output import print_table, size
-from shim.config import Config, load_config
+from shim.config import load_config
 
 ANSWER_LIMIT_S: Final = 2.0
 
@@ -22,12 +21,10 @@ def rows_of(config_file: Path | None) -> list[dict[str, Any]]:
 
     Empty without such a model, and where there is no valid configuration.
     """
-    with contextlib.suppress(KeepwarmError):
-        return _rows(load_config(config_file, uses=()))
-    return []
-
-
-def _rows(config: Config) -> list[dict[str, Any]]:
+    try:
+        config = load_config(config_file, uses=())
+    except KeepwarmError:
+        return []
     named: dict[str, dict[str, str]] = {}
     found: list[dict[str, Any]] = []
     for model, entry in config.models.items():
@@ -36,8 +33,8 @@ def _rows(config: Config) -> list[dict[str, Any]]:
             named.setdefault(entry.url or "", {})[name if ":" in name else f"{name}:latest"] = model
     transport = SyncTransport()
     for url, models in named.items():
-        endpoint = remote_endpoint(next(iter(models.values())), config)
         try:
+            endpoint = remote_endpoint(next(iter(models.values())), config)
             asked = transport.flows.residents(endpoint, within_s=ANSWER_LIMIT_S)
             found += [
                 {

@@ -232,7 +232,7 @@ def _run(line: str, path: Path) -> dict[str, Any]:
 def to_json(found: Comparison, trial: Trial, trace: Path) -> dict[str, Any]:
     """What `--json` prints."""
     return {
-        "trace": str(trace),
+        "trace": trace,
         "requests": len(trial.arrivals),
         "budget_bytes": trial.budget_bytes,
         "policies": {

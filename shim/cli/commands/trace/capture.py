@@ -52,11 +52,11 @@ def capture_command(
             f"No keeper runs in {runtime_dir()}, and what an earlier one did is gone with it.",
             hint='The next one remembers with `trace = "ring"` in [keeper]: `keepwarm keeper start`.',
         )
+    seconds = (told["until_ns"] - told["since_ns"]) / 1e9
     if not _has_something(told):
-        looked = span((told["until_ns"] - told["since_ns"]) / 1e9)
         raise InvalidRequest(
-            f"Nothing was in the last {looked}: no request, load or eviction ended then. No file was "
-            "written.",
+            f"Nothing was in the last {span(seconds)}: no request, load or eviction ended then. No file "
+            "was written.",
             hint="Look further back with --last. The keeper remembers [keeper] trace_last at most, and "
             "nothing from before it began to.",
         )
@@ -68,12 +68,11 @@ def capture_command(
             f"The trace {what}: {'; '.join(run.problems)}.",
             hint="The keeper still remembers it: capture again once there is room.",
         )
-    seconds = (told["until_ns"] - told["since_ns"]) / 1e9
+    count = len(told["requests"])
     if as_json:
-        count = len(told["requests"])
-        print_json({"trace": str(run.trace_path), "seconds": seconds, "requests": count})
+        print_json({"trace": run.trace_path, "seconds": seconds, "requests": count})
         return
-    say(f"{run.trace_path}: {counted(len(told['requests']), 'request')} in {span(seconds)}.")
+    say(f"{run.trace_path}: {counted(count, 'request')} in {span(seconds)}.")
     say(f"Show it: keepwarm trace open {run.run_id}; explain it: keepwarm trace summary")
 
 

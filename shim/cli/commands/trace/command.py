@@ -66,7 +66,7 @@ def list_command(ctx: click.Context, folder: Path | None, last: int, *, as_json:
     for error in damaged:
         say(f"keepwarm: {error}", err=True)
     if as_json:
-        print_json({"folder": str(place), "runs": [_run_json(run) for run in found[-last:]]})
+        print_json({"folder": place, "runs": [_run_json(run) for run in found[-last:]]})
     elif not found:
         say(f"No run has been traced yet in {place}. {HOW_TO_TRACE}")
     else:
@@ -160,7 +160,7 @@ def diff_command(
         rows.append((f"loads of {model}", *_compared(*load_s)))
     for name in ("evictions", "regretted"):
         values = [getattr(one, name) for one in both]
-        rows.append((name, str(values[0]), str(values[1]), f"{values[1] - values[0]:+d}"))
+        rows.append((name, *values, f"{values[1] - values[0]:+d}"))
     print_table(("", "first", "second", "change"), rows, right=("first", "second", "change"))
 
 
@@ -201,7 +201,7 @@ def _print_summary(summary: TraceSummary, config: Config) -> None:
     print_table(("part", "time", "of wall"), rows, right=("time", "of wall"))
     models = [
         (
-            name, str(m.requests), str(m.cold), str(m.loads), span(m.load_s),
+            name, m.requests, m.cold, m.loads, span(m.load_s),
             "-" if m.tokens_per_s is None else f"{m.tokens_per_s:.1f}",
             span(m.ttft_p50_s), span(m.ttft_p95_s),
         )

@@ -61,8 +61,8 @@ def prune_command(
             prune(place, going)
     n_bytes = sum(one.n_bytes for one in going)
     if as_json:
-        files = [str(one.path) for one in going]
-        print_json({"folder": str(place), "removed": files, "bytes": n_bytes, "dry_run": dry_run})
+        files = [one.path for one in going]
+        print_json({"folder": place, "removed": files, "bytes": n_bytes, "dry_run": dry_run})
     else:
         would = "would be removed" if dry_run else "were removed"
         say(f"{len(going)} traces of {size(n_bytes)} {would} from {place}.")
