@@ -362,3 +362,14 @@ def test_a_name_too_long_for_any_file_names_no_run(tmp_path: Path) -> None:
     found = trace("summary", "a" * 5000, "--folder", tmp_path)
     assert found.exit_code == 2
     assert "There is no file and no run" in found.stderr
+
+
+def test_a_run_without_requests_has_no_heading_of_models(tmp_path: Path) -> None:
+    """A table of nothing but its heading looks like something lost."""
+    with RunTrace("quiet", tmp_path) as run:
+        pass
+    assert run.trace_path is not None
+    shown = trace("summary", run.trace_path)
+    assert shown.exit_code == 0
+    assert "tokens/s" not in shown.output
+    assert "0 evictions; 0 requests failed." in shown.output

@@ -203,12 +203,13 @@ def _print_summary(summary: TraceSummary, config: Config) -> None:
         (
             name, m.requests, m.cold, m.loads, span(m.load_s),
             "-" if m.tokens_per_s is None else f"{m.tokens_per_s:.1f}",
-            span(m.ttft_p50_s), span(m.ttft_p95_s),
+            span(m.ttft_p50_s) or "-", span(m.ttft_p95_s) or "-",
         )
         for name, m in summary.models.items()
     ]  # fmt: skip
     columns = ("model", "requests", "cold", "loads", "load", "tokens/s", "first token p50", "p95")
-    print_table(columns, models, right=columns[1:])
+    if models:
+        print_table(columns, models, right=columns[1:])
     for wait in summary.waits:
         say(f"{wait.request} of {wait.model} waited {span(wait.waited_s)} for {wait.cause}.")
     regretted = f", {summary.regretted} of them regretted" if summary.evictions else ""
