@@ -149,4 +149,4 @@ def with_endpoints(
     for tag, endpoint in endpoints.items():
         kept = {k: v for k, v in models.get(tag, {}).items() if k in KEPT_KEYS}
         models[tag] = {**kept, **endpoint}
-    return {**data, "models": models} if endpoints else dict(data)
+    return {**data, "models": models}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
-from shim.config.problems import dotted
+from shim.config.problems import Problem, dotted
 
 _HEADER = re.compile(r"\s*\[{1,2}\s*(?P<name>[^\[\]]+?)\s*\]{1,2}\s*(?:#.*)?")
 _KEY = re.compile(r"""\s*(?P<key>(?:"[^"]*"|'[^']*'|[A-Za-z0-9_.\- ])+?)\s*=""")
@@ -42,3 +43,8 @@ def line_of(lines: Mapping[str, int], key: str) -> int | None:
     while key and key not in lines:
         key = key.rpartition(".")[0]
     return lines.get(key)
+
+
+def with_lines(problems: Iterable[Problem], lines: Mapping[str, int]) -> list[Problem]:
+    """The problems, each with the line of its key."""
+    return [replace(problem, line=line_of(lines, problem.key)) for problem in problems]

@@ -6,16 +6,15 @@ import os
 import re
 import tomllib
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from backends.machine.files.folders import user_folder
 from budget.errors import ConfigError
 from shim.config.endpoints import VARIABLE, read_endpoints, with_endpoints
-from shim.config.lines import key_lines, line_of
-from shim.config.problems import Problem, dotted, raise_for
-from shim.config.schema.document import Config, check_mapping
+from shim.config.lines import key_lines, line_of, with_lines
+from shim.config.problems import Problem, dotted
+from shim.config.schema.document import Config
 from shim.config.schema.values import expanded
 from shim.config.trust import TrustedFiles, check_trust, risks
 
@@ -168,32 +167,18 @@ def load_config(
         return config
     raw = read_raw(file)
     data, lines = parse_toml(file, raw)
-    used = checked_file(file, data, lines, endpoints)
+    label = str(file)
+    config = Config.from_mapping(data, base=file.parent, label=label, lines=lines)
     if merely_found:
-        risky = [r for r in risks(used, file.parent) if uses is None or r.key.split(".")[0] in uses]
-        found = _with_lines(risky, lines)
-        check_trust(file, raw, found, TrustedFiles(user_config_file(env).parent))
-    config = Config.from_mapping(with_endpoints(data, endpoints), base=file.parent, label=str(file))
+        own = {name: entry for name, entry in config.models.items() if name not in endpoints}
+        found = risks(config.model_copy(update={"models": own}), file.parent)
+        used = [risk for risk in found if uses is None or risk.key.split(".")[0] in uses]
+        trusted = TrustedFiles(user_config_file(env).parent)
+        check_trust(file, raw, with_lines(used, lines), trusted)
+    if endpoints:
+        config = Config.from_mapping(with_endpoints(data, endpoints), base=file.parent, label=label)
     config.remember(file, _origins(file, data, lines, endpoints))
     return config
-
-
-def checked_file(
-    file: Path,
-    data: Mapping[str, Any],
-    lines: Mapping[str, int],
-    endpoints: Mapping[str, Any],
-) -> Config:
-    """The configuration of a file alone, without the models that endpoints replace.
-
-    Raises:
-        ConfigError: lists every mistake of the file, of replaced models too.
-    """
-    raise_for(str(file), _with_lines(check_mapping(Config, data, base=file.parent)[1], lines))
-    models = {
-        name: entry for name, entry in data.get("models", {}).items() if name not in endpoints
-    }
-    return Config.from_mapping({**data, "models": models}, base=file.parent, label=str(file))
 
 
 def risks_of_file(file: Path) -> tuple[bytes, list[Problem]]:
@@ -204,11 +189,8 @@ def risks_of_file(file: Path) -> tuple[bytes, list[Problem]]:
     """
     raw = read_raw(file)
     data, lines = parse_toml(file, raw)
-    return raw, _with_lines(risks(checked_file(file, data, lines, {}), file.parent), lines)
-
-
-def _with_lines(problems: list[Problem], lines: Mapping[str, int]) -> list[Problem]:
-    return [replace(problem, line=line_of(lines, problem.key)) for problem in problems]
+    config = Config.from_mapping(data, base=file.parent, label=str(file), lines=lines)
+    return raw, with_lines(risks(config, file.parent), lines)
 
 
 def _origins(

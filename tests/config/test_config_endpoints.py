@@ -28,6 +28,13 @@ def test_an_endpoint_takes_the_place_of_a_file(tmp_path: Path) -> None:
     assert (entry.role, entry.priority, entry.path) == ("producer", 3, None)
 
 
+def test_a_fallback_may_be_a_model_that_an_endpoint_replaces(tmp_path: Path) -> None:
+    """The file was checked once without it, and the fallback was then called no model."""
+    text = '[models.a]\npath = "a.gguf"\nfallback = "b"\n[models.b]\npath = "b.gguf"\n'
+    config = load(tmp_path, '{"b": {"url": "http://far:1"}}', text)
+    assert (config.models["a"].fallback, config.models["b"].url) == ("b", "http://far:1")
+
+
 def test_endpoints_come_from_a_file_as_well(tmp_path: Path) -> None:
     """The variable may name a JSON file, relative to the working directory."""
     (tmp_path / "e.json").write_text(json.dumps({"writer": VLLM}), encoding="utf-8")

@@ -20,7 +20,7 @@ import click
 from backends.machine.files.file_locks import KEEPER_LOCK, is_held
 from backends.machine.files.in_folder import in_folder
 from budget.errors import BadModelFile, ConfigError, UnknownModel
-from shim.cli.console.context import config_of, config_path
+from shim.cli.console.context import config_path, required
 from shim.cli.console.output import StatusLine
 from shim.config import Config, ModelEntry, Role, load_config
 from shim.paths import runtime_dir
@@ -98,7 +98,7 @@ def choose(
         return ChosenModel(config, given)
     file = file_of(given)
     if file is None:
-        config = all_models(ctx, uses)
+        config = with_given_files(config)
         config.entry(given)
         return ChosenModel(config, given)
     if not file.is_file():
@@ -114,17 +114,16 @@ def choose(
     return ChosenModel(config, known) if known is not None else with_file(config, file, role)
 
 
-def all_models(ctx: click.Context, uses: Collection[str] | None = ()) -> Config:
+def with_given_files(config: Config) -> Config:
     """The configuration, with the files that its running keeper was given by their paths.
 
     Raises:
         ConfigError: there is no configuration, and the keeper has no such file either.
     """
-    config = load_config(config_path(ctx), uses=uses)
     runtime = runtime_dir()
     present = InForce(runtime).read() if is_held(runtime / KEEPER_LOCK) else None
     if present is None or present.file != config.file or not present.models:
-        return config_of(ctx, uses=uses)
+        return required(config)
     return config.model_copy(update={"models": {**present.models, **config.models}})
 
 

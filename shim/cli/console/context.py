@@ -47,7 +47,15 @@ def config_of(ctx: click.Context, uses: Collection[str] | None = None) -> Config
     Raises:
         ConfigError: the file has mistakes, or there is neither a file nor an endpoint.
     """
-    config = load_config(config_path(ctx), uses=uses)
+    return required(load_config(config_path(ctx), uses=uses))
+
+
+def required(config: Config) -> Config:
+    """A configuration that says something.
+
+    Raises:
+        ConfigError: there is neither a file nor an endpoint.
+    """
     if config.file is None and not config.models:
         raise ConfigError(
             "keepwarm found no configuration, so there are no models.",

@@ -15,6 +15,7 @@ from pydantic_core import PydanticSerializationError
 
 from budget.errors import ConfigError, UnknownModel
 from shim.config.diff import ConfigDiff, changed_keys, diff_models
+from shim.config.lines import with_lines
 from shim.config.problems import Problem, dotted, only_tables, problems_of, raise_for
 from shim.config.schema.entry import ModelEntry
 from shim.config.schema.kind_keys import conflicts
@@ -89,6 +90,7 @@ class Config(Section):
         *,
         base: Path | None = None,
         label: str = "the configuration",
+        lines: Mapping[str, int] | None = None,
     ) -> Self:
         """The configuration that a mapping shaped like a file describes.
 
@@ -96,6 +98,7 @@ class Config(Section):
             data: sections by name, as TOML gives them.
             base: the folder that relative paths start at; the working directory when left out.
             label: what errors call the mapping.
+            lines: the line of each of its dotted keys, for errors.
 
         Raises:
             ConfigError: lists every mistake.
@@ -103,7 +106,7 @@ class Config(Section):
         if not isinstance(data, Mapping):
             raise ConfigError(f"{label}: found a {type(data).__name__}; allowed: a table.")
         config, problems = check_mapping(cls, data, base=base)
-        raise_for(label, problems)
+        raise_for(label, with_lines(problems, lines or {}))
         if config is None:
             raise ConfigError(f"{label} does not hold.", file=label)
         return config

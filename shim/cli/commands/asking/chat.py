@@ -13,6 +13,7 @@ import click
 
 from budget.errors import InvalidRequest
 from shim.calls.options.own_options import MAX_DEADLINE_S, MAX_PRIORITY
+from shim.cli.commands.asking.conversation import Conversation
 from shim.cli.commands.asking.printed_answer import PrintedAnswer
 from shim.cli.commands.asking.question import temperature_of
 from shim.cli.console.at_model import at_model
@@ -36,7 +37,7 @@ _KEYS: Final = (
 @click.command()
 @model_argument
 @click.argument("prompt", required=False)
-@click.option("--system", help="A system message before the prompt.")
+@click.option("--system", default="", help="A system message before the prompt.")
 @sampling_options
 @click.option(
     "--stop", multiple=True, metavar="TEXT", help="The answer ends before this text. Repeatable."
@@ -67,7 +68,7 @@ def chat(
     /,
     model: str,
     prompt: str | None,
-    system: str | None,
+    system: str,
     *,
     no_stream: bool,
     as_json: bool,
@@ -80,7 +81,7 @@ def chat(
     ends the lease until the command is continued.
     """
     chosen = choose(ctx, model)
-    messages = _messages(system, _prompt(prompt))
+    messages = Conversation(system).asked(_prompt(prompt))
     given = {name: value for name, value in options.items() if value not in (None, ())}
     with at_model(chosen, "chat") as there:
         if no_stream:
@@ -140,11 +141,6 @@ def _schema(given: str) -> dict[str, Any]:
     if not isinstance(schema, dict):
         raise InvalidRequest(f"{what} holds no JSON object.")
     return schema
-
-
-def _messages(system: str | None, prompt: str) -> list[dict[str, str]]:
-    first = [{"role": "system", "content": system}] if system else []
-    return [*first, {"role": "user", "content": prompt}]
 
 
 def reply_json(reply: Reply) -> dict[str, Any]:
