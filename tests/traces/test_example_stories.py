@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import pytest
 
@@ -15,6 +16,7 @@ from traces.reading.request_times import RequestTimes
 from traces.reading.spans_of import Stay, spans_of
 from traces.reading.stored_events import TraceFile
 from traces.reading.summary import TraceSummary, summarise
+from traces.reading.totals import RequestTotals
 
 FOLDER = Path(__file__).parents[2] / "examples" / "traces"
 PAGE = FOLDER.parents[1] / "docs" / "reading-a-trace.md"
@@ -56,8 +58,14 @@ def told(
     config = showing.configured(models, together, **more)
     run = showing.record(story, config, name, folder)
     assert run.problems == []
-    requests: list[RequestTimes] = []
-    spans = spans_of(TraceFile(run.trace_path).events(), requests.append)
+    requests, add = list[RequestTimes](), RequestTotals.add
+
+    def noted(totals: RequestTotals, request: RequestTimes) -> None:
+        requests.append(request)
+        add(totals, request)
+
+    with patch.object(RequestTotals, "add", noted):
+        spans = spans_of(TraceFile(run.trace_path).events())
     return Told(spans.loads, requests), summarise(spans)
 
 

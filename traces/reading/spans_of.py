@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -48,9 +48,8 @@ class Stay:
 
 @dataclass(slots=True)
 class Spans:
-    """All of a trace that a summary needs. `each` is told of every request, which is not kept."""
+    """All of a trace that a summary needs; its requests are added up, and not kept."""
 
-    each: Callable[[RequestTimes], None] | None = None
     run: tuple[float, float] | None = None
     totals: RequestTotals = field(default_factory=RequestTotals)
     loads: list[Stay] = field(default_factory=list)
@@ -73,18 +72,13 @@ class Spans:
         if found is None:
             found = self._open[one] = RequestTimes(one)
             if len(self._open) > _MOST_OPEN:
-                self._done(self._open.popitem(last=False)[1])
+                self.totals.add(self._open.popitem(last=False)[1])
         return found
 
     def finish(self) -> None:
         """All events were read."""
         while self._open:
-            self._done(self._open.popitem(last=False)[1])
-
-    def _done(self, request: RequestTimes) -> None:
-        self.totals.add(request)
-        if self.each is not None:
-            self.each(request)
+            self.totals.add(self._open.popitem(last=False)[1])
 
     def add(self, stays: list[Stay], one: Stay) -> None:
         """Add a load or an end; one that lies on several devices is on the trace once on each."""
@@ -117,16 +111,9 @@ class Spans:
         return self.run or (self.first or 0.0, self.last)
 
 
-def spans_of(
-    events: Iterable[dict[str, Any]], each: Callable[[RequestTimes], None] | None = None
-) -> Spans:
-    """The spans of a trace; events of other kinds and other programs count for nothing.
-
-    Args:
-        events: of the trace.
-        each: is told of every request, once it is whole.
-    """
-    found, queues = Spans(each), dict[tuple[Any, Any], str]()
+def spans_of(events: Iterable[dict[str, Any]]) -> Spans:
+    """The spans of a trace's events; those of other kinds and other programs count for nothing."""
+    found, queues = Spans(), dict[tuple[Any, Any], str]()
     for event in events:
         found.events += 1
         found.of_a_run = found.of_a_run or event.get("cat") in _OURS
