@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from harness.progress_bar import progress_bar
 from harness.refine.record import RecordFile, RefineRecord, make_folder
 from harness.refine.refine import Refine, first_notes, noted, run_id
 from harness.side_by_side import as_they_end, threads
-from shim import EndpointError, InvalidRequest, KeepwarmError, PromptTooLong
+from shim import EndpointError, InvalidRequest, KeepwarmError, Plan, PromptTooLong
 from shim.paths import raise_descriptor_limit
 
 LOG = logging.getLogger("keepwarm.harness")
@@ -69,21 +69,18 @@ def run_many(
     notes = first_notes(refine)
     kept = {task: RecordFile(file) for task, file in files.items() if file is not None}
     now = {task: noted(refine.begin(task, files[task]), notes) for task in tasks}
-    failed: dict[str, KeepwarmError] = {}
+    batch = _Batch(refine, now, kept)
     with (
-        _owned(now, kept, failed),
-        progress_bar(_done_of(now), 2 * len(tasks) * refine.max_rounds, quiet=quiet) as advance,
-        _uses(refine) as declare,
+        batch.owned(),
+        progress_bar(batch.done, 2 * len(tasks) * refine.max_rounds, quiet=quiet) as advance,
+        closing(refine.shim.plan()) as plan,
     ):
         told = 0
-        for record, error in _after_each_step(refine, now, kept, at_once, declare):
-            if error is not None:
-                failed[record.task] = error
-            steps = _steps(refine, now.values())
-            advance(steps - told, _done_of(now))
+        for steps in batch.run(plan, at_once):
+            advance(steps - told, batch.done)
             told = steps
-    if 0 < len(failed) == len(tasks):
-        raise failed[tasks[0]]
+    if 0 < len(batch.failed) == len(tasks):
+        raise batch.failed[tasks[0]]
     return [now[task] for task in tasks]
 
 
@@ -106,45 +103,70 @@ def _name_of(task: str) -> str:
     return f"{words}{'-' if words else ''}{run_id(task)[:16]}.json"
 
 
-@contextmanager
-def _owned(
-    now: dict[str, RefineRecord], kept: Mapping[str, RecordFile], failed: dict[str, KeepwarmError]
-) -> Iterator[None]:
-    """The records are this run's alone. A task whose record is another run's has failed."""
-    if len(kept) > MANY_RECORDS:
-        raise_descriptor_limit()
-    with ExitStack() as owned:
-        for task, file in kept.items():
+class _Batch:
+    """The records of many tasks as they are `now`, the files that they are kept in, and what `failed`."""
+
+    def __init__(
+        self, refine: Refine, now: dict[str, RefineRecord], kept: Mapping[str, RecordFile]
+    ) -> None:
+        self._refine, self._now, self._kept = refine, now, kept
+        self.failed: dict[str, KeepwarmError] = {}
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """The records are this run's alone. A task whose record is another run's has failed."""
+        if len(self._kept) > MANY_RECORDS:
+            raise_descriptor_limit()
+        with ExitStack() as owned:
+            for task, file in self._kept.items():
+                try:
+                    owned.enter_context(file.owned_for(self._now[task]))
+                except InvalidRequest as error:
+                    self._fail(self._now[task], error)
+            yield
+
+    def run(self, plan: Plan, at_once: int) -> Iterator[int]:
+        """All steps; gives the number of those that are done after each, whose record is written then."""
+        refine, judges = self._refine, list(self._refine.judge.pool.models)
+        while waiting := [one for one in self._now.values() if one.stopped is None]:
+            judging = [one for one in waiting if refine.is_to_judge(one)]
+            # One use of a model stands for a whole phase: what comes after it is what may be made ready.
+            plan.declare([*judges, refine.producer] if judging else [refine.producer, *judges])
+            for record, error in _after_a_step(refine, judging, waiting, at_once):
+                self._take(record, error)
+                yield self._steps()
+
+    @property
+    def done(self) -> str:
+        """How many tasks have ended, in words."""
+        done = sum(record.stopped is not None for record in self._now.values())
+        return f"{done} of {len(self._now)} tasks done"
+
+    def _steps(self) -> int:
+        """Steps that are done, with those that a run which ended early did not need."""
+        refine, whole = self._refine, 2 * self._refine.max_rounds
+        return sum(
+            whole if one.stopped else 2 * len(one.rounds) - refine.is_to_judge(one)
+            for one in self._now.values()
+        )
+
+    def _take(self, record: RefineRecord, error: KeepwarmError | None) -> None:
+        self._now[record.task], file = record, self._kept.get(record.task)
+        if error is None and file is not None:
             try:
-                owned.enter_context(file.owned_for(now[task]))
-            except InvalidRequest as error:
-                failed[task] = error
-                now[task] = _ended(now[task], error)
-        yield
+                file.save(record)
+            except (
+                InvalidRequest
+            ) as unkept:  # another run has its task; what else fails ends the batch
+                error = unkept
+        if error is not None:
+            self._fail(record, error)
 
-
-def _after_each_step(
-    refine: Refine, now: dict[str, RefineRecord], kept: Mapping[str, RecordFile], at_once: int,
-    declare: Callable[..., None],
-) -> Iterator[tuple[RefineRecord, KeepwarmError | None]]:  # fmt: skip
-    """Each record after each of its steps, written, until all have ended; `now` has them as they are."""
-    while waiting := [record for record in now.values() if record.stopped is None]:
-        judging = [record for record in waiting if refine.is_to_judge(record)]
-        declare(judging=bool(judging))
-        for record, error in _after_a_step(refine, judging, waiting, at_once):
-            file = kept.get(record.task)
-            failure = _unkept(record, file) if error is None and file is not None else error
-            now[record.task] = _ended(record, failure)
-            yield record, failure
-
-
-def _unkept(record: RefineRecord, file: RecordFile) -> KeepwarmError | None:
-    """Why a record is not written: another run has its task. What else fails ends the batch."""
-    try:
-        file.save(record)
-    except InvalidRequest as error:
-        return error
-    return None
+    def _fail(self, record: RefineRecord, error: KeepwarmError) -> None:
+        LOG.warning("a task failed, the others go on: %s", error)
+        self.failed[record.task] = error
+        notes = (*record.notes, str(error))
+        self._now[record.task] = replace(record, stopped="failed", notes=notes)
 
 
 def _after_a_step(
@@ -178,35 +200,3 @@ def _done(
         return step(record), None
     except OF_ONE_TASK as error:
         return record, error
-
-
-def _ended(record: RefineRecord, error: KeepwarmError | None) -> RefineRecord:
-    if error is None:
-        return record
-    LOG.warning("a task failed, the others go on: %s", error)
-    return replace(record, stopped="failed", notes=(*record.notes, str(error)))
-
-
-def _done_of(now: Mapping[str, RefineRecord]) -> str:
-    done = sum(record.stopped is not None for record in now.values())
-    return f"{done} of {len(now)} tasks done"
-
-
-def _steps(refine: Refine, records: Iterable[RefineRecord]) -> int:
-    """Steps that are done, with those that a run which ended early did not need."""
-    whole = 2 * refine.max_rounds
-    return sum(
-        whole if one.stopped else 2 * len(one.rounds) - refine.is_to_judge(one) for one in records
-    )
-
-
-@contextmanager
-def _uses(refine: Refine) -> Iterator[Callable[..., None]]:
-    judges = list(refine.judge.pool.models)
-    with closing(refine.shim.plan()) as plan:
-
-        def declare(*, judging: bool) -> None:
-            # One use of a model stands for a whole phase: what comes after it is what may be made ready.
-            plan.declare([*judges, refine.producer] if judging else [refine.producer, *judges])
-
-        yield declare
