@@ -5,13 +5,7 @@ in one `ConfigError` that names the file, the line, the key, what was found and 
 """
 
 from shim.config.fetch import fetch_hub_file, parse_hub_file
-from shim.config.loader import (
-    FILE_NAME,
-    find_config,
-    load_config,
-    risks_of_file,
-    user_config_file,
-)
+from shim.config.loader import FILE_NAME, find_config, load_config, risks_of_file, user_config_file
 from shim.config.schema.document import Config
 from shim.config.schema.entry import ModelEntry, Role
 from shim.config.schema.reference import json_schema, markdown_reference

@@ -22,18 +22,9 @@ from shim.placement.requested import asked_of
 
 
 @click.command()
+@click.option("--quick", "effort", flag_value="quick", default="quick", help="Take half a minute.")
 @click.option(
-    "--quick",
-    "effort",
-    flag_value="quick",
-    default="quick",
-    help="Take half a minute.",
-)
-@click.option(
-    "--full",
-    "effort",
-    flag_value="full",
-    help="Take minutes: more types, layers and rounds.",
+    "--full", "effort", flag_value="full", help="Take minutes: more types, layers and rounds."
 )
 @click.option("--device", help="Measure for this device instead of [budget] device.")
 @click.option("--check", is_flag=True, help="Measure nothing; say whether the plan is valid here.")

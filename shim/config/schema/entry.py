@@ -13,21 +13,9 @@ from backends.python.ready_made import READY_MADE
 from shim.config.schema.device_values import Device
 from shim.config.schema.endpoint_values import Endpoints, first_url
 from shim.config.schema.engine_args import ExtraArgs
-from shim.config.schema.kind_keys import (
-    DEFAULT_CONTEXT,
-    allowed_kinds,
-    conflicts,
-    keys_of,
-    kind_of,
-)
+from shim.config.schema.kind_keys import DEFAULT_CONTEXT, allowed_kinds, conflicts, keys_of, kind_of
 from shim.config.schema.sections import OFF, ON, SECONDS_ALLOWED, TIMEOUT_ALLOWED, Section, key
-from shim.config.schema.server_values import (
-    ABILITIES,
-    Abilities,
-    Command,
-    RequestPath,
-    StopSignal,
-)
+from shim.config.schema.server_values import ABILITIES, Abilities, Command, RequestPath, StopSignal
 from shim.config.schema.values import (
     FOREVER,
     Context,

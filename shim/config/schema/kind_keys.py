@@ -14,33 +14,26 @@ from shim.config.schema.values import Span
 DEFAULT_CONTEXT: Final = 4096
 FLOAT_KV_TYPES: Final = frozenset({"f32", "f16", "bf16"})
 
-TIMEOUT_KEYS: Final = frozenset({"first_token_timeout", "token_timeout", "answer_timeout"})
-FOLLOW_FILE_KEYS: Final = frozenset({"context", "n_batch", "n_ubatch"})
+
+def _keys(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
+TIMEOUT_KEYS: Final = _keys("first_token_timeout token_timeout answer_timeout")
+FOLLOW_FILE_KEYS: Final = _keys("context n_batch n_ubatch")
 """Keys that follow the model's file where they are left out, so that a written default is another value."""
-_ANYWHERE: Final = frozenset({"backend", "priority", "max_queue", "fallback"}) | TIMEOUT_KEYS
-_HERE: Final = frozenset({"slots", "keep_alive", "pin", "threads"})
-_GGUF: Final = frozenset(
-    {"role", "path", "hf", "context", "n_gpu_layers", "n_batch", "n_ubatch"}
-) | {
-    *("kv_type", "kv_type_k", "kv_type_v", "flash_attention", "repack", "swa_full"),
-    *("mmproj", "draft_model", "lora", "warm_prompt", "engine_args", "llama_server"),
-}
-_NEED_SERVER: Final = frozenset(
-    ["slots", "mmproj", "draft_model", "lora", "engine_args", "llama_server"]
+_ANYWHERE: Final = _keys("backend priority max_queue fallback") | TIMEOUT_KEYS
+_HERE: Final = _keys("slots keep_alive pin threads")
+_GGUF: Final = _keys(
+    "role path hf context n_gpu_layers n_batch n_ubatch kv_type kv_type_k kv_type_v flash_attention repack "
+    "swa_full mmproj draft_model lora warm_prompt engine_args llama_server"
 )
+_NEED_SERVER: Final = _keys("slots mmproj draft_model lora engine_args llama_server")
 """What llama-cpp-python's worker does not have of llama-server."""
-_ENDPOINT: Final = frozenset(
-    {"role", "url", "endpoints", "model_id", "api_key_env", "ca_file", "connect_timeout"}
-)
-_WORKER: Final = frozenset(
-    ["factory", "options", "bytes", "files", "python", "cwd", "env", "device", "can"]
-)
-_VLLM: Final = frozenset(
-    ["role", "path", "context", "bytes", "python", "env", "device", "engine_args", "sleep"]
-)
-_SERVER: Final = frozenset(["command", "ready", "can", "stop_signal", "model_id"]) | {
-    *("bytes", "files", "cwd", "env", "device")
-}
+_ENDPOINT: Final = _keys("role url endpoints model_id api_key_env ca_file connect_timeout")
+_WORKER: Final = _keys("factory options bytes files python cwd env device can")
+_VLLM: Final = _keys("role path context bytes python env device engine_args sleep")
+_SERVER: Final = _keys("command ready can stop_signal model_id bytes files cwd env device")
 _FOLDER: Final = "a model folder in Hugging Face form, or the url of a server"
 _NO_GGUF: Final = (_WORKER | _VLLM | _SERVER) - _GGUF - _ENDPOINT
 _BY_KIND: Final[Mapping[Backend, frozenset[str]]] = {

@@ -215,9 +215,7 @@ class KeeperSection(Section):
         'a number of bytes, or a text with a unit ("512MiB")',
     )
     stop_grace: Seconds = key(
-        2.0,
-        "How long an engine may take to stop politely before it is killed.",
-        SECONDS_ALLOWED,
+        2.0, "How long an engine may take to stop politely before it is killed.", SECONDS_ALLOWED
     )
     trace: Literal["off", "ring"] = key(
         "off",

@@ -6,12 +6,7 @@ import importlib.util
 from collections.abc import Iterator
 from typing import Final
 
-from backends.llama.binaries import (
-    build_id,
-    find_binary,
-    library_env,
-    runs_by_binding,
-)
+from backends.llama.binaries import build_id, find_binary, library_env, runs_by_binding
 from backends.llama.binding.binding_engine import NO_SERVER
 from backends.machine.children import Answered, ask_child
 from backends.machine.environment import child_environment

@@ -146,11 +146,7 @@ def _downloaded(config: Config) -> tuple[Config, dict[str, KeepwarmError]]:
 
 
 def _row(
-    name: str,
-    entry: ModelEntry,
-    catalog: Catalog,
-    simulation: _Simulation,
-    reasons: dict[str, str],
+    name: str, entry: ModelEntry, catalog: Catalog, simulation: _Simulation, reasons: dict[str, str]
 ) -> PlanRow:
     if entry.remote:
         return PlanRow(

@@ -15,12 +15,7 @@ from typing import TextIO
 import click
 
 from budget.errors import InvalidRequest
-from shim.cli.commands.trace.traced_runs import (
-    events_of,
-    folder_option,
-    trace_path,
-    traces_folder,
-)
+from shim.cli.commands.trace.traced_runs import events_of, folder_option, trace_path, traces_folder
 from shim.cli.console.failure import outside
 from shim.cli.console.output import counted
 from shim.cli.console.said_lines import say
