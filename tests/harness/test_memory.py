@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +282,7 @@ def test_lines_of_a_file_are_imported_and_a_bad_one_is_named(
         {"text": "x", "quality": math.nan},
         {"text": "x", "metadata": {"a": object()}},
         {"text": "x", "metadata": [1]},
+        {"text": "x", "metadata": reduce(lambda inner, _: {"a": inner}, range(100_000), {})},
         {"text": "half \ud83d"},
         {"text": 3},
         {"text": b"x"},

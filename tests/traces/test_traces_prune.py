@@ -69,6 +69,21 @@ def test_a_trace_that_is_still_written_stays(folder: Path) -> None:
     assert _gone(folder, TracesKept(runs=0)) == ["run-2", "run-3", "run-4"]
 
 
+def test_a_trace_that_is_removed_meanwhile_does_not_end_a_pruning(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by another prune, or by the end of a run that packs it."""
+    lstat = Path.lstat
+
+    def removed(path: Path) -> os.stat_result:
+        if path.name == "run-4.trace.json":
+            path.unlink()
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", removed)
+    assert _gone(folder, TracesKept(runs=2)) == ["run-3"]
+
+
 def test_a_run_that_was_killed_goes_as_any_other_and_an_open_one_never(tmp_path: Path) -> None:
     """Its lock tells one from the other: killed services would fill the disk for a day."""
     killed = tmp_path / "killed.trace.json"
