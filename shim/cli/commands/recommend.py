@@ -5,11 +5,10 @@ from __future__ import annotations
 import click
 
 from budget.errors import InvalidRequest
-from shim.cli.console.context import config_path
+from shim.cli.console.context import read_config
 from shim.cli.console.output import print_json, print_table, size
 from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option
-from shim.config import load_config
 from shim.config.schema.values import parse_amount
 from shim.placement.recommendations import (
     ROLE_TYPES,
@@ -79,7 +78,7 @@ def recommend(
         host_bytes_per_s=_rate("--host-bandwidth", host_bandwidth),
         device=device,
     )
-    named = subjects(models, load_config(config_path(ctx)), role)
+    named = subjects(models, read_config(ctx), role)
     rows = [advise(subject, target, users, context, kv_type) for subject in named]
     if as_json:
         told = [row.to_json() for row in rows]

@@ -20,9 +20,9 @@ import click
 from backends.machine.files.file_locks import KEEPER_LOCK, is_held
 from backends.machine.files.in_folder import in_folder
 from budget.errors import BadModelFile, ConfigError, UnknownModel
-from shim.cli.console.context import config_path, required
+from shim.cli.console.context import read_config, required
 from shim.cli.console.output import StatusLine
-from shim.config import Config, ModelEntry, Role, load_config
+from shim.config import Config, ModelEntry, Role
 from shim.paths import runtime_dir
 from shim.wire.launch import running_connection, start, starting
 from shim.wire.start_order import InForce
@@ -87,13 +87,13 @@ def choose(
         ctx: of the command.
         given: the model's name, or the path of a GGUF file.
         role: of a file that no configuration has.
-        uses: the sections that the command acts on, as for `load_config`.
+        uses: the sections that the command acts on, as for `read_config`.
 
     Raises:
         UnknownModel: the configuration has no such model, and there is no such file.
         ConfigError: there is no configuration, and no file is named.
     """
-    config = load_config(config_path(ctx), uses=uses)
+    config = read_config(ctx, uses)
     if given in config.models:
         return ChosenModel(config, given)
     file = file_of(given)

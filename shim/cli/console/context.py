@@ -41,13 +41,30 @@ def _remember_config(ctx: click.Context, _: click.Parameter, value: Path | None)
     ctx.meta[_AFTER_COMMAND] = value
 
 
-def config_of(ctx: click.Context, uses: Collection[str] | None = None) -> Config:
+def read_config(ctx: click.Context, uses: Collection[str] | None = None) -> Config:
     """The configuration in effect, for a command that acts on the sections it `uses` (None: all).
+
+    Raises:
+        ConfigError: the file has mistakes.
+    """
+    return load_config(config_path(ctx), uses=uses)
+
+
+def config_or_defaults(ctx: click.Context, uses: Collection[str] = ()) -> Config:
+    """The same; the defaults where the file does not hold, which other commands tell."""
+    try:
+        return read_config(ctx, uses)
+    except ConfigError:
+        return Config()
+
+
+def config_of(ctx: click.Context, uses: Collection[str] | None = None) -> Config:
+    """The same, which has to say something.
 
     Raises:
         ConfigError: the file has mistakes, or there is neither a file nor an endpoint.
     """
-    return required(load_config(config_path(ctx), uses=uses))
+    return required(read_config(ctx, uses))
 
 
 def required(config: Config) -> Config:

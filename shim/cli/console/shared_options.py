@@ -9,10 +9,9 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from budget.errors import InvalidRequest, KeepwarmError
-from shim.cli.console.context import config_path
+from budget.errors import InvalidRequest
+from shim.cli.console.context import config_or_defaults
 from shim.cli.console.failure import remember_json
-from shim.config import load_config
 
 Decorated = Callable[..., Any]
 
@@ -26,13 +25,9 @@ def complete_model(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
     """The models that begin so, or files where a path begins. Only the configuration is read."""
     if incomplete.startswith(("/", ".", "~")):
         return [CompletionItem(incomplete, type="file")]
-    try:
-        config = load_config(config_path(ctx), uses=())
-    except KeepwarmError:
-        return []
     return [
         CompletionItem(name, help=entry.role)
-        for name, entry in config.models.items()
+        for name, entry in config_or_defaults(ctx).models.items()
         if name.startswith(incomplete)
     ]
 

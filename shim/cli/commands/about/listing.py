@@ -10,12 +10,11 @@ import click
 
 from shim.cli.commands.about.model_facts import facts_of
 from shim.cli.console.chosen_model import with_given_files
-from shim.cli.console.context import config_path
+from shim.cli.console.context import read_config
 from shim.cli.console.output import print_json, print_table, size
 from shim.cli.console.running import ask_running
 from shim.cli.console.said_lines import say_all
 from shim.cli.console.shared_options import json_option
-from shim.config import load_config
 
 _KEYS: Final = (
     *("model", "role", "backend", "state", "pinned", "quantization", "file_bytes", "bytes"),
@@ -35,7 +34,7 @@ def list_models(ctx: click.Context, *, as_json: bool) -> None:
     Example: keepwarm list
     """
     status = ask_running("status")
-    config = with_given_files(load_config(config_path(ctx), uses=()))
+    config = with_given_files(read_config(ctx, uses=()))
     found = [facts_of(config, name, status) for name in config.models]
     if as_json:
         print_json(

@@ -12,7 +12,7 @@ import click
 
 from budget.errors import ConfigError
 from shim.cli.commands.config.file_faults import file_faults
-from shim.cli.console.context import config_path
+from shim.cli.console.context import config_path, read_config
 from shim.cli.console.failure import EXIT_CALLER
 from shim.cli.console.output import console, counted, print_json, print_table
 from shim.cli.console.said_lines import say, say_all
@@ -90,7 +90,7 @@ def check(ctx: click.Context, *, as_json: bool) -> None:
 @click.pass_context
 def show(ctx: click.Context, *, as_json: bool) -> None:
     """Print every key in effect with its value and where it comes from."""
-    config = load_config(config_path(ctx), uses=())
+    config = read_config(ctx, uses=())
     keys = effective(config)
     if as_json:
         print_json({"file": config.file, "keys": keys})

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 import click
 
 from budget.errors import ConfigError
-from shim.cli.console.context import config_path
+from shim.cli.console.context import read_config
 from shim.cli.console.output import print_json
 from shim.cli.console.running import is_running
 from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option
 from shim.client import Shim
-from shim.config import load_config
 
 CHANGES = ("added", "removed", "changed", "reread", "unchanged", "settings", "restart")
 """What a reload tells: lists of models, the other keys that changed, and the keys that need a restart.
@@ -36,7 +35,7 @@ def reload(ctx: click.Context, *, as_json: bool) -> None:
     them, or a pin holds them. The command names the keys that take effect only after a restart of the
     keeper.
     """
-    config = load_config(config_path(ctx))
+    config = read_config(ctx)
     if config.file is None:
         raise ConfigError(
             "keepwarm found no configuration, so there is none to reload; the keeper's stays in force.",

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from textwrap import wrap
 from typing import Final
 
 import click
 
-from budget.errors import ConfigError
 from shim.cli.commands.doctor.finding import Check, Finding, Level, found_by
 from shim.cli.commands.doctor.machine_checks import (
     check_cores,
@@ -30,12 +28,11 @@ from shim.cli.commands.doctor.settings_checks import (
     check_proxies,
     configuration_check,
 )
-from shim.cli.console.context import config_path
+from shim.cli.console.context import config_or_defaults, config_path
 from shim.cli.console.failure import EXIT_OUTSIDE
 from shim.cli.console.output import console, counted, print_json
 from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option
-from shim.config import Config, load_config
 
 CHECKS: Final[tuple[Check, ...]] = (
     check_keepwarm,
@@ -66,9 +63,8 @@ def doctor(ctx: click.Context, *, as_json: bool) -> None:
 
     Example: keepwarm doctor
     """
-    path = config_path(ctx)
-    config = _config(path)
-    checks = (configuration_check(path), *CHECKS)
+    config = config_or_defaults(ctx)
+    checks = (configuration_check(config_path(ctx)), *CHECKS)
     found = [finding for check in checks for finding in found_by(check, config)]
     well = all(finding.level != "bad" for finding in found)
     if as_json:
@@ -76,14 +72,6 @@ def doctor(ctx: click.Context, *, as_json: bool) -> None:
     else:
         _print(found)
     ctx.exit(0 if well else EXIT_OUTSIDE)
-
-
-def _config(path: Path | None) -> Config:
-    """The configuration as far as it holds: its mistakes are findings."""
-    try:
-        return load_config(path, uses=())
-    except ConfigError:
-        return Config()
 
 
 def _print(found: Sequence[Finding]) -> None:

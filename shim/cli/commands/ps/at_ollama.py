@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from backends.flows import run_blocking
@@ -11,20 +10,13 @@ from backends.openai.sync_client import SyncTransport
 from budget.errors import KeepwarmError
 from shim.calls.session import remote_endpoint
 from shim.cli.console.output import print_table, size
-from shim.config import load_config
+from shim.config import Config
 
 ANSWER_LIMIT_S: Final = 2.0
 
 
-def rows_of(config_file: Path | None) -> list[dict[str, Any]]:
-    """The models in memory at each Ollama of the configuration, or why it does not say.
-
-    Empty without such a model, and where there is no valid configuration.
-    """
-    try:
-        config = load_config(config_file, uses=())
-    except KeepwarmError:
-        return []
+def rows_of(config: Config) -> list[dict[str, Any]]:
+    """The models in memory at each Ollama of a configuration, or why it does not say."""
     named: dict[str, dict[str, str]] = {}
     found: list[dict[str, Any]] = []
     for model, entry in config.models.items():

@@ -11,7 +11,7 @@ import click
 from budget.errors import KeeperUnavailable
 from shim.cli.commands.config.reload import restart_line
 from shim.cli.commands.ps.at_ollama import print_ollama, rows_of
-from shim.cli.console.context import config_path
+from shim.cli.console.context import config_or_defaults
 from shim.cli.console.output import console, counted, print_json, print_table, size, sizes, span
 from shim.cli.console.running import ask_running
 from shim.cli.console.said_lines import say, say_all
@@ -52,7 +52,7 @@ def ps(ctx: click.Context, *, watch: bool, as_json: bool) -> None:
         if watch and not as_json:
             console().clear()
         try:
-            status = {**read_status(), "ollama": rows_of(config_path(ctx))}
+            status = {**read_status(), "ollama": rows_of(config_or_defaults(ctx))}
         except KeeperUnavailable as error:
             if not watch or as_json:
                 raise

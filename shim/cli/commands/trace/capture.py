@@ -12,12 +12,12 @@ from budget.errors import InvalidRequest, KeeperUnavailable, OutsideError
 from shim.calls.tracing import load_spans, trace_history
 from shim.cli.commands.trace.times import duration
 from shim.cli.commands.trace.traced_runs import folder_option
-from shim.cli.console.context import config_path
+from shim.cli.console.context import read_config
 from shim.cli.console.output import counted, print_json, span
 from shim.cli.console.running import ask_running
 from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option
-from shim.config import TraceSection, load_config
+from shim.config import TraceSection
 from shim.paths import runtime_dir
 from traces import RequestRecord, RunTrace, default_directory, names
 
@@ -60,7 +60,7 @@ def capture_command(
             hint="Look further back with --last. The keeper remembers [keeper] trace_last at most, and "
             "nothing from before it began to.",
         )
-    section = load_config(config_path(ctx), uses=("trace",)).trace
+    section = read_config(ctx, uses=("trace",)).trace
     run = written(told, folder or section.folder or default_directory(), section)
     if run.problems:
         what = "cannot be written" if run.trace_path is None else "is not whole"

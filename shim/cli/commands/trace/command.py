@@ -14,7 +14,7 @@ import click
 from budget.errors import InvalidRequest, OutsideError
 from shim.cli.commands.trace.asked_in_sql import sql_command
 from shim.cli.commands.trace.capture import capture_command
-from shim.cli.commands.trace.in_force import config_in_force, file_of, in_force
+from shim.cli.commands.trace.in_force import file_of, in_force
 from shim.cli.commands.trace.merge import merge_command, new_file
 from shim.cli.commands.trace.prune import prune_command
 from shim.cli.commands.trace.traced_runs import (
@@ -28,6 +28,7 @@ from shim.cli.commands.trace.traced_runs import (
     trace_path,
     traces_folder,
 )
+from shim.cli.console.context import config_or_defaults
 from shim.cli.console.output import counted, print_json, print_table, span
 from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import json_option
@@ -127,7 +128,7 @@ def summary_command(
     place = traces_folder(ctx, folder)
     path = trace_path(trace, place)
     spans = spans_in(path)
-    config = config_in_force(ctx)
+    config = config_or_defaults(ctx, uses=("trace",))
     summary = summarise(spans, regretted_within_s=regretted_within, force=in_force(config))
     if models_out is not None:
         with new_file(models_out) as out:

@@ -2,21 +2,9 @@
 
 from __future__ import annotations
 
-import click
-
-from budget.errors import ConfigError
-from shim.cli.console.context import config_path
-from shim.config import FILE_NAME, Config, ModelEntry, load_config
+from shim.config import FILE_NAME, Config, ModelEntry
 from shim.config.schema.kind_keys import keys_of
 from traces.reading.advice import AdvisedConfig, AdvisedModel, TraceAdvice, section_of
-
-
-def config_in_force(ctx: click.Context) -> Config:
-    """The configuration; the defaults where the file does not hold, which other commands tell."""
-    try:
-        return load_config(config_path(ctx), uses=("trace",))
-    except ConfigError:
-        return Config.from_mapping({})
 
 
 def in_force(config: Config) -> AdvisedConfig:

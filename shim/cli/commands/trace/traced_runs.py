@@ -12,11 +12,10 @@ from typing import Final
 import click
 
 from budget.errors import InvalidRequest
-from shim.cli.console.context import config_path
+from shim.cli.console.context import read_config
 from shim.cli.console.failure import outside
 from shim.cli.console.output import counted
 from shim.cli.console.said_lines import say
-from shim.config import load_config
 from traces import RunLine, default_directory, read_runs
 from traces.processes.late_parts import add_late_parts
 from traces.reading.stored_events import BadTrace, Event, TraceFile
@@ -44,7 +43,7 @@ def traces_folder(ctx: click.Context, given: Path | None) -> Path:
         InvalidRequest: what was named is not there, or no folder.
     """
     if given is None:
-        configured = load_config(config_path(ctx), uses=("trace",)).trace.folder
+        configured = read_config(ctx, uses=("trace",)).trace.folder
         return configured or default_directory()
     if not given.is_dir():
         what = "no folder" if given.exists() else "nothing"
