@@ -18,18 +18,11 @@ _OF_ROLE: Final[Mapping[str | None, frozenset[Verb]]] = {
 _READS_IMAGES: Final = KINDS["llama.cpp"].verbs - {"embed", "rerank", "transcribe", "speak"}
 _CHATS: Final = _READS_IMAGES - {"images"}
 _WORDS: Final[Mapping[Verb, str]] = {
-    "chat": "chat",
-    "stream": "stream",
-    "embed": "embed",
-    "rerank": "rerank",
-    "transcribe": "transcribe",
-    "speak": "speak",
-    "tokenize": "tokenize",
     "call": "take call()",
     "images": "read images",
     "http": "take http()",
 }
-"""What a model does not do, after "does not"."""
+"""What a model does not do, after "does not", where that is not the verb itself."""
 _ROLE_FOR: Final[Mapping[Verb, str]] = {"embed": "embedder", "rerank": "reranker"}
 """The role that a file has to be given to do it."""
 
@@ -62,7 +55,7 @@ def models_that(config: Config, verb: Verb) -> list[str]:
 def cannot(config: Config, model: str, verb: Verb) -> InvalidRequest:
     """The error of a model that is asked for what it does not do, with the models that do it."""
     entry = config.models[model]
-    *some, last = sorted(_WORDS[able] for able in verbs_of(entry) if able != "stream")
+    *some, last = sorted(_WORDS.get(able, able) for able in verbs_of(entry) if able != "stream")
     can = f"{', '.join(some)} and {last}" if some else last
     others = models_that(config, verb)
     hint = f"Models of this configuration that do: {', '.join(others)}." if others else ""
@@ -70,7 +63,7 @@ def cannot(config: Config, model: str, verb: Verb) -> InvalidRequest:
     if role is not None and not others and entry.is_gguf and entry.role not in _OF_ROLE:
         hint = f'Configure it with role = "{role}".'
     return InvalidRequest(
-        f'{model} does not {_WORDS[verb]}; it can {can} (backend = "{entry.backend}").',
+        f'{model} does not {_WORDS.get(verb, verb)}; it can {can} (backend = "{entry.backend}").',
         hint=hint or "No model of this configuration does.",
         model=model,
         models=list(others),

@@ -16,11 +16,6 @@ from shim.cli.console.failure import remember_json
 Decorated = Callable[..., Any]
 
 
-def model_argument(command: Decorated) -> Decorated:
-    """The argument MODEL, which a shell completes."""
-    return click.argument("model", shell_complete=complete_model)(command)
-
-
 def complete_model(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The models that begin so, or files where a path begins. Only the configuration is read."""
     if incomplete.startswith(("/", ".", "~")):
@@ -30,6 +25,18 @@ def complete_model(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
         for name, entry in config_or_defaults(ctx).models.items()
         if name.startswith(incomplete)
     ]
+
+
+model_argument = click.argument("model", shell_complete=complete_model)
+json_option = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    is_eager=True,
+    callback=remember_json,
+    help="Print one JSON object.",
+)
+"""The argument `as_json`. Errors are then printed as JSON, too."""
 
 
 def log_options(command: Decorated) -> Decorated:
@@ -58,18 +65,6 @@ def sampling_options(command: Decorated) -> Decorated:
     )
     seed = click.option("--seed", type=int, help="Makes sampling repeatable.")
     return most(temperature(seed(command)))
-
-
-def json_option(command: Decorated) -> Decorated:
-    """The option `--json`, as the argument `as_json`. Errors are then printed as JSON, too."""
-    return click.option(
-        "--json",
-        "as_json",
-        is_flag=True,
-        is_eager=True,
-        callback=remember_json,
-        help="Print one JSON object.",
-    )(command)
 
 
 def read_stdin() -> str:

@@ -9,13 +9,13 @@ from budget.errors import InvalidRequest
 from shim.cli.console.chosen_model import choose
 from shim.cli.console.output import print_json
 from shim.cli.console.said_lines import say
-from shim.cli.console.shared_options import json_option
+from shim.cli.console.shared_options import json_option, model_argument
 from shim.keeper.catalog.corrections import learned_store
 from shim.placement.requested import local_path
 
 
 @click.command()
-@click.argument("model")
+@model_argument
 @json_option
 @click.pass_context
 def forget(ctx: click.Context, model: str, *, as_json: bool) -> None:

@@ -36,7 +36,6 @@ _STYLES: Final = {"leased": "green", "loading": "yellow", "evicting": "yellow", 
 _COLUMNS: Final = ("model", "state", "cpu", "slots", "waiting", "booked", "measured", "uses")
 _OF_MIDDLE: Final = ("model", "state", "cpu", "waiting", "booked")
 _OF_NARROW: Final = ("model", "state", "booked")
-Row = dict[str, str]
 
 
 @click.command()
@@ -132,7 +131,7 @@ def engines_of(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return sorted(status["engines"], key=lambda e: order.get(e["state"], len(order)))
 
 
-def row_of(engine: Mapping[str, Any], work: CpuShares) -> Row:
+def row_of(engine: Mapping[str, Any], work: CpuShares) -> dict[str, str]:
     """The cells of an engine by the name of their column."""
     measured = [n for n in (engine["measured"] or {}).values() if n is not None]
     return {

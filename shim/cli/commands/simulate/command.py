@@ -35,14 +35,8 @@ from shim.cli.console.shared_options import json_option
 from shim.config.schema.values import parse_size
 
 JSON_FIGURES: Final = (
-    "loads",
-    "load_seconds",
-    "hidden_load_seconds",
-    "evictions",
-    "wait_p50_s",
-    "wait_p95_s",
-    "wait_p99_s",
-    "wait_max_s",
+    *("loads", "load_seconds", "hidden_load_seconds", "evictions"),
+    *("wait_p50_s", "wait_p95_s", "wait_p99_s", "wait_max_s"),
 )
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
