@@ -1,4 +1,4 @@
-"""Records of runs: how a file is read, whose it is, and the digest by which an edit is seen."""
+"""Files of records: whether one can be kept, how it is read, whose it is, and its digest."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -96,6 +97,45 @@ def _is_free(lock: FileLock, file: Path) -> bool:
             hint="See its folder's space and permissions, or name another file. Nothing was run.",
             file=str(file),
         ) from error
+
+
+def is_there(file: Path) -> bool:
+    """Whether a file has this name."""
+    try:
+        return file.is_file()
+    except OSError:
+        return False
+
+
+def check_writable(file: Path) -> None:
+    """Find out whether a record can be kept there before anything is produced for it.
+
+    Raises:
+        OutsideError: the folder is not there or cannot be written, or the name is that of a folder or of a
+            device.
+    """
+    target = behind_links(file)
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(f"{file} is a folder")
+        if target.exists() and not target.is_file():
+            raise OSError(f"{file} is no regular file")
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise nothing_kept(file, error) from error
+
+
+def make_folder(folder: Path) -> None:
+    """The folder of many records.
+
+    Raises:
+        OutsideError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise nothing_kept(folder, error) from error
 
 
 def nothing_kept(place: Path, error: Exception) -> OutsideError:

@@ -17,7 +17,8 @@ from typing import Final
 
 from harness.given import a_count, a_file, a_list, an_object
 from harness.progress_bar import progress_bar
-from harness.refine.record import RecordFile, RefineRecord, make_folder
+from harness.record_files import make_folder
+from harness.refine.record import RecordFile, RefineRecord
 from harness.refine.refine import Refine, first_notes, noted, run_id
 from harness.side_by_side import as_they_end, threads
 from shim import EndpointError, InvalidRequest, KeepwarmError, Plan, PromptTooLong

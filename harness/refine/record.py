@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +12,7 @@ from typing import Any, Final, Literal, Self
 
 from harness.evaluation.judgement import Evaluation, Judgement
 from harness.given import a_file
-from harness.record_files import behind_links, content_of, digest_of, nothing_kept, owned, tidy
+from harness.record_files import behind_links, content_of, digest_of, owned, tidy
 from shim import InvalidRequest, OutsideError, Reply
 from shim.paths import open_regular, write_whole
 
@@ -255,45 +254,6 @@ class RecordFile:
                 return hashlib.sha256(content.read()).digest()
         except OSError:
             return b""
-
-
-def is_there(file: Path) -> bool:
-    """Whether a file has this name."""
-    try:
-        return file.is_file()
-    except OSError:
-        return False
-
-
-def check_writable(file: Path) -> None:
-    """Find out whether a record can be kept there before anything is produced for it.
-
-    Raises:
-        OutsideError: the folder is not there or cannot be written, or the name is that of a folder or of a
-            device.
-    """
-    target = behind_links(file)
-    try:
-        if target.is_dir():
-            raise IsADirectoryError(f"{file} is a folder")
-        if target.exists() and not target.is_file():
-            raise OSError(f"{file} is no regular file")
-        with tempfile.TemporaryFile(dir=target.parent):
-            pass
-    except OSError as error:
-        raise nothing_kept(file, error) from error
-
-
-def make_folder(folder: Path) -> None:
-    """The folder of many records.
-
-    Raises:
-        OutsideError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise nothing_kept(folder, error) from error
 
 
 def _settings(data: Mapping[str, Any]) -> Settings:

@@ -27,6 +27,7 @@ from harness.given import (
     options_beside,
 )
 from harness.on_trace import span
+from harness.record_files import check_writable, is_there
 from harness.refine.prompts import Prompt, prompt
 from harness.refine.record import (
     Produced,
@@ -34,8 +35,6 @@ from harness.refine.record import (
     RefineRecord,
     Settings,
     Stopped,
-    check_writable,
-    is_there,
 )
 from harness.roles import unread, why_overridden
 from shim import EndpointError, InvalidRequest, KeepwarmError, Shim, default_shim
