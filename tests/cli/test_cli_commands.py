@@ -103,17 +103,20 @@ def test_config_may_stand_after_the_command(home: Path) -> None:
         assert "--config" in run(name, *inner, "--help").stdout, name
 
 
-@pytest.mark.parametrize("words", [("embed", "m", "a"), ("call", "m"), ("rerank", "m", "q", "a")])
+@pytest.mark.parametrize(
+    "words", [("embed", "m", "a"), ("call", "m"), ("rerank", "m", "q", "a"), ("run", "v", "x")]
+)
 def test_what_a_model_does_not_do_is_refused_before_its_download(
     home: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
     """No file is fetched for an error, and no keeper starts (`home`)."""
     fetched: list[Any] = []
     monkeypatch.setattr("shim.cli.console.at_model.fetch_first", lambda *of: fetched.append(of))
-    configure(home, '[models.m]\nhf = "some/model:chat.gguf"\n')
+    hub = 'hf = "some/model:file.gguf"\n'
+    configure(home, f'[models.m]\n{hub}[models.v]\n{hub}role = "embedder"\n')
     refused = run(*words)
     assert (refused.exit_code, fetched) == (2, [])
-    assert "m does not" in refused.stderr
+    assert f"{words[1]} does not" in refused.stderr
 
 
 def configure(home: Path, text: str = '[models.m]\npath = "m.gguf"\n') -> None:
@@ -432,6 +435,7 @@ def test_only_a_keeper_that_does_not_end_is_named_as_one_to_kill(
     ("given", "says"),
     [
         ("{no", "The schema that --json-schema gives is not JSON"),
+        ('{"a":' * 10_000, "The schema that --json-schema gives is not JSON"),
         ("nowhere.json", "write the schema itself"),
         ("list.json", "holds no JSON object"),
         ('{"type": "object"}', "No model is called 'far'"),

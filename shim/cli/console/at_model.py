@@ -40,23 +40,30 @@ class AtModel:
         return once() if self.entry.remote else asked_again(once, self.line.clear)
 
 
-@contextmanager
-def at_model(chosen: ChosenModel, verb: Verb | None = None) -> Iterator[AtModel]:
-    """A client at a model that a command was given; a file that is not here yet is downloaded, visibly.
+def brought(chosen: ChosenModel, line: StatusLine, verb: Verb | None) -> ChosenModel:
+    """A model as the running keeper has it; a file that is not here yet is downloaded, visibly.
 
     Args:
         chosen: the model.
-        verb: what it is asked for, as a run of its own on a trace; None for no request.
+        line: says what is waited for.
+        verb: what it is asked for; None for no request.
 
     Raises:
         InvalidRequest: the model does not do that. Nothing was downloaded or started.
     """
     if verb is not None and verb not in verbs_of(chosen.entry):
         raise cannot(chosen.config, chosen.model, verb)
-    line = StatusLine()
     chosen = chosen.taken_in(line)
+    fetch_first(line, chosen.entry)
+    return chosen
+
+
+@contextmanager
+def at_model(chosen: ChosenModel, verb: Verb | None = None) -> Iterator[AtModel]:
+    """A client at a model that a command was given, as `brought`; a request is a run on a trace."""
+    line = StatusLine()
+    chosen = brought(chosen, line, verb)
     config, model, entry = chosen.config, chosen.model, chosen.entry
-    fetch_first(line, entry)
     with (
         Shim(config, inline=False) as shim,
         nullcontext() if verb is None else traced(config, verb),

@@ -136,7 +136,7 @@ def _schema(given: str) -> dict[str, Any]:
             f"{what} cannot be read: {error.strerror}.",
             hint='Name a file, or write the schema itself: --json-schema \'{"type": "object"}\'.',
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"{what} is not JSON: {error}.") from None
     if not isinstance(schema, dict):
         raise InvalidRequest(f"{what} holds no JSON object.")

@@ -14,11 +14,11 @@ from shim.cli.commands.asking.conversation import Conversation
 from shim.cli.commands.asking.printed_answer import PrintedAnswer
 from shim.cli.commands.asking.slash_commands import NAMES, Leave, obey
 from shim.cli.commands.asking.typed_lines import edit_lines, is_piped, is_typed, read_text
-from shim.cli.console.at_model import traced
+from shim.cli.console.at_model import brought, traced
 from shim.cli.console.chosen_model import ChosenModel, choose
 from shim.cli.console.failure import tell
 from shim.cli.console.output import StatusLine
-from shim.cli.console.progress import WaitingLine, fetch_first
+from shim.cli.console.progress import WaitingLine
 from shim.cli.console.said_lines import say
 from shim.cli.console.shared_options import model_argument, read_stdin, sampling_options
 from shim.client import Shim
@@ -87,8 +87,7 @@ class Talk:
         self._open(chosen)
 
     def _open(self, chosen: ChosenModel) -> None:
-        chosen = chosen.taken_in(self._line)
-        fetch_first(self._line, chosen.entry)
+        chosen = brought(chosen, self._line, "chat")
         shim = Shim(chosen.config, inline=False)
         self._held.close()
         self.chosen, self._shim = chosen, self._held.enter_context(shim)
