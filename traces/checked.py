@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Final, TypeVar, cast, get_args, get_origin, get_type_hints
 
 _One = TypeVar("_One")
 _Many = TypeVar("_Many", bound=Iterable[object])
@@ -82,12 +82,16 @@ class Checks:
         raise self.refused(what, given, f"a whole number{_bounds(least)}")
 
     def a_list(self, what: str, given: _Many, of: type | tuple[type, ...] = object) -> _Many:
-        """A list of something, and no text; one that is used up by a look is not looked into."""
+        """A list of something, and no text; one that a look would use up is looked into as it is used."""
         if isinstance(given, str | bytes) or not isinstance(given, Iterable):
             raise self.refused(what, given, "a list, with [ ] around it")
-        if of is not object and isinstance(given, Collection):
-            for one in given:
-                self.an_object(f"One of {what[:1].lower()}{what[1:]}", one, of)
+        if of is object:
+            return given
+        each = (self.an_object(f"One of {what[:1].lower()}{what[1:]}", one, of) for one in given)
+        if not isinstance(given, Collection):
+            return cast("_Many", each)
+        for _ in each:
+            pass
         return given
 
     def a_table(self, what: str, given: _Table) -> _Table:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from budget.errors import ConfigError
-from shim.config import Config
+from shim.config import BudgetSection, Config
 from shim.config.schema.device_values import DeviceShare, parse_devices
 from shim.config.schema.values import Amount
 
@@ -41,6 +41,13 @@ def test_devices_survive_the_way_to_the_keeper() -> None:
     assert again.budget.devices == config.budget.devices
     assert not config.diff(again)
     assert config.to_mapping()["budget"]["devices"][1] == "cuda:1"
+
+
+def test_devices_of_one_budget_can_be_given_to_another() -> None:
+    """A program that changes a limit takes the rest from the configuration that it read."""
+    devices = [*TWO, {"device": "RPC0", "limit": "6GiB"}]
+    read = Config.from_mapping({"budget": {"devices": devices, "rpc": ["far:50052"]}}).budget
+    assert BudgetSection(devices=read.devices, rpc=read.rpc) == read
 
 
 @pytest.mark.parametrize(

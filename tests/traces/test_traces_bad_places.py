@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from shim.cli.root import main
 from traces import RunLine, RunTrace, read_runs
+from traces.processes.shared_run import RunFacts
 
 COMMANDS = (["list"], ["summary"], ["prune", "--keep", "1"])
 
@@ -54,6 +55,16 @@ def test_a_runs_line_with_a_value_of_another_kind_is_a_damaged_line(
     for words, code in zip(COMMANDS, (0, 2, 0), strict=True):
         said = CliRunner().invoke(main, ["trace", *words, "--folder", str(tmp_path)])
         assert said.exit_code == code, said.output
+
+
+def test_a_file_of_other_values_where_a_run_says_what_it_is_ends_no_list(tmp_path: Path) -> None:
+    """It lies beside a trace without a line."""
+    (tmp_path / "x.trace.json").write_text("[\n]\n")
+    facts = {field.name: 5 for field in fields(RunFacts)}
+    (tmp_path / "x.open").write_text(json.dumps(facts))
+    said = CliRunner().invoke(main, ["trace", "list", "--folder", str(tmp_path), "--json"])
+    assert said.exit_code == 0, said.output
+    assert [run["service"] for run in json.loads(said.stdout)["runs"]] == ["5"]
 
 
 @pytest.mark.parametrize("gzip", [False, True])

@@ -21,7 +21,10 @@ from tests.traces.support import MS, events, load, now, request, written
 from tests.traces.working import die, work
 from traces import RunLine, RunTrace, current_run, read_runs
 from traces.processes.late_parts import add_late_parts
+from traces.processes.part_file import PartFile
+from traces.processes.part_of_run import PartOfRun
 from traces.processes.shared_run import VARIABLE
+from traces.recording.broken_sinks import Problems
 
 
 def leftover(folder: Path) -> list[str]:
@@ -192,6 +195,71 @@ def test_the_parts_of_a_run_that_was_killed_are_added_to_its_file(
     assert len({one["pid"] for one in events(trace)}) == len(groups(trace))
     assert leftover(tmp_path) == []
     assert add_late_parts(trace) == (0, [])
+
+
+OF_ANOTHER_VERSION = (
+    '{"kind":"part","version":1,"pid":9,"service":"s","stem":"r","offset_ns":0,"base_ns":0}\n'
+    '{"kind":"own","at":5,"parent":0,"fields":{"name":"n","times_ns":[1,5]}}\n'
+)
+
+
+@pytest.mark.parametrize("content", ["", "[1]\n", '{"pid":"x"}\n', OF_ANOTHER_VERSION])
+def test_a_part_that_begins_as_none_of_this_version_is_left_and_hinders_no_other(
+    tmp_path: Path, content: str
+) -> None:
+    """Its spans were lost with it, and an empty one kept all others out; it counted as added."""
+    with RunTrace("r", tmp_path) as run:
+        assert run._shared is not None
+        part = PartOfRun(run._shared, Problems("r"))
+    assert run.trace_path is not None
+    odd = tmp_path / "r.0.part"
+    odd.write_text(content)
+    with pytest.raises(ValueError, match="this version of keepwarm"):
+        add_late_parts(run.trace_path)
+    part.recorder.record(load("late", now()), 0)
+    part.flush()
+    part.close()
+    count, (problem,) = add_late_parts(run.trace_path)
+    assert (count, odd.name in problem) == (1, True)
+    assert leftover_parts(tmp_path) == [odd.name]
+    assert written(run.trace_path)["model_load m"] == 1
+
+
+def test_a_line_of_an_unknown_kind_is_named(tmp_path: Path) -> None:
+    """The rest of its part is recorded."""
+    with RunTrace("r", tmp_path) as run:
+        assert run._shared is not None
+        part = PartOfRun(run._shared, Problems("r"))
+        part.recorder._lines.append('{"kind":"song","at":1,"parent":0,"fields":{}}')
+        part.recorder.record(load("l", now()), 0)
+        part.flush()
+        part.close()
+    assert run.trace_path is not None
+    assert "unknown kind, 'song'" in run.problems[0]
+    assert written(run.trace_path)["model_load m"] == 1
+
+
+def test_a_part_that_the_run_takes_in_before_its_first_line_loses_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run removes what it has taken in, also between the making of a part and its first record."""
+    begun = PartFile._begun
+
+    def taken_at_once(file: PartFile) -> int:
+        monkeypatch.undo()
+        descriptor = begun(file)
+        run._files.take_in(last=False)
+        return descriptor
+
+    with RunTrace("r", tmp_path) as run:
+        assert run._shared is not None
+        part = PartOfRun(run._shared, Problems("r"))
+        monkeypatch.setattr(PartFile, "_begun", taken_at_once)
+        part.recorder.record(load("l", now()), 0)
+        part.flush()
+        part.close()
+    assert run.trace_path is not None
+    assert written(run.trace_path)["model_load m"] == 1
 
 
 def test_a_full_disk_leaves_late_parts_and_the_trace_as_they_are(

@@ -207,6 +207,7 @@ def test_a_wrong_type_at_a_public_door_is_a_typed_error(walked: dict[str, Door])
         ("RunTrace", "max_bytes", 0),
         ("RunTrace", "started_ns", 1.5),
         ("RunTrace", "max_age", 10**400),
+        ("RunTrace", "exporters", iter([3])),
         ("RunTrace.on_finish", "action", 3),
         ("RunTrace.on_finish", "action", later),
         ("RunTrace.carry", "function", "x"),

@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -18,7 +19,8 @@ from traces import names
 from traces.chrome.file import LONGEST_LINE, EventFile, compressed, stem_of
 from traces.chrome.view import ChromeView
 from traces.place import lock, size_without_nuls
-from traces.processes.part_file import lines_of, opened_part, parts_of
+from traces.processes.part_file import Line, opened_part, parts_of
+from traces.processes.part_lines import header_of
 from traces.processes.shared_run import is_open, marker_of
 from traces.processes.taking_in import TakenIn
 from traces.reading.stored_events import BadTrace, TraceFile
@@ -64,7 +66,7 @@ def late_parts(trace: Path) -> list[Path]:
 
 
 def add_late_parts(trace: Path) -> tuple[int, list[str]]:
-    """Add the late parts of a trace to its file; returns how many there were, and what is wrong with them.
+    """Add the late parts of a trace to its file; returns how many were, and what is wrong with others.
 
     Raises:
         BadTrace: the file is no trace.
@@ -81,7 +83,7 @@ def add_late_parts(trace: Path) -> tuple[int, list[str]]:
         if packed:
             with gzip.open(trace) as source, plain.open("xb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
-        problems = _append(plain, parts, there)
+        added = _append(plain, parts, there)
     except BaseException:
         if packed:
             plain.unlink(missing_ok=True)
@@ -89,28 +91,27 @@ def add_late_parts(trace: Path) -> tuple[int, list[str]]:
     if packed:
         compressed(plain)
     marker_of(trace).unlink(missing_ok=True)
-    return len(parts), problems
+    return added
 
 
-def _append(trace: Path, parts: list[Path], there: _There) -> list[str]:
+def _append(trace: Path, parts: list[Path], there: _There) -> tuple[int, list[str]]:
     descriptor = os.open(trace, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
     with os.fdopen(descriptor, "r+b", buffering=0):
         lock(descriptor, trace, _LOCK_S)
         cut = _cut_end(descriptor)
         try:
-            problems = _record_late(trace, parts, there, EventFile(descriptor, cut))
+            return _record_late(trace, parts, there, EventFile(descriptor, cut))
         except BaseException:
             os.ftruncate(descriptor, cut)
             EventFile(descriptor, cut).end()
             raise
-    return problems
 
 
-def _record_late(trace: Path, parts: list[Path], there: _There, out: EventFile) -> list[str]:
-    """Write the parts as events that follow those of the trace; returns what is wrong with them."""
-    with opened_part(parts[0]) as file:
-        header = next(lines_of(file), {})
-    problems: list[str] = []
+def _record_late(
+    trace: Path, parts: list[Path], there: _There, out: EventFile
+) -> tuple[int, list[str]]:
+    """Write the parts as events that follow those of the trace; returns as `add_late_parts` does."""
+    header, problems = _header(parts), list[str]()
     sink = _LateSink(
         ChromeView(
             out.write,
@@ -134,8 +135,16 @@ def _record_late(trace: Path, parts: list[Path], there: _There, out: EventFile) 
         out.end()
 
     taken = TakenIn(trace, stem_of(trace), lambda _what, why: problems.append(why))
-    taken.take(recorder, sink.view.lease_lane, last=True, written=written)
-    return problems
+    count = taken.take(recorder, sink.view.lease_lane, last=True, written=written)
+    return count, problems
+
+
+def _header(parts: list[Path]) -> Line:
+    """The first line of the first part that has one; all are of one run."""
+    for part in parts:
+        with suppress(ValueError), opened_part(part) as file:
+            return header_of(file)
+    raise ValueError("none of them begins as one that this version of keepwarm wrote")
 
 
 def _there(trace: Path) -> _There:

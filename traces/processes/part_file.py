@@ -49,15 +49,15 @@ class PartFile:
             OSError: they cannot be written.
         """
         data = "".join(f"{line}\n" for line in lines).encode()
-        if self._descriptor is not None:
+        while True:
+            if self._descriptor is None:
+                self._descriptor = self._begun()
             with _locked(self._descriptor, self._trace):
+                # The run removes what it has taken in.
                 if os.fstat(self._descriptor).st_nlink:
                     self._append(self._descriptor, data)
                     return
             self.close()
-        self._descriptor = self._begun()
-        with _locked(self._descriptor, self._trace):
-            self._append(self._descriptor, data)
 
     def close(self) -> None:
         """Close the file and leave it."""

@@ -10,10 +10,10 @@ import json
 import os
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import asdict, replace
-from typing import Any, Final, NamedTuple, Protocol
+from typing import IO, Any, Final, NamedTuple, Protocol
 
 from traces import names
-from traces.processes.part_file import Line
+from traces.processes.part_file import Line, lines_of
 from traces.records import (
     CounterSample,
     EvictSpan,
@@ -111,6 +111,18 @@ class PartRecorder(Recording):
         return kept
 
 
+def header_of(file: IO[bytes]) -> Line:
+    """The first line of a part.
+
+    Raises:
+        ValueError: it begins as none that can be read here.
+    """
+    header = next(lines_of(file), {})
+    if header.get("version") != VERSION:
+        raise ValueError(f"it does not begin as a part of version {VERSION}")
+    return header
+
+
 def record_line(
     line: Line,
     process: str,
@@ -135,8 +147,10 @@ def record_line(
         case "own":
             owner = PartOwner(process, str(fields["owner"]))
             recording.record(OwnSpan(**{**fields, "owner": owner}), parent)
-        case kind:
+        case kind if kind in _KINDS:
             recording.record(_KINDS[kind](**fields), parent)
+        case kind:
+            raise ValueError(f"a line of an unknown kind, {kind!r}")
 
 
 def _key(owner: Hashable) -> str:

@@ -10,7 +10,7 @@ from typing import IO, Any, Final
 
 from traces import names
 from traces.processes.part_file import Line, lines_of, opened_part, parts_of
-from traces.processes.part_lines import Recording, record_line
+from traces.processes.part_lines import Recording, header_of, record_line
 from traces.recording.held_bytes import held_bytes
 
 MOST_OWN_GROUPS: Final = 64
@@ -51,7 +51,7 @@ class TakenIn:
         last: bool,
         written: Callable[[], None] | None = None,
     ) -> int:
-        """Record what there is, in the order in which it ended; returns the number of parts.
+        """Record what there is, in the order in which it ended; returns how many parts were taken in.
 
         Args:
             recording: takes the records.
@@ -60,7 +60,7 @@ class TakenIn:
             last: whether the run ends: the histories of the keeper are recorded then, behind all
                 requests, which know best what they waited for.
         """
-        paths = parts_of(self._folder, self._stem)
+        paths, taken = parts_of(self._folder, self._stem), 0
         for begin in range(0, len(paths), _AT_ONCE):
             ending = last and begin + _AT_ONCE >= len(paths)
             with ExitStack() as held:
@@ -78,9 +78,10 @@ class TakenIn:
                         written()
                 for path in streams:
                     path.unlink(missing_ok=True)
+                taken += len(streams)
         if last:
             self._record_ends(recording, opened)
-        return len(paths)
+        return taken
 
     def _waits_for_end(self, line: Line, process: str) -> bool:
         if not line.get("at_end") or len(self._at_end) >= _MOST_AT_END:
@@ -113,8 +114,7 @@ class TakenIn:
         """The lines of a part, which is locked until what holds it is left."""
         try:
             file = held.enter_context(opened_part(path))
-            header = next(lines_of(file), {})
-            process = self._title(header)
+            process = self._title(header_of(file))
         except (OSError, KeyError, TypeError, ValueError) as error:
             self._report("part", f"{path.name} is left as it is: {type(error).__name__}: {error}")
             return None

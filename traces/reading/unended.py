@@ -49,7 +49,7 @@ def _line(path: Path, state: os.stat_result) -> RunLine:
     began_s = _began(marker, stem_of(path), state)
     return RunLine(
         run_id=stem_of(path),
-        service="" if facts is None else facts.service,
+        service="" if facts is None else str(facts.service),
         started=datetime.fromtimestamp(began_s, UTC).isoformat(timespec="milliseconds"),
         seconds=max(0.0, state.st_mtime - began_s),
         status=_status(path, marker, state.st_size),

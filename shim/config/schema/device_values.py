@@ -77,6 +77,8 @@ def parse_devices(value: object) -> tuple[DeviceShare, ...]:
 
 
 def _device_share(item: object) -> DeviceShare:
+    if isinstance(item, DeviceShare):
+        return item
     data = {"device": item} if isinstance(item, str) else item
     if not isinstance(data, Mapping) or not {"device"} <= set(data) <= set(_SHARE_KEYS):
         raise ValueError(f"{str(item)[:80]!r} is neither a device nor a table of one")

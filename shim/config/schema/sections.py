@@ -177,6 +177,8 @@ def _named(given: Mapping[str, object]) -> Iterator[tuple[str, object]]:
         name, limit = item, None
         if isinstance(item, Mapping):
             name, limit = item.get("device"), item.get("limit")
+        elif isinstance(item, DeviceShare):
+            name, limit = item.device, item.limit
         if isinstance(name, str):
             yield name, limit
 
