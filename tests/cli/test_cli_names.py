@@ -146,7 +146,7 @@ def test_names_of_models_break_no_line_of_ps(capsys: pytest.CaptureFixture[str])
             "keeper": keeper,
             "engines": [{**engine, "placement": NASTY}],
             "queue": [{**waits, "rank_reason": NASTY}],
-            "unavailable": {NASTY: {"message": f"{NASTY}\nits log", "overridden_by": 0}},
+            "unavailable": {NASTY: {"message": f"{NASTY}\nits log"}},
             "ollama": [],
             "prefetch": {"loads": 0, "staged_bytes": 0},
         }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from budget.errors import KeeperUnavailable
+from shim.cli.console.output import counted
 from shim.paths import runtime_dir
 from shim.wire.json_lines import Message
 from shim.wire.launch import running_connection, try_connect
@@ -55,3 +56,10 @@ def engine_row(status: Mapping[str, Any], said: str) -> Message | None:
     rows: list[Message] = status["engines"]
     name = keepers_name(status, said)
     return next((row for row in rows if name in row["models"]), None)
+
+
+def unavailable(error: Mapping[str, Any]) -> str:
+    """What is said of a model that the keeper does not run. An older keeper does not know of overrides."""
+    count = error.get("overridden_by", 0)
+    others = f"is overridden by {counted(count, 'program')}, and cannot be run by others"
+    return others if count else "cannot be run"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from shim.cli.commands.doctor import place_checks
 from shim.cli.commands.ps import command as ps
 from shim.config import Config
 from shim.wire.fingerprint import reference
@@ -61,16 +62,31 @@ def test_an_override_of_a_further_project_holds_and_ends_with_its_program(
 
 
 @pytest.mark.parametrize(
-    ("programs", "said"),
+    ("told", "said"),
     [
-        (0, "judge cannot be run: too coarse"),
-        (1, "judge is overridden by 1 program, and cannot be run by others: too coarse"),
-        (2, "judge is overridden by 2 programs, and cannot be run by others: too coarse"),
+        ({}, "judge cannot be run: too coarse"),
+        ({"overridden_by": 0}, "judge cannot be run: too coarse"),
+        (
+            {"overridden_by": 1},
+            "judge is overridden by 1 program, and cannot be run by others: too coarse",
+        ),
+        (
+            {"overridden_by": 2},
+            "judge is overridden by 2 programs, and cannot be run by others: too coarse",
+        ),
     ],
 )
-def test_ps_says_by_how_many_programs_an_unfit_evaluator_is_overridden(
-    capsys: pytest.CaptureFixture[str], programs: int, said: str
+def test_ps_and_doctor_say_by_how_many_programs_an_unfit_evaluator_is_overridden(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    told: dict[str, int],
+    said: str,
 ) -> None:
-    """It said that the model cannot be run while one ran it."""
-    ps._print_unavailable({"judge": {"message": "too coarse", "overridden_by": programs}})
+    """They said that the model cannot be run while one ran it; an older keeper goes on to be shown."""
+    unfit = {"judge": {"message": "too coarse", "hint": "", **told}}
+    ps._print_unavailable(unfit)
     assert capsys.readouterr().out == f"\n{said}\n"
+    keeper = {"pid": 1, "uptime_s": 1.0, "background": [], "faults": []}
+    status = {"keeper": keeper, "unavailable": unfit}
+    monkeypatch.setattr(place_checks, "ask_running", lambda *_of, **_more: status)
+    assert [one.text for one in place_checks.check_keeper(Config())][1:] == [said]

@@ -14,7 +14,7 @@ from backends.machine.files.mounts import is_far
 from budget.errors import KeepwarmError
 from shim.cli.commands.doctor.finding import Finding, error_found
 from shim.cli.console.output import size, span
-from shim.cli.console.running import ask_running
+from shim.cli.console.running import ask_running, unavailable
 from shim.config import Config
 from shim.keeper.process.device_locks import device_holders
 from shim.paths import STATE_VARIABLE, cache_dir, runtime_dir, state_dir
@@ -85,7 +85,8 @@ def check_keeper(_: Config) -> Iterator[Finding]:
         kinds = ", ".join(row["kind"] for row in keeper["faults"])
         yield Finding("keeper", "warn", f"it had faults: {kinds}", "See `keepwarm ps`.")
     for name, error in status["unavailable"].items():
-        yield Finding("keeper", "warn", f"{name} cannot be run: {error['message']}", error["hint"])
+        text = f"{name} {unavailable(error)}: {error['message']}"
+        yield Finding("keeper", "warn", text, error["hint"])
 
 
 def check_locks(config: Config) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from shim.cli.commands.config.reload import restart_line
 from shim.cli.commands.ps.at_ollama import print_ollama, rows_of
 from shim.cli.console.context import config_or_defaults
 from shim.cli.console.output import console, counted, print_json, print_table, size, sizes, span
-from shim.cli.console.running import ask_running
+from shim.cli.console.running import ask_running, unavailable
 from shim.cli.console.said_lines import say, say_all
 from shim.cli.console.shared_options import json_option
 
@@ -99,11 +99,8 @@ def _print(status: Mapping[str, Any]) -> None:
 
 def _print_unavailable(errors: Mapping[str, Mapping[str, Any]]) -> None:
     for name, error in errors.items():
-        what, count = "cannot be run", error["overridden_by"]
-        if count:
-            what = f"is overridden by {counted(count, 'program')}, and {what} by others"
         click.echo()
-        say_all(error["message"], before=f"{name} {what}: ")
+        say_all(error["message"], before=f"{name} {unavailable(error)}: ")
 
 
 def print_faults(keeper: Mapping[str, Any]) -> None:
