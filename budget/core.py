@@ -178,7 +178,8 @@ class BudgetCore:
         models = self._state.models
         order = [(model, models[model].engine_id) for model in event.models]
         name = event.plan or event.client_id
-        self._state.declared_uses.declare(name, order, owner=event.client_id)
+        uses = self._state.declared_uses
+        uses.declare(name, order, owner=event.client_id, any_order=event.any_order)
         return True
 
     def _admit_staged(self, event: ev.StageFinished) -> None:

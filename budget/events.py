@@ -180,12 +180,13 @@ class UsesDeclared:
     """A client tells the order of its coming uses; an empty order withdraws them.
 
     `plan` names these declared uses among those of all clients; None: those under the client's own
-    name.
+    name. `any_order`: they are of work side by side, so that a use which is passed over comes later.
     """
 
     client_id: str
     models: tuple[str, ...]
     plan: str | None = None
+    any_order: bool = False
 
 
 @dataclass(frozen=True, slots=True)

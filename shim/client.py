@@ -273,17 +273,20 @@ class Shim(VerbsBesideChat):
         """
         self._session.hint("unpin", model)
 
-    def plan(self, models: Sequence[str] = ()) -> Plan:
+    def plan(self, models: Sequence[str] = (), *, any_order: bool = False) -> Plan:
         """Declare which models will be used next, in order: `with shim.plan(["a", "b"]): ...`.
 
         While one model works, the next one is loaded if no request needs the bytes. Each request inside
         consumes its model's next declared use; the uses that are left are withdrawn at the end. `async
         with` does the same.
 
+        A request for a later use drops the few before it, which were left out. With `any_order`, for work
+        that goes on side by side, they stay and are expected still.
+
         Raises:
             UnknownModel: one is not configured.
         """
-        return Plan(self._session, models)
+        return Plan(self._session, models, any_order=any_order)
 
     def declare(self, models: Sequence[str]) -> None:
         """As `plan`, but it holds until the next `declare` or `close`. An empty list withdraws all uses.

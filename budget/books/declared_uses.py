@@ -21,7 +21,7 @@ class DeclaredUses:
     several connections.
     """
 
-    __slots__ = ("_models", "_owners", "by_name", "undeclared", "version")
+    __slots__ = ("_any_order", "_models", "_owners", "by_name", "undeclared", "version")
 
     def __init__(self) -> None:
         self.by_name: dict[str, deque[str]] = {}
@@ -29,6 +29,8 @@ class DeclaredUses:
         self._models: dict[str, deque[str]] = {}
         """By name: the models that the steps were declared as, as many as there are steps."""
         self._owners: dict[str, str] = {}
+        self._any_order: set[str] = set()
+        """The names whose uses may come in another order."""
         self.version = 0
         """Changes with every change of declared uses."""
         self.undeclared = 1.0
@@ -38,12 +40,19 @@ class DeclaredUses:
         return bool(self.by_name)
 
     def declare(
-        self, name: str, steps: Iterable[tuple[str, str]], owner: str | None = None
+        self,
+        name: str,
+        steps: Iterable[tuple[str, str]],
+        owner: str | None = None,
+        *,
+        any_order: bool = False,
     ) -> None:
         """Replace the declared uses of that name; no steps withdraw them. The default owner is the name.
 
         `steps`: the model that each step is declared as, and the engine that runs it.
+        `any_order`: steps work side by side, so that one which is passed over comes later.
         """
+        (self._any_order.add if any_order else self._any_order.discard)(name)
         models, order = deque[str](), deque[str]()
         for model, engine_id in steps:
             models.append(model)
@@ -66,6 +75,7 @@ class DeclaredUses:
         self.by_name.pop(name, None)
         self._models.pop(name, None)
         self._owners.pop(name, None)
+        self._any_order.discard(name)
 
     def follow(self, engine_of: Mapping[str, str]) -> None:
         """The configuration was read anew: steps go on with the engine that runs their model now.
@@ -84,19 +94,22 @@ class DeclaredUses:
     def used(self, name: str, engine_id: str) -> None:
         """Drop the step that a request under that name has used.
 
-        Steps that were left out before it are dropped, too, up to a few. A use that was not
-        declared changes nothing.
+        Steps that were left out before it are dropped, too, up to a few, unless they may come in any order.
+        A use that was not declared changes nothing.
         """
         self.undeclared += FADING * (1.0 - self.undeclared)
         order = self.by_name.get(name)
         if order is None:
             return
-        for position, declared in enumerate(islice(order, SKIPPED_STEPS)):
+        any_order = name in self._any_order
+        for position, declared in enumerate(islice(order, None if any_order else SKIPPED_STEPS)):
             if declared == engine_id:
-                models = self._models[name]
-                for _ in range(position + 1):
-                    order.popleft()
-                    models.popleft()
+                for row in (order, self._models[name]):
+                    if any_order:
+                        del row[position]
+                        continue
+                    for _ in range(position + 1):
+                        row.popleft()
                 self.version += 1
                 self.undeclared -= FADING
                 break

@@ -58,7 +58,8 @@ def uses(event: ev.UsesDeclared) -> None:
     """Raise `InvalidRequest` unless it is a row of names."""
     names = (event.client_id, event.client_id if event.plan is None else event.plan)
     row = event.models
-    if not isinstance(row, tuple) or not all(map(is_name, row)) or not all(map(is_name, names)):
+    sound = isinstance(row, tuple) and all(map(is_name, row)) and all(map(is_name, names))
+    if not sound or type(event.any_order) is not bool:
         raise _invalid(event, "declared uses are a row of models, by a client")
 
 

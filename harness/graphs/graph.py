@@ -15,7 +15,7 @@ from harness.graphs.journal import Journal
 from harness.graphs.outcome import GraphResult, Outcome
 from harness.graphs.step import Step
 from harness.progress_bar import progress_bar
-from shim import ConfigError, Plan, Shim, default_shim
+from shim import ConfigError, Shim, default_shim
 
 AT_ONCE: Final = 32
 """Steps and items that work at the same time."""
@@ -142,26 +142,27 @@ class Graph:
         shim = self._given_shim or self._found_shim()
         self._check_models(shim)
         left = {step.name: step for step in self.steps}
-        async with shim.plan(_order(self.steps)) as plan:
-            with self._shown(left, plan, quiet=quiet) as finished, journal or nullcontext():
-                result = await GraphRun(
-                    self, inputs, ModelGate(shim, plan), journal, finished
-                ).result()
+        async with shim.plan(_order(self.steps), any_order=True) as plan:
+            gate = ModelGate(shim, plan)
+            with self._shown(left, gate, quiet=quiet) as finished, journal or nullcontext():
+                result = await GraphRun(self, inputs, gate, journal, finished).result()
         if check:
             result.check()
         return result
 
     @contextmanager
-    def _shown(self, left: dict[str, Step], plan: Plan, *, quiet: bool) -> Iterator[Finished]:
+    def _shown(self, left: dict[str, Step], gate: ModelGate, *, quiet: bool) -> Iterator[Finished]:
         with progress_bar(_under_way(left), len(self.steps), quiet=quiet) as advance:
 
-            async def finished(name: str, outcome: Outcome) -> None:
-                if left.pop(name, None) is None:
+            async def finished(name: str, _outcome: Outcome) -> None:
+                step = left.pop(name, None)
+                if step is None:
                     return
                 advance(1, _under_way(left))
-                if outcome.state == "skipped" or outcome.resumed:
+                if models_of(step) and name not in gate.asked:
                     # Its uses were declared, and no request will consume them.
-                    await plan.adeclare(_order(list(left.values())))
+                    coming = [step for name, step in left.items() if name not in gate.asked]
+                    await gate.plan.adeclare(_order(coming))
 
             yield finished
 

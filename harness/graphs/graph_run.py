@@ -35,6 +35,8 @@ class ModelGate:
 
     def __init__(self, shim: Shim, plan: Plan) -> None:
         self.shim, self.plan = shim, plan
+        self.asked = set[str]()
+        """The steps, by their names within their graphs, whose models were asked."""
         self._turns = ModelTurns()
         self._fits: dict[Models, bool] = {}
         self._asking: dict[Models, asyncio.Task[None]] = {}
@@ -162,7 +164,7 @@ class GraphRun:
         while True:
             attempt += 1
             self._attempts[step.name] = max(attempt, self._attempts[step.name])
-            calls = OpenCalls(asyncio.get_running_loop())
+            calls = OpenCalls(asyncio.get_running_loop(), self._path + step.name, self._gate.asked)
             context = StepContext(self._gate.shim, step, values, calls, item, index, attempt)
             try:
                 return await self._once(step, context)

@@ -122,10 +122,16 @@ class Step:
 
 
 class OpenCalls:
-    """The model calls of one attempt that are under way. Once it is closed no call begins or goes on."""
+    """The model calls of one attempt that are under way. Once it is closed no call begins or goes on.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
+    Args:
+        loop: the run's.
+        name: of the step, with the steps before it whose graphs it is part of.
+        asked: gets the name with the first call.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str, asked: set[str]) -> None:
+        self.loop, self.name, self.asked = loop, name, asked
         self._lock = Lock()
         self._open: set[Future[Any]] | None = set()
 
@@ -214,6 +220,7 @@ class StepContext:
             raise InvalidRequest(
                 f"The step {self.step.name} has no model to ask.", hint="Give the step a `model`."
             )
+        self.calls.asked.add(self.calls.name)
         return given or self.step.models[0]
 
     def _wait(self, call: Coroutine[Any, Any, T]) -> T:

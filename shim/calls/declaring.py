@@ -63,8 +63,10 @@ class Plan:
     requests consume uses of its parent's declaration; the child's own declarations are separate.
     """
 
-    def __init__(self, session: Session, models: Sequence[str] = ()) -> None:
-        self._session = session
+    def __init__(
+        self, session: Session, models: Sequence[str] = (), *, any_order: bool = False
+    ) -> None:
+        self._session, self._any_order = session, any_order
         self._models = _local(session, models)
         self._token: Token[Plan | None] | None = None
         self.name = ""
@@ -107,6 +109,8 @@ class Plan:
         fields: dict[str, Any] = {"models": order, "plan": self.name}
         if overridden := [model for model in order if model in self._session.overridden]:
             fields["overridden"] = overridden
+        if self._any_order:
+            fields["any_order"] = True
         if (connection := self._connection) is not None:
             try:
                 connection.ask("plan", **fields)

@@ -337,6 +337,8 @@ class Keeper:
         models: Sequence[str],
         name: str | None,
         overridden: Sequence[str] = (),
+        *,
+        any_order: bool = False,
     ) -> None:
         """Declare a client's coming uses, in order; models that cannot be run now are left out.
 
@@ -356,7 +358,7 @@ class Keeper:
             for model in models
             if model in known and (model in overridden or self.refresh.unfit(model) is None)
         )
-        self.shell.post(ev.UsesDeclared(client_id, order, name))
+        self.shell.post(ev.UsesDeclared(client_id, order, name, any_order))
 
     # State
 

@@ -123,13 +123,15 @@ class Hint(Ask):
 class DeclareOp(Ask):
     """Declare the order of coming uses, for this client or for the requests that name the declaration.
 
-    `overridden`: evaluators that the caller uses although they are under the floor.
+    `overridden`: evaluators that the caller uses although they are under the floor. `any_order`: the work
+    goes on side by side, so that a use which is passed over comes later.
     """
 
     op: Literal["plan"]
     models: Annotated[list[Name], Field(max_length=MOST_MODELS)] = []
     overridden: Annotated[list[Name], Field(max_length=MOST_MODELS)] = []
     plan: Name | None = None
+    any_order: bool = False
 
 
 class Status(Ask):

@@ -8,7 +8,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +148,43 @@ def test_branches_over_more_models_than_fit_load_each_once(tight: Told) -> None:
     result = Graph(steps, shim=tight.shim).run()
     assert sorted(result[step.name] for step in steps) == sorted("abc" * 2)
     assert sorted(tight.loads) == ["a", "b", "c"]
+
+
+def test_a_step_that_asks_late_finds_its_model_where_it_was(tight: Told) -> None:
+    """Steps side by side ask in any order: a use that another step passed over is still to come."""
+    asked = {name: threading.Event() for name in ("a0", "b0", "a1")}
+
+    def after(name: str | None) -> Callable[[StepContext], str]:
+        def ask(context: StepContext) -> str:
+            assert name is None or asked[name].wait(20)
+            said = chat(context)
+            asked.get(context.step.name, threading.Event()).set()
+            return said
+
+        return ask
+
+    waits = {"a0": None, "a1": "b0", "b0": "a0", "b1": "a1", "c0": None}
+    steps = [Step(name, after(waited), (), name[0]) for name, waited in waits.items()]
+    Graph(steps, shim=tight.shim).run()
+    assert sorted(tight.loads) == ["a", "b", "c"]
+
+
+def test_a_step_that_asks_nothing_withdraws_its_use(told: Told) -> None:
+    """Its model is not expected any more, and the uses of steps that have asked are not expected again."""
+    seen = list[list[str]]()
+
+    def look(_: StepContext) -> None:
+        declared = told.shim.status()["declared"]
+        seen.append([use["model"] for row in declared for use in row["next"]])
+
+    steps = [
+        Step("asks", chat, (), "b"),
+        Step("idle", lambda _: None, ("asks",), "a"),
+        Step("look", look, ("idle",)),
+        Step("later", chat, ("look",), "c"),
+    ]
+    Graph(steps, shim=told.shim).run()
+    assert seen == [["c"]]
 
 
 def test_a_failed_step_skips_what_needs_it_and_nothing_else(told: Told) -> None:

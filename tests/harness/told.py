@@ -70,7 +70,7 @@ class ToldShim(Shim):
             model, self.answers[model](messages, options), finish_reason="stop", total_s=0.5
         )
 
-    def plan(self, models: Sequence[str] = ()) -> Plan:
+    def plan(self, models: Sequence[str] = (), *, any_order: bool = False) -> Plan:
         """A plan that only notes."""
         if models:
             self.uses.declare(models)

@@ -23,6 +23,23 @@ def test_every_change_of_declared_uses_shows() -> None:
     assert len(set(seen)) == len(seen)
 
 
+def test_a_use_that_is_passed_over_is_dropped_unless_uses_may_come_in_any_order() -> None:
+    """Steps that work side by side ask in another order than they were declared in."""
+    order = [("a", "a"), ("b", "b"), *(("c", "c"),) * 9, ("d", "d")]
+    for any_order in (False, True):
+        uses = DeclaredUses()
+        uses.declare("p", order, any_order=any_order)
+        uses.used("p", "b")
+        assert uses.next_uses(2) == ({"a": 0, "c": 1} if any_order else {"c": 0})
+        uses.used("p", "d")
+        assert ("d" in uses.next_uses(20)) is not any_order, "beyond the few that are looked at"
+        uses.used("p", "a")
+        assert list(uses.next_uses(20)) == (["c"] if any_order else ["c", "d"])
+    uses.declare("p", order)
+    uses.used("p", "b")
+    assert uses.next_uses(1) == {"c": 0}, "the newest declaration says whether they may"
+
+
 def test_the_share_of_unplanned_requests_follows_what_comes() -> None:
     """It falls with every declared use and rises with every other."""
     uses = DeclaredUses()

@@ -379,7 +379,9 @@ class Client(Connection):
     def _plan(self, asked: op.DeclareOp) -> Answer:
         overridden = [one for one in asked.models if self.models[one] in asked.overridden]
         self.overridden.update(overridden)
-        self._keeper.plan(self.client_id, asked.models, asked.plan, overridden)
+        self._keeper.plan(
+            self.client_id, asked.models, asked.plan, overridden, any_order=asked.any_order
+        )
         held = f"plan {asked.plan or ''}"
         (self._holds.add if asked.models else self._holds.discard)(held)
         return {}

@@ -113,6 +113,7 @@ def test_a_request_of_the_wrong_types_is_refused(changes: dict[str, Any]) -> Non
         bad(ev.UsesDeclared("c", ("a",)), models="ab"),
         bad(ev.UsesDeclared("c", ("a",)), plan=2.0),
         bad(ev.UsesDeclared("c", ("a",)), client_id=None),
+        bad(ev.UsesDeclared("c", ("a",)), any_order=1),
         bad(ev.LeaseEnded("r1", "holder"), request_id=math.nan),
         bad(ev.LeaseEnded("r1", "holder"), request_id=["r1"]),
         bad(ev.LeaseEnded("r1", "holder"), client_id=None),
