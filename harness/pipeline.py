@@ -162,7 +162,8 @@ class Pipeline:
         """
         a_list("The inputs", inputs)
         count = len(inputs) if isinstance(inputs, Sized) else 0
-        with closing(self.shim.plan()) as plan:
+        beside = any(len(leg) > 1 for leg in self._legs)
+        with closing(self.shim.plan(any_order=beside)) as plan:
             for index, item in enumerate(inputs):
                 yield self._run_one(index, item, max(0, count - index - 1), plan)
 

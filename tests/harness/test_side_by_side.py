@@ -137,6 +137,28 @@ def test_what_runs_and_what_waits_is_declared_in_order(
     assert all(answer in choice for answer, choice in zip(declared, expected, strict=True))
 
 
+def test_a_stage_that_asks_later_than_the_next_one_is_still_expected(shim: Shim) -> None:
+    """Its model would leave for another one, and be loaded again."""
+    asked, looked = threading.Event(), threading.Event()
+    seen = list[str]()
+
+    def look(_: StageContext) -> None:
+        waits_for(asked)
+        seen.extend(use["model"] for row in shim.status()["declared"] for use in row["next"])
+        looked.set()
+
+    def ask(context: StageContext) -> None:
+        context.chat("Hi.")
+        asked.set()
+        waits_for(looked)
+
+    first = Stage("first", "a", lambda context: None)
+    left = Stage("left", "b", look, after=(first,))
+    right = Stage("right", "c", ask, after=(first,))
+    Pipeline([first, left, right], shim).run([0])
+    assert seen == ["b"]
+
+
 def test_the_first_failure_is_raised_when_what_runs_has_ended(shim: Shim) -> None:
     """No stage starts after it, and the thread beside it is waited for."""
     both, threads, ran = (
