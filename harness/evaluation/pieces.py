@@ -47,8 +47,8 @@ _LISTS: Final = frozenset({"bullet_list_open", "ordered_list_open"})
 # A sentence ends at a full stop and a blank, or at a full-width one, which no blank follows. The Arabic
 # question mark and the Urdu full stop are ends as well.
 _SENTENCE_END: Final = re.compile(r"(?:[.!?؟۔…]+[\"'”’»)\]]*\s+|[。！？]+[」』”’）]*\s*|\n)")  # noqa: RUF001
-_HARD_END: Final = re.compile(r"(?:[.!?؟۔…][\"'”’»)\]]*|[。！？][」』”’）]*|  |\\)\s*$")  # noqa: RUF001
-"""A line that ends a sentence, or is broken by two blanks or a backslash."""
+_HARD_END: Final = re.compile(r"(?:[.!?؟۔…][\"'”’»)\]]*|[。！？][」』”’）]*|\\)$")  # noqa: RUF001
+"""What a line has at its end that ends a sentence, or is broken by a backslash."""
 _FIRST_WORD: Final = re.compile(r"\s*(\S+)")
 _LEAST_WIDTH: Final = 60
 """Paragraphs of shorter lines are verses, addresses or the like, and not wrapped."""
@@ -156,11 +156,14 @@ def _sentences(block: str) -> Iterator[str]:
 
 def _is_wrapped(block: str, end: int, width: int) -> bool:
     """Whether a line of the block ends here for its length alone, in a paragraph of this width."""
-    line = block[block.rfind("\n", 0, max(0, end - 1)) + 1 : end]
-    word = _FIRST_WORD.match(block, end)
-    if word is None or width < _LEAST_WIDTH or not line.endswith("\n") or _HARD_END.search(line):
+    if width < _LEAST_WIDTH or block[end - 1] != "\n":
         return False
-    return word[1][0].islower() or len(line.rstrip()) + 1 + len(word[1]) > width
+    line = block[block.rfind("\n", 0, end - 1) + 1 : end]
+    said, word = line.rstrip(), _FIRST_WORD.match(block, end)
+    # Two blanks at the end of a line break it.
+    if word is None or "  " in line[len(said) :] or _HARD_END.search(said):
+        return False
+    return word[1][0].islower() or len(said) + 1 + len(word[1]) > width
 
 
 def _with_edges(pieces: Sequence[Piece]) -> Iterator[Piece]:

@@ -12,7 +12,7 @@ from typing import Final
 _SPECIAL: Final = re.compile(
     r"<(?=\|[^\s<>|]+\|>)"  # ChatML, Llama 3, Phi, Command R, gpt-oss
     r"|<(?=\uff5c[^\s<>\uff5c]+\uff5c>)"  # DeepSeek
-    r"|<(?=/?(?:s|bos|eos|pad|unk|mask|cls|sep|\w+_of_\w+)>)"  # Llama 2, Gemma
+    r"|<(?=/?(?:s|bos|eos|pad|unk|mask|cls|sep|\w{1,20}_of_\w{1,20})>)"  # Llama 2, Gemma
     r"|<(?=</?SYS>>)"
     r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_(?:CALLS|RESULTS|CONTENT)|ARGS|CALL_ID|THINK"
     r"|BOS|EOS|PAD|UNK|MASK|CLS|SEP|gMASK|sop)\])"  # Mistral, BERT, GLM

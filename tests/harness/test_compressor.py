@@ -194,6 +194,19 @@ def test_lines_of_a_log_or_a_poem_go_one_by_one(line: str) -> None:
     assert len(found.text) > len(text) // 8
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "这是一个句子。" * 70_000,
+        f"{'word ' * 15}\nx{' ' * 150_000}end. A short tail\nand its next line.\n",
+    ],
+    ids=["no blanks", "many blanks"],
+)
+def test_the_pieces_of_a_long_text_take_time_for_each_of_its_characters_once(text: str) -> None:
+    """With each sentence the rest of the text was read again, or each blank of a line: for minutes."""
+    assert "".join(piece.text for piece in pieces_of(text)).startswith(text[:60])
+
+
 @pytest.mark.parametrize("sign", ["\u2028", "\x0c", "\x0b", "\x85", "\x1e", "\r", "\r\n"])
 def test_signs_that_end_no_line_of_markdown_do_not_shift_its_structure(sign: str) -> None:
     """A form feed or U+2028 above fences tore them: Python ends lines there, Markdown does not."""

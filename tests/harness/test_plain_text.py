@@ -68,6 +68,11 @@ def test_an_answer_without_special_tokens_is_untouched(text: str) -> None:
     assert plain(text) == text
 
 
+def test_a_text_that_nearly_is_a_special_token_is_read_once() -> None:
+    """A model that repeats itself held up its judge for minutes."""
+    assert plain(text := "<" + "start_of_" * 100_000) == text
+
+
 def test_a_judges_reasons_reach_the_producer_as_text() -> None:
     """A judge that quotes a special token does not end the producer's message."""
     seen = list[str]()
