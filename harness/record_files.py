@@ -79,7 +79,7 @@ def owned(file: Path) -> Iterator[None]:
 def tidy(file: Path) -> None:
     """Remove the lock that a killed run left beside a record which has ended: no later run takes it."""
     target = behind_links(file)
-    if target.with_name(f".{target.name}.lock").is_file():
+    if is_there(target.with_name(f".{target.name}.lock")):
         with suppress(InvalidRequest, OutsideError), owned(file):  # it may be at work after all
             pass
 
@@ -151,7 +151,12 @@ def nothing_kept(place: Path, error: Exception) -> OutsideError:
 def why_not(place: Path, error: Exception) -> tuple[str, str]:
     """What stands in the way of a file that cannot be made; and what to do, where that is plain."""
     folder = behind_links(place).parent
-    if not folder.is_dir():
+    if not isinstance(error, OSError):  # SQLite says of all of these that it cannot open a file
+        try:
+            (folder / "..").stat()  # through it, which is an error also where a file has its name
+        except OSError as found:
+            error = found
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return f"there is no folder {folder}", "Make the folder"
     # Not the error's own text: that of a system call names a file for a while, which no reader knows.
     return getattr(error, "strerror", None) or str(error), ""

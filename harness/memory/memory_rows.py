@@ -57,7 +57,7 @@ def by_words(
     `whole_from`: the share of the query's weight from which on a passage's place counts in full; None for
     every place in full.
     """
-    words, condition = words_of(query), filter_of(where or {})
+    words, condition = words_of(query), filter_of({} if where is None else where)
     (passages,) = connection.execute("SELECT count(*) FROM passages").fetchone()
     having = {word: _count_of(connection, word) for word in words}
     # To BM25 a word that half of the passages have weighs nothing, and it takes nearly all of the time.

@@ -57,8 +57,12 @@ class MemoryStore:
             self._embedding.identity()  # an unknown model makes no file
         self._database = Database(a_file("The file of a memory", file))
         if self._embedding is not None:
-            with self._database.writing() as connection:
-                self._embedding.claim(connection, self._database.file)
+            try:
+                with self._database.writing() as connection:
+                    self._embedding.claim(connection, self._database.file)
+            except BaseException:
+                self.close()
+                raise
 
     # What is there
 

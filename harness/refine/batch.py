@@ -17,7 +17,7 @@ from typing import Final
 
 from harness.given import a_count, a_file, a_list, an_object
 from harness.progress_bar import progress_bar
-from harness.record_files import make_folder
+from harness.record_files import is_there, make_folder
 from harness.refine.record import RecordFile, RefineRecord
 from harness.refine.refine import Refine, first_notes, noted, run_id
 from harness.side_by_side import as_they_end, threads
@@ -95,13 +95,18 @@ def _files(tasks: Sequence[str], records: Path | str | None) -> dict[str, Path |
         return dict.fromkeys(tasks)
     folder = a_file("`records`", records)
     make_folder(folder)
-    return {task: folder / _name_of(task) for task in tasks}
+    return {task: _file_of(task, folder) for task in tasks}
 
 
-def _name_of(task: str) -> str:
-    """The task's first words, so that people find its record, and its hash, which tells it from others."""
+def _file_of(task: str, folder: Path) -> Path:
+    """The task's first words, so that people find its record, and its hash, which tells it from others.
+
+    Records of earlier keepwarms have longer hashes alone for names, and are gone on with.
+    """
+    if is_there(earlier := folder / f"{run_id(task)[:32]}.json"):
+        return earlier
     words = "-".join(_WORDS.findall(task[:200].casefold()))[:_NAMED].rstrip("-")
-    return f"{words}{'-' if words else ''}{run_id(task)[:16]}.json"
+    return folder / f"{words}{'-' if words else ''}{run_id(task)[:16]}.json"
 
 
 class _Batch:
@@ -156,9 +161,8 @@ class _Batch:
         if error is None and file is not None:
             try:
                 file.save(record)
-            except (
-                InvalidRequest
-            ) as unkept:  # another run has its task; what else fails ends the batch
+            except InvalidRequest as unkept:
+                # Another run has this task. What else fails ends the batch.
                 error = unkept
         if error is not None:
             self._fail(record, error)

@@ -190,7 +190,7 @@ class RefineRecord:
         try:
             data = json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise _no_record(str(file), str(error)) from error
+            raise _no_record(str(file), str(error), file=str(file)) from error
         return cls.from_json(data, str(file))
 
 
@@ -287,8 +287,9 @@ def _check_version(data: Any, name: str) -> None:
         )
 
 
-def _no_record(name: str, why: str) -> InvalidRequest:
+def _no_record(name: str, why: str, **facts: str) -> InvalidRequest:
     return InvalidRequest(
         f"{name} is no record of a refined answer: {why}.",
         hint="Name another file, or remove this one to begin anew.",
+        **facts,
     )

@@ -17,6 +17,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from harness import CaughtUp, MemoryStore, Passage
@@ -317,8 +318,10 @@ def test_files_that_are_no_memory_are_refused_and_left_alone(
     newer = tmp_path / "newer.db"
     MemoryStore(newer, "vec", shim=meaning).close()
     meaning.identity = "vec-2"
-    with pytest.raises(InvalidRequest, match="another embedder"):
+    with pytest.raises(InvalidRequest, match="another embedder") as refused:
         MemoryStore(newer, "vec", shim=meaning)
+    assert refused.traceback, "a program that keeps the error keeps no file open"
+    assert str(newer) not in [one.path for one in psutil.Process().open_files()]
     MemoryStore.forget_vectors(newer)
     with pytest.raises(InvalidRequest, match="There is no memory"):
         MemoryStore.forget_vectors(tmp_path / "mistyped.db")
@@ -501,7 +504,9 @@ def test_a_file_that_goes_while_it_is_written_fails_the_addition(
             store.add(["rain"])
 
 
-def test_a_closed_memory_and_impossible_searches_are_typed(memory: MemoryStore) -> None:
+def test_a_closed_memory_and_impossible_searches_are_typed(
+    memory: MemoryStore, tmp_path: Path
+) -> None:
     """The caller's mistakes."""
     for query, results, candidates in ((" ", 1, 1), ("x", 0, 1), ("x", 4, 2)):
         with pytest.raises(InvalidRequest, match=r"candidates|results|query is empty"):
@@ -521,6 +526,11 @@ def test_a_closed_memory_and_impossible_searches_are_typed(memory: MemoryStore) 
     for ask in odd:
         with pytest.raises(InvalidRequest):
             ask(memory)
+    with MemoryStore(tmp_path / "words.db") as by_words:
+        no_tables: list[Any] = [[], "", 0, False]
+        for where in no_tables:
+            with pytest.raises(InvalidRequest, match="`where`"):
+                by_words.search("x", where=where)
     memory.close()
     with pytest.raises(InvalidRequest, match="closed"):
         memory.search("x")

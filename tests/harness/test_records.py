@@ -33,6 +33,7 @@ from harness.progress_bar import progress_bar
 from harness.record_files import owned
 from harness.refine import batch
 from harness.refine import record as records
+from harness.refine.refine import run_id
 from shim import EndpointError, InvalidRequest, KeepwarmError, OutsideError, Shim, UnknownModel
 from tests.harness.told import ToldShim, in_turn, scores
 
@@ -461,3 +462,41 @@ def test_a_tasks_record_is_found_by_its_first_words(tmp_path: Path) -> None:
         "x",
     ]
     assert {RefineRecord.load(one).task for one in tmp_path.iterdir()} == set(tasks)
+
+
+def test_a_batch_goes_on_with_records_that_an_earlier_keepwarm_named(tmp_path: Path) -> None:
+    """They had the hash alone for a name: all of a folder's work would be done again beside them."""
+    run_many(loop("one", max_rounds=1), ["Write."], records=tmp_path, quiet=True)
+    (record,) = tmp_path.iterdir()
+    earlier = record.rename(tmp_path / f"{run_id('Write.')[:32]}.json")
+    again = loop("two", max_rounds=1)
+    assert run_many(again, ["Write."], records=tmp_path, quiet=True)[0].answer == "one"
+    assert isinstance(again.shim, ToldShim)
+    assert again.shim.asked == []
+    assert list(tmp_path.iterdir()) == [earlier]
+
+
+def test_a_place_that_cannot_be_looked_at_is_a_typed_error(tmp_path: Path) -> None:
+    """Looking whether its folder is there failed as well, with the system's own error."""
+    place = tmp_path / ("r" * 300) / "in"
+    for begin in (
+        lambda: loop("one", max_rounds=1).run("Write.", record=place),
+        lambda: run_many(loop("one", max_rounds=1), ["Write."], records=place / "in"),
+        lambda: Graph([Step("a", lambda _: 1)]).run(record=place),
+        lambda: MemoryStore(place),
+    ):
+        with pytest.raises(OutsideError, match="File name too long") as error:
+            begin()
+        assert "Make the folder" not in error.value.hint
+    done, file = loop("one", max_rounds=1).run("Write."), tmp_path / ("r" * 252)
+    file.write_text(json.dumps(done.to_json()))
+    assert loop("two", max_rounds=1).run("Write.", record=file) == done, "no room for a lock's name"
+
+
+def test_a_file_that_is_no_record_is_named_by_the_errors_facts(tmp_path: Path) -> None:
+    """A program that reads many records knows which one to leave out."""
+    file = tmp_path / "run.json"
+    file.write_text("no JSON")
+    with pytest.raises(InvalidRequest, match="no record of a refined answer") as error:
+        RefineRecord.load(file)
+    assert error.value.facts["file"] == str(file)
