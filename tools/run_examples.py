@@ -111,9 +111,10 @@ def ended(process: subprocess.Popen[str]) -> str:
     process.send_signal(signal.SIGINT)
     try:
         return process.communicate(timeout=END_LIMIT_S)[0]
-    except subprocess.TimeoutExpired:
+    except subprocess.TimeoutExpired as error:
         process.kill()
-        return process.communicate()[0]
+        # Not what comes until its pipe is closed: a process that it started may hold that for ever.
+        return (error.stdout or b"").decode(errors="replace")
 
 
 def main() -> int:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tools import run_examples
@@ -81,6 +82,32 @@ def test_an_example_that_fails_or_does_not_end_is_a_failure(
     assert "tidied up" in said
     assert "examples/real.py: not through after 1 s" in said
     assert "spoken.py ran" in said
+
+
+_STUBBORN = """
+import signal, subprocess, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+print("begun", flush=True)
+subprocess.run([sys.executable, "-c", "import time; time.sleep(600)"])
+"""
+
+
+def test_an_example_that_does_not_hear_ctrl_c_is_killed_whatever_it_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it started may hold its output open; the run went on only when that had ended."""
+    monkeypatch.setattr(run_examples, "END_LIMIT_S", 0.3)
+    command = [sys.executable, "-c", _STUBBORN]
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        while not (started := psutil.Process(process.pid).children()):
+            pass
+        try:
+            assert run_examples.ended(process) == ""
+            assert started[0].is_running()
+        finally:
+            started[0].kill()
 
 
 def test_an_interrupted_run_gives_the_example_time_to_end(
