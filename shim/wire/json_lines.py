@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from budget.errors import InternalError, KeeperUnavailable, error_from_wire
 
-VERSION: Final = 2
+VERSION: Final = 3
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 
 Message = dict[str, Any]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import hashlib
 import json
 import random
 import socket
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import pytest
 
@@ -20,7 +21,7 @@ from shim.keeper.server import connection as connection_module
 from shim.keeper.server import listener as listener_module
 from shim.keeper.server.server import Server
 from shim.wire.json_lines import VERSION
-from shim.wire.messages import OPS
+from shim.wire.messages import OPS, Asked
 from tests.races.support import LIMIT_S, Race, race, run
 
 Files = dict[str, Path]
@@ -540,3 +541,13 @@ def test_an_engines_log_is_told_from_where_it_was_read(
             assert dead["death"]["error"] == "EngineDied"
 
     run(scenario)
+
+
+def test_other_messages_are_another_version_of_the_protocol() -> None:
+    """A keeper that went on running took a new client's message for a mistake of the caller's.
+
+    With a new version the client says that the keeper is to be restarted.
+    """
+    fields = {kind.__name__: sorted(kind.model_fields) for kind in get_args(Asked)}
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
+    assert (VERSION, digest) == (3, "14e453e6"), "raise VERSION, and write the new digest here"
