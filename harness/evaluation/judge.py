@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from harness.evaluation.compressor import Compressed, Compressor
 from harness.evaluation.judgement import SPREAD, Evaluation, Judgement
 from harness.evaluation.plain_text import fenced, plain
-from harness.evaluation.rubric import HOLDS_NO_SCHEMA, REASONS_LENGTH, Rubric, Score
+from harness.evaluation.rubric import HOLDS_NO_SCHEMA, REASONS_LENGTH, Rubric, Score, each_once
 from harness.given import (
     a_count,
     a_function,
@@ -252,7 +252,7 @@ class Judge:
     def _scores(self, reply: Reply) -> dict[str, Score]:
         """The scores of an answer; one of another shape is quoted."""
         try:
-            return self.rubric.scores(json.loads(reply.content))
+            return self.rubric.scores(json.loads(reply.content, object_pairs_hook=each_once))
         except (ValueError, RecursionError) as error:
             what = "answered nothing" if not reply.content.strip() else "answered no JSON object"
             hint = HOLDS_NO_SCHEMA

@@ -190,6 +190,19 @@ def _described(dimension: Dimension) -> str:
     return f"- {dimension.name}: {dimension.description}{anchors}"
 
 
+def each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The keys of an object in a judge's answer. Of two scores for one dimension neither is the score.
+
+    Raises:
+        EndpointError: a key is there twice.
+    """
+    names = [name for name, _ in pairs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        gave = f"{', '.join(twice)} twice"
+        raise EndpointError(f"A judge gave {gave}.", hint=HOLDS_NO_SCHEMA, gave=gave)
+    return dict(pairs)
+
+
 def _score(name: str, answer: Any) -> Score:
     found = answer.get(name) if isinstance(answer, dict) else None
     score = found.get("score") if isinstance(found, dict) else None

@@ -150,4 +150,5 @@ def _label(name: str, models: Sequence[str] = ()) -> str:
 
 def _shown(text: str) -> str:
     signs = {"#": "#35;", '"': "#quot;", "<": "#lt;"}
-    return " ".join("".join(signs.get(sign, sign) for sign in text).split())
+    shown = " ".join("".join(signs.get(sign, sign) for sign in text).split())
+    return "".join(sign if sign.isprintable() else "?" for sign in shown)

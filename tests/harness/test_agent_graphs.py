@@ -693,6 +693,7 @@ def test_a_name_with_line_breaks_and_marks_stays_one_node_of_the_drawing(told: T
     text = Graph([Step('a"\n    evil --> x<br/>#', chat)], shim=told.shim).draw()
     assert text.count("\n") == 2
     assert '["a#quot; evil --> x#lt;br/>#35;"]' in text
+    assert '["a?[2J"]' in Graph([Step("a\x1b[2J", chat)], shim=told.shim).draw()
 
 
 def test_a_condition_that_has_to_be_awaited_does_not_pass_for_true(told: Told) -> None:

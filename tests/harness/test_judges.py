@@ -145,6 +145,10 @@ def test_an_empty_answer_and_one_that_is_no_json_are_typed() -> None:
         ("I give it a 7.", "The judge j answered no JSON object: 'I give it a 7.'. Its endpoint"),
         (" ", "The judge j answered nothing: ' '. Its endpoint"),
         (scores(facts=11, style=6), 'The judge j gave the score 11 for facts: \'{"facts"'),
+        (
+            '{"facts": {"score": 1, "score": 9}, "style": {"score": 6}}',
+            "The judge j gave score twice: '{",
+        ),
         (scores(facts=8), 'The judge j gave no score for style: \'{"facts"'),
         ("7" * 500, f"gave no score for facts: {'7' * 120!r}.... Its endpoint"),
     ],
