@@ -106,6 +106,8 @@ def test_a_name_that_is_a_word_is_replaced_only_where_it_is_a_name() -> None:
     assert failed.facts["model"] == "a"
     both = LoadFailed("loading a@rag+b failed: no file.", model="a@rag+b")
     assert str(renamed(both, ["a@rag", "b", "a@rag+b"], "x")) == "loading x failed: no file."
+    lower = LoadFailed("too long.", hint="Lower [models.a@rag] context, not [models.a@rags].")
+    assert renamed(lower, ["a@rag"], "x").hint == "Lower [models.x] context, not [models.a@rags]."
 
 
 @pytest.mark.parametrize("name", ["qwen", "qwen3", "qwen3:8b", "qwen3/8b", "qwen3.8b", "qwen3-8b"])

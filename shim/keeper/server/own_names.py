@@ -21,6 +21,7 @@ _BEFORE: Final = (
 """Where messages name a model. A name may be any word, which may stand elsewhere, too."""
 _MADE: Final = re.compile(r"[@+]")
 """Names that the keeper makes have one of these; no other word has."""
+_BEFORE_MADE: Final = r"(?:(?<=\[models\.)|(?<![\w@./:+-]))"
 
 
 def in_own_names(error: KeepwarmError, catalog: Catalog, model: str, said: str) -> KeepwarmError:
@@ -54,7 +55,7 @@ def renamed(error: KeepwarmError, names: Collection[str], said: str) -> Keepwarm
 
 def _renamed(text: str, names: Collection[str], said: str) -> str:
     for name in sorted(names, key=len, reverse=True):
-        before = r"(?<![\w@./:+-])" if _MADE.search(name) else _BEFORE
+        before = _BEFORE_MADE if _MADE.search(name) else _BEFORE
         pattern = rf"{before}{re.escape(name)}(?![\w@+-]|[./:]\w)"
         text = re.sub(pattern, lambda _: said, text)
     return text
