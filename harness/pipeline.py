@@ -224,9 +224,9 @@ class _Passage:
             Step(s.name, partial(self._run_beside, s), tuple(needs[s.name] & names), s.model)
             for s in leg
         ]
-        shim, plan = self._pipeline.shim, self._plan
-        graph = Graph(steps, shim=shim, at_once=len(leg))
-        run = GraphRun(graph, {}, ModelGate(shim, plan), None, self._finished, index=self._index)
+        gate = ModelGate(self._pipeline.shim, self._plan, {})
+        graph = Graph(steps, shim=gate.shim, at_once=len(leg))
+        run = GraphRun(graph, {}, gate, None, self._finished, index=self._index)
         try:
             run_to_end(run.result())
         finally:

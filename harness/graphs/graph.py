@@ -142,8 +142,9 @@ class Graph:
         shim = self._given_shim or self._found_shim()
         self._check_models(shim)
         left = {step.name: step for step in self.steps}
-        async with shim.plan(_order(self.steps), any_order=True) as plan:
-            gate = ModelGate(shim, plan)
+        coming = uses_of(self.steps)
+        async with shim.plan(_order(self.steps, coming), any_order=True) as plan:
+            gate = ModelGate(shim, plan, coming)
             with self._shown(left, gate, quiet=quiet) as finished, journal or nullcontext():
                 result = await GraphRun(self, inputs, gate, journal, finished).result()
         if check:
@@ -154,15 +155,15 @@ class Graph:
     def _shown(self, left: dict[str, Step], gate: ModelGate, *, quiet: bool) -> Iterator[Finished]:
         with progress_bar(_under_way(left), len(self.steps), quiet=quiet) as advance:
 
-            async def finished(name: str, _outcome: Outcome) -> None:
+            async def finished(name: str, outcome: Outcome) -> None:
                 step = left.pop(name, None)
                 if step is None:
                     return
                 advance(1, _under_way(left))
-                if models_of(step) and name not in gate.asked:
-                    # Its uses were declared, and no request will consume them.
-                    coming = [step for name, step in left.items() if name not in gate.asked]
-                    await gate.plan.adeclare(_order(coming))
+                # What is left of its uses no request will consume; the request of one that failed may
+                # not have consumed its own.
+                if gate.coming.pop(name) or (outcome.state == "failed" and models_of(step)):
+                    await gate.plan.adeclare(_order(list(left.values()), gate.coming))
 
             yield finished
 
@@ -190,8 +191,13 @@ def models_of(step: Step) -> Sequence[str]:
     return step.run.models if isinstance(step.run, Graph) else step.models
 
 
-def _order(steps: Sequence[Step]) -> list[str]:
-    """The coming uses in the order in which turns start them: level by level, each model's together.
+def uses_of(steps: Sequence[Step]) -> dict[str, list[str]]:
+    """The models that each step will use, by its name."""
+    return {step.name: list(models_of(step)) for step in steps}
+
+
+def _order(steps: Sequence[Step], coming: Mapping[str, Sequence[str]]) -> list[str]:
+    """The `coming` uses in the order in which turns start them: level by level, each model's together.
 
     Of two steps on one level, neither waits for the other.
     """
@@ -201,7 +207,7 @@ def _order(steps: Sequence[Step]) -> list[str]:
         # Of what is no step, as an input or a step that is done, nothing waits.
         if name in needs:
             levels[name] = 1 + max([levels[n] for n in needs[name] if n in needs], default=0)
-    uses = [(levels[step.name], model) for step in steps for model in models_of(step)]
+    uses = [(levels[step.name], model) for step in steps for model in coming[step.name]]
     first = dict[tuple[int, str], int]()
     for number, use in enumerate(uses):
         first.setdefault(use, number)

@@ -8,8 +8,9 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -33,10 +34,10 @@ Finished = Callable[[str, Outcome], Awaitable[None]]
 class ModelGate:
     """Lets work start in turns of models, on one event loop; sub-graphs and items share it."""
 
-    def __init__(self, shim: Shim, plan: Plan) -> None:
+    def __init__(self, shim: Shim, plan: Plan, coming: dict[str, list[str]]) -> None:
         self.shim, self.plan = shim, plan
-        self.asked = set[str]()
-        """The steps, by their names within their graphs, whose models were asked."""
+        self.coming = coming
+        """By the steps of the graph itself: the models that each has declared, and not asked yet."""
         self._turns = ModelTurns()
         self._fits: dict[Models, bool] = {}
         self._asking: dict[Models, asyncio.Task[None]] = {}
@@ -57,6 +58,11 @@ class ModelGate:
             del self._starts[number]
             self._turns.done(number)
             self._advance_soon()
+
+    def asks(self, step: str, model: str) -> None:
+        """Note a request, which consumes a use. From any thread, also when the step's time is over."""
+        with suppress(KeyError, ValueError):
+            self.coming[step].remove(model)
 
     def _advance_soon(self) -> None:
         # Not at once: all work that becomes ready in this pass of the loop is seen together.
@@ -86,12 +92,12 @@ class GraphRun:
 
     def __init__(
         self, graph: Graph, inputs: Mapping[str, Any], gate: ModelGate, journal: Journal | None,
-        finished: Finished, path: str = "", index: int = 0,
+        finished: Finished, path: str = "", index: int = 0, within: str = "",
     ) -> None:  # fmt: skip
         self._graph, self._inputs, self._gate = graph, dict(inputs), gate
         self._journal, self._finished, self._path = journal, finished, path
         self._known = {} if journal is None else journal.known
-        self._index = index
+        self._index, self._within = index, within
         self._attempts: Counter[str] = Counter()
         self._telling = asyncio.Lock()
         self._outcomes: dict[str, asyncio.Future[Outcome]] = {}
@@ -164,7 +170,8 @@ class GraphRun:
         while True:
             attempt += 1
             self._attempts[step.name] = max(attempt, self._attempts[step.name])
-            calls = OpenCalls(asyncio.get_running_loop(), self._path + step.name, self._gate.asked)
+            asks = partial(self._gate.asks, self._within or step.name)
+            calls = OpenCalls(asyncio.get_running_loop(), asks)
             context = StepContext(self._gate.shim, step, values, calls, item, index, attempt)
             try:
                 return await self._once(step, context)
@@ -192,8 +199,9 @@ class GraphRun:
             path, values = f"{path}[{context.index}]", {**values, step.over: context.item}
         inputs = {name: values[name] for name in graph.inputs}
         run = GraphRun(
-            graph, inputs, self._gate, self._journal, self._finished, f"{path}/", context.index
-        )
+            graph, inputs, self._gate, self._journal, self._finished, f"{path}/", context.index,
+            self._within or step.name,
+        )  # fmt: skip
         result = await run.result()
         result.check()
         return result

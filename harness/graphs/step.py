@@ -126,12 +126,11 @@ class OpenCalls:
 
     Args:
         loop: the run's.
-        name: of the step, with the steps before it whose graphs it is part of.
-        asked: gets the name with the first call.
+        asks: told the model of each call that begins.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, name: str, asked: set[str]) -> None:
-        self.loop, self.name, self.asked = loop, name, asked
+    def __init__(self, loop: asyncio.AbstractEventLoop, asks: Callable[[str], None]) -> None:
+        self.loop, self.asks = loop, asks
         self._lock = Lock()
         self._open: set[Future[Any]] | None = set()
 
@@ -220,8 +219,9 @@ class StepContext:
             raise InvalidRequest(
                 f"The step {self.step.name} has no model to ask.", hint="Give the step a `model`."
             )
-        self.calls.asked.add(self.calls.name)
-        return given or self.step.models[0]
+        model = given or self.step.models[0]
+        self.calls.asks(model)
+        return model
 
     def _wait(self, call: Coroutine[Any, Any, T]) -> T:
         try:

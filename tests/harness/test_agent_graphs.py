@@ -169,22 +169,49 @@ def test_a_step_that_asks_late_finds_its_model_where_it_was(tight: Told) -> None
     assert sorted(tight.loads) == ["a", "b", "c"]
 
 
-def test_a_step_that_asks_nothing_withdraws_its_use(told: Told) -> None:
-    """Its model is not expected any more, and the uses of steps that have asked are not expected again."""
-    seen = list[list[str]]()
-
-    def look(_: StepContext) -> None:
-        declared = told.shim.status()["declared"]
-        seen.append([use["model"] for row in declared for use in row["next"]])
-
+@pytest.mark.parametrize(("models", "asks"), [("a", None), (("a", "c"), "a"), (("c", "a"), "a")])
+def test_what_a_step_did_not_ask_is_expected_no_more(
+    told: Told, models: str | tuple[str, ...], asks: str | None
+) -> None:
+    """An unused model would keep its bytes to the end; uses of those that were asked do not come again."""
     steps = [
         Step("asks", chat, (), "b"),
-        Step("idle", lambda _: None, ("asks",), "a"),
-        Step("look", look, ("idle",)),
+        Step("odd", lambda c: asks and c.chat("Hi.", asks).content, ("asks",), models),
+        Step("look", lambda _: expected(told), ("odd",)),
         Step("later", chat, ("look",), "c"),
     ]
-    Graph(steps, shim=told.shim).run()
-    assert seen == [["c"]]
+    assert Graph(steps, shim=told.shim).run()["look"] == ["c"]
+
+
+def test_what_a_sub_graph_has_asked_is_not_expected_again(told: Told) -> None:
+    """The uses that are left are declared anew while it works: its first step's is none of them."""
+    asked, looked = threading.Event(), threading.Event()
+
+    def ask(context: StepContext) -> None:
+        chat(context)
+        asked.set()
+
+    def look(_: StepContext) -> list[str]:
+        found = expected(told)
+        looked.set()
+        return found
+
+    def ask_late(context: StepContext) -> str:
+        assert looked.wait(PATIENCE_S)
+        return chat(context)
+
+    inner = [Step("first", ask, (), "a"), Step("second", ask_late, ("first",), "b")]
+    steps = [
+        Step("inner", Graph(inner, shim=told.shim)),
+        Step("idle", lambda _: asked.wait(PATIENCE_S), (), "c"),
+        Step("look", look, ("idle",)),
+    ]
+    assert Graph(steps, shim=told.shim).run()["look"] == ["b"]
+
+
+def expected(told: Told) -> list[str]:
+    """The models of the uses that are declared now."""
+    return [use["model"] for row in told.shim.status()["declared"] for use in row["next"]]
 
 
 def test_a_failed_step_skips_what_needs_it_and_nothing_else(told: Told) -> None:

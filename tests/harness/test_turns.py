@@ -10,7 +10,7 @@ from types import FrameType
 import pytest
 
 from harness import Graph, Step
-from harness.graphs.graph import _order
+from harness.graphs.graph import _order, uses_of
 from harness.graphs.turns import AskFit, Models, ModelTurns
 from tests.harness.told import ToldShim, in_turn
 
@@ -130,6 +130,8 @@ def test_a_long_chain_of_steps_is_put_in_order_in_time_with_its_length() -> None
         return [Step(str(n), str, [str(n - 1)] if n else [], "m") for n in range(count)]
 
     short, long = chain(50), chain(500)
-    assert _order(long) == ["m"] * 500
-    assert calls_of(lambda: _order(long)) < 15 * calls_of(lambda: _order(short))
+    assert _order(long, uses_of(long)) == ["m"] * 500
+    assert calls_of(lambda: _order(long, uses_of(long))) < 15 * calls_of(
+        lambda: _order(short, uses_of(short))
+    )
     assert calls_of(lambda: Graph(long, shim=SHIM)) < 15 * calls_of(lambda: Graph(short, shim=SHIM))
