@@ -111,12 +111,12 @@ class Checks:
 
     def a_file(self, what: str, given: os.PathLike[str] | str) -> Path:
         """The path that was given, as one or as a text, if a system can have such a one."""
-        path = os.fspath(given) if isinstance(given, os.PathLike) else given
-        if isinstance(path, str) and path and "\0" not in path:
-            with suppress(UnicodeEncodeError):
-                os.fsencode(path)
+        with suppress(Exception):  # also of a path's own code
+            path = os.fspath(given)
+            if path and "\0" not in path and os.fsencode(path):
                 return Path(path)
-        raise self.refused(what, given, "a path without zero bytes and half characters")
+        allowed = "a path that is not empty, without zero bytes and half characters"
+        raise self.refused(what, given, allowed)
 
 
 _CHECKS: Final = Checks(InvalidArgument)

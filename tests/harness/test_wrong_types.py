@@ -39,9 +39,12 @@ async def later(*_given: Any) -> Any:
 
 
 class Unshown:
-    """A value whose own code fails where an error quotes it."""
+    """A value whose own code fails where an error quotes it, or where it is taken for a path."""
 
     def __repr__(self) -> str:
+        raise OSError("it is gone")
+
+    def __fspath__(self) -> str:
         raise OSError("it is gone")
 
 
