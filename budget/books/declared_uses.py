@@ -104,12 +104,10 @@ class DeclaredUses:
         any_order = name in self._any_order
         for position, declared in enumerate(islice(order, None if any_order else SKIPPED_STEPS)):
             if declared == engine_id:
+                first = position if any_order else 0
                 for row in (order, self._models[name]):
-                    if any_order:
-                        del row[position]
-                        continue
-                    for _ in range(position + 1):
-                        row.popleft()
+                    for _ in range(first, position + 1):
+                        del row[first]
                 self.version += 1
                 self.undeclared -= FADING
                 break

@@ -70,7 +70,7 @@ def add_late_parts(trace: Path) -> tuple[int, list[str]]:
 
     Raises:
         BadTrace: the file is no trace.
-        ValueError: it has all its events in one line.
+        ValueError: it has all its events in one line, or no part begins as one.
         OSError: it cannot be read or written. Then the file and the parts are as they were.
     """
     parts = late_parts(trace)
