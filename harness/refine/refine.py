@@ -122,19 +122,19 @@ class Refine:
             producer, pool.models, threshold, max_rounds, floor, rubric.to_json(), used
         )
 
-    @property
-    def max_rounds(self) -> int:
-        """Texts that are written at most."""
-        return self._settings.max_rounds
-
-    # One task
-
     def __repr__(self) -> str:
         asked = self._settings
         return (
             f"Refine({self.producer!r}, {self.judge.pool!r}, {self.judge.rubric!r}, "
             f"threshold={asked.threshold:g}, max_rounds={asked.max_rounds})"
         )
+
+    @property
+    def max_rounds(self) -> int:
+        """Texts that are written at most."""
+        return self._settings.max_rounds
+
+    # One task
 
     def run(
         self, task: str, record: Path | str | None = None, progress: Progress | None = None
