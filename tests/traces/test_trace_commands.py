@@ -148,6 +148,17 @@ def test_every_command_says_what_is_not_read_of_a_trace(tmp_path: Path) -> None:
     assert f"keepwarm: {said}" in trace("sql", file, "SELECT 1").stderr
 
 
+def test_a_trace_that_is_still_recorded_is_not_called_cut(tmp_path: Path) -> None:
+    """`trace list` said that it is recording, and all others that it was cut."""
+    with RunTrace("live", tmp_path) as run:
+        run.request(request("r0", now()))
+        run.flush()
+        assert run.trace_path is not None
+        for words in ("summary", "open"):
+            told = trace(words, run.trace_path).stderr
+            assert "live.trace.json is still being recorded; it is read up to line" in told
+
+
 def test_of_a_trace_of_another_form_nothing_is_said_that_is_not_known(tmp_path: Path) -> None:
     """Perfetto opens JSON of any lines; a line that begins with `]` is the end of ours only."""
     file = tmp_path / "x.json"
