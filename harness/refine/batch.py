@@ -65,8 +65,8 @@ def run_many(
     """
     an_object("`refine`", refine, Refine)
     a_count("`at_once`", at_once)
-    tasks = list(a_list("The tasks", tasks))
-    files = _files(a_list("The tasks", tasks, str), records)
+    tasks = list(a_list("The tasks", tasks, str))
+    files = _files(tasks, records)
     notes = first_notes(refine)
     kept = {task: RecordFile(file) for task, file in files.items() if file is not None}
     now = {task: noted(refine.begin(task, files[task]), notes) for task in tasks}

@@ -81,6 +81,15 @@ def test_a_number_of_too_many_digits_to_be_written_is_refused_typed(
         asked(10**5000, tmp_path)
 
 
+@pytest.mark.parametrize("asked", [EvaluatorPool, Rubric, Graph, Pipeline])
+def test_what_is_used_up_by_a_look_is_looked_into_as_it_is_used(
+    asked: Callable[[Any], object],
+) -> None:
+    """A generator was taken as it came, and its first wrong value was an `AttributeError`."""
+    with pytest.raises(InvalidRequest, match=r"^One of .* cannot be 3 \(int\)"):
+        asked(iter([3]))
+
+
 def test_what_is_no_list_at_all_is_refused_by_its_type(tmp_path: Path) -> None:
     """A number where ids are due."""
     with pytest.raises(InvalidRequest, match=r"The ids cannot be 1 \(int\).*Give a list"):
