@@ -144,7 +144,7 @@ def _header(parts: list[Path]) -> Line:
     for part in parts:
         with suppress(ValueError), opened_part(part) as file:
             return header_of(file)
-    raise ValueError("none of them begins as one that this version of keepwarm wrote")
+    raise ValueError("none begins as one that this version of keepwarm wrote; they may be removed")
 
 
 def _there(trace: Path) -> _There:
