@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from shim.cli import main
 from shim.cli.commands.trace import command
-from tests.traces.support import events, now, request
+from tests.traces.support import events, load, now, request
 from traces import RunTrace
 from traces.chrome.perfetto import TraceServer
 from traces.processes.late_parts import _cut_end, _there
@@ -157,6 +157,25 @@ def test_a_trace_that_is_still_recorded_is_not_called_cut(tmp_path: Path) -> Non
         for words in ("summary", "open"):
             told = trace(words, run.trace_path).stderr
             assert "live.trace.json is still being recorded; it is read up to line" in told
+
+
+def test_a_further_file_of_a_run_that_goes_on_is_as_its_first_was(tmp_path: Path) -> None:
+    """It was listed as that of a killed run, and called cut."""
+    with RunTrace("live", tmp_path, service="me", max_bytes=1 << 16) as run:
+        run.load(load("l", now(), model="m" * 70_000))
+        run.flush()
+        run.request(request("r0", now()))
+        run.flush()
+        listed = json.loads(trace("list", "--folder", tmp_path, "--json").stdout)["runs"]
+        assert [(one["run_id"], one["service"], one["status"]) for one in listed] == [
+            ("live", "me", "ok"),
+            ("live-2", "me", "recording"),
+        ]
+        assert "is still being recorded" in trace("summary", "live-2", "--folder", tmp_path).stderr
+    (tmp_path / "runs.jsonl").unlink()
+    (tmp_path / "live.open").write_text("{}")
+    listed = json.loads(trace("list", "--folder", tmp_path, "--json").stdout)["runs"]
+    assert {one["status"] for one in listed} == {"no line"}
 
 
 def test_of_a_trace_of_another_form_nothing_is_said_that_is_not_known(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ VARIABLE: Final = "KEEPWARM_TRACE_RUN"
 """The environment variable that names the file; children inherit it."""
 SUFFIX: Final = ".open"
 _MOST_BYTES: Final = 65_536
+_NUMBER: Final = re.compile(r"-\d+\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,13 @@ def share(trace: Path, facts: RunFacts) -> SharedRun:
 def marker_of(trace: Path) -> Path:
     """The file beside a trace by which other processes find its run."""
     return trace.with_name(stem_of(trace) + SUFFIX)
+
+
+def marker_of_run(trace: Path) -> Path:
+    """The marker of the run that a trace is a file of; further files are numbered, the marker is not."""
+    own = marker_of(trace)
+    first = own.with_stem(_NUMBER.sub("", own.stem))
+    return first if first.exists() and not own.exists() else own
 
 
 def facts_in(marker: Path) -> RunFacts | None:

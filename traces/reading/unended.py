@@ -12,7 +12,7 @@ from typing import Final
 
 from traces.chrome.file import stem_of, trace_files
 from traces.place import opened_regular, size_without_nuls
-from traces.processes.shared_run import facts_in, is_open, marker_of
+from traces.processes.shared_run import facts_in, is_open, marker_of_run
 from traces.runs import RunLine
 
 RECORDING: Final = "recording"
@@ -45,7 +45,8 @@ def unended_runs(folder: Path, known: Collection[str]) -> list[RunLine]:
 
 
 def _line(path: Path, state: os.stat_result) -> RunLine:
-    marker, facts = marker_of(path), facts_in(marker_of(path))
+    marker = marker_of_run(path)
+    facts = facts_in(marker)
     began_s = _began(marker, stem_of(path), state)
     return RunLine(
         run_id=stem_of(path),

@@ -18,7 +18,7 @@ from shim.cli.console.output import counted
 from shim.cli.console.said_lines import say
 from traces import RunLine, default_directory, read_runs
 from traces.processes.late_parts import add_late_parts
-from traces.processes.shared_run import is_open, marker_of
+from traces.processes.shared_run import is_open, marker_of_run
 from traces.reading.stored_events import BadTrace, Event, TraceFile
 from traces.reading.unended import NO_LINE, NOT_ENDED, RECORDING, unended_runs
 from traces.runs import FILE_NAME
@@ -178,7 +178,7 @@ def _say_end(trace: TraceFile) -> None:
             f"{file} has NULs from line {trace.cut:,} on, as a machine that lost its power leaves them; it "
             "is read up to there."
         )
-    elif trace.cut and is_open(marker_of(file)):
+    elif trace.cut and is_open(marker_of_run(file)):
         said = f"{file} is still being recorded; it is read up to line {trace.cut:,}."
     elif trace.cut:
         said = f"{file} was cut in line {trace.cut}; it is read up to there."
