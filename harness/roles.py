@@ -30,9 +30,8 @@ class Roles:
     """
 
     def __init__(self, models: Iterable[ModelInfo], overrides: Collection[str] = ()) -> None:
-        a_list("The models", models, ModelInfo)
-        a_list("The overrides", overrides, str)
-        self._models = {info.name: info for info in models if info.role is not None}
+        known = a_list("The models", models, ModelInfo)
+        self._models = {info.name: info for info in known if info.role is not None}
         self.overridden = why_overridden(self._of("evaluator"), self._of("producer"), overrides)
         for name, why in self.overridden.items():
             with span("role overridden", model=name, overridden=why):
@@ -98,7 +97,8 @@ def why_overridden(
         InvalidRequest: an override is no evaluator.
     """
     names = [one.name for one in evaluators]
-    if strange := sorted(set(overrides) - set(names)):
+    allowed = set(a_list("The overrides", overrides, str))
+    if strange := sorted(allowed - set(names)):
         raise InvalidRequest(
             f"{', '.join(strange)} cannot be overridden: no evaluator has that name here.",
             hint=f"The evaluators are: {', '.join(names) or 'none'}.",
@@ -110,7 +110,7 @@ def why_overridden(
             for producer in producers:
                 _check_different(evaluator, producer)
         except RoleViolation as violation:
-            if evaluator.name not in overrides:
+            if evaluator.name not in allowed:
                 raise
             found[evaluator.name] = str(violation)
     return found

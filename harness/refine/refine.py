@@ -20,7 +20,6 @@ from harness.given import (
     a_count,
     a_file,
     a_function,
-    a_list,
     a_number,
     a_text,
     an_object,
@@ -104,7 +103,6 @@ class Refine:
         a_number("`floor`", floor, 0, HIGHEST)
         a_count("`max_rounds`", max_rounds)
         a_function("`prompt`", prompt)
-        a_list("The overrides", overrides, str)
         self.shim = an_object("`shim`", shim, (Shim, type(None))) or default_shim()
         an_object("`compressor`", compressor, (Compressor, type(None)))
         pool = EvaluatorPool([evaluator]) if isinstance(evaluator, str) else evaluator

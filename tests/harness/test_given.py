@@ -90,6 +90,15 @@ def test_what_is_used_up_by_a_look_is_looked_into_as_it_is_used(
         asked(iter([3]))
 
 
+def test_overrides_that_are_used_up_by_a_look_hold() -> None:
+    """The judge was refused for its precision although it was named, and a wrong name was a `TypeError`."""
+    shim = ToldShim({"p": in_turn("one"), "j": in_turn(scores(facts=9))}, bits={"j": 4.5})
+    loop = Refine("p", "j", RUBRIC, shim=shim, overrides=iter(["j"]))  # type: ignore[arg-type]
+    assert loop.run("Write.").settings.overrides == ("j",)
+    with pytest.raises(InvalidRequest, match=r"One of the overrides cannot be 3 \(int\)"):
+        Refine("p", "j", RUBRIC, shim=shim, overrides=iter([3]))  # type: ignore[arg-type]
+
+
 def test_what_is_no_list_at_all_is_refused_by_its_type(tmp_path: Path) -> None:
     """A number where ids are due."""
     with pytest.raises(InvalidRequest, match=r"The ids cannot be 1 \(int\).*Give a list"):
