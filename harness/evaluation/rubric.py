@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from harness.given import a_list, a_number, a_text, an_object
 from shim import EndpointError, InvalidRequest
+from shim.config.problems import given_twice
 
 HIGHEST: Final = 10.0
 STEP: Final = 0.5
@@ -196,8 +197,7 @@ def each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     Raises:
         EndpointError: a key is there twice.
     """
-    names = [name for name, _ in pairs]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := given_twice(pairs):
         gave = f"{', '.join(twice)} twice"
         raise EndpointError(f"A judge gave {gave}.", hint=HOLDS_NO_SCHEMA, gave=gave)
     return dict(pairs)

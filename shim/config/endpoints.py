@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from budget.errors import ConfigError
-from shim.config.problems import Problem, dotted, raise_for, show_value, suggest
+from shim.config.problems import Problem, dotted, given_twice, raise_for, show_value, suggest
 from shim.config.schema.document import Config, check_mapping
 from shim.config.schema.values import expanded
 
@@ -96,12 +96,9 @@ def _read(path: Path) -> str:
 
 def _parse(label: str, text: str) -> dict[str, Any]:
     def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        table = dict(pairs)
-        if len(table) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = sorted({name for name in names if names.count(name) > 1})
+        if twice := given_twice(pairs):
             raise ConfigError(f"{label}: {', '.join(map(show_value, twice))} is given twice.")
-        return table
+        return dict(pairs)
 
     try:
         table = json.loads(text, object_pairs_hook=no_duplicates)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -103,6 +104,12 @@ def suggest(name: str, known: Iterable[str]) -> str:
         return f' (did you mean "{other}"?)'
     close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
     return f' (did you mean "{close[0]}"?)' if close else ""
+
+
+def given_twice(pairs: Iterable[tuple[str, object]]) -> list[str]:
+    """The names that a JSON object has more than once; its reader would take the last one of each."""
+    found = Counter(name for name, _ in pairs)
+    return sorted(name for name, count in found.items() if count > 1)
 
 
 def raise_for(label: str, problems: list[Problem]) -> None:
