@@ -23,10 +23,29 @@ class Embedding:
 
     def __init__(self, shim: Shim, model: str) -> None:
         self._shim, self.model = shim, model
+        self._file: Path | None = None
+        self._read: tuple[object, bytes] = None, b""
 
     def identity(self) -> bytes:
-        """What tells its vectors from those of another model."""
-        return (self._shim.describe(self.model).identity or self.model).encode()
+        """What tells its vectors from those of another model. A file is read again where it changed."""
+        stamp, (before, known) = self._stamp(), self._read
+        if stamp is None or stamp != before:
+            info = self._shim.describe(self.model)
+            known = (info.identity or self.model).encode()
+            # The stamp is older than what was read, so that no change in between is missed.
+            self._file, self._read = info.file, (stamp, known)
+        return known
+
+    def _stamp(self) -> object:
+        """What changes with the model's entry and its file; None where no file is known to be there."""
+        if self._file is None:
+            return None
+        try:
+            found = self._file.stat()
+        except OSError:
+            return None
+        entry = self._shim.config.entry(self.model)
+        return entry, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
     def check_made(self, connection: sqlite3.Connection, file: Path) -> bytes | None:
         """Refuse a file that has another embedder's vectors; returns whose it has, None before the first.

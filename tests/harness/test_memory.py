@@ -42,6 +42,8 @@ class MeaningShim(Shim):
         self.fails: Exception | None = None
         self.asked: list[str] = []
         self.identity = "vec-1"
+        self.file: Path | None = None
+        self.described = 0
         self.reads = 1_000_000
 
     def would_evict(self, model: str) -> tuple[str, ...] | None:
@@ -50,7 +52,8 @@ class MeaningShim(Shim):
 
     def describe(self, model: str) -> ModelInfo:
         """A local embedder."""
-        return ModelInfo(model, "embedder", remote=False, identity=self.identity)
+        self.described += 1
+        return ModelInfo(model, "embedder", remote=False, identity=self.identity, file=self.file)
 
     def embed(self, model: str, texts: Sequence[str] | str, **_options: Any) -> EmbeddingReply:
         """Counts of topics, and a number of the text so that few vectors are equal."""
@@ -237,6 +240,23 @@ def test_words_that_half_of_the_passages_have_are_looked_for_only_where_others_f
     assert [sql for sql in asked if "OR" in sql.split()] == []
     assert lorry[0] == "a lorry"
     assert [text.split()[0] for text in lorry[1:]] == ["the"] * 3
+
+
+def test_an_embedders_file_is_read_again_only_where_it_changed(tmp_path: Path) -> None:
+    """Every search asks whose the vectors are; reading the file each time took milliseconds of each."""
+    with MeaningShim() as shim:
+        shim.file = tmp_path / "vec.gguf"
+        shim.file.write_bytes(b"one")
+        with MemoryStore(tmp_path / "m.db", "vec", shim=shim) as memory:
+            memory.add(["the cat sleeps", "music at night"])
+            described = shim.described
+            for _ in range(3):
+                assert texts(memory.search("cat", results=1)) == ["the cat sleeps"]
+            assert shim.described == described
+            shim.file.write_bytes(b"another")
+            shim.identity = "vec-2"
+            with pytest.raises(InvalidRequest, match="another embedder"):
+                memory.search("cat")
 
 
 def test_a_caller_weighs_words_against_vectors(memory: MemoryStore) -> None:
